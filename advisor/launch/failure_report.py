@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +23,6 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
-from advisor.launch.child import Ended
 from advisor.launch.folder import last_step
 from advisor.plan.entries import Entry
 from advisor.plan.model import Stage
@@ -40,7 +37,7 @@ from advisor.record.smaller import (
     next_change,
     valid_adjustments,
 )
-from advisor.record.stage import Adjusted, Adjustment, Doing, ErrorRecord, error_of_rank
+from advisor.record.stage import Adjusted, Adjustment, Doing, ErrorRecord
 
 KINDS: dict[int, type[AdviseError]] = {
     2: InputError,
@@ -180,27 +177,6 @@ def records_of(folder: Path) -> list[ErrorRecord]:
         for path in sorted(folder.glob(ERROR_OF_ANY_RANK))
         if (record := try_read_part(ErrorRecord, path)) is not None
     ]
-
-
-def note_silent_end(folder: Path, ended: Ended, *, ranks: Sequence[int], kills: int | None) -> None:
-    """Record a process of another machine that ended without a word: machine 0 cannot see it."""
-    if ended.code == 0 or ended.was_stopped or ended.code in (-SIGKILL, *STOP_CODES):
-        return  # SIGKILL: by the guard
-    known = {record.rank: record for record in records_of(folder) if record.rank in ranks}
-    silent = [rank for rank in ranks if rank not in known]
-    told = [one for one in known.values() if one.exit_code != Stopped.exit_code]
-    if not silent or any(not one.lost_others for one in told) or (known and ended.code < 128):
-        return
-    error = TrainingFailed(f"it was ended by signal {ended.code - 128}")
-    if killed_for_memory(kills):
-        error = OutOfMemory("it was ended by the kernel's out-of-memory killer")
-    elif ended.code < 128:
-        error = TrainingFailed(f"it ended with exit code {ended.code}", hint="its output says more")
-    folder.mkdir(parents=True, exist_ok=True)
-    record = replace(
-        ErrorRecord.of(error), rank=silent[0], at_s=time.time(), host=socket.gethostname()
-    )
-    write_record(folder / error_of_rank(silent[0]), record)
 
 
 def forget_errors(folder: Path) -> None:

@@ -1,9 +1,8 @@
 """The machines of one run, by what each has written in the shared run folder; which one this is
 says the scheduler, or a person.
 
-Every machine has a small JSON there, locked as long as its `advise run` lives: a file without its
-lock is of a machine that is gone. Machine 0 says what is trained; torchrun brings the processes
-together.
+Every machine has a folder there, locked as long as its `advise run` lives, with a small JSON in it.
+Machine 0 says what is trained; torchrun brings the processes together.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady, NodeLost, Stopped
-from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.ground.files import text_of, write_atomically
 from advisor.ground.types import Gpu
 from advisor.ground.version import __version__
 from advisor.launch.child import Child, Ended, every_stop_as_interrupt, free_port
 from advisor.launch.failure_report import KILLED, KINDS
-from advisor.launch.folder import LOCK_WAIT_S, MACHINES
+from advisor.launch.folder import MACHINES, RunFolder, is_locked
 
-LOOK_S = 0.5  # between two looks at the files of the others
+LOOK_S = 0.5  # between two looks at the notes of the others
 FAIL_S = 30.0  # in which processes say what they have lost, once those of one machine have failed
 END_S = 330.0  # after the first have ended well: torchrun itself waits five minutes for others
+NOTE = "note.json"
+SIGNALLED = 128  # what a launcher adds to the signal that ended a process
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors", "bitsandbytes",
 )  # fmt: skip
-
 GLOO = "GLOO_SOCKET_IFNAME"
 
 Message = dict[str, Any]
@@ -59,59 +59,42 @@ def refuse_differences(leader: Message, own: Message, words: str) -> None:
         words: Of this machine: 'machine 1 (gpu-b)'.
     """
     given, found = (
-        sorted(
-            name
-            for name in {**leader[part], **own[part]}
+        [
+            name if part == "given" else f"{name} {own[part].get(name)} ({leader[part].get(name)})"
+            for name in sorted({**leader[part], **own[part]})
             if leader[part].get(name) != own[part].get(name)
-        )
+        ]
         for part in ("given", "versions")
     )
-    pairs = (f"{one} {own['versions'].get(one)} ({leader['versions'].get(one)})" for one in found)
     faults = [
         Fault(where=words, what=f"not as on machine 0: {what}", allowed="the same on every machine")
-        for what in filter(None, (", ".join(given), ", ".join(pairs)))
+        for what in filter(None, (", ".join(given), ", ".join(found)))
     ]
     if faults:
         raise (InputError if given else MachineNotReady)(faults=faults)
 
 
-def read_message(path: Path) -> tuple[bool, Message]:
-    """(whether the machine is alive, what it has written)."""
-    import fcntl
-
-    with suppress(OSError), path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            is_alive = False
-        except BlockingIOError:
-            is_alive = True
-        for _ in range(20):
-            with suppress(ValueError):  # it is being written
-                return is_alive, dict(json.loads(file.read()))
-            time.sleep(0.1)
-            file.seek(0)
-    return False, {}
-
-
 class Machines:
     """The machines of a run, as one of them sees them."""
 
-    def __init__(self, place: NodeRank, folder: Path) -> None:
+    def __init__(self, place: NodeRank, folder: Path, say: Callable[[str], object]) -> None:
         self.place = place
+        self.say = say
         self.folder = folder / MACHINES
         self.others = [0] if place.node else list(range(1, place.nodes))
         self.words = f"machine {place.node} ({socket.gethostname()})"
         self.number = 0  # of the training at work
         self.bad_s = 0.0  # when the processes of another machine failed in it
-        self.said: Message = {}
+        self.address = place.address or socket.gethostname()  # of machine 0
         self.run = secrets.token_hex(8)
-        self.fd = self._locked(folder / MACHINES / f"{place.node}.json")
+        self.note: Message = {}
 
     def meet(self) -> None:
         """Be there for the others; machine 0 has to be there first. Raises MachineNotReady."""
         if self.place.node:
-            self.run = self._wait_for_machine(0)["run"]
-        self._say({"run": self.run, "words": self.words})
+            leader = self._wait_for_machine(0)
+            self.run, self.address = leader["run"], self.place.address or leader["address"]
+        self._write({"run": self.run, "words": self.words, "address": self.address})
 
     def agree(self, report: Message) -> None:
         """Wait until all machines have checked themselves, and found that they fit together.
@@ -123,9 +106,9 @@ class Machines:
         """
         if self.place.node:
             refuse_differences(self._wait_for(0, "report")["report"], report, self.words)
-            self._say({"agrees": True})
+            self._write({"agrees": True})
             return
-        self._say({"report": report})
+        self._write({"report": report})
         for node in self.others:
             self._wait_for_machine(node)
             self._wait_for(node, "agrees")
@@ -142,16 +125,19 @@ class Machines:
         self._ends_elsewhere()
         self.number, self.bad_s = self.number + 1, 0.0
         port = self.place.port or free_port()
-        self._say({"training": what | {"number": self.number, "port": port}})
+        self._write({"training": what | {"number": self.number, "port": port}})
         own = start(self._arguments(port), self._guard)
         deadline_s = time.monotonic() + (FAIL_S if own.code else END_S)
-        while (
-            len(ends := self._ends_elsewhere()) < len(self.others) and time.monotonic() < deadline_s
-        ):
-            if own.code in KILLED:  # at once
+        while len(ended := self._ends_elsewhere()) < len(self.others):
+            if own.code in KILLED or time.monotonic() > deadline_s:
                 break
             time.sleep(LOOK_S)
-        self._say({"training": None})  # whoever is still at it ends
+        self._write({"training": None})  # whoever is still at it ends
+        ends = list(ended.values())
+        for node, end in ended.items():
+            if end.code > SIGNALLED:  # it has left no word, and the others miss it alone
+                signal = f"a process of machine {node} was ended by signal {end.code - SIGNALLED}"
+                self.say(f"{signal}; 9 is usually the out-of-memory killer")
         # Ended by the guard, it says nothing of the cause.
         codes = [0 if own.code in KILLED else own.code, *(one.code for one in ends), own.code]
         return Ended(next(filter(None, codes), 0), any(one.was_stopped for one in (own, *ends)))
@@ -161,12 +147,12 @@ class Machines:
 
         Raises how it ended otherwise; NodeLost if machine 0 is gone.
         """
-        while "end" not in (said := self._read(0)):
-            training = said.get("training")
+        while "end" not in (note := self._read(0)):
+            training = note.get("training")
             if training and training["number"] > self.number:
                 self.number = training["number"]
                 ended = start(training, self._arguments(training["port"]), self._guard)
-                self._say({"ended": [self.number, *ended]})
+                self._write({"ended": [self.number, *ended]})
             time.sleep(LOOK_S)
 
     def _guard(self, child: Child) -> None:
@@ -175,7 +161,7 @@ class Machines:
             if self.place.node:
                 is_over = (self._read(0).get("training") or {}).get("number") != self.number
             else:
-                if any(one.code for one in self._ends_elsewhere()) and not self.bad_s:
+                if any(one.code for one in self._ends_elsewhere().values()) and not self.bad_s:
                     self.bad_s = time.monotonic()
                 is_over = 0 < self.bad_s < time.monotonic() - FAIL_S
         except AdviseError:
@@ -183,10 +169,10 @@ class Machines:
         if is_over:
             child.end()
 
-    def _ends_elsewhere(self) -> list[Ended]:
+    def _ends_elsewhere(self) -> dict[int, Ended]:
         """How the training has ended on other machines. Raises NodeLost, and what they say."""
-        ends = [self._read(node).get("ended", [0]) for node in self.others]
-        return [Ended(*one[1:]) for one in ends if one[0] == self.number != 0]
+        ends = {node: self._read(node).get("ended", [0]) for node in self.others}
+        return {node: Ended(*one[1:]) for node, one in ends.items() if one[0] == self.number != 0}
 
     def _arguments(self, port: int) -> list[str]:
         """For torchrun. With its static rendezvous, whose store is c10d's, the processes of machine
@@ -196,50 +182,33 @@ class Machines:
         return [
             *("--nnodes", str(place.nodes), "--node-rank", str(place.node)),
             *("--rdzv-backend", "static", "--rdzv-id", f"{self.run}-{self.number}"),
-            *("--master-addr", place.address, "--master-port", str(port)),
+            *("--master-addr", self.address, "--master-port", str(port)),
         ]
 
-    def _locked(self, path: Path) -> int:
-        """This machine's file, locked until the process ends. Raises MachineNotReady."""
-        import fcntl
+    def _write(self, more: Message) -> None:
+        self.note |= more
+        write_atomically(self.folder / str(self.place.node) / NOTE, json.dumps(self.note))
 
-        deadline_s = time.monotonic() + LOCK_WAIT_S
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-            while True:
-                with suppress(BlockingIOError):  # an earlier run is just ending
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return fd
-                if time.monotonic() > deadline_s:
-                    raise MachineNotReady(
-                        f"machine {self.place.node} of this run is at work already",
-                        where=str(path),
-                        hint="start one `advise run` on each machine (srun --ntasks-per-node=1)",
-                    )
-                time.sleep(LOOK_S)
-        except OSError as error:
-            raise cannot_write(path.parent, error, way_out=ELSEWHERE) from error
-
-    def _say(self, more: Message) -> None:
-        self.said |= more
-        text = json.dumps(self.said).encode()
-        os.pwrite(self.fd, text, 0)
-        os.ftruncate(self.fd, len(text))
-        os.fsync(self.fd)
+    def _note_of(self, node: int) -> tuple[bool, Message]:
+        """(whether the machine is alive, what it has written)."""
+        folder = self.folder / str(node)
+        is_alive = is_locked(folder)  # asked first: it writes its end before it goes
+        with suppress(OSError, ValueError):
+            return is_alive, dict(json.loads(text_of(folder / NOTE)))
+        return is_alive, {}
 
     def _wait_for_machine(self, node: int) -> Message:
         """What a machine says, as soon as it is there. Raises MachineNotReady."""
         deadline_s = time.monotonic() + self.place.wait_s
         before: Message = {}
         while time.monotonic() < deadline_s:
-            is_alive, said = read_message(self.folder / f"{node}.json")
-            if node and said.get("run") == self.run:
-                return said
+            is_alive, note = self._note_of(node)
+            if node and note.get("run") == self.run:
+                return note
             # Twice the same: what an earlier run has left is overwritten at once.
-            if not node and is_alive and "run" in said and "end" not in said and said == before:
-                return said
-            before = said
+            if not node and is_alive and "run" in note and "end" not in note and note == before:
+                return note
+            before = note
             time.sleep(LOOK_S)
         raise MachineNotReady(
             f"machine {node} has not come within {self.place.wait_s} s",
@@ -250,31 +219,30 @@ class Machines:
 
     def _read(self, node: int) -> Message:
         """What a machine of this run says. Raises what it ended with; NodeLost if it is gone."""
-        is_alive, said = read_message(self.folder / f"{node}.json")
-        words = said["words"] if said.get("run") == self.run else f"machine {node}"
-        if said.get("run") == self.run and "end" in said:
-            code, text = said["end"]
-            if code:
-                raise KINDS.get(code, AdviseError)(text, where=words)
-        elif said.get("run") != self.run or not is_alive:
+        is_alive, note = self._note_of(node)
+        is_ours = note.get("run") == self.run
+        words = note["words"] if is_ours else f"machine {node}"
+        code, text = note.get("end", (0, ""))
+        if is_ours and code:
+            raise KINDS.get(code, AdviseError)(text, where=words)
+        if not is_ours or not (is_alive or "end" in note):
             raise NodeLost(
                 f"{words} was lost: its `advise run` is gone",
                 allowed="what was trained since the last checkpoint is lost",
                 hint="the same command on every machine resumes",
             )
-        return said
+        return note
 
     def _wait_for(self, node: int, key: str) -> Message:
         """What a machine says, as soon as that is among it. Raises as `_read` does."""
-        while key not in (said := self._read(node)):
+        while key not in (note := self._read(node)):
             time.sleep(LOOK_S)
-        return said
+        return note
 
     def close(self, code: int, text: str) -> None:
         """Say how the run ended here."""
-        with suppress(OSError):
-            self._say({"end": [code, text]})
-        os.close(self.fd)
+        with suppress(AdviseError):
+            self._write({"end": [code, text]})
 
 
 def gloo_interface(address: str) -> dict[str, str]:
@@ -293,13 +261,18 @@ def gloo_interface(address: str) -> dict[str, str]:
 
 
 @contextmanager
-def machines_of(place: NodeRank | None, folder: Path) -> Iterator[Machines | None]:
-    """The machines of a run, which are told how it ends; None if it has one alone."""
+def machines_of(
+    place: NodeRank | None, folder: Path, say: Callable[[str], object]
+) -> Iterator[Machines | None]:
+    """The machines of a run, which are told how it ends; None if it has one alone.
+
+    Raises MachineNotReady if this very machine is at work already.
+    """
     if place is None:
         yield None
         return
-    with every_stop_as_interrupt():
-        machines = Machines(place, folder)
+    with every_stop_as_interrupt(), RunFolder(folder / MACHINES / str(place.node)):
+        machines = Machines(place, folder, say)
         try:
             machines.meet()
             yield machines
@@ -312,16 +285,15 @@ def machines_of(place: NodeRank | None, folder: Path) -> Iterator[Machines | Non
         machines.close(0, "")
 
 
-# Variables with: how many machines, which one this is, the first one or a list that begins with it.
-# The first whose count is set tells: what a person sets by hand comes before what is always there.
+# Variables with: how many machines, which one this is, the address of the first one. The first
+# whose count is set tells: what a person sets by hand comes before what is always there.
 SCHEDULERS = (
     ("NNODES", "NODE_RANK", "MASTER_ADDR"),
     ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR"),  # Kubeflow
     # Of Slurm's step, which may have fewer machines than the job: srun sets them in each task.
-    ("SLURM_STEP_NUM_NODES", "SLURM_NODEID", "SLURM_STEP_NODELIST"),
+    ("SLURM_STEP_NUM_NODES", "SLURM_NODEID", "MASTER_ADDR"),
     ("SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK", "SKYPILOT_NODE_IPS"),
 )
-PORTS = ("MASTER_PORT", "PET_MASTER_PORT")
 JOIN, JOIN_S = "ADVISE_JOIN_S", 600
 
 
@@ -331,18 +303,9 @@ class NodeRank:
 
     node: int
     nodes: int
-    address: str  # of machine 0, as the others reach it
+    address: str  # of machine 0, as the others reach it; empty: by the name that it says
     port: int | None  # there; None: machine 0 chooses a free one
     wait_s: int  # in which every machine has to come
-
-
-def first_host(hosts: str) -> str:
-    """The first host of a list: gpu03 of Slurm's 'gpu[03-05,7],cpu1'; of lines the first."""
-    begin, bracket, rest = (*re.split(r"(\[|,|\s|$)", hosts.strip(), maxsplit=1), "")[:3]
-    if bracket != "[":
-        return begin
-    inside, _, behind = rest.partition("]")
-    return first_host(f"{begin}{re.split('[-,]', inside)[0]}{behind}")
 
 
 def find_place(
@@ -357,7 +320,15 @@ def find_place(
     if scheduler is None:
         if nodes == 1:
             return None
-        raise _nothing_tells(nodes, environ, plan, folder)
+        here = f"NNODES={nodes} NODE_RANK=0"
+        start = f"srun --nodes={nodes} --ntasks-per-node=1 --kill-on-bad-exit=0"
+        raise InputError(
+            f"the plan is for {nodes} machines (launch.nodes), and nothing says which one this is",
+            allowed="the same command on every machine, with the same folder on a shared disk,"
+            f" started by a scheduler, or by hand with NODE_RANK from 0 to {nodes - 1}",
+            hint=f"{start if 'SLURM_JOB_ID' in environ else here}"
+            f" {shlex.join(['advise', 'run', str(plan), '--output', str(folder)])}",
+        )
     count_name, node_name, address_name = scheduler
     count = _number(environ, count_name, least=1, most=10_000)
     if count != nodes:
@@ -370,19 +341,12 @@ def find_place(
         )
     if nodes == 1:
         return None
-    told = environ.get("MASTER_ADDR", "").strip()
-    address = told or first_host(environ.get(address_name, ""))
-    if not address:
-        raise InputError(
-            f"nothing says where the first machine is: {address_name} is not set",
-            where=address_name,
-            allowed="the name or address of the first machine, as the others reach it",
-        )
-    port = next((name for name in PORTS if environ.get(name)), None)
+    addresses = (environ.get("MASTER_ADDR") or environ.get(address_name, "")).split()
+    port = next((name for name in ("MASTER_PORT", "PET_MASTER_PORT") if environ.get(name)), None)
     return NodeRank(
         node=_number(environ, node_name, least=0, most=nodes - 1),
         nodes=nodes,
-        address=address,
+        address=addresses[0] if addresses else "",
         port=None if port is None else _number(environ, port, least=1, most=65_535),
         wait_s=_number(environ, JOIN, least=1, most=10**6) if environ.get(JOIN) else JOIN_S,
     )
@@ -396,7 +360,6 @@ def node_of(nodes: int, environ: Mapping[str, str]) -> int:
 
 
 def _number(environ: Mapping[str, str], name: str, *, least: int, most: int) -> int:
-    """The variable's value. Raises InputError."""
     text = environ.get(name, "")
     # Digits alone: int() takes '1_0' and digits of other scripts, too.
     if re.fullmatch(r"[0-9]{1,9}", text) and least <= int(text) <= most:
@@ -405,16 +368,4 @@ def _number(environ: Mapping[str, str], name: str, *, least: int, most: int) -> 
         f"{name} is '{text}'" if text else f"{name} is not set",
         where=name,
         allowed=f"a whole number from {least} to {most}",
-    )
-
-
-def _nothing_tells(nodes: int, environ: Mapping[str, str], plan: Path, folder: Path) -> InputError:
-    here = f"MASTER_ADDR={socket.gethostname()} NNODES={nodes} NODE_RANK=0"
-    start = f"srun --nodes={nodes} --ntasks-per-node=1 --kill-on-bad-exit=0"
-    return InputError(
-        f"the plan is for {nodes} machines (launch.nodes), and nothing says which one this is",
-        allowed="the same command on every machine, with the same folder on a shared disk, started"
-        f" by a scheduler, or by hand with NODE_RANK from 0 to {nodes - 1}",
-        hint=f"{start if 'SLURM_JOB_ID' in environ else here}"
-        f" {shlex.join(['advise', 'run', str(plan), '--output', str(folder)])}",
     )

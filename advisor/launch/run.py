@@ -140,7 +140,7 @@ def train_or_measure(call: Call) -> FinishedRun | DryRun:
         call.options.say(
             f"machine {place.node} of {place.nodes} meets the others in {run.shown_folder}"
         )
-    with machines_of(place, run.folder) as machines:
+    with machines_of(place, run.folder, call.options.say) as machines:
         return _train(call, machines)
 
 

@@ -12,7 +12,6 @@ from advisor.ground.files import PLAN_FILE
 from advisor.launch.call import Call
 from advisor.launch.child import TOGETHER_S, Child, guard_command, with_variables
 from advisor.launch.child import Ended as Ended
-from advisor.launch.failure_report import note_silent_end, oom_kills
 from advisor.launch.machines import Guard, Machines, Message, gloo_interface
 from advisor.plan.entries import Entry
 from advisor.plan.vllm import URL_VARIABLE
@@ -67,16 +66,12 @@ class TrainerStarter:
     def follow(self, machines: Machines) -> None:
         """Train what machine 0 says, until the run is done. Raises how it ended otherwise."""
         by_name = {entry.name: entry for entry in self.call.run.entries}
-        first = self.call.run.plan.launch.processes * machines.place.node
-        ranks = range(first, first + self.call.run.plan.launch.processes)
 
         def start(training: Message, arguments: list[str], guard: Guard) -> Ended:
             group = [by_name[name] for name in training["entries"]]
-            run, kills = (self.call.run.folder / training["folder"]).resolve(), oom_kills()
+            run = (self.call.run.folder / training["folder"]).resolve()
             command = self._training(group, run, arguments)
-            ended = self._run(command, server=training["server"], guard=guard)
-            note_silent_end(run / "stages" / group[-1].name, ended, ranks=ranks, kills=kills)
-            return ended
+            return self._run(command, server=training["server"], guard=guard)
 
         machines.follow(start)
 
@@ -171,7 +166,7 @@ class TrainerStarter:
         if (memory := self.call.machine.ram_total_bytes) is not None:
             env["ADVISE_MEMORY_BYTES"] = str(memory)  # shown beside what is in use
         if self.machines is not None:
-            env |= gloo_interface(self.machines.place.address)
+            env |= gloo_interface(self.machines.address)
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         device = self.call.run.plan.launch.device
         if device == "cpu":

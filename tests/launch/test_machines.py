@@ -157,7 +157,7 @@ def test_a_leader_that_is_lost_ends_those_that_follow_it_and_the_same_command_re
         pytest.param(
             "fail@1", "process 1 on {host}: the loss is not a number", marks=pytest.mark.long
         ),
-        ("killed@1", "process 1 on {host}: it was ended by signal 9"),
+        ("killed@1", "a process of machine 1 was ended by signal 9"),
     ],
 )
 def test_a_process_that_fails_on_one_machine_ends_all_and_is_named(machines, mode, words):
