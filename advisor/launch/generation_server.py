@@ -64,10 +64,9 @@ def serving(
         return
     port = free_port("127.0.0.1")
     needs = server_needs_of(run, entry)
-    arguments = [
-        *serve_arguments(needs, revision=plan.revision if needs.model == plan.model else None),
-        *("--host", "127.0.0.1", "--port", str(port)),
-    ]
+    arguments = [*serve_arguments(needs), *("--host", "127.0.0.1", "--port", str(port))]
+    if plan.revision and needs.model == plan.model:
+        arguments += ["--revision", plan.revision]
     if plan.trust_remote_code:
         arguments.append("--trust-remote-code")
     if plan.launch.device in ("cuda", "rocm"):
@@ -108,7 +107,8 @@ def _wait_until_ready(
     process: subprocess.Popen[bytes], client: VLLMClient, entry: Entry, log: Path
 ) -> None:
     began = time.monotonic()
-    while True:
+    why = ""
+    while not why:
         with suppress(ServerFault):
             client.get("/health")
             return
@@ -118,19 +118,14 @@ def _wait_until_ready(
             why = f"was not ready within {client.timeout_s:g} s (launch.vllm.timeout_s)"
         else:
             time.sleep(LOOK_EVERY_S)
-            continue
-        last = " / ".join(_last_lines(log))
-        raise MachineNotReady(
-            f"the vLLM server that was started {why}: {last or 'no output'}",
-            where=f"stage {entry.name}",
-            hint=f"{log} has the rest; --set {key_path(entry, 'rollouts')}=transformers trains"
-            " without it",
-        )
-
-
-def _last_lines(log: Path) -> list[str]:
-    lines = log.read_text("utf-8", "replace").splitlines() if log.is_file() else []
-    return [line.strip() for line in lines if line.strip()][-SHOWN_LINES:]
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
+    last = " / ".join([line for line in lines if line][-SHOWN_LINES:])
+    raise MachineNotReady(
+        f"the vLLM server that was started {why}: {last or 'no output'}",
+        where=f"stage {entry.name}",
+        hint=f"{log} has the rest; --set {key_path(entry, 'rollouts')}=transformers trains"
+        " without it",
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

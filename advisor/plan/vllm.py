@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,11 @@ class VLLMClient:
 
 def message_of(answer: bytes) -> str:
     """The message in an error's answer, on one line."""
-    try:
+    found: Any = answer.decode("utf-8", "replace")
+    with suppress(ValueError):
         found = json.loads(answer)
-        found = found.get("error", found) if isinstance(found, dict) else found
-        found = found.get("message", found) if isinstance(found, dict) else found
-    except ValueError:
-        found = answer.decode("utf-8", "replace")
+    for key in ("error", "message"):
+        found = found.get(key, found) if isinstance(found, dict) else found
     return " ".join(str(found).split())[:300]
 
 
@@ -122,20 +122,9 @@ def version_of(text: str) -> tuple[int, int] | None:
 
 def version_fault(text: str) -> str | None:
     """Why a version cannot be used; None if it can."""
-    version = version_of(text)
-    if version is not None and (0, 0) < version < OLDEST:
+    if (0, 0) < (version_of(text) or OLDEST) < OLDEST:
         return f"is version {text}, and {'.'.join(map(str, OLDEST))} is the oldest that works"
     return None
-
-
-def served_model(client: VLLMClient) -> Mapping[str, Any]:
-    """The base that the server serves, as `/v1/models` describes it. Raises ServerFault."""
-    cards = client.get("/v1/models").get("data") or []
-    base = next((card for card in cards if not card.get("parent")), None)
-    if base is None:
-        raise ServerFault("serves no model")
-    found: Mapping[str, Any] = base
-    return found
 
 
 def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
@@ -147,7 +136,8 @@ def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
     version = str(client.get("/version").get("version", ""))
     if (fault := version_fault(version)) is not None:
         raise ServerFault(fault)
-    base = served_model(client)
+    cards = client.get("/v1/models").get("data") or []
+    base = next((card for card in cards if not card.get("parent")), {})
     name, root = str(base.get("id")), str(base.get("root") or base.get("id"))
     if not any(same_model(needs.model, other) for other in (name, root)):
         raise ServerFault(f"serves {root}, and the stage trains {needs.model}")
@@ -158,38 +148,24 @@ def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
             f" up to {needs.tokens}"
         )
     try:
-        paths = client.get("/openapi.json").get("paths", {})
-    except ServerFault:
-        paths = {}  # started without its description: what it lacks shows when weights are sent
-    wanted, variable = (
-        (WEIGHTS, "VLLM_SERVER_DEV_MODE=1")
-        if needs.lora_rank is None
-        else (LORA, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
-    )
-    if paths and wanted not in paths:
-        raise ServerFault(f"was started without {variable}, so that it takes no new weights")
-    if "/server_info" in paths:
         config = client.get("/server_info?config_format=json").get("vllm_config", {})
-        _check_config(config if isinstance(config, dict) else {}, needs)
-    return name, version
-
-
-def _check_config(config: Mapping[str, Any], needs: ServerNeeds) -> None:
-    """What the server tells of its settings. Raises ServerFault."""
+    except ServerFault:  # of its development mode: without it, no weights are sent whole
+        if needs.lora_rank is None:
+            raise ServerFault("was started without VLLM_SERVER_DEV_MODE=1") from None
+        return name, version
     mode = (config.get("model_config") or {}).get("logprobs_mode")
     if needs.processed and mode not in (None, "processed_logprobs"):
         raise ServerFault(
             f"was started with --logprobs-mode {mode}, whose probabilities leave out the"
             " temperature (--logprobs-mode processed_logprobs)"
         )
-    if needs.lora_rank is None or "lora_config" not in config:
-        return
-    largest = (config["lora_config"] or {}).get("max_lora_rank", 0)
-    if largest < needs.lora_rank:
+    largest = (config.get("lora_config") or {}).get("max_lora_rank", 0)
+    if needs.lora_rank is not None and largest < needs.lora_rank:
         raise ServerFault(
             f"takes LoRA up to rank {largest}, and the stage has rank {needs.lora_rank}"
             f" (--enable-lora --max-lora-rank {largest_rank(needs.lora_rank)})"
         )
+    return name, version
 
 
 def same_model(one: str, other: str) -> bool:
@@ -205,23 +181,13 @@ def largest_rank(rank: int) -> int:
     return next((size for size in RANKS if size >= rank), RANKS[-1])
 
 
-def serve_arguments(needs: ServerNeeds, *, revision: str | None = None) -> list[str]:
+def serve_arguments(needs: ServerNeeds) -> list[str]:
     """The arguments of `vllm serve` for a stage, without where it runs."""
-    arguments = [
-        needs.model,
-        *("--max-model-len", str(needs.tokens)),
-        # Probabilities as tokens were drawn, which the correction of the loss needs.
-        *("--logprobs-mode", "processed_logprobs"),
-    ]
-    if revision:
-        arguments += ["--revision", revision]
-    if needs.lora_rank is not None:
-        arguments += [
-            "--enable-lora",
-            *("--max-loras", "1"),
-            *("--max-lora-rank", str(largest_rank(needs.lora_rank))),
-        ]
-    return arguments
+    # Probabilities as tokens were drawn, which the correction of the loss needs.
+    own = ("--max-model-len", str(needs.tokens), "--logprobs-mode", "processed_logprobs")
+    rank = needs.lora_rank
+    lora = () if rank is None else ("--max-loras", "1", "--max-lora-rank", str(largest_rank(rank)))
+    return [needs.model, *own, *(("--enable-lora", *lora) if lora else ())]
 
 
 def serve_line(needs: ServerNeeds) -> str:
@@ -236,10 +202,10 @@ def url_fault(url: str) -> str | None:
     """What is wrong with an address; None: nothing."""
     try:
         parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port > 0
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        return "is no web address"
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_number:
+        is_address = False
+    if not is_address:
         return "is no web address"
     if parts.username or parts.password or parts.query or parts.fragment:
         return "holds more than host, port and path (a key goes into VLLM_API_KEY)"
@@ -247,8 +213,9 @@ def url_fault(url: str) -> str | None:
 
 
 def is_local(url: str) -> bool:
-    """Whether the server runs on this machine, by its address."""
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    """Whether an address means the machine itself, whoever uses it."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def folders_for_weights(url: str, run: Path) -> Sequence[Path]:
@@ -328,24 +295,21 @@ class VllmServer:
 
     def options(self) -> list[list[str]]:
         """The words behind `vllm serve MODEL`, one list an option."""
-        options: list[list[str]] = []
-        if self.name is not None:
-            options.append(["--served-model-name", self.name])
-        if self.modules:
-            options.append(["--enable-lora"])
-            if self.rank is not None:  # vLLM's own limit is 16, and it takes certain sizes alone
-                options.append(["--max-lora-rank", str(largest_rank(self.rank))])
-            if len(self.modules) > 1:
-                options.append(["--max-loras", str(len(self.modules))])
-        if self.template is not None:
-            options.append(["--chat-template", self.template])
-        if self.generation is not None:
-            options.append(["--generation-config", self.generation])
+        several = str(len(self.modules)) if len(self.modules) > 1 else None
+        # vLLM's own limit is 16, and it takes certain sizes alone.
+        rank = str(largest_rank(self.rank)) if self.modules and self.rank is not None else None
+        named = (
+            ("--served-model-name", self.name),
+            ("--enable-lora", "" if self.modules else None),
+            ("--max-lora-rank", rank),
+            ("--max-loras", several),
+            ("--chat-template", self.template),
+            ("--generation-config", self.generation),
+        )
+        options = [[name, value] if value else [name] for name, value in named if value is not None]
         options += [list(option) for option in self.more]
-        if self.modules:
-            named = [f"{name}={folder}" for name, folder in self.modules]
-            options.append(["--lora-modules", *named])
-        return options
+        modules = [f"{name}={folder}" for name, folder in self.modules]
+        return [*options, ["--lora-modules", *modules]] if modules else options
 
     def line(self) -> str:
         """One line for a shell."""

@@ -60,7 +60,7 @@ def faults_of(plan, folder, gpus=0):
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
-        (None, "has no vLLM |  | {python} -m pip install vllm"),
+        (None, "the vLLM of {python} is missing |  | {python} -m pip install"),
         ("0.9.1", "is version 0.9.1, and 0.22 is the oldest that works"),
         ("0.33.0", None),
     ],

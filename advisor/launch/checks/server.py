@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
@@ -19,6 +17,7 @@ from advisor.plan.vllm import (
     VLLMClient,
     asks_server,
     check_server,
+    is_local,
     serve_line,
     server_url,
     version_fault,
@@ -38,21 +37,11 @@ def check(call: Call) -> Checked:
     return Checked(lacking=list(_faults(call, entries)))
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address means the machine itself, whoever uses it: 127.0.0.1, localhost."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
-
-
 def _faults(call: Call, entries: Sequence[Entry]) -> Iterator[Fault]:
     plan, launch, server = call.run.plan, call.run.plan.launch, call.run.plan.launch.vllm
     url, python = server_url(plan, os.environ), server.python if server is not None else None
     instead = f"or --set {key_path(entries[0], 'rollouts')}=transformers"
-    if launch.nodes > 1 and (python is not None or is_loopback(urlsplit(url).hostname or "")):
+    if launch.nodes > 1 and (python is not None or is_local(url)):
         yield Fault(
             where="launch.vllm",
             what=f"the plan is for {launch.nodes} machines, and its vLLM server is one that only"
@@ -94,33 +83,28 @@ def _running_server_faults(call: Call, entry: Entry, url: str) -> Iterator[Fault
 
 def _environment_faults(python: Path, instead: str) -> Iterator[Fault]:
     """What is wrong with an interpreter that should have vLLM."""
+    where = "launch.vllm.python"
     if not (python.is_file() and os.access(python, os.X_OK)):
         yield Fault(
-            where="launch.vllm.python",
-            what=f"launch.vllm.python: {python} is no program",
+            where=where,
+            what=f"{where}: {python} is no program",
             allowed="the interpreter of an environment with vLLM, such as /opt/vllm/bin/python",
             hint=f"python3 -m venv vllm && vllm/bin/pip install vllm, {instead}",
         )
         return
+    command = [str(python), "-c", ASK_VERSION]
     try:
-        done = subprocess.run(
-            [str(python), "-c", ASK_VERSION], capture_output=True, text=True, check=False,
-            timeout=VERSION_S, stdin=subprocess.DEVNULL, cwd=python.parent,
-            env=server_environment({}),
+        version = subprocess.check_output(
+            command, text=True, timeout=VERSION_S, stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, cwd=python.parent, env=server_environment({}),
         )  # fmt: skip
-        version, code = done.stdout.strip(), done.returncode
-    except (OSError, subprocess.TimeoutExpired) as error:
-        version, code = str(error), 1
-    if code:
+        fault = version_fault(version.strip())
+    except (OSError, subprocess.SubprocessError):
+        fault = "is missing"
+    if fault is not None:
         yield Fault(
-            where="launch.vllm.python",
-            what=f"launch.vllm.python: {python} has no vLLM",
-            hint=f"{python} -m pip install vllm (into an environment of its own: vLLM and"
+            where=where,
+            what=f"{where}: the vLLM of {python} {fault}",
+            hint=f"{python} -m pip install --upgrade vllm (into an environment of its own: vLLM and"
             f" our transformers need different versions), {instead}",
-        )
-    elif (fault := version_fault(version)) is not None:
-        yield Fault(
-            where="launch.vllm.python",
-            what=f"launch.vllm.python: the vLLM of {python} {fault}",
-            hint=f"{python} -m pip install --upgrade vllm, {instead}",
         )

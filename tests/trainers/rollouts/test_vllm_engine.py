@@ -100,7 +100,6 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
         ({"version": "0.9.2"}, r"is version 0.9.2, and 0.22 is the oldest"),
         ({"root": "another/model"}, "serves another/model, and the stage trains"),
         ({"longest": 32}, r"takes 32 tokens .* have up to 64"),
-        ({"paths": {"/health", "/version", "/v1/models"}}, "without VLLM_ALLOW_RUNTIME_LORA"),
         ({"rank": 2}, "takes LoRA up to rank 2, and the stage has rank 4"),
         ({"rank": 0}, r"takes LoRA up to rank 0.*--enable-lora --max-lora-rank 8"),
         ({"logprobs_mode": "raw_logprobs"}, "raw_logprobs, whose probabilities leave out"),
