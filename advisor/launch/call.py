@@ -15,7 +15,7 @@ from advisor.ground.resources import trainers_root
 from advisor.ground.types import Gpu, Hardware, ModelShape, as_free_now
 from advisor.ground.units import format_gib
 from advisor.launch.data import CheckedData, check_data
-from advisor.launch.expected import StageEstimator
+from advisor.launch.expected import StageEstimator, disk_need
 from advisor.launch.folder import is_done
 from advisor.launch.prepare import Options, PlanRun
 from advisor.plan.entries import Entry
@@ -106,6 +106,18 @@ class Call:
         """Name of a training -> what it is expected to need of what is free now."""
         free = replace(self.estimator, hardware=as_free_now(self.used))
         return {entry.name: free.expect(entry) for entry in self.run.entries}
+
+    @cached_property
+    def bytes_to_write(self) -> int | None:
+        """Bytes that the run still writes, as far as they are known; None if nothing is known."""
+        run, known = self.run, []
+        for entry in self.left:
+            need = disk_need(run.plan, entry.stage, self.shape, run.model_folder)
+            if need is not None:
+                paths = (run.folder / "stages" / entry.name).rglob("*")
+                there = sum(path.stat().st_size for path in paths if path.is_file())
+                known.append(max(0, need - there))
+        return sum(known) if known else None
 
 
 CUDA_LIST, CUDA_ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"

@@ -369,7 +369,7 @@ def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
     )
     with pytest.raises(MachineNotReady, match="no permission to write here"):
         run(output="out")
-    with pytest.raises(MachineNotReady, match="is a file, so no folder can be created there"):
+    with pytest.raises(MachineNotReady, match="a file, and no folder"):
         run(output="train.jsonl/out")
 
 

@@ -11,7 +11,7 @@ from advisor.ground.extras import Checked
 from advisor.ground.files import free_bytes, nearest_place
 from advisor.ground.units import format_gib
 from advisor.launch.call import Call
-from advisor.launch.checks.disk import SPARE_BYTES, bytes_to_write
+from advisor.launch.checks.disk import SPARE_BYTES
 from advisor.launch.hub import ask_hub, cache_line, model_needs
 from advisor.model_files.hub_cache import hub_cache
 
@@ -25,7 +25,7 @@ def check(call: Call) -> Checked:
     """
     run = call.run
     models = [ask_hub(need) for need in model_needs(run, call.left, call.shape)]
-    need = bytes_to_write(call)
+    need = call.bytes_to_write
     lines = [one.line() for one in models]
     if line := cache_line(models):
         lines.append(line)

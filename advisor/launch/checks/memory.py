@@ -12,7 +12,7 @@ from advisor.record.files import try_read_part
 from advisor.record.run import DRY_RUN, DryRunRecord
 from advisor.record.stage import Expected
 
-PHASE = "model"
+PHASE = "machine"
 SHOWN_PROCESSES = 4
 
 
@@ -32,8 +32,7 @@ def check(call: Call) -> Checked:
         return Checked()
     free, place = min(known)
     gpu, measured = call.gpus.gpus[place], measured_need(call)
-    total = gpu.memory_total_bytes
-    of_all = "" if total is None else f" of {format_gib(total)}"
+    of_all = "" if gpu.memory_total_bytes is None else f" of {format_gib(gpu.memory_total_bytes)}"
     here = f"{gpu_words(gpu, place)} has {format_gib(free)} free{of_all}"
     others = f"other programs hold: {_holders(gpu)}" if gpu.other_processes else ""
     faults, warnings = [], []
@@ -41,23 +40,19 @@ def check(call: Call) -> Checked:
         needs, low, high = _need(call.expected[entry.name], measured.get(entry.name))
         if low is None or high is None or high <= free:
             continue
-        what = f"stage {entry.name} {needs}, {here}"
-        dry = (
-            ""
-            if entry.name in measured
-            else "; `advise run --dry-run` measures it, and counts instead of the estimate"
-        )
+        what, dry = f"stage {entry.name} {needs}, {here}", ""
+        if entry.name not in measured:
+            dry = "; `advise run --dry-run` measures it, and counts instead of the estimate"
         if low <= free:
             held = f" ({others})" if others else ""
             warnings.append(f"{what}: it may run out of memory{held}{dry}")
             continue
-        is_too_small = total is not None and low > total
-        wait = "" if is_too_small or not others else "wait for them or end them, or "
         smaller = smaller_hint(
             entry, call.run.is_chosen_folder, peak_of=call.estimator.peak_bytes, limit_bytes=free
         )
-        where, hint = f"stage {entry.name}", f"{wait}{smaller}{dry}"
-        faults.append(Fault(what=what, where=where, allowed=others, hint=hint))
+        frees = others and low <= (gpu.memory_total_bytes or low)
+        hint = f"{'wait for them or end them, or ' if frees else ''}{smaller}{dry}"
+        faults.append(Fault(what=what, where=f"stage {entry.name}", allowed=others, hint=hint))
     if call.options.dry_run:
         return Checked(warnings=[*warnings, *(fault.headline for fault in faults)])
     return Checked(lacking=faults, warnings=warnings)
