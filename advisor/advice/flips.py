@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from advisor.advice.case import Case
@@ -19,9 +20,10 @@ from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_gib, format_usd
 from advisor.methods import schemes
 from advisor.methods.composition import Composition
+from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.facts import Fact
-from advisor.ruleset.judge import cell_points, compile_table
 from advisor.ruleset.phrases import number_words, says
+from advisor.ruleset.space import cuts_of
 from advisor.situation.types import Situation
 
 EFFORT = ("answer", "data", "money", "fixed")
@@ -107,12 +109,9 @@ def _is_consistent(
 def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
     """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
     for fact in (case.ruleset.facts[name] for name in AMOUNTS):
-        tables = [
-            compile_table(case.ruleset, name)
-            for name, table in case.ruleset.tables.items()
-            if name != SETTINGS and fact.id in table.seen
-        ]
-        cuts = sorted({cut for table in tables for cut in table.cuts[fact.id]})
+        tables = (name for name in case.ruleset.tables if name != SETTINGS)
+        rules = (rule for name in tables for rule in judged_rules(case.ruleset, name))
+        cuts = cuts_of(one for rule in rules for one in rule.when if one.fact == fact.id)
         current = decision.facts.get(fact.id)
         points = _points(fact, cuts)
         above = [point for point in points if current is None or point > current]
@@ -128,8 +127,12 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
 
 def _points(fact: Fact, cuts: list[float]) -> list[float]:
     """An amount between each two thresholds of the rules, and the thresholds."""
+    if not cuts:
+        return []
     # Below the first one: nobody has a model of 0 parameters.
-    points = (point if point > 0 else cuts[0] / 2 for point in (cell_points(cuts) if cuts else ()))
+    below = cuts[0] - 1 if cuts[0] > 1 else cuts[0] / 2
+    between = [(low + high) / 2 for low, high in pairwise(cuts)]
+    points = sorted((below, *cuts, *between, cuts[-1] + 1))
     least = fact.min or 0
     return [
         point for point in points if point >= least and (not fact.integer or point == int(point))

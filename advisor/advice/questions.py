@@ -23,9 +23,8 @@ from advisor.methods import schemes
 from advisor.ruleset.candidates import conditions_on, judged_rules
 from advisor.ruleset.decisions import Precedence, deciding
 from advisor.ruleset.facts import UNKNOWN, read_from
-from advisor.ruleset.judge import letting_through
 from advisor.ruleset.model import Ruleset
-from advisor.ruleset.space import cells_of
+from advisor.ruleset.space import cells_of, letting_through
 
 # Known only once something can be estimated.
 FITS = tuple(f"fits_{scheme}" for scheme in schemes())

@@ -1,22 +1,19 @@
 """Rules x facts -> findings. A pure function: no clock, no network, no order of files.
 
-A table is compiled once into bit masks: for each input fact, which rules its value allows. Judging
-is then one AND a fact. Numbers are cut at every threshold that a rule uses; between two cuts all
-rules behave alike.
+Each rule of a table is a bit. Which rules a fact's value lets through is found once for each value;
+judging is then one AND a fact.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache
 from typing import Any
 
 from advisor.ruleset.candidates import judged_rules
-from advisor.ruleset.facts import UNKNOWN
-from advisor.ruleset.model import Condition, Rule, Ruleset
-from advisor.ruleset.space import cuts_of
+from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.space import conditions_by_fact, letting_through
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,16 +34,14 @@ class Judgement:
 
 
 class CompiledTable:
-    """The rules of one table as bit masks per fact value."""
+    """The rules of one table as bits; for each value of a fact, those that it lets through."""
 
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
-        self.ruleset = ruleset
         self.table = ruleset.tables[table_id]
         self.rules = judged_rules(ruleset, table_id)
         self.every = (1 << len(self.rules)) - 1
-        self.cuts: dict[str, list[float]] = {}
-        self.masks: dict[str, dict[Any, int]] = {}  # fact -> value -> rules it allows
-        self.number_masks: dict[str, list[int]] = {}
+        self.conditions = conditions_by_fact(rule.when for rule in self.rules)
+        self.passing = lru_cache(4096)(self._passing)
         layers = ["base", *ruleset.layers]
         # A later layer wins over an earlier one, a higher tier inside a layer, then the id: never
         # the order of files.
@@ -64,38 +59,15 @@ class CompiledTable:
             (i for i, rule in enumerate(self.rules) if rule.kind == "set"),
             key=lambda i: (layers.index(self.rules[i].layer), self.rules[i].id),
         )
-        for fact_id in self.table.seen:
-            self._compile(fact_id)
 
-    def _compile(self, fact_id: str) -> None:
-        fact = self.ruleset.facts[fact_id]
-        tested = [
-            (i, condition)
-            for i, rule in enumerate(self.rules)
-            for condition in rule.when
-            if condition.fact == fact_id
-        ]
-
-        mask = partial(letting_through, self.every, tested)
-        if fact.type == "number":
-            self.cuts[fact_id] = cuts = cuts_of(condition for _, condition in tested)
-            self.number_masks[fact_id] = [mask(point) for point in cell_points(cuts)]
-            self.masks[fact_id] = {UNKNOWN: mask(None)}
-        else:
-            values: Iterable[Any] = (True, False) if fact.type == "flag" else fact.values
-            self.masks[fact_id] = {UNKNOWN: mask(None), **{value: mask(value) for value in values}}
+    def _passing(self, fact_id: str, value: Any) -> int:
+        return letting_through(self.every, self.conditions[fact_id], value)
 
     def firing(self, facts: Mapping[str, Any]) -> int:
         """The rules that fire, as a bit mask."""
         result = self.every
-        for fact_id in self.table.seen:
-            value = facts.get(fact_id)
-            if value is None or value == UNKNOWN:
-                result &= self.masks[fact_id][UNKNOWN]
-            elif fact_id in self.cuts:
-                result &= self.number_masks[fact_id][cell_of(value, self.cuts[fact_id])]
-            else:
-                result &= self.masks[fact_id][value]
+        for fact_id in self.conditions:
+            result &= self.passing(fact_id, facts.get(fact_id))
         return result
 
     def judge(self, facts: Mapping[str, Any]) -> Judgement:
@@ -130,32 +102,6 @@ class CompiledTable:
             warnings=tuple(warnings),
             wanted=tuple(wanted.items()),
         )
-
-
-def letting_through(every: int, tested: Iterable[tuple[int, Condition]], value: Any) -> int:
-    """The bits of `every` less those of the conditions that a value does not meet."""
-    failing = 0
-    for bit, condition in tested:
-        if not condition.holds(value):
-            failing |= 1 << bit
-    return every & ~failing
-
-
-def cell_points(cuts: list[float]) -> list[float]:
-    """One number in each cell of the real line: below, at and between the cuts, above."""
-    if not cuts:
-        return [0.0]
-    points = [cuts[0] - 1]
-    for i, cut in enumerate(cuts):
-        points.append(cut)
-        points.append((cut + cuts[i + 1]) / 2 if i + 1 < len(cuts) else cut + 1)
-    return points
-
-
-def cell_of(value: float, cuts: list[float]) -> int:
-    """Index of the cell that holds a number: odd ones are the cuts themselves."""
-    i = bisect_left(cuts, value)
-    return 2 * i + 1 if i < len(cuts) and cuts[i] == value else 2 * i
 
 
 @cache

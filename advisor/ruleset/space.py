@@ -66,23 +66,15 @@ class Space:
         whens += impossible
         self.every = (1 << len(whens)) - 1
         self.effort = 0  # sets looked at so far
-        conditions: dict[str, list[tuple[int, Condition]]] = {}
-        for bit, when in enumerate(whens):
-            for condition in when:
-                conditions.setdefault(condition.fact, []).append((bit, condition))
+        conditions = conditions_by_fact(whens)
         self.facts: dict[str, Fact] = {fact_id: ruleset.facts[fact_id] for fact_id in conditions}
         self.cells: dict[str, tuple[Cell, ...]] = {
             fact_id: cells_of(self.facts[fact_id], (c for _, c in tested))
             for fact_id, tested in conditions.items()
         }
-        self.masks: dict[str, tuple[int, ...]] = {
+        self.masks = {
             fact_id: tuple(
-                self.every
-                & ~sum(
-                    1 << bit
-                    for bit in {bit for bit, c in conditions[fact_id] if not c.holds(cell.value)}
-                )
-                for cell in cells
+                letting_through(self.every, conditions[fact_id], cell.value) for cell in cells
             )
             for fact_id, cells in self.cells.items()
         }
@@ -236,6 +228,26 @@ class Space:
             for fact_id, value in facts.items()
             if fact_id in self.cells
         }
+
+
+def conditions_by_fact(
+    whens: Iterable[tuple[Condition, ...]],
+) -> dict[str, list[tuple[int, Condition]]]:
+    """Fact -> what conjunctions want of it, each with the number of its conjunction."""
+    found: dict[str, list[tuple[int, Condition]]] = {}
+    for bit, when in enumerate(whens):
+        for condition in when:
+            found.setdefault(condition.fact, []).append((bit, condition))
+    return found
+
+
+def letting_through(every: int, tested: Iterable[tuple[int, Condition]], value: Any) -> int:
+    """The bits of `every` less those of the conditions that a value does not meet."""
+    failing = 0
+    for bit, condition in tested:
+        if not condition.holds(value):
+            failing |= 1 << bit
+    return every & ~failing
 
 
 def _impossible(ruleset: Ruleset) -> list[tuple[Condition, ...]]:

@@ -25,9 +25,10 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers, Hardware
 from advisor.methods import schemes
 from advisor.methods.composition import compose
+from advisor.ruleset.candidates import conditions_on
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.judge import compile_table
 from advisor.ruleset.load import load_rules, only_layer
+from advisor.ruleset.space import cuts_of
 from advisor.situation.build import situation_of
 from advisor.situation.types import Situation
 
@@ -203,11 +204,7 @@ def one_row_more(answer: Answered, rng: random.Random) -> Iterator[tuple[str, st
     after = answer.changed(data_rows=rows + 1)
     if after is None or after.composition == answer.composition:
         return
-    cuts = {
-        cut
-        for table in RULES.tables
-        for cut in compile_table(RULES, table).cuts.get("data_rows", ())
-    }
+    cuts = set(cuts_of(conditions_on(RULES, "data_rows")))
     if not cuts & {rows, rows + 1}:
         yield "one row more", f"{rows} rows: {answer.composition} -> {after.composition}"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from advisor.methods import objectives, schemes, updates
 from advisor.ruleset.facts import UNKNOWN
-from advisor.ruleset.judge import CompiledTable, cell_of, cell_points, judge
+from advisor.ruleset.judge import CompiledTable, judge
 from advisor.ruleset.load import load_rules
 from tests.conftest import examples
 from tests.ruleset.plain_reading import ruled_out
@@ -92,15 +92,6 @@ def test_the_order_of_rules_changes_nothing():
         again = CompiledTable(replace(RULES, rules=rules), "rank").judge(facts)
         assert [outcome for outcome, _ in again.ranking] == expected
     assert expected[0] == "lora"
-
-
-@examples(2, deadline=200)
-@given(st.lists(st.integers(-50, 50), unique=True, max_size=6).map(sorted), st.floats(-60, 60))
-def test_every_number_has_one_cell(cuts, value):
-    """Cells lie between and on the cuts, and a cell's own point falls into it."""
-    points = cell_points([float(cut) for cut in cuts])
-    assert [cell_of(point, cuts) for point in points] == list(range(len(points)))
-    assert 0 <= cell_of(value, cuts) < len(points)
 
 
 def test_no_two_settings_of_one_key_hold_at_once():
