@@ -17,8 +17,7 @@ from advisor.extras.other_tools.tool import TOOL_FILE
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.sources import shipped_sources
-from advisor.ground.yaml_files import parse_yaml, read_shipped
+from advisor.ground.yaml_files import parse_yaml, read_shipped, shipped_sources
 from advisor.methods import load as method_files
 from advisor.methods import methods
 from advisor.methods.families import families as families_of_models

@@ -78,7 +78,7 @@ OWN_FILES = {
     "advisor/commands/wizard.py",  # the plan that it wrote
     "advisor/extras/jobs/pack.py",  # the texts beside it, and itself
     "advisor/ground/files.py",
-    "advisor/ground/install.py",
+    "advisor/ground/resources.py",
     "advisor/ground/yaml_files.py",
     "advisor/launch/failure_report.py",
     "advisor/launch/generation_server.py",  # the log of a child

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 from advisor.advice.decide import SETTINGS, Undecided, decide
-from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.compare import Difference, RulesComparison, compare_rules
 from advisor.ruleset.decisions import Precedence, deciding
+from advisor.ruleset.judge import judged_rules
 from advisor.ruleset.model import DecisionTable, Ruleset
 from advisor.ruleset.space import Space, TooManyCases
 

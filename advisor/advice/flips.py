@@ -20,8 +20,8 @@ from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_gib, format_usd
 from advisor.methods import schemes
 from advisor.methods.composition import Composition
-from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.facts import Fact
+from advisor.ruleset.judge import judged_rules
 from advisor.ruleset.phrases import number_words, says
 from advisor.ruleset.space import cuts_of
 from advisor.situation.types import Situation

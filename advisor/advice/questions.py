@@ -20,9 +20,9 @@ from typing import Any
 
 from advisor.advice.decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 from advisor.methods import schemes
-from advisor.ruleset.candidates import conditions_on, judged_rules
 from advisor.ruleset.decisions import Precedence, deciding
 from advisor.ruleset.facts import UNKNOWN, read_from
+from advisor.ruleset.judge import conditions_on, judged_rules
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.space import cells_of, letting_through
 

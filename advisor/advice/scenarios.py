@@ -20,10 +20,9 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
 from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods import schemes
-from advisor.ruleset.candidates import spread_given
 from advisor.ruleset.entries import OWN_SCENARIO, SCENARIO, as_map
 from advisor.ruleset.facts import UNKNOWN, Fact
-from advisor.ruleset.judge import judge
+from advisor.ruleset.judge import judge, spread_given
 from advisor.ruleset.load import method_files
 from advisor.ruleset.model import Rule, Ruleset
 

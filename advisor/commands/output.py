@@ -18,8 +18,7 @@ from typing import Any
 import click
 
 from advisor.ground.errors import Fault, MachineNotReady
-from advisor.ground.install import as_called, install_line
-from advisor.ground.resources import trainers_root
+from advisor.ground.resources import as_called, install_line, trainers_root
 from advisor.ground.terminal import console, json_shown, mask_secrets, print_message, shown
 
 __all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]

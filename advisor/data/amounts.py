@@ -11,10 +11,9 @@ from typing import Any
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys
-from advisor.ground.sources import shipped_sources, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import read_shipped, shipped_sources, source_from
 from advisor.methods import methods
 from advisor.methods.load import AMOUNTS
 

@@ -1,10 +1,18 @@
-"""Where rules and trainers are: inside the installed package, or beside it in a checkout."""
+"""Where rules and trainers are, inside the installed package or beside it in a checkout; and how this
+copy is called and installed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
+import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -50,3 +58,73 @@ def cache_folder() -> Path:
 def estimate_methods_dir() -> Path:
     """The folder of the files that count what is special about a method."""
     return PACKAGE / "estimate" / "methods"
+
+
+NAME = "finetune-advisor"
+
+
+def install_line(extra: str = "train") -> str:
+    """The line that installs an extra from where this copy came from, by the tool that put it here.
+
+    `pip install '/home/me/advisor[train]'`; a copy that does not say its source is of an index.
+    """
+    source, editable = _source()
+    flag = "-e " if editable else ""
+    if source and "://" in source:
+        wanted = f"{NAME}[{extra}] @ {source}"
+    else:
+        wanted = f"{'.' if source == str(Path.cwd()) else source or NAME}[{extra}]"
+    if (Path(sys.prefix) / "uv-receipt.toml").is_file():
+        return f"uv tool install --force {flag}{shlex.quote(wanted)}"
+    return f"pip install {flag}{shlex.quote(wanted)}"
+
+
+def _source() -> tuple[str | None, bool]:
+    """The folder or address, and whether its files are used where they are."""
+    found = _direct_url()
+    url = str(found.get("url", ""))
+    if url.startswith("file:"):
+        from urllib.request import url2pathname  # slow to import
+
+        path = url2pathname(unquote(urlsplit(url).path))
+        # A wheel that was built for the installation and removed again is no source.
+        if Path(path).exists():
+            return path, bool(found.get("dir_info", {}).get("editable"))
+    elif url:
+        kind = found.get("vcs_info", {}).get("vcs")
+        return (f"{kind}+{url}" if kind else url), False
+    above = PACKAGE.parent
+    is_checkout = resource_root() == above and (above / "pyproject.toml").is_file()
+    return (str(above), True) if is_checkout else (None, False)
+
+
+def _direct_url() -> dict[str, Any]:
+    """What the installer wrote down of the source (direct_url.json, PEP 610)."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        found = json.loads(distribution(NAME).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+COMMANDS = ("run", "demo", "chat", "export", "check", "estimate", "probe", "rules")
+# In a line to paste; the word stands in sentences and in data as well.
+_LINE = re.compile(
+    rf"(?<![\w./-])advise(?= (?:{'|'.join(COMMANDS)})\b| --[a-z])"
+    r"|(?<=`)advise(?=`)|(?<=^  )advise(?=$)",
+    re.MULTILINE,
+)
+
+
+def as_called(text: str) -> str:
+    """The text with each line to paste as it works in this shell: `.venv/bin/advise run plan.yaml`
+    where that is how the program was called and `advise` alone is not found.
+    """
+    if "advise" not in text or sys.argv[0] == "advise" or not sys.argv[0].endswith("/advise"):
+        return text
+    from shlex import quote
+    from shutil import which
+
+    return text if which("advise") else _LINE.sub(lambda _: quote(sys.argv[0]), text)

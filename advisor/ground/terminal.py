@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from advisor.ground.install import as_called
+from advisor.ground.resources import as_called
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import open_new, read_at_most
 from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
-from advisor.ground.shape import Path_, Shape, check_shape
+from advisor.ground.shape import Choice, Date, Keys, MapOf, Path_, Shape, Text, check_shape
+from advisor.ground.types import Source
 
-if TYPE_CHECKING:  # imported where a text is parsed: the data of shipped files are kept
+if TYPE_CHECKING:
     import yaml
+
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -377,3 +379,40 @@ def _read_own(path: Path) -> bytes:
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
             raise PermissionError(errno.EPERM, "not a file of this user alone", str(path))
         return file.read()
+
+
+LINK = r"https?://\S+"
+SOURCE_KINDS = ("document", "paper", "vendor", "measured", "derived", "assumed")
+SOURCE = Keys(
+    keys={
+        "title": Text(),
+        "url": Text(pattern=LINK, such_as="https://arxiv.org/abs/2106.09685"),
+        "checked": Date(help="the day somebody read it"),
+        "kind": Choice(values=SOURCE_KINDS),
+    },
+    required=("title",),
+)
+SOURCES_FILE = Keys(
+    help="Sources of rules and numbers",
+    keys={"version": Choice(values=(1,)), "sources": MapOf(of=SOURCE)},
+    required=("version", "sources"),
+)
+
+
+def source_from(entry: Mapping[str, Any], *, checked: str = "") -> Source:
+    """The source of an entry that has the shape; `checked` stands for a day it does not state."""
+    return Source(
+        title=entry["title"],
+        url=entry.get("url", ""),
+        checked=entry.get("checked", checked),
+        kind=entry.get("kind", ""),
+    )
+
+
+@cache
+def shipped_sources() -> Mapping[str, Mapping[str, Any]]:
+    """Id -> entry of rules/sources.yaml. Raises InputError with the faults of the file."""
+    found: Mapping[str, Mapping[str, Any]] = read_shipped(
+        rules_dir() / "sources.yaml", shape=SOURCES_FILE
+    ).data["sources"]
+    return found

@@ -12,8 +12,7 @@ from typing import Any
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
-from advisor.ground.sources import SOURCE
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import SOURCE, read_shipped
 from advisor.methods.installed import HUB_PACKAGE, why_no_package
 
 AUTO = "auto"

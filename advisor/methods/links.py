@@ -10,9 +10,8 @@ from typing import Any
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
-from advisor.ground.sources import SOURCE
 from advisor.ground.types import GpuLink
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import SOURCE, read_shipped
 
 GB = 1e9
 USUAL_PCIE, ALL_LANES = 4, 16  # what a machine of the last years has, where nothing says so

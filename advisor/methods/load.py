@@ -30,8 +30,7 @@ from advisor.ground.shape import (
     check_shape,
     value_words,
 )
-from advisor.ground.sources import SOURCE
-from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
+from advisor.ground.yaml_files import SOURCE, Document, Spot, read_shipped, read_yaml
 from advisor.methods.keys import DECLARATION, Key, Refusal, declared_key, unused_parts
 from advisor.methods.model import QUANTIZATIONS, Method, Methods, Objective, Update, Variant
 from advisor.methods.stage import stage_keys

@@ -8,8 +8,7 @@ from functools import cache
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
-from advisor.ground.sources import LINK
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import LINK, read_shipped
 
 NAMES = ListOf(of=Text(), least=1)
 TOOL = Keys(

@@ -14,9 +14,8 @@ from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, MapOf, Shape
-from advisor.ground.sources import SOURCE, source_from
 from advisor.ground.types import Source
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 
 OTHER_TOOL = "other_tool"  # the remedy for what is out of scope
 

@@ -17,8 +17,7 @@ from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Integer, Keys, ListOf, Number, Path_, Text
-from advisor.ground.sources import shipped_sources
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import read_shipped, shipped_sources
 
 SOURCES = ("verifier", "reward_model", "reward")
 LIST = "rewards"

@@ -26,10 +26,9 @@ from advisor.peft_adapter.config import (
     BottleneckConfig,
 )
 from advisor.peft_adapter.layer import BottleneckLayer
-from advisor.peft_adapter.model import BottleneckModel
+from advisor.peft_adapter.model import BottleneckModel, register
 from advisor.peft_adapter.placement import Place, UnsupportedModel, find_places
 from advisor.peft_adapter.prefix import mend_generation, mend_heads
-from advisor.peft_adapter.register import register
 
 register()
 mend_generation()

@@ -14,7 +14,7 @@ from typing import Any
 from advisor.ground.annotated import build, default_of, shape_of
 from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import all_extras, extras
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.ground.shape import Integer, Keys, Shape
 from advisor.methods import methods
 from advisor.methods.keys import Key as Key

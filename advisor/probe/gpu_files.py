@@ -23,10 +23,9 @@ from advisor.ground.shape import (
     Text,
     check_shape,
 )
-from advisor.ground.sources import LINK
 from advisor.ground.types import GpuLink, GpuSpec, NotSupported, Source
 from advisor.ground.units import GIB, MIB
-from advisor.ground.yaml_files import Document, read_derived, read_shipped
+from advisor.ground.yaml_files import LINK, Document, read_derived, read_shipped
 from advisor.probe.names import catalogue_words, split_name
 from advisor.probe.prices import map_at, merge_prices, price_file_shape, unknown_names
 

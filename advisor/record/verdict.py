@@ -11,8 +11,7 @@ from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, ListOf, Number, Text
-from advisor.ground.sources import shipped_sources
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import read_shipped, shipped_sources
 
 BETTER: Final = "better"
 WORSE: Final = "worse"

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.ground.install import as_called
+from advisor.ground.resources import as_called
 from advisor.ground.terminal import shown
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.decisions import Precedence, deciding, layer_of
 from advisor.ruleset.facts import Fact
+from advisor.ruleset.judge import judged_rules
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.space import Region, Space, TooManyCases
 

@@ -11,8 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text
-from advisor.ground.sources import SOURCE_KINDS
-from advisor.ground.yaml_files import Document
+from advisor.ground.yaml_files import SOURCE_KINDS, Document
 from advisor.ruleset.lint import LintFinding
 
 READ = ("date", "checked", "compiled")  # keys of the day on which somebody read something

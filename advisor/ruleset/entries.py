@@ -25,8 +25,8 @@ from advisor.ground.shape import (
 from advisor.ground.types import Source
 from advisor.ground.yaml_files import Document, Spot
 from advisor.methods import schemes
-from advisor.ruleset.candidates import instance, spread_given, with_methods
 from advisor.ruleset.facts import UNKNOWN, Fact
+from advisor.ruleset.judge import instance, spread_given, with_methods
 from advisor.ruleset.model import (
     CONFIDENCES,
     KINDS,

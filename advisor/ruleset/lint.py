@@ -16,9 +16,9 @@ from typing import Any
 from advisor.ground.errors import did_you_mean
 from advisor.ground.shape import value_words
 from advisor.methods import methods
-from advisor.ruleset.candidates import fires
 from advisor.ruleset.decisions import Clash, Hole, Idle, TableProof
 from advisor.ruleset.facts import methods_named
+from advisor.ruleset.judge import fires
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.proof import indistinguishable_values, prove

@@ -28,13 +28,20 @@ from advisor.ground.shape import (
     Text,
     check_shape,
 )
-from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
-from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
+from advisor.ground.yaml_files import (
+    SOURCE,
+    SOURCES_FILE,
+    Document,
+    Spot,
+    read_shipped,
+    read_yaml,
+    source_from,
+)
 from advisor.methods import methods
 from advisor.methods.load import SHARED_KEYS_FILE
-from advisor.ruleset.candidates import instances, seen_inputs
 from advisor.ruleset.entries import RULE, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
+from advisor.ruleset.judge import instances, seen_inputs
 from advisor.ruleset.model import Assumption, Conflict, DecisionTable, Rule, Ruleset
 
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]

@@ -44,7 +44,7 @@ class Condition:
     intervals: tuple[Interval, ...] = ()
     unknown: bool = False  # also holds where the fact is not known
     text: str = ""  # as a person reads it: "budget is low", "rows at least 2"
-    named: str = ""  # the fact as the rule names it, where that is another one (candidates.py)
+    named: str = ""  # the fact as the rule names it, where that is another one (judge.py)
 
     def holds(self, value: Any) -> bool:
         """Whether a fact's value satisfies the condition; None and 'unknown' mean not known."""
@@ -128,7 +128,7 @@ class DecisionTable:
     about: str
     spot: Spot | None = field(default=None, repr=False, compare=False)
     per: str = ""  # "scheme": asked for each scheme; its rules forbid that scheme
-    seen: tuple[str, ...] = ()  # the inputs as the judge sees them (candidates.py)
+    seen: tuple[str, ...] = ()  # the inputs as the judge sees them (judge.py)
     asks: str = ""  # the table that is asked for each scheme before this one ranks them
 
     @property

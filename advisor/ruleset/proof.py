@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from advisor.ruleset.candidates import conditions_on, judged_rules
 from advisor.ruleset.decisions import (
     MAX_CULPRITS,
     SHOWN_BOXES,
@@ -25,6 +24,7 @@ from advisor.ruleset.decisions import (
     deciding,
     mask,
 )
+from advisor.ruleset.judge import conditions_on, judged_rules
 from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 from advisor.ruleset.space import Space, cells_of
 

@@ -17,8 +17,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.extras import Catalogue, extras
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
-from advisor.ground.sources import SOURCES_FILE
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import SOURCES_FILE, read_shipped
 from advisor.methods.families import FAMILIES_FILE, families
 from advisor.methods.kernels import ACCELERATORS_FILE, accelerators
 from advisor.methods.links import LINKS_FILE, links

@@ -15,9 +15,8 @@ from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Text
-from advisor.ground.sources import shipped_sources
 from advisor.ground.types import DataFinding, DataProfile
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import read_shipped, shipped_sources
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

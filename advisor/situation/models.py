@@ -23,8 +23,8 @@ from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import NAMED, SEQ2SEQ, Family, family_of_name
 from advisor.model_files.config import NAMES, read
+from advisor.model_files.folder import PLAIN, DamagedFile, read_header
 from advisor.model_files.hub_cache import cached_config, cached_models, download_config, is_offline
-from advisor.model_files.safetensors_header import PLAIN, DamagedFile, read_header
 from advisor.situation.catalogue import (
     catalogue_entry,
     catalogue_ids,

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, Text
-from advisor.ground.sources import SOURCE, source_from
 from advisor.ground.types import Hardware
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import ENCODER, kind_of_type
 from advisor.model_files.hub_cache import cached_config
 from advisor.situation.catalogue import catalogue_ids, organisation_models

@@ -25,8 +25,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, Answers, Hardware
 from advisor.methods import schemes
 from advisor.methods.composition import compose
-from advisor.ruleset.candidates import conditions_on
 from advisor.ruleset.facts import load_facts
+from advisor.ruleset.judge import conditions_on
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.ruleset.space import cuts_of
 from advisor.situation.build import situation_of

@@ -14,7 +14,7 @@ from advisor.data import find_data, profile
 from advisor.data.measure import Depth
 from advisor.data.read import hub
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 
 ROW = '{"question": "Q", "answer": "A"}\n'
 

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 
 
 @pytest.fixture
@@ -57,5 +57,5 @@ def test_a_repository_is_named_with_its_address(installed):
 def test_a_copy_without_a_source_is_a_checkout_or_came_from_an_index(installed, found, monkeypatch):
     """A wheel that is gone is no source."""
     installed(found)
-    monkeypatch.setattr("advisor.ground.install.resource_root", lambda: None)
+    monkeypatch.setattr("advisor.ground.resources.resource_root", lambda: None)
     assert install_line() == "pip install 'finetune-advisor[train]'"

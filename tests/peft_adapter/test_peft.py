@@ -324,7 +324,7 @@ def test_post_norm_encoders_take_both_kinds_in_one_order():
 
 def test_importing_twice_registers_once():
     """A reload does not trip over PEFT's registry."""
-    from advisor.peft_adapter.register import register
+    from advisor.peft_adapter.model import register
 
     register()
     from peft import PeftType

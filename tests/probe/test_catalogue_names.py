@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from advisor.ground.sources import LINK
 from advisor.ground.units import GIB
+from advisor.ground.yaml_files import LINK
 from advisor.probe import stated_hardware
 from advisor.probe.catalogue import find_gpu, gpu_entry, load_catalogue, match_probed
 from advisor.probe.gpu_files import catalogue_gpus

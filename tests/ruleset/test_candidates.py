@@ -15,9 +15,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import Document, Spot
 from advisor.methods import methods, schemes, update, updates
 from advisor.methods.model import SERVERS
-from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import RENAMED
-from advisor.ruleset.judge import CompiledTable, judge
+from advisor.ruleset.judge import CompiledTable, fires, judge
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
 from advisor.ruleset.model import Condition, Rule
 from advisor.ruleset.proof import prove

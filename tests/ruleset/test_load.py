@@ -5,7 +5,7 @@ import time
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ruleset.candidates import fires
+from advisor.ruleset.judge import fires
 from advisor.ruleset.load import load_rules
 
 GOOD = """overlay: acme

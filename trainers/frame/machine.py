@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
-from advisor.ground.install import install_line
-from advisor.ground.resources import resource_root
+from advisor.ground.resources import install_line, resource_root
 from advisor.methods.optimizers import Optimizer
 from trainers.frame.foreign_code import never_ask
 from trainers.frame.library_waits import watch_libraries

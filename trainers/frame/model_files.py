@@ -21,9 +21,9 @@ from advisor.model_files.folder import (
     WEIGHTS,
     adapter_faults,
     base_faults,
+    read_header,
     tokenizer_faults,
 )
-from advisor.model_files.safetensors_header import read_header
 from trainers.frame.foreign_code import refused_code
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,9})\.")

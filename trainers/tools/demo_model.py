@@ -27,7 +27,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.files import cannot_write
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from advisor.model_files.hub_cache import is_offline

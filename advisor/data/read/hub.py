@@ -17,7 +17,7 @@ from typing import Any
 from advisor.data.read.lines import CONTAINERS
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.files import text_of
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.model_files.hub_cache import is_offline
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")

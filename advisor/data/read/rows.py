@@ -19,7 +19,7 @@ from advisor.data.read.json_rows import json_rows, jsonl_rows
 from advisor.data.read.lines import DataFile, Faults, read_lines
 from advisor.data.read.source import DataSource, find_data
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 
 Rows = Iterator[tuple[int, Any]]
 

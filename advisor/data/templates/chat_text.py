@@ -13,7 +13,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import text_of
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 Turn = Mapping[str, Any]  # role, content, and what else a template reads

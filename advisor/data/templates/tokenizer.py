@@ -44,7 +44,7 @@ from advisor.data.templates.messages import (
     unknown_text,
 )
 from advisor.ground.errors import InputError
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.ground.types import DataFinding
 from advisor.model_files.hub_cache import hub_model_folder
 

@@ -16,7 +16,7 @@ from advisor.extras.benchmarks.scores import (
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import AdviseError, Fault, TooMuchLost, did_you_mean
 from advisor.ground.files import shown_path, text_of
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.ground.shape import Integer, ListOf, Number, Text
 from advisor.plan.checks import Report
 from advisor.plan.entries import path_from

@@ -17,8 +17,8 @@ from typing import Any
 from advisor.extras.protocol import Checked
 from advisor.ground.errors import AdviseError, Fault, MachineNotReady, Stopped
 from advisor.ground.files import shown_path
-from advisor.ground.install import install_line
 from advisor.ground.progress import waiting
+from advisor.ground.resources import install_line
 from advisor.ground.terminal import mask_secrets
 from advisor.launch.folder import now
 from advisor.launch.hub import HUB, login

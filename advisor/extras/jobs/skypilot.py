@@ -18,9 +18,8 @@ from advisor.extras.jobs.pack import SchedulerJob, as_comments, fill_template, w
 from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
-from advisor.ground.sources import LINK
 from advisor.ground.units import GIB
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import LINK, read_shipped
 
 SKYPILOT_FILE = Keys(
     help="What SkyPilot calls GPUs",

@@ -22,8 +22,7 @@ from advisor.ground.errors import AdviseError, InputError, unknown_name
 from advisor.ground.files import read_at_most
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf, Shape, Text
-from advisor.ground.sources import LINK
-from advisor.ground.yaml_files import read_shipped
+from advisor.ground.yaml_files import LINK, read_shipped
 from advisor.methods.optimizers import optimizer, plan_name
 from advisor.methods.stage import stage_keys
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import Fault
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.plan.checks import Report
 
 if TYPE_CHECKING:

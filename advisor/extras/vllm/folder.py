@@ -28,7 +28,7 @@ from advisor.export.exporter import ExportRequest
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path, write_atomically
 from advisor.methods import update
-from advisor.model_files.safetensors_header import DamagedFile, read_header
+from advisor.model_files.folder import DamagedFile, read_header
 from advisor.plan.read import read_plan
 from advisor.plan.vllm import RANKS, VllmServer
 from advisor.record.files import device_of, label, record_of, writing_stages

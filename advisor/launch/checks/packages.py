@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.extras import Checked
-from advisor.ground.install import install_line
+from advisor.ground.resources import install_line
 from advisor.ground.types import Hardware
 from advisor.launch.call import Call
 from advisor.methods.optimizers import missing, optimizer

@@ -15,7 +15,7 @@ from advisor.extras.other_tools.findings import (
     worst_first,
 )
 from advisor.extras.other_tools.tool import TOOLS, tool_named
-from advisor.ground.sources import LINK, shipped_sources
+from advisor.ground.yaml_files import LINK, shipped_sources
 
 KNOWN = Known(
     values={"a": 1, "m": {"b": None}, "l": [{"t": "sharegpt"}, {"r": ["user"]}]},

@@ -34,8 +34,7 @@ with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_s
     from advisor.estimate.answers import run_specs
     from advisor.ground.errors import AdviseError
     from advisor.ground.yaml_files import read_yaml
-    from advisor.model_files.folder import model_faults
-    from advisor.model_files.safetensors_header import read_header
+    from advisor.model_files.folder import model_faults, read_header
     from advisor.plan.read import read_plan
     from advisor.record.files import read_record
     from advisor.ruleset.load import load_rules
@@ -76,7 +75,7 @@ def specs_of(path: Path) -> object:
 
 
 def header_of(path: Path) -> object:
-    from advisor.model_files.safetensors_header import DamagedFile
+    from advisor.model_files.folder import DamagedFile
 
     with contextlib.suppress(DamagedFile):
         return read_header(path)

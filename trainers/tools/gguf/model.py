@@ -15,8 +15,8 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import BYTES, waiting
-from advisor.model_files.safetensors_header import StoredTensor as Header
-from advisor.model_files.safetensors_header import read_header
+from advisor.model_files.folder import StoredTensor as Header
+from advisor.model_files.folder import read_header
 from trainers.frame.files import read_json
 from trainers.frame.model_files import reading
 from trainers.tools.gguf.tokens import WAY_OUT, read_tokens
