@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from advisor.ground.files import NAME_PATTERN
-from advisor.ground.shape import Keys
+from advisor.ground.shape import Keys, ListOf
 from advisor.methods import methods, schemes
 from advisor.methods.load import FOLDERS, file_shape
 from advisor.plan.keys import settable, setting_keys
 from advisor.ruleset.entries import BOUNDS, OWN_SCENARIO, RULE, SCENARIO
-from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, UNKNOWN, Fact
+from advisor.ruleset.facts import FACT, FACTS_FILE, UNKNOWN, Fact
 from advisor.ruleset.load import LAYER_FILE, MAX_INPUTS, OWN_FILE, SHIPPED_LAYERS, TABLES_FILE
 from advisor.ruleset.model import KINDS, DecisionTable, Ruleset
 from advisor.schema.parts import (
@@ -52,67 +52,46 @@ def scenarios_schema(rules: Ruleset) -> Schema:
     """rules/scenarios/*.yaml."""
     keys = {"version": VERSION, "scenarios": {"type": "array", "items": scenario_entry()}}
     schema = head("Scenarios: tests of the rules as data", closed(keys, *keys))
-    return needed(schema, definitions(rules, own=False))
+    return needed(schema, definitions(rules))
 
 
 def layer_schema(rules: Ruleset) -> Schema:
-    """Layers of the product and files of users, which may bring values and inputs of their own."""
+    """Layers of the product and files of users; one that brings facts, values or inputs of its own
+    is held to the names of keys alone: the loader knows what it adds.
+    """
     properties = {**schema_of(LAYER_FILE)["properties"], **schema_of(OWN_FILE)["properties"]}
     facts = named_facts(rules.facts)
-    growing = [fact.id for fact in facts if may_grow(fact)]
     tables = {
         table.id: {"type": "array", "items": ref(f"table.{table.id}"), "description": table.about}
         for table in rules.tables.values()
     }
     properties["overlay"]["not"] = {"enum": ["base", *SHIPPED_LAYERS]}
-    properties["tables"] = {**closed(tables), "description": "decision step -> its rules"}
-    properties["values"]["propertyNames"] = {"enum": growing}
+    properties["values"]["propertyNames"] = {"enum": [fact.id for fact in facts if may_grow(fact)]}
     properties["inputs"]["propertyNames"] = {"enum": list(rules.tables)}
     properties["inputs"]["additionalProperties"]["items"] = offered(
         fact.id for fact in facts if may_be_added(fact)
     )
     properties["disable"]["items"]["properties"]["rule"] = ref("rule-id")
-    properties["scenarios"] = {
-        "type": "array",
-        "items": scenario_entry(),
-        "description": "tests of your rules: `advise rules lint --rules FILE` runs them",
+    own = {
+        "tables": {
+            "propertyNames": {"enum": list(rules.tables)},
+            "additionalProperties": {"items": schema_of(RULE)},
+        },
+        "scenarios": schema_of(ListOf(of=OWN_SCENARIO)),
     }
+    known = {
+        "tables": {**closed(tables), "description": "decision step -> its rules"},
+        "scenarios": {
+            "type": "array",
+            "items": scenario_entry(),
+            "description": "tests of your rules: `advise rules lint --rules FILE` runs them",
+        },
+    }
+    brings = {"anyOf": [{"required": [key]} for key in ("facts", "values", "inputs")]}
     title = "A file of rules: a layer of the product, or an overlay of your own"
-    schema = head(title, closed(properties) | {"allOf": _bounds(rules)})
-    return needed(schema, definitions(rules, own=True))
-
-
-def _bounds(rules: Ruleset) -> list[Schema]:
-    """What no file brings stays closed: a step's inputs, a question's values, the list of facts."""
-
-    def conditions(schema: Schema, table: str = "") -> Schema:
-        """By pattern, so that an editor does not offer the names of one table's rules twice."""
-        rule = {"items": {"properties": {"when": schema}}}
-        named = {f"^{table}$" if table else "": rule}
-        return {"properties": {"tables": {"patternProperties": named}}}
-
-    def brings(key: str, *names: str) -> Schema:
-        return {"required": [key], "properties": {key: {"required": list(names)}}}
-
-    facts = named_facts(rules.facts)
-    bounds: list[Schema] = [
-        {
-            "if": brings("inputs", table.id),
-            "then": conditions(ref("when.added"), table.id),
-            "else": conditions({"propertyNames": {"enum": list(table.inputs)}}, table.id),
-        }
-        for table in rules.tables.values()
-    ]
-    bounds += [
-        {
-            "if": brings("values", fact.id),
-            "else": conditions({"patternProperties": {f"^{fact.id}$": ref(f"shipped.{fact.id}")}}),
-        }
-        for fact in facts
-        if may_grow(fact)
-    ]
-    names = {"propertyNames": {"enum": [fact.id for fact in facts]}}
-    return [*bounds, {"if": brings("facts"), "else": conditions(names)}]
+    schema = head(title, closed(properties | {"scenarios": {}}))
+    schema |= {"if": brings, "then": {"properties": own}, "else": {"properties": known}}
+    return needed(schema, definitions(rules))
 
 
 def tables_schema(rules: Ruleset) -> Schema:
@@ -144,12 +123,10 @@ def method_schema(rules: Ruleset) -> Schema:
     key["source"] = key["sources"]["items"] = ref("source-id")
     title = "An update scheme or an objective: what it is, its plan keys, its default settings"
     schema = head(title, closed(properties, *sorted(set.intersection(*required))))
-    return needed(schema, definitions(rules, own=False))
+    return needed(schema, definitions(rules))
 
 
 LONGEST_BECAUSE = 160  # characters: a reason is one sentence
-OWN_NAME = schema_of(FACT_NAME)
-SIGNAL: Schema = {"enum": [True, False, UNKNOWN]}
 # What every rule has in common, once.
 RULE_PARTS: dict[str, Schema] = {
     name: schema
@@ -178,16 +155,15 @@ def may_be_added(fact: Fact) -> bool:
     return fact.origin not in ("concluded", "estimated") and fact.type in kinds
 
 
-def rule_schema(rules: Ruleset, table: DecisionTable, *, own: bool) -> Schema:
-    """One rule of a table: its inputs, its outcomes. With `own` open for what a file adds."""
+def rule_schema(rules: Ruleset, table: DecisionTable) -> Schema:
+    """One rule of a table: its inputs, its outcomes."""
     concludes = bool(outcomes(rules, table))  # a step without outcomes of its own sets values
     outcome, several = ref(f"outcome.{table.concludes}"), ref(f"outcomes.{table.concludes}")
     kinds = [kind for kind in KINDS if kind == "warn" or (kind != "set") == concludes]
     if table.per:
         kinds = ["forbid", "warn"]
     usual = "forbid" if table.per else "recommend" if concludes else "set"
-    looked_at = {name: ref(f"when.{name}") for name in table.inputs}
-    when: Schema = {"type": "object", "properties": looked_at} if own else closed(looked_at)
+    when = closed({name: ref(f"when.{name}") for name in table.inputs})
     then: Schema = {"type": "object"}
     if concludes:
         then |= {"minProperties": 1, "properties": {table.concludes: several}}
@@ -234,37 +210,20 @@ def _is_kind(kind: str, usual: str) -> Schema:
     return {"not": {**others, "required": ["kind"]}}
 
 
-def stated(facts: Iterable[Fact], *, own: bool) -> Schema:
+def stated(facts: Iterable[Fact]) -> Schema:
     """Facts with one value each, as examples state them: `fits_lora: tight`."""
     properties = {}
     for fact in facts:
         value = ref(f"fact.{fact.instance_of or fact.id}")
         properties[fact.id] = {"anyOf": [value, of_schemes(value)]} if fact.per else value
-    return {
-        "type": "object",
-        "properties": properties,
-        "additionalProperties": SIGNAL if own else False,
-    }
+    return closed(properties)
 
 
-def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
+def definitions(rules: Ruleset) -> dict[str, Schema]:
     """What schemas of rule files share: every fact as a condition, every key that can be set, every
     table's rule.
-
-    With `own`, questions take values that the file itself adds; `shipped.X` then asks for the
-    shipped values of X alone.
     """
-    facts = named_facts(rules.facts)
-    found = fact_definitions(facts)
-    if own:
-        for fact in filter(may_grow, facts):
-            found[f"named.{fact.id}"] = found[f"fact.{fact.id}"]
-            found[f"fact.{fact.id}"] = {"anyOf": [ref(f"named.{fact.id}"), OWN_NAME]}
-            found[f"shipped.{fact.id}"] = one_or_more(or_all_but(ref(f"named.{fact.id}")))
-    found["when.added"] = {
-        "properties": {fact.id: ref(f"when.{fact.id}") for fact in facts},
-        "additionalProperties": one_or_more(SIGNAL),
-    }
+    found = fact_definitions(named_facts(rules.facts))
     found["settings"] = closed(settings()) | {"minProperties": 1}
     found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
     found["tier"] = {"enum": list(rules.tiers), "description": "a higher tier wins inside a layer"}
@@ -273,7 +232,7 @@ def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
         "description": "an id of rules/sources.yaml, or of this file's own `sources`",
     }
     found["rule-id"] = rule_ids(rules)
-    found["stated"] = stated(rules.facts.values(), own=own)
+    found["stated"] = stated(rules.facts.values())
     found |= {f"rule.{name}": schema for name, schema in RULE_PARTS.items()}
     for table in rules.tables.values():
         outcome = f"outcome.{table.concludes}"
@@ -283,7 +242,7 @@ def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
             "description": table.about,
         }
     return found | {
-        f"table.{table.id}": rule_schema(rules, table, own=own) for table in rules.tables.values()
+        f"table.{table.id}": rule_schema(rules, table) for table in rules.tables.values()
     }
 
 
