@@ -1,6 +1,4 @@
-"""Where rules and trainers are, inside the installed package or beside it in a checkout; and how this
-copy is called and installed.
-"""
+"""Where rules and trainers are, in the package or beside it; how this copy is called and installed."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ from advisor.record.verdict import VERDICT_FILE, limits
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
 from advisor.schema.parts import TEXT, VERSION, Schema, closed, dumped, file_schema, head, schema_of
-from advisor.schema.plan import plan_schema
 from advisor.schema.rules import (
     answers_schema,
     facts_schema,
     layer_schema,
     method_schema,
+    plan_schema,
     scenarios_schema,
     tables_schema,
 )

@@ -1,14 +1,21 @@
-"""JSON Schemas of rule files, made from the rules, so that an editor completes real names."""
+"""JSON Schemas of plans and rule files, made from the shapes that readers check and from the rules,
+so that an editor completes real names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from advisor.ground.annotated import shape_of
 from advisor.ground.files import NAME_PATTERN
 from advisor.ground.shape import Keys, ListOf
 from advisor.methods import methods, schemes
+from advisor.methods.keys import Key
 from advisor.methods.load import FOLDERS, file_shape
-from advisor.plan.keys import settable, setting_keys
+from advisor.methods.stage import EVERY_STAGE, Stage, stage_keys
+from advisor.plan.keys import KeySpecs, key_specs, settable, setting_keys
+from advisor.plan.model import Plan
+from advisor.plan.read import plan_shape
 from advisor.ruleset.entries import BOUNDS, OWN_SCENARIO, RULE, SCENARIO
 from advisor.ruleset.facts import FACT, FACTS_FILE, UNKNOWN, Fact
 from advisor.ruleset.load import LAYER_FILE, MAX_INPUTS, OWN_FILE, SHIPPED_LAYERS, TABLES_FILE
@@ -27,7 +34,6 @@ from advisor.schema.parts import (
     ref,
     schema_of,
 )
-from advisor.schema.plan import key_schema
 from advisor.situation.answers import answers_shape, fact_shape
 
 
@@ -361,3 +367,70 @@ def answers_schema(facts: Mapping[str, Fact]) -> Schema:
     required = [fact.answer for fact in facts.values() if fact.required and fact.answer]
     schema["required"] = required
     return head("Answers for `advise --answers`", schema | {"$defs": {"signal": stated}})
+
+
+NULL: Schema = {"type": "null"}
+
+
+def plan_schema() -> Schema:
+    """The schema, with each method's keys; a key beside a method that reads it not is marked."""
+    specs, schema = key_specs(), schema_of(plan_shape())
+    stages = schema["properties"]["stages"]
+    stages["items"] = ref("Stage")
+    stages.setdefault("description", shape_of(Plan).keys["stages"].help)
+    schema["$defs"] = {"Stage": stage_schema(specs)}
+    return head("Launch file of advise (plan.yaml)", schema)
+
+
+def stage_schema(specs: KeySpecs) -> Schema:
+    """One stage, with every key that some method declares, each held to its own methods."""
+    keys = {name: key_schema([key]) for name, key in stage_keys().items()}
+    for axis, table in (("objective", specs.objectives), ("update", specs.updates)):
+        keys[axis] = {"enum": list(table), "description": stage_keys()[axis].help}
+    keys |= {name: key_schema(specs.declared(name)) for name in specs.names()}
+    whole = [name for name, update in specs.updates.items() if not update.is_module]
+    usual = [name for name, update in specs.updates.items() if "learning_rate" in update.defaults]
+    conditions: list[Schema] = [_only_beside(name, specs) for name in specs.names()]
+    conditions += [
+        {"if": _is("update", whole), "then": {"properties": {"quantization": NULL}}},
+        {"if": _is("quantization", ["nf4"]), "else": {"properties": {"double_quantization": NULL}}},
+        {"if": _is("update", usual), "else": {"required": ["learning_rate"]}},
+    ]
+    required = [name for name in shape_of(Stage).required if name != "learning_rate"]
+    about = {"description": "One training stage.", "allOf": conditions}
+    return closed(keys, *required) | about
+
+
+def key_schema(keys: Sequence[Key]) -> Schema:
+    """What a key may hold, as each that declares it says."""
+    described = [_one(key) for key in keys]
+    different = [one for place, one in enumerate(described) if one not in described[:place]]
+    if len(different) == 1:
+        return different[0]
+    said = dict.fromkeys(key.help for key in keys if key.help)
+    return {"anyOf": different, "description": "; or: ".join(said)}
+
+
+def _one(key: Key) -> Schema:
+    owner = "" if key.owner == EVERY_STAGE else f"({key.owner})"
+    said = " ".join(filter(None, (key.help, owner)))
+    return {
+        **schema_of(key.shape),
+        **({"description": said} if said else {}),
+        **({} if key.default is None else {"default": key.default}),
+    }
+
+
+def _is(key: str, values: Iterable[str]) -> Schema:
+    return {"properties": {key: {"enum": list(values)}}, "required": [key]}
+
+
+def _only_beside(key: str, specs: KeySpecs) -> Schema:
+    """The condition that a key stands beside a method that declares it."""
+    tables = (("update", specs.updates), ("objective", specs.objectives))
+    owners = [
+        _is(axis, [name for name, method in table.items() if key in method.keys])
+        for axis, table in tables
+        if any(key in method.keys for method in table.values())
+    ]
+    return {"if": {"not": {"anyOf": owners}}, "then": {"properties": {key: False}}}

@@ -15,7 +15,7 @@ from advisor.methods import methods
 from advisor.plan import keys
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
 from advisor.plan.write import plan_text
-from advisor.schema.plan import plan_schema
+from advisor.schema.rules import plan_schema
 from tests.methods.method_files import write_objective, write_update
 from tests.plan.test_write import PLAN
 
