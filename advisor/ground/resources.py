@@ -1,4 +1,4 @@
-"""Where rules and trainers are, in the package or beside it; how this copy is called and installed."""
+"""Where rules and trainers are, in the package or beside it, and how this copy was installed."""
 
 from __future__ import annotations
 
