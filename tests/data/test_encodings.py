@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data import profile, read_rows
+from advisor.data import profile, read_rows, recognise
 from advisor.data.read.lines import encoding_of_start
 from advisor.ground.errors import InputError
 
@@ -175,17 +175,14 @@ def test_first_line_of_excel_names_the_separator(tmp_path):
     ]
 
 
-def test_a_table_without_names_of_columns_keeps_its_first_row(tmp_path):
-    """Sentences in the first line are a row; what takes the place of names is said."""
-    rows = [
-        (asked, f"{said}{', gern' * (n % 3)}") for n, (asked, said) in enumerate(rows_in("German"))
-    ]
-    text = table(rows, ";").partition("\r\n")[2]
+def test_a_table_without_names_of_columns_is_asked_for_them(tmp_path):
+    """Sentences in the first line are no names that anything is guessed from."""
+    text = table(rows_in("German"), ";").partition("\r\n")[2]
     path = write(tmp_path, "a.csv", text.encode("cp1252"))
-    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
-    assert read_as(path, {"question": "column_1", "answer": "column_2"}) == [
-        "semicolon, no names of columns in the first line, Windows-1252: read as such"
-    ]
+    with pytest.raises(InputError, match="no known columns") as caught:
+        recognise(path)
+    (fault,) = caught.value.faults
+    assert "if the first line is a row, put a line with the names of the columns" in fault.hint
 
 
 def test_long_names_of_columns_are_names(tmp_path):

@@ -318,15 +318,18 @@ def test_a_sample_decides_not_the_first_row(tmp_path):
     assert skipped.total == 1
 
 
+def test_a_second_format_far_down_is_counted(tmp_path):
+    """Behind the sample its rows are told as what they lack."""
+    rows = [{"question": f"Q{at}", "answer": "A" * 50} for at in range(400)]
+    path = jsonl(tmp_path, rows + [{"messages": [USER, BOT]}] * 400)
+    with pytest.raises(InputError, match="no answer to learn from: 400 rows of 800"):
+        profile(path)
+
+
 REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "two formats, both counted": (
         [{"messages": [USER, BOT]}] * 3 + [{"instruction": "Add.", "output": "3"}] * 2,
         ["3 messages, 2 alpaca", "--map"],
-    ),
-    "a second format deep in a large file": (
-        [{"question": f"Q{index}", "answer": "A" * 50} for index in range(2000)]
-        + [{"messages": [USER, BOT]}] * 2000,
-        ["different formats"],
     ),
     "two possible answers": (
         [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}],

@@ -209,6 +209,7 @@ def test_a_large_file_shows_how_far_it_is_read(board, tmp_path, monkeypatch, pac
     """By its place in the file, also of one that is compressed; the wait goes with the file."""
     monkeypatch.setattr(reading, "LARGE_BYTES", 1000)
     monkeypatch.setattr(reading, "BUFFER_BYTES", 512)
+    monkeypatch.setattr(reading, "PIECE_BYTES", 4096)
     content = "".join(f'{{"text": "{number} {hash(number * 7)}"}}\n' for number in range(9000))
     path = tmp_path / f"rows.jsonl{'.gz' if packed else ''}"
     path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())

@@ -1,5 +1,5 @@
-"""One file of data as lines of text: unpacked, decoded whatever it was saved in, and what is wrong
-with it so far.
+"""One file of data as text: unpacked, decoded whatever it was saved in, and what is wrong with it
+so far.
 
 A byte order mark says UTF-16. Else Windows-1252, which office programs write, is taken if its
 letters are those of one language, and another encoding if charset-normalizer finds no second
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import codecs
 import io
-import re
 import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +31,8 @@ CONTAINERS = {
 }  # fmt: skip
 # A row is held in memory as a whole: a small packed file could ask for all there is.
 MOST_ROW_BYTES = 256 << 20
+PIECE_BYTES = 1 << 20
 KEPT_FAULTS = 1000  # a file with more is not worth reading to its end
-PLACED = re.compile(r"(.+?:\d+(?::\d+)?): ")
 LOOKED_AT_BYTES = 256 << 10  # of the lines beyond ASCII, of the whole file
 OF_ONE_LANGUAGE = 0.95  # of the letters beyond ASCII
 # By which a second reading of the same bytes has to be worse: its disorder, and how well its
@@ -54,12 +53,9 @@ class DataFile:
     shown: str  # as messages name it
     container: str  # json | jsonl | csv | text | parquet | arrow
     gzipped: bool = False
-    encoding: str = "utf-8"  # another one only if its first bytes tell
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether it is UTF-16 or UTF-32, which is turned into UTF-8 before lines are cut."""
-        return self.encoding.startswith(("utf-16", "utf-32"))
+    encoding: str = "utf-8"  # utf-16 or utf-32 if its first bytes tell
+    size_bytes: int
+    changed_ns: int  # when its content changed
 
 
 @dataclass(slots=True)
@@ -80,29 +76,17 @@ class Faults:
         self.key_twice = self.key_twice or len(made) < len(pairs)
         return made
 
-    def add(self, row: int, what: str, hint: str = "") -> None:
-        """Add what is wrong with a row; it begins with its place: 'a.jsonl:2:18: invalid JSON'."""
+    def add(self, at: str, row: int, what: str, hint: str = "") -> None:
+        """Add what is wrong with a row at a place: 'a.jsonl:2:18'."""
         if not self.full:
-            at = PLACED.match(what)
-            where, text = (at[1], what[at.end() :]) if at else ("", what)
-            self.items.append(Fault(where=where, what=text, hint=hint))
+            self.items.append(Fault(where=at, what=what, hint=hint))
             self.rows.append(row)
-
-    def add_broken(self, row: int, file: DataFile, line: int, error: BaseException) -> None:
-        """Add that a file breaks off while it is read, after a line."""
-        if file.gzipped:
-            what = f"{file.shown}: the gzip data is cut off or damaged after line {line}"
-            self.add(row, what, "download or copy it again; `gzip -t` checks it")
-        else:
-            why = getattr(error, "strerror", None) or error
-            what = f"{file.shown}: reading failed after line {line} ({why})"
-            self.add(row, what, "check the disk, or copy the file again")
 
     def add_too_long(self, row: int, file: DataFile) -> None:
         """Add a row that is not read to its end."""
-        what = f"{file.shown}:{row}: a row of more than {MOST_ROW_BYTES >> 20} MiB"
+        what = f"a row of more than {MOST_ROW_BYTES >> 20} MiB"
         hint = "one row is one example; a packed file may unpack to far more than its size"
-        self.add(row, what, hint)
+        self.add(f"{file.shown}:{row}", row, what, hint)
 
     def note(self, file: DataFile, what: str, name: str) -> None:
         """Remember how a file is read: its separator or its encoding."""
@@ -119,8 +103,6 @@ class Faults:
 
 LARGE_BYTES = 16 << 20  # smaller files are read before anybody waits
 BUFFER_BYTES = 1 << 20
-# What reading raises on a broken disk and on gzip data that are cut off or damaged.
-BROKEN = (OSError, EOFError, zlib.error)
 
 
 class CountedFile(io.FileIO):
@@ -156,111 +138,123 @@ def open_large(path: Path) -> IO[bytes]:
 
 
 def open_bytes(file: DataFile) -> IO[bytes]:
-    """The bytes of a file, unpacked, and in UTF-8 if it is UTF-16 or UTF-32."""
+    """The bytes of a file, unpacked. Raises InputError."""
     try:
         stream: Any = open_large(file.path)
-    except PermissionError:
-        hint = f"chmod u+r {file.shown}, or ask its owner"
-        raise InputError("no permission to read it", where=file.shown, hint=hint) from None
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=file.shown) from None
+        raise cannot_open(file.shown, error) from None
     if file.gzipped:
         import gzip
 
         opened, stream = stream, gzip.GzipFile(fileobj=stream)
         stream.myfileobj = opened  # closed with it
-    return io.BufferedReader(_Transcoded(stream, file)) if file.is_wide else stream  # type: ignore[type-var]
+    return stream  # type: ignore[no-any-return]
 
 
-class _Transcoded(io.RawIOBase):
-    """A stream of a file in UTF-16 or UTF-32, read as UTF-8, so that all readers see the same.
+def cannot_open(shown: str, error: OSError) -> InputError:
+    """The error for a file that the system does not open."""
+    if isinstance(error, PermissionError):
+        hint = f"chmod u+r {shown}, or ask its owner"
+        return InputError("no permission to read it", where=shown, hint=hint)
+    return InputError(f"cannot be read ({error.strerror})", where=shown)
 
-    Reading raises InputError if the file is damaged.
+
+def read_text(file: DataFile, faults: Faults) -> Iterator[str]:
+    """The text of a file in pieces of about a megabyte; it ends at what cannot be read, which is
+    a fault.
     """
-
-    def __init__(self, stream: IO[bytes], file: DataFile) -> None:
-        self._stream, self._file = stream, file
-        self._decoder = codecs.getincrementaldecoder(file.encoding)()
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        raw = b"-"
-        while raw and not self._ready:
-            raw = self._stream.read(1 << 16)
+    if file.encoding != "utf-8":
+        faults.note(file, "encoding", encoding_name(file.encoding))
+    plain = may_be_other = file.encoding == "utf-8"
+    decode = decoder_of("utf-8-sig" if plain else file.encoding)
+    line, raw = 1, b"-"
+    with open_bytes(file) as stream:
+        while raw:
             try:
-                self._ready = self._decoder.decode(raw, final=not raw).encode()
-            except UnicodeDecodeError as error:
-                name = encoding_name(self._file.encoding)
-                what = f"the file is not sound {name} ({error.reason})"
-                hint = "download or copy it again, or save it as UTF-8"
-                raise InputError(what, where=self._file.shown, hint=hint) from None
-        count = min(len(self._ready), len(buffer))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
+                data = raw = stream.read1(PIECE_BYTES)  # type: ignore[attr-defined]
+            except (OSError, EOFError, zlib.error) as error:  # a broken disk, gzip data cut off
+                faults.add(file.shown, line, *_broken_off(file, line - 1, error))
+                return
+            text = None
+            while text is None:
+                try:
+                    text = decode(data, not raw)
+                except UnicodeDecodeError as error:
+                    data, found = error.object, legacy_encoding(file) if may_be_other else None
+                    if found is None:
+                        whole = data[: data.rfind(b"\n", 0, error.start) + 1]
+                        if plain:
+                            yield whole.decode(errors="replace")
+                        line += data.count(b"\n", 0, error.start)
+                        faults.add(f"{file.shown}:{line}", line, *_not_text(file))
+                        return
+                    faults.note(file, "encoding", encoding_name(found))
+                    decode, may_be_other, plain = decoder_of(found), False, False
+            yield text
+            line += text.count("\n")
 
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+
+def decoder_of(encoding: str) -> Callable[[bytes, bool], str]:
+    """Decodes bytes that come one after the other."""
+    return codecs.getincrementaldecoder(encoding)().decode
+
+
+def _broken_off(file: DataFile, line: int, error: BaseException) -> tuple[str, str]:
+    """What to say of a file that breaks off after a line, and what to do."""
+    if file.gzipped:
+        what = f"the gzip data is cut off or damaged after line {line}"
+        return what, "download or copy it again; `gzip -t` checks it"
+    why = getattr(error, "strerror", None) or error
+    what = f"reading failed after line {line} ({why})"
+    return what, "check the disk, or copy the file again"
+
+
+def _not_text(file: DataFile) -> tuple[str, str]:
+    """What to say of bytes that are no text, and what to do."""
+    if file.encoding != "utf-8":
+        what = f"the file is not sound {encoding_name(file.encoding)}"
+        return what, "download or copy it again, or save it as UTF-8"
+    name = shlex.quote(file.path.name)
+    return (
+        "not UTF-8, and the encoding of the file is not sure: it is read up to here",
+        f"save it as UTF-8, or convert it: iconv -f ENCODING -t UTF-8 {name} > utf8-{name}",
+    )
 
 
 def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
-    """(line number, line with its end) of a file; lines that are not text go to `faults`.
-
-    A file that is not UTF-8 is read in the encoding that is sure; if none is, one fault says so.
-    """
-    line_number = 0
-    encoding, unsure = "utf-8" if file.is_wide else file.encoding, False
-    if file.encoding != "utf-8":
-        faults.note(file, "encoding", encoding_name(file.encoding))
-    with open_bytes(file) as stream:
-        try:
-            while raw := stream.readline(MOST_ROW_BYTES + 1):
-                line_number += 1
-                if len(raw) > MOST_ROW_BYTES:
-                    faults.add_too_long(line_number, file)
+    """(line number, line with its end) of a file; what is no text goes to `faults`."""
+    number, begun, size = 1, [""], 0
+    for text in read_text(file, faults):
+        first, *lines = text.split("\n")
+        begun.append(first)
+        size += len(first)
+        if size > MOST_ROW_BYTES:
+            faults.add_too_long(number, file)
+            return
+        if not lines:
+            continue
+        lines.insert(0, "".join(begun))
+        begun = [lines.pop()]
+        size = len(begun[0])
+        for line in lines:
+            if "\0" in line:
+                _add_nul(file, number, line, faults)
+                if faults.full:
                     return
-                line = _decoded(raw, encoding)
-                if line is None:
-                    if unsure:
-                        continue
-                    found = legacy_encoding(file) if encoding == "utf-8" else None
-                    line = None if found is None else _decoded(raw, found)
-                    if found is None or line is None:
-                        unsure = True
-                        faults.add(line_number, *_not_sure(file, line_number))
-                        continue
-                    faults.note(file, "encoding", encoding_name(found))
-                    encoding = found
-                if "\0" in line:
-                    at = f"{file.shown}:{line_number}:{line.index(chr(0)) + 1}"
-                    what = f"{at}: a NUL character; the file is binary or damaged"
-                    faults.add(line_number, what, "export the data again as UTF-8 text")
-                    if faults.full:
-                        return
-                    continue
-                yield line_number, line.removeprefix("\ufeff") if line_number == 1 else line
-        except BROKEN as error:
-            faults.add_broken(line_number + 1, file, line_number, error)
+            else:
+                yield number, f"{line}\n"
+            number += 1
+    if last := "".join(begun):
+        if "\0" in last:
+            _add_nul(file, number, last, faults)
+        else:
+            yield number, last
 
 
-def _decoded(raw: bytes, encoding: str) -> str | None:
-    """A line in an encoding; None if it makes no sense in it."""
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError:
-        return None
-
-
-def _not_sure(file: DataFile, line_number: int) -> tuple[str, str]:
-    """What to say of a file whose encoding is not sure, and what to do."""
-    name = shlex.quote(file.path.name)
-    return (
-        f"{file.shown}:{line_number}: not UTF-8, and the encoding of the file is not sure",
-        f"save it as UTF-8, or convert it: iconv -f ENCODING -t UTF-8 {name} > utf8-{name}",
-    )
+def _add_nul(file: DataFile, number: int, line: str, faults: Faults) -> None:
+    at = f"{file.shown}:{number}:{line.index(chr(0)) + 1}"
+    what = "a NUL character; the file is binary or damaged"
+    faults.add(at, number, what, "export the data again as UTF-8 text")
 
 
 # --------------------------------------------------------------------------- encodings
@@ -290,15 +284,11 @@ def encoding_of_start(head: bytes) -> str | None:
     return None
 
 
-def legacy_encoding(file: DataFile) -> str | None:
-    """The encoding of a file in which a line that is not UTF-8 was met, by the whole file; None
-    if it is not sure.
-    """
-    return _legacy_encoding(file, file.path.stat().st_mtime_ns)
-
-
 @lru_cache(maxsize=64)
-def _legacy_encoding(file: DataFile, _changed: int) -> str | None:
+def legacy_encoding(file: DataFile) -> str | None:
+    """The one encoding in which all lines of a file make sense that are not ASCII; None if one of
+    them is UTF-8, or none or two encodings do.
+    """
     sample = bytearray()
     with open_bytes(file) as stream:
         for line in stream:
@@ -308,16 +298,11 @@ def _legacy_encoding(file: DataFile, _changed: int) -> str | None:
                 return None  # a mixture
             if len(sample) < LOOKED_AT_BYTES:
                 sample += line
-    return encoding_of(bytes(sample))
-
-
-def encoding_of(sample: bytes) -> str | None:
-    """The one encoding in which text that is not UTF-8 makes sense; None if none or two do."""
-    if _is_western(sample):
+    if _is_western(bytes(sample)):
         return "cp1252"
     from charset_normalizer import from_bytes
 
-    found = from_bytes(sample)
+    found = from_bytes(bytes(sample))
     best = found.best()
     if best is None or any("\x80" <= char <= "\x9f" for char in str(best)):
         return None
@@ -326,6 +311,13 @@ def encoding_of(sample: bytes) -> str | None:
         if near and other.coherence > best.coherence - CLEAR_COHERENCE and str(other) != str(best):
             return None
     return str(best.encoding)
+
+
+def _decoded(raw: bytes, encoding: str) -> str | None:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        return None
 
 
 def _is_western(sample: bytes) -> bool:

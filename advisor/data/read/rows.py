@@ -10,9 +10,9 @@ import importlib.util
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 from advisor.data.read.json_rows import json_rows, jsonl_rows
@@ -75,7 +75,8 @@ def with_columns(row: Any) -> Any:
 # --------------------------------------------------------------------------- CSV
 
 DELIMITER_LINES = 20  # that are looked at for what separates their values
-SEPARATORS = {";": "semicolon", "\t": "tab", "|": "bar"}  # said where they stand for the comma
+MOST_NAME_CHARS = 100  # of a column
+SEPARATORS = {";": "semicolon", "\t": "tab", "|": "bar"}  # said if they stand for the comma
 # What Python's reader says of a broken record -> what to say of it, and what to do.
 CSV_FAULTS = {
     "unexpected end of data": (
@@ -96,101 +97,68 @@ def csv_rows(file: DataFile, faults: Faults) -> Rows:
 
     # One cell may hold a whole document; the module's own limit is 128 KiB.
     csv.field_size_limit(2**31 - 1)
-    delimiter = delimiter_of(file)
-    if delimiter in SEPARATORS and not _ends_as_tab(file):
+    lines = (line for _, line in read_lines(file, faults))
+    first = list(islice(lines, DELIMITER_LINES))
+    has_tabs = file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+    delimiter = "\t" if has_tabs else delimiter_of(first)
+    if delimiter in SEPARATORS and not has_tabs:
         faults.note(file, "separator", SEPARATORS[delimiter])
-    lines = (line for number, line in read_lines(file, faults) if number > 1 or not _is_sep(line))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        _add_csv_fault(faults, file, 1, error)
-        return
-    ahead: list[list[str]] = []
-    if any(map(_is_sentence, header)):
-        try:
-            ahead = list(islice(reader, 1))
-        except csv.Error:  # reading on names it
-            ahead = []
-    if ahead and _is_row(header, ahead[0]):
-        faults.note(file, "header", "no names of columns in the first line")
-        ahead = [header, *ahead]
-        header = [f"column_{place + 1}" for place in range(len(header))]
-    twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
-    if twice:
-        what = f"{file.shown}:1: two columns are called {', '.join(twice)}"
-        faults.add(1, what, "the first line must name the columns, each by its own name")
-        return
-    # A nameless first column is what pandas writes for its index.
-    header = [
-        name or (f"column_{place}" if place > 1 else "index")
-        for place, name in enumerate(header, 1)
-    ]
+    skipped = sum(map(_is_sep, first[:1]))
+    reader = csv.reader(chain(first[skipped:], lines), delimiter=delimiter, strict=True)
+    header: list[str] = []
     number = 0
-    while header and not faults.full:
-        started = reader.line_num + 1
+    while not faults.full:
+        started = reader.line_num + 1 + skipped
         try:
-            record = ahead.pop(0) if ahead else next(reader, None)
+            record = next(reader, None)
         except csv.Error as error:
-            _add_csv_fault(faults, file, started, error)
-            if "unexpected end of data" in str(error):
+            sign = next(sign for sign in CSV_FAULTS if sign in str(error))
+            what, hint = CSV_FAULTS[sign]
+            faults.add(f"{file.shown}:{started}", started, what.format(error=error), hint)
+            if not header or sign == "unexpected end of data":
                 return
             continue
         if record is None:
             return
         if not record:
             continue
+        if not header:
+            header = _names(record)
+            twice = sorted(name for name, count in Counter(header).items() if count > 1)
+            what = f"two columns are called {', '.join(twice)}" if twice else ""
+            if any(len(name) > MOST_NAME_CHARS or name[:1] in "[{" for name in header):
+                what = "a row stands in the first line, in place of the names of the columns"
+            if what:
+                hint = "the first line must name the columns, each by its own short name"
+                faults.add(f"{file.shown}:{started}", started, what, hint)
+                return
+            continue
         number += 1
         if len(record) == len(header):
             yield number, dict(zip(header, record, strict=True))
             continue
-        at = f"{file.shown}:{started}"
-        what = f"{at}: {len(record)} values, the header names {len(header)} columns"
         faults.add(
+            f"{file.shown}:{started}",
             started,
-            what,
+            f"{len(record)} values, the header names {len(header)} columns",
             "a text with a comma or a line break in it needs double quotes around it"
             if len(record) > len(header)
             else "every line needs all columns; an empty one still has its comma",
         )
 
 
-def _add_csv_fault(faults: Faults, file: DataFile, line: int, error: Exception) -> None:
-    sign = next(sign for sign in CSV_FAULTS if sign in str(error))
-    what, hint = CSV_FAULTS[sign]
-    faults.add(line, f"{file.shown}:{line}: {what.format(error=error)}", hint)
+def _names(header: list[str]) -> list[str]:
+    """The names of columns. A nameless first one is what pandas writes for its index."""
+    return [
+        name.strip() or (f"column_{place}" if place > 1 else "index")
+        for place, name in enumerate(header, 1)
+    ]
 
 
-def _is_sentence(cell: str) -> bool:
-    """Whether a cell of the first line may be a text and no name."""
-    return len(cell.split()) >= 5 or (len(cell) > 12 and cell.endswith(("。", "？", "?")))
-
-
-def _is_row(header: list[str], below: list[str]) -> bool:
-    """Whether the first line is a row like the one below it: texts over texts, dates over dates.
-
-    The questions of a survey are long names too; they have short answers below them, or a number
-    below the name beside them.
+def delimiter_of(lines: Sequence[str]) -> str:
+    """Comma, semicolon, tab or bar: what a first line `sep=;` names, else what every line has
+    equally often or the header line most of, outside quotes.
     """
-    pairs = list(zip(header, below, strict=False))
-    return any(
-        _is_sentence(name) and _is_sentence(cell) and len(name) <= 4 * len(cell)
-        for name, cell in pairs
-    ) and all(_is_code(name) == _is_code(cell) for name, cell in pairs if name and cell)
-
-
-def _is_code(cell: str) -> bool:
-    """Whether a cell is a number, a date, an address of mail or the like."""
-    return " " not in cell.strip() and re.search(r"[\d@]", cell) is not None
-
-
-def delimiter_of(file: DataFile) -> str:
-    """Comma, semicolon, tab or bar: tab if the ending says so, else what a first line `sep=;`
-    names, else what every line has equally often or the header line most of, outside quotes.
-    """
-    if _ends_as_tab(file):
-        return "\t"
-    lines = [line for _, line in islice(read_lines(file, Faults()), DELIMITER_LINES)]
     if lines and _is_sep(lines[0]):
         return lines[0].strip()[4]
     bare = [re.sub(r'"(?:[^"]|"")*"', "", line) for line in lines if line.strip()]
@@ -201,13 +169,9 @@ def delimiter_of(file: DataFile) -> str:
     return max(even or in_header or ",", key=lambda mark: in_header.get(mark, 0))
 
 
-def _ends_as_tab(file: DataFile) -> bool:
-    return file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
-
-
 def _is_sep(line: str) -> bool:
     """Whether a line is what Excel writes before the header, `sep=;`."""
-    return re.fullmatch(r"sep=[,;|\t]", line.rstrip("\r\n"), re.IGNORECASE) is not None
+    return re.fullmatch(r"sep=[,;|\t]\s*", line, re.IGNORECASE) is not None
 
 
 # --------------------------------------------------------------------------- text
@@ -243,24 +207,22 @@ def document_style(file: DataFile) -> str:
     if every block is one long line, as corpora are written; in prose and Markdown they part
     paragraphs.
     """
-    blocks: list[list[int]] = [[]]  # line lengths of each block
-    for _, line in islice(read_lines(file, Faults()), STYLE_LINES):
-        bare = line.strip(" \t\r\n")
-        if bare in DOCUMENT_MARKS:
-            return "marks"
-        if bare:
-            blocks[-1].append(len(bare))
-        elif blocks[-1]:
-            blocks.append([])
-    blocks = [block for block in blocks if block]
-    lines = sorted(length for block in blocks for length in block)
-    if len(lines) >= max(3, 2 * len(blocks) + 1) and lines[len(lines) // 2] >= LONG_LINE_CHARS:
+    lines = [line.strip(" \t\r\n") for _, line in islice(read_lines(file, Faults()), STYLE_LINES)]
+    if any(line in DOCUMENT_MARKS for line in lines):
+        return "marks"
+    blocks = [[*map(len, block)] for filled, block in groupby(lines, bool) if filled]
+    lengths = sorted(chain(*blocks))
+    if len(lengths) >= max(3, 2 * len(blocks) + 1) and _middle(lengths) >= LONG_LINE_CHARS:
         return "lines"
     single = sorted(block[0] for block in blocks if len(block) == 1)
     are_blocks = len(blocks) >= 3 and len(single) >= 0.95 * len(blocks)
     if file.path.suffix.lower() in (".md", ".markdown") or not are_blocks:
         return "whole"
-    return "blank lines" if single[len(single) // 2] >= LONG_BLOCK_CHARS else "whole"
+    return "blank lines" if _middle(single) >= LONG_BLOCK_CHARS else "whole"
+
+
+def _middle(ordered: Sequence[int]) -> int:
+    return ordered[len(ordered) // 2]
 
 
 def _documents(file: DataFile, faults: Faults, style: str) -> Iterator[str]:
@@ -268,15 +230,12 @@ def _documents(file: DataFile, faults: Faults, style: str) -> Iterator[str]:
     size_chars = 0
     for _, line in read_lines(file, faults):
         bare = line.strip(" \t\r\n")
-        if style == "lines":
-            yield line
-            continue
         ends = bare in DOCUMENT_MARKS if style == "marks" else style == "blank lines" and not bare
         if not ends:
             lines.append(line)
             size_chars += len(line)
         is_piece = style == "whole" and size_chars >= PIECE_CHARS * (2 if bare else 1)
-        if ends or is_piece:
+        if ends or is_piece or style == "lines":
             yield "".join(lines)
             lines, size_chars = [], 0
     yield "".join(lines)
@@ -303,8 +262,8 @@ def arrow_rows(file: DataFile, faults: Faults) -> Rows:
     # Text that is not UTF-8 and times before year 1 are found when values are made of them.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        what = f"{file.shown}: not a readable {file.container} file ({first})"
-        faults.add(1, what, "download or export it again")
+        what = f"not a readable {file.container} file ({first})"
+        faults.add(file.shown, 1, what, "download or export it again")
 
 
 def _batches(file: DataFile) -> Iterator[Any]:

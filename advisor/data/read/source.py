@@ -8,17 +8,20 @@ ending may lie).
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import re
 import stat
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.data.read.lines import CONTAINERS, DataFile, encoding_of_start
+from advisor.data.read.lines import CONTAINERS, DataFile, cannot_open, encoding_of_start
 from advisor.ground.errors import InputError
 from advisor.ground.files import folder_name, text_of
 
@@ -26,36 +29,37 @@ READABLE = (
     "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of"
     " one of them"
 )
-OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", ".pdf")
-IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic")
+IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"}
 DOCUMENTS = {".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".html", ".htm"}
 TABLES = {".xlsx", ".xls", ".ods"}
-EXTRACT_TEXT = (
-    "extract the text first, one .txt file a document: pdftotext FILE.pdf, or pandoc -t plain FILE"
-)
-SAVE_AS_CSV = "open it and save it as CSV (UTF-8), or export the rows as JSONL"
 SAVE_AGAIN = "save the data set again with save_to_disk"
-UNPACK = "unpack or export it first"
 IMAGES_HELP = "a model that reads and writes text learns nothing from images"
-# First bytes -> what the file really is, and what to do with it.
-MAGIC = (
-    (b"%PDF", "a PDF document", EXTRACT_TEXT),
-    (b"PK\x03\x04", "a zip archive or an Office document", SAVE_AS_CSV),
-    (b"\xd0\xcf\x11\xe0", "an old Office document", SAVE_AS_CSV),
-    (b"\x89PNG", "an image", UNPACK),
-    (b"\xff\xd8\xff", "an image", UNPACK),
-    (b"GIF8", "an image", UNPACK),
-    (b"BZh", "packed with bzip2", UNPACK),
-    (b"\xfd7zXZ", "packed with xz", UNPACK),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd", UNPACK),
-    (b"SQLite format 3", "an SQLite database", UNPACK),
-)
+# What is no data -> its endings, the first bytes of its files, and how to get rows from it.
+OTHER_FILES = {
+    "a PDF or text document": (
+        DOCUMENTS,
+        (b"%PDF",),
+        "extract the text first, one .txt file a document: pdftotext FILE.pdf, or pandoc -t plain"
+        " FILE",
+    ),
+    "an Office document or an archive": (
+        TABLES,
+        (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"),
+        "open it and save it as CSV (UTF-8), or export the rows as JSONL",
+    ),
+    "an image": (IMAGES, (b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), IMAGES_HELP),
+    "a packed file or a database": (
+        set[str](),
+        (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"SQLite format 3"),
+        "unpack or export it first",
+    ),
+}
 # What a folder may hold beside its text -> how to get text from it.
 WAYS_TO_TEXT = (
     ({".pdf"}, "get the text with: pdftotext FILE.pdf (package poppler-utils)"),
     (DOCUMENTS - {".pdf"}, "get the text with: pandoc -t plain FILE -o FILE.txt"),
     (TABLES, "save each sheet as CSV"),
-    (set(IMAGES), IMAGES_HELP),
+    (IMAGES, IMAGES_HELP),
 )
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
@@ -93,7 +97,7 @@ class DataSource:
 
     @property
     def size_bytes(self) -> int:
-        return sum(file.path.stat().st_size for file in self.files)
+        return sum(file.size_bytes for file in self.files)
 
     @property
     def named_files(self) -> dict[str, Path]:
@@ -116,17 +120,16 @@ def find_data(path: str | os.PathLike[str] | DataSource) -> DataSource:
 
         if is_hub_id(shown):
             where = hub_folder(shown)
-    if stat.S_ISDIR(_mode(where, shown)):
+    status = _status(where, shown)
+    if stat.S_ISDIR(status.st_mode):
         return _folder(where, shown)
-    return DataSource(shown=shown, files=(_look_at(where, shown),))
+    return DataSource(shown=shown, files=(_look_at(where, shown, status),))
 
 
 def content_digest(path: str | os.PathLike[str] | DataSource) -> str:
     """sha256 of the content behind a path: the bytes of its file, or names and bytes of its
     files.
     """
-    import hashlib
-
     source, digest = find_data(path), hashlib.sha256()
     for name, file in source.named_files.items():
         if source.root is not None:
@@ -142,27 +145,26 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _mode(where: Path, shown: str) -> int:
+def _status(where: Path, shown: str) -> os.stat_result:
+    """What the system says of a path. Raises InputError."""
     if not shown:
         raise InputError("no data file was named", READABLE)
+    allowed, hint = "", "name the file itself, not a link"
     try:
-        return where.stat().st_mode
+        return where.stat()
     except FileNotFoundError:
+        what = "no such file or folder"
         if where.is_symlink():
             what = f"a link to a file that does not exist ({os.readlink(where)})"
-            hint = "point the link at the data, or name the file itself"
-            raise InputError(what, where=shown, hint=hint) from None
-        near = _nearest_in_folder(where)
-        raise InputError("no such file or folder", *near, where=shown) from None
+        else:
+            allowed, hint = _nearest_in_folder(where)
     except NotADirectoryError:
-        what = "no such file; a part of the path is a file, not a folder"
-        raise InputError(what, where=shown) from None
+        what, hint = "no such file; a part of the path is a file, not a folder", ""
     except PermissionError:
-        hint = "ask its owner, or copy the file into a folder of yours"
-        raise InputError("no permission to look at it", where=shown, hint=hint) from None
+        what, hint = "no permission to look at it", "ask its owner, or copy it to a folder of yours"
     except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in the name
         what = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
-        raise InputError(what, where=shown, hint="name the file itself, not a link") from None
+    raise InputError(what, allowed, hint, where=shown)
 
 
 def _nearest_in_folder(where: Path) -> tuple[str, str]:
@@ -177,54 +179,59 @@ def _nearest_in_folder(where: Path) -> tuple[str, str]:
     same_stem = [name for name in names if name.split(".")[0].lower() == where.stem.lower()]
     for best in (*(folded[name] for name in close), *same_stem):
         return "", f"did you mean '{parent / best}'?"
-    data = [name for name in names if Path(name.removesuffix(".gz")).suffix.lower() in CONTAINERS]
+    data = [name for name in names if ending(Path(name)) in CONTAINERS]
     return (f"data files in {parent}: {', '.join(data[:8])}" if data else "", "check the path")
 
 
-def _look_at(where: Path, shown: str) -> DataFile:
+def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> DataFile:
     """What one file is, by its kind, ending and first bytes."""
-    mode = _mode(where, shown)
-    if not stat.S_ISREG(mode):
-        kind = next((text for test, text in KINDS_OF_FILES if test(mode)), "not a regular file")
+    status = status or _status(where, shown)
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((text for test, text in KINDS_OF_FILES if test(status.st_mode)), "no file")
         raise InputError(
             f"this is {kind}, not a file",
             "data is read more than once, so it must be a file or a folder",
             "save it into a file first",
             where=shown,
         )
-    suffix = ending(where)
-    if suffix in OFFICE:
-        hint = EXTRACT_TEXT if suffix in DOCUMENTS else SAVE_AS_CSV
-        raise InputError(f"{suffix} files are not read", READABLE, hint, where=shown)
-    if suffix in IMAGES:
-        hint = "training data is text: one example a line"
-        raise InputError("this is an image", READABLE, hint, where=shown)
     head, gzipped = _head(where, shown)
     if not head:
         hint = "add one example a line, or name another file"
         raise InputError("the file is empty", where=shown, hint=hint)
-    if head.startswith(LFS_POINTER):
-        what = "this is a Git LFS pointer, not the data itself"
-        hint = "run `git lfs pull` in its repository, or download the file"
-        raise InputError(what, where=shown, hint=hint)
-    if head.startswith((b"PAR1", b"ARROW1")) or suffix in (".parquet", ".arrow"):
-        is_parquet = head.startswith(b"PAR1") or suffix == ".parquet"
-        return DataFile(path=where, shown=shown, container="parquet" if is_parquet else "arrow")
-    for magic, kind, hint in MAGIC:
-        if head.startswith(magic):
-            raise InputError(f"this is {kind}", READABLE, hint, where=shown)
+    suffix = ending(where)
     encoding = encoding_of_start(head) or "utf-8"
     text = head.decode(encoding, errors="replace").lstrip("\ufeff \t\r\n")
-    if suffix in (".html", ".htm") or text[:200].lower().startswith(HTML_STARTS):
-        hint = "the download link probably led to a web page: use the link of the raw file"
-        raise InputError("this is an HTML page, not data", where=shown, hint=hint)
+    _refuse_other_files(head, text, suffix, shown)
     container = _container(suffix, text)
+    if head.startswith((b"PAR1", b"ARROW1")):
+        container = "parquet" if head.startswith(b"PAR1") else "arrow"
     if container is None:
         what = f"unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}"
         raise InputError(what, READABLE, "rename it by what it holds, or export it", where=shown)
     return DataFile(
-        path=where, shown=shown, container=container, gzipped=gzipped, encoding=encoding
+        path=where,
+        shown=shown,
+        container=container,
+        gzipped=gzipped,
+        encoding=encoding,
+        size_bytes=status.st_size,
+        changed_ns=status.st_mtime_ns,
     )
+
+
+def _refuse_other_files(head: bytes, text: str, suffix: str, shown: str) -> None:
+    """Raise InputError for a file that is known and no data."""
+    if head.startswith(LFS_POINTER):
+        what = "this is a Git LFS pointer, not the data itself"
+        hint = "run `git lfs pull` in its repository, or download the file"
+        raise InputError(what, where=shown, hint=hint)
+    if text[:200].lower().startswith(HTML_STARTS):
+        hint = "the download link probably led to a web page: use the link of the raw file"
+        raise InputError("this is an HTML page, not data", where=shown, hint=hint)
+    others = OTHER_FILES.items()
+    for what, (suffixes, starts, hint) in sorted(others, key=lambda one: suffix not in one[1][0]):
+        if suffix in suffixes or head.startswith(starts):
+            raise InputError(f"this is {what}", READABLE, hint, where=shown)
 
 
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:
@@ -232,21 +239,15 @@ def _head(where: Path, shown: str) -> tuple[bytes, bool]:
     try:
         with where.open("rb") as raw:
             head = raw.read(HEAD_BYTES)
-    except PermissionError:
-        hint = f"chmod u+r {shown}, or ask its owner"
-        raise InputError("no permission to read it", where=shown, hint=hint) from None
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=shown) from None
+        raise cannot_open(shown, error) from None
     if not head.startswith(b"\x1f\x8b"):
         return head, False
-    import zlib
-
     # What can be unpacked of a file that is cut off says what it is; the reader names the row.
     unpacker = zlib.decompressobj(31)
-    try:
+    unpacked = b""
+    with suppress(zlib.error):
         unpacked = unpacker.decompress(head, HEAD_BYTES)
-    except zlib.error:
-        unpacked = b""
     if not unpacked and not unpacker.eof:
         hint = "download or copy it again; `gzip -t` checks it"
         raise InputError("the gzip data is damaged or cut off", where=shown, hint=hint)
@@ -257,23 +258,16 @@ def _container(suffix: str, text: str) -> str | None:
     """json, jsonl, csv or text: the ending, corrected by what the file starts with."""
     container = CONTAINERS.get(suffix)
     first, newline, rest = text.partition("\n")
-    if container in ("json", "jsonl") and text.startswith("["):
+    if text.startswith("[") and container in ("json", "jsonl"):
         return "jsonl" if container == "jsonl" and _is_json(first) and rest.strip() else "json"
-    if container == "jsonl":
-        return "jsonl"
-    if container in ("json", "text", None) and text.startswith("{"):
+    if text.startswith("{") and container in ("json", "text", None):
         # One line alone may be longer than what was looked at: the reader of JSON takes both.
-        if newline and _is_json(first):
-            return "jsonl" if rest.strip() or container != "json" else "json"
-        if not newline:
-            return container if container == "json" else "jsonl"
-    return "csv" if suffix == ".txt" and _is_table(text) else container
-
-
-def _is_table(text: str) -> bool:
-    """Whether a text begins with lines of equally many tabs: what spreadsheets save as text."""
+        is_line = _is_json(first) if newline else container != "json"
+        return "jsonl" if is_line and (rest.strip() or container != "json") else container
     tabs = [line.count("\t") for line in text.split("\n")[:-1]]
-    return len(tabs) >= 3 and tabs[0] > 0 and len(set(tabs)) == 1
+    # Lines of equally many tabs are what spreadsheets save as text.
+    is_table = suffix == ".txt" and len(tabs) >= 3 and tabs[0] > 0 and len({*tabs}) == 1
+    return "csv" if is_table else container
 
 
 def _is_json(text: str) -> bool:
@@ -292,38 +286,42 @@ def _folder(where: Path, shown: str) -> DataSource:
     files: list[DataFile] = []
     others: Counter[str] = Counter()  # ending of what is no data -> how many files
     unreadable: list[str] = []
-    for path in _walk(where, shown, unreadable):
+    for path, status in _walk(where, shown, unreadable):
         suffix, inner = ending(path), os.path.join(shown, path.relative_to(where))
         if suffix not in CONTAINERS:
             others[suffix or "no ending"] += 1
-        elif path.is_file() and path.stat().st_size == 0:
+        elif stat.S_ISREG(status.st_mode) and not status.st_size:
             unreadable.append(f"{inner} (empty)")
         else:
-            files.append(_look_at(path, inner))
-    notes = []
-    if unreadable:
-        more = " ..." if len(unreadable) > 5 else ""
-        notes.append(f"left out: {', '.join(unreadable[:5])}{more}")
+            files.append(_look_at(path, inner, status))
+    notes = [_left_out(unreadable)] if unreadable else []
     if not files:
         raise _no_data(others, shown)
     notes += not_read(others)
-    beside = [file for file in files if file.path.name.lower().startswith(BESIDE_DATA)]
-    if any(file.container != "text" for file in files):
-        if any(file.container == "text" and file not in beside for file in files):
-            raise _mixture(files, shown)
-        if beside and len(beside) < len(files):
-            notes.append(f"left out: {', '.join(file.path.name for file in beside[:5])}")
-            files = [file for file in files if file not in beside]
-    if len({file.container.removesuffix("l") for file in files}) > 1:
-        raise _mixture(files, shown)
+    texts = {file.path: file.path.name for file in files if file.container == "text"}
+    beside = {path for path in texts if path.name.lower().startswith(BESIDE_DATA)}
+    if len(texts) < len(files):  # a table, whose folder may hold a page about it
+        files = [file for file in files if file.path not in beside]
+        notes += [_left_out([path.name for path in beside])] if beside else []
+    kinds = {file.container.removesuffix("l"): file for file in files}
+    if len(kinds) > 1:
+        names = ", ".join(f"{one.container} ({one.path.name})" for _, one in sorted(kinds.items()))
+        hint = "name one file, or move what belongs together into a folder of its own"
+        raise InputError(f"the folder mixes kinds of files: {names}", where=shown, hint=hint)
     train = [file for file in files if "train" in file.path.name.lower()]
     rest = [file.path.name for file in files if file not in train]
-    are_evaluations = [any(one in name.lower() for one in EVALUATION_NAMES) for name in rest]
-    if train and rest and all(are_evaluations):
-        left = ", ".join(rest)
-        notes.append(f"left out, kept for evaluation: {left}")
+    if (
+        train
+        and rest
+        and all(any(one in name.lower() for one in EVALUATION_NAMES) for name in rest)
+    ):
+        notes.append(f"left out, kept for evaluation: {', '.join(rest)}")
         files = train
     return DataSource(shown=shown, files=tuple(files), notes=tuple(notes), root=where)
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return f"left out: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
 
 
 def not_read(others: Counter[str]) -> list[str]:
@@ -343,62 +341,51 @@ def not_read(others: Counter[str]) -> list[str]:
 def _no_data(others: Counter[str], shown: str) -> InputError:
     """The error for a folder without a data file."""
     counted = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    what, hint = "no data file in this folder", "name the file that holds the examples"
-    if others and all(suffix in IMAGES for suffix in others):
-        what = "the folder holds images, no text"
-    if any(suffix in DOCUMENTS for suffix in others):
-        hint = EXTRACT_TEXT
-    elif any(suffix in TABLES for suffix in others):
-        hint = SAVE_AS_CSV
-    what += f" (found {counted})" if counted else " (it is empty)"
-    return InputError(what, READABLE, hint, where=shown)
+    what = f"no data file in this folder ({f'found {counted}' if counted else 'it is empty'})"
+    hints = (hint for suffixes, _, hint in OTHER_FILES.values() if suffixes & {*others})
+    return InputError(
+        what, READABLE, next(hints, "name the file that holds the examples"), where=shown
+    )
 
 
-def _mixture(files: list[DataFile], shown: str) -> InputError:
-    names = ", ".join(sorted({f"{file.container} ({file.path.name})" for file in files})[:6])
-    hint = "name one file, or move what belongs together into a folder of its own"
-    return InputError(f"the folder mixes kinds of files: {names}", where=shown, hint=hint)
-
-
-def _walk(where: Path, shown: str, unreadable: list[str]) -> Iterator[Path]:
-    """Every file below a folder, sorted; hidden ones left out, linked folders entered once (links
-    may loop).
+def _walk(where: Path, shown: str, unreadable: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below a folder with its status, sorted; hidden ones left out, linked folders
+    entered once (links may loop).
     """
     seen: set[tuple[int, int]] = set()
     pending, count = [where], 0
     while pending:
         folder = pending.pop()
+        below: list[Path] = []
         try:
             status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
+            entries = sorted(folder.iterdir())
         except OSError as error:
             if folder == where:
                 what = f"the folder cannot be read ({error.strerror})"
                 raise InputError(what, where=str(where)) from None
             unreadable.append(f"{folder} ({error.strerror})")
             continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
         count += len(entries)
         if count > MOST_FILES:  # of a whole disk, named by mistake
             what = f"the folder holds more than {MOST_FILES:,} files"
             hint = "name the folder of the data alone; put many small files into one"
             raise InputError(what, where=shown, hint=hint)
-        below: list[Path] = []
-        for entry in entries:
-            if entry.name.startswith("."):
+        for path in entries:
+            if path.name.startswith("."):
                 continue
             try:
-                entry.stat()
+                status = path.stat()
             except OSError as error:  # a link to itself or to nothing
-                unreadable.append(f"{entry.path} ({error.strerror})")
+                unreadable.append(f"{path} ({error.strerror})")
                 continue
-            if entry.is_dir():
-                below.append(Path(entry.path))
+            if stat.S_ISDIR(status.st_mode):
+                below.append(path)
             else:
-                yield Path(entry.path)
+                yield path, status
         pending.extend(reversed(below))
 
 
@@ -411,27 +398,25 @@ def _saved_dataset(where: Path, shown: str) -> DataSource:
     if (where / "dataset_dict.json").is_file():
         splits = _json(where / "dataset_dict.json", inside).get("splits")
         names = [name for name in splits if isinstance(name, str)] if splits else []
-        if not names:
-            raise InputError("dataset_dict.json names no split", where=shown)
-        if "train" not in names and len(names) > 1:
-            what = f"the data set has the splits {', '.join(names)} and none is called train"
-            raise InputError(what, where=shown, hint=f"name one of them: {inside / names[0]}")
-        split = "train" if "train" in names else names[0]
+        split = "train" if "train" in names or len(names) != 1 else names[0]
         left = [name for name in names if name != split]
+        if split not in names:
+            what = f"the data set has no split called train (it has: {', '.join(names) or 'none'})"
+            hint = f"name one of them: {inside / names[0]}" if names else SAVE_AGAIN
+            raise InputError(what, where=shown, hint=hint)
         notes = (f"read: the split {split}; left out: {', '.join(left)}",) if left else ()
         folder, inside = where / split, inside / split
+    entries = _json(folder / "state.json", inside).get("_data_files")
     named = [
-        Path(entry["filename"]).name
-        for entry in _json(folder / "state.json", inside).get("_data_files", [])
-        if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+        Path(str(entry["filename"])).name
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, dict) and "filename" in entry
     ]
     missing = [name for name in named if not (folder / name).is_file()]
     if missing or not named:
         what = f"the data set's files are missing: {', '.join(missing) or 'state.json names none'}"
-        raise InputError(what, where=str(inside), hint="save it again with save_to_disk")
-    files = tuple(
-        DataFile(path=folder / name, shown=str(inside / name), container="arrow") for name in named
-    )
+        raise InputError(what, where=str(inside), hint=SAVE_AGAIN)
+    files = tuple(_look_at(folder / name, str(inside / name)) for name in named)
     return DataSource(shown=shown, files=files, notes=notes, root=folder)
 
 

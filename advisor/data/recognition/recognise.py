@@ -7,18 +7,17 @@ two ways is an error that shows both.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from advisor.data.conversation import role_of_speaker, turn_keys
 from advisor.data.formats import formats, names_of, normal, read_mapping
-from advisor.data.read.lines import Faults, open_bytes
+from advisor.data.read.lines import Faults
 from advisor.data.read.rows import document_style, no_rows, read_rows
 from advisor.data.read.source import DataSource, find_data
 from advisor.data.recognition.columns import Column, summarise, with_leaves
@@ -28,7 +27,6 @@ from advisor.ground.errors import Fault, InputError
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
 SHOWN_FROM = 20  # rows, of which a person is shown one
-SPREAD_BLOCKS = 4  # places further down a large JSONL file that are looked at too
 # different sets of filled columns in one sample: more are optional columns, no formats
 MAX_GROUPS = 50
 TEXT_STYLES = {
@@ -178,9 +176,7 @@ def _sample_of_objects(source: DataSource) -> list[dict[str, Any]]:
 
 
 def sample_rows(source: DataSource, faults: Faults) -> list[Any]:
-    """Rows to judge a file by: the first few hundred, and some from further down a large JSONL
-    file.
-    """
+    """Rows to judge a file by: the first few hundred."""
     rows: list[Any] = []
     size_chars = 0
     for _, row in read_rows(source, faults=faults):
@@ -189,25 +185,7 @@ def sample_rows(source: DataSource, faults: Faults) -> list[Any]:
             size_chars += sum(len(cell) for cell in row.values() if isinstance(cell, (str, list)))
         if len(rows) >= SAMPLE_ROWS or size_chars >= SAMPLE_BYTES:
             break
-    first = source.files[0]
-    plain = first.container == "jsonl" and not first.gzipped and not first.is_wide
-    if len(rows) >= SAMPLE_ROWS and plain:
-        rows.extend(_rows_further_down(source))
     return rows
-
-
-def _rows_further_down(source: DataSource) -> Iterator[Any]:
-    file = source.files[-1]
-    size = file.path.stat().st_size
-    with open_bytes(file) as stream:
-        for block in range(1, SPREAD_BLOCKS + 1):
-            stream.seek(size * block // (SPREAD_BLOCKS + 1))
-            stream.readline(SAMPLE_BYTES)  # the rest of a line
-            for raw in islice(iter(lambda: stream.readline(SAMPLE_BYTES), b""), 20):
-                try:
-                    yield json.loads(raw)
-                except (ValueError, RecursionError):
-                    continue  # reading on row by row names it
 
 
 def first_row(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -289,14 +267,14 @@ def _by_words_or_shape(
     Raises ColumnsUnclear if there are none but guesses.
     """
     # Most files have known names, and need none of this.
-    from advisor.data.recognition.words import by_words, role_of
+    from advisor.data.recognition.words import by_words, may_be_row, role_of
 
     leaves = [with_leaves(row) for row in rows]
     columns = summarise(leaves)
     ways, clear = by_words(columns)
     if clear:
         return [replace(ways[0], guessed=True)]
-    shaped = ways_to_read(main_columns, "shape")
+    shaped = [] if may_be_row(columns) else ways_to_read(main_columns, "shape")
     if not shaped:
         raise no_known_columns(shown, columns, leaves[0], ways)
     called = [way for way in shaped if role_of(way.mapping.get("label", "")) == "label"]
@@ -381,11 +359,18 @@ def no_known_columns(
         ways = (ColumnReading(format="requests", mapping={"question": named}, why=f"{why} reward"),)
     seen = [f"{name} ({column.shape})" for name, column in columns.items()][:SHOWN_COLUMNS]
     near = ways[0].format if ways else "messages"
+    hint = _hint(f"advise check {shlex.quote(path)}", ways, _misspelt(list(columns)))
+    from advisor.data.recognition.words import may_be_row
+
+    if may_be_row(columns):
+        hint = (
+            f"if the first line is a row, put a line with the names of the columns above it; {hint}"
+        )
     fault = Fault(
         where=path,
         what=f"no known columns. Columns: {', '.join(seen)}",
         allowed=f"known formats: {formats().in_short}; nearest: {near}",
-        hint=_hint(f"advise check {shlex.quote(path)}", ways, _misspelt(list(columns))),
+        hint=hint,
     )
     return ColumnsUnclear(fault, tuple(columns), row, ways)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from advisor.data.formats import formats
@@ -16,6 +16,7 @@ from advisor.data.recognition.columns import Column
 from advisor.data.recognition.matching import ColumnReading, format_of
 
 MOST_COLUMNS = 500  # a table with more is a matrix: its columns are named with --map
+MOST_WORDS = 5  # of a name
 SHOWN_WAYS = 4
 LEAST_CHARS = 8  # on average, of a text
 ASKED = ("question", "customer", "text", "title")  # who may be the request, the likeliest first
@@ -58,11 +59,16 @@ def plain_words(name: str) -> list[str]:
     return re.findall(r"[^\W_]+", bare.casefold())
 
 
+def may_be_row(names: Iterable[str]) -> bool:
+    """Whether a name is as long as a sentence: a first line without names of columns."""
+    return any(len(name.split()) > MOST_WORDS for name in names)
+
+
 def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
     """Ways to read columns whose names are no known ones, best first, and whether the names leave
     no other way than the first.
     """
-    if len(columns) > MOST_COLUMNS:
+    if len(columns) > MOST_COLUMNS or may_be_row(columns):
         return [], False
     texts = {
         name: role_of(name)
