@@ -5,9 +5,8 @@ import json
 import pytest
 import yaml
 
-from advisor.extras.other_tools.data_sets import look_for_columns, recognise_set
+from advisor.extras.other_tools.data_sets import data_of, look_for_columns, recognise_set
 from advisor.extras.other_tools.file import read_file
-from advisor.extras.other_tools.named_data import data_of
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3
 CHATS = [{"talk": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3
@@ -28,6 +27,11 @@ def read(path, values):
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     file = read_file(path)
     return file, data_of(file)
+
+
+def trained(data):
+    """The data sets that are trained on."""
+    return [ref for ref in data if not ref.evaluates]
 
 
 def trl(**more):
@@ -51,13 +55,13 @@ def test_a_file_beside_the_configuration_is_found(tmp_path, monkeypatch):
     rows = put(tmp_path / "data" / "rows.jsonl", PAIRS)
     for place in ("job.yaml", "examples/deep/job.yaml"):
         _, data = read(tmp_path / place, trl(dataset_name="data/rows.jsonl"))
-        (ref,) = data.train
+        (ref,) = trained(data)
         assert ref.place == "file"
         assert ref.files[0].samefile(rows)
-    (ref,) = read(tmp_path / "job.yaml", trl(dataset_name="trl-lib/Capybara"))[1].train
+    (ref,) = read(tmp_path / "job.yaml", trl(dataset_name="trl-lib/Capybara"))[1]
     assert (ref.place, ref.hub, ref.path) == ("hub", "trl-lib/Capybara", "trl-lib/Capybara")
     file, data = read(tmp_path / "job.yaml", trl(dataset_name="data/rowz.jsonl"))
-    assert data.train[0].place == "missing"
+    assert data[0].place == "missing"
     assert "is not here" in file.faults[0].text
     assert file.faults[0].where.endswith("job.yaml:4:1")
 
@@ -74,12 +78,12 @@ def test_the_mixture_of_trl(tmp_path):
         ],
     )
     file, data = read(tmp_path / "job.yaml", values)
-    first, second = data.train
+    first, second = trained(data)
     assert [path.name for path in first.files] == ["a.jsonl", "b.jsonl"]
     assert first.path == ""  # two files, and no folder of their own
     assert second.hub == "a/b/en"
-    assert second.lost == ("only its columns prompt", "only its split 'test'")
-    assert any("fraction" in one for one in data.lost)
+    assert second.lost == ("split: test", "columns: ['prompt']")
+    assert first.lost == ("fraction: 0.5",)
     assert any(one.id == "key/dataset_name" for one in file.faults)
 
 
@@ -88,11 +92,11 @@ def test_several_files_are_a_folder_if_it_holds_no_others(tmp_path):
     put(tmp_path / "parts" / "a.jsonl", PAIRS)
     put(tmp_path / "parts" / "b.jsonl", PAIRS)
     values = trl(datasets=[{"path": "json", "data_files": "parts/*.jsonl"}])
-    (ref,) = read(tmp_path / "job.yaml", values)[1].train
+    (ref,) = read(tmp_path / "job.yaml", values)[1]
     assert len(ref.files) == 2
     assert ref.path.endswith("parts")
     put(tmp_path / "parts" / "c.json", PAIRS)
-    (ref,) = read(tmp_path / "job.yaml", values)[1].train
+    (ref,) = read(tmp_path / "job.yaml", values)[1]
     assert ref.path == ""
 
 
@@ -100,7 +104,7 @@ def test_trl_misses_its_columns(tmp_path):
     """TRL goes by the names of columns: others are an error, with the way to write them."""
     put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
     file, data = read(tmp_path / "job.yaml", trl(dataset_name="rows.jsonl"))
-    look_for_columns(file, data.train[0], recognise_set(data.train[0]).recognition)
+    look_for_columns(file, data[0], recognise_set(data[0]).recognition)
     (fault,) = file.faults
     assert "messages or prompt + completion or text" in fault.text
     assert "its columns: question, answer" in fault.text
@@ -108,8 +112,8 @@ def test_trl_misses_its_columns(tmp_path):
     file, data = read(
         tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
     )
-    one = recognise_set(data.train[0])
-    look_for_columns(file, data.train[0], one.recognition)
+    one = recognise_set(data[0])
+    look_for_columns(file, data[0], one.recognition)
     assert file.faults == []
     assert one.recognition.kind == "raw_text"
 
@@ -137,18 +141,13 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
     names = "pairs, talks,choices,there,scope,seen,texts"
     _, data = read(tmp_path / "job.yaml", llamafactory(dataset=names, eval_dataset="pairs"))
-    refs = {ref.named: ref for ref in data.train}
+    refs = {ref.named: ref for ref in trained(data)}
     assert list(refs) == list(info)
-    assert [ref.named for ref in data.refs if ref.evaluates] == ["pairs"]
-    assert refs["pairs"].roles == {
-        "question": "instruction",
-        "context": "input",
-        "answer": "output",
-    }
+    assert [ref.named for ref in data if ref.evaluates] == ["pairs"]
     assert refs["choices"].roles == {"question": "ask", "chosen": "good_one", "rejected": "bad_one"}
     assert refs["there"].hub == "a/b/en"
     assert refs["there"].lost == ("num_samples: 5",)
-    assert "ModelScope" in refs["scope"].why_not
+    assert refs["scope"].lost == ("ms_hub_url: a/b",)
     assert "images" in refs["seen"].why_not
     assert refs["texts"].roles == {"text": "body"}
     kinds = {
@@ -166,9 +165,9 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
 def test_llamafactory_without_its_list_of_data(tmp_path):
     """Its built-in names stand for files of its own repository: said, and nothing guessed."""
     file, data = read(tmp_path / "job.yaml", llamafactory(dataset="identity,alpaca_en_demo"))
-    assert [ref.place for ref in data.train] == ["missing", "missing"]
-    assert "dataset_info.json is not here" in data.train[0].why_not
-    assert any("data/dataset_info.json" in note for note in data.notes)
+    assert [ref.place for ref in trained(data)] == ["missing", "missing"]
+    assert "dataset_info.json is not here" in data[0].why_not
+    assert any("data/dataset_info.json" in note for note in file.notes)
     assert file.faults == []
     (tmp_path / "data").mkdir()
     for text, what in (("{", "no JSON"), ("[]", "no map"), ('{"other": {}}', "no data set 'ident")):
@@ -179,36 +178,25 @@ def test_llamafactory_without_its_list_of_data(tmp_path):
 
 
 AXOLOTL_TYPES = [
-    ({"type": "alpaca"}, {"question": "instruction", "context": "input", "answer": "output"}),
+    ({"type": "alpaca"}, {}),
     ({"type": "completion", "field": "body"}, {"text": "body"}),
     ({"type": "chat_template", "field_messages": "talk"}, {"messages": "talk"}),
-    ({"type": "alpaca_w_system.load_open_orca"},
-     {"question": "question", "answer": "response", "system": "system_prompt"}),
     ({"type": {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}"}},
-     {"question": "q", "context": "input", "answer": "a"}),
+     {"question": "q", "answer": "a"}),
     ({"type": "strange.one"}, {}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("entry", "roles"), AXOLOTL_TYPES)
 def test_the_types_of_axolotl_say_the_roles(tmp_path, entry, roles):
-    """What a row's columns are is in `type`; what a plan cannot say of it is named."""
+    """As far as they are stated; else names tell. A prompt of Axolotl's own is named as lost."""
     _, data = read(tmp_path / "job.yaml", axolotl(datasets=[{"path": "a/b", **entry}]))
-    (ref,) = data.train
+    (ref,) = trained(data)
     assert ref.roles == roles
     if isinstance(entry["type"], dict) or entry["type"].startswith(("alpaca", "strange")):
         assert ref.lost
     else:
         assert ref.lost == ()
-
-
-def test_pairs_of_axolotl(tmp_path):
-    """With `rl`, a type names the columns of the request and of the two answers."""
-    values = axolotl(rl="dpo", datasets=[{"path": "a/b", "type": "chatml.intel"}])
-    (ref,) = read(tmp_path / "job.yaml", values)[1].train
-    assert ref.roles == {
-        "question": "question", "system": "system", "chosen": "chosen", "rejected": "rejected",
-    }  # fmt: skip
 
 
 def test_the_lists_of_axolotl(tmp_path):
@@ -224,12 +212,12 @@ def test_the_lists_of_axolotl(tmp_path):
         test_datasets=[{"path": "rows.jsonl", "type": "alpaca", "split": "test"}],
     )
     _, data = read(tmp_path / "job.yaml", values)
-    assert [ref.place for ref in data.train] == ["file", "file", "hub", "elsewhere"]
-    assert "another machine" in data.train[3].why_not
-    assert any("shards" in one for one in data.train[2].lost)
-    assert [ref.evaluates for ref in data.refs if ref.evaluates] == [True]
+    assert [ref.place for ref in trained(data)] == ["file", "file", "hub", "elsewhere"]
+    assert "another machine" in data[3].why_not
+    assert any("shards" in one for one in data[2].lost)
+    assert [ref.evaluates for ref in data if ref.evaluates] == [True]
     for texts in ("a/b", {"path": "a/b", "text_column": "text"}, [{"path": "a/b"}]):
-        (ref,) = read(tmp_path / "job.yaml", axolotl(pretraining_dataset=texts))[1].train
+        (ref,) = read(tmp_path / "job.yaml", axolotl(pretraining_dataset=texts))[1]
         assert ref.roles == {"text": "text"}
 
 
@@ -248,5 +236,5 @@ def test_odd_values_are_no_errors(tmp_path, value):
         axolotl(datasets=value, test_datasets=value, pretraining_dataset=value),
     ):
         _, data = read(tmp_path / "job.yaml", values)
-        for ref in data.refs:
+        for ref in data:
             recognise_set(ref)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.extras.other_tools.data_sets import recognise_set
+from advisor.extras.other_tools.data_sets import data_of, recognise_set
 from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import looks_like_configuration, read_file
-from advisor.extras.other_tools.named_data import data_of
 from advisor.ground.errors import AdviseError
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"
@@ -45,7 +44,7 @@ def test_no_file_of_a_tool_ends_in_a_bug(tool):
             counts["refused" if refused.faults[0].hint else "refused without a hint"] += 1
             continue
         counts[file.tool] += 1
-        for ref in data_of(file).refs:
+        for ref in data_of(file):
             recognise_set(ref)
         if file.is_script:
             continue

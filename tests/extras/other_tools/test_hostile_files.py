@@ -12,9 +12,9 @@ import yaml
 from rich.console import Console
 
 from advisor.commands.output import print_json
+from advisor.extras.other_tools.data_sets import locate_set
 from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import command_line, read_file, steps
-from advisor.extras.other_tools.named_data import locate_set
 from advisor.extras.other_tools.page import print_configuration, write_carried
 from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import AdviseError, InputError
