@@ -57,22 +57,22 @@ def test_an_answers_file_is_lossless(signals):
 
 
 def test_a_signal_says_yes_or_no():
-    """A map of signals reads true and false, quoted yes and no included; a denied one is a known
-    fact, until a flag says that it is so.
+    """A map of signals reads true and false; a denied one is a known fact, until a flag says that
+    it is so.
     """
     answers, _ = from_text(
-        'task: qa\nsignals: {rag_tried: "Yes", needs_citations: true, prompt_meets_quality_bar:'
-        ' "no", access_control: false, latency_critical: null}\n'
+        "task: qa\nsignals: {rag_tried: true, needs_citations: true, prompt_meets_quality_bar:"
+        " false, access_control: false, latency_critical: null}\n"
     )
     assert answers.signals == ("rag_tried", "needs_citations")
     assert {name: answers.value(name) for name in ("prompt_meets_quality_bar", "access_control",
     "latency_critical")} == {
         "prompt_meets_quality_bar": False, "access_control": False, "latency_critical": None,
     }  # fmt: skip
-    flags, _ = answers_from_flags({"signals": ["access_control"]}, FACTS)
+    flags = answers_from_flags({"signals": ["access_control"]}, FACTS)
     merged = merge_answers(answers, flags)
     assert ("access_control" in merged.signals, merged.value("access_control")) == (True, None)
-    for text in ("maybe", "'1'", "5", "[true]"):
+    for text in ("maybe", "'yes'", "5", "[true]"):
         with pytest.raises(InputError, match=r"`rag_tried` is .*\n  true or false"):
             from_text(f"task: qa\nsignals: {{rag_tried: {text}}}\n")
 
@@ -123,14 +123,12 @@ def test_an_unknown_signal_is_a_warning():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("rag", "did you mean 'rag_tried'?"),
-        ("prompting", "did you mean 'prompting_tried'?"),
-        ("latency", "did you mean 'latency_critical'?"),
+        ("rag_tryed", "did you mean 'rag_tried'?"),
         ("quantum", "`advise rules facts` lists them all"),
     ],
 )
 def test_what_an_unknown_signal_may_mean_is_said(name, said):
-    """A signal that shares a word is named; without one, where all of them stand."""
+    """The nearest signal is named; without one, where all of them stand."""
     _, (warning,) = from_text(f"task: qa\nsignals: [{name}]\n")
     assert said in warning
 
@@ -177,7 +175,7 @@ def test_a_number_in_words_is_answered_with_the_number(rows, hint):
 def test_flags_win_over_the_file():
     """A flag replaces the file's answer, and a new card drops the old card's memory."""
     file, _ = from_text("task: qa\nbudget: low\ngpu: {name: RTX 4090, vram_gib: 24}\n")
-    flags, _ = answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS)
+    flags = answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS)
     merged = merge_answers(file, flags)
     assert (
         merged.value("task"),
@@ -190,7 +188,7 @@ def test_flags_win_over_the_file():
 
 def test_a_budget_flag_takes_limits():
     """usd=20,hours=6 are limits, not a level."""
-    answers, _ = answers_from_flags({"budget": "usd=20,hours=6"}, FACTS)
+    answers = answers_from_flags({"budget": "usd=20,hours=6"}, FACTS)
     assert {key: answer.value for key, answer in answers.known.items()} == {
         "budget_usd": 20,
         "budget_hours": 6,

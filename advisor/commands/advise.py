@@ -25,7 +25,7 @@ def answer(options: AdviceOptions) -> int:
     """
     plan_file, rule_layers = options.plan_file, options.rule_layers
     stated = read_answers(options.answers_file, options.flags, rule_layers)
-    if not options.as_json and stated.answers.value("task") is None:
+    if not (options.as_json or stated.faults) and stated.answers.value("task") is None:
         from advisor.commands.wizard import on_terminal, with_required, wizard  # slow to import
 
         asks = not stated.answers.known or (options.answers_file is None and on_terminal())

@@ -161,7 +161,7 @@ def _check(path: str, options: CheckOptions) -> int:
     for extra in extras().values():
         if check_as := extra.recognise(path):
             return int(check_as(path, options))
-    stated, _ = answers_from_flags({"data_mapping": options.mapping}, load_facts())
+    stated = answers_from_flags({"data_mapping": options.mapping}, load_facts())
     hint = f"give it with the task: advise --task NAME --data {shlex.quote(path)}"
     options.refuse({"--gpu": "gpu", "--plan": "plan_file"}, "data", hint)
     columns, arguments = stated.value("data_mapping"), _template_arguments(options)
@@ -184,7 +184,7 @@ def check_data(path: str, options: CheckOptions = DEFAULTS) -> tuple[DataProfile
 
     Raises InputError if the data cannot be read or is not recognised.
     """
-    stated, _ = answers_from_flags({"data_mapping": options.mapping}, load_facts())
+    stated = answers_from_flags({"data_mapping": options.mapping}, load_facts())
     mapping, model, seq_len = stated.value("data_mapping"), options.model, options.seq_len
     tokenizer, note = None, ""
     if model is not None:

@@ -16,7 +16,7 @@ from advisor.advice.advise import advise
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Advice
-from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.errors import Fault, InputError
 from advisor.ground.shape import number_words
 from advisor.ground.terminal import print_warning
 from advisor.ground.types import Answers, Hardware
@@ -25,12 +25,7 @@ from advisor.plan.model import Comments, Plan
 from advisor.ruleset.facts import Fact, load_facts
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.ruleset.model import Ruleset
-from advisor.situation.answers import (
-    AnswersRefused,
-    answers_from_document,
-    answers_from_flags,
-    merge_answers,
-)
+from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
 from advisor.situation.build import situation_of
 
 SHIPPED = ("document", "evidence")
@@ -59,6 +54,7 @@ class Stated:
     answers: Answers
     warnings: tuple[str, ...] = ()
     answers_file: str | None = None
+    faults: tuple[Fault, ...] = ()  # of what is not among the answers
 
     @property
     def folder(self) -> Path | None:
@@ -70,37 +66,27 @@ class Stated:
 def read_answers(
     answers_file: str | None, flags: Mapping[str, tuple[Any, ...]], rule_layers: Sequence[str]
 ) -> Stated:
-    """The answers in the file and in the flags, merged; flags override the file.
-
-    Raises InputError with every fault of both, and of what is valid in them.
-    """
+    """The answers in the file and in the flags, merged; flags override the file."""
     facts = load_known_facts(rule_layers)
     values, faults = _single_values(flags, facts)
     found: list[Answers] = []
-    warnings: list[str] = []
-    for source in ("flags",) if answers_file is None else ("file", "flags"):
-        try:
-            answers, more = (
-                answers_from_flags(values, facts)
-                if source == "flags"
-                else answers_from_document(_document(str(answers_file)), facts)
-            )
-        except AnswersRefused as error:
-            answers, more = error.valid, ()
-            faults += error.faults
-        except InputError as error:  # no YAML, no file
-            answers, more = Answers(), ()
-            faults += error.faults
-        found.append(answers)
-        warnings += more
-    stated = Stated(
-        answers=merge_answers(*found) if len(found) > 1 else found[0],
-        warnings=tuple(warnings),
-        answers_file=answers_file,
+    warnings: tuple[str, ...] = ()
+    try:
+        if answers_file is not None:
+            in_file, warnings = answers_from_document(_document(answers_file), facts)
+            found.append(in_file)
+    except InputError as error:  # no file, no YAML, or wrong answers
+        faults += error.faults
+        found.append(getattr(error, "valid", Answers()))
+    try:
+        found.append(answers_from_flags(values, facts))
+    except InputError as error:
+        faults += error.faults
+        found.append(getattr(error, "valid", Answers()))
+    merged = merge_answers(*found)
+    return Stated(
+        answers=merged, warnings=warnings, answers_file=answers_file, faults=tuple(faults)
     )
-    if faults:
-        raise InputError(faults=dict.fromkeys((*faults, *_faults_in(stated, rule_layers))))
-    return stated
 
 
 def _document(answers_file: str) -> Document:
@@ -108,18 +94,6 @@ def _document(answers_file: str) -> Document:
     if answers_file == "-":
         return parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
     return read_yaml(answers_file)
-
-
-def _faults_in(stated: Stated, rule_layers: Sequence[str]) -> Sequence[Fault]:
-    """What is wrong with the valid part of answers that are refused anyway."""
-    ruleset, _ = load_rule_set(rule_layers, warn=lambda _: None)
-    try:
-        situation = situation_of(stated.answers, base=stated.folder)
-        return contradictions(ruleset, situation, situation_facts(situation))
-    except InputError as error:
-        return [*error.faults, *contradictions_in(ruleset, stated.answers)]
-    except AdviseError:  # what the machine lacks is said once the answers can be used
-        return []
 
 
 def _single_values(
@@ -216,21 +190,20 @@ def advise_on(
 
     Raises InputError if the task is missing, or an input cannot be used.
     """
-    if stated.answers.value("task") is None:
-        tasks = ", ".join(load_facts()["task"].values)
-        fault = Fault(
-            where="task",
-            what="task is not stated",
-            allowed=f"--task, or `task:` in the answers: {tasks}",
-            hint="on a terminal, without --json, the same line asks for it",
-        )
-        raise InputError(faults=(fault, *_faults_in(stated, rule_layers)))
     ruleset, guide = load_rule_set(rule_layers, warn=warn)
+    faults = list(stated.faults)
+    if not faults and stated.answers.value("task") is None:
+        allowed = f"--task, or `task:` in the answers: {', '.join(ruleset.facts['task'].values)}"
+        hint = "on a terminal, without --json, the same line asks for it"
+        faults.append(Fault(where="task", what="task is not stated", allowed=allowed, hint=hint))
     try:
         situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)
+        if faults:
+            faults += contradictions(ruleset, situation, situation_facts(situation))
     except InputError as error:
-        more = contradictions_in(ruleset, stated.answers)
-        raise InputError(faults=(*error.faults, *more)) from error
+        faults += [*error.faults, *contradictions_in(ruleset, stated.answers)]
+    if faults:
+        raise InputError(faults=dict.fromkeys(faults))
     situation = replace(situation, warnings=(*stated.warnings, *situation.warnings))
     return advise(situation, ruleset, guide), ruleset
 

@@ -8,7 +8,6 @@ nearest known name; an unknown signal is a warning.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,18 +16,15 @@ from functools import partial
 from typing import Any, Literal
 
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
-from advisor.ground.files import FOLDER_NAME, is_folder_name, name_hint
 from advisor.ground.shape import (
     Choice,
     Flag,
     Keys,
     ListOf,
-    Located,
     MapOf,
     NamedValue,
     Number,
     OneOf,
-    Path_,
     Shape,
     Text,
     check_shape,
@@ -36,12 +32,11 @@ from advisor.ground.shape import (
 )
 from advisor.ground.types import Answer, Answers
 from advisor.ground.yaml_files import Document
+from advisor.methods.stage import FolderName
 from advisor.ruleset.facts import Fact, load_facts, signals
 
 RANK = {"default": 0, "file": 1, "flag": 2, "asked": 3}
 Origin = Literal["default", "file", "flag", "asked"]
-
-
 # A higher-ranked answer to the first replaces what a lower-ranked one said of the rest: `--gpu
 # H100` also drops the memory that the answers file gave for its own card.
 GROUPS = {
@@ -54,20 +49,16 @@ GROUPS = {
     "tasks": ("n_tasks",),
     "n_tasks": ("tasks",),
 }
-
-
-# Keys of `gpu` in an answers file -> the facts they state.
-GPU_KEYS = {"name": "gpu", "vram_gib": "gpu_memory_gib", "count": "gpus", "nodes": "nodes"}
 # Facts whose flag takes NAME=VALUE -> the flag, an example.
 PAIRS = {
     "tasks": ("--tasks", "--tasks legal=legal.jsonl"),
     "data_mapping": ("--map", "--map question=prompt answer=completion"),
 }
-DATA_KEYS = ("path", "examples", "kind", "rows", "tokens", "mapping")
-# The facts that are written at the top of an answers file, in this order.
+YES_NO = {"yes": True, "true": True, "no": False, "false": False}  # of --signal NAME=...
+# The keys of an answers file, in the order in which they are written.
 WRITTEN = (
     "task", "depth", "tasks", "n_tasks", "reward_model", "teacher", "teacher_model", "model",
-    "model_params_b", "serve_with", "priority",
+    "model_params_b", "serve_with", "priority", "budget", "data", "gpu",
 )  # fmt: skip
 
 
@@ -88,197 +79,64 @@ def merge_answers(*several: Answers) -> Answers:
             for follower in GROUPS[leader]:
                 if follower in known and RANK[known[follower].origin] < rank:
                     del known[follower]
-        for name in answers.signals:  # what is so now is no longer denied
-            known.pop(name, None)
-        denied = {fact_id for fact_id, answer in answers.known.items() if answer.value is False}
-        if "signals" in known and denied & {*known["signals"].value}:  # nor the other way round
-            listed = known.pop("signals")
-            if left := tuple(name for name in listed.value if name not in denied):
-                known["signals"] = replace(listed, value=left)
         for fact_id, answer in answers.known.items():
-            old = known.get(fact_id)
-            if fact_id == "signals" and old is not None:
-                both = tuple(dict.fromkeys((*old.value, *answer.value)))
-                known[fact_id] = replace(answer, value=both)
-            elif old is None or RANK[answer.origin] >= RANK[old.origin]:
-                known[fact_id] = answer
+            so = {name: replace(answer, value=True) for name in answers.signals}
+            for name, one in (so if fact_id == "signals" else {fact_id: answer}).items():
+                if name not in known or RANK[one.origin] >= RANK[known[name].origin]:
+                    known[name] = one
+    if stated := [name for name, answer in known.items() if answer.value is True]:
+        last = max((known.pop(name) for name in stated), key=lambda answer: RANK[answer.origin])
+        known["signals"] = replace(last, value=tuple(stated))
     where = {name: at for answers in several for name, at in answers.where.items()}
     return Answers(known=known, where=where)
 
 
-YES_NO = {"true": True, "yes": True, "false": False, "no": False}  # a signal, in quotes or not
-
-
-class _AnswersReader:
-    """Takes the answers of one input and collects every fault in them."""
+class _Stated:
+    """The answers of one input, and every fault in them."""
 
     def __init__(self, facts: Mapping[str, Fact], origin: Origin) -> None:
         self.facts = facts
         self.origin: Origin = origin
-        self.stated: dict[str, Any] = {}  # fact id -> value
+        self.values: dict[str, Any] = {}  # fact id -> value
         self.where: dict[str, str] = {}  # fact id or signal -> the place that states it
         self.faults: list[Fault] = []
-        self.warnings: list[str] = []
 
-    def take(self, key: str, value: Any, document: Located, path: Path_ = ()) -> None:
-        """What one key of an answers file says: the value of a fact, or a map of several."""
-        parts = parts_of(key, self.facts)
-        if value is None:
-            return
-        if key == "signals":
-            self.take_signals(value, document, path)
-        elif isinstance(value, dict) and parts:
-            for part, of_part in value.items():
-                if part in parts and of_part is not None:
-                    self.stated[parts[part]] = of_part
-                    self.where[parts[part]] = document.at((*path, part))
-        else:
-            name = key if key in self.facts else next(iter(parts.values()), key)
-            self.stated[name] = value
-            self.where[name] = document.at(path)
+    def take(self, fact_id: str, value: Any, at: str) -> None:
+        """Note the value of a fact; null states nothing."""
+        if value is not None:
+            self.values[fact_id] = value
+            self.where[fact_id] = at
 
-    def take_signals(self, names: Any, document: Located, path: Path_ = ()) -> None:
-        """A list of signals that are so, or a map that says of each whether it is."""
-        known = signals(self.facts)
-        places = {name: (*path, name) for name in names} if isinstance(names, Mapping) else {}
-        if isinstance(names, list | tuple):
-            hint = "to deny one, write them all as a map: signals: {NAME: true, OTHER: false}"
-            for at, name in enumerate(names):
-                if isinstance(name, str):
-                    places[name] = (*path, at)
-                    continue
-                what = Text().refuse(name, document, (*path, at)).headline
-                self.faults.append(Fault(what=what, allowed="a signal's name", hint=hint))
-            names = dict.fromkeys(places, True)
-        if not isinstance(names, Mapping):
-            wanted = OneOf(options=(ListOf(of=Text()), MapOf(of=Flag())))
-            self.faults.append(wanted.refuse(names, document, path))
-            return
-        stated = []
-        for name, value in names.items():
-            self.where[name] = document.at(places[name])
-            is_so = YES_NO.get(str(value).lower())
-            if name not in known:
-                self.warnings.append(
-                    f"{document.at((*path, name), key=True)}: signal '{name}' is not known and was"
-                    f" left out; {_near_signals(str(name), known)}"
-                )
-            elif is_so is None and value is not None:
-                self.faults.append(Flag().refuse(value, document, (*path, name)))
-            elif is_so:
-                stated.append(name)
-            elif is_so is not None:
-                self.stated[name] = False
-        if stated:
-            self.stated["signals"] = tuple(stated)
-
-    def take_signal_flags(self, texts: Sequence[str]) -> None:
-        """The NAME or NAME=no of each `--signal`; an unknown one is a fault."""
-        known = signals(self.facts)
-        pairs = [(name, value or "yes") for name, _, value in (t.partition("=") for t in texts)]
-        for name in dict(pairs):
-            values = {YES_NO.get(value.lower()) for other, value in pairs if other == name}
-            if values == {True, False}:
-                where, hint = f"--signal {name}", "take one of them back"
-                self.faults.append(Fault(where=where, what="yes and no", hint=hint))
-        unknown = [name for name in dict(pairs) if name not in known]
-        self.faults += [unknown_name("signal", name, known, at="--signal") for name in unknown]
-        stated = {name: value for name, value in pairs if name in known}
-        self.take_signals(stated, NamedValue("--signal", stated))
-        self.where |= dict.fromkeys(stated, "--signal")
-
-    def take_pairs(self, fact_id: str, pieces: Sequence[str]) -> None:
-        """A flag's repeated NAME=VALUE as a map."""
-        flag, example = PAIRS[fact_id]
-        pairs = [piece.partition("=")[::2] for piece in pieces]
-        wrong = [piece for piece, pair in zip(pieces, pairs, strict=True) if not all(pair)]
-        self.faults.extend(
-            Fault(where=flag, what=f"{flag} {piece}: NAME=VALUE is expected", allowed=example)
-            for piece in wrong
-        )
-        hint = "each needs a name of its own"
-        self.faults.extend(
-            Fault(where=flag, what=f"'{name}' is given twice", hint=hint)
-            for name in _repeated(name for name, _ in pairs)
-        )
-        if not wrong:
-            self.check_names(fact_id, dict(pairs), NamedValue(flag, dict(pairs)))
-            self.stated[fact_id] = dict(pairs)
-
-    def take_limits(self, text: str, at: str) -> None:
-        """A budget as 'usd=20,hours=6'."""
-        pairs = [part.partition("=")[::2] for part in text.split(",")]
-        limits = {name.strip(): _number(number) for name, number in pairs}
-        if _repeated(name.strip() for name, _ in pairs):
-            what, allowed = f"'{text}' states a limit twice", "usd and hours, one value each"
-            self.faults.append(Fault(where=at, what=what, allowed=allowed))
-        parts = parts_of("budget", self.facts)
-        inside = Keys(keys={part: fact_shape(self.facts[name]) for part, name in parts.items()})
-        self.faults += check_shape(NamedValue(at, limits), inside)
-        self.take("budget", limits, NamedValue(at, limits))
-
-    def check_names(self, fact_id: str, value: Any, document: Located, path: Path_ = ()) -> None:
-        """The name of a task becomes the name of a folder."""
-        if fact_id == "tasks" and isinstance(value, dict):
-            self.faults.extend(
-                Fault(
-                    where=document.at((*path, name), key=True),
-                    what=f"a task's name is '{name[:60]}'",
-                    allowed=FOLDER_NAME,
-                    hint=name_hint(name),
-                )
-                for name in value
-                if not is_folder_name(name)
-            )
+    def take_signals(self, said: Mapping[str, bool | None], where: Mapping[str, str]) -> None:
+        """Note which signals are so and which are not."""
+        self.where |= where
+        self.values |= dict.fromkeys((name for name in said if said[name] is False), False)
+        if so := tuple(name for name in said if said[name]):
+            self.values["signals"] = so
 
     def answers(self) -> Answers:
-        """Everything taken. Raises AnswersRefused with all faults together."""
-        stated = self._valid() if self.faults else self.stated
-        if {"tasks", "n_tasks"} <= set(stated):
-            named, count = len(stated["tasks"]), int(stated["n_tasks"])
-            if named != count:
-                what = f"n_tasks is {count}, but {named} tasks are named"
-                hint = "leave n_tasks out where tasks are named"
-                self.faults.append(Fault(where="n_tasks", what=what, hint=hint))
+        """What was stated. Raises AnswersRefused with all faults together."""
+        values = self.values
+        if self.faults:
+            values = {
+                fact_id: value
+                for fact_id, value in values.items()
+                if fact_id == "signals"
+                or not check_shape(NamedValue(fact_id, value), fact_shape(self.facts[fact_id]))
+            }
+        named, count = values.get("tasks"), values.get("n_tasks")
+        if named and count is not None and len(named) != count:
+            what = f"n_tasks is {count:g}, but {len(named)} tasks are named"
+            hint = "leave n_tasks out where tasks are named"
+            self.faults.append(Fault(where="n_tasks", what=what, hint=hint))
         known = {}
-        for fact_id, value in stated.items():
+        for fact_id, value in values.items():
             is_whole = getattr(self.facts.get(fact_id), "integer", False)
             known[fact_id] = Answer(value=int(value) if is_whole else value, origin=self.origin)
         answers = Answers(known=known, where=self.where)
         if self.faults:
             raise AnswersRefused(self.faults, answers)
         return answers
-
-    def _valid(self) -> dict[str, Any]:
-        """What was stated and is no fault by itself."""
-        return {
-            fact_id: value
-            for fact_id, value in self.stated.items()
-            if fact_id == "signals"
-            or not check_shape(NamedValue(fact_id, value), fact_shape(self.facts[fact_id]))
-        }
-
-
-def _near_signals(name: str, known: Collection[str]) -> str:
-    """Which signal may be meant by an unknown one: spelt alike, or with the same words."""
-    words = {word for word in re.findall(r"[a-z]+", name.lower()) if len(word) > 2}
-    alike = [one for one in known if words & set(one.split("_"))]
-    close = did_you_mean(name, known)
-    if not close and 0 < len(alike) <= 4:
-        close = f"did you mean {' or '.join(repr(one) for one in alike)}?"
-    return close or "`advise rules facts` lists them all"
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    """The names that are given more than once, in alphabetical order."""
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def answers_from_document(
@@ -289,71 +147,141 @@ def answers_from_document(
     Raises AnswersRefused with all faults, each with file, line and column.
     """
     refuse_secrets(document)
-    reader = _AnswersReader(facts, "file")
+    stated, warnings = _Stated(facts, "file"), []
     shape = answers_shape(facts)
-    reader.faults += check_shape(document, shape)
-    for key, value in document.data.items() if isinstance(document.data, dict) else ():
-        if key == "budget" and isinstance(value, str) and "=" in value:
-            reader.take_limits(value, document.at((key,)))
-        elif key in shape.keys:
-            reader.take(key, value, document, (key,))
-            reader.check_names(key, value, document, (key,))
-    return reader.answers(), tuple(reader.warnings)
+    stated.faults += check_shape(document, shape)
+    content = document.data if isinstance(document.data, dict) else {}
+    for key in filter(shape.keys.get, content):
+        value, parts = content[key], parts_of(key, facts)
+        if key == "signals":
+            is_sound = not check_shape(document, shape.keys[key], (key,))
+            warnings = _take_signals(stated, value or (), document) if is_sound else []
+        elif isinstance(value, dict) and parts:
+            for part in filter(parts.get, value):
+                stated.take(parts[part], value[part], document.at((key, part)))
+        else:
+            name = key if key in facts else next(iter(parts.values()), key)
+            stated.take(name, value, document.at((key,)))
+    return stated.answers(), tuple(warnings)
 
 
-def answers_from_flags(
-    flags: Mapping[str, Any], facts: Mapping[str, Fact]
-) -> tuple[Answers, tuple[str, ...]]:
+def _take_signals(stated: _Stated, names: Any, document: Document) -> list[str]:
+    """Note a list of signals that are so, or a map that says of each whether it is. Returns a
+    warning about each that is not known.
+    """
+    is_map = isinstance(names, Mapping)
+    places = {name: ("signals", name if is_map else at) for at, name in enumerate(names)}
+    known, where = signals(stated.facts), {name: document.at(places[name]) for name in places}
+    stated.take_signals(
+        {name: names[name] if is_map else True for name in places if name in known}, where
+    )
+    return [
+        f"{document.at(place, key=True)}: signal '{name}' is not known and was left out;"
+        f" {did_you_mean(name, known) or '`advise rules facts` lists them all'}"
+        for name, place in places.items()
+        if name not in known
+    ]
+
+
+def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> Answers:
     """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises
     AnswersRefused with all faults.
     """
     refuse_secrets(NamedValue("", dict(flags)))
-    reader = _AnswersReader(facts, "flag")
+    stated = _Stated(facts, "flag")
     for fact_id, value in flags.items():
-        if value is None or value == () or value == []:
+        if value is None or value in ((), []):
             continue
         if fact_id == "signals":
-            reader.take_signal_flags(value)
-        elif fact_id == "budget" and isinstance(value, str) and "=" in value:
-            reader.take_limits(value, "--budget")
+            _take_signal_flags(stated, value)
         elif fact_id in PAIRS:
-            reader.take_pairs(fact_id, value)
+            flag, example = PAIRS[fact_id]
+            pairs = _pairs(stated, value, flag, example)
+            stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
+            stated.take(fact_id, pairs, flag)
+        elif fact_id == "budget" and "=" in str(value):
+            _take_limits(stated, value)
         else:
-            stated_as = NamedValue(facts[fact_id].flag or fact_id, value)
+            flag = facts[fact_id].flag or fact_id
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
-                what = f"{stated_as.name} {value}: the name is not UTF-8, and no plan can hold it"
-                reader.faults.append(Fault(what=what, hint="rename the file"))
-                continue
-            reader.faults += check_shape(stated_as, fact_shape(facts[fact_id]))
-            reader.stated[fact_id] = value
-            reader.where[fact_id] = stated_as.name
-    return reader.answers(), tuple(reader.warnings)
+                what = f"{flag} {value}: the name is not UTF-8, and no plan can hold it"
+                stated.faults.append(Fault(what=what, hint="rename the file"))
+            stated.faults += check_shape(NamedValue(flag, value), fact_shape(facts[fact_id]))
+            stated.take(fact_id, value, flag)
+    return stated.answers()
+
+
+def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> dict[str, Any]:
+    """Texts NAME=VALUE as a map; the faults go to `stated`."""
+    pairs = [(text, *text.strip().partition("=")[::2]) for text in texts]
+    stated.faults += [
+        Fault(where=flag, what=f"{flag} {text}: NAME=VALUE is expected", allowed=example)
+        for text, name, value in pairs
+        if not name or not value
+    ]
+    stated.faults += [
+        Fault(where=f"{flag} {name}", what="is given twice", hint="take one of them back")
+        for name, count in Counter(name for _, name, _ in pairs).items()
+        if count > 1
+    ]
+    return {name: value for _, name, value in pairs if value}
+
+
+def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
+    """Note the NAME or NAME=no of each `--signal`; an unknown one is a fault."""
+    whole = dict.fromkeys(text if "=" in text else f"{text}=yes" for text in texts)
+    pairs, known = _pairs(stated, whole, "--signal", "NAME, or NAME=no"), signals(stated.facts)
+    said = {name: YES_NO.get(value.lower()) for name, value in pairs.items() if name in known}
+    named = NamedValue("--signal", pairs)
+    stated.faults += [
+        unknown_name("signal", name, known, at="--signal") for name in pairs if name not in known
+    ]
+    stated.faults += [
+        Flag().refuse(pairs[name], named, (name,)) for name, is_so in said.items() if is_so is None
+    ]
+    stated.take_signals(said, dict.fromkeys(said, "--signal"))
+
+
+def _take_limits(stated: _Stated, text: str) -> None:
+    """Note a budget as 'usd=20,hours=6'."""
+    parts = parts_of("budget", stated.facts)
+    pairs = _pairs(stated, text.split(","), "--budget", "usd=20,hours=6")
+    limits = {name: _number(number) for name, number in pairs.items()}
+    inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
+    stated.faults += check_shape(NamedValue("--budget", limits), inside)
+    for part in filter(parts.get, limits):
+        stated.take(parts[part], limits[part], f"--budget.{part}")
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def answers_document(answers: Answers) -> dict[str, Any]:
     """The answers in the shape of an answers file: what a person can save, send and hand back with
     --answers.
     """
-    flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
-
-    def part(names: Mapping[str, str]) -> dict[str, Any]:
-        return {key: flat[name] for key, name in names.items() if name in flat}
-
-    document = part({name: name for name in WRITTEN})
-    budget = part({key: f"budget_{key}" for key in ("usd", "hours")})
-    data = part({key: f"data_{key}" for key in DATA_KEYS})
-    gpu = part(GPU_KEYS)
-    if budget or "budget" in flat:
-        document["budget"] = budget or flat["budget"]
-    if data:
-        document["data"] = data
-    if gpu:
-        document["gpu"] = gpu["name"] if set(gpu) == {"name"} else gpu
-    denied = [name for name, value in flat.items() if value is False]
+    known = {fact_id: answer.value for fact_id, answer in answers.known.items()}
+    whole: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
+    for fact in load_facts().values():
+        key, _, part = (fact.answer or "").partition(".")
+        if fact.id in known and part:
+            inside.setdefault(key, {})[part] = known[fact.id]
+        elif fact.id in known:
+            whole[key] = known[fact.id]
+    whole |= inside
+    document = {key: whole[key] for key in WRITTEN if key in whole}
+    if inside.get("gpu", {}).keys() == {"name"}:
+        document["gpu"] = inside["gpu"]["name"]
+    denied = dict.fromkeys((name for name, value in known.items() if value is False), False)
     if denied:
-        document["signals"] = dict.fromkeys(answers.signals, True) | dict.fromkeys(denied, False)
-    elif "signals" in flat:
-        document["signals"] = list(flat["signals"])
+        document["signals"] = dict.fromkeys(answers.signals, True) | denied
+    elif "signals" in known:
+        document["signals"] = list(answers.signals)
     return document
 
 
@@ -390,9 +318,6 @@ def command_line(
     return " ".join(words)
 
 
-LIMITS = Text(pattern=r"[^=]+=.*", such_as="usd=20,hours=6")  # a budget as the flag spells it
-
-
 def fact_shape(fact: Fact) -> Shape:
     """What may be stated of one fact."""
     match fact.type:
@@ -401,7 +326,8 @@ def fact_shape(fact: Fact) -> Shape:
         case "number":
             return Number(whole=fact.integer, min=fact.min, max=fact.max, unit=fact.unit)
         case "map":
-            return MapOf(of=Text(), least=1)
+            named = FolderName() if fact.id == "tasks" else Text()
+            return MapOf(of=Text(), named=named, least=1)
         case "flag":
             return Shape()
     return Text()
@@ -410,8 +336,7 @@ def fact_shape(fact: Fact) -> Shape:
 def answers_shape(facts: Mapping[str, Fact]) -> Keys:
     """The keys of an answers file. `data: {rows: 5000}` states the fact whose answer is data.rows.
 
-    A map that stands for one of its parts may be that part alone: `data: train.jsonl`. Signals take
-    any value, since an unknown one is a warning.
+    A map that stands for one of its parts may be that part alone: `data: train.jsonl`.
     """
     whole: dict[str, Shape] = {}
     for fact in facts.values():
@@ -424,13 +349,10 @@ def answers_shape(facts: Mapping[str, Fact]) -> Keys:
         if not parts:
             continue
         first = whole.get(key, fact_shape(facts[next(iter(parts.values()))]))
-        inside = Keys(
-            keys={part: fact_shape(facts[name]) for part, name in parts.items()}, nulls=True
-        )
-        whole[key] = OneOf(options=(first, inside, *((LIMITS,) if key == "budget" else ())))
-    return Keys(
-        keys={**whole, "signals": Shape()}, nulls=True, others=partial(_where_it_belongs, facts)
-    )
+        inside = {part: fact_shape(facts[name]) for part, name in parts.items()}
+        whole[key] = OneOf(options=(first, Keys(keys=inside, nulls=True)))
+    whole["signals"] = OneOf(options=(ListOf(of=Text()), MapOf(of=Flag(null=True))))
+    return Keys(keys=whole, nulls=True, others=partial(_where_it_belongs, facts))
 
 
 def _where_it_belongs(facts: Mapping[str, Fact], name: str, known: Collection[str]) -> str:
