@@ -129,7 +129,7 @@ class AnswerCache:
                 hardware=hardware,
                 **self._data(answers),
                 model=self._model(answers.value("model"), answers.value("model_params_b")),
-                outside=outside_of(answers, hardware)[0],
+                outside=outside_of(answers, hardware),
                 teacher=self._model(answers.value("teacher_model"), None),
             )
         )

@@ -5,6 +5,7 @@ The only place that joins them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,14 +22,9 @@ from advisor.situation.chat_templates import lacks, needs_of, template_fit
 from advisor.situation.data import path_beside, read_data
 from advisor.situation.model_choice import near_models
 from advisor.situation.model_names import is_instruct
-from advisor.situation.models import model_shape, names_in
+from advisor.situation.models import model_shape
 from advisor.situation.past_runs import read_past_runs
-from advisor.situation.scope import (
-    hardware_out_of_scope,
-    mentioned_beside,
-    original_of,
-    out_of_scope,
-)
+from advisor.situation.scope import hardware_out_of_scope, original_of, out_of_scope
 from advisor.situation.suggestions import smaller_models, suggest_encoder, suggest_model
 from advisor.situation.types import (
     ModelSuggestion,
@@ -46,6 +42,7 @@ SMALLEST_WITH_TEMPLATE_B = 0.7  # in place of smaller models, of which few have 
 # Whether the model follows instructions, by what was stated.
 START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
+SEVERAL = re.compile(r"\s+(?:/|or|and|vs)\s+|[,;|]", re.IGNORECASE)
 PACKED = ("gptq", "awq")  # formats of a checkpoint that need packages of their own
 
 
@@ -81,7 +78,7 @@ def situation_of(
     if faults:
         raise InputError(faults=faults)
     answers = read.answers
-    outside, about_scope = outside_of(answers, hardware)
+    outside = outside_of(answers, hardware)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
     named = [answers.value(fact_id) for fact_id in ("model", "model_params_b")]
     model, about_model, unknown = (
@@ -104,7 +101,7 @@ def situation_of(
         free_gpus=free_gpus() if hardware.kind == "cpu" else "", unknown=tuple(unknown),
     )  # fmt: skip
     needs = needs_of(_taught(situation))
-    warnings += [*read.warnings, *about_scope, *about_model, *about_teacher]
+    warnings += [*read.warnings, *about_model, *about_teacher]
     if model is not None:
         thinks, about_data, lacking = _suits_data(situation, model, needs)
         warnings += about_data
@@ -180,18 +177,10 @@ def hardware_of(answers: Answers, *, probed: Hardware | None = None) -> tuple[Ha
     return replace(hardware, machines=nodes) if nodes > 1 else hardware, [*notes]
 
 
-def outside_of(answers: Answers, hardware: Hardware) -> tuple[OutOfScope | None, list[str]]:
-    """The model or the device that this tool does not train, if one was named; and a warning about
-    a model of another kind that was named beside one it trains.
-    """
-    name, task = answers.value("model"), answers.value("task")
-    warning = ""
-    if name is not None:
-        found = out_of_scope(str(name), task)
-        if found is not None:
-            return found, []
-        warning = mentioned_beside(str(name), task)
-    return hardware_out_of_scope(hardware), [warning] if warning else []
+def outside_of(answers: Answers, hardware: Hardware) -> OutOfScope | None:
+    """The model or the device that this tool does not train, if one was named."""
+    name = str(answers.value("model", ""))
+    return out_of_scope(name, answers.value("task")) or hardware_out_of_scope(hardware)
 
 
 # --------------------------------------------------------------------------- data
@@ -267,21 +256,14 @@ def _model(answers: Answers, *, online: bool) -> tuple[ModelShape | None, list[s
     warnings: list[str] = []
     unknown: list[str] = []
     name = f"a model of {params_b:g}B" if stated is None else str(stated)
-    names = names_in(name) if stated is not None else (name,)
-    if len(names) > 1:
-        task = answers.value("task")
-        name = next((one for one in names if out_of_scope(one, task) is None), names[0])
-        unknown.append("model")
-        warnings.append(
-            f"model: {len(names)} models are named, and an answer is about one: here {name}; ask"
-            " again with another name alone"
-        )
     shape, notes = named_shape(name, params_b=params_b, online=online)
     warnings += notes
     if shape is None or shape.origin == "size":
         unknown.append("model")
     if shape is None:
         return None, warnings, unknown
+    if SEVERAL.search(name) and shape.id == name and shape.origin != "folder":
+        warnings.append("model: an answer is about one model; ask again with one name of several")
     if shape.stored in PACKED and (original := original_of(shape.id)):
         warnings.append(
             f"model: {shape.id} holds rounded weights; {original}, which it was made from,"

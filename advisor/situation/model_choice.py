@@ -5,10 +5,9 @@ that it fits, best first.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -144,69 +143,29 @@ def _every_id() -> tuple[str, ...]:
 # --------------------------------------------------------------------------- which ones it may be
 
 
-class _Entry:
-    """A model with what its name says."""
-
-    def __init__(self, hub_id: str) -> None:
-        self.id = hub_id
-        self.words = words_of(hub_id)  # without those that make no difference
-        self.all_words = self.words | _every_word(hub_id)  # with its organisation's
-        self.sizes = states_size(self.words)
-
-    def has(self, word: str) -> bool:
-        """Whether the name has the word; "3" stands for version 3.1 too."""
-        versions = (other for other in self.all_words if other.startswith(f"{word}."))
-        return word in self.all_words or (word.isdigit() and any(versions))
-
-
-@cache
-def _entries(ids: tuple[str, ...]) -> tuple[_Entry, ...]:
-    return tuple(map(_Entry, ids))
-
-
-def _every_word(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z]+|[0-9.]+[bmt]?(?![a-z])", text.lower().replace("_", ".")))
-
-
 def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...], bool]:
     """The models that a name fits, best first; and whether it had to be put right for that.
 
-    Best is what lies in the cache, then what has the fewest words more, follows instructions, and
-    is newest. Words that no model bears are left out before a size is.
+    Words that no model bears are left out of a name that says a family, before its size is.
     """
-    cached = cached_models()
-    entries = _entries(_every_id())
-    known = frozenset(word for entry in entries for word in entry.all_words)
-    typed = words_of(name) or _every_word(tail_of(name))
-    right = frozenset(put_right(word, known, SHORTEST) for word in typed)
-    tries = [typed, right]
-    # What is left without words that no model bears: a description of one, or another name.
-    known_typed, left = typed & known, right & known
-    if known_typed & frozenset(_family_word(entry.id) for entry in entries):
-        tries += [known_typed, known_typed - states_size(known_typed)]
-    if 2 * len(_named(left)) > len(_named(right)):
+    words = {hub_id: words_of(hub_id.replace("/", "-")) for hub_id in _every_id()}
+    known = frozenset().union(*words.values())
+    typed, short = words_of(name), squashed(name)
+    right = frozenset(put_right(word, known) for word in typed)
+    tries, left = [right], right & known
+    if left & {_family_word(hub_id) for hub_id in words}:
         tries += [left, left - states_size(left)]
-    found: list[_Entry] = []
-    for words in filter(_named, tries):
-        found = [entry for entry in entries if _fits(words, entry)]
-        if found:
-            break
-    else:
-        words = typed
-        short = squashed(name)
-        found = [
-            entry for entry in entries if len(short) > SHORTEST and short in squashed(entry.id)
-        ]
-    trainable = (
-        hub_id for hub_id in _ordered(found, words, name, cached) if out_of_scope(hub_id) is None
-    )
-    near = tuple(NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(trainable, most))
-    return near, bool(near) and words != typed
-
-
-def _named(words: Collection[str]) -> list[str]:
-    """The words that name a model, without sizes and versions."""
-    return [word for word in words if word.isalpha()]
+    found: list[str] = []
+    for wanted in tries:
+        if not found and any(map(str.isalpha, wanted)):
+            found, right = [one for one in words if _fits(wanted, words[one], one)], wanted
+        if not found and len(short) > SHORTEST:
+            found, right = [one for one in words if short in squashed(one)], typed
+    latest_first = sorted(found, reverse=True)
+    ordered = sorted(latest_first, key=partial(_rank, wanted=right, name=name))
+    trainable = (hub_id for hub_id in ordered if out_of_scope(hub_id) is None)
+    near = [NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(trainable, most)]
+    return tuple(near), bool(near) and right != typed
 
 
 def _family_word(hub_id: str) -> str:
@@ -215,49 +174,40 @@ def _family_word(hub_id: str) -> str:
     return found[0] if found else ""
 
 
-def _fits(words: frozenset[str], entry: _Entry) -> bool:
-    """Whether a model's name has these words, and its name or its shape these sizes."""
-    sizes = states_size(words)
-    if not all(map(entry.has, words - sizes)):
-        return False
-    if sizes <= entry.sizes:
-        return True
-    if entry.sizes:
-        return False
-    shape, _ = model_shape(entry.id)  # the name says no size, the catalogue may
-    wanted = size_of(" ".join(sizes), None).params
-    return shape is not None and bool(wanted) and abs(shape.params / (wanted or 1) - 1) < SAME_SIZE
+def _fits(wanted: frozenset[str], own: frozenset[str], hub_id: str) -> bool:
+    """Whether a model's name has these words, and its name or its shape these sizes; "3" stands
+    for version 3.1 too.
+    """
+    sizes, stated = states_size(wanted), states_size(own)
+    for word in wanted - sizes:
+        versions = (other for other in own if other.startswith(f"{word}."))
+        if word not in own and not (word.isdigit() and any(versions)):
+            return False
+    if sizes <= stated or stated:
+        return sizes <= stated
+    shape, _ = model_shape(hub_id)  # the name says no size, the catalogue may
+    size = size_of(" ".join(sizes), None).params
+    return shape is not None and bool(size) and abs(shape.params / (size or 1) - 1) < SAME_SIZE
 
 
-def _ordered(
-    found: Sequence[_Entry], typed: Collection[str], name: str, cached: Collection[str]
-) -> list[str]:
-    """The hub ids of these models, what is meant most likely first."""
-    wants_base = bool(re.search(r"(?i)\bbase\b", name))
-
-    def rank(entry: _Entry) -> tuple[object, ...]:
-        more = [word for word in entry.words - set(typed) if word.isalpha() and len(word) > 1]
-        numbers = [float(word) for word in entry.words if re.fullmatch(r"\d+(?:\.\d+)?", word)]
-        size = size_of(tail_of(entry.id), None).params
-        if not size:
-            shape, _ = model_shape(entry.id)
-            size = 0 if shape is None else shape.params
-        return (
-            entry.id not in cached,
-            stored_by_name(entry.id) is not None,
-            size > HUGE,
-            len(more),
-            (is_instruct(entry.id) is True) is wants_base,
-            sum(word not in entry.all_words for word in typed),
-            -max((number for number in numbers if number <= VERSIONS), default=0.0),
-            size,
-        )
-
-    latest_first = sorted(found, key=lambda entry: entry.id, reverse=True)
-    kept: dict[tuple[object, ...], str] = {}
-    for entry in sorted(latest_first, key=rank):
-        # One of the names of a model that was renamed, the latest of its small versions.
-        same = (entry.words, is_instruct(entry.id), stored_by_name(entry.id))
-        if same not in kept or len(entry.id) < len(kept[same]):
-            kept[same] = entry.id
-    return list(kept.values())
+def _rank(hub_id: str, *, wanted: frozenset[str], name: str) -> tuple[object, ...]:
+    """What is meant most likely comes first: a model at hand, in 16 bit, of a usual size, with few
+    words more, which follows instructions, of the latest version.
+    """
+    own = words_of(hub_id)
+    numbers = [float(word) for word in own if re.fullmatch(r"\d+(?:\.\d+)?", word)]
+    size = size_of(tail_of(hub_id), None).params
+    if not size:
+        shape, _ = model_shape(hub_id)
+        size = 0 if shape is None else shape.params
+    return (
+        hub_id not in cached_models(),
+        stored_by_name(hub_id) is not None,
+        size > HUGE,
+        sum(word.isalpha() and len(word) > 1 for word in own - wanted),
+        (is_instruct(hub_id) is True) is bool(re.search(r"(?i)\bbase\b", name)),
+        sum(word not in own for word in wanted),
+        -max((number for number in numbers if number <= VERSIONS), default=0.0),
+        size,
+        len(hub_id),
+    )

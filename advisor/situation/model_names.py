@@ -56,7 +56,7 @@ FILLER = frozenset(
 )  # fmt: skip  # no difference in shape
 LIKE_A_WORD = 0.74  # of a misspelt word: "instrct" and "instruct" have 0.93, "lama", "llama" 0.89
 LIKE_A_NAME = 0.8  # of a whole name
-SHORTEST = 4  # letters of a word that may be misspelt
+SHORTEST = 3  # letters of a word that may be misspelt
 
 
 # --------------------------------------------------------------------------- what it says
@@ -213,37 +213,25 @@ def derived_from(name: str) -> list[str]:
 
 
 def nearest(name: str, others: Sequence[str] = ()) -> str | None:
-    """The known name that a misspelt one is most like; None if none is like it.
+    """The known name of the same size that a misspelt one is most like; None if none is like it.
 
     Args:
         name: As it was written.
         others: Known names beside the catalogue's: what is in the hub's cache.
     """
-    catalogue, words = _catalogue_words(), words_of(name)
-    known_words = frozenset().union(*catalogue.values()) | FILLER
-    corrected = {put_right(word, known_words) for word in words} - FILLER
-    if alike := [hub_id for hub_id, known in catalogue.items() if known == corrected]:
-        return min(
-            alike,
-            key=lambda hub_id: (
-                stored_by_name(hub_id) is not None,
-                is_instruct(hub_id) is not is_instruct(name),
-                hub_id,
-            ),
-        )
-    sizes = states_size(words)
+    sizes = states_size(words_of(name))
     known_names = {
         squashed(known): known
-        for known in (*reversed(catalogue), *others)
+        for known in (*reversed(catalogue_ids()), *others)
         if not sizes or states_size(words_of(known)) == sizes
     }
     found = get_close_matches(squashed(without_storage(name)), known_names, 1, LIKE_A_NAME)
     return known_names[found[0]] if found else None
 
 
-def put_right(word: str, known: Collection[str], shortest: int = SHORTEST) -> str:
+def put_right(word: str, known: Collection[str]) -> str:
     """The known word that a misspelt one is most like; the word itself if none is like it."""
-    if word in known or not word.isalpha() or len(word) < shortest:
+    if word in known or not word.isalpha() or len(word) < SHORTEST:
         return word
-    words = sorted(other for other in known if other.isalpha() and len(other) >= shortest)
+    words = sorted(other for other in known if other.isalpha() and len(other) >= SHORTEST)
     return next(iter(get_close_matches(word, words, 1, LIKE_A_WORD)), word)

@@ -44,7 +44,6 @@ from advisor.situation.model_names import (
 )
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
-BETWEEN = re.compile(r"\s+/\s*|\s*/\s+|\s*[,;|]\s*|\s+(?:or|and|vs\.?|und|oder)\s+", re.IGNORECASE)
 ALIKE = 0.01  # how far sizes are apart that one name may stand for
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
 
@@ -68,9 +67,9 @@ def _find_shape(
 ) -> tuple[ModelShape | None, list[str]]:
     if not name and params_b is None:
         return None, ["no model was named"]
-    path = Path(os.path.expanduser(name))  # which leaves ~nobody as it is
-    if name and (path.is_dir() or _looks_like_a_path(name)):
-        of_folder = shape_from_folder(path, name)
+    if name and is_path(name):
+        # expanduser leaves ~nobody as it is
+        of_folder = shape_from_folder(Path(os.path.expanduser(name)), name)
         return of_folder, _sizes_apart(of_folder, params_b)
     found, warnings = _from_catalogue(name)
     if found is None and HUB_ID.match(name):
@@ -144,25 +143,11 @@ def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
 
 def is_path(name: str) -> bool:
     """Whether the name is a folder that exists, or is written as a path."""
-    return Path(name).expanduser().is_dir() or _looks_like_a_path(name)
-
-
-def _looks_like_a_path(name: str) -> bool:
     return (
         name.startswith(("./", "../", "/", "~"))
         or name.lower().endswith(".gguf")
-        or Path(name).is_file()
+        or Path(name).exists()
     )
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """The models that a field names, in its order: one, unless at least two parts of it are known
-    as models. A path is one name.
-    """
-    text = text.strip()
-    parts = [] if is_path(text) else [part.strip() for part in BETWEEN.split(text)]
-    known = [part for part in parts if HUB_ID.match(part) or family_of_name(part) is not None]
-    return tuple(dict.fromkeys(known)) if len(known) > 1 else (text,)
 
 
 def shape_from_folder(path: Path, name: str) -> ModelShape:
@@ -170,22 +155,16 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
 
     Raises InputError that says what is missing and what to do.
     """
-    is_gguf = path.suffix.lower() == ".gguf"
-    if path.is_file() or (not path.exists() and is_gguf):
+    if path.is_file() or path.suffix.lower() == ".gguf":
         raise InputError(
-            f"is {'a GGUF file' if is_gguf else 'a file'}, a model folder is expected",
+            "is a file, a model folder is expected",
             where=name,
-            hint=(
-                "give the folder with config.json and safetensors weights, or the hub id it was"
-                " converted from"
-            ),
+            hint="give the folder with config.json and safetensors weights, or the hub id that a"
+            " GGUF file was converted from",
         )
     if not path.exists():
-        raise InputError(
-            "no such folder",
-            where=name,
-            hint="a hub id has the form organisation/name, without a leading dot or slash",
-        )
+        hint = "a hub id has the form organisation/name, without a leading dot or slash"
+        raise InputError("no such folder", where=name, hint=hint)
     if not (path / "config.json").is_file():
         raise InputError(
             "no config.json in this folder",
@@ -211,22 +190,13 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
 
 
 def _why_no_config(path: Path) -> str:
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        return f"it cannot be read as a folder ({error.strerror})"
-    if "adapter_config.json" in names:
-        base = _read_json(path / "adapter_config.json", str(path / "adapter_config.json"))
+    adapter = path / "adapter_config.json"
+    if adapter.is_file():
+        base = _read_json(adapter, str(adapter))
         of = base.get("base_model_name_or_path") if isinstance(base, dict) else None
         return f"this is an adapter; name the model it belongs to{f': {of}' if of else ''}"
-    if any(item.lower().endswith(".gguf") for item in names):
-        return (
-            "this folder holds GGUF files only, which cannot be trained; name the model they were"
-            " converted from"
-        )
-    for name in names:
-        if (path / name / "config.json").is_file():
-            return f"a folder inside has one: {path / name}"
+    if any(path.glob("*.gguf")):
+        return "this folder holds GGUF files only: name the model they were converted from"
     return "is this the right folder?"
 
 
@@ -234,14 +204,10 @@ def _read_json(path: Path, name: str) -> Any:
     try:
         return parse_json(text_of(path, most_bytes=MOST_CONFIG_BYTES))
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"not valid JSON: {error.msg}",
-            where=f"{name}:{error.lineno}:{error.colno}",
-            hint="download the file again",
-        ) from None
-    except RecursionError:
-        raise InputError("cannot be read: it is nested too deeply", where=name) from None
-    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
+        where = f"{name}:{error.lineno}:{error.colno}"
+        hint = "download the file again"
+        raise InputError(f"not valid JSON: {error.msg}", where=where, hint=hint) from None
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {error}", where=name) from None
 
 

@@ -83,14 +83,6 @@ class _Kind(NamedTuple):
     patterns: Mapping[str, re.Pattern[str]]
 
 
-class _Mention(NamedTuple):
-    """A model of a kind that this tool does not train, named in a text."""
-
-    entry: Entry
-    name: str  # the first that the text names
-    beside_text_model: bool  # a description that names a model of text too means that one
-
-
 def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
     """What a model is that this tool does not train; None for all others.
 
@@ -98,10 +90,9 @@ def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
         name: As it was stated: a hub id, a folder, a file or a description.
         task: The stated task: a small embedding model is in scope if texts are only sorted.
     """
-    found = _mentioned(name.strip(), task)
-    if found is None or found.beside_text_model:
+    entry, named = _mentioned(name.strip())
+    if entry is None or task in entry.get("but_for", ()):
         return None
-    entry, named = found.entry, found.name
     where, instead = str(entry["where"]), tuple(entry.get("instead", ()))
     if entry["kind"] == "packed_file":
         original = original_of(name)
@@ -120,17 +111,6 @@ def out_of_scope(name: str, task: str | None = None) -> OutOfScope | None:
     )
 
 
-def mentioned_beside(name: str, task: str | None = None) -> str:
-    """A warning if a description names a model of another kind beside a text model."""
-    found = _mentioned(name.strip(), task)
-    if found is None or not found.beside_text_model:
-        return ""
-    return (
-        f"model: '{found.name}' is {found.entry['what']}; the text model that you name beside it"
-        " is what is trained here"
-    )
-
-
 def hardware_out_of_scope(hardware: Hardware) -> OutOfScope | None:
     """The same for a device that the trainers do not run on."""
     device = hardware.not_supported
@@ -146,26 +126,25 @@ def hardware_out_of_scope(hardware: Hardware) -> OutOfScope | None:
     )
 
 
-def _mentioned(name: str, task: str | None) -> _Mention | None:
-    """What a name tells: the first model of a kind that is not trained for the task."""
+def _mentioned(name: str) -> tuple[Entry | None, str]:
+    """The kind of model that a name tells, and the part of the name that tells it; no kind if a
+    description names a model of text as well, which then is meant.
+    """
     if not name:
-        return None
+        return None, name
     if (model_type := _catalogued(name)) is not None:
-        # Its configuration tells what it is: no pattern has to be compiled.
-        entry, named, spans = _by_type(model_type), name, [(0, len(name))]
-    elif matches := [
+        return _by_type(model_type), name  # no pattern has to be compiled
+    matches = [
         (start, order, end, kind)
         for order, kind in enumerate(_kinds())
         for start, end in _matches(kind, name)
-    ]:
-        start, _, end, kind = min(matches, key=lambda match: match[:2])
-        entry, named = kind.entry, name[start:end]
-        spans = [(start, end) for start, _, end, _ in matches]
-    else:
-        entry, named, spans = _by_files(name), name, [(0, len(name))]
-    if entry is None or task in entry.get("but_for", ()):
-        return None
-    return _Mention(entry, named, _names_text_model(name, spans))
+    ]
+    if not matches:
+        return _by_files(name), name
+    if _names_text_model(name, [(start, end) for start, _, end, _ in matches]):
+        return None, name
+    start, _, end, kind = min(matches, key=lambda match: match[:2])
+    return kind.entry, name[start:end]
 
 
 def _matches(kind: _Kind, text: str) -> Iterator[tuple[int, int]]:

@@ -17,13 +17,7 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
 from advisor.situation.catalogue import catalogue_ids, organisation_models
-from advisor.situation.scope import (
-    HARDWARE,
-    mentioned_beside,
-    original_of,
-    out_of_scope,
-    scope_file,
-)
+from advisor.situation.scope import HARDWARE, original_of, out_of_scope, scope_file
 from tests.advice.situations import UNKNOWN_MACHINE, random_advice, random_answers
 from tests.conftest import scaled
 
@@ -208,14 +202,6 @@ def test_small_embedding_models_sort_texts():
     assert out_of_scope("Qwen/Qwen3-Embedding-0.6B", "classification") is not None
 
 
-def test_the_model_beside_is_said():
-    """A search model named beside a text model is mentioned, and the text model is trained."""
-    said = mentioned_beside("Qwen3-8B with bge-m3 for the search")
-    assert "bge-m3" in said
-    assert "text model" in said
-    assert mentioned_beside("Qwen3-8B") == ""
-
-
 @pytest.mark.parametrize(
     ("name", "original"),
     [
@@ -306,25 +292,6 @@ def test_a_plan_out_of_scope_promises_no_other(call, asked):
     out = json.loads(call("--json", "--task", "qa", *asked, "--plan", "p.yaml")[1])
     assert "--choose" not in out["missing"][0]
     assert f"name another {'model' if '--model' in asked else 'device'}" in out["missing"][0]
-
-
-@pytest.mark.parametrize("beside", ["BAAI/bge-m3", "gpt-4o", "openai/whisper-large-v3"])
-@pytest.mark.parametrize("turned", [False, True])
-def test_of_several_models_only_those_in_scope_are_sized(call, beside, turned):
-    """What is out of scope among them is not taken."""
-    names = ["Qwen/Qwen3-8B", beside]
-    asked = (
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "L4",
-        "--model",
-        " / ".join(names[:: 1 - 2 * turned]),
-    )
-    document = json.loads(call(*asked)[1])
-    said = next(warning for warning in document["warnings"] if "are named" in warning)
-    assert "about one: here Qwen/Qwen3-8B" in said
 
 
 def test_the_wizard_asks_no_further_once_it_knows():
