@@ -7,8 +7,6 @@ A finished run says so only after this check, and no stage starts from a damaged
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, InputError
-from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, text_of
+from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, shown_path
 from advisor.launch.folder import LOCK, MACHINES, METRICS, is_done
 from advisor.launch.hub import cached_snapshot
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
@@ -24,16 +22,12 @@ from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan
 from advisor.record.content import Contents, file_digest, model_files, read_contents
 from advisor.record.files import read_record
-from advisor.record.run import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord, StageRecord
+from advisor.record.run import ADJUSTED, DONE, DRY_RUN, FAILED, RunRecord, StageRecord
 from advisor.record.stage import SavedFile
 
 # What `advise` itself may leave before a run begins.
 BEFORE_A_RUN = {LOCK, MACHINES, DRY_RUN, PLAN_FILE}
-# Up to this size all results together are read at each call: under 2 s on one core. Of larger ones,
-# the files that were written or moved since their stage finished are read.
-READ_ALWAYS_BYTES = 2 * 2**30
-# Files that people adapt to how they use a result: a change is told, and refused only if the file
-# cannot be read any more.
+# Files that people adapt to how they use a result: a change is told and not refused.
 ADAPTED = (
     "generation_config.json",
     "tokenizer_config.json",
@@ -51,11 +45,7 @@ def find_record(run: PlanRun) -> RunRecord | None:
     if not folder.exists():
         return None
     if not folder.is_dir():
-        raise InputError(
-            f"{folder} is a file; a run needs a folder",
-            where=str(folder),
-            hint="choose another one with --output DIR",
-        )
+        raise _not_here(run, "is a file; a run needs a folder")
     try:
         record = read_record(folder, hint=OTHER_FOLDER)
         names = sorted(
@@ -63,90 +53,57 @@ def find_record(run: PlanRun) -> RunRecord | None:
         )
     except PermissionError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from None
+    foreign = [name for name in names if name not in BEFORE_A_RUN]
     if record is None:
-        _refuse_foreign_files(folder, names)
-    elif not set(run.digests.values()).isdisjoint(record.digests.values()):  # but for tasks
-        _refuse_other_parts(run, record)
-    elif _has_trained_nothing(folder, record):
-        return None  # a plan that was refused before its first step, and is corrected now
+        if foreign:
+            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            raise _not_here(run, f"holds other files ({', '.join(foreign[:3])}{more})")
+    elif set(run.digests.values()).isdisjoint(record.digests.values()):
+        if _has_trained_nothing(folder, record):
+            return None  # a plan that was refused before its first step, and is corrected now
+        named = f" of plan '{record.name}'" if record.name else ""
+        raise _not_here(
+            run,
+            f"holds another run{named} ({record.status}): its model, data or stages are not those"
+            " of this plan",
+            f"to resume that run: advise run {shlex.quote(str(folder / PLAN_FILE))}",
+        )
     else:
-        _refuse_another_run(folder, record)
+        _refuse_other_parts(run, record)
     return record
+
+
+def _not_here(run: PlanRun, what: str, instead: str = "") -> InputError:
+    hint = "choose another folder with --output DIR"
+    return InputError(
+        f"{run.folder} {what}",
+        where=str(run.folder),
+        hint=f"{hint}; {instead}" if instead else hint,
+    )
 
 
 def _has_trained_nothing(folder: Path, record: RunRecord) -> bool:
     """Whether a run ended before its first step: nothing is lost if another one begins there."""
+    kept = ("checkpoints/*", "*.safetensors", ADJUSTED)
     return (
         record.status == FAILED
         and all(stage.status != DONE for stage in record.stages)
         and not (folder / METRICS).exists()
-        and not any(folder.glob("stages/*/checkpoints/*"))
-        and not any(folder.glob("stages/*/*.safetensors"))
-        and not any(folder.glob(f"stages/*/{ADJUSTED}"))
-    )
-
-
-def _refuse_foreign_files(folder: Path, names: list[str]) -> None:
-    foreign = [name for name in names if name not in BEFORE_A_RUN]
-    if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise InputError(
-            f"{folder} holds other files ({', '.join(foreign[:3])}{more})",
-            "an empty or new folder",
-            "choose another one with --output DIR",
-            where=str(folder),
-        )
-
-
-def _refuse_another_run(folder: Path, record: RunRecord) -> None:
-    named = f" of plan '{record.name}'" if record.name else ""
-    raise InputError(
-        f"{folder} holds another run{named} ({record.status}): its model, data or stages are not"
-        " those of this plan",
-        where=str(folder),
-        hint="choose another folder with --output DIR; to resume that run: advise run"
-        f" {shlex.quote(str(folder / PLAN_FILE))}",
+        and not any(any(folder.glob(f"stages/*/{pattern}")) for pattern in kept)
     )
 
 
 def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
-    """Raise InputError if tasks, the limit or the method of a stage are others now."""
-    folder = run.folder
+    """Raise InputError if tasks or the limit of a trial are others now."""
     changed = [name for name, digest in record.tasks.items() if run.tasks.get(name) != digest]
     if changed:
-        verb = "is" if len(changed) == 1 else "are"
-        raise InputError(
-            f"{folder} holds other tasks: {', '.join(changed)} {verb} missing or changed in this"
-            " plan",
-            where=str(folder),
-            allowed="the same tasks and new ones",
-            hint="choose another folder with --output DIR",
-        )
+        what = f"holds other tasks: {', '.join(changed)} missing or changed in this plan"
+        raise _not_here(run, what)
     if record.max_steps != run.max_steps:
         steps = record.max_steps
         held = f"a trial run of at most {steps} steps per stage" if steps else "the whole run"
         again = f"add --max-steps {steps}" if steps else "leave --max-steps out"
-        raise InputError(
-            f"{folder} holds {held}",
-            where=str(folder),
-            hint=f"choose another folder with --output DIR, or {again} to resume it",
-        )
-    faults = [
-        Fault(
-            where=str(folder / RECORD),
-            what=f"stage {entry.name}: {key} is {there!r}, and {wanted} in the plan",
-            hint=OTHER_FOLDER,
-        )
-        for entry in run.entries
-        if (stage := record.stage(entry.name)) is not None
-        for key, there, wanted in (
-            ("objective", stage.objective, entry.stage.objective),
-            ("update", stage.update, entry.stage.update),
-        )
-        if there != wanted
-    ]
-    if faults:
-        raise InputError(faults=faults)
+        raise _not_here(run, f"holds {held}", f"{again} to resume it")
 
 
 # --------------------------------------------------------------------------- its results
@@ -159,77 +116,64 @@ def check_results(run: PlanRun, record: RunRecord, selected: Sequence[Entry]) ->
     call rests on is damaged: one that it was asked for, or that another stage starts from or is
     scored by.
     """
-    names = dict.fromkeys(
+    names = {
         name
         for entry in selected
         for name in ((entry.name,) if is_done(record, entry.name, run.folder) else entry.needs)
         if is_done(record, name, run.folder)
-    )
-    stages = [stage for stage in record.stages if stage.name in names]
-    total = sum(saved.bytes for stage in stages for saved in (stage.files or {}).values())
+    }
     faults, warnings = [], []
-    for stage in stages:
-        place = run.folder / "stages" / stage.name
-        for name, saved in (stage.files or {}).items():
-            what = _difference(place / name, saved, total <= READ_ALWAYS_BYTES, _finished_ns(stage))
+    for stage in record.stages:
+        folder = f"stages/{stage.name}"
+        for name, saved in (stage.files or {}).items() if stage.name in names else ():
+            path = run.folder / folder / name
+            what = _difference(path, saved, _finished_ns(stage))
             if what is None:
                 continue
-            if name in ADAPTED and _is_readable(place / name):
-                shown = f"{run.shown_folder}/stages/{stage.name}/{name}"
-                warnings.append(f"{shown} was changed after the training")
-            else:
-                faults.append(_fault(stage, name, what, place, run.shown_folder))
+            if name in ADAPTED and path.is_file():
+                warnings.append(f"{run.shown_folder}/{folder}/{name} was changed after training")
+                continue
+            shown = shlex.quote(run.shown_folder)
+            again = f"rm {shown}/{folder}/*.safetensors && advise run {shown}"
+            has_checkpoints = any((path.parent / "checkpoints").glob("checkpoint-*"))
+            start = "its last checkpoint" if has_checkpoints else "the beginning"
+            faults.append(
+                Fault(
+                    what=f"{run.shown_folder}/{folder}/{name} {what}: the result of stage"
+                    f" {stage.name} is damaged",
+                    allowed="put a copy of the file back if you have one",
+                    hint=f"or train the stage again from {start}: {again}",
+                )
+            )
     if faults:
         raise InputError(faults=faults)
     return warnings
 
 
-def _fault(stage: StageRecord, name: str, what: str, place: Path, shown_folder: str) -> Fault:
-    run = shlex.quote(shown_folder)
-    result = f"{run}/stages/{stage.name}"
-    has_checkpoints = any((place / "checkpoints").glob("checkpoint-*"))
-    start = "from its last checkpoint" if has_checkpoints else "from the beginning"
-    return Fault(
-        what=f"{shown_folder}/stages/{stage.name}/{name} {what}: the result of stage {stage.name}"
-        " is damaged",
-        allowed="put a copy of the file back if you have one",
-        hint=f"or train the stage again {start}: rm {result}/*.safetensors && advise run {run}",
-    )
+def _difference(path: Path, saved: SavedFile, finished_ns: int) -> str | None:
+    """What is wrong with a file of a result; None if it is as it was saved.
 
-
-def _difference(path: Path, saved: SavedFile, read_all: bool, finished_ns: int) -> str | None:
-    """What is wrong with a file of a result; None if it is as it was saved."""
+    Gigabytes are not hashed at each call: a file that nobody has touched since is not read.
+    """
     try:
         found = path.stat()
+        if found.st_size != saved.bytes:
+            return f"has {found.st_size:,} bytes and had {saved.bytes:,} when it was saved"
+        if max(found.st_mtime_ns, found.st_ctime_ns) <= finished_ns:
+            return None
+        is_same = file_digest(path) == saved.sha256
     except FileNotFoundError:
         return "is gone"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if found.st_size != saved.bytes:
-        return f"has {found.st_size:,} bytes and had {saved.bytes:,} when it was saved"
-    if not read_all and max(found.st_mtime_ns, found.st_ctime_ns) <= finished_ns:
-        return None
-    try:
-        digest = file_digest(path)
-    except AdviseError as error:
-        return f"cannot be read ({error.faults[0].headline})"
-    return None if digest == saved.sha256 else "has other content than when it was saved"
+    except (OSError, AdviseError) as error:
+        return f"cannot be read ({error})"
+    return None if is_same else "has other content than when it was saved"
 
 
 def _finished_ns(stage: StageRecord) -> int:
-    """The end of the second in which the stage finished; 0 if that is not known."""
+    """The beginning of the second in which the stage finished; 0 if that is not known."""
     with suppress(ValueError, OverflowError):
-        return (int(datetime.fromisoformat(str(stage.finished_at)).timestamp()) + 1) * 10**9
+        return int(datetime.fromisoformat(str(stage.finished_at)).timestamp()) * 10**9
     return 0
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether a JSON file holds an object, or a text file is text."""
-    try:
-        text = text_of(path)
-        return path.suffix != ".json" or isinstance(json.loads(text), dict)
-    except (OSError, ValueError, RecursionError):
-        return False
 
 
 IN_WORDS = {"model": "the model", "data": "the data", "file": "a file that the plan names"}
@@ -279,17 +223,13 @@ def refuse_changed(run: PlanRun, before: Inputs, now: Inputs) -> None:
             said += [f"{what} has changed since this run began: {changes}"] if changes else []
         elif key != "model" and not run.plan.tasks:
             said.append(f"run.json does not say what {what} held, {_shown(run, key)}")
-    faults = [
-        Fault(
-            where=str(run.folder),
-            what=one,
-            allowed="a run is resumed with the files that it began with",
-            hint="put the old files back, or begin a new run with --output DIR",
+    allowed = "a run is resumed with the files that it began with"
+    hint = "put the old files back, or begin a new run with --output DIR"
+    if said:
+        where = str(run.folder)
+        raise InputError(
+            faults=[Fault(where=where, what=one, allowed=allowed, hint=hint) for one in said]
         )
-        for one in said
-    ]
-    if faults:
-        raise InputError(faults=faults)
 
 
 def _paths(plan: Plan, chosen: Sequence[Entry]) -> dict[str, str]:
@@ -323,16 +263,13 @@ def _changes(run: PlanRun, key: str, old: Contents, new: Contents) -> list[str]:
     said = []
     for name in sorted({*old, *new}):
         before, now = old.get(name), new.get(name)
-        if before is None:
-            change = "is new"
-        elif now is None:
-            change = "is gone"
-        elif before.sha256 == now.sha256:
-            continue
-        elif before.bytes == now.bytes:
-            change = "has other content (the same size)"
-        else:
-            change = f"has other content ({before.bytes:,} bytes then, {now.bytes:,} now)"
+        change = "is new" if before is None else "is gone"
+        if before is not None and now is not None:
+            if before.sha256 == now.sha256:
+                continue
+            sizes = f"{before.bytes:,} bytes then, {now.bytes:,} now"
+            is_equal = before.bytes == now.bytes
+            change = f"has other content ({'the same size' if is_equal else sizes})"
         said.append(f"{_shown(run, key, name)} {change}")
     return said
 
@@ -343,6 +280,4 @@ def _shown(run: PlanRun, key: str, name: str = "") -> str:
     path = path_from(run.folder.resolve(), text)
     if not path.exists():  # of the hub's cache
         return f"{text}/{name}"
-    path = path / name if path.is_dir() else path
-    near = path.is_relative_to(Path.cwd())
-    return os.path.relpath(path) if near else str(path)
+    return shown_path(path / name if path.is_dir() else path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from advisor.ground.errors import InputError, did_you_mean
-from advisor.ground.files import PLAN_FILE, text_of
+from advisor.ground.files import PLAN_FILE, shown_path, text_of
 from advisor.ground.terminal import print_message
 from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import parse_yaml
@@ -65,9 +65,7 @@ class PlanRun(PlanOnDisk):
     @property
     def shown_folder(self) -> str:
         """The folder as short as it can be typed from here."""
-        if self.folder.is_relative_to(Path.cwd()):
-            return os.path.relpath(self.folder)
-        return str(self.folder)
+        return shown_path(self.folder)
 
     @property
     def tasks(self) -> dict[str, str]:

@@ -137,7 +137,7 @@ def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
     if (fault := version_fault(version)) is not None:
         raise ServerFault(fault)
     cards = client.get("/v1/models").get("data") or []
-    base = next((card for card in cards if not card.get("parent")), {})
+    base: Mapping[str, Any] = next((card for card in cards if not card.get("parent")), {})
     name, root = str(base.get("id")), str(base.get("root") or base.get("id"))
     if not any(same_model(needs.model, other) for other in (name, root)):
         raise ServerFault(f"serves {root}, and the stage trains {needs.model}")
