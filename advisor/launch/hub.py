@@ -5,7 +5,6 @@ of it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import urllib.error
@@ -23,54 +22,25 @@ from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotRead
 from advisor.ground.files import free_bytes, text_of
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
-from advisor.model_files.hub_cache import hub_cache, hub_home, hub_model_folder, is_offline
+from advisor.model_files.hub_cache import (
+    HUB_TIMEOUT_S,
+    cached_snapshot,
+    has_weights,
+    hub_cache,
+    hub_home,
+    is_hub_id,
+    is_offline,
+)
 from advisor.plan.entries import Entry
 from advisor.plan.read import PlanOnDisk
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
 from advisor.situation.models import model_shape
 
 HUB = "https://huggingface.co"
-HUB_TIMEOUT_S = 5.0
 MOST_ANSWER_BYTES = 16 << 20
 REFUSED = (401, 403, 404)
 LOCAL = ("http://127.0.0.1", "http://localhost")
-WEIGHTS = ("*.safetensors", "*.bin")
 BYTES_A_PARAMETER = 2  # how models are published unless their name or catalogue says otherwise
-
-
-# --------------------------------------------------------------------------- names and the cache
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether the text can be a name on the model hub: 'owner/name' or 'name', no path."""
-    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
-
-
-def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
-    """The folder in the hub cache that a trainer will read this model from; None if there is none.
-
-    Without a revision it is that of the branch `main`, else the only one that is there.
-    """
-    folder = hub_model_folder(hub_id)
-    reference = folder / "refs" / (revision or "main")
-    if reference.is_file():
-        revision = text_of(reference).strip()
-    found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
-    return found[0] if len(found) == 1 else None
-
-
-def has_weights(model: str, revision: str | None) -> bool:
-    """Whether the cache holds the model's weights, all of those that its index names."""
-    snapshot = cached_snapshot(model, revision)
-    if snapshot is None:
-        return False
-    for index in snapshot.glob("*.index.json"):
-        try:
-            wanted = set(json.loads(text_of(index))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
-        return all((snapshot / str(name)).is_file() for name in wanted)
-    return any(path.is_file() for pattern in WEIGHTS for path in snapshot.glob(pattern))
 
 
 def base_license(file: PlanOnDisk, shape: ModelShape | None) -> str | None:
@@ -128,13 +98,9 @@ class ModelNeed:
     def gate_fault(self) -> Fault:
         """That the model's owner asks for an agreement first, with the two steps."""
         licence = f" ({self.license})" if self.license else ""
-        lacks = (
-            "and the login of this machine has not"
-            if login() is not None
-            else "and this machine is not logged in"
-        )
         return Fault(
-            what=f"its licence{licence} must be accepted before it can be downloaded, {lacks}",
+            what=f"its licence{licence} must be accepted before it can be downloaded, and this"
+            " machine is not logged in",
             where=self.what,
             hint=f"accept the licence at {self.page}, then `hf auth login`",
         )
@@ -198,7 +164,7 @@ def ask_hub(need: ModelNeed) -> ModelNeed:
     """The need with what the hub says; a cached model is not asked for.
 
     Raises InputError if the hub has no such model for this user; MachineNotReady if it cannot be
-    asked, or asks for an agreement that this machine's login does not have.
+    asked, or asks for an agreement and this machine is not logged in.
     """
     if need.is_cached:
         return need
@@ -215,7 +181,7 @@ def ask_hub(need: ModelNeed) -> ModelNeed:
     if license is not None:
         need = replace(need, license=license, license_from="the hub")
     is_gated = found.get("gated") not in (None, False)
-    if is_gated and not _may_read(endpoint, need):
+    if is_gated and login() is None:
         raise MachineNotReady(faults=[need.gate_fault()])
     if files := _files(found):
         snapshot = cached_snapshot(need.model, need.revision)
@@ -232,8 +198,13 @@ def _answer(endpoint: str, need: ModelNeed) -> dict[str, Any]:
     """The hub's description of a model; empty from a mirror that answers in another way."""
     inner = f"/revision/{quote(need.revision, safe='')}" if need.revision else ""
     address = f"{endpoint}/api/models/{quote(need.model)}{inner}?blobs=true"
+    request = urllib.request.Request(address)  # noqa: S310 (http or https: see ask_hub)
+    token = login()
+    if token and address.startswith(("https://", *LOCAL)):
+        # Unredirected: urllib sends it to the named host alone.
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with _open(address, "GET") as answer:
+        with urllib.request.build_opener().open(request, timeout=HUB_TIMEOUT_S) as answer:
             found = parse_json(answer.read(MOST_ANSWER_BYTES).decode("utf-8", errors="replace"))
     except urllib.error.HTTPError as error:
         error.close()
@@ -272,38 +243,6 @@ def login() -> str | None:
     return text.strip() or None
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection: it may lead to another host, which the token is not for."""
-
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        return None
-
-
-def _open(address: str, method: str) -> Any:
-    request = urllib.request.Request(address, method=method)  # noqa: S310 (http: see ask_hub)
-    token = login()
-    if token and (address.startswith("https://") or address.startswith(LOCAL)):
-        # Unredirected: urllib sends it to the named host alone.
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    handlers = (_Stay(),) if method == "HEAD" else ()
-    return urllib.request.build_opener(*handlers).open(request, timeout=HUB_TIMEOUT_S)
-
-
-def _may_read(endpoint: str, need: ModelNeed) -> bool:
-    """Whether this machine's login may download a gated model, tried with a small file."""
-    if login() is None:
-        return False
-    revision = quote(need.revision or "main", safe="")
-    try:
-        with _open(f"{endpoint}/{quote(need.model)}/resolve/{revision}/config.json", "HEAD"):
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code not in (401, 403)
-    except (OSError, HTTPException):
-        return True  # not known: the trainer will tell
-
-
 def _files(found: Mapping[str, Any]) -> dict[str, int]:
     """Size of each file in the model's own folder that transformers reads."""
     sizes: dict[str, int] = {}
@@ -312,27 +251,14 @@ def _files(found: Mapping[str, Any]) -> dict[str, int]:
         name, size = (one.get("rfilename"), one.get("size")) if isinstance(one, dict) else ("", 0)
         if isinstance(name, str) and isinstance(size, int) and name and "/" not in name:
             sizes[name] = size
-
-    def like(patterns: Sequence[str]) -> dict[str, int]:
-        return {
-            name: size
-            for name, size in sorted(sizes.items())
-            if any(fnmatch(name, pattern) for pattern in patterns)
-        }
-
-    read = like(MODEL_FILES)
-    is_safe = any(name.endswith(".safetensors") for name in read)
-    return read if is_safe else read | like(PICKLED_FILES)
+    is_safe = any(name.endswith(".safetensors") for name in sizes)
+    read = MODEL_FILES if is_safe else (*MODEL_FILES, *PICKLED_FILES)
+    return {name: size for name, size in sizes.items() if any(fnmatch(name, one) for one in read)}
 
 
 def _license(found: Mapping[str, Any]) -> str | None:
-    card, tags = found.get("cardData"), found.get("tags")
+    card = found.get("cardData")
     card = card if isinstance(card, dict) else {}
     stated = card.get("license")
     named = card.get("license_name") if stated in (None, "other") else stated
-    if isinstance(named, str) and named:
-        return named
-    for tag in tags if isinstance(tags, list) else ():
-        if isinstance(tag, str) and tag.startswith("license:"):
-            return tag.removeprefix("license:")
-    return stated if isinstance(stated, str) else None
+    return next((text for text in (named, stated) if isinstance(text, str) and text), None)

@@ -4,10 +4,19 @@ import for a question this small; and one file of the hub, if that is wanted.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+from advisor.ground.files import text_of
+
 HUB_TIMEOUT_S = 5.0
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether the text can be a name on the model hub: 'owner/name' or 'name', no path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
 def is_offline() -> bool:
@@ -49,16 +58,34 @@ def cached_models() -> tuple[str, ...]:
     return tuple("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
 
 
-def has_weights(hub_id: str) -> bool:
-    """Whether the cache holds weights of the model, and not its configuration alone."""
-    snapshots = hub_model_folder(hub_id) / "snapshots"
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """The folder in the hub cache that a trainer will read this model from; None if there is none.
+
+    Without a revision it is that of the branch `main`, else the only one that is there.
+    """
+    folder = hub_model_folder(hub_id)
     try:
-        return any(
-            path.suffix in (".safetensors", ".bin") and path.is_file()
-            for path in snapshots.glob("*/*")
-        )
+        reference = folder / "refs" / (revision or "main")
+        if reference.is_file():
+            revision = text_of(reference).strip()
+        found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
     except OSError:
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def has_weights(hub_id: str, revision: str | None = None) -> bool:
+    """Whether the cache holds the model's weights, all of those that its index names."""
+    snapshot = cached_snapshot(hub_id, revision)
+    if snapshot is None:
         return False
+    for index in snapshot.glob("*.index.json"):
+        try:
+            wanted = set(json.loads(text_of(index))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return all((snapshot / str(name)).is_file() for name in wanted)
+    return any(path.is_file() for end in WEIGHTS for path in snapshot.glob(end))
 
 
 def download_config(hub_id: str) -> tuple[Path | None, str]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.launch.call import Call
-from advisor.launch.hub import cached_snapshot, is_hub_id
 from advisor.methods import objective
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.folder import folder_faults, model_faults
-from advisor.model_files.hub_cache import is_offline
+from advisor.model_files.hub_cache import cached_snapshot, is_hub_id, is_offline
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import PlanOnDisk
