@@ -15,14 +15,14 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, shown_path
-from advisor.launch.folder import LOCK, MACHINES, METRICS, is_done
+from advisor.launch.folder import LOCK, MACHINES, is_done
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
 from advisor.model_files.hub_cache import cached_snapshot
 from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan
 from advisor.record.content import Contents, file_digest, model_files, read_contents
 from advisor.record.files import read_record
-from advisor.record.run import ADJUSTED, DONE, DRY_RUN, FAILED, RunRecord, StageRecord
+from advisor.record.run import ADJUSTED, DONE, DRY_RUN, FAILED, METRICS, RunRecord, StageRecord
 from advisor.record.stage import SavedFile
 
 # What `advise` itself may leave before a run begins.

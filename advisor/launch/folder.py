@@ -24,10 +24,9 @@ from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
 from advisor.ground.progress import View, Wait, read_view
 from advisor.record.files import read_record
-from advisor.record.run import DONE, DRY_RUN, RECORD, RUNNING, RunRecord, StageRecord
+from advisor.record.run import DONE, DRY_RUN, METRICS, RECORD, RUNNING, RunRecord, StageRecord
 
 LOCK = ".lock"
-METRICS = "metrics.jsonl"
 MACHINES = ".machines"  # what each of several has to say
 LOCK_WAIT_S = 10.0  # the children of a killed run need a moment to end
 

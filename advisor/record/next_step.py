@@ -15,12 +15,10 @@ from advisor.ground.resources import PACKAGE
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
-from advisor.record.run import RunRecord, StageRecord
+from advisor.record.run import CARD, RunRecord, StageRecord
 from advisor.record.smaller import key_path
 from advisor.record.stage import Metric
 from advisor.record.verdict import LOST, NOT_MEASURED, UNCLEAR, WORSE, NextStep, VerdictPart
-
-CARD = "README.md"
 
 
 def resume_command(

@@ -52,6 +52,7 @@ SCHEMA_VERSION = 1
 RECORD, DRY_RUN, RESULT = "run.json", "dry_run.json", "result.json"
 ROLLOUTS = "rollouts.jsonl"  # in the folder of a stage that learns from its own answers
 ERROR, CROSS = "error.json", "cross.json"
+METRICS, REPORT, CARD = "metrics.jsonl", "report.html", "README.md"
 ADJUSTED, DOING = "adjusted.json", "doing.json"
 
 Status = Literal["pending", "running", "done", "stopped", "failed"]

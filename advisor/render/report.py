@@ -20,8 +20,11 @@ from advisor.methods.model import SERVERS
 from advisor.record.files import label
 from advisor.record.next_step import upload_command
 from advisor.record.run import (
+    CARD,
     DONE,
     FAILED,
+    METRICS,
+    REPORT,
     ROLLOUTS,
     MachineRecord,
     ResolvedSettings,
@@ -44,7 +47,6 @@ from advisor.render.result_commands import (
 )
 from advisor.render.run import verdict_of, what_was_trained
 
-REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
 OF_THE_STATE = {
     "done": "done; nothing was compared",
     "failed": "the run failed",

@@ -21,8 +21,10 @@ from advisor.methods.composition import Composition
 from advisor.record.judge import folder_verdict
 from advisor.record.next_step import resume_command
 from advisor.record.run import (
+    CARD,
     DONE,
     DRY_RUN,
+    REPORT,
     DryRun,
     DryRunRecord,
     DryRunStage,
@@ -38,7 +40,6 @@ LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
 MOST_LINES, MOST_WARNINGS, SAMPLES = 25, 3, 2
 ROOMY = 0.9  # of the memory: above it other programs have to be closed
-REPORT, CARD = "report.html", "README.md"
 HEADS = {
     "done": "Done",
     "stopped": "Not finished yet",

@@ -26,8 +26,8 @@ from advisor.launch.record_keeper import Ending, with_resume
 from advisor.methods import update
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.model import Plan
-from advisor.record.next_step import CARD, upload_command
-from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
+from advisor.record.next_step import upload_command
+from advisor.record.run import CARD, DONE, RunRecord, StageRecord, last_of_each_task
 
 AT = "push_to"
 WITHOUT = "or a plan without `push_to`"
