@@ -5,9 +5,9 @@
             ...
             done()
 
-Waits may lie inside one another. A terminal gets a bar with up to three lines. Anything else (a
-log, a pipe, TERM=dumb) gets a line from time to time. A thread looks at the clock, so that counting
-an item costs an addition.
+Waits may lie inside one another. A terminal gets a bar above a line that changes. Anything else (a
+log, a pipe, TERM=dumb) gets the line from time to time. A thread looks at the clock, so that
+counting an item costs an addition.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +33,6 @@ SPEED_AFTER_S = 1.0  # before that a rate is noise
 TICK_S = 0.25
 # Between two lines of a log: a tenth of what the wait has lasted, within these bounds.
 LINE_EVERY_S = (5.0, 30.0)
-MOST = 1e18  # of anything; more is no count, time or memory
 FILE_EVERY_S = 1.0
 BYTES = "bytes"  # the unit that is shown in MiB
 Item = TypeVar("Item")
@@ -68,6 +67,7 @@ class Wait:
         self.left_s = left_s
         board.heard(self)
 
+    @property
     def count(self) -> str:
         """'12 of 64 rows'; empty if there is nothing to count."""
         is_bytes = self.unit == BYTES
@@ -100,20 +100,15 @@ class Wait:
             return self.left_s
         return (self.total - self.done) / rate
 
-    def time(self, now_s: float) -> str:
-        """'35 s left'; if that is not known, and nothing is counted, '12 s so far'."""
-        left_s = self.seconds_left(now_s)
-        if left_s is not None:
-            return f"{format_duration(left_s)} left"
-        return "" if self.total else f"{format_duration(now_s - self.began_s)} so far"
-
     def sentence(self, now_s: float) -> str:
         """'generating answers: 12 of 64 answers, 1.5 answers/s, 35 s left'."""
-        return f"{self.what}: {_joined(self.count(), self.speed(now_s), self.time(now_s))}"
-
-
-def _joined(*parts: str) -> str:
-    return ", ".join(filter(None, parts))
+        left_s, time = self.seconds_left(now_s), ""
+        if left_s is not None:
+            time = f"{format_duration(left_s)} left"
+        elif not self.total:
+            time = f"{format_duration(now_s - self.began_s)} so far"
+        parts = filter(None, (self.count, self.speed(now_s), time))
+        return f"{self.what}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,28 +125,11 @@ class View:
         outer, *inner = self.waits
         shown_inner = [wait for wait in inner if wait.done or wait.total or wait is inner[-1]]
         parts = [wait.sentence(self.now_s) for wait in (outer, *shown_inner)]
-        label = f"{self.label}: " if self.label and named else ""
-        return label + "; ".join(filter(None, (*parts, self.memory_text)))
-
-    @property
-    def memory_text(self) -> str:
-        """'memory 11.8 of 24.0 GiB'; empty if it is not measured."""
-        if self.memory is None:
-            return ""
-        used, limit = self.memory
-        return f"memory {gib(used):,.1f}{f' of {gib(limit):,.1f}' if limit else ''} GiB"
-
-    def rows(self) -> tuple[str, Wait, list[str]]:
-        """(the name before the bar, the wait it stands for, the lines below it)."""
-        place = next((at for at, wait in enumerate(self.waits) if wait.total), len(self.waits) - 1)
-        counted, inner = self.waits[place], self.waits[place + 1 :]
-        named = ", ".join(wait.what for wait in self.waits[: place + 1])
-        numbers = _joined(counted.speed(self.now_s), self.memory_text)
-        below = [f"{named}: {numbers}".removesuffix(": ")]
-        if inner and self.now_s - inner[0].began_s >= SHOWN_AFTER_S:
-            below.append("; ".join(wait.sentence(self.now_s) for wait in inner[-2:]))
-        name = self.label or counted.what
-        return name, counted, [line for line in below if line != name]
+        if self.memory is not None:
+            used, limit = self.memory
+            of = f" of {gib(limit):,.1f}" if limit else ""
+            parts.append(f"memory {gib(used):,.1f}{of} GiB")
+        return (f"{self.label}: " if self.label and named else "") + "; ".join(parts)
 
 
 def is_live(stream: Any) -> bool:
@@ -178,22 +156,15 @@ class WaitBar:
 
     def draw(self, view: View) -> None:
         """Show this moment."""
-        from rich.console import Group
-        from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        label, wait, below = view.rows()
-        grid = Table.grid(padding=(0, 1), expand=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(ratio=1)
-        grid.add_column(no_wrap=True)
-        total = float(wait.total) if wait.total else None
-        bar = ProgressBar(total=total, completed=wait.done, animation_time=view.now_s)
-        grid.add_row(Text(label), bar, Text(_joined(wait.count(), wait.time(view.now_s))))
-        lines = [Padding(Text(text), (0, 0, 0, 2)) for text in below]
-        self.live.update(Group(grid, *lines), refresh=True)
+        wait = next((wait for wait in view.waits if wait.total), view.waits[-1])
+        grid = Table.grid(expand=True)
+        grid.add_row(ProgressBar(wait.total or None, wait.done, animation_time=view.now_s))
+        grid.add_row(Text(view.line()))
+        self.live.update(grid, refresh=True)
 
     def close(self) -> None:
         """Take it away."""
@@ -273,12 +244,12 @@ class Board:
             view = self.view() if self.is_shown else None
             if view is None:
                 return
-            took_s = view.now_s - view.waits[0].began_s
+            took_s, (least_s, most_s) = view.now_s - view.waits[0].began_s, LINE_EVERY_S
             with suppress(OSError):  # the terminal is gone, which is no reason to stop
                 if self._bar is not None or (took_s >= SHOWN_AFTER_S and is_live(sys.stderr)):
                     self._bar = self._bar or WaitBar()
                     self._bar.draw(view)
-                elif view.now_s - self._last_line_s >= line_every_s(took_s):
+                elif view.now_s - self._last_line_s >= min(most_s, max(least_s, took_s / 10)):
                     self._print(view)
             if self.folder is not None and view.now_s - self._last_file_s >= FILE_EVERY_S:
                 self._last_file_s = view.now_s
@@ -302,12 +273,6 @@ class Board:
 
 
 board = Board()
-
-
-def line_every_s(took_s: float) -> float:
-    """The time between two lines of a log, for a wait that has lasted so long."""
-    least_s, most_s = LINE_EVERY_S
-    return min(most_s, max(least_s, took_s / 10))
 
 
 @contextmanager
@@ -353,28 +318,10 @@ def write_view(folder: Path, view: View) -> None:
 def read_view(folder: Path) -> View | None:
     """What the process that works in a run folder is at; None if it has not said so."""
     try:
-        text = text_of(folder / FILE)
-        content = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
-        waits = [_wait_of(wait) for wait in content["waits"]]
-        used, limit = content["memory"] or (None, None)
-        memory = None if used is None else (int(used), limit and int(limit))
+        content = json.loads(text_of(folder / FILE))
+        # The moment at which it was written is 0.
+        waits = [Wait(**{**one, "began_s": -one["began_s"]}) for one in content["waits"]]
         now_s = max(0.0, time.time() - content["at_s"])
-        return View(str(content["label"]), waits, memory, now_s) if waits else None
-    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
-        return None  # it is damaged
-
-
-def _wait_of(found: Mapping[str, Any]) -> Wait:
-    what, unit, text = (str(found[name]) for name in ("what", "unit", "text"))
-    total, done, first = (int(found[name]) for name in ("total", "done", "first"))
-    began_s = -float(found["began_s"])  # the moment it was written is 0
-    left_s = None if found["left_s"] is None else float(found["left_s"])
-    return Wait(what, total, unit, began_s, done, first, text, left_s)
-
-
-def _number(text: str) -> float:
-    """A number of a file that may be damaged. Raises ValueError for what nothing can be."""
-    number = float(text)
-    if not abs(number) < MOST:
-        raise ValueError(f"{text} is no count, time or memory")
-    return number
+        return View(content["label"], waits, content["memory"], now_s) if waits else None
+    except (LookupError, OSError, TypeError, ValueError):
+        return None  # it is not whole

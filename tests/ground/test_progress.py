@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import sys
 
 import pytest
@@ -87,20 +86,19 @@ def test_a_short_wait_shows_nothing(board, clock, capsys, monkeypatch):
 
 
 def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
-    """The outer count moves the bar; the inner one has a line below it. A hidden cursor returns."""
+    """The outer count moves the bar; below it is what a log gets. A hidden cursor returns."""
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "120")
     with waiting("training", total=108, unit="steps") as steps:
         steps.at(12, text="loss 1.234", left_s=120)
         with waiting("generating answers", total=64, unit="answers") as answers:
             answers(12)
             passes(clock, board, 3)
     shown = screen.getvalue()
-    assert "12 of 108 steps, 2 min left" in shown
-    assert "  training: loss 1.234" in shown
-    assert "generating answers: 12 of 64 answers, 4.0 answers/s, 13 s left" in shown
+    assert "training: 12 of 108 steps, loss 1.234, 2 min left" in shown
+    assert "answers: 12 of 64 answers, 4.0 answers/s, 13 s left" in shown
     assert shown.count("\x1b[?25h") == shown.count("\x1b[?25l") > 0
     assert sys.stderr is screen
 
@@ -150,27 +148,6 @@ def test_a_damaged_file_says_nothing(tmp_path):
     for content in ("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}'):
         (tmp_path / progress.FILE).write_text(content)
         assert read_view(tmp_path) is None
-
-
-@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e300", "null", "[]", "{}", "9" * 400])
-@pytest.mark.parametrize("key", ["at_s", "began_s", "left_s", "done", "total", "first", "waits"])
-def test_a_number_that_nothing_can_be_says_nothing(tmp_path, key, value):
-    """No view comes of it that cannot be drawn."""
-    wait = {"what": "w", "total": 5, "unit": "steps", "began_s": 1, "done": 2, "first": 0, "text": "", "left_s": 3}  # fmt: skip
-    text = json.dumps({"label": "sft", "at_s": 1, "memory": [1, 2], "waits": [wait]})
-    good = {**wait, "at_s": 1}
-    old = json.dumps([wait]) if key == "waits" else json.dumps(good[key])
-    damaged = text.replace(f'"{key}": {old}', f'"{key}": {value}')
-    assert damaged != text
-    (tmp_path / progress.FILE).write_text(damaged)
-    seen = read_view(tmp_path)
-    assert seen is None or (key, value) == ("left_s", "null")
-
-
-def test_a_file_that_is_nested_too_deeply_says_nothing(tmp_path):
-    """Neither a view nor a traceback."""
-    (tmp_path / progress.FILE).write_text("[" * 100_000)
-    assert read_view(tmp_path) is None
 
 
 def test_an_inner_wait_that_was_not_closed_goes_with_the_outer_one(board):
