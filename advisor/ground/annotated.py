@@ -52,12 +52,7 @@ T = TypeVar("T")
 SIMPLE: Mapping[Any, type[Shape]] = {
     bool: Flag, int: Integer, float: Number, str: Text, Any: Shape,
 }  # fmt: skip
-JSON_TYPES: Mapping[Any, tuple[str, str]] = {  # type -> in words, in a JSON Schema
-    str: ("a text", "string"),
-    int: ("a whole number", "integer"),
-    float: ("a number", "number"),
-    bool: ("true or false", "boolean"),
-}
+PLAIN = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 EXTRA = "extra"
 OMIT_NULL = object()  # in an annotation: the key is left out of the file if its value is null
 
@@ -103,7 +98,7 @@ def _shape(hint: Any, *, in_json: bool = False) -> Shape:
         return ListOf(of=_shape(arguments[0], in_json=in_json))
     if origin in (dict, Mapping):
         return MapOf(of=_shape(arguments[1], in_json=in_json), named=Shape())
-    if in_json and hint in JSON_TYPES:
+    if in_json and hint in PLAIN:
         return Plain(type=hint)
     if hint in SIMPLE:
         return SIMPLE[hint]()
@@ -204,6 +199,9 @@ class Plain(Shape):
         if isinstance(value, bool) != (self.type is bool) or not isinstance(value, wanted):
             yield self.refuse(value, document, path)
 
+    def words(self) -> str:
+        return PLAIN[self.type]
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ObjectShape(Keys):
@@ -223,6 +221,9 @@ class ObjectShape(Keys):
                 yield Fault(where=at, what=f"{at} is missing")
             elif name in self.required or given is not None:
                 yield from faults_of(given, shape, document, place)
+
+    def words(self) -> str:
+        return f"an object ({self.kind.__name__})"
 
 
 def object_shape(kind: type[JsonObject]) -> ObjectShape:
@@ -252,15 +253,6 @@ class _JsonData(NamedValue):
         inside = NamedValue("", None).at(path)
         return ": ".join(filter(None, (self.name, inside))) or "the document"
 
-    def refuse(self, value: Any, shape: Shape, path: Path_, hint: str) -> Fault:
-        shown = type(value).__name__ if isinstance(value, Mapping | list) else repr(value)
-        allowed = "an object" if isinstance(shape, ObjectShape) else in_words(shape)
-        at = self.at(path)
-        return Fault(where=at, what=f"{at} is {shown[:60]}", allowed=f"it must be {allowed}")
-
-
-# --------------------------------------------------------------------------- JSON files described
-
 
 def parts_of(kind: type[JsonObject]) -> list[type[JsonObject]]:
     """The object and every kind of object inside it, outer before inner."""
@@ -272,64 +264,6 @@ def parts_of(kind: type[JsonObject]) -> list[type[JsonObject]]:
             if isinstance(shape, ObjectShape) and shape.kind not in found:
                 found.append(shape.kind)
     return found
-
-
-def in_words(shape: Shape) -> str:
-    """A type as errors and the manual call it: 'a whole number or null'."""
-    match shape:
-        case Choice():
-            words = " | ".join(map(str, shape.values))
-        case ListOf():
-            words = f"a list ({in_words(shape.of)} each)"
-        case MapOf():
-            is_any = type(shape.of) is Shape
-            words = "an object" if is_any else f"an object ({in_words(shape.of)} each)"
-        case ObjectShape():
-            words = shape.kind.__name__
-        case Plain():
-            words = JSON_TYPES[shape.type][0]
-        case _:
-            words = "anything"
-    return f"{words} or null" if shape.null else words
-
-
-def json_schema(kind: type[JsonObject], *, title: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the object; unknown keys are allowed, since they are kept."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": title,
-        **_object_schema(kind),
-        "$defs": {part.__name__: _object_schema(part) for part in parts_of(kind)[1:]},
-    }
-
-
-def _object_schema(kind: type[JsonObject]) -> dict[str, Any]:
-    shape = object_shape(kind)
-    keys = {name: {**_schema(part), "description": part.help} for name, part in shape.keys.items()}
-    return {
-        "type": "object",
-        "description": (kind.__doc__ or "").strip().splitlines()[0],
-        "properties": keys,
-        **({"required": list(shape.required)} if shape.required else {}),
-    }
-
-
-def _schema(shape: Shape) -> dict[str, Any]:
-    if shape.null:
-        return {"anyOf": [_schema(replace(shape, null=False)), {"type": "null"}]}
-    match shape:
-        case ObjectShape():
-            return {"$ref": f"#/$defs/{shape.kind.__name__}"}
-        case Choice():
-            return {"enum": list(shape.values)}
-        case ListOf():
-            return {"type": "array", "items": _schema(shape.of)}
-        case MapOf():
-            inner = {} if type(shape.of) is Shape else {"additionalProperties": _schema(shape.of)}
-            return {"type": "object", **inner}
-        case Plain():
-            return {"type": JSON_TYPES[shape.type][1]}
-    return {}
 
 
 # --------------------------------------------------------------------------- JSON texts

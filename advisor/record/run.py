@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from advisor.ground.annotated import OMIT_NULL, JsonObject, json_schema
+from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import AdviseError
 from advisor.ground.shape import Choice, Flag, Integer, Number, Text
 from advisor.methods import objective
@@ -386,8 +386,3 @@ class DryRun:
     def exit_code(self) -> int:
         """0: whatever went wrong was raised instead."""
         return 0
-
-
-def run_schema() -> dict[str, Any]:
-    """The JSON Schema of run.json."""
-    return json_schema(RunRecord, title="Record of a run of advise (run.json)")

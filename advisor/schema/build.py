@@ -30,11 +30,21 @@ from advisor.methods.strategies import STRATEGIES_FILE, strategies
 from advisor.methods.trainers import TRAINER_FILE, trainers
 from advisor.probe import gpu_files
 from advisor.probe.prices import price_file_shape
-from advisor.record.run import run_schema
+from advisor.record.run import RunRecord
 from advisor.record.verdict import VERDICT_FILE, limits
 from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
-from advisor.schema.parts import TEXT, VERSION, Schema, closed, dumped, file_schema, head, schema_of
+from advisor.schema.parts import (
+    TEXT,
+    VERSION,
+    Schema,
+    closed,
+    dumped,
+    file_schema,
+    head,
+    json_file_schema,
+    schema_of,
+)
 from advisor.schema.rules import (
     answers_schema,
     facts_schema,
@@ -116,7 +126,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", specs),
         "plan": plan_schema(),
-        "run": run_schema(),
+        "run": json_file_schema(RunRecord, "Record of a run of advise (run.json)"),
         BY_HAND: json.loads(by_hand),
         "error": error_schema(),
         **{one.name: file_schema(one.shape) for one in _catalogues()},

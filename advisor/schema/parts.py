@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from advisor.ground.annotated import JsonObject, ObjectShape, Plain, object_shape, parts_of
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
 
 Schema = dict[str, Any]
@@ -19,6 +20,7 @@ TEXT: Schema = {"type": "string", "minLength": 1}
 TEXTS: Schema = {"type": "array", "items": TEXT, "minItems": 1}
 DATE: Schema = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 VERSION: Schema = {"const": 1}
+JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 WIDTH = 100  # of a line of a schema's file
 
 
@@ -65,6 +67,10 @@ def _kind_of(shape: Shape) -> Schema:
             names = {} if named in (TEXT, {}) else {"propertyNames": named}
             least = {"minProperties": shape.least} if shape.least else {}
             return {**map_of(schema_of(shape.of)), **names, **least}
+        case ObjectShape():
+            return ref(shape.kind.__name__)
+        case Plain():
+            return {"type": JSON_TYPES[shape.type]}
         case Keys():
             schemas = {key: schema_of(part) for key, part in shape.keys.items()}
             if shape.nulls:
@@ -84,6 +90,23 @@ def or_null(schema: Schema) -> Schema:
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]} if schema else {}
+
+
+def object_schema(kind: type[JsonObject]) -> Schema:
+    """The schema of an object of a JSON file; unknown keys are allowed, since they are kept."""
+    shape = object_shape(kind)
+    return {
+        "type": "object",
+        "description": (kind.__doc__ or "").strip().splitlines()[0],
+        "properties": {name: schema_of(part) for name, part in shape.keys.items()},
+        **({"required": list(shape.required)} if shape.required else {}),
+    }
+
+
+def json_file_schema(kind: type[JsonObject], title: str) -> Schema:
+    """The schema of a JSON file that the program writes."""
+    parts = {part.__name__: object_schema(part) for part in parts_of(kind)[1:]}
+    return head(title, object_schema(kind) | {"$defs": parts})
 
 
 # --------------------------------------------------------------------------- by hand

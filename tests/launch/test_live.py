@@ -118,7 +118,7 @@ def test_on_a_terminal_ctrl_c_leaves_it_running(live, found, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "200")
 
     def press(_):
         raise KeyboardInterrupt
@@ -126,7 +126,7 @@ def test_on_a_terminal_ctrl_c_leaves_it_running(live, found, monkeypatch):
     monkeypatch.setattr(training, "sleep", press)
     assert follow(found) is None
     shown = screen.getvalue()
-    assert "12 of 108 steps, 2 min left" in shown
+    assert "12 of 108 steps, loss 1.234, 2 min left" in shown
     assert f"kill {live.pid}" in shown
     assert shown.endswith("out is still running\n")
     assert alive(live.pid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from advisor.ground.annotated import JsonObject, in_words, object_shape, parts_of
+from advisor.ground.annotated import JsonObject, object_shape, parts_of
 from advisor.record.run import DryRunRecord, RunRecord
 from tools.generate.markdown import grid
 
@@ -63,7 +63,7 @@ def _keys(part: type[JsonObject], names: Iterable[str]) -> Iterable[str]:
     rows = (
         [
             f"`{key}`",
-            a_part.sub(_link, in_words(shape).replace("|", "\\|")),
+            a_part.sub(_link, shape.words() + (" or null" if shape.null else "")),
             shape.help.replace("|", "\\|")
             + (" (left out if null)" if key in whole.omit_null else ""),
         ]
