@@ -32,6 +32,8 @@ from advisor.probe import probe
 from advisor.record.next_step import trial_steps
 from advisor.render.answer.first import steps_section
 from advisor.render.answer.page import page_of
+from advisor.render.answer.why import obstacles, why
+from advisor.render.blocks import Section
 from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import (
@@ -104,7 +106,6 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
         ui=terminal_ui(out),
         checks=checks,
         relevant=relevance,
-        left_out=relevance.left_out,
     )
     return run_wizard(interview, advise, menu.actions(), earlier=given)
 
@@ -210,7 +211,8 @@ class Menu:
             show_all=lambda outcome: print_whole_answer(
                 outcome.advice, self.out, plan_path=outcome.plan_path
             ),
-            next_steps=self.next_steps,
+            next_steps=lambda outcome: self.show_part(outcome, steps_section),
+            why=lambda outcome: self.show_part(outcome, obstacles, why),
             run=lambda outcome: self.train(outcome, {}),
             trial=self.trial,
             bundle=self.bundle,
@@ -225,14 +227,13 @@ class Menu:
         """The advice with its plan, which is written, and what this machine can do with it."""
         plan, comments, missing = resolve_plan(advice, self.ruleset)
         if plan is None:
-            return WizardOutcome(advice=advice, ruleset=self.ruleset, missing=tuple(missing))
+            return WizardOutcome(advice=advice, missing=tuple(missing))
         path = self.plans.write(plan, comments)
         here = check_machine(plan, Path(PLAN_FILE), self.hardware)
         size = here.download_bytes
         first = f"downloads about {format_gib(size)} first" if size else ""
         return WizardOutcome(
             advice=advice,
-            ruleset=self.ruleset,
             plan=(plan, comments),
             plan_path=str(path),
             other_machine=here.other_machine,
@@ -246,10 +247,11 @@ class Menu:
         """Print the answer."""
         print_advice(outcome.advice, self.out, plan_path=outcome.plan_path, read_in="menu")
 
-    def next_steps(self, outcome: WizardOutcome) -> None:
-        """Print what to do if nothing is trained."""
-        page = page_of(outcome.advice)
-        print_page(replace(page, sections=(steps_section(outcome.advice),)), self.out)
+    def show_part(self, outcome: WizardOutcome, *parts: Callable[[Advice], Section]) -> None:
+        """Print sections of the whole answer."""
+        shown = (part(outcome.advice) for part in parts)
+        sections = tuple(section for section in shown if section.blocks)
+        print_page(replace(page_of(outcome.advice), sections=sections), self.out)
 
     def train(self, outcome: WizardOutcome, settings: dict[str, Any]) -> int:
         """Run the plan and print what came of it. Returns the exit code."""

@@ -42,6 +42,11 @@ TOGETHER = {
 }
 START = {"base": "base_model_untuned", "instruct": "instruct_model_start"}
 
+SKIPPED = {  # whether a question matters -> what is said of it
+    True: "Not asked yet, and it may change the method:",
+    False: "Not asked, since every answer leads to the same method:",
+}
+
 
 class Conversation:
     """The answers so far, which the menu can change."""
@@ -86,28 +91,19 @@ class Conversation:
         return {fact_id for fact_id in opened if relevant(fact_id, self.answers, opened)}
 
     def answer_skipped(self) -> bool:
-        """Say why questions were left out, and put them after all."""
-        self._say_left_out()
-        wanted = {fact.id for fact in self.skipped()}
+        """List the questions that were left out, and put them after all."""
+        skipped = self.skipped()
+        self._say_skipped(skipped)
+        wanted = {fact.id for fact in skipped}
         before = self.answers
         self._walk(lambda fact_id, answers, opened: fact_id in wanted)
         return self.answers is not before
 
-    def _say_left_out(self) -> None:
-        """Which questions were not asked, by the reason why not."""
-        skipped, left_out = self.skipped(), self.interview.left_out
-        if not skipped or left_out is None:
-            return
+    def _say_skipped(self, skipped: Sequence[Fact]) -> None:
         mattering = self.mattering(skipped)
-        by_reason: dict[str, list[Fact]] = {
-            "Not asked yet, and it may change the method:": [
-                fact for fact in skipped if fact.id in mattering
-            ]
-        }
-        for one in left_out(self.answers, [one for one in skipped if one.id not in mattering]):
-            by_reason.setdefault(f"Not asked, since {one.because}:", []).append(one.fact)
         self.ui.say("")
-        for reason, facts in by_reason.items():
+        for matters, reason in SKIPPED.items():
+            facts = [fact for fact in skipped if (fact.id in mattering) == matters]
             if facts:
                 self.ui.say(reason, tone="quiet")
             for fact in facts:

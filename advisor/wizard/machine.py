@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
-from advisor.probe.stated import MOST_GIB, MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
-from advisor.ruleset.facts import load_facts
-from advisor.wizard.prompts import Option, Ui, ask_typed, read_number, ways_out
+from advisor.probe.stated import MOST_GPUS, MeantGpu, NamedGpu, meant_gpu
+from advisor.wizard.prompts import Option, Ui, ask_typed, ways_out
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
 
 GPU_FACTS = ("gpu", "gpu_memory_gib", "gpus")
-MEMORY_HINT = "the task manager or nvidia-smi shows it"
+MEMORY_HINT = "the task manager, About This Mac or nvidia-smi shows it"
 
 
 def machine_lines(hardware: Hardware) -> list[str]:
@@ -76,7 +74,7 @@ def _gpu(name: str | None, memory_gib: float | None = None, count: int | None = 
 
 
 def _ask_name(question: Question, ui: Ui) -> Reply:
-    """The GPU that a person names; its memory is asked for if the name does not tell it."""
+    """The GPU that a person names; which one it is, if several sizes are sold under the name."""
     asks = "What is the card called, or which Mac is it? (RTX 4090, 2 x A100 80GB, M3 Max 36GB)"
     current = None if question.current in ("none", "unknown") else question.current
     named = replace(question, current=current, can_go_back=True, asks=asks)
@@ -84,90 +82,43 @@ def _ask_name(question: Question, ui: Ui) -> Reply:
         meant = ask_typed(named, ui, _read_gpu)
         if meant is BACK:
             return BACK
-        if meant is not DONT_KNOW and meant.found is None and not meant.variants:
-            meant = _ask_near(ui, meant)
-        if isinstance(meant, MeantGpu) and meant.found is None:
-            meant = _ask_variant(ui, meant)
         if meant is DONT_KNOW:
             return _gpu("unknown")
-        if meant is not BACK:
-            if meant.note:
+        found = meant.found or _ask_variant(ui, meant)
+        if found is not BACK:
+            if meant.found and meant.note:
                 ui.say(f"  {meant.note}", tone="quiet")
-            return _gpu(meant.found.name, meant.found.memory_gib, meant.count)
+            return _gpu(found.name, found.memory_gib, meant.count)
 
 
 def _read_gpu(text: str) -> MeantGpu:
-    """Raises ValueError for a count that is a slip of the keyboard."""
+    """Raises ValueError for a name that nothing here knows, without a memory, and for a count that
+    is a slip of the keyboard.
+    """
     meant = meant_gpu(text)
     if meant.count is not None and not 1 <= meant.count <= MOST_GPUS:
         raise ValueError(f"{meant.count} cards are not possible: 1 to {MOST_GPUS:,}.")
     if meant.name.lower() in ("none", "cpu", "no gpu"):
         return replace(meant, found=NamedGpu(name="none"))
+    if meant.found is None and not meant.variants:
+        near = f" Did you mean {' or '.join(meant.near)}?" if meant.near else ""
+        raise ValueError(
+            f"No card called {meant.name} is known here.{near} Another card needs its memory"
+            " in GB beside the name."
+        )
     return meant
 
 
 def _ask_variant(ui: Ui, meant: MeantGpu) -> Any:
-    """Which of several GPUs of one name it is, told apart by memory: MeantGpu, or BACK."""
+    """Which of several GPUs of one name it is, told apart by memory; or BACK."""
     smallest = meant.variants[0]
-    is_mac = meant.shared and smallest.name.startswith("Apple")
-    where = "Apple menu, About This Mac" if is_mac else MEMORY_HINT
-    message = f"How much memory does the {smallest.name} have? ({where})"
-    labels = [f"{variant.memory_gib or 0:g} GB" for variant in meant.variants]
-    if len({variant.name for variant in meant.variants}) > 1:
-        message = f"Which {meant.name} is it?"
-        labels = [variant.label for variant in meant.variants]
-    elif smallest.memory_gib is None:  # one size is sold, and another was typed
-        labels = [smallest.label]
+    message = f"How much memory does the {smallest.name} have? ({MEMORY_HINT})"
     if meant.note:
         message = f"{meant.name}: {meant.note}. {message}"
     unsure = f"the smallest is taken: {smallest.label}"
-    pairs = zip(meant.variants, labels, strict=True)
     options = [
-        *(Option(value=variant, label=label) for variant, label in pairs),
-        Option(value="size", label="Another size", help="it is asked for next"),
-        Option(value=DONT_KNOW, label="I don't know", help=unsure),
+        *(Option(value=variant, label=variant.label) for variant in meant.variants),
+        Option(value=smallest, label="I don't know", help=unsure),
         Option(value=BACK, label="Back", help="to the name"),
     ]
-    chosen = ui.choose(message, options)
-    if chosen == "size":
-        chosen = _ask_memory(ui, smallest.name)
-        chosen = BACK if chosen is DONT_KNOW else chosen
-    elif chosen is DONT_KNOW:
-        chosen = smallest
-    return chosen if chosen is BACK else replace(meant, found=chosen, note="")
-
-
-def _ask_near(ui: Ui, meant: MeantGpu) -> Any:
-    """What to do with a name that nothing here knows: MeantGpu, BACK or DONT_KNOW."""
-    near = " Did you mean one of these?" if meant.near else ""
-    options = [
-        *(Option(value=meant_gpu(name), label=name) for name in meant.near),
-        Option(value="memory", label="No, another card", help="its memory is asked for next"),
-        Option(value=BACK, label="Type the name again"),
-        Option(value=DONT_KNOW, label="I don't know", help="the card rules nothing out"),
-    ]
-    chosen = ui.choose(f"No card called {meant.name} is known here.{near}", options)
-    if chosen == "memory":
-        found = _ask_memory(ui, meant.name)
-        note = "its speed and number formats are not known, so the time is not either"
-        return found if found in (BACK, DONT_KNOW) else replace(meant, found=found, note=note)
-    if chosen in (BACK, DONT_KNOW):
-        return chosen
-    if chosen.found is None:  # one that is sold with several sizes
-        found = chosen.variants[0]
-        chosen = replace(chosen, found=found, note=f"read as {found.label}")
-    return replace(chosen, count=meant.count)
-
-
-def _ask_memory(ui: Ui, name: str) -> Any:
-    """The GPU of that name with its memory, or BACK or DONT_KNOW."""
-    fact = load_facts()["gpu_memory_gib"]
-
-    def read(text: str) -> NamedGpu:
-        number = read_number(re.sub(r"\s*(gib|gb|g)$", "", text.strip().lower()), fact)
-        if number > MOST_GIB:
-            raise ValueError(f"{text} is not possible: at most {MOST_GIB:,} GB.")
-        return NamedGpu(name=name, memory_gib=number)
-
-    asks = f"How much memory does one {name} have, in GB? ({MEMORY_HINT})"
-    return ask_typed(Question(fact=fact, number=1, can_go_back=True, asks=asks), ui, read)
+    return ui.choose(message, options)

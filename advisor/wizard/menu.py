@@ -143,7 +143,7 @@ class _Closing:
         looks: dict[str, Callable[[WizardOutcome], object]] = {
             "whole": self.actions.show_all,
             "next_steps": self.actions.next_steps,
-            "why": self._why,
+            "why": self.actions.why,
             "plan": lambda outcome: self.ui.say(self.actions.plan_text(outcome)),
             "bundle": self._bundle,
             "trial": self._trial,
@@ -317,15 +317,7 @@ class _Closing:
             fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted
         ]
 
-    # ----------------------------------------------------------------------- reasons and changes
-
-    def _why(self, outcome: WizardOutcome) -> None:
-        if outcome.ruleset is None:
-            self.actions.explain(outcome, outcome.advice.recommendation)
-        else:
-            from advisor.wizard.reasons import Trail  # most people never ask
-
-            Trail(outcome.advice, outcome.ruleset).walk(self.ui)
+    # ----------------------------------------------------------------------- other answers
 
     def _other(self, outcome: WizardOutcome) -> WizardOutcome | None:
         """Everything about another candidate; the outcome with it if it is taken, else None."""

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advisor.advice.types import Advice, Candidate
 from advisor.data import profile
 from advisor.ground.errors import Fault
-from advisor.ground.types import Answers, DataProfile, Hardware
+from advisor.ground.types import DataProfile, Hardware
 from advisor.ruleset.facts import Fact
 from advisor.situation.model_choice import NameLookup
 from advisor.wizard.prompts import Ui
-from advisor.wizard.walk import Relevant, SkippedQuestion
-
-if TYPE_CHECKING:
-    from advisor.ruleset.model import Ruleset
+from advisor.wizard.walk import Relevant
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
 # A data file, role -> column if that is known, what the task looks for ("reply", "label") -> the
@@ -65,7 +62,6 @@ class Interview:
     ui: Ui
     checks: Checks = field(default_factory=Checks)
     relevant: Relevant | None = None
-    left_out: Callable[[Answers, Sequence[Fact]], list[SkippedQuestion]] | None = None
     state_file: Path | None = None  # keeps the answers; None: the file of this folder
 
 
@@ -74,8 +70,6 @@ class WizardOutcome:
     """What `advise` made of the answers."""
 
     advice: Advice
-    # The rules that decided; without them the reasons are shown as they stand in the advice.
-    ruleset: Ruleset | None = None
     plan: Any = None  # complete, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
@@ -104,6 +98,7 @@ class Actions:
     show: Callable[[WizardOutcome], None]  # print the recommendation
     show_all: Callable[[WizardOutcome], None]  # print everything that is said of it
     next_steps: Callable[[WizardOutcome], None]  # print what to do if nothing is trained
+    why: Callable[[WizardOutcome], None]  # print what decided, with facts and sources
     run: Callable[[WizardOutcome], int]  # train; the exit code
     trial: Callable[[WizardOutcome], int]  # train on a few rows; the exit code
     bundle: Callable[[WizardOutcome], list[str]]  # pack it for another machine; what to say of it

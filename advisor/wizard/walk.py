@@ -52,14 +52,6 @@ class Question:
         return self.asks or f"{self.number}. {self.fact.ask}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SkippedQuestion:
-    """A question that was not asked, and why: every answer leads to the same method."""
-
-    fact: Fact
-    because: str
-
-
 Ask = Callable[[Question], Reply]
 # a question, the answers so far, the questions still open -> whether to ask
 Relevant = Callable[[str, Answers, Collection[str]], bool]

@@ -17,16 +17,15 @@ from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Reason
 from advisor.ground.errors import InputError
 from advisor.render.advice_json import advice_document
+from advisor.render.answer.why import reason_items
 from advisor.render.rules import conditions, outcome
 from advisor.render.terminal import print_advice
 from advisor.ruleset.load import load_rules
-from advisor.wizard.reasons import Trail
 from tests.advice.sanity import random_known, situation_for
 from tests.advice.situations import random_advice, without_flips
 from tests.advice.truths import contradictions
 from tests.conftest import scaled
 from tests.render.test_terminal import GOLDEN
-from tests.wizard.scripted import ScriptedUi
 
 RULES, GUIDE = load_rules(), load_rules(("document",))
 SITUATIONS, BATCHES = scaled(200), 10
@@ -75,7 +74,7 @@ def texts_of(document: object) -> Iterator[str]:
 
 
 def said(advice, *, told: bool) -> Iterator[str]:
-    """Every text of an answer: terminal, JSON, comments of the plan, reasons of the wizard."""
+    """Every text of an answer: terminal, JSON, comments of the plan, whole reasons."""
     file = io.StringIO()
     print_advice(advice, Console(file=file, width=10_000))
     yield from file.getvalue().splitlines()
@@ -85,14 +84,13 @@ def said(advice, *, told: bool) -> Iterator[str]:
     ):
         yield from make_plan(advice, advice.recommendation, RULES)[1].values()
     if told:
-        ui = ScriptedUi(*["Back"] * 20)
-        Trail(advice, RULES).walk(ui)
-        yield from ui.said
+        for item in reason_items(advice.recommendation.because):
+            yield from (item.text, item.detail)
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_no_sentence_holds_the_id_of_a_fact(batch, situation_files):
-    """Pages, JSON texts, plan comments and the wizard's reasons, over random situations."""
+    """Pages, JSON texts, plan comments and whole reasons, over random situations."""
     answered = 0
     for seed in range(batch, SITUATIONS, BATCHES):
         # What would change it takes most of the time, and has few sentences.

@@ -48,6 +48,7 @@ def main() -> int:
         ),
         show_all=lambda outcome: print_whole_answer(outcome.advice, console),
         next_steps=lambda outcome: print("NEXT STEPS"),
+        why=lambda outcome: print("WHY"),
         run=run,
         trial=run,
         bundle=lambda outcome: ["BUNDLE"],

@@ -37,6 +37,7 @@ def menu(
         "show": lambda outcome: called.append("show"),
         "show_all": lambda outcome: called.append("show_all"),
         "next_steps": lambda outcome: called.append("next_steps"),
+        "why": lambda outcome: called.append("why"),
         "run": lambda outcome: called.append("run") or 0,
         "trial": lambda outcome: called.append("trial") or 0,
         "bundle": lambda outcome: called.append("bundle") or ["Wrote it.", "  scp it HOST:"],
@@ -394,7 +395,7 @@ def test_why_and_why_not_come_back_to_the_menu():
     _, ui, called = menu(
         ready, "Why this?", "Another method", "sft+full", "Back to the list", "Back", "Quit"
     )
-    assert called == ["show", "sft+qlora", "sft+full"]
+    assert called == ["show", "why", "sft+full"]
     assert ui.offered[-2] == [
         *(str(candidate.composition) for candidate in scenario_5().alternatives),
         "Back",
@@ -535,6 +536,7 @@ def test_a_flag_can_be_changed_in_the_menu():
         show=lambda _: None,
         show_all=lambda _: None,
         next_steps=lambda _: None,
+        why=lambda _: None,
         run=lambda _: 0,
         trial=lambda _: 0,
         bundle=lambda _: [],

@@ -6,7 +6,6 @@ from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import load_rules
 from advisor.wizard import DONT_KNOW, Relevance, walk
-from advisor.wizard.relevance import NOTHING_TO_TRAIN
 from advisor.wizard.walk import for_now, may_apply, open_questions, skipped_questions
 from benchmarks.questions import rounds
 from tests.conftest import scaled
@@ -75,8 +74,6 @@ def test_nobody_is_asked_for_a_card_to_write_a_prompt():
     relevance = Relevance(RULES, facts_of)
     answers, order = put({"task": "generation", "data_kind": "none"}, relevance)
     assert not {"budget", "model", "gpu", "serve_with", "priority"} & set(order)
-    skipped = skipped_questions(RULES.facts, answers, order)
-    assert {one.because for one in relevance.left_out(answers, skipped)} == {NOTHING_TO_TRAIN}
 
 
 def test_the_walk_stops_when_the_answer_is_settled():
@@ -103,22 +100,6 @@ def test_who_has_a_model_that_scores_is_asked_where_it_is():
     assert order.index("reward_model") == order.index("reward_model_available") + 1
     _, order = put({**assistant, "reward_model_available": False}, Relevance(RULES, facts_of))
     assert "reward_model" not in order
-
-
-def test_a_question_left_out_is_explained_by_an_answer():
-    """The reason names an answer without which the question would have mattered."""
-    relevance = Relevance(RULES, facts_of, lambda *_: NOT_KNOWN)
-    answers, order = put(SUPPORT, relevance)
-    because = {
-        one.fact.id: one.because
-        for one in relevance.left_out(answers, skipped_questions(RULES.facts, answers, order))
-    }
-    assert (
-        because["instruct_model_start"]
-        == "with these examples every answer leads to the same method"
-    )
-    assert because["serve_with"] == "with “Answer customers” every answer leads to the same method"
-    assert not {*because} & {*order}
 
 
 def test_a_question_is_asked_for_the_one_behind_it():

@@ -190,7 +190,7 @@ def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
     answer("Which model do you want.*> ", "")
     answer("Which graphics card.*Number from 1 to 5.*: ", "2")
     answer("What is the card called.*> ", "3080 laptop")
-    answer("How much memory.*Number from 1 to 5.*: ", "2")
+    answer("How much memory.*Number from 1 to 4.*: ", "2")
     answer("Where will the finished model run.*Number from 1 to 6.*: ", "5")
     answer("What matters most.*Number from 1 to 8.*: ", "7")
     child.expect("ANSWERS")
