@@ -209,7 +209,7 @@ class Flip:
     change: Mapping[str, Any]
     to: Composition
     effort: str  # answer | data | money | fixed
-    text: str = ""
+    text: str  # 'if you chose a high budget'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.advice.types import Advice, Flip
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answers
 from advisor.ruleset.facts import Fact
+from advisor.situation.answers import GROUPS
 from advisor.wizard.asking import asker
-from advisor.wizard.machine import GPU_FACTS
 from advisor.wizard.outcome import Interview
 from advisor.wizard.prompts import GO_BACK, Option
 from advisor.wizard.saved import Saved
@@ -31,16 +31,6 @@ from advisor.wizard.walk import (
     without_stale,
     words_of,
 )
-
-READ_FROM_DATA = ("data_kind", "data_rows", "data_tokens")
-DATA_FACTS = (*READ_FROM_DATA, "data_path", "data_mapping", "data_examples", "tasks")
-# Facts that are one choice: another answer to the first takes the others away.
-TOGETHER = {
-    "budget": ("budget", "budget_usd", "budget_hours"),
-    "gpu": GPU_FACTS,
-    "model": ("model", "model_params_b"),
-}
-START = {"base": "base_model_untuned", "instruct": "instruct_model_start"}
 
 SKIPPED = {  # whether a question matters -> what is said of it
     True: "Not asked yet, and it may change the method:",
@@ -162,9 +152,8 @@ class Conversation:
         """Take in one change, which can be undone; the menu asks what only now matters."""
         self.remember(advice)
         self.chosen = None  # what the change leads to is the recommendation
-        answers = without_stale(
-            self.facts, change_answers(self.answers, change, advice, self.facts)
-        )
+        changed = change_answers(self.answers, change, self.facts)
+        answers = without_stale(self.facts, changed)
         stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known)
         asked = tuple(dict.fromkeys((*self.progress.asked, *stated)))
         self.progress = Saved(answers=answers, asked=asked)
@@ -182,63 +171,23 @@ class Conversation:
 # --------------------------------------------------------------------------- a change as answers
 
 
-def _facts_by_name(facts: Mapping[str, Fact]) -> dict[str, Fact]:
-    """The facts by their ids, and by what they are called in an answers file."""
-    return {name: fact for fact in facts.values() for name in (fact.id, fact.answer or fact.id)}
-
-
-def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
-    """The change as a person would answer: 'How much may it cost? Quality comes first'."""
-    if len(flip.change) == 1 and flip.effort != "money":
-        ((name, value),) = flip.change.items()
-        if name == "checkpoint_kind" and value in START:
-            name, value = START[value], True
-        fact = _facts_by_name(facts).get(name)
-        if fact is not None and fact.ask and fact.type in ("choice", "flag"):
-            return f"{short_question(fact)} {words_of(fact, value)}"
-    text = flip.text or ", ".join(f"{name} = {value}" for name, value in flip.change.items())
-    return text[0].upper() + text[1:]
+def can_be_tried(flip: Flip) -> bool:
+    """Whether a person can answer so; other data or another task is only worth knowing."""
+    return flip.effort in ("answer", "money")
 
 
 def change_answers(
-    answers: Answers, change: Mapping[str, Any], advice: Advice, facts: Mapping[str, Fact]
+    answers: Answers, change: Mapping[str, Any], facts: Mapping[str, Fact]
 ) -> Answers:
     """The answers with a change taken in, named as in an answers file; None takes an answer away.
 
-    If what the data hold is changed, the data file is set aside and what was read from it is kept
-    as stated.
+    Facts that are one choice, such as a GPU and its memory, go with the first of them.
     """
-    by_name = _facts_by_name(facts)
+    by_name = {name: fact for fact in facts.values() for name in (fact.id, fact.answer or fact.id)}
     for name, value in change.items():
-        fact_id = by_name[name].id if name in by_name else name
-        if fact_id in DATA_FACTS:
-            answers = _without_files(answers, advice)
-        replies: dict[str, Reply] = {fact_id: DONT_KNOW if value is None else value}
-        if fact_id in TOGETHER:
-            values = dict.fromkeys(TOGETHER[fact_id]) | {fact_id: value}
-            replies = {fact_id: Several(values=values)}
-        elif fact_id == "params_b":
-            replies = {"model": Several(values={"model": None, "model_params_b": value})}
-        elif fact_id == "checkpoint_kind":
-            replies = {
-                signal: True if start == value else DONT_KNOW for start, signal in START.items()
-            }
-        for replied, reply in replies.items():
-            answers = with_reply(facts, answers, facts[replied], reply)
+        fact = by_name[name]
+        reply: Reply = DONT_KNOW if value is None else value
+        if fact.id in GROUPS:
+            reply = Several(values=dict.fromkeys(GROUPS[fact.id]) | {fact.id: value})
+        answers = with_reply(facts, answers, fact, reply)
     return answers
-
-
-def _without_files(answers: Answers, advice: Advice) -> Answers:
-    """What was read from the data, as if it had been stated."""
-    if answers.value("data_path") is None and answers.value("tasks") is None:
-        return answers
-    read = {name: advice.facts.get(name) for name in READ_FROM_DATA}
-    known = {name: answer for name, answer in answers.known.items() if name not in DATA_FACTS}
-    return Answers(
-        known=known
-        | {
-            name: Answer(value=value, origin="asked")
-            for name, value in read.items()
-            if value is not None
-        }
-    )

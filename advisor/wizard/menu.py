@@ -16,7 +16,7 @@ from advisor.ground.types import Answers
 from advisor.record.next_step import TRIAL_ROWS
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, save_and_stop
-from advisor.wizard.conversation import Conversation, flip_words
+from advisor.wizard.conversation import Conversation, can_be_tried
 from advisor.wizard.outcome import Actions, Interview, WizardOutcome
 from advisor.wizard.prompts import GO_BACK, Option
 from advisor.wizard.saved import save_answers
@@ -95,7 +95,7 @@ def menu_options(
     yield Option(value="why", label="Why this?", help="each rule, its facts and its source")
     if advice.alternatives:
         yield Option(value="other", label="Another method", help="why not, and take it anyway")
-    if advice.flips:
+    if any(map(can_be_tried, advice.flips)):
         yield Option(value="what_if", label="What would change it?", help="try another answer")
     if outcome.plan is not None:
         yield Option(value="plan", label="Show the plan", help=outcome.plan_path or "")
@@ -107,6 +107,10 @@ def menu_options(
     if undo:
         yield Option(value="undo", label="Undo the change", help=f"back to {undo}")
     yield Option(value="quit", label="Quit")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _questions(count: int) -> str:
@@ -285,7 +289,7 @@ class _Closing:
             self.ui.say(f"It cannot be run on this machine: {why}.", tone="warning")
         elif outcome.is_complete:
             for line in outcome.downloads:
-                self.ui.say(line[0].upper() + line[1:], tone="quiet")
+                self.ui.say(_capital(line), tone="quiet")
             for fault in outcome.lacking:
                 self.ui.say(f"Before it can be run here: {fault.headline}", tone="warning")
                 self.ui.say_line(f"  {fault.hint}")
@@ -350,8 +354,9 @@ class _Closing:
 
     def _what_if(self, outcome: WizardOutcome) -> bool:
         options = [
-            Option(value=flip, label=flip_words(flip, self.facts), help=f"leads to {flip.to}")
+            Option(value=flip, label=_capital(flip.text), help=f"leads to {flip.to}")
             for flip in outcome.advice.flips
+            if can_be_tried(flip)
         ]
         asks = "What would change it? Choose one to try it; it can be undone."
         return self._try(outcome, self.ui.choose(asks, [*options, GO_BACK]))
@@ -362,7 +367,7 @@ class _Closing:
         for way in ways:
             self.ui.say(way.text, lead="- ")
             self.ui.say_line(f"  {way.command}")
-        options = [Option(value=way, label=way.text[0].upper() + way.text[1:]) for way in ways]
+        options = [Option(value=way, label=_capital(way.text)) for way in ways]
         asks = "Choose one to try it; it can be undone."
         return self._try(outcome, self.ui.choose(asks, [*options, GO_BACK]))
 

@@ -404,6 +404,7 @@ def scenario_5() -> Advice:
                 change={"budget": "high", "gpu": "H100 80GB"},
                 to=training("sft", "full"),
                 effort="money",
+                text="if you chose a high budget and you trained on H100 80GB",
             ),
             Flip(
                 change={"gpu": "A100 80GB"},
@@ -565,7 +566,12 @@ def remedy_alone() -> Advice:
             ),
         ),
         flips=(
-            Flip(change={"facts_change_often": False}, to=training("sft", "lora"), effort="answer"),
+            Flip(
+                change={"facts_change_often": False},
+                to=training("sft", "lora"),
+                effort="answer",
+                text="if the facts did not change every few weeks",
+            ),
         ),
         unknown=("budget", "data.path", "model"),
     )
@@ -613,8 +619,18 @@ def nothing_fits() -> Advice:
         alternatives=(nearest, too_big("sft", "lora", 152.0, 8), too_big("sft", "full", 1120.0, 8),
         too_big("sft", "adapter", 150.0, 8)),
         flips=(
-            Flip(change={"model": "Qwen/Qwen3-4B"}, to=training("sft", "qlora"), effort="answer"),
-            Flip(change={"gpu": "RTX 6000 Ada 48GB"}, to=training("sft", "qlora"), effort="money"),
+            Flip(
+                change={"model": "Qwen/Qwen3-4B"},
+                to=training("sft", "qlora"),
+                effort="answer",
+                text="if you started from Qwen/Qwen3-4B",
+            ),
+            Flip(
+                change={"gpu": "RTX 6000 Ada 48GB"},
+                to=training("sft", "qlora"),
+                effort="money",
+                text="if you trained on RTX 6000 Ada 48GB",
+            ),
         ),
         nothing_fits=Infeasible(
             nearest=nearest,
@@ -694,7 +710,7 @@ def injected() -> Advice:
         unknown=(evil,),
         decided_by=(evil,),
         guide=GuideAnswer(composition=training("sft", "qlora"), row=evil),
-        flips=(Flip(change={evil: evil}, to=training("sft", "full"), effort="data"),),
+        flips=(Flip(change={evil: evil}, to=training("sft", "full"), effort="data", text=evil),),
     )
 
 

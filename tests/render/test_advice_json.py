@@ -206,7 +206,14 @@ def test_not_a_number_becomes_null():
         advice,
         recommendation=dataclasses.replace(advice.recommendation, estimate=estimate),
         facts={"rows": math.nan, "limits": (1.0, -math.inf)},
-        flips=(Flip(change={"budget.usd": math.inf}, to=training("sft", "lora"), effort="money"),),
+        flips=(
+            Flip(
+                change={"budget.usd": math.inf},
+                to=training("sft", "lora"),
+                effort="money",
+                text="if",
+            ),
+        ),
     )
     document = advice_document(advice, plan={"stages": [math.nan]})
     assert document["recommendation"]["estimate"]["usd"] is None

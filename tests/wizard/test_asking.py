@@ -176,7 +176,10 @@ def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any]
             ["Another card", "3080 laptop", "RTX 3080 Laptop with 16 GB"],
             {"gpu": "RTX 3080 Laptop", "gpu_memory_gib": 16},
         ),
-        (["Another card", "M3 Max", "Apple M3 Max with 64 GB"], {"gpu": "Apple M3 Max", "gpu_memory_gib": 64}),
+        (
+            ["Another card", "M3 Max", "Apple M3 Max with 64 GB"],
+            {"gpu": "Apple M3 Max", "gpu_memory_gib": 64},
+        ),
         (["Another card", "M3 Max", "I don't know"], {"gpu": "Apple M3 Max", "gpu_memory_gib": 36}),
         (["Another card", "2x H100", "H100 NVL 94GB"], {"gpu": "H100 NVL 94GB", "gpus": 2}),
         (["Another card", "A100 80"], {"gpu": "A100 SXM4 80GB"}),

@@ -72,7 +72,7 @@ def test_whoever_knows_nothing_is_asked_thirteen_questions_at_most():
 def test_nobody_is_asked_for_a_card_to_write_a_prompt():
     """Without examples nothing is trained: neither money nor model nor card is asked for."""
     relevance = Relevance(RULES, facts_of)
-    answers, order = put({"task": "generation", "data_kind": "none"}, relevance)
+    _, order = put({"task": "generation", "data_kind": "none"}, relevance)
     assert not {"budget", "model", "gpu", "serve_with", "priority"} & set(order)
 
 

@@ -198,7 +198,7 @@ def _useful_flips(advice: Advice) -> list[Flip]:
 
 def _what_if(flip: Flip) -> str:
     """'the facts changed every few weeks: rag & sft+lora'."""
-    return flip_text(flip.change, flip.to, flip.text).removeprefix("If ").rstrip(".")
+    return flip_text(flip).removeprefix("If ").rstrip(".")
 
 
 def _short_warning(text: str) -> str:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.advice.advise import MAY_NOT_FIT, NO_MODEL, PART_OF_DATA
-from advisor.advice.types import Advice, Candidate, KnownFact, Reason
+from advisor.advice.types import Advice, Candidate, Flip, KnownFact, Reason
 from advisor.advice.why import certainty_lines
 from advisor.ground.units import format_gib
-from advisor.methods.composition import Composition
 from advisor.render.blocks import Item, Paragraph, Section, listed
 from advisor.render.words import is_chosen, memory_words, sentence
 from advisor.ruleset.facts import Fact, load_facts
-from advisor.ruleset.phrases import clauses, joined, named_with_flag, says
+from advisor.ruleset.phrases import clauses, named_with_flag, says
 
 NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -151,22 +150,13 @@ def limit_words(candidate: Candidate) -> str:
 def flips(advice: Advice) -> Section:
     """Which other answers would lead elsewhere."""
     title = "What would change the answer" if advice.fits else "What would fit"
-    items = (flip_text(flip.change, flip.to, flip.text) for flip in advice.flips)
-    return Section(title=title, blocks=listed(items))
+    return Section(title=title, blocks=listed(map(flip_text, advice.flips)))
 
 
-def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
-    """'If you chose a high budget: sft+full', by its own sentence or the answers that change."""
-    if not text:
-        facts = _facts_by_name()
-        changes = (
-            says(facts[name], value, would=True)
-            if name in facts
-            else f"{name} were {answer_words(value)}"
-            for name, value in change.items()
-        )
-        text = f"if {joined(changes)}"
-    return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
+def flip_text(flip: Flip) -> str:
+    """'If you chose a high budget: sft+full'."""
+    text = sentence(flip.text)
+    return text if str(flip.to) in text else f"{text.rstrip('.')}: {flip.to}"
 
 
 def _facts_by_name() -> dict[str, Fact]:
