@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.data.read.source import team_files
-from advisor.ground.errors import AdviseError, Stopped
+from advisor.ground.errors import Stopped
 from advisor.ground.files import FOLDER_NAME, is_folder_name
 from advisor.ground.types import Answers
 from advisor.ruleset.facts import load_facts
@@ -301,34 +301,14 @@ def save_and_stop(interview: Interview, progress: Saved) -> str:
     return f"stopped; your answers are saved in {path}\n  `advise` in this folder offers them again"
 
 
-def _data_fault(checks: Checks, path: str) -> str | None:
-    """Why a data file cannot be read; None if it can."""
-    if wrong := checks.data_path(path):
-        return wrong
-    try:
-        checks.profile(path, None, None)
-    except AdviseError as error:
-        return error.text()
-    return None
-
-
 def _offer_saved(interview: Interview, progress: Saved) -> Saved:
     """The saved answers with those of this time, if the person wants to continue with them."""
-    facts, ui, checks = interview.facts, interview.ui, interview.checks
+    facts, ui = interview.facts, interview.ui
     saved, problem = load_answers(facts, interview.state_file)
     if problem:
         ui.say(problem, tone="warning")
     if saved is None:
         return progress
-    mapping = saved.answers.value("data_mapping")
-    for fact_id in ("data_path", "tasks"):
-        answer = saved.answers.value(fact_id)
-        files = answer.values() if isinstance(answer, Mapping) else [answer] if answer else []
-        if mapping:
-            files = [one for one in files if not profile_of(checks.profile, one, mapping, None)]
-        if wrong := next(filter(None, (_data_fault(checks, file) for file in files)), None):
-            ui.say(f"Of the saved answers, one no longer holds: {wrong}", tone="warning")
-            saved = saved.without(fact_id)
     replaced = "the saved answers are replaced once you have answered"
     options = [
         Option(value=True, label="Continue with them"),

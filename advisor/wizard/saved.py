@@ -6,19 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from advisor.ground.annotated import parse_json
 from advisor.ground.files import text_of
 from advisor.ground.types import Answer, Answers
+from advisor.ground.version import __version__
 from advisor.ruleset.facts import Fact
 from advisor.wizard.walk import words_of
-
-VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,12 +25,6 @@ class Saved:
     answers: Answers
     asked: tuple[str, ...]  # also the questions answered by "I don't know"
     saved_at: str = ""
-
-    def without(self, fact_id: str) -> Saved:
-        """The same with one question open again."""
-        known = {name: answer for name, answer in self.answers.known.items() if name != fact_id}
-        asked = tuple(name for name in self.asked if name != fact_id)
-        return replace(self, answers=Answers(known=known), asked=asked)
 
 
 def state_path(folder: Path | None = None) -> Path:
@@ -58,7 +49,7 @@ def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
     path = path or state_path()
     known = progress.answers.known.items()
     document = {
-        "version": VERSION,
+        "version": __version__,
         "saved_at": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "folder": _here(),
         "answers": {fact: answer.value for fact, answer in known if answer.origin == "asked"},
@@ -89,47 +80,21 @@ def summary(saved: Saved, facts: Mapping[str, Fact]) -> str:
 
 
 def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
-    """The saved answers, and a sentence if some cannot be used; (None, '') without any."""
+    """The saved answers, or a sentence if they cannot be used; (None, '') without any."""
     path = path or state_path()
     try:
         document = parse_json(text_of(path))
-        answers = {str(name): value for name, value in document["answers"].items()}
-        asked = dict.fromkeys(str(name) for name in document["asked"])
-        if document["version"] != VERSION:
-            raise ValueError(f"version {document['version']}")
+        if document["version"] != __version__:
+            return None, "The saved answers are those of another version; starting anew."
+        known = {
+            name: Answer(value=tuple(value) if isinstance(value, list) else value, origin="asked")
+            for name, value in document["answers"].items()
+            if name in facts or name == "signals"
+        }
+        asked = tuple(name for name in document["asked"] if name in facts)
+        saved = Saved(answers=Answers(known=known), asked=asked, saved_at=document["saved_at"])
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, f"The answers saved in {path} cannot be read; starting anew."
-    known = {
-        name: Answer(value=tuple(value) if isinstance(value, list) else value, origin="asked")
-        for name, value in answers.items()
-        if _is_valid(name, value, facts)
-    }
-    dropped = sorted(set(answers) - set(known))
-    kept = tuple(name for name in asked if name in facts and name not in dropped)
-    names = ", ".join(dropped)
-    problem = f"Of the saved answers, these no longer exist and are left out: {names}."
-    saved_at = str(document.get("saved_at", ""))
-    saved = Saved(answers=Answers(known=known), asked=kept, saved_at=saved_at) if kept else None
-    return saved, problem if dropped else ""
-
-
-def _is_valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
-    """Whether the questions of today can have this answer."""
-    if name == "signals":
-        return isinstance(value, list) and all(
-            isinstance(item, str) and item in facts and facts[item].signal for item in value
-        )
-    fact = facts.get(name)
-    if fact is None:
-        return False
-    if fact.type == "flag":
-        return isinstance(value, bool)
-    if fact.type == "map":
-        return isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
-    if fact.type == "number":
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and isfinite(value) and (fact.min is None or value >= fact.min)
-    is_text = isinstance(value, str) and "\0" not in value
-    return is_text and (fact.type != "choice" or value in fact.values)
+    return saved if asked else None, ""
