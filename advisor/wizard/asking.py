@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
-from advisor.data.read.source import team_files
 from advisor.ground.errors import Stopped
-from advisor.ground.files import FOLDER_NAME, is_folder_name
 from advisor.ground.types import Answers
 from advisor.ruleset.facts import load_facts
 from advisor.situation.model_choice import NameLookup
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,
+    ask_tasks,
     expanded_path,
     found_lines,
     profile_of,
@@ -179,65 +176,6 @@ def _ask_size(question: Question, ui: Ui, name: str) -> float | None:
     asked = Question(fact=fact, number=question.number, asks=asks)
     reply = ask_typed(asked, ui, lambda text: read_number(text.lower().removesuffix("b"), fact))
     return None if reply is DONT_KNOW else reply
-
-
-# --------------------------------------------------------------------------- the teams
-
-
-def ask_tasks(question: Question, reader: DataReader) -> Reply:
-    """The name and the data file of each team, until no more is named."""
-    before = dict(question.current or {})
-    named: dict[str, str] = {}
-    mapping: Mapping[str, str] | None = None
-
-    def read_name(text: str) -> str | dict[str, str]:
-        """What somebody called a team, as the plan writes it: 'Human Resources' is
-        human-resources; or the files of a folder that holds one for each team.
-
-        Raises ValueError with the plan's rule.
-        """
-        if not named and (teams := team_files(os.path.expanduser(text))):
-            return teams
-        name = "-".join(text.lower().split())
-        if not is_folder_name(name):
-            raise ValueError(f"{text} cannot be the name. Allowed: {FOLDER_NAME}.")
-        if name in named:
-            raise ValueError(f"{name} is named already.")
-        return name
-
-    while True:
-        first = (
-            f"{question.message} What is the first team called? (such as legal; or a folder with"
-            " one file for each team)"
-        )
-        so_far = f"What is the next team called? (so far: {', '.join(named)})"
-        asked = replace(
-            question,
-            current=next((name for name in before if name not in named), None),
-            can_go_back=question.can_go_back or bool(named),
-            asks=so_far if named else first,
-        )
-        empty = "that was the last" if named else "I don't know"
-        name = ask_typed(asked, reader.ui, read_name, empty=empty)
-        if name is DONT_KNOW:
-            values = {"tasks": named, "data_mapping": mapping}
-            return Several(values=values) if named else DONT_KNOW
-        if name is BACK and not named:
-            return BACK
-        if name is BACK:
-            named.popitem()
-            continue
-        if isinstance(name, Mapping):  # a folder with one file for each team
-            folder = os.path.dirname(next(iter(name.values())))
-            if (found := reader.ask_teams(folder, name)) is not None:
-                return found
-            continue
-        asks = f"Where are the examples of {name}? (a file or a folder)"
-        asked = replace(question, current=before.get(name), can_go_back=True, asks=asks)
-        file = reader.ask_file(asked, empty=f"leave {name} out")
-        if isinstance(file, str):
-            read, mapping = reader.read_teams({name: file}, mapping)
-            named |= read
 
 
 # --------------------------------------------------------------------------- the whole round

@@ -118,18 +118,17 @@ class DataReader:
             Option(value=True, label="I don't know", help=unsure),
         ]
         if self.ui.choose(f"{folder} holds {len(teams)} files. One team for each?", options):
-            found, mapping = self.read_teams(teams)
-            if found:
-                return Several(values={"tasks": found, "data_path": None, "data_mapping": mapping})
+            return self.read_teams(teams)
         return None
 
-    def read_teams(
-        self, teams: Mapping[str, str], mapping: Mapped | None = None
-    ) -> tuple[dict[str, str], Mapped | None]:
-        """The teams whose file can be read, and the columns that were asked for; the others are
-        named with the reason. Columns chosen for one file hold for every file that has them.
+    def read_teams(self, teams: Mapping[str, str]) -> Several | None:
+        """The teams whose file can be read, and the columns that were asked for; None without any.
+
+        The others are named with the reason. Columns chosen for one file hold for every file that
+        has them.
         """
         found: dict[str, str] = {}
+        mapping: Mapped | None = None
         for name, path in teams.items():
             if mapping and can_read(self.profile, path, mapping):
                 found[name] = path
@@ -145,7 +144,8 @@ class DataReader:
                 self.ui.say(f"{name} is left out{why}.", tone="warning")
                 continue
             found[name], mapping = path, own or mapping
-        return found, mapping
+        values = {"tasks": found, "data_path": None, "data_mapping": mapping}
+        return Several(values=values) if found else None
 
 
 def expanded_path(text: str, check: Check) -> str:
@@ -163,6 +163,28 @@ def can_read(profile: Profile, path: str, mapping: Mapped) -> bool:
     except AdviseError:
         return False
     return True
+
+
+def ask_tasks(question: Question, reader: DataReader) -> Reply:
+    """The file of each team, by the folder that holds them; BACK or DONT_KNOW."""
+
+    def read_folder(text: str) -> dict[str, str]:
+        if teams := team_files(expanded_path(text, reader.exists)):
+            return teams
+        raise ValueError(
+            f"{text} is no folder with one file for each team. Put them into one, each named after"
+            " its team; or start again with --tasks TEAM=FILE for each."
+        )
+
+    folder = next((os.path.dirname(file) for file in (question.current or {}).values()), None)
+    asks = f"{question.message} (a folder with one file for each team)"
+    asked = replace(question, current=folder, asks=asks)
+    while True:
+        teams = ask_typed(asked, reader.ui, read_folder, path=True)
+        if teams in (BACK, DONT_KNOW):
+            return teams
+        if (found := reader.read_teams(teams)) is not None:
+            return found
 
 
 def ask_data(question: Question, reader: DataReader) -> Reply:

@@ -90,57 +90,6 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
     assert any("holds no model" in line for line in ui.said)
 
 
-def asked_about_teams(*replies: str) -> tuple[Any, ScriptedUi]:
-    """What is answered to which team has which file."""
-    ui = ScriptedUi("Serve several teams from one model", *replies)
-    answers = ask_answers(
-        FACTS,
-        hardware=CPU,
-        earlier=None,
-        ui=ui,
-        checks=CARDS,
-        relevant=lambda fact, answers, opened: fact == "tasks",
-    )
-    return answers.value("tasks"), ui
-
-
-def test_each_team_is_asked_for_its_name_and_its_file():
-    """Until nobody is named; the name is written as a plan can hold it, and a file that is not
-    there is told at once.
-    """
-    teams, ui = asked_about_teams(
-        "Human Resources", "nowhere.jsonl", "train.jsonl", "legal", "train.jsonl", ""
-    )
-    assert teams == {"human-resources": "train.jsonl", "legal": "train.jsonl"}
-    assert "There is no nowhere.jsonl." in ui.said
-    files = "human-resources: train.jsonl, legal: train.jsonl"
-    assert f"Which data file belongs to which team? -> {files}" in ui.said
-
-
-@pytest.mark.parametrize(
-    ("replies", "teams"),
-    [
-        ([""], None),
-        (["legal", "", "hr", "train.jsonl", ""], {"hr": "train.jsonl"}),
-        (["legal", "train.jsonl", "<", "hr", "train.jsonl", ""], {"hr": "train.jsonl"}),
-        (["legal", "<", "hr", "train.jsonl", ""], {"hr": "train.jsonl"}),
-    ],
-)
-def test_a_team_may_be_left_out_or_taken_back(replies, teams):
-    """A team without a file is left out; back goes one team back."""
-    assert asked_about_teams(*replies)[0] == teams
-
-
-def test_a_teams_name_keeps_to_the_plans_rule():
-    """What a plan would refuse is refused when it is typed, with the rule; a name twice as well."""
-    teams, ui = asked_about_teams("a/b", "legal", "train.jsonl", "Legal", "hr", "train.jsonl", "")
-    assert list(teams) == ["legal", "hr"]
-    assert any(
-        line.startswith("a/b cannot be the name. Allowed: lower-case letters") for line in ui.said
-    )
-    assert "legal is named already." in ui.said
-
-
 def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any], ScriptedUi]:
     """The answers about the card, with every other question left out."""
     ui = ScriptedUi("Write texts", *replies)

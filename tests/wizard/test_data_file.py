@@ -13,10 +13,10 @@ from advisor.data import profile
 from advisor.ground.terminal import one_line, width_of
 from advisor.ground.types import Answer, Answers, DataProfile
 from advisor.wizard import BACK, Question, Several
-from advisor.wizard.asking import ask_tasks
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,
+    ask_tasks,
     say_found,
     value_words,
     way_question,
@@ -207,22 +207,17 @@ def team_folder(folder: Path) -> Path:
     return folder / "dept"
 
 
-@pytest.mark.parametrize("fact", ["data_path", "tasks"])
-def test_a_folder_becomes_the_teams(tmp_path, fact):
-    """Named as the data, or in place of the first team, its files are one team each."""
+@pytest.mark.parametrize(("fact", "ask"), [("data_path", ask_data), ("tasks", ask_tasks)])
+def test_a_folder_becomes_the_teams(tmp_path, fact, ask):
+    """Named as the data, or as the place of the teams' files, its files are one team each."""
     folder = team_folder(tmp_path)
-    ui = ScriptedUi(str(folder), YES)
-    asked = question(fact, task="multi_department")
-    reply = (
-        ask_data(asked, reader(ui, "multi_department"))
-        if fact == "data_path"
-        else ask_tasks(asked, reader(ui, "multi_department"))
-    )
+    ui = ScriptedUi(str(folder), YES) if fact == "data_path" else ScriptedUi("x", str(folder))
+    reply = ask(question(fact, task="multi_department"), reader(ui, "multi_department"))
     assert isinstance(reply, Several)
     assert dict(reply.values["tasks"]) == {
         name: str(folder / f"{name}.jsonl") for name in ("hr", "it", "legal")
     }
-    assert "3 files. One team for each?" in ui.asked[-1]
+    assert "one file for each team" in ui.asked[-1] or "One team for each?" in ui.asked[-1]
 
 
 def test_a_folder_may_be_one_data_set(tmp_path):
@@ -234,15 +229,15 @@ def test_a_folder_may_be_one_data_set(tmp_path):
 
 def test_the_columns_of_one_team_hold_for_the_others(tmp_path):
     """One question for all files with the same columns; a file with known ones needs none."""
-    files = {name: untold(tmp_path, f"{name}.jsonl") for name in ("hr", "it")}
-    files["legal"] = jsonl(
-        tmp_path, "legal.jsonl", [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(60)]
-    )
-    replies = [part for name, file in files.items() for part in (name, file)]
-    ui = ScriptedUi(*replies[:2], YES, *replies[2:], "")
+    (tmp_path / "dept").mkdir()
+    files = {name: untold(tmp_path / "dept", f"{name}.jsonl") for name in ("hr", "it")}
+    rows = [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(60)]
+    files["legal"] = jsonl(tmp_path / "dept", "legal.jsonl", rows)
+    ui = ScriptedUi(str(tmp_path), str(tmp_path / "dept"), YES)
     reply = ask_tasks(question("tasks", task="multi_department"), reader(ui, "multi_department"))
     assert dict(reply.values["tasks"]) == files
     assert reply.values["data_mapping"] == {"question": "f1", "answer": "f2"}
+    assert any("is no folder with one file for each team" in text for text in ui.said)
 
 
 def test_what_was_understood_is_said_with_an_example(tmp_path):
