@@ -82,7 +82,7 @@ def cell(
     )
     mixer = Attention(heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM)
     kind = LayerKind(
-        count=LAYERS, mixers=(mixer,), dense=Dense(width=MLP), experts=None, norms=2, linears=()
+        count=LAYERS, mixers=(mixer,), dense=Dense(width=MLP), experts=None, linears=()
     )
     tape, layer_input, output = record_layer(kind, HIDDEN, "llama", settings)
     inside = tape.backward_peak(output, [layer_input])

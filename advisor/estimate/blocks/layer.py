@@ -7,12 +7,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from advisor.estimate.blocks.settings import ALL, BlockSettings, style_of
-from advisor.estimate.blocks.states import convolution, delta_net, lightning, mamba2
+from advisor.estimate.blocks.states import convolution, delta_net, mamba2
 from advisor.estimate.blocks.tape import SAME, Operations, Tape, Tensor
 from advisor.estimate.methods import special
 from advisor.estimate.model.layers import (
     Attention,
-    Convolution,
     Delta,
     Dense,
     Experts,
@@ -438,10 +437,8 @@ def _mixed(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
             one = delta_net(o, inner, mixer, names)
         elif isinstance(mixer, Mamba2):
             one = mamba2(o, inner, mixer, names)
-        elif isinstance(mixer, Convolution):
-            one = convolution(o, inner, mixer)
         else:
-            one = lightning(o, inner, mixer)
+            one = convolution(o, inner, mixer)
         out = one if out is None else o.add(out, one)
     assert out is not None
     return _dropped(o, out)

@@ -1,5 +1,4 @@
-"""Blocks that carry a state from token to token: gated DeltaNet, Mamba-2, short convolutions and
-lightning attention.
+"""Blocks that carry a state from token to token: gated DeltaNet, Mamba-2 and short convolutions.
 
 Each has two forms: a kernel (flash-linear-attention, mamba_ssm), which saves its inputs and little
 else, and plain torch, which works in chunks in float32 and saves a matrix of the chunk's length for
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from advisor.estimate.blocks.tape import SAME, Operations, Tensor
-from advisor.estimate.model.layers import Convolution, Delta, Lightning, Mamba2
+from advisor.estimate.model.layers import Convolution, Delta, Mamba2
 
 DELTA_CHUNK = 64  # torch_chunk_gated_delta_rule, and fla's chunk_gated_delta_rule
 MAMBA_CHUNK = 256  # `mamba_chunk_size` of Falcon-H1, Granite 4 and Bamba
@@ -202,13 +201,3 @@ def convolution(o: Operations, x: Tensor, part: Convolution) -> Tensor:
     inner = o.multiply(b, inner)
     inner = o.tape.record("convolution", [inner], part.width, x.bytes_each, saves=[inner])
     return o.linear(o.copy(o.multiply(c, inner)), x.width, "out_proj")
-
-
-def lightning(o: Operations, x: Tensor, part: Lightning) -> Tensor:
-    """`MiniMaxLightningAttention.forward`: as the kernel, which saves queries, keys and values."""
-    q, k, v = o.split(
-        o.activate(o.linear(x, 3 * part.q_size, "qkv")), part.q_size, part.q_size, part.q_size
-    )
-    out = o.tape.record("lightning", [q, k, v], part.q_size, x.bytes_each, saves=[q, k, v])
-    gate = o.activate(o.linear(x, part.q_size, "output_gate"), saves_output=True)
-    return o.linear(o.multiply(o.rms_norm(out), gate), x.width, "out_proj")

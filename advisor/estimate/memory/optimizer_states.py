@@ -298,7 +298,7 @@ MODULES = {"mixer": "self_attn", "mlp": "mlp", "shared": "mlp"}
 def _hidden_layers(s: Trained, width: int) -> Iterator[Tensors]:
     """The matrices of the hidden layers."""
     d = s.dims
-    linears = list(d.all_linears)
+    linears = list(d.structure.all_linears)
     counted = sum(linear.weights * count for linear, count in linears)
     share = d.linear_params / counted if counted else 0.0
     for linear, count in linears:

@@ -75,6 +75,8 @@ MIXES_PACKED_ROWS = _set(
     " minimax olmo_hybrid kimi_linear bloom mpt chatglm"
 )
 CONFIG = "config.json"
+# Keys by which single layers differ that are not read: Nemotron Super, Kimi Linear.
+UNREAD = ("block_configs", "linear_attn_config")
 MOST_PARAMS = 10**15  # a thousand times the largest model
 
 
@@ -181,6 +183,9 @@ def _shape(
             shape, (counted, used) = other, _counted(other)
     if params is None and not layout.exact:
         notes.append(f"parameters of '{family}' counted as a plain decoder, good to a few percent")
+    if unread := [name for name in UNREAD if config.get(name)]:
+        said = "layers are taken to be alike, good to a few percent"
+        notes.append(f"{' and '.join(unread)} not read: {said}")
     stored = _stored(config)
     if stored is not None:
         notes.append("the checkpoint is quantised already")

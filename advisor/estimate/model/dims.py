@@ -7,14 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from advisor.estimate.model.architecture import OWN_ATTENTION
-from advisor.estimate.model.layers import (
-    Attention,
-    Latent,
-    LayerKind,
-    Linear,
-    Structure,
-    linears_of,
-)
+from advisor.estimate.model.layers import Attention, Latent, LayerKind, Structure
 from advisor.estimate.model.layouts import layout_of
 from advisor.estimate.model.structure import structure_of
 from advisor.ground.types import ModelShape
@@ -67,12 +60,12 @@ def by_common_name(ends: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, st
 USED_EXPERTS = 8  # per token, where only the sizes of a mixture are known: as in Qwen3's
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dims:
     """Sizes of one decoder (or encoder).
 
-    `kinds` says what each layer is made of. The numbers beside it are sums and means over all
-    layers: `width` is the MLP width one token passes through, over all its experts.
+    The numbers are sums and means over all layers of `structure`: `width` is the MLP width one
+    token passes through, over all its experts.
     """
 
     family: str  # model_type of config.json
@@ -87,7 +80,6 @@ class Dims:
     vocab: int
     gated: bool
     encoder: bool
-    norms: int  # per layer
     eager_only: bool  # its own code computes attention scores whole, whatever was asked for
     experts: int
     expert_width: int
@@ -105,13 +97,12 @@ class Dims:
     other_params: int  # norms, biases, convolutions, positions
     scores: tuple[tuple[int, int | None], ...]  # width of queries over layers, and their window
     caches: tuple[tuple[int, int | None], ...]  # numbers cached per token over layers, and windows
-    kinds: tuple[LayerKind, ...]
-    linears: tuple[Linear, ...]  # outside of the layers, without the output matrix
+    structure: Structure
 
     @property
-    def all_linears(self) -> Iterator[tuple[Linear, int]]:
-        """Each linear layer outside routed experts, and how many of it the model has."""
-        return linears_of(self.kinds, self.linears)
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What each layer is made of."""
+        return self.structure.kinds
 
     @property
     def is_plain(self) -> bool:
@@ -166,7 +157,7 @@ class Dims:
         """
         return sum(
             linear.ends * count
-            for linear, count in self.all_linears
+            for linear, count in self.structure.all_linears
             if not (self.renamed and linear.part in ("mlp", "shared") and linear.name in MLP)
         )
 
@@ -208,12 +199,10 @@ class Dims:
 @lru_cache(maxsize=512)
 def dims_of(shape: ModelShape) -> Dims | None:
     """The sizes; None where the shape holds a parameter count alone."""
-    if shape.hidden_size is None or shape.layers is None or shape.vocab_size is None:
-        return None
     structure = structure_of(shape)
     if structure is None:
         return None
-    hidden, layers, vocab = shape.hidden_size, shape.layers, shape.vocab_size
+    hidden, layers, vocab = shape.hidden_size or 1, shape.layers or 1, shape.vocab_size or 1
     heads = shape.heads or max(1, hidden // 128)
     head_dim = shape.head_dim or hidden // heads
     embedding = min(structure.embedding, shape.params // 2) + structure.lookup
@@ -234,7 +223,6 @@ def dims_of(shape: ModelShape) -> Dims | None:
         gated=all(part.gated for kind in kinds for part in (kind.dense, kind.experts) if part),
         encoder=is_encoder(shape.architecture),
         eager_only=shape.architecture in OWN_ATTENTION,
-        norms=max(kind.norms for kind in kinds),
         experts=mixture.count if mixture else 1,
         expert_width=mixture.width if mixture else shape.intermediate_size or 4 * hidden,
         embedding_params=embedding, head_params=vocab * hidden, linear_params=linear - routed,
@@ -243,9 +231,8 @@ def dims_of(shape: ModelShape) -> Dims | None:
         routed_layers=sum(kind.count for kind in kinds if kind.experts),
         used_experts=mixture.used if mixture else 1,
         shared_size=_shared_size(kinds), shared_ends=sum(ends.values()),
-        named_ends=by_common_name(ends), other_params=other, kinds=kinds,
+        named_ends=by_common_name(ends), other_params=other, structure=structure,
         scores=tuple(_by_window(kinds, cached=False)), caches=tuple(_by_window(kinds, cached=True)),
-        linears=structure.linears,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from a ModelShape, after the layer definitions of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -78,7 +78,6 @@ class Latent(NamedTuple):
     Attributes:
         query_rank: Width between the two query matrices; 0: one matrix.
         rank: Width of what keys and values are made from, beside `rope_dim` rotated numbers.
-        index_heads, index_dim: Of the indexer that picks the tokens to attend to (DSA); 0 without.
     """
 
     heads: int
@@ -87,8 +86,6 @@ class Latent(NamedTuple):
     rope_dim: int
     nope_dim: int
     value_dim: int
-    index_heads: int = 0
-    index_dim: int = 0
 
     @property
     def q_size(self) -> int:
@@ -107,7 +104,6 @@ class Delta(NamedTuple):
     key_dim: int
     value_dim: int
     kernel: int  # tokens that the convolution over queries, keys and values sees
-    low_rank: int = 0  # width inside the gates of Kimi's delta attention (KDA); 0: Qwen's form
 
     @property
     def keys(self) -> int:
@@ -150,18 +146,7 @@ class Convolution(NamedTuple):
     kernel: int
 
 
-class Lightning(NamedTuple):
-    """Linear attention in blocks with a decay per head and an output gate (MiniMax-01)."""
-
-    heads: int
-    head_dim: int
-
-    @property
-    def q_size(self) -> int:
-        return self.heads * self.head_dim
-
-
-Mixer = Attention | Latent | Delta | Mamba2 | Convolution | Lightning
+Mixer = Attention | Latent | Delta | Mamba2 | Convolution
 
 
 class Dense(NamedTuple):
@@ -226,16 +211,12 @@ class LayerKind:
     mixers: tuple[Mixer, ...]
     dense: Dense | None
     experts: Experts | None
-    norms: int  # of the model's width
     # All linear layers outside of routed experts, in the order of the model.
     linears: tuple[Linear, ...]
     # Parameters that choose the experts, as one tensor (never quantised by bitsandbytes, adapted by
     # no "all-linear").
     router: int = 0
     other: int = 0  # parameters that are neither: norms, biases, convolutions, decays, scales
-    per_layer: int = 0  # width of the embedding that each layer adds (Gemma 3n and 4); 0 without
-    streams: int = 1  # copies of the hidden states between layers (AltUp of Gemma 3n); 1 elsewhere
-    encodes: bool = False  # a layer of an encoder: every token sees every other
 
     @property
     def linear_params(self) -> int:
@@ -300,15 +281,8 @@ class Structure:
     @property
     def all_linears(self) -> Iterator[tuple[Linear, int]]:
         """Each linear layer outside routed experts, and how many of it the model has."""
-        return linears_of(self.kinds, self.linears)
-
-
-def linears_of(
-    kinds: Iterable[LayerKind], linears: Iterable[Linear]
-) -> Iterator[tuple[Linear, int]]:
-    """Each linear layer, and how many of it there are: those of the layers, and those outside."""
-    for kind in kinds:
-        for linear in kind.linears:
-            yield linear, kind.count
-    for linear in linears:
-        yield linear, 1
+        for kind in self.kinds:
+            for linear in kind.linears:
+                yield linear, kind.count
+        for linear in self.linears:
+            yield linear, 1

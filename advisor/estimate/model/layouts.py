@@ -24,9 +24,7 @@ class Layout:
         str, "letter (structure.MIXERS) of layers of which config.json says nothing"
     ] = "a"
     linear: Annotated[str, 'letter that "linear_attention" in `layer_types` stands for'] = "d"
-    delta: Annotated[
-        str, "matrices of gated DeltaNet's input: qwen3_next two, olmo_hybrid six, else four"
-    ] = ""
+    delta: Annotated[str, "matrices of gated DeltaNet's input: qwen3_next two, else four"] = ""
     every: Annotated[
         int,
         "of layers with a window, every nth sees everything; 1: all have the window; 0: none has"
@@ -78,7 +76,6 @@ class Layout:
     token_types: Annotated[int | None, "rows of a table of token types; null: none"] = None
     tables: Annotated[int, "such tables of positions (encoder and decoder have one each)"] = 1
     relative: Annotated[int, "rows of relative positions as wide as the model (DeBERTa)"] = 0
-    tables_each: Annotated[bool, "each layer has a table of relative positions (UMT5)"] = False
     pooler: Annotated[bool, "a square matrix over the first token"] = False
     head_bias: Annotated[bool, "the output matrix has a bias"] = False
     tied: Annotated[bool, "one matrix embeds and answers where config.json does not say"] = False
@@ -128,59 +125,18 @@ def _whole(entry: Mapping[str, Any], bases: Mapping[str, dict[str, Any]]) -> dic
     return {**(bases[entry["like"]] if "like" in entry else {}), **own}
 
 
-# Kimi's `linear_attn_config`: its names -> those that other families have.
-KIMI_DELTA = {
-    "num_heads": "linear_num_heads", "head_dim": "linear_head_dim",
-    "short_conv_kernel_size": "linear_conv_kernel_dim",
-}  # fmt: skip
-ABSENT = "none"  # a layer's mixer or MLP that was left out
-BLOCK_MULTIPLE = 256  # of the MLP's width in `block_configs`
-
-
 def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the number of its layers (Nemotron-H states only a list of them), the
-    sizes of Kimi's delta attention and the blocks that a search chose (Nemotron Super).
-    """
-    found: dict[str, Any] = {}
-    delta = config.get("linear_attn_config")
-    if isinstance(delta, Mapping):
-        found |= {KIMI_DELTA[name]: delta[name] for name in KIMI_DELTA if delta.get(name)}
-    blocks = config.get("block_configs")
-    if isinstance(blocks, list) and blocks:
-        found |= _of_blocks(config, blocks)
-    if read(config, "layers") is None:
-        lists = (config.get("layers_block_type"), config.get("hybrid_override_pattern"))
-        layers = next((item for item in lists if isinstance(item, list | str) and item), None)
-        if layers is not None:
-            found[NAMES["layers"][0]] = len(layers)
-    return {**config, **found} if found else config
-
-
-def _of_blocks(config: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What `block_configs` says: which blocks lack attention or an MLP, how many heads share keys
-    and values, and the width of the MLP, on average: parameters and work grow linearly with it.
-    """
-    mixers, mlps = ([block.get(part) or {} for block in blocks] for part in ("attention", "ffn"))
-    found: dict[str, Any] = {
-        "layer_types": [ABSENT if part.get("no_op") else "full_attention" for part in mixers],
-        "mlp_layer_types": [ABSENT if part.get("no_op") else "dense" for part in mlps],
-    }
-    groups = [int(part["n_heads_in_group"]) for part in mixers if part.get("n_heads_in_group")]
-    if groups:
-        heads = read(config, "heads") or 0
-        found["num_key_value_heads"] = round(sum(heads / group for group in groups) / len(groups))
-    hidden = read(config, "hidden_size") or 0
-    widths = [int(2 * part["ffn_mult"] * hidden / 3) for part in mlps if part.get("ffn_mult")]
-    if widths:
-        rounded = [-(-width // BLOCK_MULTIPLE) * BLOCK_MULTIPLE for width in widths]
-        found["intermediate_size"] = round(sum(rounded) / len(rounded))
-    return found
+    """The configuration with the number of its layers: Nemotron-H states only a list of them."""
+    if read(config, "layers") is not None:
+        return config
+    lists = (config.get("layers_block_type"), config.get("hybrid_override_pattern"))
+    layers = next((item for item in lists if isinstance(item, list | str) and item), None)
+    return config if layers is None else {**config, NAMES["layers"][0]: len(layers)}
 
 
 # One letter per layer, so that a model of a hundred layers is a short text.
-# Mixers. A capital A or S takes keys and values from an earlier layer, a capital L its choice of
-# tokens.
-ATTENTION, SLIDING, LATENT, DELTA, KIMI, MAMBA, CONV, BOTH, LIGHTNING, CROSS, NONE = "asldkmchgx-"
+# Mixers. A capital A or S takes keys and values from an earlier layer.
+ATTENTION, SLIDING, LATENT, DELTA, MAMBA, CONV, BOTH, LIGHTNING, CROSS, NONE = "asldmchgx-"
 # MLPs: dense, dense and twice as wide, experts, experts beside a dense one.
 DENSE, WIDE, EXPERTS, BESIDE = "dweb"
 # Words of `layer_types` and `layers_block_type`; what the linear one is depends on the family.
@@ -188,7 +144,7 @@ FULL, LINEAR, CROSS_ATTENTION = "full_attention", "linear_attention", "cross_att
 WORDS = {
     FULL: ATTENTION, "attention": ATTENTION, "sliding_attention": SLIDING,
     "chunked_attention": SLIDING, "mamba": MAMBA, "mamba2": MAMBA, "conv": CONV, "hybrid": BOTH,
-    CROSS_ATTENTION: CROSS, ABSENT: NONE,
+    CROSS_ATTENTION: CROSS,
 }  # fmt: skip
 # Where a layer is one of these alone: its mixer and its MLP.
 ALONE = {
@@ -204,11 +160,8 @@ SIZES: Mapping[str, tuple[str, ...]] = {
     "latent_rank": ("kv_lora_rank",), "query_rank": ("q_lora_rank",),
     "rope_dim": ("qk_rope_head_dim",), "nope_dim": ("qk_nope_head_dim",),
     "value_dim": ("v_head_dim",),
-    "index_heads": ("index_n_heads",), "index_dim": ("index_head_dim",),
-    "key_heads": ("linear_num_key_heads", "linear_num_heads"),
-    "value_heads": ("linear_num_value_heads", "linear_num_heads"),
-    "key_dim": ("linear_key_head_dim", "linear_head_dim"),
-    "linear_value_dim": ("linear_value_head_dim", "linear_head_dim"),
+    "key_heads": ("linear_num_key_heads",), "value_heads": ("linear_num_value_heads",),
+    "key_dim": ("linear_key_head_dim",), "linear_value_dim": ("linear_value_head_dim",),
     "mamba_heads": ("mamba_n_heads", "mamba_num_heads"),
     "mamba_head_dim": ("mamba_d_head", "mamba_head_dim"),
     "mamba_width": ("mamba_d_ssm",), "mamba_expand": ("mamba_expand", "expand"),
@@ -341,10 +294,6 @@ def _words(config: Mapping[str, Any], layers: int) -> list[str]:
         places = config.get(name)
         if isinstance(places, list):
             return [inside if index in places else outside for index in range(layers)]
-    kimi = config.get("linear_attn_config")
-    if isinstance(kimi, Mapping) and kimi.get("full_attn_layers"):
-        full = kimi["full_attn_layers"]  # counted from 1
-        return [FULL if index + 1 in full else LINEAR for index in range(layers)]
     flags = config.get("attn_type_list")  # MiniMax-01: 1 for softmax attention
     if isinstance(flags, list) and len(flags) == layers:
         return [FULL if flag else LINEAR for flag in flags]
@@ -391,28 +340,8 @@ def _mixers(
     else:
         letters = [layout.mixer] * layers
     if sizes.get("latent_rank"):
-        own = _own_indexers(config, layers)
-        letters = [
-            letter
-            if letter not in (ATTENTION, LATENT)
-            else LATENT
-            if own[index]
-            else LATENT.upper()
-            for index, letter in enumerate(letters)
-        ]
+        letters = [LATENT if letter == ATTENTION else letter for letter in letters]
     return "".join(letters)
-
-
-def _own_indexers(config: Mapping[str, Any], layers: int) -> list[bool]:
-    """Which layers of sparse latent attention choose tokens themselves; the others take what an
-    earlier layer chose (GLM 5.2).
-    """
-    stated = config.get("indexer_types") or config.get("index_topk_pattern")
-    if isinstance(stated, list | str) and len(stated) == layers:
-        return [word in ("full", "F") for word in stated]
-    every = int(config.get("index_topk_freq") or 1)
-    offset = int(config.get("index_skip_topk_offset") or 2)
-    return [max(index - offset + 1, 0) % every == 0 for index in range(layers)]
 
 
 def _windowed(index: int, every: int, *, first: bool) -> str:
@@ -427,7 +356,7 @@ def _mlps(config: Mapping[str, Any], layout: Layout, layers: int, *, mixture: bo
     types = config.get("mlp_layer_types")
     rest = EXPERTS if mixture else DENSE
     if isinstance(types, list) and len(types) == layers:
-        return "".join({"dense": DENSE, ABSENT: NONE}.get(word, rest) for word in types)
+        return "".join(DENSE if word == "dense" else rest for word in types)
     if not mixture:
         return DENSE * layers
     places = config.get("moe_layers")

@@ -23,7 +23,6 @@ from advisor.estimate.model.layers import (
     Experts,
     Latent,
     LayerKind,
-    Lightning,
     Linear,
     Mamba2,
     Mixer,
@@ -32,7 +31,7 @@ from advisor.estimate.model.layers import (
 )
 from advisor.estimate.model.layouts import Layout, layout_of
 from advisor.ground.types import ModelShape
-from advisor.methods.families import DECODER, SEQ2SEQ, is_encoder, kind_of_type
+from advisor.methods.families import DECODER, is_encoder, kind_of_type
 
 HIDDEN_PER_HEAD = 128  # of a model whose heads are not known
 
@@ -53,18 +52,14 @@ def structure_of(shape: ModelShape) -> Structure | None:
     )  # fmt: skip
     mixers = shape.mixers or family.mixer * shape.layers
     mlps = shape.mlps or (letters.EXPERTS if shape.experts else letters.DENSE) * shape.layers
-    both_ways = is_encoder(shape.architecture)
-    reads = kind_of_type(shape.architecture) == SEQ2SEQ
     kinds = tuple(
-        _kind(shape, s, mixer, mlp, count, encodes=both_ways or (reads and mixer != letters.CROSS))
+        _kind(shape, s, mixer, mlp, count)
         for (mixer, mlp), count in Counter(zip(mixers, mlps, strict=True)).items()
     )
     return _whole(shape, s, kinds)
 
 
-def _kind(
-    shape: ModelShape, s: Sizes, mixer: str, mlp: str, count: int, *, encodes: bool
-) -> LayerKind:
+def _kind(shape: ModelShape, s: Sizes, mixer: str, mlp: str, count: int) -> LayerKind:
     """The layers with this mixer and this MLP."""
     parts = [MIXERS[letter](s, mixer) for letter in _parts_of(mixer)]
     norms = s.family.norms + (mixer == letters.CROSS)
@@ -92,13 +87,9 @@ def _kind(
         mixers=tuple(part.is_ for part in parts if part.is_ is not None),
         dense=dense,
         experts=experts,
-        norms=norms,
         linears=tuple(linears),
         router=router,
         other=other + more + sum(linear.outputs for linear in linears if linear.biased),
-        per_layer=s["per_layer"],
-        streams=max(1, s["streams"]),
-        encodes=encodes,
     )
 
 
@@ -215,8 +206,7 @@ def _whole(shape: ModelShape, s: Sizes, kinds: tuple[LayerKind, ...]) -> Structu
     if family.relative:
         other += family.relative * hidden
     if s["buckets"]:
-        tables = shape.layers if family.tables_each else 2
-        other += (tables or 0) * s["buckets"] * s.heads
+        other += 2 * s["buckets"] * s.heads
     if family.pooler:
         linears.append(Linear("dense", hidden, hidden, "extra", biased=True))
     untied = not shape.tied_embeddings and not is_encoder(shape.architecture)
@@ -274,25 +264,28 @@ def _attention(s: Sizes, letter: str) -> MixerTensors:
     dim, kv_heads = s.head_dim, s.kv_heads
     if everything and s["global_head_dim"]:
         dim, kv_heads = s["global_head_dim"], s["global_kv_heads"] or kv_heads
+    if letter == letters.LIGHTNING:  # MiniMax-01's, counted as softmax attention with a gate
+        kv_heads = s.heads
     query, keys = s.heads * dim, kv_heads * dim
     stated = bool(s["attention_bias"])
     biased = family.bias in ("qkv", "qkvo") or (family.bias.startswith("config") and stated)
     last = family.bias in ("o", "qkvo") or (family.bias == "config" and stated)
     own = not letter.isupper()
     same = bool(everything and s["keys_are_values"])
-    gate = {"queries": query, "heads": s.heads, "": 0}[family.gate]
+    gated_by = "queries" if letter == letters.LIGHTNING else family.gate
+    gate = {"queries": query, "heads": s.heads, "": 0}[gated_by]
     q_name, k_name, v_name = family.names
     if family.fused:
         linears = [Linear(family.fused, hidden, query + 2 * keys, biased=biased)]
     else:
-        outputs = query + (gate if family.gate == "queries" else 0)
+        outputs = query + (gate if gated_by == "queries" else 0)
         linears = [Linear(q_name, hidden, outputs, biased=biased)]
         if own:
             linears.append(Linear(k_name, hidden, keys, biased=biased))
         if own and not same:
             linears.append(Linear(v_name, hidden, keys, biased=biased))
     linears.append(Linear(family.output, query, hidden, biased=last))
-    if family.gate == "heads":
+    if gated_by == "heads":
         linears.append(Linear("g_proj", hidden, gate))
     norm = family.norm
     if norm == "config":
@@ -308,11 +301,10 @@ def _attention(s: Sizes, letter: str) -> MixerTensors:
 
 
 def _latent(s: Sizes, letter: str) -> MixerTensors:
-    """DeepSeek's latent attention, with the indexer of its sparse form."""
+    """DeepSeek's latent attention."""
     is_ = Latent(
         heads=s.heads, query_rank=s["query_rank"], rank=s["latent_rank"], rope_dim=s["rope_dim"],
         nope_dim=s["nope_dim"], value_dim=s["value_dim"],
-        index_heads=0 if letter.isupper() else s["index_heads"], index_dim=s["index_dim"],
     )  # fmt: skip
     hidden, rank = s.hidden, is_.rank
     if is_.query_rank:
@@ -327,15 +319,7 @@ def _latent(s: Sizes, letter: str) -> MixerTensors:
         Linear("kv_b_proj", rank, s.heads * is_.nope_dim + is_.value_size),
         Linear("o_proj", is_.value_size, hidden),
     ]
-    other = is_.query_rank + rank
-    if is_.index_heads:
-        linears += [
-            Linear("wq_b", is_.query_rank, is_.index_heads * is_.index_dim),
-            Linear("wk", hidden, is_.index_dim),
-            Linear("weights_proj", hidden, is_.index_heads),
-        ]
-        other += 2 * is_.index_dim
-    return MixerTensors(is_, tuple(linears), other)
+    return MixerTensors(is_, tuple(linears), is_.query_rank + rank)
 
 
 def _delta(s: Sizes, letter: str) -> MixerTensors:
@@ -347,11 +331,6 @@ def _delta(s: Sizes, letter: str) -> MixerTensors:
     hidden, keys, values, heads = s.hidden, is_.keys, is_.values, is_.value_heads
     if s.family.delta == "qwen3_next":
         inputs = {"in_proj_qkvz": 2 * keys + 2 * values, "in_proj_ba": 2 * heads}
-    elif s.family.delta == "olmo_hybrid":
-        inputs = {
-            "q_proj": keys, "k_proj": keys, "v_proj": values, "g_proj": values, "a_proj": heads,
-            "b_proj": heads,
-        }  # fmt: skip
     else:
         inputs = {
             "in_proj_qkv": 2 * keys + values, "in_proj_z": values, "in_proj_b": heads,
@@ -359,25 +338,7 @@ def _delta(s: Sizes, letter: str) -> MixerTensors:
         }  # fmt: skip
     linears = tuple(Linear(name, hidden, outputs) for name, outputs in inputs.items())
     other = is_.channels * is_.kernel + 2 * heads + is_.value_dim  # decays, and a norm of each head
-    last = "o_proj" if s.family.delta == "olmo_hybrid" else "out_proj"
-    return MixerTensors(is_, (*linears, Linear(last, values, hidden)), other)
-
-
-def _kimi(s: Sizes, letter: str) -> MixerTensors:
-    """Kimi's delta attention: a decay for each channel, its gates through a narrow matrix."""
-    is_ = Delta(
-        key_heads=s["key_heads"], value_heads=s["value_heads"], key_dim=s["key_dim"],
-        value_dim=s["linear_value_dim"], kernel=s["kernel"], low_rank=s["linear_value_dim"],
-    )  # fmt: skip
-    hidden, keys, values, low = s.hidden, is_.keys, is_.values, is_.low_rank
-    linears = (
-        Linear("q_proj", hidden, keys), Linear("k_proj", hidden, keys),
-        Linear("v_proj", hidden, values), Linear("f_a_proj", hidden, low),
-        Linear("f_b_proj", low, keys), Linear("b_proj", hidden, is_.value_heads),
-        Linear("g_a_proj", hidden, low), Linear("g_b_proj", low, values),
-        Linear("o_proj", values, hidden),
-    )  # fmt: skip
-    return MixerTensors(is_, linears, is_.channels * is_.kernel + keys + is_.value_heads + low)
+    return MixerTensors(is_, (*linears, Linear("out_proj", values, hidden)), other)
 
 
 def _mamba(s: Sizes, letter: str) -> MixerTensors:
@@ -409,20 +370,10 @@ def _convolution(s: Sizes, letter: str) -> MixerTensors:
     return MixerTensors(Convolution(hidden, s["kernel"]), linears, hidden * (s["kernel"] + biased))
 
 
-def _lightning(s: Sizes, letter: str) -> MixerTensors:
-    """MiniMax's lightning attention."""
-    is_ = Lightning(s.heads, s.head_dim)
-    linears = (
-        Linear("qkv_proj", s.hidden, 3 * is_.q_size), Linear("out_proj", is_.q_size, s.hidden),
-        Linear("output_gate", s.hidden, is_.q_size),
-    )  # fmt: skip
-    return MixerTensors(is_, linears, is_.q_size)
-
-
 MIXERS: Mapping[str, Callable[[Sizes, str], MixerTensors]] = {
     letters.ATTENTION: _attention, letters.ATTENTION.upper(): _attention,
     letters.SLIDING: _attention, letters.SLIDING.upper(): _attention, letters.CROSS: _attention,
+    letters.LIGHTNING: _attention,
     letters.LATENT: _latent, letters.LATENT.upper(): _latent, letters.DELTA: _delta,
-    letters.KIMI: _kimi, letters.MAMBA: _mamba, letters.CONV: _convolution,
-    letters.LIGHTNING: _lightning,
+    letters.MAMBA: _mamba, letters.CONV: _convolution,
 }  # fmt: skip
