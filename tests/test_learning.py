@@ -106,7 +106,7 @@ def test_the_processor_is_this_machines_own(call, runs, monkeypatch):
 def test_what_cannot_be_read_is_a_warning(call, runs):
     """In advice, in one estimate, and on stderr beside a list of answers."""
     runs.write_text("{\n")
-    said = f"{runs}: 1 line is damaged and left out"
+    said = f"{runs}: 1 line left out: damaged or of another version"
     assert said in json.loads(call("--json", *ADVICE, "--gpu", "L4")[1])["warnings"]
     assert said in json.loads(call("estimate", *SPEC, "--json")[1])["warnings"]
     (runs.parent / "specs.json").write_text("[]")

@@ -113,11 +113,11 @@ def test_a_damaged_line_is_said_and_left_out(path, line):
     note_past_run(RUN)
     found, notes = read_past_runs()
     assert list(found.runs) == [RUN, RUN]
-    assert notes == ((f"{path}: 1 line is damaged and left out",) if line else ())
+    assert notes == ((f"{path}: 1 line left out: damaged or of another version",) if line else ())
 
 
 def test_lines_of_a_newer_version_are_left_out(path):
-    """They are counted, not called damaged; a key that is not known does no harm."""
+    """They are counted; a key that is not known does no harm."""
     note_past_run(RUN)
     newer = {**RUN.to_dict(), "format": 2, "params": {"active": 1}}
     known = {**RUN.to_dict(), "watts": 300}
@@ -125,13 +125,16 @@ def test_lines_of_a_newer_version_are_left_out(path):
         file.write(f"{json.dumps(newer)}\n{json.dumps(known)}\n")
     found, notes = read_past_runs()
     assert len(found.runs) == 2
-    assert notes == (f"{path}: 1 line is of a newer version and left out",)
+    assert notes == (f"{path}: 1 line left out: damaged or of another version",)
 
 
 def test_runs_of_another_version_teach_nothing(path):
     """Its formula may be another: they are counted and left out, until there are new ones."""
     note_past_run(replace(RUN, advise_version="0.0.1"))
-    assert read_past_runs() == (NO_RUNS, (f"{path}: 1 line is of another version and left out",))
+    assert read_past_runs() == (
+        NO_RUNS,
+        (f"{path}: 1 line left out: damaged or of another version",),
+    )
     note_past_run(RUN)
     assert runs_in(path) == [RUN]
     assert read_past_runs()[1] == ()
@@ -238,7 +241,7 @@ def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
     """Somebody's log by the same name costs no more than its last lines."""
     note_past_run(RUN)
     size = path.stat().st_size
-    path.write_bytes(b"x" * 10**6 + b"\n" + path.read_bytes() * 3)
+    path.write_bytes(b"x" * 10**6 + path.read_bytes() * 3)
     monkeypatch.setattr(past_runs, "MOST_BYTES", 2 * size + 10)
     found, notes = read_past_runs()
     assert len(found.runs) == 2

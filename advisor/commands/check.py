@@ -200,7 +200,7 @@ def check_data(path: str, options: CheckOptions = DEFAULTS) -> tuple[DataProfile
         objectives = tuple(name for name in found.objectives if name not in blocked)
         found = replace(found, findings=findings, objectives=objectives)
     elif model is not None:
-        texts, _ = template_fit(model, [found], mapping, None)
+        texts, _ = template_fit(model, [found], mapping)
         fit = [
             DataFinding(id="template-of-family", severity="warning", text=text) for text in texts
         ]

@@ -18,7 +18,7 @@ from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus
-from advisor.situation.chat_templates import lacks, needs_of, template_fit
+from advisor.situation.chat_templates import needs_of, template_fit
 from advisor.situation.data import path_beside, read_data
 from advisor.situation.model_choice import near_models
 from advisor.situation.model_names import is_instruct
@@ -38,7 +38,6 @@ from advisor.situation.types import (
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 MAX_SUGGESTED_B = 8.5
-SMALLEST_WITH_TEMPLATE_B = 0.7  # in place of smaller models, of which few have such a template
 # Whether the model follows instructions, by what was stated.
 START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
@@ -77,7 +76,6 @@ def situation_of(
         reward_model = model_folder(path) if path else None
     if faults:
         raise InputError(faults=faults)
-    answers = read.answers
     outside = outside_of(answers, hardware)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
     named = [answers.value(fact_id) for fact_id in ("model", "model_params_b")]
@@ -103,7 +101,7 @@ def situation_of(
     needs = needs_of(_taught(situation))
     warnings += [*read.warnings, *about_model, *about_teacher]
     if model is not None:
-        thinks, about_data, lacking = _suits_data(situation, model, needs)
+        thinks, about_data, lacking = _suits_data(situation, model)
         warnings += about_data
         is_decoder = kind_of_type(model.architecture) == DECODER
         situation = replace(
@@ -295,9 +293,7 @@ def named_shape(
     return None, [*warnings, *may_mean]
 
 
-def _suits_data(
-    situation: Situation, model: ModelShape, needs: Collection[str]
-) -> tuple[str | None, list[str], str]:
+def _suits_data(situation: Situation, model: ModelShape) -> tuple[str | None, list[str], str]:
     """How a model suits teacher and data: (the argument of its chat template that switches its
     thoughts off, if no answer in the data holds thoughts; warnings; what a plan lacks).
     """
@@ -307,13 +303,8 @@ def _suits_data(
     taught = _taught(situation)
     if not taught or kind_of_type(model.architecture) != DECODER:
         return thinks, warnings, ""
-    other = None
-    if needs:  # a model of about this size whose template writes what the data need
-        most_b = max(model.params / 1e9 * 1.1, SMALLEST_WITH_TEMPLATE_B)
-        other = _suggestion(situation.answers, most_b, needs).model
-        other = None if lacks(other, needs) else other
     mapping = situation.answers.value("data_mapping")
-    about_template, lacking = template_fit(model.id, taught, mapping, other)
+    about_template, lacking = template_fit(model.id, taught, mapping)
     return thinks, [*warnings, *about_template], lacking
 
 
@@ -406,7 +397,7 @@ def _suggestible(situation: Situation, needs: Collection[str]) -> Iterator[Sugge
     limit_b, seen = MAX_SUGGESTED_B if known else None, set[str]()
     while True:
         suggestion = _suggestion(situation.answers, limit_b, needs)
-        one = None if suggestion.model in seen else _suggested(situation, suggestion, needs)
+        one = None if suggestion.model in seen else _suggested(situation, suggestion)
         if one is None:
             return
         yield one
@@ -426,14 +417,12 @@ def _encoder(situation: Situation) -> Suggested | None:
     return _suggested(situation, suggest_encoder(profiles))
 
 
-def _suggested(
-    situation: Situation, suggestion: ModelSuggestion, needs: Collection[str] = ()
-) -> Suggested | None:
+def _suggested(situation: Situation, suggestion: ModelSuggestion) -> Suggested | None:
     """A model to suggest with what is said of it with these data; None if its size is unknown."""
     shape, warnings = named_shape(suggestion.model)
     if shape is None:
         return None
-    thinks, about_data, _ = _suits_data(situation, shape, needs)
+    thinks, about_data, _ = _suits_data(situation, shape)
     return Suggested(
         shape=shape,
         suggestion=suggestion,

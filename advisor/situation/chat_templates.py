@@ -99,10 +99,7 @@ def lacks(model: str, needs: Collection[str]) -> list[str]:
 
 
 def template_fit(
-    model: str,
-    profiles: Sequence[DataProfile],
-    mapping: Mapping[str, str] | None,
-    instead: str | None,
+    model: str, profiles: Sequence[DataProfile], mapping: Mapping[str, str] | None
 ) -> tuple[list[str], str]:
     """(sentences on what the model's chat template does not hold of the data, what a plan lacks
     if the run would stop for it).
@@ -110,38 +107,26 @@ def template_fit(
     Args:
         model: A folder, or a name of the hub.
         mapping: Role -> column, as stated.
-        instead: A model whose template holds them.
     """
     needs = needs_of(profiles)
-    way_out = ""
-    if instead is not None and instead != model:
-        names = {"thoughts" if need == "reasoning" else NEEDS[need][0] for need in needs}
-        way_out = f"; that of {instead} writes {' and '.join(sorted(names))}"
     tried = _try_template(model, profiles, mapping)
     if tried is not None:
         lost = any(finding.id == NO_CALLS for finding in tried)
-        warnings = [
-            finding.text + (way_out if finding.id.startswith("template-drops-") else "")
-            for finding in tried
-        ]
+        warnings = [finding.text for finding in tried]
     else:
         lacking = lacks(model, needs)
         lost = "tools" in lacking
-        warnings = []
-        for need in lacking:
-            count, rows = needs[need]
-            name, then = NEEDS[need]
-            warnings.append(
-                f"the chat template of {model}, as that of its family, writes no {name}, which"
-                f" {count:,} of {rows:,} rows hold: {then}{way_out}"
-            )
+        warnings = [
+            f"the chat template of {model}, as that of its family, writes no {NEEDS[need][0]},"
+            f" which {needs[need][0]:,} of {needs[need][1]:,} rows hold: {NEEDS[need][1]}"
+            for need in lacking
+        ]
     count, rows = needs.get("tools", (0, 1))
     if not lost or count <= LEFT_OUT_SHARE * rows:
         return warnings, ""
-    other = f"--model {instead}" if way_out else "another model"
     return warnings, (
         f"a model whose chat template writes tool calls ({count:,} of {rows:,} rows hold them, and"
-        f" that of {model} writes none): {other}, or --force"
+        f" that of {model} writes none): name another with --model, or --force"
     )
 
 

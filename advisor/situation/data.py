@@ -15,7 +15,7 @@ from typing import Any
 import advisor.data
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.terminal import one_line
-from advisor.ground.types import Answer, Answers, DataProfile
+from advisor.ground.types import Answers, DataProfile
 
 # Tasks whose model writes to people: a category is no answer there.
 REPLIES = ("customer_service", "qa", "domain_expertise", "chat_assistant", "generation", "code")
@@ -30,7 +30,6 @@ SHOWN_CHARS = 90
 class ReadData:
     """The data of a situation."""
 
-    answers: Answers  # with one file for each team, if a folder holds them
     data: DataProfile | None = None
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -47,7 +46,6 @@ def read_data(answers: Answers, base: Path | None) -> ReadData:
 
     Raises InputError with every fault of every file.
     """
-    answers, about_teams = split_by_team(answers, base)
     stated_tasks: Mapping[str, str] = answers.value("tasks") or {}
     path = answers.value("data_path")
     if path and stated_tasks:
@@ -59,36 +57,23 @@ def read_data(answers: Answers, base: Path | None) -> ReadData:
     profiles = _profiles(answers, files, base)
     misfits, unsuited = _misfits(answers.value("task"), profiles)
     return ReadData(
-        answers=answers,
         data=profiles.get(""),
         tasks=profiles if stated_tasks else {},
-        warnings=(*about_teams, *_warnings(answers, profiles)),
+        warnings=(*(_about_teams(answers, base) if path else ()), *_warnings(answers, profiles)),
         misfits=tuple(misfits),
         unsuited=unsuited,
     )
 
 
-def split_by_team(answers: Answers, base: Path | None) -> tuple[Answers, tuple[str, ...]]:
-    """The answers with one task for each file of the folder, if several teams are served and one
-    folder was stated; and a sentence that says so.
-    """
-    path, n_tasks = answers.value("data_path"), answers.value("n_tasks")
-    if answers.value("task") != "multi_department" or not path or answers.value("tasks"):
-        return answers, ()
-    origin = answers.known["data_path"].origin
-    teams = {} if origin == "asked" else advisor.data.team_files(path_beside(str(path), base))
-    if not teams:  # or the wizard has asked about it
-        return answers, ()
-    if n_tasks is not None and n_tasks != len(teams):
-        return answers, (
-            f"data: {path} holds {len(teams)} files ({', '.join(teams)}) and {n_tasks} tasks were"
-            " stated: all rows are read as the data of one task; --tasks NAME=FILE names the file"
-            " of each",
-        )
-    known = {name: answer for name, answer in answers.known.items() if name != "data_path"}
-    return Answers(known=known | {"tasks": Answer(value=teams, origin=origin)}), (
-        f"data: the {len(teams)} files in {path} are taken as one task each: {', '.join(teams)}",
-    )
+def _about_teams(answers: Answers, base: Path | None) -> tuple[str, ...]:
+    """How to name one file for each team, if several are served and one folder was stated."""
+    path = answers.value("data_path")
+    if answers.value("task") != "multi_department" or answers.known["data_path"].origin == "asked":
+        return ()
+    teams = advisor.data.team_files(path_beside(str(path), base))
+    flags = " ".join(f"--tasks {shlex.quote(f'{name}={file}')}" for name, file in teams.items())
+    text = f"data: {path} is read as the data of one task; one for each file: {flags}"
+    return (text,) if teams else ()
 
 
 def _profiles(

@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from advisor.estimate.past_runs import FORMAT, NO_RUNS, PastRun, PastRuns
@@ -49,8 +47,9 @@ def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]
     if path is None:
         return NO_RUNS, ()
     try:
-        with _open_file(path, os.O_RDONLY) as fd, open(fd, "rb", closefd=False) as file:
-            start = max(0, os.fstat(fd).st_size - MOST_BYTES)
+        _refuse_special(path)
+        with path.open("rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - MOST_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
@@ -58,41 +57,24 @@ def read_past_runs(path: Path | None = None) -> tuple[PastRuns, tuple[str, ...]]
     except (OSError, ValueError) as error:
         return NO_RUNS, (f"{path}: {_why(error)}: nothing is learned from past runs",)
     found = [_run_of(line) for line in lines[1 if start else 0 :] if line.strip()]
-    runs = [run for run in found if isinstance(run, PastRun)]
-    # What another version expected came from another formula.
-    known = [run for run in runs if run.advise_version in (None, __version__)]
-    counts = {reason: found.count(reason) for reason in ("damaged", "of a newer version")}
-    if not known:  # said until there are new ones
-        counts["of another version"] = len(runs)
-    notes = tuple(
-        f"{path}: {count} line{'s are' if count > 1 else ' is'} {reason} and left out"
-        for reason, count in counts.items()
-        if count
-    )
-    return (PastRuns(known) if known else NO_RUNS), notes
+    # What another version expected came from another formula: counted until there are new runs.
+    known = [run for run in found if run and run.advise_version in (None, __version__)]
+    count = found.count(None) if known else len(found)
+    note = f"{path}: {count} line{'s' if count > 1 else ''} left out: damaged or of another version"
+    return (PastRuns(known) if known else NO_RUNS), ((note,) if count else ())
 
 
-def _run_of(line: bytes) -> PastRun | str:
-    """The run of a line, or why it is left out."""
+def _run_of(line: bytes) -> PastRun | None:
+    """The run of a line; None if it is damaged or of a newer format."""
     try:
-        data = json.loads(line)
-        if isinstance(data, dict):
-            version = data.get("format")
-            if isinstance(version, int) and version > FORMAT:
-                return "of a newer version"
-        run = PastRun.from_dict(data)
+        run = PastRun.from_dict(json.loads(line))
     except (ValueError, RecursionError, InputError):
-        return "damaged"
-    numbers = [
-        run.params,
-        *(number for one in run.memory for number in (one.expected_bytes, one.measured_bytes)),
-        *(number for number in (run.expected_step_s, run.measured_step_s) if number is not None),
-    ]
-    return run if all(0 < number < 2**60 for number in numbers) else "damaged"
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        return None
+    if run.format > FORMAT:
+        return None
+    numbers = [run.params, run.expected_step_s, run.measured_step_s]
+    numbers += [number for one in run.memory for number in (one.expected_bytes, one.measured_bytes)]
+    return run if all(0 < number < 2**60 for number in numbers if number is not None) else None
 
 
 def note_past_run(run: PastRun, path: Path | None = None) -> str:
@@ -103,30 +85,26 @@ def note_past_run(run: PastRun, path: Path | None = None) -> str:
     if path is None:
         return ""
     text = json.dumps(run.to_dict(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    line = text.encode() + b"\n"
+    line = f"\n{text}\n".encode()  # the first break ends what a killed process left
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as fd:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":  # somebody was killed while appending
-                line = b"\n" + line
-            if os.write(fd, line) < len(
-                line
-            ):  # one call: lines of two runs stand beside each other
-                os.ftruncate(fd, size)
+        _refuse_special(path)
+        with open(path, "ab", opener=partial(os.open, mode=0o600)) as file:
+            size = file.tell()
+            # One call: lines of two runs stand beside each other.
+            if os.write(file.fileno(), line) < len(line):
+                file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except (OSError, ValueError) as error:
         return f"{path}: {_why(error)}: this run teaches nothing ({VARIABLE}=off switches it off)"
     return ""
 
 
-@contextmanager
-def _open_file(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
-    """A descriptor of a plain file. Raises ValueError if it is none: a pipe would wait."""
-    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0), mode)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError("no plain file")
-        yield fd
-    finally:
-        os.close(fd)
+def _refuse_special(path: Path) -> None:
+    """Raise ValueError for what is there and is no plain file: a pipe would wait."""
+    if path.exists() and not path.is_file():
+        raise ValueError("no plain file")
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -184,30 +184,17 @@ def teams(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_files_becomes_the_teams(tmp_path):
-    """Several teams and one folder with a file for each: one task a file, said so."""
+def test_a_folder_of_files_says_how_to_name_the_teams(tmp_path):
+    """Several teams and one folder with a file for each: one data set, and the flags to split it."""
     stated = {
         "task": "multi_department",
-        "data": {"path": str(teams(tmp_path))},
-        "gpu": {"name": "RTX 4090"},
-    }
-    document = advise_document(stated)
-    assert [task["name"] for task in document["plan"]["tasks"]] == ["hr", "it", "legal"]
-    assert "3 files" in document["warnings"][0]
-    assert "hr, it, legal" in document["warnings"][0]
-
-
-def test_another_number_of_teams_leaves_the_folder_one_data_set(tmp_path):
-    """Files and stated teams that do not match are said, and nothing is split."""
-    stated = {
-        "task": "multi_department",
-        "n_tasks": 5,
         "data": {"path": str(teams(tmp_path))},
         "gpu": {"name": "RTX 4090"},
     }
     advice = advise(stated)
     assert advice.situation.tasks == {}
-    assert any("3 files" in warning and "5 tasks" in warning for warning in advice.warnings)
+    (said,) = (text for text in advice.warnings if "one for each file" in text)
+    assert all(f"--tasks {name}={tmp_path / name}.jsonl" in said for name in ("hr", "it", "legal"))
 
 
 def test_other_tasks_read_a_folder_as_one_data_set(tmp_path):

@@ -78,14 +78,13 @@ def warnings_of(data: Path, model: str) -> list[str]:
 
 
 def test_a_template_at_hand_is_tried_on_the_rows(tmp_path):
-    """What it leaves out is said with the number of rows and a model that can; one that writes all
+    """What it leaves out is said with the number of rows; one that writes all
     gives no warning.
     """
     data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
     told = warnings_of(data, str(write_model(tmp_path / "silent", SILENT)))
     assert any("does not write the tool calls of 20 of 40 rows" in text for text in told)
     assert any("thoughts behind the answers of 10 of 40 rows" in text for text in told)
-    assert any("that of Qwen/" in text for text in told)
     assert not warnings_of(data, str(write_model(tmp_path / "calling", CALLING)))
 
 
@@ -108,7 +107,6 @@ def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template,
     assert bool(found.unsuited) is lacks
     if lacks:
         assert "a model whose chat template writes tool calls (20 of 40 rows" in found.unsuited
-        assert "--model Qwen/" in found.unsuited
 
 
 def test_a_model_without_a_template_says_which_one_is_used(tmp_path):
