@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import re
 import sys
 from importlib import import_module
 from typing import Any, cast
@@ -180,23 +181,12 @@ def open_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-# Columns and lines that an environment may claim. Below, tables have no room for a word; above,
-# each line of a table would be padded with megabytes of blanks.
-SCREEN_SIZES = {"COLUMNS": (20, 1000), "LINES": (5, 1000)}
-
-
 def correct_screen_size() -> None:
-    """Bring COLUMNS and LINES of the environment within limits, and forget what is no size: some
-    editors and build servers export COLUMNS=0, with which rich would print nothing at all.
+    """Forget what the environment says of the screen unless it is a size: some editors and build
+    servers export COLUMNS=0, with which rich would print nothing at all.
     """
-    for name, (least, most) in SCREEN_SIZES.items():
-        text = os.environ.get(name, "").strip()
-        size = 0
-        if text.isascii() and text.isdecimal():
-            size = int(text) if len(text) < 10 else most
-        if size > 0:
-            os.environ[name] = str(min(max(size, least), most))
-        else:
+    for name in ("COLUMNS", "LINES"):
+        if re.fullmatch(r"[1-9]\d{1,2}", os.environ.get(name, "")) is None:
             os.environ.pop(name, None)
 
 
@@ -245,9 +235,6 @@ def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
     # Before click drops what looks like a colour.
     error.message = shown(error.message)  # type: ignore[misc]
     context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption) and (takers := _commands_with(error, context)):
-        error.message += f" It goes with {' and '.join(takers)}."  # type: ignore[misc]
-        error.possibilities = None  # type: ignore[misc]
     shown_by_click = io.StringIO()
     error.show(shown_by_click)
     command = "advise" if context is None else context.command_path
@@ -267,20 +254,6 @@ def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
         where=where,
     )
     return failure, shown_by_click.getvalue().rstrip("\n")
-
-
-def _commands_with(error: click.NoSuchOption, context: click.Context | None) -> list[str]:
-    """The commands of the group that was called which have an option that it lacks itself."""
-    option = error.option_name
-    group = None if context is None else context.command
-    if context is None or not isinstance(group, click.Group):
-        return []
-    found = ((name, group.get_command(context, name)) for name in group.list_commands(context))
-    return [
-        f"`advise {name}`"
-        for name, command in found
-        if command is not None and any(option in parameter.opts for parameter in command.params)
-    ]
 
 
 def log_bug(error: BaseException) -> AdviseError:

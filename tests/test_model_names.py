@@ -128,8 +128,7 @@ def test_models_in_the_cache_are_neighbours_too(tmp_path, monkeypatch):
         ("x-1b-a400m", 1, 0.4),
         ("x-350M", 0.35, None),
         ("x-7b", 7, None),
-        ("x-7b1", 7.1, None),
-        ("x-E2B", 4.8, None),
+        ("x-E2B", None, None),
         ("x-2.4T-A95B", 2400, 95),
         ("x-1.1B-intermediate-3T", 1.1, None),
         ("x-A13B", None, None),
@@ -150,9 +149,9 @@ def test_a_name_says_what_is_held_and_what_is_used(name, held, active):
 
 
 def test_active_times_experts_is_never_taken_for_the_size():
-    """'17B-16E' holds more than a hundred thousand millions; the guess stays at the upper edge."""
-    assert size_of("x-17B-16E", None).params >= 107e9
-    assert size_of("x-17B-128E", None).params >= 400e9
+    """'17B-16E' states no size: it holds more than a hundred thousand millions."""
+    assert size_of("x-17B-16E", None).params is None
+    assert size_of("x-17B-128E", None).params is None
     shape, _ = model_shape("acme/Llama-4-Scout-17B-16E-tuned")
     assert shape.params == pytest.approx(107.8e9, rel=0.01)
 

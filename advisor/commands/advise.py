@@ -8,7 +8,7 @@ from pathlib import Path
 from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import AdviceOptions
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.commands.session import advise_on, incomplete, input_paths, read_answers, resolve_plan
+from advisor.commands.session import advise_on, incomplete, read_answers, resolve_plan
 from advisor.ground.errors import AdviseError
 from advisor.plan.write import plan_data, write_plan_file
 from advisor.render.advice_json import advice_document
@@ -44,9 +44,8 @@ def answer(options: AdviceOptions) -> int:
     elif plan is None and plan_file is not None and advice.fits:
         refusal = incomplete(missing)
     if plan_file is not None and plan is not None:
-        inputs = input_paths(stated, rule_layers)
         try:
-            write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=options.force)
+            write_plan_file(plan, comments, Path(plan_file), force=options.force)
         except AdviseError as error:
             refusal = error
         else:

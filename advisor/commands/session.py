@@ -119,22 +119,6 @@ def _single_values(
     return values, faults
 
 
-def input_paths(stated: Stated, rule_layers: Sequence[str]) -> list[Path]:
-    """Every file and directory that the answers name, as given and beside the answers file, the
-    answers file itself and the user's own rules.
-    """
-    answers, facts = stated.answers, load_facts()
-    paths = ["model", *(fact_id for fact_id, fact in facts.items() if fact.type == "path")]
-    named = [answers.value(fact_id) for fact_id in paths if fact_id in answers.known]
-    named += (answers.value("tasks") or {}).values()
-    folders = [Path(), *filter(None, [stated.folder])]
-    return [
-        *(folder / Path(name).expanduser() for name in named for folder in folders),
-        *map(Path, filter(None, [stated.answers_file])),
-        *find_rule_layers(rule_layers)[1],
-    ]
-
-
 # --------------------------------------------------------------------------- rules
 
 

@@ -4,17 +4,15 @@ is.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json, say, with_error
 from advisor.ground.files import shown_path
-from advisor.ground.progress import WaitBar, is_live, waiting
+from advisor.ground.progress import waiting
 from advisor.launch import DryRun, FinishedRun, Options, run_plan
-from advisor.launch.folder import LiveRun, RunIsLive, read_live
+from advisor.launch.folder import RunIsLive, read_live
 from advisor.record.files import read_record
 from advisor.render.report import write_report
 from advisor.render.run import print_run, run_json
@@ -22,49 +20,20 @@ from advisor.render.run import print_run, run_json
 if TYPE_CHECKING:
     from advisor.plan.model import Comments, Plan
 
-LOOK_EVERY_S = 0.5
-
 
 def follow(found: RunIsLive, *, as_json: bool = False) -> FinishedRun | None:
-    """Show the progress of a live run: on a terminal until it ends or Ctrl-C, which leaves it at
-    work; elsewhere once. The run, if it ended meanwhile.
-    """
+    """Say how far a live run is; the run, if it ended meanwhile."""
     live = read_live(found.folder)
     if live is None:
-        return _ended(found)
+        record = read_record(found.folder)
+        return FinishedRun(folder=found.folder, record=record) if record is not None else None
     if as_json:
         run = FinishedRun(folder=live.folder, record=live.record)
         print_json({**run_json(run), "progress": live.to_dict()})
-        return None
-    where = shown_path(live.folder)
-    say(f"{where} is running (process {live.process}): {live.sentence}")
-    if not is_live(sys.stderr):
-        return None
-    say(f"Ctrl-C leaves it running. To stop it, with its last step saved: kill {live.process}")
-    try:
-        _watch(live)
-    except KeyboardInterrupt:
-        say(f"{where} is still running")
-        return None
-    return _ended(found)
-
-
-def _watch(live: LiveRun | None) -> None:
-    """Show the run until it ends."""
-    bar = WaitBar()
-    try:
-        while live is not None:
-            if live.view is not None:
-                bar.draw(live.view)
-            sleep(LOOK_EVERY_S)
-            live = read_live(live.folder)
-    finally:
-        bar.close()
-
-
-def _ended(found: RunIsLive) -> FinishedRun | None:
-    record = read_record(found.folder)
-    return FinishedRun(folder=found.folder, record=record) if record is not None else None
+    else:
+        say(f"{shown_path(live.folder)} is running (process {live.process}): {live.sentence}")
+        say(f"to stop it, with its last step saved: kill {live.process}")
+    return None
 
 
 def train(

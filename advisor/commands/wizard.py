@@ -22,7 +22,7 @@ from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE
-from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
+from advisor.ground.types import Answers, DataProfile, Hardware
 from advisor.ground.units import format_gib
 from advisor.launch.here import check_machine
 from advisor.plan.model import Comments, Plan
@@ -36,24 +36,18 @@ from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
 from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
 from advisor.ruleset.model import Ruleset
-from advisor.situation.build import (
-    examples_of,
-    hardware_of,
-    model_folder,
-    named_shape,
-    outside_of,
-    situation_of,
-)
-from advisor.situation.data import wanted_columns
+from advisor.situation.build import examples_of, model_folder, situation_of
 from advisor.situation.model_choice import look_up_name
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard, walk
 from advisor.wizard.asking import asker
-from advisor.wizard.data_file import profile_of
 from advisor.wizard.prompts import terminal_ui
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that name one
 
 
 def on_terminal() -> bool:
@@ -91,7 +85,7 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
     menu = Menu(out, ruleset, hardware)
 
     def advise(answers: Answers) -> WizardOutcome:
-        situation = situation_of(answers, probed=hardware, online=True)
+        situation = situation_of(answers, probed=hardware, online=True, read=seen.read)
         return menu.outcome(advise_on(situation, ruleset, guide))
 
     checks = Checks(
@@ -111,60 +105,35 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
 
 
 class AnswerCache:
-    """What answers mean to the rules, before anything is estimated.
-
-    A data file is read and a model looked up once.
-    """
+    """What answers mean to the rules, before anything is estimated. A data file is read once."""
 
     def __init__(self, probed: Hardware) -> None:
         self.probed = probed
-        self._profiles: dict[tuple[str, str, str | None], DataProfile | AdviseError] = {}
-        self._models: dict[tuple[str, float | None], ModelShape | None] = {}
+        self._profiles: dict[str, DataProfile | AdviseError] = {}
+
+    def situation(self, answers: Answers) -> Situation:
+        """The situation of the answers; without their files if one cannot be used."""
+        try:
+            return situation_of(answers, probed=self.probed, read=self.read)
+        except InputError:
+            known = {name: one for name, one in answers.known.items() if name not in FILES}
+            return situation_of(Answers(known=known), probed=self.probed)
 
     def facts(self, answers: Answers) -> dict[str, Any]:
         """Fact id -> value, as advice will see them (advisor/advice/facts.py)."""
-        hardware, _ = hardware_of(answers, probed=self.probed)
-        return situation_facts(
-            Situation(
-                answers=answers,
-                hardware=hardware,
-                **self._data(answers),
-                model=self._model(answers.value("model"), answers.value("model_params_b")),
-                outside=outside_of(answers, hardware),
-                teacher=self._model(answers.value("teacher_model"), None),
-            )
-        )
+        return situation_facts(self.situation(answers))
 
     def fits(self, ruleset: Ruleset, answers: Answers, chain: str) -> dict[str, Any]:
         """Fact id -> value, with what fits and what is known of the model that is suggested if
         none was named, once model, data and machine are answered.
         """
-        files = ("data_path", "tasks")  # which are read already
-        known = {name: answer for name, answer in answers.known.items() if name not in files}
-        situation = situation_of(Answers(known=known), probed=self.probed)
-        situation = replace(situation, **self._data(answers))
-        case = Case.build(situation, ruleset).with_suggestion()
+        case = Case.build(self.situation(answers), ruleset).with_suggestion()
         fits = case.coarse_fits(chain)
         return {**case.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
 
-    def _data(self, answers: Answers) -> dict[str, Any]:
-        """The data and the tasks of the situation."""
-        mapping, path, tasks = (
-            answers.value(name) for name in ("data_mapping", "data_path", "tasks")
-        )
-        wanted = wanted_columns(answers.value("task"))
-        found = {
-            name: profile_of(self.read, file, mapping, wanted)
-            for name, file in (tasks or {}).items()
-        }
-        return {
-            "data": profile_of(self.read, str(path), mapping, wanted) if path else None,
-            "tasks": {name: profile for name, profile in found.items() if profile is not None},
-        }
-
     def read(self, path: str, mapping: Any = None, wanted: str | None = None) -> DataProfile:
         """The data file measured. Raises AdviseError if it cannot be read."""
-        key = (path, repr(mapping), wanted)
+        key = repr((path, mapping, wanted))
         if key not in self._profiles:
             try:
                 self._profiles[key] = profile(path, mapping=mapping, wanted=wanted)
@@ -174,14 +143,6 @@ class AnswerCache:
         if isinstance(found, AdviseError):
             raise found
         return found
-
-    def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
-        if name is None and params_b is None:
-            return None
-        key = (f"a model of {params_b:g}B" if name is None else str(name), params_b)
-        if key not in self._models:
-            self._models[key], _ = named_shape(key[0], params_b=params_b)
-        return self._models[key]
 
 
 def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
@@ -305,23 +266,16 @@ class PlanFile:
 
     def write(self, plan: Plan, comments: Comments) -> Path:
         """Write the plan, or find the file that holds it already. Returns its path."""
-        if self.path is None or (self.path.exists() and self.path.read_bytes() != self.written):
-            self.path = _free_or_same(plan, comments)
-            if self.path.exists():  # an earlier conversation's, which the next change must not take
-                found, self.path = self.path, None
-                return found
-        write_plan_file(plan, comments, self.path, force=True)
-        self.written = self.path.read_bytes()
-        return self.path
+        number, path = 1, Path(PLAN_FILE)
+        while path.exists() and not self._is_ours(path):
+            text = text_of(plan, comments, name=path.name).encode()
+            if path.is_file() and path.read_bytes() == text:
+                return path
+            number += 1
+            path = Path(f"plan-{number}.yaml")
+        write_plan_file(plan, comments, path, force=True)
+        self.path, self.written = path, path.read_bytes()
+        return path
 
-
-def _free_or_same(plan: Plan, comments: Comments) -> Path:
-    """plan.yaml, plan-2.yaml, ...: the first that is not there, or that holds this very plan."""
-    number, path = 1, Path(PLAN_FILE)
-    while path.exists():
-        text = text_of(plan, comments, name=path.name).encode()
-        if path.is_file() and path.read_bytes() == text:
-            break
-        number += 1
-        path = Path(f"plan-{number}.yaml")
-    return path
+    def _is_ours(self, path: Path) -> bool:
+        return path == self.path and path.read_bytes() == self.written

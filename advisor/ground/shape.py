@@ -229,9 +229,10 @@ class MapOf(Shape):
             yield self.refuse(value, document, path)
             return
         for name, item in value.items():
-            if type(self.named) is not Shape and any(self.named.faults(name, document, path)):
+            named = () if type(self.named) is Shape else self.named.faults(name, document, path)
+            for wrong in named:
                 at = document.at((*path, name), key=True)
-                yield Fault(where=at, what=f"the name is '{name[:60]}'", allowed=self.named.words())
+                yield replace(wrong, where=at, what=f"the name is '{name[:60]}'")
             yield from faults_of(item, self.of, document, (*path, name))
 
     def words(self) -> str:

@@ -19,7 +19,7 @@ from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus
 from advisor.situation.chat_templates import needs_of, template_fit
-from advisor.situation.data import path_beside, read_data
+from advisor.situation.data import Reader, path_beside, read_data
 from advisor.situation.model_choice import near_models
 from advisor.situation.model_names import is_instruct
 from advisor.situation.models import model_shape
@@ -51,6 +51,7 @@ def situation_of(
     probed: Hardware | None = None,
     online: bool = False,
     base: Path | None = None,
+    read: Reader | None = None,
 ) -> Situation:
     """The situation of these answers.
 
@@ -60,6 +61,7 @@ def situation_of(
         online: Whether an unknown hub id may be looked up on the model hub.
         base: Folder of the answers file; paths that do not exist in the working folder are tried
             there.
+        read: Measures a data file, if not as advisor.data does.
 
     Raises InputError with every fault of hardware, data and reward model.
     """
@@ -67,7 +69,7 @@ def situation_of(
     with _collect(faults):
         hardware, warnings = hardware_of(answers, probed=probed)
     with _collect(faults):
-        read = read_data(answers, base)
+        stated = read_data(answers, base, read or advisor.data.profile)
     with _collect(faults):
         path = _path(answers, "data_examples", base)
         examples = examples_of(path) if path else None
@@ -92,14 +94,14 @@ def situation_of(
     about_teacher = [note.replace("; say --model-params-b", counted) for note in about_teacher]
     past, about_runs = read_past_runs()
     situation = Situation(
-        answers=answers, hardware=hardware, data=read.data, examples=examples, tasks=read.tasks,
-        misfits=read.misfits, unsuited=read.unsuited, reward_model=reward_model,
+        answers=answers, hardware=hardware, data=stated.data, examples=examples, tasks=stated.tasks,
+        misfits=stated.misfits, unsuited=stated.unsuited, reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name, model=model, outside=outside, past=past,
         cards=() if hardware.kind == "unknown" else tuple(cheapest_cards(0)),
         free_gpus=free_gpus() if hardware.kind == "cpu" else "", unknown=tuple(unknown),
     )  # fmt: skip
     needs = needs_of(_taught(situation))
-    warnings += [*read.warnings, *about_model, *about_teacher]
+    warnings += [*stated.warnings, *about_model, *about_teacher]
     if model is not None:
         thinks, about_data, lacking = _suits_data(situation, model)
         warnings += about_data
@@ -107,7 +109,7 @@ def situation_of(
         situation = replace(
             situation,
             thinks=thinks,
-            unsuited=read.unsuited or lacking,
+            unsuited=stated.unsuited or lacking,
             instead=None if is_decoder else _suggestion(answers, MAX_SUGGESTED_B, needs),
             smaller=_smaller(situation, model, needs),
         )

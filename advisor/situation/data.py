@@ -7,7 +7,7 @@ data is written down here once, for the wizard's question and for the warning if
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ LEAST_SHARE = 0.05  # of the answers have to be what the task is about
 LABEL_CHARS = 60  # a category is shorter on average
 LABEL_SHARE = 0.5  # of the answers at most are different if they are categories
 SHOWN_CHARS = 90
+Reader = Callable[..., DataProfile]  # as advisor.data.profile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +38,11 @@ class ReadData:
     unsuited: str = ""  # why no plan is made of data that do not suit the task
 
 
-def read_data(answers: Answers, base: Path | None) -> ReadData:
+def read_data(answers: Answers, base: Path | None, read: Reader) -> ReadData:
     """The profiles of the data that the answers name.
 
     Args:
+        read: Measures a data file.
         base: Folder of the answers file; paths that do not exist in the working folder are tried
             there.
 
@@ -54,7 +56,7 @@ def read_data(answers: Answers, base: Path | None) -> ReadData:
             allowed="--data FILE, or --tasks NAME=FILE for each task",
         )
     files = stated_tasks or ({"": str(path)} if path else {})
-    profiles = _profiles(answers, files, base)
+    profiles = _profiles(answers, files, base, read)
     misfits, unsuited = _misfits(answers.value("task"), profiles)
     return ReadData(
         data=profiles.get(""),
@@ -77,7 +79,7 @@ def _about_teams(answers: Answers, base: Path | None) -> tuple[str, ...]:
 
 
 def _profiles(
-    answers: Answers, files: Mapping[str, str], base: Path | None
+    answers: Answers, files: Mapping[str, str], base: Path | None, read: Reader
 ) -> dict[str, DataProfile]:
     """Task -> profile of its file; "" for the one file of all."""
     faults: list[Fault] = []
@@ -88,12 +90,12 @@ def _profiles(
         where = path_beside(file, base)
         try:
             try:
-                profiles[name] = advisor.data.profile(where, mapping=mapping, wanted=wanted)
+                profiles[name] = read(where, mapping=mapping, wanted=wanted)
             except InputError:
                 if not name or not mapping:
                     raise
                 # Of several files not each has the columns that were named.
-                profiles[name] = advisor.data.profile(where, wanted=wanted)
+                profiles[name] = read(where, wanted=wanted)
         except advisor.data.ColumnsUnclear as error:
             command = "advise check" if task is None or name else f"advise --task {task} --data"
             faults.append(error.with_command(f"{command} {shlex.quote(file)}"))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,9 +29,6 @@ from advisor.situation.models import HUB_ID, SAME_SIZE, is_path, model_shape, sh
 from advisor.situation.scope import out_of_scope
 
 MOST = 7  # of a list that is shown: it stays on a screen of 24 lines
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "tekken.json", "spiece.model")
-FILES_OF = {"weights": WEIGHTS[:1], "a tokenizer": TOKENIZERS[:1]}
 SHORTEST = 3  # letters of a word that may be misspelt
 VERSIONS = 20  # a number above it in a name is a date
 HUGE = 200e9  # parameters: what nobody means who names a family alone
@@ -84,22 +80,10 @@ def look_up_name(name: str, *, online: bool = True) -> NameLookup:
 
 
 def _folder(name: str) -> NameLookup:
-    path = Path(name).expanduser()
     try:
-        shape = shape_from_folder(path, name)
+        shape = shape_from_folder(Path(name).expanduser(), name)
     except InputError as error:
         return NameLookup(note=error.text(), wrong=True)
-    files = {file.name for file in path.iterdir()}
-    missing = [
-        what
-        for what, wanted in (("weights", WEIGHTS), ("a tokenizer", TOKENIZERS))
-        if not any(fnmatch(file, pattern) for file in files for pattern in wanted)
-    ]
-    if missing:
-        lacks = " and ".join(f"{what} ({' or '.join(FILES_OF[what])})" for what in missing)
-        return NameLookup(
-            note=f"{name}: this folder has a config.json, but lacks {lacks}", wrong=True
-        )
     return NameLookup(id=name, note=f"{format_count(shape.params)} parameters, in a folder")
 
 

@@ -19,34 +19,28 @@ INSTRUCT = re.compile(
 )
 BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
 # Compiled when a name comes that is not known by itself, not at each start.
-SIZE = r"(?i)(?:(?<![\w.])|(?<=[a-z]_))(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])"
+SIZE = (  # not the 17B of "17B-128E", which is what one token uses of 128 experts
+    r"(?i)(?:(?<![\w.])|(?<=[a-z]_))(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)"
+    r"(?![a-z0-9]|[-_ ]\d+e(?![a-z0-9]))"
+)
 TRILLIONS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])"
-TENTHS = r"(?i)(?<![\w.])(\d+)b(\d)(?![a-z0-9])"  # the 7b1 of BLOOM
 LISTED_SIZE = (
     r"(?i)(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)"  # the 7 of "7/32B"
 )
 MIXTURE = r"(?i)(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])"
-# "17B-128E": 17 billion are active, in 128 experts.
-OF_EXPERTS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)b[-_ ](\d+)e(?![a-z0-9])"
-EFFECTIVE = r"(?i)(?<![a-z0-9])e(\d+(?:\.\d+)?)b(?![a-z0-9])"
 ACTIVE = r"(?i)(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])"
 # Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
 # uses 12.9B, 8x22B has 140.6B and uses 39.2B.
 MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
-# An expert's share of what is active, at the upper edge: Llama 4 Scout, 17B-16E, holds 107.8B
-# (0.33), Maverick, 17B-128E, whose experts are in every other layer, 400.7B (0.18).
-EXPERT_SHARE = 0.34
-# Gemma's "E2B" counts what is multiplied; embeddings of each layer come on top: Gemma 4 E2B holds
-# 4.6B, E4B 7.5B.
-EFFECTIVE_SHARE = 2.4
 NAMED_STORES = {"bnb": "bitsandbytes", "4bit": "bitsandbytes", "8bit": "bitsandbytes"}
 STORED = re.compile(
     r"(?:^|[-_. ])(gptq|awq|mxfp4|nvfp4|fp8|bnb)(?=$|[-_. ])", re.IGNORECASE
 )  # in the name of a quantised checkpoint
 # Ends of a name that say how the same weights are stored, or who stored them.
 STORAGE = (
-    r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp8|bf16|fp16|int[48]|bnb|[48]-?bit|unsloth|dynamic|gguf"
-    r"|hf))+$"
+    r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp?(?:8|16|32)|bf16|int[48]|bnb|[48]-?bit|unsloth|hf"
+    r"|dynamic|gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|i?q\d(?:_\w+)*|ud|i\d"
+    r"|\d\.\d+bpw|\d{5}-of-\d{5}))+$"
 )
 FILLER = frozenset(
     {
@@ -94,53 +88,36 @@ class NamedSize(NamedTuple):
 
 def size_of(name: str, params_b: float | None) -> NamedSize:
     """The size that was stated, else the one that the name says."""
-    active_params = None
-    if active := re.search(ACTIVE, name):
-        active_params = round(float(active[1]) * (1e6 if active[2].lower() == "m" else 1e9))
-    mixture, of_experts = re.search(MIXTURE, name), re.search(OF_EXPERTS, name)
-    if params_b is not None:
-        if mixture is not None:
-            active_params = round(MIXTURE_ACTIVE * float(mixture[2]) * 1e9)
-        elif of_experts is not None:
-            active_params = round(float(of_experts[1]) * 1e9)
-        held = round(params_b * 1e9)
-        return NamedSize(held, active_params and min(active_params, held), "size as stated")
+    active, mixture = re.search(ACTIVE, name), re.search(MIXTURE, name)
+    used = None  # parameters that one token passes through
     if mixture is not None:
-        experts, size = int(mixture[1]), float(mixture[2])
-        held = round(MIXTURE_SHARE * experts * size * 1e9)
-        note = f"'{mixture[0]}' taken as a mixture of {experts} experts sharing attention"
-        return NamedSize(held, min(held, round(MIXTURE_ACTIVE * size * 1e9)), note)
-    if of_experts is not None:
-        size, experts = float(of_experts[1]), int(of_experts[2])
-        note = (
-            f"'{of_experts[0]}' means {experts} experts of which one token uses {size:g}B in"
-            " all; what they hold together is guessed, at the upper edge"
-        )
-        return NamedSize(round(size * (1 + EXPERT_SHARE * experts) * 1e9), round(size * 1e9), note)
-    effective = re.search(EFFECTIVE, name)
-    if effective is not None and not re.search(SIZE, name):
-        note = f"'{effective[0]}' counts no embeddings of layers, which were added"
-        return NamedSize(round(EFFECTIVE_SHARE * float(effective[1]) * 1e9), None, note)
-    return _plain_size(name, active_params)
+        used = round(MIXTURE_ACTIVE * float(mixture[2]) * 1e9)
+    elif active is not None:
+        used = round(float(active[1]) * (1e6 if active[2].lower() == "m" else 1e9))
+    if params_b is not None:
+        held, note = round(params_b * 1e9), "size as stated"
+    elif mixture is not None:
+        held = round(MIXTURE_SHARE * int(mixture[1]) * float(mixture[2]) * 1e9)
+        note = f"'{mixture[0]}' taken as a mixture of {mixture[1]} experts sharing attention"
+    elif sizes := _sizes(name):
+        held, note = round(min(sizes)), "size taken from the name"
+        if len(sizes) > 1:
+            others = ", ".join(map(format_count, sorted(sizes)))
+            note = f"the name states several sizes ({others}): {format_count(held)} was taken"
+    else:
+        return NamedSize()
+    return NamedSize(held, used and min(used, held), note)
 
 
-def _plain_size(name: str, active: int | None) -> NamedSize:
-    sizes = [
+def _sizes(name: str) -> set[float]:
+    """Every size in a name, in parameters."""
+    sizes = {
         float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
         for number, unit in re.findall(SIZE, name)
-    ]
-    sizes += [float(number) * 1e9 for number in re.findall(LISTED_SIZE, name)]
-    sizes += [float(f"{whole}.{tenth}") * 1e9 for whole, tenth in re.findall(TENTHS, name)]
+    }
+    sizes |= {float(number) * 1e9 for number in re.findall(LISTED_SIZE, name)}
     # "-3T" behind a size tells the tokens it was trained on.
-    sizes = sizes or [float(number) * 1e12 for number in re.findall(TRILLIONS, name)]
-    if not sizes:
-        return NamedSize()
-    smallest = min(sizes)
-    note = "size taken from the name"
-    if len(set(sizes)) > 1:
-        others = ", ".join(format_count(size) for size in sorted(set(sizes)))
-        note = f"the name states several sizes ({others}): {format_count(smallest)} was taken"
-    return NamedSize(round(smallest), active and min(active, round(smallest)), note)
+    return sizes or {float(number) * 1e12 for number in re.findall(TRILLIONS, name)}
 
 
 # --------------------------------------------------------------------------- which one it is

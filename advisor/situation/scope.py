@@ -21,6 +21,7 @@ from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import ENCODER, kind_of_type
 from advisor.model_files.hub_cache import cached_config
 from advisor.situation.catalogue import catalogue_ids, organisation_models
+from advisor.situation.model_names import squashed, stored_by_name, without_storage
 from advisor.situation.types import OutOfScope
 
 HARDWARE = "unsupported_hardware"  # the kind of what rules/hardware/not-supported.yaml lists
@@ -65,14 +66,6 @@ COMPARED = re.compile(
 )
 LEAD = r"(?:(?:fine-?)?tun(?:e|ing)|train(?:ing)?|us(?:e|ing))?\s*(?:an?|the|our|my)?\s*"
 TAIL = r"(?:\s+(?:models?|checkpoints?|api))?(?:\s+(?:for|on|to|in|with|from|by|via|through)\b.*)?"
-# Endings that tell a packed copy from the model it was made from.
-PACKED = re.compile(
-    r"[-_.](?:gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|gptq|awq|i?q\d(?:_\w+)*"
-    r"|fp?(?:8|16|32)|bf16|ud|[48]-?bit|int[48]|\d\.\d+bpw|i\d)$",
-    re.IGNORECASE,
-)
-
-
 Entry = Mapping[str, Any]  # one of the kinds in the file
 
 
@@ -221,13 +214,13 @@ def _model_type(path: Path) -> str | None:
 
 def original_of(name: str) -> str:
     """The catalogue's model that a packed copy was made from, as far as its name tells."""
-    stem = re.split(r"[/\\]", name.strip().rstrip("/\\"))[-1]
-    shorter = re.sub(r"-\d{5}-of-\d{5}", "", stem)
-    while (cut := PACKED.sub("", shorter)) != shorter:
-        shorter = cut
-    wanted = shorter.lower().removeprefix("meta-")
-    short = {hub_id.split("/", 1)[1].lower(): hub_id for hub_id in catalogue_ids()}
-    return short.get(wanted) or short.get(f"{wanted}-hf", "")
+    wanted = _bare(name)
+    plain = (hub_id for hub_id in catalogue_ids() if stored_by_name(hub_id) is None)
+    return min((hub_id for hub_id in plain if _bare(hub_id) == wanted), key=len, default="")
+
+
+def _bare(name: str) -> str:
+    return squashed(without_storage(name.strip())).removeprefix("meta")
 
 
 # --------------------------------------------------------------------------- the file

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
 import time
 from dataclasses import replace
 
 import pytest
 
-from advisor.commands import training
 from advisor.commands.training import follow
 from advisor.ground.progress import View, Wait, write_view
 from advisor.launch.folder import RunIsLive, read_live, refuse_live
@@ -81,10 +78,12 @@ def test_a_trainer_that_says_nothing_is_read_by_its_metrics(live, shop):
     assert seen.eta_s is None
 
 
-def test_without_a_terminal_one_line_is_said(live, found, capsys):
+def test_how_far_it_is_and_how_to_stop_it_are_said(live, found, capsys):
     """And the run goes on."""
     assert follow(found) is None
-    assert capsys.readouterr().err == f"out is running (process {live.pid}): {SENTENCE}\n"
+    line, stop = capsys.readouterr().err.splitlines()
+    assert line == f"out is running (process {live.pid}): {SENTENCE}"
+    assert stop.endswith(f"kill {live.pid}")
     assert alive(live.pid)
 
 
@@ -106,42 +105,10 @@ def test_as_json_it_is_one_document(live, found, capsys):
     }
 
 
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_ctrl_c_leaves_it_running(live, found, monkeypatch):
-    """The bar is that of the run itself."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def press(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "sleep", press)
-    assert follow(found) is None
-    shown = screen.getvalue()
-    assert "12 of 108 steps, loss 1.234, 2 min left" in shown
-    assert f"kill {live.pid}" in shown
-    assert shown.endswith("out is still running\n")
-    assert alive(live.pid)
-
-
-def test_on_a_terminal_its_end_is_shown(live, found, monkeypatch):
-    """Who followed it to the end gets the run, to print what came of it."""
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setenv("TERM", "xterm")
-
-    def end(_):
-        live.terminate()
-        live.communicate(timeout=20)
-
-    monkeypatch.setattr(training, "sleep", end)
+def test_a_run_that_ended_meanwhile_is_shown(live, found):
+    """Who looked a moment too late gets the run, to print what came of it."""
+    live.terminate()
+    live.communicate(timeout=20)
     ended = follow(found)
     assert ended is not None
     assert ended.status == "stopped"

@@ -161,7 +161,7 @@ def write_carried(report: ConfigurationReport, path: Path) -> list[str]:
         lines.append(f"  not carried over ({len(lost)}):")
         lines += [f"    {text}" for text in map(_lost, lost)]
     comments = {**carried.comments, ("stages", 0): "\n".join(block)}
-    write_plan_file(carried.plan, comments, path, inputs=[Path(report.file.name)])
+    write_plan_file(carried.plan, comments, path)
     return lines
 
 
