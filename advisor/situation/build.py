@@ -69,7 +69,7 @@ def situation_of(
     with _collect(faults):
         hardware, warnings = hardware_of(answers, probed=probed)
     with _collect(faults):
-        stated = read_data(answers, base, read or advisor.data.profile)
+        stated = read_data(answers, base, read)
     with _collect(faults):
         path = _path(answers, "data_examples", base)
         examples = examples_of(path) if path else None

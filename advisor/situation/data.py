@@ -38,11 +38,11 @@ class ReadData:
     unsuited: str = ""  # why no plan is made of data that do not suit the task
 
 
-def read_data(answers: Answers, base: Path | None, read: Reader) -> ReadData:
+def read_data(answers: Answers, base: Path | None, read: Reader | None = None) -> ReadData:
     """The profiles of the data that the answers name.
 
     Args:
-        read: Measures a data file.
+        read: Measures a data file, if not as advisor.data does.
         base: Folder of the answers file; paths that do not exist in the working folder are tried
             there.
 
@@ -79,11 +79,14 @@ def _about_teams(answers: Answers, base: Path | None) -> tuple[str, ...]:
 
 
 def _profiles(
-    answers: Answers, files: Mapping[str, str], base: Path | None, read: Reader
+    answers: Answers, files: Mapping[str, str], base: Path | None, read: Reader | None
 ) -> dict[str, DataProfile]:
     """Task -> profile of its file; "" for the one file of all."""
     faults: list[Fault] = []
     profiles: dict[str, DataProfile] = {}
+    if not files:
+        return profiles
+    read = read or advisor.data.profile
     task, mapping = answers.value("task"), answers.value("data_mapping")
     wanted = wanted_columns(task)
     for name, file in files.items():
