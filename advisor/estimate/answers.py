@@ -221,9 +221,8 @@ def answer_spec(
             warnings.append(f"gpu '{named}' is not in the catalogue: no speed")
         elif machine is None:
             warnings.append(f"gpu '{named}': its speed is not known")
-    device = Device(is_cpu=on_cpu, gpu=gpu, memory_bytes=limit_bytes)
     return document_of(
-        run_of_spec(spec, shape, device),
+        run_of_spec(spec, shape, Device(is_cpu=on_cpu, gpu=gpu, memory_bytes=limit_bytes)),
         machine,
         warnings=warnings,
         past=past,
@@ -304,7 +303,6 @@ def document_of(
 def _verdict(
     run: Run, memory: MemoryEstimate, memory_of: NeedOf, limit_bytes: int
 ) -> dict[str, Any]:
-    """The limit, the verdict, and the batch that fits where this one may not."""
     fits = memory_fits(memory, limit_bytes)
     found: dict[str, Any] = {"limit_gib": _gib(limit_bytes), "fits": fits, "fits_with": None}
     if fits not in ("may_fit", "too_big"):

@@ -127,8 +127,7 @@ def largest_flat_batch(lengths: tuple[tuple[int, int], ...], seq_len: int, rows:
         below = edge
     total = sum(places)
     share = [place / total for place in places]
-    batches = max(1.0, total / rows)
-    wanted, upto = 0.5 ** (1 / batches), 0.0
+    wanted, upto = 0.5 ** (1 / max(1.0, total / rows)), 0.0
     for place, chance in enumerate(_sums(share, rows)):
         upto += chance
         if upto >= wanted:

@@ -93,7 +93,6 @@ def _holding(entries: tuple[Trait, ...], version: tuple[int, ...] | None, day: s
 
 
 def _day(text: str) -> str:
-    """A date to compare with: a year alone is its middle."""
     return text + MID_YEAR if len(text) == len("2025") else text
 
 

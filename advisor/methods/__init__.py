@@ -75,5 +75,4 @@ def scheme_of(update_name: str, quantization: str | None) -> str:
     variants = methods().updates[update_name].variants if update_name in updates() else ()
     if quantization is None or not variants:
         return update_name
-    named = next((v.id for v in variants if v.quantization == quantization), None)
-    return named or variants[0].id
+    return next((v.id for v in variants if v.quantization == quantization), None) or variants[0].id

@@ -135,8 +135,7 @@ def _unknown(kind: str, name: str, known: Sequence[str], at: str) -> tuple[Fault
     """What is wrong with a name: nothing, it is unknown, or the file of its method has faults."""
     if name in known:
         return ()
-    broken = methods().broken.get(name)
-    return broken or (
+    return methods().broken.get(name) or (
         Fault(
             where=at,
             what=f"unknown {kind} '{name}'",

@@ -132,9 +132,8 @@ def file_shape(axis: str) -> Keys:
         "scenarios": ListOf(of=Shape(), help="tests of its rules"),
     }
     if axis == "update":
-        variant = shape_of(Variant, without=("quantization",))
         keys["quantizations"] = Keys(
-            keys=dict.fromkeys(QUANTIZATIONS, variant),
+            keys=dict.fromkeys(QUANTIZATIONS, shape_of(Variant, without=("quantization",))),
             help="schemes on a quantised base that have names of their own",
         )
         keys["arithmetic"] = Text(such_as="lora: the name of a file in estimate/methods/")
@@ -146,7 +145,6 @@ def file_shape(axis: str) -> Keys:
 
 
 def _default(shape: Shape) -> Shape:
-    """A default alone, or with its source."""
     cited = Keys(keys={"value": shape, "source": Text()}, required=("value",))
     return OneOf(options=(shape, cited))
 
@@ -234,7 +232,6 @@ def _wrong_refusals(method: Method, found: Mapping[str, Mapping[str, Method]]) -
 
 
 def _names(method: Method) -> list[str]:
-    """The name of a method, and those of its schemes on quantised bases."""
     variants = method.variants if isinstance(method, Update) else ()
     return [method.id, *(variant.id for variant in variants)]
 

@@ -192,7 +192,6 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
 
 
 def _value(key: str, text: str, default: Any) -> Any:
-    """The text as a value of the default's type. Raises ValueError."""
     if key in WORDS and text not in WORDS[key]:
         raise ValueError(text)
     if isinstance(default, bool):
@@ -213,7 +212,6 @@ def _value(key: str, text: str, default: Any) -> Any:
 
 
 def _kind(key: str, default: Any) -> str:
-    """What values take the place of a default."""
     if key in WORDS:
         return f"one of {', '.join(WORDS[key])}"
     if isinstance(default, bool):

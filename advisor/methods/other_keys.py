@@ -51,8 +51,7 @@ class Hint:
 @cache
 def other_keys() -> Mapping[str, Hint]:
     """Name in another tool -> what to say of it. Raises InputError with the faults of the file."""
-    path = rules_dir() / "tools" / "other_keys.yaml"
-    data = read_shipped(path, shape=OTHER_KEYS_FILE).data
+    data = read_shipped(rules_dir() / "tools" / "other_keys.yaml", shape=OTHER_KEYS_FILE).data
     found = {
         name: Hint(ours, f"did you mean '{ours}'?")
         for ours, tools in data["same"].items()

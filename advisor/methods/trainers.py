@@ -190,8 +190,7 @@ def trainers() -> Mapping[str, TrainerEntry]:
     """
     found = {}
     for path in sorted((rules_dir() / "trainers").glob("*.yaml")):
-        document = read_shipped(path, shape=TRAINER_FILE)
-        data = document.data
+        data = read_shipped(path, shape=TRAINER_FILE).data
         found[data["id"]] = TrainerEntry(
             id=data["id"],
             names="|".join(data.get("names") or ()),
@@ -208,7 +207,6 @@ def trainers() -> Mapping[str, TrainerEntry]:
 
 
 def _traits(entry: Any) -> tuple[Trait, ...]:
-    """The entries of one trait, the oldest first."""
     listed: Sequence[Mapping[str, Any]] = entry if isinstance(entry, list) else [entry]
     return tuple(
         Trait(

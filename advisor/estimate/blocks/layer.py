@@ -113,8 +113,7 @@ def attention(o: Operations, x: Tensor, part: Attention) -> Tensor:
     q_size, kv_size = part.q_size, part.kv_size
     gate = None
     if part.fused:
-        fused = o.linear(x, q_size + 2 * kv_size, "qkv")
-        q, k, v = o.split(fused, q_size, kv_size, kv_size)
+        q, k, v = o.split(o.linear(x, q_size + 2 * kv_size, "qkv"), q_size, kv_size, kv_size)
     else:
         q = o.linear(x, 2 * q_size if part.gate == q_size else q_size, "q_proj")
         if part.gate == q_size:
@@ -137,7 +136,6 @@ def attention(o: Operations, x: Tensor, part: Attention) -> Tensor:
 
 
 def _normed(o: Operations, x: Tensor, part: Attention) -> Tensor:
-    """Queries or keys behind their RMSNorm, where the model has one."""
     return o.rms_norm(x, in_float32=o.style.norm == "rms32") if part.norm else x
 
 
@@ -221,8 +219,7 @@ def latent_attention(o: Operations, x: Tensor, part: Latent) -> Tensor:
     both = o.linear(narrow, nope + part.value_size, "kv_b_proj")
     k_pass, v = o.split(both, nope, part.value_size)
     k = o.tape.record("copy_", [k_pass, k_rot], part.q_size, both.bytes_each, gradient=SAME)
-    out = weighted_values(o, q, k, v, part)
-    return o.linear(out, x.width, "o_proj")
+    return o.linear(weighted_values(o, q, k, v, part), x.width, "o_proj")
 
 
 LOOPS = 8  # steps in which experts that run one after the other are taken
@@ -235,8 +232,7 @@ def mlp(o: Operations, x: Tensor, part: Dense, prefix: str = "") -> Tensor:
         up = o.linear(x, width, f"{prefix}up_proj")
         return o.linear(_activated(o, up), x.width, f"{prefix}down_proj")
     if part.fused:
-        both = o.linear(x, 2 * width, f"{prefix}gate_up")
-        gate, up = o.split(both, width, width)
+        gate, up = o.split(o.linear(x, 2 * width, f"{prefix}gate_up"), width, width)
         product = _gated(o, gate, up)
     elif _fused(o):
         gate = o.linear(x, width, f"{prefix}gate_proj")
@@ -327,7 +323,6 @@ def _clamped(o: Operations, both: Tensor, width: float) -> Tensor:
 
 
 def _weighed(o: Operations, x: Tensor, result: Tensor, weights: Tensor, part: Experts) -> Tensor:
-    """Outputs of the used experts times the router's weights, put back in order and added up."""
     product = o.multiply(result, weights)
     back = o.copy(product, product.width)
     out = o.tape.record("sum", [back], x.width, back.bytes_each, gradient=SAME)
@@ -344,8 +339,7 @@ def _looped(o: Operations, x: Tensor, weights: Tensor, part: Experts) -> Tensor:
     rows = part.used / loops
     out: Tensor | None = None
     for _ in range(loops):
-        chosen = o.copy(x, rows * x.width)
-        result = mlp(o, chosen, Dense(rows * part.width, gated=part.gated))
+        result = mlp(o, o.copy(x, rows * x.width), Dense(rows * part.width, gated=part.gated))
         product = o.copy(o.multiply(result, o.copy(weights, rows)), x.width)
         out = product if out is None else o.add(out, product)
     assert out is not None
@@ -353,12 +347,10 @@ def _looped(o: Operations, x: Tensor, weights: Tensor, part: Experts) -> Tensor:
 
 
 def _with_shared(o: Operations, x: Tensor, out: Tensor, part: Experts) -> Tensor:
-    """The outputs of routed experts with that of the experts which every token passes through."""
     if part.shared:
         shared = mlp(o, x, Dense(part.shared, gated=part.gated), "shared_")
         if o.style.shared_gate:
-            gate = o.activate(o.linear(x, 1, plain=True), saves_output=True)
-            shared = o.multiply(gate, shared)
+            shared = o.multiply(o.activate(o.linear(x, 1, plain=True), saves_output=True), shared)
         out = o.add(out, shared)
     return out
 
@@ -400,8 +392,7 @@ def _layer(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
     if order in ("parallel", "shared"):
         normed = _norm(o, x)
         mixed = _mixed(o, normed, kind)
-        second = normed if order == "shared" else _norm(o, x)
-        return o.add(o.add(_mlps(o, second, kind), mixed), x)
+        return o.add(o.add(_mlps(o, normed if order == "shared" else _norm(o, x), kind), mixed), x)
     if kind.mixers:
         inner = _mixed(o, x if order == "post" else _norm(o, x), kind)
         x = o.add(x, inner if order == "pre" else _norm(o, inner))
@@ -424,7 +415,6 @@ def _dropped(o: Operations, x: Tensor) -> Tensor:
 
 
 def _mixed(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
-    """All mixers of a layer, side by side."""
     out: Tensor | None = None
     names = {linear.name for linear in kind.linears if linear.adapted}
     for mixer in kind.mixers:
@@ -445,7 +435,6 @@ def _mixed(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
 
 
 def _mlps(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
-    """The dense MLP, the experts, or both side by side."""
     out, dense = None, kind.dense
     if dense:
         out = mlp(o, x, dense)

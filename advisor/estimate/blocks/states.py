@@ -56,8 +56,7 @@ def _gated_norm(o: Operations, x: Tensor, z: Tensor) -> Tensor:
     """
     if o.settings.scan_kernels:
         return o.tape.record("rms_norm_gated", [x, z], x.width, x.bytes_each, saves=[x, z])
-    gate = o.activate(o.cast(z, 4))
-    return o.cast(o.multiply(o.rms_norm(x), gate), x.bytes_each)
+    return o.cast(o.multiply(o.rms_norm(x), o.activate(o.cast(z, 4))), x.bytes_each)
 
 
 def _delta_kernel(
@@ -120,7 +119,6 @@ def _delta_in_chunks(
 
 
 def _widened(o: Operations, x: Tensor) -> Tensor:
-    """A float32 copy, made contiguous."""
     return o.cast(x, 4) if x.bytes_each != 4 else o.copy(x)
 
 
@@ -128,8 +126,7 @@ def _unit(o: Operations, x: Tensor, heads: int) -> Tensor:
     """`l2norm`: x times the inverse root of its sum of squares."""
     square = o.tape.record("mul", [x], x.width, 4, saves=[x], scratch=x.size)
     total = o.tape.record("sum", [square], heads, 4, gradient=SAME)
-    root = o.tape.record("rsqrt", [total], heads, 4, saves_output=True)
-    return o.multiply(x, root)
+    return o.multiply(x, o.tape.record("rsqrt", [total], heads, 4, saves_output=True))
 
 
 def mamba2(o: Operations, x: Tensor, part: Mamba2, names: Collection[str]) -> Tensor:
@@ -182,14 +179,11 @@ def _scan_in_chunks(
     pairs = tape.record("cumsum", [pairs], square, 4)
     pairs = tape.record("masked_fill", [pairs], square, 4)
     pairs = tape.record("exp", [pairs], square, 4, saves_output=True)
-    scores = o.product(o.copy(c), o.copy(b), square)
-    weights = o.multiply(scores, pairs)
+    weights = o.multiply(o.product(o.copy(c), o.copy(b), square), pairs)
     inside = o.product(o.copy(weights), o.copy(wide), part.width)
-    remaining = tape.record("exp", [total], heads, 4, saves_output=True)
-    b_decayed = o.multiply(b, remaining)
+    b_decayed = o.multiply(b, tape.record("exp", [total], heads, 4, saves_output=True))
     each = states / MAMBA_CHUNK
-    made = o.product(o.copy(b_decayed), o.copy(wide), each)
-    before = o.product(o.copy(made), None, each)
+    before = o.product(o.copy(o.product(o.copy(b_decayed), o.copy(wide), each)), None, each)
     read = o.product(o.copy(c), o.copy(before), part.width)
     across = o.multiply(read, tape.record("exp", [total], heads, 4, saves_output=True))
     return o.add(o.add(inside, across), skipped)

@@ -315,10 +315,8 @@ class Operations:
             wide = 4
         base = self.cast(x, wide)
         cube = self.tape.record("pow", [base], size, wide, saves=[base], scratch=2 * base.size)
-        inner = self.scale(self.add(x, self.scale(cube)))
-        curve = self.activate(inner, saves_output=True)
-        above = self.tape.record("add.Scalar", [curve], size, wide)
-        return self.multiply(half, above)
+        curve = self.activate(self.scale(self.add(x, self.scale(cube))), saves_output=True)
+        return self.multiply(half, self.tape.record("add.Scalar", [curve], size, wide))
 
     def copy(self, x: Tensor, width: float | None = None) -> Tensor:
         """`contiguous`, `clone`: a copy that saves nothing and hands its gradient on; with a

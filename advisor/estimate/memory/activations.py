@@ -87,7 +87,6 @@ def _cast_weights(run: Run) -> float:
 
 
 def _kept_by_module(run: Run) -> float:
-    """Bytes per token and layer that modules other than LoRA keep."""
     own = special(run.update, "kept_bytes")
     return float(own(run)) if own else 0.0
 
@@ -183,12 +182,10 @@ def loss_memory(run: Run) -> list[Term]:
 
 
 def _tile(run: Run) -> int:
-    """Logits of one of TRL's tiles."""
     return min(run.tokens, TILE_TOKENS) * min(run.dims.vocab, TILE_WORDS)
 
 
 def _bytes_of_a_logit(run: Run) -> float:
-    """Bytes per logit when the loss materialises all logits at once."""
     if run.loss in ("fused", "chunked"):
         return LOSS_FUSED_BYTES
     if run.device.is_cpu:
@@ -231,7 +228,6 @@ def _tiles(run: Run) -> Term:
 
 
 def _parts(run: Run, copies: int, with_what: str) -> Term:
-    """Logits of as many answer tokens as our PPO scores at once."""
     logits = min(run.tokens * run.dims.vocab * 4, PART_LOGIT_BYTES)
     because = f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}"
     return term_of(LOGITS, copies * logits, because, src.PPO)

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 
 def _numbers(text: str) -> list[list[list[float]]]:
-    """A table of hundredths as numbers."""
     return [
         [[int(number) / 100 for number in cell.split()] for cell in line.split("|")]
         for line in text.strip().splitlines()

@@ -69,7 +69,6 @@ def doubts_of(run: Run) -> tuple[str, ...]:
 
 
 def _guesses(run: Run) -> bool:
-    """Whether a trait of the trainer is guessed that the run itself does not state."""
     stated = {"drops_adapter_inputs"} if "dropout" in run.options else set()
     return bool(set(run.trainer.guessed) - stated)
 

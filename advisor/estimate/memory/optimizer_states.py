@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from advisor.estimate.model.dims import Dims
 from advisor.estimate.run import Run
@@ -50,91 +49,44 @@ class Tensors:
         return self.each * self.count
 
 
-class Trained(NamedTuple):
-    """All that the states depend on of a run; hashable, and without its batch, so that what is
-    counted once holds for every batch.
-    """
-
-    dims: Dims  # of the model
-    trained: tuple[tuple[int, int], ...]  # (how many, bytes each) of what trains, by dtype
-    master: bool  # the optimizer steps on float32 copies
-    is_module: bool  # a module is trained beside a frozen base
-    side: int | None  # the small side of a module's matrices; None: it has none
-    optimizer: str  # its name
-    optim_args: str | None  # as transformers reads them
-    targets: tuple[str, ...]  # `optim_target_modules`
-    by_transformers: bool  # transformers' Trainer, or ours, builds the optimizer
-
-
-def trained_of(run: Run) -> Trained:
-    """What of a run its optimizer's memory depends on."""
-    passed = run.stage.trl
-    targets = passed.get("optim_target_modules") or "all-linear"
-    return Trained(
-        dims=run.dims,
-        trained=run.trained,
-        master=run.master,
-        is_module=run.is_module,
-        side=_small_side(run) if run.is_module else None,
-        optimizer=run.optimizer,
-        optim_args=passed.get("optim_args"),
-        targets=(targets,) if isinstance(targets, str) else tuple(targets),
-        by_transformers=run.is_ours or run.trainer["accelerate"] or run.trainer["fused_adapters"],
-    )
-
-
 def entry_of(name: str) -> Optimizer:
     """The optimizer of a run spec."""
     return OTHERS.get(name) or optimizer(name)
 
 
-def _arguments(s: Trained) -> dict[str, Any]:
+def _arguments(run: Run) -> dict[str, Any]:
     """The optimizer's arguments: those of the spec that it reads, else its defaults."""
-    name = s.optimizer
+    name = run.optimizer
     if name in OTHERS:
         return {}
     try:
-        return read_arguments(name, s.optim_args)
+        return read_arguments(name, run.stage.trl.get("optim_args"))
     except ValueError:  # the trainers refuse it
         return dict(optimizer(name).arguments)
 
 
 def state_size(run: Run) -> float:
     """Bytes that the optimizer keeps for everything that trains, before sharding."""
-    return _state_size(trained_of(run))
+    entry, arguments = entry_of(run.optimizer), _arguments(run)
+    return sum([_size(run, tensors, entry, arguments) for tensors in _tensors(run)])
 
 
 def state_words(run: Run) -> str:
     """What it keeps, in words."""
-    return _state_words(trained_of(run))
-
-
-@lru_cache(maxsize=512)
-def _state_size(s: Trained) -> float:
-    entry, arguments = entry_of(s.optimizer), _arguments(s)
-    return sum([_size(s, tensors, entry, arguments) for tensors in _tensors(s)])
-
-
-@lru_cache(maxsize=512)
-def _state_words(s: Trained) -> str:
-    entry = entry_of(s.optimizer)
-    total = sum(count for count, _ in s.trained)
+    entry = entry_of(run.optimizer)
     if entry.keeps != "each weight":
-        per = _state_size(s) / total if total else 0.0
-        found = f"{_KEPT[entry.keeps]}: {per:.2g} B for each of {total:,} trainable parameters"
-        if entry.is_low_rank:
-            rank = _arguments(s)["rank"]
-            found = f"rank {rank}, {found}"
-        return found
-    parts = []
-    for count, width in s.trained:
-        wide = 4 if s.master else width
-        words = _numbers(entry, wide, _arguments(s))
+        total = sum(count for count, _ in run.trained)
+        per = state_size(run) / total if total else 0.0
+        return f"{_KEPT[entry.keeps]}: {per:.2g} B for each of {total:,} trainable parameters"
+    numbers, parts = _kept_numbers(entry, _arguments(run)), []
+    for count, width in run.trained:
+        wide = 4 if run.master else width
+        held = wide if entry.width is None else entry.width
+        beside = f" and {entry.beside_bfloat16:g} B" if entry.beside_bfloat16 and wide == 2 else ""
+        words = f"{numbers:g} moments" if numbers != 1 else "one moment"
+        words = f"{words} of {held:.3g} B{beside}" if numbers else "no moments"
         parts.append(f"{words} x {count:,} trainable parameters")
-    kept_whole = entry.embeddings_width is not None and s.by_transformers
-    whole = [one for one in _tensors(s) if one.kind == "embedding"] if kept_whole else []
-    note = f", {sum(one.weights for one in whole):,.0f} of embeddings in float32" if whole else ""
-    return " + ".join(parts) + note
+    return " + ".join(parts)
 
 
 _KEPT = {
@@ -144,61 +96,45 @@ _KEPT = {
 }
 
 
-def _numbers(entry: Optimizer, width: int, arguments: dict[str, Any]) -> str:
-    """What is kept for a weight of `width` bytes."""
-    numbers = _kept_numbers(entry, arguments)
-    if not numbers:
-        return "no moments"
-    plural = f"{numbers:g} moments" if numbers != 1 else "one moment"
-    if entry.width is not None and entry.width < 2:
-        block = _block(entry, arguments)
-        bits = "1 B" if entry.width >= 1 else "half a byte"
-        return f"{plural} of {bits} with a scale per {block}"
-    held = entry.width if entry.width is not None else width
-    found = f"{plural} of {held:g} B"
-    if entry.beside_bfloat16 and width == 2:
-        what = "make a weight float32 again" if entry.name == "adamw_split" else "sum its rounding"
-        found += f", and the {entry.beside_bfloat16:g} B that {what},"
-    return found
-
-
 def _kept_numbers(entry: Optimizer, arguments: dict[str, Any]) -> float:
     return 1 if entry.name == "sgd" and arguments.get("momentum") else entry.numbers
 
 
-def _block(entry: Optimizer, arguments: dict[str, Any]) -> int:
-    """Weights that share a scale."""
-    return int(arguments.get("block_size") or 256)
+def _built_by_transformers(run: Run) -> bool:
+    """Whether transformers' Trainer, or ours, builds the optimizer: embeddings keep wide states."""
+    return bool(run.is_ours or run.trainer["accelerate"] or run.trainer["fused_adapters"])
 
 
-def _size(s: Trained, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
-    """Bytes that are kept for these tensors."""
+def _size(run: Run, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
     numbers, wide = _kept_numbers(entry, arguments), _width(entry, one, arguments)
     if entry.keeps == "rows and columns":
         kept = one.each if one.kind == "vector" else one.rows + one.columns
         return kept * wide * one.count
     if entry.keeps == "momentum of matrices":
         numbers = 1 if one.kind in ("linear", "experts") else 2
-    if entry.is_low_rank and one.kind == "linear" and _is_target(s.targets, one.path):
+    if entry.is_low_rank and one.kind == "linear" and _is_target(run, one.path):
         moments, projection = _projected(one, arguments)
         small = entry.small_width is not None and moments < entry.small_from
         per = (entry.small_width or wide) if small else wide
         return (numbers * per * moments + one.width * projection) * one.count
-    if entry.embeddings_width is not None and one.kind == "embedding" and s.by_transformers:
+    if (
+        entry.embeddings_width is not None
+        and one.kind == "embedding"
+        and _built_by_transformers(run)
+    ):
         wide = entry.embeddings_width
     beside = entry.beside_bfloat16 if one.width == 2 else 0
     return (numbers * wide + beside) * one.weights
 
 
 def _width(entry: Optimizer, one: Tensors, arguments: dict[str, Any]) -> float:
-    """Bytes of one number that is kept."""
     if one.each < entry.small_from:
         return entry.small_width or one.width
     if entry.width is None:
         return one.width
     if "block_size" in arguments:
-        default = entry.arguments["block_size"]
-        return float(entry.width - 4 / default + 4 / _block(entry, arguments))
+        scale = 4 / arguments["block_size"] - 4 / entry.arguments["block_size"]
+        return float(entry.width + scale)
     return entry.width
 
 
@@ -217,10 +153,12 @@ def _projected(one: Tensors, arguments: dict[str, Any]) -> tuple[int, int]:
     return (rank * one.rows, rank * one.columns) if right else (rank * one.columns, rank * one.rows)
 
 
-def _is_target(names: tuple[str, ...], path: str) -> bool:
+def _is_target(run: Run, path: str) -> bool:
     """Whether `optim_target_modules` names a module: by a part of its path, as transformers does,
     or by a pattern that holds its name. No pattern of a user's is run here.
     """
+    targets = run.stage.trl.get("optim_target_modules") or ALL_LINEAR
+    names = (targets,) if isinstance(targets, str) else targets
     own = path.rpartition(".")[2]
     return any(
         name.replace("_", "-") == ALL_LINEAR or name in path or own in name for name in names
@@ -229,15 +167,10 @@ def _is_target(names: tuple[str, ...], path: str) -> bool:
 
 def largest_weight(run: Run) -> int:
     """Weights of the largest trained tensor that is worked on alone."""
-    return _largest_weight(trained_of(run))
-
-
-@lru_cache(maxsize=512)
-def _largest_weight(s: Trained) -> int:
-    entry = entry_of(s.optimizer)
+    entry = entry_of(run.optimizer)
     every = entry.keeps == "rows and columns" or entry.name.startswith("adamw")
     apart = () if every else ("embedding", "output")
-    return max((one.each for one in _tensors(s) if one.kind not in apart), default=0)
+    return max((one.each for one in _tensors(run) if one.kind not in apart), default=0)
 
 
 def orthogonal_flop(run: Run) -> float:
@@ -249,40 +182,37 @@ def orthogonal_flop(run: Run) -> float:
     """
     if entry_of(run.optimizer).keeps != "momentum of matrices":
         return 0.0
-    trained = trained_of(run)
-    steps = _arguments(trained)["ns_steps"]
     total = 0.0
-    for one in _tensors(trained):
+    for one in _tensors(run):
         if one.kind in ("linear", "experts"):
             short, long = sorted((one.rows, one.columns))
             total += one.count * (4 * long * short**2 + 2 * short**3)
-    return float(steps * total)
+    return float(_arguments(run)["ns_steps"] * total)
 
 
-def _tensors(s: Trained) -> Iterator[Tensors]:
+def _tensors(run: Run) -> Iterator[Tensors]:
     """All tensors that get a gradient, by shape: those of a dense decoder exactly, those of other
     models scaled to the number of weights they have.
     """
-    d, (count, width) = s.dims, s.trained[0]
-    wide = 4 if s.master else width
-    if s.is_module:
+    d, (count, width) = run.dims, run.trained[0]
+    wide = 4 if run.master else width
+    if run.is_module:
         # All halves of its matrices as one: their small sides, rank or bottleneck, are the same.
-        side = s.side
+        side = _small_side(run)
         kind: Kind = "linear" if side else "vector"
         yield Tensors(kind, side or 1, max(1, count // (side or 1)), 1, wide)
     else:
-        yield from _hidden_layers(s, wide)
+        yield from _hidden_layers(d, wide)
         matrices = d.embedding_params / d.head_params if d.head_params else 0
         yield Tensors("embedding", d.vocab, d.hidden, min(1.0, matrices), wide)
         if matrices > 1:
             yield Tensors("output", d.vocab, d.hidden, matrices - 1, wide)
         yield Tensors("vector", 1, d.hidden, d.other_params / d.hidden, wide)
-    for copies, copied_width in s.trained[1:]:
+    for copies, copied_width in run.trained[1:]:
         yield Tensors("embedding", d.vocab, max(1, copies // d.vocab), 1, copied_width)
 
 
 def _small_side(run: Run) -> int | None:
-    """The rank or the bottleneck of a module's matrices; None if it has vectors alone."""
     keys = run.update.keys
     if "rank" in keys:
         return run.rank or int(keys["rank"].default)
@@ -295,9 +225,7 @@ def _small_side(run: Run) -> int | None:
 MODULES = {"mixer": "self_attn", "mlp": "mlp", "shared": "mlp"}
 
 
-def _hidden_layers(s: Trained, width: int) -> Iterator[Tensors]:
-    """The matrices of the hidden layers."""
-    d = s.dims
+def _hidden_layers(d: Dims, width: int) -> Iterator[Tensors]:
     linears = list(d.structure.all_linears)
     counted = sum(linear.weights * count for linear, count in linears)
     share = d.linear_params / counted if counted else 0.0

@@ -82,8 +82,7 @@ def server_share(run: Run) -> list[Term]:
     if not share or gpu is None or gpu.memory_bytes is None:
         return []
     because = f"launch.vllm.memory {share:g} of {gpu.memory_bytes / GIB:.0f} GiB"
-    size = share * gpu.memory_bytes
-    return [term_of("vLLM server on the same GPU", size, because, src.COUNT)]
+    return [term_of("vLLM server on the same GPU", share * gpu.memory_bytes, because, src.COUNT)]
 
 
 def memory_estimate(run: Run) -> MemoryEstimate | None:
@@ -220,7 +219,6 @@ class CountedMoment(NamedTuple):
 
 
 def _moment(name: str, run: Run, room: AllocatorState, terms: Sequence[Term]) -> CountedMoment:
-    """The terms with what the chosen counter shows beyond them."""
     extra: list[Term] = []
     cache: list[Term] = []
     readable = room.readable
@@ -291,7 +289,6 @@ def _bytes(terms: Iterable[Term]) -> int:
 
 
 def _shows_context(run: Run) -> bool:
-    """Whether the counter counts the whole process."""
     return run.counter == "nvidia-smi" or (
         run.counter == "unknown" and not run.trainer["logs_allocator"]
     )
@@ -310,7 +307,6 @@ def _context_bytes(run: Run) -> int:
 
 
 def _context(run: Run) -> list[Term]:
-    """What the driver and the communication library hold beside the allocator."""
     if not _shows_context(run):
         return []
     loaded = ", all loaded at the start before CUDA 12.2" if _loads_all_kernels(run) else ""

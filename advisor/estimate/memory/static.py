@@ -45,7 +45,6 @@ def weights(run: Run) -> list[Term]:
 
 
 def _base_weights(run: Run) -> Iterator[Term]:
-    """The weights of the checkpoint, with quantisation constants."""
     d, stage, share = run.dims, run.stage, run.shard_all
     each = per_device(share)
     # An output matrix of its own for every model, which some trainers hold.
@@ -232,7 +231,6 @@ COPIES, COPIES_OFFLOADED = 2, 1
 
 
 def _without_offloading(run: Run) -> Run:
-    """The run as if its GPUs held everything."""
     return replace(run, device=replace(run.device, offloads=False, is_cpu=False))
 
 
@@ -345,8 +343,7 @@ def gradients(run: Run) -> list[Term]:
     if run.offloaded or (on_host and not run.trainer["keeps_gradient_shard"]):
         return [term_of(name, 0, "moved to host memory layer by layer", src.FSDP)]
     words = " + ".join(f"{count:,} trainable parameters x {wide} B" for count, wide in run.trained)
-    size = run.trained_bytes / share
-    return [term_of(name, size, f"{words}{per_device(share)}", src.COUNT)]
+    return [term_of(name, run.trained_bytes / share, f"{words}{per_device(share)}", src.COUNT)]
 
 
 def earlier_gradients(run: Run) -> list[Term]:

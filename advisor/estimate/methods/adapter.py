@@ -20,5 +20,4 @@ def trainable_params(run: Run) -> int:
 
 def kept_bytes(run: Run) -> float:
     """Bytes per token and layer: each adapter keeps its float32 input."""
-    dims = run.dims
-    return _places(run) * 4 * dims.hidden
+    return _places(run) * 4 * run.dims.hidden

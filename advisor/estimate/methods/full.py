@@ -7,5 +7,4 @@ from advisor.estimate.run import Run
 
 def trainable_params(run: Run) -> int:
     """All parameters of the model."""
-    dims = run.dims
-    return dims.params
+    return run.dims.params

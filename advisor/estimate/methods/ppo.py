@@ -37,13 +37,12 @@ def other_roles(run: Run, base_bytes: float) -> list[Term]:
                 src.PPO,
             )
         ]
-    states = state_size(run)
     return [
         term_of("reference model", base_bytes / share, "a frozen copy of the policy", src.PPO),
         term_of("reward model", base_bytes / share, "a frozen model of the policy's size", src.PPO),
         term_of(
             "value model",
-            (2 * base_bytes + states) / share,
+            (2 * base_bytes + state_size(run)) / share,
             "a second model that trains: weights, gradients and optimizer state",
             src.PPO,
         ),

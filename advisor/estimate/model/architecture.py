@@ -196,7 +196,6 @@ def _shape(
 
 
 def _counted(shape: ModelShape) -> tuple[int, int]:
-    """Parameters held, and parameters one token passes through."""
     found = structure_of(shape)
     return (found.params, found.used_params) if found is not None else (0, 0)
 
@@ -209,7 +208,6 @@ def _with_width(shape: ModelShape, params: int) -> ModelShape:
 
 
 def _mlp_width(config: Mapping[str, Any], family: str) -> int | None:
-    """The width of the dense MLP; None where none is stated."""
     width = read(config, "intermediate_size")
     stated = config.get("intermediate_size")
     if width is None and isinstance(stated, list) and stated:  # Gemma 3n: one for each layer
@@ -224,7 +222,6 @@ def _mlp_width(config: Mapping[str, Any], family: str) -> int | None:
 
 
 def _stored(config: Mapping[str, Any]) -> str | None:
-    """How a quantised checkpoint says that it is stored."""
     found = config.get("quantization_config")
     if not found:
         return None

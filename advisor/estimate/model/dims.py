@@ -250,7 +250,6 @@ def _by_window(kinds: Sequence[LayerKind], *, cached: bool) -> Iterator[tuple[in
 
 
 def _width(kind: LayerKind) -> int:
-    """MLP width that a token passes through in one such layer."""
     dense = int(kind.dense.width) if kind.dense else 0
     return dense + (
         kind.experts.used * kind.experts.width + kind.experts.shared if kind.experts else 0
@@ -258,7 +257,6 @@ def _width(kind: LayerKind) -> int:
 
 
 def _shared_size(kinds: Sequence[LayerKind]) -> int:
-    """MLP width beside routed experts that every token passes through."""
     return (
         max(
             (kind.experts.shared or (int(kind.dense.width) if kind.dense else 0))

@@ -248,7 +248,6 @@ def _sorted(sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes and flags that the configuration states, by our names."""
     found = {}
     for ours, names in SIZES.items():
         for name in names:
@@ -318,7 +317,6 @@ def _mixers(
     words: Sequence[str],
     sizes: Mapping[str, int],
 ) -> str:
-    """The letters of the mixers, without those of an earlier layer's keys."""
     interval = config.get("full_attention_interval") or layout.defaults.get("full_every")
     if words:
         letters = [
@@ -345,14 +343,12 @@ def _mixers(
 
 
 def _windowed(index: int, every: int, *, first: bool) -> str:
-    """Whether a layer sees a window or everything."""
     if every < 2:
         return SLIDING
     return ATTENTION if index % every == (0 if first else every - 1) else SLIDING
 
 
 def _mlps(config: Mapping[str, Any], layout: Layout, layers: int, *, mixture: bool) -> str:
-    """Which layers have routed experts, and which a dense MLP."""
     types = config.get("mlp_layer_types")
     rest = EXPERTS if mixture else DENSE
     if isinstance(types, list) and len(types) == layers:

@@ -60,7 +60,6 @@ def structure_of(shape: ModelShape) -> Structure | None:
 
 
 def _kind(shape: ModelShape, s: Sizes, mixer: str, mlp: str, count: int) -> LayerKind:
-    """The layers with this mixer and this MLP."""
     parts = [MIXERS[letter](s, mixer) for letter in _parts_of(mixer)]
     norms = s.family.norms + (mixer == letters.CROSS)
     if s["two_norms"]:  # Falcon 40B: one for attention and one for the MLP
@@ -94,14 +93,12 @@ def _kind(shape: ModelShape, s: Sizes, mixer: str, mlp: str, count: int) -> Laye
 
 
 def _parts_of(mixer: str) -> str:
-    """The mixers of a layer: most have one."""
     if mixer == letters.NONE:
         return ""
     return {letters.BOTH: letters.MAMBA + letters.ATTENTION, letters.CROSS: "ax"}.get(mixer, mixer)
 
 
 def _norm(s: Sizes) -> int:
-    """Parameters of one norm of the model's width."""
     return s.hidden * (2 if s.family.norm_bias else 1)
 
 
@@ -114,7 +111,6 @@ def _is_gated(s: Sizes) -> bool:
 
 
 def _mlp(s: Sizes, width: int, part: Part, *, fused: str, inputs: int = 0) -> list[Linear]:
-    """The linear layers of an MLP of this width."""
     family, hidden = s.family, inputs or s.hidden
     biased = bool(s["mlp_bias"]) if family.mlp_bias is None else family.mlp_bias
     biased = bool(s["bias"]) if family.mlp_bias is False else biased
@@ -130,7 +126,6 @@ def _mlp(s: Sizes, width: int, part: Part, *, fused: str, inputs: int = 0) -> li
 
 
 def _experts(shape: ModelShape, s: Sizes, *, beside: bool) -> Experts:
-    """Routed experts with the shared ones."""
     width = shape.expert_size or s.width
     shared = s["shared_width"] or (s["shared_experts"] or s.family.shared) * width
     return Experts(
@@ -141,7 +136,6 @@ def _experts(shape: ModelShape, s: Sizes, *, beside: bool) -> Experts:
 
 
 def _around_experts(s: Sizes, experts: Experts) -> list[Linear]:
-    """The linear layers beside routed experts."""
     found = []
     if s.family.linear_router:
         router = s.family.linear_router
@@ -187,7 +181,6 @@ def _beside_layer(s: Sizes) -> tuple[list[Linear], int]:
 
 
 def _whole(shape: ModelShape, s: Sizes, kinds: tuple[LayerKind, ...]) -> Structure:
-    """The layers with what stands around them."""
     family, hidden, vocab = s.family, s.hidden, s.vocab
     decoder = kind_of_type(shape.architecture) == DECODER
     inner = s["embedding_size"] or hidden
@@ -258,7 +251,6 @@ class MixerTensors(NamedTuple):
 
 
 def _attention(s: Sizes, letter: str) -> MixerTensors:
-    """Softmax attention: projections, with the norms of queries and keys."""
     family, hidden = s.family, s.hidden
     everything = letter in (letters.ATTENTION, letters.ATTENTION.upper())
     dim, kv_heads = s.head_dim, s.kv_heads
@@ -301,7 +293,6 @@ def _attention(s: Sizes, letter: str) -> MixerTensors:
 
 
 def _latent(s: Sizes, letter: str) -> MixerTensors:
-    """DeepSeek's latent attention."""
     is_ = Latent(
         heads=s.heads, query_rank=s["query_rank"], rank=s["latent_rank"], rope_dim=s["rope_dim"],
         nope_dim=s["nope_dim"], value_dim=s["value_dim"],
@@ -323,7 +314,6 @@ def _latent(s: Sizes, letter: str) -> MixerTensors:
 
 
 def _delta(s: Sizes, letter: str) -> MixerTensors:
-    """Qwen's gated DeltaNet."""
     is_ = Delta(
         key_heads=s["key_heads"], value_heads=s["value_heads"], key_dim=s["key_dim"],
         value_dim=s["linear_value_dim"], kernel=s["kernel"],
@@ -342,7 +332,6 @@ def _delta(s: Sizes, letter: str) -> MixerTensors:
 
 
 def _mamba(s: Sizes, letter: str) -> MixerTensors:
-    """Mamba-2."""
     heads = s["mamba_heads"] or s.heads
     width = s["mamba_width"] or heads * (s["mamba_head_dim"] or 0)
     width = width or (s["mamba_expand"] or EXPAND) * s.hidden
@@ -361,7 +350,6 @@ def _mamba(s: Sizes, letter: str) -> MixerTensors:
 
 
 def _convolution(s: Sizes, letter: str) -> MixerTensors:
-    """LFM2's gated short convolution."""
     hidden, biased = s.hidden, bool(s["conv_bias"])
     linears = (
         Linear("in_proj", hidden, 3 * hidden, biased=biased),

@@ -216,7 +216,6 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
 def _guesses(
     run: Run, machine: Machine, sharding: str | None, *, known_lengths: bool
 ) -> tuple[str, ...]:
-    """What was taken to be so because nothing says it."""
     found = []
     if run.gpus > 1 and machine.link_guess and (machine.on_network or run.device.sharding != "ddp"):
         found.append(
@@ -251,8 +250,7 @@ def _lengths(run: Run) -> tuple[float, float]:
         return cap, 1.0
     padded_length = run.padded_length
     if rows.tokens_total and rows.rows_total:
-        sequences = run.objective.sequences_per_row
-        mean = min(cap, rows.tokens_total / rows.rows_total / sequences)
+        mean = min(cap, rows.tokens_total / rows.rows_total / run.objective.sequences_per_row)
     elif run.lengths:
         mean, padded_length = row_tokens(run.lengths, stage.seq_len, stage.micro_batch_size)
     elif rows.differ:
@@ -265,7 +263,6 @@ def _lengths(run: Run) -> tuple[float, float]:
 
 
 def _usual_row(run: Run) -> float:
-    """Tokens of a row where nothing tells them."""
     return min(MIXED_SHARE * run.stage.seq_len, float(USUAL_ROW_TOKENS))
 
 

@@ -164,7 +164,6 @@ def _logit(run: Run) -> float:
 
 
 def _adapters(run: Run, *, fused: bool) -> float:
-    """Bytes per token and layer of a pass through the adapters."""
     if run.update.size_key != "rank":
         return 0.0
     narrow = run.trainer["adapters_in_16_bit"] or fused or run.trainer["fused_adapters"]
