@@ -432,12 +432,12 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
         ["--json", "--answers", "answers.yaml"],
     ):
         code, _, err = call(*asked)
-        assert (
-            code,
-            f"the name is '{name}'" in err,
-            "lower-case letters" in err,
-            fit in err,
-        ) == (2, True, True, True)
+        assert (code, f"the name is '{name}'" in err, "lower-case letters" in err, fit in err) == (
+            2,
+            True,
+            True,
+            True,
+        )
 
 
 @pytest.mark.parametrize(

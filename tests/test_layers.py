@@ -34,11 +34,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # The rooms that decide. They reach nothing that reads a file of the user's or looks at the machine.
 PURE = ("advice", "ruleset", "estimate", "methods")
 EDGES = ("probe", "data", "launch", "render", "wizard")
-JOINING = {
-    "advisor.situation.build",
-    "advisor.situation.chat_templates",
-    "advisor.situation.models",
-}
+JOINING = {"advisor.situation.build", "advisor.situation.suggestions", "advisor.situation.models"}
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
 MOST_LOADED = 145  # modules of advisor/, by `advise --json`
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")

@@ -37,8 +37,8 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
 from advisor.situation.catalogue import organisation_models, suggested_models, typical_sizes
-from advisor.situation.chat_templates import families
 from advisor.situation.scope import scope_file
+from advisor.situation.suggestions import template_families
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELINE = re.compile(r"# yaml-language-server: \$schema=.*/(\S+)\.schema\.json")
@@ -166,7 +166,7 @@ SHIPPED = {
     "warnings about rollouts": (
         "data/rollouts.yaml", "limit: 0.3", "limt: 0.3", "limit", rollout_warnings,
     ),
-    "chat templates": ("data/templates.yaml", "tools: false", "tolls: false", "tools", families),
+    "chat templates": ("data/templates.yaml", "tools: false", "tolls: false", "tools", template_families),
     "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", shipped_sources.__wrapped__),
     "scenarios": (
         "scenarios/document.yaml", "composition:", "compositoin:", "composition",
@@ -213,7 +213,7 @@ SHIPPED = {
 }  # fmt: skip
 CACHED = (
     catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
-    data_requirements, resources.method_roots, rollout_warnings, families, shipped_sources,
+    data_requirements, resources.method_roots, rollout_warnings, template_families, shipped_sources,
 )  # fmt: skip
 
 

@@ -12,8 +12,16 @@ import pytest
 from advisor import advise
 from advisor.estimate.model.architecture import shape_from_config
 from advisor.render.words import what_to_do
-from advisor.situation.catalogue import catalogue_entry, catalogue_ids, suggested_models
-from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of
+from advisor.situation.catalogue import (
+    catalogue_entry,
+    catalogue_ids,
+    nearest,
+    size_of,
+    squashed,
+    states_size,
+    suggested_models,
+    words_of,
+)
 from advisor.situation.models import model_shape
 
 PAIRS = {"task": "qa", "data": {"kind": "paired", "rows": 3000}}

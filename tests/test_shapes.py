@@ -13,8 +13,7 @@ from advisor.ground.types import Answer, Answers
 from advisor.ground.yaml_files import read_yaml
 from advisor.situation import models
 from advisor.situation.build import situation_of
-from advisor.situation.catalogue import catalogue_ids
-from advisor.situation.model_names import is_instruct
+from advisor.situation.catalogue import catalogue_ids, is_instruct
 from advisor.situation.models import model_shape, shape_from_size
 from advisor.situation.suggestions import smaller_models, suggest_model
 from tests.fake_model import write_safetensors

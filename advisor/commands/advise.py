@@ -5,10 +5,16 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import AdviceOptions
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.commands.session import advise_on, incomplete, read_answers, resolve_plan
+from advisor.commands.session import (
+    advise_on,
+    choose_candidate,
+    incomplete,
+    nothing_to_train,
+    read_answers,
+    resolve_plan,
+)
 from advisor.ground.errors import AdviseError
 from advisor.plan.write import plan_data, write_plan_file
 from advisor.render.advice_json import advice_document

@@ -37,7 +37,7 @@ from advisor.render.data import check_json
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_flags
-from advisor.situation.chat_templates import template_fit
+from advisor.situation.suggestions import template_fit
 
 ONE_FILE = {
     "--json": "as_json",

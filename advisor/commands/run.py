@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from advisor.commands.choice import choose_candidate, nothing_to_train
 from advisor.commands.options import (
     RUN_OPTIONS,
     AdviceOptions,
@@ -18,7 +17,14 @@ from advisor.commands.options import (
     run_options,
 )
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.commands.session import advise_on, incomplete, read_answers, resolve_plan
+from advisor.commands.session import (
+    advise_on,
+    choose_candidate,
+    incomplete,
+    nothing_to_train,
+    read_answers,
+    resolve_plan,
+)
 from advisor.commands.training import train_or_follow
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE

@@ -15,9 +15,14 @@ from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
 from advisor.advice.facts import situation_facts
 from advisor.advice.types import Advice, Candidate
-from advisor.commands.choice import choose_candidate
 from advisor.commands.output import console, run_tool
-from advisor.commands.session import Stated, load_known_facts, load_rule_set, resolve_plan
+from advisor.commands.session import (
+    Stated,
+    choose_candidate,
+    load_known_facts,
+    load_rule_set,
+    resolve_plan,
+)
 from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady

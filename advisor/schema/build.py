@@ -54,7 +54,6 @@ from advisor.schema.rules import (
     scenarios_schema,
     tables_schema,
 )
-from advisor.situation import chat_templates
 from advisor.situation.catalogue import (
     MODEL_FILE,
     NOT_ORGANISATIONS,
@@ -65,8 +64,8 @@ from advisor.situation.catalogue import (
     suggestions_shape,
     typical_sizes,
 )
-from advisor.situation.chat_templates import TEMPLATES_FILE
 from advisor.situation.scope import SCOPE_FILE, scope_file
+from advisor.situation.suggestions import TEMPLATES_FILE, template_families
 
 SUFFIX = ".schema.json"
 # What a reader of the answer may rely on is written by hand, so that code cannot widen it.
@@ -86,7 +85,7 @@ CATALOGUES = (
     Catalogue("rollouts", ROLLOUTS_FILE, (rollout_warnings,)),
     Catalogue("amounts", REQUIREMENTS_FILE, (data_requirements,)),
     Catalogue("formats", FORMATS_FILE, (formats,)),
-    Catalogue("templates", TEMPLATES_FILE, (chat_templates.families,)),
+    Catalogue("templates", TEMPLATES_FILE, (template_families,)),
     Catalogue("verdict", VERDICT_FILE, (limits,)),
     Catalogue("scope", SCOPE_FILE, (scope_file,)),
     Catalogue("other-keys", OTHER_KEYS_FILE, (other_keys,)),

@@ -18,14 +18,19 @@ from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus
-from advisor.situation.chat_templates import needs_of, template_fit
+from advisor.situation.catalogue import is_instruct
 from advisor.situation.data import Reader, path_beside, read_data
 from advisor.situation.model_choice import near_models
-from advisor.situation.model_names import is_instruct
 from advisor.situation.models import model_shape
 from advisor.situation.past_runs import read_past_runs
 from advisor.situation.scope import hardware_out_of_scope, original_of, out_of_scope
-from advisor.situation.suggestions import smaller_models, suggest_encoder, suggest_model
+from advisor.situation.suggestions import (
+    needs_of,
+    smaller_models,
+    suggest_encoder,
+    suggest_model,
+    template_fit,
+)
 from advisor.situation.types import (
     ModelSuggestion,
     OutOfScope,

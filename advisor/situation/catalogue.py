@@ -1,15 +1,19 @@
-"""The files of rules/models/ as values: architectures by organisation, sizes, suggestions."""
+"""The files of rules/models/ as values, and what a model's name says: its size, how it is stored,
+whether it follows instructions, and which known name it is or is nearest to.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
+from advisor.ground.units import format_count
 from advisor.ground.yaml_files import read_shipped
 from advisor.ruleset.facts import load_facts
 
@@ -190,3 +194,204 @@ def suggested_models() -> Mapping[str, Any]:
     path = rules_dir() / "models" / "suggestions.yaml"
     table: Mapping[str, Any] = read_shipped(path, shape=suggestions_shape()).data
     return table
+
+
+INSTRUCT = re.compile(
+    r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
+    re.IGNORECASE,
+)
+BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
+# Compiled when a name comes that is not known by itself, not at each start.
+SIZE = (  # not the 17B of "17B-128E", which is what one token uses of 128 experts
+    r"(?i)(?:(?<![\w.])|(?<=[a-z]_))(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)"
+    r"(?![a-z0-9]|[-_ ]\d+e(?![a-z0-9]))"
+)
+TRILLIONS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])"
+LISTED_SIZE = (
+    r"(?i)(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)"  # the 7 of "7/32B"
+)
+MIXTURE = r"(?i)(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])"
+ACTIVE = r"(?i)(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])"
+# Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
+# uses 12.9B, 8x22B has 140.6B and uses 39.2B.
+MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
+NAMED_STORES = {"bnb": "bitsandbytes", "4bit": "bitsandbytes", "8bit": "bitsandbytes"}
+STORED = re.compile(
+    r"(?:^|[-_. ])(gptq|awq|mxfp4|nvfp4|fp8|bnb)(?=$|[-_. ])", re.IGNORECASE
+)  # in the name of a quantised checkpoint
+# Ends of a name that say how the same weights are stored, or who stored them.
+STORAGE = (
+    r"(?i)(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp?(?:8|16|32)|bf16|int[48]|bnb|[48]-?bit|unsloth|hf"
+    r"|dynamic|gguf|ggml|mlx|onnx|openvino|coreml|exl[23]|llamafile|i?q\d(?:_\w+)*|ud|i\d"
+    r"|\d\.\d+bpw|\d{5}-of-\d{5}))+$"
+)
+FILLER = frozenset(
+    {
+        "hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v",
+        "0.1", "0.2", "0.3",
+    }
+)  # fmt: skip  # no difference in shape
+LIKE_A_WORD = 0.74  # of a misspelt word: "instrct" and "instruct" have 0.93, "lama", "llama" 0.89
+LIKE_A_NAME = 0.8  # of a whole name
+SHORTEST = 3  # letters of a word that may be misspelt
+
+
+# --------------------------------------------------------------------------- what it says
+
+
+def is_instruct(name: str) -> bool | None:
+    """Whether the name says that the model follows instructions (True), is a base model (False), or
+    neither.
+    """
+    tail = tail_of(name)
+    if INSTRUCT.search(tail):
+        return True
+    if BASE.search(tail):
+        return False
+    # Qwen3's plain names are the post-trained checkpoints; their base models carry "-Base".
+    return True if re.match(r"qwen3(?:\.\d)?-", tail, re.IGNORECASE) else None
+
+
+def stored_by_name(name: str) -> str | None:
+    """How a checkpoint is stored, if its name says that it is quantised."""
+    found = STORED.search(name.rsplit("/", 1)[-1])
+    if found is None:
+        return None
+    word = found[1].lower()
+    return NAMED_STORES.get(word, word)
+
+
+class NamedSize(NamedTuple):
+    """Parameters that a name states, and how they were read; None if it states none."""
+
+    params: int | None = None
+    active: int | None = None
+    note: str = ""
+
+
+def size_of(name: str, params_b: float | None) -> NamedSize:
+    """The size that was stated, else the one that the name says."""
+    active, mixture = re.search(ACTIVE, name), re.search(MIXTURE, name)
+    used = None  # parameters that one token passes through
+    if mixture is not None:
+        used = round(MIXTURE_ACTIVE * float(mixture[2]) * 1e9)
+    elif active is not None:
+        used = round(float(active[1]) * (1e6 if active[2].lower() == "m" else 1e9))
+    if params_b is not None:
+        held, note = round(params_b * 1e9), "size as stated"
+    elif mixture is not None:
+        held = round(MIXTURE_SHARE * int(mixture[1]) * float(mixture[2]) * 1e9)
+        note = f"'{mixture[0]}' taken as a mixture of {mixture[1]} experts sharing attention"
+    elif sizes := _sizes(name):
+        held, note = round(min(sizes)), "size taken from the name"
+        if len(sizes) > 1:
+            others = ", ".join(map(format_count, sorted(sizes)))
+            note = f"the name states several sizes ({others}): {format_count(held)} was taken"
+    else:
+        return NamedSize()
+    return NamedSize(held, used and min(used, held), note)
+
+
+def _sizes(name: str) -> set[float]:
+    """Every size in a name, in parameters."""
+    sizes = {
+        float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
+        for number, unit in re.findall(SIZE, name)
+    }
+    sizes |= {float(number) * 1e9 for number in re.findall(LISTED_SIZE, name)}
+    # "-3T" behind a size tells the tokens it was trained on.
+    return sizes or {float(number) * 1e12 for number in re.findall(TRILLIONS, name)}
+
+
+# --------------------------------------------------------------------------- which one it is
+
+
+def tail_of(name: str) -> str:
+    """The part of a name after the organisation."""
+    return name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def squashed(name: str) -> str:
+    """A name without its organisation, case and separators: one for all spellings."""
+    return re.sub(r"[^a-z0-9.]+", "", tail_of(name).lower())
+
+
+def without_storage(name: str) -> str:
+    """A name without the endings that say how its weights are stored."""
+    return re.sub(STORAGE, "", name)
+
+
+def words_of(name: str) -> frozenset[str]:
+    """The words of a name that tell one shape from another."""
+    text = re.sub(r"(\d)_(\d)", r"\1.\2", without_storage(tail_of(name)).lower())
+    text = re.sub(r"([a-z])(\d)", r"\1 \2", re.sub(r"[^a-z0-9.]+", " ", text))
+    return frozenset(
+        word for word in re.sub(r"(?<=\d) (?=b\b)", "", text).split() if word not in FILLER
+    )
+
+
+def states_size(words: Iterable[str]) -> frozenset[str]:
+    """The sizes among the words of a name: "8b", "350m"."""
+    return frozenset(word for word in words if re.fullmatch(r"\d+(?:\.\d+)?[bmt]", word))
+
+
+@cache
+def _catalogue_words() -> dict[str, frozenset[str]]:
+    """Hub id -> words, of every model in the catalogue."""
+    return {hub_id: words_of(hub_id) for hub_id in catalogue_ids()}
+
+
+def same_words(name: str) -> list[str]:
+    """The catalogue models that the words of a description single out."""
+    words = words_of(name)
+    if len(words) < 2 and not states_size(words):
+        return []
+    return [hub_id for hub_id, known in _catalogue_words().items() if known == words]
+
+
+def beginning_with(name: str) -> list[str]:
+    """The catalogue models that have every word of a name and more of them: a family named without
+    its size ("Llama 4 Scout") or without its date ("Ministral 3 8B").
+    """
+    words = words_of(name)
+    return [hub_id for hub_id, known in _catalogue_words().items() if words and words < known]
+
+
+def derived_from(name: str) -> list[str]:
+    """The catalogue models whose words the name has and adds to: what a fine-tuned copy is called.
+    Both state the same size, or neither states any.
+    """
+    words = words_of(name)
+    sizes = states_size(words)
+    found = {
+        hub_id: len(known)
+        for hub_id, known in _catalogue_words().items()
+        if known < words and states_size(known) == sizes and len(known) > 1
+    }
+    most = max(found.values(), default=0)
+    return [hub_id for hub_id, count in found.items() if count == most]
+
+
+def nearest(name: str, others: Sequence[str] = ()) -> str | None:
+    """The known name of the same size that a misspelt one is most like; None if none is like it.
+
+    Args:
+        name: As it was written.
+        others: Known names beside the catalogue's: what is in the hub's cache.
+    """
+    sizes = states_size(words_of(name))
+    known_names = {
+        squashed(known): known
+        for known in (*reversed(catalogue_ids()), *others)
+        if not sizes or states_size(words_of(known)) == sizes
+    }
+    found = get_close_matches(squashed(without_storage(name)), known_names, 1, LIKE_A_NAME)
+    return known_names[found[0]] if found else None
+
+
+def put_right(word: str, known: Collection[str]) -> str:
+    """The known word that a misspelt one is most like; the word itself if none is like it."""
+    if word in known or not word.isalpha() or len(word) < SHORTEST:
+        return word
+    words = sorted(other for other in known if other.isalpha() and len(other) >= SHORTEST)
+    return next(iter(get_close_matches(word, words, 1, LIKE_A_WORD)), word)

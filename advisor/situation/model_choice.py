@@ -14,14 +14,15 @@ from advisor.ground.errors import InputError
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.model_files.hub_cache import cached_models, has_weights, is_offline
-from advisor.situation.catalogue import catalogue_ids, suggested_models
-from advisor.situation.model_names import (
+from advisor.situation.catalogue import (
+    catalogue_ids,
     is_instruct,
     put_right,
     size_of,
     squashed,
     states_size,
     stored_by_name,
+    suggested_models,
     tail_of,
     words_of,
 )

@@ -26,19 +26,17 @@ from advisor.model_files.config import NAMES, read
 from advisor.model_files.folder import PLAIN, DamagedFile, read_header
 from advisor.model_files.hub_cache import cached_config, cached_models, download_config, is_offline
 from advisor.situation.catalogue import (
+    beginning_with,
     catalogue_entry,
     catalogue_ids,
-    organisation_models,
-    typical_sizes,
-)
-from advisor.situation.model_names import (
-    beginning_with,
     derived_from,
     nearest,
+    organisation_models,
     same_words,
     size_of,
     squashed,
     stored_by_name,
+    typical_sizes,
     without_storage,
     words_of,
 )

@@ -20,8 +20,13 @@ from advisor.ground.types import Hardware
 from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import ENCODER, kind_of_type
 from advisor.model_files.hub_cache import cached_config
-from advisor.situation.catalogue import catalogue_ids, organisation_models
-from advisor.situation.model_names import squashed, stored_by_name, without_storage
+from advisor.situation.catalogue import (
+    catalogue_ids,
+    organisation_models,
+    squashed,
+    stored_by_name,
+    without_storage,
+)
 from advisor.situation.types import OutOfScope
 
 HARDWARE = "unsupported_hardware"  # the kind of what rules/hardware/not-supported.yaml lists

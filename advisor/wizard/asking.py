@@ -167,7 +167,7 @@ def _ask_which(name: str, meant: NameLookup, ui: Ui, *, suggests: bool) -> Any:
 
 def _ask_size(question: Question, ui: Ui, name: str) -> float | None:
     """Billions of parameters of an unknown model; None if its name says so, or nobody does."""
-    from advisor.situation.model_names import size_of
+    from advisor.situation.catalogue import size_of
 
     if size_of(name, None).params is not None:
         return None

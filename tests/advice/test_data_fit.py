@@ -121,8 +121,7 @@ def test_a_stated_mapping_or_force_takes_the_data_as_they_are(tmp_path):
 
 def test_force_is_a_word_too(tmp_path):
     """--force makes the plan that was refused."""
-    from advisor.commands.choice import choose_candidate
-    from advisor.commands.session import Stated, advise_on, resolve_plan
+    from advisor.commands.session import Stated, advise_on, choose_candidate, resolve_plan
 
     answers = Answers.from_dict(
         {

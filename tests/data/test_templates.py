@@ -15,7 +15,7 @@ from advisor.data.templates.tokenizer import ModelTokenizer
 from advisor.ground.types import Answer, Answers
 from advisor.situation.build import situation_of
 from advisor.situation.catalogue import suggested_models
-from advisor.situation.chat_templates import NEEDS, families, family_of, lacks
+from advisor.situation.suggestions import NEEDS, family_of, lacks, template_families
 from tests.advice.situations import UNKNOWN_MACHINE
 
 PARCEL = {"type": "object", "properties": {"id": {"type": "string", "description": "Its number"}}}
@@ -166,7 +166,7 @@ def test_families_are_looked_up_by_the_last_part_of_a_name():
 
 @pytest.mark.skipif(find_spec("trl") is None, reason="the copies come with trl")
 @pytest.mark.parametrize(
-    "family", [one for one in families() if one.copy], ids=lambda one: one.copy
+    "family", [one for one in template_families() if one.copy], ids=lambda one: one.copy
 )
 def test_what_is_said_of_a_family_is_measured(family):
     """Each family's entry is what its template does, by the copy that trl has of it."""
