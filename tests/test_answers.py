@@ -157,10 +157,10 @@ def test_a_fact_in_the_wrong_place_is_told_its_own(line, hint):
     ("rows", "hint"),
     [
         ("'500'", "remove the quotes"),
-        ("5k", "write 5000, without quotes"),
-        ("'1,500'", "write 1500, without quotes"),
-        ("~2M", "write 2000000, without quotes"),
-        ("1000-5000", "write one number, without quotes"),
+        ("5k", "write one number in digits, without quotes"),
+        ("'1,500'", "write one number in digits, without quotes"),
+        ("~2M", "write one number in digits, without quotes"),
+        ("1000-5000", "write one number in digits, without quotes"),
         ("thousands", ""),
     ],
 )

@@ -51,17 +51,8 @@ _INT = re.compile(r"[-+]?[0-9]+$")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _NOT_FINITE = (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf")
-_BRACKETS = re.compile(r"[\[\]{}]")
-_MARKS = re.compile(rf"([-?:][ \t]+){{{MAX_DEPTH}}}")  # "- - - - ..." and "? ? ? ...", each a level
 _BOOLISH = {"yes", "no", "on", "off", "y", "n"}
-_TAG = "tag:yaml.org,2002:"
-# What the parser resolves by itself.
-_PLAIN_TAGS = {
-    f"{_TAG}{name}"
-    for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value")
-}
-
-Marks = Mapping[Path_, tuple[int, int]]  # path -> (line, column), both from 1
+Marks = dict[Path_, tuple[int, int]]  # path -> (line, column), both from 1
 
 
 class Positions(NamedTuple):
@@ -128,16 +119,6 @@ def read_yaml(path: Path | str, *, name: str | None = None) -> Document:
 
 def parse_yaml(raw: bytes | str, *, name: str) -> Document:
     """The text as a Document; `name` is the file in messages ('<stdin>' for standard input)."""
-    node = _compose(raw, name)
-    walk = _NodeReader(name)
-    data = walk.value(node, ()) if node is not None else None
-    if walk.faults:
-        raise InputError(faults=walk.faults)
-    return Document(name, data, lambda: walk.positions)
-
-
-def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
-    """The text as PyYAML's nodes; None if empty. Raises InputError if it is unsafe to read."""
     text = raw if isinstance(raw, str) else decode_utf8(raw, name)
     not_by_hand = "this does not look like a hand-written file"
     if len(raw) > MAX_BYTES:
@@ -145,14 +126,12 @@ def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
     # Each value is followed by a comma, a colon or the end of a line.
     if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
         raise InputError(f"more than {MAX_VALUES:,} values", where=name, hint=not_by_hand)
-    _refuse_depth(text, name)
     import yaml
 
     try:
-        node: yaml.Node | None = yaml.compose(
-            text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
-        return node
+        events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        reader = _EventReader(name, events)
+        data = reader.document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -162,6 +141,9 @@ def _compose(raw: bytes | str, name: str) -> yaml.Node | None:
         line = text.count("\n", 0, position) + 1
         at = f"{name}:{line}" if position >= 0 else name
         raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
+    if reader.faults:
+        raise InputError(faults=reader.faults)
+    return Document(name, data, lambda: reader.positions)
 
 
 def decode_utf8(raw: bytes, name: str) -> str:
@@ -177,85 +159,87 @@ def decode_utf8(raw: bytes, name: str) -> str:
     return text
 
 
-def _refuse_depth(text: str, name: str) -> None:
-    """Refuse depth before the parser recurses, by brackets, indentation and marks in a row."""
-    depth = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        for bracket in _BRACKETS.findall(line):
-            depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
-            if depth > 10 * MAX_DEPTH:
-                break
-        indent = len(line) - len(line.lstrip(" "))
-        if depth > 10 * MAX_DEPTH or indent > 40 * MAX_DEPTH or _MARKS.search(line):
-            raise InputError(f"nested deeper than {MAX_DEPTH} levels", where=f"{name}:{number}")
+class _EventReader:
+    """One pass from YAML's events to plain data, collecting positions and faults.
 
+    Nothing is built before its depth is known: the parser itself does not recurse.
+    """
 
-class _NodeReader:
-    """One pass from YAML nodes to plain data, collecting positions and faults."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, events: Iterator[Any]) -> None:
+        self.name, self.events = name, events
         self.faults: list[Fault] = []
-        self.key_marks: dict[Path_, tuple[int, int]] = {}
-        self.value_marks: dict[Path_, tuple[int, int]] = {}
-        self.positions = Positions(self.key_marks, self.value_marks)
-        self.seen: set[int] = set()
-        self.aliased: set[int] = set()
+        self.positions = Positions({}, {})
 
-    def fault(self, node: yaml.Node, what: str, hint: str = "") -> None:
-        line, column = _place(node)
+    def fault(self, event: yaml.Event, what: str, hint: str = "") -> None:
+        line, column = _place(event)
         self.faults.append(Fault(where=f"{self.name}:{line}:{column}", what=what, hint=hint))
 
-    def value(self, node: Any, path: Path_) -> Any:
-        self.value_marks[path] = _place(node)
-        if id(node) in self.seen:  # an alias is the very node of its anchor, position included
-            if id(node) not in self.aliased:
-                what = "used again by an alias: aliases (*name) are not allowed here"
-                self.fault(node, what, "write the value out")
-            self.aliased.add(id(node))
-            return None
-        self.seen.add(id(node))
-        if len(path) > MAX_DEPTH:
-            self.fault(node, f"nested deeper than {MAX_DEPTH} levels")
-            return None
-        if node.tag not in _PLAIN_TAGS:
-            hint = "plain text, numbers, lists and maps only"
-            self.fault(node, f"tags such as {node.tag} are not allowed", hint)
-            return None
-        if isinstance(node.value, str):
-            return self.scalar(node)
-        if node.id == "sequence":
-            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self.mapping(node, path)
+    def document(self) -> Any:
+        data = None
+        for number, event in enumerate(self.events):
+            if number == 2:  # the start of the stream, of the document, its value, its end
+                data = self.value(event, ())
+            elif number == 4 and type(event).__name__ == "DocumentStartEvent":
+                self.fault(
+                    event, "not valid YAML: a second document begins here", "keep one in a file"
+                )
+                break
+        return data
 
-    def mapping(self, node: Any, path: Path_) -> dict[str, Any]:
+    def value(self, event: Any, path: Path_) -> Any:
+        kind = type(event).__name__
+        self.positions.values[path] = _place(event)
+        if kind == "AliasEvent":
+            self.fault(event, "aliases (*name) are not allowed here", "write the value out")
+            return None
+        if event.tag is not None:
+            hint = "plain text, numbers, lists and maps only"
+            self.fault(event, f"tags such as {event.tag} are not allowed", hint)
+        if kind == "ScalarEvent":
+            return self.scalar(event)
+        if len(path) >= MAX_DEPTH:
+            self.fault(event, f"nested deeper than {MAX_DEPTH} levels")
+            raise InputError(faults=self.faults)
+        if kind == "SequenceStartEvent":
+            return [self.value(item, (*path, index)) for index, item in enumerate(self.parts())]
+        return self.mapping(path)
+
+    def parts(self) -> Iterator[Any]:
+        """The events at which the parts of a list or a map begin."""
+        for event in self.events:
+            if type(event).__name__ in ("SequenceEndEvent", "MappingEndEvent"):
+                return
+            yield event
+
+    def mapping(self, path: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            if isinstance(key, list):  # a list or a map
-                self.fault(key_node, "a key must be plain text")
+        for key_event in self.parts():
+            key = getattr(key_event, "value", None)
+            if key is None:  # a list, a map or an alias
+                self.fault(key_event, "a key must be plain text")
+                self.value(key_event, (*path, "?"))
+                self.value(next(self.events), (*path, "?"))
                 continue
-            if id(key_node) in self.seen:
-                self.fault(key_node, "aliases (*name) are not allowed here", "write the key out")
-                continue
-            self.seen.add(id(key_node))
-            if key_node.tag not in (*_PLAIN_TAGS, f"{_TAG}merge"):
-                what = f"tags such as {key_node.tag} are not allowed"
-                self.fault(key_node, what, "plain text as a key")
+            place = (*path, key)
+            if key_event.tag is not None:
+                what = f"tags such as {key_event.tag} are not allowed"
+                self.fault(key_event, what, "plain text as a key")
             elif key == "<<":
-                self.fault(key_node, "merge keys (<<) are not allowed", "write the values out")
+                self.fault(key_event, "merge keys (<<) are not allowed", "write the values out")
             elif key in result:
-                first = self.key_marks[(*path, key)][0]
+                first = self.positions.keys[place][0]
                 what = f"'{key}' is given twice (first on line {first})"
-                self.fault(key_node, what, "keep one of them")
+                self.fault(key_event, what, "keep one of them")
             else:
-                self.key_marks[(*path, key)] = _place(key_node)
-                result[key] = self.value(value_node, (*path, key))
+                self.positions.keys[place] = _place(key_event)
+            result[key] = self.value(next(self.events), place)
         return result
 
-    def scalar(self, node: Any) -> Any:
-        text: str = node.value
-        if node.style:  # quoted or block: always text (the C loader says "" for plain, Python None)
+    def scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if (
+            event.style
+        ):  # quoted or block: always text (the C loader says "" for plain, Python None)
             return text
         if text in _WORDS:
             return _WORDS[text]
@@ -276,12 +260,12 @@ class _NodeReader:
             what = f"'{text}' is not a usable number"
         if not what:
             return text
-        self.fault(node, what, hint)
+        self.fault(event, what, hint)
         return None
 
 
-def _place(node: yaml.Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
+def _place(event: Any) -> tuple[int, int]:
+    return event.start_mark.line + 1, event.start_mark.column + 1
 
 
 # --------------------------------------------------------------------------- shipped files

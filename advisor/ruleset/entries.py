@@ -91,18 +91,6 @@ RULE = Keys(
     },
     required=("id", "when", "because", "sources"),
 )
-# What an earlier version called facts and tables: errors name it, since files of others use it.
-RENAMED = {
-    "gate": "train_decision",
-    "knowledge": "knowledge_source",
-    "modules": "adapters_per",
-    "family": "architecture",
-    "start": "checkpoint_kind",
-    "capacity": "required_capacity",
-    "open_schemes": "candidate_schemes",
-    "bars": "allowed",
-    "effective_batch": "effective_batch_size",
-}
 PLAIN = (str, int, float, bool)
 ANY_TABLE = DecisionTable(
     id="", concludes="", inputs=(), about=""
@@ -137,11 +125,8 @@ class Reader:
         """Whether a name is one of a closed list; if not, a fault with the nearest one is added."""
         if isinstance(name, str) and name in names:
             return True
-        renamed = RENAMED.get(str(name), "rank" if kind == "table" and name == "scheme" else "")
         if isinstance(name, str):
-            fault = unknown_name(kind, name, list(names), at=spot.at(key=key))
-            hint = f"it is called '{renamed}' now"
-            self.add(replace(fault, hint=hint) if renamed in names else fault)
+            self.add(unknown_name(kind, name, list(names), at=spot.at(key=key)))
         else:
             what, allowed = f"a {kind} is a text, not {value_words(name)}", ", ".join(sorted(names))
             self.fault(spot, what, f"known: {allowed}", key=key)

@@ -148,15 +148,6 @@ def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapp
     facts = {**(base or {}), **{name: _fact(name, entry) for name, entry in entries.items()}}
     for fact_id, entry in entries.items():
         key: Path_ = ("facts", fact_id)
-        if fact_id in (base or {}):
-            what = f"fact '{fact_id}' exists already"
-            faults.append(
-                Fault(
-                    where=document.at(key, key=True),
-                    what=what,
-                    allowed="a file may add facts, never change one",
-                )
-            )
         if entry["type"] == "choice" and not {"values", "values_from"} & set(entry):
             faults.append(Fault(where=document.at(key, key=True), what="a choice needs `values`"))
         faults += _unknown_names(document, fact_id, entry, facts)

@@ -204,7 +204,7 @@ HUGE = {
     "deep flow": ("a: " + "[" * 900 + "]" * 900, "nested deeper"),
     "deep blocks": ("".join(f"{' ' * i}a:\n" for i in range(1000)), "nested deeper"),
     "deep marks": ("- " * 5000 + "a", "nested deeper"),
-    "deep keys": ("? " * 5000 + "a", "nested deeper"),
+    "deep keys": ("? " * 5000 + "a", "a key must be plain text"),
     "billion laughs": ("a: &a [x, x]\n" + "".join(f"{'abcdefgh'[i + 1]}: &{'abcdefgh'[i + 1]} [*{'abcdefgh'[i]}, *{'abcdefgh'[i]}]\n" for i in range(7)),
     "aliases"),
     "alias as a key": ("a: &x b\n*x : 1\n", "aliases"),

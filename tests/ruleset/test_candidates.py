@@ -15,7 +15,6 @@ from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import Document, Spot
 from advisor.methods import methods, schemes, update, updates
 from advisor.methods.model import SERVERS
-from advisor.ruleset.entries import RENAMED
 from advisor.ruleset.judge import CompiledTable, fires, judge
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
 from advisor.ruleset.model import Condition, Rule
@@ -368,46 +367,6 @@ def test_an_unknown_value_is_asked_for_like_any_other(tmp_path):
     for server in (None, "other", *SERVERS):
         rules = judge(found, "rank", {"serve_with": server}).forbidden.get("prefix", ())
         assert ("acme/r0" in [rule.id for rule in rules]) == (server not in SERVERS)
-
-
-# --------------------------------------------------------------------------- former names
-
-
-@pytest.mark.parametrize("old", [name for name in RENAMED if RENAMED[name] in RULES.facts])
-def test_a_former_name_of_a_fact_is_refused_with_the_new_one(tmp_path, old):
-    """A file of one's own from an earlier version is told what to write."""
-    with pytest.raises(InputError, match=rf"unknown fact '{old}'") as caught:
-        overlay(tmp_path, "rank", rule(f"{{{old}: x}}", "{scheme: lora}", "tier: low, "))
-    assert f"it is called '{RENAMED[old]}' now" in caught.value.text()
-    with pytest.raises(InputError, match=rf"it is called '{RENAMED[old]}' now"):
-        overlay(
-            tmp_path,
-            "rank",
-            rule("{}", "{scheme: lora}", "tier: low, "),
-            more=f"inputs: {{readiness: [{old}]}}\n",
-        )
-
-
-TABLES = {"scheme": "rank", **{old: new for old, new in RENAMED.items() if new in RULES.tables}}
-
-
-@pytest.mark.parametrize("old", TABLES)
-def test_a_former_name_of_a_table_is_refused_with_the_new_one(tmp_path, old):
-    """The same for the tables that rules are added to."""
-    with pytest.raises(InputError, match=rf"unknown table '{old}'") as caught:
-        overlay(tmp_path, old, rule("{}", "{scheme: lora}", "tier: low, "))
-    assert f"it is called '{TABLES[old]}' now" in caught.value.text()
-
-
-def test_the_former_names_are_all_there():
-    """Each one leads to a fact, a table or a setting that there is."""
-    assert {"gate", "knowledge", "modules", "family", "start", "capacity", "open_schemes"} < set(
-        RENAMED
-    )
-    assert set(TABLES) >= {"scheme", "bars", "knowledge", "open_schemes"}
-    assert not set(RENAMED) & {*RULES.facts, *RULES.tables}
-    known = {*RULES.facts, *RULES.tables, "effective_batch_size"}
-    assert set(RENAMED.values()) <= known
 
 
 def test_a_former_setting_is_refused_with_the_new_one(tmp_path):

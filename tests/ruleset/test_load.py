@@ -94,7 +94,7 @@ def test_a_wrong_rule_is_located(tmp_path, change, said):
         ("- 1\n- 2\n", "a map with the keys"),
         ("", "a map with the keys"),
         (b"a: caf\xe9\n", "not UTF-8"),
-        ("a: " + "[" * 1000 + "]" * 1000, "nested deeper"),
+        ("a: " + "[" * 1000 + "]" * 1000, "nested deeper|nesting depth"),
         ("x" * 2_000_000, "larger than"),
         ("a: b: c\n", "not valid YAML"),
         ("a: \0\n", "NUL"),
