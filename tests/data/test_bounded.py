@@ -55,6 +55,17 @@ ENDLESS = {
     "rounding": "{{ 1.5|round(1000000000, 'floor') }}",
     "a large indent": "{{ {'a': [1] * 1000}|tojson(indent=10000000) }}",
     "many long texts": "{{ range(99999)|map('string')|map('center', 999999)|list|length }}",
+    "many texts": "{{ range(16000)|map('string')|map('center', 60000)|list|length }}",
+    "many padded numbers": "{{ (['%9999d'] * 16000)|map('format', 1)|list|length * 99 }}",
+    "many fields": "{{ ('{0:>999999}' * 9999).format(1)|length }}",
+    "many named fields": "{{ ('%(a)999999d' * 9999) % {'a': 1} }}",
+    "looking through a list": (
+        "{% set a = range(16000)|map('string')|list %}{{ range(16000)|select('in', a)|list }}"
+    ),
+    "a loop that looks through a list": (
+        "{% set a = range(16000)|map('string')|list %}"
+        "{% for i in range(16000) if i in a %}{% endfor %}"
+    ),
     "many slices": "{{ ['a']|slice(10000000000)|list|length }}",
     "endless output": (
         "{% for i in range(99999) %}{% for j in range(99) %}{{ 'a' * 999 }}{% endfor %}{% endfor %}"

@@ -21,15 +21,20 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from advisor.ground.errors import InputError
 
 MOST_SECONDS = 1.0  # of the thread's own computing, whatever else the machine does
+STEPS = 8  # between two looks at the clock
 MOST_CHARACTERS = 2**24  # of one text, and of a whole conversation
-MOST_MADE = 2**28  # of all long texts together that one rendering makes
+MOST_MADE = 2**28  # of all texts together that calls and filters of one rendering make
 MOST_VALUES = 2**18  # in a list with all that is in it
 MOST_BITS = 4096  # of a whole number
-LONG = 2**16  # characters of a text that counts among all that is made
 # Filters that only lay out, with expressions that are slow on long texts: there are none.
 NO_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
-AT_ONCE = ("count", "first", "last", "length")  # they do not look at the whole value
+# Filters and tests that do not look at the whole value.
+AT_ONCE = (
+    "boolean", "count", "defined", "first", "iterable", "last", "length", "mapping", "none",
+    "number", "sequence", "undefined",
+)  # fmt: skip
 FORMATS = ("format", "format_map", "strftime_now")  # calls whose text says how wide a value is
+FIELD = r"%(?:\([^)]*\))?[^a-zA-Z%]*|\{[^{}]*\}"  # of a format
 # Methods and filters that make a long text or list of short ones.
 GROWING = {
     "batch", "center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "round",
@@ -99,23 +104,29 @@ class BoundedCode(CodeGenerator):
             self.write(", ")
         self.write("))")
 
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        """The condition of a loop is no block, and may look through a long list for each item."""
+        self._called("step() or ", super().visit_Compare, node, frame)
+
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
         """A list in a list in a list needs few steps and no memory, and is compared for ever."""
-        self.write("environment.measured(")
-        super().visit_List(node, frame)
-        self.write(")")
+        self._called("measured", super().visit_List, node, frame)
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
         """Targets of an assignment are tuples, too."""
-        self.write("(" if node.ctx == "store" else "environment.measured(")
-        super().visit_Tuple(node, frame)
-        self.write(")")
+        if node.ctx == "store":
+            super().visit_Tuple(node, frame)
+        else:
+            self._called("measured", super().visit_Tuple, node, frame)
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
         """A map, as a list."""
-        self.write("environment.measured(")
-        super().visit_Dict(node, frame)
-        self.write(")")
+        self._called("measured", super().visit_Dict, node, frame)
+
+    def _called(self, before: str, visit: Callable[..., None], node: Any, frame: Frame) -> None:
+        self.write(f"(environment.{before}(")
+        visit(node, frame)
+        self.write("))")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -132,15 +143,16 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
 
     def _begin(self) -> None:
-        self.made = 0
+        self.made = self.steps = 0
         self.began = time.thread_time()
 
     def from_string(self, source: Any, *args: Any) -> Any:
         """The template; each rendering of it has the whole budget."""
         self._begin()  # filters of constants are computed here
-        for name, made in self.filters.items():
-            if not hasattr(made, "is_bounded"):
-                self.filters[name] = self._bounded(name, made)
+        for table in (self.filters, self.tests):
+            for name, made in table.items():
+                if not hasattr(made, "is_bounded"):
+                    table[name] = self._bounded(name, made)
         template = super().from_string(source, *args)
         write = template.root_render_func
 
@@ -159,8 +171,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return template
 
     def step(self) -> None:
-        """Look at the clock. Raises TemplateLimit if the time is used up."""
-        if time.thread_time() - self.began > MOST_SECONDS:
+        """Look at the clock, every few steps. Raises TemplateLimit if the time is used up."""
+        self.steps += 1
+        if self.steps % STEPS == 0 and time.thread_time() - self.began > MOST_SECONDS:
             stop("does not come to an end")
 
     def allow(self, characters: int) -> None:
@@ -176,7 +189,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def made_now(self, result: Any) -> Any:
         """What a call or a filter made, if all that was made together is not too large."""
-        if isinstance(self.measured(result), str) and len(result) > LONG:
+        if isinstance(self.measured(result), str):
             self.made += len(result)
             if self.made > MOST_MADE:
                 stop(f"makes texts of {self.made:,} characters")
@@ -231,15 +244,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 stop("makes a list without an end")
 
     def _allow_format(self, text: str, given: Any) -> None:
-        """Refuse `'%1000000000d' % 1`, `'{:>1000000000}'.format(1)` and `'%*d' % (10**9, 1)`."""
+        """Refuse `'%1000000000d' % 1`, `'{:>1000000000}'.format(1)` and `'%*d' % (10**9, 1)`, also
+        if many fields make that width.
+        """
         if re.search(r"%[-+# 0-9.]*\*|\{[^{}]*\{", text.replace("{{", "")):
             stop("writes a text of a width that it computes")
-        if re.search(r"\d{7}|%\d{3}", text):
-            stop("writes a number with millions of digits")
-        self.allow(len(text) + (text.count("%") + text.count("{")) * size_of(given))
+        fields = re.findall(FIELD, text)
+        widths = sum(int(digits[:9]) for field in fields for digits in re.findall(r"\d+", field))
+        self.allow(len(text) + widths + len(fields) * size_of(given))
 
     def _bounded(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that is measured before and after."""
+        """A filter or test that is measured before and after."""
         first = 1 if getattr(made, "jinja_pass_arg", None) is not None else 0
 
         @wraps(made)  # with the mark of Jinja's that says what the filter is handed first
