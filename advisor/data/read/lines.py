@@ -13,6 +13,7 @@ import io
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +102,8 @@ class Faults:
             raise InputError(faults=self.items)
 
 
+# What reading raises on a broken disk and on gzip data that are cut off or damaged.
+BREAKS_OFF = (OSError, EOFError, zlib.error)
 LARGE_BYTES = 16 << 20  # smaller files are read before anybody waits
 BUFFER_BYTES = 1 << 20
 
@@ -172,7 +175,7 @@ def read_text(file: DataFile, faults: Faults) -> Iterator[str]:
         while raw:
             try:
                 data = raw = stream.read1(PIECE_BYTES)  # type: ignore[attr-defined]
-            except (OSError, EOFError, zlib.error) as error:  # a broken disk, gzip data cut off
+            except BREAKS_OFF as error:
                 faults.add(file.shown, line, *_broken_off(file, line - 1, error))
                 return
             text = None
@@ -262,26 +265,17 @@ def _add_nul(file: DataFile, number: int, line: str, faults: Faults) -> None:
 
 def encoding_name(encoding: str) -> str:
     """What people call an encoding: Windows-1252, UTF-16, KOI8-R."""
-    if encoding.startswith(("utf-16", "utf-32")):
-        return encoding[:6].upper()
     if encoding.startswith("cp125"):
         return f"Windows-{encoding[2:]}"
     return encoding.upper().replace("_", "-")
 
 
-def encoding_of_start(head: bytes) -> str | None:
-    """The encoding that a byte order mark tells, or zeros beside every ASCII letter; else None."""
+def encoding_of_start(head: bytes) -> str:
+    """The encoding that a byte order mark tells; UTF-8 without one."""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    even, odd = head[0::2], head[1::2]
-    # Without a mark: ASCII text has a zero in every second place, and text of other scripts still
-    # at its spaces and line ends.
-    for zeros, letters, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-        if zeros and zeros.count(0) >= max(2, 0.3 * len(zeros)) and not letters.count(0):
-            return encoding
-    return None
+    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_wide else "utf-8"
 
 
 @lru_cache(maxsize=64)
@@ -290,7 +284,7 @@ def legacy_encoding(file: DataFile) -> str | None:
     them is UTF-8, or none or two encodings do.
     """
     sample = bytearray()
-    with open_bytes(file) as stream:
+    with open_bytes(file) as stream, suppress(*BREAKS_OFF):
         for line in stream:
             if line.isascii() or line.startswith(codecs.BOM_UTF8):
                 continue

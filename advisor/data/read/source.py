@@ -19,11 +19,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from advisor.data.read.lines import CONTAINERS, DataFile, cannot_open, encoding_of_start
 from advisor.ground.errors import InputError
-from advisor.ground.files import folder_name, text_of
+from advisor.ground.files import folder_name
 
 READABLE = (
     "readable: .json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of"
@@ -32,7 +31,6 @@ READABLE = (
 IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"}
 DOCUMENTS = {".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".html", ".htm"}
 TABLES = {".xlsx", ".xls", ".ods"}
-SAVE_AGAIN = "save the data set again with save_to_disk"
 IMAGES_HELP = "a model that reads and writes text learns nothing from images"
 # What is no data -> its endings, the first bytes of its files, and how to get rows from it.
 OTHER_FILES = {
@@ -69,6 +67,8 @@ BESIDE_DATA = (
     "readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos",
     "dataset_info",
 )  # fmt: skip
+# What `datasets` writes beside the rows of a folder that it saved.
+NO_ROWS = re.compile(r"cache-.*\.arrow|(state|dataset_info|dataset_dict)\.json")
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
 KINDS_OF_FILES = (
     (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -199,7 +199,7 @@ def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> D
         hint = "add one example a line, or name another file"
         raise InputError("the file is empty", where=shown, hint=hint)
     suffix = ending(where)
-    encoding = encoding_of_start(head) or "utf-8"
+    encoding = encoding_of_start(head)
     text = head.decode(encoding, errors="replace").lstrip("\ufeff \t\r\n")
     _refuse_other_files(head, text, suffix, shown)
     container = _container(suffix, text)
@@ -208,6 +208,9 @@ def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> D
     if container is None:
         what = f"unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}"
         raise InputError(what, READABLE, "rename it by what it holds, or export it", where=shown)
+    if container not in ("parquet", "arrow") and 4 * text.count("\0") > len(text):
+        what = "this is a binary file, or UTF-16 without a byte order mark"
+        raise InputError(what, READABLE, "save text as UTF-8", where=shown)
     return DataFile(
         path=where,
         shown=shown,
@@ -281,35 +284,33 @@ def _is_json(text: str) -> bool:
 
 
 def _folder(where: Path, shown: str) -> DataSource:
-    if (where / "dataset_dict.json").is_file() or (where / "state.json").is_file():
-        return _saved_dataset(where, shown)
-    files: list[DataFile] = []
+    files: dict[str, DataFile] = {}  # name below the folder -> file
     others: Counter[str] = Counter()  # ending of what is no data -> how many files
     unreadable: list[str] = []
     for path, status in _walk(where, shown, unreadable):
-        suffix, inner = ending(path), os.path.join(shown, path.relative_to(where))
+        name, suffix = path.relative_to(where).as_posix(), ending(path)
         if suffix not in CONTAINERS:
             others[suffix or "no ending"] += 1
         elif stat.S_ISREG(status.st_mode) and not status.st_size:
-            unreadable.append(f"{inner} (empty)")
-        else:
-            files.append(_look_at(path, inner, status))
-    notes = [_left_out(unreadable)] if unreadable else []
+            unreadable.append(f"{name} (empty)")
+        elif not NO_ROWS.fullmatch(path.name):
+            files[name] = _look_at(path, os.path.join(shown, name), status)
     if not files:
-        raise _no_data(others, shown)
-    notes += not_read(others)
-    texts = {file.path: file.path.name for file in files if file.container == "text"}
-    beside = {path for path in texts if path.name.lower().startswith(BESIDE_DATA)}
-    if len(texts) < len(files):  # a table, whose folder may hold a page about it
-        files = [file for file in files if file.path not in beside]
-        notes += [_left_out([path.name for path in beside])] if beside else []
-    kinds = {file.container.removesuffix("l"): file for file in files}
+        raise _no_data(others, unreadable, shown)
+    left = [*unreadable]
+    beside = {name for name in files if Path(name).name.lower().startswith(BESIDE_DATA)}
+    if any(file.container != "text" for name, file in files.items() if name not in beside):
+        left += [*beside]  # pages about a table
+        files = {name: file for name, file in files.items() if name not in beside}
+    kinds = {file.container.removesuffix("l"): name for name, file in sorted(files.items())}
     if len(kinds) > 1:
-        names = ", ".join(f"{one.container} ({one.path.name})" for _, one in sorted(kinds.items()))
+        names = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))
         hint = "name one file, or move what belongs together into a folder of its own"
         raise InputError(f"the folder mixes kinds of files: {names}", where=shown, hint=hint)
-    train = [file for file in files if "train" in file.path.name.lower()]
-    rest = [file.path.name for file in files if file not in train]
+    notes = [f"left out: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"] if left else []
+    notes += not_read(others)
+    train = {name: file for name, file in files.items() if "train" in name.lower()}
+    rest = [name for name in files if name not in train]
     if (
         train
         and rest
@@ -317,11 +318,7 @@ def _folder(where: Path, shown: str) -> DataSource:
     ):
         notes.append(f"left out, kept for evaluation: {', '.join(rest)}")
         files = train
-    return DataSource(shown=shown, files=tuple(files), notes=tuple(notes), root=where)
-
-
-def _left_out(names: Sequence[str]) -> str:
-    return f"left out: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+    return DataSource(shown=shown, files=tuple(files.values()), notes=tuple(notes), root=where)
 
 
 def not_read(others: Counter[str]) -> list[str]:
@@ -338,97 +335,41 @@ def not_read(others: Counter[str]) -> list[str]:
     return found
 
 
-def _no_data(others: Counter[str], shown: str) -> InputError:
+def _no_data(others: Counter[str], unreadable: Sequence[str], shown: str) -> InputError:
     """The error for a folder without a data file."""
-    counted = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    what = f"no data file in this folder ({f'found {counted}' if counted else 'it is empty'})"
+    counted = [f"{count} {suffix}" for suffix, count in others.most_common(5)]
+    found = ", ".join([*counted, *unreadable[:5]])
+    what = f"no data file in this folder ({f'found {found}' if found else 'it is empty'})"
     hints = (hint for suffixes, _, hint in OTHER_FILES.values() if suffixes & {*others})
-    return InputError(
-        what, READABLE, next(hints, "name the file that holds the examples"), where=shown
-    )
+    hint = next(hints, "name the file that holds the examples")
+    return InputError(what, READABLE, hint, where=shown)
 
 
 def _walk(where: Path, shown: str, unreadable: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file below a folder with its status, sorted; hidden ones left out, linked folders
-    entered once (links may loop).
+    """Every file below a folder with its status, sorted; hidden ones and linked folders left
+    out.
     """
-    seen: set[tuple[int, int]] = set()
-    pending, count = [where], 0
-    while pending:
-        folder = pending.pop()
-        below: list[Path] = []
-        try:
-            status = folder.stat()
-            entries = sorted(folder.iterdir())
-        except OSError as error:
-            if folder == where:
-                what = f"the folder cannot be read ({error.strerror})"
-                raise InputError(what, where=str(where)) from None
-            unreadable.append(f"{folder} ({error.strerror})")
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        count += len(entries)
+
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename} ({error.strerror})")
+
+    count = 0
+    for folder, below, names in os.walk(where, onerror=note):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        linked = [name for name in below if os.path.islink(os.path.join(folder, name))]
+        unreadable += [f"{os.path.join(folder, name)} (a link to a folder)" for name in linked]
+        count += len(below) + len(names)
         if count > MOST_FILES:  # of a whole disk, named by mistake
             what = f"the folder holds more than {MOST_FILES:,} files"
             hint = "name the folder of the data alone; put many small files into one"
             raise InputError(what, where=shown, hint=hint)
-        for path in entries:
-            if path.name.startswith("."):
-                continue
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
             try:
                 status = path.stat()
             except OSError as error:  # a link to itself or to nothing
-                unreadable.append(f"{path} ({error.strerror})")
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                below.append(path)
+                note(error)
             else:
                 yield path, status
-        pending.extend(reversed(below))
-
-
-def _saved_dataset(where: Path, shown: str) -> DataSource:
-    """The Arrow files of a folder written by `Dataset.save_to_disk`; of several splits the one
-    called train.
-    """
-    folder, inside = where, Path(shown)
-    notes: tuple[str, ...] = ()
-    if (where / "dataset_dict.json").is_file():
-        splits = _json(where / "dataset_dict.json", inside).get("splits")
-        names = [name for name in splits if isinstance(name, str)] if splits else []
-        split = "train" if "train" in names or len(names) != 1 else names[0]
-        left = [name for name in names if name != split]
-        if split not in names:
-            what = f"the data set has no split called train (it has: {', '.join(names) or 'none'})"
-            hint = f"name one of them: {inside / names[0]}" if names else SAVE_AGAIN
-            raise InputError(what, where=shown, hint=hint)
-        notes = (f"read: the split {split}; left out: {', '.join(left)}",) if left else ()
-        folder, inside = where / split, inside / split
-    entries = _json(folder / "state.json", inside).get("_data_files")
-    named = [
-        Path(str(entry["filename"])).name
-        for entry in (entries if isinstance(entries, list) else ())
-        if isinstance(entry, dict) and "filename" in entry
-    ]
-    missing = [name for name in named if not (folder / name).is_file()]
-    if missing or not named:
-        what = f"the data set's files are missing: {', '.join(missing) or 'state.json names none'}"
-        raise InputError(what, where=str(inside), hint=SAVE_AGAIN)
-    files = tuple(_look_at(folder / name, str(inside / name)) for name in named)
-    return DataSource(shown=shown, files=files, notes=notes, root=folder)
-
-
-def _json(path: Path, shown: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text_of(path))
-    except (OSError, ValueError, RecursionError) as error:
-        what = f"{path.name} cannot be read ({error})"
-        raise InputError(what, where=str(shown), hint=SAVE_AGAIN) from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path.name} is not an object", where=str(shown), hint=SAVE_AGAIN)
-    return value
 
 
 def team_files(folder: str | os.PathLike[str]) -> dict[str, str]:
