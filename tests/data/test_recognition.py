@@ -318,19 +318,16 @@ def test_a_sample_decides_not_the_first_row(tmp_path):
     assert skipped.total == 1
 
 
-def test_a_second_format_far_down_is_counted(tmp_path):
-    """Behind the sample its rows are told as what they lack."""
-    rows = [{"question": f"Q{at}", "answer": "A" * 50} for at in range(400)]
-    path = jsonl(tmp_path, rows + [{"messages": [USER, BOT]}] * 400)
-    with pytest.raises(InputError, match="no answer to learn from: 400 rows of 800"):
+@pytest.mark.parametrize("count", [2, 400])
+def test_rows_of_a_second_format_are_counted(tmp_path, count):
+    """They are told as what they lack, whether or not the sample holds them."""
+    rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
+    path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
+    with pytest.raises(InputError, match=f"nothing in it: {count} rows of {2 * count}"):
         profile(path)
 
 
 REFUSED: dict[str, tuple[list[Any], list[str]]] = {
-    "two formats, both counted": (
-        [{"messages": [USER, BOT]}] * 3 + [{"instruction": "Add.", "output": "3"}] * 2,
-        ["3 messages, 2 alpaca", "--map"],
-    ),
     "two possible answers": (
         [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}],
         ["--map question=question answer=answer", "--map question=prompt answer=completion"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -27,8 +26,6 @@ from advisor.ground.errors import Fault, InputError
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
 SHOWN_FROM = 20  # rows, of which a person is shown one
-# different sets of filled columns in one sample: more are optional columns, no formats
-MAX_GROUPS = 50
 TEXT_STYLES = {
     "marks": "documents are parted by lines such as <|endoftext|>",
     "blank lines": "documents are parted by blank lines (every block is one long line)",
@@ -205,58 +202,11 @@ def _decide(
 ) -> tuple[ColumnReading, tuple[ColumnReading, ...]]:
     """The reading of the rows, and the others that were possible."""
     _refuse_single_turns(rows, shown)
-    columns_read = _refuse_mixture(_by_filled_columns(rows, columns), shown)
-    main = {name: columns[name] for name in columns if name in columns_read} or columns
-    ways = ways_to_read(main) or _by_words_or_shape(rows, main, shown)
+    ways = ways_to_read(columns) or _by_words_or_shape(rows, columns, shown)
     strong = [way for way in ways if way.certain] or ways
     if len(strong) > 1:
         raise several_ways(shown, columns, rows[0], strong)
     return strong[0], tuple(way for way in ways if way is not strong[0])
-
-
-Groups = dict[tuple[str, str], list[tuple[int, tuple[str, ...]]]]
-
-
-def _by_filled_columns(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> Groups:
-    """(kind, format) -> how many rows have which columns, of rows that are clear by themselves."""
-    groups: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(str(name) for name, cell in row.items() if cell is not None)].append(row)
-    found: Groups = {}
-    for keys, members in groups.items() if len(groups) <= MAX_GROUPS else ():
-        own = columns if len(groups) == 1 else summarise(members)
-        # Few-valued columns can only be judged on all rows that have them.
-        like = {key: columns[key].shape == own[key].shape for key in keys}
-        ways = ways_to_read({key: columns[key] if like[key] else own[key] for key in keys})
-        if len(ways) == 1:
-            found.setdefault((ways[0].kind, ways[0].format), []).append((len(members), keys))
-    return found
-
-
-def _refuse_mixture(groups: Groups, shown: str) -> set[str]:
-    """The columns of the format that most rows have. Raises InputError if rows of two formats
-    stand in one file; rows that merely lack a column of the main format are no second format.
-    """
-    if not groups:
-        return set()
-    counts = {key: sum(count for count, _ in own) for key, own in groups.items()}
-    best = max(counts, key=lambda key: counts[key])
-    known = {name for _, names in groups[best] for name in names}
-    strangers = [
-        key
-        for key, own in groups.items()
-        if key != best and any(not set(names) <= known for _, names in own)
-    ]
-    if not strangers:
-        return known
-    counted = ", ".join(f"{counts[key]} {key[1]}" for key in [best, *strangers])
-    raise InputError(
-        f"rows of different formats stand in one file (in the sample: {counted} rows)",
-        "one file holds one format",
-        "split it by format, or name the wanted columns with --map (rows without them are then"
-        " counted and left out)",
-        where=shown,
-    )
 
 
 def _by_words_or_shape(

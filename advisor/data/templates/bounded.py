@@ -253,7 +253,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         widths = sum(int(digits[:9]) for field in fields for digits in re.findall(r"\d+", field))
         self.allow(len(text) + widths + len(fields) * size_of(given))
 
-    def _bounded(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+    def _bounded(self, name: str, made: Any) -> Callable[..., Any]:
         """A filter or test that is measured before and after."""
         first = 1 if getattr(made, "jinja_pass_arg", None) is not None else 0
 
