@@ -18,11 +18,16 @@ TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MOST_EXCHANGE_KEYS = 6  # of an object with a text of each side; larger ones are other things
 WEIGHTS = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, False: 0.0, True: 1.0, None: 1.0}
 # Reasons why a row cannot be used; the texts are in examples.py.
+NO_ANSWER = "row-without-answer"
 BROKEN = "broken-conversation"
 UNKNOWN_ROLE = "unknown-role"
 NOT_TEXT = "content-not-text"
 NO_CALLS = "no-function-calls"
 BAD_WEIGHT = "weight-is-no-number"
+
+
+class Unusable(Exception):
+    """A row that cannot be used, by its reason."""
 
 
 @cache
@@ -120,32 +125,32 @@ def _is_exchange(item: Any) -> bool:
     return {"user", "assistant"} <= {role_of_speaker(name) for name in item}
 
 
-def read_turn(turn: Any) -> Message | str:
-    """One turn as a message, or the reason why not."""
+def read_turn(turn: Any) -> Message:
+    """One turn as a message. Raises Unusable."""
     if isinstance(turn, dict) and len(turn) == 2:  # nearly every turn there is
         plain, text = turn.get("role"), turn.get("content")
         if isinstance(plain, str) and isinstance(text, str) and plain in CHAT_ROLES:
             return Message(plain, text)
     keys = turn_keys(turn)
     if keys is None:
-        return BROKEN
+        raise Unusable(BROKEN)
     role_key, content_key = keys
     name = turn[role_key]
     role = role_of_speaker(name)
     if role is None:
-        return UNKNOWN_ROLE
+        raise Unusable(UNKNOWN_ROLE)
     content = turn.get(content_key)
     if content is None:  # an assistant that only calls a tool, or refuses
         refusal = turn.get("refusal")
         content = refusal if isinstance(refusal, str) else ""
     content = text_of(content)
     if content is None:
-        return NOT_TEXT
+        raise Unusable(NOT_TEXT)
     weight = turn.get("weight", 1.0)
     if weight is None or isinstance(weight, bool | str):  # CSV cells and some exports
         weight = WEIGHTS.get(weight.strip() if isinstance(weight, str) else weight, -1.0)
     if not isinstance(weight, (int, float)) or not 0 <= weight < 1e300:
-        return BAD_WEIGHT
+        raise Unusable(BAD_WEIGHT)
     # Parquet fills what a turn does not have with None.
     extra = {
         key: cell
@@ -153,7 +158,7 @@ def read_turn(turn: Any) -> Message | str:
         if cell is not None and key not in (role_key, content_key, "weight", "refusal")
     }
     if not (_are_calls(extra.get("tool_calls")) and _is_call(extra.get("function_call"))):
-        return NO_CALLS
+        raise Unusable(NO_CALLS)
     if name in CALL_TURNS:
         calls = tool_calls(content)
         return Message(role, "", 1.0, {"tool_calls": calls}) if calls else Message(role, content)
@@ -192,18 +197,12 @@ def tool_calls(value: Any) -> list[dict[str, Any]]:
     ]
 
 
-def read_messages(value: Any) -> tuple[Message, ...] | str:
-    """A cell's turns as messages, or the reason why not."""
+def read_messages(value: Any) -> tuple[Message, ...]:
+    """A cell's turns as messages. Raises Unusable."""
     turns = as_turns(value)
     if turns is None:
-        return BROKEN
-    messages: list[Message] = []
-    for turn in turns:
-        message = read_turn(turn)
-        if isinstance(message, str):
-            return message
-        messages.append(message)
-    return tuple(messages)
+        raise Unusable(BROKEN)
+    return tuple(map(read_turn, turns))
 
 
 def read_transcript(text: Any) -> tuple[Message, ...] | None:
@@ -227,14 +226,13 @@ def read_transcript(text: Any) -> tuple[Message, ...] | None:
     return None
 
 
-def has_trainable_answer(messages: tuple[Message, ...]) -> bool:
-    """Whether some assistant turn can be trained on."""
-    return any(
-        message.role == "assistant"
-        and message.weight
-        and (message.content.strip() or message.extra)
-        for message in messages
-    )
+def trainable(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages, if some turn of the assistant can be trained on. Raises Unusable."""
+    for message in messages:
+        said = message.content.strip() or message.extra
+        if message.role == "assistant" and message.weight and said:
+            return messages
+    raise Unusable(NO_ANSWER)
 
 
 def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:

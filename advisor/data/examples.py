@@ -14,16 +14,18 @@ from typing import Any
 from advisor.data.conversation import (
     BAD_WEIGHT,
     BROKEN,
+    NO_ANSWER,
     NO_CALLS,
     NOT_TEXT,
     UNKNOWN_ROLE,
+    Unusable,
     as_turns,
-    has_trainable_answer,
     parsed,
     read_messages,
     read_transcript,
     shared_prefix_length,
     tool_calls,
+    trainable,
 )
 from advisor.data.example import Example, Message
 from advisor.data.formats import formats
@@ -38,7 +40,6 @@ from advisor.ground.errors import Fault, InputError
 MAX_UNUSABLE_SHARE = 0.05
 SHOWN_ROWS = 20
 
-NO_ANSWER = "row-without-answer"
 NO_QUESTION = "row-without-question"
 EMPTY = "empty-row"
 NOT_A_ROW = "row-is-no-object"
@@ -67,6 +68,7 @@ REASONS = {
 }
 TRAILING_TURNS = "ends with turns that nobody answers; they are left out"
 
+EMPTY_CELLS: tuple[Any, ...] = (None, [], {})
 Cells = Mapping[str, Any]
 Messages = tuple[Message, ...]
 
@@ -118,12 +120,14 @@ class SkippedRows:
         """Count a row that is left out."""
         self.tallies.setdefault(reason, Tally()).add(row)
 
+    def said(self) -> Iterator[tuple[str, Tally, str]]:
+        """(reason, rows, '3 of 60 rows: no answer to learn from')."""
+        for reason, tally in self.tallies.items():
+            yield reason, tally, f"{tally.count:,} of {self.seen:,} rows: {REASONS[reason]}"
+
     def lines(self) -> list[str]:
-        """One sentence a reason: '3 rows left out: no answer to learn from (rows 4, 9, 17)'."""
-        lines = [
-            f"{tally.in_words} left out: {REASONS[reason]} ({tally.rows_in_words})"
-            for reason, tally in self.tallies.items()
-        ]
+        """One sentence a reason: '3 of 60 rows: no answer to learn from; left out (rows 4, 9)'."""
+        lines = [f"{text}; left out ({tally.rows_in_words})" for _, tally, text in self.said()]
         one = self.shortened
         if one.count:
             lines.append(f"{one.in_words} changed: {TRAILING_TURNS} ({one.rows_in_words})")
@@ -136,14 +140,9 @@ class SkippedRows:
 
     def refusal(self, path: str) -> InputError:
         """The error for a file with more unusable rows than may be left out."""
-        reasons = sorted(self.tallies.items(), key=lambda item: -item[1].count)
         faults = [
-            Fault(
-                where=path,
-                what=f"{REASONS[reason]}: {tally.in_words} of {self.seen:,}"
-                f" ({tally.rows_in_words})",
-            )
-            for reason, tally in reasons
+            Fault(where=path, what=f"{text} ({tally.rows_in_words})")
+            for _, tally, text in sorted(self.said(), key=lambda one: -one[1].count)
         ]
         share = 100 * self.total / max(1, self.seen)
         none = self.total == self.seen
@@ -180,13 +179,12 @@ def read_examples(
     inner = [column for column in data.mapping.values() if column not in data.columns]
     for number, row in read_rows(data.source, faults=faults):
         counted.seen += 1
-        if isinstance(row, dict):
+        try:
+            if not isinstance(row, dict):
+                raise Unusable(EMPTY if row in (None, []) else NOT_A_ROW)
             example = build(number, with_paths(row, inner) if inner else row)
-        else:
-            example = EMPTY if row in (None, []) else NOT_A_ROW
-        if isinstance(example, str):
-            reason = EMPTY if example != NOT_A_ROW and is_empty(row) else example
-            counted.add(reason, number)
+        except Unusable as error:
+            counted.add(EMPTY if is_empty(row) else str(error), number)
             continue
         if data.kind == "paired" and example.messages[-1].role != "assistant":
             roles = [message.role for message in example.messages]
@@ -200,19 +198,15 @@ def read_examples(
 
 def is_empty(row: Any) -> bool:
     """True for a row in which every cell is empty."""
-    if not isinstance(row, dict):
-        return row is None or row == []
-    return all(
-        cell is None or cell == [] or cell == {} or (isinstance(cell, str) and not cell.strip())
-        for cell in row.values()
-    )
+    cells = row.values() if isinstance(row, dict) else [row]
+    return all(not cell.strip() if isinstance(cell, str) else cell in EMPTY_CELLS for cell in cells)
 
 
 # --------------------------------------------------------------------------- one builder a kind
 
 
-def builder(data: DataSet) -> Callable[[int, Cells], Example | str]:
-    """The function that makes an example of a row, or says why it cannot be used."""
+def builder(data: DataSet) -> Callable[[int, Cells], Example]:
+    """The function that makes an example of a row, or raises Unusable."""
     build = Builder(data.mapping)
     by_kind = {
         "raw_text": build.document,
@@ -224,28 +218,23 @@ def builder(data: DataSet) -> Callable[[int, Cells], Example | str]:
     paired = build.conversation if "messages" in data.mapping else build.pair
     made = by_kind.get(data.kind) or by_format.get(data.format, paired)
 
-    def checked(number: int, row: Cells) -> Example | str:
+    def sound(number: int, row: Cells) -> Example:
         example = made(number, row)
-        return example if isinstance(example, str) or _is_sound(example) else BROKEN_TEXT
+        turns = (*example.messages, *example.chosen, *example.rejected)
+        try:
+            for text in (*(turn.content for turn in turns), example.text or ""):
+                if not text.isascii():
+                    text.encode()
+        except UnicodeEncodeError:  # half a character, which no tokenizer takes
+            raise Unusable(BROKEN_TEXT) from None
+        return example
 
-    return checked
-
-
-def _is_sound(example: Example) -> bool:
-    """False if a text holds half a character, which no tokenizer takes."""
-    texts = [turn.content for turn in (*example.messages, *example.chosen, *example.rejected)]
-    try:
-        for text in (*texts, example.text or ""):
-            if not text.isascii():
-                text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return sound
 
 
 class Builder:
-    """Examples of rows, by the columns that play a role. Each method says why a row cannot be
-    used, if it cannot.
+    """Examples of rows, by the columns that play a role. Each method raises Unusable if a row
+    cannot be used.
     """
 
     def __init__(self, mapping: Mapping[str, str]) -> None:
@@ -259,59 +248,49 @@ class Builder:
         column = self.mapping.get(role)
         return None if column is None else row.get(column)
 
-    def document(self, number: int, row: Cells) -> Example | str:
+    def document(self, number: int, row: Cells) -> Example:
         text = self.cell(row, "text")
+        if text is None or (isinstance(text, str) and not text.strip()):
+            raise Unusable(EMPTY)
         if not isinstance(text, str):
-            return EMPTY if text is None else NOT_TEXT
-        return Example(row=number, text=text) if text.strip() else EMPTY
+            raise Unusable(NOT_TEXT)
+        return Example(row=number, text=text)
 
-    def labelled(self, number: int, row: Cells) -> Example | str:
+    def labelled(self, number: int, row: Cells) -> Example:
         text, second = self.cell(row, "text"), self.cell(row, "context")
         if not isinstance(text, str) or not text.strip():
-            return NO_QUESTION
+            raise Unusable(NO_QUESTION)
         if isinstance(second, str) and second.strip():
             text = f"{text}\n\n{second}"
         cell = self.cell(row, "label")
         label = ", ".join(map(str, cell)) if isinstance(cell, list) else text_cell(cell)
         label = (label or "").strip()
         if not label:
-            return NO_LABEL
+            raise Unusable(NO_LABEL)
         messages = (Message("user", text), Message("assistant", label))
         return Example(row=number, text=text, label=label, messages=messages)
 
-    def transcript(self, number: int, row: Cells) -> Example | str:
+    def transcript(self, number: int, row: Cells) -> Example:
         messages = read_transcript(self.cell(row, "transcript"))
         if messages is None:
-            return BROKEN
-        if not has_trainable_answer(messages):
-            return NO_ANSWER
-        return Example(row=number, messages=self.with_system(row, messages))
+            raise Unusable(BROKEN)
+        return Example(row=number, messages=self.with_system(row, trainable(messages)))
 
-    def conversation(self, number: int, row: Cells) -> Example | str:
+    def conversation(self, number: int, row: Cells) -> Example:
         cell = self.cell(row, "messages")
         if not cell:
-            return EMPTY
-        messages = read_messages(cell)
-        if isinstance(messages, str):
-            return messages
-        if not has_trainable_answer(messages):
-            return NO_ANSWER
-        messages = self.with_system(row, messages)
+            raise Unusable(EMPTY)
+        messages = self.with_system(row, trainable(read_messages(cell)))
         return Example(row=number, messages=messages, tools=self.tools(row, cell))
 
-    def pair(self, number: int, row: Cells) -> Example | str:
+    def pair(self, number: int, row: Cells) -> Example:
         cell, asked = self.cell(row, "answer"), row.get(self.asked)
-        answer = _answer(cell, calls=self.has_tools)
-        if isinstance(answer, str):
-            return answer
-        is_text = isinstance(cell, str)
+        answer, is_text = _answer(cell, calls=self.has_tools), isinstance(cell, str)
         # Most files are two columns of text: no detour for them.
-        if self.is_simple and isinstance(asked, str) and asked and asked[0] != "[":
-            question: Messages | str = NO_QUESTION if asked.isspace() else (Message("user", asked),)
-        else:
-            question = self.prompt(row)
-        if isinstance(question, str):
-            return question
+        question: Messages = ()
+        if self.is_simple and isinstance(asked, str) and asked.strip() and asked[0] != "[":
+            question = (Message("user", asked),)
+        question = question or self.prompt(row)
         result = checkable(cell) if is_text else None
         if "ground_truth" in self.mapping:
             result = text_cell(self.cell(row, "ground_truth"))
@@ -323,20 +302,16 @@ class Builder:
             answer=result,
         )
 
-    def preference(self, number: int, row: Cells) -> Example | str:
+    def preference(self, number: int, row: Cells) -> Example:
         better, worse = self.cell(row, "chosen"), self.cell(row, "rejected")
         if "ranked" in self.mapping:  # first against last: the clearest of the pairs in a ranking
             better, worse = self.cell(row, "ranked"), None
             if isinstance(better, list) and len(better) > 1:
                 better, worse = better[0], better[-1]
         chosen, rejected = self._side(better), self._side(worse)
-        if isinstance(chosen, str):
-            return chosen
-        if isinstance(rejected, str):
-            return rejected
         if chosen == rejected:
-            return SAME_PAIR
-        asked: Messages | str = ()
+            raise Unusable(SAME_PAIR)
+        asked: Messages = ()
         if chosen[0].role != "assistant" and rejected[0].role != "assistant":
             # Whole conversations: what both share is the request, whether or not a prompt column
             # repeats it.
@@ -344,30 +319,26 @@ class Builder:
             asked, chosen, rejected = chosen[:count], chosen[count:], rejected[count:]
         elif self.asked:
             asked = self.prompt(row)
-        if isinstance(asked, str):
-            return asked
         if not asked:
-            return NO_QUESTION
+            raise Unusable(NO_QUESTION)
         tools = self.tools(row, row.get(self.asked))
         return Example(row=number, messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
-    def _side(self, cell: Any) -> Messages | str:
+    def _side(self, cell: Any) -> Messages:
         turns = None if self.asked else read_transcript(cell)
         return _answer(cell) if turns is None else turns
 
-    def feedback(self, number: int, row: Cells) -> Example | str:
+    def feedback(self, number: int, row: Cells) -> Example:
         is_whole = "messages" in self.mapping and "answer" not in self.mapping
         example = self.conversation(number, row) if is_whole else self.pair(number, row)
-        if isinstance(example, str):
-            return example
-        cell = self.cell(row, "good")  # thumbs up or down, however it is written
-        good = formats().is_good.get(str(cell).strip().lower())
-        return NO_VERDICT if good is None else replace(example, good=good)
+        # Thumbs up or down, however it is written.
+        good = formats().is_good.get(str(self.cell(row, "good")).strip().lower())
+        if good is None:
+            raise Unusable(NO_VERDICT)
+        return replace(example, good=good)
 
-    def verified(self, number: int, row: Cells) -> Example | str:
+    def verified(self, number: int, row: Cells) -> Example:
         question = self.prompt(row)
-        if isinstance(question, str):
-            return question
         if "ground_truth" not in self.mapping:
             return Example(row=number, messages=question)
         cell = self.cell(row, "ground_truth")
@@ -375,21 +346,20 @@ class Builder:
         if answer is None and cell and cell == cell:  # test cases: the reward gets them as they are
             answer = json.dumps(cell, ensure_ascii=False)
         if answer is None or not answer.strip():
-            return NO_ANSWER
+            raise Unusable(NO_ANSWER)
         return Example(row=number, messages=question, answer=answer)
 
-    def prompt(self, row: Cells) -> Messages | str:
+    def prompt(self, row: Cells) -> Messages:
         """The request of a row: system text, earlier turns, question and what it is about."""
         cell = row.get(self.asked)
         may_be_turns = isinstance(cell, (list, dict)) or str(cell).startswith("[")
         turns = as_turns(cell) if may_be_turns else None
         if turns is not None:
-            messages = read_messages(turns)
-            return messages if isinstance(messages, str) else self.with_system(row, messages)
+            return self.with_system(row, read_messages(turns))
         cells = (text_cell(cell), text_cell(self.cell(row, "context")))
         parts = [part for part in cells if part is not None and part.strip()]
         if not parts:
-            return NO_QUESTION
+            raise Unusable(NO_QUESTION)
         history = self.cell(row, "history")
         earlier = [
             message
@@ -432,18 +402,20 @@ def _tools(cell: Any) -> tuple[Cells, ...]:
     )
 
 
-def _answer(cell: Any, *, calls: bool = False) -> Messages | str:
+def _answer(cell: Any, *, calls: bool = False) -> Messages:
     """The turns of an answer cell: text as one assistant turn, turns as they are."""
     turns = as_turns(cell) if not isinstance(cell, str) or cell.startswith("[") else None
     if turns is not None:
-        messages = read_messages(turns)
-        if not isinstance(messages, str):
-            return messages if has_trainable_answer(messages) else NO_ANSWER
-        if not calls:
-            return messages
+        try:
+            return trainable(read_messages(turns))
+        except Unusable as error:
+            if not calls or str(error) == NO_ANSWER:
+                raise
     if calls and (called := tool_calls(cell)):
         return (Message("assistant", "", 1.0, {"tool_calls": called}),)
     text = text_cell(cell)
-    if text is None:  # NaN differs from itself
-        return NO_ANSWER if cell is None or cell == [] or cell != cell else NOT_TEXT
-    return (Message("assistant", text),) if text.strip() else NO_ANSWER
+    if text is None and not (cell is None or cell == [] or cell != cell):  # NaN differs from itself
+        raise Unusable(NOT_TEXT)
+    if text is None or not text.strip():
+        raise Unusable(NO_ANSWER)
+    return (Message("assistant", text),)

@@ -15,16 +15,9 @@ from typing import Any
 
 from advisor.data.checks import SeenRow, Subject, checks, finding, findings_of, worst_first
 from advisor.data.checks.repeats import normalise
+from advisor.data.conversation import NO_ANSWER
 from advisor.data.example import Example, Message, parts_of, tools_text
-from advisor.data.examples import (
-    NO_ANSWER,
-    REASONS,
-    SHOWN_ROWS,
-    TRAILING,
-    SkippedRows,
-    Tally,
-    read_examples,
-)
+from advisor.data.examples import REASONS, SHOWN_ROWS, TRAILING, SkippedRows, Tally, read_examples
 from advisor.data.formats import formats, normal
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
 from advisor.data.read.lines import DataFile, Faults, open_bytes
@@ -296,8 +289,7 @@ def fault_findings(faults: Faults, objectives: tuple[str, ...]) -> Iterator[Data
 
 def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> Iterator[DataFinding]:
     """Rows that cannot be used, by the reason: so many that a run stops are an error."""
-    for reason, tally in skipped.tallies.items():
-        text = f"{tally.count:,} of {skipped.seen:,} rows: {REASONS[reason]}"
+    for reason, tally, text in skipped.said():
         if tally.count == skipped.seen:
             text = f"no row can be used: {REASONS[reason]}"
         if skipped.are_too_many:

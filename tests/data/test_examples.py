@@ -177,7 +177,7 @@ def test_unusable_rows_are_counted_with_their_number(tmp_path, reason, row):
 def test_without_a_counter_an_unusable_row_is_an_error(tmp_path):
     """Nobody who forgets to count loses rows silently."""
     path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "Q", "answer": ""}])
-    with pytest.raises(InputError, match=r"no answer to learn from: 1 row of 2 \(row 2\)"):
+    with pytest.raises(InputError, match=r"1 of 2 rows: no answer to learn from \(row 2\)"):
         list(read_examples(path))
 
 

@@ -186,7 +186,7 @@ def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
             {"question": "S", "answer": ""},
         ],
     )
-    with pytest.raises(InputError, match=r"no answer to learn from: 1 row of 3 \(row 3\)"):
+    with pytest.raises(InputError, match=r"1 of 3 rows: no answer to learn from \(row 3\)"):
         profile(path)
     shown = profile(path, Depth(strict=False))
     assert shown.objectives == ()

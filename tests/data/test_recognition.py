@@ -323,7 +323,7 @@ def test_rows_of_a_second_format_are_counted(tmp_path, count):
     """They are told as what they lack, whether or not the sample holds them."""
     rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
     path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
-    with pytest.raises(InputError, match=f"nothing in it: {count} rows of {2 * count}"):
+    with pytest.raises(InputError, match=f"{count} of {2 * count} rows: nothing in it"):
         profile(path)
 
 
