@@ -7,7 +7,6 @@ used, so that `advise --json` and `advise --help` start without the others.
 from __future__ import annotations
 
 import gc
-import io
 import os
 import re
 import sys
@@ -201,8 +200,8 @@ def report(error: BaseException) -> int:
     """Say what ended the command, and with --json print it as the one document. Returns the exit
     code.
     """
-    failure, text = explain(error)
-    say(text)
+    failure = explain(error)
+    say(failure.text())
     try:
         print_error_json(failure.faults)
         sys.stdout.flush()
@@ -211,12 +210,12 @@ def report(error: BaseException) -> int:
     return failure.exit_code
 
 
-def explain(error: BaseException) -> tuple[AdviseError, str]:
-    """An exception as a failure that a person can understand, and the text that says so."""
-    if isinstance(error, click.ClickException):
-        return explain_usage(error)
+def explain(error: BaseException) -> AdviseError:
+    """An exception as a failure that a person can understand."""
     failure: AdviseError | None = None
-    if isinstance(error, AdviseError):
+    if isinstance(error, click.ClickException):
+        failure = explain_usage(error)
+    elif isinstance(error, AdviseError):
         failure = error
     elif isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
         failure = Stopped("stopped")
@@ -226,34 +225,24 @@ def explain(error: BaseException) -> tuple[AdviseError, str]:
             drop_output()
     elif isinstance(error, Exception):
         failure = refused_as_path(error)
-    failure = failure or log_bug(error)
-    return failure, failure.text()
+    return failure or log_bug(error)
 
 
-def explain_usage(error: click.ClickException) -> tuple[AdviseError, str]:
+def explain_usage(error: click.ClickException) -> AdviseError:
     """What click says of arguments that it cannot read."""
-    # Before click drops what looks like a colour.
-    error.message = shown(error.message)  # type: ignore[misc]
-    context = getattr(error, "ctx", None)
-    shown_by_click = io.StringIO()
-    error.show(shown_by_click)
+    context: click.Context | None = getattr(error, "ctx", None)
     command = "advise" if context is None else context.command_path
-    option = getattr(error, "option_name", None)  # of an unknown option
     parameter = getattr(error, "param", None)
-    where = option or command
-    if isinstance(parameter, click.Option):
-        where = parameter.opts[-1]
-    elif parameter is not None:
-        where = parameter.human_readable_name
-    close = getattr(error, "possibilities", None)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    failure = InputError(
-        error.message or error.format_message(),
+    where = getattr(error, "option_name", None) or command  # of an unknown option
+    if parameter is not None:
+        is_option = isinstance(parameter, click.Option)
+        where = parameter.opts[-1] if is_option else parameter.human_readable_name
+    return InputError(
+        shown(error.format_message()),
         allowed="" if context is None else context.get_usage().removeprefix("Usage: "),
-        hint=f"{hint}`{command} --help` lists what it takes",
+        hint=f"`{command} --help` lists what it takes",
         where=where,
     )
-    return failure, shown_by_click.getvalue().rstrip("\n")
 
 
 def log_bug(error: BaseException) -> AdviseError:

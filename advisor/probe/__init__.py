@@ -7,7 +7,6 @@ from pathlib import Path
 
 from advisor.ground.types import Hardware
 from advisor.probe.catalogue import GpuMatch, cheapest_cards, find_gpu, load_catalogue, match_probed
-from advisor.probe.nvidia import probe_nvidia
 from advisor.probe.software import cuda_problem, torch_build
 from advisor.probe.stated import cpu_hardware, stated_hardware
 from advisor.probe.system import probe_amd, probe_apple, probe_system
@@ -29,6 +28,8 @@ def probe(folder: Path | None = None) -> Hardware:
 
     NVIDIA comes before Apple before AMD; without any of them training runs on the CPU.
     """
+    from advisor.probe.nvidia import probe_nvidia  # a machine that is stated needs no driver
+
     system = probe_system(folder or Path.cwd())
     nvidia, apple, amd = probe_nvidia(system), probe_apple(system), probe_amd()
     used = next((one for one in (nvidia, apple, amd) if one.gpus), system)
