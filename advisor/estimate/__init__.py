@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from advisor.estimate.memory.bands import HEAD_ROOM, fits_in, memory_fits
+from advisor.estimate.memory.bands import HEAD_ROOM, memory_fits
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.static import host_bytes, host_moments
 from advisor.estimate.past_runs import (
@@ -31,7 +31,6 @@ __all__ = [
     "HEAD_ROOM",
     "cost_estimate",
     "estimate",
-    "fits_in",
     "hardware_machine",
     "machine_of",
     "memory_estimate",

@@ -48,9 +48,6 @@ TRAITS: Mapping[str, Shape] = {
     "adam_copies": Integer(
         min=1, help="lists of all trained weights' size that a foreach step of Adam makes at once"
     ),
-    "keeps_gradient_shard": Flag(
-        help="ZeRO-2 with the optimizer in host memory keeps this device's gradients until the step"
-    ),
     "unties_head": Flag(help="an output matrix of its own where the checkpoint ties it"),
     "quantises_head": Flag(help="the output matrix is quantised like any other"),
     "linear_experts": Flag(
@@ -60,10 +57,6 @@ TRAITS: Mapping[str, Shape] = {
     "picks_experts": Flag(
         help="where the tensor of all experts is the model's own way (gpt-oss), each expert is"
         " picked from it in a loop"
-    ),
-    "prepares_quantised": Flag(
-        help="embeddings, output and norms of a quantised base go to float32, and with them the"
-        " residual stream"
     ),
     "keeps_quantised_inputs": Flag(
         help="the product with a 4-bit matrix keeps its input for the backward pass"
@@ -105,13 +98,11 @@ TRAITS: Mapping[str, Shape] = {
         help="keys and values are copied once for each query head, also where SDPA would share them"
     ),
     "packs_unevenly": Flag(help="packed sequences end with their last row: lengths differ"),
-    "accumulates": Flag(help="its recipes split a batch, so gradients of earlier parts stay"),
     "evaluates": Flag(help="it evaluates during the training unless told not to"),
     "logs_allocated": Flag(help="the memory it prints is what torch has allocated"),
     "logs_allocator": Flag(
         help="the memory it prints is a counter of torch, without the CUDA context"
     ),
-    "eager_cuda": Flag(help="every CUDA kernel is loaded into the context at the start"),
 }
 _VERSION = Text(pattern=r"\d+(\.\d+)*", such_as='"4.49"')
 _DAY = Text(pattern=r"20\d\d-[01]\d(-[0-3]\d)?", such_as='"2025-02" or "2025-02-17"')

@@ -1,13 +1,14 @@
 """Verdicts on memory: the band of the need against what there is, and the batch that would fit."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate.answers import fitting_batch, smallest_batch
-from advisor.estimate.memory.bands import fits_in, memory_fits
+from advisor.estimate.memory.bands import memory_fits
 from advisor.estimate.memory.peak import memory_estimate as memory_of
 from advisor.estimate.spec import run_of_spec
 from advisor.ground.types import Gpu, Hardware
@@ -19,6 +20,10 @@ WORST_FIRST = ("too_big", "may_fit", "tight", "fits")
 
 def run_of(**spec):
     return run_of_spec({**spec, "counter": "nvidia-smi"}, shape("Qwen/Qwen3-8B"))
+
+
+def band(need, low, high):
+    return SimpleNamespace(need_bytes=need, need_low_bytes=low, need_high_bytes=high)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +41,8 @@ def test_the_band_decides(need, low, high, verdict):
     """Of 100 GiB: all of the band within is `fits` or `tight`, all of it above `too_big`, else it
     may fit.
     """
-    assert fits_in(need, 100, low_bytes=low, high_bytes=high) == verdict
-    assert fits_in(need, None, low_bytes=low, high_bytes=high) == "unknown"
+    assert memory_fits(band(need, low, high), 100) == verdict
+    assert memory_fits(band(need, low, high), None) == "unknown"
 
 
 @given(
@@ -48,8 +53,7 @@ def test_more_memory_never_fits_less(need, below, above, limits):
     """A larger limit gives the same verdict or a better one."""
     low, high = round(need * (1 - below)), round(need * (1 + above))
     small, large = (
-        WORST_FIRST.index(fits_in(need, limit, low_bytes=low, high_bytes=high))
-        for limit in sorted(limits)
+        WORST_FIRST.index(memory_fits(band(need, low, high), limit)) for limit in sorted(limits)
     )
     assert small <= large
 

@@ -180,28 +180,12 @@ def log_widths(
 HEAD_ROOM = 0.10
 
 
-def fits_in(need_bytes: int, limit_bytes: int | None, *, low_bytes: int, high_bytes: int) -> Fits:
-    """The verdict on a need with its band; `unknown` where the memory is not known.
-
-    Args:
-        need_bytes: What must be there, blocks that the allocator gives back left out.
-        low_bytes: The lower end of the band around the need.
-        high_bytes: The upper end.
-    """
+def memory_fits(memory: MemoryEstimate, limit_bytes: int | None) -> Fits:
+    """The verdict on a need with its band; `unknown` if the memory there is is not known."""
     if limit_bytes is None:
         return "unknown"
-    if low_bytes > limit_bytes:
+    if memory.need_low_bytes > limit_bytes:
         return "too_big"
-    if high_bytes > limit_bytes:
+    if memory.need_high_bytes > limit_bytes:
         return "may_fit"
-    return "fits" if need_bytes <= (1 - HEAD_ROOM) * limit_bytes else "tight"
-
-
-def memory_fits(memory: MemoryEstimate, limit_bytes: int | None) -> Fits:
-    """The verdict on an estimate of memory."""
-    return fits_in(
-        memory.need_bytes,
-        limit_bytes,
-        low_bytes=memory.need_low_bytes,
-        high_bytes=memory.need_high_bytes,
-    )
+    return "fits" if memory.need_bytes <= (1 - HEAD_ROOM) * limit_bytes else "tight"

@@ -295,10 +295,9 @@ def _shows_context(run: Run) -> bool:
 
 
 def _loads_all_kernels(run: Run) -> bool:
-    """Whether CUDA is older than 12.2, by the framework's wording or the GPU's age."""
+    """Whether CUDA is older than 12.2, by the GPU's age."""
     capability = None if run.device.gpu is None else run.device.gpu.compute_capability
-    is_old = capability is not None and capability < (8, 0) and not run.is_ours
-    return is_old or bool(run.trainer["eager_cuda"])
+    return capability is not None and capability < (8, 0) and not run.is_ours
 
 
 def _context_bytes(run: Run) -> int:

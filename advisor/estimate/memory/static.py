@@ -340,7 +340,7 @@ def gradients(run: Run) -> list[Term]:
         because = "one layer at a time: the step runs inside the backward pass"
         return [term_of(name, one * run.train_bytes, because, src.COUNT)]
     on_host = run.sharding in ("zero2", "zero3") and run.optimizer in CPU_OPTIMIZERS
-    if run.offloaded or (on_host and not run.trainer["keeps_gradient_shard"]):
+    if run.offloaded or on_host:
         return [term_of(name, 0, "moved to host memory layer by layer", src.FSDP)]
     words = " + ".join(f"{count:,} trainable parameters x {wide} B" for count, wide in run.trained)
     return [term_of(name, run.trained_bytes / share, f"{words}{per_device(share)}", src.COUNT)]
@@ -352,10 +352,9 @@ def earlier_gradients(run: Run) -> list[Term]:
     Under FSDP most trainers divide gradients at the last micro-batch alone: until then every device
     holds them whole, in the dtype of the computation, also if weights live in host memory.
     """
-    accumulates = run.stage.grad_accum > 1
-    if not accumulates and (run.is_module or not run.trainer["accumulates"]):
+    if run.stage.grad_accum == 1:
         return []
-    if not run.is_fsdp or not run.adds_up_whole or not accumulates:
+    if not run.is_fsdp or not run.adds_up_whole:
         return gradients(run)
     if run.flat_adapters:
         count, wide = run.dims.layers * run.dims.layer_params, run.weight_bytes
