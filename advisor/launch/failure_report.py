@@ -88,66 +88,40 @@ def explain_failure(
         smaller: Names the change that makes the stage need less memory, by what it was doing as
             memory ran out (an empty text: not known).
     """
-    told = read_error(folder) if code != 0 else None
+    at, told = f"stage {entry.name}", read_error(folder) if code != 0 else None
     if told is not None and told.exit_code == Stopped.exit_code and code in KILLED:
         told = None  # a process was killed, and its launcher stopped the others
-    is_certain = killed_for_memory(oom_kills_before) is True
+    kills = oom_kills()
+    is_certain = None if None in (kills, oom_kills_before) else kills != oom_kills_before
     # A process that was killed leaves no word: the others, if any, only say that it was gone.
     killed_silently = is_certain and (bool(told.lost_others) if told is not None else code > 0)
     if told is not None and not killed_silently:
         return _told(entry, told, code, folder, smaller)
     if code in STOP_CODES:
-        return Stopped(f"stage {entry.name}: {AT_ONCE}")
+        return Stopped(f"{at}: {AT_ONCE}")
     if code in KILLED or killed_silently:
-        killer = (
-            "by the kernel's out-of-memory killer"
-            if is_certain
-            else "by signal 9, usually the out-of-memory killer"
-        )
+        # If the kernel says that it did not, a person did: no reason to start again with less.
+        kind = TrainingFailed if is_certain is False else OutOfMemory
+        by = "the kernel's" if is_certain else "signal 9, usually the"
         doing = doing_of(folder)
-        return OutOfMemory(
-            f"the trainer was ended {killer}"
-            f"{f' while {doing}' if doing else ''}: the machine ran out of memory",
-            where=f"stage {entry.name}",
-            hint=smaller(doing),
-        )
+        during = f" while {doing}" if doing else ""
+        what = f"the trainer was ended by {by} out-of-memory killer{during}"
+        return kind(what, where=at, hint=smaller(doing))
     if shutil.disk_usage(folder if folder.exists() else folder.parent.parent).free < NO_SPACE_BYTES:
         return _disk_full(entry, folder)
     if code < 0:
-        return TrainingFailed(
-            f"the trainer was ended by signal {-code} ({SIGNALS.get(-code, 'unknown')})",
-            where=f"stage {entry.name}",
-            hint="usually a crash inside a library; its output is above",
-        )
+        what = f"the trainer was ended by signal {-code} ({SIGNALS.get(-code, 'unknown')})"
+        hint = "usually a crash inside a library; its output is above"
+        return TrainingFailed(what, where=at, hint=hint)
     if code == 0:
-        return TrainingFailed(
-            f"the trainer ended without a readable {RESULT} in {folder}",
-            _fault_of_result(folder / RESULT),
-            where=f"stage {entry.name}",
-        )
-    return KINDS.get(code, TrainingFailed)(
-        f"the trainer ended with exit code {code}",
-        where=f"stage {entry.name}",
-        hint="its output is above",
-    )
-
-
-def killed_for_memory(kills_before: int | None) -> bool | None:
-    """Whether the kernel has killed a process for memory since; None: it does not say."""
-    now = oom_kills()
-    return None if kills_before is None or now is None else now > kills_before
-
-
-def ran_out_of_memory(code: int, folder: Path, kills_before: int | None) -> bool:
-    """Whether a trainer ended because memory ran out, by its own word or the kernel's."""
-    told = read_error(folder)
-    if told is not None and not told.lost_others:
-        return is_out_of_memory(told)
-    is_certain = killed_for_memory(kills_before)
-    if code in KILLED:
-        return is_certain is not False
-    # A launcher of several processes ends with a code of its own.
-    return bool(is_certain) and code > 0 and code not in STOP_CODES
+        try:
+            why = "" if read_part(StageResult, folder / RESULT) else "there is none"
+        except InputError as error:
+            why = error.text()
+        what = f"the trainer ended without a readable {RESULT} in {folder}"
+        return TrainingFailed(what, why, where=at)
+    kind = KINDS.get(code, TrainingFailed)
+    return kind(f"the trainer ended with exit code {code}", where=at, hint="its output is above")
 
 
 def is_out_of_memory(told: ErrorRecord) -> bool:
@@ -166,17 +140,9 @@ def doing_of(folder: Path) -> str:
 
 def read_error(folder: Path) -> ErrorRecord | None:
     """The error that a trainer, or the first of several processes, left; None without one."""
-    records = records_of(folder)
+    left = [try_read_part(ErrorRecord, path) for path in sorted(folder.glob(ERROR_OF_ANY_RANK))]
+    records = [record for record in left if record is not None]
     return first_cause(records) if records else try_read_part(ErrorRecord, folder / ERROR)
-
-
-def records_of(folder: Path) -> list[ErrorRecord]:
-    """The error of each of several processes that has left one in the stage's folder."""
-    return [
-        record
-        for path in sorted(folder.glob(ERROR_OF_ANY_RANK))
-        if (record := try_read_part(ErrorRecord, path)) is not None
-    ]
 
 
 def forget_errors(folder: Path) -> None:
@@ -223,15 +189,6 @@ def _disk_full(entry: Entry, folder: Path) -> AdviseError:
     return MachineNotReady(
         f"the disk is full at {folder}", where=f"stage {entry.name}", hint=FREE_SPACE
     )
-
-
-def _fault_of_result(path: Path) -> str:
-    """What is wrong with a result.json that cannot be used; an empty text if it is not there."""
-    try:
-        read_part(StageResult, path)
-    except InputError as error:
-        return error.text()
-    return ""
 
 
 def smaller_hint(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.ground.errors import AdviseError, InputError, OutOfMemory, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import IN_EVERY_RUN, format_whole_time
@@ -19,7 +19,6 @@ from advisor.launch.failure_report import (
     forget_errors,
     next_attempt,
     oom_kills,
-    ran_out_of_memory,
     read_error,
     smaller_hint,
     stage_as_run,
@@ -204,7 +203,7 @@ class StageRunner:
         if failed is not None:
             self.keeper.note_adjustments(failed.name, adjustments(failed, self._folder(failed)))
             error = self._error(failed, ended, kills)
-            if self._starts_again(failed, ended, error, kills):
+            if not ended.was_stopped and self._starts_again(failed, error):
                 return group[group.index(failed) :]
             error = with_resume(error, self.resume)
             self.keeper.fail(failed.name, error)
@@ -214,12 +213,10 @@ class StageRunner:
             raise with_resume(Stopped(f"stopped after stage {group[-1].name}"), self.resume)
         return ()
 
-    def _starts_again(
-        self, entry: Entry, ended: Ended, error: AdviseError, kills: int | None
-    ) -> bool:
+    def _starts_again(self, entry: Entry, error: AdviseError) -> bool:
         """Whether the stage, out of memory, starts again with a smaller micro-batch."""
         folder, why = self._folder(entry), error.faults[0].headline
-        if ended.was_stopped or not ran_out_of_memory(ended.code, folder, kills):
+        if not isinstance(error, OutOfMemory):
             return False
         adjustment = next_attempt(entry, folder, why)
         if adjustment is None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.ground.errors import OutOfMemory
+from advisor.ground.errors import OutOfMemory, TrainingFailed
 from advisor.launch import Options, failure_report, run_plan
+from advisor.launch.failure_report import explain_failure
 from advisor.plan.entries import entries
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
@@ -81,25 +82,30 @@ def test_a_killed_trainer_that_the_kernel_did_not_kill_is_not_started_again(shop
     monkeypatch.setenv("STAND_IN_DOING", "training")
     monkeypatch.setattr(failure_report, "oom_kills", lambda: 7)
     monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: 7)
-    with pytest.raises(OutOfMemory, match="signal 9"):
+    with pytest.raises(TrainingFailed, match="signal 9"):
         run(output="out")
     assert not (shop / "out" / "stages" / "sft" / "adjusted.json").exists()
 
 
-def test_what_the_kernel_killed_is_seen_behind_a_launcher(tmp_path, monkeypatch):
+def test_what_the_kernel_killed_is_seen_behind_a_launcher(shop, tmp_path, monkeypatch):
     """torch's launcher ends with a code of its own; only if the kernel has killed something is that
     a lack of memory, and never if the trainer left another word.
     """
     monkeypatch.setattr(failure_report, "oom_kills", lambda: 8)
-    ran_out = failure_report.ran_out_of_memory
-    assert [ran_out(code, tmp_path, 7) for code in (1, 137, -9, 0, 130, -15)] == [
-        *(True, True, True),
-        *(False, False, False),
-    ]
-    assert [ran_out(code, tmp_path, 8) for code in (1, 137, -9)] == [False, False, False]
-    assert [ran_out(code, tmp_path, None) for code in (1, 137, -9)] == [False, True, True]
+    entry = entries(read_plan("plan.yaml"))[0]
+
+    def ran_out(code, kills):
+        error = explain_failure(
+            entry, code=code, folder=tmp_path, oom_kills_before=kills, smaller=str
+        )
+        return isinstance(error, OutOfMemory)
+
+    assert [ran_out(code, 7) for code in (1, 137, -9)] == [True, True, True]
+    assert [ran_out(code, 7) for code in (0, 130, -15)] == [False, False, False]
+    assert [ran_out(code, 8) for code in (1, 137, -9)] == [False, False, False]
+    assert [ran_out(code, None) for code in (1, 137, -9)] == [False, True, True]
     (tmp_path / "error.json").write_text('{"kind": "InputError", "what": "row 3 has no answer"}')
-    assert not ran_out(2, tmp_path, 7)
+    assert not ran_out(2, 7)
 
 
 def test_micro_batches_shrink_by_divisors():
