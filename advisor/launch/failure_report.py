@@ -242,7 +242,7 @@ def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
     if change is None or doing_of(folder) not in ("training", ""):
         return None
     task = entry.task.name if entry.task else None
-    step, _ = last_step(folder.parent.parent, entry.stage.name, task)
+    step = last_step(folder.parent.parent, entry.stage.name, task)
     adjustment = adjustment_of(entry, change, why, at_step=step)
     write_record(folder / ADJUSTED, Adjusted(adjusted=(*done, adjustment)))
     return adjustment

@@ -22,7 +22,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
-from advisor.ground.progress import View, Wait, read_view
+from advisor.ground.progress import View, read_view
 from advisor.record.files import read_record
 from advisor.record.run import DONE, DRY_RUN, METRICS, RECORD, RUNNING, RunRecord, StageRecord
 
@@ -52,26 +52,26 @@ def is_locked(folder: Path) -> bool:
     import fcntl
 
     try:
-        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = _open_lock(folder, os.O_RDONLY)
     except OSError:
         return False
     try:  # shared, so that two who look do not take each other for a run
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     finally:
         os.close(fd)
     return False
 
 
+def _open_lock(folder: Path, flags: int) -> int:
+    return os.open(folder / LOCK, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
 def process_of(folder: Path) -> int | None:
     """The process that locked a run folder; None if it is gone, or on another machine."""
     process, host = _holder(folder)
-    if process is None or host not in ("", socket.gethostname()):
-        return None
-    if process < 1:  # these mean groups of processes, which nobody may be told to kill
+    if process < 1 or host not in ("", socket.gethostname()):
         return None
     try:
         os.kill(process, 0)
@@ -82,13 +82,13 @@ def process_of(folder: Path) -> int | None:
     return process
 
 
-def _holder(folder: Path) -> tuple[int | None, str]:
-    """(process, machine) as the lock's file says; an empty name in one of an earlier version."""
+def _holder(folder: Path) -> tuple[int, str]:
+    """(process, machine) as the lock's file says; (0, '') if it says nothing."""
     try:
-        words = text_of(folder / LOCK).split()
-        return int(words[0]), words[1] if len(words) > 1 else ""
-    except (OSError, ValueError, IndexError):
-        return None, ""
+        process, *host = text_of(folder / LOCK).split()
+        return int(process), "".join(host)
+    except (OSError, ValueError):
+        return 0, ""
 
 
 def refuse_links_out(folder: Path) -> None:
@@ -142,50 +142,50 @@ class RunFolder:
                     leftover.unlink(missing_ok=True)
 
     def _lock(self) -> None:
-        import fcntl
-
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self.path / LOCK, flags, 0o644)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):  # reading a pipe waits for whoever writes
-                os.close(fd)
-                at = str(self.path / LOCK)
-                raise InputError("is not a regular file", where=at, hint="remove it")
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                process = process_of(self.path)
-                if time.monotonic() > deadline or process is not None:
-                    number, host = _holder(self.path)
-                    who = f" (process {process})" if process is not None else ""
-                    if number is not None and host not in ("", socket.gethostname()):
-                        who = f" (process {number} on {host})"
-                    raise MachineNotReady(
-                        f"another `advise run` is working in this folder{who}",
-                        where=str(self.path),
-                        hint="wait for it, stop it, or choose another folder with --output DIR",
-                    ) from None
-                time.sleep(0.1)
-                continue
-            except OSError as error:
-                os.close(fd)
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        while (fd := self._try_to_lock()) is None:
+            process, host = _holder(self.path)
+            if time.monotonic() > deadline_s or process_of(self.path) is not None:
+                on = "" if host in ("", socket.gethostname()) else f" on {host}"
+                who = f" (process {process}{on})" if process_of(self.path) or on else ""
                 raise MachineNotReady(
-                    f"this file system cannot lock files ({error.strerror})",
+                    f"another `advise run` is working in this folder{who}",
                     where=str(self.path),
-                    hint="choose a folder on a local disk with --output DIR; for several machines,"
-                    " one on a shared disk that is mounted with locks (Lustre: flock)",
-                ) from None
-            try:  # the folder may have been deleted and made again in between
-                if os.fstat(fd).st_ino == os.stat(self.path / LOCK).st_ino:
-                    break
-            except FileNotFoundError:
-                pass
-            os.close(fd)
+                    hint="wait for it, stop it, or choose another folder with --output DIR",
+                )
+            time.sleep(0.1)
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()} {socket.gethostname()}\n".encode())
         self.lock_fd = fd
+
+    def _try_to_lock(self) -> int | None:
+        """The locked file; None if another process has it. Raises OSError, InputError."""
+        import fcntl
+
+        path = self.path / LOCK
+        fd = _open_lock(self.path, os.O_RDWR | os.O_CREAT)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # reading a pipe waits for whoever writes
+                raise InputError("is not a regular file", where=str(path), hint="remove it")
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The folder may have been deleted and made again in between.
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError as error:
+            os.close(fd)
+            raise MachineNotReady(
+                f"this file system cannot lock files ({error.strerror})",
+                where=str(self.path),
+                hint="choose a folder on a local disk with --output DIR; for several machines, one"
+                " on a shared disk that is mounted with locks (Lustre: flock)",
+            ) from None
+        except InputError:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return None
 
     def __exit__(self, *_: object) -> None:
         if self.made and not (self.path / RECORD).exists() and not (self.path / DRY_RUN).exists():
@@ -227,91 +227,67 @@ class LiveRun:
         return next((one for one in self.record.stages if one.status == RUNNING), None)
 
     @property
-    def _wait(self) -> Wait | None:
-        waits = self.view.waits if self.view is not None else ()
-        return next((wait for wait in waits if wait.unit in STEPS), None)
-
-    @property
-    def steps(self) -> tuple[int | None, int | None]:
-        """(steps of the stage that are done, all of them), as far as they are known."""
-        if self._wait is not None:
-            return self._wait.done, self._wait.total
-        stage = self.stage
-        return last_step(self.folder, stage.plan_stage, stage.task) if stage else (None, None)
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds until the last step of the stage; None if that is not known."""
-        return self._wait.seconds_left(self.view.now_s) if self._wait and self.view else None
-
-    @property
     def sentence(self) -> str:
         """'stage sft (1 of 2): training: 12 of 108 steps, ...'."""
-        step, total = self.steps
         said = self.view.line(named=False) if self.view is not None else ""
         if self.stage is None:
             return said or "between two stages"
         done = sum(stage.status == DONE for stage in self.record.stages)
         at = f"stage {self.stage.name} ({done + 1} of {len(self.record.stages)})"
-        return f"{at}: {said or (f'step {step} of {total}' if step else 'it has just begun')}"
+        return f"{at}: {said or 'it has just begun'}"
 
     def to_dict(self) -> dict[str, Any]:
         """The `progress` of a run as JSON."""
-        used, limit = (self.view.memory if self.view is not None else None) or (None, None)
-        step, total = self.steps
+        view, used, limit = self.view, None, None
+        waits = view.waits if view is not None else ()
+        steps = next((wait for wait in waits if wait.unit in STEPS), None)
+        if view is not None and view.memory is not None:
+            used, limit = view.memory
         return {
             "process": self.process,
             "stage": self.stage.name if self.stage is not None else None,
-            "doing": [wait.what for wait in self.view.waits] if self.view is not None else [],
-            "step": step,
-            "total": total,
-            "eta_s": self.eta_s,
+            "doing": [wait.what for wait in waits],
+            "step": steps.done if steps else None,
+            "total": steps.total if steps else None,
+            "eta_s": steps.seconds_left(view.now_s) if steps and view else None,
             "memory_bytes": used,
             "memory_limit_bytes": limit,
             "text": self.sentence,
         }
 
 
-def _live_process(folder: Path) -> int | None:
-    return process_of(folder) if is_locked(folder) else None
-
-
 def refuse_live(folder: Path) -> None:
     """Raise RunIsLive if a process that is alive works in the folder."""
-    if (process := _live_process(folder)) is not None:
+    if is_locked(folder) and (process := process_of(folder)) is not None:
         raise RunIsLive(folder, process)
 
 
 def read_live(folder: Path) -> LiveRun | None:
     """How far the run is; None if nobody works on it any more."""
-    process = _live_process(folder)
+    process = process_of(folder) if is_locked(folder) else None
     record = read_record(folder) if process is not None else None
     if process is None or record is None:
         return None
     return LiveRun(folder=folder, process=process, record=record, view=read_view(folder))
 
 
-def last_step(folder: Path, stage: str, task: str | None) -> tuple[int | None, int | None]:
-    """(the last step of a stage that was logged, all of them), by the end of metrics.jsonl."""
+def last_step(folder: Path, stage: str, task: str | None) -> int | None:
+    """The last step of a stage that was logged, by the end of metrics.jsonl; None: none was."""
     try:
         with (folder / METRICS).open("rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL_BYTES))
-            lines = file.read().split(b"\n")
+            lines = [metrics_line(line) for line in file.read().split(b"\n")]
     except OSError:
-        return None, None
-    for line in reversed(lines):
-        found = metrics_line(line)
-        if found is not None and (found.get("stage"), found.get("task")) == (stage, task):
-            return found["step"], found.get("steps")
-    return None, None
+        return None
+    own = [one for one in lines if one and (one.get("stage"), one.get("task")) == (stage, task)]
+    return own[-1]["step"] if own else None
 
 
 def metrics_line(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None if it is none, such as one that is being written."""
-    try:
+    with suppress(ValueError, RecursionError):
         found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    is_line = isinstance(found, dict) and isinstance(found.get("step"), int)
-    return found if is_line else None
+        if isinstance(found, dict) and isinstance(found.get("step"), int):
+            return found
+    return None
