@@ -120,8 +120,8 @@ def explain_failure(
             why = error.text()
         what = f"the trainer ended without a readable {RESULT} in {folder}"
         return TrainingFailed(what, why, where=at)
-    kind = KINDS.get(code, TrainingFailed)
-    return kind(f"the trainer ended with exit code {code}", where=at, hint="its output is above")
+    known = KINDS.get(code, TrainingFailed)
+    return known(f"the trainer ended with exit code {code}", where=at, hint="its output is above")
 
 
 def is_out_of_memory(told: ErrorRecord) -> bool:

@@ -4,8 +4,6 @@ is written at once, whole or not at all.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.extras import extras
-from advisor.ground.files import DISK, TEMPORARY, write_atomically
 from advisor.ground.types import DDP
 from advisor.ground.version import __version__
 from advisor.launch.call import Call
@@ -107,26 +104,14 @@ def _stage_record(entry: Entry, old: RunRecord, expected: Expected, folder: Path
     )
 
 
-# Room for the last run.json, where the disk is full: the record then says that the run has failed.
-RESERVE = f"{TEMPORARY}reserve"
-RESERVE_BYTES = 2**17
-
-
 class RecordKeeper:
-    """The record of a run. From `start` on, run.json says the same."""
+    """The record of a run. From its first change on, run.json says the same."""
 
     def __init__(self, folder: Path, record: RunRecord, *, say: Say, on_end: OnEnd | None) -> None:
         self.folder = folder
         self.record = record
         self.say = say
         self.on_end = on_end
-
-    def start(self) -> None:
-        """Write run.json for the first time. Raises MachineNotReady."""
-        room = max(RESERVE_BYTES, 4 * len(json.dumps(self.record.to_dict())))
-        # Not zeros, which some file systems keep in no room at all.
-        write_atomically(self.folder / RESERVE, os.urandom(room))
-        self.save()
 
     def is_done(self, name: str) -> bool:
         """Whether a stage is recorded as done and its result is there."""
@@ -135,56 +120,44 @@ class RecordKeeper:
     def begin(self, names: Sequence[str]) -> None:
         """Stages that one process trains one after the other: the first runs, the rest wait."""
         for name in names:
-            stage = replace(self._stage(name), status=PENDING, finished_at=None, error=None)
-            self.record = self.record.with_stage(stage)
+            self._change(name, status=PENDING, finished_at=None, error=None)
         # They were of other modules.
         self.record = replace(self.record, cross_evaluation=None)
-        self._run(names[0])
+        self._change(names[0], status=RUNNING, started_at=now())
         self.save()
 
     def accept(self, name: str, result: StageResult, *, following: str | None) -> None:
         """A stage is finished; its process goes on with the following one, if there is one."""
-        self.record = self.record.with_stage(
-            self._stage(name).with_result(result, finished_at=now())
-        )
+        stage = self.record.stage(name)
+        assert stage is not None, name
         self.record = replace(
-            self.record,
+            self.record.with_stage(stage.with_result(result, finished_at=now())),
             resolved={**self.record.resolved, name: result.resolved},
             versions={**self.record.versions, **result.versions},
             launch=(self.record.launch or LaunchRecord()).with_stage(result.launch),
         )
         self._judge()
         if following is not None:
-            self._run(following)
+            self._change(following, status=RUNNING, started_at=now(), finished_at=None)
         self.save()
 
     def note_adjustments(self, name: str, adjustments: Sequence[Adjustment]) -> None:
-        """What the stage changed by itself, if anything."""
-        stage = self._stage(name)
-        if tuple(adjustments) == stage.adjusted:
-            return
-        self.record = self.record.with_stage(replace(stage, adjusted=tuple(adjustments)))
-        self.record = replace(
-            self.record,
-            adjusted=tuple(one for stage in self.record.stages for one in stage.adjusted),
-        )
-        self.save()
-
-    def fail(self, name: str, error: AdviseError) -> None:
-        """A stage failed or was stopped, and the run ends with it."""
-        self._end([self._stage(name)], error)
+        """What the stage has changed by itself so far."""
+        self._change(name, adjusted=tuple(adjustments))
+        every = tuple(one for stage in self.record.stages for one in stage.adjusted)
+        if every != self.record.adjusted:
+            self.record = replace(self.record, adjusted=every)
+            self.save()
 
     def end_with(self, error: AdviseError) -> None:
-        """The run ends by an error outside of a trainer, unless the record says how it ended."""
-        if self.record.status == RUNNING:
-            self._end([stage for stage in self.record.stages if stage.status == RUNNING], error)
-
-    def _end(self, stages: Sequence[StageRecord], error: AdviseError) -> None:
+        """The run ends by an error, unless the record says already how it ended."""
+        if self.record.status != RUNNING:
+            return
         status: Status = STOPPED if isinstance(error, Stopped) else FAILED
-        for stage in stages:
-            self.record = self.record.with_stage(
-                replace(stage, status=status, finished_at=now(), error=ErrorRecord.of(error))
-            )
+        for stage in self.record.stages:
+            if stage.status == RUNNING:
+                ended = {"status": status, "finished_at": now(), "error": ErrorRecord.of(error)}
+                self._change(stage.name, **ended)
         self._finish(status)
 
     def note_comparison(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -206,30 +179,23 @@ class RecordKeeper:
         self._finish(DONE if is_complete else STOPPED)
         return self.record.status
 
-    def _stage(self, name: str) -> StageRecord:
+    def _change(self, name: str, **values: Any) -> None:
         stage = self.record.stage(name)
         assert stage is not None, name
-        return stage
+        self.record = self.record.with_stage(replace(stage, **values))
 
     def _judge(self) -> None:
         verdict = folder_verdict(self.folder, self.record)
         self.record = replace(self.record, verdict=verdict or self.record.verdict)
-
-    def _run(self, name: str) -> None:
-        stage = replace(self._stage(name), status=RUNNING, started_at=now(), finished_at=None)
-        self.record = self.record.with_stage(stage)
 
     def _finish(self, status: Status) -> None:
         self.record = replace(self.record, status=status, finished_at=now())
         self._judge()
         try:
             self.save()
-        except MachineNotReady:
-            if not DISK.names(self.folder).count(RESERVE):
+        except MachineNotReady:  # a full disk, say: the error that ends the run says so already
+            if status == DONE:
                 raise
-            DISK.discard(self.folder / RESERVE)
-            self.save()
-        DISK.discard(self.folder / RESERVE)
         if self.on_end is not None:
             try:
                 self.on_end(self.folder, self.record)

@@ -80,7 +80,7 @@ class StageRunner:
         groups = self._groups()
         self._refuse_missing_start()
         write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
-        self.keeper.start()
+        self.keeper.save()
         try:
             if groups:
                 for extra in extras().values():
@@ -205,8 +205,6 @@ class StageRunner:
             error = self._error(failed, ended, kills)
             if not ended.was_stopped and self._starts_again(failed, error):
                 return group[group.index(failed) :]
-            error = with_resume(error, self.resume)
-            self.keeper.fail(failed.name, error)
             raise error
         # The stage was over when the signal came; those after it have not begun.
         if ended.was_stopped and self._finish(stopped=True) != DONE:

@@ -23,7 +23,6 @@ PARENT, TRAINER, BOTH, GROUPS, WORKER = "advise", "trainer", "both", "process gr
 ENDED_S = 60.0  # from a signal to the end of `advise run`
 GONE_S = 45.0  # from its end to that of the last process: torch's launcher gives workers 30 s
 RESUMED = re.compile(r"^(?P<label>[\w -]+): resuming after (step|update) (?P<step>\d+) of", re.M)
-RESERVE = ".advise-tmp-reserve"  # room for the last words on a full disk
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def is_half_written(run: Path) -> bool:
     """Whether a checkpoint or a result lies there that is not whole."""
     checkpoints = [path for path in run.glob("stages/*/checkpoints/*") if path.is_dir()]
     half = [path for path in checkpoints if not (path / "complete.json").exists()]
-    hidden = [path for path in run.rglob(".*") if path.name not in (".lock", RESERVE)]
+    hidden = [path for path in run.rglob(".*") if path.name != ".lock"]
     odd = [path for path in checkpoints if not re.fullmatch(r"checkpoint-\d+", path.name)]
     return bool(half or hidden or odd)
 

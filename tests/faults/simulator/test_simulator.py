@@ -72,7 +72,7 @@ UNMENDED = {
         "does not say what the data held",
     ),
     "F3, files are not verified": (CheckpointStore, "_verify", lambda *_: None, ""),
-    "F4, files count by name and size": (earlier, "read_contents", by_size, "from step 0"),
+    "F4, files count by name and size": (earlier, "read_contents", by_size, "other weights"),
     "F6, results are not checked": (run, "check_results", lambda *_: [], "was called finished"),
     "files are not synced": (SimulatedDisk, "sync", sync_no_files, ""),
     "old checkpoints go first": (CheckpointStore, "complete", delete_first, "was complete"),
