@@ -50,6 +50,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
 from advisor.record.smaller import Change, smallest_that_fits, yaml_value
+from advisor.situation.model_names import is_instruct
 from advisor.situation.models import model_shape
 from advisor.situation.of_plan import evaluation_rows, plan_run
 
@@ -176,7 +177,7 @@ class ConfigurationReport:
             return None
         told = self.why if shape is None else self.notes
         told += [note.replace(BY_FLAG, BY_FOLDER) for note in notes]
-        return shape
+        return None if shape is None else replace(shape, instruct=is_instruct(name))
 
     # ----------------------------------------------------------------------- what it takes
 

@@ -247,6 +247,30 @@ def test_a_template_of_another_family_is_found(document, tmp_path, monkeypatch, 
     assert said["changes"].get("template") == ("llama3" if found else None)
 
 
+@pytest.mark.parametrize(
+    ("model", "kind", "found"),
+    [
+        ("Qwen/Qwen3-8B-Base", "chat_template", {"model/base-with-chat"}),
+        ("Qwen/Qwen2.5-7B-Instruct", "alpaca", {"axolotl/format-of-its-own"}),
+        ("Qwen/Qwen2.5-7B-Instruct", "chat_template", set()),
+    ],
+)
+def test_what_a_models_name_says_of_it_counts(document, tmp_path, monkeypatch, model, kind, found):
+    """A base model may have no chat template; an instruct model has turns of its own."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b {n}"}]}
+        for n in range(20)
+    ]
+    Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    Path("a.yaml").write_text(
+        f"base_model: {model}\ndatasets: [{{path: rows.jsonl, type: {kind}}}]\nadapter: lora\n"
+    )
+    _, said = document("a.yaml", "--gpu", "H100")
+    known = {"model/base-with-chat", "axolotl/format-of-its-own"}
+    assert known & {one["id"] for one in said["findings"]} == found
+
+
 def test_dataset_info_beside_the_file_is_found(document, tmp_path, monkeypatch):
     """LLaMA-Factory looks in ./data: the folder is proposed, and the rows are measured."""
     monkeypatch.chdir(tmp_path)
