@@ -6,9 +6,8 @@ tool that we know, is an error (InputError).
 
 from __future__ import annotations
 
-import datetime
+import difflib
 import json
-import math
 import os
 import re
 import shlex
@@ -21,10 +20,11 @@ from typing import Any, NamedTuple
 
 from advisor.extras.other_tools.findings import ToolFinding
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
+from advisor.extras.other_tools.yaml_text import PlainData, edited, parsed, read_word, steps
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import read_at_most
 from advisor.ground.shape import Path_
-from advisor.ground.terminal import MASK, find_secrets, is_secret_key
+from advisor.ground.terminal import MASK, find_secrets, is_secret_key, mask_secrets
 from advisor.ground.yaml_files import decode_utf8
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
@@ -162,11 +162,9 @@ def _flags(tool: str, words: Sequence[str]) -> tuple[str, Mapping[str, Sequence[
     return config or " ".join(found.pop("config", ())), found
 
 
-MAX_VALUES, MAX_DEPTH = 20_000, 40  # aliases followed
-MAX_DIGITS = 9  # of a place in a list
+AROUND = 2  # lines of a diff beside a change
 MOST = 100  # faults of keys
 UP = 4  # folders above the file in which a relative path is looked for
-FLAGS = {"yes": True, "on": True, "no": False, "off": False}  # to the tools' own loaders
 PLAN_IT = "`advise --model MODEL --data DATA --plan plan.yaml` plans the same training"
 CHECK_PLAN = "this is a plan of `advise`: `advise run FILE --dry-run` measures it"
 
@@ -223,13 +221,23 @@ class ToolFile:
             )
         )  # fmt: skip
 
-
-def steps(key: str) -> Path_:
-    """The path of a dotted key."""
-    return tuple(
-        int(step) if step.isascii() and step.isdigit() and len(step) <= MAX_DIGITS else step
-        for step in key.split(".")
-    )
+    def diff(self, changes: Mapping[str, Any]) -> list[str]:
+        """The changes as lines of a unified diff without secrets; empty for a script, for none, and
+        if they take a hand.
+        """
+        renamed = {old: new for old in changes if (new := meant_key(self.tool, old)) is not None}
+        if not changes or self.is_script:
+            return []
+        after = edited(self.text, changes, renamed)
+        if after is None:
+            return []
+        before, names = self.text.splitlines(), (self.name, f"{self.name} (changed)")
+        lines = list(
+            difflib.unified_diff(before, after.splitlines(), *names, lineterm="", n=AROUND)
+        )
+        for secret in map(str, self.secrets.values()):
+            lines = [line.replace(secret, MASK) for line in lines]
+        return [mask_secrets(line) for line in lines]
 
 
 def found_near(path: Path, named: str) -> Path | None:
@@ -306,9 +314,9 @@ def _command_values(line: CommandLine, about: Tool, path: Path, name: str) -> di
         if not words and positive != key and positive in known_names(about.id):
             values[positive] = False
         elif len(words) < 2:
-            values[key] = _word(words[0]) if words else True
+            values[key] = read_word(words[0]) if words else True
         else:
-            values[key] = [_word(word) for word in words]
+            values[key] = [read_word(word) for word in words]
     return values
 
 
@@ -368,85 +376,12 @@ def read_text(path: Path, *, name: str) -> str:
     return decode_utf8(raw, name).replace("\r\n", "\n")
 
 
-def loaded(text: str, *, name: str) -> Any:
-    """The document with comments and places. Raises InputError, located, if it is not YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        return YAML().load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
-        said = (error.problem or error.context or "not YAML").splitlines()[0]
-        said = said.partition(" with value ")[0]  # of a key that is there twice: may be a secret
-        hint = "YAML is indented by spaces: replace the tabs" if "'\\t'" in said else ""
-        raise InputError(f"not valid YAML: {said}", where=where, hint=hint) from None
-    except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"not valid YAML: {said}", where=name) from None
-
-
 def _read_values(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, tuple[int, int]]]:
     """Plain values and the places of their keys. Raises InputError for what holds no keys."""
-    if text.lstrip().startswith("{"):
-        text = text.replace("\t", " ")  # JSON may be indented by tabs; inside texts it has none
-    document = loaded(text, name=name)
-    if not isinstance(document, dict):
-        kind = "a list" if isinstance(document, list) else "one value" if document else "nothing"
+    found = PlainData(parsed(text, name=name), name=name)
+    if not isinstance(found.value, dict):
+        kind = (
+            "a list" if isinstance(found.value, list) else "one value" if found.value else "nothing"
+        )
         raise InputError(f"it holds {kind}, no map of keys and values", PLAN_IT, where=name)
-    walk = _PlainData(name)
-    return walk.plain(document, ()), walk.marks
-
-
-class _PlainData:
-    """One pass from what ruamel.yaml keeps to plain data."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.count = name, 0
-        self.marks: dict[Path_, tuple[int, int]] = {}
-
-    def plain(self, value: Any, path: Path_) -> Any:
-        """The value without tags, anchors and styles."""
-        self.count += 1
-        if self.count > MAX_VALUES or len(path) > MAX_DEPTH:
-            what = f"more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases followed"
-            raise InputError(what, where=self.name, hint="this does not look written by hand")
-        if isinstance(value, dict):
-            found = {}
-            for key, one in value.items():
-                inner = (*path, str(key))
-                places: Any = value
-                if key in (places.lc.data or ()):  # not one that a merge key brings
-                    line, column = places.lc.key(key)
-                    self.marks[inner] = (line + 1, column + 1)
-                found[str(key)] = self.plain(one, inner)
-            return found
-        if isinstance(value, list):
-            return [self.plain(one, (*path, place)) for place, one in enumerate(value)]
-        return _plain_scalar(value)
-
-
-def _plain_scalar(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return bool(value) if type(value).__name__ == "ScalarBoolean" else int(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    if type(value) is str and value.lower() in FLAGS:  # not in quotes
-        return FLAGS[value.lower()]
-    return str(getattr(value, "value", value))  # of a tag that nobody follows: its text
-
-
-def _word(given: str) -> Any:
-    """A word of a command line as the value that it reads as."""
-    if len(given) > 200:
-        return given
-    try:
-        value = loaded(given, name="value")
-    except InputError:
-        return given
-    return given if value is None else _PlainData("value").plain(value, ())
+    return found.value, found.marks

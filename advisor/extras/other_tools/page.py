@@ -92,8 +92,9 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
     if changes := document["changes"]:
         yield "", ""
         yield "Suggested changes", "bold"
-        flags = [  # of a command line, which is not written anew
-            f"- --{key}" if value is None else f"+ --{key} {yaml_value(value)}"
+        dash, colon = ("--", "") if report.file.is_script else ("", ":")
+        flags = [  # of a command line, or where a diff takes a hand
+            f"- {dash}{key}" if value is None else f"+ {dash}{key}{colon} {yaml_value(value)}"
             for key, value in changes.items()
         ]
         for text in document["diff"] or flags:

@@ -14,7 +14,6 @@ from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.run import Run
 from advisor.estimate.trainers import trainer_of
 from advisor.extras.other_tools.data_sets import MeasuredData, measure_data
-from advisor.extras.other_tools.edit import diff_of
 from advisor.extras.other_tools.file import ToolFile
 from advisor.extras.other_tools.findings import (
     EITHER,
@@ -161,7 +160,7 @@ class ConfigurationReport:
             "data": self.data.words,
             "findings": [asdict(one) for one in self.findings],
             "changes": changes,
-            "diff": list(diff_of(file, changes)),
+            "diff": file.diff(changes),
             "not_carried": [] if carried is None else [asdict(one) for one in carried.lost],
             "no_effect_on_training": reading.no_effect,
             "notes": list(filter(None, self.notes)),

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from advisor.extras.other_tools.data_sets import data_of, recognise_set
-from advisor.extras.other_tools.edit import edited
 from advisor.extras.other_tools.file import looks_like_configuration, read_file
+from advisor.extras.other_tools.yaml_text import edited
 from advisor.ground.errors import AdviseError
 
 VARIABLE = "ADVISE_TOOL_EXAMPLES"

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from advisor.commands.output import print_json
 from advisor.extras.other_tools.data_sets import locate_set
-from advisor.extras.other_tools.edit import edited
-from advisor.extras.other_tools.file import command_line, read_file, steps
+from advisor.extras.other_tools.file import command_line, read_file
 from advisor.extras.other_tools.page import print_configuration, write_carried
 from advisor.extras.other_tools.report import ConfigurationReport
+from advisor.extras.other_tools.yaml_text import edited, steps
 from advisor.ground.errors import AdviseError, InputError
 from advisor.probe import stated_hardware
 from tests.faults.fuzz.mutate import Mutator
