@@ -87,7 +87,6 @@ def _layers(rules: Rules) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with dictionaries and paths as an answers file would hold them."""
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -76,7 +76,6 @@ class Commands(click.Group):
 
 
 def _more_commands() -> dict[str, click.Command]:
-    """The commands of optional features, by name."""
     from advisor.ground.extras import extras  # loads them all: an answer needs none
 
     found = (command for extra in extras().values() for command in extra.commands())

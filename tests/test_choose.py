@@ -43,13 +43,6 @@ def test_a_part_of_a_composition_is_enough(call, choose, taken):
     assert composition(call, *JUDGED, "--choose", choose) == taken
 
 
-def test_a_chain_takes_a_scheme_that_fits(call):
-    """Where the recommended scheme does not fit this chain, the first one that does is taken."""
-    asked = [*PAIRED, "--model", "meta-llama/Llama-3.1-70B", "--choose", "sft"]
-    code, document, _ = answer(call, *asked, "--force", gpu="A100 80GB")
-    assert (code, document["recommendation"]["estimate"]["fits"] != "too_big") == (0, True)
-
-
 def test_a_part_means_the_training_beside_a_remedy(call):
     """Where the answer is a remedy alone, the chain is that of the best candidate that trains."""
     asked = ["--task", "qa", "--signal", "facts_change_often"]

@@ -212,7 +212,6 @@ def check_data(path: str, options: CheckOptions = DEFAULTS) -> tuple[DataProfile
 
 
 def _template_arguments(options: CheckOptions) -> dict[str, Any]:
-    """The arguments in `--template NAME=VALUE`. Raises InputError for what is none."""
     if options.template and options.model is None:
         raise InputError(
             "--template has no effect without --model", where="--template", hint="name the model"

@@ -176,7 +176,6 @@ def own_cpu(past: PastRuns) -> str | None:
 
 
 def _assumed(stated: Mapping[str, Any]) -> list[str]:
-    """What decides the memory and was not stated, as a warning."""
     decides = ("update", "micro_batch_size", "seq_len", "gradient_checkpointing")
     missing = [
         f"--{key.replace('_', '-')} {str(USUAL[key]).lower()}"
@@ -233,7 +232,6 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
 
 
 def _profile(path: str, mapping: Mapping[str, str] | None) -> tuple[DataProfile | None, list[str]]:
-    """The profile of a stage's data, or None and why the duration cannot be estimated."""
     try:
         return profile(path, mapping=mapping), []
     except AdviseError as error:

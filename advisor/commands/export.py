@@ -8,7 +8,7 @@ import click
 
 from advisor.commands.options import json_option
 from advisor.commands.output import SCHEMA_VERSION, print_json, refuse_without, run_tool, say
-from advisor.export.exporter import Exporter, ExportRequest, exporters, found_exporters
+from advisor.export.exporter import ExportRequest, Form, exporters
 from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.extras import all_extras
 from advisor.ground.files import PLAN_FILE
@@ -56,10 +56,7 @@ def export(
     Without a name it takes ./plan.yaml, or the newest run under ./runs.
     """
     name, colon, variant = to.partition(":")
-    broken = found_exporters().broken
-    if name in broken:
-        raise InputError(broken[name], where="--to", allowed=f"forms: {', '.join(exporters())}")
-    for line in (*broken.values(), *all_extras().warnings()):
+    for line in all_extras().warnings():
         say(line)
     found = exporters().get(name)
     if found is None:
@@ -69,7 +66,7 @@ def export(
             allowed=f"forms: {', '.join(exporters())}",
             hint=did_you_mean(name, exporters()),
         )
-    if colon and not (variant and getattr(found, "VARIANTS", False)):
+    if colon and not (variant and found.VARIANTS):
         raise InputError(
             f"--to {to}: {name} has no variant '{variant}'", where="--to", allowed=f"--to {name}"
         )
@@ -99,14 +96,13 @@ def export(
     context.exit(code)
 
 
-def _source(exporter: Exporter, named: str | None) -> Path:
-    """The plan file or the run folder that is meant."""
-    if exporter.TAKES == "run":
+def _source(form: Form, named: str | None) -> Path:
+    if form.TAKES == "run":
         return find_run(named) if named else newest_run(Path.cwd())
     if named is None and not Path(PLAN_FILE).exists():
         raise InputError(
             f"there is no ./{PLAN_FILE}",
-            allowed=f"advise export PLAN --to {exporter.NAME}",
+            allowed=f"advise export PLAN --to {form.NAME}",
             hint="`advise` asks the questions and writes a plan",
         )
     path = Path(named or PLAN_FILE).expanduser()

@@ -103,7 +103,6 @@ DEFAULTS = CheckOptions()
 
 
 def _fact_option(fact: Fact) -> dict[str, Any]:
-    """The help and the kind of value of a fact's option."""
     help_ = fact.ask or (f"In {fact.unit}." if fact.unit else fact.ask)
     if fact.id == "budget":
         return {"help": f"{help_} low, medium, high, or usd=20,hours=6.", "metavar": "LEVEL|LIMITS"}

@@ -99,7 +99,6 @@ def rules(
 
 
 def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: bool) -> None:
-    """`advise rules diff A B`."""
     if len(names) != 2 or rule_layers:
         raise InputError(
             f"advise rules diff: {len(names)} rule sets{' and --rules' if rule_layers else ''}",
@@ -119,7 +118,6 @@ def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: b
 
 
 def _rule_set(name: str) -> Ruleset:
-    """The rule set of a name or a path. Raises InputError if there is none."""
     path = Path(name)
     if name in ("shipped", "document"):
         return load_rules() if name == "shipped" else load_rules(("document",))

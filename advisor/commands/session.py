@@ -93,7 +93,6 @@ def read_answers(
 
 
 def _document(answers_file: str) -> Document:
-    """A file of answers, or standard input (`-`)."""
     if answers_file == "-":
         return parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
     return read_yaml(answers_file)
@@ -237,7 +236,7 @@ def choose_candidate(
         advice = replace(advice, situation=replace(advice.situation, unsuited=""))
     if choose is None:
         return advice
-    wanted = composition_meant(choose, advice, ruleset)
+    wanted = composition_meant(choose, advice)
     candidates = (advice.recommendation, *advice.alternatives)
     found = next((each for each in candidates if each.composition == wanted), None)
     if found is advice.recommendation:
@@ -270,11 +269,11 @@ def choose_candidate(
     return with_choice(advice, found)
 
 
-def composition_meant(choose: str, advice: Advice, ruleset: Ruleset) -> Composition:
+def composition_meant(choose: str, advice: Advice) -> Composition:
     """The composition that a value of --choose stands for.
 
-    A chain alone (`dpo`) takes the recommended scheme, or the best one that fits if that does
-    not; a scheme alone (`qlora`) keeps the recommended chain.
+    A chain alone (`dpo`) takes the recommended scheme, a scheme alone (`qlora`) keeps the
+    recommended chain.
 
     Raises InputError for a name that is neither, with the nearest one.
     """
@@ -301,20 +300,7 @@ def composition_meant(choose: str, advice: Advice, ruleset: Ruleset) -> Composit
             hint=did_you_mean(unknown[0], known) or "`advise rules METHOD` explains one",
         )
     per_task = name.endswith(PER_TASK) or like.per_task
-    wanted = compose(chain, like.scheme or "lora", per_task=per_task)
-    return _fitting(wanted, advice, ruleset)
-
-
-def _fitting(wanted: Composition, advice: Advice, ruleset: Ruleset) -> Composition:
-    """The composition, or the first of the same chain that can be taken and fits."""
-    listed = [
-        one
-        for one in (advice.recommendation, *advice.alternatives)
-        if (one.composition.chain, one.composition.encoder) == (wanted.chain, wanted.encoder)
-    ]
-    asked = next((one for one in listed if one.composition == wanted), None)
-    asked = asked or candidate_of(advice, ruleset, wanted)
-    return next((one for one in (asked, *listed) if _is_possible(one)), asked).composition
+    return compose(chain, like.scheme or "lora", per_task=per_task)
 
 
 def _is_possible(candidate: Candidate) -> bool:

@@ -1,21 +1,14 @@
-"""What an exporter is: a module of this folder or of an optional feature, with `NAME`, `HELP`,
-`TAKES`, `NEEDS` and `export`.
-
-The folder is listed, so a new form is one new file.
-"""
+"""What a form of `advise export` is; optional features bring them (advisor/extras)."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
-import advisor.export
+from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 
 
@@ -35,88 +28,32 @@ class ExportRequest:
     document: dict[str, Any] = field(default_factory=dict)
 
 
-class Exporter(Protocol):
-    """A module of this folder."""
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A form of `advise export`, whose function is imported when it is used."""
 
     NAME: str  # what --to calls it
     HELP: str  # at most 62 characters, for one line of `advise export --help`
     TAKES: Literal["plan", "run"]
-    NEEDS: tuple[str, ...]  # packages that `export` imports or starts
-    # A module that takes --to NAME:VARIANT has `VARIANTS = True` as well.
-
-    def export(self, wanted: ExportRequest) -> int:
-        """Write it and say where it is. Returns the exit code; raises AdviseError."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """An exporter as a value, whose function is imported where it is used."""
-
-    NAME: str
-    HELP: str
-    TAKES: Literal["plan", "run"]
-    NEEDS: tuple[str, ...] = ()
-    VARIANTS: bool = False
-    function: str  # module:name
+    NEEDS: tuple[str, ...] = ()  # packages that the function imports or starts
+    VARIANTS: bool = False  # whether --to takes NAME:VARIANT
+    # module:name; takes an ExportRequest, writes it, says where it is, returns the exit code
+    function: str
 
     def export(self, wanted: ExportRequest) -> int:
         """Write it and say where it is. Returns the exit code; raises AdviseError."""
         module, _, name = self.function.partition(":")
-        return int(getattr(importlib.import_module(module), name)(wanted))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """The modules of this folder, and those that optional features bring."""
-
-    sound: Mapping[str, Exporter]  # NAME -> exporter, in alphabetical order
-    broken: Mapping[str, str]  # module -> one line that says why it cannot be used
-
-
-def exporters() -> Mapping[str, Exporter]:
-    """Name -> exporter, in alphabetical order; those that can be used."""
-    return found_exporters().sound
-
-
-@cache
-def found_exporters() -> Found:
-    """All exporters; one that cannot be imported, or lacks a name, takes only itself away."""
-    values = [one for extra in extras().values() for one in extra.EXPORTERS]
-    sound: dict[str, Exporter] = {
-        one.NAME: cast(Exporter, one) for one in values if isinstance(one, Form)
-    }
-    broken: dict[str, str] = {}
-    own = [f"{__package__}.{found.name}" for found in pkgutil.iter_modules(advisor.export.__path__)]
-    of_extras = [
-        f"advisor.extras.{name}.{module}"
-        for name, extra in extras().items()
-        for module in extra.EXPORTERS
-        if isinstance(module, str)
-    ]
-    for path in (*own, *of_extras):
-        if path == __name__:
-            continue
         try:
-            module = importlib.import_module(path)
-            fault = _fault(module, sound)
+            write = getattr(import_module(module), name)
         except Exception as error:  # whatever its author left in it
-            fault = f"{type(error).__name__}: {error}".splitlines()[0]
-        if fault:
-            broken[path.rpartition(".")[2]] = f"{path.replace('.', '/')} is left out: {fault}"
-        else:
-            sound[module.NAME] = cast(Exporter, module)
-    return Found(sound=dict(sorted(sound.items())), broken=broken)
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(
+                f"{module} cannot be used: {why}", where=f"--to {self.NAME}"
+            ) from error
+        return int(write(wanted))
 
 
-def _fault(module: ModuleType, others: Mapping[str, Exporter]) -> str:
-    """What the module lacks to be an exporter, in words; empty if nothing."""
-    name, needs = getattr(module, "NAME", None), getattr(module, "NEEDS", None)
-    wrong = {
-        "NAME, a text that no other form has": isinstance(name, str) and name not in others,
-        "HELP, a text": isinstance(getattr(module, "HELP", None), str),
-        'TAKES, "plan" or "run"': getattr(module, "TAKES", None) in ("plan", "run"),
-        "NEEDS, a tuple of texts": isinstance(needs, tuple)
-        and all(isinstance(need, str) for need in needs),
-        "export, a function": callable(getattr(module, "export", None)),
-    }
-    return ", ".join(f"it has no {what}" for what, is_right in wrong.items() if not is_right)
+def exporters() -> Mapping[str, Form]:
+    """Name -> form, in alphabetical order."""
+    forms = [form for extra in extras().values() for form in extra.EXPORTERS]
+    return {form.NAME: form for form in sorted(forms, key=lambda form: str(form.NAME))}

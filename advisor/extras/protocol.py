@@ -42,8 +42,7 @@ class Extra(Protocol):
     BESIDE_STAGES: ClassVar[bool] = False
     INSTALLS: ClassVar[str | None] = None  # the extra of pyproject.toml that it needs
     UNTIMED: ClassVar[str | None] = None  # what of a run with its keys no estimate of time holds
-    # Its forms of `advise export`: values, or names of modules of its folder.
-    EXPORTERS: ClassVar[Sequence[Form | str]] = ()
+    EXPORTERS: ClassVar[Sequence[Form]] = ()  # its forms of `advise export`
 
     # ------------------------------------------------------------------- plans
 

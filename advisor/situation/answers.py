@@ -243,7 +243,6 @@ def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
 
 
 def _take_limits(stated: _Stated, text: str) -> None:
-    """Note a budget as 'usd=20,hours=6'."""
     parts = parts_of("budget", stated.facts)
     pairs = _pairs(stated, text.split(","), "--budget", "usd=20,hours=6")
     limits = {name: _number(number) for name, number in pairs.items()}

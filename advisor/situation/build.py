@@ -247,7 +247,6 @@ def _tokens(profile: DataProfile) -> int | None:
 
 
 def _taught(situation: Situation) -> list[DataProfile]:
-    """The data that hold answers to learn from."""
     profiles = (situation.data, situation.examples, *situation.tasks.values())
     return [found for found in profiles if found is not None and found.kind in WITH_ANSWERS]
 
@@ -380,7 +379,6 @@ def _smaller(
 def _suggestion(
     answers: Answers, max_params_b: float | None, needs: Collection[str]
 ) -> ModelSuggestion:
-    """A model for the task whose chat template writes what the data need."""
     task, untuned = str(answers.value("task", "other")), _starts_untuned(answers)
     return suggest_model(task, max_params_b, needs=needs, untuned=untuned)
 

@@ -293,7 +293,6 @@ def size_of(name: str, params_b: float | None) -> NamedSize:
 
 
 def _sizes(name: str) -> set[float]:
-    """Every size in a name, in parameters."""
     sizes = {
         float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
         for number, unit in re.findall(SIZE, name)
@@ -337,7 +336,6 @@ def states_size(words: Iterable[str]) -> frozenset[str]:
 
 @cache
 def _catalogue_words() -> dict[str, frozenset[str]]:
-    """Hub id -> words, of every model in the catalogue."""
     return {hub_id: words_of(hub_id) for hub_id in catalogue_ids()}
 
 

@@ -137,7 +137,6 @@ def _misfits(task: object, profiles: Mapping[str, DataProfile]) -> tuple[list[st
 
 
 def _warnings(answers: Answers, profiles: Mapping[str, DataProfile]) -> list[str]:
-    """What was stated otherwise than the files say, and what is conspicuous in them."""
     warnings: list[str] = []
     kind, rows = answers.value("data_kind"), answers.value("data_rows")
     for name, found in profiles.items():
@@ -241,7 +240,6 @@ def misfit(task: object, found: DataProfile) -> Misfit | None:
 
 
 def _without_categories(found: DataProfile) -> Misfit | None:
-    """Why data of another format do not suit classification, or None."""
     looks = _looks(found)
     few = looks["looked_at"] < FEW_ROWS
     short = (
@@ -288,7 +286,6 @@ def _looks(found: DataProfile) -> dict[str, Any]:
 
 
 def _lacks(kind: str, found: DataProfile) -> bool:
-    """Whether enough answers were looked at, and hardly one is of a kind."""
     looks = _looks(found)
     count = int(looks["looked_at"])
     return count >= FEW_ROWS and int(looks[kind]) < LEAST_SHARE * count

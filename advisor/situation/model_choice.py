@@ -154,7 +154,6 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
 
 
 def _family_word(hub_id: str) -> str:
-    """The word a name begins with: "llama", "qwen"."""
     found = re.search(r"[a-z]+", tail_of(hub_id).lower())
     return found[0] if found else ""
 

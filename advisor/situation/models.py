@@ -272,7 +272,6 @@ def _catalogue_shape(hub_id: str) -> ModelShape:
 
 
 def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelShape:
-    """The shape of an entry that lacks dimensions, with those of a typical decoder of its size."""
     params = entry.get("params")
     size = size_of(hub_id, (params or 0) / 1e9 or None).params
     held = size or params or 12_000_000_000
@@ -322,7 +321,6 @@ def _described(name: str) -> ModelShape | None:
 
 
 def _named(shape: ModelShape, name: str, *, note: str) -> ModelShape:
-    """The shape under another name, of whose licence and storage nothing is known."""
     return replace(shape, id=name, license=None, gated=None, stored=None, note=note)
 
 

@@ -59,7 +59,6 @@ def plan_run(
 
 
 def _with_defaults(stage: Stage) -> Stage:
-    """The stage with the default of every key of its methods that is not given."""
     specs = key_specs()
     options = specs.effective(stage)
     return replace(stage, options=options)

@@ -146,7 +146,6 @@ def _mentioned(name: str) -> tuple[Entry | None, str]:
 
 
 def _matches(kind: _Kind, text: str) -> Iterator[tuple[int, int]]:
-    """Where a text names models of the kind."""
     one_name = " " not in text
     for form, pattern in kind.patterns.items():
         if form == "alone":
@@ -160,7 +159,6 @@ def _matches(kind: _Kind, text: str) -> Iterator[tuple[int, int]]:
 
 
 def _names_text_model(text: str, spans: Sequence[tuple[int, int]]) -> bool:
-    """Whether a description also names a model of text, outside the names found."""
     if not re.search(r"\s", text):
         return False
     rest = [
@@ -240,7 +238,6 @@ def _kinds() -> tuple[_Kind, ...]:
 
 
 def _compiled(form: str, patterns: list[str]) -> re.Pattern[str]:
-    """One expression of all patterns of an entry, with what has to stand around them."""
     either = "|".join(f"(?:{pattern})" for pattern in patterns)
     around = {
         "alone": rf"{LEAD}(?P<name>{either}){TAIL}",

@@ -93,7 +93,7 @@ def test_a_name_that_no_extra_has_is_refused(tmp_path):
 OWN = '''
 from dataclasses import dataclass
 
-from advisor.extras.protocol import Extra
+from advisor.extras.protocol import Extra, Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,14 @@ class Sonar(Extra):
     NAME = "sonar"
     HELP = "looks below"
     KEYS = Keys
-    EXPORTERS = ("chart",)
+    EXPORTERS = (
+        Form(
+            NAME="chart",
+            HELP="a chart of the sea",
+            TAKES="plan",
+            function="advisor.extras.sonar.chart:export",
+        ),
+    )
 
     def recognise(self, path):
         return (lambda path, options: print("a sea") or 0) if path.endswith(".sea") else None
@@ -117,13 +124,6 @@ class Sonar(Extra):
 
 EXTRA = Sonar()
 '''
-CHART = """
-NAME, HELP, TAKES, NEEDS = "chart", "a chart of the sea", "plan", ()
-
-
-def export(wanted):
-    return 0
-"""
 SHOW = """
 import json, sys
 from advisor.plan.read import read_plan
@@ -139,7 +139,7 @@ def test_a_folder_of_ones_own_brings_extras(tmp_path):
     sonar = tmp_path / "own" / "extras" / "sonar"
     sonar.mkdir(parents=True)
     (sonar / "extra.py").write_text(OWN)
-    (sonar / "chart.py").write_text(CHART)
+    (sonar / "chart.py").write_text("import nothing_of_this_name")
     (tmp_path / "own" / "extras" / "leaky").mkdir()
     (tmp_path / "own" / "extras" / "leaky" / "extra.py").write_text("1 / 0\n")
     (tmp_path / "deep.sea").write_text("")
@@ -159,6 +159,9 @@ def test_a_folder_of_ones_own_brings_extras(tmp_path):
     listed = ended("-m", "advisor", "export", "--help").stdout
     assert "a chart of the sea" in listed
     assert "merged" in listed
+    broken = ended("-m", "advisor", "export", "plan.yaml", "--to", "chart")
+    assert broken.returncode == 2
+    assert "advisor.extras.sonar.chart cannot be used: ModuleNotFoundError" in broken.stderr
     plan.write_text(f"{PLAN}extras: {{sonar: {{depht: 3}}}}\n")
     refused = ended("-m", "advisor", "run", "plan.yaml")
     assert refused.returncode == 2

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import advisor.export
-from advisor.export.exporter import exporters, found_exporters
+from advisor.export.exporter import exporters
 from advisor.extras.jobs.pack import make_bundle, product_files
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
@@ -401,7 +400,7 @@ def test_a_failed_dry_run_ends_the_script_with_its_code(project, python):
 
 
 def test_every_exporter_says_what_it_is():
-    """Each module of the folder has a name, a line of help, and what it takes."""
+    """Each form has a name, a line of help, and what it takes."""
     found = exporters()
     assert {"bundle", "merged"} <= set(found)
     assert [exporter.NAME for exporter in found.values()] == list(found)
@@ -409,30 +408,6 @@ def test_every_exporter_says_what_it_is():
         assert 0 < len(exporter.HELP) <= 62  # a line of `advise export --help`
         assert exporter.TAKES in ("plan", "run")
         assert callable(exporter.export)
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of"),
-        ("def", "SyntaxError: "),
-        ("NAME = 'csv'", "it has no HELP, a text, it has no TAKES"),
-    ],
-)
-def test_a_broken_exporter_takes_only_itself_away(call, project, monkeypatch, source, reason):
-    """The other forms work, and one line names its file and the reason."""
-    Path("csv.py").write_text(source)
-    monkeypatch.setattr(advisor.export, "__path__", [*advisor.export.__path__, str(project)])
-    monkeypatch.setitem(sys.modules, "advisor.export.csv", None)  # gone again after the test
-    monkeypatch.delitem(sys.modules, "advisor.export.csv")
-    found_exporters.cache_clear()
-    code, _, err = call("export", "--to", "bundle", "--out", "packed.tgz")
-    assert (code, err.count("is left out")) == (0, 1), err
-    assert f"advisor/export/csv is left out: {reason}" in err
-    code, _, err = call("export", "--to", "csv")
-    found_exporters.cache_clear()
-    assert code == 2
-    assert f"advisor/export/csv is left out: {reason}" in err
 
 
 def advise(*words):
