@@ -20,7 +20,6 @@ from advisor.ground.resources import PACKAGE, cache_folder
 from advisor.ground.types import Answer, Answers, Hardware
 from advisor.launch.checks.packages import refuse_without_trainers
 from advisor.probe import probe
-from advisor.render.run import print_samples
 from advisor.render.terminal import print_advice
 
 DATA = PACKAGE / "demo" / "support.jsonl"
@@ -106,8 +105,7 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     settings["set_values"] = (*SHORTENED, *settings["set_values"])
     run = train(plan, settings, comments=comments)
     say("\n4. What changed\n")
-    print_samples(run.record, console())
-    code = show_run(run, samples=False)
+    code = show_run(run)
     if code == 0:
         put("\nNow with your own data: a few questions, then one command\n  advise")
         put(f"See the launch file:     {Path(run.folder) / PLAN_FILE}")

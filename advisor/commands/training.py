@@ -75,18 +75,14 @@ def train_or_follow(
     return 0 if run is None else show_run(run, as_json=as_json)
 
 
-def show_run(run: FinishedRun | DryRun, *, as_json: bool = False, samples: bool = True) -> int:
-    """Print what came of a run. Returns the exit code.
-
-    Args:
-        samples: With two sample answers.
-    """
+def show_run(run: FinishedRun | DryRun, *, as_json: bool = False) -> int:
+    """Print what came of a run. Returns the exit code."""
     errors = run.errors if isinstance(run, FinishedRun) else []
     if as_json:
         document = run_json(run)
         faults = [fault for error in errors for fault in error.faults]
         print_json(with_error(document, faults) if faults else document)
-    print_run(run, console(stderr=as_json), samples=samples)
+    print_run(run, console(stderr=as_json))
     for error in errors:
         say(f"error: {error.text()}")
     return int(run.exit_code)

@@ -14,10 +14,6 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
-MOST_PARTS = 7  # more cannot be told apart; the smallest of the rest become one
-FILLS = 9  # of a bar, and two of another beside it
-REST = "everything else"
-FAR = 4.0  # a limit so many times as large would leave the bars too short to read
 ROOM_FOR_NUMBER = 0.04  # of the width: 14 pixels on a phone
 MAX_POINTS = 400  # more than a screen shows; the lowest and highest of each span are kept
 APART = 11.0  # percent of the height that two labels need
@@ -53,16 +49,8 @@ class BarChart:
 
     caption: str
     bars: Sequence[Mapping[str, Any]]
-    legend: Sequence[Mapping[str, Any]]
+    legend: Sequence[tuple[int, str, str]]  # number, name, amount
     limit: str  # its place; '' if it is not drawn
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limit:
-    """What amounts are held against."""
-
-    name: str
-    amount: float
 
 
 def bar_chart(
@@ -70,61 +58,30 @@ def bar_chart(
     bars: Sequence[StackedBar],
     *,
     show: Callable[[float], str],
-    limit: Limit | None = None,
+    limit: tuple[str, float] | None = None,
 ) -> list[BarChart]:
     """The bars, each with its number above it; [] if there is nothing to draw.
 
     Args:
         show: An amount with its unit, such as `format_gib`.
+        limit: What amounts are held against, and how much that is.
     """
-    kept = [_few_parts(bar) for bar in bars]
-    widest = max((bar.widest for bar in kept), default=0.0)
+    widest = max((bar.widest for bar in bars), default=0.0)
     if widest <= 0:
         return []
-    is_far = limit is not None and limit.amount > FAR * widest
-    drawn_limit = limit.amount if limit is not None and not is_far else 0.0
-    scale = 1.02 * max(widest, drawn_limit)  # no line or end of a band is cut off
-    if limit is not None:
-        where = "far beyond the picture" if is_far else "dashed line"
-        caption += f"; {where}: {limit.name}, {show(limit.amount)}"
-    numbers = {name: at for at, name in enumerate(_names(kept), 1)}
+    limit_name, limit_amount = limit or ("", 0.0)
+    scale = 1.02 * max(widest, limit_amount)  # no line or end of a band is cut off
+    if limit_amount:
+        caption += f"; dashed line: {limit_name}, {show(limit_amount)}"
+    names = dict.fromkeys(name for bar in bars for name in bar.parts)
+    numbers = {name: at for at, name in enumerate(names, 1)}
     legend = [
-        {
-            "name": name,
-            "number": number,
-            "fill": _fill(number),
-            "amount": " and ".join(show(bar.parts[name]) for bar in kept if name in bar.parts),
-        }
+        (number, name, " and ".join(show(bar.parts[name]) for bar in bars if name in bar.parts))
         for name, number in numbers.items()
     ]
-    return [
-        BarChart(
-            caption=caption,
-            bars=[_drawn(bar, numbers, scale, show) for bar in kept],
-            legend=legend,
-            limit=f"{drawn_limit / scale:.2%}" if drawn_limit else "",
-        )
-    ]
-
-
-def _names(bars: Sequence[StackedBar]) -> dict[str, None]:
-    return dict.fromkeys(name for bar in bars for name in bar.parts)
-
-
-def _fill(number: int) -> int:
-    return (number - 1) % FILLS + 1
-
-
-def _few_parts(bar: StackedBar) -> StackedBar:
-    """The bar with its smallest parts as one; corrections below 0 stay by themselves."""
-    if len(bar.parts) <= MOST_PARTS:
-        return bar
-    below = [name for name, value in bar.parts.items() if value <= 0]
-    ordered = sorted(bar.parts, key=lambda name: bar.parts[name], reverse=True)
-    largest = {*ordered[: max(1, MOST_PARTS - 1 - len(below))], *below}
-    parts = {name: value for name, value in bar.parts.items() if name in largest}
-    rest = sum(value for name, value in bar.parts.items() if name not in largest)
-    return replace(bar, parts={**parts, REST: rest} if rest else parts, whole=bar.total)
+    drawn = [_drawn(bar, numbers, scale, show) for bar in bars]
+    place = f"{limit_amount / scale:.2%}" if limit_amount else ""
+    return [BarChart(caption=caption, bars=drawn, legend=legend, limit=place)]
 
 
 def _drawn(
@@ -138,7 +95,7 @@ def _drawn(
             middle = f"{start + share / 2:.2%}" if share >= ROOM_FOR_NUMBER else ""
             parts.append({
                 "start": f"{start:.2%}", "width": f"{share:.2%}", "middle": middle,
-                "number": numbers[name], "fill": _fill(numbers[name]),
+                "number": numbers[name],
             })  # fmt: skip
         start += share
     band = [f"{end / scale:.2%}" for end in bar.band or ()]

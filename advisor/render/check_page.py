@@ -236,37 +236,16 @@ class _Page:
 
     def lengths(self, profile: DataProfile) -> RenderableType:
         raw = profile.kind == "raw_text"
-        columns: dict[str, list[str]] = {}
+        lines = []
         for row in profile.measures["sequence_lengths"]:
-            over = row["rows_over"]
-            cells = {
-                "tokens": f"{row['seq_len']:,}",
-                "rows over": f"{over:,} ({_share(row['rows_over_share'])})" if over else "0",
-                "text cut": _share(row["tokens_cut_share"]),
-                "no answer left": f"{row['answers_lost']:,}",
-                "padding": _share(row["padding"]),
-                "packed": f"{row['packed_sequences']:,}",
-            }
-            for name, cell in cells.items():
-                if not raw or name not in ("text cut", "no answer left"):
-                    columns.setdefault(name, []).append(cell)
+            said = f"rows over {row['rows_over']:,} ({_share(row['rows_over_share'])})"
+            if not raw:
+                said += f", text cut {_share(row['tokens_cut_share'])}"
+                said += f", no answer left {row['answers_lost']:,}"
+            said += f", padding {_share(row['padding'])}, packed {row['packed_sequences']:,}"
+            lines.append(self.text(f"{row['seq_len']:,} tokens: {said}"))
         what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
-        return Group(self._numbers(columns), self.text(f"{what}{LENGTHS}", "dim"))
-
-    def _numbers(self, columns: Mapping[str, Sequence[str]]) -> RenderableType:
-        """A table of numbers; one row below the other if a number would not be shown whole."""
-        names, rows = list(columns), list(zip(*columns.values(), strict=True))
-        if sum(max(map(len, (name, *columns[name]))) + 2 for name in names) > self.width:
-            lines = []
-            for first, *others in rows:
-                rest = (f"{name} {cell}" for name, cell in zip(names[1:], others, strict=True))
-                lines.append(self.text(f"{first} {names[0]}: {', '.join(rest)}"))
-            return Group(*lines)
-        table = _grid(*((("", "right", True),) * len(names)))
-        table.add_row(*(self.text(name, "dim") for name in names))
-        for row in rows:
-            table.add_row(*row)
-        return table
+        return Group(*lines, self.text(f"{what}{LENGTHS}", "dim"))
 
 
 def _row(sample: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

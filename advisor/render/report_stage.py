@@ -22,7 +22,6 @@ from advisor.record.stage import (
 from advisor.render.blocks import Item, PageTable, Paragraph, Section, listed, tabled
 from advisor.render.charts import (
     BarChart,
-    Limit,
     Line,
     LineChart,
     Points,
@@ -255,7 +254,7 @@ def _memory_chart(expected: Expected, measured: Measured) -> list[BarChart]:
             parts["held by the allocator besides"] = measured.reserved_bytes - measured.peak_bytes
         bars.append(StackedBar(name="measured", parts=parts))
     free = expected.limit_bytes
-    limit = Limit(name="free before the run", amount=free) if free else None
+    limit = ("free before the run", free) if free else None
     return bar_chart("Memory", bars, show=format_gib, limit=limit)
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from advisor.estimate.types import Learned
 from advisor.ground.files import shown_path
@@ -26,7 +24,6 @@ from advisor.record.run import (
     DRY_RUN,
     REPORT,
     DryRun,
-    DryRunRecord,
     DryRunStage,
     FinishedRun,
     RunRecord,
@@ -62,20 +59,20 @@ def run_json(run: FinishedRun | DryRun) -> dict[str, Any]:
     }
 
 
-def print_run(run: FinishedRun | DryRun, console: Console, *, samples: bool = True) -> None:
+def print_run(run: FinishedRun | DryRun, console: Console) -> None:
     """Print the summary; every line can be read without colour, and no command is wrapped."""
-    lines = summary_lines(run, width=console.width, samples=samples)
+    lines = summary_lines(run, width=console.width)
     if run.node:
         where = shown_path(run.folder)
         lines = [f"machine {run.node}: done; machine 0 shows the result, in {where}"]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def summary_lines(run: FinishedRun | DryRun, *, width: int = 80, samples: bool = True) -> list[str]:
+def summary_lines(run: FinishedRun | DryRun, *, width: int = 80) -> list[str]:
     """The summary: at most 25 lines for a run of one stage; sample answers give way first."""
     if isinstance(run, DryRun):
         return dry_run_lines(run)
-    count = SAMPLES if samples else 0
+    count = SAMPLES
     lines = _run_lines(run, width, count)
     while count and len(lines) > MOST_LINES:
         count -= 1
@@ -92,7 +89,7 @@ def _run_lines(run: FinishedRun, width: int, samples: int) -> list[str]:
         lines.append(f"A trial: {limit}, evaluated on a small sample.")
     if judged := verdict_lines(record, folder, width=width):
         lines += ["", *judged]
-    picked = ends_shown(record)[0][:samples] if record.status == DONE else []
+    picked = ends_shown(record)[:samples] if record.status == DONE else []
     lines += [""] if picked else []
     for one in picked:
         lines += _sample_lines(one, width)
@@ -307,8 +304,6 @@ def learned_words(found: LearnedRecord) -> str:
 
 # --------------------------------------------------------------------------- sample answers
 
-SIDE_BY_SIDE_COLUMNS = 76  # on a narrower screen the answers are printed below each other
-SHOWN_CHARACTERS = 600  # of an answer on the terminal: the report has all of it
 BEST, WORST, MIDDLE, FIRST = "best", "worst", "middle", "first"
 
 
@@ -369,38 +364,8 @@ def _scores(sample: SampleAnswer) -> tuple[float | None, float | None]:
     return sample.reward_before, sample.reward_after
 
 
-def ends_shown(record: RunRecord | DryRunRecord) -> tuple[list[PickedSample], Evaluation | None]:
-    """The best and the worst sample of the last stage that has some, and its evaluation."""
-    stages = () if isinstance(record, DryRunRecord) else record.stages
-    found = [stage.evaluation for stage in stages if stage.evaluation]
+def ends_shown(record: RunRecord) -> list[PickedSample]:
+    """The best and the worst sample of the last stage that has some."""
+    found = [stage.evaluation for stage in record.stages if stage.evaluation]
     last = next((one for one in reversed(found) if one.samples), None)
-    return [one for one in picked_samples(last) if one.rank != MIDDLE], last
-
-
-def print_samples(record: RunRecord | DryRunRecord, console: Console) -> None:
-    """Print the best and the worst sample, each with the answers before, after and in the data."""
-    picked, found = ends_shown(record)
-    if found is not None:
-        rule = rule_of_picking(picked_samples(found), found)
-        console.print(Text(f"Not trained on, {rule}:"))
-    for one in picked[:2]:
-        sample = one.sample
-        answers = [_cut(part) for part in (sample.base, sample.tuned, sample.expected)]
-        console.print()
-        console.print(Text(f"{one.why[:1].upper()}{one.why[1:]}"))
-        console.print(Text(f"  {' '.join(sample.prompt.split())}", style="bold"))
-        names = ("before", "after", "as in the data")
-        if console.width >= SIDE_BY_SIDE_COLUMNS:
-            table = Table(expand=True, show_lines=False)
-            for name in names:
-                table.add_column(name, ratio=1, overflow="fold")
-            table.add_row(*map(Text, answers))
-            console.print(table)
-        else:
-            for name, answer in zip(names, answers, strict=True):
-                console.print(Text(f"  {name}: {answer}"))
-
-
-def _cut(answer: str | None) -> str:
-    said = (answer or "").strip()
-    return said if len(said) <= SHOWN_CHARACTERS else f"{said[:SHOWN_CHARACTERS].rstrip()} ..."
+    return [one for one in picked_samples(last) if one.rank != MIDDLE]
