@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,12 @@ def render_markdown(template: str, values: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(values)
 
 
+def _interval(found: Sequence[float | None] | None) -> str:
+    """'-2.2 to -1.8'; '' if it is not known."""
+    low, high = found if found is not None and len(found) == 2 else (None, None)
+    return f"{low:+.3g} to {high:+.3g}" if low is not None and high is not None else ""
+
+
 @cache
 def html_templates() -> Environment:
     """The HTML templates, each shown value escaped."""
@@ -68,6 +74,11 @@ def html_templates() -> Environment:
         "marked": marked,
         "with_lines": lambda text: escape(shown(as_called(text))),
         "kind": lambda block: type(block).__name__,
+        "number": lambda value: "" if value is None else f"{value:.4g}",
+        "count": lambda value: f"{value:,}",
+        "share": lambda value: "" if value is None else f"{value:.1%}",
+        "interval": _interval,
+        "words": lambda text: " ".join((text or "").split()),
     }
     return environment
 

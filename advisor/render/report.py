@@ -33,9 +33,9 @@ from advisor.record.run import (
     last_of_each_task,
 )
 from advisor.record.stage import Evaluation
-from advisor.render.blocks import Paragraph, Section, listed, tabled
+from advisor.render.blocks import Paragraph, Section
 from advisor.render.markup import render_html, render_markdown
-from advisor.render.report_stage import number, stage_section
+from advisor.render.report_stage import stage_values
 from advisor.render.result_commands import (
     ask_command,
     auto_class,
@@ -115,7 +115,7 @@ def report_page(
     rollouts: Mapping[str, Lines] | None = None,
 ) -> str:
     """The report as HTML; `rollouts` has the lines of each stage's rollouts.jsonl."""
-    sections = [_the_run(record)]
+    stages = []
     for stage in record.stages:
         own = [
             line
@@ -123,52 +123,27 @@ def report_page(
             if line.get("stage") == stage.plan_stage and line.get("task") == stage.task
         ]
         answers = (rollouts or {}).get(stage.name, ())
-        sections.append(stage_section(stage, own, answers, record.resolved.get(stage.name)))
-    sections.append(_every_module_on_every_task(record))
-    for extra in extras().values():
-        sections += extra.block(record)
+        stages.append(stage_values(stage, own, answers, record.resolved.get(stage.name)))
+    sections = [section for extra in extras().values() for section in extra.block(record)]
     sections.append(Section(title="How to use the result", blocks=list(_use(record, folder))))
     verdict = verdict_of(record, folder)
     lines = plan_text.splitlines(keepends=True)
+    inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
     values = {
-        "name": str(record.name),
         "state": "" if verdict else OF_THE_STATE.get(record.status, record.status),
         "is_bad": not verdict.is_good if verdict else record.status == FAILED,
         "verdict": verdict.lines() if verdict else (),
         "command": verdict.next.command if verdict and verdict.next else None,
-        "max_steps": record.max_steps,
+        "record": record,
+        "machine": record.hardware or MachineRecord(),
+        "what": record.composition or ", ".join(dict.fromkeys(one["trained"] for one in stages)),
+        "stages": stages,
+        "tasks": record.cross_evaluation or {},
         "sections": sections,
         "plan_text": "".join(one for one in lines if not one.startswith("# yaml-language-server:")),
-        "versions": _versions(record),
-        "made_with": f"advise {record.advise_version or ''}",
+        "digests": {**record.digests, **inputs},
     }
     return render_html("report.html", values)
-
-
-def _the_run(record: RunRecord) -> Section:
-    hardware = record.hardware or MachineRecord()
-    where = ", ".join(hardware.gpus) or f"{hardware.cpu_cores or '?'} CPU cores"
-    trained = ", ".join(dict.fromkeys(what_was_trained(stage) for stage in record.stages))
-    attempts = f"{record.attempts} attempt{'s' if record.attempts != 1 else ''}"
-    lines = [
-        f"What: {record.composition or trained}",
-        f"Model: {record.model}",
-        f"Machine: {where}",
-        f"Started {record.started_at}, ended {record.finished_at or 'not yet'}; {attempts}",
-    ]
-    return Section(title="The run", blocks=listed(lines))
-
-
-def _every_module_on_every_task(record: RunRecord) -> Section:
-    """Held-out losses, if there are several tasks."""
-    found = record.cross_evaluation or {}
-    title, tasks = "Every module on every task", list(found)
-    if len(tasks) < 2:
-        return Section(title=title, blocks=())
-    columns = ["held-out loss on", "base", *tasks]
-    rows = [[task, *(number(found[task].get(one)) for one in ("base", *tasks))] for task in tasks]
-    said = "Lower is better. A column is a module; its own task stands on the diagonal."
-    return Section(title=title, blocks=[*tabled(columns, rows), Paragraph(text=said, tone="quiet")])
 
 
 def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
@@ -200,13 +175,6 @@ def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
     if served := served_stages(record):
         what = f"Serve {'them' if len(served) > 1 else 'it'} with vLLM"
         yield ToPaste(what=what, line=serve_command(record, served, folder))
-
-
-def _versions(record: RunRecord) -> Section:
-    shown = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
-    inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
-    lines = [f"{name}: {digest}" for name, digest in {**record.digests, **inputs}.items()]
-    return Section(title="Versions and digests", blocks=listed([shown, *lines]))
 
 
 THIS_FOLDER, BASE = "THIS_FOLDER", "BASE_MODEL"  # for whoever reads it elsewhere

@@ -9,17 +9,8 @@ from typing import Any
 
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DONE, ResolvedSettings, StageRecord
-from advisor.record.stage import (
-    Check,
-    DataCounts,
-    Evaluation,
-    Expected,
-    Measured,
-    Metric,
-    RewardRecord,
-    Times,
-)
-from advisor.render.blocks import Item, PageTable, Paragraph, Section, listed, tabled
+from advisor.record.stage import Confusion, DataCounts, Evaluation, Expected, Measured, Times
+from advisor.render.blocks import PageTable
 from advisor.render.charts import (
     BarChart,
     Line,
@@ -62,70 +53,39 @@ DRAWN = {
     "tokens_per_s": ("Speed", "tokens/s"),
     "memory_bytes": ("Memory", "GiB"),
 }
+ROLLOUT_COLUMNS = ("step", "which", "prompt", "answer", "reward", "tokens")
 OF_A_REWARD = re.compile(r"rewards/([\w.-]+)/mean")  # one of several
 
 
-def number(value: float | None) -> str:
-    """Four significant digits; '' if it is not known."""
-    return "" if value is None else f"{value:.4g}"
-
-
-def stage_section(
+def stage_values(
     stage: StageRecord, metrics: Lines, rollouts: Lines, resolved: ResolvedSettings | None
-) -> Section:
-    """What is known of a stage; of one that did not finish why, and how far it came."""
-    title = f"Stage {stage.name}: {what_was_trained(stage)}"
-    adjusted = [one.sentence() for one in stage.adjusted]
-    learned_from = [*metric_charts(metrics), *_rollouts(rollouts)]
-    if stage.status != DONE:
-        reason = f": {stage.error.what}" if stage.error else ""
-        told = listed([f"{stage.status}{reason}", *adjusted])
-        return Section(title=title, blocks=[*told, *learned_from])
-    evaluation = stage.evaluation or Evaluation()
-    blocks = [
-        *_before_after(evaluation),
-        *listed(stage.held_out.sentences() if stage.held_out else ()),
-        *listed(adjusted),
-        *tabled(
-            ("reward", "weight", "first step", "last step", "spread", "without a score"),
-            map(reward_row, stage.rewards or ()),
-        ),
-        *learned_from,
-        *_costs(stage),
-        *listed(_data(stage.data) if stage.data else ()),
-        *listed(_computed_by(resolved)),
-        *listed(map(_check, stage.checks)),
-        *_confusion(evaluation),
-        *_samples(evaluation),
-    ]
-    return Section(title=title, blocks=blocks)
-
-
-def _before_after(found: Evaluation) -> tuple[PageTable, ...]:
-    """Before and after by every metric there is, with the interval of the difference."""
-    loss = Metric(
-        before=found.holdout_loss_before,
-        after=found.holdout_loss_after,
-        interval=found.holdout_loss_interval,
-    )
-    perplexity = Metric(before=found.perplexity_before, after=found.perplexity_after)
-    named = [("held-out loss", loss), ("perplexity", perplexity)]
-    named = [(name, one) for name, one in named if (one.before, one.after) != (None, None)]
-    named += [(name.replace("_", " "), one) for name, one in found.metrics.items()]
-    if found.general is not None:
-        name = f"loss on {found.general.rows or ''} fixed general prompts".replace("  ", " ")
-        named.append((name, found.general))
-    rows = [
-        (name, number(one.before), number(one.after), _interval(one.interval))
-        for name, one in named
-    ]
-    return tabled(("measured", "before", "after", "difference (95 % interval)"), rows)
-
-
-def _interval(found: Sequence[float | None] | None) -> str:
-    """'-2.2 to -1.8'; '' if it is not known."""
-    low, high = found if found is not None and len(found) == 2 else (None, None)
-    return f"{low:+.3g} to {high:+.3g}" if low is not None and high is not None else ""
+) -> dict[str, Any]:
+    """What templates/stage.html shows of a stage; of one that did not finish how far it came."""
+    evaluation, data = stage.evaluation or Evaluation(), stage.data or DataCounts()
+    picked, confusion = picked_samples(evaluation), evaluation.confusion or Confusion()
+    counts = {
+        "rows trained on": data.train_rows,
+        "held out": data.holdout_rows,
+        "dropped": data.dropped,
+        "truncated": data.truncated,
+    }
+    expected, measured = stage.expected or Expected(), stage.measured or Measured()
+    return {
+        "record": stage,
+        "trained": what_was_trained(stage),
+        "is_done": stage.status == DONE,
+        "evaluation": evaluation,
+        "charts": list(metric_charts(metrics)),
+        "rollouts": PageTable(columns=ROLLOUT_COLUMNS, rows=tuple(sample_rows(rollouts))),
+        "memory": _memory_chart(expected, measured),
+        "costs": PageTable(columns=("", "expected", "measured"), rows=tuple(_costs(stage))),
+        "data": [f"{count:,} {name}" for name, count in counts.items() if count is not None],
+        "notes": data.notes,
+        "resolved": resolved,
+        "confusion": list(zip(confusion.labels, confusion.counts, strict=False)),
+        "samples": picked,
+        "how_picked": rule_of_picking(picked, evaluation),
+    }
 
 
 def metric_charts(metrics: Lines) -> Iterator[LineChart]:
@@ -146,12 +106,6 @@ def _points(metrics: Lines, key: str, scale: float = 1) -> Points:
         for line in metrics
         if isinstance(line.get(key), int | float) and "step" in line
     ]
-
-
-def _rollouts(lines: Lines) -> list[Paragraph | PageTable]:
-    table = tabled(("step", "which", "prompt", "answer", "reward", "tokens"), sample_rows(lines))
-    title = "Answers that were learned from, at the start and in the end"
-    return [Paragraph(text=title, tone="heading"), *table] if table else []
 
 
 def sample_rows(lines: Lines) -> Iterator[tuple[str, ...]]:
@@ -190,29 +144,18 @@ def _score(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else "none"
 
 
-def reward_row(one: RewardRecord) -> tuple[str, ...]:
-    """One of several rewards: its weight, its means, its spread, answers without a score."""
-    numbers = (one.first, one.last, one.spread)
-    first, last, spread = ("" if value is None else _score(value) for value in numbers)
-    spread = "always the same" if one.constant else spread
-    missing = "" if one.missing is None else f"{one.missing:.1%}"
-    return one.name, f"{one.weight:g}", first, last, spread, missing
-
-
-def _costs(stage: StageRecord) -> list[BarChart | PageTable]:
-    """Memory against the limit as bars, and times expected and measured."""
+def _costs(stage: StageRecord) -> Iterator[tuple[str, str, str]]:
+    """Memory, times and speed, expected and measured."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
-    rows = []
     if measured.peak_bytes is not None:
         counter = COUNTERS.get(str(measured.counter), "measured")
         estimate = format_gib(expected.counted_bytes) if expected.counted_bytes else ""
-        rows.append((f"peak memory ({counter})", estimate, format_gib(measured.peak_bytes)))
-    rows += _time_rows(stage)
+        yield f"peak memory ({counter})", estimate, format_gib(measured.peak_bytes)
+    yield from _time_rows(stage)
     if speed := speed_words(measured):
-        rows.append(("speed", "", speed))
+        yield "speed", "", speed
     if expected.learned is not None:
-        rows.append(("learned from earlier runs", learned_words(expected.learned), ""))
-    return [*_memory_chart(expected, measured), *tabled(("", "expected", "measured"), rows)]
+        yield "learned from earlier runs", learned_words(expected.learned), ""
 
 
 def _time_rows(stage: StageRecord) -> list[tuple[str, str, str]]:
@@ -256,60 +199,3 @@ def _memory_chart(expected: Expected, measured: Measured) -> list[BarChart]:
     free = expected.limit_bytes
     limit = ("free before the run", free) if free else None
     return bar_chart("Memory", bars, show=format_gib, limit=limit)
-
-
-def _data(data: DataCounts) -> list[str]:
-    known = {
-        "rows trained on": data.train_rows,
-        "held out": data.holdout_rows,
-        "dropped": data.dropped,
-        "truncated": data.truncated,
-    }
-    counts = [f"{count:,} {name}" for name, count in known.items() if count is not None]
-    return [f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.notes)]
-
-
-def _computed_by(resolved: ResolvedSettings | None) -> list[str]:
-    """Which kernels computed the stage, as they were resolved where it ran."""
-    if resolved is None or resolved.attention is None:
-        return []
-    compiled = ", compiled layers" if resolved.compile else ""
-    layers = f"fused layers {resolved.kernels or 'none'}"
-    return [f"Computed with: attention {resolved.attention}, {layers}{compiled}"]
-
-
-def _check(check: Check) -> Item:
-    if check.ok:
-        return Item(text=f"Check: {check.text}")
-    return Item(text=f"Warning: {check.text}", tone="warning")
-
-
-def _confusion(found: Evaluation) -> list[Paragraph | PageTable]:
-    """Which class was taken for which, for classifiers."""
-    counted = found.confusion
-    if counted is None or not counted.labels:
-        return []
-    rows = [
-        [label, *(f"{count:,}" for count in counts)]
-        for label, counts in zip(counted.labels, counted.counts, strict=False)
-    ]
-    title = Paragraph(text="Which class was taken for which", tone="heading")
-    return [title, *tabled(("is \\ was called", *counted.labels), rows)]
-
-
-def _samples(found: Evaluation) -> list[Paragraph | PageTable]:
-    """Answers picked by rule, side by side: of the base, of the result, and in the data."""
-    picked = picked_samples(found)
-    if not picked:
-        return []
-    rows = []
-    for one in picked:
-        told = one.sample
-        texts = (told.prompt, told.base, told.tuned, told.expected)
-        rows.append([one.why, *(" ".join((part or "").split()) for part in texts)])
-    rule = f"Not trained on; {rule_of_picking(picked, found)}."
-    return [
-        Paragraph(text="Good and bad answers", tone="heading"),
-        Paragraph(text=rule, tone="quiet"),
-        *tabled(("", "question", "base answers", "tuned answers", "in the data"), rows),
-    ]

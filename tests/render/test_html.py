@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 
+from advisor.record.run import MachineRecord, RunRecord
 from advisor.render.blocks import Item, Items, PageTable, Section
 from advisor.render.charts import StackedBar, bar_chart
 from advisor.render.markup import html_templates, render_html
@@ -34,13 +35,19 @@ def test_text_from_outside_is_shown_not_run():
         ToPaste(what=HOSTILE, line=HOSTILE),
     )
     section = Section(title=HOSTILE, blocks=blocks)
+    record = RunRecord(
+        schema_version=1, name=HOSTILE, model=HOSTILE, status="failed", stages=(),
+        versions={HOSTILE: HOSTILE},
+        advise_version=f"{HOSTILE} \x1b[2J",
+    )  # fmt: skip
     page = render_html("report.html", {
-        "name": HOSTILE, "state": HOSTILE, "is_bad": False, "verdict": (), "command": None,
-        "max_steps": None, "sections": (section,), "plan_text": HOSTILE, "versions": section,
-        "made_with": f"{HOSTILE} \x1b[2J",
+        "record": record, "state": HOSTILE, "is_bad": False, "verdict": (), "command": None,
+        "machine": MachineRecord(gpus=(HOSTILE,)), "what": HOSTILE, "stages": (),
+        "tasks": {HOSTILE: {HOSTILE: 1.0}, "b": {}}, "sections": (section,),
+        "plan_text": HOSTILE, "digests": {HOSTILE: HOSTILE},
     })  # fmt: skip
     assert "<script" not in page.lower()
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 23
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 23
     assert "\x1b" not in page
 
 

@@ -11,8 +11,9 @@ import pytest
 from advisor.record.run import RunRecord
 from advisor.record.stage import RewardRecord
 from advisor.render.charts import Line, line_chart, thin
+from advisor.render.markup import html_templates
 from advisor.render.report import model_card, read_metrics, read_rollouts, report_page, write_report
-from advisor.render.report_stage import metric_charts, reward_row, sample_rows
+from advisor.render.report_stage import metric_charts, sample_rows
 from tests.render.test_html import html_of
 
 STAGE = {
@@ -311,7 +312,9 @@ def test_each_reward_has_a_row_and_a_picture():
     """A reward that was always the same says so in place of its spread."""
     exact = RewardRecord(name="exact", weight=2.0, first=0.1, last=0.5, spread=0.3)
     own = RewardRecord(name="own", first=1.0, last=1.0, spread=0.0, missing=0.25, constant=True)
-    assert [reward_row(exact), reward_row(own)] == [
+    macro = html_templates().get_template("stage.html").module.rewards((exact, own))
+    cells = re.findall(">([^<]*)</td>", str(macro))
+    assert [tuple(cells[:6]), tuple(cells[6:])] == [
         ("exact", "2", "0.1", "0.5", "0.3", ""),
         ("own", "1", "1", "1", "always the same", "25.0%"),
     ]
