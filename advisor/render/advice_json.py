@@ -188,7 +188,6 @@ def _alternative(candidate: Candidate) -> dict[str, Any]:
 
 
 def _way(way: Fitted, *, is_chosen: bool) -> dict[str, Any]:
-    """What a composition would take under one strategy of several GPUs."""
     cost = way.cost
     return {
         "strategy": way.strategy.name,
@@ -203,7 +202,6 @@ def _way(way: Fitted, *, is_chosen: bool) -> dict[str, Any]:
 
 
 def _nothing_fits(stuck: Infeasible) -> dict[str, Any]:
-    """Why nothing fits and what would."""
     return {
         "nearest": stuck.nearest.composition,
         "blame": map(_reason, stuck.blame),

@@ -87,7 +87,6 @@ def bar_chart(
 def _drawn(
     bar: StackedBar, numbers: Mapping[str, int], scale: float, show: Callable[[float], str]
 ) -> dict[str, Any]:
-    """One bar with its places in percent of the width."""
     parts, start = [], 0.0
     for name, value in bar.parts.items():
         share = max(0.0, value) / scale
@@ -197,7 +196,6 @@ def _end(
 
 
 def _moved_apart(ends: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Labels at the ends of lines, moved where they would cover each other."""
     placed: list[tuple[float, str]] = []
     for y, label in sorted(ends):
         placed.append((max(y, placed[-1][0] + APART) if placed else y, label))

@@ -249,7 +249,6 @@ class _Page:
 
 
 def _row(sample: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """One row of the data, each part with its name."""
     for key, prefix in (("messages", ""), ("chosen", "chosen: "), ("rejected", "rejected: ")):
         turns = sample.get(key, ())
         for turn in turns[:SHOWN_TURNS]:
@@ -283,7 +282,6 @@ def _calls(turn: Mapping[str, Any]) -> str:
 
 
 def _about_rows(measures: Mapping[str, Any]) -> Iterable[str]:
-    """Sentences about turns and scripts, if there is something to say."""
     turns = measures.get("turns")
     if turns and turns["multi_turn"]:
         yield (
@@ -310,7 +308,6 @@ def _share(share: float) -> str:
 
 
 def _finding_lines(finding: DataFinding) -> list[str]:
-    """A finding's lines: unreadable places stand one below the other."""
     text = visible(finding.text)
     if finding.id != "unreadable-rows":
         return [text]

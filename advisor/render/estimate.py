@@ -62,7 +62,6 @@ def _gib(value: float) -> str:
 
 
 def _need(document: Mapping[str, Any]) -> str:
-    """The need with its band, and the least that would do."""
     need, least = float(document["need_gib"]), float(document["least_gib"])
     given = ""
     if least < HARDLY_LESS * need:
@@ -77,7 +76,6 @@ def _need(document: Mapping[str, Any]) -> str:
 
 
 def _bars(document: Mapping[str, Any], width: int) -> Iterator[str]:
-    """Each term with its bar, and their sum against the limit."""
     need, limit, terms = float(document["need_gib"]), document.get("limit_gib"), document["terms"]
     name_width = min(NAME_WIDTH, max((len(term["name"]) for term in terms), default=4))
     bar_width = min(BAR_WIDTH, max(6, width - name_width - 16))
@@ -127,7 +125,6 @@ def _seconds(value: float) -> str:
 
 
 def _verdict(document: Mapping[str, Any]) -> str:
-    """Whether it fits, and if it may not what would."""
     fits, instead = document["fits"], document.get("fits_with")
     said = FITS[fits]
     if fits == "may_fit":

@@ -55,7 +55,6 @@ def _lines(file: str) -> list[str]:
 
 
 def _closing(checked: LintedRules) -> str:
-    """What was proved, how the rules are spread over the tiers, and how many findings there are."""
     report = checked.report
     counts = {severity: len(report.of(severity)) for severity in SEVERITIES}
     counted = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())

@@ -84,7 +84,6 @@ def _remedy_steps(advice: Advice, found: Remedy) -> NextSteps:
 
 
 def _check_and_ask_again(advice: Advice, found: Remedy) -> tuple[str, ...]:
-    """The lines that check what was written, and ask again with it."""
     answers, states = advice.situation.answers, dict(found.again)
     denied = {name for name, value in states.items() if value is None}
     stated = (*answers.signals, *states.pop("signals", ()))
@@ -156,7 +155,6 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
 
 
 def _file_to_write(advice: Advice) -> tuple[TrainingStep, dict[str, Any]]:
-    """The file that is still missing, and what it changes in the answers."""
     composition = advice.recommendation.composition
     if composition.chain[0] == "cpt":
         text = "Put your documents as text files into a folder, and check them:"

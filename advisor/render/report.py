@@ -147,7 +147,6 @@ def report_page(
 
 
 def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
-    """Lines to paste, for the last result of each task."""
     if record.status != DONE:
         return
     for stage in last_of_each_task(record.stages):
@@ -236,7 +235,6 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
 
 
 def _origin(record: RunRecord) -> list[str]:
-    """Under which licence the base came, and what names the data without showing any of it."""
     said = [f"Licence of the base: {record.license}."] if record.license else []
     data = [digest for name, digest in record.input_digests.items() if name.startswith("data ")]
     if data:

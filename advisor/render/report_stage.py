@@ -145,7 +145,6 @@ def _score(value: Any) -> str:
 
 
 def _costs(stage: StageRecord) -> Iterator[tuple[str, str, str]]:
-    """Memory, times and speed, expected and measured."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
     if measured.peak_bytes is not None:
         counter = COUNTERS.get(str(measured.counter), "measured")
@@ -159,7 +158,6 @@ def _costs(stage: StageRecord) -> Iterator[tuple[str, str, str]]:
 
 
 def _time_rows(stage: StageRecord) -> list[tuple[str, str, str]]:
-    """Each part of the time that was measured, beside what was expected."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
     foreseen, times = expected.times or Times(), stage.times or Times()
     train_s = measured.train_s if measured.train_s is not None else times.train_s
@@ -179,7 +177,6 @@ def _time_rows(stage: StageRecord) -> list[tuple[str, str, str]]:
 
 
 def _memory_chart(expected: Expected, measured: Measured) -> list[BarChart]:
-    """Memory expected by its parts, and measured, against what was free."""
     bars = []
     if expected.terms and expected.peak_bytes:
         low, high = expected.low_bytes, expected.high_bytes

@@ -153,7 +153,6 @@ def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
 
 
 def _under(label: str, texts: Iterable[str]) -> Labelled:
-    """Texts one below the other, the first beside the label."""
     return ((label if place == 0 else "", text) for place, text in enumerate(texts))
 
 

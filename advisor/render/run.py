@@ -130,7 +130,6 @@ def verdict_lines(record: RunRecord, folder: Path, *, width: int = 80) -> list[s
 
 
 def _sample_lines(one: PickedSample, width: int) -> list[str]:
-    """A sample answer, a line for each text."""
     texts = (one.sample.prompt, one.sample.base or "", one.sample.tuned or "")
     question, before, after = (" ".join(text.split()) for text in texts)
     lines = [f"  {one.why[:1].upper()}{one.why[1:]}: {question}"]
@@ -198,7 +197,6 @@ def _expected(amount: float | None, shown: Any) -> str:
 
 
 def _cost_lines(stage: StageRecord) -> list[str]:
-    """Memory and time, measured beside what was expected."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
     times, foreseen, lines = stage.times or Times(), expected.times or Times(), []
     if measured.peak_bytes is not None:
@@ -217,7 +215,6 @@ def _cost_lines(stage: StageRecord) -> list[str]:
 
 
 def _next_lines(record: RunRecord, folder: Path) -> list[str]:
-    """Commands that continue from here; each can be pasted as it is."""
     where = shown_path(folder)
     if record.status != DONE:
         command = resume_command(where, max_steps=record.max_steps, judge=record.judge)
@@ -247,7 +244,6 @@ def dry_run_lines(run: DryRun) -> list[str]:
 
 
 def _measurements(stage: DryRunStage) -> dict[str, str]:
-    """Label -> what a dry run measured beside what was expected."""
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
     peak_bytes, limit_bytes = measured.peak_bytes, expected.limit_bytes
     longest_s, planned_s = stage.longest_batch_duration_s, expected.duration_s
@@ -358,7 +354,6 @@ def rule_of_picking(picked: Sequence[PickedSample], found: Evaluation) -> str:
 
 
 def _scores(sample: SampleAnswer) -> tuple[float | None, float | None]:
-    """Before and after."""
     if sample.score_before is not None or sample.score_after is not None:
         return sample.score_before, sample.score_after
     return sample.reward_before, sample.reward_after

@@ -77,7 +77,6 @@ def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | Non
 
 
 def _print_labelled(name: str, items: Sequence[Item], console: Console) -> None:
-    """A label at the left and its entries beside it; on a narrow terminal below it."""
     is_wide, bullet = console.width >= NARROW, "- " if len(items) > 1 else ""
     if not is_wide:
         console.print(rich_text(name, console, "bold"))
@@ -87,7 +86,6 @@ def _print_labelled(name: str, items: Sequence[Item], console: Console) -> None:
 
 
 def _print_commands(commands: Iterable[str], console: Console, lead: str) -> None:
-    """Each on a line of its own, whole, so that it can be copied."""
     for command in commands:
         console.print(rich_text(f"{lead}{command}", console, "bold"), soft_wrap=True)
 
@@ -143,7 +141,6 @@ def _print_block(block: Block, console: Console) -> None:
 
 
 def _put(console: Console, text: str, style: str = "", *, lead: str = "") -> None:
-    """Print the text wrapped behind a lead that stands on its first line alone."""
     lines = rich_text(text, console, style).wrap(console, max(8, console.width - len(lead)))
     for place, line in enumerate(lines):
         line.rstrip()

@@ -158,7 +158,6 @@ def _training(advice: Advice) -> str:
 
 
 def _step(advice: Advice, place: int, objective: str) -> str:
-    """What one stage does: 'teach Qwen/Qwen3-8B with your 1,200 examples'."""
     composition, situation = advice.recommendation.composition, advice.situation
     known = methods().objectives
     is_scored = any(known[before].scores for before in composition.chain[:place])

@@ -70,7 +70,6 @@ def asker(interview: Interview) -> Callable[[Question], Reply]:
 
 
 def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
-    """A choice, a yes or no, a number, a path or a text."""
     fact = question.fact
     # Who presses Enter alone has said nothing, here as where an answer is typed.
     silent = None if fact.required else DONT_KNOW
@@ -147,7 +146,6 @@ def _ask_model(question: Question, ui: Ui, checks: Checks) -> Reply:
 
 
 def _ask_which(name: str, meant: NameLookup, ui: Ui, *, suggests: bool) -> Any:
-    """A model for a name that may mean several or none; or AGAIN, KEEP, DONT_KNOW."""
     what = f"{meant.note}." if meant.note else f"No model called {name} is known here."
     what += " Did you mean one of these?" if meant.near else " What now?"
     if meant.near and not meant.misspelt and not meant.note:
@@ -215,7 +213,6 @@ def ask_round(interview: Interview, earlier: Answers | None = None) -> Saved:
 
 
 def _greet(interview: Interview, answers: Answers) -> None:
-    """The machine first, then what is known already, then how to answer."""
     ui = interview.ui
     for place, line in enumerate(machine_lines(interview.hardware)):
         ui.say(line, tone="plain" if place < 2 else "quiet")

@@ -100,7 +100,6 @@ class Conversation:
                 self.ui.say(short_question(fact), tone="quiet", lead="  - ")
 
     def _walk(self, relevant: Relevant | None) -> None:
-        """Put the questions that are still open and relevant."""
 
         def keep(answers: Answers, asked: tuple[str, ...]) -> None:
             self.progress = Saved(answers=answers, asked=asked)

@@ -205,7 +205,6 @@ def ask_data(question: Question, reader: DataReader) -> Reply:
 
 
 def _ask_about(answers: Answers, path: str, reader: DataReader) -> Several | None:
-    """The columns of a file, and the task if its rows do not suit it; None for another file."""
     more: dict[str, Any] = {}
     is_known = path == answers.value("data_path")
     while True:
@@ -275,7 +274,6 @@ def ask_columns(
 
 
 def _say_row(ui: Ui, path: str, row: Mapping[str, Any]) -> None:
-    """One row, a column on a line, each value shortened."""
     cells = [(name, cell) for name, cell in row.items() if not isinstance(cell, Mapping)]
     ui.say(f"One row of {shown(path)}:")
     names = [one_line(name, NAME_CHARS) for name, _ in cells[:SHOWN_COLUMNS]]
@@ -287,7 +285,6 @@ def _say_row(ui: Ui, path: str, row: Mapping[str, Any]) -> None:
 
 
 def _pick_columns(ui: Ui, row: Mapping[str, Any], ways: Sequence[Mapped]) -> dict[str, str] | None:
-    """The columns chosen from lists, in which the guess is marked; None for back."""
     kinds = [Option(value=kind, label=label) for kind, (label, _) in HOLDS.items()]
     leave = Option(value=None, label="Back" if ways else "Another file")
     kind = ui.choose("What does each row hold?", [*kinds, leave])

@@ -110,7 +110,6 @@ def _read_gpu(text: str) -> MeantGpu:
 
 
 def _ask_variant(ui: Ui, meant: MeantGpu) -> Any:
-    """Which of several GPUs of one name it is, told apart by memory; or BACK."""
     smallest = meant.variants[0]
     message = f"How much memory does the {smallest.name} have? ({MEMORY_HINT})"
     if meant.note:

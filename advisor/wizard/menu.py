@@ -176,7 +176,6 @@ class _Closing:
                 outcome = self._recommend()
 
     def _choose(self, outcome: WizardOutcome) -> Any:
-        """What is chosen of the menu; on a small screen some of it is behind "More choices"."""
         talk = self.conversation
         skipped = talk.skipped()
         options = list(
@@ -197,7 +196,6 @@ class _Closing:
         return chosen
 
     def _look(self, action: Callable[[WizardOutcome], object], outcome: WizardOutcome) -> None:
-        """Do what changes no answer; what goes wrong in it is said, and is no end."""
         try:
             action(outcome)
         except Stopped:
@@ -206,7 +204,6 @@ class _Closing:
             self.ui.say(str(error), tone="warning")
 
     def _say_later(self, outcome: WizardOutcome) -> None:
-        """The command that continues from here another time."""
         if outcome.is_complete and outcome.plan_path is not None:
             path = shlex.quote(outcome.plan_path)
             line = f"export {path} --to bundle" if outcome.other_machine else f"run {path}"
@@ -279,7 +276,6 @@ class _Closing:
                 return outcome
 
     def _show(self, outcome: WizardOutcome) -> None:
-        """Print it, and what keeps it from being run, here or at all."""
         self.actions.show(outcome)
         if outcome.missing and outcome.advice.recommendation.composition.chain:
             names = ", ".join(self._named(name) for name in outcome.missing)
@@ -315,7 +311,6 @@ class _Closing:
         return outcome
 
     def _askable(self, outcome: WizardOutcome) -> list[Fact]:
-        """The questions whose answers a runnable plan still needs."""
         wanted = outcome.missing if outcome.advice.recommendation.composition.chain else ()
         return [
             fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted
@@ -324,7 +319,6 @@ class _Closing:
     # ----------------------------------------------------------------------- other answers
 
     def _other(self, outcome: WizardOutcome) -> WizardOutcome | None:
-        """Everything about another candidate; the outcome with it if it is taken, else None."""
         options = [
             Option(value=candidate, label=str(candidate.composition), help=candidate.verdict_words)
             for candidate in outcome.advice.alternatives
@@ -372,7 +366,6 @@ class _Closing:
         return self._try(outcome, self.ui.choose(asks, [*options, GO_BACK]))
 
     def _try(self, outcome: WizardOutcome, chosen: Flip | WayOut | Any) -> bool:
-        """Continue with a change that was chosen from a list; False for "Back"."""
         if chosen is not BACK:
             self.conversation.try_change(outcome.advice, chosen.change)
         return chosen is not BACK

@@ -137,7 +137,6 @@ def skipped_questions(
 
 
 def _not_put(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
-    """The questions that were not put, and that no file, flag or listed signal has answered."""
 
     def was_given(fact: Fact) -> bool:
         listed = fact.signal and fact.id in answers.signals

@@ -122,7 +122,6 @@ def _answer(advice: Advice) -> str:
 
 
 def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
-    """Each label with everything that could stand beside it."""
     ours, situation, stuck = advice.recommendation, advice.situation, advice.nothing_fits
     is_outside = ours.composition.remedies == (OTHER_TOOL,)
     if is_outside and situation.outside is not None:
@@ -197,7 +196,6 @@ def _useful_flips(advice: Advice) -> list[Flip]:
 
 
 def _what_if(flip: Flip) -> str:
-    """'the facts changed every few weeks: rag & sft+lora'."""
     return flip_text(flip).removeprefix("If ").rstrip(".")
 
 

@@ -159,7 +159,6 @@ def needs(advice: Advice) -> Section:
 
 
 def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:
-    """What holds the memory, and the least that the same training could do with."""
     if estimate.memory is None:
         return ""
     needed, least = estimate.memory.needed, less_than_planned(estimate)
@@ -173,7 +172,6 @@ def _memory_detail(estimate: Estimate, hardware: Hardware) -> str:
 
 
 def _cache_words(memory: MemoryEstimate) -> str:
-    """What a counter shows beyond the need."""
     cached = memory.peak_bytes - memory.need_bytes
     if cached < WORTH_CACHE * memory.need_bytes:
         return ""
@@ -184,7 +182,6 @@ def _cache_words(memory: MemoryEstimate) -> str:
 
 
 def _time_detail(estimate: Estimate) -> str:
-    """The parts of the time, and what a first run downloads besides."""
     times = estimate.times
     if times is None:
         return ""

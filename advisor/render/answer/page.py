@@ -97,7 +97,6 @@ def based_on(advice: Advice) -> Section:
 
 
 def _data(advice: Advice) -> Iterator[str]:
-    """What the data are; many files together."""
     situation, rows = advice.situation, example_rows(advice)
     files, data = situation.tasks, situation.data
     if data is not None:
@@ -123,7 +122,6 @@ def _kind_words(kind: str) -> str:
 
 
 def _stated(advice: Advice) -> Iterator[str]:
-    """The other answers: 'what the model should do: Answer customers'."""
     known, facts = advice.situation.answers.known, load_facts()
     answers = {fact_id: answer for fact_id, answer in known.items() if fact_id not in SAID}
     if set(advice.situation.answers.signals) <= set(answers):

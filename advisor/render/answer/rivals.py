@@ -49,7 +49,6 @@ def canonical(method: str) -> str:
 
 
 def _differences(one: Composition, other: Composition) -> list[str]:
-    """The parts in which two compositions differ."""
     parts = ("chain", "scheme", "per_task", "remedies", "encoder")
     return [part for part in parts if getattr(one, part) != getattr(other, part)]
 
@@ -66,7 +65,6 @@ def _most_telling(reasons: Sequence[Reason]) -> Reason | None:
 
 
 def _verdict(candidate: Candidate) -> str:
-    """The verdict with its verb: 'is ruled out', 'ranks lower', 'does not fit'."""
     return VERBS.get(candidate.verdict) or candidate.verdict_words
 
 

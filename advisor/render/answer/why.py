@@ -45,7 +45,6 @@ def reason_text(reason: Reason) -> str:
 
 
 def _has_number(text: str, number: float) -> bool:
-    """Whether the text holds the number, as rounded as people write it."""
     found = re.findall(r"[0-9]+(?:\.[0-9]+)?", text.replace(",", ""))
     return any(abs(float(one) - number) <= 0.02 * abs(number) for one in found)
 
@@ -160,7 +159,6 @@ def flip_text(flip: Flip) -> str:
 
 
 def _facts_by_name() -> dict[str, Fact]:
-    """The facts by their ids, and by what they are called in an answers file."""
     facts = load_facts()
     return dict(facts) | {fact.answer or fact.id: fact for fact in facts.values()}
 
