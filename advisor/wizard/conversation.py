@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.advice.types import Advice, Flip
+from advisor.advice.types import Flip
 from advisor.ground.types import Answers
 from advisor.ruleset.facts import Fact
 from advisor.situation.answers import GROUPS
@@ -45,8 +45,6 @@ class Conversation:
         self.interview, self.progress = interview, progress
         self.facts, self.ui = interview.facts, interview.ui
         self.chosen: str | None = None  # the method that was chosen in place of the recommended one
-        # Answers and chosen method before each change that was tried, and what they led to.
-        self.before: list[tuple[Saved, str | None, str]] = []
 
     @property
     def answers(self) -> Answers:
@@ -147,24 +145,14 @@ class Conversation:
         self.progress = Saved(answers=without_stale(self.facts, answers), asked=asked)
         self._walk(for_now(self.facts, self.interview.relevant))
 
-    def try_change(self, advice: Advice, change: Mapping[str, Any]) -> None:
-        """Take in one change, which can be undone; the menu asks what only now matters."""
-        self.remember(advice)
+    def try_change(self, change: Mapping[str, Any]) -> None:
+        """Take in one change; the menu asks what only now matters."""
         self.chosen = None  # what the change leads to is the recommendation
         changed = change_answers(self.answers, change, self.facts)
         answers = without_stale(self.facts, changed)
         stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known)
         asked = tuple(dict.fromkeys((*self.progress.asked, *stated)))
         self.progress = Saved(answers=answers, asked=asked)
-
-    def remember(self, advice: Advice) -> None:
-        """Keep the answers as they are now, for `undo`."""
-        self.before.append((self.progress, self.chosen, str(advice.recommendation.composition)))
-
-    def undo(self) -> bool:
-        """Go back to the answers before the last change that was tried: they are others now."""
-        self.progress, self.chosen, _ = self.before.pop()
-        return True
 
 
 # --------------------------------------------------------------------------- a change as answers

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,13 +86,17 @@ class DataReader:
         return ask_typed(question, self.ui, readable, path=True, empty=empty)
 
     def understand(
-        self, path: str, *, before: Mapped | None = None
+        self, path: str, *, before: Mapped | None = None, holds: Mapped | None = None
     ) -> tuple[Mapped | None, DataProfile] | None:
         """The columns, if they were asked for, and the file read with them; None for another file.
 
         Args:
             before: The mapping that was chosen when the same file was named before.
+            holds: The mapping of another file, which is taken if this one has its columns.
         """
+        if holds:
+            with suppress(AdviseError):
+                return holds, self.read(path, holds)
         try:
             found = self.read(path, None)
         except ColumnsUnclear as error:
@@ -130,11 +135,8 @@ class DataReader:
         found: dict[str, str] = {}
         mapping: Mapped | None = None
         for name, path in teams.items():
-            if mapping and can_read(self.profile, path, mapping):
-                found[name] = path
-                continue
             try:
-                understood = self.understand(path)
+                understood = self.understand(path, holds=mapping)
             except AdviseError as error:
                 self.ui.say(f"{name} is left out: {error.text()}", tone="warning")
                 continue
@@ -154,15 +156,6 @@ def expanded_path(text: str, check: Check) -> str:
     if wrong := check(text):
         raise ValueError(wrong)
     return text
-
-
-def can_read(profile: Profile, path: str, mapping: Mapped) -> bool:
-    """Whether the file has these columns."""
-    try:
-        profile(path, mapping, None)
-    except AdviseError:
-        return False
-    return True
 
 
 def ask_tasks(question: Question, reader: DataReader) -> Reply:

@@ -26,6 +26,7 @@ from advisor.wizard.walk import BACK, short_question
 ROOMY = 34
 NEAR = ("run", "trial", "bundle", "missing", "ways_out", "next_steps", "whole", "change", "quit")
 MORE = "more"
+TRY = "Choose one to try it; “Change an answer” takes it back."
 
 
 def run_wizard(
@@ -59,12 +60,7 @@ def run_wizard(
 
 
 def menu_options(
-    outcome: WizardOutcome,
-    *,
-    askable: int = 0,
-    skipped: int = 0,
-    mattering: int = 0,
-    undo: str = "",
+    outcome: WizardOutcome, *, askable: int = 0, skipped: int = 0, mattering: int = 0
 ) -> Iterator[Option]:
     """The choices for an outcome.
 
@@ -73,7 +69,6 @@ def menu_options(
     Args:
         askable: Questions whose answers the plan still needs.
         mattering: Those that were not asked and may change the method.
-        undo: The answer before the last change; empty without one.
     """
     advice, stuck = outcome.advice, outcome.advice.nothing_fits
     if outcome.is_runnable:
@@ -104,8 +99,6 @@ def menu_options(
         changes = f"{mattering} may change the method" if mattering else "the method stays"
         some = f"{_questions(skipped)}; {changes}"
         yield Option(value="skipped", label="Answer what was not asked", help=some)
-    if undo:
-        yield Option(value="undo", label="Undo the change", help=f"back to {undo}")
     yield Option(value="quit", label="Quit")
 
 
@@ -159,7 +152,6 @@ class _Closing:
             "change": lambda _: talk.change(),
             "skipped": lambda _: talk.answer_skipped(),
             "missing": lambda outcome: talk.put(self._askable(outcome)),
-            "undo": lambda _: talk.undo(),
         }
         while True:
             chosen = self._choose(outcome)
@@ -184,7 +176,6 @@ class _Closing:
                 askable=len(self._askable(outcome)),
                 skipped=len(skipped),
                 mattering=len(talk.mattering(skipped)),
-                undo=talk.before[-1][-1] if talk.before else "",
             )
         )
         near, further = (options, []) if self.ui.rows >= ROOMY else folded(options)
@@ -341,7 +332,6 @@ class _Closing:
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
                 continue
-            self.conversation.remember(outcome.advice)
             self.conversation.chosen = str(chosen.composition)
             self._show(taken)
             return taken
@@ -352,8 +342,7 @@ class _Closing:
             for flip in outcome.advice.flips
             if can_be_tried(flip)
         ]
-        asks = "What would change it? Choose one to try it; it can be undone."
-        return self._try(outcome, self.ui.choose(asks, [*options, GO_BACK]))
+        return self._try(f"What would change it? {TRY}", options)
 
     def _ways_out(self, outcome: WizardOutcome) -> bool:
         stuck = outcome.advice.nothing_fits
@@ -362,10 +351,10 @@ class _Closing:
             self.ui.say(way.text, lead="- ")
             self.ui.say_line(f"  {way.command}")
         options = [Option(value=way, label=_capital(way.text)) for way in ways]
-        asks = "Choose one to try it; it can be undone."
-        return self._try(outcome, self.ui.choose(asks, [*options, GO_BACK]))
+        return self._try(TRY, options)
 
-    def _try(self, outcome: WizardOutcome, chosen: Flip | WayOut | Any) -> bool:
+    def _try(self, asks: str, options: Sequence[Option]) -> bool:
+        chosen: Flip | WayOut | Any = self.ui.choose(asks, [*options, GO_BACK])
         if chosen is not BACK:
-            self.conversation.try_change(outcome.advice, chosen.change)
+            self.conversation.try_change(chosen.change)
         return chosen is not BACK
