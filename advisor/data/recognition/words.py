@@ -21,7 +21,7 @@ SHOWN_WAYS = 4
 LEAST_CHARS = 8  # on average, of a text
 ASKED = ("question", "customer", "text", "title")  # who may be the request, the likeliest first
 SAID = ("answer", "agent")
-PAIR = "a request in {question} and its answer in {answer}"
+REQUEST_AND_ANSWER = "a request in {question} and its answer in {answer}"
 WHOLE_WORDS_UP_TO = "\u0590"  # scripts from here on write no spaces: found inside a name
 
 
@@ -89,7 +89,7 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
     said = _best(texts, SAID)
     asked = _best({name: role for name, role in texts.items() if name not in said}, ASKED)
     pairs = [
-        _way(PAIR, {"question": asks, "answer": says})
+        _way(REQUEST_AND_ANSWER, {"question": asks, "answer": says})
         for asks in asked or texts
         for says in said or texts
         if asks != says
