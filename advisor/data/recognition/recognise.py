@@ -20,7 +20,15 @@ from advisor.data.read.lines import Faults
 from advisor.data.read.rows import document_style, no_rows, read_rows
 from advisor.data.read.source import DataSource, find_data
 from advisor.data.recognition.columns import Column, summarise, with_leaves
-from advisor.data.recognition.matching import ColumnReading, by_mapping, ways_to_read
+from advisor.data.recognition.matching import (
+    ColumnReading,
+    by_mapping,
+    by_words,
+    for_task,
+    may_be_row,
+    role_of,
+    ways_to_read,
+)
 from advisor.ground.errors import Fault, InputError
 
 SAMPLE_ROWS = 300
@@ -100,8 +108,6 @@ def recognise(
         looks = summarise(rows)
         chosen, others = _decide(rows, looks, shown)
         if chosen.format in formats().lacking.get(wanted or "", ()):
-            from advisor.data.recognition.words import for_task
-
             better = for_task(str(wanted), chosen, summarise(map(with_leaves, rows)))
             if better is not None:
                 chosen, others = replace(better, guessed=True), (chosen, *others)
@@ -216,8 +222,6 @@ def _by_words_or_shape(
 
     Raises ColumnsUnclear if there are none but guesses.
     """
-    # Most files have known names, and need none of this.
-    from advisor.data.recognition.words import by_words, may_be_row, role_of
 
     leaves = [with_leaves(row) for row in rows]
     columns = summarise(leaves)
@@ -310,8 +314,6 @@ def no_known_columns(
     seen = [f"{name} ({column.shape})" for name, column in columns.items()][:SHOWN_COLUMNS]
     near = ways[0].format if ways else "messages"
     hint = _hint(f"advise check {shlex.quote(path)}", ways, _misspelt(list(columns)))
-    from advisor.data.recognition.words import may_be_row
-
     if may_be_row(columns):
         hint = (
             f"if the first line is a row, put a line with the names of the columns above it; {hint}"
