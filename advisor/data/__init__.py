@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from advisor.data.recognition.recognise import ColumnsUnclear as ColumnsUnclear
     from advisor.data.recognition.recognise import DataSet as DataSet
     from advisor.data.recognition.recognise import recognise as recognise
-    from advisor.data.templates.messages import ALWAYS as ALWAYS
-    from advisor.data.templates.messages import missing_text as missing_text
+    from advisor.data.templates.chat_text import ALWAYS as ALWAYS
+    from advisor.data.templates.chat_text import missing_text as missing_text
     from advisor.data.templates.tokenizer import has_template as has_template
     from advisor.data.templates.tokenizer import switch_at_hand as switch_at_hand
     from advisor.data.templates.tokenizer import template_at_hand as template_at_hand
@@ -41,7 +41,7 @@ _NAMES = {
     "read.rows": "read_rows",
     "read.source": "content_digest find_data team_files",
     "recognition.recognise": "ColumnsUnclear DataSet recognise",
-    "templates.messages": "ALWAYS missing_text",
+    "templates.chat_text": "ALWAYS missing_text",
     "templates.tokenizer": "has_template switch_at_hand template_at_hand",
 }
 

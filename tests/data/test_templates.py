@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data.example import Example, Message
-from advisor.data.templates.chat_text import ChatText
-from advisor.data.templates.messages import lost_parts
+from advisor.data.templates.chat_text import ChatText, lost_parts
 from advisor.data.templates.tokenizer import ModelTokenizer
 from advisor.ground.types import Answer, Answers
 from advisor.situation.build import situation_of

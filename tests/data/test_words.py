@@ -10,8 +10,8 @@ import pytest
 
 from advisor.data import profile, read_examples, recognise
 from advisor.data.recognition.columns import reach, with_leaves
-from advisor.data.recognition.recognise import ColumnsUnclear
 from advisor.data.recognition.matching import MOST_COLUMNS, role_of
+from advisor.data.recognition.recognise import ColumnsUnclear
 from advisor.ground.errors import InputError
 from tests.data.test_recognition import jsonl
 

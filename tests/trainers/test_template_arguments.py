@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from advisor.data.templates.messages import ALWAYS, SWITCHES, switch_of
+from advisor.data.templates.chat_text import ALWAYS, SWITCHES, switch_of
 from advisor.ground.errors import InputError
 from advisor.plan.write import plan_digest
 from advisor.record.run import RunRecord, StageRecord

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advisor.data.example import Example
-from advisor.data.templates.messages import answers_of, holds_thoughts
+from advisor.data.templates.chat_text import answers_of, holds_thoughts
 from advisor.ground.files import DISK, TEMPORARY, cannot_write
 from trainers.frame.files import make_folder
 from trainers.prepare.kinds import Kind, mark_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.data.example import Message
-from advisor.data.templates.messages import called_functions, template_messages
+from advisor.data.templates.chat_text import called_functions, template_messages
 
 __all__ = [
     "OTHER_TEXTS",

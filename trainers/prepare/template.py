@@ -19,8 +19,7 @@ from typing import Any
 
 from advisor.data.example import Message, system_in_question
 from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
-from advisor.data.templates.chat_text import template_file
-from advisor.data.templates.messages import (
+from advisor.data.templates.chat_text import (
     MARK,
     PLAIN_TEMPLATE,
     SWITCHES,
@@ -28,6 +27,7 @@ from advisor.data.templates.messages import (
     dropped_text,
     missing_text,
     switch_of,
+    template_file,
     unknown_text,
 )
 from advisor.ground.errors import InputError

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from advisor.data.checks import RowCheck, SeenRow, Subject
-from advisor.data.templates.messages import (
+from advisor.data.templates.chat_text import (
     MARK,
     answers_of,
     called_functions,

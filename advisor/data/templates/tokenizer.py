@@ -21,26 +21,24 @@ from advisor.data.checks import finding, findings_of
 from advisor.data.example import Example, Message, system_in_question
 from advisor.data.examples import Tally
 from advisor.data.templates.chat_text import (
-    TOKENS,
-    ChatText,
-    RefusedByTemplate,
-    special_texts,
-    template_file,
-    template_source,
-)
-from advisor.data.templates.messages import (
     END_MARK,
     MARK,
     PLAIN_TEMPLATE,
     SWITCHES,
+    TOKENS,
+    ChatText,
+    RefusedByTemplate,
     answers_of,
     contradiction_text,
     holds_thoughts,
     lost_parts,
     may_think,
     missing_text,
+    special_texts,
     switch_of,
+    template_file,
     template_messages,
+    template_source,
     unknown_text,
 )
 from advisor.ground.errors import InputError

@@ -16,8 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from advisor.data.templates.chat_text import ChatText, RefusedByTemplate, Turn
-from advisor.data.templates.messages import END_MARK, MARK, SWITCHES
+from advisor.data.templates.chat_text import (
+    END_MARK,
+    MARK,
+    SWITCHES,
+    ChatText,
+    RefusedByTemplate,
+    Turn,
+)
 
 # Probe conversations, of words that no template writes by itself.
 SPOKEN = ("user", "assistant", "user", "assistant", "user")

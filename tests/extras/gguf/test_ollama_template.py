@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.data.templates.chat_text import ChatText
-from advisor.data.templates.messages import PLAIN_TEMPLATE
+from advisor.data.templates.chat_text import PLAIN_TEMPLATE, ChatText
 from advisor.extras.gguf.template import (
     NotExpressible,
     OllamaTemplate,
