@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.data.examples import SkippedRows, read_examples
 from advisor.data.templates.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import ExportRequest
 from advisor.extras.gguf.extra import export as export_gguf
@@ -30,15 +29,17 @@ from advisor.extras.gguf.template import (
     go_template,
     ollama_template,
 )
-from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import PLAN_FILE, folder_name, shown_path, write_atomically
-from advisor.plan.entries import entries
-from advisor.plan.read import read_plan, resolve_path
+from advisor.ground.errors import InputError
+from advisor.ground.files import folder_name, shown_path, write_atomically
 from advisor.record.files import label, record_of, writing_stages
 from advisor.record.run import RunRecord, StageRecord
 
 PROOF = "proof.json"
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+NO_SYSTEM = (
+    "there is no SYSTEM line: if the rows of the training had a system message, send it, or add it"
+    " to the Modelfile"
+)
 OLLAMAS_CONTEXT = 2048  # tokens, where a Modelfile names no number (Ollama's documentation)
 
 
@@ -67,20 +68,16 @@ def export(wanted: ExportRequest) -> int:
         (made, ends), file, folder = ready[one], files[one], run / stage.folder
         # llama.cpp puts the first token in front of a text.
         first = special_texts(folder).get("bos_token", "") if file["begins"] else ""
-        system, about_system = None, ""
-        if made.shape.system is not None:
-            system, about_system = constant_system(run, stage)
         modelfile = Modelfile(
             model=f"./{file['file']}",
             template=go_template(made.shape.without(first)),
             stops=ends,
             parameters=parameters(folder, seq_len=record.settings(stage).seq_len),
-            system=system,
             about=f"{record.name}: {one}. TEMPLATE writes what the model's own chat template"
             f" writes: {made.compared} random conversations came out alike.",
         )
         write_atomically(paths[one], modelfile.text())
-        notes = (*made.lost, about_system)
+        notes = [*made.lost, *([NO_SYSTEM] if made.shape.system is not None else [])]
         called = f"{record.name}-{stage.task}" if stage.task else str(record.name)
         place, called = shown_path(paths[one]), folder_name(called) or "model"
         for line in (
@@ -90,7 +87,7 @@ def export(wanted: ExportRequest) -> int:
             f"  answers end at {', '.join(ends)}",
             *(
                 f"  {line}"
-                for note in filter(None, notes)
+                for note in notes
                 for line in textwrap.wrap(f"note: {note}", 76, subsequent_indent="  ")
             ),
             f"  make it:  ollama create {called} -f {shlex.quote(place)}",
@@ -142,7 +139,6 @@ class Modelfile:
     template: str
     stops: Mapping[str, str]  # text -> why
     parameters: Sequence[tuple[str, str, str]] = ()  # name, value, why
-    system: str | None = None
     about: str = ""
 
     def text(self) -> str:
@@ -153,8 +149,6 @@ class Modelfile:
             lines += [_comment(why), f"PARAMETER stop {quoted(stop)}"]
         for name, value, why in self.parameters:
             lines += [_comment(why), f"PARAMETER {name} {value}"]
-        if self.system is not None:
-            lines += ["", f"SYSTEM {quoted(self.system)}"]
         return "\n".join(lines) + "\n"
 
 
@@ -225,33 +219,3 @@ def parameters(folder: Path, *, seq_len: int | None) -> list[tuple[str, str, str
             name = key.replace("repetition", "repeat")
             found.append((name, f"{value:g}", "as generation_config.json says"))
     return found
-
-
-def constant_system(run: Path, stage: StageRecord) -> tuple[str | None, str]:
-    """(the system message of every row of the training, or None; what is to be said of it)."""
-    found: set[str | None] = set()
-    try:
-        data = {one.name: one.data for one in entries(read_plan(run / PLAN_FILE))}[stage.name]
-        path = resolve_path(run / PLAN_FILE, data.path)
-        for row in read_examples(path, mapping=data.mapping, skipped=SkippedRows()):
-            system = [one.content for one in row.messages[:1] if one.role == "system"]
-            found.add(system[0] if system else None)
-            if len(found) > 1:
-                break
-    except (AdviseError, OSError, KeyError):
-        return None, (
-            "no SYSTEM line: the training data cannot be read any more; if every row had the same"
-            " system message, add it"
-        )
-    text = next(iter(found), None)
-    if len(found) > 1:
-        return None, (
-            "no SYSTEM line: some rows of the training data have a system message, and others"
-            " another or none; send the one that fits"
-        )
-    if text is not None and not can_hold(text):
-        return None, (
-            "no SYSTEM line: that of the training data holds characters that no Modelfile keeps;"
-            " send it with each conversation"
-        )
-    return text, "SYSTEM is the one system message of the training data" if text else ""

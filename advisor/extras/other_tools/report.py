@@ -49,7 +49,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.probe.catalogue import cheapest_cards
 from advisor.record.smaller import Change, smallest_that_fits, yaml_value
-from advisor.situation.model_names import is_instruct
+from advisor.situation.catalogue import is_instruct
 from advisor.situation.models import model_shape
 from advisor.situation.of_plan import evaluation_rows, plan_run
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import configparser
 import netrc
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -59,8 +58,6 @@ class TrackersExtra(Extra):
 
 EXTRA = TrackersExtra()
 
-
-INSTALLED_BY = "trackers"
 WANDB_HOST = "https://api.wandb.ai"
 NOT_SENDING = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
 
@@ -73,7 +70,7 @@ def tracker_faults(names: Sequence[str]) -> Iterator[Fault]:
             where="trackers",
             what=f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             allowed="a plan without `trackers` logs into metrics.jsonl and report.html",
-            hint=install_line(INSTALLED_BY),
+            hint=install_line(TrackersExtra.INSTALLS),
         )
     elif "wandb" in names and not _may_send():
         yield Fault(
@@ -94,31 +91,14 @@ def _is_installed(name: str) -> bool:
 
 
 def _may_send() -> bool:
-    """Whether wandb would find a login, where it looks for one; true if it needs none."""
-    named = (os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"))
-    if os.environ.get("WANDB_MODE", "").lower() in NOT_SENDING or any(named):
+    """Whether wandb would find a login: in the environment, or in netrc, as `wandb login` leaves
+    it; true if it needs none.
+    """
+    given = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if os.environ.get("WANDB_MODE", "").lower() in NOT_SENDING or any(map(os.environ.get, given)):
         return True
-    settings = _wandb_settings()
-    address = os.environ.get("WANDB_BASE_URL") or settings.get("base_url") or WANDB_HOST
-    if settings.get("api_key"):
-        return True
-    home = Path.home()
-    for path in (os.environ.get("NETRC"), home / ".netrc", home / "_netrc"):
-        try:
-            found = netrc.netrc(str(path)) if path else None
-        except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
-            continue
-        if found is not None and found.authenticators(urlsplit(address).netloc):
-            return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or WANDB_HOST).netloc
+    with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        found = netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))
+        return found.authenticators(host) is not None
     return False
-
-
-def _wandb_settings() -> dict[str, str]:
-    """What `wandb login` and `wandb init` keep for all projects."""
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(folder / "settings", encoding="utf-8")
-        return dict(parser["default"]) if parser.has_section("default") else {}
-    except (OSError, configparser.Error, UnicodeDecodeError):
-        return {}

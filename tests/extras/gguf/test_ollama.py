@@ -77,17 +77,6 @@ def read(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def write_data(run: Path, rows: list[list[dict]], **task) -> None:
-    """The plan of a run, and its training data."""
-    (run.parent / "rows.jsonl").write_text(
-        "".join(json.dumps({"messages": row}) + "\n" for row in rows)
-    )
-    (run / "plan.yaml").write_text(
-        "version: 1\nname: shop\nmodel: org/base\ndata: {path: ../rows.jsonl}\n"
-        "stages: [{name: sft, objective: sft, update: lora}]\n"
-    )
-
-
 def test_the_modelfile_of_a_result(tmp_path, take):
     """The file, the template as the model's own, and what ends an answer."""
     out = take(write_run(tmp_path / "run"), variant="Q8_0")
@@ -180,34 +169,10 @@ def test_the_first_token_is_written_once(tmp_path, take, begins):
     assert read_template(text, QUESTION) == (own if begins else "<|im_start|>" + own)
 
 
-SYSTEM = {"role": "system", "content": 'You are "Kit".\n\nBe brief.  '}
-ROW = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-
-
-@pytest.mark.parametrize(
-    ("rows", "system", "said"),
-    [
-        ([[SYSTEM, *ROW], [SYSTEM, *ROW]], SYSTEM["content"], "the one system message"),
-        ([[SYSTEM, *ROW], ROW], None, "no SYSTEM line: some rows"),
-        ([ROW, ROW], None, ""),
-        ([[{**SYSTEM, "content": 'a """ b'}, *ROW]], None, "that no Modelfile keeps"),
-    ],
-)
-def test_system_is_written_only_if_all_rows_had_the_same(tmp_path, take, rows, system, said):
-    """Anything else would be a guess, and is said."""
-    run = write_run(tmp_path / "run")
-    write_data(run, rows)
-    lines = dict(read(take(run) / "Modelfile"))
-    assert lines.get("SYSTEM") == system
-    text = re.sub(r"\s+", " ", "\n".join(take.said))
-    assert said in text if said else "SYSTEM" not in text
-
-
-def test_lost_data_are_said(tmp_path, take):
-    """Whether there was one system message cannot be known then."""
-    take(write_run(tmp_path / "run"))
-    said = re.sub(r"\s+", " ", "\n".join(take.said))
-    assert "the training data cannot be read any more" in said
+def test_that_there_is_no_system_message_is_said(tmp_path, take):
+    """What the rows of the training had is the user's to send."""
+    assert "SYSTEM" not in dict(read(take(write_run(tmp_path / "run")) / "Modelfile"))
+    assert "there is no SYSTEM line" in re.sub(r"\s+", " ", "\n".join(take.said))
 
 
 @pytest.mark.parametrize(
@@ -254,10 +219,10 @@ def test_what_could_not_be_written_or_differs_has_no_modelfile(tmp_path, take, c
 def test_values_come_back_from_a_modelfile(tmp_path, text):
     """Quotes, spaces and newlines."""
     assert can_hold(text)
-    file = Modelfile(model="./m", template=text, stops={text: "why"}, system=text).text()
+    file = Modelfile(model="./m", template=text, stops={text: "why"}).text()
     (tmp_path / "Modelfile").write_text(file, "utf-8")
     assert read(tmp_path / "Modelfile") == [
-        ("FROM", "./m"), ("TEMPLATE", text), ("stop", text), ("SYSTEM", text),
+        ("FROM", "./m"), ("TEMPLATE", text), ("stop", text),
     ]  # fmt: skip
 
 
