@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, Located, MapOf, Path_, Text
+from advisor.ground.shape import Choice, Keys, ListOf, Located, MapOf, Number, Path_, Text
 from advisor.ground.yaml_files import read_shipped
 
 ALL_LINEAR = "all-linear"
@@ -20,6 +20,7 @@ ALL_LINEAR = "all-linear"
 Keeps = Literal["each weight", "rows and columns", "low rank", "momentum of matrices"]
 Holds = Literal["nothing", "all weights", "largest weight", "chunks"]
 Trains = Literal["any weights", "matrices", "every weight"]
+Betas = Annotated[tuple[float, ...], ListOf(of=Number(min=0, below=1), least=2, most=2)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +60,9 @@ class Optimizer:
     beside_bfloat16: Annotated[float, "bytes for a bfloat16 weight that make it exact"] = 0
     keeps_small_updates: Annotated[bool, "bfloat16 weights lose nothing to rounding"] = False
     holds: Annotated[Holds, "beside its state while it steps"] = "nothing"
-    devices: tuple[str, ...] = ("cuda", "cpu", "mps")
+    devices: tuple[Literal["cuda", "cpu", "mps"], ...] = ("cuda", "cpu", "mps")
     trains: Trains = "any weights"
-    betas: Annotated[tuple[float, ...] | None, "null: it is no Adam"] = (0.9, 0.999)
+    betas: Annotated[Betas | None, "null: it is no Adam"] = (0.9, 0.999)
     rate: Rate = field(default_factory=Rate)
     scheduler: Annotated[str | None, "the only one it goes with"] = None
     compiles: Annotated[bool, "its step goes through torch.compile"] = False
@@ -185,40 +186,23 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
             try:
                 found[key] = _value(key, value, known[key])
             except ValueError:
-                wrong.append(f"{key} is '{value}', expected {_kind(key, known[key])}")
+                words = WORDS.get(key, ("true", "false") if isinstance(known[key], bool) else ())
+                like = " or ".join(words) or f"a number such as {known[key]}"
+                wrong.append(f"{key} is '{value}', expected {like}")
     if wrong:
         raise ValueError("; ".join(wrong))
     return found
 
 
 def _value(key: str, text: str, default: Any) -> Any:
-    if key in WORDS and text not in WORDS[key]:
-        raise ValueError(text)
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    if isinstance(default, int):
-        number = int(text)
-        if number < 1:
-            raise ValueError(text)
-        return number
-    if isinstance(default, float):
-        amount = float(text)
-        if not 0 <= amount < float("inf"):
-            raise ValueError(text)
-        return amount
-    return text
-
-
-def _kind(key: str, default: Any) -> str:
     if key in WORDS:
-        return f"one of {', '.join(WORDS[key])}"
+        return WORDS[key][WORDS[key].index(text)]
     if isinstance(default, bool):
-        return "true or false"
-    if isinstance(default, int):
-        return "a whole number of at least 1"
-    return "a number of at least 0" if isinstance(default, float) else "a text"
+        return bool(("false", "true").index(text.lower()))
+    number = type(default)(text)
+    if not int(isinstance(default, int)) <= number < float("inf"):  # a whole one is a size
+        raise ValueError(text)
+    return number
 
 
 def missing(entries: Iterable[Optimizer], versions: Mapping[str, str | None]) -> list[Fault]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
+from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text
+from advisor.ground.shape import Choice, Keys, MapOf, Shape
 from advisor.ground.types import DDP, FSDP
 from advisor.ground.yaml_files import read_shipped
 from advisor.methods.keys import Refusal
@@ -18,37 +19,6 @@ from advisor.methods.optimizers import ALIASES, OPTIMIZERS
 
 USUAL_OPTIMIZER = "adamw_fused"  # steps on divided weights as on whole ones
 NAMES = (DDP, FSDP, "zero2", "zero3")
-STRATEGIES_FILE: Shape = Keys(
-    help="How several processes share a stage",
-    keys={
-        "version": Choice(values=(1,)),
-        "strategies": MapOf(
-            named=Choice(values=NAMES),
-            of=Keys(
-                keys={
-                    "about": Text(help="what it is, in the comment of a plan"),
-                    "instead": Text(
-                        help="`advise run` does not start it: what to set in its place"
-                    ),
-                    "refuses": ListOf(
-                        of=Keys(
-                            keys={
-                                "key": Text(help="of a stage"),
-                                "values": ListOf(of=Shape(), least=1),
-                                "because": Text(),
-                                "hint": Text(help="the way out"),
-                            },
-                            required=("key", "values", "because", "hint"),
-                        ),
-                        help="values of a stage's keys that do not go with it",
-                    ),
-                },
-                required=("about",),
-            ),
-        ),
-    },
-    required=("version", "strategies"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +26,23 @@ class LaunchStrategy:
     """One value of `launch.strategy`."""
 
     id: str
-    about: str
-    instead: str = ""  # empty: `advise run` starts it
-    refuses: tuple[Refusal, ...] = ()
+    about: Annotated[str, "what it is, in the comment of a plan"]
+    instead: Annotated[str, "`advise run` does not start it: what to set in its place"] = ""
+    refuses: Annotated[
+        tuple[Refusal, ...], "values of a stage's keys that do not go with it, and the way out"
+    ] = ()
+
+
+STRATEGIES_FILE: Shape = Keys(
+    help="How several processes share a stage",
+    keys={
+        "version": Choice(values=(1,)),
+        "strategies": MapOf(
+            named=Choice(values=NAMES), of=shape_of(LaunchStrategy, without=("id",))
+        ),
+    },
+    required=("version", "strategies"),
+)
 
 
 @cache
@@ -66,20 +50,7 @@ def strategies() -> Mapping[str, LaunchStrategy]:
     """Every strategy by its name. Raises InputError with the faults of the file, located."""
     data = read_shipped(rules_dir() / "strategies.yaml", shape=STRATEGIES_FILE).data
     return {
-        name: LaunchStrategy(
-            id=name,
-            about=entry["about"],
-            instead=entry.get("instead", ""),
-            refuses=tuple(
-                Refusal(
-                    key=one["key"],
-                    values=tuple(one["values"]),
-                    because=one["because"],
-                    hint=one["hint"],
-                )
-                for one in entry.get("refuses", ())
-            ),
-        )
+        name: build(LaunchStrategy, entry, {"id": name})
         for name, entry in data["strategies"].items()
     }
 

@@ -190,7 +190,7 @@ FAULTS = {
         r"a method 'qlora' exists already \(rules/updates/lora\.yaml:\d+:\d+\)",
     ),
     "not YAML": ({"name": "a: b: c"}, "name", "not valid YAML"),
-    "an alias": ({"name": "*other"}, "name", "not valid YAML: found undefined alias"),
+    "an alias": ({"name": "*other"}, "name", r"aliases \(\*name\) are not allowed"),
 }
 
 
