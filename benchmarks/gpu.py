@@ -27,8 +27,7 @@ from typing import Any
 from advisor.ground.files import write_atomically
 from advisor.ground.resources import PACKAGE, trainers_root
 from advisor.ground.units import GIB
-from advisor.methods.installed import why_no_torch_compile, why_no_triton
-from advisor.methods.kernels import kernel
+from advisor.methods.kernels import kernel, why_no_torch_compile, why_no_triton
 from advisor.record.run import MachineRecord, RunRecord, StageRecord
 from benchmarks.gpu_rows import COLUMNS, UNKNOWN, gpu_row, table_row
 

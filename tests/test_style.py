@@ -82,7 +82,7 @@ OWN_FILES = {
     "advisor/ground/yaml_files.py",
     "advisor/launch/failure_report.py",
     "advisor/launch/generation_server.py",  # the log of a child
-    "advisor/methods/installed.py",
+    "advisor/methods/kernels.py",
     "advisor/probe/software.py",
     "advisor/probe/system.py",
     "advisor/ruleset/load.py",

@@ -20,8 +20,7 @@ from advisor.ground.extras import extras
 from advisor.ground.shape import Located
 from advisor.ground.types import FSDP
 from advisor.methods import methods, objective, update
-from advisor.methods.installed import why_no_torch_compile
-from advisor.methods.kernels import ATTENTIONS, needs_gpu
+from advisor.methods.kernels import ATTENTIONS, needs_gpu, why_no_torch_compile
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults

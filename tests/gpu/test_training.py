@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from advisor.methods.installed import why_no_torch_compile
-from advisor.methods.kernels import kernel
+from advisor.methods.kernels import kernel, why_no_torch_compile
 from advisor.methods.optimizers import OPTIMIZERS
 from tests.trainers.runs import break_at, losses, trained
 

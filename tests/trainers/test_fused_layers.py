@@ -9,8 +9,7 @@ from types import MethodType, SimpleNamespace
 import pytest
 import torch
 
-from advisor.methods.installed import why_no_torch_compile
-from advisor.methods.kernels import kernel
+from advisor.methods.kernels import kernel, why_no_torch_compile
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from tests.trainers.runs import break_at, losses, trained
 from trainers.frame import fused_layers

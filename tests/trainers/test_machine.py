@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from advisor.ground.errors import TrainingFailed
-from advisor.methods import installed
+from advisor.methods import kernels as installed
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
 from trainers.frame import kernels, settings

@@ -15,9 +15,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from advisor.ground.errors import MachineNotReady
-from advisor.methods import installed
-from advisor.methods.installed import HUB_PACKAGE
-from advisor.methods.kernels import AUTO, Kernel, is_flash, kernel
+from advisor.methods import kernels as installed
+from advisor.methods.kernels import AUTO, HUB_PACKAGE, Kernel, is_flash, kernel
 from advisor.plan.keys import key_specs
 from trainers.frame.evaluating import half_dtype
 from trainers.frame.job import Job

@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from advisor.methods.installed import triton_is_interpreted
-from advisor.methods.kernels import AUTO, kernel
+from advisor.methods.kernels import AUTO, kernel, triton_is_interpreted
 from trainers.frame.compiling import repeated_layers
 from trainers.frame.evaluating import attention_autocast, first_float_dtype
 from trainers.frame.job import Job

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from advisor.ground.errors import Fault
-from advisor.methods import installed
+from advisor.methods import kernels as installed
 from advisor.methods.kernels import Kernel, kernel
 from advisor.plan.model import Stage
 from trainers.frame.types import Device

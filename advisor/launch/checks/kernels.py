@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.launch.call import Call
-from advisor.methods.installed import (
+from advisor.methods.kernels import (
     CPP_NEEDS,
     HUB_PACKAGE,
     TRITON_NEEDS,
+    Kernel,
     hub_install,
+    kernel,
     triton_is_interpreted,
     why_no_torch_compile,
     why_no_triton,
 )
-from advisor.methods.kernels import Kernel, kernel
 from advisor.plan.entries import Entry
 from advisor.record.smaller import key_path
 
