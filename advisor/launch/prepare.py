@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from advisor.plan.comments import (
     comments_of,
     comments_of_trial,
 )
-from advisor.plan.entries import Entry, entries, with_paths
+from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
-from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, resolve_path, set_values
-from advisor.plan.write import digest, plan_digest, plan_text
+from advisor.plan.read import PlanOnDisk, plan_from_data, read_plan, set_values
+from advisor.plan.write import digest, plan_digest, plan_text, relocate
 from advisor.record.files import read_record
 from advisor.record.run import RECORD, RunRecord
 
@@ -79,7 +78,8 @@ class PlanRun(PlanOnDisk):
 
     def text_in(self, folder: Path) -> str:
         """The plan file for another folder."""
-        return plan_text(in_folder(self.plan, self.path, folder), self.comments, name=PLAN_FILE)
+        moved = relocate(self.plan, self.path.resolve().parent, folder)
+        return plan_text(moved, self.comments, name=PLAN_FILE)
 
 
 def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
@@ -118,7 +118,7 @@ def prepare_plan(source: Path | str | Plan, options: Options) -> PlanRun:
         # A trial run has a folder of its own, so that it never blocks the whole run.
         name = named if max_steps is None else digest({"plan": named, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
-    copy = in_folder(plan, path, folder)
+    copy = relocate(plan, path.resolve().parent, folder)
     if original is None or options.set_values or (copy, told) != (plan, comments):
         original = plan_text(copy, told, name=PLAN_FILE)
     return PlanRun(
@@ -147,21 +147,6 @@ def _is_copy_of_a_run(path: Path, digest: str) -> bool:
         return False
     record = read_record(path.parent, hint=OTHER_FOLDER)
     return record is not None and digest in record.digests.values()
-
-
-def in_folder(plan: Plan, plan_path: Path, folder: Path) -> Plan:
-    """The plan as it is written into another folder: its relative paths start from there, so that a
-    project with its runs can be moved. Absolute paths, and what is no path here, stay.
-    """
-    target = folder.resolve()
-
-    def from_there(text: str) -> str:
-        path = resolve_path(plan_path, text)
-        if Path(text).expanduser().is_absolute() or not path.exists():
-            return text
-        return os.path.relpath(path, target)
-
-    return plan if target == plan_path.resolve().parent else with_paths(plan, from_there)
 
 
 def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import extras
-from advisor.ground.shape import Located
+from advisor.ground.shape import ListOf, Located, OneOf, Text
 from advisor.ground.types import FSDP
 from advisor.methods import methods, objective, update
 from advisor.methods.kernels import ATTENTIONS, needs_gpu, why_no_torch_compile
@@ -33,6 +33,11 @@ from advisor.plan.vllm import url_fault
 # What is offered in place of an optimizer that the device has not: AdamW first, without its rarer
 # kinds, and nothing that these trainers do not bring.
 OFFERED = ("adamw_fused", "adamw", "adamw_8bit", "lion_8bit", "muon", "adafactor", "sgd")
+# Keys of TRL that estimates and checks read, too.
+READ_HERE = {
+    "optim_args": Text(such_as="rank=64"),
+    "optim_target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
+}
 MATRICES = {"rank", "bottleneck"}  # keys of updates whose modules are matrices
 
 
@@ -256,6 +261,10 @@ def stage_faults(stage: Mapping[str, Any], place: Place, report: Report) -> None
             elif key == "output_dir":
                 what = "the run folder decides where files go"
                 report(where, what, "", "use `advise run --output DIR`", key=True)
+            elif key in READ_HERE and block == "trl" and inner[key] is not None:
+                shape = READ_HERE[key]
+                for _ in shape.faults(inner[key], report.document, ()):
+                    report((*place, block), f"`{block}: {key}` is {inner[key]!r}", shape.words())
 
 
 def _check_whole_model(stage: Mapping[str, Any], place: Place, report: Report) -> None:

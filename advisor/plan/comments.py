@@ -5,41 +5,15 @@ of the file, which keeps the reasons that still hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
-from advisor.methods.stage import stage_keys
 from advisor.plan.model import Comments, Place, Plan, Stage
 from advisor.plan.write import flat_place, plan_data
 
 BY_SET = "set with --set"
-# A reason holds as long as what it rests on is what it was: every reason of a stage on these, and
-# what was fitted on further ones. `*` is everything in the stage that takes memory.
-RESTS_ON = ("objective", "update", "quantization", "data", "model", "launch.device", "data.path")
-MEMORY = ("*", "launch.processes", "launch.nodes", "launch.strategy", "launch.offload")
-FITTED: Mapping[str, Collection[str]] = {
-    "micro_batch_size": MEMORY,
-    "gradient_checkpointing": MEMORY,
-    "grad_accum": ("micro_batch_size", "launch.processes", "launch.nodes"),
-    "epochs": ("max_steps",),
-    "seq_len": ("response_tokens",),
-    "response_tokens": ("seq_len",),
-}
-# What a reason that counts optimizer steps rests on besides.
-COUNTS_STEPS = "optimizer step"
-OF_STEPS = (
-    "micro_batch_size", "grad_accum", "epochs", "max_steps", "holdout", "packing",
-    "launch.processes", "launch.nodes",
-)  # fmt: skip
-# What the lines above a stage are made from (notes.py), and the steps in them.
-NOTED = {
-    *OF_STEPS, "objective", "data", "head", "loss_on", "seq_len", "truncation", "save_steps",
-    "seed",
-}  # fmt: skip
-NO_MEMORY = {name for name, key in stage_keys().items() if not key.uses.memory}
-
 _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")
 
 
@@ -49,81 +23,54 @@ def comments_of(text: str, *, name: str) -> Comments:
     Other lines that are comments as a whole are left out.
     """
     document = parse_yaml(text, name=name)
-    by_line: dict[int, Place] = {}
-    for path, (line, _) in sorted(document.positions.keys.items(), key=lambda item: item[1]):
-        by_line[line] = path  # several keys on a line: the last one
-    found = {}
-    for number, line_text in enumerate(text.split("\n"), 1):
-        comment = _comment(line_text)
-        if comment and number in by_line:
-            found[by_line[number]] = comment
-    return found | _above_stages(text.split("\n"), by_line)
-
-
-def _above_stages(lines: list[str], by_line: Mapping[int, Place]) -> dict[Place, str]:
-    """The lines that are comments as a whole and stand right above a stage."""
-    first: dict[Place, int] = {}
-    for number, place in sorted(by_line.items()):
-        if place[:1] == ("stages",) and len(place) > 2:
-            first.setdefault(place[:2], number)
-    found: dict[Place, str] = {}
-    for stage, number in first.items():
-        above = number - 1
-        while above and lines[above - 1].lstrip().startswith("#"):
-            above -= 1
-        said = [line.lstrip().lstrip("#").strip() for line in lines[above : number - 1]]
-        if said and lines[number - 1].lstrip().startswith("-"):
-            found[stage] = "\n".join(said)
+    # Several keys on a line: the last one.
+    keys = sorted(document.positions.keys.items(), key=lambda item: item[1])
+    by_line: dict[int, Place] = {line: path for path, (line, _) in keys}
+    lines, found = text.split("\n"), dict[Place, str]()
+    for number, place in by_line.items():
+        if comment := _comment(lines[number - 1]):
+            found[place] = comment
+        is_first = place[:1] == ("stages",) and len(place) > 2 and place[:2] not in found
+        if is_first and lines[number - 1].lstrip().startswith("-"):
+            above = number - 1
+            while above and lines[above - 1].lstrip().startswith("#"):
+                above -= 1
+            said = [line.lstrip().lstrip("#").strip() for line in lines[above : number - 1]]
+            if said:
+                found[place[:2]] = "\n".join(said)
     return found
 
 
 def comments_after(comments: Comments | None, before: Plan, after: Plan) -> Comments:
     """The comments of a plan that --set changed: a changed value loses its reason and says who
-    changed it, and so does a value whose reason rests on one that is changed.
+    changed it; the reasons of the same stage, or of all if a key beside the stages changed, say
+    that they are older.
     """
     known = {flat_place(place): text for place, text in (comments or {}).items()}
     old, new = (dict(_leaves(plan_data(plan, known))) for plan in (before, after))
     changed = {place for place in old | new if old.get(place) != new.get(place)}
-    if not changed:
-        return known
-    found = {place: text for place, text in known.items() if place not in changed}
-    for stage in [place for place in found if _is_stage(place)]:
-        if any(_is_noted(stage, one) for one in changed):
-            del found[stage]
-            if int(stage[1]) < len(after.stages):
-                found[stage] = stage_notes(after, int(stage[1]))
-    for place in found:
-        if _is_stage(place):
+    found: dict[Place, str] = {}
+    for place, text in known.items():
+        newer = sorted(filter(None, (_newer(place, one) for one in changed)))
+        if place in changed:
             continue
-        more = OF_STEPS if COUNTS_STEPS in found[place] else ()
-        inputs = {_rests_on(place, one, more) for one in changed} - {""}
-        if inputs:
-            first = min(inputs, key=lambda key: (key not in RESTS_ON, key))
-            found[place] = f"chosen before {first} was {BY_SET}"
+        if len(place) == 2 and place[0] == "stages" and newer:
+            if int(place[1]) < len(after.stages):
+                found[place] = stage_notes(after, int(place[1]))
+            continue
+        is_older = newer and BY_SET not in text
+        found[place] = f"{text}; chosen before {newer[0]} was {BY_SET}" if is_older else text
     return found | {place: BY_SET for place in changed if place in new}
 
 
-def _is_stage(place: Place) -> bool:
-    return place[:1] == ("stages",) and len(place) == 2
-
-
-def _is_noted(stage: Place, changed: Place) -> bool:
-    """Whether the lines above a stage rest on a changed value."""
-    if changed[:2] == stage:
-        return len(changed) < 3 or changed[2] in NOTED
-    return changed[:1] in (("launch",), ("model",), ("data",), ("tasks",))
-
-
-def _rests_on(place: Place, changed: Place, more: Collection[str]) -> str:
-    """The changed key that the reason at a place rests on, one of `more` too; '' if none."""
-    of_stage = changed[:1] == ("stages",) and len(changed) > 2
-    if place[:1] == ("tasks",) and of_stage:  # a task has what its stage has, and its overrides
-        return str(changed[2]) if changed[2] in more else ""
-    if place[:1] != ("stages",) or (of_stage and changed[:2] != place[:2]):
+def _newer(place: Place, changed: Place) -> str:
+    """The changed key, if a reason at a place may rest on it; else ''."""
+    is_of_stage = changed[:1] == ("stages",)
+    if place[0] not in ("stages", "tasks") or changed == ("name",):
         return ""
-    key = str(changed[2]) if of_stage else ".".join(map(str, changed))
-    inputs = (*RESTS_ON, *FITTED.get(str(place[-1]), ()), *more)
-    return key if key in inputs or ("*" in inputs and of_stage and key not in NO_MEMORY) else ""
+    if is_of_stage and place[0] == "stages" and changed[:2] != place[:2]:
+        return ""
+    return ".".join(map(str, changed[2:] if is_of_stage else changed))
 
 
 def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:

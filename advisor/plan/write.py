@@ -13,14 +13,14 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE, bytes_of, write_atomically
-from advisor.plan.entries import with_paths
+from advisor.plan.entries import path_from, with_paths
 from advisor.plan.keys import EXTRAS, key_specs, stated_extras
 from advisor.plan.model import Comments, Place, Plan, Stage
 
@@ -130,19 +130,11 @@ def _canonical(value: Any) -> Any:
     return int(value) if is_whole else value
 
 
-def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
-    """Write the launch file, whole or not at all.
-
-    Raises MachineNotReady if it cannot be written.
-    """
-    path = Path(path)
-    write_atomically(path, plan_text(plan, comments, name=path.name))
-
-
 def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan.yaml") -> str:
     """The launch file's text. It names nothing of this machine that the plan itself does not."""
     comments = {flat_place(place): text for place, text in (comments or {}).items()}
-    head = f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}"
+    word = shlex.quote(name) if name.isprintable() else "FILE"
+    head = f"# {HEADER}{START.format(name=word) if plan.launch.startable else ''}"
     lines: Lines = []
     for key, value in plan_data(plan, comments).items():
         if key in ("data", "tasks", "stages", "launch", "origin") or (
@@ -151,15 +143,6 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
             lines.append(("", ""))
         _emit(lines, f"{_text(key)}:", value, (key,), comments)
     return "\n".join([head, *_aligned(lines)]) + "\n"
-
-
-def _word(name: str) -> str:
-    """A file's name as a shell takes it, on one line."""
-    if name.isprintable():
-        return shlex.quote(name)
-    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
-    signs = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in escaped)
-    return f"$'{''.join(signs)}'"
 
 
 def _emit(lines: Lines, start: str, value: Any, place: Place, comments: Comments) -> None:
@@ -256,70 +239,66 @@ def _printable(character: str) -> bool:
     return character.isprintable() and character != "\ufeff"
 
 
-def write_plan_file(plan: Plan, comments: Comments, path: Path, *, force: bool = False) -> None:
+def write_plan_file(
+    plan: Plan,
+    comments: Comments,
+    path: Path,
+    *,
+    inputs: Collection[Path] = (),
+    force: bool = False,
+) -> None:
     """Write the launch file; data and model paths in it are relative to its own folder.
 
     Args:
         plan: The plan, with paths relative to the working folder.
         comments: The comment beside each value.
         path: Where to write it.
-        force: Overwrite an existing launch file, and no other. One with the same content is left
-            as it is.
+        inputs: Files and folders that the plan was made from. None of them is ever overwritten, nor
+            any file inside one, except launch files.
+        force: Overwrite an existing file. A file with the same content is left as it is.
 
     Raises InputError if the file may not be written there.
     """
+    at, inside = f"--plan {path}", shlex.quote(str(path / PLAN_FILE))
     if path.is_dir():
-        raise InputError(
-            f"--plan {path} is a directory; give a file name",
-            where=f"--plan {path}",
-            hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}",
-        )
+        what = f"{at} is a directory; give a file name"
+        raise InputError(what, where=at, hint=f"--plan {inside}")
     if not path.parent.exists():
-        raise InputError(
-            f"the directory {path.parent} does not exist",
-            where=f"--plan {path}",
-            hint=f"mkdir -p {shlex.quote(str(path.parent))}",
-        )
-    plan = relocate(plan, path.parent)
-    if path.is_file():
-        there = bytes_of(path)
-        if there == plan_text(plan, comments, name=path.name).encode():
-            return
-        if HEADER.encode() not in there:
-            raise InputError(
-                f"--plan {path} exists already and is no launch file: it is never overwritten",
-                where=f"--plan {path}",
-                hint="name another file",
-            )
+        what = f"the directory {path.parent} does not exist"
+        raise InputError(what, where=at, hint=f"mkdir -p {shlex.quote(str(path.parent))}")
+    if path.exists() and not path.is_file():
+        what = f"{at} is a device or a pipe; give a file name"
+        raise InputError(what, where=at, hint="`advise --json` prints the plan as `plan`")
+    text = plan_text(relocate(plan, Path.cwd(), path.parent), comments, name=path.name)
+    there = bytes_of(path) if path.is_file() else None
+    if there == text.encode():
+        return
+    if there is not None:
+        real = path.resolve()
+        is_input = any(real.is_relative_to(given.resolve()) for given in inputs)
+        if is_input and HEADER.encode() not in there:
+            what = f"{at} is an input of this plan, and inputs are never overwritten"
+            raise InputError(what, where=at, hint="name another file")
         if not force:
-            raise InputError(
-                f"--plan {path} exists already, with other content",
-                where=f"--plan {path}",
-                hint="name another file, or add --force to overwrite it",
-            )
-    elif path.exists():
-        raise InputError(
-            f"--plan {path} is a device or a pipe; give a file name",
-            where=f"--plan {path}",
-            hint="`advise --json` prints the plan under the key `plan`",
-        )
-    write_plan(plan, comments, path)
+            what = f"{at} exists already, with other content"
+            raise InputError(what, where=at, hint="name another file, or add --force")
+    write_atomically(path, text)
 
 
-def relocate(plan: Plan, folder: Path) -> Plan:
-    """The plan with relative paths that start from the working folder made to start from `folder`.
-
-    What does not exist (a hub id) and absolute paths stay as they are.
+def relocate(plan: Plan, start: Path, folder: Path) -> Plan:
+    """The plan as it is written into another folder: its relative paths, which begin at `start`,
+    begin there, so that a project with its runs can be moved. Absolute paths, and what is no path
+    here (a hub id), stay.
     """
-    if folder.resolve() == Path.cwd().resolve():
-        return plan
+    start, target = start.resolve(), folder.resolve()
 
-    def moved(path: str) -> str:
-        if Path(path).is_absolute() or not Path(path).exists():
-            return path
+    def moved(text: str) -> str:
+        path = path_from(start, text)
+        if Path(text).expanduser().is_absolute() or not path.exists():
+            return text
         try:
-            return os.path.relpath(Path(path).resolve(), folder.resolve())
+            return os.path.relpath(path, target)
         except ValueError:  # on another drive (Windows)
-            return str(Path(path).resolve())
+            return str(path)
 
-    return with_paths(plan, moved)
+    return plan if start == target else with_paths(plan, moved)

@@ -27,9 +27,15 @@ def test_nothing_changed_keeps_every_comment():
 
 
 def test_a_changed_value_says_that_set_changed_it():
-    """Its reason is gone, and the reasons of other values stay."""
+    """Its reason is gone; the other reasons of its stage stay, and say that they are older."""
     found = after("stages.sft.epochs=1")
-    assert found == {**COMMENTS, (*STAGE, "epochs"): BY_SET}
+    assert found[*STAGE, "epochs"] == BY_SET
+    assert found[*STAGE, "rank"] == f"a usual rank (lora/rank); chosen before epochs was {BY_SET}"
+    assert found["launch", "device"] == "RTX 4090"
+    assert (
+        comments_after(found, PLAN, set_values(PLAN, ["stages.0.max_steps=5"]))[*STAGE, "rank"]
+        == (found[*STAGE, "rank"])
+    )
 
 
 def test_a_value_that_had_no_comment_says_it_too():
@@ -40,21 +46,13 @@ def test_a_value_that_had_no_comment_says_it_too():
     assert after("stages.0.epochs=null")[*STAGE, "epochs"] == BY_SET
 
 
-def test_what_was_fitted_to_a_changed_value_says_so():
-    """A batch that was fitted to another one, passes that a number of steps overrides."""
-    found = after("stages.sft.micro_batch_size=1")
-    assert found[*STAGE, "grad_accum"] == f"chosen before micro_batch_size was {BY_SET}"
-    assert found[*STAGE, "rank"] == COMMENTS[*STAGE, "rank"]
-    found = after("stages.sft.max_steps=5")
-    assert found[*STAGE, "epochs"] == f"chosen before max_steps was {BY_SET}"
-
-
-def test_reasons_rest_on_data_model_and_method():
-    """With other data, another model or another method none of a stage's reasons is known to hold."""
+def test_reasons_rest_on_data_model_and_launch():
+    """Any key beside the stages makes the reasons of all stages older; the name makes none."""
     for change, name in (("data.path=b.jsonl", "data.path"), ("model=other", "model")):
         found = after(change)
-        assert found[*STAGE, "rank"] == f"chosen before {name} was {BY_SET}"
+        assert found[*STAGE, "rank"].endswith(f"; chosen before {name} was {BY_SET}")
         assert found["launch", "device"] == "RTX 4090"
+    assert after("name=other")[*STAGE, "rank"] == COMMENTS[*STAGE, "rank"]
 
 
 def test_options_are_found_where_they_stand():

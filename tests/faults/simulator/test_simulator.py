@@ -6,8 +6,7 @@ from unittest import mock
 import pytest
 
 from advisor.launch import earlier, prepare, run
-from advisor.plan.entries import with_paths
-from advisor.plan.read import resolve_path
+from advisor.plan.entries import path_from, with_paths
 from advisor.record import content
 from tests.faults.simulator import world
 from tests.faults.simulator.disk import File, SimulatedDisk
@@ -49,9 +48,9 @@ def by_size(paths, *_):
     }
 
 
-def absolute(plan, plan_path, _):
+def absolute(plan, start, _):
     """The plan as it was written into the run folder: with absolute paths."""
-    return with_paths(plan, lambda text: str(resolve_path(plan_path, text)))
+    return with_paths(plan, lambda text: str(path_from(start, text)))
 
 
 def delete_first(store, step, about, **keys):
@@ -67,7 +66,7 @@ UNMENDED = {
     "F2, checkpoints depend on a path": (world, "dependencies", with_path, "was complete"),
     "F2, the plan in the folder names absolute paths": (
         prepare,
-        "in_folder",
+        "relocate",
         absolute,
         "does not say what the data held",
     ),
