@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from advisor.data.conversation import (
+from advisor.data.example import (
     BAD_WEIGHT,
     BROKEN,
     NO_ANSWER,
     NO_CALLS,
     NOT_TEXT,
     UNKNOWN_ROLE,
+    Example,
+    Message,
     Unusable,
     as_turns,
     parsed,
@@ -27,7 +29,6 @@ from advisor.data.conversation import (
     tool_calls,
     trainable,
 )
-from advisor.data.example import Example, Message
 from advisor.data.formats import formats
 from advisor.data.read.lines import Faults
 from advisor.data.read.rows import read_rows

@@ -15,8 +15,7 @@ from typing import Any
 
 from advisor.data.checks import SeenRow, Subject, checks, finding, findings_of, worst_first
 from advisor.data.checks.repeats import normalise
-from advisor.data.conversation import NO_ANSWER
-from advisor.data.example import Example, Message, parts_of, tools_text
+from advisor.data.example import NO_ANSWER, Example, Message, parts_of, tools_text
 from advisor.data.examples import REASONS, SHOWN_ROWS, TRAILING, SkippedRows, Tally, read_examples
 from advisor.data.formats import formats, normal
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.data import profile, read_examples, recognise
-from advisor.data.conversation import read_turn
+from advisor.data.example import read_turn
 from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 from tests.data.test_examples import jsonl

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.conversation import (
+from advisor.data.example import (
     CALL_TURNS,
+    CALLS,
     as_turns,
     read_transcript,
     role_of_speaker,
     text_of,
     turn_keys,
 )
-from advisor.data.example import CALLS
 from advisor.data.formats import formats
 
 MAX_CLASSES = 200

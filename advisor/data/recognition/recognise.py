@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from advisor.data.conversation import role_of_speaker, turn_keys
+from advisor.data.example import role_of_speaker, turn_keys
 from advisor.data.formats import formats, names_of, normal, read_mapping
 from advisor.data.read.lines import Faults
 from advisor.data.read.rows import document_style, no_rows, read_rows
