@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from advisor.data.read import lines as reading
-from advisor.data.read.lines import open_large
 from advisor.data.read.rows import read_rows
 from advisor.ground import progress
 from advisor.ground.progress import BYTES, Board, read_view, track, waiting
@@ -185,7 +184,6 @@ def test_the_other_processes_of_a_run_show_nothing(board, clock, capsys, tmp_pat
 def test_a_large_file_shows_how_far_it_is_read(board, tmp_path, monkeypatch, packed):
     """By its place in the file, also of one that is compressed; the wait goes with the file."""
     monkeypatch.setattr(reading, "LARGE_BYTES", 1000)
-    monkeypatch.setattr(reading, "BUFFER_BYTES", 512)
     monkeypatch.setattr(reading, "PIECE_BYTES", 4096)
     content = "".join(f'{{"text": "{number} {hash(number * 7)}"}}\n' for number in range(9000))
     path = tmp_path / f"rows.jsonl{'.gz' if packed else ''}"
@@ -211,8 +209,7 @@ def test_a_large_file_shows_how_far_it_is_read(board, tmp_path, monkeypatch, pac
 def test_a_small_file_is_no_wait(board, tmp_path):
     """It is read before anybody waits."""
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
-    with open_large(tmp_path / "rows.jsonl") as file:
-        file.read()
+    for _ in read_rows(tmp_path / "rows.jsonl"):
         assert board.waits == []
 
 

@@ -79,7 +79,7 @@ def hub_folder(text: str) -> Path:
         allowed = f"it has: {names}" if names else ""
         raise InputError(f"the data set has no '{inner}'", allowed, where=text)
     # Several configurations are several data sets: which one is meant has to be said.
-    several = [] if inner else [one for one in _configurations(where) if (where / one).is_dir()]
+    several = [] if inner else _configurations(where)
     if len(several) > 1:
         what = f"the data set has several configurations: {', '.join(several)}"
         raise InputError(what, where=text, hint=f"name one: {text}/{several[0]}")
@@ -106,21 +106,16 @@ def _refuse_large(text: str, repo: str, inner: str, api: Any) -> None:
 
 def _explained(text: str, repo: str, error: Exception) -> AdviseError:
     """The error for a data set that could not be fetched."""
-    kind, none = type(error).__name__, "no such file or folder"
+    none = "no such file or folder"
     if is_offline():
-        return InputError(
-            f"{none}; as a data set of the hub it is not in the cache, and HF_HUB_OFFLINE is set",
-            where=text,
-            hint=f"unset it, or: {_saving(repo)}",
-        )
+        what = f"{none}; as a data set of the hub it is not in the cache, and HF_HUB_OFFLINE is set"
+        return InputError(what, where=text, hint=f"unset it, or: {_saving(repo)}")
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if kind in REFUSED or status in (401, 403, 404):
-        why = "has no such data set that you may read"
-        if kind == "GatedRepoError":
-            why = "asks for access first"
-        hint = "check the name; for a private or gated one: hf auth login"
-        return InputError(f"{none}, and the hub {why}", where=text, hint=hint)
-    first = (str(error).splitlines() or [kind])[0][:160]
+    if type(error).__name__ in REFUSED or status in (401, 403, 404):
+        what = f"{none}, and the hub has no such data set that you may read"
+        hint = "check the name; a private or gated one needs access and: hf auth login"
+        return InputError(what, where=text, hint=hint)
+    first = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return MachineNotReady(
         f"{none}, and the hub cannot be reached ({first})",
         where=text,
@@ -133,20 +128,9 @@ def _saving(repo: str) -> str:
 
 
 def _configurations(folder: Path) -> list[str]:
-    """The configurations that the card's front matter lists."""
+    """The configurations that the card's front matter lists and that are folders."""
     card = folder / "README.md"
     text = text_of(card, errors="replace") if card.is_file() else ""
-    if not text.startswith("---"):
-        return []
-    import yaml
-
-    try:
-        front: Any = yaml.safe_load(text.split("---", 2)[1])
-    except (yaml.YAMLError, IndexError):
-        return []
-    entries = front.get("configs") if isinstance(front, dict) else None
-    return [
-        str(entry["config_name"])
-        for entry in (entries if isinstance(entries, list) else ())
-        if isinstance(entry, dict) and "config_name" in entry
-    ]
+    front = text.split("---", 2)[1] if text.startswith("---") else ""
+    names = re.findall(r"^\s*-?\s*config_name:\s*[\"']?([^\s\"']+)", front, re.MULTILINE)
+    return [name for name in dict.fromkeys(names) if (folder / name).is_dir()]

@@ -9,20 +9,16 @@ one: wrong letters in training data are worse than an error.
 from __future__ import annotations
 
 import codecs
-import io
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from advisor.ground.errors import Fault, InputError
-
-if TYPE_CHECKING:
-    from advisor.ground.progress import Wait
 
 # Ending of a file -> what it is taken for.
 CONTAINERS = {
@@ -105,45 +101,12 @@ class Faults:
 # What reading raises on a broken disk and on gzip data that are cut off or damaged.
 BREAKS_OFF = (OSError, EOFError, zlib.error)
 LARGE_BYTES = 16 << 20  # smaller files are read before anybody waits
-BUFFER_BYTES = 1 << 20
-
-
-class CountedFile(io.FileIO):
-    """A file that shows how far it is read, from its first byte until it is closed."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        super().__init__(path)
-        from advisor.ground import progress
-
-        self.what, self.size, self.board = f"reading {path.name}", size, progress.board
-        self.wait: Wait | None = None
-
-    def readinto(self, buffer: Any) -> int | None:
-        count = super().readinto(buffer)
-        if self.wait is None:
-            self.wait = self.board.open(self.what, total=self.size, unit="bytes")
-        self.wait.at(min(self.tell(), self.size))
-        return count
-
-    def close(self) -> None:
-        if self.wait is not None:
-            self.board.close(self.wait, alone=True)
-            self.wait = None
-        super().close()
-
-
-def open_large(path: Path) -> IO[bytes]:
-    """The bytes of a file, whose reading is shown if it is large. Raises OSError."""
-    size = path.stat().st_size
-    if size < LARGE_BYTES or not path.is_file():
-        return path.open("rb")
-    return io.BufferedReader(CountedFile(path, size), BUFFER_BYTES)
 
 
 def open_bytes(file: DataFile) -> IO[bytes]:
     """The bytes of a file, unpacked. Raises InputError."""
     try:
-        stream: Any = open_large(file.path)
+        stream: Any = file.path.open("rb")
     except OSError as error:
         raise cannot_open(file.shown, error) from None
     if file.gzipped:
@@ -152,6 +115,30 @@ def open_bytes(file: DataFile) -> IO[bytes]:
         opened, stream = stream, gzip.GzipFile(fileobj=stream)
         stream.myfileobj = opened  # closed with it
     return stream  # type: ignore[no-any-return]
+
+
+@contextmanager
+def open_shown(file: DataFile) -> Iterator[Callable[[], bytes]]:
+    """Reads on in a file, piece by piece; how far it is read is shown if it is large."""
+    with open_bytes(file) as stream:
+        read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
+        if file.size_bytes < LARGE_BYTES:
+            yield partial(read, PIECE_BYTES)
+            return
+        from advisor.ground.progress import board
+
+        wait = board.open(f"reading {file.path.name}", total=file.size_bytes, unit="bytes")
+        packed = getattr(stream, "fileobj", stream)
+
+        def read_on() -> bytes:
+            piece = read(PIECE_BYTES)
+            wait.at(min(packed.tell(), file.size_bytes))
+            return piece
+
+        try:
+            yield read_on
+        finally:
+            board.close(wait, alone=True)
 
 
 def cannot_open(shown: str, error: OSError) -> InputError:
@@ -171,10 +158,10 @@ def read_text(file: DataFile, faults: Faults) -> Iterator[str]:
     plain = may_be_other = file.encoding == "utf-8"
     decode = decoder_of("utf-8-sig" if plain else file.encoding)
     line, raw = 1, b"-"
-    with open_bytes(file) as stream:
+    with open_shown(file) as read_on:
         while raw:
             try:
-                data = raw = stream.read1(PIECE_BYTES)  # type: ignore[attr-defined]
+                data = raw = read_on()
             except BREAKS_OFF as error:
                 faults.add(file.shown, line, *_broken_off(file, line - 1, error))
                 return
