@@ -181,9 +181,13 @@ def nearest_place(path: Path) -> Path:
 
 def free_bytes(path: Path) -> int:
     """Bytes free on the disk that holds the path, or will hold it. Raises OSError."""
+    place = nearest_place(path)
+    if hasattr(os, "statvfs"):
+        disk = os.statvfs(place)
+        return disk.f_bavail * disk.f_frsize
     import shutil  # advice does without it, and starts sooner
 
-    return shutil.disk_usage(nearest_place(path)).free
+    return shutil.disk_usage(place).free
 
 
 TEMPORARY = (  # prefix of names that a killed run may leave behind; anyone may delete them

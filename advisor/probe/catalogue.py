@@ -8,7 +8,7 @@ driver and ECC.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -217,72 +217,50 @@ def _variant(
 ) -> tuple[CatalogueGpu, int | None, list[str]]:
     """The one that is meant, its memory in bytes, and what was taken for granted."""
     options = [(gpu, size) for gpu in gpus for size in gpu.sold_gib or (None,)]
-    labels = (gpu.name + (f" {size:g}GB" if len(gpu.sold_gib) > 1 else "") for gpu, size in options)
-    named = ", ".join(dict.fromkeys(labels))
-    if stated_gib is not None:
-        return _of_size(name, options, stated_gib, named)
-    usual = [option for option in options if option[0].usual_gib in (None, option[1])]
-    gpu, size = min(usual, key=lambda option: option[1] or 0)
-    warnings = []
-    if len(gpus) == 1:
-        warnings = _filled_in(name, gpu)
-    if len(gpus) == 1 and len(options) > 1:
-        which = "the usual one" if gpu.usual_gib else "the smaller one"
-        warnings.append(
-            f"'{name}' is sold with {_sizes(gpus)}: taken as {gpu.name} with {size:g} GB ({which});"
-            " add the memory to choose another"
-        )
-    elif len(options) > 1:
+    if stated_gib is None:
+        usual = [(gpu, size) for gpu, size in options if gpu.usual_gib in (None, size)]
+        gpu, size = min(usual, key=lambda option: option[1] or 0)
+    else:
+        made = [(gpu, size) for gpu in gpus for size in gpu.modified_gib]
+        options = [
+            (gpu, size)
+            for gpu, size in (*options, *made)
+            if size is None or _same(stated_gib, size) or _reported(gpu, size, stated_gib)
+        ]
+        if not options:
+            return _of_no_size(gpus, stated_gib)
+        gpu, size = options[0]
+    memory_bytes = int((stated_gib or 0) * GIB) or None if size is None else _memory(gpu, size)
+    if len(options) > 1:
         chosen = gpu.name + (f" with {size:g} GB" if len(gpu.sold_gib) > 1 else "")
-        sizes = {size for _, size in usual}
-        why = "the smaller one" if len(sizes) > 1 else "the first; speed and price differ"
-        warnings.append(
-            f"'{name}' may be {named}: taken as {chosen} ({why}); add the memory or write the name"
-            " out to choose another"
-        )
-    return gpu, _memory(gpu, size), warnings
-
-
-def _of_size(
-    name: str, options: Sequence[tuple[CatalogueGpu, float | None]], stated_gib: float, named: str
-) -> tuple[CatalogueGpu, int | None, list[str]]:
-    """The same where a size is stated."""
-    stated_bytes = int(stated_gib * GIB)
-    fitting = [
-        (gpu, size)
-        for gpu, size in options
-        if size is None or _same(stated_gib, size) or _reported(gpu, size, stated_gib)
-    ]
-    if fitting:
-        gpu, size = fitting[0]
-        warnings = _filled_in(name, gpu)
-        others = dict.fromkeys(other.name for other, _ in fitting[1:] if other is not gpu)
-        if others:
-            warnings.insert(
-                0,
-                f"'{name}' is taken as {gpu.name}; it is also sold as {' and '.join(others)}, with"
-                " the same memory and another speed and price",
-            )
-        return gpu, stated_bytes if size is None else _memory(gpu, size), warnings
-    gpu, _ = min(options, key=lambda option: abs((option[1] or 0) - stated_gib))
-    warning = (
-        f"{named}: none has {stated_gib:g} GiB; the speed is that of {gpu.name}, the memory is"
-        " taken as stated"
-    )
-    if any(_same(stated_gib, size) for size in gpu.modified_gib):
         warning = (
-            f"{gpu.name} is sold with {_sizes((gpu,))}: taken as one that was modified to have"
-            f" {stated_gib:g} GB"
+            f"'{name}' may be {_labels(options)}: taken as {chosen}; add the memory or write the"
+            " name out to choose another"
         )
-    return gpu, stated_bytes, [warning]
-
-
-def _filled_in(name: str, gpu: CatalogueGpu) -> list[str]:
-    """A warning if the catalogue's name holds a word that changes the chip and was not typed."""
+        return gpu, memory_bytes, [warning]
+    # A word that changes the chip and was not typed.
     typed = set(split_name(name).words)
     added = gpu.own_words - typed - FORM
     is_guess = typed and added and typed < gpu.own_words and name.lower() != gpu.id
-    return [f"'{name}' read as {gpu.name}"] if is_guess else []
+    return gpu, memory_bytes, [f"'{name}' read as {gpu.name}"] if is_guess else []
+
+
+def _of_no_size(
+    gpus: Sequence[CatalogueGpu], stated_gib: float
+) -> tuple[CatalogueGpu, int | None, list[str]]:
+    options = [(gpu, size) for gpu in gpus for size in gpu.sold_gib]
+    gpu, _ = min(options, key=lambda option: abs(option[1] - stated_gib))
+    warning = (
+        f"{_labels(options)}: none has {stated_gib:g} GiB; the speed is that of {gpu.name}, the"
+        " memory is taken as stated"
+    )
+    return gpu, int(stated_gib * GIB), [warning]
+
+
+def _labels(options: Iterable[tuple[CatalogueGpu, float | None]]) -> str:
+    """'A100 SXM4 80GB, A100 PCIe 80GB', with the size where one name is sold with several."""
+    labels = (gpu.name + (f" {size:g}GB" if len(gpu.sold_gib) > 1 else "") for gpu, size in options)
+    return ", ".join(dict.fromkeys(labels))
 
 
 def _memory(gpu: CatalogueGpu, size_gib: float | None) -> int | None:

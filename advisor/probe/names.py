@@ -40,8 +40,6 @@ _VGPU = re.compile(r"^(?:grid|nvidia) \S.*-(\d{1,3})[qcab]$")
 _BRACKETS = re.compile(r"\[([^\]]*\d[^\]]*)\]")
 _COMPUTER = re.compile(r"\b(?:macbook(?: (?:pro|air))?|mac (?:mini|studio|pro)|imac)\b")
 _COUNT = re.compile(r"^\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.+)$", re.IGNORECASE)
-_NUMBERS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight")
-_COUNT_WORD = re.compile(rf"^\s*({'|'.join(_NUMBERS[1:])})\s+(\S.*)$", re.IGNORECASE)
 _COUNT_BEHIND = re.compile(r"^(.+?)\s*(?:\s|\()[x×*]\s?(\d{1,6})\)?\s*$", re.IGNORECASE)
 _GLUED = (
     re.compile(r"^(rtx|gtx|rx)(a?\d+)([a-z]*)$"),  # rtx4090, rtx4060ti, rtxa6000
@@ -103,8 +101,6 @@ def count_and_name(name: str) -> tuple[int | None, str]:
     """The count before or behind a name, if it has one: "8x H100" and "H100 x8" -> 8, "H100"."""
     if match := _COUNT.match(name):
         return int(match[1]), match[2].strip()
-    if match := _COUNT_WORD.match(name):
-        return _NUMBERS.index(match[1].lower()), match[2].strip()
     if match := _COUNT_BEHIND.match(name):
         return int(match[2]), match[1].strip()
     return None, name.strip()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from advisor.ground.types import Gpu, Hardware
 from advisor.probe.gpu_files import cuda_facts
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+BY_HAND = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for this card)"
 _METADATA = re.compile(r"([A-Za-z0-9_.]+?)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info$")
 
 
@@ -101,13 +102,13 @@ def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | N
     if hardware.kind != "cuda":
         return None
     if build.cuda is None:
-        return f"{is_there} cannot use it. Install: {_install(hardware, build)}"
+        return f"{is_there} cannot use it. Install: {_install(hardware)}"
     driver, built = _generation(hardware.cuda_version), _generation(build.cuda)
     if driver is not None and built is not None and built > driver:
         return (
             f"{is_there} needs a newer NVIDIA driver: {hardware.driver_version or 'this one'} runs"
             f" CUDA up to {hardware.cuda_version} (updating it{_driver_from(built)} helps too)."
-            f" Install: {_install(hardware, build)}"
+            f" Install: {_install(hardware)}"
         )
     return _without_code(hardware, build)
 
@@ -131,7 +132,7 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
             return (
                 f"{gpu.name} (compute capability {has[0]}.{has[1]}) is {age} for PyTorch"
                 f" {build.text}, which has code for {row['from']} to {row['to']}. Install:"
-                f" {_install(hardware, build)}"
+                f" {_install(hardware)}"
             )
     return None
 
@@ -141,39 +142,38 @@ def _has_code(row: Mapping[str, str], capability: tuple[int, int]) -> bool:
     return _numbers(row["from"]) <= capability <= _numbers(row["to"])
 
 
-def _install(hardware: Hardware, build: TorchBuild) -> str:
+def _newest(capabilities: Iterable[tuple[int, int]], generation: int | None = None) -> str | None:
+    """The newest PyTorch of plain pip that has code for these cards, and runs on the driver."""
+    rows = {int(key): row for key, row in cuda_facts()["pip_torch"].items()}
+    for key, row in sorted(rows.items(), reverse=True):
+        runs = generation is None or generation >= key
+        if runs and all(_has_code(row, has) for has in capabilities):
+            return f'"{row["requirement"]}"'
+    return None
+
+
+def _install(hardware: Hardware) -> str:
     """The one line that brings a PyTorch for this driver and card, as far as plain pip has one."""
     generation = _generation(hardware.cuda_version)
     capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability]
-    rows = {int(key): row for key, row in cuda_facts()["pip_torch"].items()}
-    able = [
-        row
-        for key, row in sorted(rows.items(), reverse=True)
-        if (generation is None or generation >= key)
-        and all(_has_code(row, has) for has in capabilities)
-    ]
-    for row in able:  # the installed release stays where its default wheel would do
-        is_new_enough = _numbers(build.version) >= _numbers(row["releases_from"])
-        if is_new_enough and _below(build.version, row.get("releases_below")):
-            return f'pip install --force-reinstall "torch=={build.release}"'
-    if able:
-        return f'pip install --force-reinstall "{able[0]["requirement"]}"'
-    if generation is not None and generation < min(rows):
-        return f"first a driver{_driver_from(min(rows))}, then pip install --force-reinstall torch"
-    return "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for this card)"
+    first = min(map(int, cuda_facts()["pip_torch"]))
+    if (requirement := _newest(capabilities, generation)) is not None:
+        return f"pip install --force-reinstall {requirement}"
+    if generation is not None and generation < first:
+        return f"first a driver{_driver_from(first)}, then pip install --force-reinstall torch"
+    return BY_HAND
 
 
 def older_torch_note(gpu: Gpu) -> str | None:
     """Which PyTorch a GPU needs if the one that pip brings has no code for it; None if it has."""
-    has = gpu.compute_capability
-    by_age = sorted(cuda_facts()["pip_torch"].items(), key=lambda row: int(row[0]), reverse=True)
-    if has is None or _has_code(by_age[0][1], has):
+    has, rows = gpu.compute_capability, cuda_facts()["pip_torch"]
+    if has is None or _has_code(rows[max(rows, key=int)], has):
         return None
-    able = (f'pip install "{row["requirement"]}"' for _, row in by_age if _has_code(row, has))
-    by_hand = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for it)"
+    requirement = _newest([has])
+    cure = f"pip install {requirement}" if requirement else BY_HAND
     return (
         f"{gpu.name} has compute capability {has[0]}.{has[1]}, for which the PyTorch that plain pip"
-        f" brings today has no code; install: {next(able, by_hand)}"
+        f" brings today has no code; install: {cure}"
     )
 
 

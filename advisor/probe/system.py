@@ -12,11 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from advisor.ground.files import free_bytes, nearest_place
+from advisor.ground.files import free_bytes
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB, KIB, format_gib
 from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
@@ -192,14 +193,9 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 def free_disk(folder: Path) -> int | None:
     """Free bytes on the disk that holds the folder, or will hold it once it is made."""
-    folder = nearest_place(folder.absolute())
-    try:
-        if not hasattr(os, "statvfs"):  # Windows
-            return free_bytes(folder)
-        disk = os.statvfs(folder)
-    except OSError:
-        return None
-    return disk.f_bavail * disk.f_frsize
+    with suppress(OSError):
+        return free_bytes(folder.absolute())
+    return None
 
 
 def read_or_empty(path: Path) -> str:

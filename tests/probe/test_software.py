@@ -159,14 +159,9 @@ def test_a_pytorch_that_can_use_the_card_is_no_problem(
             MACHINE,
             build("2.13.0+cpu"),
             "2.13.0+cpu (CPU build) cannot use it",
-            'pip install --force-reinstall "torch==2.13.0"',
+            'pip install --force-reinstall "torch>=2.11"',
         ),
-        (
-            MACHINE,
-            build("2.9.1+cpu"),
-            "CPU build",
-            'pip install --force-reinstall "torch==2.9.1"',
-        ),  # its default wheel, CUDA 12.8, would do
+        (MACHINE, build("2.9.1+cpu"), "CPU build", 'pip install --force-reinstall "torch>=2.11"'),
         (
             OLD_DRIVER,
             build("2.13.0+cpu"),
@@ -203,7 +198,7 @@ def test_a_pytorch_that_can_use_the_card_is_no_problem(
             "6.1) is too old",
             "CUDA 12.6 build",
         ),
-        (MACHINE, build("2.9.1+rocm6.4", hip="6.4"), "ROCm 6.4 build", "torch==2.9.1"),
+        (MACHINE, build("2.9.1+rocm6.4", hip="6.4"), "ROCm 6.4 build", "torch>=2.11"),
         (
             replace(MACHINE, kind="rocm"),
             build("2.13.0", "13.0"),
