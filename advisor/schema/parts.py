@@ -13,12 +13,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.ground.annotated import JsonObject, ObjectShape, Plain, object_shape, parts_of
-from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
+from advisor.ground.shape import Choice, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}
 TEXTS: Schema = {"type": "array", "items": TEXT, "minItems": 1}
-DATE: Schema = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 VERSION: Schema = {"const": 1}
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 WIDTH = 100  # of a line of a schema's file
@@ -39,8 +38,6 @@ def _kind_of(shape: Shape) -> Schema:
     match shape:
         case Text():
             return {**TEXT, **({"pattern": f"^(?:{shape.pattern})$"} if shape.pattern else {})}
-        case Date():
-            return dict(DATE)
         case Number():
             bounds = {
                 "minimum": shape.min,

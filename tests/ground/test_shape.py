@@ -77,11 +77,8 @@ def test_what_has_the_shape_has_no_fault():
         ),
         ("{name: a, unified: 1}", ["gpus.yaml:1:20: `unified` is 1", "  true or false"]),
         (
-            '{name: a, checked: "2026-02-30"}',
-            [
-                "gpus.yaml:1:20: `checked` is '2026-02-30'",
-                '  a date in quotes, such as "2026-11-25"',
-            ],
+            '{name: a, checked: "2026-13-30"}',
+            ["gpus.yaml:1:20: `checked` is '2026-13-30'", "  a text such as 2026-11-25, in quotes"],
         ),
         (
             "{name: a, release: 12.8}",
