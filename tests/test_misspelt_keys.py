@@ -32,8 +32,8 @@ from advisor.methods.trainers import trainers
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts, not_supported_devices
 from advisor.record.verdict import limits
-from advisor.ruleset.due import REFRESH_FILE
 from advisor.ruleset.facts import load_facts
+from advisor.ruleset.lint import REFRESH_FILE
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
 from advisor.situation.catalogue import organisation_models, suggested_models, typical_sizes

@@ -21,8 +21,15 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import read_shipped
 from advisor.methods import is_own, methods
 from advisor.plan.keys import setting_fault, setting_keys
-from advisor.ruleset.due import REFRESH_FILE, past_their_date
-from advisor.ruleset.lint import SIDE_EFFECTS, LintFinding, LintReport, caused_by_user, lint
+from advisor.ruleset.lint import (
+    REFRESH_FILE,
+    SIDE_EFFECTS,
+    LintFinding,
+    LintReport,
+    caused_by_user,
+    lint,
+    past_their_date,
+)
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Rule, Ruleset
 

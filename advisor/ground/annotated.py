@@ -106,7 +106,6 @@ def _shape(hint: Any, *, in_json: bool = False) -> Shape:
 
 
 def _not_none(hint: Any) -> Any:
-    """The X of `X | None`."""
     (one,) = (part for part in get_args(hint) if part is not NoneType)
     return one
 

@@ -161,7 +161,6 @@ def _has_working_folder() -> bool:
 
 
 def _readable(path: Path) -> bool:
-    """Whether the path, or the nearest folder above it that exists, may be read."""
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)

@@ -340,7 +340,6 @@ def _code() -> bytes:
 
 
 def _stamps(folder: str) -> Iterator[str]:
-    """Path, size and time of each source file below a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".py"):

@@ -141,7 +141,6 @@ def _exists(path: Path) -> bool:
 
 
 def _check_weights(path: Path, found: list[Fault]) -> None:
-    """Add a fault if a file of weights is not whole; a pickle is not opened here."""
     try:
         if path.suffix == ".safetensors":
             read_header(path)
@@ -152,7 +151,6 @@ def _check_weights(path: Path, found: list[Fault]) -> None:
 
 
 def _check_shards(folder: Path, index: str, found: list[Fault], *, downloads: bool) -> None:
-    """Add the faults of an index and of the files that it names."""
     document = _json_object(folder / index, found)
     if document is None:
         return
@@ -192,7 +190,6 @@ def _check_shards(folder: Path, index: str, found: list[Fault], *, downloads: bo
 
 
 def _is_inside(name: str) -> bool:
-    """Whether the name can be that of a file in the folder or below it."""
     parts = PurePosixPath(name).parts
     possible = bool(parts) and "\0" not in name and max(map(len, parts)) <= LONGEST_NAME
     return possible and ".." not in parts and parts[0] != "/"
@@ -252,7 +249,6 @@ def regular_size(path: Path) -> int:
 
 
 def _header(path: Path) -> tuple[int, bytes]:
-    """(bytes of the file after its header, the header)."""
     size = regular_size(path)
     try:
         with path.open("rb") as stream:

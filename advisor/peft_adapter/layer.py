@@ -77,7 +77,6 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _of_base(self) -> tuple[Any, Any]:
-        """Device of the wrapped module, and the dtype it computes in."""
         base = self.get_base_layer()
         computed = next(
             (
@@ -130,7 +129,6 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return (*args[:at], change(args[at]), *args[at + 1 :]), kwargs
 
     def _change(self, name: str, x_BTH: Any) -> Any:
-        """A(x) of one adapter, in the dtype of x."""
         _, activation, scale = self.bottleneck_settings[name]
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
         inner_BTD = ACTIVATION[activation](

@@ -70,7 +70,6 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
-        """Raises ValueError: a bottleneck adapter cannot be merged."""
         raise ValueError(CANNOT_BE_MERGED)
 
     def merge_adapter(

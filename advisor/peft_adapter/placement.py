@@ -134,7 +134,6 @@ def bare(module: Any) -> Any:
 
 
 def _places_of(block: Any, placement: str) -> dict[str, Place]:
-    """Places inside one layer, by name relative to it."""
     children = {
         name: child
         for name, child in bare(block).named_children()
@@ -225,7 +224,6 @@ def _residual_argument(module: Any) -> str | None:
 
 
 def _is_linear(module: Any) -> bool:
-    """True for a linear layer: torch's, bitsandbytes' (which extend it) and GPT-2's Conv1D."""
     return isinstance(module, nn.Linear) or (
         type(module).__name__ == "Conv1D"
         and isinstance(getattr(module, "weight", None), torch.Tensor)

@@ -194,7 +194,6 @@ def _sold(gpus: Sequence[CatalogueGpu], stated_gib: float | None) -> bool:
 
 
 def _sizes(gpus: Sequence[CatalogueGpu]) -> str:
-    """The sizes these GPUs are sold with, in words: "24 GB", "40 or 80 GB"."""
     sizes = [f"{size:g}" for size in sorted({size for gpu in gpus for size in gpu.sold_gib})]
     return " or ".join(filter(None, (", ".join(sizes[:-1]), *sizes[-1:]))) + " GB"
 

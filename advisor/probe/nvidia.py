@@ -98,7 +98,6 @@ def _library_problem(root: Path) -> str | None:
 
 
 def _plugged_in(root: Path) -> str:
-    """The slots that hold an NVIDIA card, as the kernel names them."""
     devices = sorted((root / "sys/bus/pci/devices").glob("*"))
     return ", ".join(
         device.name
@@ -141,7 +140,6 @@ class _Nvml:
         self.notes: list[str] = []
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The answer, or None where this card or driver has none."""
         try:
             return function(*args)
         except self.errors:
@@ -245,7 +243,6 @@ class _Nvml:
         )
 
     def memory(self, handle: Any, whose: str) -> tuple[int | None, int | None, bool]:
-        """Total and free memory, and whether it is the system's."""
         try:
             memory = self.nvml.nvmlDeviceGetMemoryInfo(handle)
         except self.errors as error:
@@ -307,7 +304,6 @@ class _Nvml:
         return f"PCIe {generation}{f' x{width}' if width else ''}{partly}"
 
     def least(self, function: Callable[..., Any], handles: list[Any]) -> Any:
-        """The lowest answer of several cards; None where none has one."""
         return min(filter(None, (self.ask(function, handle) for handle in handles)), default=None)
 
     def active_links(self, handle: Any) -> int:
@@ -405,7 +401,6 @@ def _resolved(boards: Sequence[GpuBoard], entry: str) -> Gpu | None:
 
 
 def _by_uuid(devices: Sequence[Gpu], entry: str) -> Gpu | None:
-    """The device whose UUID begins with the entry, if there is exactly one."""
     found = [device for device in devices if (device.uuid or "").startswith(entry)]
     return found[0] if len(found) == 1 else None
 

@@ -138,7 +138,6 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
 
 
 def _has_code(row: Mapping[str, str], capability: tuple[int, int]) -> bool:
-    """Whether a wheel has code for cards of this compute capability."""
     return _numbers(row["from"]) <= capability <= _numbers(row["to"])
 
 

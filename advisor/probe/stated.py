@@ -195,7 +195,6 @@ def _named(
 
 
 def _keep(gpu: Gpu, kind: str) -> Gpu:
-    """The GPU with the memory that advice leaves free: on laptops and in shared memory."""
     if kind == "mps":
         return keep_for_macos(gpu)
     link = gpu_entry(gpu.spec.id).get("interconnect") if gpu.spec is not None else None

@@ -207,14 +207,12 @@ def read_or_empty(path: Path) -> str:
 
 
 def _stated(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines `name: value` of a small file."""
     for line in read_or_empty(path).splitlines():
         name, _, value = line.partition(":")
         yield name.strip(), value.strip()
 
 
 def _pairs(path: Path) -> dict[str, str]:
-    """The lines of a small file that are a name and a value."""
     lines = (line.split() for line in read_or_empty(path).splitlines())
     return {line[0]: line[1] for line in lines if len(line) == 2}
 
@@ -329,7 +327,6 @@ def hidden_note(gpus: Iterable[tuple[int | None, Gpu]], setting: str) -> list[st
 
 
 def _amd_gpu(facts: Mapping[str, str], device: Path, index: int) -> Gpu:
-    """The GPU of a node of kfd, by its properties and the folder of its device."""
     total, used = (_number(device / f"mem_info_vram_{name}") for name in ("total", "used"))
     gfx = _gfx(facts.get("gfx_target_version", ""))
     name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"

@@ -137,11 +137,9 @@ class _Pair:
         self.sides = [Precedence(rules[side], said, decided[side]) for side in (0, 1)]
 
     def parts(self, state: int) -> tuple[int, int]:
-        """The rules of each set that fire."""
         return state & self.own, (state & self.space.rule_bits) >> self.count
 
     def deciders(self, state: int) -> tuple[Rule | None, Rule | None]:
-        """The rule of each set that decides."""
         first, second = (
             None if (bit := self.sides[side].winner(part)) < 0 else self.rules[side][bit]
             for side, part in enumerate(self.parts(state))
@@ -162,7 +160,6 @@ class _Pair:
         return first, second
 
     def differences(self) -> tuple[list[Difference], bool]:
-        """The regions of every change, and whether there are more than these."""
         found: list[Difference] = []
         cut = False
         states = self.space.sets(shorten=self.shorten)
@@ -216,7 +213,6 @@ def _pairs(sides: Sequence[Ruleset], joint: Ruleset, table_id: str) -> Iterable[
 
 
 def _setting(ruleset: Ruleset, rules: Iterable[Rule], key: str) -> list[Rule]:
-    """The rules that set a key, in the order in which the judge lets them win."""
     setting = [rule for rule in rules if rule.kind == "set" and key in rule.then]
     return sorted(setting, key=lambda rule: (layer_of(ruleset, rule), rule.id), reverse=True)
 

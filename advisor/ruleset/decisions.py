@@ -12,9 +12,8 @@ from typing import Any
 from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 from advisor.ruleset.space import Region, Shorten, Space
 
-SHOWN_BOXES = (
-    5  # holes, ties and contradictions made general, for each table; the others are named only
-)
+# Holes, ties and contradictions made general, for each table; the others are named only.
+SHOWN_BOXES = 5
 MAX_CULPRITS = 3
 
 
@@ -24,9 +23,8 @@ class Hole:
 
     box: Region
     forbidding: tuple[Rule, ...]  # of one situation: what forbids there, the latest layer first
-    by_policy: bool = (
-        False  # something may fit, but rules that do not look at the estimates forbid every outcome
-    )
+    # Something may fit, but rules that do not look at the estimates forbid every outcome.
+    by_policy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,7 +266,6 @@ class Decisions(Precedence):
         return fired
 
     def _covers(self, part: Iterable[int]) -> dict[int, int]:
-        """Rule -> the rules of which one must fire with it to make it superfluous."""
         covers = {}
         for i in part:
             if self.rules[i].kind == "recommend":
@@ -396,7 +393,6 @@ class Decisions(Precedence):
         return self._most(bit for bit in winners.elements() if bit >= 0)
 
     def _alone(self, bits: Iterable[int], cases: int) -> tuple[Rule, ...]:
-        """The first rule that is there in every case, or none."""
         counted = Counter(self.rules[j].id for j in bits)
         found = [rule for rule in _unique_rules(self.rules) if counted[rule.id] == cases]
         return tuple(found[:1])

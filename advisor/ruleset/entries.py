@@ -92,9 +92,7 @@ RULE = Keys(
     required=("id", "when", "because", "sources"),
 )
 PLAIN = (str, int, float, bool)
-ANY_TABLE = DecisionTable(
-    id="", concludes="", inputs=(), about=""
-)  # of an assumption: every fact counts
+ANY_TABLE = DecisionTable(id="", concludes="", inputs=(), about="")  # every fact counts
 
 
 class Reader:

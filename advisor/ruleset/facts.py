@@ -159,7 +159,6 @@ def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapp
 def _unknown_names(
     document: Document, fact_id: str, entry: Mapping[str, Any], facts: Mapping[str, Fact]
 ) -> Iterator[Fault]:
-    """The names of other facts in an entry that no fact has."""
     for key in NAMES:
         said = entry.get(key) or ()
         for name in [said] if isinstance(said, str) else said:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from advisor.ground.errors import did_you_mean
-from advisor.ground.shape import value_words
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text, value_words
+from advisor.ground.yaml_files import SOURCE_KINDS, Document
 from advisor.methods import methods
 from advisor.ruleset.decisions import Clash, Hole, Idle, TableProof
 from advisor.ruleset.facts import methods_named
@@ -31,9 +33,8 @@ SIDE_EFFECTS = (
     "never-wins", "redundant", "setting-without-effect", "outcome-never-recommended",
     "only-under-document", "input-without-a-rule", "values-alike", "question-without-a-rule",
 )  # fmt: skip
-SettingFault = Callable[
-    [str, Any], str | None
-]  # key, value -> what is allowed there, or None; KeyError for an unknown key
+# Key, value -> what is allowed there, or None; KeyError for an unknown key.
+SettingFault = Callable[[str, Any], str | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +47,8 @@ class LintFinding:
     rule: str = ""
     at: str = ""  # file:line:column
     hint: str = ""
-    about: tuple[
-        str, ...
-    ] = ()  # what makes it the same finding in another rule set: table, rules, outcome
+    # What makes it the same finding in another rule set: table, rules, outcome.
+    about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +76,7 @@ def lint(
     setting_fault: SettingFault | None = None,
     keys: Iterable[str] = (),
 ) -> LintReport:
-    """The whole check of a rule set.
-
-    Args:
-        ruleset: The merged rules.
-        today: For rules whose review is due; None leaves that out.
-        setting_fault: What a stage's key may hold; None leaves that out.
-        keys: Every such key, for the nearest name.
-    """
+    """The whole check of a rule set; without `today` no review is due."""
     linter = _Linter(ruleset)
     linter.methods()
     proofs = linter.tables()
@@ -166,7 +159,6 @@ class _Linter:
     # ----------------------------------------------------------------------- files of methods
 
     def methods(self) -> None:
-        """Methods that cannot be used, since their own files have faults."""
         for fault in (fault for faults in methods().broken.values() for fault in faults):
             at, _, text = fault.headline.partition(": ")
             hint = "; ".join(filter(None, (fault.allowed, fault.hint)))
@@ -285,7 +277,6 @@ class _Linter:
         self.add(id_, severity, f"{what}: {by}", rule=rule, hint=hint, about=about)
 
     def is_own(self, rule: Rule) -> bool:
-        """Whether it stands in a file of the user's own."""
         return rule.layer in self.ruleset.overlays
 
     def needed_by_guide(self, proof: TableProof, rule: Rule, kind: str) -> bool:
@@ -424,7 +415,6 @@ class _Linter:
 
 
 def clash_place(clash: Clash) -> str:
-    """Where two rules speak against each other."""
     return f"where {clash.box.text}" if clash.box else "where both fire"
 
 
@@ -432,3 +422,79 @@ def rule_names(rules: Iterable[Rule]) -> str:
     """Rule ids in a row: 'a', 'a and b', 'a, b and c'."""
     ids = [rule.id for rule in rules]
     return " and ".join(filter(None, (", ".join(ids[:-1]), ids[-1]))) if ids else "nothing"
+
+
+READ, REVIEW_BY = ("date", "checked", "compiled"), "review_by"  # keys of days
+REFRESH_FILE = Keys(
+    help="How old the facts of the catalogues may get",
+    keys={
+        "version": Choice(values=(1,)),
+        "catalogues": MapOf(
+            of=Keys(
+                keys={
+                    "files": ListOf(of=Text(), least=1, help="patterns below rules/"),
+                    "days": Number(whole=True, min=1),
+                    "how": Text(help="what to do, as a hint"),
+                    "but_not": ListOf(
+                        of=Choice(values=SOURCE_KINDS), help="kinds of source that do not age"
+                    ),
+                },
+                required=("files", "days", "how"),
+            )
+        ),
+    },
+    required=("version", "catalogues"),
+)
+
+
+def past_their_date(
+    catalogues: Mapping[str, Mapping[str, Any]],
+    files: Iterable[tuple[str, Document]],
+    today: datetime.date,
+) -> Iterator[LintFinding]:
+    """One warning for each file that holds dates too old, and one for each review that is due.
+
+    `catalogues` is what rules/refresh.yaml says; each of `files` has its path below rules/.
+    """
+    for path, document in files:
+        for name, catalogue in catalogues.items():
+            if any(fnmatchcase(path, pattern) for pattern in catalogue["files"]):
+                yield from _of_file(name, catalogue, document, today)
+
+
+def _of_file(
+    name: str, catalogue: Mapping[str, Any], document: Document, today: datetime.date
+) -> Iterator[LintFinding]:
+    def warning(id_: str, text: str, where: Path_) -> LintFinding:
+        at, about = document.at(where), (name, document.name)
+        return LintFinding(
+            id=id_, severity="warning", text=text, at=at, hint=catalogue["how"], about=about
+        )
+
+    found = list(_dates(document.data, catalogue.get("but_not", ())))
+    for where, day in found:
+        if where[-1] == REVIEW_BY and day < today.isoformat():
+            yield warning("review-due", f"was to be reviewed by {day}", where)
+    read = sorted((day, where) for where, day in found if where[-1] != REVIEW_BY)
+    oldest_allowed = (today - datetime.timedelta(days=catalogue["days"])).isoformat()
+    old = [(day, where) for day, where in read if day < oldest_allowed]
+    if old:
+        day, where = old[0]
+        holds = "the date is" if len(read) == 1 else f"{len(old)} of {len(read)} dates are"
+        text = f"{holds} more than {catalogue['days']} days old, since {day} at the earliest"
+        yield warning("past-its-date", text, where)
+
+
+def _dates(data: Any, but_not: Collection[str], path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
+    if isinstance(data, list):
+        for i, part in enumerate(data):
+            yield from _dates(part, but_not, (*path, i))
+    if not isinstance(data, dict) or str(data.get("kind")) in but_not:
+        return
+    for key, part in data.items():
+        if key == "dates" and isinstance(part, dict):
+            yield from (((*path, key, name), str(day)) for name, day in part.items())
+        elif key in (*READ, REVIEW_BY) and isinstance(part, str):
+            yield (*path, key), part
+        else:
+            yield from _dates(part, but_not, (*path, key))

@@ -174,7 +174,6 @@ class _Loader(Reader):
             self._count_inputs(spot / "inputs", table)
 
     def add_axis(self, document: Document, axis: str) -> None:
-        """Add a method: what it is, its plan keys, and the rules that set its defaults."""
         data = document.data
         self.add_sources(document)
         self.axes[f"{axis}/{data['id']}"] = {
@@ -247,7 +246,6 @@ class _Loader(Reader):
     # ----------------------------------------------------------------------- files of one's own
 
     def overlay_name(self, document: Document, path: Path, taken: tuple[str, ...]) -> str:
-        """The layer's name: `overlay`, or the file's stem."""
         name = as_map(document.data).get("overlay") or path.stem
         if "overlay" not in as_map(document.data):
             named = NamedValue(f"{document.at()}: the file's name", name)
@@ -360,7 +358,6 @@ def method_files(root: Path, axis: str) -> list[Path]:
 
 
 def _conflict(entry: Mapping[str, Any]) -> Conflict:
-    """The value of an entry; one with faults is reported and not used."""
     return Conflict(
         id=str(entry.get("id", "")),
         rules=tuple(as_list(entry.get("rules"))),

@@ -150,17 +150,13 @@ class Ruleset:
     sources: Mapping[str, Source]
     methods: Mapping[str, Mapping[str, Any]]  # the guide's comparison table
     digest: str
-    axes: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # "updates/lora" -> what it is, its keys
+    # "updates/lora" -> what it is, its keys
+    axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     assume: tuple[Assumption, ...] = ()
     refuse: tuple[Assumption, ...] = ()  # the same of what a person states, no axiom of the proof
-    inactive: tuple[
-        Rule, ...
-    ] = ()  # drafts, expired and disabled rules: read, listed, never judged
-    disabled_at: Mapping[str, str] = field(
-        default_factory=dict
-    )  # rule id -> where an overlay switches it off
+    inactive: tuple[Rule, ...] = ()  # drafts, expired and disabled: read, listed, never judged
+    # Rule id -> where an overlay switches it off.
+    disabled_at: Mapping[str, str] = field(default_factory=dict)
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
     conflicts: tuple[Conflict, ...] = ()
     facts_document: Document | None = None  # rules/facts.yaml

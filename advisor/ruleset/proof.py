@@ -44,13 +44,11 @@ class _Setting(Precedence):
         return state & self.peers[self.winner(state)] if state else 0
 
     def needs(self, i: int, state: int) -> bool:
-        """Whether the value changes where one rule is taken away."""
         rest = state & ~(1 << i)
         stays = rest and not self.top(rest) & ~self.same[i]
         return bool(self.top(state) >> i & 1) and not stays
 
     def is_needed(self, rule_id: str, gone: set[str]) -> bool:
-        """Whether a value changes without the rule, once others are gone."""
         left = self.space.rule_bits & ~mask(self.bit[name] for name in gone if name in self.bit)
         i = self.bit[rule_id]
         return any(self.needs(i, state & left) for state in self.states if state >> i & 1)

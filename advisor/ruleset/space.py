@@ -24,14 +24,12 @@ from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Condition, Rule, Ruleset
 
 MAX_SETS = 100_000  # more sets than this and a table is refused: a second of work or two
-MAX_EFFORT = (
-    400_000  # sets looked at to make one witness general; after that it stays as general as it is
-)
+# Sets looked at to make one witness general; after that it stays as general as it is.
+MAX_EFFORT = 400_000
 Within = Mapping[str, frozenset[int]]  # fact -> indexes of the cells it is held to
 Chain = tuple[Any, int] | None  # a witness: the cell chosen last and the chain before it
-Shorten = Callable[
-    [int, int], int
-]  # a set of rules, how many facts were gone through -> the set without what no longer matters
+# A set of rules, how many facts were gone through -> the set without what no longer matters.
+Shorten = Callable[[int, int], int]
 
 
 class TooManyCases(Exception):
@@ -84,9 +82,8 @@ class Space:
             conditions,
             key=lambda fact_id: (fact_id not in tied, len(set(self.masks[fact_id])), fact_id),
         )
-        self.complete: dict[
-            str, int
-        ] = {}  # fact -> the assumptions that are decided once it has been gone through
+        # Fact -> the assumptions that are decided once it has been gone through.
+        self.complete: dict[str, int] = {}
         for offset, when in enumerate(impossible):
             last = max((condition.fact for condition in when), key=self.order.index)
             self.complete[last] = self.complete.get(last, 0) | 1 << (len(rules) + offset)

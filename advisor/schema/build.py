@@ -18,21 +18,23 @@ from advisor.ground.extras import Catalogue, extras
 from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import SOURCES_FILE, read_shipped
-from advisor.methods.families import FAMILIES_FILE, families
-from advisor.methods.kernels import ACCELERATORS_FILE, accelerators
-from advisor.methods.links import LINKS_FILE, links
+from advisor.methods import (
+    families,
+    kernels,
+    links,
+    optimizers,
+    other_keys,
+    rewards,
+    strategies,
+    trainers,
+)
 from advisor.methods.load import SHARED_KEYS_FILE
-from advisor.methods.optimizers import OPTIMIZERS_FILE, optimizer_file
-from advisor.methods.other_keys import OTHER_KEYS_FILE, other_keys
 from advisor.methods.remedies import remedy, remedy_file
-from advisor.methods.rewards import ROLLOUTS_FILE, rollout_warnings
-from advisor.methods.strategies import STRATEGIES_FILE, strategies
-from advisor.methods.trainers import TRAINER_FILE, trainers
 from advisor.probe import gpu_files
 from advisor.probe.prices import price_file_shape
 from advisor.record.run import RunRecord
 from advisor.record.verdict import VERDICT_FILE, limits
-from advisor.ruleset.due import REFRESH_FILE
+from advisor.ruleset.lint import REFRESH_FILE
 from advisor.ruleset.model import Ruleset
 from advisor.schema.parts import (
     TEXT,
@@ -73,22 +75,22 @@ BY_HAND = "advice"
 # Each file or folder of files beside the rules: its schema, its shape, and who reads all of it.
 CATALOGUES = (
     Catalogue("cuda", gpu_files.CUDA_FILE, (gpu_files.cuda_facts,)),
-    Catalogue("links", LINKS_FILE, (links,)),
-    Catalogue("accelerators", ACCELERATORS_FILE, (accelerators,)),
+    Catalogue("links", links.LINKS_FILE, (links.links,)),
+    Catalogue("accelerators", kernels.ACCELERATORS_FILE, (kernels.accelerators,)),
     Catalogue("not-supported", gpu_files.NOT_SUPPORTED_FILE, (gpu_files.not_supported_devices,)),
     Catalogue("sizes", SIZES_FILE, (typical_sizes,)),
-    Catalogue("families", FAMILIES_FILE, (families,)),
+    Catalogue("families", families.FAMILIES_FILE, (families.families,)),
     Catalogue("layouts", LAYOUTS_FILE, (layouts,)),
-    Catalogue("strategies", STRATEGIES_FILE, (strategies,)),
-    Catalogue("optimizers", OPTIMIZERS_FILE, (optimizer_file,)),
-    Catalogue("trainer", TRAINER_FILE, (trainers,)),
-    Catalogue("rollouts", ROLLOUTS_FILE, (rollout_warnings,)),
+    Catalogue("strategies", strategies.STRATEGIES_FILE, (strategies.strategies,)),
+    Catalogue("optimizers", optimizers.OPTIMIZERS_FILE, (optimizers.optimizer_file,)),
+    Catalogue("trainer", trainers.TRAINER_FILE, (trainers.trainers,)),
+    Catalogue("rollouts", rewards.ROLLOUTS_FILE, (rewards.rollout_warnings,)),
     Catalogue("amounts", REQUIREMENTS_FILE, (data_requirements,)),
     Catalogue("formats", FORMATS_FILE, (formats,)),
     Catalogue("templates", TEMPLATES_FILE, (template_families,)),
     Catalogue("verdict", VERDICT_FILE, (limits,)),
     Catalogue("scope", SCOPE_FILE, (scope_file,)),
-    Catalogue("other-keys", OTHER_KEYS_FILE, (other_keys,)),
+    Catalogue("other-keys", other_keys.OTHER_KEYS_FILE, (other_keys.other_keys,)),
     Catalogue("keys", SHARED_KEYS_FILE, ()),
     Catalogue("sources", SOURCES_FILE, ()),
     Catalogue("refresh", REFRESH_FILE, ()),
@@ -98,7 +100,6 @@ CATALOGUES = (
 
 
 def _catalogues() -> Iterator[Catalogue]:
-    """All of them, those of optional features included."""
     yield Catalogue("suggestions", suggestions_shape(), (suggested_models,))
     yield from CATALOGUES
     remedies = (partial(remedy, stem) for stem in _stems("remedies"))

@@ -10,7 +10,7 @@ import pytest
 from advisor.advice import linting
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_files import parse_yaml, read_shipped
-from advisor.ruleset.due import REFRESH_FILE, past_their_date
+from advisor.ruleset.lint import REFRESH_FILE, past_their_date
 
 CATALOGUES = read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE).data["catalogues"]
 SMALL = {"prices": {"files": ["prices/*.yaml"], "days": 100, "how": "read it again"}}
