@@ -23,7 +23,7 @@ Rules = Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answers(types.Answers):
+class Answers(types.AnswerSet):
     """What is stated about task, data, model and machine; the keys of an answers file."""
 
     warnings: tuple[str, ...] = ()  # about what was left out: an unknown signal

@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.advice.decide import decide
 from advisor.advice.questions import FITS
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import Fact, read_from
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
@@ -48,7 +48,7 @@ class Person:
         value = self.answers.get(question.fact.id)
         return DONT_KNOW if value is None else value
 
-    def facts(self, ruleset: Ruleset, answers: Answers) -> dict[str, Any]:
+    def facts(self, ruleset: Ruleset, answers: AnswerSet) -> dict[str, Any]:
         """What the rules know once these answers are given."""
         facts = {
             name: answer.value
@@ -162,15 +162,15 @@ def rounds(ruleset: Ruleset, count: int, seed: int = 0) -> Iterator[Round]:
 
 def asked(
     ruleset: Ruleset, ask: Any, relevance: Relevance | None
-) -> tuple[Answers, Collection[str]]:
+) -> tuple[AnswerSet, Collection[str]]:
     """The answers, and the questions that were put."""
     history: Collection[str] = ()
 
-    def keep(_: Answers, so_far: tuple[str, ...]) -> None:
+    def keep(_: AnswerSet, so_far: tuple[str, ...]) -> None:
         nonlocal history
         history = so_far
 
-    return walk(ruleset.facts, ask, Answers(), relevant=relevance, keep=keep), history
+    return walk(ruleset.facts, ask, AnswerSet(), relevant=relevance, keep=keep), history
 
 
 def measure() -> list[Row]:

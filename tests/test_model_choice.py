@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.model_files import hub_cache
 from advisor.situation import model_choice, models
 from advisor.situation.build import situation_of
@@ -175,7 +175,9 @@ def test_a_flag_that_names_a_family_is_told_its_models():
     """Advice takes any description; a name without a size is warned about with real names."""
     stated = {"task": "qa", "model": "mistral", "gpu": "none"}
     situation = situation_of(
-        Answers(known={name: Answer(value=value, origin="flag") for name, value in stated.items()})
+        AnswerSet(
+            known={name: Answer(value=value, origin="flag") for name, value in stated.items()}
+        )
     )
     assert "model" in situation.unknown
     assert any(

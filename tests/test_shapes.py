@@ -9,7 +9,7 @@ import pytest
 from advisor.estimate.model.architecture import shape_from_config
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.yaml_files import read_yaml
 from advisor.situation import models
 from advisor.situation.build import situation_of
@@ -413,7 +413,7 @@ def test_the_suggestion_follows_the_stated_start(signals, denied, model):
         "signals": Answer(value=signals, origin="file"),
         **{name: Answer(value=False, origin="file") for name in denied},
     }
-    assert situation_of(Answers(known=known)).suggestion.model == model
+    assert situation_of(AnswerSet(known=known)).suggestion.model == model
 
 
 def test_suggested_sizes_agree_with_the_catalogue():

@@ -17,7 +17,7 @@ from advisor.advice.search.concessions import LADDER, NO_CONCESSIONS, Concession
 from advisor.advice.search.costs import OVER_BUDGET, Costs
 from advisor.advice.types import Fitted
 from advisor.advice.why import Sizes
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import schemes, update
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Ruleset
@@ -135,7 +135,7 @@ class Case:
     def restated(self, changes: Mapping[str, Any]) -> Case:
         """The case in which a person had stated this, so that costs change with it."""
         asked = {name: Answer(value=value, origin="asked") for name, value in changes.items()}
-        answers = Answers(known={**self.situation.answers.known, **asked})
+        answers = AnswerSet(known={**self.situation.answers.known, **asked})
         situation = replace(self.situation, answers=answers)
         return Case.build(situation, self.ruleset).with_suggestion()
 

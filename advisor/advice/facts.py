@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault
-from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
+from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.methods.families import kind_of_type
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Ruleset
@@ -143,7 +143,7 @@ def with_suggested_model(situation: Situation, facts: Mapping[str, Any]) -> dict
     return found
 
 
-def _stated_signals(answers: Answers) -> tuple[str, ...]:
+def _stated_signals(answers: AnswerSet) -> tuple[str, ...]:
     """The signals and what all answers imply, but for what a no implies against an explicit no."""
     known, stated = load_facts(), stated_values(answers)
     implied = (
@@ -155,7 +155,7 @@ def _stated_signals(answers: Answers) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*answers.signals, *implied)))
 
 
-def stated_values(answers: Answers) -> dict[str, Any]:
+def stated_values(answers: AnswerSet) -> dict[str, Any]:
     """Fact id -> value, of what was stated alone: a signal of the list is a yes."""
     named = {fact: answer.value for fact, answer in answers.known.items() if fact != "signals"}
     return {**named, **dict.fromkeys(answers.signals, True)}
@@ -243,7 +243,7 @@ def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
     return faults + contradictions_in(ruleset, situation.answers)
 
 
-def contradictions_in(ruleset: Ruleset, answers: Answers) -> list[Fault]:
+def contradictions_in(ruleset: Ruleset, answers: AnswerSet) -> list[Fault]:
     """Every contradiction in what was stated; needs no machine, data or model."""
     stated = stated_values(answers)
     return [

@@ -17,7 +17,7 @@ from advisor.commands.training import show_run, train
 from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.ground.files import PLAN_FILE, cannot_write, write_atomically
 from advisor.ground.resources import PACKAGE, cache_folder
-from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.launch.checks.packages import refuse_without_trainers
 from advisor.probe import probe
 from advisor.render.terminal import print_advice
@@ -52,10 +52,10 @@ def demo_data() -> Path:
     return path
 
 
-def demo_answers(model: str, data: Path = DATA) -> Answers:
+def demo_answers(model: str, data: Path = DATA) -> AnswerSet:
     """The preset answers about the bundled data and a model at hand."""
     values = {**PRESET, "data_path": str(data), "model": model}
-    return Answers(
+    return AnswerSet(
         known={fact_id: Answer(value=value, origin="default") for fact_id, value in values.items()}
     )
 

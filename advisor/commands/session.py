@@ -20,7 +20,7 @@ from advisor.advice.types import Advice, Candidate
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.ground.shape import number_words
 from advisor.ground.terminal import print_warning
-from advisor.ground.types import Answers, Hardware
+from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
 from advisor.methods import objectives, remedies, schemes
 from advisor.methods.composition import ENCODER, PER_TASK, Composition, compose, parse_composition
@@ -54,7 +54,7 @@ Warn = Callable[[str], object]
 class Stated:
     """What the user stated, and what is to be said about it."""
 
-    answers: Answers
+    answers: AnswerSet
     warnings: tuple[str, ...] = ()
     answers_file: str | None = None
     faults: tuple[Fault, ...] = ()  # of what is not among the answers
@@ -72,7 +72,7 @@ def read_answers(
     """The answers in the file and in the flags, merged; flags override the file."""
     facts = load_known_facts(rule_layers)
     values, faults = _single_values(flags, facts)
-    found: list[Answers] = []
+    found: list[AnswerSet] = []
     warnings: tuple[str, ...] = ()
     try:
         if answers_file is not None:
@@ -80,12 +80,12 @@ def read_answers(
             found.append(in_file)
     except InputError as error:  # no file, no YAML, or wrong answers
         faults += error.faults
-        found.append(getattr(error, "valid", Answers()))
+        found.append(getattr(error, "valid", AnswerSet()))
     try:
         found.append(answers_from_flags(values, facts))
     except InputError as error:
         faults += error.faults
-        found.append(getattr(error, "valid", Answers()))
+        found.append(getattr(error, "valid", AnswerSet()))
     merged = merge_answers(*found)
     return Stated(
         answers=merged, warnings=warnings, answers_file=answers_file, faults=tuple(faults)

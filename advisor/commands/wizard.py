@@ -27,7 +27,7 @@ from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE
-from advisor.ground.types import Answers, DataProfile, Hardware
+from advisor.ground.types import AnswerSet, DataProfile, Hardware
 from advisor.ground.units import format_gib
 from advisor.launch.here import check_machine
 from advisor.plan.model import Comments, Plan
@@ -69,7 +69,7 @@ def with_required(stated: Stated, rule_layers: tuple[str, ...]) -> Stated:
     return replace(stated, answers=walk(facts, ask, stated.answers, relevant=lambda *_: False))
 
 
-def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
+def wizard(rule_layers: tuple[str, ...], given: AnswerSet | None = None) -> int:
     """Ask, recommend, write ./plan.yaml and do what the person chooses. Returns the exit code.
 
     What flags have given is not asked for. Raises InputError if there is no terminal to ask on.
@@ -89,7 +89,7 @@ def wizard(rule_layers: tuple[str, ...], given: Answers | None = None) -> int:
 
     menu = Menu(out, ruleset, hardware)
 
-    def advise(answers: Answers) -> WizardOutcome:
+    def advise(answers: AnswerSet) -> WizardOutcome:
         situation = situation_of(answers, probed=hardware, online=True, read=seen.read)
         return menu.outcome(advise_on(situation, ruleset, guide))
 
@@ -116,19 +116,19 @@ class AnswerCache:
         self.probed = probed
         self._profiles: dict[str, DataProfile | AdviseError] = {}
 
-    def situation(self, answers: Answers) -> Situation:
+    def situation(self, answers: AnswerSet) -> Situation:
         """The situation of the answers; without their files if one cannot be used."""
         try:
             return situation_of(answers, probed=self.probed, read=self.read)
         except InputError:
             known = {name: one for name, one in answers.known.items() if name not in FILES}
-            return situation_of(Answers(known=known), probed=self.probed)
+            return situation_of(AnswerSet(known=known), probed=self.probed)
 
-    def facts(self, answers: Answers) -> dict[str, Any]:
+    def facts(self, answers: AnswerSet) -> dict[str, Any]:
         """Fact id -> value, as advice will see them (advisor/advice/facts.py)."""
         return situation_facts(self.situation(answers))
 
-    def fits(self, ruleset: Ruleset, answers: Answers, chain: str) -> dict[str, Any]:
+    def fits(self, ruleset: Ruleset, answers: AnswerSet, chain: str) -> dict[str, Any]:
         """Fact id -> value, with what fits and what is known of the model that is suggested if
         none was named, once model, data and machine are answered.
         """

@@ -188,7 +188,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
+class AnswerSet:
     """Fact id -> answer, for facts that are asked. A fact that is not in it was not stated."""
 
     known: Mapping[str, Answer] = field(default_factory=dict)

@@ -30,7 +30,7 @@ from advisor.ground.shape import (
     check_shape,
     refuse_secrets,
 )
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.yaml_files import Document
 from advisor.methods.stage import FolderName
 from advisor.ruleset.facts import Fact, load_facts, signals
@@ -65,12 +65,12 @@ WRITTEN = (
 class AnswersRefused(InputError):
     """Answers with faults. What is valid among them is kept, so that more can be found in it."""
 
-    def __init__(self, faults: Sequence[Fault], valid: Answers) -> None:
+    def __init__(self, faults: Sequence[Fault], valid: AnswerSet) -> None:
         super().__init__(faults=faults)
         self.valid = valid
 
 
-def merge_answers(*several: Answers) -> Answers:
+def merge_answers(*several: AnswerSet) -> AnswerSet:
     """One set of answers; a higher origin wins, at equal rank the later one. Signals add up."""
     known: dict[str, Answer] = {}
     for answers in several:
@@ -88,7 +88,7 @@ def merge_answers(*several: Answers) -> Answers:
         last = max((known.pop(name) for name in stated), key=lambda answer: RANK[answer.origin])
         known["signals"] = replace(last, value=tuple(stated))
     where = {name: at for answers in several for name, at in answers.where.items()}
-    return Answers(known=known, where=where)
+    return AnswerSet(known=known, where=where)
 
 
 class _Stated:
@@ -114,7 +114,7 @@ class _Stated:
         if so := tuple(name for name in said if said[name]):
             self.values["signals"] = so
 
-    def answers(self) -> Answers:
+    def answers(self) -> AnswerSet:
         """What was stated. Raises AnswersRefused with all faults together."""
         values = self.values
         if self.faults:
@@ -133,7 +133,7 @@ class _Stated:
         for fact_id, value in values.items():
             is_whole = getattr(self.facts.get(fact_id), "integer", False)
             known[fact_id] = Answer(value=int(value) if is_whole else value, origin=self.origin)
-        answers = Answers(known=known, where=self.where)
+        answers = AnswerSet(known=known, where=self.where)
         if self.faults:
             raise AnswersRefused(self.faults, answers)
         return answers
@@ -141,7 +141,7 @@ class _Stated:
 
 def answers_from_document(
     document: Document, facts: Mapping[str, Fact]
-) -> tuple[Answers, tuple[str, ...]]:
+) -> tuple[AnswerSet, tuple[str, ...]]:
     """The answers of a file and its warnings.
 
     Raises AnswersRefused with all faults, each with file, line and column.
@@ -183,7 +183,7 @@ def _take_signals(stated: _Stated, names: Any, document: Document) -> list[str]:
     ]
 
 
-def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> Answers:
+def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> AnswerSet:
     """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises
     AnswersRefused with all faults.
     """
@@ -259,7 +259,7 @@ def _number(text: str) -> Any:
         return text
 
 
-def answers_document(answers: Answers) -> dict[str, Any]:
+def answers_document(answers: AnswerSet) -> dict[str, Any]:
     """The answers in the shape of an answers file: what a person can save, send and hand back with
     --answers.
     """
@@ -285,7 +285,7 @@ def answers_document(answers: Answers) -> dict[str, Any]:
 
 
 def command_line(
-    answers: Answers, changes: Mapping[str, Any], *, command: str = "advise run"
+    answers: AnswerSet, changes: Mapping[str, Any], *, command: str = "advise run"
 ) -> str:
     """The line to type for these answers with some changed (by fact id; None takes one away):
     'advise run --task qa --gpu H100'.

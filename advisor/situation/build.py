@@ -13,7 +13,7 @@ from pathlib import Path
 
 import advisor.data
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
+from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, kind_of_type
 from advisor.probe import probe, stated_hardware
@@ -51,7 +51,7 @@ PACKED = ("gptq", "awq")  # formats of a checkpoint that need packages of their 
 
 
 def situation_of(
-    answers: Answers,
+    answers: AnswerSet,
     *,
     probed: Hardware | None = None,
     online: bool = False,
@@ -139,7 +139,7 @@ def _collect(faults: list[Fault]) -> Iterator[None]:
         faults.extend(error.faults)
 
 
-def _path(answers: Answers, fact_id: str, base: Path | None) -> str | None:
+def _path(answers: AnswerSet, fact_id: str, base: Path | None) -> str | None:
     """A stated path or model, also beside the answers file; None if it is not stated."""
     stated = answers.value(fact_id)
     return None if stated is None else path_beside(str(stated), base)
@@ -148,7 +148,9 @@ def _path(answers: Answers, fact_id: str, base: Path | None) -> str | None:
 # --------------------------------------------------------------------------- hardware
 
 
-def hardware_of(answers: Answers, *, probed: Hardware | None = None) -> tuple[Hardware, list[str]]:
+def hardware_of(
+    answers: AnswerSet, *, probed: Hardware | None = None
+) -> tuple[Hardware, list[str]]:
     """The stated hardware, or this machine if none was stated; and what is said of it.
 
     Raises InputError for hardware that is not known, or cannot be divided into so many machines.
@@ -182,7 +184,7 @@ def hardware_of(answers: Answers, *, probed: Hardware | None = None) -> tuple[Ha
     return replace(hardware, machines=nodes) if nodes > 1 else hardware, [*notes]
 
 
-def outside_of(answers: Answers, hardware: Hardware) -> OutOfScope | None:
+def outside_of(answers: AnswerSet, hardware: Hardware) -> OutOfScope | None:
     """The model or the device that this tool does not train, if one was named."""
     name = str(answers.value("model", ""))
     return out_of_scope(name, answers.value("task")) or hardware_out_of_scope(hardware)
@@ -254,7 +256,7 @@ def _taught(situation: Situation) -> list[DataProfile]:
 # --------------------------------------------------------------------------- the model
 
 
-def _model(answers: Answers, *, online: bool) -> tuple[ModelShape | None, list[str], list[str]]:
+def _model(answers: AnswerSet, *, online: bool) -> tuple[ModelShape | None, list[str], list[str]]:
     """The shape of the stated model, warnings about it, and what stays unknown."""
     stated, params_b = answers.value("model"), answers.value("model_params_b")
     warnings: list[str] = []
@@ -377,13 +379,13 @@ def _smaller(
 
 
 def _suggestion(
-    answers: Answers, max_params_b: float | None, needs: Collection[str]
+    answers: AnswerSet, max_params_b: float | None, needs: Collection[str]
 ) -> ModelSuggestion:
     task, untuned = str(answers.value("task", "other")), _starts_untuned(answers)
     return suggest_model(task, max_params_b, needs=needs, untuned=untuned)
 
 
-def _starts_untuned(answers: Answers) -> bool:
+def _starts_untuned(answers: AnswerSet) -> bool:
     """Whether the start was stated to be a plain text model, and nothing stated speaks against."""
     stated = set()
     for signal, instruct in START_SIGNALS.items():

@@ -15,7 +15,7 @@ from typing import Any
 import advisor.data
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.terminal import one_line
-from advisor.ground.types import Answers, DataProfile
+from advisor.ground.types import AnswerSet, DataProfile
 
 # Tasks whose model writes to people: a category is no answer there.
 REPLIES = ("customer_service", "qa", "domain_expertise", "chat_assistant", "generation", "code")
@@ -38,7 +38,7 @@ class ReadData:
     unsuited: str = ""  # why no plan is made of data that do not suit the task
 
 
-def read_data(answers: Answers, base: Path | None, read: Reader | None = None) -> ReadData:
+def read_data(answers: AnswerSet, base: Path | None, read: Reader | None = None) -> ReadData:
     """The profiles of the data that the answers name.
 
     Args:
@@ -67,7 +67,7 @@ def read_data(answers: Answers, base: Path | None, read: Reader | None = None) -
     )
 
 
-def _about_teams(answers: Answers, base: Path | None) -> tuple[str, ...]:
+def _about_teams(answers: AnswerSet, base: Path | None) -> tuple[str, ...]:
     """How to name one file for each team, if several are served and one folder was stated."""
     path = answers.value("data_path")
     if answers.value("task") != "multi_department" or answers.known["data_path"].origin == "asked":
@@ -79,7 +79,7 @@ def _about_teams(answers: Answers, base: Path | None) -> tuple[str, ...]:
 
 
 def _profiles(
-    answers: Answers, files: Mapping[str, str], base: Path | None, read: Reader | None
+    answers: AnswerSet, files: Mapping[str, str], base: Path | None, read: Reader | None
 ) -> dict[str, DataProfile]:
     """Task -> profile of its file; "" for the one file of all."""
     faults: list[Fault] = []
@@ -136,7 +136,7 @@ def _misfits(task: object, profiles: Mapping[str, DataProfile]) -> tuple[list[st
     return warnings, unsuited
 
 
-def _warnings(answers: Answers, profiles: Mapping[str, DataProfile]) -> list[str]:
+def _warnings(answers: AnswerSet, profiles: Mapping[str, DataProfile]) -> list[str]:
     warnings: list[str] = []
     kind, rows = answers.value("data_kind"), answers.value("data_rows")
     for name, found in profiles.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from advisor.estimate.past_runs import NO_RUNS, PastRuns
-from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, Source
+from advisor.ground.types import AnswerSet, DataProfile, GpuSpec, Hardware, ModelShape, Source
 
 PADDED_SHARE = 0.005  # Qwen2.5 7B has 152,064 rows for the 151,936 of Qwen2.5 0.5B
 
@@ -69,7 +69,7 @@ class Suggested:
 class Situation:
     """Everything advice depends on."""
 
-    answers: Answers
+    answers: AnswerSet
     hardware: Hardware
     data: DataProfile | None = None
     examples: DataProfile | None = None  # of requests and answers, beside a corpus

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from advisor.ground.errors import Stopped
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import load_facts
 from advisor.situation.model_choice import NameLookup
 from advisor.wizard.data_file import (
@@ -179,7 +179,7 @@ def _ask_size(question: Question, ui: Ui, name: str) -> float | None:
 # --------------------------------------------------------------------------- the whole round
 
 
-def ask_round(interview: Interview, earlier: Answers | None = None) -> Saved:
+def ask_round(interview: Interview, earlier: AnswerSet | None = None) -> Saved:
     """What the person answers, and what was asked.
 
     Raises Stopped on Ctrl-C, after the answers so far were saved.
@@ -188,9 +188,9 @@ def ask_round(interview: Interview, earlier: Answers | None = None) -> Saved:
     first.
     """
     facts = interview.facts
-    progress = Saved(answers=earlier or Answers(), asked=())
+    progress = Saved(answers=earlier or AnswerSet(), asked=())
 
-    def keep(answers: Answers, asked: tuple[str, ...]) -> None:
+    def keep(answers: AnswerSet, asked: tuple[str, ...]) -> None:
         nonlocal progress
         progress = Saved(answers=answers, asked=asked)
 
@@ -212,7 +212,7 @@ def ask_round(interview: Interview, earlier: Answers | None = None) -> Saved:
     return progress
 
 
-def _greet(interview: Interview, answers: Answers) -> None:
+def _greet(interview: Interview, answers: AnswerSet) -> None:
     ui = interview.ui
     for place, line in enumerate(machine_lines(interview.hardware)):
         ui.say(line, tone="plain" if place < 2 else "quiet")
@@ -259,4 +259,4 @@ def _offer_saved(interview: Interview, progress: Saved) -> Saved:
             parts = {name: known[name].value for name in GPU_FACTS if name in known}
             reply = Several(values=parts) if fact.id == "gpu" else answer.value
             ui.answered(fact.ask, reply_words(fact, reply))
-    return Saved(answers=Answers(known=known), asked=saved.asked)
+    return Saved(answers=AnswerSet(known=known), asked=saved.asked)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.advice.types import Flip
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import Fact
 from advisor.situation.answers import GROUPS
 from advisor.wizard.asking import asker
@@ -47,7 +47,7 @@ class Conversation:
         self.chosen: str | None = None  # the method that was chosen in place of the recommended one
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> AnswerSet:
         """What is known."""
         return self.progress.answers
 
@@ -99,7 +99,7 @@ class Conversation:
 
     def _walk(self, relevant: Relevant | None) -> None:
 
-        def keep(answers: Answers, asked: tuple[str, ...]) -> None:
+        def keep(answers: AnswerSet, asked: tuple[str, ...]) -> None:
             self.progress = Saved(answers=answers, asked=asked)
 
         answers = walk(
@@ -164,8 +164,8 @@ def can_be_tried(flip: Flip) -> bool:
 
 
 def change_answers(
-    answers: Answers, change: Mapping[str, Any], facts: Mapping[str, Fact]
-) -> Answers:
+    answers: AnswerSet, change: Mapping[str, Any], facts: Mapping[str, Fact]
+) -> AnswerSet:
     """The answers with a change taken in, named as in an answers file; None takes an answer away.
 
     Facts that are one choice, such as a GPU and its memory, go with the first of them.

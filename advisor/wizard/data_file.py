@@ -14,7 +14,7 @@ from advisor.data.read.source import team_files
 from advisor.data.recognition.recognise import ColumnsUnclear, first_row
 from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line, shown, width_of
-from advisor.ground.types import Answers, DataProfile
+from advisor.ground.types import AnswerSet, DataProfile
 from advisor.ruleset.facts import load_facts
 from advisor.situation.data import Misfit, example_parts, misfit, row_words, wanted_columns
 from advisor.wizard.outcome import Check, Profile
@@ -197,7 +197,7 @@ def ask_data(question: Question, reader: DataReader) -> Reply:
             return answer
 
 
-def _ask_about(answers: Answers, path: str, reader: DataReader) -> Several | None:
+def _ask_about(answers: AnswerSet, path: str, reader: DataReader) -> Several | None:
     more: dict[str, Any] = {}
     is_known = path == answers.value("data_path")
     while True:

@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.advice.types import Flip, WayOut
 from advisor.ground.errors import AdviseError, Stopped
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.record.next_step import TRIAL_ROWS
 from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import ask_round, save_and_stop
@@ -31,10 +31,10 @@ TRY = "Choose one to try it; “Change an answer” takes it back."
 
 def run_wizard(
     interview: Interview,
-    advise: Callable[[Answers], WizardOutcome],
+    advise: Callable[[AnswerSet], WizardOutcome],
     actions: Actions,
     *,
-    earlier: Answers | None = None,
+    earlier: AnswerSet | None = None,
 ) -> int:
     """Ask, recommend, and do what the person chooses; returns the exit code.
 
@@ -126,7 +126,7 @@ class _Closing:
     def __init__(
         self,
         conversation: Conversation,
-        advise: Callable[[Answers], WizardOutcome],
+        advise: Callable[[AnswerSet], WizardOutcome],
         actions: Actions,
     ) -> None:
         self.conversation, self.advise, self.actions = conversation, advise, actions

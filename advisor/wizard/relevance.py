@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from advisor.advice.questions import ASKED_BESIDE, NEEDED_TO_TRAIN, fixed_chain, still_matters
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.ruleset.model import Ruleset
 from advisor.wizard.walk import applies
 
-Known = Callable[[Answers], Mapping[str, Any]]  # what the rules know once these answers are given
+Known = Callable[[AnswerSet], Mapping[str, Any]]  # what the rules know once these answers are given
 Estimate = Callable[
-    [Answers, str, bool], Mapping[str, Any]
+    [AnswerSet, str, bool], Mapping[str, Any]
 ]  # what fits, for a chain with or without a module for each task
 
 
@@ -21,10 +21,10 @@ class Relevance:
 
     def __init__(self, ruleset: Ruleset, known: Known, estimate: Estimate | None = None) -> None:
         self.ruleset, self.known, self.estimate = ruleset, known, estimate
-        self._last: tuple[Answers, Mapping[str, Any]] | None = None
+        self._last: tuple[AnswerSet, Mapping[str, Any]] | None = None
         self._fits: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
-    def facts(self, answers: Answers, opened: Collection[str]) -> Mapping[str, Any]:
+    def facts(self, answers: AnswerSet, opened: Collection[str]) -> Mapping[str, Any]:
         """What the rules know by now; with what fits, once an estimate can be made."""
         if self._last is None or self._last[0] is not answers:
             self._last = (answers, self.known(answers))
@@ -41,7 +41,7 @@ class Relevance:
             self._fits[key] = self.estimate(answers, *found)
         return {**facts, **self._fits[key]}
 
-    def __call__(self, fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
+    def __call__(self, fact_id: str, answers: AnswerSet, opened: Collection[str]) -> bool:
         """Whether the answer can change the outcome, or opens a question whose answer can."""
         facts = self.facts(answers, opened)
         if still_matters(self.ruleset, facts, fact_id, opened):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from advisor.ground.annotated import parse_json
 from advisor.ground.files import text_of
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.version import __version__
 from advisor.ruleset.facts import Fact
 from advisor.wizard.walk import words_of
@@ -22,7 +22,7 @@ from advisor.wizard.walk import words_of
 class Saved:
     """How far a round of questions has come."""
 
-    answers: Answers
+    answers: AnswerSet
     asked: tuple[str, ...]  # also the questions answered by "I don't know"
     saved_at: str = ""
 
@@ -92,7 +92,7 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
             if name in facts or name == "signals"
         }
         asked = tuple(name for name in document["asked"] if name in facts)
-        saved = Saved(answers=Answers(known=known), asked=asked, saved_at=document["saved_at"])
+        saved = Saved(answers=AnswerSet(known=known), asked=asked, saved_at=document["saved_at"])
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

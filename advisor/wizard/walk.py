@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ruleset.facts import UNKNOWN, Fact
 
 EXAMPLES = ("data_path", "tasks", "data_kind")  # any of them tells something of the examples
@@ -43,7 +43,7 @@ class Question:
     number: int  # from 1
     current: Any = None  # what was answered before, for a question asked again
     can_go_back: bool = False
-    answers: Answers = field(default_factory=Answers)  # all that is known by now
+    answers: AnswerSet = field(default_factory=AnswerSet)  # all that is known by now
     asks: str = ""  # in other words than the fact does
 
     @property
@@ -54,20 +54,20 @@ class Question:
 
 Ask = Callable[[Question], Reply]
 # a question, the answers so far, the questions still open -> whether to ask
-Relevant = Callable[[str, Answers, Collection[str]], bool]
-Keep = Callable[[Answers, tuple[str, ...]], None]
+Relevant = Callable[[str, AnswerSet, Collection[str]], bool]
+Keep = Callable[[AnswerSet, tuple[str, ...]], None]
 
 
 def walk(
     facts: Mapping[str, Fact],
     ask: Ask,
-    answers: Answers,
+    answers: AnswerSet,
     *,
     asked: Sequence[str] = (),
     relevant: Relevant | None = None,
     keep: Keep = lambda answers, asked: None,
     leave: bool = False,
-) -> Answers:
+) -> AnswerSet:
     """The answers after every question that applies has been put, in the order of facts.yaml.
 
     Args:
@@ -103,7 +103,7 @@ def walk(
 
 
 def _next_question(
-    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str], relevant: Relevant | None
+    facts: Mapping[str, Fact], answers: AnswerSet, asked: Collection[str], relevant: Relevant | None
 ) -> Fact | None:
     opened = open_questions(facts, answers, asked)
     for fact in questions(facts):
@@ -118,7 +118,7 @@ def _next_question(
 
 
 def open_questions(
-    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
+    facts: Mapping[str, Fact], answers: AnswerSet, asked: Collection[str]
 ) -> frozenset[str]:
     """The questions that may still be put, now or after an answer that makes them apply."""
     left = {fact.id for fact in _not_put(facts, answers, asked)}
@@ -130,13 +130,13 @@ def open_questions(
 
 
 def skipped_questions(
-    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
+    facts: Mapping[str, Fact], answers: AnswerSet, asked: Collection[str]
 ) -> list[Fact]:
     """The questions that apply and were not put."""
     return [fact for fact in _not_put(facts, answers, asked) if applies(fact, answers, facts)]
 
 
-def _not_put(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
+def _not_put(facts: Mapping[str, Fact], answers: AnswerSet, asked: Collection[str]) -> list[Fact]:
 
     def was_given(fact: Fact) -> bool:
         listed = fact.signal and fact.id in answers.signals
@@ -151,7 +151,7 @@ def for_now(facts: Mapping[str, Fact], relevant: Relevant | None) -> Relevant | 
     answer is then mostly which ones to collect. They can be answered afterwards.
     """
 
-    def is_relevant_now(fact_id: str, answers: Answers, opened: Collection[str]) -> bool:
+    def is_relevant_now(fact_id: str, answers: AnswerSet, opened: Collection[str]) -> bool:
         if facts[fact_id].refines and _none_stated(EXAMPLES, answers):
             return False
         return relevant is None or relevant(fact_id, answers, opened)
@@ -165,13 +165,13 @@ def questions(facts: Mapping[str, Fact]) -> list[Fact]:
     return sorted(asked, key=lambda fact: fact.order or 0)
 
 
-def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
+def applies(fact: Fact, answers: AnswerSet, facts: Mapping[str, Fact]) -> bool:
     """Whether `ask_when` holds and nothing of `ask_without` is stated."""
     return may_apply(fact, answers, facts, ())
 
 
 def may_apply(
-    fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]
+    fact: Fact, answers: AnswerSet, facts: Mapping[str, Fact], waiting: Collection[str]
 ) -> bool:
     """Whether the question applies, or can come to apply by an answer to one of the waiting
     questions. `unknown` in `ask_when` matches what nobody answered.
@@ -183,17 +183,19 @@ def may_apply(
     return _none_stated(fact.ask_without, answers)
 
 
-def _none_stated(names: Sequence[str], answers: Answers) -> bool:
+def _none_stated(names: Sequence[str], answers: AnswerSet) -> bool:
     return all(answers.value(name) is None for name in names)
 
 
-def answer_of(answers: Answers, fact: Fact) -> Any:
+def answer_of(answers: AnswerSet, fact: Fact) -> Any:
     """What was answered; for a signal also if it was only listed under `signals`."""
     value = answers.value(fact.id)
     return True if value is None and fact.signal and fact.id in answers.signals else value
 
 
-def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: Reply) -> Answers:
+def with_reply(
+    facts: Mapping[str, Fact], answers: AnswerSet, fact: Fact, reply: Reply
+) -> AnswerSet:
     """The answers with a reply and what it implies; it outranks files and flags."""
     given = {fact.id: None if reply is DONT_KNOW else reply}
     values = reply.values if isinstance(reply, Several) else given
@@ -208,13 +210,13 @@ def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: R
         if listed:
             asked = Answer(value=listed, origin="asked")
             known["signals"] = before if before and before.value == listed else asked
-    answers = Answers(known=known)
+    answers = AnswerSet(known=known)
     for implied in fact.implied_by(values.get(fact.id)):
         answers = with_reply(facts, answers, facts[implied], True)
     return answers
 
 
-def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
+def without_stale(facts: Mapping[str, Fact], answers: AnswerSet) -> AnswerSet:
     """The answers without those asked for under a condition that no longer holds."""
     for fact in questions(facts):
         answer = answers.known.get(fact.id)
@@ -255,7 +257,7 @@ def words_of(fact: Fact, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def given_words(facts: Mapping[str, Fact], answers: Answers) -> list[str]:
+def given_words(facts: Mapping[str, Fact], answers: AnswerSet) -> list[str]:
     """What files and flags said already, one line each."""
     return [
         f"{fact.ask or fact.id} {words_of(fact, answer.value)} (from a {answer.origin})"

@@ -22,7 +22,7 @@ from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import Costs
 from advisor.advice.types import Advice
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.methods import schemes
 from advisor.methods.composition import compose
 from advisor.ruleset.facts import load_facts
@@ -99,7 +99,7 @@ def situation_for(known: Mapping[str, Any], machine: Hardware = UNKNOWN_MACHINE)
     }
     probed = CPU if known.get("gpu") == "none" else machine
     answers = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
-    return situation_of(Answers(known=answers), probed=probed)
+    return situation_of(AnswerSet(known=answers), probed=probed)
 
 
 class Answered:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from advisor.advice import advise as advising
 from advisor.advice.types import Advice
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
@@ -56,7 +56,7 @@ def write_data(folder: Path) -> None:
     (folder / "text.txt").write_text(text)
 
 
-def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> Answers:
+def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> AnswerSet:
     """What somebody states; with a folder of data files often one of them instead of its kind.
 
     `runnable`: always with a model and a data file, so that most answers have a plan.
@@ -92,7 +92,7 @@ def random_answers(seed: int, data: Path | None = None, *, runnable: bool = Fals
     if stated:
         known["signals"] = tuple(stated)
     origin = rng.choice(("flag", "file", "asked"))
-    return Answers(
+    return AnswerSet(
         known={name: Answer(value=value, origin=origin) for name, value in known.items()}
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from advisor.advice.advise import advise
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.kernels import never_tried
 from advisor.methods.optimizers import optimizer
 from advisor.render.advice_json import advice_document
@@ -26,7 +26,7 @@ AMD = ("RX 7900 XTX", "MI300X")
 
 
 def advice_on(known):
-    return advise(situation_of(Answers(known=known)), RULES, GUIDE)
+    return advise(situation_of(AnswerSet(known=known)), RULES, GUIDE)
 
 
 def on(gpu, **known):

@@ -22,7 +22,7 @@ from advisor.advice.types import ALONE, ON_EACH
 from advisor.data.lengths import Lengths
 from advisor.estimate import run
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
-from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
+from advisor.ground.types import Answer, AnswerSet, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
 from advisor.render.answer.needs import padding_words
 from advisor.ruleset.load import load_rules
@@ -54,7 +54,7 @@ def chat_lengths(count=2000, seed=0):
 
 def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+qlora", lengths=None):
     known = {"task": "other", "model": model, "gpu": gpu, "gpus": gpus}
-    answers = Answers(
+    answers = AnswerSet(
         known={key: Answer(value=value, origin="flag") for key, value in known.items()}
     )
     lengths = chat_lengths() if lengths is None else lengths

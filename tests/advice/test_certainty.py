@@ -5,7 +5,7 @@ import pytest
 from advisor.advice.advise import advise
 from advisor.advice.why import GRADES, certainty_lines
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE, random_advice
@@ -14,7 +14,7 @@ from tests.conftest import scaled
 
 def advised(**known):
     ruleset = load_rules()
-    stated = Answers(
+    stated = AnswerSet(
         known={name: Answer(value=value, origin="flag") for name, value in known.items()}
     )
     situation = situation_of(stated, probed=UNKNOWN_MACHINE)

@@ -11,7 +11,7 @@ from advisor.advice import advise as advising
 from advisor.advice.planning import missing_for_plan
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.yaml_files import read_yaml
 from advisor.methods.families import (
     DECODER,
@@ -100,7 +100,7 @@ def no_flips(monkeypatch):
 
 
 def advise(**stated):
-    answers = Answers(
+    answers = AnswerSet(
         known={name: Answer(value=value, origin="flag") for name, value in stated.items()}
     )
     return advising.advise(situation_of(answers, probed=UNKNOWN_MACHINE), RULES, GUIDE)

@@ -9,7 +9,7 @@ from advisor.advice.planning import comment_of
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.settings import StageCase
 from advisor.advice.types import ALONE, ON_EACH
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
@@ -23,7 +23,7 @@ STOCHASTIC = ("bfloat16", "pure", "adamw_stochastic")
 
 def fitted(model, gpu, *, composition="sft+full", gpus=1, rules=RULES):
     known = {"task": "other", "model": model, "gpu": gpu, "gpus": gpus, "data_rows": 20_000}
-    answers = Answers(
+    answers = AnswerSet(
         known={key: Answer(value=value, origin="flag") for key, value in known.items()}
     )
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)

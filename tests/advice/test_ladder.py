@@ -13,7 +13,7 @@ from advisor.advice.case import Case
 from advisor.advice.planning import comment_of
 from advisor.advice.search.concessions import LADDER
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import schemes
 from advisor.render.words import what_to_do
 from advisor.ruleset.load import load_rules
@@ -27,7 +27,7 @@ BEST_FIRST = ("fits", "split", "tight", "too_big")
 
 def asked(**known):
     return situation_of(
-        Answers(known={key: Answer(value=value, origin="flag") for key, value in known.items()}),
+        AnswerSet(known={key: Answer(value=value, origin="flag") for key, value in known.items()}),
         probed=UNKNOWN_MACHINE,
     )
 
@@ -103,7 +103,7 @@ def test_more_rows_never_fit_less():
                 if name not in ("data_tokens", "budget_usd", "budget_hours")
             }
             known["data_rows"] = Answer(value=rows, origin="flag")
-            case = Case.build(replace(situation, answers=Answers(known=known)), RULES)
+            case = Case.build(replace(situation, answers=AnswerSet(known=known)), RULES)
             fits.append(case.coarse_fits("sft"))
         for scheme in ("lora", "qlora"):
             assert len({found[scheme] for found in fits}) == 1, (seed, scheme, fits)
@@ -232,10 +232,10 @@ def test_no_limit_on_money_or_time_leads_to_a_smaller_model(data):
             for name, answer in situation.answers.known.items()
             if not name.startswith("budget")
         }
-        free = Case.build(replace(situation, answers=Answers(known=known)), RULES).decide()
+        free = Case.build(replace(situation, answers=AnswerSet(known=known)), RULES).decide()
         for limit in ("budget_usd", "budget_hours"):
             stated = known | {limit: Answer(value=1, origin="flag")}
-            case = Case.build(replace(situation, answers=Answers(known=stated)), RULES)
+            case = Case.build(replace(situation, answers=AnswerSet(known=stated)), RULES)
             decision = case.decide()
             assert decision.nothing_fits == free.nothing_fits, (seed, limit)
             if not decision.trains:

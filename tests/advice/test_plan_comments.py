@@ -15,7 +15,7 @@ from advisor.advice.search.rows import steps_in
 from advisor.advice.search.settings import MICRO_BATCHES, StageCase
 from advisor.advice.search.stage_cost import pace_of_row, stage_estimate
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
 from advisor.plan.comments import BY_SET, comments_after, comments_of
 from advisor.plan.keys import key_specs
@@ -146,7 +146,7 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
     """KTO needs four rows in a micro-batch, also where fewer would fit better."""
     stated = {"task": "chat_assistant", "model": "Qwen/Qwen3-8B", "gpu": "RTX 4060 8GB"}
     answers = {key: Answer(value=value, origin="flag") for key, value in stated.items()}
-    situation = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    situation = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
     kto, sft = (
         fit_stage(StageCase(RULES, situation, {}, parse_composition(f"{name}+qlora"), name))[0]
         for name in ("kto", "sft")

@@ -9,7 +9,7 @@ import pytest
 
 from advisor.advice.advise import advise, open_case
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.ground.units import GIB
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
@@ -65,7 +65,7 @@ def decided(**known):
     """The case and its decision; None where the answers contradict each other."""
     stated = {name: Answer(value=value, origin="flag") for name, value in known.items()}
     try:
-        case = open_case(situation_of(Answers(known=stated), probed=UNKNOWN_MACHINE), RULES)
+        case = open_case(situation_of(AnswerSet(known=stated), probed=UNKNOWN_MACHINE), RULES)
     except InputError:
         return None
     return case, case.decide()
@@ -153,7 +153,7 @@ def test_more_memory_never_suggests_a_smaller_model():
 def test_a_newcomer_with_little_money_gets_lora_where_it_fits(card):
     """The same with the model named and not named, and no sentence says that it is not known."""
     known = {"task": "customer_service", "data_kind": "paired", "data_rows": 300, "budget": "low"}
-    answers = Answers(
+    answers = AnswerSet(
         known={
             name: Answer(value=value, origin="flag")
             for name, value in {**known, "gpu": card}.items()
@@ -176,11 +176,11 @@ def test_a_known_gpu_alone_keeps_the_guides_answer(origin):
     """
     named = {"task": "qa", "budget": "low", "gpu": "RTX 4090"}
     stated = {name: Answer(value=value, origin="flag") for name, value in named.items()}
-    hardware = situation_of(Answers(known=stated), probed=UNKNOWN_MACHINE).hardware
+    hardware = situation_of(AnswerSet(known=stated), probed=UNKNOWN_MACHINE).hardware
     if origin == "probed":
         del stated["gpu"]
     probed = replace(hardware, origin="probed")
-    found = advise(situation_of(Answers(known=stated), probed=probed), RULES, GUIDE)
+    found = advise(situation_of(AnswerSet(known=stated), probed=probed), RULES, GUIDE)
     assert str(found.recommendation.composition) == "sft+qlora" == str(found.guide.composition)
     assert found.facts["fits_lora"] == "unknown"
     lora = next(one for one in found.alternatives if str(one.composition) == "sft+lora")
@@ -326,7 +326,7 @@ def test_memory_that_is_free_just_now_changes_no_answer(total_gib):
                 for name, value in named.items()
                 if value is not None
             }
-            case = open_case(situation_of(Answers(known=stated), probed=machine), RULES)
+            case = open_case(situation_of(AnswerSet(known=stated), probed=machine), RULES)
             decision = case.decide()
             cost = case.cost_of(decision.composition)[1] if decision.composition.chain else None
             told.add((model, str(decision.composition), case.situation.model.id, str(cost)))
@@ -346,7 +346,7 @@ def test_four_bit_is_the_last_resort_on_a_processor():
                 for name, value in {**named, "model": model}.items()
             }
             decision = open_case(
-                situation_of(Answers(known=stated), probed=machine), RULES
+                situation_of(AnswerSet(known=stated), probed=machine), RULES
             ).decide()
             if decision.composition.quantization is not None:
                 assert decision.facts["fits_lora"] == "too_big"

@@ -11,7 +11,7 @@ from advisor.advice.advise import advise
 from advisor.advice.questions import may_train
 from advisor.commands.wizard import AnswerCache
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.families import ENCODER, kind_of_type
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules, only_layer
@@ -110,7 +110,7 @@ INSIDE = (
 
 
 def answers_of(**known):
-    return Answers(
+    return AnswerSet(
         known={name: Answer(value=value, origin="flag") for name, value in known.items()}
     )
 
@@ -167,7 +167,7 @@ def test_a_named_family_never_leads_to_training():
             assert task == "classification"
             continue
         try:
-            advice = advice_on(Answers(known=known))
+            advice = advice_on(AnswerSet(known=known))
         except InputError:  # what was drawn contradicts itself
             continue
         assert str(advice.recommendation.composition) == "other_tool", (name, known)

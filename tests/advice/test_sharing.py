@@ -15,7 +15,7 @@ from advisor.advice.search.costs import Costs
 from advisor.advice.search.strategies import speeds
 from advisor.estimate import hardware_machine
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
 from advisor.methods.optimizers import OPTIMIZERS
 from advisor.methods.strategies import refused_by
@@ -34,7 +34,7 @@ def costs(model: str, gpu: str, gpus: int, nodes: int = 1, rows: int = 20_000) -
     known: dict[str, Any] = {"task": "qa", "model": model, "gpu": gpu, "gpus": gpus}
     known |= {"data_kind": "paired", "data_rows": rows, "data_tokens": ROW_TOKENS * rows}
     known |= {"nodes": nodes} if nodes > 1 else {}
-    answers = Answers(
+    answers = AnswerSet(
         known={name: Answer(value=value, origin="flag") for name, value in known.items()}
     )
     situation = situation_of(answers)

@@ -13,7 +13,7 @@ from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, steps_in
 from advisor.advice.search.settings import BATCH, StageCase, settings_by_rule
 from advisor.advice.types import ALONE, ON_EACH, Chosen
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import methods
 from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
@@ -117,7 +117,7 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards):
                 "gpus": cards, "model": "Qwen/Qwen3-0.6B",
             }  # fmt: skip
             stated = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-            situation = situation_of(Answers(known=stated), probed=UNKNOWN_MACHINE)
+            situation = situation_of(AnswerSet(known=stated), probed=UNKNOWN_MACHINE)
             parsed = parse_composition(composition)
             facts = situation_facts(situation)
             strategy = ON_EACH if cards > 1 else ALONE

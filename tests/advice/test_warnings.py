@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 
@@ -86,7 +86,7 @@ def test_free_gpus_are_named_where_a_processor_would_train_alone(call, more, nam
 
 def test_a_machine_nobody_named_is_said_to_be_the_one_meant(call, monkeypatch):
     """Where no GPU was stated and none is found, the answer is for a processor by a guess."""
-    processor = situation_of(Answers(known={"gpu": Answer(value="none", origin="file")})).hardware
+    processor = situation_of(AnswerSet(known={"gpu": Answer(value="none", origin="file")})).hardware
     monkeypatch.setattr("advisor.situation.build.probe", lambda: processor)
     guessed = "no GPU was stated, and none was found here"
     for more, is_guessed in ((), True), (("--gpu", "none"), False):

@@ -10,7 +10,7 @@ from advisor.advice import advise as advising
 from advisor.advice.case import Case
 from advisor.advice.why_not import LosingOutcome
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers
@@ -29,7 +29,7 @@ SUPPORT = {
 
 def advised(monkeypatch, ruleset=RULES, **stated):
     monkeypatch.setattr(advising, "find_flips", lambda *_: ())
-    answers = Answers(
+    answers = AnswerSet(
         known={name: Answer(value=value, origin="flag") for name, value in stated.items()}
     )
     return advising.advise(situation_of(answers, probed=UNKNOWN_MACHINE), ruleset, GUIDE)

@@ -14,7 +14,7 @@ from advisor.advice.search.settings import StageCase
 from advisor.commands.check import check_data
 from advisor.data import profile
 from advisor.data.measure import Depth
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
@@ -114,7 +114,7 @@ def planned(path, **options):
     """seq_len and packing of the plan that the same data get: sft+lora on one GPU."""
     found = parse_composition("sft+lora")
     known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
-    answers = Answers(
+    answers = AnswerSet(
         known={key: Answer(value=value, origin="flag") for key, value in known.items()}
     )
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)

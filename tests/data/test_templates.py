@@ -11,7 +11,7 @@ import pytest
 from advisor.data.example import Example, Message
 from advisor.data.templates.chat_text import ChatText, lost_parts
 from advisor.data.templates.tokenizer import ModelTokenizer
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.situation.build import situation_of
 from advisor.situation.catalogue import suggested_models
 from advisor.situation.suggestions import NEEDS, family_of, lacks, template_families
@@ -72,7 +72,7 @@ def write_model(folder: Path, template: str | None) -> Path:
 def warnings_of(data: Path, model: str) -> list[str]:
     known = {"task": "tool_use", "data_path": str(data), "model": model, "gpu": "RTX 4090"}
     answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    found = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    found = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
     return [text for text in found.warnings if "template" in text and "switches" not in text]
 
 
@@ -102,7 +102,7 @@ def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template,
     model = str(write_model(tmp_path / "model", template))
     known = {"task": "tool_use", "data_path": str(data), "model": model, "gpu": "RTX 4090"}
     answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    found = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    found = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
     assert bool(found.unsuited) is lacks
     if lacks:
         assert "a model whose chat template writes tool calls (20 of 40 rows" in found.unsuited
@@ -149,7 +149,7 @@ def test_the_suggested_model_holds_the_data(tmp_path, gpu):
     data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
     known = {"task": "tool_use", "data_path": str(data), "gpu": gpu}
     answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    found = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    found = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
     assert found.suggestion is not None
     assert not lacks(found.suggestion.model, NEEDS)
 

@@ -24,7 +24,7 @@ from advisor.advice.types import (
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Term, WholeTime
 from advisor.ground.types import (
     Answer,
-    Answers,
+    AnswerSet,
     DataFinding,
     DataProfile,
     Gpu,
@@ -155,9 +155,9 @@ QWEN_8B = ModelShape(
 )
 
 
-def answers(**known: Any) -> Answers:
+def answers(**known: Any) -> AnswerSet:
     """Answers as somebody gave them in the wizard."""
-    return Answers(
+    return AnswerSet(
         known={fact: Answer(value=value, origin="asked") for fact, value in known.items()}
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 from advisor.advice.advise import advise
 from advisor.advice.types import Flip
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.render.advice_json import advice_document, plain, rounded
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import schemas
@@ -102,7 +102,7 @@ def test_documents_of_random_situations_keep_to_the_contract(seed, situation_fil
 def test_documents_of_odd_situations_keep_to_the_contract(stated):
     """Models and devices out of scope, encoders, giants, several models, a budget of nothing."""
     known = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
-    advice = advise(situation_of(Answers(known=known)), load_rules(), GUIDE)
+    advice = advise(situation_of(AnswerSet(known=known)), load_rules(), GUIDE)
     check_contract(advice_document(advice, plan=None, missing=[]))
 
 
@@ -274,7 +274,7 @@ def test_answers_keep_their_origin():
     """Each answer says whether a flag, a file or a person gave it."""
     advice = scenario_5()
     situation = dataclasses.replace(
-        advice.situation, answers=Answers(known={"task": Answer(value="qa", origin="flag")})
+        advice.situation, answers=AnswerSet(known={"task": Answer(value="qa", origin="flag")})
     )
     assert advice_document(dataclasses.replace(advice, situation=situation), plan=None)[
         "situation"

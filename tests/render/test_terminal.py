@@ -16,7 +16,7 @@ from rich.console import Console
 
 from advisor.advice.types import KnownFact
 from advisor.estimate.types import Moment, Term
-from advisor.ground.types import Answer, Answers, Source
+from advisor.ground.types import Answer, AnswerSet, Source
 from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
 from advisor.methods.composition import parse_composition
@@ -254,7 +254,7 @@ def test_the_next_command_asks_for_what_a_plan_still_needs():
     advice = scenario_5()
     known = advice.situation.answers.known
     for name, asked in (("llama8", True), ("our/llama8", False)):
-        named = Answers(known={**known, "model": Answer(value=name, origin="flag")})
+        named = AnswerSet(known={**known, "model": Answer(value=name, origin="flag")})
         situation = dataclasses.replace(advice.situation, answers=named, model=None)
         lines = training_steps(dataclasses.replace(advice, situation=situation))[-2].commands[0]
         assert ("--model NAME_ON_THE_HUB" in lines) is asked

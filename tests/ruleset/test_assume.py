@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from advisor.advice.facts import situation_facts
 from advisor.advice.search.costs import Costs
-from advisor.ground.types import Answer, Answers, Gpu, Hardware
+from advisor.ground.types import Answer, AnswerSet, Gpu, Hardware
 from advisor.ruleset.load import load_rules
 from advisor.situation.models import model_shape, shape_from_size
 from advisor.situation.types import Situation
@@ -60,7 +60,7 @@ def stated(draw):
         "budget_usd": st.sampled_from([1, 20, 500]),
         "budget_hours": st.sampled_from([0.5, 5, 100]),
     }
-    return Answers(
+    return AnswerSet(
         known={
             fact: Answer(value=draw(values), origin="flag")
             for fact, values in options.items()
@@ -101,7 +101,7 @@ def test_an_assumption_would_be_noticed():
     round.
     """
     small = Situation(
-        answers=Answers(known={}),
+        answers=AnswerSet(known={}),
         hardware=Hardware(
             kind="cuda",
             origin="stated",

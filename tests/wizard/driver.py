@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from rich.console import Console
 
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
@@ -30,7 +30,7 @@ def main() -> int:
     example, runnable = sys.argv[1], "--plan" in sys.argv
     console = Console()
 
-    def advise(answers: Answers) -> WizardOutcome:
+    def advise(answers: AnswerSet) -> WizardOutcome:
         print("ANSWERS", sorted((fact, answer.value) for fact, answer in answers.known.items()))
         if answers.value("model") == "broken":
             raise InputError("model: 'broken' has no config.json", hint="choose another one")

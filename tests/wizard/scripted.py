@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.ground.types import Answers, DataProfile
+from advisor.ground.types import AnswerSet, DataProfile
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import DONT_KNOW, Checks, Interview, ask_round, walk
 from advisor.wizard.prompts import Option
@@ -22,7 +22,7 @@ CARDS = Checks(
 )
 
 
-def ask_answers(facts: Any, *, earlier: Answers | None, **interview: Any) -> Answers:
+def ask_answers(facts: Any, *, earlier: AnswerSet | None, **interview: Any) -> AnswerSet:
     """What one round of questions answers."""
     return ask_round(Interview(facts=facts, **interview), earlier).answers
 
@@ -70,14 +70,14 @@ class ScriptedUi:
         return self._next()
 
 
-def known(answers: Answers) -> dict[str, Any]:
+def known(answers: AnswerSet) -> dict[str, Any]:
     """Fact id -> value."""
     return {fact: answer.value for fact, answer in answers.known.items()}
 
 
 def walked(
-    replies: dict[str, Any], answers: Answers | None = None, **more: Any
-) -> tuple[Answers, list[str]]:
+    replies: dict[str, Any], answers: AnswerSet | None = None, **more: Any
+) -> tuple[AnswerSet, list[str]]:
     """Walk with fixed replies (everything else: I don't know); the answers and the order of
     questions.
     """
@@ -87,4 +87,4 @@ def walked(
         order.append(question.fact.id)
         return replies.get(question.fact.id, DONT_KNOW)
 
-    return walk(FACTS, ask, answers or Answers(), **more), order
+    return walk(FACTS, ask, answers or AnswerSet(), **more), order

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from advisor.commands.wizard import _refused
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.situation.build import model_folder
 from advisor.wizard import Checks
 from advisor.wizard.machine import machine_lines
@@ -81,7 +81,7 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
     answers = ask_answers(
         FACTS,
         hardware=CPU,
-        earlier=Answers(known={"data_kind": Answer(value="preference", origin="flag")}),
+        earlier=AnswerSet(known={"data_kind": Answer(value="preference", origin="flag")}),
         ui=ui,
         checks=checks,
         relevant=lambda fact, answers, opened: fact in wanted,

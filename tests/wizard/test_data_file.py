@@ -11,7 +11,7 @@ import pytest
 
 from advisor.data import profile
 from advisor.ground.terminal import one_line, width_of
-from advisor.ground.types import Answer, Answers, DataProfile
+from advisor.ground.types import Answer, AnswerSet, DataProfile
 from advisor.wizard import BACK, Question, Several
 from advisor.wizard.data_file import (
     DataReader,
@@ -40,7 +40,7 @@ def reader(ui: ScriptedUi, task: str | None = None) -> DataReader:
 
 def question(fact: str = "data_path", **answers: Any) -> Question:
     known = {name: Answer(value=value, origin="asked") for name, value in answers.items()}
-    return Question(fact=FACTS[fact], number=2, can_go_back=True, answers=Answers(known=known))
+    return Question(fact=FACTS[fact], number=2, can_go_back=True, answers=AnswerSet(known=known))
 
 
 def table(folder: Path, name: str, header: list[str], rows: list[list[str]]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from advisor.advice.types import Infeasible, WayOut
 from advisor.commands.wizard import PlanFile
 from advisor.ground.errors import Fault, InputError, MachineNotReady, Stopped
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
 from advisor.wizard.menu import MORE, folded, menu_options
@@ -56,7 +56,7 @@ def menu(
     return code, ui, called
 
 
-def ready(answers: Answers) -> WizardOutcome:
+def ready(answers: AnswerSet) -> WizardOutcome:
     """A recommendation that can be run."""
     return WizardOutcome(advice=scenario_5(), plan=object(), plan_path="plan.yaml")
 
@@ -94,7 +94,7 @@ def test_a_run_that_is_stopped_ends_the_wizard_with_the_command_that_resumes():
 
 def test_a_trial_leads_to_the_whole_run():
     """Try it on 50 rows comes after running it; then the whole run is named, and offered first."""
-    tried = replace(ready(Answers()), trial_steps=7)
+    tried = replace(ready(AnswerSet()), trial_steps=7)
     code, ui, called = menu(lambda answers: tried, "Try it on 50 rows", "Quit")
     assert (code, called) == (0, ["show", "trial"])
     assert ui.offered[1][:2] == ["Run it now", "Try it on 50 rows"]
@@ -106,7 +106,7 @@ def test_a_trial_leads_to_the_whole_run():
 def test_a_plan_for_another_machine_is_packed_for_it():
     """Why it cannot be run here is said; the bundle comes first, and running it is not offered."""
     away = replace(
-        ready(Answers()), other_machine="the plan is for an NVIDIA GPU, and none is here"
+        ready(AnswerSet()), other_machine="the plan is for an NVIDIA GPU, and none is here"
     )
     code, ui, called = menu(lambda answers: away, "Make a bundle to carry to that machine", "Quit")
     assert (code, called) == (0, ["show", "bundle"])
@@ -130,7 +130,7 @@ def test_a_bundle_that_cannot_be_written_is_no_end():
     def refuse(outcome):
         raise InputError("data.jsonl is not there")
 
-    away = replace(ready(Answers()), other_machine="it is for another one")
+    away = replace(ready(AnswerSet()), other_machine="it is for another one")
     code, ui, _ = menu(
         lambda answers: away,
         "Make a bundle to carry to that machine",
@@ -168,7 +168,7 @@ def test_a_model_that_is_sharded_over_gpus_can_be_started():
     stage = advice.recommendation.stages[0]
     split = replace(stage, settings={**stage.settings, "sharding": SimpleNamespace(value="fsdp")})
     recommendation = replace(advice.recommendation, stages=(split,))
-    outcome = replace(ready(Answers()), advice=replace(advice, recommendation=recommendation))
+    outcome = replace(ready(AnswerSet()), advice=replace(advice, recommendation=recommendation))
     _, ui, _ = menu(lambda answers: outcome, "Quit")
     assert ui.offered[1][0] == "Run it now"
 
@@ -263,12 +263,12 @@ def test_the_menu_fits_one_screen(outcome):
 def test_what_cannot_run_is_never_offered(outcome, why):
     """Run it now is offered only for a complete plan that trains and fits."""
     assert "Run it now" not in [option.label for option in menu_options(outcome)], why
-    assert "Run it now" in [option.label for option in menu_options(ready(Answers()))]
+    assert "Run it now" in [option.label for option in menu_options(ready(AnswerSet()))]
 
 
 def test_on_a_small_screen_the_menu_leaves_room_for_the_answer():
     """What is seldom wanted is behind "More choices", from which one comes back."""
-    options = list(menu_options(ready(Answers()), skipped=12))
+    options = list(menu_options(ready(AnswerSet()), skipped=12))
     near, further = folded(options)
     assert near[-1].value == "quit"
     assert len(near) <= 6
@@ -459,7 +459,9 @@ def test_what_was_not_asked_can_be_answered():
     left = [
         fact
         for fact in questions(FACTS)
-        if applies(fact, Answers(known={"task": Answer(value="generation", origin="asked")}), FACTS)
+        if applies(
+            fact, AnswerSet(known={"task": Answer(value="generation", origin="asked")}), FACTS
+        )
     ][1:]
     _, ui, _ = menu(
         advise,
@@ -524,7 +526,7 @@ def test_a_flag_can_be_changed_in_the_menu():
         plan_text=lambda _: "",
         explain=lambda *_: None,
     )
-    earlier = Answers(known={"task": Answer(value="qa", origin="flag")})
+    earlier = AnswerSet(known={"task": Answer(value="qa", origin="flag")})
     interview = Interview(facts=FACTS, hardware=CPU, ui=ui, relevant=lambda *_: False)
     run_wizard(interview, advise, actions, earlier=earlier)
     assert seen == [Answer(value="qa", origin="flag"), Answer(value="code", origin="asked")]

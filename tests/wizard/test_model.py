@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.situation.model_choice import NamedModel, NameLookup
 from advisor.wizard import Checks
 from advisor.wizard.saved import state_path
@@ -23,7 +23,7 @@ def meant(name: str) -> NameLookup:
     return NameLookup(near=NEAR if "qw" in name else (), misspelt=name == "qwn")
 
 
-def asked(*replies: str) -> tuple[Answers, ScriptedUi]:
+def asked(*replies: str) -> tuple[AnswerSet, ScriptedUi]:
     """The answers after the task and the model were asked for."""
     ui = ScriptedUi("Write code", *replies)
     answers = ask_answers(

@@ -12,7 +12,7 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from advisor.ground.errors import Stopped
-from advisor.ground.types import Answers
+from advisor.ground.types import AnswerSet
 from advisor.wizard.prompts import (
     Option,
     PlainUi,
@@ -38,7 +38,7 @@ from tests.wizard.scripted import (
 )
 
 
-def through_pipe(keys: str, relevant, hardware=CPU) -> Answers:
+def through_pipe(keys: str, relevant, hardware=CPU) -> AnswerSet:
     """The answers that these keys give in the real prompts, without a screen."""
     with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
         keyboard.send_text(keys)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import load_rules
 from advisor.wizard import DONT_KNOW, Relevance, walk
@@ -49,7 +49,7 @@ def put(replies, relevance):
         order.append(question.fact.id)
         return replies.get(question.fact.id, DONT_KNOW)
 
-    return walk(RULES.facts, ask, Answers(), relevant=relevance), order
+    return walk(RULES.facts, ask, AnswerSet(), relevant=relevance), order
 
 
 def test_a_newcomer_with_examples_for_support_is_asked_ten_questions_at_most():
@@ -107,7 +107,7 @@ def test_a_question_is_asked_for_the_one_behind_it():
     does.
     """
     relevance = Relevance(RULES, facts_of)
-    answers = Answers(
+    answers = AnswerSet(
         known={
             "task": Answer(value="qa", origin="asked"),
             "data_path": Answer(value="x", origin="asked"),
@@ -160,15 +160,15 @@ def test_a_question_that_waits_for_an_answer_is_open_as_long_as_the_answer_is():
         )
         for place, (name, other) in enumerate([("a", ""), ("b", "a"), ("c", "b")])
     }
-    assert open_questions(asked, Answers(), ()) == {"a", "b", "c"}
+    assert open_questions(asked, AnswerSet(), ()) == {"a", "b", "c"}
     assert (
-        open_questions(asked, Answers(known={"a": Answer(value=False, origin="asked")}), ("a",))
+        open_questions(asked, AnswerSet(known={"a": Answer(value=False, origin="asked")}), ("a",))
         == set()
     )
     assert open_questions(
-        asked, Answers(known={"a": Answer(value=True, origin="asked")}), ("a",)
+        asked, AnswerSet(known={"a": Answer(value=True, origin="asked")}), ("a",)
     ) == {"b", "c"}
-    assert not may_apply(asked["b"], Answers(), asked, ())
+    assert not may_apply(asked["b"], AnswerSet(), asked, ())
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_question_that_waits_for_an_answer_is_open_as_long_as_the_answer_is():
 )
 def test_a_question_that_can_no_longer_apply_is_not_open(answers, closed):
     """Neither another task's question nor one that the data file answers."""
-    given = Answers(
+    given = AnswerSet(
         known={name: Answer(value=value, origin="asked") for name, value in answers.items()}
     )
     assert closed not in open_questions(FACTS, given, tuple(answers))

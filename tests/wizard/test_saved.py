@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import Stopped
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.version import __version__
 from advisor.wizard import Checks
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
@@ -48,7 +48,7 @@ def test_starting_anew_forgets_what_was_saved():
     """Start anew asks from the first question on."""
     save_answers(
         Saved(
-            answers=Answers(known={"task": Answer(value="code", origin="asked")}), asked=("task",)
+            answers=AnswerSet(known={"task": Answer(value="code", origin="asked")}), asked=("task",)
         )
     )
     ui = ScriptedUi("Start anew", "Write texts")
@@ -76,7 +76,7 @@ def test_flags_of_this_start_win_over_saved_answers():
     """What is said on the command line now is newer than what was saved."""
     save_answers(
         Saved(
-            answers=Answers(
+            answers=AnswerSet(
                 known={
                     "task": Answer(value="code", origin="asked"),
                     "budget": Answer(value="low", origin="asked"),
@@ -85,7 +85,7 @@ def test_flags_of_this_start_win_over_saved_answers():
             asked=("task", "budget"),
         )
     )
-    earlier = Answers(known={"task": Answer(value="qa", origin="flag")})
+    earlier = AnswerSet(known={"task": Answer(value="qa", origin="flag")})
     answers = ask_answers(
         FACTS,
         hardware=CPU,
@@ -100,7 +100,7 @@ def test_only_what_was_asked_is_saved():
     """Answers from flags belong to the command line, not to the saved file."""
     save_answers(
         Saved(
-            answers=Answers(
+            answers=AnswerSet(
                 known={
                     "task": Answer(value="qa", origin="flag"),
                     "budget": Answer(value="low", origin="asked"),
@@ -180,7 +180,7 @@ def test_a_saved_card_is_shown_with_its_memory():
     """What is gone on with is shown as it was answered."""
     values = {"gpu": "RTX 3080 Laptop", "gpu_memory_gib": 16.0, "gpus": 2}
     known = {name: Answer(value=value, origin="asked") for name, value in values.items()}
-    save_answers(Saved(answers=Answers(known=known), asked=("gpu",)))
+    save_answers(Saved(answers=AnswerSet(known=known), asked=("gpu",)))
     ui = ScriptedUi("Continue with them", "Write code")
     ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda *_: False)
     assert any(text.endswith("-> 2 × RTX 3080 Laptop, 16 GiB") for text in ui.said)
@@ -190,7 +190,7 @@ def data_answers(task: str, path: str) -> Saved:
     """A task and a data file, both asked for."""
     known = {"task": task, "data_path": path}
     return Saved(
-        answers=Answers(
+        answers=AnswerSet(
             known={fact: Answer(value=value, origin="asked") for fact, value in known.items()}
         ),
         asked=tuple(known),

@@ -1,6 +1,6 @@
 """Which question comes next, and what becomes of its answer."""
 
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.ruleset.facts import Fact, Value
 from advisor.wizard import BACK, DONT_KNOW, Several, walk
 from advisor.wizard.walk import for_now
@@ -38,7 +38,7 @@ def test_the_teams_own_files_spare_the_questions_they_answer():
     """
     answers, order = walked(
         {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
-        Answers(known={"data_path": Answer(value="x.jsonl", origin="asked")}),
+        AnswerSet(known={"data_path": Answer(value="x.jsonl", origin="asked")}),
     )
     assert not {"n_tasks", "data_path", "data_kind", "data_rows"} & set(order)
     assert answers.value("data_path") is None
@@ -73,7 +73,7 @@ def test_a_question_may_follow_from_an_answer():
 
 def test_flags_and_files_are_not_asked_again():
     """What a flag or a file said stands and keeps its origin."""
-    given = Answers(
+    given = AnswerSet(
         known={
             "task": Answer(value="qa", origin="flag"),
             "signals": Answer(value=("needs_citations",), origin="file"),
@@ -107,7 +107,7 @@ def test_back_asks_the_question_before_with_its_answer():
         assert step[0] == question.fact.id
         return step[1]
 
-    answers = walk(FACTS, ask, Answers())
+    answers = walk(FACTS, ask, AnswerSet())
     assert seen[:5] == [
         ("task", None, False),
         ("tasks", None, True),
@@ -121,7 +121,7 @@ def test_back_asks_the_question_before_with_its_answer():
 def test_an_answer_that_no_longer_applies_is_dropped():
     """Going back and taking another task drops what was only asked for the old one."""
     replies = iter(["multi_department", DONT_KNOW, 12, BACK, BACK, BACK, "qa"])
-    answers = walk(FACTS, lambda question: next(replies, DONT_KNOW), Answers())
+    answers = walk(FACTS, lambda question: next(replies, DONT_KNOW), AnswerSet())
     assert known(answers) == {"task": "qa"}
 
 
@@ -147,14 +147,14 @@ def test_a_new_fact_is_a_new_question():
         lambda question: (
             order.append(question.fact.id) or ("qa" if question.fact.id == "task" else DONT_KNOW)
         ),
-        Answers(),
+        AnswerSet(),
     )
     assert order[:2] == ["colour", "task"]
 
 
 def test_several_facts_can_be_answered_at_once():
     """A reply for several facts sets and clears them together."""
-    before = Answers(
+    before = AnswerSet(
         known={
             "gpu": Answer(value="RTX 4090", origin="asked"),
             "gpus": Answer(value=2, origin="asked"),

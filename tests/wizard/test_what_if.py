@@ -1,7 +1,7 @@
 """A change that was chosen, as answers."""
 
 from advisor.advice.types import Flip
-from advisor.ground.types import Answer, Answers
+from advisor.ground.types import Answer, AnswerSet
 from advisor.wizard.conversation import can_be_tried, change_answers
 from tests.render.example_advice import scenario_5
 from tests.wizard.scripted import FACTS, known
@@ -12,7 +12,7 @@ TO = scenario_5().recommendation.composition
 def after(answers, change):
     """The answers after a change."""
     asked = {name: Answer(value=value, origin="asked") for name, value in answers.items()}
-    return known(change_answers(Answers(known=asked), change, FACTS))
+    return known(change_answers(AnswerSet(known=asked), change, FACTS))
 
 
 def test_a_choice_and_a_signal_are_re_answered():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.advice.advise import open_case
-from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ground.types import Answer, AnswerSet, Hardware
 from advisor.methods import objective, update
 from advisor.methods.composition import Composition
 from advisor.methods.remedies import remedy
@@ -199,7 +199,9 @@ def outcome(rules: Ruleset, line: Line) -> Composition:
     answers = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
     nothing = Hardware(kind="unknown", origin="unknown")
     return (
-        open_case(situation_of(Answers(known=answers), probed=nothing), rules).decide().composition
+        open_case(situation_of(AnswerSet(known=answers), probed=nothing), rules)
+        .decide()
+        .composition
     )
 
 

@@ -42,7 +42,7 @@ from advisor.advice.types import Chosen, StageSettings, values_of
 from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_not_loadable
 from advisor.estimate.types import Estimate, HostMoment
 from advisor.estimate.whole_time import total_time
-from advisor.ground.types import Answers, DataProfile, Hardware
+from advisor.ground.types import AnswerSet, DataProfile, Hardware
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import compose
@@ -271,7 +271,7 @@ def settings_by_data(ruleset: Ruleset, data: DataProfile, objective: str) -> Map
     if data.tokens is None:
         return {}
     machine = Hardware(kind="unknown", origin="unknown")
-    situation = Situation(answers=Answers(known={}), hardware=machine, data=data)
+    situation = Situation(answers=AnswerSet(known={}), hardware=machine, data=data)
     facts = {**USUAL, "data_rows": data.rows}
     name, is_class = ("sft", True) if objective == CLASSES else (objective, False)
     case = StageCase(ruleset, situation, facts, compose(name, "lora"), name)
