@@ -169,7 +169,6 @@ def lacks_bfloat16(entry: Entry, gpu: Gpu) -> bool:
 
 
 def _why_unfit(place: int, todo: Sequence[Entry], hardware: Hardware) -> str:
-    """Why a GPU cannot run the plan; empty if nothing speaks against it."""
     gpu = hardware.gpus[place]
     if any(lacks_bfloat16(entry, gpu) for entry in todo):
         return "has no bfloat16"
@@ -213,25 +212,12 @@ def gpu_words(gpu: Gpu, place: int) -> str:
 def _why(taken: Sequence[int], unfit: Mapping[int, str], hardware: Hardware) -> str:
     if not taken or len(taken) == len(hardware.gpus):
         return ""
-    all_gpus = hardware.gpus
-    names = ", ".join(gpu_words(all_gpus[place], place) for place in taken)
-    free = [all_gpus[place].memory_free_bytes for place in taken]
-    rest = [
-        gpu.memory_free_bytes or 0
-        for place, gpu in enumerate(all_gpus)
-        if place not in taken and place not in unfit
-    ]
+    named = {place: gpu_words(gpu, place) for place, gpu in enumerate(hardware.gpus)}
+    free = [hardware.gpus[place].memory_free_bytes for place in taken]
     known = [size for size in free if size is not None]
-    if not known or len(known) < len(free):
-        why = "the first of those that are visible"
-    elif rest and format_gib(max(rest)) == format_gib(min(known)):
-        why = f"{format_gib(min(known))} free, as much as on any other"
-    else:
+    why = "the first of those that are visible"
+    if known and len(known) == len(free):
         least = "at least " if len(known) > 1 else ""
-        why = f"{least}{format_gib(min(known))} free, the most of {len(all_gpus)} GPUs"
-    left = "; ".join(
-        f"{gpu_words(all_gpus[place], place)} {reason}"
-        for place, reason in unfit.items()
-        if place not in taken
-    )
-    return f"{names}: {why}{f'; {left}' if left else ''}"
+        why = f"{least}{format_gib(min(known))} free, no other of {len(named)} GPUs has more"
+    left = [f"; {named[place]} {reason}" for place, reason in unfit.items() if place not in taken]
+    return f"{', '.join(named[place] for place in taken)}: {why}{''.join(left)}"

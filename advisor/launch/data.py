@@ -84,7 +84,6 @@ def can_train(entry: Entry, profile: DataProfile) -> bool:
 
 
 def _purpose(entry: Entry) -> str:
-    """The objective, or classification if the stage trains a head with classes."""
     return (
         "classification"
         if entry.stage.options.get("head") == "classes"
@@ -130,7 +129,6 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
 
 
 def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
-    """What a person who mistook one objective for another would want to know."""
     found = objective(entry.stage.objective)
     is_suited = _purpose(entry) in profile.objectives or profile.kind in found.trains_on
     # Reinforcement takes the questions alone, whatever the data says to them.

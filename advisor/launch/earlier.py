@@ -94,7 +94,6 @@ def _has_trained_nothing(folder: Path, record: RunRecord) -> bool:
 
 
 def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
-    """Raise InputError if tasks or the limit of a trial are others now."""
     changed = [name for name, digest in record.tasks.items() if run.tasks.get(name) != digest]
     if changed:
         what = f"holds other tasks: {', '.join(changed)} missing or changed in this plan"
@@ -242,7 +241,6 @@ def _paths(plan: Plan, chosen: Sequence[Entry]) -> dict[str, str]:
 
 
 def _files(plan: Plan, key: str, text: str, path: Path) -> dict[str, Path]:
-    """The files that count there, by their names."""
     from advisor.data.read.source import find_data
 
     if key == "model" and not path.is_dir():
@@ -275,7 +273,6 @@ def _changes(run: PlanRun, key: str, old: Contents, new: Contents) -> list[str]:
 
 
 def _shown(run: PlanRun, key: str, name: str = "") -> str:
-    """A file of an input, as it can be typed from here."""
     text = run.copy.model if key == "model" else key.partition(" ")[2]
     path = path_from(run.folder.resolve(), text)
     if not path.exists():  # of the hub's cache

@@ -152,7 +152,6 @@ class StageEstimator:
 
 
 def _learned(found: Estimate, counted: int | None) -> LearnedRecord | None:
-    """What earlier runs changed, in the form of the record."""
     if found.learned is None:
         return None
     same = {

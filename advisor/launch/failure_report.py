@@ -174,7 +174,6 @@ def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
 def _told(
     entry: Entry, told: ErrorRecord, code: int, folder: Path, smaller: Callable[[str], str]
 ) -> AdviseError:
-    """The error that the trainer itself wrote down."""
     text = told.what.lower()
     if any(words in text for words in DISK_FULL):
         return _disk_full(entry, folder)

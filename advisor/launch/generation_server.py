@@ -129,7 +129,6 @@ def _wait_until_ready(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and what it has started."""
     for number, patience_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             os.killpg(process.pid, number)

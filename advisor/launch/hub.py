@@ -134,7 +134,6 @@ def _catalogued(model: str) -> ModelShape | None:
 
 
 def _with_shape(need: ModelNeed, shape: ModelShape | None) -> ModelNeed:
-    """The need with what the cache and the catalogue say."""
     is_cached = has_weights(need.model, need.revision)
     size = None
     if shape is not None and shape.stored is None and shape.origin != "size":
@@ -244,7 +243,6 @@ def login() -> str | None:
 
 
 def _files(found: Mapping[str, Any]) -> dict[str, int]:
-    """Size of each file in the model's own folder that transformers reads."""
     sizes: dict[str, int] = {}
     siblings = found.get("siblings")
     for one in siblings if isinstance(siblings, list) else ():

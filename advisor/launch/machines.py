@@ -156,7 +156,6 @@ class Machines:
             time.sleep(LOOK_S)
 
     def _guard(self, child: Child) -> None:
-        """End the child if its training is over, or another machine is gone."""
         try:
             if self.place.node:
                 is_over = (self._read(0).get("training") or {}).get("number") != self.number
@@ -234,7 +233,6 @@ class Machines:
         return note
 
     def _wait_for(self, node: int, key: str) -> Message:
-        """What a machine says, as soon as that is among it. Raises as `_read` does."""
         while key not in (note := self._read(node)):
             time.sleep(LOOK_S)
         return note

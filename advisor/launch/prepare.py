@@ -170,5 +170,4 @@ def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry
 
 
 def _names(entry: Entry) -> list[str]:
-    """The names by which --only finds an entry."""
     return [entry.stage.name, *([entry.task.name] if entry.task else []), entry.name]

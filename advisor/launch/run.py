@@ -86,7 +86,6 @@ def run_plan(plan: Path | str | Plan, options: Options = AS_PLANNED) -> Finished
 
 
 def _refuse_without_posix() -> None:
-    """Raise MachineNotReady on Windows, which has no locks and signals as POSIX has them."""
     try:
         import fcntl  # noqa: F401
     except ImportError:
@@ -177,7 +176,6 @@ def _train(call: Call, machines: Machines | None) -> FinishedRun | DryRun:
 
 
 def _shared_facts(call: Call, inputs: Inputs) -> Message:
-    """What has to be the same on every machine of the run."""
     given = {
         "the plan": plan_digest(call.run.plan),
         "--only": call.options.only,

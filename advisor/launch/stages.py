@@ -153,7 +153,6 @@ class StageRunner:
                     )
 
     def _announce(self, entry: Entry, position: str) -> None:
-        """Say which stage begins, and how long it takes by the estimate, from its beginning."""
         say, again = self.call.options.say, (self._folder(entry) / "checkpoints").is_dir()
         stage, data = entry.stage, entry.data.path
         base = f" on a {stage.quantization} base" if stage.quantization else ""
@@ -212,7 +211,6 @@ class StageRunner:
         return ()
 
     def _starts_again(self, entry: Entry, error: AdviseError) -> bool:
-        """Whether the stage, out of memory, starts again with a smaller micro-batch."""
         folder, why = self._folder(entry), error.faults[0].headline
         if not isinstance(error, OutOfMemory):
             return False

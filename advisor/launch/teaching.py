@@ -101,7 +101,6 @@ def run_as_measured(run: Run, measured: Measured) -> Run | None:
 
 
 def _readings(estimator: StageEstimator, run: Run, measured: Measured) -> tuple[Reading, ...]:
-    """Each counter that was read, with what the formula says of it."""
     read = {str(measured.counter): measured.peak_bytes, "reserved": measured.reserved_bytes}
     found = []
     for counter, peak in read.items():

@@ -112,7 +112,6 @@ def plan_faults(data: Mapping[str, Any], report: Report, base: Path | None) -> N
 
 
 def _check_server(server: Any, stages: list[Mapping[str, Any]], report: Report) -> None:
-    """Report settings of a vLLM server that contradict each other or that nothing uses."""
     asked = {index: one for index, one in enumerate(stages) if one.get("rollouts") == "vllm"}
     sent = [name for name, one in methods().updates.items() if one.is_sent_to_vllm]
     for index, stage in asked.items():
@@ -268,7 +267,6 @@ def stage_faults(stage: Mapping[str, Any], place: Place, report: Report) -> None
 
 
 def _check_whole_model(stage: Mapping[str, Any], place: Place, report: Report) -> None:
-    """Report keys that need a module beside a frozen base, in a stage that trains every weight."""
     whole = f"update {stage['update']} trains every weight of the model"
     modules = _either([name for name, one in key_specs().updates.items() if one.is_module])
     if stage.get("quantization") is not None:
@@ -309,7 +307,6 @@ def launch_faults(plan: Plan) -> list[Fault]:
 def _check_sharing(
     launch: Mapping[str, Any], stages: list[Mapping[str, Any]], report: Report
 ) -> None:
-    """Report what of `launch` has no effect, or does not go with a stage."""
     strategy, counts = launch.get("strategy"), {}
     for key in ("processes", "nodes"):
         value = launch.get(key)  # a value that is no number is told elsewhere
@@ -362,7 +359,6 @@ def optimizer_faults(stage: Stage, device: str) -> list[Fault]:
 
 
 def _device_faults(entry: Optimizer, stage: Stage, device: str, at: str) -> list[Fault]:
-    """Devices, and what compiles for them."""
     if device not in entry.devices:
         what = (
             f"{at} pages memory between GPU and host, this stage runs on {device}"
@@ -389,7 +385,6 @@ def _device_faults(entry: Optimizer, stage: Stage, device: str, at: str) -> list
 
 
 def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
-    """Weights that it cannot train."""
     how, what = update(stage.update), ""
     allowed = "optimizer: adamw_fused, or update: full"
     if entry.name in ("adamw_split", "adamw_stochastic"):
@@ -410,7 +405,6 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
 
 
 def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
-    """Keys of the stage that do not go with it."""
     found, trl = [], f"stage {stage.name}: trl"
     if entry.scheduler is not None and stage.scheduler != entry.scheduler:
         what = f"{at} goes with no schedule, and scheduler is {stage.scheduler}"

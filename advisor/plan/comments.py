@@ -189,7 +189,6 @@ def _of_stage(stage: Stage, instruct: bool) -> list[str]:
 
 
 def _batch(plan: Plan, stage: Stage, steps: int | None) -> str:
-    """Rows of an optimizer step in words, and the steps in all."""
     each, accum, processes = stage.micro_batch_size, stage.grad_accum, plan.launch.world_size
     device = "GPU" if plan.launch.device != "cpu" else "process"
     unit = "sequence" if stage.packing else "row"

@@ -74,7 +74,6 @@ def whole_model(plan: Plan, start: Path | None, *, run: Path, folder: Path) -> P
 
 
 def _entry(plan: Plan, index: int, task: Task | None) -> Entry:
-    """A stage as the plan, or one of its tasks, trains it."""
     stage, suffix = plan.stages[index], f"-{task.name}" if task else ""
     earlier = [one.name for one in plan.stages[:index]]
     # From a reward model, which scores and does not write, no other stage goes on.
@@ -108,7 +107,6 @@ def _scorers(plan: Plan, index: int) -> list[str]:
 
 
 def _scores(stage: Stage) -> bool:
-    """Whether the stage trains a reward model."""
     return key_specs().objectives[stage.objective].scores
 
 

@@ -119,7 +119,6 @@ def plan_shape() -> Keys:
 
 
 def _plan_hint(name: str, known: Collection[str]) -> str:
-    """What to say of an unknown key beside the stages."""
     return missing_extra(name, known) if name in BESIDE_STAGES else hint_for(name, known)
 
 
@@ -191,7 +190,6 @@ class StageShape(Keys):
 
 
 def _stage_hint(name: str, known: Collection[str]) -> str:
-    """What to say of another tool's key in a stage, also of ours that stands beside the stages."""
     return hint_for(name, {*known, *BESIDE_STAGES})
 
 

@@ -165,7 +165,6 @@ class NextStepFinder:
         return _step("more_data", f"collect more rows{wanted}", self._check_data())
 
     def _mixing(self) -> str | None:
-        """The command that trains on the data and our general rows, if they have one form."""
         data = self.entry.data if self.entry is not None else None
         if data is None or data.format != "messages" or not data.path.endswith(".jsonl"):
             return None

@@ -69,7 +69,6 @@ PLAIN_TYPES = ((Flag, bool), (Integer, int), (Number, float), (Text, str), (Choi
 
 
 def _recorded_field(key: StageKey) -> tuple[str, Any, Any]:
-    """The field of run.json for a key of every stage."""
     kind: Any = next(plain for shape, plain in PLAIN_TYPES if isinstance(key.shape, shape))
     notes = (key.uses.recorded, *((OMIT_NULL,) if key.uses.omits_null else ()))
     return key.name, Annotated[(kind | None, *notes)], field(default=None)

@@ -62,14 +62,14 @@ def test_the_gpus_with_most_free_memory_are_taken(planned):
     here = machine(gpu(0, 3), gpu(1, 20), gpu(2, 23.5), gpu(3, 1))
     one = chosen(planned, here)
     assert one.environment == {"CUDA_VISIBLE_DEVICES": "GPU-2"}
-    assert one.why == "GPU 2 (RTX 4090): 23.5 GiB free, the most of 4 GPUs"
+    assert one.why == "GPU 2 (RTX 4090): 23.5 GiB free, no other of 4 GPUs has more"
     two = chosen(planned, here, processes=2)
     assert two.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2"}
     assert "at least 20.0 GiB free" in two.why
     assert chosen(planned, machine(gpu(0, 3))).why == ""
     alike = chosen(planned, machine(gpu(0, 23), gpu(1, 23)))
     assert alike.environment == {"CUDA_VISIBLE_DEVICES": "GPU-0"}
-    assert "as much as on any other" in alike.why
+    assert "no other of" in alike.why
     unknown = chosen(planned, machine(gpu(0, None), gpu(1, None)))
     assert "the first of those that are visible" in unknown.why
 
@@ -345,7 +345,7 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
     assert "warning: stage sft needs about 20.0 GiB" in capsys.readouterr().err
     done = run(output="out", hardware=machine(gpu(0, 2), gpu(1, 23)))
     assert done.status == "done"
-    assert "GPU 1 (RTX 4090): 23.0 GiB free, the most of 2 GPUs" in capsys.readouterr().err
+    assert "GPU 1 (RTX 4090): 23.0 GiB free, no other of 2 GPUs has more" in capsys.readouterr().err
     seen = json.loads((shop / "out" / "stages" / "sft" / "seen.json").read_text())
     assert seen["cuda"] == "GPU-1"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "GPU-1"

@@ -22,7 +22,6 @@ def check(call: Call) -> Checked:
 
 
 def _too_few_rows(call: Call) -> Iterator[Fault]:
-    """Stages with fewer rows than there are processes, which could not be shared out."""
     processes = call.run.plan.launch.world_size
     for entry in call.left:
         profile = call.data.profiles.get(entry.data.path)

@@ -65,7 +65,6 @@ def _faults(call: Call, entry: Entry) -> Iterator[Fault]:
 
 
 def _obstacles(call: Call, one: Kernel) -> Iterator[tuple[str, str]]:
-    """(why a kernel cannot run on these GPUs, what to install for it), for each reason."""
     device = call.run.plan.launch.device
     if device not in one.devices:
         yield f"which has no kernels for {device}", ""

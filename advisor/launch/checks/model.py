@@ -1,4 +1,4 @@
-"""Whether the models that a plan names are what they say.
+"""Whether the models that a plan names are what they say, and what its rewards name is there.
 
 Folders are checked whole. Of a model in the hub cache what is there is checked; the rest is for the
 trainer, which downloads it and compares what was loaded with the model that config.json describes.
@@ -6,14 +6,17 @@ trainer, which downloads it and compares what was loaded with the model that con
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from advisor.ground.errors import Fault
+from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import Checked
+from advisor.ground.files import bytes_of
 from advisor.launch.call import Call
 from advisor.methods import objective
-from advisor.methods.rewards import reward_parts
+from advisor.methods.rewards import RewardPart, reward_parts
 from advisor.model_files.folder import folder_faults, model_faults
 from advisor.model_files.hub_cache import cached_snapshot, is_hub_id, is_offline
 from advisor.plan.entries import Entry
@@ -21,6 +24,7 @@ from advisor.plan.model import Plan
 from advisor.plan.read import PlanOnDisk
 
 PHASE = "plan"
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 LAYOUT = (
     "a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id"
 )
@@ -42,11 +46,15 @@ def check(call: Call) -> Checked:
     for entry in call.left:
         if "teacher" in objective(entry.stage.objective).keys:
             bad += _teacher_faults(call.run, entry)
-    return Checked(bad=bad)
+    rewards: dict[str, Fault] = {}
+    for entry in call.left:
+        for part in reward_parts(entry.stage.options):
+            for fault in _part_faults(call.run, part):
+                rewards.setdefault(fault.what, replace(fault, where=f"stage {entry.stage.name}"))
+    return Checked(bad=[*bad, *rewards.values()])
 
 
 def _other_folders(call: Call) -> dict[Path, None]:
-    """Folders that stages start from or are scored by, each once."""
     stages = {stage.name for stage in call.run.plan.stages}
     named = []
     for entry in call.left:
@@ -59,7 +67,6 @@ def _other_folders(call: Call) -> dict[Path, None]:
 
 
 def _teacher_faults(file: PlanOnDisk, entry: Entry) -> Iterator[Fault]:
-    """What is wrong with the model that a stage learns from, as far as it is on this machine."""
     at, named = f"stage {entry.stage.name}", str(entry.stage.options.get("teacher") or "")
     if not named:
         yield Fault(
@@ -116,4 +123,49 @@ def _folder_faults(plan: Plan, path: Path) -> Iterator[Fault]:
             what="has no tokenizer",
             allowed=f"one of {', '.join(TOKENIZERS)}",
             hint="download the whole model, not its configuration alone",
+        )
+
+
+def _part_faults(file: PlanOnDisk, part: RewardPart) -> Iterator[Fault]:
+    schema = part.options.get("schema")
+    if schema is not None and not (path := file.resolve(str(schema))).is_file():
+        allowed = "a file with a JSON schema, relative to the plan"
+        yield Fault(what=f"schema: no such file: {path}", allowed=allowed)
+    if part.source == "reward_model" and part.value not in [one.name for one in file.plan.stages]:
+        folder = file.resolve(part.value)
+        if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+            allowed = "a stage with objective rm, or the folder of a reward model"
+            yield Fault(what=f"reward_model: {folder} holds no model", allowed=allowed)
+    if part.source == "reward":
+        named, _, function = part.value.rpartition(":")
+        path = file.resolve(named)
+        if path.is_file():
+            yield from _function_faults(path, function)
+        else:
+            allowed = "file.py:function, relative to the plan"
+            yield Fault(what=f"reward: no such file: {path}", allowed=allowed)
+
+
+def _function_faults(path: Path, name: str) -> Iterator[Fault]:
+    """A function that the file neither defines nor imports; the file is read, not run."""
+    try:
+        tree = ast.parse(bytes_of(path))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        yield Fault(what=f"reward: {path} cannot be read as Python: {error}")
+        return
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, FUNCTIONS):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    if name not in names and "*" not in names:
+        own = (node.name for node in tree.body if isinstance(node, FUNCTIONS))
+        known = ", ".join(sorted(own)[:12]) or "no function"
+        yield Fault(
+            what=f"reward: {path} has no function '{name}'",
+            allowed=f"it defines: {known}",
+            hint=did_you_mean(name, sorted(names)),
         )

@@ -45,7 +45,6 @@ def package_faults(hardware: Hardware, stages: Sequence[Stage] = ()) -> list[Fau
 
 
 def _of_optimizers(todo: Sequence[Entry]) -> list[Fault]:
-    """Packages of the stages' optimizers that are not installed."""
     entries = [optimizer(entry.stage.optimizer) for entry in todo]
     versions: dict[str, str | None] = {}
     for name in {one.library.name for one in entries if one.library is not None}:

@@ -66,7 +66,6 @@ def _faults(call: Call, entries: Sequence[Entry]) -> Iterator[Fault]:
 
 
 def _running_server_faults(call: Call, entry: Entry, url: str) -> Iterator[Fault]:
-    """What a stage lacks of a server that runs."""
     server, needs = call.run.plan.launch.vllm, server_needs_of(call.run, entry)
     try:
         check_server(VLLMClient.at(url, server.timeout_s if server else 600.0), needs)
@@ -82,7 +81,6 @@ def _running_server_faults(call: Call, entry: Entry, url: str) -> Iterator[Fault
 
 
 def _environment_faults(python: Path, instead: str) -> Iterator[Fault]:
-    """What is wrong with an interpreter that should have vLLM."""
     where = "launch.vllm.python"
     if not (python.is_file() and os.access(python, os.X_OK)):
         yield Fault(
