@@ -37,7 +37,7 @@ from advisor.ruleset.lint import REFRESH_FILE
 from advisor.ruleset.load import load_rules
 from advisor.situation.answers import answers_from_document
 from advisor.situation.catalogue import organisation_models, suggested_models, typical_sizes
-from advisor.situation.scope import scope_file
+from advisor.situation.names import scope_file
 from advisor.situation.suggestions import template_families
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,9 +6,9 @@ import pytest
 
 from advisor.ground.types import Answer, AnswerSet
 from advisor.model_files import hub_cache
-from advisor.situation import model_choice, models
+from advisor.situation import models
 from advisor.situation.build import situation_of
-from advisor.situation.model_choice import look_up_name, near_models
+from advisor.situation.names import MOST, look_up_name, near_models
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -46,7 +46,7 @@ def test_a_name_as_people_say_it_offers_real_models(typed, first):
     meant = look_up_name(typed)
     assert meant.id is None
     assert meant.near[0].id == first
-    assert len(meant.near) <= model_choice.MOST
+    assert len(meant.near) <= MOST
     assert all("parameters" in model.about for model in meant.near)
 
 

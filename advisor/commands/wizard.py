@@ -42,7 +42,7 @@ from advisor.render.blocks import Section
 from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer
 from advisor.ruleset.model import Ruleset
 from advisor.situation.build import examples_of, model_folder, situation_of
-from advisor.situation.model_choice import look_up_name
+from advisor.situation.names import look_up_name
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard, walk
 from advisor.wizard.asking import asker

@@ -66,7 +66,7 @@ from advisor.situation.catalogue import (
     suggestions_shape,
     typical_sizes,
 )
-from advisor.situation.scope import SCOPE_FILE, scope_file
+from advisor.situation.names import SCOPE_FILE, scope_file
 from advisor.situation.suggestions import TEMPLATES_FILE, template_families
 
 SUFFIX = ".schema.json"

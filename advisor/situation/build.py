@@ -20,10 +20,9 @@ from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.data import Reader, path_beside, read_data
-from advisor.situation.model_choice import near_models
 from advisor.situation.models import model_shape
+from advisor.situation.names import hardware_out_of_scope, near_models, original_of, out_of_scope
 from advisor.situation.past_runs import read_past_runs
-from advisor.situation.scope import hardware_out_of_scope, original_of, out_of_scope
 from advisor.situation.suggestions import (
     needs_of,
     smaller_models,

@@ -8,7 +8,7 @@ from typing import Any
 from advisor.ground.errors import Stopped
 from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import load_facts
-from advisor.situation.model_choice import NameLookup
+from advisor.situation.names import NameLookup
 from advisor.wizard.data_file import (
     DataReader,
     ask_data,

@@ -15,7 +15,7 @@ from advisor.data import profile
 from advisor.ground.errors import Fault
 from advisor.ground.types import DataProfile, Hardware
 from advisor.ruleset.facts import Fact
-from advisor.situation.model_choice import NameLookup
+from advisor.situation.names import NameLookup
 from advisor.wizard.prompts import Ui
 from advisor.wizard.walk import Relevant
 

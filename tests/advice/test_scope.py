@@ -17,7 +17,7 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
 from advisor.situation.catalogue import catalogue_ids, organisation_models
-from advisor.situation.scope import HARDWARE, original_of, out_of_scope, scope_file
+from advisor.situation.names import HARDWARE, original_of, out_of_scope, scope_file
 from tests.advice.situations import UNKNOWN_MACHINE, random_advice, random_answers
 from tests.conftest import scaled
 

@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.ground.types import AnswerSet
-from advisor.situation.model_choice import NamedModel, NameLookup
+from advisor.situation.names import NamedModel, NameLookup
 from advisor.wizard import Checks
 from advisor.wizard.saved import state_path
 from tests.render.example_advice import CPU
