@@ -495,14 +495,13 @@ def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path
         (tmp_path / name).write_bytes(b"%PDF-1.4")
     found = [one for one in profile(tmp_path).findings if one.id == "files-not-read"]
     assert [(one.severity, one.text.split(";")[0]) for one in found] == [
-        ("warning", "not read: 1 .pdf"),
-        ("warning", "not read: 1 .docx, 1 .odt"),
+        ("warning", "not read: 1 .docx, 1 .odt, 1 .pdf"),
         ("warning", "not read: 1 .xlsx"),
         ("note", "not read: 1 .jpg, 1 .png"),
     ]
-    assert ["pdftotext" in one.text for one in found] == [True, False, False, False]
-    assert "pandoc" in found[1].text
-    assert "CSV" in found[2].text
+    assert "pdftotext" in found[0].text
+    assert "pandoc" in found[0].text
+    assert "CSV" in found[1].text
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "one.pdf").write_bytes(b"%PDF-1.4")
     with pytest.raises(InputError, match="pdftotext"):

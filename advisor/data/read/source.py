@@ -52,13 +52,6 @@ OTHER_FILES = {
         "unpack or export it first",
     ),
 }
-# What a folder may hold beside its text -> how to get text from it.
-WAYS_TO_TEXT = (
-    ({".pdf"}, "get the text with: pdftotext FILE.pdf (package poppler-utils)"),
-    (DOCUMENTS - {".pdf"}, "get the text with: pandoc -t plain FILE -o FILE.txt"),
-    (TABLES, "save each sheet as CSV"),
-    (IMAGES, IMAGES_HELP),
-)
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
@@ -70,12 +63,6 @@ BESIDE_DATA = (
 # What `datasets` writes beside the rows of a folder that it saved.
 NO_ROWS = re.compile(r"cache-.*\.arrow|(state|dataset_info|dataset_dict)\.json")
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
-KINDS_OF_FILES = (
-    (stat.S_ISFIFO, "a named pipe (FIFO)"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,13 +174,9 @@ def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> D
     """What one file is, by its kind, ending and first bytes."""
     status = status or _status(where, shown)
     if not stat.S_ISREG(status.st_mode):
-        kind = next((text for test, text in KINDS_OF_FILES if test(status.st_mode)), "no file")
-        raise InputError(
-            f"this is {kind}, not a file",
-            "data is read more than once, so it must be a file or a folder",
-            "save it into a file first",
-            where=shown,
-        )
+        what = "this is a named pipe (FIFO), a device or a socket, not a file"
+        allowed = "data is read more than once, so it must be a file or a folder"
+        raise InputError(what, allowed, "save it into a file first", where=shown)
     head, gzipped = _head(where, shown)
     if not head:
         hint = "add one example a line, or name another file"
@@ -308,7 +291,9 @@ def _folder(where: Path, shown: str) -> DataSource:
         hint = "name one file, or move what belongs together into a folder of its own"
         raise InputError(f"the folder mixes kinds of files: {names}", where=shown, hint=hint)
     notes = [f"left out: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"] if left else []
-    notes += not_read(others)
+    for suffixes, _, hint in OTHER_FILES.values():
+        if counted := [f"{others[name]:,} {name}" for name in sorted(others) if name in suffixes]:
+            notes.append(f"not read: {', '.join(counted)}; {hint}")
     train = {name: file for name, file in files.items() if "train" in name.lower()}
     rest = [name for name in files if name not in train]
     if (
@@ -319,20 +304,6 @@ def _folder(where: Path, shown: str) -> DataSource:
         notes.append(f"left out, kept for evaluation: {', '.join(rest)}")
         files = train
     return DataSource(shown=shown, files=tuple(files.values()), notes=tuple(notes), root=where)
-
-
-def not_read(others: Counter[str]) -> list[str]:
-    """What a folder holds that is not read, and how to get text from it: one sentence a kind.
-
-    Args:
-        others: Ending -> how many files.
-    """
-    found = []
-    for suffixes, way in WAYS_TO_TEXT:
-        counted = [f"{others[name]:,} {name}" for name in sorted(others) if name in suffixes]
-        if counted:
-            found.append(f"not read: {', '.join(counted)}; {way}")
-    return found
 
 
 def _no_data(others: Counter[str], unreadable: Sequence[str], shown: str) -> InputError:
