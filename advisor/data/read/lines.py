@@ -180,6 +180,14 @@ def read_text(file: DataFile, faults: Faults) -> Iterator[str]:
                         return
                     faults.note(file, "encoding", encoding_name(found))
                     decode, may_be_other, plain = decoder_of(found), False, False
+            if (nul := text.find("\0")) >= 0:
+                start = text.rfind("\n", 0, nul) + 1
+                yield text[:start]
+                line += text.count("\n", 0, start)
+                what = "a NUL character; the file is binary or damaged: it is read up to here"
+                at = f"{file.shown}:{line}:{nul - start + 1}"
+                faults.add(at, line, what, "export the data again as UTF-8 text")
+                return
             yield text
             line += text.count("\n")
 
@@ -227,24 +235,10 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
         begun = [lines.pop()]
         size = len(begun[0])
         for line in lines:
-            if "\0" in line:
-                _add_nul(file, number, line, faults)
-                if faults.full:
-                    return
-            else:
-                yield number, f"{line}\n"
+            yield number, f"{line}\n"
             number += 1
     if last := "".join(begun):
-        if "\0" in last:
-            _add_nul(file, number, last, faults)
-        else:
-            yield number, last
-
-
-def _add_nul(file: DataFile, number: int, line: str, faults: Faults) -> None:
-    at = f"{file.shown}:{number}:{line.index(chr(0)) + 1}"
-    what = "a NUL character; the file is binary or damaged"
-    faults.add(at, number, what, "export the data again as UTF-8 text")
+        yield number, last
 
 
 # --------------------------------------------------------------------------- encodings
