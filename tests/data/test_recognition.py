@@ -404,7 +404,7 @@ def test_the_roles_of_a_mapping_make_the_format(tmp_path, mapping, format_):
         ({"quesiton": "a"}, "did you mean 'question'"),
         ({"question": "A", "answer": "b"}, "did you mean 'a'"),
         ({"system": "a"}, "makes no known format"),
-        ({"chosen": "a"}, "names no column for 'rejected'"),
+        ({"chosen": "a"}, "chosen + rejected"),
         ({"question": "a", "prompt": "b", "answer": "b"}, "two columns for the role"),
     ],
 )

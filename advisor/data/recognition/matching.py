@@ -246,14 +246,6 @@ def by_mapping(
     stated: Mapping[str, str], columns: Mapping[str, Column], shown: str
 ) -> ColumnReading:
     """The format that the stated roles make. Raises InputError if they make none."""
-    missing = {"chosen", "rejected"} - stated.keys()
-    if len(missing) == 1:
-        raise InputError(
-            f"--map names no column for '{missing.pop()}'",
-            "a preference needs chosen and rejected",
-            "--map question=COL chosen=COL rejected=COL",
-            where=shown,
-        )
     name = format_of(stated, columns)
     if not name:
         raise InputError(
