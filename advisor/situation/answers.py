@@ -8,6 +8,7 @@ nearest known name; an unknown signal is a warning.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -245,18 +246,12 @@ def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
 def _take_limits(stated: _Stated, text: str) -> None:
     parts = parts_of("budget", stated.facts)
     pairs = _pairs(stated, text.split(","), "--budget", "usd=20,hours=6")
-    limits = {name: _number(number) for name, number in pairs.items()}
+    is_number = re.compile(r"-?\d+(?:\.\d+)?").fullmatch
+    limits = {name: float(text) if is_number(text) else text for name, text in pairs.items()}
     inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
     stated.faults += check_shape(NamedValue("--budget", limits), inside)
     for part in filter(parts.get, limits):
         stated.take(parts[part], limits[part], f"--budget.{part}")
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def answers_document(answers: AnswerSet) -> dict[str, Any]:

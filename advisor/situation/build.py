@@ -32,7 +32,6 @@ from advisor.situation.suggestions import (
 )
 from advisor.situation.types import (
     ModelSuggestion,
-    OutOfScope,
     Situation,
     Suggested,
     may_share_vocabulary,
@@ -82,7 +81,8 @@ def situation_of(
         reward_model = model_folder(path) if path else None
     if faults:
         raise InputError(faults=faults)
-    outside = outside_of(answers, hardware)
+    name = str(answers.value("model", ""))
+    outside = out_of_scope(name, answers.value("task")) or hardware_out_of_scope(hardware)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
     named = [answers.value(fact_id) for fact_id in ("model", "model_params_b")]
     model, about_model, unknown = (
@@ -181,12 +181,6 @@ def hardware_of(
             hint="--gpus counts those of all machines together",
         )
     return replace(hardware, machines=nodes) if nodes > 1 else hardware, [*notes]
-
-
-def outside_of(answers: AnswerSet, hardware: Hardware) -> OutOfScope | None:
-    """The model or the device that this tool does not train, if one was named."""
-    name = str(answers.value("model", ""))
-    return out_of_scope(name, answers.value("task")) or hardware_out_of_scope(hardware)
 
 
 # --------------------------------------------------------------------------- data
@@ -345,8 +339,7 @@ def _thoughts(situation: Situation, model: ModelShape) -> tuple[str | None, list
     """The argument of the chat template that switches the model's thoughts off, if it thinks before
     it answers and no answer in the data holds thoughts; and a warning that says so.
     """
-    profiles = situation.tasks.values() if situation.data is None else [situation.data]
-    taught = [profile for profile in profiles if profile.kind in WITH_ANSWERS]
+    taught = _taught(situation)
     if not taught or any(profile.measures.get("rows_with_thoughts") for profile in taught):
         return None, []
     switch = model.thinks
@@ -386,12 +379,8 @@ def _suggestion(
 
 def _starts_untuned(answers: AnswerSet) -> bool:
     """Whether the start was stated to be a plain text model, and nothing stated speaks against."""
-    stated = set()
-    for signal, instruct in START_SIGNALS.items():
-        if signal in answers.signals:
-            stated.add(instruct)
-        elif answers.value(signal) is False:
-            stated.add(not instruct)
+    stated = {instruct for name, instruct in START_SIGNALS.items() if name in answers.signals}
+    stated |= {not so for name, so in START_SIGNALS.items() if answers.value(name) is False}
     return stated == {False}
 
 

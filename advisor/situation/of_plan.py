@@ -59,9 +59,7 @@ def plan_run(
 
 
 def _with_defaults(stage: Stage) -> Stage:
-    specs = key_specs()
-    options = specs.effective(stage)
-    return replace(stage, options=options)
+    return replace(stage, options=key_specs().effective(stage))
 
 
 def teacher_params(plan: Plan, stage: Stage) -> int | None:

@@ -231,7 +231,9 @@ def _rows(task: str, *, untuned: bool) -> list[Mapping[str, Any]]:
     """The table's models that suit the task; if the start is a plain text model, those behind
     them.
     """
-    rows = [row for row in suggested_models()["models"] if _suits(row, task)]
+    rows = [
+        row for row in suggested_models()["models"] if row["tasks"] == "any" or task in row["tasks"]
+    ]
     if not untuned:
         return rows
     why = "follows no instructions yet; {} was made from it"
@@ -240,10 +242,6 @@ def _rows(task: str, *, untuned: bool) -> list[Mapping[str, Any]]:
         for row in rows
         if "base" in row
     ]
-
-
-def _suits(row: Mapping[str, Any], task: str) -> bool:
-    return row["tasks"] == "any" or task in row["tasks"]
 
 
 def _suggestion(row: Mapping[str, Any], because: str) -> ModelSuggestion:
