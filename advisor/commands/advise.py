@@ -32,14 +32,13 @@ def answer(options: AdviceOptions) -> int:
     plan_file, rule_layers = options.plan_file, options.rule_layers
     stated = read_answers(options.answers_file, options.flags, rule_layers)
     if not (options.as_json or stated.faults) and stated.answers.value("task") is None:
-        from advisor.commands.wizard import on_terminal, with_required, wizard  # slow to import
+        from advisor.commands.wizard import on_terminal, wizard  # slow to import
 
         asks = not stated.answers.known or (options.answers_file is None and on_terminal())
         if asks and plan_file is None and options.choose is None:
             if options.why:
                 say("--why: the whole answer is in the menu after the questions")
             return wizard(rule_layers, stated.answers)
-        stated = with_required(stated, rule_layers)
     advice, ruleset = advise_on(stated, rule_layers, online=plan_file is not None)
     advice = choose_candidate(advice, ruleset, options.choose, force=options.force)
     plan, comments, missing = resolve_plan(advice, ruleset)

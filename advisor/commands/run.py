@@ -71,10 +71,6 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
     if plan is not None:
         context.exit(train_or_follow(Path(plan), settings, as_json=given.as_json))
     stated = read_answers(given.answers_file, given.flags, given.rule_layers)
-    if not (given.as_json or stated.faults) and stated.answers.value("task") is None:
-        from advisor.commands.wizard import with_required  # slow to import
-
-        stated = with_required(stated, given.rule_layers)
     advice, ruleset = advise_on(stated, given.rule_layers, online=True)
     advice = choose_candidate(advice, ruleset, given.choose, force=given.force)
     nothing = nothing_to_train(advice, ruleset)

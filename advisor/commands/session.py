@@ -180,7 +180,7 @@ def advise_on(
     faults = list(stated.faults)
     if not faults and stated.answers.value("task") is None:
         allowed = f"--task, or `task:` in the answers: {', '.join(ruleset.facts['task'].values)}"
-        hint = "on a terminal, without --json, the same line asks for it"
+        hint = "on a terminal, `advise` alone asks for it"
         faults.append(Fault(where="task", what="task is not stated", allowed=allowed, hint=hint))
     try:
         situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)

@@ -16,13 +16,7 @@ from advisor.advice.case import Case
 from advisor.advice.facts import situation_facts
 from advisor.advice.types import Advice, Candidate
 from advisor.commands.output import console, run_tool
-from advisor.commands.session import (
-    Stated,
-    choose_candidate,
-    load_known_facts,
-    load_rule_set,
-    resolve_plan,
-)
+from advisor.commands.session import choose_candidate, load_rule_set, resolve_plan
 from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
@@ -44,8 +38,7 @@ from advisor.ruleset.model import Ruleset
 from advisor.situation.build import examples_of, model_folder, situation_of
 from advisor.situation.names import look_up_name
 from advisor.situation.types import Situation
-from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard, walk
-from advisor.wizard.asking import asker
+from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard
 from advisor.wizard.prompts import terminal_ui
 
 if TYPE_CHECKING:
@@ -58,15 +51,6 @@ FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that 
 def on_terminal() -> bool:
     """Whether there is somebody to ask."""
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def with_required(stated: Stated, rule_layers: tuple[str, ...]) -> Stated:
-    """The answers with those that every answer needs (the task) asked for, on a terminal."""
-    if not on_terminal():
-        return stated
-    facts = load_known_facts(rule_layers)
-    ask = asker(Interview(facts=facts, hardware=probe(), ui=terminal_ui(console())))
-    return replace(stated, answers=walk(facts, ask, stated.answers, relevant=lambda *_: False))
 
 
 def wizard(rule_layers: tuple[str, ...], given: AnswerSet | None = None) -> int:

@@ -339,7 +339,8 @@ def _thoughts(situation: Situation, model: ModelShape) -> tuple[str | None, list
     """The argument of the chat template that switches the model's thoughts off, if it thinks before
     it answers and no answer in the data holds thoughts; and a warning that says so.
     """
-    taught = _taught(situation)
+    profiles = situation.tasks.values() if situation.data is None else [situation.data]
+    taught = [profile for profile in profiles if profile.kind in WITH_ANSWERS]
     if not taught or any(profile.measures.get("rows_with_thoughts") for profile in taught):
         return None, []
     switch = model.thinks
