@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.advice.decide import decide
+from advisor.advice.case import decide
 from advisor.advice.questions import FITS
 from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import Fact, read_from

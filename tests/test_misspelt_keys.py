@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.advice.scenarios import read_scenarios, shipped_scenarios
+from advisor.advice.linting import read_scenarios, shipped_scenarios
 from advisor.data.amounts import data_requirements
 from advisor.data.formats import formats
 from advisor.estimate.model.layouts import layouts

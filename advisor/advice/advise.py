@@ -1,28 +1,36 @@
 """advise(situation, rules) -> Advice: one pure function, called again for every what-if.
 
-A situation under rules is a case (case.py), decided table by table (decide.py). Candidates
-(candidates.py) come with settings that fit and an estimate (search/), and with why or why not
-(why.py, why_not.py); then what would change the answer (flips.py) and, if nothing fits, what to
-blame and the ways out (nothing_fits.py). planning.py makes a launch file of a candidate.
+A situation under rules is a case, decided table by table (case.py). Its candidates, the
+recommendation and every other composition, come with settings that fit and an estimate (search/),
+and with why or why not (why.py, why_not.py); then what would change the answer and, if nothing
+fits, what to blame and the ways out (flips.py). planning.py makes a launch file of a candidate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from advisor.advice.candidates import alternatives, candidate_for, recommended_candidate
-from advisor.advice.case import Case
-from advisor.advice.decide import LAST, Decision
+from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
-from advisor.advice.flips import find_flips
-from advisor.advice.nothing_fits import nothing_fits
+from advisor.advice.flips import find_flips, nothing_fits
+from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.strategies import about_sharing
-from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason
-from advisor.advice.why import certainty_of
+from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
+from advisor.advice.why import (
+    budget_reason,
+    certainty_of,
+    facts_seen_by,
+    memory_reason,
+    reason_of,
+    rules_that_differ,
+)
+from advisor.advice.why_not import LosingOutcome
+from advisor.estimate.types import Estimate
 from advisor.ground.errors import InputError
 from advisor.ground.units import format_gib
-from advisor.methods import objective
-from advisor.methods.composition import Composition
+from advisor.methods import objective, schemes
+from advisor.methods.composition import Composition, compose
 from advisor.methods.kernels import never_tried
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words
@@ -32,12 +40,14 @@ from advisor.situation.types import Situation
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
     """The answer to a situation. Raises InputError with every contradiction in what was stated."""
     case = open_case(situation, ruleset)
-    decision = case.decide()
+    decision = case.decision
     case = replace(case, concessions=decision.concessions)
     guide = guide_answer(case.with_rules(guide_rules))
     others = alternatives(case, decision, guide.composition if guide else None)
     recommendation = recommended_candidate(case, decision)
-    stuck = nothing_fits(case, decision) if decision.nothing_fits else None
+    stuck = None
+    if decision.nothing_fits:
+        stuck = nothing_fits(case, decision, nearest_to_fitting(case, decision))
     if stuck is not None:  # with the numbers that rule out even the nearest scheme
         because = (*recommendation.because, *stuck.nearest.because)
         recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
@@ -72,7 +82,7 @@ def guide_answer(case: Case) -> GuideAnswer | None:
     """What the guide alone says of the same facts, and its row; None without its layer."""
     if "document" not in case.ruleset.layers:
         return None
-    decision = case.decide()
+    decision = case.decision
     rows = [
         rule.row
         for rule in decision.rules
@@ -103,7 +113,7 @@ def _warnings(case: Case, recommendation: Candidate, decision: Decision) -> tupl
     situation, table = case.situation, decision.steps.get("data_amount")
     rules = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     for stage in recommendation.stages:
-        rules += case.costs.stage(recommendation.composition, stage.objective).warnings()
+        rules += case.costs.stage(recommendation.composition, stage.stage.objective).warnings()
     found = dict.fromkeys(
         (
             *situation.misfits,
@@ -124,7 +134,6 @@ def _text_of(rule: Rule) -> str:
 
 
 def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:
-    """Warnings about this candidate on this machine."""
     warnings = list(candidate.estimate.memory.warnings) if candidate.estimate.memory else []
     if not candidate.composition.chain:
         return warnings
@@ -151,16 +160,16 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
 
 
 def _given_up(candidate: Candidate) -> list[str]:
-    """What is left of the data, and what may not fit."""
     left_out: dict[str, list[str]] = {}
     for stage in candidate.stages:
         if stage.left_out:
-            left_out.setdefault(stage.left_out, []).append(method_words(stage.objective))
+            left_out.setdefault(stage.left_out, []).append(method_words(stage.stage.objective))
     found = [f"{joined(names)}: {rows}" for rows, names in left_out.items()]
     for stage in candidate.stages:
         if (part := stage.part) is None:
             continue
-        name, too_few = method_words(stage.objective), objective(stage.objective).amounts or {}
+        method = objective(stage.stage.objective)
+        name, too_few = method_words(method.id), method.amounts or {}
         found.append(
             f"{name}: {PART_OF_DATA}, {part.text}: all of it would take {part.whole}, and the limit"
             f" is {part.limit}"
@@ -183,7 +192,6 @@ def _given_up(candidate: Candidate) -> list[str]:
 
 
 def _too_few(situation: Situation, composition: Composition) -> list[str]:
-    """For each stage that wants more data than there are."""
     named = ["classification"] if composition.encoder else composition.chain
     return [
         f"{method_words(name)}: {situation.shortages[name]}"
@@ -199,13 +207,13 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
         return []
     found, kind = [], situation.answers.value("data_kind")
     for stage in recommendation.stages:
-        method = objective(stage.objective)
+        method = objective(stage.stage.objective)
         if method.splits_documents or (kind and kind not in method.trains_on):
             continue  # documents are parted, or the rows are those of another stage
-        length = int(stage.settings["seq_len"].value) * method.sequences_per_row
+        length = stage.stage.seq_len * method.sequences_per_row
         if tokens / rows > length:
             found.append(
-                f"{method_words(stage.objective)}: rows of {tokens / rows:,.0f} tokens on average"
+                f"{method_words(method.id)}: rows of {tokens / rows:,.0f} tokens on average"
                 f" are longer than the {length:,} that are read: time and cost count no"
                 " more, and a run stops at such rows unless `truncation` says drop or truncate"
             )
@@ -220,7 +228,7 @@ def candidate_of(
 ) -> Candidate:
     """Any composition as a candidate to choose; `offload`: parts may lie in host memory."""
     case = Case.build(advice.situation, ruleset)
-    decision = case.decide()
+    decision = case.decision
     given_up = decision.concessions
     case = replace(case, concessions=replace(given_up, offload=offload or given_up.offload))
     otherwise = [Reason(text="no rule recommends it here")]
@@ -246,3 +254,188 @@ def with_choice(advice: Advice, chosen: Candidate) -> Advice:
         nothing_fits=None,
         warnings=(*kept, *_candidate_warnings(advice.situation, chosen)),
     )
+
+
+# Every objective that the guide names stands in one of them.
+GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")
+ANSWERED_REMEDIES = {
+    "rag": ("knowledge_source", "retrieval"),
+    "prompting": ("readiness", "prompting"),
+}  # "why not just ...?"
+TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose reason is two numbers
+
+
+def recommended_candidate(case: Case, decision: Decision) -> Candidate:
+    """The composition the rules concluded, with its reasons."""
+    sizes = case.sizes(decision)
+    because = [
+        replace(
+            reason_of(rule, case.ruleset),
+            facts=facts_seen_by(rule, decision, case.situation, case.ruleset, sizes),
+        )
+        for rule in decision.rules
+    ]
+    found = _candidate(case, decision.composition, "recommended", because)
+    return replace(found, ways=case.ways_of(decision.composition))
+
+
+def _candidate(
+    case: Case,
+    composition: Composition,
+    verdict: Verdict,
+    because: Iterable[Reason],
+    forbidding: Sequence[Rule] = (),
+) -> Candidate:
+    stages, cost = (
+        case.cost_of(composition) if composition.chain else ((), Estimate(fits="unknown"))
+    )
+    return Candidate(
+        composition=composition,
+        stages=stages,
+        estimate=cost,
+        verdict=verdict,
+        because=tuple(because),
+        forced_ok=not any(is_absolute(rule) for rule in forbidding),
+    )
+
+
+def alternatives(
+    case: Case, decision: Decision, guide: Composition | None
+) -> tuple[Candidate, ...]:
+    """Every other scheme, other chains, the guide's own answer and the remedies, best first."""
+    found = [
+        *_other_schemes(case, decision),
+        *_other_chains(case, decision),
+        *_other_remedies(case, decision),
+    ]
+    if guide is not None and guide.chain:
+        found.append(_guides_own(case, decision, guide))
+    unique: dict[str, Candidate] = {}
+    for candidate in found:
+        unique.setdefault(str(candidate.composition), candidate)
+    unique.pop(str(decision.composition), None)
+    return tuple(unique.values())
+
+
+def _other_schemes(case: Case, decision: Decision) -> Iterator[Candidate]:
+    judgement, gate = decision.steps[LAST], decision.steps["train_decision"]
+    ranked = (scheme for scheme, _ in judgement.ranking if scheme != SMALLER_MODEL)
+    forbidden = (scheme for scheme in schemes() if scheme in judgement.forbidden)
+    remedies = decision.composition.remedies if decision.trains else ()
+    for scheme in dict.fromkeys((*ranked, *forbidden, *schemes())):
+        found = _of_scheme(case, decision, scheme, remedies)
+        if not decision.trains and found.verdict == "ranked_lower":
+            why = LosingOutcome(gate, "train", decision.facts, case.ruleset)
+            found = replace(found, because=tuple(why.reasons()))
+        yield found
+
+
+def _of_scheme(
+    case: Case, decision: Decision, scheme: str, remedies: tuple[str, ...] = ()
+) -> Candidate:
+    judgement, sizes = decision.steps[LAST], case.sizes(decision)
+    lost = LosingOutcome(judgement, scheme, decision.facts, case.ruleset, sizes)
+    return _losing_candidate(case, decision.candidate(scheme, remedies), lost)
+
+
+def _other_chains(case: Case, decision: Decision) -> Iterator[Candidate]:
+    """The guide's chains and the chain table's runners-up, with the scheme that was chosen."""
+    judgement, scheme = decision.steps["chain"], str(decision.facts["scheme"])
+    if scheme == SMALLER_MODEL:
+        scheme = _least_hungry(case, decision)
+    ranked = (str(chain) for chain, _ in judgement.ranking[:3])
+    suggested = case.situation.suggestion is not None
+    for chain in dict.fromkeys((*ranked, *GUIDE_CHAINS)):
+        if chain != decision.chain:
+            lost = LosingOutcome(
+                judgement, chain, decision.facts, case.ruleset, is_suggested=suggested
+            )
+            composition = compose(chain, scheme, per_task=decision.per_task)
+            yield _losing_candidate(case, composition, lost)
+
+
+def _losing_candidate(case: Case, composition: Composition, lost: LosingOutcome) -> Candidate:
+    forbidding = lost.judgement.forbidden.get(lost.outcome, ())
+    if not forbidding:
+        return _candidate(case, composition, "ranked_lower", lost.reasons())
+    verdict: Verdict = "too_big" if all(r.id == TOO_BIG for r in forbidding) else "forbidden"
+    reasons = (_limit_reason(case, rule, composition) for rule in forbidding)
+    return _candidate(case, composition, verdict, reasons, forbidding)
+
+
+def _other_remedies(case: Case, decision: Decision) -> Iterator[Candidate]:
+    for remedy, (table, outcome) in ANSWERED_REMEDIES.items():
+        if remedy not in decision.composition.remedies:
+            why = LosingOutcome(decision.steps[table], outcome, decision.facts, case.ruleset)
+            alone = Composition(remedies=(remedy,))
+            yield _candidate(case, alone, "ranked_lower", why.reasons())
+
+
+def _guides_own(case: Case, decision: Decision, guide: Composition) -> Candidate:
+    """The guide's answer if nothing above says it already, so that it can be run as well."""
+    own = [
+        reason_of(rule, case.ruleset)
+        for rule in rules_that_differ(decision, guide)
+        if rule.layer not in ("base", "document")
+    ]
+    return candidate_for(case, decision, guide, own or [Reason(text="The guide alone says this.")])
+
+
+def candidate_for(
+    case: Case, decision: Decision, composition: Composition, otherwise: Sequence[Reason]
+) -> Candidate:
+    """A composition that somebody named, and what speaks against it, or `otherwise`."""
+    chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
+    named = (("chain", chain), (LAST, composition.scheme))
+    forbidding = [
+        rule
+        for table, outcome in named
+        for rule in decision.steps[table].forbidden.get(outcome, ())
+        if rule.id != TOO_BIG
+    ]
+    because = [reason_of(rule, case.ruleset) for rule in forbidding] or otherwise
+    cost = case.cost_of(composition).cost
+    if coarse_fit(cost, case.facts, may_not_fit=case.concessions.may_not_fit) != "too_big":
+        verdict: Verdict = "forbidden" if forbidding else "ranked_lower"
+        return _candidate(case, composition, verdict, because, forbidding)
+    size = memory_reason(cost, str(composition.scheme), TOO_BIG, case.situation.hardware)
+    found = _candidate(case, composition, "too_big", [*([size] if size else []), *because])
+    return replace(found, forced_ok=False)
+
+
+def _limit_reason(case: Case, rule: Rule, composition: Composition) -> Reason:
+    cost, scheme = case.cost_of(composition).cost, str(composition.scheme)
+    if rule.id == TOO_BIG:
+        size = memory_reason(cost, scheme, rule.id, case.situation.hardware)
+        return size or reason_of(rule, case.ruleset)
+    if rule.id == OVER_BUDGET:
+        return budget_reason(cost, case.facts, scheme, rule.id)
+    return reason_of(rule, case.ruleset)
+
+
+def is_absolute(rule: Rule) -> bool:
+    """A forbid that --force never overrides: a company's own, and what cannot run."""
+    return rule.layer not in SHIPPED or rule.id == TOO_BIG
+
+
+def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
+    """The wanted scheme that needs least: from there the way out is shortest."""
+    return _of_scheme(case, decision, _least_hungry(case, decision))
+
+
+def _least_hungry(case: Case, decision: Decision) -> str:
+    # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it
+    # allows nothing.
+    judgement = decision.steps[LAST]
+    wanted = [scheme for scheme, _ in judgement.wanted if scheme != SMALLER_MODEL]
+    allowed = [
+        scheme
+        for scheme in wanted
+        if all(rule.layer in SHIPPED for rule in judgement.forbidden.get(scheme, ()))
+    ]
+
+    def need(scheme: str) -> tuple[bool, int]:
+        cost = case.cost_of(decision.candidate(scheme)).cost
+        return bool(cost.refused), cost.memory.need_bytes if cost.memory else 0
+
+    return str(min(allowed or wanted, key=need))

@@ -1,7 +1,8 @@
 """One question as one value: the situation, what rules see of it, the rules, and what things cost.
+And what the rules conclude: their tables in order, each concluding a fact that later ones see.
 
-Built once at the start of `advise`, and again for every what-if, so that facts and costs are made
-in one place.
+A case is built once at the start of `advise`, and again for every what-if, so that facts and costs
+are made in one place.
 """
 
 from __future__ import annotations
@@ -11,17 +12,156 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from advisor.advice.decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from advisor.advice.facts import device, situation_facts, suggestion_counts, with_suggested_model
-from advisor.advice.search.concessions import LADDER, NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import OVER_BUDGET, Costs
-from advisor.advice.types import Fitted
-from advisor.advice.why import Sizes
+from advisor.advice.search.settings import SETTINGS
+from advisor.advice.types import LADDER, NO_CONCESSIONS, Concessions, Fitted, Sizes
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import schemes, update
 from advisor.methods.composition import Composition, compose
-from advisor.ruleset.model import Ruleset
+from advisor.ruleset.judge import Judgement, judge
+from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation, Suggested, with_suggested
+
+LAST = "rank"  # the table that needs to know what fits
+SHIPPED = ("base", "document", "evidence")  # layers: all others are of one's own
+SMALLER_MODEL = "smaller_model"  # the scheme table's way out where no scheme fits
+# what a gate's conclusion means in a composition: remedies, and whether training goes with them
+REMEDIES_OF_GATE = {
+    "train": ((), True),
+    "rag": (("rag",), False),
+    "rag_and_train": (("rag",), True),
+    "prompting": (("prompting",), False),
+    "prompting_and_rag": (("prompting", "rag"), False),
+    "tool_use": (("tool_use",), False),
+    "bigger_model": (("bigger_model",), False),
+    "constrained_decoding": (("constrained_decoding",), False),
+    "other_tool": (("other_tool",), False),
+}
+# Steps whose default says nothing a person has to hear, some of them in no layer.
+UNSAID = {
+    "knowledge_source": ("finetune",),
+    "readiness": ("train",),
+    "train_decision": ("train",),
+    "adapters_per": ("model",),
+    "particulars": ("none", "some"),
+    "architecture": ("decoder",),
+    "required_capacity": ("any",),
+    "data_amount": ("uncounted", "too_few", "little", "enough", "plenty"),
+}
+NEVER_SAID = ("train_decision", "adapters_per", "data_amount")
+GATE = "train_decision"  # joins what two others concluded
+TO_REMEDY = ("knowledge_source", "readiness", GATE)
+
+
+class Undecided(Exception):
+    """A table that recommends nothing here: the linter refuses such rule sets."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(f"no rule of table '{table}' recommends anything")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the tables conclude, each with its judgement; `facts` grows from table to table."""
+
+    facts: Mapping[str, Any]
+    steps: Mapping[str, Judgement]
+    composition: Composition
+    # The winning rules that a person has to hear of, in the order of the steps.
+    rules: tuple[Rule, ...]
+    concessions: Concessions = NO_CONCESSIONS
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.composition.chain)
+
+    @property
+    def chain(self) -> str:
+        """The concluded chain: 'sft>rm>ppo', 'encoder:sft'."""
+        return str(self.facts["chain"])
+
+    @property
+    def per_task(self) -> bool:
+        return bool(self.facts["adapters_per"] == "task")
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether no scheme fits the hardware and the budget."""
+        return SMALLER_MODEL in self.composition.remedies
+
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """What the rules saw of every scheme: fits, tight, too_big, ..."""
+        return tuple(str(value) for fact, value in self.facts.items() if fact.startswith("fits_"))
+
+    def candidate(self, scheme: str, remedies: tuple[str, ...] = ()) -> Composition:
+        """The concluded chain with some scheme."""
+        return compose(self.chain, scheme, per_task=self.per_task, remedies=remedies)
+
+
+def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
+    """The steps that need no estimate: everything before the scheme."""
+    facts, steps = dict(base), dict[str, Judgement]()
+    for table in ruleset.tables.values():
+        if table.id not in (LAST, SETTINGS) and not table.per:
+            _conclude(ruleset, table.id, facts, steps)
+    return Decision(facts=facts, steps=steps, composition=Composition(), rules=())
+
+
+def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Decision:
+    """The scheme, and with it the composition, by what fits (scheme -> `fits_<scheme>`)."""
+    facts = {**early.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
+    steps = dict(early.steps)
+    _conclude(ruleset, LAST, facts, steps)
+    remedies, trains = REMEDIES_OF_GATE[str(facts["train_decision"])]
+    rules = _rules_to_tell(steps, trains=trains)
+    found = Decision(
+        facts=facts, steps=steps, composition=Composition(remedies=remedies), rules=rules
+    )
+    if not trains:
+        return found
+    scheme = str(facts["scheme"])
+    if scheme == SMALLER_MODEL:
+        return replace(found, composition=Composition(remedies=(*remedies, SMALLER_MODEL)))
+    return replace(found, composition=found.candidate(scheme, remedies))
+
+
+def _conclude(
+    ruleset: Ruleset, table: str, facts: dict[str, Any], steps: dict[str, Judgement]
+) -> None:
+    steps[table] = judge(ruleset, table, facts)
+    if (winner := steps[table].winner) is None:
+        raise Undecided(table)
+    facts[ruleset.tables[table].concludes] = winner[0]
+
+
+def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
+    """The whole decision on facts alone, `fits_*` among them."""
+    fits = {
+        fact_id.removeprefix("fits_"): str(value)
+        for fact_id, value in facts.items()
+        if fact_id.startswith("fits_")
+    }
+    return conclude(ruleset, conclude_early(ruleset, facts), fits)
+
+
+def _rules_to_tell(steps: Mapping[str, Judgement], *, trains: bool) -> tuple[Rule, ...]:
+    """The winning rules without those that go without saying; for a remedy what led to it."""
+    found: list[Rule] = []
+    for table, judgement in steps.items():
+        if judgement.winner is None or not (trains or table in TO_REMEDY):
+            continue
+        outcome, rule = judgement.winner
+        if table == GATE and not trains and steps.keys().isdisjoint(one.fact for one in rule.when):
+            return (rule,)  # it joins nothing that other steps concluded
+        usual = outcome in UNSAID.get(table, ())
+        if not (usual and (rule.layer == "base" or table in NEVER_SAID)) and not (
+            table == GATE and found
+        ):
+            found.append(rule)
+    return tuple(found)
+
 
 CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather than days
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
@@ -96,7 +236,7 @@ class Case:
 
     def _how_it_fits(self) -> str:
         """By the upper end of the estimate: 'fits', 'fits in 4 bit' or 'does not fit'."""
-        decision = self.decide()
+        decision = self.decision
         if decision.nothing_fits or decision.concessions.least_module:
             return "does not fit"
         # If nothing is trained the model is the one that could be.
@@ -109,7 +249,6 @@ class Case:
         return "fits in 4 bit" if decision.candidate(str(holding)).quantization else "fits"
 
     def _surely_fits(self, chain: str, scheme: str) -> bool:
-        """Whether a scheme fits by the upper end of its estimate; True if that is not known."""
         cost = self.costs.cost_of(compose(chain, scheme)).cost
         memory, limit = cost.memory, cost.limit_bytes
         return memory is None or limit is None or memory.need_high_bytes <= limit
@@ -155,16 +294,14 @@ class Case:
     def _before_scheme(self) -> Decision:
         return conclude_early(self.ruleset, self.facts)
 
-    def decide(self) -> Decision:
-        """What the tables conclude: first what needs no estimate, then which scheme."""
-        return self._decision
-
     @cached_property
-    def _decision(self) -> Decision:
+    def decision(self) -> Decision:
+        """What the tables conclude: first what needs no estimate, then which scheme."""
         several = len(self.situation.hardware.gpus) > 1  # else nothing is sharded and offloaded
         ladder = dict.fromkeys(replace(one, offload=one.offload and several) for one in LADDER)
+        tried = list[Decision]()
         for concessions in ladder:
-            found = self._decision_with(concessions)
+            tried.append(found := self._decision_with(concessions))
             if OVER_BUDGET in found.fits:
                 for part in ("modules", "all"):
                     on_part = self._decision_with(replace(concessions, part=part))
@@ -173,7 +310,7 @@ class Case:
                 return found
             if not found.nothing_fits:
                 return found
-        return self._decision_with(NO_CONCESSIONS)
+        return tried[0]
 
     def _decision_with(self, concessions: Concessions) -> Decision:
         fits = self.coarse_fits(self._before_scheme.chain, concessions)
@@ -203,7 +340,6 @@ class Case:
 
 
 def _plain_facts(situation: Situation, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known without the suggested model."""
     found = {**situation_facts(situation), **changes}
     return {key: value for key, value in found.items() if value is not None}
 

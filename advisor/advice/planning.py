@@ -5,7 +5,7 @@ be one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from advisor.advice.facts import data_profiles, device
@@ -13,7 +13,8 @@ from advisor.advice.search.micro_batches import batch_of_task
 from advisor.advice.search.rows import RowsRead, task_settings
 from advisor.advice.search.settings import BATCH, StageCase, is_seq2seq, needs_examples
 from advisor.advice.search.strategies import strategy_comment
-from advisor.advice.types import Advice, Candidate, Chosen, StageSettings
+from advisor.advice.types import OF_LAUNCH, Advice, Candidate, Chosen, FittedStage, values_of
+from advisor.estimate.run import STAGE_KEYS
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import objective, update
@@ -25,7 +26,6 @@ from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.answers import answers_document
 from advisor.situation.types import Situation
 
-STAGE_FIELDS = {field.name for field in fields(Stage)} - {"options"}
 NO_CLASSES = (
     "data with a text and its class in each row (for words that are marked: transformers'"
     " examples/pytorch/token-classification/run_ner.py)"
@@ -37,7 +37,6 @@ HEADS = {
     ),
     False: Chosen(value="classes", because="a classification head in place of the language head"),
 }
-OF_LAUNCH = ("sharding", "offload")  # settings of all stages together
 SAVES = "all that a crash costs; more where saving would take over 5 % of the time"
 
 Written = dict[Place, str]  # path of a value -> the comment beside it
@@ -106,7 +105,6 @@ def lacks_scores(situation: Situation, chain: Sequence[str]) -> bool:
 
 
 def _has_teacher(name: str) -> bool:
-    """Whether a stage learns from another model."""
     return "teacher" in objective(name).keys
 
 
@@ -153,33 +151,33 @@ def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> tuple[P
 def _stage(
     situation: Situation,
     composition: Composition,
-    fitted: StageSettings,
+    fitted: FittedStage,
     before: Sequence[Stage],
     comments: Written,
 ) -> Stage:
-    """One stage of the plan, with the comments beside its values."""
-    chosen = {key: one for key, one in fitted.settings.items() if key not in OF_LAUNCH}
-    chosen |= _beside_settings(situation, composition, fitted.objective, before)
-    if "learning_rate" not in chosen:
-        method = objective(fitted.objective)
+    stage, name = fitted.stage, fitted.stage.objective
+    beside = _beside_settings(situation, composition, name, before)
+    if "learning_rate" not in fitted.reasons:
+        method = objective(name)
         rate = "1.0e-4" if method.learns_texts else "5.0e-6"
         raise InputError(
-            f"no rule sets a learning_rate for {fitted.objective} with {fitted.update}, and the"
+            f"no rule sets a learning_rate for {name} with {stage.update}, and the"
             " file has no default",
             f"defaults: {{learning_rate: {rate}}}",
-            where=update(fitted.update).at if method.learns_texts else method.at,
+            where=update(stage.update).at if method.learns_texts else method.at,
         )
-    for key, one in chosen.items():
-        comments["stages", len(before), key] = comment_of(one)
+    for key, one in {**fitted.reasons, **beside}.items():
+        if key not in OF_LAUNCH:
+            comments["stages", len(before), key] = comment_of(one)
     comments["stages", len(before), "save_minutes"] = SAVES
-    again = sum(earlier.objective == fitted.objective for earlier in before)
-    return Stage(
-        name=f"{fitted.objective}{again + 1 if again else ''}",
-        objective=fitted.objective,
-        update=fitted.update,
-        quantization=fitted.quantization,
-        options={key: one.value for key, one in chosen.items() if key not in STAGE_FIELDS},
-        **{key: one.value for key, one in chosen.items() if key in STAGE_FIELDS},
+    again = sum(earlier.objective == name for earlier in before)
+    values = values_of(beside)
+    options = {key: value for key, value in values.items() if key not in STAGE_KEYS}
+    return replace(
+        stage,
+        name=f"{name}{again + 1 if again else ''}",
+        options={**stage.options, **options},
+        **{key: value for key, value in values.items() if key in STAGE_KEYS},
     )
 
 
@@ -209,7 +207,7 @@ def _beside_settings(
 def _launch(situation: Situation, candidate: Candidate, comments: Written) -> Launch:
     """How the stages are started, with the comments beside it: all share the GPUs in one way."""
     first, hardware = candidate.stages[0], situation.hardware
-    sharding, offload = (first.settings.get(key) for key in OF_LAUNCH)
+    sharding, offload = (first.reasons.get(key) for key in OF_LAUNCH)
     on_cpu = device(hardware) == "cpu"
     none = "no GPU: trains on the processor" if on_cpu else "hardware not stated"
     comments["launch", "device"] = hardware.gpus[0].name if hardware.gpus else none
@@ -232,7 +230,6 @@ def _launch(situation: Situation, candidate: Candidate, comments: Written) -> La
 def _with_overrides(
     plan: Plan, advice: Advice, candidate: Candidate, ruleset: Ruleset, comments: Written
 ) -> Plan:
-    """The plan with what follows from each task's own rows, if it differs."""
     stage, devices, machine = plan.stages[0], plan.launch.world_size, advice.situation.hardware
     used = replace(machine, gpus=machine.gpus[:devices])  # of several GPUs perhaps one
     situation = replace(advice.situation, hardware=used)
@@ -252,7 +249,6 @@ def _with_overrides(
 def _settings_of_task(
     case: StageCase, stage: Stage, read: RowsRead, devices: int
 ) -> dict[str, Chosen]:
-    """What follows from the rows of one task for a stage of the plan."""
     chosen = dict(read.settings)
     batch = chosen.pop(BATCH)
     if stage.packing:

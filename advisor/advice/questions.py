@@ -18,7 +18,8 @@ from itertools import product
 from operator import or_
 from typing import Any
 
-from advisor.advice.decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
+from advisor.advice.case import LAST, REMEDIES_OF_GATE, SMALLER_MODEL
+from advisor.advice.search.settings import SETTINGS
 from advisor.methods import schemes
 from advisor.ruleset.decisions import Precedence, deciding
 from advisor.ruleset.facts import UNKNOWN, read_from
@@ -189,7 +190,6 @@ class _Step:
         }
 
     def _mask(self, name: str, value: Any) -> int:
-        """The rules that a fact's value lets through."""
         return letting_through(self.every, self.conditions[name], value)
 
     def _sets(self, known: int, opened: frozenset[str], limits: bool) -> tuple[int, ...]:
@@ -211,7 +211,6 @@ class _Step:
         return tuple(state for state in states if not state & self.impossible)
 
     def _winner(self, firing: int) -> Any:
-        """What the table concludes when these rules fire."""
         forbidden = self.precedence.shadowed_by_forbid(firing & self.precedence.forbid)
         return self.precedence.outcome.get(self.precedence.winner(firing & ~forbidden))
 

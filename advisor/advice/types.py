@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple
 from advisor.estimate.types import Estimate
 from advisor.ground.types import DDP, FSDP
 from advisor.methods.composition import Composition
+from advisor.plan.model import Stage
 from advisor.situation.types import Situation
 
+Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
 VERDICT_WORDS: dict[Verdict, str] = {
     "recommended": "recommended",
@@ -55,6 +57,10 @@ class Chosen:
     is_own: bool = False  # a layer of one's own sets it: nothing else may change it
 
 
+# Settings of all stages together, which stand in the plan's `launch`.
+OF_LAUNCH = ("sharding", "offload")
+
+
 def values_of(settings: Mapping[str, Chosen]) -> dict[str, Any]:
     """Key -> value, without the reasons."""
     return {key: chosen.value for key, chosen in settings.items()}
@@ -70,6 +76,33 @@ class Strategy:
 
 ALONE, ON_EACH = Strategy(), Strategy(DDP)
 SHARDED, OFFLOADED = Strategy(FSDP), Strategy(FSDP, offload=True)
+# What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
+MEMORY_LEFT = ("enough", "little", "least")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Concessions:
+    """What is given up so that something fits, if nothing does otherwise."""
+
+    least_module: bool = False  # the smallest modules
+    offload: bool = False  # what is sharded lies in the computer's memory, which is slower
+    shorter: int = 0  # steps by which rows are shorter
+    may_not_fit: bool = False  # what is too big by less than the estimate may be wrong is tried
+    # Which schemes that break a limit on money or time may read a part of the data: none, modules,
+    # all.
+    part: str = ""
+
+
+NO_CONCESSIONS = Concessions()
+# Memory first gives way in what changes the result least: docs/architecture.md, "Nothing fits".
+LADDER = (
+    NO_CONCESSIONS,
+    Concessions(least_module=True),
+    Concessions(least_module=True, offload=True),
+    Concessions(least_module=True, offload=True, shorter=1),
+    Concessions(least_module=True, offload=True, shorter=2),
+    Concessions(least_module=True, offload=True, shorter=2, may_not_fit=True),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,20 +126,16 @@ class PartOfData:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageSettings:
-    """One stage of a candidate with every setting the plan will hold. Keys are the plan's keys."""
+class FittedStage:
+    """One stage of a candidate as the plan will hold it, with what fits and the reasons."""
 
-    objective: str
-    update: str
-    quantization: str | None
-    settings: Mapping[str, Chosen]
+    stage: Stage
+    reasons: Mapping[str, Chosen]  # by key of the plan; of `launch` too (OF_LAUNCH)
+    cost: Estimate  # over all of the data
     padding: Padding | None = None  # None: not known, or there would be none anyway
-    steps: int | None = None  # optimizer steps over all of the data; None: not known
-    # The same as the reasons count them: of packed rows with the words of the chat template.
+    # Optimizer steps as the reasons count them: of packed rows with the chat template's words.
     told_steps: int | None = None
-    duration_s: float | None = None  # of these
-    step_s: float | None = None  # of one of them
-    gpus: int = 1  # that share them, on all machines together; 1 on a processor, too
+    gpus: int = 1  # that share the steps, on all machines together; 1 on a processor, too
     machines: int = 1
     is_eased: bool = False  # settings for a memory that is short, in the place of the usual ones
     part: PartOfData | None = None  # None: all of the data are read
@@ -114,37 +143,40 @@ class StageSettings:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of an optimizer step, of all GPUs."""
-        each = self.settings["micro_batch_size"].value * self.settings["grad_accum"].value
-        return int(each) * self.gpus
+        return self.stage.effective_batch_size * self.gpus
+
+    @property
+    def is_packed(self) -> bool:
+        return self.stage.packing
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the GPUs hold one model together."""
-        return "sharding" in self.settings and self.settings["sharding"].value != DDP
+        return "sharding" in self.reasons and self.reasons["sharding"].value != DDP
+
+    @property
+    def offloads(self) -> bool:
+        return "offload" in self.reasons
 
 
 class Fitted(NamedTuple):
     """A composition's stages with settings that fit under one strategy, and their cost."""
 
-    stages: tuple[StageSettings, ...]
+    stages: tuple[FittedStage, ...]
     cost: Estimate
 
     @property
     def strategy(self) -> Strategy:
         """How the GPUs share all of them."""
-        settings = self.stages[0].settings
-        name = settings.get("sharding")
-        return Strategy(None if name is None else name.value, "offload" in settings)
+        first = self.stages[0]
+        name = first.reasons.get("sharding")
+        return Strategy(None if name is None else name.value, first.offloads)
 
     @property
     def gpus(self) -> int:
-        """How many GPUs are used."""
         return 1 if self.strategy.name is None else self.stages[0].gpus
 
     @property
     def machines(self) -> int:
-        """How many machines are used."""
         return 1 if self.strategy.name is None else self.stages[0].machines
 
     @property
@@ -159,7 +191,6 @@ class Fitted(NamedTuple):
 
     @property
     def is_eased(self) -> bool:
-        """Whether a stage has settings for a memory that is short."""
         return any(stage.is_eased for stage in self.stages)
 
     @property
@@ -167,10 +198,10 @@ class Fitted(NamedTuple):
         """Seconds of training, or else of a row in each stage; None: not known."""
         if self.cost.duration_s is not None:
             return self.cost.duration_s
-        steps = [stage.step_s for stage in self.stages]
-        if None in steps:
+        paces = [(stage.cost.step_s, stage.rows_per_step) for stage in self.stages]
+        if any(step_s is None for step_s, _ in paces):
             return None
-        return sum((stage.step_s or 0.0) / stage.rows_per_step for stage in self.stages)
+        return sum((step_s or 0.0) / rows for step_s, rows in paces)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +209,7 @@ class Candidate:
     """One composition with its stages, its estimate and what the rules say of it."""
 
     composition: Composition
-    stages: tuple[StageSettings, ...]
+    stages: tuple[FittedStage, ...]
     estimate: Estimate
     verdict: Verdict
     because: tuple[Reason, ...]

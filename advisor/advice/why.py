@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from advisor.advice.decide import LAST, Decision
+from advisor.advice.case import LAST, Decision
 from advisor.advice.facts import fact_origin
-from advisor.advice.types import Candidate, Certainty, Flip, KnownFact, Reason
+from advisor.advice.types import Candidate, Certainty, Flip, KnownFact, Reason, Sizes
 from advisor.estimate.types import LEFT_EXPERTS, Estimate
 from advisor.ground.types import Hardware
 from advisor.ground.units import about_usd, format_duration, format_gib, format_usd, gib
@@ -24,7 +24,6 @@ from advisor.ruleset.model import Conflict, Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words, named_with_flag, says
 from advisor.situation.types import Situation
 
-Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 RANKS_BELOW = "Ranks below"  # how a reason begins that says the verdict with it
 # Conclusions that say nothing to a person without what they were drawn from.
 SPELLED_OUT = ("data_amount",)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from typing import Any
 
-from advisor.advice.decide import LAST, REMEDIES_OF_GATE, decide
+from advisor.advice.case import LAST, REMEDIES_OF_GATE, decide
 from advisor.advice.facts import OF_MODEL
-from advisor.advice.types import Reason
-from advisor.advice.why import RANKS_BELOW, Sizes, reason_of, scheme_of_fact, titles_of
+from advisor.advice.types import Reason, Sizes
+from advisor.advice.why import RANKS_BELOW, reason_of, scheme_of_fact, titles_of
 from advisor.ground.units import gib
 from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact
@@ -209,7 +209,8 @@ class LosingOutcome:
                 options.append([(condition,)])
                 continue
             leading = self._recommending(table, condition.values)
-            options.append([way for other in leading for way in self._unmet(other) if way])
+            ways = (way for other in leading for way in self._unmet(other) if way)
+            options.append(list(islice(ways, MAX_PATHS)))  # no more would be read of the product
         for combination in product(*options):
             yield tuple(condition for part in combination for condition in part)
 
@@ -365,7 +366,6 @@ def _overlap(one: Interval, other: Interval) -> Interval | None:
 
 
 def _samples(fact: Fact, condition: Condition) -> list[Any]:
-    """Values that meet a condition."""
     if not condition.intervals:
         flags = (True, False) if fact.type == "flag" else fact.values
         supposed = (TOO_BIG, FITS) if fact.instance_of else flags

@@ -27,7 +27,7 @@ TEMPLATE_TOKENS = 24
 SHORT, FULL = 16, 0.98  # of so many rows a sequence, so much of it is filled
 SAMPLE = 600  # rows that are laid into sequences to see how many one holds
 # What the longest row may be longer than the longest of a sample, or than its characters say: as in
-# the choice of a sequence length (advice/search/fit.py).
+# the choice of a sequence length (advice/search/rows.py).
 LONGEST_MARGIN = 1.25
 PLACES = 64  # of the longest row, for the sums of several rows
 

@@ -38,9 +38,11 @@ def advice_document(
         "recommendation": {
             "composition": ours.composition,
             "remedies": ours.composition.remedies,
-            "stages": [_of(stage, "objective", "update", "quantization") for stage in ours.stages],
+            "stages": [
+                _of(one.stage, "objective", "update", "quantization") for one in ours.stages
+            ],
             "settings": [
-                {key: _of(one, "value", "because", "rule") for key, one in stage.settings.items()}
+                {key: _of(one, "value", "because", "rule") for key, one in stage.reasons.items()}
                 for stage in ours.stages
             ],
             "decided_by": advice.decided_by,

@@ -138,7 +138,7 @@ OWN_FILE = Keys(
             of=MapOf(of=NEW_VALUE, named=FACT_NAME), help="more values of a question that is asked"
         ),
         "inputs": MapOf(of=ListOf(of=Text()), help="step -> further facts it is to look at"),
-        "scenarios": Shape(),  # the linter reads them (advisor/advice/scenarios.py)
+        "scenarios": Shape(),  # the linter reads them (advisor/advice/linting.py)
         "disable": ListOf(of=DISABLED, help="rules that no longer count, each with the reason"),
     },
     nulls=True,

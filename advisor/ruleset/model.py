@@ -75,7 +75,7 @@ class Rule:
     refines: str = ""  # the document row a rule of the evidence layer refines
     unless_note: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
-    scenarios: tuple[Mapping[str, Any], ...] = ()  # as the file has them (advice/scenarios.py)
+    scenarios: tuple[Mapping[str, Any], ...] = ()  # as the file has them (advice/linting.py)
     candidate: str = ""  # the scheme that a rule of the table `allowed` was spread to
     # Where it stands: text is made of it only where somebody asks, since finding it takes time.
     spot: Spot | None = field(default=None, compare=False, repr=False)

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from advisor import Answers, advise_document
-from advisor.advice.advise import open_case
-from advisor.advice.candidates import recommended_candidate
+from advisor.advice.advise import open_case, recommended_candidate
 from advisor.commands.session import load_rule_set
 from advisor.situation.build import situation_of
 
@@ -105,7 +104,7 @@ def recommended(answers: Mapping[str, Any]) -> str:
     """What is recommended, without alternatives and what would change it: much faster."""
     ruleset, _guide = load_rule_set(())
     case = open_case(situation_of(Answers.from_dict(answers)), ruleset)
-    return str(recommended_candidate(case, case.decide()).composition)
+    return str(recommended_candidate(case, case.decision).composition)
 
 
 def compositions() -> dict[str, str]:

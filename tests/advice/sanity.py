@@ -14,17 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from advisor.advice.advise import advise, open_case
-from advisor.advice.candidates import recommended_candidate
-from advisor.advice.decide import Decision
+from advisor.advice.advise import advise, open_case, recommended_candidate
+from advisor.advice.case import Decision
 from advisor.advice.flips import find_flips
-from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
-from advisor.advice.search.costs import Costs
 from advisor.advice.types import Advice
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet, Hardware
-from advisor.methods import schemes
-from advisor.methods.composition import compose
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.judge import conditions_on
 from advisor.ruleset.load import load_rules, only_layer
@@ -108,7 +103,7 @@ class Answered:
     def __init__(self, known: Mapping[str, Any], situation: Situation | None = None) -> None:
         self.known = known
         case = open_case(situation or situation_for(known), RULES)
-        self.decision: Decision = case.decide()
+        self.decision: Decision = case.decision
         self.case = replace(case, concessions=self.decision.concessions)
 
     @property
@@ -295,27 +290,6 @@ def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator
             yield "a smaller model", f"while {one.composition} fits"
 
 
-def the_quick_look_tells_the_same(
-    answer: Answered, rng: random.Random
-) -> Iterator[tuple[str, str]]:
-    """Whether a scheme fits is seen by the smallest batch as by the fastest that fits."""
-    situation, facts = answer.case.situation, answer.case.facts
-    chain = rng.choice(("sft", "dpo", "cpt>sft", "sft>rm>ppo", "grpo", "kto"))
-    scheme = rng.choice(list(schemes()))
-    composition = compose(chain, scheme, per_task=False)
-    most = Concessions(least_module=True, may_not_fit=True)
-    concessions = rng.choice((NO_CONCESSIONS, most))
-    try:
-        fits = [
-            Costs(RULES, situation, facts).cost_of(composition, concessions, coarse=coarse)[1].fits
-            for coarse in (True, False)
-        ]
-    except InputError:
-        return
-    if fits[0] != fits[1]:
-        yield f"the quick look: {fits[0]}", f"{composition} with settings: {fits[1]}"
-
-
 LAWS: tuple[Law, ...] = (
     more_never_hurts,
     what_is_assumed_may_be_said,
@@ -325,7 +299,6 @@ LAWS: tuple[Law, ...] = (
     limits_are_kept,
     flips_come_true,
     nothing_fits_means_nothing,
-    the_quick_look_tells_the_same,
 )
 
 

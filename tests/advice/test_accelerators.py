@@ -60,7 +60,7 @@ def test_nothing_of_nvidia_on_the_page(gpus):
         if gpus is APPLE:
             for candidate in (advice.recommendation, *advice.alternatives):
                 for stage in candidate.stages:
-                    assert "mps" in optimizer(str(stage.settings["optimizer"].value)).devices
+                    assert "mps" in optimizer(str(stage.reasons["optimizer"].value)).devices
     assert trained >= 5
 
 

@@ -65,10 +65,8 @@ def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+ql
     situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=data)
     found = parse_composition(composition)
     facts, strategy = situation_facts(situation), ON_EACH if gpus > 1 else ALONE
-    stage, cost = fit_stage(
-        StageCase(RULES, situation, facts, found, found.chain[-1], strategy=strategy)
-    )
-    return {key: chosen.value for key, chosen in stage.settings.items()}, stage, cost
+    stage = fit_stage(StageCase(RULES, situation, facts, found, found.chain[-1], strategy=strategy))
+    return {key: chosen.value for key, chosen in stage.reasons.items()}, stage, stage.cost
 
 
 def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
@@ -82,7 +80,7 @@ def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
     per_step = values["micro_batch_size"] * values["grad_accum"]
     _, ends = bins_of(lengths.astype(np.int32), values["seq_len"])
     assert per_step * len(lengths) / len(ends) == pytest.approx(16, rel=SAME_ROWS)
-    comments = {key: comment_of(chosen) for key, chosen in stage.settings.items()}
+    comments = {key: comment_of(chosen) for key, chosen in stage.reasons.items()}
     assert comments["grad_accum"].startswith("about 1")
     assert "rows in " in comments["grad_accum"]
     assert "would be padding; now none" in comments["packing"]
@@ -108,7 +106,7 @@ def test_elsewhere_rows_of_similar_length_share_a_batch(case):
     assert values["group_by_length"] is True
     cards = case.get("gpus", 1)
     assert values["micro_batch_size"] * values["grad_accum"] * cards == 16
-    assert "if this model" not in comment_of(stage.settings["group_by_length"])
+    assert "if this model" not in comment_of(stage.reasons["group_by_length"])
 
 
 def test_rows_that_fit_in_memory_alone_are_not_packed(monkeypatch):

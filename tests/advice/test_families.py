@@ -256,7 +256,7 @@ def test_naming_a_small_model_never_yields_a_chain_for_a_decoder():
             assert found.chain == ("sft",)
             assert kind == SEQ2SEQ or stated["task"] not in WRITING, stated
             stages = advice.recommendation.stages
-            assert (stages[0].settings["learning_rate"].value) > 0
+            assert (stages[0].stage.learning_rate) > 0
             assert isinstance(missing_for_plan(advice, advice.recommendation), list)
     assert trained > scaled(120) / 6
     assert refused <= {ENCODER}

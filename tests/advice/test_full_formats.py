@@ -30,11 +30,12 @@ def fitted(model, gpu, *, composition="sft+full", gpus=1, rules=RULES):
     facts = situation_facts(situation)
     found = parse_composition(composition)
     strategy = ON_EACH if gpus > 1 else ALONE
-    return fit_stage(StageCase(rules, situation, facts, found, found.chain[-1], strategy=strategy))
+    stage = fit_stage(StageCase(rules, situation, facts, found, found.chain[-1], strategy=strategy))
+    return stage, stage.cost
 
 
 def formats(stage):
-    return tuple(stage.settings[key].value for key in ("weights_dtype", "precision", "optimizer"))
+    return tuple(stage.reasons[key].value for key in ("weights_dtype", "precision", "optimizer"))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_the_memory_decides_the_format(model, gpu, wanted):
 def test_the_comment_says_what_the_format_before_would_need():
     """Beside the value stands why it is not float32, in GiB, and the rule."""
     stage, cost = fitted("Qwen/Qwen3-4B", "A100 80GB")
-    text = comment_of(stage.settings["weights_dtype"])
+    text = comment_of(stage.reasons["weights_dtype"])
     assert text.startswith("weights_dtype float32 would need ")
     assert " GiB, and there are 80.0 GiB: bfloat16 weights" in text
     assert text.endswith("(base/split-weights-on-gpu)")
@@ -74,7 +75,7 @@ def test_the_comment_says_what_the_format_before_would_need():
     assert need > 16 * 4.02e9 / 2**30  # 16 bytes a weight, of 4.02e9 weights
     assert cost.fits == "fits"
     last, _ = fitted("Qwen/Qwen3-8B", "H100")
-    text = comment_of(last.settings["optimizer"])
+    text = comment_of(last.reasons["optimizer"])
     assert "optimizer adamw_split would need" in text
     assert "and there are 79.6 GiB" in text
 
@@ -112,10 +113,10 @@ def test_a_rule_that_takes_another_optimizer_gets_its_learning_rate(tmp_path):
         "  settings:\n    - {id: ours/lion, kind: set, when: {objective: sft, update: lora,"
         " quantization: none}, then: {optimizer: lion}, because: it is ours, sources: [us]}\n"
     )
-    usual = fitted("Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora")[0].settings
+    usual = fitted("Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora")[0].reasons
     ours = fitted(
         "Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora", rules=load_rules(overlays=(path,))
-    )[0].settings
+    )[0].reasons
     assert (usual["optimizer"].value, ours["optimizer"].value) == ("adamw_fused", "lion")
     assert ours["learning_rate"].value == pytest.approx(usual["learning_rate"].value / 5)
     assert ours["learning_rate"].rule == usual["learning_rate"].rule

@@ -11,7 +11,7 @@ import pytest
 from advisor.advice import advise as advising
 from advisor.advice.case import Case
 from advisor.advice.planning import comment_of
-from advisor.advice.search.concessions import LADDER
+from advisor.advice.types import LADDER
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import schemes
@@ -63,7 +63,7 @@ def test_a_rank_that_rules_choose_gives_way_before_the_scheme(monkeypatch):
     above = advised(monkeypatch, **stated, data_rows=100_001)
     assert str(below.recommendation.composition) == str(above.recommendation.composition)
     (stage,) = above.recommendation.stages
-    rank = stage.settings["rank"]
+    rank = stage.reasons["rank"]
     assert rank.value == 16
     said = comment_of(rank)
     assert said.startswith("rank 128 would need ")
@@ -79,9 +79,9 @@ def test_stages_that_train_one_module_give_way_together(monkeypatch):
             advice = advised(monkeypatch, **stated, model=model, gpu=gpu)
             for one in (advice.recommendation, *advice.alternatives):
                 ranks = {
-                    stage.settings["rank"].value
+                    stage.reasons["rank"].value
                     for stage in one.stages
-                    if "rank" in stage.settings and stage.objective != "rm"
+                    if "rank" in stage.reasons and stage.stage.objective != "rm"
                 }
                 assert len(ranks) < 2, (model, gpu, str(one.composition))
                 smaller += len(one.stages) > 1 and bool(ranks) and max(ranks) < 64
@@ -124,7 +124,7 @@ def test_only_memory_leads_to_a_smaller_model(data):
         if situation is None:
             continue
         case = Case.build(situation, RULES)
-        decision = case.decide()
+        decision = case.decision
         if not decision.nothing_fits:
             continue
         stuck += 1
@@ -179,7 +179,7 @@ def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):
                 if not stage.left_out:
                     continue
                 cut += 1
-                assert stage.settings["truncation"].value == "drop"
+                assert stage.reasons["truncation"].value == "drop"
                 assert any(stage.left_out in warning for warning in advice.warnings)
                 assert "of the 500 rows" in stage.left_out
     assert cut
@@ -201,7 +201,7 @@ def test_a_limit_that_is_not_enough_trains_on_a_part(monkeypatch):
     (stage,) = advice.recommendation.stages
     assert stage.part is not None
     assert 1_000 < stage.part.rows < 400_000
-    assert stage.settings["max_steps"].because.startswith("$20 is enough for about so many of")
+    assert stage.reasons["max_steps"].because.startswith("$20 is enough for about so many of")
     assert "of your 400,000 rows" in what_to_do(advice)
     assert any("only a part of the data is used" in warning for warning in advice.warnings)
 
@@ -232,11 +232,11 @@ def test_no_limit_on_money_or_time_leads_to_a_smaller_model(data):
             for name, answer in situation.answers.known.items()
             if not name.startswith("budget")
         }
-        free = Case.build(replace(situation, answers=AnswerSet(known=known)), RULES).decide()
+        free = Case.build(replace(situation, answers=AnswerSet(known=known)), RULES).decision
         for limit in ("budget_usd", "budget_hours"):
             stated = known | {limit: Answer(value=1, origin="flag")}
             case = Case.build(replace(situation, answers=AnswerSet(known=stated)), RULES)
-            decision = case.decide()
+            decision = case.decision
             assert decision.nothing_fits == free.nothing_fits, (seed, limit)
             if not decision.trains:
                 continue

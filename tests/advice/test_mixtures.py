@@ -93,7 +93,7 @@ def test_a_checkpoint_in_mxfp4_is_trained_in_16_bit(answers):
     assert "cannot be quantised a second time" in four_bit.because[0].text
     assert str(advice.recommendation.composition) == "sft+lora"
     assert any("written out in 16 bit" in warning for warning in advice.warnings)
-    settings = advice.recommendation.stages[0].settings
+    settings = advice.recommendation.stages[0].reasons
     assert settings["attention"].value == "eager"
 
 

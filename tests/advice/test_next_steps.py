@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from advisor.advice.decide import REMEDIES_OF_GATE
+from advisor.advice.case import REMEDIES_OF_GATE
 from advisor.ground.errors import InputError
 from advisor.methods import remedies, remedy
 from advisor.methods.remedies import OTHER_TOOL

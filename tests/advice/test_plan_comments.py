@@ -11,9 +11,9 @@ import pytest
 
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
 from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.micro_batches import StageCost
 from advisor.advice.search.rows import steps_in
 from advisor.advice.search.settings import MICRO_BATCHES, StageCase
-from advisor.advice.search.stage_cost import pace_of_row, stage_estimate
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
@@ -127,12 +127,12 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
         cards = max(1, len(advice.situation.hardware.gpus))
         for candidate in (advice.recommendation, *advice.alternatives):
             for stage in candidate.stages:
-                values = {key: chosen.value for key, chosen in stage.settings.items()}
-                because = {key: comment_of(chosen) for key, chosen in stage.settings.items()}
+                values = {key: chosen.value for key, chosen in stage.reasons.items()}
+                because = {key: comment_of(chosen) for key, chosen in stage.reasons.items()}
                 used = cards if "sharding" in values else 1  # one of several, where that fits
                 wrong = list(disagreements(values, because, used))
-                assert not wrong, (seed, str(candidate.composition), stage.objective, wrong)
-                axes = {"objective": stage.objective, "update": stage.update}
+                assert not wrong, (seed, str(candidate.composition), stage.stage.objective, wrong)
+                axes = {"objective": stage.stage.objective, "update": stage.stage.update}
                 assert not key_specs().refused({**values, **axes}), (seed, axes, values)
                 said = " ".join(because.values())
                 counted = re.search(r"this leaves about ([\d,]+)|: about ([\d,]+) optimizer", said)
@@ -148,11 +148,11 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
     answers = {key: Answer(value=value, origin="flag") for key, value in stated.items()}
     situation = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
     kto, sft = (
-        fit_stage(StageCase(RULES, situation, {}, parse_composition(f"{name}+qlora"), name))[0]
+        fit_stage(StageCase(RULES, situation, {}, parse_composition(f"{name}+qlora"), name))
         for name in ("kto", "sft")
     )
-    assert sft.settings["micro_batch_size"].value == 1
-    assert kto.settings["micro_batch_size"].value == 4
+    assert sft.reasons["micro_batch_size"].value == 1
+    assert kto.reasons["micro_batch_size"].value == 4
 
 
 def test_what_is_said_of_a_micro_batch_is_true(situation_files):
@@ -165,8 +165,8 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
         if advice is None:
             continue
         for found, stage in ((one, stage) for one in advice.alternatives for stage in one.stages):
-            plain = {key: chosen.value for key, chosen in stage.settings.items()}
-            micro = stage.settings["micro_batch_size"]
+            plain = {key: chosen.value for key, chosen in stage.reasons.items()}
+            micro = stage.reasons["micro_batch_size"]
             said = micro.because
             free = re.match(r"the largest that leaves ([\d.]+) GiB free", said)
             if not free and "more rows at once" not in said:
@@ -176,15 +176,15 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
                 "micro_batch_size": MICRO_BATCHES[MICRO_BATCHES.index(micro.value) - 1],
                 "grad_accum": max(1, plain["grad_accum"] // 2),
             }
-            axes = (advice.situation, advice.facts, found.composition, stage.objective)
+            axes = (advice.situation, advice.facts, found.composition, stage.stage.objective)
             case = StageCase(RULES, *axes)
             if free:
-                cost = stage_estimate(case, more)
+                cost = StageCost(case, more).estimate({})
                 left = (cost.limit_bytes - cost.memory.need_bytes) / 2**30
-                assert left < float(free[1]) + 0.06, (seed, stage.objective, said)
+                assert left < float(free[1]) + 0.06, (seed, stage.stage.objective, said)
                 largest += 1
-            elif (before := pace_of_row(case, plain)) is not None:
-                assert before <= 1.051 * pace_of_row(case, more), (seed, said)
+            elif (before := StageCost(case, plain).row_s({})) is not None:
+                assert before <= 1.051 * StageCost(case, more).row_s({}), (seed, said)
                 no_faster += 1
     assert largest >= scaled(3)
     assert no_faster >= scaled(20)

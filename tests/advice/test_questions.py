@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.decide import decide
+from advisor.advice.case import decide
 from advisor.advice.questions import FITS, fixed_chain, may_train, still_matters
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.space import cells_of

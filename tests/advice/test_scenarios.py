@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.advice.linting import lint_rules
-from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios
+from advisor.advice.linting import lint_rules, read_scenarios, run_scenarios, shipped_scenarios
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import load_rules
 

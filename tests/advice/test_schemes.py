@@ -68,7 +68,7 @@ def decided(**known):
         case = open_case(situation_of(AnswerSet(known=stated), probed=UNKNOWN_MACHINE), RULES)
     except InputError:
         return None
-    return case, case.decide()
+    return case, case.decision
 
 
 def answer(**known):
@@ -204,7 +204,7 @@ def is_divided(case, decision):
     """Whether the GPUs hold one model together."""
     if not decision.trains:
         return False
-    sharing = case.cost_of(decision.composition)[0][0].settings.get("sharding")
+    sharing = case.cost_of(decision.composition)[0][0].reasons.get("sharding")
     return sharing is not None and sharing.value == "fsdp"
 
 
@@ -251,7 +251,7 @@ def test_several_gpus_are_never_worse_than_one_of_them():
         one, two = (decided(**known, gpu_memory_gib=tenths / 10, gpus=count) for count in (1, 2))
         assert ORDER[two[1].composition.scheme] >= ORDER[one[1].composition.scheme]
         stages = two[0].cost_of(two[1].composition)[0]
-        used.add("ddp" if "sharding" in stages[0].settings else "alone")
+        used.add("ddp" if "sharding" in stages[0].reasons else "alone")
     assert used == {"ddp", "alone"}
 
 
@@ -327,7 +327,7 @@ def test_memory_that_is_free_just_now_changes_no_answer(total_gib):
                 if value is not None
             }
             case = open_case(situation_of(AnswerSet(known=stated), probed=machine), RULES)
-            decision = case.decide()
+            decision = case.decision
             cost = case.cost_of(decision.composition)[1] if decision.composition.chain else None
             told.add((model, str(decision.composition), case.situation.model.id, str(cost)))
     assert len(told) == 2
@@ -347,6 +347,6 @@ def test_four_bit_is_the_last_resort_on_a_processor():
             }
             decision = open_case(
                 situation_of(AnswerSet(known=stated), probed=machine), RULES
-            ).decide()
+            ).decision
             if decision.composition.quantization is not None:
                 assert decision.facts["fits_lora"] == "too_big"

@@ -10,9 +10,9 @@ import pytest
 
 from advisor.advice.facts import situation_facts
 from advisor.advice.planning import hardware_line
-from advisor.advice.search.concessions import NO_CONCESSIONS, Concessions
 from advisor.advice.search.costs import Costs
 from advisor.advice.search.strategies import speeds
+from advisor.advice.types import NO_CONCESSIONS, Concessions
 from advisor.estimate import hardware_machine
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet
@@ -78,7 +78,7 @@ def test_what_fits_in_no_other_way_is_sharded():
 def test_sharding_gives_room_for_weights_that_lose_nothing():
     """Where ddp would round bfloat16 weights at random to fit, a fast link divides float32 ones."""
     stages, _ = costs("Qwen/Qwen3-8B", "A100 SXM4 80GB", 4).cost_of(parse_composition("sft+full"))
-    settings = {key: one.value for key, one in stages[0].settings.items()}
+    settings = {key: one.value for key, one in stages[0].reasons.items()}
     assert settings["sharding"] == "fsdp"
     assert (settings["weights_dtype"], settings["optimizer"]) == ("float32", "adamw_fused")
 
@@ -95,7 +95,7 @@ def test_offloading_is_for_what_fits_in_no_other_way():
     full = parse_composition("sft+full")
     assert not fits.cost_of(full)[1].is_likely
     stages, cost = fits.cost_of(full, Concessions(offload=True))
-    assert stages[0].settings["offload"].value is True
+    assert stages[0].reasons["offload"].value is True
     assert cost.is_likely
     # float32 weights, gradients and two moments: 16 bytes a weight.
     params = model_shape("Qwen/Qwen3-8B")[0].params

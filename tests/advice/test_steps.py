@@ -11,7 +11,7 @@ import pytest
 from advisor.advice.facts import situation_facts
 from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, steps_in
-from advisor.advice.search.settings import BATCH, StageCase, settings_by_rule
+from advisor.advice.search.settings import BATCH, StageCase, axes_of, settings_by_rule
 from advisor.advice.types import ALONE, ON_EACH, Chosen
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import methods
@@ -29,7 +29,7 @@ CLASSES = (*((name, False) for name in OBJECTIVES), ("sft", True))
 def following(objective, classes, rows, *, update="lora", multiple=1, **changes):
     """(trained rows or sequences, batch, epochs, held-out rows) of so many rows."""
     facts = {"data_rows": rows, "params_b": 8, "architecture": "encoder" if classes else "decoder"}
-    settings = settings_by_rule(RULES, facts, objective, update, None) | changes
+    settings = settings_by_rule(RULES, facts | axes_of(objective, update, None)) | changes
     unit = "sequence" if methods().objective(objective).splits_documents else "row"
     aim = aim_of(objective, classes=classes)
     found = settings_for_rows(settings, aim, rows, multiple=multiple, unit=unit).settings
@@ -85,7 +85,7 @@ def test_held_out_rows_are_at_most_a_fifth():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_without_rows_nothing_changes(objective):
     """What is not known changes no setting."""
-    settings = settings_by_rule(RULES, {"params_b": 8}, objective, "lora", None)
+    settings = settings_by_rule(RULES, {"params_b": 8} | axes_of(objective, "lora", None))
     found = settings_for_rows(settings, aim_of(objective, classes=False), None, multiple=1)
     assert found.settings == {key: settings[key] for key in (BATCH, "epochs")}
 
@@ -122,8 +122,8 @@ def test_comments_count_steps_that_the_fitted_batch_has(cards):
             facts = situation_facts(situation)
             strategy = ON_EACH if cards > 1 else ALONE
             axes = (situation, facts, parsed, parsed.chain[0])
-            stage, _ = fit_stage(StageCase(RULES, *axes, strategy=strategy))
-            chosen = stage.settings
+            stage = fit_stage(StageCase(RULES, *axes, strategy=strategy))
+            chosen = stage.reasons
             per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
             held = round(rows * chosen["holdout"].value)
             steps = ceil(ceil((rows - held) / per_step) * chosen["epochs"].value)

@@ -79,7 +79,7 @@ def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
     keys = {**SUPPORT, "gpu": "T4", "model": SMALL, "teacher_model": LARGE}
     found = advise(keys).recommendation
     assert str(found.composition) == "distill+lora"
-    chosen = found.stages[0].settings["teacher_quantization"]
+    chosen = found.stages[0].reasons["teacher_quantization"]
     assert (chosen.value, chosen.rule) == ("nf4", "distill/teacher-in-4-bit")
     assert "without this it would need" in chosen.because
 

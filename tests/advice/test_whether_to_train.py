@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from advisor.advice.decide import decide
+from advisor.advice.case import decide
 from advisor.data.amounts import data_requirements
 from advisor.ruleset.facts import signals
 from advisor.ruleset.load import load_rules

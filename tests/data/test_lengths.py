@@ -121,7 +121,7 @@ def planned(path, **options):
     situation = replace(situation, data=profile(path, **options))
     facts = situation_facts(situation)
     case = StageCase(load_rules(), situation, facts, found, found.chain[-1])
-    return fit_stage(case)[0].settings
+    return fit_stage(case).reasons
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from advisor.advice.types import (
     Candidate,
     Certainty,
     Chosen,
+    FittedStage,
     Flip,
     GuideAnswer,
     Infeasible,
     KnownFact,
     Reason,
-    StageSettings,
     WayOut,
 )
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Term, WholeTime
@@ -34,6 +34,7 @@ from advisor.ground.types import (
     TokenStats,
 )
 from advisor.methods.composition import Composition
+from advisor.plan.model import Stage
 from advisor.ruleset.phrases import method_words
 from advisor.situation.types import ModelSuggestion, Situation
 
@@ -214,18 +215,24 @@ def estimate(
     )
 
 
-def stages(composition: Composition) -> tuple[StageSettings, ...]:
+def stages(composition: Composition) -> tuple[FittedStage, ...]:
     """The stages of a composition with two settings each."""
     settings = {
         "learning_rate": Chosen(value=2e-4, because="usual for LoRA", rule="document/lora-rate"),
         "micro_batch_size": Chosen(value=1, because="the largest that fits"),
     }
     return tuple(
-        StageSettings(
-            objective=objective,
-            update=composition.update or "full",
-            quantization=composition.quantization,
-            settings=settings,
+        FittedStage(
+            stage=Stage(
+                name=objective,
+                objective=objective,
+                update=composition.update or "full",
+                quantization=composition.quantization,
+                learning_rate=2e-4,
+                micro_batch_size=1,
+            ),
+            reasons=settings,
+            cost=Estimate(fits="unknown"),
         )
         for objective in composition.chain
     )

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from hypothesis import given
 
+from advisor.advice.case import decide
 from advisor.advice.comparing import compare_answers
-from advisor.advice.decide import decide
 from advisor.ruleset.compare import compare_rules
 from advisor.ruleset.judge import CompiledTable
 from advisor.ruleset.load import load_rules, only_layer

@@ -198,11 +198,9 @@ def outcome(rules: Ruleset, line: Line) -> Composition:
     stated = {name: value for name, value in {**BASE, **line.changes}.items() if value is not None}
     answers = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
     nothing = Hardware(kind="unknown", origin="unknown")
-    return (
-        open_case(situation_of(AnswerSet(known=answers), probed=nothing), rules)
-        .decide()
-        .composition
-    )
+    return open_case(
+        situation_of(AnswerSet(known=answers), probed=nothing), rules
+    ).decision.composition
 
 
 def words_of(rules: Ruleset, line: Line) -> str:

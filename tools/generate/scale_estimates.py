@@ -8,8 +8,7 @@ from functools import cache
 from typing import Any
 
 from advisor.advice.case import Case
-from advisor.advice.search.concessions import LADDER
-from advisor.advice.types import StageSettings
+from advisor.advice.types import LADDER, FittedStage
 from advisor.api import Answers
 from advisor.estimate.past_runs import NO_RUNS
 from advisor.estimate.types import Estimate
@@ -32,7 +31,7 @@ class Line:
     """What a number of GPUs makes of a model."""
 
     count: int  # GPUs there are
-    stage: StageSettings
+    stage: FittedStage
     cost: Estimate
 
     @property
@@ -43,27 +42,26 @@ class Line:
     @property
     def used(self) -> int:
         """How many of the GPUs train."""
-        return self.stage.gpus if "sharding" in self.stage.settings else 1
+        return self.stage.gpus if "sharding" in self.stage.reasons else 1
 
     @property
     def strategy(self) -> str:
         """'one GPU', 'ddp', 'fsdp' or 'fsdp, offloaded'."""
-        chosen = self.stage.settings.get("sharding")
+        chosen = self.stage.reasons.get("sharding")
         if chosen is None:
             return "one GPU"
-        return f"{chosen.value}, offloaded" if "offload" in self.stage.settings else chosen.value
+        return f"{chosen.value}, offloaded" if self.stage.offloads else chosen.value
 
     @property
     def rows_per_step(self) -> int:
         """Rows that an optimizer step reads on all GPUs together."""
-        settings = self.stage.settings
-        return int(settings["micro_batch_size"].value * settings["grad_accum"].value * self.used)
+        return self.stage.stage.effective_batch_size * self.used
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens of the data that all GPUs together train on in a second."""
-        settings = self.stage.settings
-        trained = TOKENS * settings["epochs"].value * (1 - settings["holdout"].value)
+        stage = self.stage.stage
+        trained = TOKENS * stage.epochs * (1 - stage.holdout)
         return float(trained / (self.cost.duration_s or float("inf")))
 
 
@@ -90,7 +88,7 @@ def _line(model: str, card: str, scheme: str, count: int) -> Line:
     return Line(count=count, stage=stages[0], cost=cost)
 
 
-def _tries(case: Case, composition: Any) -> Iterator[tuple[tuple[StageSettings, ...], Estimate]]:
+def _tries(case: Case, composition: Any) -> Iterator[tuple[tuple[FittedStage, ...], Estimate]]:
     """The usual settings, then what gives way for memory, as in advice; rows keep their length."""
     alone = len(case.situation.hardware.gpus) < 2
     ladder = (replace(one, offload=one.offload and not alone) for one in LADDER)

@@ -4,21 +4,15 @@ the GPUs that the estimates speak for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from advisor.advice.search.concessions import (
-    MEMORY_LEFT,
-    NO_CONCESSIONS,
-    Concessions,
-    on_part_of_data,
-)
 from advisor.advice.search.fit import ENOUGH, coarse_fit, combine_estimates, fit_stage
-from advisor.advice.search.micro_batches import HARDLY_FASTER
+from advisor.advice.search.micro_batches import HARDLY_FASTER, StageCost
 from advisor.advice.search.settings import MICRO_BATCHES, StageCase
-from advisor.advice.search.stage_cost import pace_of_row
 from advisor.advice.search.strategies import (
     MUCH_FASTER,
     better_of,
@@ -29,26 +23,34 @@ from advisor.advice.search.strategies import (
 )
 from advisor.advice.types import (
     ALONE,
+    MEMORY_LEFT,
+    NO_CONCESSIONS,
     OFFLOADED,
     ON_EACH,
     SHARDED,
     Chosen,
+    Concessions,
     Fitted,
-    StageSettings,
+    FittedStage,
+    PartOfData,
     Strategy,
     values_of,
 )
 from advisor.estimate.types import Estimate
+from advisor.ground.units import about_usd, format_duration, format_usd
 from advisor.methods import objective, schemes, update
 from advisor.methods.composition import Composition, compose
 from advisor.methods.strategies import refused_by
 from advisor.ruleset.model import Ruleset
+from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
 
 OVER_BUDGET = "over_budget"
 # One GPU may pack its rows where several have too few rows in a step for that: up to so many times
 # faster, since half of the tokens of unpacked rows may be padding (docs/batching.md).
 MOST_BY_PACKING = 2.0
+# Of a limit, what is planned with: hours are estimates, and a run that ends early has no result.
+PLANNED = 0.9
 
 
 class Costs:
@@ -57,40 +59,30 @@ class Costs:
     def __init__(self, ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> None:
         self.ruleset, self.situation, self.facts = ruleset, situation, facts
         self._priced: dict[tuple[Any, ...], Fitted] = {}
-        self._stages: dict[tuple[Any, ...], tuple[StageSettings, Estimate]] = {}
-        # A limit of money or time is judged by the fastest settings that fit, memory alone is not.
-        self._memory_decides = facts.get("budget_usd") is None and facts.get("budget_hours") is None
+        self._stages: dict[tuple[Any, ...], FittedStage] = {}
 
     def stage(self, composition: Composition, objective: str) -> StageCase:
         """One stage of a composition here."""
         return StageCase(self.ruleset, self.situation, self.facts, composition, objective)
 
     def cost_of(
-        self,
-        composition: Composition,
-        concessions: Concessions = NO_CONCESSIONS,
-        *,
-        coarse: bool = False,
+        self, composition: Composition, concessions: Concessions = NO_CONCESSIONS
     ) -> Fitted:
         """The stages of a composition with settings that fit, and what they cost together.
 
         Several GPUs share all stages in one way: one of them alone if it is as fast; else a whole
         model on each if it fits; else one model over all, over a slow link as a last resort.
-
-        Args:
-            coarse: Only whether it fits is asked for, which the smallest batch tells.
         """
         key = (composition.encoder, composition.chain, composition.scheme, concessions)
-        coarse = coarse and self._memory_decides and (*key, False) not in self._priced
-        if (*key, coarse) not in self._priced:
+        if key not in self._priced:
             if len(self.situation.hardware.gpus) > 1:
-                found = self._on_several(composition, concessions, coarse=coarse)
+                found = self._on_several(composition, concessions)
             else:
-                found = self.fit_under(ALONE, composition, concessions, coarse=coarse)
+                found = self.fit_under(ALONE, composition, concessions)
             if self._reads_part(composition, concessions, found.cost):
                 found = on_part_of_data(found, self.facts)
-            self._priced[*key, coarse] = found
-        return self._priced[*key, coarse]
+            self._priced[key] = found
+        return self._priced[key]
 
     def _reads_part(
         self, composition: Composition, concessions: Concessions, cost: Estimate
@@ -103,25 +95,22 @@ class Costs:
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
         return one_file and fit == OVER_BUDGET
 
-    def _on_several(
-        self, composition: Composition, concessions: Concessions, *, coarse: bool
-    ) -> Fitted:
+    def _on_several(self, composition: Composition, concessions: Concessions) -> Fitted:
         """Under the best strategy; one is estimated only if those before leave it open."""
-        whole = self.fit_under(ON_EACH, composition, concessions, coarse=coarse)
-        fits = whole.cost.fits in ENOUGH
-        if fits and (coarse or whole.cost.step_s is None):
+        whole = self.fit_under(ON_EACH, composition, concessions)
+        if whole.cost.fits in ENOUGH and whole.cost.step_s is None:
             return whole
-        best = whole
-        slack = HARDLY_FASTER if _is_packed(whole) else HARDLY_FASTER * MOST_BY_PACKING
-        if not fits or self._fewer.may_be_within(slack, composition, whole):
-            best = better_of(self._fewer.cost_of(composition, concessions, coarse=coarse), whole)
+        best, slack = whole, HARDLY_FASTER
+        if not all(stage.is_packed for stage in whole.stages):
+            slack *= MOST_BY_PACKING
+        if whole.cost.fits not in ENOUGH or self._fewer.may_be_within(slack, composition, whole):
+            best = better_of(self._fewer.cost_of(composition, concessions), whole)
         if self.refuses_to_shard(composition) or not self._is_worth_sharding(composition, best):
             return best
-        sharded = self.fit_under(SHARDED, composition, concessions, coarse=coarse)
-        best = sharded_if_better(best, sharded)
+        best = sharded_if_better(best, self.fit_under(SHARDED, composition, concessions))
         if best.cost.is_likely or not concessions.offload:
             return best
-        offloaded = self.fit_under(OFFLOADED, composition, concessions, coarse=coarse)
+        offloaded = self.fit_under(OFFLOADED, composition, concessions)
         return offloaded if is_better(offloaded.cost, best.cost) else best
 
     def ways_of(
@@ -153,14 +142,14 @@ class Costs:
         stages = (self.stage(composition, name) for name in composition.chain)
         return any(refused_by(SHARDED.name, stage.axes) for stage in stages)
 
-    def _is_worth_sharding(self, composition: Composition, whole: Fitted) -> bool:
+    def _is_worth_sharding(self, composition: Composition, best: Fitted) -> bool:
         """Whether a sharded model is to be estimated beside the best of those on single GPUs."""
-        if not whole.cost.is_likely:
+        if not best.cost.is_likely:
             return True
         if is_link_slow(self.situation.hardware):
             return False
-        tight = whole.cost.fits != "fits" or whole.is_eased
-        return tight or self.may_be_within(1 / MUCH_FASTER, composition, whole, SHARDED)
+        tight = best.cost.fits != "fits" or best.is_eased
+        return tight or self.may_be_within(1 / MUCH_FASTER, composition, best, SHARDED)
 
     def may_be_within(
         self,
@@ -170,17 +159,17 @@ class Costs:
         strategy: Strategy | None = None,
     ) -> bool:
         """Whether these GPUs may take so many times as long, by speeds without memory."""
-        cards = max(1, len(self.situation.hardware.gpus))
-        strategy = strategy or (ON_EACH if cards > 1 else ALONE)
-        took, takes = 0.0, 0.0
+        cards, took, takes = max(1, len(self.situation.hardware.gpus)), 0.0, 0.0
+        sharding = (strategy or (ON_EACH if cards > 1 else ALONE)).name
         for stage in other.stages:
             each = min(MICRO_BATCHES[0], max(1, stage.rows_per_step // cards))
-            plain = values_of(stage.settings) | {"sharding": strategy.name}
-            plain |= {"micro_batch_size": each, "grad_accum": 1, "gradient_checkpointing": False}
-            pace = pace_of_row(self.stage(composition, stage.objective), plain)
-            if pace is None or stage.step_s is None:
+            plain = values_of(stage.reasons) | {"sharding": sharding}
+            batch = {"micro_batch_size": each, "grad_accum": 1, "gradient_checkpointing": False}
+            case = self.stage(composition, stage.stage.objective)
+            pace = StageCost(case, plain).row_s(batch)
+            if pace is None or stage.cost.step_s is None:
                 return False
-            took += stage.step_s
+            took += stage.cost.step_s
             takes += pace * stage.rows_per_step / cards
         return takes <= times * took
 
@@ -189,8 +178,6 @@ class Costs:
         strategy: Strategy,
         composition: Composition,
         concessions: Concessions = NO_CONCESSIONS,
-        *,
-        coarse: bool = False,
     ) -> Fitted:
         """A composition under one strategy; stages of one module have it in one size."""
         best: Fitted | None = None
@@ -211,10 +198,8 @@ class Costs:
                 )
                 for name in composition.chain
             )
-            fitted = [self._fit_once(stage, lead, coarse=coarse) for stage in stages]
-            found = Fitted(
-                tuple(stage for stage, _ in fitted), combine_estimates([cost for _, cost in fitted])
-            )
+            fitted = tuple(self._fit_once(stage, lead) for stage in stages)
+            found = Fitted(fitted, combine_estimates([one.cost for one in fitted]))
             if _has_one_module(composition, found) and (
                 best is None or is_better(found.cost, best.cost)
             ):
@@ -244,18 +229,14 @@ class Costs:
             if name in how.keys
         }
 
-    def _fit_once(
-        self, stage: StageCase, lead: str, *, coarse: bool
-    ) -> tuple[StageSettings, Estimate]:
-        """The stage with settings that fit; a full search serves a coarse question, too."""
+    def _fit_once(self, stage: StageCase, lead: str) -> FittedStage:
         composition, concessions = stage.composition, stage.concessions
         form = (composition.encoder, composition.scheme, lead if stage.module else "")
         given_up = (stage.memory_left, concessions.least_module, concessions.shorter)
         key = (stage.objective, *form, stage.strategy, *given_up)
-        coarse = coarse and (*key, False) not in self._stages
-        if (*key, coarse) not in self._stages:
-            self._stages[*key, coarse] = fit_stage(stage, coarse=coarse)
-        return self._stages[*key, coarse]
+        if key not in self._stages:
+            self._stages[key] = fit_stage(stage)
+        return self._stages[key]
 
     def coarse_fits(self, chain: str, concessions: Concessions = NO_CONCESSIONS) -> dict[str, str]:
         """scheme -> the coarse fact that rules see."""
@@ -263,27 +244,87 @@ class Costs:
 
     def _coarse_fit(self, composition: Composition, concessions: Concessions) -> str:
         """The coarse fact; `split` for a module whose base could be quantised instead."""
-        stages, cost = self.cost_of(composition, concessions, coarse=True)
+        stages, cost = self.cost_of(composition, concessions)
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
         if fit not in ("fits", "tight") or not update(composition.update or "lora").is_module:
             return fit
-        offloads = any("offload" in stage.settings for stage in stages)
+        offloads = any(stage.offloads for stage in stages)
         is_slow = offloads or is_link_slow(self.situation.hardware)
         return "split" if is_slow and any(stage.is_sharded for stage in stages) else fit
 
 
-def _is_packed(found: Fitted) -> bool:
-    """Whether every stage packs its rows."""
-    packed = (stage.settings.get("packing") for stage in found.stages)
-    return all(one is not None and bool(one.value) for one in packed)
-
-
 def _has_one_module(composition: Composition, found: Fitted) -> bool:
-    """Whether all stages that train the same module have it in one size."""
     key = update(composition.update or "lora").size_key
     sizes = {
-        stage.settings[key].value
+        stage.reasons[key].value
         for stage in found.stages
-        if key in stage.settings and not objective(stage.objective).scores
+        if key in stage.reasons and not objective(stage.stage.objective).scores
     }
     return len(sizes) < 2
+
+
+# --------------------------------------------------------------------------- a part of the data
+
+
+def on_part_of_data(found: Fitted, facts: Mapping[str, Any]) -> Fitted:
+    """The stages with as many optimizer steps as the limits are enough for (plan key `max_steps`);
+    unchanged if that is not known, or not a step of each. Rows are drawn at random.
+    """
+    (stages, cost), (share, limit, whole) = found, _tightest_limit(found.cost, facts)
+    if share >= 1 or any(None in (one.cost.steps, one.cost.duration_s) for one in stages):
+        return found
+    steps = [_round_down(share * PLANNED * (stage.cost.steps or 0)) for stage in stages]
+    if not all(steps):
+        return found
+    ended, duration_s = [], 0.0
+    for stage, most in zip(stages, steps, strict=True):
+        duration_s += most / (stage.cost.steps or 1) * (stage.cost.duration_s or 0.0)
+        ended.append(_ended_stage(stage, most, (limit, whole), facts.get("data_rows")))
+    of_time = duration_s / (cost.duration_s or duration_s)
+    times = None if cost.times is None else cost.times.with_training(duration_s)
+    usd = None if cost.cost_usd is None else of_time * cost.cost_usd
+    return Fitted(tuple(ended), replace(cost, duration_s=duration_s, times=times, cost_usd=usd))
+
+
+def _tightest_limit(cost: Estimate, facts: Mapping[str, Any]) -> tuple[float, str, str]:
+    """(the share that the tightest limit is enough for, the limit, the whole in words)."""
+    usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
+    found = [(1.0, "", "")]
+    if usd is not None and cost.cost_usd:
+        found.append((usd / cost.cost_usd, format_usd(float(usd)), about_usd(cost.cost_usd)))
+    if hours is not None and cost.duration_s:
+        limit_s = 3600 * float(hours)
+        about = f"about {format_duration(cost.duration_s)}"
+        found.append((limit_s / cost.duration_s, format_duration(limit_s), about))
+    return min(found)
+
+
+def _ended_stage(
+    fitted: FittedStage, most: int, words: tuple[str, str], rows: float | None
+) -> FittedStage:
+    limit, whole = words
+    of_all = most / (fitted.cost.steps or 1)
+    epochs = fitted.reasons.get("epochs")
+    passes = of_all * fitted.stage.epochs
+    read, text = None, f"about {of_all:.1%} of your data"
+    if passes >= 1:
+        text = f"{passes:.2g} passes over your data instead of {fitted.stage.epochs:g}"
+    elif rows:
+        read = max(1, _round_down(passes * rows * (1 - fitted.stage.holdout)))
+        text = f"about {read:,} of your {int(rows):,} rows"
+    because = f"{limit} is enough for about so many of {fitted.cost.steps:,} steps: {text}"
+    reasons = {**fitted.reasons, "max_steps": Chosen(value=most, because=because)}
+    if epochs is not None:
+        ended = f"max_steps ends it earlier; otherwise: {inside_sentence(epochs.because)}"
+        reasons["epochs"] = replace(epochs, because=ended)
+    part = PartOfData(limit=limit, whole=whole, share=of_all, text=text, rows=read)
+    stage = replace(fitted.stage, max_steps=most)
+    return replace(fitted, stage=stage, reasons=reasons, part=part)
+
+
+def _round_down(number: float) -> int:
+    """The number with two digits: no estimate knows more."""
+    if number < 1:
+        return 0
+    digits = max(0, math.floor(math.log10(number)) - 1)
+    return int(number // 10**digits * 10**digits)

@@ -13,6 +13,7 @@ from typing import Any
 
 from advisor.advice.search.micro_batches import (
     BestTrial,
+    StageCost,
     Trial,
     batch_settings,
     fastest_that_fits,
@@ -28,8 +29,7 @@ from advisor.advice.search.packing import (
     with_saving,
 )
 from advisor.advice.search.rows import rows_read, sequence_length, with_lengths
-from advisor.advice.search.settings import BATCH, USUAL_BATCH, StageCase, refusal
-from advisor.advice.search.stage_cost import pace_of_row, passes_of, stage_estimate
+from advisor.advice.search.settings import BATCH, RATE, USUAL_BATCH, StageCase, refusals
 from advisor.advice.search.strategies import (
     fit_rank,
     is_better,
@@ -38,8 +38,9 @@ from advisor.advice.search.strategies import (
     under_strategy,
     why_not_under_strategy,
 )
-from advisor.advice.types import Chosen, StageSettings, values_of
+from advisor.advice.types import OF_LAUNCH, Chosen, FittedStage, values_of
 from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_not_loadable
+from advisor.estimate.run import STAGE_KEYS
 from advisor.estimate.types import Estimate, HostMoment
 from advisor.estimate.whole_time import total_time
 from advisor.ground.types import AnswerSet, DataProfile, Hardware
@@ -47,6 +48,7 @@ from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import compose
 from advisor.methods.kernels import AUTO
+from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
@@ -56,14 +58,11 @@ ENOUGH = ("fits", "unknown")  # nothing has to be given up
 CLASSES = "classification"
 
 
-def fit_stage(
-    case: StageCase, *, may_pack: bool = True, coarse: bool = False
-) -> tuple[StageSettings, Estimate]:
+def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
     """One stage with settings that fit, or need least if none does, and its estimate.
 
     Args:
         may_pack: Several rows may share a sequence, which may be longer than any row.
-        coarse: If the smallest batch fits, no faster one is looked for.
     """
     by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
     settings, left_out = with_lengths(case, by_rule)
@@ -78,13 +77,14 @@ def fit_stage(
         settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
     settings, packing = with_packing(case, settings, suits, packing, fits=may_pack)
     batch, seq_len = settings.pop(BATCH), int(settings["seq_len"].value)
-    no_recompute = refusal(case.objective, case.update, "gradient_checkpointing", True)
+    recompute = {"gradient_checkpointing": True}
+    no_recompute = "".join(refusals(case.objective, case.update, recompute).values())
     micros = micro_batches_to_try(case, int(batch.value), seq_len)
     trials = trials_of(int(batch.value), micros, cards=case.cards, recompute=not no_recompute)
-    fitted, best = _with_least_given_up(case, settings, (usual, suits), trials, coarse=coarse)
+    fitted, best = _with_least_given_up(case, settings, (usual, suits), trials)
     if packing is not None and best.cost.fits not in ENOUGH:
-        other = fit_stage(case, may_pack=False, coarse=coarse)
-        if fit_rank(other[1]) < fit_rank(best.cost):
+        other = fit_stage(case, may_pack=False)
+        if fit_rank(other.cost) < fit_rank(best.cost):
             return other
     cost = _refused_if_impossible(case, fitted, best)
     chosen = {
@@ -98,22 +98,31 @@ def fit_stage(
         per_step = packing.rows
     chosen = read.with_steps(chosen, per_step)
     padding = padding_of(case, chosen)
-    stage = StageSettings(
-        objective=case.objective,
-        update=case.update,
-        quantization=case.composition.quantization,
-        settings=with_saving(chosen, padding),
+    return FittedStage(
+        stage=_stage_with(case, chosen),
+        reasons=with_saving(chosen, padding),
+        cost=cost,
         padding=padding,
-        steps=cost.steps,
         told_steps=read.steps(chosen, per_step) or cost.steps,
-        duration_s=cost.duration_s,
-        step_s=cost.step_s,
         gpus=case.cards,
         machines=case.situation.hardware.machines,
         is_eased=fitted is not settings,
         left_out=left_out,
     )
-    return stage, cost
+
+
+def _stage_with(case: StageCase, chosen: Mapping[str, Chosen]) -> Stage:
+    """The stage of the plan; without a learning rate if nothing sets one."""
+    values = {key: one.value for key, one in chosen.items() if key not in OF_LAUNCH}
+    common = {key: value for key, value in values.items() if key in STAGE_KEYS}
+    return Stage(
+        name=case.objective,
+        objective=case.objective,
+        update=case.update,
+        quantization=case.composition.quantization,
+        options={key: value for key, value in values.items() if key not in STAGE_KEYS},
+        **{RATE: 0.0, **common},
+    )
 
 
 def _with_attention(case: StageCase, settings: dict[str, Chosen]) -> dict[str, Chosen]:
@@ -131,13 +140,11 @@ def _with_least_given_up(
     settings: dict[str, Chosen],
     by_rule: tuple[Mapping[str, Chosen], str],
     trials: Sequence[Trial],
-    *,
-    coarse: bool,
 ) -> tuple[dict[str, Chosen], BestTrial]:
     """The usual settings if they fit, else those for less memory; else what needs least."""
     usual, suits = by_rule
     size_key = methods().update(case.update).size_key
-    fitted, best = settings, _fastest(case, settings, trials, coarse=coarse)
+    fitted, best = settings, _fastest(case, settings, trials)
     for level in case.levels[1:]:
         if best.cost.fits in ENOUGH:
             break
@@ -149,29 +156,26 @@ def _with_least_given_up(
         if not changed or under_strategy(case, changed) != changed:
             continue
         less = {**fitted, **_with_need(changed, fitted, best.cost, first=size_key)}
-        found = _fastest(case, less, trials, coarse=coarse)
+        found = _fastest(case, less, trials)
         if is_better(found.cost, best.cost):
             fitted, best = less, found
     return fitted, best
 
 
-def _fastest(
-    case: StageCase, settings: Mapping[str, Chosen], trials: Sequence[Trial], *, coarse: bool
-) -> BestTrial:
-    """The trial that these settings of the stage get."""
-    plain, passes = values_of(settings), passes_of(case, settings)
+def _fastest(case: StageCase, settings: Mapping[str, Chosen], trials: Sequence[Trial]) -> BestTrial:
+    plain = values_of(settings)
+    stage = StageCost(case, plain)
 
     def pace_of(trial: Trial) -> float:
-        found = pace_of_row(case, {**plain, **trial.values})
+        found = stage.row_s(trial.values)
         return usual_pace(trial, int(plain["seq_len"])) if found is None else found
 
     return fastest_that_fits(
         trials,
-        lambda trial: stage_estimate(case, {**plain, **trial.values}, passes),
+        lambda trial: stage.estimate(trial.values),
         pace_of,
         on_cpu=case.on_cpu,
         trains_all=not case.is_module,
-        coarse=coarse,
     )
 
 
@@ -231,7 +235,6 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _sum_if_known(amounts: Iterable[float | None]) -> float | None:
-    """None if one of them is not known."""
     found = list(amounts)
     return None if None in found else sum(amount or 0.0 for amount in found)
 

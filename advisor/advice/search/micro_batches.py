@@ -7,16 +7,22 @@ batch stays: gradients are accumulated instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+from advisor.advice.search.rows import task_settings
 from advisor.advice.search.settings import StageCase
-from advisor.advice.types import Chosen
-from advisor.estimate import HEAD_ROOM
+from advisor.advice.types import Chosen, values_of
+from advisor.estimate import HEAD_ROOM, NO_MODEL, estimate, hardware_machine, time_estimate
+from advisor.estimate.padding import tokens_read
+from advisor.estimate.run import Device, Rows, Run, stage_of
 from advisor.estimate.types import Estimate
+from advisor.estimate.whole_time import HELD_OUT_ROWS, EvaluationRows
 from advisor.ground.units import format_gib
+from advisor.methods import may_share_base
+from advisor.plan.model import Stage
 from advisor.ruleset.phrases import inside_sentence
 
 # More rows at once pay only if they are short: a processor is busy with this many tokens.
@@ -33,6 +39,123 @@ HARDLY_FASTER = 1.05
 SPARE_BYTES, LITTLE_MORE = 5 * 2**28, 0.02  # of the device's memory
 
 
+# --------------------------------------------------------------------------- what a stage costs
+
+
+class StageCost:
+    """What one stage costs with given values of plan keys, by the micro-batch."""
+
+    def __init__(self, case: StageCase, plain: Mapping[str, Any]) -> None:
+        self.case = case
+        self.passes, self.held = _passes(case, plain)
+        self.run = _run(case, plain, epochs=self.passes)
+
+    def _run_with(self, batch: Mapping[str, Any]) -> Run | None:
+        return self.run and replace(self.run, stage=replace(self.run.stage, **batch))
+
+    def estimate(self, batch: Mapping[str, Any]) -> Estimate:
+        """Memory, time and money with these plan keys of the batch."""
+        run, situation = self._run_with(batch), self.case.situation
+        if run is None:
+            return NO_MODEL
+        evaluated = self._evaluation_rows(run) if run.rows.tokens_total else None
+        found = estimate(run, situation.hardware, evaluated=evaluated, past=situation.past)
+        tasks = max(1, len(self.case.profiles))
+        if tasks == 1 or found.times is None:
+            return found
+        once = may_share_base(run.stage.objective, run.stage.update)
+        return replace(found, times=found.times.in_parts(tasks, loads_once=once))
+
+    def row_s(self, batch: Mapping[str, Any]) -> float | None:
+        """Seconds for a row of an optimizer step on one device; None: not known."""
+        run, machine = self._run_with(batch), hardware_machine(self.case.situation.hardware)
+        found = None if run is None or machine is None else time_estimate(run, machine)
+        if run is None or found is None:
+            return None
+        return found.step_s / run.stage.effective_batch_size
+
+    def _evaluation_rows(self, run: Run) -> EvaluationRows:
+        """What a stage is measured on: of each task as many rows."""
+        rows, tokens, profile = run.rows.rows_total, run.rows.tokens_total, self.case.profile
+        stats = profile.tokens if profile is not None else None
+        request = stats.request_mean if stats is not None else None
+        each, held, every = float(run.stage.seq_len), float(HELD_OUT_ROWS), 0.0
+        if rows and tokens:
+            each = min(each, tokens / rows / self.case.method.sequences_per_row)
+        if rows and self.passes:
+            a_task = max(1, len(self.case.profiles))
+            held = rows / self.passes * self.held / a_task
+            every = rows / self.passes * (1 + self.held) / a_task
+        return EvaluationRows(
+            rows=held,
+            row_tokens=each,
+            answer_tokens=stats.mean - request if stats is not None and request else None,
+            all_rows=every,
+        )
+
+
+def _passes(case: StageCase, plain: Mapping[str, Any]) -> tuple[float, float]:
+    """(how often a row is read, the share that is held out); of several tasks on average."""
+    profiles = [(1, plain)]
+    if len(case.profiles) > 1:
+        profiles = [(one.rows, values_of(read.settings)) for one, read in task_settings(case)]
+    rows, passes, held_out = sum(count for count, _ in profiles) or 1, 0.0, 0.0
+    for count, values in profiles:
+        held = float(values.get("holdout", Stage.holdout))
+        passes += count * float(values.get("epochs", Stage.epochs)) * (1 - held)
+        held_out += count * held
+    return passes / rows, held_out / rows
+
+
+def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | None:
+    model, teacher = case.situation.model, case.situation.teacher
+    quantization, profile = case.composition.quantization, case.profile
+    if model is None:
+        return None
+    axes = {"objective": case.objective, "update": case.update, "quantization": quantization}
+    of_teacher = {}
+    if teacher is not None:
+        own_base = teacher.id == model.id and case.is_module and quantization is None
+        of_teacher = {"teacher_params": 0 if own_base else teacher.params}
+    stage = stage_of({**plain, **of_teacher, **axes})
+    hardware, offloads = case.situation.hardware, bool(plain.get("offload"))
+    device = Device.of(hardware, case.cards, plain.get("sharding"), offloads=offloads)
+    tokens, rows = _amounts_to_read(case, stage, epochs=epochs)
+    read = Rows(
+        stats=None if profile is None else profile.tokens,
+        in_epoch=None if profile is None else profile.rows,
+        tokens_total=tokens,
+        rows_total=rows,
+    )
+    return Run(stage=stage, model=model, device=device, rows=read)
+
+
+def _amounts_to_read(
+    case: StageCase, stage: Stage, *, epochs: float
+) -> tuple[int | None, int | None]:
+    """Tokens and rows read over all epochs, of all tasks; None: not known."""
+    profiles, answers = case.profiles, case.situation.answers
+    if stage.truncation != "stop":
+        stage = replace(stage, truncation="stop")
+    if not profiles or profiles[0].tokens is None:
+        tokens = answers.value("data_tokens")
+        rows = profiles[0].rows if profiles else answers.value("data_rows")
+        return (
+            None if tokens is None else int(tokens * epochs),
+            None if rows is None else int(rows * epochs),
+        )
+    read_tokens = read_rows = 0.0
+    for profile in profiles:
+        assert profile.tokens is not None
+        mean, share = tokens_read(profile.tokens, stage)
+        rows_read = profile.rows * share * epochs
+        read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
+    return max(1, round(read_tokens)), max(1, round(read_rows))
+
+
+# --------------------------------------------------------------------------- the search
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     """A way to bring the rows of an optimizer step through the devices."""
@@ -44,12 +167,10 @@ class Trial:
 
     @property
     def grad_accum(self) -> int:
-        """Micro-batches behind one optimizer step."""
         return max(1, round(self.effective / (self.micro * self.cards)))
 
     @property
     def values(self) -> dict[str, Any]:
-        """The plan keys."""
         return {
             "micro_batch_size": self.micro,
             "grad_accum": self.grad_accum,
@@ -58,7 +179,6 @@ class Trial:
 
     @property
     def plain(self) -> Trial:
-        """The same without recomputing."""
         return replace(self, recompute=False)
 
     def needs_no_less_than(self, other: Trial) -> bool:
@@ -131,7 +251,6 @@ def fastest_that_fits(
     *,
     on_cpu: bool,
     trains_all: bool,
-    coarse: bool = False,
 ) -> BestTrial:
     """Of those that fit with room to spare the one that needs least among those about as fast as
     the fastest; if none surely fits, or memory is not known, the one that needs least of all.
@@ -139,14 +258,12 @@ def fastest_that_fits(
     Args:
         pace_of: Time for a row, in any unit; recomputing never makes it less.
         trains_all: Gradients are as large as the weights, and stand while they are accumulated.
-        coarse: If the smallest fits, no faster one is looked for.
     """
     cost_of, pace_of = cache(cost_of), cache(pace_of)  # each is asked for once
     smallest, least = _least(trials, cost_of, trains_all=trains_all)
     if least.memory is None:  # neither is the model: nothing says that memory is short
         return BestTrial(trial=trials[0], cost=least, least=least)
-    enough = coarse and least.fits == "fits"
-    if enough or least.fits not in ("fits", "tight") or least.limit_bytes is None:
+    if least.fits not in ("fits", "tight") or least.limit_bytes is None:
         return BestTrial(trial=smallest, cost=least, least=least)
     spare = spare_bytes(least, on_cpu=on_cpu)
     usual = BestTrial(trial=smallest, cost=least, least=least, spare_bytes=spare)

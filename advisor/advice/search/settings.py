@@ -7,8 +7,15 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from advisor.advice.facts import device, model_facts
-from advisor.advice.search.concessions import MEMORY_LEFT, NO_CONCESSIONS, Concessions
-from advisor.advice.types import ALONE, Chosen, Strategy
+from advisor.advice.types import (
+    ALONE,
+    MEMORY_LEFT,
+    NO_CONCESSIONS,
+    Chosen,
+    Concessions,
+    Strategy,
+    values_of,
+)
 from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.composition import Composition
@@ -17,10 +24,11 @@ from advisor.methods.model import Objective
 from advisor.methods.optimizers import optimizer
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
-from advisor.ruleset.judge import Judgement, judge
+from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
+SETTINGS = "settings"  # the table that is asked stage by stage
 RATE = "learning_rate"  # every stage has one
 BATCH = "effective_batch_size"  # no plan key: rows of an optimizer step, which the search splits
 USUAL_BATCH = Chosen(value=16, because="usual")
@@ -45,7 +53,6 @@ class StageCase:
 
     @property
     def method(self) -> Objective:
-        """What the file of its objective says."""
         return methods().objective(self.objective)
 
     @property
@@ -68,7 +75,6 @@ class StageCase:
 
     @property
     def cards(self) -> int:
-        """How many devices there are for it."""
         return max(1, len(self.situation.hardware.gpus))
 
     @property
@@ -77,19 +83,18 @@ class StageCase:
 
     @property
     def is_seq2seq(self) -> bool:
-        """Whether an encoder reads and a decoder writes."""
         return is_seq2seq(self.situation.model)
 
     @property
     def context_tokens(self) -> int | None:
-        """The longest sequence that the model reads."""
         return self.situation.model.context_tokens if self.situation.model else None
 
     @property
     def micro_batches(self) -> Sequence[int]:
         """The micro-batch sizes that its methods accept, largest first."""
-        axes = (self.objective, self.update, "micro_batch_size")
-        return [size for size in MICRO_BATCHES if not refusal(*axes, size)]
+        key = "micro_batch_size"
+        axes = (self.objective, self.update)
+        return [size for size in MICRO_BATCHES if not refusals(*axes, {key: size})]
 
     @property
     def levels(self) -> Sequence[str]:
@@ -115,8 +120,9 @@ class StageCase:
         )
 
     def seen(self) -> dict[str, Any]:
-        """What the table of settings sees beside the stage's own axes."""
-        found = {**self.facts, "architecture": DECODER}
+        """What the table of settings sees."""
+        axes = axes_of(self.objective, self.update, self.composition.quantization)
+        found = {**self.facts, **axes, "architecture": DECODER}
         if self.composition.encoder:
             found["architecture"] = SEQ2SEQ if self.is_seq2seq else ENCODER
         if (model := self.situation.model) is not None:
@@ -132,13 +138,11 @@ class StageCase:
         seen = {**self.seen(), "memory_left": memory_left or self.memory_left}
         if packing_suits != "unknown":
             seen["packing_suits"] = packing_suits
-        axes = (self.objective, self.update, self.composition.quantization)
-        return settings_by_rule(self.ruleset, seen, *axes)
+        return settings_by_rule(self.ruleset, seen)
 
     def warnings(self) -> tuple[Rule, ...]:
         """The `warn` rules of the settings table that fire."""
-        axes = (self.objective, self.update, self.composition.quantization)
-        return judge_stage(self.ruleset, self.seen(), *axes).warnings
+        return judge(self.ruleset, SETTINGS, self.seen()).warnings
 
 
 def is_seq2seq(model: ModelShape | None) -> bool:
@@ -151,35 +155,36 @@ def needs_examples(situation: Situation, objective: str) -> bool:
     return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
 
 
-def judge_stage(
-    ruleset: Ruleset,
-    facts: Mapping[str, Any],
-    objective: str,
-    update: str,
-    quantization: str | None,
-) -> Judgement:
-    """What the table of settings says of one stage."""
-    axes = {"objective": objective, "update": update, "quantization": quantization or "none"}
-    return judge(ruleset, "settings", {**facts, **axes})
+def axes_of(objective: str, update: str, quantization: str | None) -> dict[str, str]:
+    """What the table of settings sees of a stage itself."""
+    return {"objective": objective, "update": update, "quantization": quantization or "none"}
 
 
-def settings_by_rule(
-    ruleset: Ruleset,
-    facts: Mapping[str, Any],
-    objective: str,
-    update: str,
-    quantization: str | None,
-) -> dict[str, Chosen]:
-    """Stage key -> chosen value, for one stage of these axes; BATCH among them."""
-    found, judgement = {}, judge_stage(ruleset, facts, objective, update, quantization)
-    for key, (value, rule) in judgement.settings.items():
-        is_own = rule.layer in ruleset.overlays
-        chosen = Chosen(value=value, because=rule.because, rule=rule.id, is_own=is_own)
-        found[key] = _allowed(objective, update, key, chosen)
+def settings_by_rule(ruleset: Ruleset, facts: Mapping[str, Any]) -> dict[str, Chosen]:
+    """Stage key -> chosen value, for the stage whose axes are among the facts; BATCH is a key."""
+    axes = {"objective": facts["objective"], "update": facts["update"]}
+    found = {
+        key: Chosen(
+            value=value, because=rule.because, rule=rule.id, is_own=rule.layer in ruleset.overlays
+        )
+        for key, (value, rule) in judge(ruleset, SETTINGS, facts).settings.items()
+    }
+    declared = key_specs().allowed(**axes)
+    for key, because in refusals(**axes, values=values_of(found)).items():
+        default = declared[key].default if key in declared else DEFAULTS[key]
+        found[key] = Chosen(value=default, because=because)
     # A method of one's own may have no rule for it.
-    if RATE not in found and (rate := _rate_of_file(objective, update)) is not None:
+    if RATE not in found and (rate := _rate_of_file(**axes)) is not None:
         found[RATE] = Chosen(value=rate, because="the default in its method's file")
-    return found | _rate_under_optimizer(found)
+    if "optimizer" in found and RATE in found:
+        entry, rate = optimizer(found["optimizer"].value), found[RATE]
+        if entry.rate.factor not in (None, 1.0):
+            because = (
+                f"{rate.because}; for AdamW {rate.value:g}, under {entry.name} {entry.rate.because}"
+            )
+            value = float(f"{rate.value * entry.rate.factor:.2g}")
+            found[RATE] = Chosen(value=value, because=because, rule=rate.rule)
+    return found
 
 
 def _rate_of_file(objective: str, update: str) -> Any:
@@ -192,32 +197,16 @@ def _rate_of_file(objective: str, update: str) -> Any:
     return key_specs().default(RATE, objective=objective, update=update)
 
 
-def _rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
-    """The learning rate under the chosen optimizer, if it is not that of AdamW."""
-    if "optimizer" not in found or RATE not in found:
-        return {}
-    entry, rate = optimizer(found["optimizer"].value), found[RATE]
-    if entry.rate.factor in (None, 1.0):
-        return {}
-    because = f"{rate.because}; for AdamW {rate.value:g}, under {entry.name} {entry.rate.because}"
-    value = float(f"{rate.value * entry.rate.factor:.2g}")
-    return {RATE: Chosen(value=value, because=because, rule=rate.rule)}
+def refusals(objective: str, update: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Stage key -> why a stage of these axes cannot have its value, for each that is refused."""
+    found: dict[str, str] = {}
+    for owner, one in key_specs().refused({**values, "objective": objective, "update": update}):
+        if one.key in values:
+            because = f"the {owner} does not go with {as_yaml(values[one.key])}: {one.because}"
+            found[one.key] = f"{found[one.key]}; {because}" if one.key in found else because
+    return found
 
 
-def _allowed(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
-    """The value, or the key's default and why if objective or update refuse it."""
-    because = refusal(objective, update, key, chosen.value)
-    if not because:
-        return chosen
-    declared = key_specs().allowed(objective, update)
-    default = declared[key].default if key in declared else DEFAULTS[key]
-    return Chosen(value=default, because=because)
-
-
-def refusal(objective: str, update: str, key: str, value: Any) -> str:
-    """Why a stage of these axes cannot have the value, or an empty string."""
-    refused = key_specs().refused({"objective": objective, "update": update, key: value})
-    shown = str(value).lower() if isinstance(value, bool) else value
-    return "; ".join(
-        f"the {owner} does not go with {shown}: {one.because}" for owner, one in refused
-    )
+def as_yaml(value: Any) -> str:
+    """A value as a plan writes it: true for True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from advisor.advice.search.micro_batches import HARDLY_FASTER
-from advisor.advice.search.settings import DEFAULTS, StageCase
-from advisor.advice.types import Candidate, Chosen, Fitted, StageSettings, values_of
+from advisor.advice.search.settings import DEFAULTS, StageCase, as_yaml
+from advisor.advice.types import Candidate, Chosen, Fitted, FittedStage, values_of
 from advisor.estimate.types import Estimate, Fits
 from advisor.ground.types import DDP, Hardware
 from advisor.ground.units import format_duration, format_gib
@@ -38,8 +38,7 @@ def under_strategy(case: StageCase, settings: Mapping[str, Chosen]) -> dict[str,
     found, strategy = dict(settings), case.strategy.name
     for one in refused_by(strategy, {**case.axes, **values_of(settings)}):
         if one.key in found and not found[one.key].is_own:
-            value = found[one.key].value
-            shown = str(value).lower() if isinstance(value, bool) else value
+            shown = as_yaml(found[one.key].value)
             because = f"not {shown} under {strategy}: {inside_sentence(one.because)}"
             found[one.key] = Chosen(value=DEFAULTS[one.key], because=because)
     return found
@@ -176,7 +175,7 @@ def about_sharing(candidate: Candidate, hardware: Hardware) -> list[str]:
     if cards < 2 or not stages:
         return []
     first = stages[0]
-    if "sharding" not in first.settings:
+    if "sharding" not in first.reasons:
         found = f"one of the {cards} GPUs is used, which is as fast or leaves more memory"
     elif first.gpus < cards:
         found = f"{first.gpus} of the {cards} GPUs are used: {_how_shared(first)}"
@@ -193,9 +192,8 @@ def about_sharing(candidate: Candidate, hardware: Hardware) -> list[str]:
     return [found, *_about_host(candidate, hardware)]
 
 
-def _how_shared(stage: StageSettings) -> str:
-    """'each holds the whole model and its own rows (ddp)'."""
-    strategy = stage.settings["sharding"].value
+def _how_shared(stage: FittedStage) -> str:
+    strategy = stage.reasons["sharding"].value
     if strategy == DDP:
         return f"each holds the whole model and its own rows ({DDP})"
     return f"they hold one model together, and each has its own rows ({strategy})"
@@ -204,7 +202,7 @@ def _how_shared(stage: StageSettings) -> str:
 def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
     """What is offloaded, and what a divided model needs of the machines' own memory."""
     cost, found = candidate.estimate, []
-    offloads = any("offload" in stage.settings for stage in candidate.stages)
+    offloads = any(stage.offloads for stage in candidate.stages)
     if cost.host_bytes is not None and offloads:
         found.append(
             f"weights, gradients and optimizer lie in the computer's own memory, about"
@@ -225,6 +223,6 @@ def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
 
 def strategy_comment(candidate: Candidate) -> str:
     """Why a plan's GPUs share the work as they do, for the line of `strategy`."""
-    about = strategies()[str(candidate.stages[0].settings["sharding"].value)].about
+    about = strategies()[str(candidate.stages[0].reasons["sharding"].value)].about
     times = speeds(candidate.ways)
     return f"{about}; expected: {times}" if times else about

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 from advisor.advice.facts import model_facts
-from advisor.advice.search.settings import RATE, judge_stage, settings_by_rule
+from advisor.advice.search.settings import RATE, SETTINGS, axes_of, settings_by_rule
 from advisor.estimate.padding import padded_tokens
 from advisor.estimate.targets import embedding_matrices
 from advisor.extras.other_tools.mapping import ABSENT, CHAT, at_key, flat_stage, is_one
@@ -30,6 +30,7 @@ from advisor.methods import objective
 from advisor.methods.families import DECODER
 from advisor.methods.optimizers import OPTIMIZERS
 from advisor.plan.model import Plan
+from advisor.ruleset.judge import judge
 from advisor.ruleset.load import load_rules
 from advisor.situation.of_plan import amounts
 
@@ -323,19 +324,19 @@ def _of_rate(plan: Plan, profile: DataProfile | None, shape: ModelShape | None) 
     ruleset = load_rules()
     facts: dict[str, Any] = {
         "device": "gpu", "architecture": DECODER, "memory_left": "enough",
+        **axes_of(stage.objective, stage.update, stage.quantization),
     }  # fmt: skip
     if profile is not None:
         facts["data_rows"] = profile.rows
     if shape is not None:
         facts |= {"params_b": shape.params / 1e9, **model_facts(shape)}
-    axes = (stage.objective, stage.update, stage.quantization)
-    usual = settings_by_rule(ruleset, facts, *axes).get(RATE)
+    usual = settings_by_rule(ruleset, facts).get(RATE)
     factor = OPTIMIZERS[stage.optimizer].rate.factor if stage.optimizer in OPTIMIZERS else None
     if usual is None or factor is None:
         return {}
     value = float(usual.value) * factor
     times = stage.learning_rate / value
-    placed = judge_stage(ruleset, facts, *axes).settings.get(RATE)
+    placed = judge(ruleset, SETTINGS, facts).settings.get(RATE)
     return {
         "rate.usual": value,
         "rate.times": float(f"{times:.3g}"),
