@@ -20,7 +20,7 @@ from advisor.ground.units import gib
 from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import Judgement, judge
-from advisor.ruleset.model import Condition, DecisionTable, Interval, Rule, Ruleset
+from advisor.ruleset.model import Condition, DecisionTable, Rule, Ruleset
 from advisor.ruleset.phrases import (
     clauses,
     inside_sentence,
@@ -165,7 +165,7 @@ class LosingOutcome:
                 Path(wanted, rule)
                 for rule in named
                 for way in islice(self._unmet(rule), MAX_PATHS)
-                if (wanted := _merged(way))
+                if (wanted := _by_fact(way))
             ),
         ]
         # Nobody takes another task for a method's sake, and a machine without a GPU has none that
@@ -188,14 +188,8 @@ class LosingOutcome:
         between = before[1 : before.index(ours)]
         heavier = [name for name in between if _weight(name) > _weight(ours)]
         for too_big in ([winner], [winner, *heavier]):
-            facts = [
-                fact.id
-                for name in too_big
-                for fact in self.ruleset.facts.values()
-                if fact.instance_of and scheme_of_fact(fact) == name
-            ]
-            too_big_only = frozenset({TOO_BIG})
-            wanted = {name: Condition(fact=name, values=too_big_only) for name in facts}
+            facts = [f"fits_{name}" for name in too_big]
+            wanted = {name: Condition(fact=name, values=frozenset({TOO_BIG})) for name in facts}
             yield Path(wanted, placed, by_size=True)
 
     def _unmet(self, rule: Rule) -> Iterator[tuple[Condition, ...]]:
@@ -338,31 +332,13 @@ def _weight(scheme: str) -> int:
     return 2 if update(one.update).trains == "all" else 0 if one.quantization else 1
 
 
-def _merged(conditions: Sequence[Condition]) -> dict[str, Condition]:
-    """The conditions joined by fact; empty if two of them can never hold together."""
-    found: dict[str, Condition] = {}
-    for condition in conditions:
-        if (known := found.get(condition.fact)) is not None:
-            pairs = product(known.intervals, condition.intervals)
-            both = tuple(both for pair in pairs if (both := _overlap(*pair)) is not None)
-            condition = replace(condition, values=known.values & condition.values, intervals=both)
-        if not condition.values and not condition.intervals:
-            return {}  # it wants something not to be known, or two things at once
-        found[condition.fact] = condition
-    return found
-
-
-def _overlap(one: Interval, other: Interval) -> Interval | None:
-    low = max((each.low for each in (one, other) if each.low is not None), default=None)
-    high = min((each.high for each in (one, other) if each.high is not None), default=None)
-    if low is not None and high is not None and low >= high:
-        return None
-    return Interval(
-        low=low,
-        low_included=low is None or (low in one and low in other),
-        high=high,
-        high_included=high is not None and high in one and high in other,
+def _by_fact(conditions: Sequence[Condition]) -> dict[str, Condition]:
+    """The conditions by fact; empty if two differ on one, or one wants it not to be known."""
+    found = {one.fact: one for one in conditions}
+    is_possible = all(found[one.fact] == one for one in conditions) and all(
+        one.values or one.intervals for one in conditions
     )
+    return found if is_possible else {}
 
 
 def _samples(fact: Fact, condition: Condition) -> list[Any]:

@@ -58,34 +58,24 @@ ENOUGH = ("fits", "unknown")  # nothing has to be given up
 CLASSES = "classification"
 
 
-def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
-    """One stage with settings that fit, or need least if none does, and its estimate.
-
-    Args:
-        may_pack: Several rows may share a sequence, which may be longer than any row.
-    """
+def fit_stage(case: StageCase) -> FittedStage:
+    """One stage with settings that fit, or need least if none does, and its estimate."""
     by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
     settings, left_out = with_lengths(case, by_rule)
     settings = _with_attention(case, settings)
     read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
     settings = {**under_strategy(case, {**settings, **read.settings}), **strategy_settings(case)}
     suits, packing = packing_suits(case, settings)
-    if packing is not None and not may_pack:
-        suits, packing = "uneven", None
     usual = case.settings(packing_suits=suits)
     if suits != "unknown":
         settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
-    settings, packing = with_packing(case, settings, suits, packing, fits=may_pack)
+    settings, packing = with_packing(case, settings, suits, packing)
     batch, seq_len = settings.pop(BATCH), int(settings["seq_len"].value)
     recompute = {"gradient_checkpointing": True}
     no_recompute = "".join(refusals(case.objective, case.update, recompute).values())
     micros = micro_batches_to_try(case, int(batch.value), seq_len)
     trials = trials_of(int(batch.value), micros, cards=case.cards, recompute=not no_recompute)
     fitted, best = _with_least_given_up(case, settings, (usual, suits), trials)
-    if packing is not None and best.cost.fits not in ENOUGH:
-        other = fit_stage(case, may_pack=False)
-        if fit_rank(other.cost) < fit_rank(best.cost):
-            return other
     cost = _refused_if_impossible(case, fitted, best)
     chosen = {
         **fitted,
