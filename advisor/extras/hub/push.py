@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,49 +45,38 @@ def check_push(plan: Plan) -> Checked:
     push_to = plan.extra_key("hub", "push_to")
     if push_to is None:
         return Checked()
+    owner, _, repo = push_to.partition("/")
+    may_write = f"a token that may write to {owner}, {WITHOUT}"
+
+    def lacking(what: str, hint: str, allowed: str = may_write) -> Checked:
+        return Checked(lacking=[Fault(where=AT, what=what, allowed=allowed, hint=hint)])
+
+    if is_offline():
+        what = "results are to be uploaded to the hub, and HF_HUB_OFFLINE is set"
+        hint = "unset HF_HUB_OFFLINE, or remove the key: `hf upload` does it later"
+        return lacking(what, hint, f"a connection, {WITHOUT}")
+    if login() is None:
+        what = f"this machine has no login for the hub, to upload to {push_to}"
+        return lacking(what, "hf auth login, or set HF_TOKEN")
     try:
-        who = _who_is_logged_in(push_to)
-        fault = _writer_fault(who, push_to)
+        who = dict(_api().whoami())
+        name, token = str(who.get("name")), (who.get("auth") or {}).get("accessToken") or {}
+        owners = [name, *(str(one.get("name")) for one in who.get("orgs") or ())]
+        if token.get("role") == "read":
+            what = f"the login of {name} may read only, and the result goes to {push_to}"
+            return lacking(what, "make one in the hub's settings, then hf auth login")
+        if owner not in owners:
+            what = f"the login of this machine is {name}, who cannot write to {owner}"
+            return lacking(
+                what, f"push_to: {name}/{repo}", f"owners it may write to: {', '.join(owners)}"
+            )
         names = tuple(task.name for task in plan.tasks) or (None,)
-        said = [] if fault else [_what_will_be(repository(push_to, name)) for name in names]
-        return Checked(lacking=[fault] if fault else [], needs=said)
+        return Checked(needs=[_what_will_be(repository(push_to, one)) for one in names])
     except MachineNotReady as error:
         return Checked(lacking=error.faults)
     except Exception as error:  # the client has a dozen of its own, and those of its HTTP library
         what = f"the hub does not take this machine's login: {_error_text(error)}"
-        allowed = f"a token that may write to {push_to.partition('/')[0]}, {WITHOUT}"
-        hint = "check the connection, HF_TOKEN and `hf auth whoami`"
-        return Checked(lacking=[Fault(where=AT, what=what, allowed=allowed, hint=hint)])
-
-
-def _who_is_logged_in(push_to: str) -> dict[str, Any]:
-    """What the hub says of this machine's login. Raises MachineNotReady without one."""
-    if is_offline():
-        what = "results are to be uploaded to the hub, and HF_HUB_OFFLINE is set"
-        hint = "unset HF_HUB_OFFLINE, or remove the key: `hf upload` does it later"
-        raise MachineNotReady(what, f"a connection, {WITHOUT}", hint, where=AT)
-    if login() is None:
-        what = f"this machine has no login for the hub, to upload to {push_to}"
-        hint = "hf auth login, or set HF_TOKEN"
-        raise MachineNotReady(what, f"a token that may write, {WITHOUT}", hint, where=AT)
-    return dict(_api().whoami())
-
-
-def _writer_fault(who: dict[str, Any], push_to: str) -> Fault | None:
-    """Why the login cannot write to the repository's owner."""
-    owner, _, repo = push_to.partition("/")
-    name = str(who.get("name"))
-    owners = [name, *(str(one.get("name")) for one in who.get("orgs") or ())]
-    token = (who.get("auth") or {}).get("accessToken") or {}
-    if token.get("role") == "read":
-        what = f"the login of {name} may read only, and the result goes to {push_to}"
-        hint = "make one in the hub's settings, then hf auth login"
-        return Fault(where=AT, what=what, allowed="a token that may write", hint=hint)
-    if owner not in owners:
-        what = f"the login of this machine is {name}, who cannot write to {owner}"
-        allowed = f"owners it may write to: {', '.join(owners)}"
-        return Fault(where=AT, what=what, allowed=allowed, hint=f"push_to: {name}/{repo}")
-    return None
+        return lacking(what, "check the connection, HF_TOKEN and `hf auth whoami`")
 
 
 def _what_will_be(target: str) -> str:
@@ -106,49 +93,22 @@ def _what_will_be(target: str) -> str:
 # --------------------------------------------------------------------------- after it
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """A result, and the repository that it goes to."""
-
-    stage: StageRecord
-    repository: str
-
-    @property
-    def why_not(self) -> str | None:
-        """What speaks against the upload; None: nothing."""
-        stage = self.stage
-        if stage.verdict is None or not stage.verdict.ok:
-            failed = [check.text for check in stage.checks if not check.ok]
-            return failed[0] if failed else "it was not checked"
-        if not stage.files:
-            return "an earlier version made it, and did not note its files"
-        return None
-
-    @property
-    def digest(self) -> str:
-        """Of the result's files."""
-        files = self.stage.files or {}
-        lines = (f"{name} {file.sha256}\n" for name, file in sorted(files.items()))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def is_pushed(self, record: RunRecord) -> bool:
-        """Whether the repository has these very files already."""
-        found = pushed_results(record).get(self.stage.name) or {}
-        return (found.get("repository"), found.get("files")) == (self.repository, self.digest)
-
-
 def pushed_results(record: RunRecord) -> dict[str, Any]:
     """Stage -> what was noted of its upload (`_push`); runs of before have it under `pushed`."""
     return dict((record.extras or {}).get("hub") or record.extra.get("pushed") or {})
 
 
-def _targets(ending: Ending) -> Iterator[Target]:
-    """The results that the plan wants on the hub: of a run that is no trial."""
-    record = ending.keeper.record
-    if record.status == DONE and not record.max_steps:
-        for stage in last_of_each_task(record.stages):
-            push_to = ending.plan.extra_key("hub", "push_to")
-            yield Target(stage=stage, repository=repository(push_to, stage.task))
+def _why_not(stage: StageRecord) -> str | None:
+    """What speaks against the upload of a result; None: nothing."""
+    if stage.verdict is None or not stage.verdict.ok:
+        return next((one.text for one in stage.checks if not one.ok), "it was not checked")
+    return None if stage.files else "an earlier version made it, and did not note its files"
+
+
+def _digest(stage: StageRecord) -> str:
+    """Of the result's files."""
+    lines = (f"{name} {file.sha256}\n" for name, file in sorted((stage.files or {}).items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def push_results(ending: Ending) -> AdviseError | None:
@@ -157,63 +117,66 @@ def push_results(ending: Ending) -> AdviseError | None:
 
     Raises Stopped if it was asked to stop.
     """
-    say = ending.say
-    if ending.keeper.record.max_steps:
+    say, record = ending.say, ending.keeper.record
+    if record.max_steps:
         say(f"{AT}: not uploaded: the results of a trial stay here")
     faults: list[Fault] = []
-    for one in _targets(ending):
-        folder = ending.run.folder / one.stage.folder
-        why = one.why_not or (ending.failures[0].faults[0].what if ending.failures else None)
+    is_done = record.status == DONE and not record.max_steps
+    for stage in last_of_each_task(record.stages) if is_done else ():
+        target = repository(ending.plan.extra_key("hub", "push_to"), stage.task)
+        folder = ending.run.folder / stage.folder
+        why = _why_not(stage) or (ending.failures[0].faults[0].what if ending.failures else None)
         if why is not None:
-            say(f"{AT}: {one.stage.name} was not uploaded to {one.repository}: {why}")
-            if one.stage.files:
-                command = upload_command(one.repository, shown_path(folder), one.stage.files)
+            say(f"{AT}: {stage.name} was not uploaded to {target}: {why}")
+            if stage.files:
+                command = upload_command(target, shown_path(folder), stage.files)
                 say(f"  to upload it all the same: {command}")
             continue
-        record = ending.keeper.record
-        if one.is_pushed(record):
-            continue
+        before = pushed_results(ending.keeper.record)
+        known = before.get(stage.name) or {}
+        if (known.get("repository"), known.get("files")) == (target, _digest(stage)):
+            continue  # the repository has these very files
         try:
-            with waiting(f"uploading {one.stage.name} to {one.repository}"):
-                pushed = _push(one, folder)
+            with waiting(f"uploading {stage.name} to {target}"):
+                pushed = _push(stage, target, folder)
         except KeyboardInterrupt:
             stopped = Stopped("stopped while uploading; the result is trained and saved")
             raise with_resume(stopped, ending.again) from None
         except Exception as error:
-            what = f"could not upload {one.stage.name} to {one.repository}: {_error_text(error)}"
+            what = f"could not upload {stage.name} to {target}: {_error_text(error)}"
             allowed = f"the result is trained and saved: {shown_path(folder)}"
             hint = f"to try again, without training: {ending.again}"
             faults.append(Fault(where=AT, what=what, allowed=allowed, hint=hint))
             continue
-        ending.keeper.note_extra("hub", {**pushed_results(record), one.stage.name: pushed})
-        say(f"{one.stage.name} is on the hub: {pushed['url']}, commit {pushed['commit'][:12]}")
-        base = record.base_model(one.stage)
-        if update(one.stage.update).is_module and (ending.run.folder / base).exists():
+        ending.keeper.note_extra("hub", {**before, stage.name: pushed})
+        say(f"{stage.name} is on the hub: {pushed['url']}, commit {pushed['commit'][:12]}")
+        base = record.base_model(stage)
+        if update(stage.update).is_module and (ending.run.folder / base).exists():
             say(f"  it names its base by a folder of this machine, {base}")
     return MachineNotReady(faults=faults) if faults else None
 
 
-def _push(one: Target, folder: Path) -> dict[str, str]:
+def _push(stage: StageRecord, target: str, folder: Path) -> dict[str, str]:
     """Upload a result in one commit. Returns what run.json keeps; raises what prevents it."""
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     api = _api()
-    names = [*(one.stage.files or ()), *([CARD] if (folder / CARD).is_file() else [])]
+    names = [*(stage.files or ()), *([CARD] if (folder / CARD).is_file() else [])]
     files = [CommitOperationAdd(name, str(folder / name)) for name in names]
-    message = f"Upload the result of stage {one.stage.plan_stage}"
+    message = f"Upload the result of stage {stage.plan_stage}"
     disable_progress_bars()
     try:
         # Who made the repository before decided who may read it.
-        api.create_repo(one.repository, private=True, exist_ok=True)
-        made = api.create_commit(one.repository, files, commit_message=message)
+        api.create_repo(target, private=True, exist_ok=True)
+        made = api.create_commit(target, files, commit_message=message)
     finally:
         enable_progress_bars()
     return {
-        "repository": one.repository,
+        "repository": target,
         "commit": made.oid,
-        "url": f"{_endpoint()}/{one.repository}",
-        "files": one.digest,
+        "url": f"{_endpoint()}/{target}",
+        "files": _digest(stage),
         "pushed_at": now(),
     }
 

@@ -18,7 +18,6 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from advisor.record.run import RunRecord, StageRecord
 SCRIPT, TEMPLATE, GENERATION = "serve.sh", "chat_template.jinja", "generation_config.json"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODEL = "model"
-TOGETHER = "together"  # the folder of the modules, where other results need servers of their own
 TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # PEFT key -> what it means. Set, it makes vLLM refuse the result or answer otherwise.
 NOT_HELD = {
@@ -54,41 +52,27 @@ NOT_HELD = {
 }
 
 
-@dataclass(frozen=True)
-class Served:
-    """What one server serves."""
-
-    stages: Sequence[StageRecord]
-    as_modules: bool = False
-    merged_because: str | None = None  # why a module is merged; None: it is not
-
-
 def export(wanted: ExportRequest) -> int:
     """Write the folder and say where it is. Returns the exit code; raises InputError."""
     run = wanted.source
     record = record_of(run)
-    parts = _parts(run, writing_stages(run, record, only=wanted.only))
-    for part in parts:
-        _check_templates(run, part)
+    stages = writing_stages(run, record, only=wanted.only)
+    merged_because = _check(run, stages)
     out = wanted.out or run / "export" / "vllm"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", where=str(out), hint="name another with --out")
-    said: list[str] = []
     with made_beside(out) as work:
-        for part in parts:
-            name = label(part.stages[0])
-            inside = "" if len(parts) == 1 else TOGETHER if part.as_modules else name
-            if part.merged_because is not None:
-                wanted.say(f"{name} is merged: {part.merged_because}.")
-                options = ("--out", str(work / inside / MODEL), "--device", device_of(run))
-                if code := wanted.run_tool("merge", str(run), *options, "--only", name):
-                    return code
-            said += _write(run, record, part, work / inside)
-            said.append(f"Serve it:  sh {shown_path(out / inside / SCRIPT)}")
+        if merged_because is not None:
+            name = label(stages[0])
+            wanted.say(f"{name} is merged: {merged_because}.")
+            options = ("--out", str(work / MODEL), "--device", device_of(run))
+            if code := wanted.run_tool("merge", str(run), *options, "--only", name):
+                return code
+        said = _write(run, record, stages, work, is_merged=merged_because is not None)
         if out.is_dir():
             out.rmdir()  # it is empty: see above
         work.rename(out)
-    for line in said:
+    for line in (*said, f"Serve it:  sh {shown_path(out / SCRIPT)}"):
         wanted.say(line)
     if find_spec("vllm") is None:
         wanted.say("vLLM is not installed here and has not run this. It needs an environment of")
@@ -96,34 +80,47 @@ def export(wanted: ExportRequest) -> int:
     return 0
 
 
-def _parts(run: Path, stages: Sequence[StageRecord]) -> list[Served]:
-    """The servers that are needed. Raises InputError, naming every result that none can serve."""
-    together: list[StageRecord] = []
-    alone: list[Served] = []
-    refused: list[str] = []
+def _check(run: Path, stages: Sequence[StageRecord]) -> str | None:
+    """Why the one result has to be merged; None: it is a whole model, or all are modules that vLLM
+    holds. Raises InputError for what no single server can serve, and for a broken template.
+    """
+    apart: dict[str, str] = {}  # what needs a server of its own -> why
     for stage in stages:
         method, folder = update(stage.update), run / stage.folder
-        if not method.is_module:
-            alone.append(Served([stage]))
-            continue
         why: str | None = f"it is {method.result}, which vLLM does not load"
-        if "vllm" in method.serves:
+        if not method.is_module:
+            why = "it is a whole model"
+        elif "vllm" in method.serves:
             why = why_not_held(folder, json_object(folder / CONFIG))
-        if why is None:
-            together.append(stage)
-        elif method.merges:
-            alone.append(Served([stage], merged_because=why))
-        else:
-            refused.append(f"{label(stage)} {method.why_not_merged or 'cannot be merged'}")
-    if refused:
+        if why is not None and method.is_module and not method.merges:
+            raise InputError(
+                f"vLLM cannot load this: {label(stage)} {method.why_not_merged or 'is no LoRA'}",
+                where=str(run),
+                allowed="LoRA modules, what can be merged into its base, and whole models",
+                hint="serve it with transformers (README.md in the folder of the result says how),"
+                " or train it as LoRA: --set stages.0.update=lora",
+            )
+        if why is not None:
+            apart[label(stage)] = why
+    if apart and len(stages) > 1:
+        name, why = next(iter(apart.items()))
         raise InputError(
-            f"vLLM cannot load this: {'; '.join(refused)}",
+            f"{name} needs a vLLM server of its own: {why}",
             where=str(run),
-            allowed="LoRA modules, what can be merged into its base, and whole models",
-            hint="serve it with transformers (README.md in the folder of the result says how), or"
-            " train it as LoRA: --set stages.0.update=lora",
+            hint=f"a server for each: --only {name}",
         )
-    return [*([Served(together, as_modules=True)] if together else []), *alone]
+    templates = {template_source(run / stage.folder): stage for stage in stages}
+    if len(templates) > 1:
+        raise InputError(
+            f"{' and '.join(map(label, templates.values()))} have different chat templates, and a"
+            " vLLM server takes one",
+            where=str(run),
+            hint=f"a server for each: --only {label(stages[0])}",
+        )
+    if None not in templates:
+        ChatText.in_folder(run / stages[0].folder)
+    is_module = update(stages[0].update).is_module
+    return apart.get(label(stages[0])) if is_module else None
 
 
 @contextmanager
@@ -137,26 +134,12 @@ def made_beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_templates(run: Path, part: Served) -> None:
-    """Raise InputError for a broken template, or modules of one server with different ones."""
-    found: dict[str | None, str] = {}
-    for stage in part.stages:
-        source = template_source(run / stage.folder)
-        found.setdefault(source, label(stage))
-        if source is not None:
-            ChatText.in_folder(run / stage.folder)
-    if len(found) > 1:
-        raise InputError(
-            f"{' and '.join(found.values())} have different chat templates, and a vLLM server"
-            " takes one",
-            where=str(run),
-            hint=f"a server for each: --only {label(part.stages[0])}",
-        )
-
-
-def _write(run: Path, record: RunRecord, part: Served, folder: Path) -> list[str]:
+def _write(
+    run: Path, record: RunRecord, stages: Sequence[StageRecord], folder: Path, *, is_merged: bool
+) -> list[str]:
     """Write what a server starts from. Returns what was checked and is to be known, in lines."""
-    results = {label(stage): run / stage.folder for stage in part.stages}
+    results = {label(stage): run / stage.folder for stage in stages}
+    as_modules = update(stages[0].update).is_module and not is_merged
     name, first = next(iter(results.items()))
     folder.mkdir(parents=True, exist_ok=True)
     template = template_source(first)
@@ -172,22 +155,22 @@ def _write(run: Path, record: RunRecord, part: Served, folder: Path) -> list[str
     notes: list[str] = []
     served: str | None = None
     rank: int | None = None
-    dtype = record.settings(part.stages[0]).weights_dtype
+    dtype = record.settings(stages[0]).weights_dtype
     if dtype in ("bfloat16", "float16"):
         more.append(["--dtype", dtype])
-    if plan is not None and plan.revision and part.as_modules:
+    if plan is not None and plan.revision and as_modules:
         more.append(["--revision", plan.revision])
     if plan is not None and plan.trust_remote_code:
         more.append(["--trust-remote-code"])
-    if part.as_modules:
+    if as_modules:
         asked = name
-        base = model = record.base_model(part.stages[0])
+        base = model = record.base_model(stages[0])
         for one, source in results.items():
             (folder / "adapters" / one).mkdir(parents=True, exist_ok=True)
             for file in (CONFIG, WEIGHTS):
                 shutil.copyfile(source / file, folder / "adapters" / one / file)
             rank = max(rank or 0, int(json_object(source / CONFIG)["r"]))
-        if part.stages[0].quantization == "nf4":
+        if stages[0].quantization == "nf4":
             notes.append(
                 "the modules were trained on 4-bit weights; vLLM loads the base in 16 bit, and some"
                 " answers may differ from those of the test. `--quantization bitsandbytes` behind"
@@ -203,12 +186,12 @@ def _write(run: Path, record: RunRecord, part: Served, folder: Path) -> list[str
         ]
     else:
         asked = served = str(record.name)
-        model = str(first.absolute()) if part.merged_because is None else MODEL
+        model = str(first.absolute()) if not is_merged else MODEL
         said = [f"{name}: a whole model, with its chat template and end tokens"]
     server = VllmServer(
         model=model,
         name=served,
-        modules=[(one, f"adapters/{one}") for one in results] if part.as_modules else (),
+        modules=[(one, f"adapters/{one}") for one in results] if as_modules else (),
         rank=rank,
         template=TEMPLATE if template is not None else None,
         generation="." if generation else None,

@@ -119,13 +119,14 @@ def test_a_module_that_vllm_cannot_hold_is_merged(tmp_path, take):
     assert "sft is merged: it splits weights into size and direction (DoRA)" in take.said[0]
 
 
-def test_servers_of_their_own_lie_in_folders_of_their_own(tmp_path, take):
-    """One of two tasks must be merged: the other stays a module on the base."""
+def test_what_needs_a_server_of_its_own_is_named(tmp_path, take):
+    """One of two tasks must be merged: it is exported by itself."""
     run = write_run(tmp_path / "run", tasks=("legal", "hr"))
     write_adapter(run / "stages" / "sft-hr", modules_to_save=["embed_tokens"])
-    out = take(run)
-    assert "legal=adapters/legal" in words(out / "together")
-    assert words(out / "hr")[1] == "model"
+    with pytest.raises(InputError, match="hr needs a vLLM server of its own") as refused:
+        take(run)
+    assert "--only hr" in refused.value.faults[0].hint
+    assert words(take(run, only="hr"))[1] == "model"
 
 
 def test_only_one_of_several(tmp_path, take):
