@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from peft.config import PeftConfig
@@ -30,11 +30,9 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     b_up start at zero, so a new adapter changes nothing.
 
     - `houlsby`: h + A(h) on the output h of attention and of the MLP, each before its residual is
-      added
-      (Houlsby et al. 2019, section 2.1, arXiv:1902.00751).
+      added (Houlsby et al. 2019, section 2.1, arXiv:1902.00751).
     - `pfeiffer`: the second of these alone (Pfeiffer et al. 2020, arXiv:2005.00247), as
-      LLM-Adapters places it in decoders
-      (Hu et al. 2023, arXiv:2304.01933).
+      LLM-Adapters places it in decoders (Hu et al. 2023, arXiv:2304.01933).
     - `parallel`: A(x) of the MLP's input x, added to its output (He et al. 2022, section 3.3,
       arXiv:2110.04366).
 
@@ -52,23 +50,15 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
         base_layers: Filled in.
     """
 
-    placement: str = field(default="pfeiffer", metadata={"help": "houlsby, pfeiffer or parallel"})
-    bottleneck: int = field(default=64, metadata={"help": "width of the adapter"})
-    activation: str = field(default="relu", metadata={"help": "relu, gelu, silu or tanh"})
-    dropout: float = field(default=0.0, metadata={"help": "dropout on the adapter's input"})
-    scale: float = field(default=1.0, metadata={"help": "factor of the adapter's output"})
-    layers: list[int] | None = field(
-        default=None, metadata={"help": "numbers of the layers that get an adapter; default: all"}
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "other modules that are trained and saved whole"}
-    )
-    base_hidden_size: int | None = field(
-        default=None, metadata={"help": "filled in: hidden size of the base"}
-    )
-    base_layers: int | None = field(
-        default=None, metadata={"help": "filled in: layers of the base"}
-    )
+    placement: str = "pfeiffer"
+    bottleneck: int = 64
+    activation: str = "relu"
+    dropout: float = 0.0
+    scale: float = 1.0
+    layers: list[int] | None = None
+    modules_to_save: list[str] | None = None
+    base_hidden_size: int | None = None
+    base_layers: int | None = None
     # Read by PEFT from every config. Places are found in the model instead.
     target_modules: ClassVar[None] = None
 

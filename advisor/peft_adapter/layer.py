@@ -13,7 +13,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from advisor.peft_adapter.config import CANNOT_BE_MERGED, BottleneckConfig
+from advisor.peft_adapter.config import BottleneckConfig
 from advisor.peft_adapter.placement import INPUT, OUTPUT, RESIDUAL, Place
 
 ACTIVATION = {
@@ -58,10 +58,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self, adapter_name: str, config: BottleneckConfig, place: Place, hidden_size: int
     ) -> None:
         """Add an adapter that changes nothing yet: its up-projection is zero."""
-        down, up = (
-            nn.Linear(hidden_size, config.bottleneck),
-            nn.Linear(config.bottleneck, hidden_size),
-        )
+        down = nn.Linear(hidden_size, config.bottleneck)
+        up = nn.Linear(config.bottleneck, hidden_size)
         nn.init.zeros_(down.bias)
         nn.init.zeros_(up.weight)
         nn.init.zeros_(up.bias)
@@ -78,26 +76,16 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def _of_base(self) -> tuple[Any, Any]:
         base = self.get_base_layer()
-        computed = next(
-            (
-                module.compute_dtype
-                for module in base.modules()
-                if getattr(module, "compute_dtype", None) is not None
-            ),
-            None,
-        )
+        named = (getattr(module, "compute_dtype", None) for module in base.modules())
+        computed = next(filter(None, named), None)
         floats = [parameter for parameter in base.parameters() if parameter.is_floating_point()]
         device = next(base.parameters()).device
         return device, computed or (floats[0].dtype if floats else torch.float32)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the wrapped module returns, its hidden states changed by the active adapters."""
-        names = (
-            []
-            if self.disable_adapters
-            else [name for name in self.active_adapters if name in self.bottleneck_down]
-        )
-        if not names:
+        names = [name for name in self.active_adapters if name in self.bottleneck_down]
+        if not names or self.disable_adapters:
             return self.base_layer(*args, **kwargs)
         for name in names:
             place = self.bottleneck_settings[name][0]
@@ -115,9 +103,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             if reads == OUTPUT:
                 hidden_BTH = hidden_BTH + self._change(name, before_BTH)
             elif reads == INPUT:
-                hidden_BTH = hidden_BTH + self._change(
-                    name, args[0] if args else kwargs[self._arguments[0]]
-                )
+                read_BTH = args[0] if args else kwargs[self._arguments[0]]
+                hidden_BTH = hidden_BTH + self._change(name, read_BTH)
         return (hidden_BTH, *output[1:]) if isinstance(output, tuple) else hidden_BTH
 
     def _with(
@@ -131,15 +118,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _change(self, name: str, x_BTH: Any) -> Any:
         _, activation, scale = self.bottleneck_settings[name]
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-        inner_BTD = ACTIVATION[activation](
-            down(self.bottleneck_dropout[name](x_BTH.to(down.weight.dtype)))
-        )
+        dropped_BTH = self.bottleneck_dropout[name](x_BTH.to(down.weight.dtype))
+        inner_BTD = ACTIVATION[activation](down(dropped_BTH))
         changed_BTH = up(inner_BTD) if scale == 1 else scale * up(inner_BTD)
         return changed_BTH.to(x_BTH.dtype)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Raises ValueError: there is nothing it could be merged into."""
-        raise ValueError(CANNOT_BE_MERGED)
-
-    def unmerge(self) -> None:
-        """Nothing: it is never merged."""

@@ -72,12 +72,6 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
     def _check_merge_allowed(self) -> None:
         raise ValueError(CANNOT_BE_MERGED)
 
-    def merge_adapter(
-        self, adapter_names: list[str] | None = None, safe_merge: bool = False
-    ) -> None:
-        """Raises ValueError: a bottleneck adapter cannot be merged."""
-        raise ValueError(CANNOT_BE_MERGED)
-
 
 def register() -> None:
     """Tell PEFT of the method; once, also where this is imported again.

@@ -34,9 +34,8 @@ class UnsupportedModel(ValueError):
 class Place:
     """One place of an adapter.
 
-    reads: OUTPUT: of the wrapped module's output. INPUT: of its first argument, added to its
-        output. RESIDUAL: of the residual the
-        module takes as an argument, added to it.
+    reads: OUTPUT: the wrapped module's output. INPUT: its first argument, added to its output.
+        RESIDUAL: the residual that the module takes as an argument, added to it.
     """
 
     reads: str
@@ -58,10 +57,8 @@ def base_shape(model: Any) -> ModuleShape:
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    hidden, layers = (
-        getattr(config, "hidden_size", None),
-        getattr(config, "num_hidden_layers", None),
-    )
+    hidden = getattr(config, "hidden_size", None)
+    layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(hidden, int) or not isinstance(layers, int):
         raise UnsupportedModel(
             f"{type(model).__name__}: its config names no hidden_size and num_hidden_layers, so"
