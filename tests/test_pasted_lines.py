@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from advisor.cli import COMMANDS
-from advisor.ground import install as program
+from advisor.ground import resources as program
 from advisor.record.run import FinishedRun, RunRecord
 from advisor.render.report import report_page
 from advisor.render.run import summary_lines
