@@ -29,8 +29,7 @@ from advisor.plan.write import plan_text as text_of
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe
 from advisor.record.next_step import trial_steps
-from advisor.render.answer.first import steps_section
-from advisor.render.answer.page import page_of
+from advisor.render.answer.page import page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
 from advisor.render.terminal import print_advice, print_candidate, print_page, print_whole_answer

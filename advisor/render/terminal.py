@@ -10,8 +10,7 @@ from rich.text import Text
 
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.terminal import shown
-from advisor.render.answer.first import LABEL, LINES, first_screen
-from advisor.render.answer.page import Page, page_of
+from advisor.render.answer.page import LABEL, LINES, Page, first_screen, page_of
 from advisor.render.answer.rivals import canonical, named_methods
 from advisor.render.answer.why import answer_words, reason_items
 from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph

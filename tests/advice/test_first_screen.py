@@ -16,7 +16,7 @@ from advisor.advice import advise as advising
 from advisor.cli import advise as command
 from advisor.ground.errors import InputError
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.answer.first import first_screen
+from advisor.render.answer.page import first_screen
 from advisor.render.terminal import WHOLE, print_advice, print_whole_answer
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of

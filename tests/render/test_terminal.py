@@ -20,9 +20,8 @@ from advisor.ground.types import Answer, AnswerSet, Source
 from advisor.ground.units import GIB, format_gib
 from advisor.methods import methods, objectives, remedies, remedy, schemes, updates
 from advisor.methods.composition import parse_composition
-from advisor.render.answer.first import first_screen
 from advisor.render.answer.needs import cost_line, term_words, time_line
-from advisor.render.answer.page import page_of
+from advisor.render.answer.page import first_screen, page_of
 from advisor.render.answer.why import known_words, ordered_warnings
 from advisor.render.blocks import Items, PageTable, Paragraph
 from advisor.render.next_steps import training_steps

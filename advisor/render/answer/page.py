@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from advisor.advice.types import Advice
+from advisor.advice.search.strategies import speeds
+from advisor.advice.types import Advice, Flip, Reason
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.answer.first import FirstScreen, first_screen, steps_section
-from advisor.render.answer.needs import needs
-from advisor.render.answer.rivals import canonical, named_methods, rivals
+from advisor.render.answer.needs import memory_line, needs, remedy_cost, time_and_cost
+from advisor.render.answer.rivals import GUIDE_ROW, canonical, named_methods, rival_lines, rivals
 from advisor.render.answer.why import (
     answer_words,
+    flip_text,
     flips,
+    limit_words,
     number_name,
     obstacles,
+    ordered_warnings,
+    reason_text,
     unknown,
     warnings,
     why,
 )
 from advisor.render.blocks import Item, Section, listed
-from advisor.render.words import device_name, example_rows, is_chosen, meaning_of, model_name
+from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
+from advisor.render.words import (
+    THREE_LINES,
+    TWO_LINES,
+    device_name,
+    example_rows,
+    is_chosen,
+    meaning_of,
+    model_name,
+    sentence,
+    shortened,
+    what_to_do,
+)
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import inside_sentence, joined, name_of
+from advisor.situation.answers import command_line
 
 # What stands beside the model, the machine and the data, and is not repeated as an answer.
 SAID = ("model", "model_params_b", "gpu", "gpus", "gpu_memory_gib", "data_path", "data_kind",
@@ -130,3 +150,276 @@ def _stated(advice: Advice) -> Iterator[str]:
     for fact_id, answer in answers.items():
         name = name_of(facts[fact_id]) if fact_id in facts else fact_id  # signals by their own name
         yield f"{name}: {answer_words(answer.value, fact_id)}"
+
+
+COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
+LABEL = 9  # columns of the labels at the left
+BULLET = 2
+WARNING = "Warning"
+# How many entries of a label are added while there is room, the most useful first. One of each
+# stands there in any case.
+ADDED = (
+    ("Why", 2),
+    ("Why not", 2),
+    ("What if", 2),
+    (WARNING, 2),
+    ("Why", 3),
+    ("Why not", 3),
+    ("What if", 3),
+)
+GROWING = {label for label, _ in ADDED}
+SPARED = ("What if", "Unsure")  # left to the whole answer where the screen has too few lines
+FLAG = re.compile(r" \(--[a-z-]+\)")
+WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, the easiest first
+RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstScreen:
+    """What a person sees first."""
+
+    answer: str  # one sentence or two, with the composition named
+    labelled: dict[str, tuple[Item, ...]]  # a label, and what stands beside it
+    steps: tuple[Item, ...]  # the last of them is the next command
+    more_warnings: int = 0  # that stand in the whole answer alone
+
+    def lines(self, columns: int) -> int:
+        """How many lines it takes, commands wrapped by the terminal."""
+
+        def wrapped(text: str, columns: int) -> int:
+            return len(textwrap.wrap(text, columns))
+
+        count = wrapped(self.answer, columns) + 2  # a blank line before the entries and the steps
+        for items in self.labelled.values():
+            beside = LABEL + (BULLET if len(items) > 1 else 0)
+            count += sum(wrapped(item.text, columns - beside) for item in items)
+        for step in self.steps:
+            count += wrapped(step.text, columns)
+            count += sum(-(-(len(command) + BULLET) // columns) for command in step.commands)
+        return count + 1  # where the rest stands
+
+
+def first_screen(
+    advice: Advice,
+    *,
+    plan_path: str | None = None,
+    columns: int = COLUMNS,
+    lines: int = LINES,
+    with_steps: bool = True,
+) -> FirstScreen:
+    """The first screen. On a terminal of fewer columns than 80 it is longer, on a wider one it says
+    more. Without `with_steps` a menu offers the next steps.
+    """
+    columns = max(columns, COLUMNS)
+    most = {label: items for label, texts in _texts(advice) if (items := _items(label, texts))}
+    kept = {label: items[:1] if label in GROWING else items for label, items in most.items()}
+    steps = first_steps(advice, plan_path=plan_path) if with_steps else ()
+    first = FirstScreen(answer=_answer(advice), labelled=kept, steps=steps)
+
+    def is_too_long(screen: FirstScreen) -> bool:
+        return screen.lines(columns) > lines
+
+    if with_steps and is_too_long(first):
+        first = replace(first, steps=first_steps(advice, plan_path=plan_path, briefly=True))
+    if lines < LINES and is_too_long(first):  # a menu offers all steps
+        with_command = [place for place, step in enumerate(first.steps) if step.commands]
+        first = replace(first, steps=first.steps[: (with_command or [0])[0] + 1])
+    for label in SPARED if lines < LINES else ():
+        if is_too_long(first):
+            kept.pop(label, None)
+    for label, count in ADDED:
+        if label in kept and len(most[label]) >= count == len(kept[label]) + 1:
+            longer = replace(first, labelled=kept | {label: most[label][:count]})
+            if not is_too_long(longer):
+                kept, first = longer.labelled, longer
+    hidden = len(most.get(WARNING, ())) - len(kept.get(WARNING, ()))
+    return replace(first, more_warnings=hidden)
+
+
+def _items(label: str, texts: Iterable[str]) -> tuple[Item, ...]:
+    tone = "warning" if label == WARNING else "plain"
+    return tuple(Item(text=text, tone=tone) for text in texts if text)
+
+
+def _answer(advice: Advice) -> str:
+    what = what_to_do(advice)
+    if advice.nothing_fits is not None:
+        return what
+    chosen = ", which you chose" if is_chosen(advice) else ""
+    return f"{what.rstrip('.')} ({advice.recommendation.composition}{chosen})."
+
+
+def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
+    ours, situation, stuck = advice.recommendation, advice.situation, advice.nothing_fits
+    is_outside = ours.composition.remedies == (OTHER_TOOL,)
+    if is_outside and situation.outside is not None:
+        yield "Where", [sentence(situation.outside.where)]
+    if stuck is not None:
+        words = limit_words(stuck.nearest)
+        misses = words.removeprefix("it") if words.startswith("it ") else f": {words}"
+        yield "Nearest", [sentence(f"{stuck.nearest.composition}{misses}", named=True)]
+        yield "Limits", [sentence(one.text.partition(";")[0]) for one in stuck.blame]
+    else:
+        yield "Against" if is_chosen(advice) else "Why", _reasons(advice)
+    if stuck is None and ours.composition.chain:
+        suggestion = situation.suggestion
+        if suggestion is not None:
+            yield "Model", [f"{suggestion.model}, a suggestion: --model names another"]
+        yield "Memory", [memory_line(advice)]
+        parts = dict.fromkeys(stage.part for stage in ours.stages if stage.part)
+        whole = "All of it would take {0.whole}; your limit is {0.limit}."
+        yield "Data", map(whole.format, parts)
+        time, cost = time_and_cost(advice)
+        yield "Time", [time]
+        yield "GPUs", [speeds(ours.ways)]
+        yield "Cost", [cost]
+        learned = ours.estimate.learned
+        yield "Learned", [f"from {learned.sentence}"] if learned is not None else []
+    elif stuck is None and not is_outside:
+        yield "Cost", [remedy_cost(advice)]
+    if stuck is None and not is_outside:
+        yield "Why not", rival_lines(advice)
+        if advice.fits and not is_chosen(advice):  # both are about what is recommended
+            yield "Unsure", [_doubts(advice)]
+            yield "What if", map(_what_if, _useful_flips(advice))
+    yield WARNING, dict.fromkeys(map(_short_warning, ordered_warnings(advice)))
+
+
+def _reasons(advice: Advice) -> Iterable[str]:
+    """The reasons that decided, the most telling first.
+
+    What a rule saw of this situation makes its reason telling. The first such rule decided whether
+    and from what to train, the last one how; then those that put a rival below.
+    """
+    ruled_out = {one.rule for other in advice.alternatives for one in other.because}
+    telling: list[Reason] = []
+    others: list[Reason] = []
+    for one in advice.recommendation.because:
+        saw_something = any(not known.origin.startswith("concluded") for known in one.facts)
+        (telling if saw_something else others).append(one)
+    between = sorted(telling[1:-1], key=lambda one: one.rule not in ruled_out)
+    others.sort(key=lambda one: one.rule not in ruled_out)
+    ordered = [*telling[:1], *telling[-1:], *between, *others]
+    return dict.fromkeys(sentence(GUIDE_ROW.sub(".", reason_text(one))) for one in ordered)
+
+
+def _doubts(advice: Advice) -> str:
+    # That it may not fit, or fits barely, stands beside the memory.
+    doubts = [doubt for doubt in advice.certainty.doubts if not doubt.startswith("it ")]
+    said = sentence("; ".join(doubts).replace("`", ""))
+    # What each is called on a command line stands in the whole answer.
+    return said if len(said) <= TWO_LINES else FLAG.sub("", said)
+
+
+def _useful_flips(advice: Advice) -> list[Flip]:
+    """The changes most worth knowing, the easiest first; each leads to another answer."""
+    by_effort: dict[str, list[Flip]] = {effort: [] for effort in WORTH_A_LINE}
+    seen: set[str] = set()
+    for flip in advice.flips:
+        if flip.effort in by_effort and str(flip.to) not in seen:
+            seen.add(str(flip.to))
+            by_effort[flip.effort].append(flip)
+    answers, money, data = by_effort.values()
+    return [*answers[:1], *money[:1], *data[:1], *answers[1:], *data[1:], *money[1:]]
+
+
+def _what_if(flip: Flip) -> str:
+    return flip_text(flip).removeprefix("If ").rstrip(".")
+
+
+def _short_warning(text: str) -> str:
+    """The first sentence without the rule's id, or what it says before a colon if it is long."""
+    first = re.split(r"(?<=[a-z)])\. (?=[A-Z])", RULE.sub("", text))[0]
+    return sentence(shortened(first, ": ", least=THREE_LINES))
+
+
+# --------------------------------------------------------------------------- how to begin
+
+
+def first_steps(
+    advice: Advice, *, plan_path: str | None = None, briefly: bool = False
+) -> tuple[Item, ...]:
+    """The next steps in short, the last with a command of `advise`.
+
+    Args:
+        briefly: One way to begin with a remedy, and no word on how to tell that it is not enough.
+    """
+    if advice.nothing_fits is not None:
+        return _ways_out(advice)
+    remedies = next_steps(advice)
+    briefly = briefly or len(remedies) > 1
+    items = [item for steps in remedies for item in _to_begin(steps, briefly=briefly)]
+    for steps in remedies[:1]:
+        if steps.again:
+            measure = "If that is not enough," if briefly else f"{steps.measure} Then"
+            items.append(Item(text=f"{measure} {steps.write}:", commands=steps.again))
+    if plan_path is not None and advice.recommendation.stages:
+        return (*items, _with_plan(advice, plan_path))
+    if advice.recommendation.composition.chain:
+        trained = [
+            Item(text=step.short or step.text, commands=step.commands)
+            for step in training_steps(advice)
+            if CHAT not in step.commands
+        ]
+        return (*items[:1], *trained)
+    return tuple(items)
+
+
+def _ways_out(advice: Advice) -> tuple[Item, ...]:
+    assert advice.nothing_fits is not None
+    ways = advice.nothing_fits.ways_out
+    if not ways:
+        text = "No single change that was tried makes it fit. What each method needs:"
+        asked = command_line(advice.situation.answers, {}, command="advise")
+        return (Item(text=text, commands=(f"{asked} --why",)),)
+    return tuple(
+        Item(
+            text=sentence(way.text).rstrip(".") + ("; type there:" if "gpu" in way.change else ":"),
+            commands=(way.command,),
+        )
+        for way in ways
+    )
+
+
+def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
+    """How to begin with a remedy: by the first way alone if there is another remedy."""
+    if steps.remedy == OTHER_TOOL:
+        yield from (Item(text=way.text, commands=way.commands) for way in steps.ways)
+        return
+    yield Item(text=sentence(steps.first))
+    for way in steps.ways[: 1 if briefly else None]:
+        place = {"local": "On your own computer", "hosted": "At a provider"}[way.where]
+        yield Item(text=f"{place} ({way.cost}):", commands=way.commands)
+
+
+def _with_plan(advice: Advice, plan_path: str) -> Item:
+    plan = shlex.quote(plan_path)
+    if is_elsewhere(advice):
+        text = "Pack the plan and its data for the machine with the GPU, where it trains:"
+        return Item(text=text, commands=(f"advise export {plan} --to bundle",))
+    text = "Train; with --dry-run it measures the memory, and trains nothing:"
+    return Item(text=text, commands=(f"advise run {plan}",))
+
+
+def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
+    """How to begin: with a remedy its first step, its ways and costs; with a training its lines."""
+    composition = advice.recommendation.composition
+    items = [*_ways_out(advice)] if advice.nothing_fits is not None else []
+    for steps in next_steps(advice):
+        is_one_of_several = len(composition.remedies) > 1
+        first = f"{steps.remedy}: {steps.first}" if is_one_of_several else sentence(steps.first)
+        items.append(Item(text=first))
+        for way in steps.ways:
+            named = f"{way.where.capitalize()}{f' ({way.cost})' if way.cost else ''}: "
+            named = "" if steps.remedy == OTHER_TOOL else named
+            items.append(Item(text=f"{named}{way.text}", commands=way.commands))
+        items += [Item(text=sentence(text)) for text in steps.also]
+        items += [Item(text=f"Not enough? {steps.measure}")] if steps.measure else []
+        items += [Item(text=f"Then {steps.write}:", commands=steps.again)] if steps.again else []
+        if steps.remedy == OTHER_TOOL:
+            items += [Item(text=source.title, detail=source.url) for source in steps.sources]
+    if plan_path is not None and advice.recommendation.stages:
+        items.append(_with_plan(advice, plan_path))
+    elif composition.chain:
+        items += [Item(text=step.text, commands=step.commands) for step in training_steps(advice)]
+    return Section(title="What to do next", blocks=listed(items))
