@@ -2,18 +2,16 @@
 
 The only part that prompts.
 
-walk.py decides which question comes next (pure), relevance.py which ones are left out and why,
-asking.py turns one question into prompts (machine.py, data_file.py), prompts.py talks to the
-terminal, saved.py keeps answers over a Ctrl-C. menu.py closes with the choices: run it or try
-it, pack it for another machine, why (reasons.py), another method, or other answers
-(conversation.py).
+walk.py decides which question comes next and which ones are left out, asking.py turns one
+question into prompts (data_file.py), prompts.py talks to the terminal, saved.py keeps answers
+over a Ctrl-C. menu.py closes with the choices: run it or try it, pack it for another machine,
+why, another method, or other answers (conversation.py).
 """
 
 from advisor.wizard.asking import ask_round
 from advisor.wizard.menu import run_wizard
 from advisor.wizard.outcome import Actions, Checks, Interview, WizardOutcome
-from advisor.wizard.relevance import Relevance
-from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, walk
+from advisor.wizard.walk import BACK, DONT_KNOW, Question, Relevance, Reply, Several, walk
 
 __all__ = [
     "BACK",

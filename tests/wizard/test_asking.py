@@ -8,7 +8,7 @@ from advisor.commands.wizard import _refused
 from advisor.ground.types import Answer, AnswerSet
 from advisor.situation.build import model_folder
 from advisor.wizard import Checks
-from advisor.wizard.machine import machine_lines
+from advisor.wizard.asking import machine_lines
 from advisor.wizard.outcome import path_exists
 from advisor.wizard.prompts import read_number
 from advisor.wizard.saved import state_path

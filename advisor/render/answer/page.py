@@ -1,4 +1,8 @@
-"""Advice -> Page: the sections of the whole answer, in order, as plain values."""
+"""Advice -> Page: the first screen and the sections of the whole answer, in order, as plain values.
+
+The first screen is made for a terminal of 80 by 24: what to do, why, what it needs, what could
+change it, and the next command last. If it would be longer, the least useful entries go.
+"""
 
 from __future__ import annotations
 
