@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         costs += [] if measured.train_s is None else [format_duration(measured.train_s)]
         head += f"; {', '.join(costs)}" if costs else ""
         return [head, *adjusted, *warnings]
-    lines = [head, *_cost_lines(stage), *adjusted]
+    lines = [head, *_cost_lines(stage, stage.times or Times()), *adjusted]
     counts = {"dropped": data.dropped, "truncated": data.truncated} if data else {}
     if kept := [f"{count:,} {kind}" for kind, count in counts.items() if count]:
         lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
@@ -196,9 +196,9 @@ def _expected(amount: float | None, shown: Any) -> str:
     return "" if amount is None else f", {shown(amount)} expected"
 
 
-def _cost_lines(stage: StageRecord) -> list[str]:
+def _cost_lines(stage: StageRecord | DryRunStage, times: Times) -> list[str]:
     expected, measured = stage.expected or Expected(), stage.measured or Measured()
-    times, foreseen, lines = stage.times or Times(), expected.times or Times(), []
+    foreseen, lines = expected.times or Times(), []
     if measured.peak_bytes is not None:
         beside = _expected(expected.counted_bytes, format_gib)
         lines.append(_line("memory", f"{format_gib(measured.peak_bytes)} measured{beside}"))
@@ -237,39 +237,28 @@ def dry_run_lines(run: DryRun) -> list[str]:
     """What two real steps and one evaluation batch measured, beside what was expected."""
     lines = ["", f"Measured, not trained: {run.record.name}"]
     for stage in run.record.stages:
-        told = _measurements(stage) if stage.measured else {"not": stage.why or "measured"}
         lines += ["", f"Stage {stage.name}: {what_was_trained(stage)}"]
-        lines += [_line(label, text) for label, text in told.items() if text]
+        if stage.measured:
+            lines += [*_cost_lines(stage, Times()), *_outlook_lines(stage, stage.measured)]
+        else:
+            lines.append(_line("not", stage.why or "measured"))
     return [*lines, "", f"kept in {shown_path(run.folder / DRY_RUN)}"]
 
 
-def _measurements(stage: DryRunStage) -> dict[str, str]:
-    expected, measured = stage.expected or Expected(), stage.measured or Measured()
-    peak_bytes, limit_bytes = measured.peak_bytes, expected.limit_bytes
-    longest_s, planned_s = stage.longest_batch_duration_s, expected.duration_s
-    told = {}
-    if peak_bytes is not None:
-        beside = _expected(expected.counted_bytes, format_gib)
-        counter = COUNTERS.get(str(measured.counter), "")
-        how = f" ({counter})" if counter else ""
-        told["memory"] = f"{format_gib(peak_bytes)} measured{beside}{how}"
-    if measured.train_s is not None:
-        beside = _expected(planned_s, format_duration)
-        told["time"] = f"{format_duration(measured.train_s)} measured{beside} (training)"
-    if expected.learned is not None:
-        told["learned"] = learned_words(expected.learned)
-    told["speed"] = speed_words(measured)
+def _outlook_lines(stage: DryRunStage, measured: Measured) -> Iterator[str]:
+    """The speed, how long the whole run takes at most, and whether it fits."""
+    expected, peak_bytes = stage.expected or Expected(), measured.peak_bytes
+    longest_s, limit_bytes = stage.longest_batch_duration_s, expected.limit_bytes
+    if speed := speed_words(measured):
+        yield _line("speed", speed)
     if longest_s is not None:
         most = f"at most {format_duration(longest_s)} for {stage.steps or 0:,} steps"
-        every = "" if planned_s is None else f"; {format_duration(planned_s)} expected"
-        beside = f"{every} for rows of every length" if every else ""
-        told["in all"] = f"{most}, if every batch were as long as the longest{beside}"
+        yield _line("in all", f"{most}, if every batch were as long as the longest")
     if peak_bytes is not None and limit_bytes:
-        fits = "it fits barely: close other programs"
-        fits = "it fits" if peak_bytes <= ROOMY * limit_bytes else fits
-        fits = fits if peak_bytes <= limit_bytes else "it does not fit"
-        told["room"] = f"{format_gib(limit_bytes)} free on the device: {fits}"
-    return told
+        fits = "it fits" if peak_bytes <= limit_bytes else "it does not fit"
+        if ROOMY * limit_bytes < peak_bytes <= limit_bytes:
+            fits = "it fits barely: close other programs"
+        yield _line("room", f"{format_gib(limit_bytes)} free on the device: {fits}")
 
 
 # --------------------------------------------------------------------------- in words
