@@ -7,15 +7,10 @@ from typing import Any
 
 from advisor.ground.terminal import shown
 from advisor.ground.types import DataFinding, DataProfile, TokenStats
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.phrases import value_words
 
 SCHEMA_VERSION = 1
-KINDS = {
-    "paired": "requests with the right answer",
-    "raw_text": "plain documents",
-    "preference": "pairs of a better and a worse answer",
-    "unpaired_feedback": "answers with thumbs up or down",
-    "prompts_with_verifier": "problems whose answer can be checked",
-}
 FORMATS = {
     "messages": "messages (role / content turns)",
     "sharegpt": "ShareGPT (from / value turns)",
@@ -37,18 +32,21 @@ REQUESTS = "requests without answers"
 
 def what_of(profile: DataProfile) -> str:
     """What the rows hold, in words."""
-    return REQUESTS if profile.format == "requests" else KINDS.get(profile.kind, profile.kind)
+    return REQUESTS if profile.format == "requests" else kind_words(profile.kind)
+
+
+def kind_words(kind: str) -> str:
+    """'requests with the right answer'."""
+    return value_words(load_facts()["data_kind"], kind)
 
 
 def profile_json(profile: DataProfile) -> dict[str, Any]:
     """The profile as one JSON document; lengths are in tokens a row."""
+    names = ("path", "kind", "format", "mapping", "rows")
     return {
         "schema_version": SCHEMA_VERSION,
-        "path": profile.path,
-        "kind": profile.kind,
-        "format": profile.format,
+        **{name: getattr(profile, name) for name in names},
         "mapping": dict(profile.mapping),
-        "rows": profile.rows,
         "tokens": None if profile.tokens is None else _tokens_json(profile.tokens),
         "objectives": list(profile.objectives),
         "findings": [_finding_json(finding) for finding in profile.findings],
@@ -81,11 +79,9 @@ def _tokens_json(tokens: TokenStats) -> dict[str, Any]:
 
 
 def _finding_json(finding: DataFinding) -> dict[str, Any]:
+    names = ("id", "severity", "text", "count")
     return {
-        "id": finding.id,
-        "severity": finding.severity,
-        "text": finding.text,
-        "count": finding.count,
+        **{name: getattr(finding, name) for name in names},
         "rows": list(finding.rows),
         "blocks": list(finding.blocks),
     }

@@ -190,7 +190,7 @@ CARD_KEYS = (  # of TRL's settings, those that the model card names
 def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> str:
     """README.md of a result in a run folder, with the hub's front matter."""
     model, method = record.base_model(stage), update(stage.update)
-    evaluation, held_out = stage.evaluation or Evaluation(), stage.held_out
+    held_out = stage.held_out
     verdict = verdict_of(record, folder) if stage in last_of_each_task(record.stages) else None
     is_kept_early = held_out and held_out.kept_step not in (None, held_out.planned_steps)
     writes, scores = record.writes(stage), objective(stage.objective).scores
@@ -206,17 +206,13 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
         "record": record,
         "stage": stage,
         "method": method,
-        "library": "peft" if method.is_module else "transformers",
         # A folder of this machine means nothing on the hub.
         "base": model if "/" in model and not model.startswith(("/", ".", "~")) else None,
         "model_name": Path(model).name,
         "trained": what_was_trained(stage),
-        "rows": stage.data.train_rows if stage.data else None,
         "origin": _origin(record),
         "verdict": verdict.lines() if verdict else (),  # its command names folders of this machine
-        "loss_before": evaluation.holdout_loss_before,
-        "loss_after": evaluation.holdout_loss_after,
-        "held_out_rows": f"{evaluation.rows or 0:,}",
+        "evaluation": stage.evaluation or Evaluation(),
         "kept_step": held_out if is_kept_early else None,
         "limits": limits(method),
         "auto_class": auto_class(method),
@@ -229,7 +225,6 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
         "ollama_name": folder_name(str(record.name)) or "model",
         "whole": whole if writes else "",
         "settings": _settings(record.settings(stage)),
-        "versions": [f"{name} {found}" for name, found in record.versions.items() if found],
     }
     return render_markdown("model_card.md", values)
 

@@ -253,7 +253,9 @@ def _outlook_lines(stage: DryRunStage, measured: Measured) -> Iterator[str]:
         yield _line("speed", speed)
     if longest_s is not None:
         most = f"at most {format_duration(longest_s)} for {stage.steps or 0:,} steps"
-        yield _line("in all", f"{most}, if every batch were as long as the longest")
+        foreseen = _expected(expected.duration_s, format_duration)
+        foreseen += " for rows of every length" if foreseen else ""
+        yield _line("in all", f"{most}, if every batch were as long as the longest{foreseen}")
     if peak_bytes is not None and limit_bytes:
         fits = "it fits" if peak_bytes <= limit_bytes else "it does not fit"
         if ROOMY * limit_bytes < peak_bytes <= limit_bytes:

@@ -16,6 +16,7 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line, shown, width_of
 from advisor.ground.types import AnswerSet, DataProfile
 from advisor.ruleset.facts import load_facts
+from advisor.ruleset.phrases import value_words
 from advisor.situation.data import Misfit, example_parts, misfit, row_words, wanted_columns
 from advisor.wizard.outcome import Check, Profile
 from advisor.wizard.prompts import Option, Ui, ask_typed
@@ -272,7 +273,7 @@ def _say_row(ui: Ui, path: str, row: Mapping[str, Any]) -> None:
     names = [one_line(name, NAME_CHARS) for name, _ in cells[:SHOWN_COLUMNS]]
     width = max(map(width_of, names), default=0)
     for name, (_, cell) in zip(names, cells, strict=False):
-        ui.say(f"  {name}{' ' * (width - width_of(name))}  {value_words(cell, VALUE_CHARS)}")
+        ui.say(f"  {name}{' ' * (width - width_of(name))}  {cell_words(cell, VALUE_CHARS)}")
     if len(cells) > SHOWN_COLUMNS:
         ui.say(f"  and {len(cells) - SHOWN_COLUMNS} more columns", tone="quiet")
 
@@ -287,7 +288,7 @@ def _pick_columns(ui: Ui, row: Mapping[str, Any], ways: Sequence[Mapped]) -> dic
     for role in HOLDS[kind][1]:
         words = "the text" if role == "text" else ROLE_WORDS[role]
         options = [
-            Option(value=name, label=shown(name), help=value_words(cell, HELP_CHARS))
+            Option(value=name, label=shown(name), help=cell_words(cell, HELP_CHARS))
             for name, cell in row.items()
             if name not in chosen.values() and not isinstance(cell, Mapping)
         ]
@@ -321,7 +322,7 @@ def _roles_of_columns(way: Mapped, *, verb: str = "") -> list[str]:
     ]
 
 
-def value_words(cell: Any, columns: int) -> str:
+def cell_words(cell: Any, columns: int) -> str:
     """A cell on one line, cut, safe on a terminal."""
     if cell is None:
         return "(empty)"
@@ -386,5 +387,4 @@ def _kind_words(found: DataProfile) -> str:
     if found.format == "classification":
         count = found.measures.get("class_count", 0)
         return f"texts with one of {count:,} categories" if count > 1 else "texts with a category"
-    kind = load_facts()["data_kind"].values.get(found.kind)
-    return f"{kind.label[0].lower()}{kind.label[1:]}" if kind else found.kind
+    return value_words(load_facts()["data_kind"], found.kind)

@@ -17,8 +17,8 @@ from advisor.wizard.data_file import (
     DataReader,
     ask_data,
     ask_tasks,
+    cell_words,
     say_found,
-    value_words,
     way_question,
     way_words,
 )
@@ -289,8 +289,8 @@ def test_wide_letters_take_two_columns():
     assert width_of("日本") == 4
     assert width_of(one_line("日本語の長い文章です" * 9, 20)) <= 20
     assert one_line("short", 20) == "short"
-    assert value_words(None, 20) == value_words("", 20) == "(empty)"
-    assert value_words([1, 2], 20) == "[1, 2]"
+    assert cell_words(None, 20) == cell_words("", 20) == "(empty)"
+    assert cell_words([1, 2], 20) == "[1, 2]"
 
 
 def test_readings_are_put_in_words():

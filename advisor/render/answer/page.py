@@ -31,6 +31,7 @@ from advisor.render.answer.why import (
     why,
 )
 from advisor.render.blocks import Item, Section, listed
+from advisor.render.data import kind_words
 from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
 from advisor.render.words import (
     THREE_LINES,
@@ -45,7 +46,7 @@ from advisor.render.words import (
     what_to_do,
 )
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.phrases import inside_sentence, joined, name_of
+from advisor.ruleset.phrases import joined, name_of
 from advisor.situation.answers import command_line
 
 # What stands beside the model, the machine and the data, and is not repeated as an answer.
@@ -124,25 +125,21 @@ def _data(advice: Advice) -> Iterator[str]:
     situation, rows = advice.situation, example_rows(advice)
     files, data = situation.tasks, situation.data
     if data is not None:
-        kind = _kind_words(data.kind)
+        kind = kind_words(data.kind)
         yield f"Data: {data.path}: {data.rows:,} examples, {kind} ({data.format})"
     elif len(files) > FEW_FILES:
-        kinds = joined(dict.fromkeys(_kind_words(one.kind) for one in files.values()))
+        kinds = joined(dict.fromkeys(kind_words(one.kind) for one in files.values()))
         each = ", ".join(f"{name} {profile.rows:,}" for name, profile in files.items())
         yield f"Data: {rows:,} examples in your {number_name(len(files))} files, {kinds}: {each}"
     elif files:
         for name, one in files.items():
-            yield f"Data of {name}: {one.path}: {one.rows:,} examples, {_kind_words(one.kind)}"
+            yield f"Data of {name}: {one.path}: {one.rows:,} examples, {kind_words(one.kind)}"
     else:
         kind, tokens = (situation.answers.value(f"data_{name}") for name in ("kind", "tokens"))
         stated = [f"{rows:,} examples"] if rows else []
         stated += [f"{tokens:,} tokens"] if tokens else []
-        stated += [_kind_words(kind)] if kind else []
+        stated += [kind_words(kind)] if kind else []
         yield f"Data: {', '.join(stated)} (stated)" if stated else "Data: not known"
-
-
-def _kind_words(kind: str) -> str:
-    return inside_sentence(answer_words(kind, "data_kind"))
 
 
 def _stated(advice: Advice) -> Iterator[str]:
