@@ -17,7 +17,6 @@ from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph
 from advisor.render.words import meaning_of, memory_words
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
-NARROW = 64  # columns: below, labels stand above what they label
 MENU_LINES = 9  # of the wizard's menu on a small screen, and of what keeps a plan from being run
 # For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its
 # code point.
@@ -76,11 +75,9 @@ def print_whole_answer(advice: Advice, console: Console, *, plan_path: str | Non
 
 
 def _print_labelled(name: str, items: Sequence[Item], console: Console) -> None:
-    is_wide, bullet = console.width >= NARROW, "- " if len(items) > 1 else ""
-    if not is_wide:
-        console.print(rich_text(name, console, "bold"))
+    bullet = "- " if len(items) > 1 else ""
     for place, item in enumerate(items):
-        label = f"{'' if place else name:<{LABEL}}" if is_wide else "  "
+        label = f"{'' if place else name:<{LABEL}}"
         _put(console, item.text, STYLES[item.tone], lead=f"{label}{bullet}")
 
 

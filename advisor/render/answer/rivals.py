@@ -16,18 +16,7 @@ from advisor.render.blocks import PageTable, Paragraph, Section, listed
 from advisor.render.words import is_chosen, less_than_planned, shortened, whole_seconds, whole_usd
 from advisor.ruleset.phrases import inside_sentence, method_words
 
-# The guide's spellings of what types.py names by one word.
-SAME_METHOD = {
-    "full_fine_tuning": "full",
-    "full_finetuning": "full",
-    "adapter_tuning": "adapter",
-    "prefix_tuning": "prefix",
-    "rlhf": "ppo",
-    "rlhf_ppo": "ppo",
-    "rm_rlhf": "ppo",
-    "rm_rlhf_ppo": "ppo",
-    "reward_model": "rm",
-}
+SAME_METHOD = {"rlhf": "ppo"}  # the guide's name -> its objective
 MOST_STARS = 5
 GUIDE_ROW = re.compile(r"\. \([^()]*\)$")  # the guide's row in brackets after a sentence
 ASKED_FIRST = ("full", "lora", "qlora")  # the schemes that a person asks for, in this order
@@ -43,9 +32,8 @@ def named_methods(composition: Composition) -> list[str]:
 
 
 def canonical(method: str) -> str:
-    """The one-word name of a guide method: 'Full Fine-Tuning' and 'full_fine_tuning' are 'full'."""
-    name = re.sub("[- /]", "_", method.strip().lower()).replace("__", "_")
-    return SAME_METHOD.get(name, name)
+    """The objective, scheme or remedy that a method of the guide is."""
+    return SAME_METHOD.get(method, method)
 
 
 def _differences(one: Composition, other: Composition) -> list[str]:
@@ -173,10 +161,8 @@ def _guide_table(advice: Advice, told: set[str]) -> list[PageTable | Paragraph]:
 
 
 def _stars(method: Mapping[str, Any], key: str) -> str:
-    count = method.get(key)
-    if isinstance(count, int) and 0 <= count <= MOST_STARS:
-        return "★" * count + "☆" * (MOST_STARS - count)
-    return "" if count is None else str(count)
+    count = method.get(key, 0)
+    return "★" * count + "☆" * (MOST_STARS - count) if count else ""
 
 
 def _nearest_candidate(advice: Advice, method: str) -> Candidate | None:
