@@ -47,7 +47,7 @@ def asker(interview: Interview) -> Callable[[Question], Reply]:
     def ask(question: Question) -> Reply:
         ui, checks, fact = interview.ui, interview.checks, question.fact
         task = question.answers.value("task")
-        reader = DataReader(ui=ui, profile=checks.profile, exists=checks.data_path, task=task)
+        reader = DataReader(ui=ui, profile=checks.profile, task=task)
         special: dict[str, Callable[[], Reply]] = {
             "gpu": lambda: ask_gpu(question, ui, interview.hardware),
             "tasks": lambda: ask_tasks(question, reader),

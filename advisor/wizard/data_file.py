@@ -64,7 +64,6 @@ class DataReader:
 
     ui: Ui
     profile: Profile
-    exists: Check
     task: object  # what the model should do, as far as it is known
 
     def read(self, path: str, mapping: Mapped | None) -> DataProfile:
@@ -75,7 +74,7 @@ class DataReader:
         """The path of a file that can be read, its columns apart; BACK or DONT_KNOW."""
 
         def readable(text: str) -> str:
-            path = expanded_path(text, self.exists)
+            path = os.path.expanduser(text)
             try:
                 self.read(path, None)
             except ColumnsUnclear:
@@ -163,7 +162,7 @@ def ask_tasks(question: Question, reader: DataReader) -> Reply:
     """The file of each team, by the folder that holds them; BACK or DONT_KNOW."""
 
     def read_folder(text: str) -> dict[str, str]:
-        if teams := team_files(expanded_path(text, reader.exists)):
+        if teams := team_files(os.path.expanduser(text)):
             return teams
         raise ValueError(
             f"{text} is no folder with one file for each team. Put them into one, each named after"

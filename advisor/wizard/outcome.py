@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,27 +22,11 @@ Check = Callable[[str], str | None]  # what a person typed -> what is wrong with
 Profile = Callable[[str, Mapping[str, str] | None, str | None], DataProfile]
 
 
-def path_exists(text: str) -> str | None:
-    """What is wrong with a data path: nothing there, with the nearest names beside it."""
-    path = Path(os.path.expanduser(text))  # neither this nor the next line ever raises
-    if os.path.exists(path):
-        return None
-    folder, names = path.parent, list[str]()
-    if not os.path.isdir(folder):
-        return f"There is no folder {folder}."
-    with suppress(OSError):  # no permission
-        names = sorted(os.listdir(folder))
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    meant = f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
-    return f"There is no file or folder {text}.{meant}"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checks:
     """Checks of typed answers: each returns what is wrong, or None."""
 
-    data_path: Check = path_exists
-    data_examples: Check = path_exists
+    data_examples: Check = lambda text: None
     models: Callable[[str], NameLookup] = lambda name: NameLookup(
         id=name
     )  # what a model's name means

@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from rich.console import Console
 
+from advisor.data import profile
 from advisor.ground.errors import InputError
-from advisor.ground.types import AnswerSet
+from advisor.ground.types import AnswerSet, DataProfile
 from advisor.render.terminal import print_advice, print_candidate, print_whole_answer
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import Actions, Checks, Interview, WizardOutcome, run_wizard
@@ -23,6 +24,11 @@ from tests.wizard.scripted import PROFILE
 
 ASKED = ("data_path", "depth", "budget", "model", "gpu", "serve_with", "priority")
 PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
+
+
+def read_profile(path: str, *_: object) -> DataProfile:
+    """The same profile of every file that is there."""
+    return PROFILE if Path(path).exists() else profile(path)
 
 
 def main() -> int:
@@ -63,7 +69,7 @@ def main() -> int:
         facts=load_facts(),
         hardware=hardware,
         ui=terminal_ui(console),
-        checks=Checks(profile=lambda *_: PROFILE),
+        checks=Checks(profile=read_profile),
         relevant=lambda fact, *_: fact in ASKED,
     )
     return run_wizard(interview, advise, actions)

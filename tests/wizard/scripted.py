@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from advisor.ground.errors import InputError
 from advisor.ground.types import AnswerSet, DataProfile
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import DONT_KNOW, Checks, Interview, ask_round, walk
@@ -16,10 +17,16 @@ PROFILE = DataProfile(
     path="train.jsonl", kind="paired", format="messages", mapping={}, rows=60, tokens=None,
     objectives=("sft",),
 )  # fmt: skip
-CARDS = Checks(
-    data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.",
-    profile=lambda path, mapping, wanted: PROFILE,
-)
+
+
+def read_profile(path: str, *_: Any) -> DataProfile:
+    """The one file that there is."""
+    if path != "train.jsonl":
+        raise InputError(f"There is no {path}.")
+    return PROFILE
+
+
+CARDS = Checks(profile=read_profile)
 
 
 def ask_answers(facts: Any, *, earlier: AnswerSet | None, **interview: Any) -> AnswerSet:

@@ -9,7 +9,6 @@ from advisor.ground.types import Answer, AnswerSet
 from advisor.situation.build import model_folder
 from advisor.wizard import Checks
 from advisor.wizard.asking import machine_lines
-from advisor.wizard.outcome import path_exists
 from advisor.wizard.prompts import read_number
 from advisor.wizard.saved import state_path
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
@@ -60,16 +59,6 @@ def test_a_number_below_its_minimum_is_refused():
     """No team at all is not possible."""
     with pytest.raises(ValueError, match="at least 1"):
         read_number("0", FACTS["n_tasks"])
-
-
-def test_a_wrong_path_is_told_at_once_with_near_names(tmp_path):
-    """A path that does not exist names the files that were probably meant."""
-    (tmp_path / "train.jsonl").write_text("{}")
-    assert path_exists(str(tmp_path / "train.jsonl")) is None
-    assert "Did you mean" in path_exists(str(tmp_path / "trian.jsonl"))
-    assert "train.jsonl?" in path_exists(str(tmp_path / "trian.jsonl"))
-    assert "no folder" in path_exists(str(tmp_path / "missing" / "x.jsonl"))
-    assert "no folder" in path_exists("~nobody-of-this-name/x.jsonl")
 
 
 def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):

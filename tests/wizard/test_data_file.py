@@ -22,7 +22,6 @@ from advisor.wizard.data_file import (
     way_question,
     way_words,
 )
-from advisor.wizard.outcome import path_exists
 from tests.wizard.scripted import FACTS, ScriptedUi
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
@@ -35,7 +34,7 @@ def read(path: str, mapping: Any, wanted: str | None) -> DataProfile:
 
 
 def reader(ui: ScriptedUi, task: str | None = None) -> DataReader:
-    return DataReader(ui=ui, profile=read, exists=path_exists, task=task)
+    return DataReader(ui=ui, profile=read, task=task)
 
 
 def question(fact: str = "data_path", **answers: Any) -> Question:
@@ -153,7 +152,7 @@ def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
     ui = ScriptedUi(str(tmp_path / "broken.jsonl"), str(tmp_path / "gone.csv"), path, YES)
     assert answered(ui)["data_path"] == path
     assert any("invalid JSON" in line for line in ui.said)
-    assert any("There is no file" in line for line in ui.said)
+    assert any("no such file" in line for line in ui.said)
 
 
 def test_no_file_leaves_no_columns_behind(tmp_path):

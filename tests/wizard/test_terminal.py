@@ -115,7 +115,7 @@ def test_a_wrong_path_is_told_at_once(start):
     child.send(ENTER)
     child.expect("Where are your examples")
     child.send("trian.jsonl" + ENTER)
-    child.expect(r"Did you mean train\.jsonl\?")
+    child.expect("did you mean 'train.jsonl'")
     child.send("\x15train.jsonl" + ENTER)
     child.expect("What should change")
     child.send(CTRL_C)
