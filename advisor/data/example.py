@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from advisor.data.formats import formats
 
@@ -157,17 +157,21 @@ CALL_TURNS = ("function_call", "tool_call")  # speakers of ShareGPT whose text i
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MOST_EXCHANGE_KEYS = 6  # of an object with a text of each side; larger ones are other things
 WEIGHTS = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, False: 0.0, True: 1.0, None: 1.0}
-# Reasons why a row cannot be used; the texts are in examples.py.
-NO_ANSWER = "row-without-answer"
-BROKEN = "broken-conversation"
-UNKNOWN_ROLE = "unknown-role"
-NOT_TEXT = "content-not-text"
-NO_CALLS = "no-function-calls"
-BAD_WEIGHT = "weight-is-no-number"
+# Why a row cannot be used; the texts are in examples.py.
+Reason = Literal[
+    "broken-conversation", "broken-unicode", "chosen-equals-rejected", "content-not-text",
+    "empty-row", "no-function-calls", "row-is-no-object", "row-without-answer",
+    "row-without-label", "row-without-question", "row-without-verdict", "unknown-role",
+    "weight-is-no-number",
+]  # fmt: skip
 
 
 class Unusable(Exception):
-    """A row that cannot be used, by its reason."""
+    """A row that cannot be used."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @cache
@@ -273,24 +277,24 @@ def read_turn(turn: Any) -> Message:
             return Message(plain, text)
     keys = turn_keys(turn)
     if keys is None:
-        raise Unusable(BROKEN)
+        raise Unusable("broken-conversation")
     role_key, content_key = keys
     name = turn[role_key]
     role = role_of_speaker(name)
     if role is None:
-        raise Unusable(UNKNOWN_ROLE)
+        raise Unusable("unknown-role")
     content = turn.get(content_key)
     if content is None:  # an assistant that only calls a tool, or refuses
         refusal = turn.get("refusal")
         content = refusal if isinstance(refusal, str) else ""
     content = text_of(content)
     if content is None:
-        raise Unusable(NOT_TEXT)
+        raise Unusable("content-not-text")
     weight = turn.get("weight", 1.0)
     if weight is None or isinstance(weight, bool | str):  # CSV cells and some exports
         weight = WEIGHTS.get(weight.strip() if isinstance(weight, str) else weight, -1.0)
     if not isinstance(weight, (int, float)) or not 0 <= weight < 1e300:
-        raise Unusable(BAD_WEIGHT)
+        raise Unusable("weight-is-no-number")
     # Parquet fills what a turn does not have with None.
     extra = {
         key: cell
@@ -298,7 +302,7 @@ def read_turn(turn: Any) -> Message:
         if cell is not None and key not in (role_key, content_key, "weight", "refusal")
     }
     if not (_are_calls(extra.get("tool_calls")) and _is_call(extra.get("function_call"))):
-        raise Unusable(NO_CALLS)
+        raise Unusable("no-function-calls")
     if name in CALL_TURNS:
         calls = tool_calls(content)
         return Message(role, "", 1.0, {"tool_calls": calls}) if calls else Message(role, content)
@@ -341,7 +345,7 @@ def read_messages(value: Any) -> tuple[Message, ...]:
     """A cell's turns as messages. Raises Unusable."""
     turns = as_turns(value)
     if turns is None:
-        raise Unusable(BROKEN)
+        raise Unusable("broken-conversation")
     return tuple(map(read_turn, turns))
 
 
@@ -372,7 +376,7 @@ def trainable(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         said = message.content.strip() or message.extra
         if message.role == "assistant" and message.weight and said:
             return messages
-    raise Unusable(NO_ANSWER)
+    raise Unusable("row-without-answer")
 
 
 def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:

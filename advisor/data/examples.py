@@ -12,14 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.data.example import (
-    BAD_WEIGHT,
-    BROKEN,
-    NO_ANSWER,
-    NO_CALLS,
-    NOT_TEXT,
-    UNKNOWN_ROLE,
     Example,
     Message,
+    Reason,
     Unusable,
     as_turns,
     parsed,
@@ -41,31 +36,23 @@ from advisor.ground.errors import Fault, InputError
 MAX_UNUSABLE_SHARE = 0.05
 SHOWN_ROWS = 20
 
-NO_QUESTION = "row-without-question"
-EMPTY = "empty-row"
-NOT_A_ROW = "row-is-no-object"
-SAME_PAIR = "chosen-equals-rejected"
-NO_LABEL = "row-without-label"
-NO_VERDICT = "row-without-verdict"
-BROKEN_TEXT = "broken-unicode"
-TRAILING = "turns-after-the-last-answer"
 
-REASONS = {
-    NO_ANSWER: "no answer to learn from",
-    NO_QUESTION: "no request",
-    EMPTY: "nothing in it",
-    NOT_A_ROW: "not an object with columns",
-    SAME_PAIR: "chosen and rejected are the same",
-    NO_LABEL: "no label",
-    NO_VERDICT: "no verdict that reads as good or bad",
-    BROKEN_TEXT: (
+REASONS: Mapping[Reason, str] = {
+    "row-without-answer": "no answer to learn from",
+    "row-without-question": "no request",
+    "empty-row": "nothing in it",
+    "row-is-no-object": "not an object with columns",
+    "chosen-equals-rejected": "chosen and rejected are the same",
+    "row-without-label": "no label",
+    "row-without-verdict": "no verdict that reads as good or bad",
+    "broken-unicode": (
         "half a character (a lone surrogate): the text was cut inside an emoji or badly decoded"
     ),
-    BROKEN: "not a list of turns with a speaker and a text",
-    UNKNOWN_ROLE: "a speaker that is none of system, user, assistant, tool",
-    NO_CALLS: "function calls without the name of a function",
-    BAD_WEIGHT: "a weight that is no number from 0 on",
-    NOT_TEXT: "an image, a sound or another content that is not text",
+    "broken-conversation": "not a list of turns with a speaker and a text",
+    "unknown-role": "a speaker that is none of system, user, assistant, tool",
+    "no-function-calls": "function calls without the name of a function",
+    "weight-is-no-number": "a weight that is no number from 0 on",
+    "content-not-text": "an image, a sound or another content that is not text",
 }
 TRAILING_TURNS = "ends with turns that nobody answers; they are left out"
 
@@ -103,7 +90,7 @@ class Tally:
 class SkippedRows:
     """Rows that were left out, and rows that were used without their trailing turns."""
 
-    tallies: dict[str, Tally] = field(default_factory=dict)  # by the reason
+    tallies: dict[Reason, Tally] = field(default_factory=dict)
     shortened: Tally = field(default_factory=Tally)
     seen: int = 0  # rows read
 
@@ -117,11 +104,11 @@ class SkippedRows:
         """Whether more rows are unusable than may be left out."""
         return self.total > MAX_UNUSABLE_SHARE * self.seen
 
-    def add(self, reason: str, row: int) -> None:
+    def add(self, reason: Reason, row: int) -> None:
         """Count a row that is left out."""
         self.tallies.setdefault(reason, Tally()).add(row)
 
-    def said(self) -> Iterator[tuple[str, Tally, str]]:
+    def said(self) -> Iterator[tuple[Reason, Tally, str]]:
         """(reason, rows, '3 of 60 rows: no answer to learn from')."""
         for reason, tally in self.tallies.items():
             yield reason, tally, f"{tally.count:,} of {self.seen:,} rows: {REASONS[reason]}"
@@ -182,10 +169,10 @@ def read_examples(
         counted.seen += 1
         try:
             if not isinstance(row, dict):
-                raise Unusable(EMPTY if row in (None, []) else NOT_A_ROW)
+                raise Unusable("empty-row" if row in (None, []) else "row-is-no-object")
             example = build(number, with_paths(row, inner) if inner else row)
         except Unusable as error:
-            counted.add(EMPTY if is_empty(row) else str(error), number)
+            counted.add("empty-row" if is_empty(row) else error.reason, number)
             continue
         if data.kind == "paired" and example.messages[-1].role != "assistant":
             roles = [message.role for message in example.messages]
@@ -227,7 +214,7 @@ def builder(data: DataSet) -> Callable[[int, Cells], Example]:
                 if not text.isascii():
                     text.encode()
         except UnicodeEncodeError:  # half a character, which no tokenizer takes
-            raise Unusable(BROKEN_TEXT) from None
+            raise Unusable("broken-unicode") from None
         return example
 
     return sound
@@ -252,35 +239,35 @@ class Builder:
     def document(self, number: int, row: Cells) -> Example:
         text = self.cell(row, "text")
         if text is None or (isinstance(text, str) and not text.strip()):
-            raise Unusable(EMPTY)
+            raise Unusable("empty-row")
         if not isinstance(text, str):
-            raise Unusable(NOT_TEXT)
+            raise Unusable("content-not-text")
         return Example(row=number, text=text)
 
     def labelled(self, number: int, row: Cells) -> Example:
         text, second = self.cell(row, "text"), self.cell(row, "context")
         if not isinstance(text, str) or not text.strip():
-            raise Unusable(NO_QUESTION)
+            raise Unusable("row-without-question")
         if isinstance(second, str) and second.strip():
             text = f"{text}\n\n{second}"
         cell = self.cell(row, "label")
         label = ", ".join(map(str, cell)) if isinstance(cell, list) else text_cell(cell)
         label = (label or "").strip()
         if not label:
-            raise Unusable(NO_LABEL)
+            raise Unusable("row-without-label")
         messages = (Message("user", text), Message("assistant", label))
         return Example(row=number, text=text, label=label, messages=messages)
 
     def transcript(self, number: int, row: Cells) -> Example:
         messages = read_transcript(self.cell(row, "transcript"))
         if messages is None:
-            raise Unusable(BROKEN)
+            raise Unusable("broken-conversation")
         return Example(row=number, messages=self.with_system(row, trainable(messages)))
 
     def conversation(self, number: int, row: Cells) -> Example:
         cell = self.cell(row, "messages")
         if not cell:
-            raise Unusable(EMPTY)
+            raise Unusable("empty-row")
         messages = self.with_system(row, trainable(read_messages(cell)))
         return Example(row=number, messages=messages, tools=self.tools(row, cell))
 
@@ -311,7 +298,7 @@ class Builder:
                 better, worse = better[0], better[-1]
         chosen, rejected = self._side(better), self._side(worse)
         if chosen == rejected:
-            raise Unusable(SAME_PAIR)
+            raise Unusable("chosen-equals-rejected")
         asked: Messages = ()
         if chosen[0].role != "assistant" and rejected[0].role != "assistant":
             # Whole conversations: what both share is the request, whether or not a prompt column
@@ -321,7 +308,7 @@ class Builder:
         elif self.asked:
             asked = self.prompt(row)
         if not asked:
-            raise Unusable(NO_QUESTION)
+            raise Unusable("row-without-question")
         tools = self.tools(row, row.get(self.asked))
         return Example(row=number, messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
@@ -335,7 +322,7 @@ class Builder:
         # Thumbs up or down, however it is written.
         good = formats().is_good.get(str(self.cell(row, "good")).strip().lower())
         if good is None:
-            raise Unusable(NO_VERDICT)
+            raise Unusable("row-without-verdict")
         return replace(example, good=good)
 
     def verified(self, number: int, row: Cells) -> Example:
@@ -347,7 +334,7 @@ class Builder:
         if answer is None and cell and cell == cell:  # test cases: the reward gets them as they are
             answer = json.dumps(cell, ensure_ascii=False)
         if answer is None or not answer.strip():
-            raise Unusable(NO_ANSWER)
+            raise Unusable("row-without-answer")
         return Example(row=number, messages=question, answer=answer)
 
     def prompt(self, row: Cells) -> Messages:
@@ -360,7 +347,7 @@ class Builder:
         cells = (text_cell(cell), text_cell(self.cell(row, "context")))
         parts = [part for part in cells if part is not None and part.strip()]
         if not parts:
-            raise Unusable(NO_QUESTION)
+            raise Unusable("row-without-question")
         history = self.cell(row, "history")
         earlier = [
             message
@@ -410,13 +397,13 @@ def _answer(cell: Any, *, calls: bool = False) -> Messages:
         try:
             return trainable(read_messages(turns))
         except Unusable as error:
-            if not calls or str(error) == NO_ANSWER:
+            if not calls or error.reason == "row-without-answer":
                 raise
     if calls and (called := tool_calls(cell)):
         return (Message("assistant", "", 1.0, {"tool_calls": called}),)
     text = text_cell(cell)
     if text is None and not (cell is None or cell == [] or cell != cell):  # NaN differs from itself
-        raise Unusable(NOT_TEXT)
+        raise Unusable("content-not-text")
     if text is None or not text.strip():
-        raise Unusable(NO_ANSWER)
+        raise Unusable("row-without-answer")
     return (Message("assistant", text),)

@@ -15,8 +15,8 @@ from typing import Any
 
 from advisor.data.checks import SeenRow, Subject, checks, finding, findings_of, worst_first
 from advisor.data.checks.repeats import normalise
-from advisor.data.example import NO_ANSWER, Example, Message, parts_of, tools_text
-from advisor.data.examples import REASONS, SHOWN_ROWS, TRAILING, SkippedRows, Tally, read_examples
+from advisor.data.example import Example, Message, parts_of, tools_text
+from advisor.data.examples import REASONS, SHOWN_ROWS, SkippedRows, Tally, read_examples
 from advisor.data.formats import formats, normal
 from advisor.data.lengths import CHARS_PER_TOKEN, Lengths
 from advisor.data.read.lines import DataFile, Faults, open_bytes
@@ -300,7 +300,7 @@ def skip_findings(skipped: SkippedRows, objectives: tuple[str, ...]) -> Iterator
     text = (
         f"{one.count:,} conversations end with turns that nobody answers; these turns are left out"
     )
-    yield from findings_of(one, TRAILING, "note", text)
+    yield from findings_of(one, "turns-after-the-last-answer", "note", text)
 
 
 def open_requests(data: DataSet, skipped: SkippedRows) -> Iterator[DataFinding]:
@@ -308,7 +308,10 @@ def open_requests(data: DataSet, skipped: SkippedRows) -> Iterator[DataFinding]:
     answer, as in OpenAI's items for reinforcement fine-tuning.
     """
     column = data.mapping.get("messages")
-    if column is None or 2 * skipped.tallies.get(NO_ANSWER, Tally()).count <= skipped.seen:
+    if (
+        column is None
+        or 2 * skipped.tallies.get("row-without-answer", Tally()).count <= skipped.seen
+    ):
         return
     others = (*formats().settings, *formats().metadata)
     beside = [name for name in data.unused if normal(name) not in others]
