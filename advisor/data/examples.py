@@ -37,7 +37,7 @@ MAX_UNUSABLE_SHARE = 0.05
 SHOWN_ROWS = 20
 
 
-REASONS: Mapping[Reason, str] = {
+REASONS: Mapping[str, str] = {
     "row-without-answer": "no answer to learn from",
     "row-without-question": "no request",
     "empty-row": "nothing in it",

@@ -65,7 +65,6 @@ class PrivateKind:
     needs: tuple[str, ...]  # a text without any of these cannot hold one
     pattern: str
     holds: Callable[[str], bool] = bool
-    beside: tuple[str, ...] = ("",)  # and one of these
 
 
 KINDS = (
@@ -100,7 +99,6 @@ KINDS = (
         r"\b(?:[Pp]assword|PASSWORD|passwd|[Aa]pi_[Kk]ey|API_KEY|[Ss]ecret_[Kk]ey|SECRET_KEY)\b"
         r"\s?(?:is\s?)?[:=]\s?[\"']?[^\s\"',;]{8,64}",
         _is_password,
-        (":", "="),
     ),
     PrivateKind(
         "secret-credentials-in-url",
@@ -177,8 +175,6 @@ class PrivateData(RowCheck):
                     break
             else:  # nearly always
                 continue
-            if not any(mark in text for mark in kind.beside):
-                continue
             found = (match[0] for match in re.finditer(kind.pattern, text))
             first = next(filter(kind.holds, found), None)
             if first is not None:
@@ -209,9 +205,5 @@ def mask(text: str, kind: str) -> str:
     if kind in ("secret-password", "secret-credentials-in-url"):
         head = re.split(r"[:=]", text, maxsplit=1)[0]
         return f"{head}: ***"
-    kept = (
-        4
-        if kind in ("secret-aws-key", "secret-api-key", "secret-access-token", "personal-data-iban")
-        else 2
-    )
+    kept = 2 if kind.startswith("personal-data") else 4
     return text[:kept] + "*" * min(12, max(3, len(text) - kept))
