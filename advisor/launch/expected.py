@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from advisor.estimate import NO_MODEL, estimate, hardware_machine, time_estimate
+from advisor.estimate import NO_MODEL, estimate
 from advisor.estimate.memory.optimizer_states import state_size
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.past_runs import (
@@ -17,7 +17,7 @@ from advisor.estimate.past_runs import (
     machine_name,
 )
 from advisor.estimate.run import Run
-from advisor.estimate.types import Estimate, MemoryEstimate, WholeTime
+from advisor.estimate.types import MemoryEstimate, WholeTime
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.methods import update
@@ -71,11 +71,13 @@ class StageEstimator:
                     trial=self.max_steps is not None,
                     judge=self.judge,
                 )
-        found = NO_MODEL
+        found, counted, by_formula = NO_MODEL, None, None
         if run is not None:
             found = estimate(run, self.hardware, evaluated=evaluated, past=self.past)
-        memory = found.memory
-        counted, by_formula = (None, None) if run is None else self.counted_peaks(run)
+            counted, by_formula = self.counted_peaks(run)
+        learned = None
+        if found.learned is not None:
+            learned = LearnedRecord(**asdict(found.learned), formula_counted_bytes=by_formula)
         expected = Expected(
             counted_bytes=counted,
             limit_bytes=found.limit_bytes,
@@ -83,35 +85,29 @@ class StageEstimator:
             step_s=found.step_s,
             duration_s=found.duration_s,
             times=expected_times(found.times),
-            learned=_learned(found, by_formula),
+            learned=learned,
             unknown=tuple(found.unknown),
         )
-        if memory is None:
+        if found.memory is None:
             return expected
+        names = (
+            "peak_bytes", "low_bytes", "high_bytes", "need_bytes", "need_low_bytes",
+            "need_high_bytes",
+        )  # fmt: skip
         return replace(
             expected,
-            peak_bytes=memory.peak_bytes,
-            low_bytes=memory.low_bytes,
-            high_bytes=memory.high_bytes,
-            need_bytes=memory.need_bytes,
-            need_low_bytes=memory.need_low_bytes,
-            need_high_bytes=memory.need_high_bytes,
-            moment=memory.peak.name,
+            **{name: getattr(found.memory, name) for name in names},
+            moment=found.memory.peak.name,
             terms=tuple(
                 ExpectedTerm(name=term.name, bytes=term.size_bytes)
-                for term in memory.peak.terms
+                for term in found.memory.peak.terms
                 if term.size_bytes
             ),
         )
 
-    def memory(
-        self, run: Run, counter: str = "allocated"
-    ) -> tuple[MemoryEstimate, MemoryEstimate] | None:
+    def _peaks(self, run: Run, counter: str) -> tuple[MemoryEstimate, MemoryEstimate] | None:
         """(what the trainer's own counter will read, the same by the formula alone); None if the
         model's dimensions are not known.
-
-        Args:
-            counter: allocated or reserved, on a GPU; on the CPU they are one.
         """
         run = replace(run, device=replace(run.device, counter=counter, memory_bytes=None))
         memory = memory_estimate(run)
@@ -121,12 +117,16 @@ class StageEstimator:
         return correct_memory(memory, lesson, run)[0], memory
 
     def counted_peaks(self, run: Run, counter: str = "allocated") -> tuple[int | None, int | None]:
-        """The peaks of `memory`, without what no counter of the trainer sees."""
-        found = self.memory(run, counter)
+        """The peak that the trainer's own counter will read, and the same by the formula alone,
+        without what no counter of the trainer sees; (None, None) if it is not known.
+
+        Args:
+            counter: allocated or reserved, on a GPU; on the CPU they are one.
+        """
+        found = self._peaks(run, counter)
         if found is None:
             return None, None
-        corrected, by_formula = found
-        return counted_bytes(corrected.peak), counted_bytes(by_formula.peak)
+        return counted_bytes(found[0].peak), counted_bytes(found[1].peak)
 
     def peak_bytes(self, stage: Stage) -> int | None:
         """Peak memory of a stage, corrected by past runs; None if it is not known, or the plan's
@@ -136,30 +136,10 @@ class StageEstimator:
         if run is None or not can_share(self.plan, stage):
             return None
         try:
-            found = self.memory(run)
+            found = self._peaks(run, "allocated")
         except AdviseError:
             return None
         return found[0].need_bytes if found is not None else None
-
-    def longest_step_s(self, run: Run) -> float | None:
-        """Seconds of a step by the formula, of rows that are all as long as the longest."""
-        machine = hardware_machine(self.hardware)
-        if machine is None:
-            return None
-        stage = replace(run.stage, seq_len=run.longest_tokens)
-        time = time_estimate(replace(run, stage=stage), machine)
-        return None if time is None else time.step_s
-
-
-def _learned(found: Estimate, counted: int | None) -> LearnedRecord | None:
-    if found.learned is None:
-        return None
-    same = {
-        field.name: getattr(found.learned, field.name)
-        for field in fields(LearnedRecord)
-        if hasattr(found.learned, field.name)
-    }
-    return LearnedRecord(**same, formula_counted_bytes=counted)
 
 
 def expected_times(times: WholeTime | None) -> Times | None:
@@ -185,28 +165,17 @@ def disk_need(
     optimizer keeps of it; the weights of the best step (keep: best) stand alone.
     """
     copies = 1 + KEPT_CHECKPOINTS + (KEPT_BEST if stage.keep == "best" else 0)
-    run = None
+    run, states = None, None
     if shape is not None:
         run = plan_run(plan, stage, shape, Hardware(kind="unknown", origin="stated"))
-    is_sized = run is not None and run.is_sized
-    states = None
-    if run is not None and is_sized:
-        alone = replace(run, device=replace(run.device, gpus=1, sharding=None))
-        states = round(state_size(alone))
-    if not update(stage.update).is_module:
-        size = model_bytes(shape, model_folder, stage.weights_dtype)
-        if size is None:
+    if run is not None and run.is_sized:
+        states = state_size(replace(run, device=replace(run.device, gpus=1, sharding=None)))
+    if update(stage.update).is_module:
+        if run is None or states is None:
             return None
-        kept = 2 * size if states is None else states  # AdamW's, as wide as the weights
-        return size * copies + KEPT_CHECKPOINTS * kept
-    if run is None or states is None:
-        return None
-    return 4 * run.trainable * copies + KEPT_CHECKPOINTS * states
-
-
-def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:
-    """Bytes of the model's weights in a dtype: by its parameter count, else by its files."""
-    if shape is not None:
-        return shape.params * BYTES[dtype]
-    files = folder.glob("*.safetensors") if folder is not None else ()
-    return sum(path.stat().st_size for path in files) or None
+        return 4 * run.trainable * copies + KEPT_CHECKPOINTS * round(states)
+    files = model_folder.glob("*.safetensors") if model_folder is not None and not shape else ()
+    size = sum(path.stat().st_size for path in files)
+    size = shape.params * BYTES[stage.weights_dtype] if shape is not None else size
+    kept = 2 * size if states is None else round(states)  # AdamW's, as wide as the weights
+    return size * copies + KEPT_CHECKPOINTS * kept if size else None

@@ -168,11 +168,10 @@ class StageRunner:
 
     def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
         """Train the group in one process; returns what is trained again with less memory."""
-        run, say = self.run, self.call.options.say
-        for entry in group:
-            # Leftovers of an earlier attempt must not pass for this one's.
-            (self._folder(entry) / RESULT).unlink(missing_ok=True)
-            forget_errors(self._folder(entry))
+        run, say, folders = self.run, self.call.options.say, [self._folder(one) for one in group]
+        for folder in folders:  # leftovers of an earlier attempt must not pass for this one's
+            (folder / RESULT).unlink(missing_ok=True)
+            forget_errors(folder)
         self.keeper.begin([entry.name for entry in group])
         for entry in group:
             self._announce(entry, position)
@@ -191,7 +190,6 @@ class StageRunner:
             with serving(run, group[0], gpus=self.call.gpus.server, say=say) as server:
                 return self.starter.train(group, run.folder, watch=watch, server=server)
 
-        folders = [self._folder(entry) for entry in group]
         if is_trained(folders):
             say(f"stage {group[0].name}: trained and saved already, and not judged yet")
         ended = train_and_judge(folders, train, lambda: self.starter.judge(group, run.folder))
@@ -207,7 +205,7 @@ class StageRunner:
             raise error
         # The stage was over when the signal came; those after it have not begun.
         if ended.was_stopped and self._finish(stopped=True) != DONE:
-            raise with_resume(Stopped(f"stopped after stage {group[-1].name}"), self.resume)
+            raise Stopped(f"stopped after stage {group[-1].name}")
         return ()
 
     def _starts_again(self, entry: Entry, error: AdviseError) -> bool:
@@ -246,24 +244,22 @@ class StageRunner:
         told = read_error(folder)
         if ended.was_stopped and (told is None or told.lost_others):
             return Stopped(f"stage {entry.name}: {NOT_JUDGED if is_trained([folder]) else AT_ONCE}")
-        return explain_failure(
-            entry,
-            code=ended.code,
-            folder=folder,
-            oom_kills_before=kills,
-            smaller=lambda doing: self._smaller(entry, doing),
-        )
 
-    def _smaller(self, entry: Entry, doing: str) -> str:
-        """The smallest change that fits, as the estimate says, of the stage as it ran last."""
-        if doing == "saving":
-            return "free some memory first"
-        return smaller_hint(
-            replace(entry, stage=stage_as_run(entry, self._folder(entry))),
-            self.run.is_chosen_folder,
-            peak_of=self.call.estimator.peak_bytes,
-            limit_bytes=self.call.expected[entry.name].limit_bytes,
-            loading=doing == "loading",
+        def smaller(doing: str) -> str:
+            """The smallest change that fits, as the estimate says, of the stage as it ran last."""
+            if doing == "saving":
+                return "free some memory first"
+            return smaller_hint(
+                replace(entry, stage=stage_as_run(entry, folder)),
+                self.run.is_chosen_folder,
+                peak_of=self.call.estimator.peak_bytes,
+                limit_bytes=self.call.expected[entry.name].limit_bytes,
+                loading=doing == "loading",
+            )
+
+        code = ended.code
+        return explain_failure(
+            entry, code=code, folder=folder, oom_kills_before=kills, smaller=smaller
         )
 
     def _compare_modules(self) -> None:

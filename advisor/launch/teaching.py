@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from advisor.estimate import hardware_machine, time_estimate
 from advisor.estimate.past_runs import PastRun, Reading, family_of, machine_name
 from advisor.estimate.run import Run
 from advisor.ground.errors import AdviseError
@@ -41,14 +42,16 @@ def note_training(call: Call, entry: Entry, result: StageResult) -> None:
 
 def note_dry_run(call: Call, entry: Entry, measured: Measured) -> None:
     """Note a dry run of a stage: all of its steps had the longest rows."""
-    planned = call.estimator.run_of(entry.stage)
-    run = None if planned is None else run_as_measured(planned, measured)
-    step_s = None if run is None else call.estimator.longest_step_s(run)
-    _note(call, entry, measured, step_s=step_s)
+    _note(call, entry, measured)
 
 
 def _note(
-    call: Call, entry: Entry, measured: Measured, *, step_s: float | None, steps: int | None = None
+    call: Call,
+    entry: Entry,
+    measured: Measured,
+    *,
+    step_s: float | None = None,
+    steps: int | None = None,
 ) -> None:
     """Write the line of a stage, unless nothing of it can be compared.
 
@@ -59,10 +62,16 @@ def _note(
     shape, machine, stage = call.shape, machine_name(call.used), entry.stage
     if past_runs_path() is None or shape is None or machine is None:
         return
+    memory: tuple[Reading, ...] = ()
     try:
         planned = plan_run(call.run.plan, stage, shape, call.used)
         ran = run_as_measured(planned, measured)
-        memory = () if ran is None else _readings(call.estimator, ran, measured)
+        if ran is not None:
+            memory = _readings(call.estimator, ran, measured)
+        if ran is not None and steps is None and (speeds := hardware_machine(call.used)):
+            longest = replace(ran, stage=replace(ran.stage, seq_len=ran.longest_tokens))
+            time = time_estimate(longest, speeds)
+            step_s = None if time is None else time.step_s
     except AdviseError:  # a plan from elsewhere that no estimate takes
         return
     is_timed = step_s is not None and measured.step_s is not None

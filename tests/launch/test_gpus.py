@@ -177,7 +177,7 @@ def test_a_driver_older_than_the_cuda_of_torch_is_refused(planned, monkeypatch):
 @pytest.fixture
 def installed(monkeypatch):
     """The packages and programs that this machine is said to have: a set to change."""
-    from advisor.methods import installed as module
+    from advisor.methods import kernels as module
 
     there = set()
     monkeypatch.setattr(module, "is_installed", there.__contains__)
