@@ -115,38 +115,17 @@ def plan_shape() -> Keys:
     for name, one in {**shape.keys, "stages": ListOf(of=StageShape(keys={}), least=1)}.items():
         keys |= shapes_of_extras() if name == "launch" else {}
         keys[name] = one
-    return PlanShape(help=shape.help, keys=keys, required=shape.required, others=_plan_hint)
+    return Keys(help=shape.help, keys=keys, required=shape.required, others=_plan_hint)
 
 
 def _plan_hint(name: str, known: Collection[str]) -> str:
-    return missing_extra(name, known) if name in BESIDE_STAGES else hint_for(name, known)
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class PlanShape(Keys):
-    """What a plan may hold; a stage's key beside `stages` is told where it belongs."""
-
-    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
-        if not isinstance(value, dict):
-            yield from Keys.faults(self, value, document, path)
-            return
-        astray, of_stages = {}, (*stage_keys(), *key_specs().names())
-        for key in value:
-            if key in self.keys or _plan_hint(str(key), self.keys):
-                continue
-            if key in of_stages:
-                astray[key] = ""
-            elif not did_you_mean(key, self.keys) and (hint := hint_for(str(key), of_stages)):
-                astray[key] = hint
-        for key, hint in astray.items():
-            yield Fault(
-                where=document.at((*path, key), key=True),
-                what=f"`{key}` stands beside the stages",
-                allowed="what a stage is trained with is written into it: stages: [{...}]",
-                hint=hint,
-            )
-        kept = {key: part for key, part in value.items() if key not in astray}
-        yield from Keys.faults(self, kept, document, path)
+    if name in BESIDE_STAGES:
+        return missing_extra(name, known)
+    of_stages = (*stage_keys(), *key_specs().names())
+    found = hint_for(name, known)
+    if name in of_stages and not found:
+        return "what a stage is trained with is written into it: stages: [{...}]"
+    return found or ("" if did_you_mean(name, known) else hint_for(name, of_stages))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

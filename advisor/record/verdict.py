@@ -8,10 +8,9 @@ from functools import cache
 from typing import Annotated, Final
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
-from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys, ListOf, Number, Text
-from advisor.ground.yaml_files import read_shipped, shipped_sources
+from advisor.ground.yaml_files import read_shipped
 
 BETTER: Final = "better"
 WORSE: Final = "worse"
@@ -103,15 +102,5 @@ VERDICT_FILE = Keys(
 @cache
 def limits() -> Mapping[str, float]:
     """Name -> limit, in the file's unit. Raises InputError with every fault, located."""
-    document = read_shipped(rules_dir() / "verdict.yaml", shape=VERDICT_FILE)
-    known = shipped_sources()
-    stated = document.data["limits"]
-    faults = [
-        unknown_name("source", name, list(known), at=document.at(("limits", limit)))
-        for limit in NAMES
-        for name in stated[limit]["sources"]
-        if name not in known
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    stated = read_shipped(rules_dir() / "verdict.yaml", shape=VERDICT_FILE).data["limits"]
     return {name: float(stated[name]["value"]) for name in NAMES}

@@ -25,7 +25,8 @@ def runs(shop, monkeypatch):
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in found if line]
 
 
 def measured(monkeypatch, **values):
@@ -117,7 +118,7 @@ def test_a_damaged_file_stops_no_run(shop, runs, capsys):
     """What of it cannot be read is said, and the rest counts."""
     runs.write_bytes(b"\x00{\n")
     assert run(hardware=HERE).record.status == "done"
-    assert f"{runs}: 1 line is damaged and left out" in capsys.readouterr().err
+    assert f"{runs}: 1 line left out: damaged" in capsys.readouterr().err
 
 
 def test_a_failed_run_teaches_nothing(shop, runs, monkeypatch):

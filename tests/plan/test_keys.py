@@ -195,6 +195,7 @@ def test_a_key_that_stands_beside_the_stages_is_told_where_it_belongs(tmp_path):
     with pytest.raises(InputError) as caught:
         read_plan(path)
     first, second = caught.value.faults
-    assert first.what == "`learning_rate` stands beside the stages"
+    assert first.what == "unknown key 'learning_rate'"
+    assert "is written into it: stages: [{...}]" in first.hint
     assert second.hint == "did you mean 'epochs'?"
     assert first.where.endswith("plan.yaml:4:1")
