@@ -7,7 +7,6 @@ when it changes it by itself; run.json says the same.
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
+from advisor.ground.files import free_bytes
 from advisor.launch.folder import last_step
 from advisor.plan.entries import Entry
 from advisor.plan.model import Stage
@@ -107,7 +107,7 @@ def explain_failure(
         during = f" while {doing}" if doing else ""
         what = f"the trainer was ended by {by} out-of-memory killer{during}"
         return kind(what, where=at, hint=smaller(doing))
-    if shutil.disk_usage(folder if folder.exists() else folder.parent.parent).free < NO_SPACE_BYTES:
+    if free_bytes(folder) < NO_SPACE_BYTES:
         return _disk_full(entry, folder)
     if code < 0:
         what = f"the trainer was ended by signal {-code} ({SIGNALS.get(-code, 'unknown')})"

@@ -280,10 +280,7 @@ def test_a_run_whose_disk_is_full_ends_with_the_command_that_resumes(shop, monke
 
 def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
     """The needed space is estimated from the checkpoints and stated; nothing is written."""
-    import shutil
-
-    usage = shutil.disk_usage(shop)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100 * 2**20))
+    monkeypatch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 100 * 2**20)
     with pytest.raises(
         MachineNotReady, match=r"0\.10 GiB free on the disk, the run needs about 0\.25 GiB"
     ):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import ClassVar
@@ -98,8 +97,7 @@ def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
 
 def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeypatch):
     """Both numbers are named, and what else the same disk must hold."""
-    usage = type("Usage", (), {"free": 2 * GIB})
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 2 * GIB)
     with pytest.raises(MachineNotReady) as error:
         run(output="out")
     text = error.value.text()
