@@ -102,21 +102,24 @@ class CheckOptions:
 DEFAULTS = CheckOptions()
 
 
+METAVARS = {  # of a fact, else of its type
+    "budget": "LEVEL|LIMITS", "gpu": "NAME", "tasks": "NAME=FILE", "data_mapping": "ROLE=COLUMN",
+    "choice": "VALUE", "number": "N", "path": "PATH",
+}  # fmt: skip
+
+
 def _fact_option(fact: Fact) -> dict[str, Any]:
-    help_ = fact.ask or (f"In {fact.unit}." if fact.unit else fact.ask)
+    help_ = fact.ask or (f"In {fact.unit}." if fact.unit else "")
     if fact.id == "budget":
-        return {"help": f"{help_} low, medium, high, or usd=20,hours=6.", "metavar": "LEVEL|LIMITS"}
-    if fact.id == "gpu":
-        more = "A name, `unknown` or `none`; default: this machine."
-        return {"help": f"{help_} {more}", "metavar": "NAME"}
-    if fact.type == "map":
-        return {"help": help_, "metavar": "NAME=FILE" if fact.id == "tasks" else "ROLE=COLUMN"}
-    if fact.type == "choice":
-        return {"help": f"{help_} One of: {', '.join(fact.values)}.", "metavar": "VALUE"}
-    if fact.type == "number":
-        unit = f" ({fact.unit})" if fact.unit and fact.unit not in help_ else ""
-        return {"help": f"{help_}{unit}", "type": float, "metavar": "N"}
-    return {"help": help_, "metavar": "PATH" if fact.type == "path" else "TEXT"}
+        help_ += " low, medium, high, or usd=20,hours=6."
+    elif fact.id == "gpu":
+        help_ += " A name, `unknown` or `none`; default: this machine."
+    elif fact.type == "choice":
+        help_ += f" One of: {', '.join(fact.values)}."
+    elif fact.unit and fact.unit not in help_:
+        help_ += f" ({fact.unit})"
+    metavar = METAVARS.get(fact.id) or METAVARS.get(fact.type, "TEXT")
+    return {"help": help_, "metavar": metavar, "type": float if fact.type == "number" else None}
 
 
 choose_option = click.option(

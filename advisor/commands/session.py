@@ -18,7 +18,6 @@ from advisor.advice.facts import contradictions, contradictions_in, situation_fa
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.errors import Fault, InputError, did_you_mean
-from advisor.ground.shape import number_words
 from advisor.ground.terminal import print_warning
 from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
@@ -71,7 +70,7 @@ def read_answers(
 ) -> Stated:
     """The answers in the file and in the flags, merged; flags override the file."""
     facts = load_known_facts(rule_layers)
-    values, faults = _single_values(flags, facts)
+    faults: list[Fault] = []
     found: list[AnswerSet] = []
     warnings: tuple[str, ...] = ()
     try:
@@ -82,7 +81,7 @@ def read_answers(
         faults += error.faults
         found.append(getattr(error, "valid", AnswerSet()))
     try:
-        found.append(answers_from_flags(values, facts))
+        found.append(answers_from_flags(flags, facts))
     except InputError as error:
         faults += error.faults
         found.append(getattr(error, "valid", AnswerSet()))
@@ -96,29 +95,6 @@ def _document(answers_file: str) -> Document:
     if answers_file == "-":
         return parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
     return read_yaml(answers_file)
-
-
-def _single_values(
-    flags: Mapping[str, tuple[Any, ...]], facts: Mapping[str, Fact]
-) -> tuple[dict[str, Any], list[Fault]]:
-    """The value of each flag, and a fault for each flag that was given different ones. Only lists
-    and maps take several, and a budget several limits.
-    """
-    values: dict[str, Any] = {}
-    faults = []
-    for fact_id, given in flags.items():
-        several = tuple(dict.fromkeys(given))
-        if fact_id == "signals" or facts[fact_id].type == "map":
-            values[fact_id] = given
-        elif fact_id == "budget" and all("=" in limit for limit in several):
-            values[fact_id] = ",".join(several) or None
-        elif len(several) > 1:
-            flag, all_of_them = facts[fact_id].flag, ", ".join(map(number_words, several))
-            what = f"{flag} is given {len(several)} times: {all_of_them}"
-            faults.append(Fault(where=str(flag), what=what, allowed="one value"))
-        else:
-            values[fact_id] = several[0] if several else None
-    return values, faults
 
 
 # --------------------------------------------------------------------------- rules

@@ -29,6 +29,7 @@ from advisor.ground.shape import (
     Shape,
     Text,
     check_shape,
+    number_words,
     refuse_secrets,
 )
 from advisor.ground.types import Answer, AnswerSet
@@ -185,31 +186,39 @@ def _take_signals(stated: _Stated, names: Any, document: Document) -> list[str]:
 
 
 def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> AnswerSet:
-    """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises
+    """The answers of command-line flags: fact id -> what its flag was given, each time. Raises
     AnswersRefused with all faults.
     """
     refuse_secrets(NamedValue("", dict(flags)))
     stated = _Stated(facts, "flag")
-    for fact_id, value in flags.items():
-        if value is None or value in ((), []):
+    for fact_id, given in flags.items():
+        several = dict.fromkeys(given if isinstance(given, tuple | list) else (given,))
+        several.pop(None, None)
+        values, flag = [*several], getattr(facts.get(fact_id), "flag", None) or fact_id
+        if not values:
             continue
         if fact_id == "signals":
-            _take_signal_flags(stated, value)
+            _take_signal_flags(stated, values)
         elif fact_id in PAIRS:
-            flag, example = PAIRS[fact_id]
-            pairs = _pairs(stated, value, flag, example)
+            pairs = _pairs(stated, values, flag, PAIRS[fact_id][1])
             stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
             stated.take(fact_id, pairs, flag)
-        elif fact_id == "budget" and "=" in str(value):
-            _take_limits(stated, value)
+        elif fact_id == "budget" and all("=" in str(value) for value in values):
+            _take_limits(stated, ",".join(values))
+        elif len(values) > 1:
+            what = f"{flag} is given {len(values)} times: {', '.join(map(number_words, values))}"
+            stated.faults.append(Fault(where=flag, what=what, allowed="one value"))
         else:
-            flag = facts[fact_id].flag or fact_id
-            if any("\ud800" <= character <= "\udfff" for character in str(value)):
-                what = f"{flag} {value}: the name is not UTF-8, and no plan can hold it"
-                stated.faults.append(Fault(what=what, hint="rename the file"))
-            stated.faults += check_shape(NamedValue(flag, value), fact_shape(facts[fact_id]))
-            stated.take(fact_id, value, flag)
+            _take_value(stated, fact_id, values[0], flag)
     return stated.answers()
+
+
+def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in str(value)):
+        what = f"{flag} {value}: the name is not UTF-8, and no plan can hold it"
+        stated.faults.append(Fault(what=what, hint="rename the file"))
+    stated.faults += check_shape(NamedValue(flag, value), fact_shape(stated.facts[fact_id]))
+    stated.take(fact_id, value, flag)
 
 
 def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> dict[str, Any]:
