@@ -13,7 +13,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -239,23 +239,15 @@ def _printable(character: str) -> bool:
     return character.isprintable() and character != "\ufeff"
 
 
-def write_plan_file(
-    plan: Plan,
-    comments: Comments,
-    path: Path,
-    *,
-    inputs: Collection[Path] = (),
-    force: bool = False,
-) -> None:
+def write_plan_file(plan: Plan, comments: Comments, path: Path, *, force: bool = False) -> None:
     """Write the launch file; data and model paths in it are relative to its own folder.
 
     Args:
         plan: The plan, with paths relative to the working folder.
         comments: The comment beside each value.
         path: Where to write it.
-        inputs: Files and folders that the plan was made from. None of them is ever overwritten, nor
-            any file inside one, except launch files.
-        force: Overwrite an existing file. A file with the same content is left as it is.
+        force: Overwrite an existing launch file, and no other. One with the same content is left
+            as it is.
 
     Raises InputError if the file may not be written there.
     """
@@ -274,10 +266,8 @@ def write_plan_file(
     if there == text.encode():
         return
     if there is not None:
-        real = path.resolve()
-        is_input = any(real.is_relative_to(given.resolve()) for given in inputs)
-        if is_input and HEADER.encode() not in there:
-            what = f"{at} is an input of this plan, and inputs are never overwritten"
+        if HEADER.encode() not in there:
+            what = f"{at} exists already and is no launch file: it is never overwritten"
             raise InputError(what, where=at, hint="name another file")
         if not force:
             what = f"{at} exists already, with other content"

@@ -255,7 +255,7 @@ def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
 def _take_limits(stated: _Stated, text: str) -> None:
     parts = parts_of("budget", stated.facts)
     pairs = _pairs(stated, text.split(","), "--budget", "usd=20,hours=6")
-    is_number = re.compile(r"-?\d+(?:\.\d+)?").fullmatch
+    is_number = re.compile(r"-?(?:\d+(?:\.\d+)?|nan|inf)").fullmatch
     limits = {name: float(text) if is_number(text) else text for name, text in pairs.items()}
     inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
     stated.faults += check_shape(NamedValue("--budget", limits), inside)
