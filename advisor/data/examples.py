@@ -14,7 +14,6 @@ from typing import Any
 from advisor.data.example import (
     Example,
     Message,
-    Reason,
     Unusable,
     as_turns,
     parsed,
@@ -90,7 +89,7 @@ class Tally:
 class SkippedRows:
     """Rows that were left out, and rows that were used without their trailing turns."""
 
-    tallies: dict[Reason, Tally] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
     shortened: Tally = field(default_factory=Tally)
     seen: int = 0  # rows read
 
@@ -104,11 +103,11 @@ class SkippedRows:
         """Whether more rows are unusable than may be left out."""
         return self.total > MAX_UNUSABLE_SHARE * self.seen
 
-    def add(self, reason: Reason, row: int) -> None:
+    def add(self, reason: str, row: int) -> None:
         """Count a row that is left out."""
         self.tallies.setdefault(reason, Tally()).add(row)
 
-    def said(self) -> Iterator[tuple[Reason, Tally, str]]:
+    def said(self) -> Iterator[tuple[str, Tally, str]]:
         """(reason, rows, '3 of 60 rows: no answer to learn from')."""
         for reason, tally in self.tallies.items():
             yield reason, tally, f"{tally.count:,} of {self.seen:,} rows: {REASONS[reason]}"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,14 +36,11 @@ class Column:
     filled: int = 0
     shapes: dict[str, int] = field(default_factory=dict)
     characters: int = 0
-    several: int = 0  # lists of two texts and more: ranked answers, or several that are right
-    checkable: int = 0  # texts that are a number, or end with one after ####
     values: set[str] = field(default_factory=set)
-    yes_no: int = 0
-    sharegpt: int = 0
-    open_ended: int = 0  # conversations that end with a question
-    with_calls: int = 0
-    transcripts: int = 0
+    # How many cells are `checkable` (a number, or end with one after ####), a `verdict`, a list of
+    # `several` texts, a written `dialogue`; how many conversations are in `from_value` turns, end
+    # `open` with a question, or hold `calls`.
+    are: Counter[str] = field(default_factory=Counter)
 
     @property
     def shape(self) -> str:
@@ -109,28 +107,28 @@ def _add(column: Column, cell: Any) -> None:
         shape, text = "text", cell
         begins = cell[:40]
         if ":" in begins or "：" in begins:
-            column.transcripts += read_transcript(cell) is not None
+            column.are["dialogue"] += read_transcript(cell) is not None
     elif isinstance(cell, list):
         are_texts = all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in cell)
         shape, text = ("texts", ", ".join(map(str, cell))) if are_texts else ("list", None)
-        column.several += len(cell) > 1 and all(isinstance(item, str) for item in cell)
+        column.are["several"] += len(cell) > 1 and all(isinstance(item, str) for item in cell)
     elif isinstance(cell, dict) and isinstance(cell.get("text"), list):  # SQuAD
-        column.several += len(cell["text"]) > 1
+        column.are["several"] += len(cell["text"]) > 1
     column.shapes[shape] = column.shapes.get(shape, 0) + 1
     if text is not None:
-        column.checkable += checkable(text) is not None
+        column.are["checkable"] += checkable(text) is not None
         column.characters += len(text)
-        column.yes_no += text.strip().lower() in formats().is_good
+        column.are["verdict"] += text.strip().lower() in formats().is_good
         if len(column.values) <= KEPT_VALUES:
             column.values.add(text[:200])
 
 
 def _add_turns(column: Column, turns: list[Any]) -> None:
     first, last = turn_keys(turns[0]), turn_keys(turns[-1])
-    column.sharegpt += first is not None and first[0] == "from"
+    column.are["from_value"] += first is not None and first[0] == "from"
     role = role_of_speaker(turns[-1].get(last[0])) if last else None
-    column.open_ended += role not in ("assistant", None)
-    column.with_calls += any(
+    column.are["open"] += role not in ("assistant", None)
+    column.are["calls"] += any(
         any(turn.get(key) for key in CALLS) or _is_call_or_tool(turn)
         for turn in turns
         if isinstance(turn, dict)

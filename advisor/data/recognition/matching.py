@@ -28,26 +28,26 @@ PAIR = ("question", "answer")
 # What a column may look like -> the test, given its name and how many columns there are.
 LOOKS: Mapping[str, Callable[[Column, str, int], bool]] = {
     "brief": lambda column, name, count: column.mean_characters <= 100,
-    "calls": lambda column, name, count: column.with_calls > 0,
+    "calls": lambda column, name, count: column.are["calls"] > 0,
     "class": lambda column, name, count: column.is_label(named=True),
-    "dialogue": lambda column, name, count: column.transcripts >= 0.95 * column.filled > 0,
+    "dialogue": lambda column, name, count: column.are["dialogue"] >= 0.95 * column.filled > 0,
     "empty": lambda column, name, count: column.shape == "text" and not column.characters,
     "few": lambda column, name, count: _has_few_values(column, name),
-    "from_value": lambda column, name, count: column.sharegpt > 0.5 * column.filled,
+    "from_value": lambda column, name, count: column.are["from_value"] > 0.5 * column.filled,
     "no_address": lambda column, name, count: not column.holds_addresses,
     "number": lambda column, name, count: (
         column.filled >= 3
-        and column.checkable >= 0.95 * column.filled
+        and column.are["checkable"] >= 0.95 * column.filled
         and column.mean_characters <= 24
     ),
-    "open": lambda column, name, count: column.open_ended > 0.5 * column.filled,
+    "open": lambda column, name, count: column.are["open"] > 0.5 * column.filled,
     "prose": lambda column, name, count: (
         column.mean_characters >= 15
         and not column.is_label(named=False)
         and len(column.values) > 1
         and name not in formats().metadata
     ),
-    "several": lambda column, name, count: column.several >= 0.95 * column.filled > 0,
+    "several": lambda column, name, count: column.are["several"] >= 0.95 * column.filled > 0,
     "verdict": lambda column, name, count: _is_verdict(column, name),
     "with_remarks": lambda column, name, count: (
         count > MAX_LABELLED_COLUMNS or column.mean_characters > LONG_TEXT_CHARS
@@ -66,7 +66,7 @@ def _has_few_values(column: Column, name: str) -> bool:
 def _is_verdict(column: Column, name: str) -> bool:
     # A class column called `label` may hold 0 and 1 too; the caller has an answer column beside it.
     return column.shape == "bool" or (
-        column.yes_no == column.filled > 0 and (name != "label" or len(column.values) <= 2)
+        column.are["verdict"] == column.filled > 0 and (name != "label" or len(column.values) <= 2)
     )
 
 

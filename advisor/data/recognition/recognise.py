@@ -114,8 +114,8 @@ def recognise(
         sure = chosen.certain and not chosen.likely
         confidence = "guessed" if chosen.guessed else "certain" if sure else "likely"
         answer = looks.get(chosen.mapping.get("answer", ""))
-        if answer is not None and answer.several:
-            several = f"{answer.several} of {answer.filled} rows looked at have several"
+        if answer is not None and answer.are["several"]:
+            several = f"{answer.are['several']} of {answer.filled} rows looked at have several"
             column = chosen.mapping["answer"]
             notes = (*notes, f"{several} answers in `{column}`: the first is learned")
     return DataSet(
