@@ -332,7 +332,7 @@ def about_reading(data: DataSet) -> Iterator[DataFinding]:
     for note in data.notes:
         unread = note.startswith("not read")
         severity = "warning" if unread and not note.endswith(IMAGES_HELP) else "note"
-        left_out = "files-left-out" if note.startswith(("left out", "read:")) else "about-reading"
+        left_out = "files-left-out" if note.startswith("left out") else "about-reading"
         yield finding("files-not-read" if unread else left_out, severity, note)
     if data.container == "text":
         yield finding("documents", "note", data.why)

@@ -354,7 +354,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
         ["no known columns"],
     ),
     "single turns": ([USER, BOT, USER, BOT], ["each row is a single turn"]),
-    "numbers": ([1, 2, 3], ["the rows are numbers"]),
+    "numbers": ([1, 2, 3], ["no objects with columns (but of type int)"]),
 }
 
 

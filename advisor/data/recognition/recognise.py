@@ -40,10 +40,6 @@ TEXT_STYLES = {
     "lines": "every line is one document (they are as long as articles)",
     "whole": "the file is one document, handed on in pieces cut at paragraph ends",
 }
-TYPE_NAMES = {
-    int: "numbers", float: "numbers", str: "texts", list: "lists", bool: "true / false",
-    type(None): "null", dict: "empty objects",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,9 +156,8 @@ def _sample_of_objects(source: DataSource) -> list[dict[str, Any]]:
         faults.raise_if_any()
         if not sample:
             raise no_rows(shown)
-        kind = TYPE_NAMES.get(type(sample[0]), type(sample[0]).__name__)
         raise InputError(
-            f"the rows are {kind}, not objects with columns",
+            f"the rows are no objects with columns (but of type {type(sample[0]).__name__})",
             "known: " + formats().in_short,
             'write each row as {"question": ..., "answer": ...}',
             where=shown,
