@@ -49,7 +49,7 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
     """Train a plan stage by stage, and resume automatically.
 
     With answers instead of a plan it advises first and trains what was recommended; with neither it
-    takes ./plan.yaml. If the run is at work already, it shows its progress. --json prints run.json
+    takes ./plan.yaml. If the run is at work already, it says how far it is. --json prints run.json
     at the end.
     """
     settings = {name: options.pop(name) for name in RUN_OPTIONS}

@@ -32,8 +32,8 @@ INTRODUCTION = """\
 
 `advise run --json` prints `run.json`, with `folder`, `already_done` and `dry_run` beside its keys.
 
-While a run is at work, the same command in another terminal shows its progress, and Ctrl-C there
-leaves the run alone. Without a terminal it prints one line, with `--json` the document above with
+While a run is at work, the same command in another terminal prints one line that says how far it
+is, and one that stops it; with `--json` it prints the document above with
 `status: running` and `progress`: `process`, `stage`, `doing`, `step`, `total`, `eta_s` (of the
 stage's steps), `memory_bytes`, `memory_limit_bytes` and `text`. The exit code is 0.
 
