@@ -92,9 +92,7 @@ def maps_in(value: Any) -> list[Mapping[str, Any]]:
 def plan_faults(data: Mapping[str, Any], report: Report, base: Path | None) -> None:
     """Report what is wrong with the plan as a whole."""
     stages, tasks = maps_in(data.get("stages")), maps_in(data.get("tasks"))
-    _check_names(stages, "stages", report)
-    _check_names(tasks, "tasks", report)
-    _check_folders(stages, tasks, report)
+    _check_names(stages, tasks, report)
     _check_data(data, stages, tasks, report)
     _check_starts(stages, report, base)
     for extra in extras().values():
@@ -140,19 +138,16 @@ def _check_server(server: Any, stages: list[Mapping[str, Any]], report: Report) 
         report((*place, "url"), f"'{url}' {fault}", "such as http://127.0.0.1:8000")
 
 
-def _check_names(entries: list[Mapping[str, Any]], table: str, report: Report) -> None:
-    seen: dict[str, int] = {}
-    for index, entry in enumerate(entries):
-        name = entry.get("name")
-        if isinstance(name, str) and seen.setdefault(name, index) != index:
-            taken = f"the name '{name}' is taken by {table}[{seen[name]}]"
-            report((table, index, "name"), taken, "each name once: it becomes a folder's name")
-
-
-def _check_folders(
+def _check_names(
     stages: list[Mapping[str, Any]], tasks: list[Mapping[str, Any]], report: Report
 ) -> None:
-    """Stage 'a-b' of task 'c' and stage 'a' of task 'b-c' would share the folder a-b-c."""
+    """Each name once; nor may stage 'a-b' of task 'c' share a folder with 'a' of task 'b-c'."""
+    for table, entries in (("stages", stages), ("tasks", tasks)):
+        names = [entry.get("name") for entry in entries]
+        for index, name in enumerate(names):
+            if isinstance(name, str) and (first := names.index(name)) != index:
+                what = f"the name '{name}' is taken by {table}[{first}]"
+                report((table, index, "name"), what, "each name once: it becomes a folder's name")
     seen: dict[str, tuple[str, str]] = {}
     for stage, (number, task) in product(stages, enumerate(tasks)):
         pair = (str(stage.get("name")), str(task.get("name")))
@@ -171,24 +166,21 @@ def _check_data(
     tasks: list[Mapping[str, Any]],
     report: Report,
 ) -> None:
-    own, is_shared = (
-        [stage.get("data") is not None for stage in stages],
-        data.get("data") is not None,
-    )
+    own = [stage.get("data") is not None for stage in stages]
+    is_shared = data.get("data") is not None
     if tasks and is_shared:
         allowed = "one of them: each task brings its own data"
         report(("data",), "both `data` and `tasks` are given", allowed, "remove `data`", key=True)
     if data.get("tasks") == []:
         report(("tasks",), "`tasks` is empty", "one entry a task, or no `tasks` at all", key=True)
-    elif not tasks and not is_shared and not all(own):
+    elif not (tasks or is_shared or all(own)):
         allowed = "`data: {path: FILE}`, or `tasks:` with one data file each"
         report((), "the plan has no data", allowed)
     if stages and all(own) and is_shared:
         report.idle(("data",), "every stage names its own", "remove it here or in a stage")
     for index, has_own in enumerate(own):
         if has_own and tasks:
-            what = "`data` of a stage has no effect: each task brings its own"
-            report(("stages", index, "data"), what, "", "remove it", key=True)
+            report.idle(("stages", index, "data"), "each task brings its own")
 
 
 def _check_starts(stages: list[Mapping[str, Any]], report: Report, base: Path | None) -> None:
@@ -351,37 +343,22 @@ def optimizer_faults(stage: Stage, device: str) -> list[Fault]:
     """
     entry = optimizer(stage.optimizer)
     at = f"stage {stage.name}: optimizer {entry.name}"
-    return [
-        *_device_faults(entry, stage, device, at),
-        *_weight_faults(entry, stage, at),
-        *_key_faults(entry, stage, at),
-    ]
-
-
-def _device_faults(entry: Optimizer, stage: Stage, device: str, at: str) -> list[Fault]:
+    found = [*_weight_faults(entry, stage, at), *_key_faults(entry, stage, at)]
     if device not in entry.devices:
-        what = (
-            f"{at} pages memory between GPU and host, this stage runs on {device}"
-            if entry.is_paged
-            else f"{at} runs on {' and '.join(entry.devices)}, this stage on {device}"
-        )
-        here = []
-        for name in OFFERED:
-            other = OPTIMIZERS[name]
-            if device in other.devices and not _weight_faults(other, stage, ""):
-                here.append(name)
-        return [Fault(where=at, what=what, allowed=f"optimizer: {' or '.join(here)}")]
+        does = "pages memory between GPU and host" if entry.is_paged else "runs"
+        what = f"{at} {does} on {' and '.join(entry.devices)}, this stage on {device}"
+        others = [
+            name
+            for name in OFFERED
+            if device in OPTIMIZERS[name].devices
+            and not _weight_faults(OPTIMIZERS[name], stage, "")
+        ]
+        return [Fault(where=at, what=what, allowed=f"optimizer: {' or '.join(others)}"), *found]
     why = why_no_torch_compile(device) if entry.compiles else ""
-    if not why:
-        return []
-    return [
-        Fault(
-            where=at,
-            what=f"{at} compiles its step, and {why}",
-            allowed="optimizer: adamw_8bit compiles nothing",
-            hint="install gcc and g++, or set optimizer: adamw_8bit",
-        )
-    ]
+    if why:
+        what, allowed = f"{at} compiles its step, and {why}", "optimizer: adamw_8bit"
+        return [Fault(where=at, what=what, allowed=allowed, hint="install gcc and g++"), *found]
+    return found
 
 
 def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:

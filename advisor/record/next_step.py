@@ -102,8 +102,11 @@ class NextStepFinder:
             # A style that every row has is learned as the style of every answer; rows that do not
             # have it show where it ends.
             each = round(1 / self.limits["general_rows"])
-            text = f"mix general questions into the data, one for every {each} rows or more"
-            return _step("mix_general", text, self._mixing())
+            text = (
+                f"mix general questions into the data, one for every {each} rows or more; some to"
+                f" begin with: {GENERAL}"
+            )
+            return _step("mix_general", text, None)
         return self._better()
 
     @property
@@ -163,17 +166,6 @@ class NextStepFinder:
             return _step("hold_out_more", "hold out more rows", command)
         wanted = f", about {round_up(math.ceil(needed / MOST_HELD)):,} in all" if needed else ""
         return _step("more_data", f"collect more rows{wanted}", self._check_data())
-
-    def _mixing(self) -> str | None:
-        data = self.entry.data if self.entry is not None else None
-        if data is None or data.format != "messages" or not data.path.endswith(".jsonl"):
-            return None
-        if len(self.record.stages) > 1:
-            return None
-        return (
-            f"cat {shlex.quote(data.path)} {shlex.quote(str(GENERAL))} > mixed.jsonl && advise run"
-            f' {self._plan} --set data.path="$PWD/mixed.jsonl"'
-        )
 
     def _better(self) -> NextStep:
         if (longer := self._unfinished()) and self.entry is not None:

@@ -203,7 +203,7 @@ def test_averaged_weights_are_measured_and_training_goes_on():
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("paged_lion_8bit", {}, r"pages memory between GPU and host, this stage runs on cpu"),
+        ("paged_lion_8bit", {}, r"pages memory between GPU and host on cuda, this stage on cpu"),
         ("galore_adamw_8bit", {}, "runs on cuda, this stage on cpu"),
         ("galore_adamw", {"update": "lora"}, "update lora trains a small module"),
         ("muon", {"update": "ia3"}, "update ia3 trains vectors alone"),
