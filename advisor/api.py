@@ -12,6 +12,7 @@ from advisor.commands.session import Stated, advise_on, load_known_facts, resolv
 from advisor.ground import types
 from advisor.ground.errors import AdviseError
 from advisor.ground.yaml_files import Document
+from advisor.methods import methods
 from advisor.plan.write import plan_data
 from advisor.render.advice_json import advice_document
 from advisor.ruleset.model import Ruleset
@@ -74,6 +75,7 @@ def advise_document(
 def _advise(
     answers: Answers | Mapping[str, Any], rules: Rules, online: bool
 ) -> tuple[Advice, Ruleset]:
+    methods().check()
     if not isinstance(answers, Answers):
         answers = Answers.from_dict(answers, rules=rules)
     stated = Stated(answers=answers, warnings=answers.warnings)

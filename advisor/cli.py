@@ -27,6 +27,7 @@ from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
 from advisor.ground.files import refused_as_path, refused_by_system, restrict_umask
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.ground.version import __version__
+from advisor.methods import methods
 
 # Command -> its line in `advise --help`, the first sentence of its own help.
 COMMANDS = {
@@ -111,6 +112,7 @@ def advise(context: click.Context, /, **options: Any) -> None:
     Without a command and without flags it asks a few questions on the terminal. With --json it
     answers at once.
     """
+    methods().check()
     command = context.invoked_subcommand
     if command is not None:
         if any(options.values()):

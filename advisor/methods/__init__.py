@@ -29,12 +29,12 @@ __all__ = [
 
 
 def objective(name: str) -> Objective:
-    """The objective of that name. Raises InputError, with the faults of its file if it has any."""
+    """The objective of that name. Raises InputError if there is none."""
     return methods().objective(name)
 
 
 def update(name: str) -> Update:
-    """The update of that name. Raises InputError, with the faults of its file if it has any."""
+    """The update of that name. Raises InputError if there is none."""
     return methods().update(name)
 
 

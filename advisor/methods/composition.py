@@ -9,11 +9,10 @@ scheme      := an update, alone or on a quantised base: full | lora | qlora | ad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from advisor.ground.errors import Fault, InputError, did_you_mean
-from advisor.methods import methods, objectives, remedies, scheme_of, schemes
+from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
+from advisor.methods import objectives, remedies, scheme_of, schemes
 
 ENCODER, PER_TASK = "encoder:", "@per_task"
 
@@ -111,9 +110,11 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
                 )
             )
             continue
-        for objective in chain.removeprefix(ENCODER).split(">"):
-            faults += _unknown("objective", objective.strip(), objectives(), at)
-        faults += _unknown("scheme", scheme, tuple(schemes()), at)
+        named = [("objective", one.strip()) for one in chain.removeprefix(ENCODER).split(">")]
+        for kind, name in (*named, ("scheme", scheme)):
+            names = objectives() if kind == "objective" else tuple(schemes())
+            if name not in names:
+                faults.append(unknown_name(kind, name, names, at=at))
         if training is not None:
             faults.append(
                 Fault(
@@ -129,17 +130,3 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
     if training is None:
         return Composition(remedies=tuple(found))
     return replace(training, remedies=tuple(found))
-
-
-def _unknown(kind: str, name: str, known: Sequence[str], at: str) -> tuple[Fault, ...]:
-    """What is wrong with a name: nothing, it is unknown, or the file of its method has faults."""
-    if name in known:
-        return ()
-    return methods().broken.get(name) or (
-        Fault(
-            where=at,
-            what=f"unknown {kind} '{name}'",
-            allowed=f"known: {', '.join(known)}",
-            hint=did_you_mean(name, known),
-        ),
-    )

@@ -3,7 +3,7 @@
 Keys that several methods have stand once, in rules/keys/NAME.yaml, and those methods name the file
 under `shares`. A folder named in ADVISE_METHODS adds methods of one's own: it has the layout of
 this project (`rules/objectives/`, `rules/updates/`, `trainers/`, `estimate/methods/`). A file with
-a fault takes its own method away and no other: whoever names that method gets the fault, located.
+a fault ends every command, with all faults of all files.
 """
 
 from __future__ import annotations
@@ -151,76 +151,66 @@ def _default(shape: Shape) -> Shape:
 
 @cache
 def methods(roots: tuple[Path, ...] | None = None) -> Methods:
-    """Every method of the project and of the folders that ADVISE_METHODS names.
+    """Every method of the project and of the folders that ADVISE_METHODS names, with the faults of
+    all files.
 
     Args:
         roots: Folders that hold `rules/objectives/` and `rules/updates/`, for tests.
     """
     found: dict[str, dict[str, Any]] = {"objective": {}, "update": {}}
-    broken: dict[str, tuple[Fault, ...]] = {}
-    taken: dict[str, Method] = {}  # by the names of methods and schemes
+    faults: list[Fault] = []
+    taken: dict[str, str] = {}  # name of a method or scheme -> where it stands
     for root in roots or method_roots():
         if not (root / "rules").is_dir():
-            what = f"ADVISE_METHODS: {root} holds no methods"
             allowed = "a folder with rules/objectives/ or rules/updates/ in it"
-            broken[str(root)] = (Fault(what=what, allowed=allowed),)
+            what = f"{root} holds no methods"
+            faults.append(Fault(where="ADVISE_METHODS", what=what, allowed=allowed))
         for axis, (folder, kind) in FOLDERS.items():
             for path in sorted((root / "rules" / folder).glob("*.yaml")):
-                method, faults = _read_method(path, root, axis, kind, taken)
-                if method is not None:
+                try:
+                    # Files of one's own go by their whole path: there may be two of one name.
+                    document = (
+                        read_shipped(path, shape=partial(file_shape, axis))
+                        if root == resource_root()
+                        else read_yaml(path, name=str(path))
+                    )
+                except InputError as error:
+                    faults += error.faults
+                    continue
+                reader = _Reader(document, axis, path, root)
+                method = reader.method(kind)
+                names = [] if method is None else _names(method)
+                for name in (one for one in names if one in taken):
+                    at = document.at(("id",) if name == path.stem else ("quantizations",))
+                    what = f"a method '{name}' exists already ({taken[name]})"
+                    reader.faults.append(Fault(where=at, what=what, hint=OWN_NAME))
+                faults += reader.faults
+                if not reader.faults:
                     found[axis][path.stem] = method
-                    taken |= dict.fromkeys(_names(method), method)
-                else:
-                    name = path.stem if path.stem not in taken else f"{path.stem} ({path})"
-                    broken[name] = faults
-    for table in found.values():
-        for name, method in list(table.items()):
-            faults = tuple(_wrong_refusals(method, found))
-            if faults:
-                broken[name] = faults
-                del table[name]
+                    taken |= dict.fromkeys(names, document.at(("id",)))
+    if not faults:
+        faults = [fault for table in found.values() for fault in _wrong_refusals(table, found)]
     tables = {
         axis: dict(sorted(table.items(), key=lambda item: (item[1].order, item[0])))
         for axis, table in found.items()
     }
-    return Methods(objectives=tables["objective"], updates=tables["update"], broken=broken)
+    return Methods(tables["objective"], tables["update"], tuple(dict.fromkeys(faults)))
 
 
-def _read_method(
-    path: Path, root: Path, axis: str, kind: type[Method], taken: Mapping[str, Method]
-) -> tuple[Method | None, tuple[Fault, ...]]:
-    """The method of one file, or None and what is wrong with the file."""
-    try:
-        # Files of one's own go by their whole path: there may be two of one name.
-        own = root != resource_root()
-        document = (
-            read_yaml(path, name=str(path))
-            if own
-            else read_shipped(path, shape=partial(file_shape, axis))
-        )
-    except InputError as error:
-        return None, error.faults
-    if path.stem in taken:
-        what = f"{document.at(('id',))}: a method '{path.stem}' exists already"
-        return None, (Fault(what=f"{what} ({taken[path.stem].at})", hint=OWN_NAME),)
-    reader = _Reader(document, axis, path, root)
-    method = reader.method(kind)
-    names = _names(method) if method is not None else []
-    for number, name in enumerate(names):
-        first = taken.get(name) or (method if name in names[:number] else None)
-        if first:
-            reader.fault(("quantizations",), f"a method '{name}' exists already ({first.at})")
-    return (None, tuple(reader.faults)) if reader.faults else (method, ())
-
-
-def _wrong_refusals(method: Method, found: Mapping[str, Mapping[str, Method]]) -> Iterator[Fault]:
+def _wrong_refusals(
+    table: Mapping[str, Method], found: Mapping[str, Mapping[str, Method]]
+) -> Iterator[Fault]:
     """Keys under `refuses` that there are not, and values that those keys never have.
 
     The keys of all methods count, so this waits until all files are read.
     """
     declared = [one.keys for table in found.values() for one in table.values()]
-    for number, refusal in enumerate(method.refuses):
-        spot = method.spot / "refuses" / number
+    refusals = [
+        (method.spot / "refuses" / number, refusal)
+        for method in table.values()
+        for number, refusal in enumerate(method.refuses)
+    ]
+    for spot, refusal in refusals:
         keys = [keys[refusal.key] for keys in (stage_keys(), *declared) if refusal.key in keys]
         if not keys:
             names = [*stage_keys(), *(name for keys in declared for name in keys)]

@@ -152,11 +152,18 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True)
 class Methods:
-    """Every method that can be used, and what is wrong with the files of the others."""
+    """Every method whose file has no fault, and the faults of the others, with which every
+    command ends.
+    """
 
     objectives: Mapping[str, Objective]
     updates: Mapping[str, Update]
-    broken: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)  # id -> faults
+    faults: tuple[Fault, ...] = ()
+
+    def check(self) -> None:
+        """Raise InputError with the faults of all files."""
+        if self.faults:
+            raise InputError(faults=self.faults)
 
     @property
     def schemes(self) -> dict[str, Scheme]:
@@ -179,20 +186,17 @@ class Methods:
         return found
 
     def objective(self, name: str) -> Objective:
-        """Raises InputError for an unknown name, or with the faults of its file."""
-        self._check("objective", name, self.objectives)
+        """Raises InputError for an unknown name."""
+        _check_name("objective", name, self.objectives)
         return self.objectives[name]
 
     def update(self, name: str) -> Update:
-        """Raises InputError for an unknown name, or with the faults of its file."""
-        self._check("update", name, self.updates)
+        """Raises InputError for an unknown name."""
+        _check_name("update", name, self.updates)
         return self.updates[name]
 
-    def _check(self, axis: str, name: str, table: Mapping[str, Method]) -> None:
-        if name in table:
-            return
-        if name in self.broken:
-            raise InputError(faults=self.broken[name])
-        raise InputError(
-            f"unknown {axis} '{name}'", f"known: {', '.join(table)}", did_you_mean(name, table)
-        )
+
+def _check_name(axis: str, name: str, table: Mapping[str, Method]) -> None:
+    if name not in table:
+        what, allowed = f"unknown {axis} '{name}'", f"known: {', '.join(table)}"
+        raise InputError(what, allowed, did_you_mean(name, table))

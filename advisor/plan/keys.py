@@ -8,11 +8,11 @@ shapes, the JSON Schema offers them in the editor, trainers take their defaults 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from advisor.ground.annotated import build, default_of, shape_of
-from advisor.ground.errors import Fault, did_you_mean
+from advisor.ground.errors import did_you_mean
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.resources import install_line
 from advisor.ground.shape import Integer, Keys, Shape
@@ -45,7 +45,6 @@ class KeySpecs:
 
     updates: Mapping[str, Update]
     objectives: Mapping[str, Objective]
-    broken: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
 
     def methods(self) -> Iterator[Method]:
         """Every method, the updates first."""
@@ -111,7 +110,7 @@ class KeySpecs:
 def key_specs() -> KeySpecs:
     """The keys that the files of all methods declare."""
     found = methods()
-    return KeySpecs(updates=found.updates, objectives=found.objectives, broken=found.broken)
+    return KeySpecs(updates=found.updates, objectives=found.objectives)
 
 
 # --------------------------------------------------------------------------- what rules may set

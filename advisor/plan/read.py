@@ -141,8 +141,6 @@ class StageShape(Keys):
             str(value.get("objective")),
             str(value.get("update")),
         )
-        for name in (objective, update):
-            yield from specs.broken.get(name, ())
         shapes = stage_shapes(objective, update)
         for key in value:
             owners = specs.owners(key) if key not in shapes else []
@@ -177,11 +175,8 @@ def stage_shapes(objective: str, update: str) -> dict[str, Shape]:
     specs = key_specs()
     keys = {**stage_keys(), **specs.allowed(objective, update)}
     shapes = {name: key.shape for name, key in keys.items()}
-    for axis, name, table in (
-        ("objective", objective, specs.objectives),
-        ("update", update, specs.updates),
-    ):
-        shapes[axis] = Shape() if name in specs.broken else Choice(values=tuple(table))
+    for axis, table in (("objective", specs.objectives), ("update", specs.updates)):
+        shapes[axis] = Choice(values=tuple(table))
     rates = {name: method.defaults.get("learning_rate") for name, method in specs.updates.items()}
     usual = ", ".join(f"{name} {rate:g}" for name, rate in rates.items() if rate is not None)
     said = f"`advise --plan FILE` chooses one by rule{f'; usual for {usual}' if usual else ''}"

@@ -127,14 +127,12 @@ def outcome(rule: Rule, ruleset: Ruleset) -> str:
 
 
 def names_of_methods() -> list[str]:
-    """What `advise rules METHOD` explains: objectives, schemes, those with faults, remedies."""
-    return [*methods().objectives, *schemes(), *methods().broken, *remedies()]
+    """What `advise rules METHOD` explains: objectives, schemes, remedies."""
+    return [*methods().objectives, *schemes(), *remedies()]
 
 
 def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
-    """One method in full. Raises InputError if its file cannot be used."""
-    if name in methods().broken:
-        raise InputError(faults=methods().broken[name])
+    """One method in full."""
     lines: list[tuple[str, str]] = []
     if name in remedies():
         lines += _remedy(remedy(name))

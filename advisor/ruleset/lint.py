@@ -17,7 +17,6 @@ from typing import Any
 from advisor.ground.errors import did_you_mean
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text, value_words
 from advisor.ground.yaml_files import SOURCE_KINDS, Document
-from advisor.methods import methods
 from advisor.ruleset.decisions import Clash, Hole, Idle, TableProof
 from advisor.ruleset.facts import methods_named
 from advisor.ruleset.judge import fires
@@ -78,7 +77,6 @@ def lint(
 ) -> LintReport:
     """The whole check of a rule set; without `today` no review is due."""
     linter = _Linter(ruleset)
-    linter.methods()
     proofs = linter.tables()
     examples = linter.rules(today, setting_fault, tuple(keys))
     linter.questions()
@@ -155,14 +153,6 @@ class _Linter:
             id=id_, severity=severity, text=text, rule=named, at=at, hint=hint, about=of
         )
         self.findings.append(found)
-
-    # ----------------------------------------------------------------------- files of methods
-
-    def methods(self) -> None:
-        for fault in (fault for faults in methods().broken.values() for fault in faults):
-            at, _, text = fault.headline.partition(": ")
-            hint = "; ".join(filter(None, (fault.allowed, fault.hint)))
-            self.add("broken-method", "error", text, at=at, hint=hint, about=[fault.headline])
 
     # ----------------------------------------------------------------------- what the proofs show
 

@@ -37,7 +37,6 @@ from advisor.ground.yaml_files import (
     read_yaml,
     source_from,
 )
-from advisor.methods import methods
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.entries import RULE, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
@@ -344,17 +343,11 @@ def _join_asked(tables: dict[str, DecisionTable]) -> None:
 
 
 def method_files(root: Path, axis: str) -> list[Path]:
-    """The files of the methods that can be used, the project's own first; broken ones stay out."""
-    usable = methods().updates if axis == "updates" else methods().objectives
+    """The files of the methods, the project's own first."""
     folders = [root / axis]
     if root == rules_dir():
         folders += [other / "rules" / axis for other in method_roots()[1:]]
-    return [
-        path
-        for folder in folders
-        for path in sorted(folder.glob("*.yaml"))
-        if path.stem in usable or root != rules_dir()
-    ]
+    return [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
 
 
 def _conflict(entry: Mapping[str, Any]) -> Conflict:

@@ -55,7 +55,7 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     path = write_update(tmp_path, "lora", keys=declared)
     first = line_of(path, "keys") + 1
     with pytest.raises(InputError) as caught:
-        methods((tmp_path,)).update("lora")
+        methods((tmp_path,)).check()
     assert [fault.headline.split(": ")[0] for fault in caught.value.faults] == [
         f"{path}:{first}:13",
         f"{path}:{first + 1}:22",

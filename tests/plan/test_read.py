@@ -9,14 +9,13 @@ import pytest
 import yaml
 
 from advisor.ground.errors import InputError
-from advisor.ground.resources import resource_root
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods import methods
 from advisor.plan import keys
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
 from advisor.plan.write import plan_text
 from advisor.schema.rules import plan_schema
-from tests.methods.method_files import write_objective, write_update
+from tests.methods.method_files import write_update
 from tests.plan.test_write import PLAN
 
 # Launch files that an earlier version wrote, and what it read in them.
@@ -305,25 +304,6 @@ def test_plans_of_an_earlier_version_read_the_same(name):
 
     read = asdict(read_plan(STORED / f"{name}.yaml"))
     assert json.dumps(known(read, expected)) == json.dumps(expected)
-
-
-@pytest.mark.parametrize(("axis", "named"), [("objective", "heart"), ("update", "bias")])
-def test_a_method_whose_file_is_broken_gives_the_faults_of_that_file(
-    tmp_path, monkeypatch, axis, named
-):
-    """A plan that names it says where the method's file is wrong, once, after its own faults."""
-    write_objective(tmp_path, "heart", trains_on="[pears]")
-    write_update(tmp_path, "bias", trains="modul")
-    found = methods((resource_root(), tmp_path))
-    monkeypatch.setattr(keys, "methods", lambda: found)
-    first = "lora" if axis == "update" else "sft"
-    text = GOOD.replace(f"{axis}: {first}", f"{axis}: {named}").replace("epochs: 2", "epochs: two")
-    with pytest.raises(InputError) as caught:
-        plan_from_data(parse_yaml(text, name="plan.yaml"))
-    own, broken = caught.value.faults
-    assert own.headline.startswith("plan.yaml:13:13: `epochs` is 'two'")
-    assert broken == found.broken[named][0]
-    assert f"{named}.yaml:" in broken.headline
 
 
 def test_all_faults_of_a_file_come_together_in_file_order():
