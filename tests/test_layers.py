@@ -36,7 +36,7 @@ PURE = ("advice", "ruleset", "estimate", "methods")
 EDGES = ("probe", "data", "launch", "render", "wizard")
 JOINING = {"advisor.situation.build", "advisor.situation.suggestions", "advisor.situation.models"}
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
-MOST_LOADED = 145  # modules of advisor/, by `advise --json`
+MOST_LOADED = 131  # modules of advisor/, by `advise --json`
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 
