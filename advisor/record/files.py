@@ -198,19 +198,12 @@ def writing_stages(run: Path, record: RunRecord, *, only: str | None = None) -> 
             hint=f"to resume the run: advise run {shlex.quote(str(run))}",
         )
     for stage in last:
-        if record.is_classifier(stage):
-            raise InputError(
-                "its result sorts texts into classes and does not write",
-                where=str(run),
-                hint=f"alone it sorts what is typed: advise chat {shlex.quote(str(run))}",
-            )
-        if record.is_seq2seq(stage):
-            raise InputError(
-                "its result is a sequence-to-sequence model, which holds no conversation",
-                where=str(run),
-                hint="the page at the end of the run and report.html show how to load it, with"
-                " AutoModelForSeq2SeqLM or AutoPeftModelForSeq2SeqLM",
-            )
+        if not record.writes(stage):
+            does, how = "sorts texts into classes", f"advise chat {shlex.quote(str(run))}"
+            if record.is_seq2seq(stage):
+                does, how = "holds no conversation", "AutoModelForSeq2SeqLM (see report.html)"
+            what, hint = f"its result {does} and does not write answers", f"use it with {how}"
+            raise InputError(what, where=str(run), hint=hint)
     chosen = [stage for stage in last if only in (None, label(stage))]
     if not chosen:
         raise InputError(

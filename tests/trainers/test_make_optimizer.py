@@ -217,7 +217,7 @@ def test_averaged_weights_are_measured_and_training_goes_on():
         (
             "galore_adamw",
             {"trl": {"optim_args": "proj_type=full"}},
-            "proj_type is 'full', expected one of std, reverse_std, left, right",
+            "proj_type is 'full', expected std or reverse_std or left or right",
         ),
         ("adamw", {"trl": {"optim_args": "rank=3"}}, "adamw reads no 'rank', nor any"),
         (

@@ -8,7 +8,6 @@ from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.ground.resources import method_roots
 from advisor.launch.call import Call
-from advisor.methods import objectives, updates
 
 PHASE = "plan"
 
@@ -18,27 +17,15 @@ def check(call: Call) -> Checked:
     an update trainers/updates/<name>.py.
     """
     bad = []
-    for axis, place, known in (
-        ("objective", "trainers", objectives()),
-        ("update", "trainers/updates", updates()),
-    ):
-        folders = [root / place for root in (call.package_folder, *method_roots()[1:])]
-        if axis == "update" and not folders[0].is_dir():
-            continue
-        there = [name for name in known if any(_has_trainer(one, name) for one in folders)]
-        for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in call.left):
-            if wanted in there:
+    for entry in call.left:
+        for axis, place in (("objective", "trainers"), ("update", "trainers/updates")):
+            name = str(getattr(entry.stage, axis))
+            folders = [root / place for root in (call.package_folder, *method_roots()[1:])]
+            if any(_has_trainer(folder, name) for folder in folders) or not folders[0].is_dir():
                 continue
-            entries = [one.name for one in call.left if getattr(one.stage, axis) == wanted]
-            bad.append(
-                Fault(
-                    where=f"stage {', '.join(entries)}",
-                    what=f"this version of advise has no trainer for {axis} {wanted}",
-                    allowed=f"it trains: {', '.join(there) or 'nothing'}",
-                    hint="the plan is complete: keep it for a later version, or choose another"
-                    " method with `advise --choose`",
-                )
-            )
+            what = f"this version of advise has no trainer for {axis} {name}"
+            hint = "the plan is complete: keep it for a later version, or choose another method"
+            bad.append(Fault(where=f"stage {entry.name}", what=what, hint=hint))
     return Checked(bad=bad)
 
 
