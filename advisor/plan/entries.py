@@ -5,6 +5,7 @@ that it holds.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def path_from(folder: Path, text: str) -> Path:
     Args:
         folder: Without links and `..`, so that `..` in the text is its parent.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # which leaves the name of nobody's home as it is
     while path.parts[:1] == ("..",):
         folder, path = folder.parent, Path(*path.parts[1:])
     return folder / path

@@ -284,7 +284,7 @@ def relocate(plan: Plan, start: Path, folder: Path) -> Plan:
 
     def moved(text: str) -> str:
         path = path_from(start, text)
-        if Path(text).expanduser().is_absolute() or not path.exists():
+        if os.path.isabs(os.path.expanduser(text)) or not path.exists():
             return text
         try:
             return os.path.relpath(path, target)

@@ -194,7 +194,6 @@ def _ask(run: StageRunner, measured: AskedModels, names: Sequence[str]) -> bool:
 
 
 def _failure(folder: Path, code: int, *, is_trained: bool) -> AdviseError:
-    """Why the benchmarks ended without scores."""
     beside = "; the results are trained and saved" if is_trained else "; nothing was trained yet"
     told = read_error(folder)
     if told is None:

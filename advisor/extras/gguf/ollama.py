@@ -105,7 +105,6 @@ def _files(out: Path) -> dict[str, Any]:
 def _template_and_ends(
     record: RunRecord, stage: StageRecord, folder: Path
 ) -> tuple[OllamaTemplate, dict[str, str]]:
-    """The template, and what ends an answer. Raises InputError if Ollama cannot hold them."""
     chat = ChatText.in_folder(folder)
     try:
         made = ollama_template(
@@ -153,7 +152,6 @@ class Modelfile:
 
 
 def _comment(text: str) -> str:
-    """A comment that stays on one line."""
     return f"# {' '.join(text.split())}"
 
 

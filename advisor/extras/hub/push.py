@@ -106,7 +106,6 @@ def _why_not(stage: StageRecord) -> str | None:
 
 
 def _digest(stage: StageRecord) -> str:
-    """Of the result's files."""
     lines = (f"{name} {file.sha256}\n" for name, file in sorted((stage.files or {}).items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -199,6 +198,5 @@ def _endpoint() -> str:
 
 
 def _error_text(error: Exception) -> str:
-    """What the hub's client says, on one line and without secrets."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return mask_secrets(lines[-1] if lines else type(error).__name__)

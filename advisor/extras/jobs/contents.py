@@ -46,7 +46,6 @@ class Contents:
         self.plan = replace(moved, origin=origin)  # with its paths in the bundle
 
     def _place(self, text: str, faults: list[Fault]) -> str:
-        """Where a path of the plan lies in the bundle."""
         server = self._named.launch.vllm
         if server is not None and text == server.python:
             self.notes.append(
@@ -118,7 +117,6 @@ class Contents:
         return self._places.get(path.resolve(), path.name if is_absolute else value)
 
     def _own_methods(self) -> None:
-        """Carry the folders of ADVISE_METHODS that bring a method of this plan."""
         used = [f"objectives/{stage.objective}.yaml" for stage in self._named.stages]
         used += [f"updates/{stage.update}.yaml" for stage in self._named.stages]
         for root in method_roots()[1:]:

@@ -71,11 +71,6 @@ class JobNeeds:
         return [task.name for task in self.plan.tasks]
 
     @property
-    def machines(self) -> str:
-        """'1 machine', '2 machines, each'."""
-        return "1 machine" if self.nodes == 1 else f"{self.nodes} machines, each"
-
-    @property
     def digest(self) -> str:
         """Of the plan: in names that another plan must not have."""
         return plan_digest(self.plan)[:8]
@@ -86,10 +81,11 @@ class JobNeeds:
         gpu = self.gpu.id if self.gpu is not None else None
         return {"nodes": self.nodes, "gpu": gpu, "tasks": self.tasks, "price": self.price}
 
-    def time_words(self, *, why: bool = False) -> str:
+    def time_words(self) -> str:
         """'1 h 20 min by the estimate, at most 2 h 5 min'; of several tasks the longest one."""
         if self.high_s == UNKNOWN:
-            return f"not known ({'; '.join(self.unknown)})" if why and self.unknown else "not known"
+            why = "; ".join(self.unknown)
+            return f"not known ({why})" if why else "not known"
         each = " (the longest task)" if self.tasks else ""
         return (
             f"{format_duration(self.expected_s)} by the estimate, at most"
@@ -108,14 +104,9 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNee
     """What the plan asks of a scheduler. Raises InputError if it cannot be started."""
     faults = launch_faults(plan)
     if plan.launch.device == "mps":
-        faults.append(
-            Fault(
-                where="launch.device",
-                what="the plan is for an Apple GPU, and no scheduler has one",
-                allowed="device: cuda, rocm or cpu",
-                hint="make the plan for the GPU it will run on: advise --gpu NAME",
-            )
-        )
+        what = "the plan is for an Apple GPU, and no scheduler has one"
+        hint = "make the plan for the GPU it will run on: advise --gpu NAME"
+        faults.append(Fault(where="launch.device", what=what, hint=hint))
     if faults:
         raise InputError(faults=faults)
     hardware, notes = plan_hardware(plan, gpu, is_elsewhere=True)
@@ -193,14 +184,12 @@ def _profile(plan_path: Path, entry: Entry, notes: list[str]) -> DataProfile | N
 def _price(gpu: GpuSpec | None, count: int, expected_s: float, high_s: float) -> str:
     if gpu is None:
         return "not known" if count else "no price: it trains on the processor"
-    known = high_s != UNKNOWN
-    expected, note = cost_estimate(expected_s if known else None, count, gpu)
-    high, _ = cost_estimate(high_s if known else None, count, gpu)
+    expected, note = cost_estimate(None if expected_s == UNKNOWN else expected_s, count, gpu)
+    high, _ = cost_estimate(None if high_s == UNKNOWN else high_s, count, gpu)
     if expected is None or high is None:
         return f"not known; {note}"
     return f"{format_usd(expected)} by the estimate, at most {format_usd(high)}: {count} x {note}"
 
 
 def _rounded_up(seconds: float, unit_s: int) -> int | None:
-    """In whole units; None if it is not known."""
     return None if seconds == UNKNOWN else math.ceil(seconds / unit_s) * unit_s

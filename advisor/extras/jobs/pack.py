@@ -216,7 +216,6 @@ def _write_archive(path: Path, name: str, folder: Path) -> None:
 
 
 def _readme(contents: Contents, job: SchedulerJob | None, not_carried: Sequence[str]) -> str:
-    """What the bundle is and how it is used."""
     plan = contents.plan
     kind = {"cuda": "NVIDIA", "rocm": "AMD", "mps": "Apple"}.get(plan.launch.device)
     gpus, machines = plan.launch.processes, plan.launch.nodes

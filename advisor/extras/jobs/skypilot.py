@@ -104,7 +104,7 @@ def skypilot_job(needs: JobNeeds, name: str | None) -> SchedulerJob:
     }
     devices = " or ".join(f"{name}:{count}" for name, count in rented.items()) or "no GPU"
     about = [
-        f"{FILE}: {needs.machines} with {devices}",
+        f"{FILE}: 1 machine with {devices}",
         f"Checkpoints and results: {RUNS}, the bucket {kept}; a machine that is lost is"
         " replaced, and the run resumes",
         f"Time: {needs.time_words()}; SkyPilot has no time limit",
@@ -165,5 +165,4 @@ def _rented(needs: JobNeeds, name: str | None) -> dict[str, int]:
 
 
 def _cloud_name(name: str) -> str:
-    """As clouds take names: lower case, digits and hyphens."""
     return name.replace("_", "-")[:40].strip("-")

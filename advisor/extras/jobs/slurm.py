@@ -50,7 +50,7 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
     if needs.memory_bytes is not None:
         asked.append(f"mem={-(-needs.memory_bytes // MIB)}M")
     if needs.limit_s is None:
-        time = f"Time: {needs.time_words(why=True)}, so that the partition's own limit holds"
+        time = f"Time: {needs.time_words()}, so that the partition's own limit holds"
         missing.append(f"time        sbatch --time=HOURS:00:00 {FILE}")
     else:
         days, rest = divmod(needs.limit_s, 86400)
@@ -63,8 +63,9 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
     jobs = f"an array of {_count(len(tasks), 'job')}, one for each task; " if tasks else ""
     grace_s = min(needs.grace_s or UNKNOWN_GRACE_S, MOST_SIGNAL_S)
     stop = "one step and one save" if needs.grace_s else "not known, so generously"
+    machines = f"{_count(needs.nodes, 'machine')}{', each' if needs.nodes > 1 else ''}"
     about = [
-        f"{FILE}: {jobs}{needs.machines} with {devices}, {_count(needs.cores, 'core')}",
+        f"{FILE}: {jobs}{machines} with {devices}, {_count(needs.cores, 'core')}",
         time,
         f"Asked to stop {format_duration(grace_s)} before the limit ({stop}), then queued again",
         f"Price: {needs.price}",

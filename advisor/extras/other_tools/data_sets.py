@@ -109,7 +109,6 @@ def _matches(file: ToolFile, named: str) -> list[Path]:
 
 
 def _names(value: Any) -> list[str]:
-    """A text, a list of texts or a map of them as a list."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
@@ -137,7 +136,6 @@ def _stated_roles(stated: Any, words: Mapping[str, str]) -> dict[str, str]:
 
 
 def _needed(roles: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    """The columns that a tool was told of, as `needs`."""
     columns = tuple(column for role, column in roles.items() if role not in OPTIONAL)
     return (columns,) if columns else ()
 
@@ -315,7 +313,6 @@ def read_trl(file: ToolFile) -> Iterator[DataRef]:
 
 
 def _trl_set(file: ToolFile, key: str, one: Mapping[str, Any]) -> DataRef:
-    """A data set, as an entry of `datasets` names it."""
     named, folder = _text(one.get("path")), _text(one.get("data_dir"))
     files = [f"{folder}/{name}" if folder else name for name in _names(one.get("data_files"))]
     files = files or ([folder] if folder else [])

@@ -101,17 +101,12 @@ def command_of(tool: Tool, values: Mapping[str, Any], text: str, *, name: str) -
 
 
 def _refuse_other_purposes(values: Mapping[str, Any], name: str) -> None:
-    if values.get("do_train") or ("output_dir" in values and not values.get("do_predict")):
-        return
-    what = "it is for answers of a model (`llamafactory-cli chat`, `api`)"
-    if values.get("export_dir"):
-        what = "it merges an adapter into its base (`llamafactory-cli export`)"
-    elif values.get("do_predict") or "task" in values:
-        what = "it measures a model"
-    elif "dataset" in values or "stage" in values:
+    trains = values.get("do_train") or ("output_dir" in values and not values.get("do_predict"))
+    merges, measures = values.get("export_dir"), values.get("do_predict") or "task" in values
+    if trains or (not (merges or measures) and ("dataset" in values or "stage" in values)):
         return
     raise InputError(
-        f"{what}, and nothing is trained with it",
+        "nothing is trained with it: it merges, measures or answers",
         "`advise check` takes configurations of a training",
         "check the file that the model was trained with",
         where=name,
@@ -143,7 +138,6 @@ def command_line(text: str) -> CommandLine | None:
 
 
 def _flags(tool: str, words: Sequence[str]) -> tuple[str, Mapping[str, Sequence[str]]]:
-    """The file that is given, and the words behind every flag."""
     config, last = "", ""
     found: dict[str, list[str]] = {}
     for word in words:
@@ -342,7 +336,6 @@ def _judge(file: ToolFile) -> None:
 
 
 def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
-    """Every value that holds no others, with its place."""
     if isinstance(value, dict | list):
         for step, one in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(one, (*path, step))
@@ -377,7 +370,6 @@ def read_text(path: Path, *, name: str) -> str:
 
 
 def _read_values(text: str, name: str) -> tuple[dict[str, Any], dict[Path_, tuple[int, int]]]:
-    """Plain values and the places of their keys. Raises InputError for what holds no keys."""
     found = PlainData(parsed(text, name=name), name=name)
     if not isinstance(found.value, dict):
         kind = (

@@ -256,7 +256,6 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
 
 
 def _list_data_sets(job: ToolJob) -> None:
-    """Add LLaMA-Factory's list of the data sets, dataset_info.json."""
     name = job.values["dataset"]
     info: dict[str, Any] = {name: {"hf_hub_url": job.entry.data.path}}
     if job.rows is not None:
@@ -267,7 +266,6 @@ def _list_data_sets(job: ToolJob) -> None:
 
 
 def _form(kind: str) -> dict[str, Any]:
-    """How an entry of dataset_info.json describes the rows."""
     if kind == TEXT:
         return {"columns": {"prompt": "text"}}
     more = {PAIRS: {"chosen": "chosen", "rejected": "rejected"}, FEEDBACK: {"kto_tag": "label"}}
@@ -361,7 +359,6 @@ def _facts(job: ToolJob) -> dict[str, Any]:
 
 
 def _add(job: ToolJob, part: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """An entry of `written` that holds."""
     job.values |= fill_facts(part.get("values", {}), facts)
     loses = part.get("loses", {})
     said = {*part.get("says", ()), *loses}

@@ -146,7 +146,6 @@ def holds(known: Known, name: str, wanted: Any) -> bool:
 
 
 def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value is what a condition wants."""
     if isinstance(wanted, str) and wanted == GIVEN:
         return bool(value)
     if not isinstance(wanted, Mapping):
@@ -255,7 +254,6 @@ def generation_facts(tool: str, known: Mapping[str, Any], processes: int) -> dic
 
 
 def _number(known: Mapping[str, Any], name: str) -> int | None:
-    """A whole number above 0 at a dotted name."""
     value = at_key(known, name)
     if isinstance(value, bool) or not isinstance(value, int):
         return None

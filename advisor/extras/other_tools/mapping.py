@@ -92,7 +92,6 @@ def read(
 
 
 def _is_usable(value: Any) -> bool:
-    """Whether every number in it is one that can be computed with."""
     if isinstance(value, Mapping | list | tuple):
         return all(map(_is_usable, value.values() if isinstance(value, Mapping) else value))
     return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST

@@ -220,7 +220,6 @@ class ConfigurationReport:
         )  # fmt: skip
 
     def _run(self, plan: Plan, stage: Stage, shape: ModelShape) -> Run:
-        """The stage as the tool trains it."""
         about, values = self.file.about, self.file.values
         run = plan_run(plan, stage, shape, self.hardware, self.profile)
         offloads = any(at_key(values, key) is True for key in about.offloads)
@@ -359,7 +358,6 @@ class ConfigurationReport:
         return f"{said} (then {after['need_gib']:.3g} GiB{most})"
 
     def _what(self) -> Iterator[str]:
-        """What the tool will do."""
         file, carried, ours = self.file, self.carried, self.reading.ours
         name = shlex.quote(file.name)
         started = file.about.start.format(command=file.command.name, file=name)
@@ -386,7 +384,6 @@ class ConfigurationReport:
         )
 
     def _takes(self, fit: Fitting) -> Iterator[str]:
-        """Memory, time and cost."""
         document = fit.document
         if document.get("peak_gib") is None:
             return

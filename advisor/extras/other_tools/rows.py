@@ -127,7 +127,6 @@ def _ends_with_answer(turns: tuple[Message, ...]) -> bool:
 
 
 def _asked(example: Example) -> str:
-    """Equal for rows that ask the same."""
     turns = example.messages[:-1] if _ends_with_answer(example.messages) else example.messages
     return question_key(turns) if turns else normalise_text(example.text or "")
 

@@ -85,23 +85,19 @@ def _number(value: Any) -> float:
 
 
 def _read_share(value: Any, context: Context) -> Any:
-    """Warm-up: below 1 a share, else steps, as transformers reads `warmup_steps`."""
+    """A share of all steps, as transformers reads `warmup_steps` below 1."""
     number = _number(value)
     if 0 <= number < 1:
         return number
-    raise CannotCarry(
-        f"{number:g} steps are a share of all steps, and how many those are is not known"
-    )
+    raise CannotCarry(f"{number:g} is a share of a number that is not known")
 
 
 def _read_holdout(value: Any, context: Context) -> Any:
     """Held-out rows: below 1 a share, else a number of rows."""
     number = _number(value)
-    if 0 <= number < 1:
-        return number
-    if not context.rows:
-        raise CannotCarry(f"{number:g} rows are a share of all rows, whose number is not known")
-    return round(number / context.rows, 6)
+    if number >= 1 and context.rows:
+        return round(number / context.rows, 6)
+    return _read_share(value, context)
 
 
 def _read_steps(value: Any, context: Context) -> Any:
@@ -118,21 +114,18 @@ def _write_whole(value: Any, context: Context) -> Any:
     return int(value)
 
 
-def _read_names(value: Any, context: Context) -> Any:
-    """A list of module names, or one text; a list of one text that stands for all is that text."""
-    return "all-linear" if value == ["all-linear"] else value
-
-
-def _list(value: Any, context: Context) -> Any:
-    """A text alone is a list of one there."""
+def _list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _read_names(value: Any, context: Context) -> Any:
+    return "all-linear" if value == ["all-linear"] else value
+
+
 def _read_comma_names(value: Any, context: Context) -> Any:
-    names = [name.strip() for name in str(value).split(",") if name.strip()]
-    if not names:
-        raise CannotCarry("it names no module")
-    return names
+    if names := [name.strip() for name in str(value).split(",") if name.strip()]:
+        return names
+    raise CannotCarry("it names no module")
 
 
 def _read_trackers(value: Any, context: Context) -> Any:
@@ -213,7 +206,7 @@ TURNS: Mapping[str, Conversion] = {
         _read_answers, lambda value, context: int(value) * int(context.ours.get("generations") or 1)
     ),
     "name_list": Conversion(
-        lambda value, context: _read_names(_list(value, context), context), _list
+        lambda value, context: _read_names(_list(value), context), lambda value, _: _list(value)
     ),
     "comma_names": Conversion(
         _read_comma_names, lambda value, _: value if isinstance(value, str) else ",".join(value)
@@ -428,7 +421,6 @@ def tool_named(name: str) -> Tool:
 
 
 def _ours(entry: Mapping[str, Any]) -> Iterator[str]:
-    """The keys of a plan that an entry of a mapping names."""
     if "ours" in entry:
         yield entry["ours"]
     for pair in entry.get("either", ()):

@@ -162,7 +162,6 @@ def edited(
 
 
 def _change(node: Any, path: Path_, value: Any) -> None:
-    """Set a value where it is, or take it away."""
     for step in path[:-1]:
         if not _holds(node, step) or node[step] is None:
             if value is None or not isinstance(node, dict):
@@ -199,7 +198,6 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456
 
 
 def _written(value: Any) -> str:
-    """A value in one line."""
     text = yaml.dump(
         [value],
         Dumper=_Dumper,

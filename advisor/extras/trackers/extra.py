@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import netrc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import Fault
 from advisor.ground.resources import install_line
-from advisor.plan.checks import Report
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
@@ -42,14 +41,6 @@ class TrackersExtra(Extra):
     KEYS = TrackerKeys
     BESIDE_STAGES = True
     INSTALLS = "trackers"
-
-    def check_plan(self, data: Mapping[str, Any], report: Report) -> None:
-        named = data.get("trackers")
-        seen: set[str] = set()
-        for index, name in enumerate(named if isinstance(named, list) else ()):
-            if isinstance(name, str) and name in seen:
-                report(("trackers", index), f"'{name}' is named twice", "each one once")
-            seen.add(str(name))
 
     def check(self, call: Call) -> Checked:
         names = call.run.plan.extra_key("trackers", "trackers") or ()

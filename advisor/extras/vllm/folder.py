@@ -216,7 +216,6 @@ def _generation(folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def _script(server: VllmServer, asked: str, *, chats: bool, notes: Sequence[str]) -> str:
-    """serve.sh, with a request for a model name. Paths in it are relative to its own folder."""
     about = [
         "Serves the result of a run with vLLM. Options behind the name of this script are handed"
         " on: for example `sh serve.sh --max-model-len 4096` if memory runs out at the start.",
