@@ -243,8 +243,9 @@ def stage_faults(stage: Mapping[str, Any], place: Place, report: Report) -> None
             report((*place, *fault.place), fault.what, fault.allowed, fault.hint)
     own = {*stage_keys(), *allowed}
     for block in ("trl", "peft"):
-        inner = stage.get(block)
-        for key in inner if isinstance(inner, dict) else ():
+        given = stage.get(block)
+        inner: Mapping[str, Any] = given if isinstance(given, dict) else {}
+        for key, value in inner.items():
             where = (*place, block, key)
             if key in own:
                 what = f"'{key}' is a key of the stage itself"
@@ -252,10 +253,10 @@ def stage_faults(stage: Mapping[str, Any], place: Place, report: Report) -> None
             elif key == "output_dir":
                 what = "the run folder decides where files go"
                 report(where, what, "", "use `advise run --output DIR`", key=True)
-            elif key in READ_HERE and block == "trl" and inner[key] is not None:
+            elif key in READ_HERE and block == "trl" and value is not None:
                 shape = READ_HERE[key]
-                for _ in shape.faults(inner[key], report.document, ()):
-                    report((*place, block), f"`{block}: {key}` is {inner[key]!r}", shape.words())
+                for _ in shape.faults(value, report.document, ()):
+                    report((*place, block), f"`{block}: {key}` is {value!r}", shape.words())
 
 
 def _check_whole_model(stage: Mapping[str, Any], place: Place, report: Report) -> None:
