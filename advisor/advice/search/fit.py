@@ -22,13 +22,13 @@ from advisor.advice.search.micro_batches import (
     usual_pace,
 )
 from advisor.advice.search.packing import (
-    packing_by_rows,
+    Packing,
     packing_suits,
     padding_of,
     with_packing,
     with_saving,
 )
-from advisor.advice.search.rows import rows_read, sequence_length, with_lengths
+from advisor.advice.search.rows import RowsRead, rows_read, with_lengths
 from advisor.advice.search.settings import BATCH, RATE, USUAL_BATCH, StageCase, refusals
 from advisor.advice.search.strategies import (
     fit_rank,
@@ -43,7 +43,7 @@ from advisor.estimate.model.architecture import NO_SDPA, why_not_in_16_bit, why_
 from advisor.estimate.run import STAGE_KEYS
 from advisor.estimate.types import Estimate, HostMoment
 from advisor.estimate.whole_time import total_time
-from advisor.ground.types import AnswerSet, DataProfile, Hardware
+from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import compose
@@ -60,16 +60,8 @@ CLASSES = "classification"
 
 def fit_stage(case: StageCase) -> FittedStage:
     """One stage with settings that fit, or need least if none does, and its estimate."""
-    by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
-    settings, left_out = with_lengths(case, by_rule)
-    settings = _with_attention(case, settings)
-    read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
-    settings = {**under_strategy(case, {**settings, **read.settings}), **strategy_settings(case)}
-    suits, packing = packing_suits(case, settings)
+    settings, (left_out, read, suits, packing) = _before_fitting(case)
     usual = case.settings(packing_suits=suits)
-    if suits != "unknown":
-        settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
-    settings, packing = with_packing(case, settings, suits, packing)
     batch, seq_len = settings.pop(BATCH), int(settings["seq_len"].value)
     recompute = {"gradient_checkpointing": True}
     no_recompute = "".join(refusals(case.objective, case.update, recompute).values())
@@ -99,6 +91,25 @@ def fit_stage(case: StageCase) -> FittedStage:
         is_eased=fitted is not settings,
         left_out=left_out,
     )
+
+
+def _before_fitting(
+    case: StageCase,
+) -> tuple[dict[str, Chosen], tuple[str, RowsRead, str, Packing | None]]:
+    """The settings by rules and data alone, and (which rows are left out, what follows from their
+    number, the fact `packing_suits`, the packing).
+    """
+    by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
+    settings, left_out = with_lengths(case, by_rule)
+    settings = _with_attention(case, settings)
+    read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
+    settings = {**under_strategy(case, {**settings, **read.settings}), **strategy_settings(case)}
+    suits, packing = packing_suits(case, settings)
+    if suits != "unknown":
+        usual = case.settings(packing_suits=suits)
+        settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
+    settings, packing = with_packing(case, settings, suits, packing)
+    return settings, (left_out, read, suits, packing)
 
 
 def _stage_with(case: StageCase, chosen: Mapping[str, Chosen]) -> Stage:
@@ -263,24 +274,16 @@ def settings_by_data(ruleset: Ruleset, data: DataProfile, objective: str) -> Map
     """`seq_len` and `packing` on some GPU, with the plan's reasons; {} if not measured."""
     if data.tokens is None:
         return {}
-    machine = Hardware(kind="unknown", origin="unknown")
-    situation = Situation(answers=AnswerSet(known={}), hardware=machine, data=data)
+    # Any encoder with a head, or any decoder.
+    is_class, machine = objective == CLASSES, Hardware(kind="unknown", origin="unknown")
+    model = ModelShape(
+        id="any", origin="size", params=10**9, architecture="bert" if is_class else None
+    )
+    situation = Situation(answers=AnswerSet(known={}), hardware=machine, data=data, model=model)
+    composition = compose("encoder:sft" if is_class else objective, "lora")
     facts = {**USUAL, "data_rows": data.rows}
-    name, is_class = ("sft", True) if objective == CLASSES else (objective, False)
-    case = StageCase(ruleset, situation, facts, compose(name, "lora"), name)
-    if is_class:
-        # An encoder with a head: each row is a sequence.
-        length = {"seq_len": sequence_length(data, None)}
-        return with_packing(case, length, "mixes", None)[0]
-    settings, _ = with_lengths(case, {BATCH: USUAL_BATCH, **case.settings()})
-    settings |= rows_read(case, settings, data).settings
-    suits, packing = "uneven", None
-    if data.tokens.histogram and not case.method.splits_documents:
-        suits, packing = packing_by_rows(case, settings, data.tokens)
-    settings.pop("packing", None)
-    by_rule = case.settings(packing_suits=suits)
-    settings |= {key: by_rule[key] for key in ("packing",) if key in by_rule}
-    settings, _ = with_packing(case, settings, suits, packing)
+    case = StageCase(ruleset, situation, facts, composition, composition.chain[0])
+    settings, _ = _before_fitting(case)
     because = f"{objective} takes each row by itself"
     settings.setdefault("packing", Chosen(value=False, because=because))
     return {key: settings[key] for key in SHOWN}
