@@ -216,16 +216,6 @@ class Space:
             rest = cut
         return rest
 
-    def cells_of_facts(self, facts: Mapping[str, Any]) -> Within:
-        """The cells that hold these values; None is not known."""
-        return {
-            fact_id: frozenset(
-                index for index, cell in enumerate(self.cells[fact_id]) if cell.holds(value)
-            )
-            for fact_id, value in facts.items()
-            if fact_id in self.cells
-        }
-
 
 def conditions_by_fact(
     whens: Iterable[tuple[Condition, ...]],
@@ -290,20 +280,6 @@ class Cell:
     @property
     def is_point(self) -> bool:
         return self.low is not None and self.low == self.high
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the fact lies in it; None is not known."""
-        if value is None or self.value is None or (self.low is None and self.high is None):
-            if value is not None and self.value is not None and _is_number(self.value):
-                return _is_number(value)  # no rule parts the numbers
-            return bool(value == self.value)
-        if self.is_point:
-            return bool(value == self.low)
-        return (self.low is None or value > self.low) and (self.high is None or value < self.high)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cells_of(fact: Fact, conditions: Iterable[Condition]) -> tuple[Cell, ...]:
