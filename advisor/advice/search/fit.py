@@ -18,6 +18,7 @@ from advisor.advice.search.micro_batches import (
     batch_settings,
     fastest_that_fits,
     micro_batches_to_try,
+    need_bytes,
     trials_of,
     usual_pace,
 )
@@ -33,7 +34,6 @@ from advisor.advice.search.settings import BATCH, RATE, USUAL_BATCH, StageCase, 
 from advisor.advice.search.strategies import (
     fit_rank,
     is_better,
-    need_bytes,
     strategy_settings,
     under_strategy,
     why_not_under_strategy,

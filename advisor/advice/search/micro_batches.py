@@ -260,7 +260,8 @@ def fastest_that_fits(
         trains_all: Gradients are as large as the weights, and stand while they are accumulated.
     """
     cost_of, pace_of = cache(cost_of), cache(pace_of)  # each is asked for once
-    smallest, least = _least(trials, cost_of, trains_all=trains_all)
+    smallest = _least(trials, cost_of, trains_all=trains_all)
+    least = cost_of(smallest)
     if least.memory is None:  # neither is the model: nothing says that memory is short
         return BestTrial(trial=trials[0], cost=least, least=least)
     if least.fits not in ("fits", "tight") or least.limit_bytes is None:
@@ -290,7 +291,7 @@ def fastest_that_fits(
         found = [tried(trial) for trial in dict.fromkeys(kinds) if trial is not None]
         large = [one.trial for one in found if not one.leaves_spare]
         if fitting := [one for one in found if one.leaves_spare]:
-            best = min(fitting, key=lambda one: _need(one.cost))
+            best = min(fitting, key=lambda one: need_bytes(one.cost))
             ours, near = best.trial, HARDLY_FASTER * pace_of(best.trial)
             # A smaller one may be as near to the fastest that fits, if the fastest of all does not.
             has_smaller = any(
@@ -316,27 +317,23 @@ def _smallest(
     return next(filter(is_near, sorted(kind, key=lambda one: one.micro)), None)
 
 
-def _need(cost: Estimate) -> int:
-    return cost.memory.need_bytes if cost.memory is not None else 0
+def need_bytes(cost: Estimate) -> int:
+    """What an estimate says must be there; 0: not known."""
+    return cost.memory.need_bytes if cost.memory else 0
 
 
 def _least(
     trials: Sequence[Trial], cost_of: Callable[[Trial], Estimate], *, trains_all: bool
-) -> tuple[Trial, Estimate]:
-    """The trial that needs least, and its estimate: the smallest, or all rows at once."""
+) -> Trial:
+    """The trial that needs least: the smallest, or all rows at once."""
     smallest = min(trials, key=lambda one: (one.micro, not one.recompute))
-    least = cost_of(smallest)
+    if not trains_all or cost_of(smallest).fits == "fits":
+        return smallest
+    alike = (one for one in trials if one.recompute == smallest.recompute)
     whole = min(
-        (one for one in trials if one.grad_accum == 1 and one.recompute == smallest.recompute),
-        key=lambda one: one.micro,
-        default=smallest,
+        (one for one in alike if one.grad_accum == 1), key=lambda one: one.micro, default=smallest
     )
-    if not trains_all or whole is smallest or least.memory is None or least.fits == "fits":
-        return smallest, least
-    at_once = cost_of(whole)
-    if at_once.memory is not None and _need(at_once) < _need(least):
-        return whole, at_once
-    return smallest, least
+    return min((smallest, whole), key=lambda one: need_bytes(cost_of(one)))
 
 
 def spare_bytes(least: Estimate, *, on_cpu: bool) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from advisor.advice.search.micro_batches import HARDLY_FASTER
+from advisor.advice.search.micro_batches import HARDLY_FASTER, need_bytes
 from advisor.advice.search.settings import DEFAULTS, StageCase, as_yaml
 from advisor.advice.types import Candidate, Chosen, Fitted, FittedStage, values_of
 from advisor.estimate.types import Estimate, Fits
@@ -61,15 +61,10 @@ def why_not_under_strategy(case: StageCase, settings: Mapping[str, Chosen], cost
     refused = refused_by(strategy.name, {**case.axes, **values_of(settings)})
     if refused or not strategy.offload:
         return "; ".join(f"{strategy.name} does not go with it: {one.because}" for one in refused)
-    return _why_not_offloaded(cost, case.situation.hardware)
-
-
-def _why_not_offloaded(cost: Estimate, hardware: Hardware) -> str:
-    """Why the computer's memory does not hold what is offloaded, or an empty string. If it is not
-    known it is taken to be twice that of its GPUs; what a checkpoint adds counts if it is.
-    """
-    limit = hardware.host_memory_bytes
-    known = hardware.origin == "probed"
+    # The computer's memory, if not known, is taken to be twice that of its GPUs; what a checkpoint
+    # adds counts if it is.
+    hardware = case.situation.hardware
+    limit, known = hardware.host_memory_bytes, hardware.origin == "probed"
     peak = cost.host_peak.size_bytes if known and cost.host_peak else cost.host_bytes or 0
     if limit is None or peak <= limit:
         return ""
@@ -113,11 +108,6 @@ def is_better(cost: Estimate, before: Estimate) -> bool:
         return fit_rank(cost) < fit_rank(before)
     hard = cost.fits == "unknown" or not cost.is_likely
     return hard and need_bytes(cost) < need_bytes(before)
-
-
-def need_bytes(cost: Estimate) -> int:
-    """What an estimate says must be there; 0: not known."""
-    return cost.memory.need_bytes if cost.memory else 0
 
 
 def is_as_fast(one: Fitted, other: Fitted) -> bool:
