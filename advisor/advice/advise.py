@@ -295,7 +295,8 @@ def _candidate(
         estimate=cost,
         verdict=verdict,
         because=tuple(because),
-        forced_ok=not any(is_absolute(rule) for rule in forbidding),
+        # --force overrides neither a company's own prohibition nor what cannot run.
+        forced_ok=all(rule.layer in SHIPPED and rule.id != TOO_BIG for rule in forbidding),
     )
 
 
@@ -411,11 +412,6 @@ def _limit_reason(case: Case, rule: Rule, composition: Composition) -> Reason:
     if rule.id == OVER_BUDGET:
         return budget_reason(cost, case.facts, scheme, rule.id)
     return reason_of(rule, case.ruleset)
-
-
-def is_absolute(rule: Rule) -> bool:
-    """A forbid that --force never overrides: a company's own, and what cannot run."""
-    return rule.layer not in SHIPPED or rule.id == TOO_BIG
 
 
 def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:

@@ -16,7 +16,6 @@ from advisor.advice.search.settings import MICRO_BATCHES, StageCase
 from advisor.advice.search.strategies import (
     MUCH_FASTER,
     better_of,
-    fewer_of,
     is_better,
     is_link_slow,
     sharded_if_better,
@@ -133,9 +132,13 @@ class Costs:
 
     @cached_property
     def _fewer(self) -> Costs:
-        """What compositions cost on one of several machines, or on one of several GPUs."""
-        hardware = fewer_of(self.situation.hardware)
-        return Costs(self.ruleset, replace(self.situation, hardware=hardware), self.facts)
+        """What compositions cost on one of several machines, or on the GPU with the most memory."""
+        hardware = self.situation.hardware
+        gpus = hardware.gpus[: len(hardware.gpus) // hardware.machines]
+        if hardware.machines == 1:
+            gpus = (max(gpus, key=lambda gpu: gpu.memory_total_bytes or 0),)
+        fewer = replace(hardware, gpus=gpus, machines=1)
+        return Costs(self.ruleset, replace(self.situation, hardware=fewer), self.facts)
 
     def refuses_to_shard(self, composition: Composition) -> bool:
         """Whether a stage is of a kind that cannot be sharded."""

@@ -46,7 +46,9 @@ def with_lengths(case: StageCase, settings: Mapping[str, Chosen]) -> tuple[dict[
     """The settings with seq_len, and in words which rows are conceded to be longer."""
     found, context = dict(settings), case.context_tokens
     if case.method.splits_documents:
-        usual = text_length(context, on_cpu=case.on_cpu)
+        because = "documents are split without loss; longer pieces cost more than they teach"
+        length = CPU_TEXT_LEN if case.on_cpu else TEXT_LEN
+        usual = _at_most_context(context, Chosen(value=length, because=because))
     else:
         usual = sequence_length(case.profile, context)
     found["seq_len"], left_out = _conceded_length(case, usual)
@@ -82,13 +84,6 @@ def _longer_rows(data: DataProfile, kept: int) -> str:
         f"; {counted} longer, up to {data.tokens.longest:,}, and left out (truncation: truncate"
         " cuts them instead)"
     )
-
-
-def text_length(context_tokens: int | None, *, on_cpu: bool) -> Chosen:
-    """A length for plain documents, which are parted without loss."""
-    because = "documents are split without loss; longer pieces cost more than they teach"
-    length = CPU_TEXT_LEN if on_cpu else TEXT_LEN
-    return _at_most_context(context_tokens, Chosen(value=length, because=because))
 
 
 def _at_most_context(context_tokens: int | None, length: Chosen) -> Chosen:
@@ -185,7 +180,9 @@ def rows_read(
     if profile is None:
         rows, tokens = (case.situation.answers.value(name) for name in ("data_rows", "data_tokens"))
     else:
-        rows = rows_given(profile, case.objective)
+        # A pair is two rows to a stage that learns from single answers.
+        is_pair = profile.kind == "preference" and "unpaired_feedback" in case.method.trains_on
+        rows = profile.rows * (2 if is_pair else 1)
         tokens = profile.tokens.total if profile.tokens is not None else None
     aim = aim_of(case.objective, classes=case.composition.encoder and not case.is_seq2seq)
     multiple, unit = min(case.micro_batches) * case.cards, "row"
@@ -284,12 +281,6 @@ def steps_in(rows: float, *, per_step: float, epochs: float) -> int:
 def rows_per_step(batch: int, multiple: int) -> int:
     """The batch as nearly as it divides among devices and micro-batches."""
     return max(1, round(batch / multiple)) * multiple
-
-
-def rows_given(profile: DataProfile, objective: str) -> int:
-    """How many rows a file gives a stage: a pair is two to one that learns from single answers."""
-    single = "unpaired_feedback" in methods().objective(objective).trains_on
-    return profile.rows * (2 if profile.kind == "preference" and single else 1)
 
 
 def held_out(rows: int, wanted: int) -> int:

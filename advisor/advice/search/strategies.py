@@ -5,7 +5,6 @@ all. What each strategy changes in a stage, whether it can be done, and which of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from advisor.advice.search.micro_batches import HARDLY_FASTER, need_bytes
 from advisor.advice.search.settings import DEFAULTS, StageCase, as_yaml
@@ -86,15 +85,6 @@ def is_link_slow(hardware: Hardware) -> bool:
     reach = link_speeds(spec.link, hardware.interconnect)  # within the machine
     is_pair = len(hardware.gpus) == 2 and reach.pair_bytes_per_s > reach.bytes_per_s
     return reach.is_slow and not is_pair
-
-
-def fewer_of(hardware: Hardware) -> Hardware:
-    """One of several machines; of one machine one of its GPUs, that with the most memory."""
-    if hardware.machines > 1:
-        count = len(hardware.gpus) // hardware.machines
-        return replace(hardware, gpus=hardware.gpus[:count], machines=1)
-    largest = max(hardware.gpus, key=lambda gpu: gpu.memory_total_bytes or 0)
-    return replace(hardware, gpus=(largest,))
 
 
 def fit_rank(cost: Estimate) -> tuple[int, bool]:
