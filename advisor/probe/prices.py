@@ -13,13 +13,8 @@ from advisor.ground.yaml_files import Document
 HOURLY = ("on_demand_usd_per_h", "spot_usd_per_h")  # GPU -> provider -> US dollars
 
 
-def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
-    """What a file of rules/prices/ may hold; an editor offers the `gpu_ids`.
-
-    Args:
-        citation: What the price of a bought GPU may rest on.
-        gpu_ids: GPUs of rules/hardware/, for an editor; without them `unknown_names` checks.
-    """
+def price_file_shape(citation: Shape) -> Shape:
+    """What a file of rules/prices/ may hold; the price of a bought GPU rests on the `citation`."""
     price = Number(above=0, help="US dollars per GPU and hour")
     provider = Keys(
         keys={
@@ -40,12 +35,11 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
         },
         required=("value", "source"),
     )
-    named = Choice(values=tuple(gpu_ids)) if gpu_ids else Text()
     free = Keys(
         help="A GPU that costs nothing",
         keys={
             "provider": Text(),
-            "gpu": named,
+            "gpu": Text(),
             "gpus": Number(whole=True, min=1),
             "hours_a_week": Number(above=0),
             "hours_a_session": Number(above=0),
@@ -55,7 +49,7 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
         },
         required=("provider", "gpu", "gpus", "conditions", "source", "checked"),
     )
-    by_gpu = MapOf(of=MapOf(of=price), named=named)
+    by_gpu = MapOf(of=MapOf(of=price))
     return Keys(
         help="Prices of GPUs in US dollars",
         keys={
@@ -64,7 +58,7 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
             "providers": MapOf(of=provider),
             **dict.fromkeys(HOURLY, by_gpu),
             "version_not_stated_usd_per_h": MapOf(of=MapOf(of=price)),
-            "purchase_usd": MapOf(of=bought, named=named),
+            "purchase_usd": MapOf(of=bought),
             "free_tiers": MapOf(of=free),
             "left_out": ListOf(of=Text(), least=1, help="prices that were not taken, and why"),
         },

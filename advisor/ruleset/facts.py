@@ -7,14 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 from advisor.ground.annotated import shape_of
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Path_, Shape, Text, check_shape
-from advisor.ground.yaml_files import Document, read_shipped, read_yaml
+from advisor.ground.yaml_files import Document, read_shipped
 from advisor.methods import objectives, schemes, updates
 
 TYPES = ("choice", "number", "flag", "text", "path", "map")
@@ -129,14 +128,9 @@ FACTS_FILE = Keys(
 
 
 @cache
-def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
+def load_facts() -> Mapping[str, Fact]:
     """Fact id -> Fact, in file order. Raises InputError with every fault of the file, located."""
-    document = (
-        read_yaml(path, name=str(path))
-        if path
-        else read_shipped(rules_dir() / "facts.yaml", shape=FACTS_FILE)
-    )
-    return facts_of(document)
+    return facts_of(read_shipped(rules_dir() / "facts.yaml", shape=FACTS_FILE))
 
 
 def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapping[str, Fact]:

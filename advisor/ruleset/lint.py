@@ -22,6 +22,7 @@ from advisor.ruleset.facts import methods_named
 from advisor.ruleset.judge import fires
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.phrases import joined
 from advisor.ruleset.proof import indistinguishable_values, prove
 from advisor.ruleset.space import TooManyCases
 
@@ -410,8 +411,7 @@ def clash_place(clash: Clash) -> str:
 
 def rule_names(rules: Iterable[Rule]) -> str:
     """Rule ids in a row: 'a', 'a and b', 'a, b and c'."""
-    ids = [rule.id for rule in rules]
-    return " and ".join(filter(None, (", ".join(ids[:-1]), ids[-1]))) if ids else "nothing"
+    return joined(rule.id for rule in rules) or "nothing"
 
 
 READ, REVIEW_BY = ("date", "checked", "compiled"), "review_by"  # keys of days

@@ -41,7 +41,7 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.entries import RULE, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
 from advisor.ruleset.judge import instances, seen_inputs
-from advisor.ruleset.model import Assumption, Conflict, DecisionTable, Rule, Ruleset
+from advisor.ruleset.model import Conflict, DecisionTable, Rule, Ruleset
 
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
 
@@ -154,9 +154,7 @@ class _Loader(Reader):
         self.disabled_at: dict[str, str] = {}
         self.methods: dict[str, Mapping[str, Any]] = {}
         self.axes: dict[str, Mapping[str, Any]] = {}
-        self.assume: tuple[Assumption, ...] = ()
         self.conflicts: list[tuple[Spot, Conflict]] = []
-        self.refuse: tuple[Assumption, ...] = ()
 
     # ----------------------------------------------------------------------- shipped files
 
@@ -168,7 +166,6 @@ class _Loader(Reader):
                 self.known(spot, "fact", name, self.facts)
             inputs = tuple(entry["inputs"])
             table = DecisionTable(**{**entry, "id": table_id, "inputs": inputs, "spot": spot})
-            table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
             self._count_inputs(spot / "inputs", table)
 
@@ -270,8 +267,7 @@ class _Loader(Reader):
                     allowed = "choices, numbers and signals that are asked, probed or read"
                     self.fault(spot / i, f"'{name}' cannot be added to a table", allowed)
                 elif name not in table.inputs:
-                    table = replace(table, inputs=(*table.inputs, name))
-                    self.tables[table_id] = replace(table, seen=seen_inputs(table, self.facts))
+                    self.tables[table_id] = replace(table, inputs=(*table.inputs, name))
             self._count_inputs(spot, self.tables[table_id])
 
     def _count_inputs(self, spot: Spot, table: DecisionTable) -> None:
@@ -332,13 +328,17 @@ def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
     return replace(ruleset, rules=rules, layers=(layer,), overlays=())
 
 
-def _join_asked(tables: dict[str, DecisionTable]) -> None:
-    """A table that ranks schemes sees what the table that is asked for each of them looks at."""
+def _see_inputs(tables: dict[str, DecisionTable], facts: Mapping[str, Fact]) -> None:
+    """Say what the judge looks at; a table that ranks schemes sees what the one that is asked for
+    each of them looks at.
+    """
+    for table in list(tables.values()):
+        tables[table.id] = replace(table, seen=seen_inputs(table, facts))
     for asked in [table for table in tables.values() if table.per]:
         for table in list(tables.values()):
             if table.concludes == asked.concludes and not table.per:
-                seen = [name for name in asked.seen if name != asked.concludes]
-                seen = list(dict.fromkeys((*table.seen, *seen)))
+                seen = dict.fromkeys((*table.seen, *asked.seen))
+                seen.pop(asked.concludes, None)
                 tables[table.id] = replace(table, seen=tuple(seen), asks=asked.id)
 
 
@@ -394,8 +394,7 @@ def load_rules(
     loader = _Loader(facts)
     for _, document in extra:
         loader.add_facts(document)
-    loader.assume = loader.assumptions(facts_document, "assume")
-    loader.refuse = loader.assumptions(facts_document, "refuse")
+    assume, refuse = (loader.assumptions(facts_document, key) for key in ("assume", "refuse"))
     loader.add_tables(read(root / "tables.yaml", shape=TABLES_FILE))
     loader.add_sources(read(root / "sources.yaml", shape=SOURCES_FILE))
     for path in sorted((root / "keys").glob("*.yaml")):
@@ -421,13 +420,13 @@ def load_rules(
             active[rule.table].append(rule)
         else:
             inactive.append(rule)
-    _join_asked(loader.tables)
+    _see_inputs(loader.tables, loader.facts)
     return Ruleset(
         facts=loader.facts, tables=loader.tables, tiers=loader.tiers, layers=(*layers, *names),
         rules={table: tuple(rules) for table, rules in active.items()},
         disabled=loader.disabled, sources=loader.sources, methods=loader.methods,
-        digest=digest.hexdigest()[:16], axes=loader.axes, assume=loader.assume,
-        refuse=loader.refuse,
+        digest=digest.hexdigest()[:16], axes=loader.axes, assume=assume,
+        refuse=refuse,
         inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
         facts_document=facts_document, conflicts=conflicts,
     )  # fmt: skip

@@ -112,7 +112,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
     """Name -> schema: `layer` of a file of rules, `answers`, `plan`, ..."""
     sources = rules_dir() / "hardware" / "sources.yaml"
     cited = read_shipped(sources, shape=gpu_files.SOURCES_FILE).data["sources"]
-    prices = price_file_shape(gpu_files.citation_shape(cited), gpu_files.catalogue_gpus())
+    prices = price_file_shape(gpu_files.citation_shape(cited))
     by_hand = Path(__file__).with_name(f"{BY_HAND}{SUFFIX}").read_text(encoding="utf-8")
     specs: Schema = {"type": "array", "items": schema_of(SPEC)}
     return {

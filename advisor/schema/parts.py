@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,10 +16,8 @@ from advisor.ground.shape import Choice, Flag, Keys, ListOf, MapOf, Number, OneO
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}
-TEXTS: Schema = {"type": "array", "items": TEXT, "minItems": 1}
 VERSION: Schema = {"const": 1}
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
-WIDTH = 100  # of a line of a schema's file
 
 
 # --------------------------------------------------------------------------- out of shapes
@@ -149,15 +146,6 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def ordered(known: Mapping[str, Schema], keys: Iterable[str]) -> dict[str, Schema]:
-    """The keys a reader takes, in the order of `known`; one unknown there takes anything."""
-    allowed = set(keys)
-    return {
-        **{key: schema for key, schema in known.items() if key in allowed},
-        **{key: {} for key in sorted(allowed - set(known))},
-    }
-
-
 def needed(schema: Schema, defined: Mapping[str, Schema]) -> Schema:
     """The schema with those of the definitions that it refers to, directly or through another."""
     found: Schema = {}
@@ -170,35 +158,9 @@ def needed(schema: Schema, defined: Mapping[str, Schema]) -> Schema:
     return {**schema, "$defs": {name: found[name] for name in defined if name in found}}
 
 
-def pattern(regex: re.Pattern[str]) -> str:
-    """A pattern of the loader's, as JSON Schema writes it."""
-    return f"^{regex.pattern.removesuffix(chr(92) + 'Z')}$"
-
-
 # --------------------------------------------------------------------------- as text
 
 
 def dumped(schema: Any) -> str:
-    """The schema as the text of its file: what fits a line stands on one."""
-    return _lines(schema, 0) + "\n"
-
-
-def _lines(part: Any, indent: int) -> str:
-    flat = json.dumps(part, ensure_ascii=False)
-    if len(flat) + indent <= WIDTH or not isinstance(part, dict | list):
-        return flat
-    pad, inner = " " * indent, " " * (indent + 1)
-    if isinstance(part, dict):
-        rows = [
-            f"{inner}{json.dumps(key)}: {_lines(value, indent + 1)}" for key, value in part.items()
-        ]
-        return "{\n" + ",\n".join(rows) + f"\n{pad}}}"
-    if not any(isinstance(value, dict | list) for value in part):
-        words = (json.dumps(value, ensure_ascii=False).replace(" ", "\0") for value in part)
-        rows = textwrap.wrap(
-            ", ".join(words), WIDTH - indent, break_long_words=False, break_on_hyphens=False
-        )
-        filled = f"\n{inner}".join(rows).replace("\0", " ")
-        return f"[\n{inner}{filled}\n{pad}]"
-    rows = [inner + _lines(value, indent + 1) for value in part]
-    return "[\n" + ",\n".join(rows) + f"\n{pad}]"
+    """The schema as the text of its file."""
+    return json.dumps(schema, ensure_ascii=False, indent=1) + "\n"

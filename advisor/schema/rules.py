@@ -49,11 +49,6 @@ def scenario_entry(shape: Keys = SCENARIO) -> Schema:
     return schema
 
 
-def rule_ids(rules: Ruleset) -> Schema:
-    """Completes the ids of the shipped rules."""
-    return offered(sorted(rule.id for listed in rules.rules.values() for rule in listed))
-
-
 def scenarios_schema(rules: Ruleset) -> Schema:
     """rules/scenarios/*.yaml."""
     keys = {"version": VERSION, "scenarios": {"type": "array", "items": scenario_entry()}}
@@ -145,11 +140,6 @@ RULE_PARTS["examples"]["items"]["properties"]["given"] = ref("stated")
 RULE_PARTS["scenarios"]["items"] = scenario_entry(OWN_SCENARIO)
 
 
-def settings() -> dict[str, Schema]:
-    """Key -> schema of what a `set` rule may set."""
-    return {name: key_schema(settable(name)) for name in setting_keys()}
-
-
 def may_grow(fact: Fact) -> bool:
     """Whether a file of the user's may add values to the question."""
     return fact.type == "choice" and fact.origin == "asked"
@@ -163,7 +153,9 @@ def may_be_added(fact: Fact) -> bool:
 
 def rule_schema(rules: Ruleset, table: DecisionTable) -> Schema:
     """One rule of a table: its inputs, its outcomes."""
-    concludes = bool(outcomes(rules, table))  # a step without outcomes of its own sets values
+    concludes = bool(
+        rules.facts[table.concludes].values
+    )  # a step without outcomes of its own sets values
     outcome, several = ref(f"outcome.{table.concludes}"), ref(f"outcomes.{table.concludes}")
     kinds = [kind for kind in KINDS if kind == "warn" or (kind != "set") == concludes]
     if table.per:
@@ -203,11 +195,6 @@ def rule_schema(rules: Ruleset, table: DecisionTable) -> Schema:
     }
 
 
-def outcomes(rules: Ruleset, table: DecisionTable) -> list[str]:
-    """What a table may conclude; empty if its rules set values."""
-    return list(rules.facts[table.concludes].values)
-
-
 def _is_kind(kind: str, usual: str) -> Schema:
     """Holds for rules of the kind; one that states none is of the table's usual kind."""
     if kind != usual:
@@ -230,19 +217,22 @@ def definitions(rules: Ruleset) -> dict[str, Schema]:
     table's rule.
     """
     found = fact_definitions(named_facts(rules.facts))
-    found["settings"] = closed(settings()) | {"minProperties": 1}
+    settings = {name: key_schema(settable(name)) for name in setting_keys()}
+    found["settings"] = closed(settings) | {"minProperties": 1}
     found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
     found["tier"] = {"enum": list(rules.tiers), "description": "a higher tier wins inside a layer"}
     found["source-id"] = {
         **offered(sorted(rules.sources)),
         "description": "an id of rules/sources.yaml, or of this file's own `sources`",
     }
-    found["rule-id"] = rule_ids(rules)
+    found["rule-id"] = offered(
+        sorted(rule.id for listed in rules.rules.values() for rule in listed)
+    )
     found["stated"] = stated(rules.facts.values())
     found |= {f"rule.{name}": schema for name, schema in RULE_PARTS.items()}
     for table in rules.tables.values():
         outcome = f"outcome.{table.concludes}"
-        found[outcome] = {"enum": outcomes(rules, table)}
+        found[outcome] = {"enum": list(rules.facts[table.concludes].values)}
         found[f"outcomes.{table.concludes}"] = {
             **one_or_more(ref(outcome)),
             "description": table.about,
@@ -299,13 +289,6 @@ def or_all_but(value: Schema) -> Schema:
     return {"anyOf": [value, closed({"not": one_or_more(value)}, "not")]}
 
 
-def bounds() -> Schema:
-    """{gte: 1, lt: 5}: what a rule may ask of a number."""
-    sides = {side: {"type": "number", "description": words} for side, words in BOUNDS.items()}
-    twice = {"anyOf": [{"required": ["gt", "gte"]}, {"required": ["lt", "lte"]}]}
-    return closed(sides) | {"minProperties": 1, "not": twice}
-
-
 def of_schemes(value: Schema) -> Schema:
     """A map from a scheme to such a value: {lora: tight}."""
     return {**map_of(value), "propertyNames": {"enum": list(schemes())}, "minProperties": 1}
@@ -314,7 +297,10 @@ def of_schemes(value: Schema) -> Schema:
 def fact_definitions(facts: Iterable[Fact]) -> dict[str, Schema]:
     """Each fact once: `fact.X` is what it can be, `when.X` what a rule may ask of it."""
     facts = list(facts)
-    found = {"bounds": bounds()} | {f"fact.{fact.id}": value_of(fact) for fact in facts}
+    sides = {side: {"type": "number", "description": words} for side, words in BOUNDS.items()}
+    twice = {"anyOf": [{"required": ["gt", "gte"]}, {"required": ["lt", "lte"]}]}
+    found = {"bounds": closed(sides) | {"minProperties": 1, "not": twice}}
+    found |= {f"fact.{fact.id}": value_of(fact) for fact in facts}
     return found | {f"when.{fact.id}": condition(fact, ref(f"fact.{fact.id}")) for fact in facts}
 
 
