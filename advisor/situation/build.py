@@ -15,12 +15,12 @@ import advisor.data
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_count
-from advisor.methods.families import DECODER, kind_of_type
+from advisor.methods.families import DECODER, family_of_name, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.data import Reader, path_beside, read_data
-from advisor.situation.models import model_shape
+from advisor.situation.models import HUB_ID, model_shape
 from advisor.situation.names import hardware_out_of_scope, near_models, original_of, out_of_scope
 from advisor.situation.past_runs import read_past_runs
 from advisor.situation.suggestions import (
@@ -44,7 +44,7 @@ MAX_SUGGESTED_B = 8.5
 # Whether the model follows instructions, by what was stated.
 START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}
 WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
-SEVERAL = re.compile(r"\s+(?:/|or|and|vs)\s+|[,;|]", re.IGNORECASE)
+SEVERAL = re.compile(r"\s*[,;|]\s*|\s+(?:/|or|and|vs)\s+", re.IGNORECASE)
 PACKED = ("gptq", "awq")  # formats of a checkpoint that need packages of their own
 
 
@@ -261,7 +261,8 @@ def _model(answers: AnswerSet, *, online: bool) -> tuple[ModelShape | None, list
         unknown.append("model")
     if shape is None:
         return None, warnings, unknown
-    if SEVERAL.search(name) and shape.id == name and shape.origin != "folder":
+    parts = SEVERAL.split(name) if shape.id == name and shape.origin != "folder" else ()
+    if sum(bool(HUB_ID.match(part) or family_of_name(part)) for part in parts) > 1:
         warnings.append("model: an answer is about one model; ask again with one name of several")
     if shape.stored in PACKED and (original := original_of(shape.id)):
         warnings.append(
