@@ -166,7 +166,7 @@ def test_a_model_that_is_sharded_over_gpus_can_be_started():
     """It is offered like any other: `advise run` starts it."""
     advice = scenario_5()
     stage = advice.recommendation.stages[0]
-    split = replace(stage, settings={**stage.settings, "sharding": SimpleNamespace(value="fsdp")})
+    split = replace(stage, reasons={**stage.reasons, "sharding": SimpleNamespace(value="fsdp")})
     recommendation = replace(advice.recommendation, stages=(split,))
     outcome = replace(ready(AnswerSet()), advice=replace(advice, recommendation=recommendation))
     _, ui, _ = menu(lambda answers: outcome, "Quit")
