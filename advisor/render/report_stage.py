@@ -191,6 +191,7 @@ def _memory_chart(expected: Expected, measured: Measured) -> list[BarChart]:
     return bar_chart("Memory", bars, show=format_gib, limit=limit)
 
 
+FAR = 4.0  # a limit so many times as large would leave the bars too short to read
 ROOM_FOR_NUMBER = 0.04  # of the width: 14 pixels on a phone
 MAX_POINTS = 400  # more than a screen shows; the lowest and highest of each span are kept
 APART = 11.0  # percent of the height that two labels need
@@ -246,10 +247,11 @@ def bar_chart(
     widest = max((bar.widest for bar in bars), default=0.0)
     if widest <= 0:
         return []
-    limit_name, limit_amount = limit or ("", 0.0)
-    scale = 1.02 * max(widest, limit_amount)  # no line or end of a band is cut off
-    if limit_amount:
-        caption += f"; dashed line: {limit_name}, {show(limit_amount)}"
+    drawn_limit = limit[1] if limit and limit[1] <= FAR * widest else 0.0
+    scale = 1.02 * max(widest, drawn_limit)  # no line or end of a band is cut off
+    if limit:
+        where = "dashed line" if drawn_limit else "far beyond the picture"
+        caption += f"; {where}: {limit[0]}, {show(limit[1])}"
     names = dict.fromkeys(name for bar in bars for name in bar.parts)
     numbers = {name: at for at, name in enumerate(names, 1)}
     legend = [
@@ -257,7 +259,7 @@ def bar_chart(
         for name, number in numbers.items()
     ]
     drawn = [_drawn(bar, numbers, scale, show) for bar in bars]
-    place = f"{limit_amount / scale:.2%}" if limit_amount else ""
+    place = f"{drawn_limit / scale:.2%}" if drawn_limit else ""
     return [BarChart(caption=caption, bars=drawn, legend=legend, limit=place)]
 
 

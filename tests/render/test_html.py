@@ -96,3 +96,11 @@ def test_names_from_outside_are_escaped_and_nothing_is_drawn_of_nothing():
     assert "<b>:" not in page
     assert bar_chart("x", [], show=shown) == []
     assert bar_chart("x", [StackedBar(name="a", parts={})], show=shown) == []
+
+
+def test_a_limit_far_away_leaves_the_bars_long_enough_to_read():
+    """Ten times as much is said and not drawn."""
+    page = drawn(StackedBar(name="e", parts={"a": 2}), limit=("free", 20))
+    assert "far beyond the picture: free, 20 GiB" in page
+    assert 'class="limit"' not in page
+    assert widths(page)[0] > 90
