@@ -38,6 +38,7 @@ class PageTable:
 
     columns: tuple[str, ...]
     rows: tuple[Sequence[str], ...]
+    fixed: tuple[str, ...] = ()  # columns that keep their width; the others share what is left
     chosen: tuple[int, ...] = ()  # rows that are part of the recommendation
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from advisor.advice.types import Advice, Candidate
@@ -17,6 +19,7 @@ from advisor.render.blocks import Block, Item, Items, PageTable, Paragraph
 from advisor.render.words import meaning_of, memory_words
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
+WIDE_TABLE = 100  # columns from which on a table is one
 MENU_LINES = 9  # of the wizard's menu on a small screen, and of what keeps a plan from being run
 # For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its
 # code point.
@@ -145,12 +148,28 @@ def _put(console: Console, text: str, style: str = "", *, lead: str = "") -> Non
 
 
 def _print_table(block: PageTable, console: Console) -> None:
-    """One paragraph a row, since the last column holds sentences."""
-    for place, (name, *others, last) in enumerate(block.rows):
-        beside = zip(block.columns[1:], others, strict=False)
-        said = ", ".join(f"{column}: {cell}" for column, cell in beside)
-        lead = "  > " if place in block.chosen else "  - "
-        _put(console, f"{name} ({said}): {last}", lead=lead)
+    if console.width < WIDE_TABLE:  # the last column would be too narrow: one paragraph a row
+        for place, (name, *others, last) in enumerate(block.rows):
+            beside = zip(block.columns[1:], others, strict=False)
+            said = ", ".join(f"{column}: {cell}" for column, cell in beside)
+            lead = "  > " if place in block.chosen else "  - "
+            _put(console, f"{name} ({said}): {last}", lead=lead)
+        return
+    grid = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False,
+        header_style="bold",
+    )  # fmt: skip
+    grid.add_column("", width=1, no_wrap=True)
+    for column in block.columns:
+        # The widest fixed cell is five stars; every other column folds, since an ellipsis would
+        # lose text.
+        fixed = column in block.fixed
+        least = 5 if fixed else 8
+        grid.add_column(rich_text(column, console), no_wrap=fixed, min_width=least, overflow="fold")
+    for place, row in enumerate(block.rows):
+        mark, style = (">", "bold") if place in block.chosen else (" ", None)
+        grid.add_row(mark, *(rich_text(cell, console) for cell in row), style=style)
+    console.print(grid)
 
 
 def rich_text(text: str, console: Console, style: str = "") -> Text:

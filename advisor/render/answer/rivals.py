@@ -154,7 +154,10 @@ def _guide_table(advice: Advice, told: set[str]) -> list[PageTable | Paragraph]:
         stars = (_stars(method, key) for key in ("cost", "performance"))
         rows.append((str(method.get("name", method_id)), *stars, answer))
     table = PageTable(
-        columns=("Method", "cost", "performance", "Here"), rows=tuple(rows), chosen=tuple(chosen)
+        columns=("Method", "cost", "performance", "Here"),
+        rows=tuple(rows),
+        fixed=("cost", "performance"),
+        chosen=tuple(chosen),
     )
     note = "Stars are the guide's own, out of five; more for cost is dearer."
     return [table, Paragraph(text=note, tone="quiet")] if rows else []
