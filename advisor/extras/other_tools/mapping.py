@@ -376,13 +376,8 @@ class CarriedPlan:
 def to_plan(
     reading: ReadKeys, tool: str, around: Mapping[str, Any], request_tokens: int | None
 ) -> CarriedPlan:
-    """The plan that says the same. Raises InputError without objective, update or model.
-
-    Args:
-        reading: What the configuration says.
-        tool: Its name, for comments.
-        around: The plan's `data`, `launch` and `origin`.
-        request_tokens: The longest request, if it was measured.
+    """The plan that says the same, with `data`, `launch` and `origin` of a plan around it. Raises
+    InputError without objective, update or model.
     """
     ours, lost = dict(reading.ours), list(reading.lost)
     processes = around["launch"]["processes"]

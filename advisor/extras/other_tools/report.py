@@ -96,12 +96,8 @@ def _is_enough(document: Mapping[str, Any]) -> bool:
 
 
 class ConfigurationReport:
-    """A configuration on a machine, the plan that it becomes, and all that is said of it.
-
-    Args:
-        file: The configuration; what is wrong with its data is added to its faults.
-        hardware: The machine.
-        said: What was guessed of the machine.
+    """A configuration on a machine, of which some things were guessed (`said`), the plan that it
+    becomes, and all that is said of it. What is wrong with its data is added to the file's faults.
     """
 
     carried: CarriedPlan | None = None  # None: not even a plan's first keys
