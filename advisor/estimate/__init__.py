@@ -11,18 +11,11 @@ from dataclasses import replace
 from advisor.estimate.memory.bands import HEAD_ROOM, memory_fits
 from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.memory.static import host_bytes, host_moments
-from advisor.estimate.past_runs import (
-    NO_RUNS,
-    PastRuns,
-    correct_memory,
-    correct_time,
-    learned,
-    machine_name,
-)
+from advisor.estimate.past_runs import NO_RUNS, PastRuns, costs_of, machine_name
 from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, TimeEstimate
-from advisor.estimate.whole_time import EvaluationRows, time_by_parts
+from advisor.estimate.whole_time import EvaluationRows
 from advisor.ground.types import GpuSpec, Hardware
 
 WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
@@ -59,31 +52,22 @@ def estimate(
     """
     on_cpu, gpu = run.device.is_cpu, run.device.gpu
     run = replace(run, device=replace(run.device, counter="nvidia-smi"))
-    by_formula = memory_estimate(run)
-    if by_formula is None:
-        return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
-    lesson = past.lesson(run, machine_name(hardware)) if past else None
-    memory, correction = correct_memory(by_formula, lesson, run)
     machine, limit = hardware_machine(hardware), run.device.memory_bytes
-    taught = learned(lesson, correction, by_formula, memory, timed=machine is not None)
+    ran_on = machine_name(hardware) if past else None
+    costs = costs_of(run, machine, evaluated=evaluated, past=past, ran_on=ran_on)
+    if costs is None:
+        return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
+    memory, time = costs.memory, costs.time
     unknown: list[str] = []
     if limit is None:
         is_named = hardware.kind != "unknown"
         unknown.append("hardware: its memory is not known" if is_named else "hardware")
-    time, times = None, None
-    if machine is None:
+    if time is None:
         unknown.append("duration: the device's speed is not known")
     else:
-        time = time_estimate(run, machine)
-        assert time is not None  # the model's dimensions are known
-        if taught is not None:
-            taught = replace(taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s)
-        time = correct_time(time, lesson)
         if not on_cpu:
             notes = (*filter(None, [rollouts_note(run, time)]), *time.warnings)
             memory = replace(memory, warnings=(*memory.warnings, *notes))
-        if time.duration_s is not None and evaluated is not None:
-            times = time_by_parts(run, machine, evaluated, time)
         if run.rows.tokens_total is None:
             unknown.append("duration: the number of tokens is not known")
     duration_s = None if time is None else time.duration_s
@@ -102,11 +86,11 @@ def estimate(
         steps=None if time is None else time.steps,
         step_s=None if time is None else time.step_s,
         duration_s=duration_s,
-        times=times,
+        times=costs.times,
         cost_usd=usd,
         cost_note=note,
         unknown=tuple(unknown),
-        learned=taught,
+        learned=costs.learned,
     )
 
 

@@ -23,17 +23,16 @@ from advisor.estimate.past_runs import (
     NO_RUNS,
     PastRuns,
     correct_memory,
-    correct_time,
+    costs_of,
     gpu_machine,
-    learned,
     learned_document,
 )
 from advisor.estimate.run import Device, Run
 from advisor.estimate.spec import request_of, run_of_spec
 from advisor.estimate.targets import targets, unknown_targets
-from advisor.estimate.time import Machine, machine_of, time_estimate
+from advisor.estimate.time import Machine, machine_of
 from advisor.estimate.types import MemoryEstimate
-from advisor.estimate.whole_time import EvaluationRows, time_by_parts
+from advisor.estimate.whole_time import EvaluationRows
 from advisor.ground.annotated import parse_json
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import ModelShape
@@ -250,16 +249,15 @@ def document_of(
     """
     if fault := "; ".join(impossible(run)):
         return refuse_spec(fault)
-    lesson = past.lesson(run, ran_on) if past else None
-    untaught = memory_estimate(run)
-    if untaught is None:
+    costs = costs_of(run, machine, evaluated=evaluated, past=past, ran_on=ran_on)
+    if costs is None:
         return refuse_spec(f"the dimensions of '{run.model.id}' are not known")
 
     def memory_of(one: Run) -> MemoryEstimate | None:
         found = memory_estimate(one)
-        return found and correct_memory(found, lesson, one)[0]
+        return found and correct_memory(found, costs.lesson, one)[0]
 
-    memory, correction = correct_memory(untaught, lesson, run)
+    memory, time, times = costs.memory, costs.time, costs.times
     least = memory_of(smallest_batch(run)) or memory
     document: dict[str, Any] = {
         "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
@@ -272,12 +270,9 @@ def document_of(
     }  # fmt: skip
     if run.device.memory_bytes is not None:
         document |= _verdict(run, memory, memory_of, run.device.memory_bytes)
-    taught = learned(lesson, correction, untaught, memory, timed=machine is not None)
-    if taught is not None:
-        document["learned"] = learned_document(taught)
-    time = None if machine is None else time_estimate(run, machine)
-    if time is not None and machine is not None:
-        time = correct_time(time, lesson)
+    if costs.learned is not None:
+        document["learned"] = learned_document(costs.learned)
+    if time is not None:
         document |= {
             "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
             "step_s": round(time.step_s, 5),
@@ -289,11 +284,9 @@ def document_of(
         warnings = [*warnings, *time.warnings]
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
-            if evaluated is not None:
-                whole = time_by_parts(run, machine, evaluated, time)
-                document["times"] = {
-                    name: round(took_s, 1) for name, took_s in asdict(whole).items()
-                } | {"total_s": round(whole.total_s, 1)}
+        if times is not None:
+            parts = {**asdict(times), "total_s": times.total_s}
+            document["times"] = {name: round(took_s, 1) for name, took_s in parts.items()}
     # Whoever looked the model up may have said the same of its shape, with the name beside it.
     more = [one for one in memory.warnings if not any(one in said for said in warnings)]
     document["warnings"] = list(dict.fromkeys([*warnings, *unused(run), *more]))

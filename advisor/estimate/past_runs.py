@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from advisor.estimate import sources as src
+from advisor.estimate.memory.peak import memory_estimate
 from advisor.estimate.run import Run
-from advisor.estimate.types import Learned, MemoryEstimate, Moment, Term, TimeEstimate
+from advisor.estimate.time import Machine, time_estimate
+from advisor.estimate.types import Learned, MemoryEstimate, Moment, Term, TimeEstimate, WholeTime
+from advisor.estimate.whole_time import EvaluationRows, time_by_parts
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.types import Gpu, GpuSpec, Hardware, ModelShape, Source
 from advisor.ground.units import GIB
@@ -261,6 +264,44 @@ def learned(
         time_scale=time.value if time.runs else None,
         formula_bytes=before if memory.runs else None,
     )
+
+
+class Costs(NamedTuple):
+    """Memory and time of a run, as past runs of its machine correct them."""
+
+    memory: MemoryEstimate
+    time: TimeEstimate | None  # None: the machine's speed is not known
+    times: WholeTime | None  # by its parts, if it is known what it is evaluated on
+    lesson: Lesson | None
+    learned: Learned | None
+
+
+def costs_of(
+    run: Run,
+    machine: Machine | None,
+    *,
+    evaluated: EvaluationRows | None = None,
+    past: PastRuns = NO_RUNS,
+    ran_on: str | None = None,
+) -> Costs | None:
+    """What a run costs, corrected by the runs of the machine `ran_on`; None if the model's
+    dimensions are not known.
+    """
+    by_formula = memory_estimate(run)
+    if by_formula is None:
+        return None
+    lesson = past.lesson(run, ran_on) if past else None
+    memory, correction = correct_memory(by_formula, lesson, run)
+    taught = learned(lesson, correction, by_formula, memory, timed=machine is not None)
+    time = None if machine is None else time_estimate(run, machine)
+    times = None
+    if machine is not None and time is not None:
+        if taught is not None:
+            taught = replace(taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s)
+        time = correct_time(time, lesson)
+        if time.duration_s is not None and evaluated is not None:
+            times = time_by_parts(run, machine, evaluated, time)
+    return Costs(memory, time, times, lesson, taught)
 
 
 def learned_document(found: Learned) -> dict[str, Any]:

@@ -20,6 +20,12 @@ CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
 # Most trainers of adapters pad to the longest row of a batch: five of eight in rules/trainers.
 GUESSED_RAGGED = 2 / 3
 GUESSED_WHOLE_BYTES = 80e9 / 3  # of whole gradients: a third of a large GPU
+# What each way of sharing divides.
+DIVIDES: Mapping[str, tuple[str, ...]] = {
+    "weights": ("fsdp", "zero3"),
+    "gradients": ("fsdp", "zero3", "zero2"),
+    "states": ("fsdp", "zero3", "zero2", "zero1"),
+}
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 # Families whose layers look at whole rows, none through a window: on the CPU the bundled trainers
 # lay their rows end to end (trainers/frame/flat_rows.py, which tries it on the model itself).
@@ -294,20 +300,9 @@ class Run:
     def gpus(self) -> int:
         return max(1, self.device.gpus)
 
-    @property
-    def shard_all(self) -> int:
-        """Over how many devices weights are divided."""
-        return self.gpus if self.sharding in ("fsdp", "zero3") else 1
-
-    @property
-    def shard_grads(self) -> int:
-        """Over how many devices gradients are divided."""
-        return self.gpus if self.sharding in ("fsdp", "zero3", "zero2") else 1
-
-    @property
-    def shard_states(self) -> int:
-        """Over how many devices the optimizer's states are divided."""
-        return self.gpus if self.sharding in ("fsdp", "zero3", "zero2", "zero1") else 1
+    def sharing(self, what: str) -> int:
+        """Over how many devices weights, gradients or the optimizer's states are divided."""
+        return self.gpus if self.sharding in DIVIDES[what] else 1
 
     @cached_property
     def offloaded(self) -> bool:
@@ -330,10 +325,9 @@ class Run:
         guess, not if weights are in host memory, nor if they would take so much that somebody would
         have divided them.
         """
-        if "adds_up_whole_gradients" in self.trainer.guessed:
-            has_room = not self.offloaded and 2 * self.dims.params <= GUESSED_WHOLE_BYTES
-            return bool(self.trainer["adds_up_whole_gradients"]) and has_room
-        return bool(self.trainer["adds_up_whole_gradients"])
+        is_guess = "adds_up_whole_gradients" in self.trainer.guessed
+        has_room = not self.offloaded and 2 * self.dims.params <= GUESSED_WHOLE_BYTES
+        return bool(self.trainer["adds_up_whole_gradients"]) and (has_room or not is_guess)
 
     @cached_property
     def flat_adapters(self) -> bool:
@@ -449,8 +443,8 @@ class Run:
     @property
     def quantised_head(self) -> bool:
         """Whether the output matrix is quantised like any other."""
-        is_quantised = self.trainer["quantises_head"] and self.stage.quantization is not None
-        return bool(is_quantised) and not self.dims.encoder
+        is_quantised = self.stage.quantization is not None and not self.dims.encoder
+        return is_quantised and bool(self.trainer["quantises_head"])
 
     @cached_property
     def written_out_bytes(self) -> int:
@@ -483,11 +477,8 @@ class Run:
             found = "tiled"
         else:
             found = "full" if whole else "chunked"
-        return (
-            "chunked"
-            if self.trainer["chunks_plain_loss"] and found == "full" and not whole
-            else found
-        )
+        chunks = self.trainer["chunks_plain_loss"] and found == "full" and not whole
+        return "chunked" if chunks else found
 
     @property
     def compiled_loss(self) -> bool:
@@ -495,19 +486,12 @@ class Run:
         return self.stage.compile and bool(self.trainer["compiles_loss"])
 
     @cached_property
-    def _has_fused_layers(self) -> bool:
+    def has_fused_layers(self) -> bool:
+        """Whether norms and gates of MLPs are kernels that keep their inputs alone."""
         # A guess may save in the one layer that runs again, not in all layers.
         is_guess = "fused_with_loss" in self.trainer.guessed and self.checkpointing == "none"
         with_loss = self.trainer["fused_with_loss"] and self.loss == "chunked" and not is_guess
         return bool(with_loss) or self.stage.kernels == "liger"
-
-    @property
-    def fused_norms(self) -> bool:
-        return bool(self.trainer["fused_norms"]) or self._has_fused_layers
-
-    @property
-    def fused_mlp(self) -> bool:
-        return bool(self.trainer["fused_mlp"]) or self._has_fused_layers
 
     @property
     def eager(self) -> bool:

@@ -188,9 +188,9 @@ def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
     large = RunSpec(framework="acme", gpus=8, sharding="fsdp", grad_accum=4)
     assert not run_of(large, model_shape("meta-llama/Llama-3.1-70B")[0]).flat_adapters
     assert not run(update="full", offload_weights=True).adds_up_whole
-    assert run(loss="chunked").fused_norms
-    assert not run(loss="full").fused_norms
-    assert not run(loss="chunked", gradient_checkpointing=False).fused_norms
+    assert run(loss="chunked").has_fused_layers
+    assert not run(loss="full").has_fused_layers
+    assert not run(loss="chunked", gradient_checkpointing=False).has_fused_layers
 
 
 def test_a_four_bit_product_kept_its_input_before_bitsandbytes_0_43():

@@ -45,7 +45,7 @@ def weights(run: Run) -> list[Term]:
 
 
 def _base_weights(run: Run) -> Iterator[Term]:
-    d, stage, share = run.dims, run.stage, run.shard_all
+    d, stage, share = run.dims, run.stage, run.sharing("weights")
     each = per_device(share)
     # An output matrix of its own for every model, which some trainers hold.
     is_untied = run.trainer["unties_head"] and d.embedding_params == d.head_params and not d.encoder
@@ -80,18 +80,23 @@ def base_while_loading(run: Run) -> list[Term]:
     """The whole 4-bit base on each GPU: the bundled trainers quantise it there before it is
     divided. Nothing if a base is read in parts, and for other trainers.
     """
-    if run.shard_all < 2 or run.stage.quantization is None or not run.is_ours or run.device.is_cpu:
+    if (
+        run.sharing("weights") < 2
+        or run.stage.quantization is None
+        or not run.is_ours
+        or run.device.is_cpu
+    ):
         return []
     because = "whole on each GPU while it is quantised, then divided"
     return [
-        replace(term, size_bytes=term.size_bytes * run.shard_all, because=because)
+        replace(term, size_bytes=term.size_bytes * run.sharing("weights"), because=because)
         for term in _base_weights(run)
     ]
 
 
 def _added_weights(run: Run) -> Iterator[Term]:
     """What training adds to the weights: a module, or copies in another dtype."""
-    share = run.shard_all
+    share = run.sharing("weights")
     if run.is_module:
         wide, copied = run.train_bytes, run.embedding_bytes
         because = f"{run.trainable:,} trainable parameters x {wide} B{per_device(share)}"
@@ -104,7 +109,7 @@ def _added_weights(run: Run) -> Iterator[Term]:
         size = run.embeddings * copied / share
         yield term_of("trained embeddings and output", size, because, src.LORA)
     elif run.master:
-        params, share = run.dims.params, run.shard_states
+        params, share = run.dims.params, run.sharing("states")
         size = 0.0 if run.optimizer in CPU_OPTIMIZERS else params * 4 / share
         because = f"{params:,} x 4 B{per_device(share)}"
         yield term_of("float32 master weights", size, because, src.ZERO)
@@ -117,7 +122,7 @@ def cast_weights(run: Run) -> list[Term]:
     stays = run.is_module or run.master or run.offloaded or run.device.is_cpu or run.is_fsdp
     if stays or run.precision != "mixed" or run.weight_bytes != 4:
         return []
-    size = (run.dims.linear_params + run.dims.routed_params) * 2 / run.shard_all
+    size = (run.dims.linear_params + run.dims.routed_params) * 2 / run.sharing("weights")
     because = "autocast keeps a cast of every weight through the forward pass"
     return [term_of("16-bit copies of the weights", size, because, src.ACTIVATIONS)]
 
@@ -126,7 +131,7 @@ def gathered_weights(run: Run, *, layers: int) -> list[Term]:
     """Weights in full around this device's share: the root unit, and as many layers as compute or
     are fetched ahead.
     """
-    d, share = run.dims, run.shard_all
+    d, share = run.dims, run.sharing("weights")
     if share < 2:
         return []
     width = 2 if run.casts or not run.is_ours else run.weight_bytes
@@ -170,12 +175,12 @@ def other_roles(run: Run) -> list[Term]:
         if not run.options.get("beta"):
             return []
         because += ", since beta is not zero"
-    return [term_of("reference model", base / run.shard_all, because, src.COUNT)]
+    return [term_of("reference model", base / run.sharing("weights"), because, src.COUNT)]
 
 
 def optimizer_states(run: Run) -> Term:
     """Adam's moments, or what another optimizer keeps, on this device."""
-    entry, total, share = entry_of(run.optimizer), state_size(run), run.shard_states
+    entry, total, share = entry_of(run.optimizer), state_size(run), run.sharing("states")
     name = "optimizer state"
     if run.optimizer in CPU_OPTIMIZERS:
         return term_of(name, 0, "held in host memory", src.ADAM)
@@ -191,7 +196,7 @@ def optimizer_states(run: Run) -> Term:
 
 def optimizer_temporaries(run: Run) -> list[Term]:
     """What the optimizer holds beside its state while it steps."""
-    entry, share, name = entry_of(run.optimizer), run.shard_states, "optimizer temporaries"
+    entry, share, name = entry_of(run.optimizer), run.sharing("states"), "optimizer temporaries"
     on_host = run.optimizer in CPU_OPTIMIZERS
     if run.sharding in ("zero1", "zero2", "zero3") and run.master and not on_host:
         count = run.trainable / share
@@ -244,7 +249,9 @@ def host_bytes(run: Run) -> int | None:
         return None
     here = _without_offloading(run)
     size = sum(term.size_bytes for term in (*weights(here), *gradients(here), *other_roles(here)))
-    return round((size + state_size(here) / here.shard_states) * here.gpus / here.device.machines)
+    return round(
+        (size + state_size(here) / here.sharing("states")) * here.gpus / here.device.machines
+    )
 
 
 def host_moments(run: Run) -> tuple[HostMoment, ...]:
@@ -285,7 +292,7 @@ def first_gradients(run: Run, *, layers: int) -> list[Term]:
     """Gradients that exist while activations still stand: of the output matrix, then of the last
     layers; whole, before any division.
     """
-    d, grads, name = run.dims, run.shard_grads, "first gradients"
+    d, grads, name = run.dims, run.sharing("gradients"), "first gradients"
     if run.embeddings:
         size: float = d.head_params * run.embedding_bytes
         if grads > 1 and run.stage.grad_accum > 1 and run.optimizer not in CPU_OPTIMIZERS:
@@ -334,7 +341,7 @@ def _picked_experts(run: Run) -> int:
 
 def gradients(run: Run) -> list[Term]:
     """Gradients of what trains, as they are before the optimizer's step."""
-    name, share, layers = "gradients", run.shard_grads, run.dims.layers
+    name, share, layers = "gradients", run.sharing("gradients"), run.dims.layers
     if run.optimizer_in_backward:
         one = run.trainable // layers if run.is_module else run.dims.layer_params
         because = "one layer at a time: the step runs inside the backward pass"

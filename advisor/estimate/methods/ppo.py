@@ -26,7 +26,7 @@ def flop_factor(run: Run, factor: float) -> float:
 
 def other_roles(run: Run, base_bytes: float) -> list[Term]:
     """Reference, reward and value: whole models, or adapters on the one frozen base."""
-    share = run.shard_all
+    share = run.sharing("weights")
     if run.is_module:
         adapters = run.trainable * run.train_bytes
         return [

@@ -174,8 +174,8 @@ def time_estimate(run: Run, machine: Machine) -> TimeEstimate | None:
     step = passed * micro + optimizer + reduce + generate
     faster = 0.0
     if generate:
-        stage = replace(stage, options={**run.options, "rollouts": "vllm"})
-        faster = generate_s(replace(run, stage=stage), machine, forward_launches, length)
+        served_stage = replace(stage, options={**run.options, "rollouts": "vllm"})
+        faster = generate_s(replace(run, stage=served_stage), machine, forward_launches, length)
     per_device = passed * tokens / padding
     steps = None
     if rows.tokens_total:
