@@ -333,12 +333,17 @@ def _weight(scheme: str) -> int:
 
 
 def _by_fact(conditions: Sequence[Condition]) -> dict[str, Condition]:
-    """The conditions by fact; empty if two differ on one, or one wants it not to be known."""
-    found = {one.fact: one for one in conditions}
-    is_possible = all(found[one.fact] == one for one in conditions) and all(
-        one.values or one.intervals for one in conditions
-    )
-    return found if is_possible else {}
+    """The conditions joined by fact; empty if two can never hold together, or want two stretches of
+    one amount.
+    """
+    found: dict[str, Condition] = {}
+    for condition in conditions:
+        known = found.get(condition.fact, condition)
+        values = known.values & condition.values
+        if known.intervals != condition.intervals or not (values or condition.intervals):
+            return {}  # the last: it wants something not to be known, or two things at once
+        found[condition.fact] = replace(condition, values=values)
+    return found
 
 
 def _samples(fact: Fact, condition: Condition) -> list[Any]:
