@@ -99,38 +99,40 @@ class ChatText:
         """As `write`, of the messages as the trainers hand them to the template: a system message
         that it refuses stands in front of the first question.
         """
-        if len(messages) > 1 and messages[0]["role"] == "system":
-            question = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-            moved = [{**messages[1], "content": question}, *messages[2:]]
-            if not self.takes_system(messages[:2], moved[:1]):
-                messages = moved
+        has_system = len(messages) > 1 and messages[0]["role"] == "system"
+        if has_system and not self.takes_system(messages, given):
+            messages = _without_system(messages)
         return self.write(messages, given, prompt=prompt)
 
     def takes_system(
         self,
-        begin: Sequence[Turn],
-        moved: Sequence[Turn],
+        messages: Sequence[Turn],
         given: Mapping[str, Any] | None = None,
         row: int | None = None,
     ) -> bool:
-        """Whether the template takes a system turn: asked once, since it refuses the turn and not
-        its words.
-
-        Args:
-            begin: A system turn and a question.
-            moved: The same as one question.
+        """Whether the template takes the system turn with which messages begin: asked once, since
+        it refuses the turn and not its words.
         """
         if self._takes_system is None:
-            for messages, taken in ((begin, True), (moved, False)):
-                try:
-                    self.write(messages, given, prompt=False, row=row)
-                except RefusedByTemplate:
-                    continue
-                self._takes_system = taken
-                break
-            else:
-                self._takes_system = True
+            self._takes_system = self._writes(messages[:2], given, row) or not self._writes(
+                _without_system(messages[:2]), given, row
+            )
         return self._takes_system
+
+    def _writes(
+        self, messages: Sequence[Turn], given: Mapping[str, Any] | None, row: int | None
+    ) -> bool:
+        try:
+            self.write(messages, given, prompt=False, row=row)
+        except RefusedByTemplate:
+            return False
+        return True
+
+
+def _without_system(messages: Sequence[Turn]) -> list[Turn]:
+    """The turns with the system text in front of the first question."""
+    question = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{**messages[1], "content": question}, *messages[2:]]
 
 
 def json_object(path: Path) -> dict[str, Any]:

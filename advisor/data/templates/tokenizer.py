@@ -144,8 +144,8 @@ class ModelTokenizer:
         moved = system_in_question(example.messages)
         if moved is None:
             return example.messages
-        begin, one = template_messages(example.messages[:2]), template_messages(moved[:1])
-        if chat.takes_system(begin, one, _tools_of(example), example.row):
+        begin = template_messages(example.messages[:2])
+        if chat.takes_system(begin, _tools_of(example), example.row):
             return example.messages
         self.found["template-without-system-turn"].add(example.row)
         return moved
