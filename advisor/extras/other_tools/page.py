@@ -64,18 +64,19 @@ def print_configuration(report: ConfigurationReport, console: Console) -> None:
     from rich.text import Text
 
     for text, style in _lines(report):
-        bare = shown(text.lstrip(" "))
-        indent = " " * (len(text) - len(text.lstrip(" ")))
         if style in ("diff", "whole"):
             # Whole lines: a diff that is cut cannot be applied, nor a command be pasted.
-            styled = Text(indent + bare, STYLES.get(bare[:1], "") if style == "diff" else "")
+            styled = Text(shown(text), STYLES.get(text.strip()[:1], "") if style == "diff" else "")
             console.print(styled, no_wrap=True, crop=False, overflow="ignore")
             continue
-        hang = indent + ("  " if bare.startswith("- ") or indent else "")
-        width = max(20, console.width - len(hang))
-        lines = textwrap.wrap(bare, width, break_on_hyphens=False) or [""]
+        bare = text.lstrip(" ")
+        indent = len(text) - len(bare)
+        hang = indent + (2 if bare.startswith("- ") or indent else 0)
+        lines = Text(shown(text[indent:])).wrap(console, max(20, console.width - hang))
         for place, line in enumerate(lines):
-            console.print(Text((hang if place else indent) + line, style))
+            lead = " " * (indent if place == 0 else hang)
+            line.rstrip()
+            console.print(Text(lead + line.plain, style))
 
 
 def _lines(report: ConfigurationReport) -> Iterator[Line]:
