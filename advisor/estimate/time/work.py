@@ -214,8 +214,7 @@ def dequantisation_bytes(run: Run) -> float:
     d = run.dims
     if not run.stage.quantization:
         return 0.0
-    linear_experts = run.trainer["linear_experts"]
-    size = d.linear_params + (d.routed_params if linear_experts else 0)
+    size = d.linear_params + (d.routed_params if run.trainer["linear_experts"] else 0)
     return (passes_of(run) - 1) * size * DEQUANTISED
 
 
