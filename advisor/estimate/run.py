@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any
 
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims, dims_of
 from advisor.estimate.padding import largest_flat_batch, padded_tokens, row_lengths
 from advisor.estimate.trainers import OURS, Trainer
+from advisor.estimate.types import derived
 from advisor.ground.types import GpuSpec, Hardware, ModelShape, TokenStats
 from advisor.methods import Objective, Update, objective, update
 from advisor.methods.stage import Stage
@@ -123,27 +123,27 @@ class Run:
         """The keys of its objective and its update."""
         return self.stage.options
 
-    @cached_property
+    @derived
     def objective(self) -> Objective:
         return objective(self.stage.objective)
 
-    @cached_property
+    @derived
     def update(self) -> Update:
         return update(self.stage.update)
 
-    @cached_property
+    @derived
     def dims(self) -> Dims:
         """The model's dimensions, which have to be known."""
         found = dims_of(self.model)
         assert found is not None
         return found
 
-    @cached_property
+    @derived
     def is_sized(self) -> bool:
         """Whether more is known of the model than how many parameters it has."""
         return dims_of(self.model) is not None
 
-    @cached_property
+    @derived
     def is_module(self) -> bool:
         """Whether a module is trained beside a frozen base."""
         return self.update.is_module
@@ -179,14 +179,14 @@ class Run:
         """Whether the step of each parameter runs inside the backward pass."""
         return bool(self.stated.get("optimizer_in_backward"))
 
-    @cached_property
+    @derived
     def checkpointing(self) -> str:
         """Which activations are computed again: none, selective, full or offload (moved away)."""
         if not self.stage.gradient_checkpointing:
             return "none"
         return str(self.stated.get("checkpointing", "full"))
 
-    @cached_property
+    @derived
     def counter(self) -> str:
         """What read the memory, as far as that is known."""
         stated = self.device.counter
@@ -194,7 +194,7 @@ class Run:
             return "allocated"
         return stated if stated in COUNTERS else "unknown"
 
-    @cached_property
+    @derived
     def _knows_data(self) -> bool:
         """Whether lengths follow from the data. A stage that writes answers keeps its seq_len,
         which holds request and answer.
@@ -202,7 +202,7 @@ class Run:
         stats = self.rows.stats
         return stats is not None and bool(stats.histogram) and not self.objective.generates
 
-    @cached_property
+    @derived
     def lengths(self) -> tuple[tuple[int, int], ...]:
         """The lengths of its rows: no micro-batch is wider than the longest of them."""
         rows = self.rows
@@ -210,7 +210,7 @@ class Run:
             return rows.lengths
         return row_lengths(rows.stats, seq_len=self.stage.seq_len, share=rows.share)
 
-    @cached_property
+    @derived
     def unpadded(self) -> bool:
         """Whether rows of a micro-batch are laid end to end, without padding."""
         stage = self.stage
@@ -246,12 +246,12 @@ class Run:
             return stage.seq_len
         return max(1, min(stage.seq_len, lengths[-1][0]))
 
-    @cached_property
+    @derived
     def sequences(self) -> int:
         """Sequences of a micro-batch: two for each pair."""
         return self.stage.micro_batch_size * self.objective.sequences_per_row
 
-    @cached_property
+    @derived
     def tokens(self) -> int:
         """Tokens of the largest micro-batch: each sequence as long as the longest row, or laid end
         to end.
@@ -260,7 +260,7 @@ class Run:
             return largest_flat_batch(self.lengths, self.stage.seq_len, self.sequences)
         return self.sequences * self.longest_tokens
 
-    @cached_property
+    @derived
     def ragged(self) -> float:
         """How far batches differ in length: 1 as the trainer pads, 0 if all rows are alike. For an
         unknown trainer two thirds, and only if adapters are trained on unpacked rows, which are
@@ -272,19 +272,19 @@ class Run:
             return GUESSED_RAGGED if self.is_module and not self.stage.packing else 0.0
         return 1.0
 
-    @cached_property
+    @derived
     def answers_each(self) -> int:
         """Answers to one prompt that a step learns from."""
         answers = self.objective.answers
         return int(self.options.get("generations") or answers) if answers else 1
 
-    @cached_property
+    @derived
     def answers_at_once(self) -> int:
         """Answers that are written together."""
         own = special(self.objective, "answers_at_once")
         return int(own(self)) if own else self.stage.micro_batch_size * self.answers_each
 
-    @cached_property
+    @derived
     def sharding(self) -> str | None:
         """How devices share the work; on one DeepSpeed counts, with its buckets and copies."""
         stated = self.device.sharding
@@ -296,7 +296,7 @@ class Run:
     def is_fsdp(self) -> bool:
         return self.sharding == "fsdp"
 
-    @cached_property
+    @derived
     def gpus(self) -> int:
         return max(1, self.device.gpus)
 
@@ -304,7 +304,7 @@ class Run:
         """Over how many devices weights, gradients or the optimizer's states are divided."""
         return self.gpus if self.sharding in DIVIDES[what] else 1
 
-    @cached_property
+    @derived
     def offloaded(self) -> bool:
         """Whether weights live in host memory, and gradients and optimizer with them. FSDP's CPU
         offload brings the optimizer to the host too, so an optimizer there tells of it.
@@ -319,7 +319,7 @@ class Run:
     def optimizer(self) -> str:
         return "adamw_cpu" if self.offloaded else self.stage.optimizer
 
-    @cached_property
+    @derived
     def adds_up_whole(self) -> bool:
         """Whether gradients of earlier micro-batches are whole on every device. Where that is a
         guess, not if weights are in host memory, nor if they would take so much that somebody would
@@ -329,7 +329,7 @@ class Run:
         has_room = not self.offloaded and 2 * self.dims.params <= GUESSED_WHOLE_BYTES
         return bool(self.trainer["adds_up_whole_gradients"]) and (has_room or not is_guess)
 
-    @cached_property
+    @derived
     def flat_adapters(self) -> bool:
         """Whether adapters and the frozen weights of a layer are one flat parameter (FSDP 1 with
         use_orig_params), and so is their gradient; FSDP warns of it.
@@ -348,13 +348,13 @@ class Run:
         """Bytes of a weight in the dtype that the stage names."""
         return DTYPE_BYTES.get(self.stage.weights_dtype, 2)
 
-    @cached_property
+    @derived
     def weight_bytes(self) -> int:
         """Bytes of an unquantised weight. accelerate upcasts FSDP's flat parameters that train."""
         upcasts = self.is_fsdp and self.precision == "mixed" and not self.is_module
         return 4 if self.device.is_cpu or upcasts else self.stated_bytes
 
-    @cached_property
+    @derived
     def train_bytes(self) -> int:
         """Bytes of a trainable parameter. PEFT keeps adapters in float32, as ours do."""
         if not self.is_module:
@@ -364,7 +364,7 @@ class Run:
         )
         return 2 if narrow and not self.device.is_cpu else 4
 
-    @cached_property
+    @derived
     def master(self) -> bool:
         """Whether float32 weights stand beside 16-bit ones, which the optimizer steps on.
         DeepSpeed's optimizers keep them: over several devices a description says so itself; on one,
@@ -374,12 +374,12 @@ class Run:
         kept = deepspeed and not self.is_module and not self.device.is_cpu
         return (bool(self.stated.get("fp32_master_weights")) or kept) and self.weight_bytes < 4
 
-    @cached_property
+    @derived
     def prepared(self) -> bool:
         """Whether embeddings, output and norms of a quantised base are float32."""
         return self.stage.quantization is not None and bool(self.stated.get("kbit_prepared"))
 
-    @cached_property
+    @derived
     def casts(self) -> bool:
         """Whether FSDP casts what it gathers to 16 bit; ours casts weights that train in place
         alone (trainers/frame/sharding.py, casts_weights).
@@ -390,14 +390,14 @@ class Run:
             return True
         return not self.is_ours and (self.is_module or self.stage.weights_dtype != "float32")
 
-    @cached_property
+    @derived
     def hidden_bytes(self) -> int:
         """Bytes of an element of the residual stream, which follows the embedding's dtype: float32
         after prepare_model_for_kbit_training, 16 bit where FSDP casts.
         """
         return 4 if not self.casts and (self.prepared or self.weight_bytes == 4) else 2
 
-    @cached_property
+    @derived
     def trainable(self) -> int:
         """Parameters that get a gradient.
 
@@ -407,7 +407,7 @@ class Run:
         assert count is not None  # `special` raises for an update without it
         return int(count(self))
 
-    @cached_property
+    @derived
     def embeddings(self) -> int:
         """Parameters that are trained whole beside a module, as copies."""
         copies = special(self.update, "embedding_copies")
@@ -418,7 +418,7 @@ class Run:
         """Bytes of one of them: PEFT copies in the dtype of the base, our trainers in float32."""
         return 4 if self.is_ours else self.weight_bytes
 
-    @cached_property
+    @derived
     def trained(self) -> tuple[tuple[int, int], ...]:
         """(how many, bytes each) of the parameters that get a gradient, by dtype."""
         copies = ((self.embeddings, self.embedding_bytes),) if self.embeddings else ()
@@ -446,18 +446,18 @@ class Run:
         is_quantised = self.stage.quantization is not None and not self.dims.encoder
         return is_quantised and bool(self.trainer["quantises_head"])
 
-    @cached_property
+    @derived
     def written_out_bytes(self) -> int:
         """Bytes of weights that each forward pass computes anew in one layer."""
         own = special(self.update, "written_out")
         return int(own(self)) * self.weight_bytes if own else 0
 
-    @cached_property
+    @derived
     def has_logits(self) -> bool:
         """Whether there are logits over a vocabulary."""
         return not self.dims.encoder and self.objective.logits != "none"
 
-    @cached_property
+    @derived
     def loss(self) -> str:
         """How logits become a loss: full, fused, chunked, parts (our PPO: a few tokens at a time)
         or tiled (ours on the CPU: gradients are made with the logits).
@@ -485,7 +485,7 @@ class Run:
         """Whether softmax and cast are one kernel: logits and their gradient alone."""
         return self.stage.compile and bool(self.trainer["compiles_loss"])
 
-    @cached_property
+    @derived
     def has_fused_layers(self) -> bool:
         """Whether norms and gates of MLPs are kernels that keep their inputs alone."""
         # A guess may save in the one layer that runs again, not in all layers.

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from advisor.ground.types import Source
+
+if TYPE_CHECKING:
+    derived = cached_property
+else:
+
+    class derived(cached_property):
+        """A property that is computed once, without the lock that the library's has before Python
+        3.12: 13 ms of an answer.
+        """
+
+        def __get__(self, run: Any, owner: Any = None) -> Any:
+            value = run.__dict__[self.attrname] = self.func(run)
+            return value
+
 
 LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
 # Terms that a counter shows and a run does not need: given back when memory is short.
