@@ -60,8 +60,7 @@ CLASSES = "classification"
 
 def fit_stage(case: StageCase) -> FittedStage:
     """One stage with settings that fit, or need least if none does, and its estimate."""
-    settings, (left_out, read, suits, packing) = _before_fitting(case)
-    usual = case.settings(packing_suits=suits)
+    settings, (usual, suits), (left_out, read, packing) = _before_fitting(case)
     batch, seq_len = settings.pop(BATCH), int(settings["seq_len"].value)
     recompute = {"gradient_checkpointing": True}
     no_recompute = "".join(refusals(case.objective, case.update, recompute).values())
@@ -95,11 +94,12 @@ def fit_stage(case: StageCase) -> FittedStage:
 
 def _before_fitting(
     case: StageCase,
-) -> tuple[dict[str, Chosen], tuple[str, RowsRead, str, Packing | None]]:
-    """The settings by rules and data alone, and (which rows are left out, what follows from their
-    number, the fact `packing_suits`, the packing).
+) -> tuple[dict[str, Chosen], tuple[dict[str, Chosen], str], tuple[str, RowsRead, Packing | None]]:
+    """The settings by rules and data alone; (those of the rules, the fact `packing_suits`); (which
+    rows are left out, what follows from their number, the packing).
     """
-    by_rule = {BATCH: USUAL_BATCH, **case.settings(), **case.module}
+    usual = case.settings()
+    by_rule = {BATCH: USUAL_BATCH, **usual, **case.module}
     settings, left_out = with_lengths(case, by_rule)
     settings = _with_attention(case, settings)
     read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
@@ -109,7 +109,7 @@ def _before_fitting(
         usual = case.settings(packing_suits=suits)
         settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
     settings, packing = with_packing(case, settings, suits, packing)
-    return settings, (left_out, read, suits, packing)
+    return settings, (usual, suits), (left_out, read, packing)
 
 
 def _stage_with(case: StageCase, chosen: Mapping[str, Chosen]) -> Stage:
@@ -283,7 +283,7 @@ def settings_by_data(ruleset: Ruleset, data: DataProfile, objective: str) -> Map
     composition = compose("encoder:sft" if is_class else objective, "lora")
     facts = {**USUAL, "data_rows": data.rows}
     case = StageCase(ruleset, situation, facts, composition, composition.chain[0])
-    settings, _ = _before_fitting(case)
+    settings, *_ = _before_fitting(case)
     because = f"{objective} takes each row by itself"
     settings.setdefault("packing", Chosen(value=False, because=because))
     return {key: settings[key] for key in SHOWN}
