@@ -158,7 +158,7 @@ TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MOST_EXCHANGE_KEYS = 6  # of an object with a text of each side; larger ones are other things
 WEIGHTS = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, False: 0.0, True: 1.0, None: 1.0}
 # Why a row cannot be used; the texts are in examples.py.
-Reason = Literal[
+WhyUnusable = Literal[
     "broken-conversation", "broken-unicode", "chosen-equals-rejected", "content-not-text",
     "empty-row", "no-function-calls", "row-is-no-object", "row-without-answer",
     "row-without-label", "row-without-question", "row-without-verdict", "unknown-role",
@@ -166,10 +166,10 @@ Reason = Literal[
 ]  # fmt: skip
 
 
-class Unusable(Exception):
+class UnusableRow(Exception):
     """A row that cannot be used."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: WhyUnusable) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -270,31 +270,31 @@ def _is_exchange(item: Any) -> bool:
 
 
 def read_turn(turn: Any) -> Message:
-    """One turn as a message. Raises Unusable."""
+    """One turn as a message. Raises UnusableRow."""
     if isinstance(turn, dict) and len(turn) == 2:  # nearly every turn there is
         plain, text = turn.get("role"), turn.get("content")
         if isinstance(plain, str) and isinstance(text, str) and plain in CHAT_ROLES:
             return Message(plain, text)
     keys = turn_keys(turn)
     if keys is None:
-        raise Unusable("broken-conversation")
+        raise UnusableRow("broken-conversation")
     role_key, content_key = keys
     name = turn[role_key]
     role = role_of_speaker(name)
     if role is None:
-        raise Unusable("unknown-role")
+        raise UnusableRow("unknown-role")
     content = turn.get(content_key)
     if content is None:  # an assistant that only calls a tool, or refuses
         refusal = turn.get("refusal")
         content = refusal if isinstance(refusal, str) else ""
     content = text_of(content)
     if content is None:
-        raise Unusable("content-not-text")
+        raise UnusableRow("content-not-text")
     weight = turn.get("weight", 1.0)
     if weight is None or isinstance(weight, bool | str):  # CSV cells and some exports
         weight = WEIGHTS.get(weight.strip() if isinstance(weight, str) else weight, -1.0)
     if not isinstance(weight, (int, float)) or not 0 <= weight < 1e300:
-        raise Unusable("weight-is-no-number")
+        raise UnusableRow("weight-is-no-number")
     # Parquet fills what a turn does not have with None.
     extra = {
         key: cell
@@ -302,7 +302,7 @@ def read_turn(turn: Any) -> Message:
         if cell is not None and key not in (role_key, content_key, "weight", "refusal")
     }
     if not (_are_calls(extra.get("tool_calls")) and _is_call(extra.get("function_call"))):
-        raise Unusable("no-function-calls")
+        raise UnusableRow("no-function-calls")
     if name in CALL_TURNS:
         calls = tool_calls(content)
         return Message(role, "", 1.0, {"tool_calls": calls}) if calls else Message(role, content)
@@ -342,10 +342,10 @@ def tool_calls(value: Any) -> list[dict[str, Any]]:
 
 
 def read_messages(value: Any) -> tuple[Message, ...]:
-    """A cell's turns as messages. Raises Unusable."""
+    """A cell's turns as messages. Raises UnusableRow."""
     turns = as_turns(value)
     if turns is None:
-        raise Unusable("broken-conversation")
+        raise UnusableRow("broken-conversation")
     return tuple(map(read_turn, turns))
 
 
@@ -371,12 +371,12 @@ def read_transcript(text: Any) -> tuple[Message, ...] | None:
 
 
 def trainable(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages, if some turn of the assistant can be trained on. Raises Unusable."""
+    """The messages, if some turn of the assistant can be trained on. Raises UnusableRow."""
     for message in messages:
         said = message.content.strip() or message.extra
         if message.role == "assistant" and message.weight and said:
             return messages
-    raise Unusable("row-without-answer")
+    raise UnusableRow("row-without-answer")
 
 
 def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from advisor.data.example import (
     Example,
     Message,
-    Unusable,
+    UnusableRow,
     as_turns,
     parsed,
     read_messages,
@@ -168,9 +168,9 @@ def read_examples(
         counted.seen += 1
         try:
             if not isinstance(row, dict):
-                raise Unusable("empty-row" if row in (None, []) else "row-is-no-object")
+                raise UnusableRow("empty-row" if row in (None, []) else "row-is-no-object")
             example = build(number, with_paths(row, inner) if inner else row)
-        except Unusable as error:
+        except UnusableRow as error:
             counted.add("empty-row" if is_empty(row) else error.reason, number)
             continue
         if data.kind == "paired" and example.messages[-1].role != "assistant":
@@ -193,7 +193,7 @@ def is_empty(row: Any) -> bool:
 
 
 def builder(data: DataSet) -> Callable[[int, Cells], Example]:
-    """The function that makes an example of a row, or raises Unusable."""
+    """The function that makes an example of a row, or raises UnusableRow."""
     build = Builder(data.mapping)
     by_kind = {
         "raw_text": build.document,
@@ -213,14 +213,14 @@ def builder(data: DataSet) -> Callable[[int, Cells], Example]:
                 if not text.isascii():
                     text.encode()
         except UnicodeEncodeError:  # half a character, which no tokenizer takes
-            raise Unusable("broken-unicode") from None
+            raise UnusableRow("broken-unicode") from None
         return example
 
     return sound
 
 
 class Builder:
-    """Examples of rows, by the columns that play a role. Each method raises Unusable if a row
+    """Examples of rows, by the columns that play a role. Each method raises UnusableRow if a row
     cannot be used.
     """
 
@@ -238,35 +238,35 @@ class Builder:
     def document(self, number: int, row: Cells) -> Example:
         text = self.cell(row, "text")
         if text is None or (isinstance(text, str) and not text.strip()):
-            raise Unusable("empty-row")
+            raise UnusableRow("empty-row")
         if not isinstance(text, str):
-            raise Unusable("content-not-text")
+            raise UnusableRow("content-not-text")
         return Example(row=number, text=text)
 
     def labelled(self, number: int, row: Cells) -> Example:
         text, second = self.cell(row, "text"), self.cell(row, "context")
         if not isinstance(text, str) or not text.strip():
-            raise Unusable("row-without-question")
+            raise UnusableRow("row-without-question")
         if isinstance(second, str) and second.strip():
             text = f"{text}\n\n{second}"
         cell = self.cell(row, "label")
         label = ", ".join(map(str, cell)) if isinstance(cell, list) else text_cell(cell)
         label = (label or "").strip()
         if not label:
-            raise Unusable("row-without-label")
+            raise UnusableRow("row-without-label")
         messages = (Message("user", text), Message("assistant", label))
         return Example(row=number, text=text, label=label, messages=messages)
 
     def transcript(self, number: int, row: Cells) -> Example:
         messages = read_transcript(self.cell(row, "transcript"))
         if messages is None:
-            raise Unusable("broken-conversation")
+            raise UnusableRow("broken-conversation")
         return Example(row=number, messages=self.with_system(row, trainable(messages)))
 
     def conversation(self, number: int, row: Cells) -> Example:
         cell = self.cell(row, "messages")
         if not cell:
-            raise Unusable("empty-row")
+            raise UnusableRow("empty-row")
         messages = self.with_system(row, trainable(read_messages(cell)))
         return Example(row=number, messages=messages, tools=self.tools(row, cell))
 
@@ -297,7 +297,7 @@ class Builder:
                 better, worse = better[0], better[-1]
         chosen, rejected = self._side(better), self._side(worse)
         if chosen == rejected:
-            raise Unusable("chosen-equals-rejected")
+            raise UnusableRow("chosen-equals-rejected")
         asked: Messages = ()
         if chosen[0].role != "assistant" and rejected[0].role != "assistant":
             # Whole conversations: what both share is the request, whether or not a prompt column
@@ -307,7 +307,7 @@ class Builder:
         elif self.asked:
             asked = self.prompt(row)
         if not asked:
-            raise Unusable("row-without-question")
+            raise UnusableRow("row-without-question")
         tools = self.tools(row, row.get(self.asked))
         return Example(row=number, messages=asked, chosen=chosen, rejected=rejected, tools=tools)
 
@@ -321,7 +321,7 @@ class Builder:
         # Thumbs up or down, however it is written.
         good = formats().is_good.get(str(self.cell(row, "good")).strip().lower())
         if good is None:
-            raise Unusable("row-without-verdict")
+            raise UnusableRow("row-without-verdict")
         return replace(example, good=good)
 
     def verified(self, number: int, row: Cells) -> Example:
@@ -333,7 +333,7 @@ class Builder:
         if answer is None and cell and cell == cell:  # test cases: the reward gets them as they are
             answer = json.dumps(cell, ensure_ascii=False)
         if answer is None or not answer.strip():
-            raise Unusable("row-without-answer")
+            raise UnusableRow("row-without-answer")
         return Example(row=number, messages=question, answer=answer)
 
     def prompt(self, row: Cells) -> Messages:
@@ -346,7 +346,7 @@ class Builder:
         cells = (text_cell(cell), text_cell(self.cell(row, "context")))
         parts = [part for part in cells if part is not None and part.strip()]
         if not parts:
-            raise Unusable("row-without-question")
+            raise UnusableRow("row-without-question")
         history = self.cell(row, "history")
         earlier = [
             message
@@ -395,14 +395,14 @@ def _answer(cell: Any, *, calls: bool = False) -> Messages:
     if turns is not None:
         try:
             return trainable(read_messages(turns))
-        except Unusable as error:
+        except UnusableRow as error:
             if not calls or error.reason == "row-without-answer":
                 raise
     if calls and (called := tool_calls(cell)):
         return (Message("assistant", "", 1.0, {"tool_calls": called}),)
     text = text_cell(cell)
     if text is None and not (cell is None or cell == [] or cell != cell):  # NaN differs from itself
-        raise Unusable("content-not-text")
+        raise UnusableRow("content-not-text")
     if text is None or not text.strip():
-        raise Unusable("row-without-answer")
+        raise UnusableRow("row-without-answer")
     return (Message("assistant", text),)
