@@ -266,7 +266,7 @@ def learned(
     )
 
 
-class Costs(NamedTuple):
+class CorrectedCosts(NamedTuple):
     """Memory and time of a run, as past runs of its machine correct them."""
 
     memory: MemoryEstimate
@@ -283,7 +283,7 @@ def costs_of(
     evaluated: EvaluationRows | None = None,
     past: PastRuns = NO_RUNS,
     ran_on: str | None = None,
-) -> Costs | None:
+) -> CorrectedCosts | None:
     """What a run costs, corrected by the runs of the machine `ran_on`; None if the model's
     dimensions are not known.
     """
@@ -301,7 +301,7 @@ def costs_of(
         time = correct_time(time, lesson)
         if time.duration_s is not None and evaluated is not None:
             times = time_by_parts(run, machine, evaluated, time)
-    return Costs(memory, time, times, lesson, taught)
+    return CorrectedCosts(memory, time, times, lesson, taught)
 
 
 def learned_document(found: Learned) -> dict[str, Any]:
