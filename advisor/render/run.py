@@ -87,8 +87,7 @@ def _run_lines(run: FinishedRun, width: int, samples: int) -> list[str]:
     if record.max_steps:
         limit = f"at most {record.max_steps} steps a stage"
         lines.append(f"A trial: {limit}, evaluated on a small sample.")
-    if judged := verdict_lines(record, folder, width=width):
-        lines += ["", *judged]
+    lines += verdict_lines(record, folder, width=width)
     picked = ends_shown(record)[:samples] if record.status == DONE else []
     lines += [""] if picked else []
     for one in picked:
