@@ -120,17 +120,18 @@ def test_without_the_task_the_line_asks_for_what_is_open(terminal):
 
 
 @pytest.mark.parametrize("more", ["--plan new.yaml", "--why", "--choose lora"])
-def test_flags_that_the_wizard_does_not_take_leave_one_question(terminal, more):
-    """The task is asked, then the answer comes as flags alone would give it."""
+def test_flags_that_the_wizard_does_not_take_need_the_task(terminal, more):
+    """The wizard alone asks for it; `--why` is a matter of its menu."""
     write_rows("chats.jsonl")
     child = terminal(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
-    child.expect("1. What should the model do for you")
-    child.send("\r")
-    if more == "--why":  # is a matter of the wizard's menu
+    if more == "--why":
+        child.expect("1. What should the model do for you")
+        child.send("\r")
         child.expect(r"2\. ")
         return
-    child.expect("ended with 0")
-    assert Path("new.yaml").exists() == more.startswith("--plan")
+    child.expect("alone asks for it")
+    child.expect("ended with 2")
+    assert not Path("new.yaml").exists()
 
 
 def test_without_a_terminal_the_missing_task_is_named(folder):
