@@ -887,3 +887,18 @@ def test_one_answer_is_one_answer(call):
     """PPO tries one answer to each prompt, GRPO several."""
     assert "one answer to each prompt" in call("rules", "ppo")[1]
     assert "answers to each prompt (key `generations`)" in call("rules", "grpo")[1]
+
+
+def test_a_fault_in_what_the_flags_are_made_of_is_said_in_words():
+    """Flags are made of the facts as the command is imported: a fault of that file is no bug."""
+    code = (
+        "from advisor.ground.errors import InputError\n"
+        "from advisor.ruleset import facts\n"
+        "def broken(*_): raise InputError('not valid YAML', where='facts.yaml:3:1')\n"
+        "facts.load_facts = broken\n"
+        "from advisor.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "facts.yaml:3:1: not valid YAML\n"

@@ -161,9 +161,9 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     faults: list[Fault] = []
     taken: dict[str, str] = {}  # name of a method or scheme -> where it stands
     for root in roots or method_roots():
-        if not (root / "rules").is_dir():
-            allowed = "a folder with rules/objectives/ or rules/updates/ in it"
-            what = f"{root} holds no methods"
+        if not any((root / name).is_dir() for name in ("rules", "extras", "launch")):
+            allowed = "a folder with rules/objectives/, rules/updates/, extras/ or launch/checks/"
+            what = f"{root} adds nothing"
             faults.append(Fault(where="ADVISE_METHODS", what=what, allowed=allowed))
         for axis, (folder, kind) in FOLDERS.items():
             for path in sorted((root / "rules" / folder).glob("*.yaml")):

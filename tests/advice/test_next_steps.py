@@ -159,7 +159,7 @@ def test_asking_again_takes_back_what_led_there(call):
     _, out, _ = call(*flags)
     again = next(line for line in out.splitlines() if "--signal prompting_tried" in line)
     assert again.strip() == (
-        "advise --task qa --signal prompting_tried --gpu unknown --data examples.jsonl"
+        "advise --task qa --gpu unknown --signal prompting_tried --data examples.jsonl"
     )
     signals = {fact.id for fact in load_facts().values() if fact.signal}
     for name in set(remedies()) - WITHOUT_STEPS:

@@ -274,7 +274,7 @@ def test_the_faults_of_all_files_end_every_command(with_own_folder):
 
 def test_a_folder_without_methods_is_told(with_own_folder):
     """A name that is mistyped in ADVISE_METHODS is no silent nothing."""
-    with pytest.raises(InputError, match=f"ADVISE_METHODS: {with_own_folder} holds no methods"):
+    with pytest.raises(InputError, match=f"ADVISE_METHODS: {with_own_folder} adds nothing"):
         methods().check()
 
 

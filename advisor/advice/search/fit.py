@@ -58,15 +58,23 @@ ENOUGH = ("fits", "unknown")  # nothing has to be given up
 CLASSES = "classification"
 
 
-def fit_stage(case: StageCase) -> FittedStage:
-    """One stage with settings that fit, or need least if none does, and its estimate."""
-    settings, (usual, suits), (left_out, read, packing) = _before_fitting(case)
+def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
+    """One stage with settings that fit, or need least if none does, and its estimate.
+
+    Args:
+        may_pack: Several rows may share a sequence, which may be longer than any row.
+    """
+    settings, (usual, suits), (left_out, read, packing) = _before_fitting(case, may_pack=may_pack)
     batch, seq_len = settings.pop(BATCH), int(settings["seq_len"].value)
     recompute = {"gradient_checkpointing": True}
     no_recompute = "".join(refusals(case.objective, case.update, recompute).values())
     micros = micro_batches_to_try(case, int(batch.value), seq_len)
     trials = trials_of(int(batch.value), micros, cards=case.cards, recompute=not no_recompute)
     fitted, best = _with_least_given_up(case, settings, (usual, suits), trials)
+    if packing is not None and best.cost.fits not in ENOUGH:
+        alone = fit_stage(case, may_pack=False)
+        if fit_rank(alone.cost) < fit_rank(best.cost):
+            return alone
     cost = _refused_if_impossible(case, fitted, best)
     chosen = {
         **fitted,
@@ -93,7 +101,7 @@ def fit_stage(case: StageCase) -> FittedStage:
 
 
 def _before_fitting(
-    case: StageCase,
+    case: StageCase, *, may_pack: bool = True
 ) -> tuple[dict[str, Chosen], tuple[dict[str, Chosen], str], tuple[str, RowsRead, Packing | None]]:
     """The settings by rules and data alone; (those of the rules, the fact `packing_suits`); (which
     rows are left out, what follows from their number, the packing).
@@ -105,10 +113,12 @@ def _before_fitting(
     read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
     settings = {**under_strategy(case, {**settings, **read.settings}), **strategy_settings(case)}
     suits, packing = packing_suits(case, settings)
+    if packing is not None and not may_pack:
+        suits, packing = "uneven", None
     if suits != "unknown":
         usual = case.settings(packing_suits=suits)
         settings |= {key: usual[key] for key in BATCHING if key in usual and key not in case.module}
-    settings, packing = with_packing(case, settings, suits, packing)
+    settings, packing = with_packing(case, settings, suits, packing, fits=may_pack)
     return settings, (usual, suits), (left_out, read, packing)
 
 

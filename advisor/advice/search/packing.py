@@ -81,18 +81,26 @@ def packing_by_rows(
 
 
 def with_packing(
-    case: StageCase, settings: Mapping[str, Chosen], suits: str, packing: Packing | None
+    case: StageCase,
+    settings: Mapping[str, Chosen],
+    suits: str,
+    packing: Packing | None,
+    *,
+    fits: bool = True,
 ) -> tuple[dict[str, Chosen], Packing | None]:
     """The settings of a packed stage and the packing, or why rows are not packed and None.
 
     Args:
         suits: The fact `packing_suits`.
+        fits: Packed sequences would fit the memory.
     """
     found = dict(settings)
     if "packing" not in found and case.method.packs:
         because = WHY_NOT_PACKED.get(suits, "")
         if case.on_cpu:
             because = "on the CPU packed rows are no faster than rows of similar length together"
+        elif not fits:
+            because = "packed sequences would not fit, rows one by one do"
         if because:
             found["packing"] = Chosen(value=False, because=because)
     if packing is None or "packing" not in found or not found["packing"].value:

@@ -8,6 +8,7 @@ import pytest
 
 from advisor.data.checks import repeats
 from advisor.data.measure import Depth, profile
+from advisor.data.read import lines
 from tests.faults.load import load
 from tests.render.test_report import METRICS as LINES
 from tests.render.test_report import RECORD, page_of
@@ -22,6 +23,7 @@ def test_several_advices_at_once_are_one_answer(tmp_path):
 def test_memory_of_a_check_stays_with_the_rows_compared(tmp_path, monkeypatch):
     """Rows beyond the limit of comparing cost time and no memory."""
     monkeypatch.setattr(repeats, "COMPARED_ROWS", 200)
+    monkeypatch.setattr(lines, "PIECE_BYTES", 4096)  # of the file, which is in memory in any case
     peaks = []
     for count in (400, 2_000):
         path = tmp_path / f"{count}.jsonl"
