@@ -25,6 +25,7 @@ CHANGES = (
     "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
     "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.copytree",
 )  # fmt: skip
+COPIES = ("shutil.copyfile", "shutil.copytree")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 # Where rules that were read once are kept (advisor/ground/yaml_files.py), before HOME changes here.
@@ -178,7 +179,8 @@ def _tell_of(folder: Path, stream: int) -> None:
                     return
                 _tell_if_outside(path, event)
             elif event in CHANGES:
-                for path in arguments[:2]:
+                # A copy reads what it is made of.
+                for path in arguments[event in COPIES : 2]:
                     if isinstance(path, str | bytes | os.PathLike):
                         _tell_if_outside(path, event)
             elif event in NETWORK or event in STARTS:
