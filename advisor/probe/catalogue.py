@@ -232,9 +232,10 @@ def _variant(
     memory_bytes = int((stated_gib or 0) * GIB) or None if size is None else _memory(gpu, size)
     if len(options) > 1:
         chosen = gpu.name + (f" with {size:g} GB" if len(gpu.sold_gib) > 1 else "")
+        memory = "add the memory or " if len({size for _, size in options}) > 1 else ""
         warning = (
-            f"'{name}' may be {_labels(options)}: taken as {chosen}; add the memory or write the"
-            " name out to choose another"
+            f"'{name}' may be {_labels(options)}: taken as {chosen}; {memory}write the name out to"
+            " choose another"
         )
         return gpu, memory_bytes, [warning]
     # A word that changes the chip and was not typed.

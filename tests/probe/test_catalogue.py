@@ -264,7 +264,7 @@ def test_a_typed_name_finds_its_card(
             None,
             "nvidia-rtx-pro-6000-server",
             95.59,
-            "or write the name out to choose another",
+            "write the name out to choose another",
         ),
         ("RTX 4060 Ti", None, "nvidia-rtx-4060-ti-16gb", 8, "taken as RTX 4060 Ti with 8 GB"),
         ("A100", 20, "nvidia-a100-sxm4-40gb", 20, "none has 20 GiB"),
