@@ -273,10 +273,6 @@ def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
     for key in NOT_PLAIN:
         if stage.peft.get(key) not in (None, False, [], "none"):
             yield fault(f"peft: {key} makes the module more than a server loads, a plain LoRA", key)
-    start = stage.peft.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
-        base = "begins with a part of the base, which the server would count twice"
-        yield fault(f"init_lora_weights {start} {base}")
     if options.get("train_embeddings"):
         yield fault("train_embeddings trains matrices that a server does not load")
 

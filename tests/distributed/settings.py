@@ -60,8 +60,6 @@ SETTINGS: Mapping[str, Setting] = {
     "early_stopping": Setting({"early_stopping": 1}, "lora"),
     "train_embeddings": Setting({"train_embeddings": True}),
     "rslora": Setting({"rslora": True}),
-    "pissa": Setting({"peft": {"init_lora_weights": "pissa"}}),
-    "olora": Setting({"peft": {"init_lora_weights": "olora"}}),
     "dora": Setting({"peft": {"use_dora": True}}),
     "modules_to_save, tied": Setting({"peft": {"modules_to_save": ["embed_tokens"]}}),
     "dropout": Setting({"dropout": 0.1}, samples=True),

@@ -298,7 +298,7 @@ def test_layers_that_peft_refuses_are_left_out():
         ({"target_modules": "with-experts", "dropout": 0.1}, "cannot have dropout"),
         ({"target_modules": "with-experts", "peft": {"use_dora": True}}, "cannot have peft"),
         (
-            {"target_modules": "with-experts", "peft": {"init_lora_weights": "pissa"}},
+            {"target_modules": "with-experts", "peft": {"init_lora_weights": "orthogonal"}},
             "experts are many in one tensor",
         ),
     ],

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.record.stage import Check
-from trainers.frame.starts import WEIGHTS, layer_of
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME = "the-same-without-peft"
 PREFIX = "base_model.model."
 # What PEFT's LoRA can do and W + s B A cannot say, by the field of its config.
@@ -91,6 +90,15 @@ def applied(base: Any, folder: Path, config: dict[str, Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def layer_of(key: str) -> tuple[str, str | None]:
+    """(the layer of a tensor in an adapter's file, A or B); (the key, None) for other tensors."""
+    for part in ("A", "B"):
+        for ending in (f".lora_{part}.weight", f".lora_embedding_{part}"):
+            if key.endswith(ending):
+                return key.removesuffix(ending), part
+    return key, None
 
 
 def _parameter(parameters: dict[str, Any], name: str) -> Any:

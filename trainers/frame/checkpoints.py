@@ -36,7 +36,6 @@ from trainers.frame.optimizer_states import (
 from trainers.frame.result_files import put_result
 from trainers.frame.saved_weights import load_saved
 from trainers.frame.sharding import sharded_tensors, whole_prompt, whole_weights
-from trainers.frame.starts import save_plain, started_layers
 
 STATE = "training_state"
 
@@ -158,7 +157,7 @@ class SafeCheckpoints:
         found = self.accelerator.unwrap_model(model or self.model, keep_torch_compile=False)
         if self.is_fsdp_enabled:
             sharded_state.load_weights(found, Path(resume_from_checkpoint))
-        elif started_layers(found) or not hasattr(found, "peft_config"):
+        elif not hasattr(found, "peft_config"):
             # transformers would leave out tensors that it saves under other names than it has them.
             load_saved(found, Path(resume_from_checkpoint))
         else:
@@ -310,9 +309,6 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
         if isinstance(model, PeftModel)
         else {}
     )
-    if isinstance(model, PeftModel) and started_layers(model):
-        save_plain(model, folder, state_dict=state_dict)
-        return
     with own_router_settings(model), whole_prompt(model, state_dict or {}):
         model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty

@@ -18,17 +18,14 @@ from advisor.methods.optimizers import optimizer
 from advisor.model_files.config import is_number
 from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.plan.checks import optimizer_faults
-from advisor.record.run import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
-from trainers.frame.files import read_json
 from trainers.frame.fused_layers import fuse_layers
 from trainers.frame.job import Job
 from trainers.frame.kernels import bitsandbytes_faults, kernel_faults
 from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
 from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once
 from trainers.frame.spreading import spread
-from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.prepare.template_arguments import give_arguments
@@ -399,13 +396,9 @@ def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any)
         for key, plan_key in update.PLAN_KEYS.items()
         if plan_key in job.options and job.stage.options.get(plan_key) is not None
     }
-    # A start that takes a part out of the base is saved as a plain LoRA of twice the rank.
-    record = read_json(job.start / RESULT) if job.start is not None else None
-    said = ((record or {}).get("resolved") or {}).get("peft") or {}
-    doubled = said if moves_base(said.get("init_lora_weights")) else {}
     for key, value in mine.items():
         other = getattr(there, key, None)
-        if key != "target_modules" and value not in (other, doubled.get(key, other)):
+        if key != "target_modules" and value != other:
             raise InputError(
                 f"{update.PLAN_KEYS[key]} is {value}, the adapter it continues from has {other}",
                 where=f"stage {job.stage.name}",

@@ -22,8 +22,6 @@ NAMED = (ALL_LINEAR, SHARED, WITH_EXPERTS)
 EMBEDDINGS = "embed_tokens"  # not linear, and PEFT can correct them
 INSIDE_LORA = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")
 HEADS = ("score", "classifier")  # of models that score, as PEFT knows them
-# Starts that decompose the matrix of a linear layer.
-MATRIX_STARTS = ("pissa", "olora", "orthogonal", "mica")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +56,16 @@ def target_faults(stage: Stage) -> list[Fault]:
             found.append(Fault(where=at, what=what, hint=f"remove it, or target_modules: {SHARED}"))
     if decomposes(stage):
         what = (
-            f"{at} cannot start from {stage.peft['init_lora_weights']}, which decomposes the matrix"
-            " of one layer: experts are many in one tensor"
+            f"{at} cannot have peft: {{init_lora_weights: orthogonal}}, made for one matrix:"
+            " experts are many in one tensor"
         )
         found.append(Fault(where=at, what=what, hint=f"remove it, or target_modules: {SHARED}"))
     return found
 
 
 def decomposes(stage: Stage) -> bool:
-    """True if LoRA starts from the matrix of a linear layer."""
-    value = stage.peft.get("init_lora_weights")
-    return isinstance(value, str) and value.lower().startswith(MATRIX_STARTS)
+    """True if LoRA starts from the shape of a linear layer's matrix."""
+    return stage.peft.get("init_lora_weights") == "orthogonal"
 
 
 def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Targets:

@@ -482,11 +482,9 @@ def accepts(hint: Any, value: Any) -> bool:
     if hint is Any:
         return True
     if origin in (Union, types.UnionType):
-        # The pattern pissa_niter_[number of iters] is spelt as a literal: updates/lora.py checks.
         return any(accepts(part, value) for part in arguments)
     if origin is Literal:
-        patterned = any(isinstance(item, str) and "[" in item for item in arguments)
-        return value in arguments or (patterned and isinstance(value, str))
+        return value in arguments
     if hint is None or hint is types.NoneType:
         return value is None
     if hint is bool:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainers.frame.starts import load_plain, started_layers
-
 
 def load_saved(model: Any, folder: Path, *, adapter: str = "default") -> None:
     """Give the model the saved weights; of a PeftModel, the adapter of that name alone.
 
     Raises RuntimeError if they do not fit the model.
     """
-    if started_layers(model):
-        load_plain(model, folder)
-    elif hasattr(model, "peft_config"):
+    if hasattr(model, "peft_config"):
         from peft import load_peft_weights, set_peft_model_state_dict
 
         weights = load_peft_weights(str(folder), device="cpu")

@@ -3,6 +3,7 @@ through `peft:`.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -94,19 +95,18 @@ def test_single_tokens_can_be_trained_through_peft(make):
     assert result["checks"][0]["ok"]
 
 
-# PiSSA on a quantised base is refused, which has a test of its own.
 @pytest.mark.parametrize(
     ("passed", "field", "quantization"),
     [
         ({"use_dora": True}, "use_dora", None),
         ({"use_dora": True}, "use_dora", "nf4"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights", None),
+        ({"init_lora_weights": "orthogonal"}, "init_lora_weights", None),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern", None),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern", "nf4"),
     ],
 )
 def test_variants_of_peft_go_through(passed, field, quantization, make):
-    """DoRA, PiSSA and ranks by layer arrive verbatim, learn, and what was saved is what was
+    """DoRA, another start and ranks by layer arrive verbatim, learn, and what was saved is what was
     trained.
     """
     result = trained(make(rank=4, peft=passed, quantization=quantization, max_steps=8))
@@ -138,18 +138,80 @@ def test_what_the_plan_owns_is_refused_in_peft(key, make):
 @pytest.mark.parametrize(
     ("peft", "quantization", "match"),
     [
-        (
-            {"init_lora_weights": "pissa"},
-            "nf4",
-            "decomposes the base's weights, which quantization nf4 has replaced",
-        ),
-        ({"init_lora_weights": "eva"}, None, "eva needs a pass over the data before training"),
-        ({"init_lora_weights": "pizza"}, None, "pizza"),
+        ({"init_lora_weights": "pissa"}, None, "no start that these trainers make"),
+        ({"init_lora_weights": "pissa"}, "nf4", "it changes the base"),
+        ({"init_lora_weights": "olora"}, None, "no start that these trainers make"),
+        ({"init_lora_weights": "eva"}, None, "a pass over the data"),
+        ({"init_lora_weights": "orthogonal"}, "nf4", "dtype of the base"),
     ],
 )
-def test_starts_that_cannot_be_had_are_bad_input(peft, quantization, match, make):
-    """A way to start the matrices that needs more than this trainer does is refused with the
-    reason.
+def test_starts_that_cannot_be_had_are_bad_input(peft, quantization, match, make, monkeypatch):
+    """A way to start the matrices that changes the base or needs more than this trainer does is
+    refused, in one line, before a model is loaded.
     """
-    with pytest.raises(InputError, match=match):
+    monkeypatch.setattr("trainers.frame.loading.load_base", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match=match) as caught:
         sft.train(make(peft=peft, quantization=quantization))
+    assert len(caught.value.faults) == 1
+
+
+def test_an_orthogonal_start_has_an_even_rank(make):
+    """PEFT halves the rank for it."""
+    with pytest.raises(InputError, match="even rank"):
+        sft.train(make(rank=5, peft={"init_lora_weights": "orthogonal"}))
+
+
+def test_what_peft_makes_of_a_decomposition_is_noticed(make, tmp_path):
+    """An OLoRA as PEFT saves it is right in PEFT and another model in vLLM and llama.cpp: the check
+    says so, with a second base and without.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
+    from trainers.frame import loading
+
+    job = make()
+    base, fresh = (loading.load_base(job, torch.device("cpu")) for _ in range(2))
+    config = LoraConfig(r=4, init_lora_weights="olora", target_modules="all-linear")
+    model = get_peft_model(base, config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+
+    def answer(asked):
+        with torch.no_grad():
+            return asked(input_ids=torch.arange(3, 11)[None]).logits
+
+    there, plain = answer(model), plain_answer(fresh.eval(), tmp_path, answer)
+
+    def check(plain, changed=None):
+        (found,) = check_plain(
+            tmp_path,
+            plain,
+            there,
+            difference=lambda one, other: float((one - other).abs().max()),
+            limit=1e-3,
+            what="logits",
+            changed=changed,
+        )
+        return found
+
+    assert not check(plain).ok
+    with model.disable_adapter():
+        alone = plain_answer(model.get_base_model(), tmp_path, answer)
+    assert check(alone).ok  # on the changed base, where only the weights on disk can tell
+    changed = base_differs(model, Path(job.base_model))
+    assert changed == "model.layers.0.self_attn.q_proj"
+    assert not check(alone, changed).ok
+
+
+def test_w_plus_ba_is_the_trained_model_in_16_bit_too(make):
+    """bfloat16 rounds each layer's sum; applied without PEFT it is rounded in the same place."""
+    keys = {"weights_dtype": "bfloat16", "learning_rate": 0.01}
+    result = trained(make(rank=4, max_steps=4, **keys))
+    (check,) = (one for one in result["checks"] if one["name"] == "the-same-without-peft")
+    assert check["ok"]
+    assert "differ by at most 0 (" in check["text"]
