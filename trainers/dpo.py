@@ -53,14 +53,13 @@ class DPO(Objective[Pair]):
 
         precomputes = job.stage.trl.get("precompute_ref_log_probs")
         dataset = copied_dataset if precomputes else rows_dataset
+        config = settings.build_config(
+            self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job
+        )
         return with_safe_checkpoints(DPOTrainer)(
             model=model,
-            ref_model=reference_model(job, model),
-            args=settings.build_config(
-                self.config_class(),
-                {**arguments, "max_length": None, "beta": job.options["beta"]},
-                job,
-            ),
+            ref_model=reference_model(job, model, config),
+            args=config,
             train_dataset=dataset(flattened(sequences), preference_columns),
             processing_class=tokenizer,
             peft_config=peft_config,

@@ -306,7 +306,8 @@ def with_prepared_prompts(trainer: type) -> type:
             # whatever devices there are, and of the base if an earlier stage's module was merged.
             module: Any = sys.modules[trainer.__module__]
             loads = module.create_model_from_path
-            module.create_model_from_path = lambda *_, **__: frozen_copy(model)
+            config = kwargs["args"]
+            module.create_model_from_path = lambda *_, **__: frozen_copy(model, config)
             try:
                 super().__init__(*args, model=model, **kwargs)
             finally:

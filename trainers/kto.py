@@ -113,14 +113,13 @@ class KTO(Objective[Feedback]):
         others = others_in_batch(len(rows), batch=job.stage.micro_batch_size)
         precomputes = job.stage.trl.get("precompute_ref_log_probs")
         dataset = copied_dataset if precomputes else rows_dataset
+        config = settings.build_config(
+            self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job
+        )
         return FeedbackTrainer(
             model=model,
-            ref_model=reference_model(job, model),
-            args=settings.build_config(
-                self.config_class(),
-                {**arguments, "max_length": None, "beta": job.options["beta"]},
-                job,
-            ),
+            ref_model=reference_model(job, model, config),
+            args=config,
             train_dataset=dataset(Beside(rows, Picked([rows], others)), columns_with_others),
             processing_class=tokenizer,
             peft_config=peft_config,

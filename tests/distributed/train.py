@@ -12,11 +12,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -48,25 +50,33 @@ def job_of(path: Path, part: str) -> Job:
 
 
 class Held:
-    """The bytes of gradients that this process holds whole behind the first micro-batch."""
+    """What this process holds: the most memory of its own until the first micro-batch, and behind
+    it the gradients that are whole, in bytes, and the parts of the reference model.
+    """
 
     size: int | None = None
+    reference_units: int | None = None
 
     def __init__(self) -> None:
         self.step = Trainer.training_step
+        self.pages = Pages()
 
     def __enter__(self) -> Held:
         def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
+            self.pages.stop()
             loss = self.step(trainer, model, *given, **named)
             if self.size is None:
                 self.size = whole_gradient_bytes(model)
+                self.reference_units = units(getattr(trainer, "ref_model", None))
             return loss
 
         Trainer.training_step = step
+        self.pages.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         Trainer.training_step = self.step
+        self.pages.stop()
 
 
 def whole_gradient_bytes(model: Any) -> int:
@@ -83,13 +93,43 @@ def whole_gradient_bytes(model: Any) -> int:
     return sum(one.numel() * one.element_size() for one in found)
 
 
-def most_of_all(size: int | None) -> int | None:
-    """The largest of all processes."""
-    if process_count() == 1:
-        return size
-    sizes: list[Any] = [None] * process_count()
-    torch.distributed.all_gather_object(sizes, size)
-    return max(one or 0 for one in sizes)
+class Pages:
+    """The most memory that is this process's alone and was written to, beyond what it had before,
+    in bytes: pages of a file that is read through a map are no part of it.
+    """
+
+    def start(self) -> None:
+        self.before, self.most, self.over = dirty_bytes(), 0, Event()
+        self.watch = Thread(target=self._look, daemon=True)
+        self.watch.start()
+
+    def _look(self) -> None:
+        while not self.over.wait(0.01):
+            self.most = max(self.most, dirty_bytes() - self.before)
+
+    def stop(self) -> None:
+        self.over.set()
+        self.watch.join()
+
+
+def dirty_bytes() -> int:
+    """Private pages of this process that were written to."""
+    text = Path("/proc/self/smaps_rollup").read_text("ascii")
+    return 1024 * sum(map(int, re.findall(r"^Private_Dirty: +([0-9]+) kB$", text, re.MULTILINE)))
+
+
+def of_all(value: Any) -> list[Any]:
+    """A value of each process."""
+    values: list[Any] = [value] * process_count()
+    if process_count() > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def units(model: Any) -> int:
+    """In how many parts a model is divided that are put together one after the other."""
+    modules = model.modules() if model is not None else ()
+    return sum(isinstance(one, FSDPModule) for one in modules)
 
 
 def outcome(path: Path, part: str = TRAIN) -> dict[str, Any]:
@@ -99,7 +139,9 @@ def outcome(path: Path, part: str = TRAIN) -> dict[str, Any]:
         job = job_of(path, part)
         with Held() as held:
             load_recipe(job.stage.objective).train(job)
-        found = {"status": TRAINED, "text": "", "held": most_of_all(held.size)}
+        most = None if held.size is None else max(of_all(held.size))
+        found = {"status": TRAINED, "text": "", "held": most}
+        found |= {"dirty": of_all(held.pages.most), "reference_units": held.reference_units}
     except InputError as error:
         found = {"status": REFUSED, "text": error.text()}
     except AdviseError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 from trainers.frame.batches import OrdersRows
 from trainers.frame.flat_rows import flat_labels, flat_line, rows_apart, takes_flat_rows
+from trainers.frame.sharding import from_main
 from trainers.frame.tiled_loss import suits_tiles, tiled_log_probs
 from trainers.frame.token_counting import TokenCounting, read_in
 from trainers.frame.types import Model
@@ -36,18 +37,22 @@ def plain_head(model: Model) -> bool:
     return all(getattr(config, name, None) is None for name in scales)
 
 
-def add_answer_loss(model: Model) -> bool:
+def add_answer_loss(model: Model, *, is_divided: bool = False) -> bool:
     """Give a causal model a forward that, called with `answer_loss=True`, returns the
     log-probability of each learned token: N. Returns whether it takes rows laid end to end.
 
     Rows are laid end to end if the model takes them so. Under a head that is trained it holds the
     logits of all learned tokens (N, V) at once, which suits the memory of a host; else those of a
     tile.
+
+    Args:
+        is_divided: The model is going to be: the process that has read its weights tries it.
     """
     from torch.nn.functional import cross_entropy
 
     original = model.forward
-    takes_flat = takes_flat_rows(model)
+    tried = functools.partial(takes_flat_rows, model)
+    takes_flat = from_main(tried) if is_divided else tried()
 
     @functools.wraps(type(model).forward)
     def forward(
@@ -107,7 +112,7 @@ def answer_trainer() -> type:
                 and plain_head(base)
             )
             if self._whole_logits:
-                takes_flat = add_answer_loss(base)
+                takes_flat = add_answer_loss(base, is_divided=bool(self.args.fsdp))
                 module = getattr(self.model, "active_peft_config", None)
                 # A prefix stands before each row, so that rows stay apart.
                 self.lays_flat = takes_flat and not getattr(module, "is_prompt_learning", False)

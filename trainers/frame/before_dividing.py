@@ -8,13 +8,16 @@ from typing import Any
 from advisor.ground.errors import InputError
 
 
-def make_divisible(model: Any) -> None:
+def make_divisible(model: Any, *, mixed: bool) -> None:
     """Let accelerate divide the model as it is. Call it in every process, before it is trained.
 
     Raises InputError for a model that it cannot divide.
+
+    Args:
+        mixed: The precision is mixed.
     """
     _check_embeddings(model)
-    _give_memory(model)
+    _give_memory(model, mixed=mixed)
     _keep_ties(model)
 
 
@@ -33,19 +36,25 @@ def _check_embeddings(model: Any) -> None:
         )
 
 
-def _give_memory(model: Any) -> None:
-    """Give memory to parameters without: a new head, in processes that read no weights.
+def _give_memory(model: Any, *, mixed: bool) -> None:
+    """Give addresses to the parameters of processes that read no weights, and no memory: nothing is
+    written there before each process gets its part.
 
     accelerate knows the optimizer's parameters by their addresses: of several that have none, one
-    would be trained in the place of all.
+    would be trained in the place of all. Under mixed precision it makes float32 copies of what
+    trains, which fill memory, unless it is float32 already.
     """
     import torch
 
+    given: dict[int, Any] = {}  # tied weights stay one tensor
     for module in model.modules():
         for name, one in list(module.named_parameters(recurse=False)):
             if one.is_meta:
-                memory = torch.empty_like(one, device="cpu")
-                setattr(module, name, torch.nn.Parameter(memory, one.requires_grad))
+                if id(one) not in given:
+                    dtype = torch.float32 if mixed and one.requires_grad else one.dtype
+                    memory = torch.empty_like(one, device="cpu", dtype=dtype)
+                    given[id(one)] = torch.nn.Parameter(memory, one.requires_grad)
+                setattr(module, name, given[id(one)])
 
 
 def _keep_ties(model: Any) -> None:

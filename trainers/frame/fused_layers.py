@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from advisor.methods.kernels import AUTO, kernel, triton_is_interpreted
 from trainers.frame.compiling import repeated_layers
 from trainers.frame.evaluating import attention_autocast, first_float_dtype
+from trainers.frame.few_layers import on_device
 from trainers.frame.job import Job
 from trainers.frame.kernels import first_line, why_not
 from trainers.frame.telling import tell
@@ -56,8 +57,13 @@ def fuse_layers(model: Model, job: Job, device: Device) -> None:
     if word == "none" or (word == AUTO and device.type != "cuda" and not triton_is_interpreted()):
         return
     asked, name = word != AUTO, LIGER if word == AUTO else word
-    reason = _why_unfit(name, model, device) or _tried(name, model)
+    reason = _why_unfit(name, model, device)
     if not reason:
+        with on_device(model, job, device) as tried:
+            reason = _tried(name, tried)
+    if not reason:
+        if tried is not model:
+            PUT_IN[name](model)
         setattr(model, FUSED, name)
         _say(job, f"kernels: {name}, which gives the numbers of the plain layers")
     elif asked:

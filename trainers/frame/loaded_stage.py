@@ -104,7 +104,7 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     model = objective.load(job, device, opened.update, tokenizer, data)
     check_vocabulary(model, tokenizer, chain(data.train, data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
-    job, data = unpacked_if_seen(job, data, model)
+    job, data = unpacked_if_seen(job, data, model, device)
     return LoadedStage(
         job=job,
         objective=objective,

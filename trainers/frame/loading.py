@@ -24,7 +24,7 @@ from trainers.frame.fused_layers import fuse_layers
 from trainers.frame.job import Job
 from trainers.frame.kernels import bitsandbytes_faults, kernel_faults
 from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
-from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once
+from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once, unread
 from trainers.frame.spreading import spread
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
@@ -191,9 +191,7 @@ def load_base(
     options |= extra
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
-    is_read_once = reads_once(job)
-    if not is_read_once:
-        options |= placement(device)
+    options |= unread(job) if reads_once(job) else placement(device)
     # A head that scores or classifies may be new; everything else has to be in the files.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     check_files(source, base_faults)
@@ -225,7 +223,7 @@ def load_base(
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     check_loaded(model, info, source)
-    if "device_map" not in options and not is_read_once:
+    if "device_map" not in options and not reads_once(job):
         model = model.to(device)
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)

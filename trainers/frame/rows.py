@@ -15,10 +15,11 @@ from advisor.data import Example, SkippedRows, content_digest, find_data, read_e
 from advisor.data.read.hub import is_hub_id
 from advisor.data.read.source import DataSource
 from advisor.ground.errors import InputError, MachineNotReady
+from trainers.frame.few_layers import on_device
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process, process_count
 from trainers.frame.telling import say
-from trainers.frame.types import Model, Tokenizer
+from trainers.frame.types import Device, Model, Tokenizer
 from trainers.frame.waiting import others_wait_for, wait_for
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack
 from trainers.prepare.building import Limits
@@ -130,7 +131,9 @@ def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[
     return pack(rows, job.stage.seq_len) if job.stage.packing else Singles(rows)
 
 
-def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, Prepared[Any]]:
+def unpacked_if_seen(
+    job: Job, data: Prepared[Any], model: Model, device: Device
+) -> tuple[Job, Prepared[Any]]:
     """The job and its data; without packing if it would let rows of this model see each other, and
     the plan has `group_by_length: true` beside it, which is then done instead. Says so.
 
@@ -142,7 +145,8 @@ def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, 
         return job, data
     stage = job.stage
     try:
-        check_packing(model, data.train, stage=stage.name, attention=stage.attention)
+        with on_device(model, job, device) as tried:
+            check_packing(tried, data.train, stage=stage.name, attention=stage.attention)
     except InputError as error:
         if not stage.group_by_length:
             raise

@@ -11,8 +11,9 @@ parallelism without a word; `prepare_sharding` is the one place that prevents it
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,8 +37,9 @@ def is_sharded(job: Job) -> bool:
 
 @contextmanager
 def one_reads_for_all(job: Job) -> Iterator[None]:
-    """Inside, `from_pretrained` reads weights in the first process of each machine alone; the
-    others get memory that nothing is written to. accelerate then sends each process its part.
+    """Inside, `from_pretrained` with `unread()` makes a model without memory in all processes of a
+    machine but the first, with the buffers that no file holds. accelerate then sends each process
+    its part.
 
     Not for quantised weights, which transformers quantises in every process.
     """
@@ -60,6 +62,36 @@ def one_reads_for_all(job: Job) -> Iterator[None]:
 def reads_once(job: Job) -> bool:
     """Whether one process of a machine reads the base for all of them."""
     return is_sharded(job) and job.stage.quantization is None
+
+
+def unread(job: Job) -> dict[str, Any]:
+    """Arguments of `from_pretrained` with which this process reads no weights; {} if it reads."""
+    reads = not reads_once(job) or os.environ.get("LOCAL_RANK", "0") == "0"
+    return {} if reads else {"device_map": {"": "meta"}}
+
+
+def by_the_reader(job: Job, compute: Callable[[], Any]) -> Any:
+    """What is computed of a model's weights, by the process that has read them, in all of them.
+
+    Raises in all of them what it raises of the user's input.
+    """
+    return from_main(compute) if reads_once(job) else compute()
+
+
+def from_main(compute: Callable[[], Any]) -> Any:
+    """What the main process computes, in all of them. Call it in all of them."""
+    from torch import distributed
+
+    found: list[Any] = [None]
+    if is_main_process():
+        try:
+            found = [compute()]
+        except InputError as error:
+            found = [error]
+    distributed.broadcast_object_list(found, src=0)
+    if isinstance(found[0], InputError):
+        raise found[0]
+    return found[0]
 
 
 def block_classes(model: Model) -> list[str]:
@@ -151,6 +183,45 @@ def precision_policy(config: Any, job: Job) -> Any:
 def casts_weights(job: Job) -> bool:
     """Whether FSDP casts the weights that it puts together, if precision is mixed."""
     return is_sharded(job) and not update(job.stage.update).is_module
+
+
+def divided_copy(model: Any, config: Any) -> Any:
+    """A copy of the model as it is now that nothing trains, divided by its blocks as the model is
+    going to be. TRL would make one unit of it, which each GPU holds whole in every forward pass.
+    Call it in every process, behind `prepare_sharding`.
+    """
+    import torch
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+
+    empty = {
+        id(one): torch.nn.Parameter(torch.empty_like(one, device="meta"), requires_grad=False)
+        for one in model.parameters()
+    }
+    frozen = copy.deepcopy(model, empty)
+    buffers = dict(frozen.named_buffers())
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(config.device.type, (process_count(),)),
+        "mp_policy": config.fsdp_plugin_args.get("mixed_precision_policy")
+        or MixedPrecisionPolicy(),
+        "reshard_after_forward": True,
+    }
+    offload = config.fsdp_config.get("cpu_offload")
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=not config.use_cpu)
+    blocks = block_classes(model)
+    for module in list(frozen.modules()):
+        if type(module).__name__ in blocks:
+            fully_shard(module, **options)
+    fully_shard(frozen, **options)
+    frozen.to_empty(device="cpu" if offload else config.device)
+    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(frozen, model.state_dict() if is_main_process() else {}, options=whole)
+    for name, value in buffers.items():
+        place, _, own = name.rpartition(".")
+        frozen.get_submodule(place)._buffers[own] = value.to(config.device)
+    return frozen.eval()
 
 
 def adjust_sharding(trainer: Any, job: Job) -> None:

@@ -91,7 +91,7 @@ def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
     """The stage with its trainer, and the checkpoint to resume from."""
     built = build_stage(loaded, processes=settings.world_size())
     if is_sharded(loaded.job):
-        make_divisible(built.trainer.model)
+        make_divisible(built.trainer.model, mixed=loaded.job.stage.precision == "mixed")
     resume = last_checkpoint(built.job, built.store)
     request.doing = stopping.BEFORE
     return built, resume

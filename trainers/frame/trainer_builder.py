@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from trainers.frame import settings
@@ -11,7 +12,7 @@ from trainers.frame.job import Job
 from trainers.frame.make_optimizer import put_own
 from trainers.frame.objective import Objective
 from trainers.frame.out_of_memory import now
-from trainers.frame.sharding import adjust_sharding, is_sharded, sharding_arguments
+from trainers.frame.sharding import adjust_sharding, by_the_reader, is_sharded, sharding_arguments
 from trainers.frame.telling import tell
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.sequences import flattened
@@ -57,8 +58,13 @@ class TrainerBuilder(NamedTuple):
         if not save:
             arguments["save_strategy"] = "no"
         continues = isinstance(self.model, PeftModel)
+        # A prefix asks the model for the shape of its keys, and starts from some of them.
         peft_config = (
-            None if continues else self.update.peft_config(job.stage, job.options, self.model)
+            None
+            if continues
+            else by_the_reader(
+                job, partial(self.update.peft_config, job.stage, job.options, self.model)
+            )
         )
         balance = choose_balance(
             self.model,
@@ -89,14 +95,15 @@ class TrainerBuilder(NamedTuple):
         adjust_sharding(trainer, job)
         now.is_divided = is_sharded(job)
         if not continues:
-            started = self.update.start(
+            started = partial(
+                self.update.start,
                 job.stage,
                 job.options,
                 trainer.accelerator.unwrap_model(trainer.model),
                 self.tokenizer,
                 flattened(sequences),
             )
-            tell(job, started or "")
+            tell(job, by_the_reader(job, started) or "")
         trainer.add_callback(callback)
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)

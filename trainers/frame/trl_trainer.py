@@ -10,6 +10,7 @@ from typing import Any
 from advisor.methods import update
 from trainers.frame.batches import OrdersRows
 from trainers.frame.job import Job
+from trainers.frame.sharding import divided_copy
 from trainers.frame.token_counting import TokenCounting, read_in
 from trainers.frame.types import Model
 from trainers.prepare.preference import with_prepared_rows
@@ -71,7 +72,7 @@ def copy_to_reference(model: Model) -> None:
             twin.requires_grad_(False)
 
 
-def reference_model(job: Job, model: Model) -> Any | None:
+def reference_model(job: Job, model: Model, config: Any) -> Any | None:
     """The reference model: a frozen copy of the model as it is now; None if TRL can switch the
     module off instead.
 
@@ -80,11 +81,17 @@ def reference_model(job: Job, model: Model) -> Any | None:
     """
     if update(job.stage.update).is_module or job.stage.trl.get("precompute_ref_log_probs"):
         return None
-    return frozen_copy(model)
+    return frozen_copy(model, config)
 
 
-def frozen_copy(model: Any) -> Any:
-    """A copy of the model as it is now that nothing trains."""
+def frozen_copy(model: Any, config: Any = None) -> Any:
+    """A copy of the model as it is now that nothing trains.
+
+    Args:
+        config: Of the trainer: it says whether the model is going to be divided.
+    """
+    if getattr(config, "fsdp", None):
+        return divided_copy(model, config)
     frozen = copy.deepcopy(model)
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
