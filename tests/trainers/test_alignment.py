@@ -665,3 +665,36 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
     writing = [name for name in chain if name != "rm"]
     assert starts["rm"].endswith("sft") == (chain[0] == "sft")
     assert all(starts[later].endswith(f"stages/{earlier}") for earlier, later in pairwise(writing))
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_module_on_a_4_bit_base_goes_on_from_what_was_saved(objective, align, monkeypatch):
+    """TRL rounds such a module to bfloat16 as it is made; a stage that continues one begins, and
+    has its reference, at the float32 weights of the file.
+    """
+    from safetensors.torch import load_file
+
+    from trainers.frame import stage
+
+    keys = {"quantization": "nf4", "job_judge": False}
+    first = align("sft", max_steps=2, **keys)
+    trained(first)
+    saved = load_file(first.output / "adapter_model.safetensors")
+    earlier = (stage_of("sft", quantization="nf4"),)
+    second = align(objective, earlier=earlier, name="second", max_steps=2, **keys)
+    seen = {}
+
+    def begun(loaded):
+        built, resume = begin(loaded)
+        seen.update(
+            {name: one.detach().clone() for name, one in built.trainer.model.named_parameters()}
+        )
+        return built, resume
+
+    begin = stage.begin_training
+    monkeypatch.setattr(stage, "begin_training", begun)
+    trained(second)
+    for adapter in ("default", "ref") if objective == "dpo" else ("default",):
+        for name, value in saved.items():
+            path, _, last = name.rpartition(".")
+            assert seen[f"{path}.{adapter}.{last}"].equal(value), (adapter, name)

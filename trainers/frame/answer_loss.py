@@ -19,6 +19,7 @@ from trainers.frame.flat_rows import flat_labels, flat_line, rows_apart, takes_f
 from trainers.frame.sharding import from_main
 from trainers.frame.tiled_loss import suits_tiles, tiled_log_probs
 from trainers.frame.token_counting import TokenCounting, read_in
+from trainers.frame.trained_dtype import float32_weights
 from trainers.frame.types import Model
 from trainers.prepare.packing import REAL
 from trainers.prepare.row import IGNORED
@@ -99,11 +100,12 @@ def answer_trainer() -> type:
 
     class AnswerTrainer(OrdersRows, SmallerParts, TokenCounting, SafeCheckpoints, SFTTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            before = float32_weights(kwargs["model"])
             super().__init__(*args, **kwargs)
             base = (
                 self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             )
-            self.start_counting()
+            self.start_counting(before)
             self._own_loss = self.args.label_smoothing_factor == 0
             self._whole_logits = (
                 self._own_loss

@@ -29,13 +29,20 @@ class TokenCounting:
     _largest_batch: int
     lays_flat: bool = False  # rows of a micro-batch end to end: no padding is computed
 
-    def start_counting(self) -> None:
-        """Set the counts to zero; once, after TRL has made the trainer."""
+    def start_counting(self, before: Mapping[str, Any]) -> None:
+        """Set the counts to zero; once, after TRL has made the trainer.
+
+        Args:
+            before: The `float32_weights` of the model that TRL was given.
+        """
         self._tokens_seen = 0
         self._all_tokens = (0, 0, None)
         self._largest_batch = 0
         # Also because TRL casts adapters of a quantised base to bfloat16.
         train_in_float32(self.model)
+        for name, parameter in self.model.named_parameters():
+            if name in before:
+                parameter.data = before[name]
 
     def _send_telemetry(self) -> None:
         """Report nothing to anyone."""

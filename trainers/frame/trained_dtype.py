@@ -36,6 +36,16 @@ def train_in_float32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
+def float32_weights(model: Any) -> dict[str, Any]:
+    """Name -> value of the weights of a module that came with the model, which are float32. TRL
+    rounds those on a quantised base to bfloat16 as it is made.
+    """
+    if not hasattr(model, "peft_config"):
+        return {}
+    found = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
+    return {name: one.data for name, one in found if one.element_size() == 4}
+
+
 def round_to_base(model: Any) -> None:
     """Round what `train_in_float32` made float32 of the base's own modules to the base's dtype.
 

@@ -12,6 +12,7 @@ from trainers.frame.batches import OrdersRows
 from trainers.frame.job import Job
 from trainers.frame.sharding import divided_copy
 from trainers.frame.token_counting import TokenCounting, read_in
+from trainers.frame.trained_dtype import float32_weights
 from trainers.frame.types import Model
 from trainers.prepare.preference import with_prepared_rows
 
@@ -32,8 +33,9 @@ def with_safe_checkpoints(trainer: type) -> type:
 
     class SafeTrainer(OrdersRows, SmallerParts, TokenCounting, SafeCheckpoints, base):
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
+            before = float32_weights(kwargs["model"])
             super().__init__(*args, **kwargs)
-            self.start_counting()
+            self.start_counting(before)
             for name, module in self.model.named_modules():
                 # TRL switches dropout off in the whole model, but the module's own is a key of the
                 # plan. The frozen copy has none.
