@@ -24,9 +24,11 @@ from trainers.frame.fused_layers import fuse_layers
 from trainers.frame.job import Job
 from trainers.frame.kernels import bitsandbytes_faults, kernel_faults
 from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
+from trainers.frame.settings import autocast_dtype
 from trainers.frame.sharding import is_sharded, one_reads_for_all, reads_once, unread
 from trainers.frame.spreading import spread
 from trainers.frame.stored import written_out
+from trainers.frame.trained_dtype import dither
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.prepare.template_arguments import give_arguments
 from trainers.updates import Update
@@ -225,10 +227,23 @@ def load_base(
     check_loaded(model, info, source)
     if "device_map" not in options and not reads_once(job):
         model = model.to(device)
+    if trains_in_products(job, device, source):
+        dither(model, job.stage.seed)
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)
     keep_base(key, model)
     return model
+
+
+def trains_in_products(job: Job, device: Device, source: str) -> bool:
+    """Whether the source is the plan's model, and its weights are trained in place under bfloat16
+    autocast. What an earlier stage has trained so is spread already.
+    """
+    return (
+        source == job.base_model
+        and not methods().update(job.stage.update).is_module
+        and autocast_dtype(job, device) == "bfloat16"
+    )
 
 
 def keep_weights_unpacked(model: Model) -> Any:

@@ -36,6 +36,39 @@ def train_in_float32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
+def dither(model: Any, seed: int) -> None:
+    """Spread each float32 matrix evenly over the numbers that round to the same bfloat16 matrix, so
+    that products under autocast are what they were, and an update far smaller than a step of
+    bfloat16 moves as large a share of the weights by a step as it is of that step.
+
+    The weights of a checkpoint are none of that. One in eight of a float16 checkpoint, 8 % of a
+    4-bit one, lie exactly between two bfloat16 numbers: the first update of any size moves all of
+    these by a whole step. Those of a bfloat16 checkpoint lie on them: small updates move nothing.
+    Full DPO of SmolLM2-135M at a learning rate of 1e-6 has a margin of 0.103 and 0.197 after one
+    and two updates in float32, -0.006 and -0.020 in mixed precision, and 0.079 and 0.153 with this.
+
+    Vectors, and embeddings that are no output layer, stay as they are: autocast leaves them in
+    float32.
+    """
+    import torch
+
+    tables = [one.weight for one in model.modules() if isinstance(one, torch.nn.Embedding)]
+    products = [one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)]
+    kept = {id(one) for one in tables} - {id(one) for one in products}
+    with torch.no_grad():
+        for one in model.parameters():
+            if one.dtype != torch.float32 or one.is_meta or one.dim() < 2 or id(one) in kept:
+                continue
+            generator = torch.Generator(one.device).manual_seed(seed)
+            near = one.to(torch.bfloat16).float()
+            power = torch.exp2(near.abs().log2().floor())
+            step = torch.finfo(torch.bfloat16).eps * power
+            step[near.abs() == power] /= 2  # below a power of two numbers are twice as close
+            share = torch.rand(one.shape, generator=generator, device=one.device) - 0.5
+            spread = near + torch.where(near == 0, 0, share * step)
+            one.copy_(torch.where(spread.to(torch.bfloat16) == near, spread, near))
+
+
 def float32_weights(model: Any) -> dict[str, Any]:
     """Name -> value of the weights of a module that came with the model, which are float32. TRL
     rounds those on a quantised base to bfloat16 as it is made.
