@@ -12,7 +12,7 @@ question is asked that turns out to change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, reduce
 from itertools import product
 from operator import or_
@@ -35,6 +35,7 @@ NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
 # Read by the plan if an answer that mattered by itself opened the question.
 ASKED_BESIDE = ("reward_model", "teacher_model")
 MADE_OF = ("train_decision", "chain", "adapters_per", "scheme")  # what a composition is made of
+ALIKE = ("alike",)
 
 Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
 State = tuple[tuple[str, Vector], ...]  # the conclusions that still matter
@@ -68,7 +69,7 @@ def still_matters(
 
 def _differs(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, opened: set[str]) -> bool:
     steps = _steps(ruleset)
-    answers = _answers(ruleset, facts, fact_id)
+    answers = _distinct(steps, facts, _answers(ruleset, facts, fact_id))
     # Most questions show that they matter with everything open left unknown.
     if _Paths(steps, facts, answers, set()).differ():
         return True
@@ -136,6 +137,22 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
 def _values(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[Any]:
     cells = cells_of(ruleset.facts[fact_id], conditions_on(ruleset, fact_id))
     return list(dict.fromkeys([facts.get(fact_id), *(cell.value for cell in cells)]))
+
+
+def _distinct(
+    steps: Sequence[_Step], facts: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """One answer of each kind that some rule tells apart."""
+    found: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    for answer in answers:
+        key = tuple(
+            step.mask(name, answer.get(name, facts.get(name)))
+            for step in steps
+            for name in answer
+            if name in step.inputs
+        )
+        found.setdefault(key, answer)
+    return list(found.values())
 
 
 # --------------------------------------------------------------------------- one table
@@ -252,7 +269,8 @@ class _Paths:
             )
             states = {tuple(pair for pair in state if pair[0] in kept) for state in after}
             if prune:
-                states = {state for state in states if self._is_alive(state, step.later)}
+                alive = (state for state in states if self._is_alive(state, step.later))
+                states = {_joined(state, step.later) for state in alive}
             if step.id == last:
                 break
         return map(dict, states)
@@ -284,6 +302,17 @@ class _Paths:
         winners = ([step.winner(fired & mask) for fired in firing] for mask in unlike)
         places = [unlike.index(mask) for mask in masks]
         return {tuple(vector[i] for i in places) for vector in set(zip(*winners, strict=True))}
+
+
+def _joined(state: State, later: frozenset[str]) -> State:
+    """The state without which chain it is, or whether there are modules, if that is alike under
+    every answer: it no longer matters. Without this a question takes up to 2.5 s, with it 0.3 s.
+    """
+    over = {"chain", "adapters_per"} - later
+    return tuple(
+        (name, ALIKE * len(vector) if name in over and len(set(vector)) == 1 else vector)
+        for name, vector in state
+    )
 
 
 def _trains(gate: Any) -> bool:
