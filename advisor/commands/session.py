@@ -17,7 +17,7 @@ from advisor.advice.advise import advise, candidate_of, with_choice
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Advice, Candidate
-from advisor.ground.errors import Fault, InputError, did_you_mean
+from advisor.ground.errors import AdviseError, Fault, InputError, did_you_mean
 from advisor.ground.terminal import print_warning
 from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
@@ -164,6 +164,9 @@ def advise_on(
             faults += contradictions(ruleset, situation, situation_facts(situation))
     except InputError as error:
         faults += [*error.faults, *contradictions_in(ruleset, stated.answers)]
+    except AdviseError:  # what the machine lacks is said once the answers can be used
+        if not faults:
+            raise
     if faults:
         raise InputError(faults=dict.fromkeys(faults))
     situation = replace(situation, warnings=(*stated.warnings, *situation.warnings))

@@ -213,13 +213,18 @@ class Menu:
         return self.train(outcome, {"max_steps": outcome.trial_steps})
 
     def bundle(self, outcome: WizardOutcome) -> list[str]:
-        """Pack the plan for another machine. Returns what to say."""
+        """Pack the plan for another machine, under a name that is free. Returns what to say."""
         form = exporters().get("bundle")
         if form is None:
             raise MachineNotReady("the form 'bundle' is not here", hint="install advise again")
+        plan: Plan = outcome.plan[0]
+        number, name = 1, f"{plan.name}-bundle"
+        while any(Path.cwd().glob(f"{name}*")):
+            number += 1
+            name = f"{plan.name}-bundle-{number}"
         lines: list[str] = []
         wanted = ExportRequest(
-            source=Path(str(outcome.plan_path)), out=None, only=None, say=lines.append,
+            source=Path(str(outcome.plan_path)), out=Path(name), only=None, say=lines.append,
             run_tool=lambda tool, *arguments: run_tool(tool, *arguments).returncode,
         )  # fmt: skip
         form.export(wanted)

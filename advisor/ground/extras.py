@@ -55,6 +55,8 @@ def all_extras() -> Extras:
             extra = import_module(f"advisor.extras.{name}.extra").EXTRA
             if name != extra.NAME:
                 raise ValueError(f"its NAME is '{extra.NAME}', its folder '{name}'")
+            if odd := [form for form in extra.EXPORTERS if not hasattr(form, "NAME")]:
+                raise TypeError(f"EXPORTERS holds {odd[0]!r}, which is no Form")
         except Exception as error:  # whatever the file does while it is read
             broken[name] = f"{type(error).__name__}: {error}"
         else:

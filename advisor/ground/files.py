@@ -168,7 +168,11 @@ def _readable(path: Path) -> bool:
 
 def shown_path(path: Path) -> str:
     """The path as short as it can be typed from here."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    if not path.is_relative_to(Path.cwd()):
+        return str(path)
+    short = os.path.relpath(path)
+    # '-a' reads as an option, 'host:b' as a place on another machine.
+    return f"./{short}" if short.startswith("-") or ":" in short else short
 
 
 def nearest_place(path: Path) -> Path:

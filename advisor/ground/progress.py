@@ -34,6 +34,7 @@ TICK_S = 0.25
 # Between two lines of a log: a tenth of what the wait has lasted, within these bounds.
 LINE_EVERY_S = (5.0, 30.0)
 FILE_EVERY_S = 1.0
+MOST = 1e18  # of a number in a file
 BYTES = "bytes"  # the unit that is shown in MiB
 Item = TypeVar("Item")
 
@@ -318,10 +319,22 @@ def write_view(folder: Path, view: View) -> None:
 def read_view(folder: Path) -> View | None:
     """What the process that works in a run folder is at; None if it has not said so."""
     try:
-        content = json.loads(text_of(folder / FILE))
+        text = text_of(folder / FILE)
+        content = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
         # The moment at which it was written is 0.
         waits = [Wait(**{**one, "began_s": -one["began_s"]}) for one in content["waits"]]
         now_s = max(0.0, time.time() - content["at_s"])
-        return View(content["label"], waits, content["memory"], now_s) if waits else None
-    except (LookupError, OSError, TypeError, ValueError):
-        return None  # it is not whole
+        view = View(str(content["label"]), waits, content["memory"], now_s)
+        return view if waits and view.line() else None
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError):
+        return None  # it is damaged
+    except (TypeError, ValueError):
+        return None  # it is not whole, or nothing can be drawn of it
+
+
+def _number(text: str) -> float:
+    """A number of a file that may be damaged. Raises ValueError for what nothing can be."""
+    number = float(text)
+    if not abs(number) < MOST:
+        raise ValueError(f"{text} is no count, time or memory")
+    return int(number) if number.is_integer() else number

@@ -376,7 +376,11 @@ def _number_meant(value: Any) -> str:
 
 
 def _each(shape: Shape) -> str:
-    return "" if type(shape) is Shape else f", each value {shape.words()}"
+    return (
+        ""
+        if type(shape) is Shape
+        else f", each value {shape.words()}{' or null' if shape.null else ''}"
+    )
 
 
 def _nearest(value: Any, known: Iterable[Any]) -> str:

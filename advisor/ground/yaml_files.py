@@ -221,25 +221,22 @@ class _EventReader:
                 self.value(next(self.events), (*path, "?"))
                 continue
             place = (*path, key)
+            first = self.positions.keys.setdefault(place, _place(key_event))
             if key_event.tag is not None:
                 what = f"tags such as {key_event.tag} are not allowed"
                 self.fault(key_event, what, "plain text as a key")
             elif key == "<<":
                 self.fault(key_event, "merge keys (<<) are not allowed", "write the values out")
             elif key in result:
-                first = self.positions.keys[place][0]
-                what = f"'{key}' is given twice (first on line {first})"
+                what = f"'{key}' is given twice (first on line {first[0]})"
                 self.fault(key_event, what, "keep one of them")
-            else:
-                self.positions.keys[place] = _place(key_event)
             result[key] = self.value(next(self.events), place)
         return result
 
     def scalar(self, event: Any) -> Any:
         text: str = event.value
-        if (
-            event.style
-        ):  # quoted or block: always text (the C loader says "" for plain, Python None)
+        # Quoted or block: always text. The C loader says "" for plain, Python's None.
+        if event.style:
             return text
         if text in _WORDS:
             return _WORDS[text]

@@ -22,7 +22,16 @@ from advisor.plan.entries import Entry, entries, path_from, stage_paths
 from advisor.plan.model import Plan
 from advisor.record.content import Contents, file_digest, model_files, read_contents
 from advisor.record.files import read_record
-from advisor.record.run import ADJUSTED, DONE, DRY_RUN, FAILED, METRICS, RunRecord, StageRecord
+from advisor.record.run import (
+    ADJUSTED,
+    DONE,
+    DRY_RUN,
+    FAILED,
+    METRICS,
+    RECORD,
+    RunRecord,
+    StageRecord,
+)
 from advisor.record.stage import SavedFile
 
 # What `advise` itself may leave before a run begins.
@@ -103,6 +112,19 @@ def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
         held = f"a trial run of at most {steps} steps per stage" if steps else "the whole run"
         again = f"add --max-steps {steps}" if steps else "leave --max-steps out"
         raise _not_here(run, f"holds {held}", f"{again} to resume it")
+    faults = [
+        Fault(
+            where=str(run.folder / RECORD),
+            what=f"stage {entry.name}: {key} is {there!r}, and {wanted} in the plan",
+            hint=OTHER_FOLDER,
+        )
+        for entry in run.entries
+        if (stage := record.stage(entry.name)) is not None
+        for key in ("objective", "update")
+        if (there := getattr(stage, key)) != (wanted := getattr(entry.stage, key))
+    ]
+    if faults:
+        raise InputError(faults=faults)
 
 
 # --------------------------------------------------------------------------- its results

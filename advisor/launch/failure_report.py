@@ -100,13 +100,17 @@ def explain_failure(
     if code in STOP_CODES:
         return Stopped(f"{at}: {AT_ONCE}")
     if code in KILLED or killed_silently:
-        # If the kernel says that it did not, a person did: no reason to start again with less.
-        kind = TrainingFailed if is_certain is False else OutOfMemory
+        if is_certain is False:
+            what = (
+                "the trainer was ended by signal 9, not by the kernel's out-of-memory killer: by a"
+                " person, or a scheduler that saw too much memory"
+            )
+            return TrainingFailed(what, where=at, hint=smaller(doing_of(folder)))
         by = "the kernel's" if is_certain else "signal 9, usually the"
         doing = doing_of(folder)
         during = f" while {doing}" if doing else ""
         what = f"the trainer was ended by {by} out-of-memory killer{during}"
-        return kind(what, where=at, hint=smaller(doing))
+        return OutOfMemory(what, where=at, hint=smaller(doing))
     if free_bytes(folder) < NO_SPACE_BYTES:
         return _disk_full(entry, folder)
     if code < 0:

@@ -113,8 +113,11 @@ def refuse_links_out(folder: Path) -> None:
 class RunFolder:
     """A run folder while this process holds its lock. Use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, if_taken: str = "") -> None:
         self.path = path
+        self.if_taken = if_taken or (
+            "wait for it, stop it, or choose another folder with --output DIR"
+        )
         self.made = False
         self.lock_fd = -1
 
@@ -151,7 +154,7 @@ class RunFolder:
                 raise MachineNotReady(
                     f"another `advise run` is working in this folder{who}",
                     where=str(self.path),
-                    hint="wait for it, stop it, or choose another folder with --output DIR",
+                    hint=self.if_taken,
                 )
             time.sleep(0.1)
         os.ftruncate(fd, 0)

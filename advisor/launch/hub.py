@@ -255,8 +255,13 @@ def _files(found: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _license(found: Mapping[str, Any]) -> str | None:
-    card = found.get("cardData")
+    card, tags = found.get("cardData"), found.get("tags")
     card = card if isinstance(card, dict) else {}
     stated = card.get("license")
     named = card.get("license_name") if stated in (None, "other") else stated
-    return next((text for text in (named, stated) if isinstance(text, str) and text), None)
+    tagged = [
+        tag.removeprefix("license:")
+        for tag in (tags if isinstance(tags, list) else ())
+        if isinstance(tag, str) and tag.startswith("license:")
+    ]
+    return next((text for text in (named, *tagged, stated) if isinstance(text, str) and text), None)

@@ -269,7 +269,9 @@ def machines_of(
     if place is None:
         yield None
         return
-    with every_stop_as_interrupt(), RunFolder(folder / MACHINES / str(place.node)):
+    alone = "start one `advise run` on each machine (srun --ntasks-per-node=1)"
+    mine = RunFolder(folder / MACHINES / str(place.node), if_taken=alone)
+    with every_stop_as_interrupt(), mine:
         machines = Machines(place, folder, say)
         try:
             machines.meet()

@@ -180,9 +180,12 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
                 reader = _Reader(document, axis, path, root)
                 method = reader.method(kind)
                 names = [] if method is None else _names(method)
-                for name in (one for one in names if one in taken):
-                    at = document.at(("id",) if name == path.stem else ("quantizations",))
-                    what = f"a method '{name}' exists already ({taken[name]})"
+                for number, name in enumerate(names):
+                    again = document.at(("id",)) if name in names[:number] else ""
+                    if not (first := taken.get(name) or again):
+                        continue
+                    at = document.at(("quantizations" if again or name != path.stem else "id",))
+                    what = f"a method '{name}' exists already ({first})"
                     reader.faults.append(Fault(where=at, what=what, hint=OWN_NAME))
                 faults += reader.faults
                 if not reader.faults:

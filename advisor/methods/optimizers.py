@@ -187,7 +187,9 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
                 found[key] = _value(key, value, known[key])
             except ValueError:
                 words = WORDS.get(key, ("true", "false") if isinstance(known[key], bool) else ())
-                like = " or ".join(words) or f"a number such as {known[key]}"
+                whole = isinstance(known[key], int)
+                number = "a whole number of at least 1" if whole else "a number of at least 0"
+                like = " or ".join(words) or number
                 wrong.append(f"{key} is '{value}', expected {like}")
     if wrong:
         raise ValueError("; ".join(wrong))

@@ -48,6 +48,9 @@ TRAITS: Mapping[str, Shape] = {
     "adam_copies": Integer(
         min=1, help="lists of all trained weights' size that a foreach step of Adam makes at once"
     ),
+    "keeps_gradient_shard": Flag(
+        help="ZeRO-2 with the optimizer in host memory keeps this device's gradients until the step"
+    ),
     "unties_head": Flag(help="an output matrix of its own where the checkpoint ties it"),
     "quantises_head": Flag(help="the output matrix is quantised like any other"),
     "linear_experts": Flag(

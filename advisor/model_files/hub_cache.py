@@ -69,7 +69,7 @@ def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
         if reference.is_file():
             revision = text_of(reference).strip()
         found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a reference that is no text
         return None
     return found[0] if len(found) == 1 else None
 

@@ -122,3 +122,6 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         inner_BTD = ACTIVATION[activation](down(dropped_BTH))
         changed_BTH = up(inner_BTD) if scale == 1 else scale * up(inner_BTD)
         return changed_BTH.to(x_BTH.dtype)
+
+    def unmerge(self) -> None:
+        """Nothing: it is never merged."""

@@ -143,9 +143,9 @@ def _check_names(
 ) -> None:
     """Each name once; nor may stage 'a-b' of task 'c' share a folder with 'a' of task 'b-c'."""
     for table, entries in (("stages", stages), ("tasks", tasks)):
-        names = [entry.get("name") for entry in entries]
-        for index, name in enumerate(names):
-            if isinstance(name, str) and (first := names.index(name)) != index:
+        at: dict[str, int] = {}
+        for index, name in enumerate(entry.get("name") for entry in entries):
+            if isinstance(name, str) and (first := at.setdefault(name, index)) != index:
                 what = f"the name '{name}' is taken by {table}[{first}]"
                 report((table, index, "name"), what, "each name once: it becomes a folder's name")
     seen: dict[str, tuple[str, str]] = {}

@@ -26,7 +26,8 @@ def comments_of(text: str, *, name: str) -> Comments:
     # Several keys on a line: the last one.
     keys = sorted(document.positions.keys.items(), key=lambda item: item[1])
     by_line: dict[int, Place] = {line: path for path, (line, _) in keys}
-    lines, found = text.split("\n"), dict[Place, str]()
+    # YAML ends lines at these, too.
+    lines, found = re.split("\r\n|[\r\n\x85\u2028\u2029]", text), dict[Place, str]()
     for number, place in by_line.items():
         if comment := _comment(lines[number - 1]):
             found[place] = comment

@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -138,6 +139,8 @@ def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
         raise ServerFault(fault)
     cards = client.get("/v1/models").get("data") or []
     base: Mapping[str, Any] = next((card for card in cards if not card.get("parent")), {})
+    if not base:
+        raise ServerFault("serves no model")
     name, root = str(base.get("id")), str(base.get("root") or base.get("id"))
     if not any(same_model(needs.model, other) for other in (name, root)):
         raise ServerFault(f"serves {root}, and the stage trains {needs.model}")
@@ -153,6 +156,8 @@ def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
         if needs.lora_rank is None:
             raise ServerFault("was started without VLLM_SERVER_DEV_MODE=1") from None
         return name, version
+    if not isinstance(config, dict):
+        config = {}
     mode = (config.get("model_config") or {}).get("logprobs_mode")
     if needs.processed and mode not in (None, "processed_logprobs"):
         raise ServerFault(
@@ -160,7 +165,7 @@ def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
             " temperature (--logprobs-mode processed_logprobs)"
         )
     largest = (config.get("lora_config") or {}).get("max_lora_rank", 0)
-    if needs.lora_rank is not None and largest < needs.lora_rank:
+    if needs.lora_rank is not None and "lora_config" in config and largest < needs.lora_rank:
         raise ServerFault(
             f"takes LoRA up to rank {largest}, and the stage has rank {needs.lora_rank}"
             f" (--enable-lora --max-lora-rank {largest_rank(needs.lora_rank)})"
@@ -215,7 +220,10 @@ def url_fault(url: str) -> str | None:
 def is_local(url: str) -> bool:
     """Whether an address means the machine itself, whoever uses it."""
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def folders_for_weights(url: str, run: Path) -> Sequence[Path]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from advisor.advice.linting import LintedRules
 
 SHOWN_LINE = 160  # characters of a source line
-TAB = "\t"
 LISTED_RULES = 8
 MOST_CHARACTERS = 1_000_000  # read of a file
 SIDES = ("first", "second")
@@ -35,9 +34,12 @@ def finding_text(finding: LintFinding) -> str:
     file, line, column = place_of(finding.at)
     source = _lines(file) if line is not None else []
     if line is not None and line <= len(source):
-        lines.append(f"{line:>5} | {source[line - 1].replace(TAB, ' ')[:SHOWN_LINE].rstrip()}")
-        if column is not None and column <= SHOWN_LINE:
-            lines.append(f"      | {' ' * (column - 1)}^")
+        text = source[line - 1].replace("\t", " ")
+        # Of a long line the part around the column.
+        start = max(0, (column or 1) - 1 - SHOWN_LINE // 2) if len(text) > SHOWN_LINE else 0
+        lines.append(f"{line:>5} | {text[start : start + SHOWN_LINE].rstrip()}")
+        if column is not None:
+            lines.append(f"      | {' ' * (column - 1 - start)}^")
     return "\n".join([*lines, *([f"    hint: {finding.hint}"] if finding.hint else [])])
 
 

@@ -201,7 +201,8 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
             _take_signal_flags(stated, values)
         elif fact_id in PAIRS:
             pairs = _pairs(stated, values, flag, PAIRS[fact_id][1])
-            stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
+            if pairs:
+                stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
             stated.take(fact_id, pairs, flag)
         elif fact_id == "budget" and all("=" in str(value) for value in values):
             _take_limits(stated, ",".join(values))
@@ -223,7 +224,7 @@ def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
 
 def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> dict[str, Any]:
     """Texts NAME=VALUE as a map; the faults go to `stated`."""
-    pairs = [(text, *text.strip().partition("=")[::2]) for text in texts]
+    pairs = [(text, *map(str.strip, text.partition("=")[::2])) for text in texts]
     stated.faults += [
         Fault(where=flag, what=f"{flag} {text}: NAME=VALUE is expected", allowed=example)
         for text, name, value in pairs
@@ -255,7 +256,8 @@ def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
 def _take_limits(stated: _Stated, text: str) -> None:
     parts = parts_of("budget", stated.facts)
     pairs = _pairs(stated, text.split(","), "--budget", "usd=20,hours=6")
-    is_number = re.compile(r"-?(?:\d+(?:\.\d+)?|nan|inf)").fullmatch
+    number = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)"
+    is_number = re.compile(number, re.IGNORECASE).fullmatch
     limits = {name: float(text) if is_number(text) else text for name, text in pairs.items()}
     inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
     stated.faults += check_shape(NamedValue("--budget", limits), inside)

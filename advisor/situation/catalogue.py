@@ -210,6 +210,8 @@ TRILLIONS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])"
 LISTED_SIZE = (
     r"(?i)(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)"  # the 7 of "7/32B"
 )
+TENTHS = r"(?i)(?<![\w.])(\d+)b(\d)(?![a-z0-9])"  # the 7b1 of BLOOM
+OF_EXPERTS = r"(?i)(?<![\w.])(\d+(?:\.\d+)?)b[-_ ]\d+e(?![a-z0-9])"  # used by one token
 MIXTURE = r"(?i)(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])"
 ACTIVE = r"(?i)(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])"
 # Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
@@ -275,6 +277,8 @@ def size_of(name: str, params_b: float | None) -> NamedSize:
     used = None  # parameters that one token passes through
     if mixture is not None:
         used = round(MIXTURE_ACTIVE * float(mixture[2]) * 1e9)
+    elif of_experts := re.search(OF_EXPERTS, name):
+        used = round(float(of_experts[1]) * 1e9)
     elif active is not None:
         used = round(float(active[1]) * (1e6 if active[2].lower() == "m" else 1e9))
     if params_b is not None:
@@ -298,6 +302,7 @@ def _sizes(name: str) -> set[float]:
         for number, unit in re.findall(SIZE, name)
     }
     sizes |= {float(number) * 1e9 for number in re.findall(LISTED_SIZE, name)}
+    sizes |= {float(f"{whole}.{tenth}") * 1e9 for whole, tenth in re.findall(TENTHS, name)}
     # "-3T" behind a size tells the tokens it was trained on.
     return sizes or {float(number) * 1e12 for number in re.findall(TRILLIONS, name)}
 

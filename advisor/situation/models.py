@@ -153,7 +153,7 @@ def shape_from_folder(path: Path, name: str) -> ModelShape:
 
     Raises InputError that says what is missing and what to do.
     """
-    if path.is_file() or path.suffix.lower() == ".gguf":
+    if path.is_file() or (not path.exists() and path.suffix.lower() == ".gguf"):
         raise InputError(
             "is a file, a model folder is expected",
             where=name,

@@ -33,8 +33,15 @@ def state_path(folder: Path | None = None) -> Path:
     # The specification wants relative paths ignored.
     base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
     # A digest: a path may be longer than a file name, and hold what no file name may.
-    name = hashlib.sha256(os.fsencode(folder or Path.cwd())).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(folder or _here())).hexdigest()[:16]
     return base / "finetune-advisor" / f"answers-{name}.json"
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # the folder was deleted meanwhile
+        return os.environ.get("PWD", "")
 
 
 def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:

@@ -74,7 +74,7 @@ def walk(
 
     Args:
         ask: Puts one question; its reply may be BACK, DONT_KNOW, Several or a value.
-        answers: What is known already. AnswerSet from files and flags are not asked for again.
+        answers: What is known already. Those from files and flags are not asked for again.
         asked: Ids of questions that have been put before (also those answered by "I don't know").
         relevant: False for a question whose answer cannot change the outcome; it is left out.
         keep: Told of every step, so that an interruption loses nothing.

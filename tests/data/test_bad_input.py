@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data import Faults, content_digest, find_data, profile, read_rows, recognise
+from advisor.data import (
+    Faults,
+    SkippedRows,
+    content_digest,
+    find_data,
+    profile,
+    read_examples,
+    read_rows,
+    recognise,
+)
 from advisor.data.measure import Depth
 from advisor.data.read import json_rows, lines
 from advisor.ground.errors import InputError, MachineNotReady
@@ -439,3 +448,38 @@ def test_a_row_that_unpacks_to_more_than_memory_is_not_read_to_its_end(tmp_path,
     assert "rows" in text
     assert ":1: a row of more than 3 MiB" in text
     assert peak < 8 * limit
+
+
+def test_rows_beside_an_empty_one_in_a_wrapped_list_are_read_and_counted(tmp_path):
+    """The first item says that the list holds rows; a null among them is a row that is none."""
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(60)]
+    path = write(tmp_path, "a.json", json.dumps({"data": [*rows, None, *rows]}))
+    skipped = SkippedRows()
+    assert len(list(read_examples(path, skipped=skipped))) == 120
+    assert skipped.total == 1
+
+
+def test_two_wrapped_lists_one_after_the_other_are_bad_input(tmp_path):
+    """The second one would be lost."""
+    rows = {"data": [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(60)]}
+    path = write(tmp_path, "a.json", json.dumps(rows, indent=1) * 2)
+    with pytest.raises(InputError, match="something follows the list"):
+        list(read_examples(path))
+
+
+def test_a_saved_data_set_without_all_parts_or_with_no_train_split_is_bad_input(tmp_path):
+    """Nothing is trained on that was kept apart, or is a part of what was there."""
+    import datasets
+
+    table = datasets.Dataset.from_list([{"question": "a", "answer": "b"}] * 40)
+    table.save_to_disk(tmp_path / "parts", num_shards=4)
+    (tmp_path / "parts" / "data-00002-of-00004.arrow").unlink()
+    with pytest.raises(InputError, match=r"1 of the 4 files .* are missing"):
+        list(read_examples(tmp_path / "parts"))
+    splits = datasets.DatasetDict({"en": table, "fr": table})
+    splits.save_to_disk(tmp_path / "splits")
+    with pytest.raises(InputError, match="none is called train"):
+        list(read_examples(tmp_path / "splits"))
+    three = {"train": table, "test": table, "extra": table}
+    datasets.DatasetDict(three).save_to_disk(tmp_path / "three")
+    assert len(list(read_examples(tmp_path / "three"))) == 40

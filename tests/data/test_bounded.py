@@ -39,6 +39,10 @@ ENDLESS = {
     "a call with itself": NESTS % "{% set ns.a = dict(a=ns.a, b=ns.a) %}",
     "a list of batches": NESTS % "{% set ns.a = (ns.a + ns.a)|batch(2)|list %}",
     "padding by %": "{{ '%1000000000d' % 1 }}",
+    "a width behind zeros": "{% set x = '%0000000000300000000d' % 1 %}",
+    "fields behind a name that never ends": (
+        "{{ ('%(' ~ '{0}' * 20000 ~ ')').format('a' * 20000) }}"
+    ),
     "padding by an argument": "{{ '%*d' % (1000000000, 1) }}",
     "padding by format": "{{ '{:>1000000000}'.format(1) }}",
     "padding by a width in a map": "{{ '{:>{w}}'.format(1, w=1000000000) }}",

@@ -264,6 +264,17 @@ def test_zero3_steps_on_one_group_of_float32_gradients_at_a_time():
     assert step["float32 gradients"] == 4_000_000_000
 
 
+def test_a_gradient_shard_may_wait_on_the_card_for_an_optimizer_on_the_host():
+    """DeepSpeed moves gradients as they come; ColossalAI's ZeRO keeps them until its step."""
+    spec = RunSpec(
+        update="full", framework="ColossalAI", gpus=4, sharding="zero2", optimizer="adamw_cpu",
+    )  # fmt: skip
+    name, moment = "meta-llama/Llama-2-7b-hf", "optimizer step"
+    assert terms(spec, name, moment)["gradients"] == pytest.approx(6738415616 * 2 / 4, rel=0.001)
+    moved = terms(replace(spec, framework="DeepSpeed"), name, moment)
+    assert "gradients" not in moved
+
+
 def test_adam_in_a_loop_has_no_copies_of_whole_lists():
     """transformers' own AdamW steps on one parameter at a time, PyTorch's on lists of all."""
     spec = RunSpec(update="full", framework="transformers", optimizer="adamw_hf")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import sys
 
 import pytest
@@ -264,3 +265,24 @@ def test_a_command_stays_on_one_line(monkeypatch, columns, line):
 def test_a_log_gets_a_message_as_one_line(monkeypatch, columns):
     """Programs that read it look for whole lines."""
     assert printed(monkeypatch, io.StringIO(), SENTENCE) == f"{SENTENCE}\n"
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e300", "null", "[]", "{}", "9" * 400])
+@pytest.mark.parametrize("key", ["at_s", "began_s", "left_s", "done", "total", "first", "waits"])
+def test_a_number_that_nothing_can_be_says_nothing(tmp_path, key, value):
+    """No view comes of it that cannot be drawn."""
+    wait = {"what": "w", "total": 5, "unit": "steps", "began_s": 1, "done": 2, "first": 0, "text": "", "left_s": 3}  # fmt: skip
+    text = json.dumps({"label": "sft", "at_s": 1, "memory": [1, 2], "waits": [wait]})
+    good = {**wait, "at_s": 1}
+    old = json.dumps([wait]) if key == "waits" else json.dumps(good[key])
+    damaged = text.replace(f'"{key}": {old}', f'"{key}": {value}')
+    assert damaged != text
+    (tmp_path / progress.FILE).write_text(damaged)
+    seen = read_view(tmp_path)
+    assert seen is None or (key, value) == ("left_s", "null")
+
+
+def test_a_file_that_is_nested_too_deeply_says_nothing(tmp_path):
+    """Neither a view nor a traceback."""
+    (tmp_path / progress.FILE).write_text("[" * 100_000)
+    assert read_view(tmp_path) is None

@@ -498,3 +498,14 @@ def test_a_machine_without_the_extra_is_told_the_one_line(shop):
     with pytest.raises(MachineNotReady, match=r"pip install .*\[train\]"):
         run(hardware=bare)
     assert not (shop / "runs").exists()
+
+
+def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):
+    """A damaged name of a method is told before anything in the folder is noted or corrected."""
+    path = run(output="run").folder / "run.json"
+    path.write_text(path.read_text().replace('"objective": "sft"', '"objective": ".sft"'))
+    shutil.move(shop / "run", shop / "moved")
+    before = (shop / "moved" / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"stage sft: objective is '\.sft', and sft in the plan"):
+        run("moved", output="moved")
+    assert (shop / "moved" / "run.json").read_bytes() == before

@@ -211,6 +211,7 @@ HUGE = {
     "tag": ("a: !!python/object/apply:os.system [ls]\n", "tags"),
     "tag of a key": ("!!python/name:os.system a: 1\n", "tags"),
     "duplicate": ("overlay: x\noverlay: y\n", "given twice"),
+    "a key with a tag, twice": ("!!str overlay: x\noverlay: y\n", "given twice"),
     "latin-1": ("about: caf\xe9\n".encode("latin-1"), "not UTF-8"),
     "utf-16": ("overlay: x\n".encode("utf-16"), "not UTF-8"),
     "nul": ("a: \0\n", "NUL"),

@@ -237,10 +237,11 @@ def load_base(
 
 def trains_in_products(job: Job, device: Device, source: str) -> bool:
     """Whether the source is the plan's model, and its weights are trained in place under bfloat16
-    autocast. What an earlier stage has trained so is spread already.
+    autocast. What an earlier stage has trained, or adds to them, is on no few numbers any more.
     """
     return (
-        source == job.base_model
+        job.start is None
+        and source == job.base_model
         and not methods().update(job.stage.update).is_module
         and autocast_dtype(job, device) == "bfloat16"
     )

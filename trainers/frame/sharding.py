@@ -216,7 +216,7 @@ def divided_copy(model: Any, config: Any) -> Any:
             fully_shard(module, **options)
     fully_shard(frozen, **options)
     frozen.to_empty(device="cpu" if offload else config.device)
-    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(frozen, model.state_dict() if is_main_process() else {}, options=whole)
     for name, value in buffers.items():
         place, _, own = name.rpartition(".")

@@ -62,7 +62,7 @@ class Trackers:
         """
         if self.open is None:
             self.open = {}
-            for name in self.job.plan.extra_key("trackers", "trackers") or ():
+            for name in dict.fromkeys(self.job.plan.extra_key("trackers", "trackers") or ()):
                 with suppress(_Failed), _Reported(self.job, name):
                     self.open[name] = OPENERS[name](self.job, after)
         numbers = {

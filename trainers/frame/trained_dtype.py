@@ -56,17 +56,16 @@ def dither(model: Any, seed: int) -> None:
     products = [one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)]
     kept = {id(one) for one in tables} - {id(one) for one in products}
     with torch.no_grad():
-        for one in model.parameters():
+        for place, one in enumerate(model.parameters()):
             if one.dtype != torch.float32 or one.is_meta or one.dim() < 2 or id(one) in kept:
                 continue
-            generator = torch.Generator(one.device).manual_seed(seed)
-            near = one.to(torch.bfloat16).float()
-            power = torch.exp2(near.abs().log2().floor())
-            step = torch.finfo(torch.bfloat16).eps * power
-            step[near.abs() == power] /= 2  # below a power of two numbers are twice as close
-            share = torch.rand(one.shape, generator=generator, device=one.device) - 0.5
-            spread = near + torch.where(near == 0, 0, share * step)
-            one.copy_(torch.where(spread.to(torch.bfloat16) == near, spread, near))
+            # The lower half of a float32's bits is what bfloat16 has not: numbers up to half its
+            # range away round to the same.
+            generator = torch.Generator(one.device).manual_seed(seed + place)
+            away = torch.empty(one.shape, dtype=torch.int16, device=one.device)
+            away.random_(-(2**15) + 1, 2**15, generator=generator)
+            one.copy_(one.to(torch.bfloat16))
+            one.view(torch.int32).add_(away * (one != 0))
 
 
 def float32_weights(model: Any) -> dict[str, Any]:

@@ -202,7 +202,11 @@ class _Window:
         """Objects one after the other, or the list in the only one: {"data": [{...}, ...]}."""
         if self.skip_space() == "{":
             first: dict[str, Any] = {}
-            if not (yield from self._list_inside(first)):
+            if (yield from self._list_inside(first)):
+                if self.skip_space():
+                    hint = "one list a file, or one object a line in a .jsonl file"
+                    raise self.broken("something follows the list", hint)
+            else:
                 cells = list(first.values())
                 are_objects = len(cells) > 1 and all(isinstance(cell, dict) for cell in cells)
                 if are_objects and not self.skip_space():
@@ -228,11 +232,13 @@ class _Window:
                 row[key] = self.value()
                 continue
             kept: list[Any] = []
-            row[key] = kept
+            row[key], is_table = kept, False
             for _ in self.parts("]"):
                 item = self.value()
-                is_row = isinstance(item, dict) and not any({*turn} <= {*item} for turn in TURNS)
-                if kept or not is_row:
+                if not kept and not is_table:  # the first item decides
+                    are_turns = isinstance(item, dict) and any({*one} <= {*item} for one in TURNS)
+                    is_table = isinstance(item, dict) and not are_turns
+                if not is_table:
                     kept.append(item)
                     continue
                 if found not in ("", key):

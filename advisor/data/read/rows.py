@@ -124,7 +124,8 @@ def csv_rows(file: DataFile, faults: Faults) -> Rows:
             continue
         if not header:
             header = _names(record)
-            twice = sorted(name for name, count in Counter(header).items() if count > 1)
+            stated = Counter(filter(None, map(str.strip, record)))
+            twice = sorted(name for name, count in stated.items() if count > 1)
             what = f"two columns are called {', '.join(twice)}" if twice else ""
             if any(len(name) > MOST_NAME_CHARS or name[:1] in "[{" for name in header):
                 what = "a row stands in the first line, in place of the names of the columns"

@@ -15,7 +15,7 @@ import re
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,12 @@ BESIDE_DATA = (
 )  # fmt: skip
 # What `datasets` writes beside the rows of a folder that it saved.
 NO_ROWS = re.compile(r"cache-.*\.arrow|(state|dataset_info|dataset_dict)\.json")
+PART = re.compile(r"(.*-)\d{5}-of-(\d{5})(\D*)")
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
+FOR_TRAINING = re.compile("(?<![a-z])train")
+FOR_EVALUATION = re.compile(
+    f"(?<![a-z])({'|'.join(EVALUATION_NAMES)})(s|set|data|uation)?(?![a-z])"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,7 +216,8 @@ def _refuse_other_files(head: bytes, text: str, suffix: str, shown: str) -> None
         what = "this is a Git LFS pointer, not the data itself"
         hint = "run `git lfs pull` in its repository, or download the file"
         raise InputError(what, where=shown, hint=hint)
-    if text[:200].lower().startswith(HTML_STARTS):
+    is_picture = suffix == ".svg"  # which begins as a page may
+    if text[:200].lower().startswith(HTML_STARTS) and not is_picture:
         hint = "the download link probably led to a web page: use the link of the raw file"
         raise InputError("this is an HTML page, not data", where=shown, hint=hint)
     others = OTHER_FILES.items()
@@ -281,6 +287,15 @@ def _folder(where: Path, shown: str) -> DataSource:
     if not files:
         raise _no_data(others, unreadable, shown)
     left = [*unreadable]
+    _refuse_missing_parts(files, shown)
+    if (where / "dataset_dict.json").is_file():
+        splits = dict.fromkeys(name.partition("/")[0] for name in files)
+        if len(splits) > 1 and "train" not in splits:
+            what = f"the data set has the splits {', '.join(splits)} and none is called train"
+            hint = f"name one of them: {os.path.join(shown, next(iter(splits)))}"
+            raise InputError(what, where=shown, hint=hint)
+        left += [name for name in files if len(splits) > 1 and not name.startswith("train/")]
+        files = {name: file for name, file in files.items() if name not in left}
     beside = {name for name in files if Path(name).name.lower().startswith(BESIDE_DATA)}
     if any(file.container != "text" for name, file in files.items() if name not in beside):
         left += [*beside]  # pages about a table
@@ -294,16 +309,24 @@ def _folder(where: Path, shown: str) -> DataSource:
     for suffixes, _, hint in OTHER_FILES.values():
         if counted := [f"{others[name]:,} {name}" for name in sorted(others) if name in suffixes]:
             notes.append(f"not read: {', '.join(counted)}; {hint}")
-    train = {name: file for name, file in files.items() if "train" in name.lower()}
+    train = {name: file for name, file in files.items() if FOR_TRAINING.search(name.lower())}
     rest = [name for name in files if name not in train]
-    if (
-        train
-        and rest
-        and all(any(one in name.lower() for one in EVALUATION_NAMES) for name in rest)
-    ):
+    if train and rest and all(FOR_EVALUATION.search(name.lower()) for name in rest):
         notes.append(f"left out, kept for evaluation: {', '.join(rest)}")
         files = train
     return DataSource(shown=shown, files=tuple(files.values()), notes=tuple(notes), root=where)
+
+
+def _refuse_missing_parts(files: Iterable[str], shown: str) -> None:
+    """Raise InputError if files are numbered parts of a whole ("data-00000-of-00004.arrow") and
+    some are not there.
+    """
+    parts = (PART.fullmatch(name) for name in files)
+    counts = Counter((one[1], one[2], one[3]) for one in parts if one)
+    for (begin, of, end), count in counts.items():
+        if count < int(of):
+            what = f"{int(of) - count} of the {int(of)} files {begin}*-of-{of}{end} are missing"
+            raise InputError(what, where=shown, hint="download or save the data set again")
 
 
 def _no_data(others: Counter[str], unreadable: Sequence[str], shown: str) -> InputError:

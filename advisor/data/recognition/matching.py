@@ -312,12 +312,13 @@ def by_words(columns: Mapping[str, Column]) -> tuple[list[ColumnReading], bool]:
     """Ways to read columns whose names are no known ones, best first, and whether the names leave
     no other way than the first.
     """
-    if len(columns) > MOST_COLUMNS or may_be_row(columns):
+    if len(columns) > MOST_COLUMNS:
         return [], False
     texts = {
         name: role_of(name)
         for name, column in columns.items()
-        if column.shape in ("text", "texts") and not (column.holds_addresses or column.holds_dates)
+        if column.shape in ("text", "texts")
+        and not (column.holds_addresses or column.holds_dates or may_be_row([name]))
     }
     texts = {name: role for name, role in texts.items() if role not in ("nothing", "label")}
     better, worse = ([name for name in texts if _words()[side] & {*plain_words(name)}]

@@ -34,7 +34,7 @@ AT_ONCE = (
     "number", "sequence", "undefined",
 )  # fmt: skip
 FORMATS = ("format", "format_map", "strftime_now")  # calls whose text says how wide a value is
-FIELD = r"%(?:\([^)]*\))?[^a-zA-Z%]*|\{[^{}]*\}"  # of a format
+FIELD = r"%(?:\([^)]*(?:\)|\Z))?[^a-zA-Z%]*|\{[^{}]*\}"  # of a format
 # Methods and filters that make a long text or list of short ones.
 GROWING = {
     "batch", "center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "round",
@@ -250,8 +250,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if re.search(r"%[-+# 0-9.]*\*|\{[^{}]*\{", text.replace("{{", "")):
             stop("writes a text of a width that it computes")
         fields = re.findall(FIELD, text)
-        widths = sum(int(digits[:9]) for field in fields for digits in re.findall(r"\d+", field))
-        self.allow(len(text) + widths + len(fields) * size_of(given))
+        numbers = [number for field in fields for number in re.findall(r"\d+", field)]
+        widths = sum(int(one) if len(one) < 9 else MOST_CHARACTERS for one in numbers)
+        places = text.count("%") + text.count("{")
+        self.allow(len(text) + widths + places * size_of(given))
 
     def _bounded(self, name: str, made: Any) -> Callable[..., Any]:
         """A filter or test that is measured before and after."""

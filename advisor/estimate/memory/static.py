@@ -347,7 +347,7 @@ def gradients(run: Run) -> list[Term]:
         because = "one layer at a time: the step runs inside the backward pass"
         return [term_of(name, one * run.train_bytes, because, src.COUNT)]
     on_host = run.sharding in ("zero2", "zero3") and run.optimizer in CPU_OPTIMIZERS
-    if run.offloaded or on_host:
+    if run.offloaded or (on_host and not run.trainer["keeps_gradient_shard"]):
         return [term_of(name, 0, "moved to host memory layer by layer", src.FSDP)]
     words = " + ".join(f"{count:,} trainable parameters x {wide} B" for count, wide in run.trained)
     return [term_of(name, run.trained_bytes / share, f"{words}{per_device(share)}", src.COUNT)]

@@ -182,9 +182,11 @@ def _shape(
         if abs(_counted(other)[0] - params) < abs(counted - params):
             shape, (counted, used) = other, _counted(other)
     if params is None and not layout.exact:
-        notes.append(f"parameters of '{family}' counted as a plain decoder, good to a few percent")
+        what = f"parameters of '{family}' counted without layers of its own"
+        notes.append(f"{what}, good to a few percent")
     if unread := [name for name in UNREAD if config.get(name)]:
-        said = "layers are taken to be alike, good to a few percent"
+        good = "good to a few percent" if params or stated_width else "and its size is a guess"
+        said = f"layers are taken to be alike, {good}"
         notes.append(f"{' and '.join(unread)} not read: {said}")
     stored = _stored(config)
     if stored is not None:

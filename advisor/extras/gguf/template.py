@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import json
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ PIECES = (
     "&amp;", "system", "user", "assistant", "None", "0", "1.5", "é", "ß", "日本語", "😀", "\u00a0",
     "\u200b", "end", "```python\nprint(1)\n```", "- a\n- b", "|", "~", "=", ":",
 )  # fmt: skip
+SPEAKERS = {"system": "system messages", "user": "questions", "assistant": "earlier answers"}
 
 
 Write = Callable[..., str]  # (turns, prompt=): as the trainers do; may raise RefusedByTemplate
@@ -70,10 +70,11 @@ def ollama_template(
             f"the model's template writes the day's date; Ollama's always writes {today:%Y-%m-%d},"
             " the day of this export"
         )
-    if re.search(r"\btrim\b|strip\(", chat.source):
+    if stripped := [SPEAKERS[role] for role in SPEAKERS if role in shape.strips]:
+        listed = " and ".join(filter(None, (", ".join(stripped[:-1]), stripped[-1])))
         lost.append(
-            "the model's template may remove white space around what is said; Ollama's cannot: send"
-            " messages without"
+            f"the model's template removes white space around {listed}; Ollama's cannot: send them"
+            " without"
         )
     if shape.system is None:
         lost.append("the model's template leaves system messages out, and so does this one")
@@ -134,9 +135,24 @@ def shape_of(write: Write) -> FixedTexts:
             shape = replace(shape, system=(before, after))
         said = f"{MARK}\n{THOUGHT}\n{END_MARK}\n\nyes"
         text = write([TURNS[0], {"role": "assistant", "content": said}, TURNS[2]], prompt=True)
-        return replace(shape, drops_thoughts=THOUGHT not in text)
+        return replace(shape, drops_thoughts=THOUGHT not in text, strips=_stripped(write, shape))
     except RefusedByTemplate as error:
         raise NotExpressible(f"it refuses a plain conversation: {error}") from None
+
+
+def _stripped(write: Write, shape: FixedTexts) -> tuple[str, ...]:
+    """The roles whose words lose white space at both ends."""
+    turns = [*([SYSTEM] if shape.system else []), *TURNS[:3]]
+    plain = write(turns, prompt=True)
+    found = []
+    for place, turn in enumerate(turns[:-1]):
+        for pad in ("\n {} \n", " \n{}\n "):  # some remove newlines alone
+            padded = pad.format(turn["content"])
+            changed = [*turns[:place], {**turn, "content": padded}, *turns[place + 1 :]]
+            if write(changed, prompt=True) != plain.replace(str(turn["content"]), padded):
+                found.append(str(turn["role"]))
+                break
+    return tuple(found)
 
 
 # --------------------------------------------------------------------------- the comparison
@@ -146,8 +162,9 @@ def conversations(shape: FixedTexts, chance: random.Random) -> Iterator[list[Tur
     """Random conversations that end with a question."""
 
     def turn(role: str) -> Turn:
-        # Templates may remove white space at the ends, Ollama's cannot: that is not compared.
-        words = "".join(chance.choices(PIECES, k=chance.randint(1, 8))).strip()
+        words = "".join(chance.choices(PIECES, k=chance.randint(1, 8)))
+        if role in shape.strips:  # Ollama's templates cannot: that is said, and not compared
+            words = words.strip()
         return {"role": role, "content": words or "yes"}
 
     while True:
@@ -197,6 +214,7 @@ class FixedTexts:
     answered: str  # from a question to its answer
     prompt: str  # behind the last question
     drops_thoughts: bool = False  # of earlier answers
+    strips: Sequence[str] = ()  # roles whose words lose white space at both ends
 
     def without(self, first: str) -> FixedTexts:
         """Without the text that begins every conversation."""

@@ -183,7 +183,7 @@ def _write_folder(
     copied = {f"advise/{name}": path for name, path in product_files().items()} | contents.files
     for name, source in copied.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / name)
+        _copy_unchanged(source, folder / name)
     # The plan may be edited on the other machine, and the script too: they have no sums.
     comments = comments_of(text_of(plan_path), name=str(plan_path))
     needed = ("train", *(extras()[name].INSTALLS for name in contents.plan.extras))
@@ -198,6 +198,20 @@ def _write_folder(
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
     (folder / SCRIPT).chmod(0o755)
+
+
+def _copy_unchanged(source: Path, place: Path) -> None:
+    """Copy a file. Raises InputError if it changed meanwhile or is gone."""
+    try:
+        before = source.stat()
+        shutil.copyfile(source, place)
+        after = source.stat()
+        same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    except FileNotFoundError:
+        same = False
+    if not same:
+        hint = "export it again once nobody writes it"
+        raise InputError("the file changed while it was packed", where=str(source), hint=hint)
 
 
 def _write_archive(path: Path, name: str, folder: Path) -> None:

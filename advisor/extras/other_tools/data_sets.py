@@ -205,6 +205,7 @@ COLUMNS = {
     "history": "history", "chosen": "chosen", "rejected": "rejected", "kto_tag": "good",
     "messages": "messages", "tools": "tools",
 }  # fmt: skip
+FORMATTINGS = ("alpaca", "sharegpt", "openai")  # the first one if none is stated
 MEDIA = ("images", "videos", "audios")
 OF_LLAMAFACTORY = ("file_name", "hf_hub_url", "subset", "formatting", "columns", "tags", "ranking")
 
@@ -265,6 +266,10 @@ def _llamafactory_set(
         what = f"{INFO} has no data set '{name}'; it has {', '.join(known[:12])}"
         file.fault("error", key, f"{what}; {near}" if near else what)
         return DataRef(**base, why_not=f"{INFO} does not have it")
+    form = _text(entry.get("formatting")) or FORMATTINGS[0]
+    if form not in FORMATTINGS:
+        what = f"the formatting '{form}' of '{name}' in {INFO} is none of {', '.join(FORMATTINGS)}"
+        file.fault("error", key, what)
     if hub := _text(entry.get("hf_hub_url")):
         subset = _text(entry.get("subset"))
         place: dict[str, Any] = {"place": HUB, "hub": f"{hub}/{subset}" if subset else hub}
@@ -277,7 +282,8 @@ def _llamafactory_set(
     if media := [one for one in MEDIA if isinstance(columns, Mapping) and columns.get(one)]:
         place["why_not"] = f"its rows hold {' and '.join(media)}, and a plan trains on text alone"
     roles = _stated_roles(columns, COLUMNS)
-    roles.pop("answer" if entry.get("ranking") else "chosen", None)
+    for unused in ("answer",) if entry.get("ranking") else ("chosen", "rejected"):
+        roles.pop(unused, None)
     if set(roles) == {"question"} and entry.get("formatting") in (None, "alpaca"):
         roles = {"text": roles["question"]}  # the one column of a text to continue
     lost = (*place.pop("lost", ()), *_unsaid(entry, OF_LLAMAFACTORY))

@@ -23,6 +23,7 @@ from advisor.ground.shape import Path_
 
 MAX_VALUES, MAX_DEPTH = 20_000, 40  # aliases followed
 MAX_DIGITS = 9  # of a place in a list
+LONGEST = 100  # characters of a number or a date
 STRING, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # 2e-5, a text to PyYAML
 HAND_HINT = "this does not look written by hand"
@@ -82,7 +83,7 @@ class PlainData:
                     found = self._plain(one, (*path, "<<"))
                     merged |= found if isinstance(found, dict) else {}
                 continue
-            text = str(key.value)
+            text = str(key.value) if isinstance(key, ScalarNode) else "a key that is no text"
             if text in own:
                 line, column = key.start_mark.line + 1, key.start_mark.column + 1
                 what = f'not valid YAML: found duplicate key "{text}"'
@@ -98,8 +99,9 @@ class PlainData:
             value = float(text) if is_float else text
         else:
             value = text
-            with suppress(yaml.YAMLError, ValueError, OverflowError):
-                value = self._scalars.construct_object(node)
+            # What a tag says may be anything, and no number is so long.
+            with suppress(yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError):
+                value = self._scalars.construct_object(node) if len(text) <= LONGEST else text
         if isinstance(value, date):
             return value.isoformat()
         is_odd = isinstance(value, float) and not math.isfinite(value)

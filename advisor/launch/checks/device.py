@@ -29,7 +29,7 @@ def check(call: Call) -> Checked:
     usable = hardware.kind == plan.launch.device and there and plan.launch.nodes == 1
     if usable and plan.launch.processes > there:
         again = f"advise run {shlex.quote(str(call.run.path))} {settings_for(there, call)}"
-        hint = f"{VISIBLE} may hide some; {again} trains with as many rows a step, and takes longer"
+        hint = f"{VISIBLE} may hide some; with about as many rows a step, in more time: {again}"
         found[0] = replace(found[0], hint=hint)
     return Checked(lacking=found, warnings=[uneven] if uneven else [])
 
@@ -44,7 +44,7 @@ def settings_for(gpus: int, call: Call) -> str:
     for entry in call.left:
         accum = max(1, round(entry.stage.grad_accum * launch.processes / gpus))
         words.append(f"--set {key_path(entry, 'grad_accum')}={accum}")
-    return " ".join(words)
+    return " ".join(dict.fromkeys(words))  # several tasks share a stage
 
 
 def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:

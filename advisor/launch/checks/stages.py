@@ -13,6 +13,7 @@ from advisor.ground.errors import Fault
 from advisor.ground.extras import Checked
 from advisor.ground.resources import method_roots
 from advisor.launch.call import Call
+from advisor.methods import objectives, updates
 
 PHASE = "plan"
 PLACES = (("objective", "trainers"), ("update", "trainers/updates"))
@@ -44,16 +45,22 @@ def _too_few_rows(call: Call) -> Iterator[Fault]:
 
 def _without_trainers(call: Call) -> Iterator[Fault]:
     """An objective is trainers/NAME.py or a package there, an update trainers/updates/NAME.py."""
-    for entry in call.left:
-        for axis, place in PLACES:
-            name = str(getattr(entry.stage, axis))
-            folders = [root / place for root in (call.package_folder, *method_roots()[1:])]
-            if any(_has_trainer(folder, name) for folder in folders) or not folders[0].is_dir():
+    known = {"objective": objectives(), "update": updates()}
+    for axis, place in PLACES:
+        folders = [root / place for root in (call.package_folder, *method_roots()[1:])]
+        if axis == "update" and not folders[0].is_dir():
+            continue
+        there = [name for name in known[axis] if any(_has_trainer(one, name) for one in folders)]
+        for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in call.left):
+            if wanted in there:
                 continue
+            entries = [one.name for one in call.left if getattr(one.stage, axis) == wanted]
             yield Fault(
-                where=f"stage {entry.name}",
-                what=f"this version of advise has no trainer for {axis} {name}",
-                hint="the plan is complete: keep it for a later version, or choose another method",
+                where=f"stage {', '.join(entries)}",
+                what=f"this version of advise has no trainer for {axis} {wanted}",
+                allowed=f"it trains: {', '.join(there) or 'nothing'}",
+                hint="the plan is complete: keep it for a later version, or choose another"
+                " method with `advise --choose`",
             )
 
 

@@ -142,7 +142,7 @@ def test_the_first_token_is_left_to_llama_cpp():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("llama_3", "may remove white space around what is said"),
+        ("llama_3", "removes white space around system messages, questions and earlier answers"),
         ("no_system", "leaves system messages out"),
         ("dated", "writes the day's date; Ollama's always writes 2026-01-02"),
         ("tools", "calls of functions are not in this template"),

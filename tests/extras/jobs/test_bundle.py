@@ -496,3 +496,26 @@ def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_p
     assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in packed}
     assert any("torch" in one and "extra == 'train'" in one.replace('"', "'") for one in requires)
     assert (tmp_path / "clean" / "bin" / "advise").is_file()
+
+
+def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
+    """scp and tar take './-x/a.tar.gz' for what it is."""
+    lines = make_bundle(Path("plan.yaml"), Path("-x/a")).lines()
+    assert "  scp ./-x/a.tar.gz HOST:" in lines
+
+
+def test_data_that_are_gone_or_change_meanwhile_are_said(project, monkeypatch):
+    """The file is named, and nothing is left of the bundle."""
+    from advisor.extras.jobs import pack
+
+    copy = pack.shutil.copyfile
+
+    def change(source, place):
+        copy(source, place)
+        if source.name == "train.jsonl":
+            source.write_text(source.read_text() + "{}")
+
+    monkeypatch.setattr(pack.shutil, "copyfile", change)
+    with pytest.raises(InputError, match="changed while it was packed"):
+        make_bundle(Path("plan.yaml"), Path("out"))
+    assert not (project / "out").exists()
