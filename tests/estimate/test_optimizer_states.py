@@ -58,7 +58,7 @@ def test_arguments_are_read_as_transformers_writes_them(name, text, found):
     ("name", "text", "said"),
     [
         ("galore_adamw", "rnk=64", "reads no 'rnk': it reads rank, "),
-        ("galore_adamw", "rank=0", "rank is '0', expected a number such as 128"),
+        ("galore_adamw", "rank=0", "rank is '0', expected a whole number of at least 1"),
         ("adamw", "rank=4", "adamw reads no 'rank', nor any other"),
         ("muon", "momentum", "no NAME=VALUE"),
     ],

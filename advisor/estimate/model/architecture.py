@@ -182,7 +182,7 @@ def _shape(
         if abs(_counted(other)[0] - params) < abs(counted - params):
             shape, (counted, used) = other, _counted(other)
     if params is None and not layout.exact:
-        what = f"parameters of '{family}' counted without layers of its own"
+        what = f"parameters of '{family}' counted as a plain decoder without layers of its own"
         notes.append(f"{what}, good to a few percent")
     if unread := [name for name in UNREAD if config.get(name)]:
         good = "good to a few percent" if params or stated_width else "and its size is a guess"
