@@ -52,8 +52,8 @@ way, model, data, folder = sys.argv[1:5]
 folder = Path(folder)
 import torch
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.frame.job import make_job
-from trainers.frame.machine import MemoryMeter, quiet_libraries, use_cores
+from trainers.job.job import make_job
+from trainers.job.machine import MemoryMeter, quiet_libraries, use_cores
 
 quiet_libraries()
 use_cores()
@@ -71,11 +71,11 @@ if sft:
     print(json.dumps({"peak": measured["peak_bytes"], "update_s": measured["step_s"], "reward": None}))
     sys.exit()
 
-from trainers.frame.loading import load_tokenizer
+from trainers.start.loading import load_tokenizer
 from trainers.ppo.build import build
 from trainers.ppo.steps import prompts_of_update
-from trainers.prepare.prompts import PROMPTS
-from trainers.frame.rows import prepare_rows
+from trainers.rows.prompts import PROMPTS
+from trainers.rows.stage_rows import prepare_rows
 from trainers.updates import load_update
 
 device = torch.device("cpu")

@@ -40,10 +40,10 @@ import torch
 from contextlib import nullcontext
 from importlib import import_module
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.frame.opening import open_stage, prepare
-from trainers.frame.trainer_builder import TrainerBuilder
-from trainers.frame.job import make_job
-from trainers.frame.machine import quiet_libraries, use_cores
+from trainers.stage.opening import open_stage, prepare
+from trainers.stage.trainer_builder import TrainerBuilder
+from trainers.job.job import make_job
+from trainers.job.machine import quiet_libraries, use_cores
 from trainers.rollouts import transformers_engine
 
 quiet_libraries()
@@ -80,11 +80,11 @@ stage = Stage(name="x", objective=objective, update="lora", learning_rate=1e-4, 
 job = make_job(Plan(model=model, data=PlanData(path=data), stages=(stage,)), stage="x", run=folder / way, folder=folder, judge=False)
 norms = []
 if objective == "ppo":
-    from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import prepare_rows
+    from trainers.start.loading import load_tokenizer
+    from trainers.rows.stage_rows import prepare_rows
     from trainers.ppo.build import build
     from trainers.ppo.steps import prompts_of_update
-    from trainers.prepare.prompts import PROMPTS
+    from trainers.rows.prompts import PROMPTS
     from trainers.updates import load_update
 
     tokenizer = load_tokenizer(job)

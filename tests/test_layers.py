@@ -36,6 +36,11 @@ PURE = ("advice", "ruleset", "estimate", "methods")
 EDGES = ("probe", "data", "launch", "render", "wizard")
 JOINING = {"advisor.situation.build", "advisor.situation.suggestions", "advisor.situation.models"}
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
+# Of the trainers, from the bottom up: no two rooms stand on one line.
+TRAINERS = (
+    *("job", "say", "rows", "updates", "step", "start", "rewards", "evaluation", "keep"),
+    *("rollouts", "stage", "teachers", "ppo", "recipes", "tools", "__main__"),
+)
 MOST_LOADED = 131  # modules of advisor/, by `advise --json`
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
@@ -168,6 +173,29 @@ def test_trainers_know_nothing_of_advice_or_rules(imports):
     assert len(edges) > 50
     wrong = [f"{module}: {target}" for module, target in edges if room(target) not in FOR_TRAINERS]
     assert not wrong, wrong
+
+
+def trainer_room(module):
+    """The folder of trainers/ that a module stands in; the recipes are the files on top."""
+    name = room(module)
+    return name if name in TRAINERS else "recipes"
+
+
+def test_imports_of_the_trainers_run_one_way(imports):
+    """A module of the trainers imports only those of its own room or of rooms further down."""
+    rank = {name: place for place, name in enumerate(TRAINERS)}
+    edges = [
+        pair
+        for pair in inside(imports, "trainers")
+        if pair[1].split(".")[0] == "trainers" and pair[1] != "trainers"
+    ]
+    assert len(edges) > 300
+    wrong = [
+        f"{module} -> {target}"
+        for module, target in edges
+        if rank[trainer_room(module)] < rank[trainer_room(target)]
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_adapter_module_stands_alone(imports):

@@ -12,80 +12,30 @@ objective needs its own file here, rules/objectives/<name>.yaml and no registrat
     check_rows(job)  Optional: raise InputError for data that cannot be trained on. If one call
                      trains several tasks, each is checked before the first is trained.
 
-Most recipes describe themselves as a subclass of `trainers.frame.objective.Objective` (rows, model,
-trainer, evaluation), and their `train` hands an instance of it to `trainers.frame.stage.train`.
+Most recipes describe themselves as a subclass of `trainers.stage.objective.Objective` (rows, model,
+trainer, evaluation), and their `train` hands an instance of it to `trainers.stage.run.train`.
 
-| room | what is in it |
+| room | what is in it, from the bottom up: a room imports those above it in this table |
 | --- | --- |
-| frame | what every stage needs: job, rows, model, settings, checkpoints, progress |
-| prepare | examples as token ids and labels |
+| job | the job of a stage, this machine, files |
+| say | parts, waits and stops, said while a stage runs |
+| rows | examples as token ids and labels |
 | updates | which weights are trained: one module for each update scheme |
-| ppo | PPO, which has its own training loop |
+| step | one optimizer step: losses, precision, optimizers, division, memory |
+| start | the model as it is loaded: weights, attention, kernels |
 | rewards | where the reward of an answer comes from |
-| teachers | distillation: the teacher, its answers, the distance to it |
 | evaluation | the model before and after training |
+| keep | checkpoints, the best weights, records |
+| rollouts | answers that a policy writes to learn from |
+| teachers | distillation: the teacher, its answers, the distance to it |
+| stage | a stage from its first check to its judged result |
+| ppo | PPO, which has its own training loop |
 | tools | what is done with results |
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from importlib import import_module
-from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Protocol, cast
-
-from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import method_roots
-
-if TYPE_CHECKING:
-    from trainers.frame.job import Job
-
 
 # Folders in ADVISE_METHODS bring recipes of their own, found in the same way.
 __path__ += [str(root / "trainers") for root in method_roots()[1:]]
-
-
-class Recipe(Protocol):
-    """What the module of an objective holds."""
-
-    def train(self, job: Job) -> None:
-        """Train the stage, or measure two steps of it, and write the result into its folder."""
-        ...
-
-
-def load_recipe(name: str) -> Recipe:
-    """The module of an objective.
-
-    Raises InputError if there is no such module, or if it is no recipe.
-    """
-    if name not in _modules():
-        raise InputError(
-            faults=[unknown_name("objective", name, recipes(), at="python -m trainers")]
-        )
-    module = import_module(f"{__name__}.{name}")
-    if not hasattr(module, "train"):
-        raise InputError(
-            "a recipe needs a function train(job), and this module has none",
-            where=str(module.__file__),
-            allowed=f"recipes: {', '.join(recipes())}",
-        )
-    return cast(Recipe, module)
-
-
-def recipes() -> list[str]:
-    """The names of all objectives that can be trained here.
-
-    Imports every module of this package; one that cannot be imported is left out.
-    """
-    found = []
-    for name in _modules():
-        with suppress(Exception):  # a recipe that is broken must not hide the others
-            if hasattr(import_module(f"{__name__}.{name}"), "train"):
-                found.append(name)
-    return found
-
-
-def _modules() -> list[str]:
-    return sorted(
-        module.name for module in iter_modules(__path__) if not module.name.startswith("_")
-    )

@@ -31,18 +31,18 @@ from advisor.plan.read import read_plan
 from advisor.record.run import ERROR
 from advisor.record.smaller import NOTHING_SMALLER, as_settings, next_change
 from advisor.record.stage import ErrorRecord, error_of_rank
-from trainers import load_recipe
-from trainers.frame.bases import sharing_bases
-from trainers.frame.files import make_folder, write_json
-from trainers.frame.foreign_code import refused_code
-from trainers.frame.job import JUDGE, TRAIN, Job, make_job
-from trainers.frame.later_stages import check_later_stages
-from trainers.frame.leaving import run_and_leave
-from trainers.frame.machine import process_count, process_rank, several_machines
-from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
-from trainers.frame.pass_through import refused_by_library
-from trainers.frame.stopping import RESUMES, request
-from trainers.frame.waiting import ConnectionLost
+from trainers.job.files import make_folder, write_json
+from trainers.job.foreign_code import refused_code
+from trainers.job.job import JUDGE, TRAIN, Job, make_job
+from trainers.job.machine import process_count, process_rank, several_machines
+from trainers.say.leaving import run_and_leave
+from trainers.say.stopping import RESUMES, request
+from trainers.say.waiting import ConnectionLost
+from trainers.stage.later_stages import check_later_stages
+from trainers.stage.recipes import load_recipe
+from trainers.start.bases import sharing_bases
+from trainers.step.out_of_memory import LOADING, first_line, is_out_of_memory, now
+from trainers.step.pass_through import refused_by_library
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"

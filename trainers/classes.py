@@ -19,15 +19,15 @@ from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAns
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import Probe, probe_row
-from trainers.frame import settings
-from trainers.frame.evaluating import evaluating
-from trainers.frame.job import Job
-from trainers.frame.objective import Objective
-from trainers.frame.out_of_memory import in_halves
-from trainers.frame.types import Device, Model, Tokenizer, Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.classification import CLASSES, Labelled, class_columns, class_names
-from trainers.prepare.sequences import flattened, values_of
+from trainers.job.evaluating import evaluating
+from trainers.job.job import Job
+from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.rows import Prepared
+from trainers.rows.classification import CLASSES, Labelled, class_columns, class_names
+from trainers.rows.sequences import flattened, values_of
+from trainers.stage.objective import Objective
+from trainers.step import settings
+from trainers.step.out_of_memory import in_halves
 from trainers.updates import Update
 
 HEAD = "SequenceClassification"
@@ -65,7 +65,7 @@ class Classifier(Objective[Labelled]):
         """
         from transformers import set_seed
 
-        from trainers.frame.loading import load_base
+        from trainers.start.loading import load_base
 
         learned = set(values_of(data.train, "name"))
         names = class_names(chain(learned, values_of(data.holdout, "name")))
@@ -96,8 +96,8 @@ class Classifier(Objective[Labelled]):
         from peft import get_peft_model
         from transformers import DataCollatorWithPadding, Trainer
 
-        from trainers.frame.rows_dataset import rows_dataset
-        from trainers.frame.trl_trainer import with_safe_checkpoints
+        from trainers.rows.rows_dataset import rows_dataset
+        from trainers.stage.trl_trainer import with_safe_checkpoints
 
         class ClassTrainer(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
             """transformers' trainer for losses that are means over the rows of a micro-batch.

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from advisor.ground.errors import InputError
 from trainers.evaluation.generation import TextEvaluator
-from trainers.frame import stage
-from trainers.frame.job import Job
-from trainers.frame.rows import prepare_rows
-from trainers.frame.types import Tokenizer, Trainer
-from trainers.prepare import Prepared, Row
-from trainers.prepare.sequences import Picked, lengths
+from trainers.job.job import Job
+from trainers.job.types import Tokenizer, Trainer
+from trainers.rows import Prepared, Row
+from trainers.rows.sequences import Picked, lengths
+from trainers.rows.stage_rows import prepare_rows
 from trainers.sft import SFT
+from trainers.stage import run as stage
 
 
 class CPT(SFT):

@@ -21,16 +21,17 @@ from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
 from trainers.evaluation.metrics import Comparison, compare
 from trainers.evaluation.saved_result import Probe, probe_row
-from trainers.frame import settings, stage
-from trainers.frame.job import Job, label
-from trainers.frame.machine import check_versions, torch_device
-from trainers.frame.objective import Objective
-from trainers.frame.rows import prepare_rows
-from trainers.frame.telling import say
-from trainers.frame.types import Device, Model, Tokenizer, Trainer
-from trainers.prepare import Prepared, Row
-from trainers.prepare.prompts import PROMPTS, Prompt
+from trainers.job.job import Job, label
+from trainers.job.machine import check_versions, torch_device
+from trainers.job.types import Device, Model, Tokenizer, Trainer
 from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
+from trainers.rows import Prepared, Row
+from trainers.rows.prompts import PROMPTS, Prompt
+from trainers.rows.stage_rows import prepare_rows
+from trainers.say.telling import say
+from trainers.stage import run as stage
+from trainers.stage.objective import Objective
+from trainers.step import settings
 from trainers.teachers.answers import (
     Written,
     answered,
@@ -141,9 +142,9 @@ class Distillation(Objective[Row]):
         self, job: Job, tokenizer: Tokenizer, prompts: Sequence[Prompt]
     ) -> list[Written]:
         """The teacher's answers to the requests, from the run folder as far as they are there."""
-        from trainers.frame.loading import enable_stop_tokens
         from trainers.rollouts.engine import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
+        from trainers.start.loading import enable_stop_tokens
 
         device = torch_device(job.plan.launch.device)
 
@@ -175,8 +176,8 @@ class Distillation(Objective[Row]):
     def load(
         self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Row]
     ) -> Model:
-        from trainers.frame.loading import check_vocabulary
-        from trainers.frame.trl_trainer import frozen_copy
+        from trainers.stage.trl_trainer import frozen_copy
+        from trainers.start.loading import check_vocabulary
 
         self.server = open_rollouts(job)  # before the model is loaded: it may be gone
         model: Any = super().load(job, device, update, tokenizer, data)
@@ -199,8 +200,8 @@ class Distillation(Objective[Row]):
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trainers.frame.rows_dataset import rows_dataset
-        from trainers.prepare import dataset_columns
+        from trainers.rows import dataset_columns
+        from trainers.rows.rows_dataset import rows_dataset
 
         options = job.options
         own = {

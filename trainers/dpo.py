@@ -14,13 +14,14 @@ from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_rows
 from trainers.evaluation.saved_result import Probe, probe_row
-from trainers.frame import settings, stage
-from trainers.frame.job import Job
-from trainers.frame.objective import Objective
-from trainers.frame.types import Model, Tokenizer, Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.preference import PAIRS, Pair, preference_columns
-from trainers.prepare.sequences import flattened
+from trainers.job.job import Job
+from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.rows import Prepared
+from trainers.rows.preference import PAIRS, Pair, preference_columns
+from trainers.rows.sequences import flattened
+from trainers.stage import run as stage
+from trainers.stage.objective import Objective
+from trainers.step import settings
 
 
 class DPO(Objective[Pair]):
@@ -48,8 +49,8 @@ class DPO(Objective[Pair]):
     ) -> Trainer:
         from trl import DPOTrainer
 
-        from trainers.frame.rows_dataset import copied_dataset, rows_dataset
-        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
+        from trainers.rows.rows_dataset import copied_dataset, rows_dataset
+        from trainers.stage.trl_trainer import reference_model, with_safe_checkpoints
 
         precomputes = job.stage.trl.get("precompute_ref_log_probs")
         dataset = copied_dataset if precomputes else rows_dataset

@@ -23,14 +23,9 @@ from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
-from trainers.frame import settings, stage
-from trainers.frame.job import Job, label
-from trainers.frame.machine import is_main_process
-from trainers.frame.objective import Objective
-from trainers.frame.telling import say
-from trainers.frame.types import Device, Model, Tokenizer, Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.prompts import PROMPTS, Prompt
+from trainers.job.job import Job, label
+from trainers.job.machine import is_main_process
+from trainers.job.types import Device, Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
@@ -44,6 +39,12 @@ from trainers.rewards.watch import (
 )
 from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Engine, Sampling
+from trainers.rows import Prepared
+from trainers.rows.prompts import PROMPTS, Prompt
+from trainers.say.telling import say
+from trainers.stage import run as stage
+from trainers.stage.objective import Objective
+from trainers.step import settings
 from trainers.updates import Update
 
 LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
@@ -138,9 +139,9 @@ class GRPO(Objective[Prompt]):
         sequences: Sequence[Sequence[Prompt]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trainers.frame.rows_dataset import rows_dataset
         from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
         from trainers.rollouts.transformers_engine import TransformersEngine
+        from trainers.rows.rows_dataset import rows_dataset
 
         rows = [row for (row,) in sequences]
         generations = job.options["generations"]
@@ -290,8 +291,8 @@ def with_prepared_prompts(trainer: type) -> type:
     """
     import transformers
 
-    from trainers.frame.trl_trainer import frozen_copy, with_safe_checkpoints
     from trainers.rewards.in_trl import with_rollout_log
+    from trainers.stage.trl_trainer import frozen_copy, with_safe_checkpoints
 
     base: Any = with_rollout_log(with_safe_checkpoints(trainer))
 

@@ -16,12 +16,10 @@ from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
-from trainers.frame import settings, stage
-from trainers.frame.job import Job
-from trainers.frame.objective import Objective
-from trainers.frame.types import Model, Tokenizer, Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.preference import (
+from trainers.job.job import Job
+from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.rows import Prepared
+from trainers.rows.preference import (
     FEEDBACK,
     Feedback,
     columns_with_others,
@@ -29,7 +27,10 @@ from trainers.prepare.preference import (
     others_in_batch,
     with_own_answers,
 )
-from trainers.prepare.sequences import Beside, Picked, Singles, flattened, values_of
+from trainers.rows.sequences import Beside, Picked, Singles, flattened, values_of
+from trainers.stage import run as stage
+from trainers.stage.objective import Objective
+from trainers.step import settings
 
 FEWEST_AT_ONCE = 4
 
@@ -102,8 +103,8 @@ class KTO(Objective[Feedback]):
     ) -> Trainer:
         from trl import KTOTrainer
 
-        from trainers.frame.rows_dataset import copied_dataset, rows_dataset
-        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
+        from trainers.rows.rows_dataset import copied_dataset, rows_dataset
+        from trainers.stage.trl_trainer import reference_model, with_safe_checkpoints
 
         class FeedbackTrainer(with_safe_checkpoints(KTOTrainer)):  # type: ignore[misc]
             def regrouped(self, rows: Sequence[Any]) -> Sequence[Any]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainers.frame import stage
-from trainers.frame.job import Job
 from trainers.grpo import GRPO
+from trainers.job.job import Job
+from trainers.stage import run as stage
 
 
 class RLOO(GRPO):

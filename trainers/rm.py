@@ -21,13 +21,14 @@ from advisor.methods import methods
 from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
-from trainers.frame import settings, stage
-from trainers.frame.job import Job
-from trainers.frame.objective import Objective
-from trainers.frame.types import Device, Model, Tokenizer, Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.preference import PAIRS, Pair, reward_columns
-from trainers.prepare.sequences import flattened
+from trainers.job.job import Job
+from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.rows import Prepared
+from trainers.rows.preference import PAIRS, Pair, reward_columns
+from trainers.rows.sequences import flattened
+from trainers.stage import run as stage
+from trainers.stage.objective import Objective
+from trainers.step import settings
 from trainers.updates import Update, load_update
 
 HEAD = "SequenceClassification"
@@ -68,8 +69,8 @@ class RewardModel(Objective[Pair]):
     ) -> Trainer:
         from trl import RewardTrainer
 
-        from trainers.frame.rows_dataset import rows_dataset
-        from trainers.frame.trl_trainer import with_safe_checkpoints
+        from trainers.rows.rows_dataset import rows_dataset
+        from trainers.stage.trl_trainer import with_safe_checkpoints
 
         return with_safe_checkpoints(RewardTrainer)(
             model=model,
@@ -115,7 +116,7 @@ def adapter_config(job: Job) -> dict[str, Any] | None:
     """The config of the module that this stage continues from; None if it starts from whole
     weights.
     """
-    from trainers.frame.loading import read_adapter_config
+    from trainers.start.loading import read_adapter_config
 
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
@@ -177,7 +178,7 @@ def load_scorer(
     """
     from transformers import set_seed
 
-    from trainers.frame.loading import load_base
+    from trainers.start.loading import load_base
 
     config = adapter_config(job)
     set_seed(job.stage.seed)  # the head starts from random numbers
@@ -202,8 +203,8 @@ def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:
     )
     from safetensors.torch import load_file
 
-    from trainers.frame.loading import register_method
-    from trainers.frame.model_files import reading
+    from trainers.start.loading import register_method
+    from trainers.start.model_files import reading
 
     register_method(config)
     start = job.start

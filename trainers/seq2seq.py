@@ -15,15 +15,15 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from trainers.evaluation.rewriting import RewritingEvaluator, in_batches, loss_sum, sum_of_losses
 from trainers.evaluation.saved_result import SEQ2SEQ, Probe, probe_row
-from trainers.frame import settings
-from trainers.frame.evaluating import evaluating
-from trainers.frame.job import Job
-from trainers.frame.objective import Objective
-from trainers.frame.out_of_memory import in_halves
-from trainers.frame.types import Device, Model, Tokenizer, Trainer
-from trainers.prepare import IGNORED, Prepared
-from trainers.prepare.rewriting import REWRITINGS, Rewriting, rewriting_columns
-from trainers.prepare.sequences import flattened
+from trainers.job.evaluating import evaluating
+from trainers.job.job import Job
+from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.rows import IGNORED, Prepared
+from trainers.rows.rewriting import REWRITINGS, Rewriting, rewriting_columns
+from trainers.rows.sequences import flattened
+from trainers.stage.objective import Objective
+from trainers.step import settings
+from trainers.step.out_of_memory import in_halves
 from trainers.updates import Update
 
 UPDATES = ("full", "lora")
@@ -70,8 +70,8 @@ class Seq2Seq(Objective[Rewriting]):
         """
         from transformers import AutoConfig
 
-        from trainers.frame.loading import load_base
-        from trainers.frame.model_files import reading
+        from trainers.start.loading import load_base
+        from trainers.start.model_files import reading
 
         with reading(job.base_model):
             config = AutoConfig.from_pretrained(
@@ -105,7 +105,7 @@ class Seq2Seq(Objective[Rewriting]):
         from peft import get_peft_model
         from transformers import DataCollatorForSeq2Seq
 
-        from trainers.frame.rows_dataset import rows_dataset
+        from trainers.rows.rows_dataset import rows_dataset
 
         return trainer_class()(
             model=get_peft_model(model, peft_config) if peft_config is not None else model,
@@ -145,7 +145,7 @@ def trainer_class() -> Any:
     """
     from transformers import Trainer
 
-    from trainers.frame.trl_trainer import with_safe_checkpoints
+    from trainers.stage.trl_trainer import with_safe_checkpoints
 
     class Seq2SeqStage(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
         _tokens_seen: Any

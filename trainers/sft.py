@@ -10,13 +10,14 @@ from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import mean_loss
 from trainers.evaluation.saved_result import Probe, probe_row
-from trainers.frame import settings, stage
-from trainers.frame.job import Job
-from trainers.frame.objective import Objective
-from trainers.frame.opening import prepare
-from trainers.frame.rows import sequences_of
-from trainers.frame.types import Model, Tokenizer, Trainer
-from trainers.prepare import Prepared, Row
+from trainers.job.job import Job
+from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.rows import Prepared, Row
+from trainers.rows.stage_rows import sequences_of
+from trainers.stage import run as stage
+from trainers.stage.objective import Objective
+from trainers.stage.opening import prepare
+from trainers.step import settings
 
 
 class SFT(Objective[Row]):
@@ -41,9 +42,9 @@ class SFT(Objective[Row]):
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trainers.frame.answer_loss import answer_trainer
-        from trainers.frame.rows_dataset import rows_dataset
-        from trainers.prepare import PackedBatches, dataset_columns
+        from trainers.rows import PackedBatches, dataset_columns
+        from trainers.rows.rows_dataset import rows_dataset
+        from trainers.stage.answer_loss import answer_trainer
 
         flat = job.stage.packing and is_flash(job.stage.attention)
         own = {

@@ -13,12 +13,13 @@ from typing import Any
 
 from advisor.ground.errors import Fault
 from trainers.dpo import DPO
-from trainers.frame import settings, stage
-from trainers.frame.job import Job
-from trainers.frame.types import Model, Tokenizer, Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.preference import Pair, preference_columns, with_tokenised_pairs
-from trainers.prepare.sequences import flattened
+from trainers.job.job import Job
+from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.rows import Prepared
+from trainers.rows.preference import Pair, preference_columns, with_tokenised_pairs
+from trainers.rows.sequences import flattened
+from trainers.stage import run as stage
+from trainers.step import settings
 
 # Fields of TRL's config that this stage sets, and where to say it instead.
 SET_HERE = {
@@ -64,8 +65,8 @@ class SimPO(DPO):
     ) -> Trainer:
         from trl.experimental.cpo import CPOTrainer
 
-        from trainers.frame.rows_dataset import rows_dataset
-        from trainers.frame.trl_trainer import with_safe_checkpoints
+        from trainers.rows.rows_dataset import rows_dataset
+        from trainers.stage.trl_trainer import with_safe_checkpoints
 
         own = {
             "max_length": job.stage.seq_len,

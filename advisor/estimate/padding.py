@@ -18,7 +18,7 @@ from advisor.ground.types import TokenStats
 from advisor.methods import objective
 from advisor.methods.stage import Stage
 
-# As trainers/frame/batches.py: rows are sorted within pools of so many optimizer steps.
+# As trainers/rows/batches.py: rows are sorted within pools of so many optimizer steps.
 POOL_STEPS, FEWEST_POOLS, FEWEST_STEPS = 50, 4, 8
 SLICES = 200  # of the lengths, for the mean of the longest of several rows
 # Around a row with one question: 33 where the template of SmolLM2 adds a system prompt, 4 for long

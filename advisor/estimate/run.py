@@ -28,7 +28,7 @@ DIVIDES: Mapping[str, tuple[str, ...]] = {
 }
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 # Families whose layers look at whole rows, none through a window: on the CPU the bundled trainers
-# lay their rows end to end (trainers/frame/flat_rows.py, which tries it on the model itself).
+# lay their rows end to end (trainers/step/flat_rows.py, which tries it on the model itself).
 WHOLE_ROWS = frozenset(
     ("llama", "qwen2", "qwen3", "granite", "olmo", "olmo2", "gpt2", "gpt_neox", "opt", "smollm3")
 )
@@ -382,7 +382,7 @@ class Run:
     @derived
     def casts(self) -> bool:
         """Whether FSDP casts what it gathers to 16 bit; ours casts weights that train in place
-        alone (trainers/frame/sharding.py, casts_weights).
+        alone (trainers/step/sharding.py, casts_weights).
         """
         if not self.is_fsdp or self.device.is_cpu:
             return False
@@ -463,7 +463,7 @@ class Run:
         or tiled (ours on the CPU: gradients are made with the logits).
 
         The bundled trainers score in tiles on a GPU. On the CPU they do so if the output matrix is
-        frozen (trainers/frame/answer_loss.py), and hold the learned tokens' logits whole if it
+        frozen (trainers/stage/answer_loss.py), and hold the learned tokens' logits whole if it
         trains. PPO is our own.
         """
         logits = self.objective.logits

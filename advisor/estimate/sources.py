@@ -51,7 +51,7 @@ TRL_LOSS = Source(
     kind="vendor",
 )
 TILES = Source(
-    title="trainers/frame/tiled_loss.py: tiles of 64 MiB of float32 logits, with their gradient",
+    title="trainers/step/tiled_loss.py: tiles of 64 MiB of float32 logits, with their gradient",
     checked="2026-11-27",
     kind="vendor",
 )

@@ -87,7 +87,7 @@ class TrainerStarter:
         if launch.world_size == 1:
             return command
         return [
-            *_python("trainers.frame.torchrun"),
+            *_python("trainers.say.torchrun"),
             *rendezvous,
             *("--nproc-per-node", str(launch.processes)),
             "--no-python",
@@ -115,7 +115,7 @@ class TrainerStarter:
     def compare_modules(self, run: Path) -> Ended:
         """Evaluate the module of every task on the held-out rows of every task."""
         command = [
-            *_python("trainers.evaluation.cross_task"),
+            *_python("trainers.tools.cross_task"),
             str(run / PLAN_FILE),
             *("--run", str(run)),
             *self._limit(),

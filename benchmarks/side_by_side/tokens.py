@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from advisor.data import read_examples
-from trainers.prepare import ANSWERS, IGNORED, Templater, prepare_stage_rows
+from trainers.rows import ANSWERS, IGNORED, Templater, prepare_stage_rows
 
 
 def main() -> None:

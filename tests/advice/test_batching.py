@@ -29,8 +29,8 @@ from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
 from tests.conftest import examples
-from trainers.frame.batches import Batches
-from trainers.prepare.packing import bins_of
+from trainers.rows.batches import Batches
+from trainers.rows.packing import bins_of
 
 np = pytest.importorskip("numpy")  # only trainers need it
 RULES = load_rules()

@@ -159,7 +159,7 @@ def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
     from transformers import AutoTokenizer
 
     from advisor.data.example import Message
-    from trainers.prepare.template import Templater
+    from trainers.rows.template import Templater
 
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))

@@ -27,10 +27,10 @@ from transformers import Trainer
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
-from trainers import load_recipe
-from trainers.frame.job import JUDGE, TRAIN, Job, make_job
-from trainers.frame.leaving import run_and_leave
-from trainers.frame.machine import is_main_process, process_count
+from trainers.job.job import JUDGE, TRAIN, Job, make_job
+from trainers.job.machine import is_main_process, process_count
+from trainers.say.leaving import run_and_leave
+from trainers.stage.recipes import load_recipe
 
 TRAINED, REFUSED, FAILED = "trained", "refused", "failed"
 

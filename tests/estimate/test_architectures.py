@@ -229,8 +229,8 @@ def test_lora_trains_what_the_trainers_adapt(family):
     trainers take, and where they take all, of those that PEFT does.
     """
     peft = pytest.importorskip("peft")
-    from trainers.frame.experts import find_experts
-    from trainers.frame.lora_targets import is_refused, linear_layers
+    from trainers.updates.experts import find_experts
+    from trainers.updates.lora_targets import is_refused, linear_layers
 
     config, model = small_model(family)
     shape = shape_from_config(config, family, origin="hub", source="")

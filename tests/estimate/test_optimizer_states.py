@@ -102,7 +102,7 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     needs(name)
-    from trainers.frame.make_optimizer import model_optimizer
+    from trainers.step.make_optimizer import model_optimizer
 
     model = tiny(getattr(torch, dtype))
     stage = Stage(

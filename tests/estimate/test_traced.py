@@ -212,7 +212,7 @@ def test_our_loss_on_the_cpu_holds_up_to_three_tiles(share):
     from torch.distributed._tools.mem_tracker import MemTracker
 
     from advisor.estimate.memory.activations import OWN_TILE_BYTES, loss_memory
-    from trainers.frame.tiled_loss import TILE_BYTES, tiled_log_probs
+    from trainers.step.tiled_loss import TILE_BYTES, tiled_log_probs
 
     assert TILE_BYTES == OWN_TILE_BYTES
     config = {"model_type": "llama", **WIDE["mistral"], "num_hidden_layers": 1, "hidden_size": 128}

@@ -106,7 +106,7 @@ def test_the_numbers_are_those_of_the_trainers():
     """The advisor never imports the trainers; what they measure is written down twice."""
     pytest.importorskip("torch")
     from trainers.evaluation import generation, loss, pairs, rewards
-    from trainers.frame import held_out_curve, save_clock
+    from trainers.keep import held_out_curve, save_clock
 
     assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
     assert (module.SAMPLES, module.LONGEST_SAMPLE) == (loss.SAMPLES, loss.LONGEST_SAMPLE)

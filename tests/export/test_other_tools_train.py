@@ -97,8 +97,8 @@ def rows_as_ours(model):
     from transformers import AutoTokenizer
 
     from advisor.data.example import Example, Message
-    from trainers.prepare.conversation import answer_row
-    from trainers.prepare.template import Templater
+    from trainers.rows.conversation import answer_row
+    from trainers.rows.template import Templater
 
     templater = Templater(AutoTokenizer.from_pretrained(model))
     for number, row in enumerate(ROWS, 1):

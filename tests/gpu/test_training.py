@@ -14,7 +14,7 @@ from tests.trainers.runs import break_at, losses, trained
 @pytest.fixture
 def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The trainers that were built, for a look at their models and optimizers."""
-    from trainers.frame.trainer_builder import TrainerBuilder
+    from trainers.stage.trainer_builder import TrainerBuilder
 
     built: list[Any] = []
     original = TrainerBuilder.build

@@ -155,7 +155,7 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
 
     from advisor.data import read_examples
     from advisor.ground.errors import InputError
-    from trainers.prepare import Templater, prepare_stage_rows
+    from trainers.rows import Templater, prepare_stage_rows
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     path = kinds / f"{name}.jsonl"
@@ -183,8 +183,8 @@ def kind_of(purpose, options, name):
     """What the trainer of an objective prepares of such data."""
     import importlib
 
-    from trainers.frame.objective import Objective
-    from trainers.prepare.prompts import PROMPTS
+    from trainers.rows.prompts import PROMPTS
+    from trainers.stage.objective import Objective
 
     if options.get("head") == "classes":
         purpose = "classes"

@@ -128,7 +128,7 @@ def test_errors_of_an_earlier_attempt_are_forgotten(stage):
 BREAK_ONE = """\
 import os
 if os.environ.get("RANK") == "1":
-    from trainers.frame.checkpoints import SafeCheckpoints
+    from trainers.keep.checkpoints import SafeCheckpoints
 
     class OutOfMemoryError(RuntimeError):
         pass
@@ -190,7 +190,7 @@ if os.environ.get("RANK"):
 STOP_ONE = """\
 import os, signal
 if os.environ.get("RANK") == "1":
-    from trainers.frame.progress import RunCallback
+    from trainers.keep.progress import RunCallback
 
     def stop(self, args, state, control, **kwargs):
         if state.global_step == 1:
@@ -240,13 +240,15 @@ import os
 if os.environ.get("RANK"):
     import time
 
-    from trainers.frame import joining, loaded_stage, settings
+    from trainers.step import settings
+    from trainers.stage import loaded_stage
+    from trainers.say import joining
 
     joining.JOIN_S = settings.JOIN_S = 6
     if os.environ["RANK"] == "1" and os.environ["HANGS"] == "joining":
         loaded_stage.connect = lambda device: time.sleep(600)
     elif os.environ["RANK"] == "1":
-        from trainers.frame.progress import RunCallback
+        from trainers.keep.progress import RunCallback
 
         RunCallback.on_step_begin = lambda *args, **kwargs: time.sleep(600)
 """

@@ -20,7 +20,7 @@ from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.distributed.comparing import LIMIT, apart, left_by
 from tests.launch.conftest import MACHINE, running, wait_for
-from trainers.frame.job import make_job
+from trainers.job.job import make_job
 
 ROOT = Path(__file__).parents[2]
 PLAN = """\

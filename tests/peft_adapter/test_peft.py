@@ -233,7 +233,7 @@ def test_on_a_4_bit_base(base, tmp_path):
     from peft import PeftModel
     from transformers import BitsAndBytesConfig
 
-    from trainers.frame.loading import keep_weights_unpacked
+    from trainers.start.loading import keep_weights_unpacked
 
     def four_bit():
         return keep_weights_unpacked(

@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import Any
 
 from advisor.plan.model import Stage
-from trainers.frame.files import read_json
-from trainers.frame.job import Job
+from trainers.job.files import read_json
+from trainers.job.job import Job
 
 QUESTIONS = (
     "Where is my parcel",

@@ -20,7 +20,7 @@ from tests.trainers.alignment import (
     stage_of,
     trained,
 )
-from trainers.frame.job import Job, make_job
+from trainers.job.job import Job, make_job
 
 
 @pytest.fixture(scope="session")

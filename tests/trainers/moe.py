@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainers.frame.leaving import run_and_leave
+from trainers.say.leaving import run_and_leave
 
 SHAPE = {
     "vocab_size": 64,
@@ -59,7 +59,7 @@ def train_all(plans: Sequence[Path], *, part: str | None = None) -> None:
     of several.
     """
     from advisor.plan.read import read_plan
-    from trainers.frame.job import make_job
+    from trainers.job.job import make_job
 
     for path in plans:
         plan = read_plan(path)

@@ -29,7 +29,7 @@ from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainers.frame import loading
+from trainers.start import loading
 
 HOST, GPU = torch.device("cpu"), torch.device("cuda", 0)
 # Operations that take tensors of several devices, by what they are.

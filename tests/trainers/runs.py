@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from trainers import sft
-from trainers.frame.files import read_json
-from trainers.frame.job import Job
+from trainers.job.files import read_json
+from trainers.job.job import Job
 
 
 def trained(job: Job) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def losses(job: Job) -> list[float]:
 
 def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage and crash it right after the losses of a step were noted."""
-    from trainers.frame.progress import RunCallback
+    from trainers.keep.progress import RunCallback
 
     original = RunCallback.on_log
 

@@ -28,7 +28,7 @@ from tests.trainers.alignment import (
     stage_of,
     trained,
 )
-from trainers.frame.checkpoint_store import CheckpointStore
+from trainers.keep.checkpoint_store import CheckpointStore
 
 EVERY = [("rm", {}), ("dpo", {}), ("kto", {}), ("orpo", {}), ("grpo", SHORT), ("rloo", SHORT)]
 SAID = {
@@ -127,9 +127,9 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
     from peft import AutoPeftModelForSequenceClassification
     from transformers import AutoModelForSequenceClassification
 
-    from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import prepare_rows
-    from trainers.prepare.preference import PAIRS
+    from trainers.rows.preference import PAIRS
+    from trainers.rows.stage_rows import prepare_rows
+    from trainers.start.loading import load_tokenizer
 
     job = align("rm", max_steps=20, **update)
     result = trained(job)
@@ -526,7 +526,7 @@ CONFIGURED = [
 @pytest.mark.parametrize(("objective", "key"), CONFIGURED)
 def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypatch):
     """Changing this key alone changes what TRL is configured with."""
-    from trainers.frame import settings
+    from trainers.step import settings
 
     (tmp_path / "own.py").write_text(REWARD)
     seen = []
@@ -674,7 +674,7 @@ def test_a_module_on_a_4_bit_base_goes_on_from_what_was_saved(objective, align, 
     """
     from safetensors.torch import load_file
 
-    from trainers.frame import stage
+    from trainers.stage import run as stage
 
     keys = {"quantization": "nf4", "job_judge": False}
     first = align("sft", max_steps=2, **keys)

@@ -7,10 +7,10 @@ import torch
 
 from advisor.ground.errors import MachineNotReady
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
-from trainers.frame import attention
-from trainers.frame.attention import choose, largest_gap, usable_here, with_attention
-from trainers.frame.depends_on import dependencies
-from trainers.prepare.packing import PackedBatches
+from trainers.keep.depends_on import dependencies
+from trainers.rows.packing import PackedBatches
+from trainers.start import attention
+from trainers.start.attention import choose, largest_gap, usable_here, with_attention
 
 
 def varlen(q_SHD, k_SHD, v_SHD, *, cu_seqlens_q, max_seqlen_q, causal, **_):

@@ -14,10 +14,10 @@ from advisor.ground.errors import InputError
 from tests.conftest import examples
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
-from trainers.frame import rows as frame_rows
-from trainers.frame.batches import Batches, OrdersRows, Rounds, RowOrder
-from trainers.frame.depends_on import _grouping
-from trainers.prepare.packing import bins_of
+from trainers.keep.depends_on import _grouping
+from trainers.rows.batches import Batches, OrdersRows, Rounds, RowOrder
+from trainers.rows.packing import bins_of
+from trainers.start import packing_check
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 
@@ -136,7 +136,7 @@ def test_the_last_step_of_a_pass_has_the_same_rows_on_any_number_of_processes(
 @pytest.mark.light
 def test_the_order_is_given_out_in_parts(monkeypatch):
     """Ten million rows are never all Python numbers at once."""
-    monkeypatch.setattr("trainers.frame.batches.AT_ONCE", 7)
+    monkeypatch.setattr("trainers.rows.batches.AT_ONCE", 7)
     batches = batches_of(range(1, 51), 4, 2)
     assert list(RowOrder(batches, lambda: 1)) == batches.order(1).tolist()
 
@@ -201,7 +201,7 @@ def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys)
     def seen(model, rows, *, stage, attention):
         raise InputError(f"stage {stage}: packing cannot be used: rows see each other")
 
-    monkeypatch.setattr(frame_rows, "check_packing", seen)
+    monkeypatch.setattr(packing_check, "check_packing", seen)
     keys = {"packing": True, "micro_batch_size": 1, "seq_len": 256, "max_steps": 2, "warmup": 0.0}
     with pytest.raises(InputError, match="rows see each other"):
         sft.train(make(**keys, job_judge=False))

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import Disk
-from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
+from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
 PARTS = Dependencies(
     parts={"base_model": "b", "rows": "r"}, settings={"learning_rate": 1e-4, "seed": 42}

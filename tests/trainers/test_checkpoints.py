@@ -5,9 +5,9 @@ import json
 import pytest
 
 from advisor.ground.errors import MachineNotReady
-from trainers.frame import checkpoints
-from trainers.frame.checkpoint_store import CheckpointStore, Dependencies
-from trainers.frame.files import keep_value, kept_value
+from trainers.job.files import keep_value, kept_value
+from trainers.keep import checkpoints
+from trainers.keep.checkpoint_store import CheckpointStore, Dependencies
 
 
 def test_a_missing_random_state_is_never_replaced(tmp_path):
@@ -47,7 +47,7 @@ def test_random_numbers_are_others_only_after_another_number_of_processes(writte
 
 def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):
     """The processes wait for the empty folder, and complete.json waits for the processes."""
-    from trainers.frame import progress
+    from trainers.keep import progress
 
     order = []
     for module in (progress, checkpoints):

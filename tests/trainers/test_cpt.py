@@ -8,8 +8,8 @@ import pytest
 
 from advisor.ground.errors import InputError
 from trainers import cpt
-from trainers.frame.job import make_job
-from trainers.frame.loading import load_tokenizer
+from trainers.job.job import make_job
+from trainers.start.loading import load_tokenizer
 
 SENTENCES = (
     "The red kettle boils water for tea.",

@@ -1,9 +1,9 @@
-"""Float32 products on the CPU by oneDNN (trainers/frame/cpu_products.py)."""
+"""Float32 products on the CPU by oneDNN (trainers/step/cpu_products.py)."""
 
 import pytest
 import torch
 
-from trainers.frame import cpu_products
+from trainers.step import cpu_products
 
 INTEL = "vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512f\n"
 

@@ -13,8 +13,8 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.model_files.folder import model_faults
 from tests.trainers.alignment import stage_of
 from tests.trainers.conftest import job_in
-from trainers.frame import loading, model_files
-from trainers.frame.loading import check_vocabulary, load_base, load_tokenizer
+from trainers.start import loading, model_files
+from trainers.start.loading import check_vocabulary, load_base, load_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about the damage
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"

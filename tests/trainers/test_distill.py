@@ -9,7 +9,7 @@ import pytest
 from advisor.ground.errors import InputError
 from tests.trainers.alignment import losses, trained
 from trainers import distill
-from trainers.frame.job import make_job
+from trainers.job.job import make_job
 from trainers.teachers import answers as answers_module
 from trainers.teachers.divergence import Head, divergences, in_slices, in_tiles, logit_divergences
 from trainers.teachers.trainer import is_on_policy, prompt_length
@@ -153,7 +153,7 @@ def test_every_update_distils(keys, lesson):
 
 def break_after(step, job, monkeypatch):
     """Run the stage and crash it once it has logged that step."""
-    from trainers.frame.progress import RunCallback
+    from trainers.keep.progress import RunCallback
 
     original = RunCallback.on_log
 
@@ -352,7 +352,7 @@ def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp
     to do instead.
     """
     monkeypatch.setattr(
-        "trainers.frame.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
+        "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
     )
     other = tmp_path / "other"
     shutil.copytree(teacher, other)
@@ -385,7 +385,7 @@ def test_what_cannot_be_distilled_is_said_before_the_model_loads(
     another loss.
     """
     monkeypatch.setattr(
-        "trainers.frame.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
+        "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
     )
     job = lesson(**{key: value for key, value in keys.items() if value is not None})
     if keys.get("teacher", "") is None:

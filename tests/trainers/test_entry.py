@@ -10,7 +10,7 @@ import pytest
 import trainers
 from advisor.ground.errors import InputError
 from trainers.__main__ import main
-from trainers.frame import later_stages
+from trainers.stage import later_stages, recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml"))
@@ -18,9 +18,9 @@ OBJECTIVES = sorted(path.stem for path in (ROOT / "rules" / "objectives").glob("
 
 def test_a_recipe_is_found_by_its_name_alone():
     """Every objective of the rules has a recipe, and no other module passes for one."""
-    assert trainers.recipes() == OBJECTIVES
+    assert recipes.recipes() == OBJECTIVES
     for name in OBJECTIVES:
-        assert callable(trainers.load_recipe(name).train)
+        assert callable(recipes.load_recipe(name).train)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_recipe_is_found_by_its_name_alone():
             "classes",
             ["classes.py: a recipe needs a function train(job)", "recipes: cpt, distill, dpo"],
         ),
-        ("frame", ["frame/__init__.py: a recipe needs a function train(job)"]),
+        ("stage", ["stage/__init__.py: a recipe needs a function train(job)"]),
     ],
 )
 def test_what_is_no_recipe_is_refused(name, words, tmp_path, capsys):
@@ -50,11 +50,11 @@ def test_a_broken_recipe_hides_no_other(tmp_path, monkeypatch):
     (tmp_path / "new.py").write_text("def train(job):\n    pass\n")
     monkeypatch.setattr(trainers, "__path__", [*trainers.__path__, str(tmp_path)])
     try:
-        assert trainers.recipes() == sorted([*OBJECTIVES, "new"])
+        assert recipes.recipes() == sorted([*OBJECTIVES, "new"])
         with pytest.raises(RuntimeError, match="broken"):
-            trainers.load_recipe("broken")
+            recipes.load_recipe("broken")
         with pytest.raises(InputError, match=r"idle\.py: a recipe needs a function train"):
-            trainers.load_recipe("idle")
+            recipes.load_recipe("idle")
     finally:
         for name in ("broken", "idle", "new"):
             sys.modules.pop(f"trainers.{name}", None)
@@ -94,7 +94,7 @@ def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     assert "stage ppo: response_tokens 256 leave no room for a prompt within seq_len 64" in said
     asked = []
     monkeypatch.setattr(later_stages, "OURS", tmp_path)
-    monkeypatch.setattr(trainers.load_recipe("dpo"), "train", asked.append)
+    monkeypatch.setattr(recipes.load_recipe("dpo"), "train", asked.append)
     assert main(command) == 2  # there are no rows
     assert asked == []
     assert "adam_beta1" not in capsys.readouterr().err

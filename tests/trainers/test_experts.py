@@ -91,7 +91,7 @@ def test_the_experts_of_a_whole_mixture_are_resumed_and_judged(moe, monkeypatch,
     """transformers holds all experts in one tensor and saves each by itself: what reads a
     checkpoint, or a result to judge it, gets the trained ones and not those of the base.
     """
-    from trainers.frame.job import JUDGE, TRAIN
+    from trainers.job.job import JUDGE, TRAIN
 
     keys = {"update": "full", "learning_rate": 1e-3, "save_steps": 1, "job_judge": False}
     whole = moe(job_run=tmp_path / "whole", max_steps=3, **keys)
@@ -109,8 +109,8 @@ def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path)
     """Whatever its config says, a model in memory can generate; what is saved has the base's own
     settings, although TRL changes the weight of the loss.
     """
-    from trainers.frame.checkpoints import save_weights
-    from trainers.frame.experts import silence_routers
+    from trainers.keep.checkpoints import save_weights
+    from trainers.updates.experts import silence_routers
 
     model = silence_routers(tiny_mixture("mixtral", output_router_logits=True))
     assert model.config.output_router_logits is False
@@ -143,7 +143,7 @@ def base_trainer(model, objective_arguments=None, **arguments):
     from trl import SFTConfig
 
     from tests.trainers.families import byte_level
-    from trainers.frame.answer_loss import answer_trainer
+    from trainers.stage.answer_loss import answer_trainer
 
     tokenizer = byte_level(("<e>",), eos="<e>")
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
@@ -171,7 +171,7 @@ def test_training_adds_the_balancing_loss(tmp_path, monkeypatch):
     """
     import torch
 
-    from trainers.frame.experts import silence_routers
+    from trainers.updates.experts import silence_routers
 
     monkeypatch.chdir(tmp_path)
     model = silence_routers(tiny_mixture("qwen3_moe"))
@@ -205,7 +205,7 @@ def test_evaluation_is_the_plain_loss_without_other_processes(arguments, tmp_pat
     """
     import torch
 
-    from trainers.frame.experts import silence_routers
+    from trainers.updates.experts import silence_routers
 
     monkeypatch.chdir(tmp_path)
     model = silence_routers(tiny_mixture("qwen3_moe"))
@@ -242,8 +242,8 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     from peft import PeftModel, get_peft_model
 
     from advisor.plan.model import Stage
-    from trainers.frame.experts import find_experts
     from trainers.updates import lora
+    from trainers.updates.experts import find_experts
 
     keys = {"rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False}
     stage = Stage(
@@ -283,7 +283,7 @@ def test_layers_that_peft_refuses_are_left_out():
     """The output projections of Mamba layers, whose kernels read the weights themselves."""
     from types import SimpleNamespace
 
-    from trainers.frame.lora_targets import is_refused
+    from trainers.updates.lora_targets import is_refused
 
     model = SimpleNamespace(config=SimpleNamespace(model_type="nemotron_h"))
     assert is_refused("backbone.layers.0.mixer.out_proj", model)

@@ -19,8 +19,8 @@ import torch
 from advisor.plan.model import Launch
 from tests.trainers.alignment import REWARD, SHORT, result_of
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
-from trainers.frame import loading
-from trainers.frame.job import Job
+from trainers.job.job import Job
+from trainers.start import loading
 
 GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
 
@@ -149,7 +149,7 @@ def test_a_run_resumes_on_the_gpu(
     make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """States read from a checkpoint go back to the GPU, and training goes on."""
-    from trainers.frame.progress import RunCallback
+    from trainers.keep.progress import RunCallback
 
     original = RunCallback.on_log
 
@@ -189,8 +189,8 @@ def test_a_dry_run_forgives_a_step_that_the_scaler_skips(
 
 def waits_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Where the host waited for the GPU, for each step between two that write a line."""
-    from trainers.frame import settings
-    from trainers.frame.progress import RunCallback
+    from trainers.keep.progress import RunCallback
+    from trainers.step import settings
 
     monkeypatch.setattr(settings, "LOGGED_LINES", 1)
     ends: list[int] = []

@@ -35,7 +35,7 @@ from advisor.plan.model import Launch, Plan, PlanData, Stage
 from advisor.situation.models import model_shape
 from tests.trainers.alignment import REWARD
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
-from trainers.frame.job import make_job
+from trainers.job.job import make_job
 
 MODEL = "Qwen/Qwen3-8B"  # the one the plans are for: large enough that settings differ
 # A name of a plan's precision -> the GPU that advice is asked about, and what an expert changes.
@@ -188,7 +188,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
         register_optimizer_step_pre_hook,
     )
 
-    from trainers.frame.trainer_builder import TrainerBuilder
+    from trainers.stage.trainer_builder import TrainerBuilder
 
     seen, models = Seen(), []
     original = TrainerBuilder.build

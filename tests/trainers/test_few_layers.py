@@ -10,9 +10,9 @@ import torch
 
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from tests.trainers.test_packing import rows_of
-from trainers.frame import few_layers, fused_layers, loading
-from trainers.frame.few_layers import first_layers
-from trainers.frame.rows import unpacked_if_seen
+from trainers.start import few_layers, fused_layers, loading
+from trainers.start.few_layers import first_layers
+from trainers.start.packing_check import unpacked_if_seen
 
 FLASH = "refuses-the-host"
 

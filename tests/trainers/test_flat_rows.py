@@ -1,4 +1,4 @@
-"""Rows laid end to end on the CPU, and the loss in tiles (trainers/frame/flat_rows.py,
+"""Rows laid end to end on the CPU, and the loss in tiles (trainers/step/flat_rows.py,
 tiled_loss.py).
 """
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trainers.frame import flat_rows, tiled_loss
-from trainers.frame.answer_loss import add_answer_loss
+from trainers.stage.answer_loss import add_answer_loss
+from trainers.step import flat_rows, tiled_loss
 
 SMALL = {
     "vocab_size": 200, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -83,7 +83,7 @@ def _show_row(model, tmp_path, align):
 
 
 def _train(model, tmp_path, align):
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     load_tokenizer(align("sft", job_model=model))
 
@@ -91,7 +91,7 @@ def _train(model, tmp_path, align):
 def _load(model, tmp_path, align):
     import torch
 
-    from trainers.frame.loading import load_base
+    from trainers.start.loading import load_base
 
     load_base(align("sft", job_model=model), torch.device("cpu"))
 
@@ -150,7 +150,7 @@ def test_libraries_cannot_ask_either(with_code, monkeypatch):
     """A load by TRL or PEFT, which pass nothing, is refused and asks nothing."""
     from transformers import AutoConfig
 
-    from trainers.frame.machine import quiet_libraries
+    from trainers.job.machine import quiet_libraries
 
     quiet_libraries()
     monkeypatch.setattr("builtins.input", lambda *words: "y")

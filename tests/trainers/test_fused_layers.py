@@ -12,9 +12,9 @@ import torch
 from advisor.methods.kernels import kernel, why_no_torch_compile
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from tests.trainers.runs import break_at, losses, trained
-from trainers.frame import fused_layers
-from trainers.frame.compiling import compile_layers, repeated_layers
-from trainers.frame.fused_layers import fuse_layers, fused_in, largest_gap, layer_calls, numbers
+from trainers.start import fused_layers
+from trainers.start.compiling import compile_layers, repeated_layers
+from trainers.start.fused_layers import fuse_layers, fused_in, largest_gap, layer_calls, numbers
 
 CPU = torch.device("cpu")
 

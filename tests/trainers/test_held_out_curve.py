@@ -15,8 +15,8 @@ from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at
 from trainers import sft
 from trainers.evaluation.held_out import measuring
-from trainers.frame.files import read_json
-from trainers.frame.held_out_curve import (
+from trainers.job.files import read_json
+from trainers.keep.held_out_curve import (
     HeldOutCurve,
     Schedule,
     forward_share,
@@ -24,7 +24,7 @@ from trainers.frame.held_out_curve import (
     schedule,
     trained_parameters,
 )
-from trainers.frame.opening import prepare
+from trainers.stage.opening import prepare
 
 SHORT = {"max_steps": 4, "holdout": 0.2, "job_judge": False}
 # Six rows that have nothing in common with the four held out: seen 13 times, they are learned by

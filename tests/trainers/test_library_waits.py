@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("huggingface_hub")
 
 from advisor.ground.progress import BYTES, board
-from trainers.frame.library_waits import Downloads, watch_downloads
+from trainers.job.library_waits import Downloads, watch_downloads
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_the_libraries_are_watched_once_they_are_quiet():
     import huggingface_hub.utils
     import transformers
 
-    from trainers.frame.library_waits import watch_loading
-    from trainers.frame.machine import quiet_libraries
+    from trainers.job.library_waits import watch_loading
+    from trainers.job.machine import quiet_libraries
 
     quiet_libraries()
     assert huggingface_hub.utils.tqdm.is_watched

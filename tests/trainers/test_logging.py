@@ -8,7 +8,8 @@ import torch
 from advisor.ground.errors import TrainingFailed
 from tests.trainers.runs import break_at, losses
 from trainers import sft
-from trainers.frame import progress, settings
+from trainers.keep import progress
+from trainers.step import settings
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -88,7 +89,7 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
 
 def test_a_loss_that_is_not_finite_between_two_lines_is_noticed(make, monkeypatch, like_a_gpu):
     """It stops the run at the next line, which comes before the next checkpoint is written."""
-    from trainers.frame.answer_loss import answer_trainer
+    from trainers.stage.answer_loss import answer_trainer
 
     like_a_gpu()
     original, calls = answer_trainer(), []
@@ -99,7 +100,7 @@ def test_a_loss_that_is_not_finite_between_two_lines_is_noticed(make, monkeypatc
             calls.append(loss)
             return loss * float("nan") if len(calls) == 2 else loss
 
-    monkeypatch.setattr("trainers.frame.answer_loss.answer_trainer", lambda: Broken)
+    monkeypatch.setattr("trainers.stage.answer_loss.answer_trainer", lambda: Broken)
     job = make(max_steps=6, save_steps=6, job_judge=False)
     with pytest.raises(TrainingFailed, match=r"the loss became nan in steps 2 to 3; nothing was"):
         sft.train(job)

@@ -15,8 +15,9 @@ from advisor.ground.errors import TrainingFailed
 from advisor.methods import kernels as installed
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
-from trainers.frame import kernels, settings
-from trainers.frame.loading import dtype_faults, load_base
+from trainers.start import kernels
+from trainers.start.loading import dtype_faults, load_base
+from trainers.step import settings
 
 GPU = torch.device("cuda", 0)
 
@@ -210,7 +211,7 @@ def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
 
 def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     """A process other than the first leaves its error, with its number and the time."""
-    from trainers.frame.files import read_json
+    from trainers.job.files import read_json
 
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
@@ -234,7 +235,7 @@ def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
 FAULTS = """
 import resource
 from types import SimpleNamespace
-from trainers.frame.machine import keep_freed_memory
+from trainers.job.machine import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

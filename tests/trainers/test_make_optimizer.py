@@ -21,12 +21,12 @@ from advisor.methods.optimizers import OPTIMIZERS, optimizer
 from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import optimizer_faults
 from trainers import sft
-from trainers.frame.checkpoints import load_state, save_state
-from trainers.frame.machine import check_versions
-from trainers.frame.make_optimizer import hidden_matrices, model_optimizer, target_matrices
-from trainers.frame.muon import MuonWithAdamW
-from trainers.frame.optimizer_states import as_evaluated, load_optimizer
-from trainers.frame.optimizers import rate_note, rounded_away
+from trainers.job.machine import check_versions
+from trainers.keep.checkpoints import load_state, save_state
+from trainers.step.make_optimizer import hidden_matrices, model_optimizer, target_matrices
+from trainers.step.muon import MuonWithAdamW
+from trainers.step.optimizer_states import as_evaluated, load_optimizer
+from trainers.step.optimizers import rate_note, rounded_away
 
 ON_CPU = [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices]
 

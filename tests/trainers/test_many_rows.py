@@ -20,8 +20,8 @@ from pathlib import Path
 
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers import sft
-from trainers.frame import loaded_stage
-from trainers.frame.job import make_job
+from trainers.stage import loaded_stage
+from trainers.job.job import make_job
 
 model, data, run = sys.argv[1:]
 keys = {"max_steps": 3, "micro_batch_size": 4, "seq_len": 64, "learning_rate": 1e-3}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from advisor.data.example import Example, Message
 from tests.conftest import examples
 from tests.trainers.families import CHATML, FAMILIES, family_tokenizer
-from trainers.prepare import IGNORED, Templater
-from trainers.prepare.conversation import answer_row
-from trainers.prepare.row import Row, Unusable
+from trainers.rows import IGNORED, Templater
+from trainers.rows.conversation import answer_row
+from trainers.rows.row import Row, Unusable
 
 # Letters of several scripts, emoji, spaces and line ends, but no marks of a template: those are
 # tested by themselves.

@@ -9,12 +9,12 @@ from importlib import import_module
 import pytest
 
 from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
-from trainers.frame.evaluating import evaluating
-from trainers.frame.opening import open_stage, prepare
-from trainers.frame.trained_dtype import round_to_base, train_in_float32
-from trainers.frame.trainer_builder import TrainerBuilder
+from trainers.job.evaluating import evaluating
 from trainers.rollouts.engine import Answers
 from trainers.rollouts.memory import rows_at_once
+from trainers.stage.opening import open_stage, prepare
+from trainers.stage.trainer_builder import TrainerBuilder
+from trainers.step.trained_dtype import round_to_base, train_in_float32
 
 OBJECTIVES = {
     "sft": "SFT",
@@ -239,7 +239,7 @@ def test_ten_steps_of_dpo_are_those_of_plain_trl(job_of, tmp_path):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from trainers.prepare.preference import preference_columns
+    from trainers.rows.preference import preference_columns
 
     class Plain(DPOTrainer):
         def _prepare_dataset(self, dataset, *args, **kwargs):

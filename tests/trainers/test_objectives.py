@@ -12,10 +12,9 @@ from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID
-from trainers.frame.rows import prepare_rows
-from trainers.prepare import ANSWERS, Templater, prepare_stage_rows
-from trainers.prepare.classification import CLASSES, class_columns, class_names
-from trainers.prepare.preference import (
+from trainers.rows import ANSWERS, Templater, prepare_stage_rows
+from trainers.rows.classification import CLASSES, class_columns, class_names
+from trainers.rows.preference import (
     FEEDBACK,
     PAIRS,
     feedback_columns,
@@ -24,8 +23,9 @@ from trainers.prepare.preference import (
     tokenise_pair,
     with_prepared_rows,
 )
-from trainers.prepare.prompts import PROMPTS
-from trainers.prepare.row import Unusable
+from trainers.rows.prompts import PROMPTS
+from trainers.rows.row import Unusable
+from trainers.rows.stage_rows import prepare_rows
 
 SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
 
@@ -348,7 +348,7 @@ def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
 @pytest.mark.parametrize("kind", [PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
 def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
     """Rows of every kind are read back from the run folder equal in every field."""
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     job = make(job_data=pairs_file)
     first = prepare_rows(job, load_tokenizer(job), kind)

@@ -11,8 +11,8 @@ bitsandbytes = pytest.importorskip("bitsandbytes")
 
 import torch
 
-from trainers.frame import checkpoints
-from trainers.frame.optimizer_states import load_optimizer
+from trainers.keep import checkpoints
+from trainers.step.optimizer_states import load_optimizer
 
 
 class Wrapper:

@@ -21,9 +21,9 @@ from tests.trainers.alignment import REWARD, SHORT
 from tests.trainers.runs import break_at
 from trainers import dpo, sft
 from trainers.__main__ import explain_error
-from trainers.frame.files import read_json
-from trainers.frame.held_out_curve import HeldOutCurve, Schedule
-from trainers.frame.out_of_memory import first_line, in_halves, is_out_of_memory
+from trainers.job.files import read_json
+from trainers.keep.held_out_curve import HeldOutCurve, Schedule
+from trainers.step.out_of_memory import first_line, in_halves, is_out_of_memory
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
 
@@ -273,9 +273,9 @@ from transformers import AutoConfig, LlamaForCausalLM
 from advisor.plan.model import Plan, PlanData, Stage
 from tests.conftest import save_tiny_model
 from trainers import sft
-from trainers.frame import training
-from trainers.frame.job import make_job
-from trainers.frame.parts import Parts
+from trainers.stage import training
+from trainers.job.job import make_job
+from trainers.say.parts import Parts
 
 folder = Path(sys.argv[1])
 save_tiny_model(folder / "model")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from trainers.prepare import IGNORED, PackedBatches, Row, dataset_columns, pack
-from trainers.prepare.packing import check_packing, leak, packed_logits
+from trainers.rows import IGNORED, PackedBatches, Row, dataset_columns, pack
+from trainers.rows.packing import check_packing, leak, packed_logits
 
 SMALL = {
     "vocab_size": 96,

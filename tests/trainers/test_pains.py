@@ -12,11 +12,11 @@ from advisor.ground.errors import InputError
 from tests.trainers.families import LLAMA3, family_tokenizer
 from trainers import sft
 from trainers.__main__ import main
-from trainers.frame.files import read_json
-from trainers.frame.loading import load_tokenizer
-from trainers.frame.rows import prepare_rows
-from trainers.prepare import IGNORED, Templater, prepare_stage_rows
-from trainers.prepare.conversation import answer_row
+from trainers.job.files import read_json
+from trainers.rows import IGNORED, Templater, prepare_stage_rows
+from trainers.rows.conversation import answer_row
+from trainers.rows.stage_rows import prepare_rows
+from trainers.start.loading import load_tokenizer
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_3_truncation_that_would_remove_every_answer_stops_before_training(make,
     """All prompts are longer than seq_len: no loss of 0.0 or NaN, but an error that says so before
     a model is loaded.
     """
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     monkeypatch.setattr(
         loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded")
@@ -139,7 +139,7 @@ def test_5_a_mask_that_cannot_be_told_stops_the_run_with_the_rows(make, monkeypa
     """A template that cuts what the assistant says short cannot be masked: named rows and an error,
     never a guess.
     """
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     tokenizer = loading.load_tokenizer(make())
     tokenizer.chat_template = tokenizer.chat_template.replace(
@@ -160,8 +160,8 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     import torch
 
     import trainers.sft as module
-    from trainers.frame.loading import load_model
-    from trainers.frame.trainer_builder import TrainerBuilder
+    from trainers.stage.trainer_builder import TrainerBuilder
+    from trainers.start.loading import load_model
     from trainers.updates import load_update
 
     job = make(seq_len=64, holdout=0.0)
@@ -191,7 +191,7 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     """The token that ends a turn in training is among the tokens at which the saved model stops,
     also if its config named another.
     """
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     load = loading.load_base
 

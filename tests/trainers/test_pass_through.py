@@ -12,8 +12,8 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.methods import methods
-from trainers.frame.pass_through import CHOICES, NEEDS, WITHOUT_EFFECT, without_effect
-from trainers.frame.settings import PLAN_KEYS, SET_BY_TRAINERS
+from trainers.step.pass_through import CHOICES, NEEDS, WITHOUT_EFFECT, without_effect
+from trainers.step.settings import PLAN_KEYS, SET_BY_TRAINERS
 from trainers.updates import load_update
 
 
@@ -198,7 +198,7 @@ def test_the_choices_are_those_of_the_trainer(name, key):
 @pytest.fixture
 def fault(make, align, monkeypatch):
     """What is said against the keys of a stage, and that no model was loaded for it."""
-    from trainers.frame import loading
+    from trainers.start import loading
 
     monkeypatch.setattr(loading, "load_base", lambda *_, **__: pytest.fail("loaded a model"))
 
@@ -277,8 +277,8 @@ def test_keys_that_act_are_taken(make):
     """The usual expert's settings pass."""
     import torch
 
-    from trainers.frame.settings import check_passed_through
     from trainers.sft import SFT
+    from trainers.step.settings import check_passed_through
 
     job = make(
         trl={

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trainers.__main__ import explain_error
-from trainers.frame.pass_through import needs_faults, type_faults
+from trainers.step.pass_through import needs_faults, type_faults
 
 VALUES = {
     "adam_beta1": (9, "below 1"),
@@ -39,7 +39,7 @@ def test_patterns_of_layers_are_tried_before_a_model_is_loaded(monkeypatch, give
     """What is no pattern, and what would match for ever, is named."""
     from peft import LoraConfig
 
-    monkeypatch.setattr("trainers.frame.pass_through.PATTERN_SECONDS", 0.2)
+    monkeypatch.setattr("trainers.step.pass_through.PATTERN_SECONDS", 0.2)
     faults = list(type_faults("peft", given, LoraConfig))
     assert told in " ".join(f"{fault.headline} {fault.allowed}" for fault in faults)
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from trainers.frame.rows import prepare_rows
-from trainers.prepare import (
+from trainers.rows import (
     IGNORED,
     Row,
     Templater,
@@ -21,8 +20,9 @@ from trainers.prepare import (
     split_rows,
     tokenise,
 )
-from trainers.prepare.length import cut_row
-from trainers.prepare.row import ids_of
+from trainers.rows.length import cut_row
+from trainers.rows.row import ids_of
+from trainers.rows.stage_rows import prepare_rows
 
 
 @pytest.fixture(scope="module")
@@ -350,8 +350,8 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     """A second call takes the rows from the run folder, equal in every field, and does not read the
     data again.
     """
-    import trainers.frame.rows as module
-    from trainers.frame.loading import load_tokenizer
+    import trainers.rows.stage_rows as module
+    from trainers.start.loading import load_tokenizer
 
     job = make(seq_len=64)
     first = prepare_rows(job, load_tokenizer(job))
@@ -365,7 +365,7 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
 
 def test_the_same_input_gives_the_same_bytes(make, tmp_path):
     """Two runs over the same data write the same file, byte for byte."""
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     files = []
     for name in ("one", "other"):
@@ -396,7 +396,7 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     """
     from dataclasses import replace
 
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     data = tmp_path / "copy.jsonl"
     data.write_bytes(chats.read_bytes())
@@ -424,7 +424,7 @@ def test_a_broken_file_is_prepared_again(damage, make):
     """A file that was cut short by a full disk, or in which one bit has changed, is no reason to
     fail, nor to train on half of it or on other tokens.
     """
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     job = make(seq_len=64)
     first = prepare_rows(job, load_tokenizer(job))
@@ -446,7 +446,7 @@ def test_the_plain_template_comes_back_with_the_rows(make):
     """A tokenizer without a template gets the plain one also when the rows were prepared before, so
     that it is saved with the result.
     """
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     job = make(seq_len=64)
     templates = []

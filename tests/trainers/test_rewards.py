@@ -167,10 +167,10 @@ def test_a_reward_model_scores_as_it_does_alone(align):
     import torch
     from peft import AutoPeftModelForSequenceClassification
 
-    from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import prepare_rows
-    from trainers.prepare.preference import PAIRS
     from trainers.rewards.sources import build_rewards
+    from trainers.rows.preference import PAIRS
+    from trainers.rows.stage_rows import prepare_rows
+    from trainers.start.loading import load_tokenizer
 
     trained(align("rm"))
     job = align("rloo", earlier=(stage_of("rm"),))
@@ -215,7 +215,7 @@ def undecided(tiny_model, tmp_path_factory) -> Path:
     """The tiny model after it learned to say yes or no, as chance will have it."""
     from advisor.plan.model import Plan, PlanData
     from trainers import sft
-    from trainers.frame.job import make_job
+    from trainers.job.job import make_job
 
     folder = tmp_path_factory.mktemp("undecided")
     draw = random.Random(0)

@@ -186,9 +186,9 @@ def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
     from transformers import AutoTokenizer
 
     from advisor.data import read_examples
-    from trainers.prepare import Templater
-    from trainers.prepare.rewriting import cut_both, rewriting_rows
-    from trainers.prepare.row import LeftOut
+    from trainers.rows import Templater
+    from trainers.rows.rewriting import cut_both, rewriting_rows
+    from trainers.rows.row import LeftOut
 
     tokenizer, left = AutoTokenizer.from_pretrained(tiny_t5), LeftOut()
     row = next(rewriting_rows(read_examples(backwards), Templater(tokenizer), left))
@@ -261,8 +261,8 @@ def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
 
 def test_labels_begin_with_the_language_that_is_written(stage, tiny_nllb):
     """The input carries the language that is read, the output that which is written."""
-    from trainers.frame.opening import prepare
     from trainers.seq2seq import Seq2Seq
+    from trainers.stage.opening import prepare
 
     job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn")
     tokenizer, data = prepare(job, Seq2Seq())

@@ -2,10 +2,10 @@
 
 import pytest
 
-from trainers.prepare import Row, dataset_columns
-from trainers.prepare.preference import Feedback, columns_with_others, feedback_columns
-from trainers.prepare.row import ids_of
-from trainers.prepare.sequences import Beside, Picked, Singles, flattened, lengths, values_of
+from trainers.rows import Row, dataset_columns
+from trainers.rows.preference import Feedback, columns_with_others, feedback_columns
+from trainers.rows.row import ids_of
+from trainers.rows.sequences import Beside, Picked, Singles, flattened, lengths, values_of
 
 
 def row(number: int, size: int) -> Row:
@@ -40,7 +40,7 @@ def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
     pytest.importorskip("datasets")
     from datasets import Dataset
 
-    from trainers.frame.rows_dataset import copied_dataset, rows_dataset
+    from trainers.rows.rows_dataset import copied_dataset, rows_dataset
 
     def columns(groups):
         return dataset_columns(groups, lengths=True)

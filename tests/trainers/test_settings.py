@@ -11,8 +11,9 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
-from trainers.frame import loading, settings
-from trainers.frame.rows import prepare_rows
+from trainers.rows.stage_rows import prepare_rows
+from trainers.start import loading
+from trainers.step import settings
 from trainers.updates import load_update
 
 CPU = SimpleNamespace(type="cpu")

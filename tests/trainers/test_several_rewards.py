@@ -303,7 +303,7 @@ def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
     """So does RLOO; killed before its last step, it resumes from the checkpoint before, and no step
     has its answers twice in rollouts.jsonl.
     """
-    from trainers.frame.progress import RunCallback
+    from trainers.keep.progress import RunCallback
 
     (tmp_path / "own.py").write_text(OWN)
     keys = {key: value for key, value in SHORT.items() if key != "reward"}
@@ -385,7 +385,7 @@ def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
 
 def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
     """Other code in a function of the list is another training."""
-    from trainers.frame.depends_on import dependencies
+    from trainers.keep.depends_on import dependencies
 
     def found(code):
         (tmp_path / "own.py").write_text(code)

@@ -18,10 +18,11 @@ from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.__main__ import main
-from trainers.frame import checkpoints, machine
-from trainers.frame.files import read_json
-from trainers.frame.machine import is_main_process
-from trainers.frame.out_of_memory import TRAINING, enter
+from trainers.job import machine
+from trainers.job.files import read_json
+from trainers.job.machine import is_main_process
+from trainers.keep import checkpoints
+from trainers.step.out_of_memory import TRAINING, enter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +122,7 @@ def test_packing_gives_the_rows_their_own_attention(make):
 
 def test_our_loss_is_trls_loss(make, monkeypatch):
     """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
-    import trainers.frame.answer_loss as answer_loss
+    import trainers.stage.answer_loss as answer_loss
 
     job = make(micro_batch_size=4, max_steps=2, job_judge=False)
     trained(job)
@@ -138,7 +139,7 @@ def test_our_loss_is_trls_loss(make, monkeypatch):
 
 def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
     """NaN ends the run with exit code 5 and saves nothing."""
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     load = loading.load_base
 
@@ -195,7 +196,7 @@ def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_pa
     moved = replace(small, plan=replace(small.plan, model=str(tmp_path / "model-2")))
     found = machine.check_versions(quantized=False)
     monkeypatch.setattr(
-        "trainers.frame.opening.check_versions", lambda **_: {**found, "torch": "9.9.9"}
+        "trainers.stage.opening.check_versions", lambda **_: {**found, "torch": "9.9.9"}
     )
     capsys.readouterr()
     trained(moved)
@@ -244,7 +245,7 @@ def test_unknown_and_owned_keys_are_refused_before_the_model_loads(make, monkeyp
     """trl: and peft: take the config classes' fields, not typos, and not what the plan itself
     sets.
     """
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     monkeypatch.setattr(
         loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded")
@@ -296,7 +297,7 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
     """A second stage continues the first one's adapter, and another rank is refused."""
     from dataclasses import replace
 
-    from trainers.frame.job import make_job
+    from trainers.job.job import make_job
 
     first = make(max_steps=4, rank=4, job_judge=False)
     trained(first)
@@ -338,7 +339,7 @@ def test_untested_versions_are_refused_with_both_named(monkeypatch):
     import importlib.metadata
 
     from advisor.ground.errors import MachineNotReady
-    from trainers.frame.machine import check_versions
+    from trainers.job.machine import check_versions
 
     real = importlib.metadata.version
     monkeypatch.setattr(

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import examples
-from trainers.prepare import IGNORED, Row, fit_rows, split_rows
-from trainers.prepare.length import cut_row, split_text
-from trainers.prepare.row import normalise_text
+from trainers.rows import IGNORED, Row, fit_rows, split_rows
+from trainers.rows.length import cut_row, split_text
+from trainers.rows.row import normalise_text
 
 pytestmark = pytest.mark.light
 

@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from trainers.frame.job import JUDGE, TRAIN
-from trainers.frame.spreading import WEIGHTS_SHARE, is_spread, spread
+from trainers.job.job import JUDGE, TRAIN
+from trainers.start.spreading import WEIGHTS_SHARE, is_spread, spread
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 

@@ -9,10 +9,11 @@ import pytest
 
 from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
-from trainers.frame import loading, stopping
-from trainers.frame.files import read_json
-from trainers.frame.progress import RunCallback
-from trainers.frame.save_clock import LARGEST_SHARE, SaveClock
+from trainers.job.files import read_json
+from trainers.keep.progress import RunCallback
+from trainers.keep.save_clock import LARGEST_SHARE, SaveClock
+from trainers.say import stopping
+from trainers.start import loading
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
 

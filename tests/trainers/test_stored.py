@@ -11,19 +11,19 @@ import pytest
 from advisor.data.example import Example
 from advisor.ground.errors import InputError, MachineNotReady
 from tests.trainers.runs import losses, trained
-from trainers.frame import rows as preparing
-from trainers.frame.rows import prepare_rows, sequences_of
-from trainers.frame.waiting import ConnectionLost, others_wait_for, wait_for
-from trainers.prepare import Kind, Row, Templater, building, prepared, workers
-from trainers.prepare.building import Limits
-from trainers.prepare.kinds import Marked
-from trainers.prepare.length import cut_row
-from trainers.prepare.preference import FEEDBACK, PAIRS
-from trainers.prepare.prepared import ANSWERS, build_rows, rows_digest
-from trainers.prepare.prompts import PROMPTS
-from trainers.prepare.row import ids_of
-from trainers.prepare.sequences import learned_counts, lengths, values_of
-from trainers.prepare.stored import StoredRows
+from trainers.rows import Kind, Row, Templater, building, prepared, workers
+from trainers.rows import stage_rows as preparing
+from trainers.rows.building import Limits
+from trainers.rows.kinds import Marked
+from trainers.rows.length import cut_row
+from trainers.rows.preference import FEEDBACK, PAIRS
+from trainers.rows.prepared import ANSWERS, build_rows, rows_digest
+from trainers.rows.prompts import PROMPTS
+from trainers.rows.row import ids_of
+from trainers.rows.sequences import learned_counts, lengths, values_of
+from trainers.rows.stage_rows import prepare_rows, sequences_of
+from trainers.rows.stored import StoredRows
+from trainers.say.waiting import ConnectionLost, others_wait_for, wait_for
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def job(make, pairs):
 
 
 def prepared_in(job, folder, kind):
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     return prepare_rows(replace(job, run=folder), load_tokenizer(job), kind)
 
@@ -111,7 +111,7 @@ def test_several_processes_prepare_the_same_file(
     """Byte for byte, with the same notes and the same template for a tokenizer that has none, also
     if the rows go over the disk before they are divided.
     """
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     found = []
     for name, processes in (("one", 1), ("two", 2)):
@@ -225,9 +225,9 @@ def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):
     built, written, digested, packed and read for a training step. The same for what is kept of them
     on the way.
     """
-    from trainers.frame.rows_dataset import rows_dataset
-    from trainers.prepare import dataset_columns, pack
-    from trainers.prepare.cache import read_written, write_prepared
+    from trainers.rows import dataset_columns, pack
+    from trainers.rows.cache import read_written, write_prepared
+    from trainers.rows.rows_dataset import rows_dataset
 
     monkeypatch.setattr(building, "IN_MEMORY_BYTES", 100_000)
     monkeypatch.setattr(prepared, "MOST_ROWS", 1000)
@@ -258,7 +258,7 @@ def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):
 @pytest.mark.parametrize("packing", [False, True], ids=["rows", "packed"])
 def test_training_from_the_disk_is_training_from_memory(packing, make, on_the_disk):
     """The same batches in the same order, and the same losses to the bit."""
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.loading import load_tokenizer
 
     found = []
     for where in ("disk", "memory"):
@@ -289,7 +289,7 @@ def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
         for path, content in files.items():
             path.write_bytes(content)
 
-    monkeypatch.setattr("trainers.frame.waiting.time.sleep", write_later)
+    monkeypatch.setattr("trainers.say.waiting.time.sleep", write_later)
     assert prepared_in(job, tmp_path, PAIRS) == first
 
 
@@ -309,7 +309,7 @@ def test_a_main_process_that_fails_leaves_nobody_waiting(make, tmp_path, monkeyp
 def test_who_waits_ends_with_its_launcher(tmp_path, monkeypatch):
     """A process whose parent is another one than before waits for nothing."""
     parents = iter([7, 7, 1, 1, 1])
-    monkeypatch.setattr("trainers.frame.waiting.os.getppid", lambda: next(parents))
+    monkeypatch.setattr("trainers.say.waiting.os.getppid", lambda: next(parents))
     with pytest.raises(ConnectionLost, match="launcher"):
         wait_for(tmp_path / "rows.arrow", lambda: None)
 

@@ -16,7 +16,7 @@ from advisor.render.report import model_card
 from advisor.render.result_commands import serve_command
 from advisor.situation.catalogue import catalogue_ids, organisation_models
 from tests.trainers.families import family_tokenizer
-from trainers.prepare.template_arguments import (
+from trainers.rows.template_arguments import (
     argument_names,
     give_arguments,
     with_arguments,
@@ -134,7 +134,7 @@ def thinker(make, tiny_model, tmp_path):
 def test_a_misspelt_argument_is_refused_before_the_model_loads(thinker, monkeypatch):
     """The fault names the argument that was meant."""
     from trainers import sft
-    from trainers.frame import loading
+    from trainers.start import loading
 
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"'enable_thinkin'\n(.|\n)*enable_thinking"):
@@ -145,10 +145,10 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     """Training rows, the prompts to be answered, prepared rows, the checkpoint's fingerprint and
     the name of the run all change with the argument.
     """
-    from trainers.frame.loading import load_tokenizer
-    from trainers.frame.resuming import open_store
-    from trainers.frame.rows import prepare_rows
-    from trainers.prepare.prompts import PROMPTS
+    from trainers.keep.resuming import open_store
+    from trainers.rows.prompts import PROMPTS
+    from trainers.rows.stage_rows import prepare_rows
+    from trainers.start.loading import load_tokenizer
 
     seen = []
     for template in ({}, OFF):
@@ -254,10 +254,10 @@ def test_the_catalogue_says_of_these_models_what_their_templates_say():
 
 def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
     """The note names the line of the plan; with that line, and for prompts alone, there is none."""
-    from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import prepare_rows
-    from trainers.prepare import ANSWERS
-    from trainers.prepare.prompts import PROMPTS
+    from trainers.rows import ANSWERS
+    from trainers.rows.prompts import PROMPTS
+    from trainers.rows.stage_rows import prepare_rows
+    from trainers.start.loading import load_tokenizer
 
     def notes(template, kind=ANSWERS):
         job = thinker(template)
@@ -270,9 +270,9 @@ def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
 
 def test_a_base_model_is_told_how_its_conversations_are_written(make):
     """The plain template is shown as it writes, once, and is marked in the record."""
-    from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import prepare_rows
-    from trainers.prepare.template import template_record
+    from trainers.rows.stage_rows import prepare_rows
+    from trainers.rows.template import template_record
+    from trainers.start.loading import load_tokenizer
 
     job = make()
     tokenizer = load_tokenizer(job)
@@ -319,8 +319,8 @@ def test_thoughts_that_the_template_leaves_out_are_told():
     """DeepSeek-R1's template cuts the thoughts off each answer, so that none is learned."""
     from advisor.data.example import Example, Message
     from tests.trainers.families import byte_level
-    from trainers.prepare.prepared import prepare_stage_rows
-    from trainers.prepare.template import Templater
+    from trainers.rows.prepared import prepare_stage_rows
+    from trainers.rows.template import Templater
 
     tokenizer = byte_level(("<|im_end|>",), eos="<|im_end|>")
     notes = []

@@ -9,10 +9,10 @@ import pytest
 
 from advisor.data.example import Example, Message
 from advisor.data.templates.tokenizer import template_at_hand
-from trainers.prepare import Templater
-from trainers.prepare.conversation import answer_row
-from trainers.prepare.row import Unusable
-from trainers.prepare.template import NO_TOOLS, REFUSED
+from trainers.rows import Templater
+from trainers.rows.conversation import answer_row
+from trainers.rows.row import Unusable
+from trainers.rows.template import NO_TOOLS, REFUSED
 
 COPIES = Path((find_spec("trl").submodule_search_locations or [""])[0], "chat_templates")
 TEMPLATES = (

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 import torch
 
 from tests.trainers.alignment import trained
-from trainers.frame.trained_dtype import dither
+from trainers.step.trained_dtype import dither
 
 TIE = 0x8000  # bits of a float32 exactly between two bfloat16 numbers
 

@@ -23,8 +23,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import torch
 
 from tests.trainers.runs import losses, trained
-from trainers.frame import fused_layers
-from trainers.frame.fused_layers import fuse_layers, fused_in, largest_gap, layer_calls, numbers
+from trainers.start import fused_layers
+from trainers.start.fused_layers import fuse_layers, fused_in, largest_gap, layer_calls, numbers
 
 CPU = torch.device("cpu")
 needs_liger = pytest.mark.skipif(

@@ -15,9 +15,9 @@ from tests.trainers.runs import trained
 from trainers import sft
 from trainers.__main__ import parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
-from trainers.frame.files import read_json
-from trainers.frame.job import JUDGE, TRAIN
-from trainers.frame.trained import read_trained, together
+from trainers.job.files import read_json
+from trainers.job.job import JUDGE, TRAIN
+from trainers.keep.trained import read_trained, together
 
 CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
 KEYS = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.frame.checkpoint_store import COMPLETE
+from trainers.keep.checkpoint_store import COMPLETE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "upstream.md").read_text("utf-8")
@@ -96,10 +96,10 @@ def our_classes():
 
     from advisor.peft_adapter.layer import BottleneckLayer
     from advisor.peft_adapter.model import BottleneckModel
-    from trainers.frame.answer_loss import answer_trainer
-    from trainers.frame.trl_trainer import with_safe_checkpoints
     from trainers.grpo import with_prepared_prompts
-    from trainers.prepare.preference import with_tokenised_pairs
+    from trainers.rows.preference import with_tokenised_pairs
+    from trainers.stage.answer_loss import answer_trainer
+    from trainers.stage.trl_trainer import with_safe_checkpoints
 
     paired = [with_tokenised_pairs(kind) for kind in (ORPOTrainer, CPOTrainer)]
     plain = (Trainer, DPOTrainer, KTOTrainer, RewardTrainer, *paired)
@@ -160,8 +160,8 @@ def test_our_overrides_take_what_the_library_passes():
 
 def test_a_checkpoint_holds_no_pickle(make, monkeypatch):
     """A checkpoint is safetensors and text: whatever transformers adds to it next is noticed."""
-    from trainers.frame import stage
     from trainers.sft import SFT
+    from trainers.stage import run as stage
 
     job = make(max_steps=2, save_steps=1, job_judge=False)
     kept = []

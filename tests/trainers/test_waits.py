@@ -13,8 +13,8 @@ from itertools import pairwise
 import pytest
 
 from tests.trainers.alignment import SHORT, trained
-from trainers.frame import counting_answers
-from trainers.prepare.building import CHUNK_EXAMPLES
+from trainers.rows.building import CHUNK_EXAMPLES
+from trainers.say import counting_answers
 
 # Every objective measures before and after, and trains.
 ALWAYS = {

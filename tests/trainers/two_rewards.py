@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainers.frame.job import Job
+from trainers.job.job import Job
 
 OWN = (
     "def some(prompts, completions, **columns):\n"

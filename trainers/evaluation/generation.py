@@ -38,10 +38,10 @@ from trainers.evaluation.metrics import (
     verdict,
 )
 from trainers.evaluation.saved_result import check_stops
-from trainers.frame.files import keep_value, kept_value
-from trainers.frame.job import Job
-from trainers.frame.types import Tokenizer, Trainer
-from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
+from trainers.job.files import keep_value, kept_value
+from trainers.job.job import Job
+from trainers.job.types import Tokenizer, Trainer
+from trainers.rows import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from advisor.ground.progress import track
-from trainers.frame.counting_answers import counting_answers
-from trainers.frame.evaluating import evaluating
-from trainers.frame.out_of_memory import in_halves
-from trainers.frame.types import Device, Model, Tokenizer, Trainer
-from trainers.prepare import IGNORED, Row
+from trainers.job.evaluating import evaluating
+from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.rows import IGNORED, Row
+from trainers.say.counting_answers import counting_answers
+from trainers.step.out_of_memory import in_halves
 
 HELD_OUT_ROWS = 64
 Item = TypeVar("Item")

@@ -11,11 +11,11 @@ from typing import Any
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import SAMPLES, answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare, proportion_interval
-from trainers.frame.job import Job
-from trainers.frame.types import Tokenizer, Trainer
-from trainers.prepare import IGNORED, Prepared, Row
-from trainers.prepare.preference import Feedback, Pair
-from trainers.prepare.row import ids_of
+from trainers.job.job import Job
+from trainers.job.types import Tokenizer, Trainer
+from trainers.rows import IGNORED, Prepared, Row
+from trainers.rows.preference import Feedback, Pair
+from trainers.rows.row import ids_of
 
 HELD_OUT, TRIAL = 64, 8
 

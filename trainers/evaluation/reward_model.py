@@ -11,13 +11,13 @@ from advisor.ground.progress import track
 from advisor.record.stage import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
-from trainers.frame.evaluating import evaluating
-from trainers.frame.files import keep_value, kept_value
-from trainers.frame.job import Job
-from trainers.frame.out_of_memory import in_halves
-from trainers.frame.types import Trainer
-from trainers.prepare import Prepared
-from trainers.prepare.preference import Pair
+from trainers.job.evaluating import evaluating
+from trainers.job.files import keep_value, kept_value
+from trainers.job.job import Job
+from trainers.job.types import Trainer
+from trainers.rows import Prepared
+from trainers.rows.preference import Pair
+from trainers.step.out_of_memory import in_halves
 
 HELD_OUT_PAIRS, TRIAL_PAIRS = 256, 8
 AT_ONCE = 4

@@ -11,12 +11,12 @@ from typing import Any
 from trainers.evaluation.generation import Measurements, TextEvaluator
 from trainers.evaluation.loss import answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare
-from trainers.frame.job import Job
-from trainers.frame.types import Trainer
-from trainers.prepare import IGNORED, Prepared, Row
-from trainers.prepare.prompts import Prompt
-from trainers.prepare.row import ids_of
+from trainers.job.job import Job
+from trainers.job.types import Trainer
 from trainers.rewards.scoring import Answer, Rewards, Score
+from trainers.rows import IGNORED, Prepared, Row
+from trainers.rows.prompts import Prompt
+from trainers.rows.row import ids_of
 
 HELD_OUT_PROMPTS, TRIAL_PROMPTS = 32, 4
 

@@ -13,12 +13,12 @@ from advisor.ground.progress import track
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.held_out import collated, on_device
 from trainers.evaluation.loss import SAMPLES, Sample, generating, samples_of, stops_of
-from trainers.frame.counting_answers import counting_answers
-from trainers.frame.evaluating import evaluating
-from trainers.frame.out_of_memory import in_halves
-from trainers.frame.types import Model, Tokenizer
-from trainers.prepare import IGNORED
-from trainers.prepare.rewriting import Rewriting, rewriting_columns
+from trainers.job.evaluating import evaluating
+from trainers.job.types import Model, Tokenizer
+from trainers.rows import IGNORED
+from trainers.rows.rewriting import Rewriting, rewriting_columns
+from trainers.say.counting_answers import counting_answers
+from trainers.step.out_of_memory import in_halves
 
 
 def in_batches(rows: Sequence[Rewriting], size: int) -> list[list[Rewriting]]:

@@ -16,14 +16,14 @@ from advisor.ground.types import FSDP
 from advisor.record.stage import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
-from trainers.frame.evaluating import computes_in_16_bit, evaluating, rounded_to
-from trainers.frame.fused_layers import fuse_like
-from trainers.frame.job import Job
-from trainers.frame.loading import keep_weights_unpacked, placement, quantization_config
-from trainers.frame.spreading import is_spread
-from trainers.frame.types import AdaptedModel, Model
-from trainers.prepare import Row
-from trainers.prepare.sequences import learned_counts, lengths, row_places
+from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
+from trainers.job.job import Job
+from trainers.job.types import AdaptedModel, Model
+from trainers.rows import Row
+from trainers.rows.sequences import learned_counts, lengths, row_places
+from trainers.start.fused_layers import fuse_like
+from trainers.start.loading import keep_weights_unpacked, placement, quantization_config
+from trainers.start.spreading import is_spread
 
 SEQ2SEQ, SCORES = "Seq2SeqLM", "SequenceClassification"
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart

@@ -16,7 +16,7 @@ loop.py       the stage from data to result.json
 
 from __future__ import annotations
 
-from trainers.frame.job import Job
+from trainers.job.job import Job
 
 
 def train(job: Job) -> None:

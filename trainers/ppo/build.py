@@ -13,15 +13,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.frame import settings
-from trainers.frame.checkpoint_store import fingerprint
-from trainers.frame.job import Job
-from trainers.frame.telling import say
-from trainers.frame.trained_dtype import train_in_float32
-from trainers.frame.types import Device, Tokenizer
+from trainers.job.job import Job
+from trainers.job.types import Device, Tokenizer
+from trainers.keep.checkpoint_store import fingerprint
 from trainers.ppo.steps import PPOArguments
-from trainers.prepare import Prepared
-from trainers.prepare.prompts import Prompt
 from trainers.rewards.sources import (
     NOTHING_SCORES,
     build_rewards,
@@ -31,6 +26,11 @@ from trainers.rewards.sources import (
     reward_files,
 )
 from trainers.rollouts.choose import engine_of, open_rollouts, rollout_faults
+from trainers.rows import Prepared
+from trainers.rows.prompts import Prompt
+from trainers.say.telling import say
+from trainers.step import settings
+from trainers.step.trained_dtype import train_in_float32
 from trainers.updates import Update
 
 if TYPE_CHECKING:
@@ -136,12 +136,12 @@ def build(
     """
     import torch
 
-    from trainers.frame.loading import check_vocabulary, enable_stop_tokens
     from trainers.ppo.math import KLCoefficient
     from trainers.ppo.roles import POLICY, VALUE, build_roles
     from trainers.ppo.steps import make_optimizer
     from trainers.ppo.update import PPO, PPOSettings
     from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
+    from trainers.start.loading import check_vocabulary, enable_stop_tokens
 
     options, stage = job.options, job.stage
     server = open_rollouts(job)

@@ -14,17 +14,17 @@ from trainers.evaluation.generation import TRIAL_GENERAL, general_rows
 from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
 from trainers.evaluation.saved_result import check_stops
-from trainers.frame.checkpoints import random_states, restore_random_states
-from trainers.frame.files import keep_value, kept_value
-from trainers.frame.job import Job
-from trainers.frame.machine import process_count, process_rank, sum_over_processes
+from trainers.job.files import keep_value, kept_value
+from trainers.job.job import Job
+from trainers.job.machine import process_count, process_rank, sum_over_processes
+from trainers.job.random_states import random_states, restore_random_states
 from trainers.ppo.roles import POLICY
 from trainers.ppo.update import PPO
-from trainers.prepare import IGNORED
-from trainers.prepare.prompts import Prompt
 from trainers.rewards.scoring import Score, filled
 from trainers.rollouts.engine import Answers
 from trainers.rollouts.transformers_engine import Share
+from trainers.rows import IGNORED
+from trainers.rows.prompts import Prompt
 
 PROMPTS, TRIAL_PROMPTS, MIDWAY_PROMPTS = 32, 4, 16
 SHOWN = 8

@@ -10,26 +10,26 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.record.stage import Check
 from trainers.evaluation.saved_result import Probe, check_saved
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.judging import belongs, compared, conclude, found_trained
-from trainers.frame.out_of_memory import EVALUATING, SAVING, enter
-from trainers.frame.parts import AFTER, BEFORE, JUDGING_ALONE, Parts
-from trainers.frame.resuming import evaluated
-from trainers.frame.saved_weights import load_saved
-from trainers.frame.trained import forget_trained, without_handover
-from trainers.frame.trained_dtype import round_to_base
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.resuming import evaluated
+from trainers.keep.saved_weights import load_saved
+from trainers.keep.trained import forget_trained, without_handover
 from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.roles import ADAPTERS, POLICY
+from trainers.say.parts import AFTER, BEFORE, JUDGING_ALONE, Parts
+from trainers.stage.judging import belongs, compared, conclude, found_trained
+from trainers.step.out_of_memory import EVALUATING, SAVING, enter
+from trainers.step.trained_dtype import round_to_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from advisor.record.run import StageResult
-    from trainers.frame.job import Job
-    from trainers.frame.types import Tokenizer
+    from trainers.job.job import Job
+    from trainers.job.types import Tokenizer
     from trainers.ppo.loaded import LoadedPPO
     from trainers.ppo.update import PPO
-    from trainers.prepare.prompts import Prompt
+    from trainers.rows.prompts import Prompt
 
 
 @dataclass

@@ -8,26 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from advisor.ground.progress import board
-from trainers.frame import settings, stopping
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.job import JUDGE, Job
-from trainers.frame.joining import connect
-from trainers.frame.machine import MemoryMeter
-from trainers.frame.opening import OpenStage, describe, open_stage
-from trainers.frame.out_of_memory import LOADING, enter
-from trainers.frame.parts import LOAD, Parts
-from trainers.frame.resuming import open_store
-from trainers.frame.rows import prepare_rows
-from trainers.frame.stopping import request
-from trainers.frame.telling import tell
-from trainers.frame.types import Tokenizer
+from trainers.job.job import JUDGE, Job
+from trainers.job.machine import MemoryMeter
+from trainers.job.types import Tokenizer
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.resuming import open_store
 from trainers.ppo.build import build, faults, reward_fingerprint, reward_model_folder
 from trainers.ppo.roles import POLICY
 from trainers.ppo.steps import PPOArguments
-from trainers.prepare import Prepared
-from trainers.prepare.prepared import rows_digest
-from trainers.prepare.prompts import PROMPTS, Prompt
 from trainers.rewards.sources import source_note
+from trainers.rows import Prepared
+from trainers.rows.prepared import rows_digest
+from trainers.rows.prompts import PROMPTS, Prompt
+from trainers.rows.stage_rows import prepare_rows
+from trainers.say import stopping
+from trainers.say.joining import connect
+from trainers.say.parts import LOAD, Parts
+from trainers.say.stopping import request
+from trainers.say.telling import tell
+from trainers.stage.opening import OpenStage, describe, open_stage
+from trainers.step import settings
+from trainers.step.out_of_memory import LOADING, enter
 
 if TYPE_CHECKING:
     from trainers.ppo.update import PPO
@@ -73,8 +74,8 @@ def load_stage(job: Job, parts: Parts) -> LoadedPPO:
     request.doing = stopping.LOADING
     opened = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
-    from trainers.frame.attention import with_attention
-    from trainers.frame.loading import load_tokenizer
+    from trainers.start.attention import with_attention
+    from trainers.start.loading import load_tokenizer
 
     job = with_attention(job, opened.device)
     tokenizer = load_tokenizer(job)

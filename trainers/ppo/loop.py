@@ -4,7 +4,7 @@ result.json.
 A step of the plan (max_steps, save_steps, warmup) is an update: micro_batch_size x grad_accum
 prompts are answered once, and the answers are used for ppo_epochs epochs.
 
-As in trainers/frame/stage.py, one process does all of it; several train, each with the whole model,
+As in trainers/stage/run.py, one process does all of it; several train, each with the whole model,
 and one of its own judges what they saved.
 """
 
@@ -20,23 +20,25 @@ from advisor.ground.progress import waiting
 from advisor.record.run import RUNNING, StageResult
 from advisor.record.stage import Check
 from trainers.evaluation.saved_result import check_saved
-from trainers.frame import checkpoints, settings, stopping
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.job import JUDGE, TRAIN, Job, label
-from trainers.frame.launch_record import launch_record
-from trainers.frame.loaded_stage import rows_at_once
-from trainers.frame.machine import is_main_process, wait_for_all
-from trainers.frame.out_of_memory import SAVING, TRAINING, enter
-from trainers.frame.parts import AFTER, SAVING_ALONE, Parts
-from trainers.frame.parts import TRAIN as TRAINING_PART
-from trainers.frame.resuming import last_checkpoint
-from trainers.frame.stopping import end_if_asked, request
-from trainers.frame.telling import tell
-from trainers.frame.trained import dependency, forget_trained, keep_trained
-from trainers.frame.training import rounding_checks
+from trainers.job.job import JUDGE, TRAIN, Job, label
+from trainers.job.machine import is_main_process, wait_for_all
+from trainers.keep import checkpoints
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.launch_record import launch_record
+from trainers.keep.resuming import last_checkpoint
+from trainers.keep.trained import dependency, forget_trained, keep_trained
 from trainers.ppo.loaded import LoadedPPO, load_stage
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
+from trainers.say import stopping
+from trainers.say.parts import AFTER, SAVING_ALONE, Parts
+from trainers.say.parts import TRAIN as TRAINING_PART
+from trainers.say.stopping import end_if_asked, request
+from trainers.say.telling import tell
+from trainers.stage.loaded_stage import rows_at_once
+from trainers.stage.training import rounding_checks
+from trainers.step import settings
+from trainers.step.out_of_memory import SAVING, TRAINING, enter
 
 if TYPE_CHECKING:
     from trainers.ppo.heldout import HeldOutEvaluator
@@ -133,8 +135,8 @@ def train_updates(
 
     Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
     """
-    from trainers.frame.metrics_file import cut_metrics, unreadable_lines
     from trainers.ppo.saving import load_checkpoint
+    from trainers.say.metrics_file import cut_metrics, unreadable_lines
 
     job, ppo = loaded.job, loaded.ppo
     run = run_of(loaded)

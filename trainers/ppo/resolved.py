@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from advisor.methods.stage import recorded_values
 from advisor.record.run import ResolvedSettings
-from trainers.frame import settings
-from trainers.frame.fused_layers import fused_in
 from trainers.ppo.loaded import LoadedPPO
 from trainers.ppo.roles import POLICY
 from trainers.ppo.steps import PPOArguments
-from trainers.prepare.template import template_record
+from trainers.rows.template import template_record
+from trainers.start.fused_layers import fused_in
+from trainers.step import settings
 
 # Keys that this loop does not read.
 NOT_READ = ("compile", "packing", "group_by_length", "keep", "early_stopping")

@@ -29,12 +29,12 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.methods import methods
-from trainers.frame.job import Job
-from trainers.frame.loading import load_model, read_adapter_config
-from trainers.frame.model_files import reading
-from trainers.frame.types import AdaptedModel, Device, Tokenizer
+from trainers.job.job import Job
+from trainers.job.types import AdaptedModel, Device, Tokenizer
 from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
 from trainers.rewards.model import check_same_tokens, load_reward_model
+from trainers.start.loading import load_model, read_adapter_config
+from trainers.start.model_files import reading
 from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.frame.answer_loss import plain_head
 from trainers.ppo.math import entropies
 from trainers.rollouts.engine import Answers
+from trainers.stage.answer_loss import plain_head
 
 # Of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens.
 LOGIT_BYTES = 64 * 2**20

@@ -17,25 +17,25 @@ from advisor.ground.progress import board, track, waiting
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DRY_RUN, StageMeasurement
 from advisor.record.stage import Measured
-from trainers.frame import settings
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.files import write_json
-from trainers.frame.job import Job, label
-from trainers.frame.machine import MemoryMeter, is_main_process
-from trainers.frame.metrics_file import append_line
-from trainers.frame.save_clock import SaveClock, save_clock
-from trainers.frame.stopping import request
-from trainers.frame.telling import say
-from trainers.frame.trackers import Trackers
+from trainers.job.files import write_json
+from trainers.job.job import Job, label
+from trainers.job.machine import MemoryMeter, is_main_process
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.save_clock import SaveClock, save_clock
+from trainers.keep.trackers import Trackers
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import CONSTANT, FIRST, findings, not_finite, reward_hacked
 from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.saving import save_checkpoint
 from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
 from trainers.ppo.update import PPO
-from trainers.prepare import Prepared
-from trainers.prepare.prompts import Prompt
 from trainers.rewards.watch import Watch, stage_lines
+from trainers.rows import Prepared
+from trainers.rows.prompts import Prompt
+from trainers.say.metrics_file import append_line
+from trainers.say.stopping import request
+from trainers.say.telling import say
+from trainers.step import settings
 
 EVALUATIONS = 4  # how often held-out prompts are answered during a run
 DRY_STEPS = 2

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.checkpoints import (
+from trainers.job.machine import is_main_process, process_rank, wait_for_all
+from trainers.job.random_states import random_states
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.checkpoints import (
     STATE,
     load_random_states,
     load_state,
     random_state_name,
-    random_states,
     save_state,
 )
-from trainers.frame.machine import is_main_process, process_rank, wait_for_all
-from trainers.frame.optimizer_states import load_optimizer
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import PPO
+from trainers.step.optimizer_states import load_optimizer
 
 
 def save_checkpoint(

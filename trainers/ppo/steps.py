@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from advisor.methods.optimizers import optimizer
 from advisor.plan.model import Stage
-from trainers.frame.make_optimizer import make
 from trainers.ppo.roles import POLICY, VALUE, Roles
+from trainers.step.make_optimizer import make
 
 Item = TypeVar("Item")
 

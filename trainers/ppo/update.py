@@ -13,15 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.progress import Wait, waiting
-from trainers.frame.checkpoints import random_states, restore_random_states
-from trainers.frame.out_of_memory import (
-    RowsAtOnce,
-    first_line,
-    give_back_memory,
-    is_out_of_memory,
-    let_go,
-)
-from trainers.frame.types import Device, Tokenizer
+from trainers.job.random_states import random_states, restore_random_states
+from trainers.job.types import Device, Tokenizer
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
 from trainers.ppo.rollout import (
@@ -32,11 +25,18 @@ from trainers.ppo.rollout import (
     scatter_answers,
     split_batch,
 )
-from trainers.prepare.prompts import Prompt
 from trainers.rewards.rollout_log import Rollout, RolloutLog
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, filled
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.rows.prompts import Prompt
+from trainers.step.out_of_memory import (
+    RowsAtOnce,
+    first_line,
+    give_back_memory,
+    is_out_of_memory,
+    let_go,
+)
 
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message, as DDP sends them
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from trainers.frame.metrics_file import metric_name
 from trainers.rewards.rollout_log import Rollout, RolloutLog
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
 from trainers.rewards.watch import Watch, stage_lines
+from trainers.say.metrics_file import metric_name
 
 
 @dataclass

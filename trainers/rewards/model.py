@@ -11,9 +11,9 @@ from advisor.ground.errors import InputError
 from advisor.ground.progress import track
 from advisor.methods import objective
 from advisor.model_files.folder import base_faults, folder_faults, tokenizer_faults
-from trainers.frame.evaluating import evaluating
-from trainers.frame.job import Job
-from trainers.frame.types import Device, Model, Tokenizer
+from trainers.job.evaluating import evaluating
+from trainers.job.job import Job
+from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer
 
 
@@ -52,7 +52,7 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
     """Raise InputError if the reward model has another tokenizer than the policy."""
     from transformers import AutoTokenizer
 
-    from trainers.frame.model_files import check_files, reading
+    from trainers.start.model_files import check_files, reading
 
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(
@@ -82,8 +82,8 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
     import torch
     import transformers
 
-    from trainers.frame.loading import placement
-    from trainers.frame.model_files import check_files, check_loaded, reading
+    from trainers.start.loading import placement
+    from trainers.start.model_files import check_files, check_loaded, reading
 
     check_files(str(folder), folder_faults)
     options: dict[str, Any] = {
@@ -121,13 +121,13 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from trainers.frame.loading import (
+    from trainers.start.loading import (
         keep_weights_unpacked,
         quantization_config,
         read_adapter_config,
         register_method,
     )
-    from trainers.frame.model_files import check_adapter, check_files, reading
+    from trainers.start.model_files import check_adapter, check_files, reading
 
     config = read_adapter_config(folder)
     if config.get("task_type") != "SEQ_CLS":

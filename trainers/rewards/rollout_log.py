@@ -16,10 +16,10 @@ from pathlib import Path
 from advisor.ground.files import DISK, Disk, cannot_write
 from advisor.ground.terminal import json_shown, mask_secrets
 from advisor.record.run import ROLLOUTS
-from trainers.frame.files import json_value
-from trainers.frame.job import Job
-from trainers.frame.metrics_file import cut_metrics, metrics_line
+from trainers.job.files import json_value
+from trainers.job.job import Job
 from trainers.rewards.scoring import Score
+from trainers.say.metrics_file import cut_metrics, metrics_line
 
 SAMPLES = 8  # answers of a step
 MOST_LINES = 1000  # of a stage, about

@@ -13,14 +13,14 @@ from advisor.ground.errors import Fault, InputError
 from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
-from trainers.frame.job import Job
-from trainers.frame.types import Device, Tokenizer
-from trainers.prepare.prompts import Prompt
+from trainers.job.job import Job
+from trainers.job.types import Device, Tokenizer
 from trainers.rewards.model import check_same_tokens, load_reward_model, model_scores, reward_folder
 from trainers.rewards.penalties import overlong_penalty, repetition_penalty
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
 from trainers.rewards.user_function import load_user_reward
 from trainers.rewards.verifiers import matches, matches_all, same_answer, schema_validator
+from trainers.rows.prompts import Prompt
 
 NGRAM = 3  # words; open-r1's default
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from advisor.methods.rewards import RolloutWarning, rollout_warnings
 from advisor.record.stage import Check, RewardRecord
-from trainers.frame.metrics_file import metrics_line
 from trainers.rewards.scoring import Reward, Rewards
+from trainers.say.metrics_file import metrics_line
 
 FIRST = 3  # the mean of so many lines is the start of the run
 SHARES = ("zero_spread", "cut", "clipped")

@@ -11,10 +11,10 @@ from typing import Any
 from advisor.ground.errors import Fault
 from advisor.plan.model import VLLMServer
 from advisor.plan.vllm import VLLMClient, asks_server, server_needs, server_url, unservable
-from trainers.frame.job import JUDGE, Job, label
-from trainers.frame.machine import is_main_process
-from trainers.frame.telling import say
+from trainers.job.job import JUDGE, Job, label
+from trainers.job.machine import is_main_process
 from trainers.rollouts.engine import Engine
+from trainers.say.telling import say
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from trainers.frame.sharding import is_divided
 from trainers.rollouts.memory import free_bytes
+from trainers.step.sharding import is_divided
 
 
 @contextmanager

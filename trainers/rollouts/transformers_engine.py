@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainers.frame.counting_answers import AnswerCount, counting_answers
-from trainers.frame.machine import least_of_all
-from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
-from trainers.frame.sharding import is_divided
+from trainers.job.machine import least_of_all
 from trainers.rollouts.engine import Answers, Sampling
 from trainers.rollouts.memory import rows_at_once
 from trainers.rollouts.merged import merged
+from trainers.say.counting_answers import AnswerCount, counting_answers
+from trainers.step.out_of_memory import give_back_memory, is_out_of_memory, let_go
+from trainers.step.sharding import is_divided
 
 # Each token reads the weights once, so that more answers are hardly slower: at least so many.
 AT_ONCE = 32

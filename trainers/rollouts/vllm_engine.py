@@ -34,9 +34,9 @@ from advisor.plan.vllm import (
     serve_line,
     version_of,
 )
-from trainers.frame.machine import is_main_process, wait_for_all
-from trainers.frame.sharding import is_divided, whole_weights
+from trainers.job.machine import is_main_process, wait_for_all
 from trainers.rollouts.engine import Answers, Sampling
+from trainers.step.sharding import is_divided, whole_weights
 
 REQUESTS = 32  # at the same time; each has its share of the prompts
 ADAPTER = "default"  # PEFT's name of the policy's module

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import track, waiting
-from trainers.frame.files import digest_of, make_folder
-from trainers.frame.job import Job
-from trainers.frame.machine import is_main_process, process_count, process_rank
-from trainers.frame.types import Tokenizer
-from trainers.frame.waiting import others_wait_for, wait_for
-from trainers.prepare import Prepared, Row
-from trainers.prepare.prepared import rows_digest
-from trainers.prepare.prompts import Prompt
-from trainers.prepare.row import IGNORED, ids_of, normalise_text
+from trainers.job.files import digest_of, make_folder
+from trainers.job.job import Job
+from trainers.job.machine import is_main_process, process_count, process_rank
+from trainers.job.types import Tokenizer
+from trainers.rows import Prepared, Row
+from trainers.rows.prepared import rows_digest
+from trainers.rows.prompts import Prompt
+from trainers.rows.row import IGNORED, ids_of, normalise_text
+from trainers.say.waiting import others_wait_for, wait_for
 
 BLOCK = 32  # requests that are answered together
 

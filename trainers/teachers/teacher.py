@@ -16,9 +16,9 @@ from advisor.methods import methods
 from advisor.model_files.folder import tokenizer_faults
 from advisor.plan.entries import path_from
 from advisor.record.content import folder_digest
-from trainers.frame import settings
-from trainers.frame.job import Job, model_source
-from trainers.frame.types import Device, Tokenizer
+from trainers.job.job import Job, model_source
+from trainers.job.types import Device, Tokenizer
+from trainers.step import settings
 
 # Tokens that one of two tokenizers may lack: special tokens that a later release of a model added.
 MISSING_SHARE = 0.005
@@ -74,8 +74,8 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
     """
     from transformers import AutoTokenizer
 
-    from trainers.frame.loading import read_adapter_config
-    from trainers.frame.model_files import check_files, reading
+    from trainers.start.loading import read_adapter_config
+    from trainers.start.model_files import check_files, reading
 
     source = teacher_source(job)
     folder = Path(source)
@@ -114,7 +114,7 @@ def load_teacher(job: Job, device: Device) -> Any:
 
     Raises InputError if its files cannot be read, or its module cannot be merged into its base.
     """
-    from trainers.frame.loading import load_base, read_adapter_config, register_method, update_of
+    from trainers.start.loading import load_base, read_adapter_config, register_method, update_of
 
     source = teacher_source(job)
     # Nothing of it is trained, so that mixed precision needs no float32 weights of it.

@@ -21,13 +21,13 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.frame.answer_loss import answer_trainer
-from trainers.frame.evaluating import evaluating
-from trainers.frame.machine import process_rank
-from trainers.frame.out_of_memory import ROWS, Rows
-from trainers.frame.token_counting import read_in
-from trainers.frame.types import Model
-from trainers.prepare.row import IGNORED
+from trainers.job.evaluating import evaluating
+from trainers.job.machine import process_rank
+from trainers.job.types import Model
+from trainers.rows.row import IGNORED
+from trainers.stage.answer_loss import answer_trainer
+from trainers.step.out_of_memory import ROWS, Rows
+from trainers.step.token_counting import read_in
 from trainers.teachers.divergence import divergences, head_of, vocabulary
 
 ROOM = 8  # tokens that seq_len has to leave for an answer; else the data's answer is kept

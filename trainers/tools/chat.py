@@ -23,7 +23,7 @@ from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams, shown
 from advisor.record.run import RunRecord, last_of_each_task
-from trainers.frame.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.chat_session import LEAVE, ChatSession
 from trainers.tools.results import BASE, load_results, record_of, results_of
 from trainers.tools.scoring import Scoring, load_scorer, scoring_stage

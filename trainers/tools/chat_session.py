@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from advisor.ground.errors import InputError, did_you_mean
-from trainers.frame.evaluating import evaluating
-from trainers.frame.model_files import reading
+from trainers.job.evaluating import evaluating
+from trainers.start.model_files import reading
 from trainers.tools.answer_screen import AnswerScreen, screen_for
 from trainers.tools.results import BASE, Loaded, prompt_ids
 

@@ -31,7 +31,7 @@ from advisor.ground.resources import install_line
 from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from advisor.model_files.hub_cache import is_offline
-from trainers.frame.files import make_folder, read_json, write_json
+from trainers.job.files import make_folder, read_json, write_json
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_FILES = (
@@ -303,8 +303,8 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import trainers.frame.machine  # noqa: F401  before transformers: it silences the libraries
-    from trainers.frame.machine import quiet_libraries
+    import trainers.job.machine  # noqa: F401  before transformers: it silences the libraries
+    from trainers.job.machine import quiet_libraries
 
     quiet_libraries()
     hide_bars()

@@ -22,12 +22,12 @@ from advisor.ground.progress import board, track, waiting
 from advisor.ground.terminal import show_streams
 from advisor.methods import update
 from trainers.evaluation.saved_result import difference
-from trainers.frame.evaluating import evaluating
-from trainers.frame.experts import own_router_settings
-from trainers.frame.files import write_json
-from trainers.frame.machine import quiet_libraries, torch_device, use_cores
-from trainers.frame.model_files import reading
+from trainers.job.evaluating import evaluating
+from trainers.job.files import write_json
+from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.start.model_files import reading
 from trainers.tools.results import Result, load_results, record_of, results_of
+from trainers.updates.experts import own_router_settings
 
 ROWS = 8
 TOKENS = 64  # of each row

@@ -22,12 +22,12 @@ from advisor.plan.read import read_plan, resolve_path
 from advisor.record.files import label, writing_stages
 from advisor.record.files import record_of as record_of
 from advisor.record.run import RunRecord, StageRecord
-from trainers.frame.attention import usable_here
-from trainers.frame.experts import silence_routers
-from trainers.frame.job import is_hub_id
-from trainers.frame.loading import keep_weights_unpacked, placement
-from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
-from trainers.frame.stored import written_out
+from trainers.job.job import is_hub_id
+from trainers.start.attention import usable_here
+from trainers.start.loading import keep_weights_unpacked, placement
+from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
+from trainers.start.quantised_checkpoints import written_out
+from trainers.updates.experts import silence_routers
 
 BASE = "base"
 

@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from advisor.ground.errors import InputError
 from advisor.methods import objective
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
-from trainers.frame.evaluating import evaluating
-from trainers.frame.model_files import reading
+from trainers.job.evaluating import evaluating
+from trainers.start.model_files import reading
 from trainers.tools.results import Result, load_module, load_whole, prompt_ids, record_of, result_of
 
 SHOWN_CLASSES = 3

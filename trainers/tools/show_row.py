@@ -20,15 +20,15 @@ from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.terminal import show_streams
 from advisor.model_files.folder import tokenizer_faults
-from trainers.frame.job import model_source
-from trainers.frame.machine import quiet_libraries
-from trainers.frame.model_files import check_files, reading
-from trainers.prepare.conversation import answer_row
-from trainers.prepare.preference import tokenise_feedback, tokenise_pair
-from trainers.prepare.prompts import tokenise_prompt
-from trainers.prepare.row import IGNORED, Unusable, rows_word
-from trainers.prepare.template import Templater
-from trainers.prepare.template_arguments import give_arguments
+from trainers.job.job import model_source
+from trainers.job.machine import quiet_libraries
+from trainers.rows.conversation import answer_row
+from trainers.rows.preference import tokenise_feedback, tokenise_pair
+from trainers.rows.prompts import tokenise_prompt
+from trainers.rows.row import IGNORED, Unusable, rows_word
+from trainers.rows.template import Templater
+from trainers.rows.template_arguments import give_arguments
+from trainers.start.model_files import check_files, reading
 
 STAND_IN = "no model was named: a plain template, and no token counts"
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import method_roots
 from advisor.plan.model import Stage
-from trainers.frame.types import Model, Tokenizer
-from trainers.prepare.prepared import PreparedRow
+from trainers.job.types import Model, Tokenizer
+from trainers.rows.prepared import PreparedRow
 
 # Folders in ADVISE_METHODS bring updates of their own, found in the same way.
 __path__ += [str(root / "trainers" / "updates") for root in method_roots()[1:]]

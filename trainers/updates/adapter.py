@@ -8,8 +8,8 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError
 from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
-from trainers.frame.types import Model, Tokenizer
-from trainers.prepare.prepared import PreparedRow
+from trainers.job.types import Model, Tokenizer
+from trainers.rows.prepared import PreparedRow
 from trainers.updates import task_type
 
 PLAN_KEYS: Mapping[str, str] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from advisor.ground.errors import Fault
 from advisor.plan.model import Stage
-from trainers.frame.types import Model, Tokenizer
-from trainers.prepare.prepared import PreparedRow
+from trainers.job.types import Model, Tokenizer
+from trainers.rows.prepared import PreparedRow
 
 PLAN_KEYS: Mapping[str, str] = {}
 

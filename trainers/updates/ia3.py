@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.frame.experts import find_experts
-from trainers.frame.types import AdaptedModel, Model, Tokenizer
-from trainers.prepare.prepared import PreparedRow
+from trainers.job.types import AdaptedModel, Model, Tokenizer
+from trainers.rows.prepared import PreparedRow
 from trainers.updates import task_type
+from trainers.updates.experts import find_experts
 
 PLAN_KEYS: Mapping[str, str] = {
     "task_type": "objective",

@@ -10,10 +10,15 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.frame.lora_targets import ALL_LINEAR, choose_targets, describe_targets, target_faults
-from trainers.frame.types import Model, Tokenizer
-from trainers.prepare.prepared import PreparedRow
+from trainers.job.types import Model, Tokenizer
+from trainers.rows.prepared import PreparedRow
 from trainers.updates import task_type
+from trainers.updates.lora_targets import (
+    ALL_LINEAR,
+    choose_targets,
+    describe_targets,
+    target_faults,
+)
 
 PLAN_KEYS: Mapping[str, str] = {
     "r": "rank",

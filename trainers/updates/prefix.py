@@ -14,10 +14,10 @@ from typing import Any, cast
 import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.frame.evaluating import evaluating
-from trainers.frame.types import AdaptedModel, Model, Tokenizer
-from trainers.prepare.prepared import PreparedRow
-from trainers.prepare.row import IGNORED
+from trainers.job.evaluating import evaluating
+from trainers.job.types import AdaptedModel, Model, Tokenizer
+from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import IGNORED
 from trainers.updates import task_type
 
 PLAN_KEYS: Mapping[str, str] = {

@@ -40,7 +40,7 @@ class BlockSettings(NamedTuple):
     # one number for each pair of tokens.
     masked: bool = False
     # Attention takes the rows of one line one after the other, and joins their results
-    # (trainers/frame/flat_rows.py).
+    # (trainers/step/flat_rows.py).
     apart: bool = False
     repeats_keys: bool = False  # keys and values are copied for each query head before SDPA
     # One kernel that saves its input alone (Liger's RMSNorm, torch.compile).

@@ -30,7 +30,7 @@ EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
 # twice, log-probabilities, probabilities, the gradient and three steps towards it.
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 TILE_BYTES, CPU_TILE_BYTES = 4, 33
-OWN_TILE_BYTES = 2**26  # trainers/frame/tiled_loss.py, TILE_BYTES: logits of a tile in float32
+OWN_TILE_BYTES = 2**26  # trainers/step/tiled_loss.py, TILE_BYTES: logits of a tile in float32
 # trainers/ppo/rollout.py: float32 logits held at once. trainers/rollouts/: answers at once.
 PART_LOGIT_BYTES = 64 * 2**20
 PART_COPIES = 3  # logits, their exponentials, their gradient

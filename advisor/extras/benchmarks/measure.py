@@ -1,5 +1,5 @@
 """Asks the benchmarks of a plan: of its base before training and of its results after it, each by
-a process of its own (trainers/evaluation/harness.py) while no trainer holds the device.
+a process of its own (trainers/tools/harness.py) while no trainer holds the device.
 
 `benchmarks/NAME/KEY.json` in a run folder holds what the harness answered for one model and one
 entry of `evaluation.tasks`. The key is a digest of the benchmark, the limit and the model, so that
@@ -95,7 +95,7 @@ class AskedModels:
         return {task: json.loads(text_of(path)) for task, path in files if path.is_file()}
 
     def missing(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """What these models were not asked yet, as trainers/evaluation/harness.py reads it."""
+        """What these models were not asked yet, as trainers/tools/harness.py reads it."""
         return [
             {"name": name, "task": task, "to": str(path)}
             for name in names
@@ -185,7 +185,7 @@ def _ask(run: StageRunner, measured: AskedModels, names: Sequence[str]) -> bool:
         Path(one["to"]).parent.mkdir(parents=True, exist_ok=True)
     request = folder / "request.json"
     write_atomically(request, json.dumps({"limit": measured.limit, "wanted": wanted}))
-    ended = run.starter.run_module("trainers.evaluation.harness", measured.folder, str(request))
+    ended = run.starter.run_module("trainers.tools.harness", measured.folder, str(request))
     if ended.was_stopped:
         raise KeyboardInterrupt
     if ended.code != 0:

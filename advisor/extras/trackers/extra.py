@@ -34,7 +34,7 @@ class TrackerKeys:
 
 
 class TrackersExtra(Extra):
-    """The key `trackers`; trainers/frame/trackers.py logs."""
+    """The key `trackers`; trainers/keep/trackers.py logs."""
 
     NAME = "trackers"
     HELP = "logs into TensorBoard and Weights & Biases, too"

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
+from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
 FOLDER = "checkpoints"
 STEPS = (3, 6)

@@ -27,7 +27,7 @@ from typing import Any
 import atheris
 import yaml
 
-with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_store"]):
+with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_store"]):
     from advisor.commands.check import check_data
     from advisor.commands.options import CheckOptions
     from advisor.commands.session import read_answers
@@ -38,7 +38,7 @@ with atheris.instrument_imports(include=["advisor", "trainers.frame.checkpoint_s
     from advisor.plan.read import read_plan
     from advisor.record.files import read_record
     from advisor.ruleset.load import load_rules
-    from trainers.frame.checkpoint_store import CheckpointStore
+    from trainers.keep.checkpoint_store import CheckpointStore
 
 from tests.faults.fuzz import checkpoints, forks, seeds
 from tests.faults.fuzz.judge import CPU_S

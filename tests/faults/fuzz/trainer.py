@@ -141,8 +141,8 @@ def fields_of(objective: str) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
 
 def reaching(kind: type) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
     """The fields that a plan may set, each with its type: refusing the others is tested elsewhere."""
-    from trainers.frame.pass_through import _hints, without_effect
-    from trainers.frame.settings import PLAN_KEYS, SET_BY_TRAINERS
+    from trainers.step.pass_through import _hints, without_effect
+    from trainers.step.settings import PLAN_KEYS, SET_BY_TRAINERS
 
     stopped = {*PLAN_KEYS, *SET_BY_TRAINERS, *without_effect(kind), *LEFT_OUT}
     hints = _hints(kind)
@@ -155,7 +155,7 @@ def reaching(kind: type) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
 
 def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
     """A value, four times of five one of the right type."""
-    from trainers.frame.pass_through import accepts
+    from trainers.step.pass_through import accepts
 
     value = odd_value(field, mutator)
     for _ in range(40 if mutator.dice.random() < 0.8 else 0):
@@ -194,7 +194,7 @@ def load_everything() -> None:
         "trainers.sft",
         "trainers.dpo",
         "trainers.rm",
-        "trainers.frame.progress",
+        "trainers.keep.progress",
     ):
         import_module(name)
 

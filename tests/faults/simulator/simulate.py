@@ -34,8 +34,8 @@ from advisor.record.stage import ErrorRecord, Expected
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, error_of
 from tests.faults.table import Row
-from trainers.frame.files import write_json
-from trainers.frame.job import make_job
+from trainers.job.files import write_json
+from trainers.job.job import make_job
 
 MACHINE = Hardware(
     kind="cpu", origin="stated", cpu_cores=2, ram_total_bytes=2**33, ram_free_bytes=2**33

@@ -11,8 +11,8 @@ from advisor.record import content
 from tests.faults.simulator import world
 from tests.faults.simulator.disk import File, SimulatedDisk
 from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate
-from trainers.frame import checkpoint_store
-from trainers.frame.checkpoint_store import CheckpointStore
+from trainers.keep import checkpoint_store
+from trainers.keep.checkpoint_store import CheckpointStore
 
 
 def test_every_schedule_is_survived():

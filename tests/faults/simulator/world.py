@@ -15,12 +15,12 @@ from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.launch.folder import RunFolder
 from advisor.record.run import DONE, RESULT, StageResult
 from tests.faults.simulator.disk import SimulatedDisk
-from trainers.frame.checkpoint_store import KEPT, CheckpointStore
-from trainers.frame.depends_on import dependencies
-from trainers.frame.files import write_json
-from trainers.frame.job import Job
-from trainers.frame.metrics_file import append_line, cut_metrics
-from trainers.frame.result_files import put_result
+from trainers.job.files import write_json
+from trainers.job.job import Job
+from trainers.keep.checkpoint_store import KEPT, CheckpointStore
+from trainers.keep.depends_on import dependencies
+from trainers.keep.result_files import put_result
+from trainers.say.metrics_file import append_line, cut_metrics
 
 STEPS, EVERY = 6, 2
 STAGES = ("sft", "dpo")

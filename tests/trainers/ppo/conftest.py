@@ -9,7 +9,7 @@ import pytest
 
 from advisor.plan.model import Plan, PlanData, Stage
 from tests.conftest import CHATML
-from trainers.frame.job import Job, make_job
+from trainers.job.job import Job, make_job
 
 SCORES = '''
 def share(prompts, completions, **columns):

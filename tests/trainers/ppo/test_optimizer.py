@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from advisor.methods.optimizers import OPTIMIZERS
-from trainers.frame.files import read_json
+from trainers.job.files import read_json
 from trainers.ppo import math
 from trainers.ppo.loop import train
 from trainers.ppo.roles import POLICY, VALUE

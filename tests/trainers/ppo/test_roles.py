@@ -147,7 +147,7 @@ def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(make, toy_model, tm
     pytest.importorskip("bitsandbytes")
     from peft import PeftModel
 
-    from trainers.frame.loading import load_base
+    from trainers.start.loading import load_base
 
     sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
     rm = save_module(toy_model, tmp_path / "rm", "lora", seed=2, scores=True)

@@ -16,9 +16,9 @@ from advisor.ground.errors import InputError, Stopped, TrainingFailed
 from advisor.plan.write import plan_text
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.stopping import request
+from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.ppo.loop import train
+from trainers.say.stopping import request
 
 ROOT = Path(__file__).parents[3]
 
@@ -271,7 +271,7 @@ def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
 
 def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
     """The first ones, which guards compare with, every n-th, and the last."""
-    monkeypatch.setattr("trainers.frame.settings.MOST_LINES", 1)
+    monkeypatch.setattr("trainers.step.settings.MOST_LINES", 1)
     job = make(max_steps=5, save_steps=5, job_judge=False, holdout=0)
     train(job)
     assert [line["step"] for line in metrics(job.run)] == [1, 2, 3, 5]
@@ -416,7 +416,7 @@ def test_two_processes_learn_like_one(make, tmp_path):
     """
     from dataclasses import replace
 
-    from trainers.frame.job import JUDGE
+    from trainers.job.job import JUDGE
 
     alone = make(max_steps=11, grad_accum=2, job_judge=False)
     train(alone)

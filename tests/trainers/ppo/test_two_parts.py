@@ -9,11 +9,11 @@ pytest.importorskip("torch")
 
 from advisor.record.files import trained_record
 from tests.trainers.ppo.modules import metrics
-from trainers.frame.job import JUDGE, TRAIN
-from trainers.frame.parts import Parts
+from trainers.job.job import JUDGE, TRAIN
 from trainers.ppo import heldout
 from trainers.ppo.loaded import load_stage
 from trainers.ppo.loop import train
+from trainers.say.parts import Parts
 
 
 def result(job):

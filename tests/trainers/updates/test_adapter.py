@@ -79,7 +79,7 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
     """
     from dataclasses import replace
 
-    from trainers.frame.job import make_job
+    from trainers.job.job import make_job
 
     first = make(update="adapter", bottleneck=8, max_steps=6, job_judge=False)
     trained(first)
@@ -111,7 +111,7 @@ def test_what_peft_takes_reaches_the_adapter_and_what_the_plan_owns_is_refused(m
     """peft: {activation, layers, scale} are the config's own; typos, owned keys and wrong values
     are refused before the model loads.
     """
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     result = trained(
         make(
@@ -167,7 +167,7 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     config = trainers.updates.load_update(update).peft_config(job.stage, job.options, other)
     get_peft_model(other, config).save_pretrained(tmp_path / "elsewhere")
     stage = replace(job.stage, start_from=str(tmp_path / "elsewhere"))
-    from trainers.frame.job import make_job
+    from trainers.job.job import make_job
 
     plan = replace(job.plan, stages=(stage,))
     with pytest.raises(

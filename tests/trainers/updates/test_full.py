@@ -54,7 +54,7 @@ def test_each_optimizer_trains_and_is_recorded(optimizer, changes, make):
     import torch
 
     from advisor.methods.optimizers import OPTIMIZERS
-    from trainers.frame.make_optimizer import by_transformers
+    from trainers.step.make_optimizer import by_transformers
 
     entry = OPTIMIZERS[optimizer]
     if entry.library is not None:

@@ -23,7 +23,7 @@ ELSEWHERE = {"prefix": {"prefix_text"}}
 def base(make):
     import torch
 
-    from trainers.frame import loading
+    from trainers.start import loading
 
     return loading.load_base(make(), torch.device("cpu"))
 

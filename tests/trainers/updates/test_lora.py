@@ -18,7 +18,7 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):
     from peft import get_peft_model
     from peft.tuners.lora import LoraLayer
 
-    from trainers.frame import loading
+    from trainers.start import loading
     from trainers.updates import lora
 
     for rslora, scale in ((False, 8 / 16), (True, 8 / 4)):
@@ -149,7 +149,7 @@ def test_starts_that_cannot_be_had_are_bad_input(peft, quantization, match, make
     """A way to start the matrices that changes the base or needs more than this trainer does is
     refused, in one line, before a model is loaded.
     """
-    monkeypatch.setattr("trainers.frame.loading.load_base", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("trainers.start.loading.load_base", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(InputError, match=match) as caught:
         sft.train(make(peft=peft, quantization=quantization))
     assert len(caught.value.faults) == 1
@@ -169,7 +169,7 @@ def test_what_peft_makes_of_a_decomposition_is_noticed(make, tmp_path):
     from peft import LoraConfig, get_peft_model
 
     from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
-    from trainers.frame import loading
+    from trainers.start import loading
 
     job = make()
     base, fresh = (loading.load_base(job, torch.device("cpu")) for _ in range(2))

@@ -38,7 +38,7 @@ def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from trainers.frame.rows import prepare_rows
+    from trainers.rows.stage_rows import prepare_rows
 
     job = make(
         update="prefix",
@@ -86,8 +86,8 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
     import torch
     from peft import get_peft_model
 
-    from trainers.frame import loading
-    from trainers.frame.rows import prepare_rows
+    from trainers.rows.stage_rows import prepare_rows
+    from trainers.start import loading
 
     text = "Answer shortly."
     job = make(update="prefix", prefix_tokens=40, prefix_text=text)
@@ -118,7 +118,7 @@ def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, mo
     """Other starts than real activations: all faults at once, each with the way out (what else a
     prefix refuses: tests/plan/test_read.py).
     """
-    import trainers.frame.loading as loading
+    import trainers.start.loading as loading
 
     monkeypatch.setattr(
         loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded")
@@ -200,7 +200,7 @@ def test_a_full_stage_cannot_go_on_from_a_prefix(make, tmp_path):
     """A prefix cannot be merged into weights that are to be trained."""
     from dataclasses import replace
 
-    from trainers.frame.job import make_job
+    from trainers.job.job import make_job
 
     first = make(update="prefix", max_steps=4, job_judge=False)
     trained(first)

@@ -22,15 +22,15 @@ from advisor.methods.optimizers import OPTIMIZERS
 from advisor.plan.model import Stage
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
-from trainers.frame import checkpoints
-from trainers.frame.bf16_adamw import (
+from trainers.keep import checkpoints
+from trainers.step.bf16_adamw import (
     CHUNK,
     BFloat16AdamW,
     join_halves,
     round_stochastically,
     split_halves,
 )
-from trainers.frame.optimizers import rounded_away, rounding_warning
+from trainers.step.optimizers import rounded_away, rounding_warning
 
 WEIGHTS, STEPS = 20_000, 100
 STAGE = Stage(

@@ -36,9 +36,9 @@ from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.methods import update
 from advisor.record.files import label, writing_stages
-from trainers.frame.files import read_json, write_json
-from trainers.frame.machine import quiet_libraries, torch_device, use_cores
-from trainers.frame.model_files import reading
+from trainers.job.files import read_json, write_json
+from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.start.model_files import reading
 from trainers.tools import merge
 from trainers.tools.gguf.llama_cpp import HOW, ask, find_llama_cpp
 from trainers.tools.gguf.model import Written, read_config, tensors, write_model

@@ -30,7 +30,7 @@ from typing import Any
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.terminal import show_streams
-from trainers.frame.machine import usable_cores
+from trainers.job.machine import usable_cores
 
 VARIABLE = "ADVISE_LLAMA_CPP"
 LIBRARIES = ("libllama*.so*", "libllama*.dylib", "llama*.dll")

@@ -17,8 +17,8 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import BYTES, waiting
 from advisor.model_files.folder import StoredTensor as Header
 from advisor.model_files.folder import read_header
-from trainers.frame.files import read_json
-from trainers.frame.model_files import reading
+from trainers.job.files import read_json
+from trainers.start.model_files import reading
 from trainers.tools.gguf.tokens import WAY_OUT, read_tokens
 
 # `model_type`, which is GGUF's name too -> key of config.json -> what llama.cpp computes with.

@@ -19,8 +19,8 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.progress import track, waiting
-from trainers.frame.evaluating import evaluating
-from trainers.frame.model_files import reading
+from trainers.job.evaluating import evaluating
+from trainers.start.model_files import reading
 from trainers.tools.gguf.llama_cpp import EngineFailed
 from trainers.tools.gguf.model import Written
 from trainers.tools.gguf.tokens import in_template, load_tokenizer

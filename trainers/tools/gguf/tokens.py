@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.frame.files import read_json
-from trainers.frame.model_files import reading
-from trainers.prepare.template_arguments import with_fixed_arguments
+from trainers.job.files import read_json
+from trainers.rows.template_arguments import with_fixed_arguments
+from trainers.start.model_files import reading
 
 WAY_OUT = (
     "`advise export RUN --to merged` writes a plain model, of which llama.cpp's own"

@@ -1,1 +1,0 @@
-"""The frame that every recipe trains in: job, settings, model, checkpoints, progress."""

@@ -1,0 +1,190 @@
+"""One stage to train: what the command line and the plan say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import InputError, did_you_mean
+from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, PlanData, Stage
+from trainers.job.machine import process_count
+
+TRAIN, JUDGE = "train", "judge"  # the parts of a stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that one training of a stage depends on."""
+
+    plan: Plan
+    entry: Entry
+    folder: Path  # what relative paths of the plan are relative to
+    run: Path
+    dry_run: bool = False
+    max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
+    judge: bool = True  # whether the model is evaluated before and after
+    part: str | None = None  # TRAIN or JUDGE alone; None: both, one after the other
+    attention: str | None = None  # what `attention: auto` is on this machine; None: as planned
+
+    @property
+    def stage(self) -> Stage:
+        """The stage, with the task's overrides applied, and what `auto` is on this machine."""
+        stage = self.entry.stage
+        return stage if self.attention is None else replace(stage, attention=self.attention)
+
+    @property
+    def task(self) -> str | None:
+        """The task's name; None if the plan has no tasks."""
+        return self.entry.task.name if self.entry.task else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys of the stage's update and objective, with declared defaults filled in."""
+        return key_specs().effective(self.stage)
+
+    @property
+    def output(self) -> Path:
+        """The folder for the stage's result."""
+        return self.run / "stages" / self.entry.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for the stage's checkpoints."""
+        return self.output / "checkpoints"
+
+    @property
+    def data(self) -> PlanData:
+        """The data this stage trains on."""
+        return self.entry.data
+
+    @property
+    def data_path(self) -> Path:
+        """The data's path, if it is no data set of the hub."""
+        return path_from(self.folder, self.data.path)
+
+    @property
+    def base_model(self) -> str:
+        """The folder or hub id of the plan's model.
+
+        Raises InputError for a folder that is not there.
+        """
+        return model_source(self.folder, self.plan.model)
+
+    @property
+    def start(self) -> Path | None:
+        """The folder of the model or adapter that this stage continues from; None: the plan's
+        model.
+
+        Raises InputError for a folder without either.
+        """
+        path = start_folder_of(self.entry, run=self.run, folder=self.folder)
+        if path is None:
+            return None
+        if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
+            raise InputError(
+                f"stage {self.stage.name} starts from {path}, which holds no model and no adapter",
+                where=f"stage {self.stage.name}",
+                hint="run the stage before it first" if self.entry.starts_from else "",
+            )
+        return path
+
+    def whole_model(self, start: Path | None) -> str:
+        """The folder or hub id of the whole model that a start is, or that its module belongs to;
+        of no start, the plan's model.
+        """
+        found = whole_model(self.plan, start, run=self.run, folder=self.folder)
+        return self.base_model if found is None else str(found)
+
+
+def label(job: Job) -> str:
+    """What messages call the stage."""
+    return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
+
+
+def is_hub_id(text: str) -> bool:
+    """True for 'owner/name' and 'name', False for what can only be a path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
+
+
+def model_source(folder: Path, model: str) -> str:
+    """The model as `from_pretrained` takes it.
+
+    Raises InputError for a folder that is not there or holds no model.
+    """
+    path = path_from(folder, model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"{path} has no config.json",
+                where="model",
+                allowed="a folder in Hugging Face layout, or a hub id",
+            )
+        return str(path.resolve())
+    if not is_hub_id(model):
+        raise InputError(
+            f"no such folder: {path}",
+            where="model",
+            allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
+        )
+    return model
+
+
+def make_job(
+    plan: Plan,
+    *,
+    stage: str,
+    run: Path,
+    folder: Path,
+    task: str | None = None,
+    objective: str | None = None,
+    **rest: Any,
+) -> Job:
+    """The job of one stage of a plan.
+
+    Raises InputError for names the plan does not have.
+
+    Args:
+        stage: The name of the stage.
+        run: The run folder.
+        folder: What relative paths of the plan are relative to.
+        task: The name of the task; needed if the plan has tasks.
+        objective: What the stage's objective has to be; None: any.
+        rest: Further fields of Job.
+    """
+    stages, tasks = [item.name for item in plan.stages], [item.name for item in plan.tasks]
+    if stage not in stages:
+        raise InputError(
+            f"the plan has no stage '{stage}'",
+            allowed=f"stages: {', '.join(stages)}",
+            hint=did_you_mean(stage, stages),
+        )
+    if task is not None and task not in tasks:
+        raise InputError(
+            f"the plan has no task '{task}'",
+            allowed=f"tasks: {', '.join(tasks) or 'none'}",
+            hint=did_you_mean(task, tasks),
+        )
+    if task is None and tasks:
+        raise InputError(
+            "the plan has tasks: one of them must be named",
+            allowed=f"--task with one of {', '.join(tasks)}",
+        )
+    if rest.get("max_steps") is not None and rest["max_steps"] < 1:
+        raise InputError("--max-steps must be 1 or more", where="--max-steps")
+    entry = next(
+        entry
+        for entry in entries(plan)
+        if entry.stage.name == stage and (entry.task.name if entry.task else None) == task
+    )
+    if objective is not None and entry.stage.objective != objective:
+        raise InputError(
+            f"stage {stage} has objective {entry.stage.objective}, not {objective}",
+            where=f"stage {stage}",
+            allowed=f"python -P -m trainers {entry.stage.objective}",
+        )
+    if process_count() > 1:  # they train, whoever started them; one process judges
+        rest["part"] = rest.get("part") or TRAIN
+    return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)

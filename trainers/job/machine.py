@@ -1,0 +1,428 @@
+"""What a trainer needs of the machine: tested library versions, the device of the plan, memory
+counters.
+
+Importing this module before torch, transformers and trl also switches off their telemetry and
+progress messages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import logging
+import os
+import re
+import sys
+import tomllib
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import Fault, MachineNotReady
+from advisor.ground.resources import install_line, resource_root
+from advisor.methods.optimizers import Optimizer
+from trainers.job.foreign_code import never_ask
+from trainers.job.library_waits import watch_libraries
+from trainers.job.types import Device
+
+# Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
+# for every trainer it builds; nobody asked for that.
+for name, value in {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    # transformers asks a bot of the hub to convert a model that is stored in the old format.
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    # One tokenizer call at a time; silences the fork warning of data loaders.
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # Threads that wait sleep instead of spinning. With another training run on the same two cores,
+    # a LoRA step of the 135M model took 15 s and more with spinning, 4 to 8 s with sleeping. What
+    # it costs on an idle machine has not been measured.
+    "OMP_WAIT_POLICY": "passive",
+}.items():
+    os.environ.setdefault(name, value)
+
+ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
+FOR_QUANTIZATION = ("bitsandbytes",)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRange:
+    """The versions of one library that the trainers have been tested with."""
+
+    name: str
+    wanted: str  # ">=1.16,<1.17"
+
+
+@cache
+def tested_ranges() -> dict[str, VersionRange]:
+    """Library -> tested range, from the `train` extra, which is the only place that lists them."""
+    try:
+        lines = [
+            line
+            for line in importlib.metadata.requires("finetune-advisor") or []
+            if re.search(r"extra\s*==\s*['\"]train['\"]", line)
+        ]
+    except importlib.metadata.PackageNotFoundError:
+        lines = []
+    if not lines:  # a checkout on PYTHONPATH, not installed
+        with suppress(OSError, KeyError):
+            lines = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))[
+                "project"
+            ]["optional-dependencies"]["train"]
+    ranges = {}
+    for line in lines:
+        requirement = line.split(";")[0].strip()
+        match = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if match:
+            name = match.group().lower()
+            ranges[name] = VersionRange(
+                name, requirement[match.end() :].strip().strip("()").replace(" ", "")
+            )
+    return ranges
+
+
+def check_versions(*, quantized: bool, optimizers: Sequence[Optimizer] = ()) -> dict[str, str]:
+    """Library -> installed version.
+
+    Raises MachineNotReady, with the installed and the wanted version of each library that is
+    missing or untested.
+
+    Args:
+        quantized: Whether the stage needs the libraries for quantization.
+        optimizers: Those of the stage, which may need libraries of their own.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    faults, versions = [], {}
+    named = dict.fromkeys(ALWAYS + (FOR_QUANTIZATION if quantized else ()), "")
+    named |= {one.library.name: one.library.tested for one in optimizers if one.library}
+    for name, tested in named.items():
+        wanted = tested_ranges().get(name, VersionRange(name, tested)).wanted
+        install = install_line() if name in tested_ranges() else f'pip install "{name}{wanted}"'
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            faults.append(
+                Fault(
+                    what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=install
+                )
+            )
+            continue
+        if not SpecifierSet(wanted).contains(versions[name], prereleases=True):
+            faults.append(
+                Fault(
+                    what=(
+                        f"{name} {versions[name]} is installed, which the trainers have not been"
+                        " tested with"
+                    ),
+                    allowed=f"wanted: {name}{wanted}",
+                    hint=install,
+                )
+            )
+    if faults:
+        raise MachineNotReady(faults=faults)
+    return versions | {"python": ".".join(map(str, sys.version_info[:3]))}
+
+
+def quiet_libraries() -> None:
+    """Silence warnings, logs, progress bars and questions of the libraries: we count ourselves what
+    is dropped or changed. Chat templates get their limits.
+    """
+    import datasets
+    import transformers
+
+    from advisor.data.templates.bounded import bound_chat_templates
+
+    warnings.filterwarnings("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    watch_libraries()
+    never_ask()
+    bound_chat_templates()
+
+
+def torch_device(wanted: str) -> Any:
+    """The torch device of the plan's `launch.device`.
+
+    Raises MachineNotReady if this machine or this torch cannot use it.
+    """
+    import torch
+
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if wanted == "mps":
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        raise MachineNotReady(
+            "the plan is for an Apple GPU (launch.device: mps), which torch cannot use here",
+            hint="`advise --gpu none` makes a plan for the CPU",
+        )
+    build = torch.version.hip if wanted == "rocm" else torch.version.cuda
+    if build is None:
+        raise MachineNotReady(
+            f"the plan is for a GPU (launch.device: {wanted}), but the installed torch"
+            f" {torch.__version__} is built without {'ROCm' if wanted == 'rocm' else 'CUDA'}",
+            hint=(
+                "install the torch build for your driver (pytorch.org/get-started shows the line),"
+                " or make a plan for the CPU with `advise --gpu none`"
+            ),
+        )
+    if not torch.cuda.is_available() or torch.cuda.device_count() <= local:
+        raise MachineNotReady(
+            f"the plan is for a GPU (launch.device: {wanted}), but torch {torch.__version__} (CUDA"
+            f" {build}) finds {torch.cuda.device_count()} usable here",
+            allowed=(
+                "a driver that supports this CUDA version and a visible device"
+                " (CUDA_VISIBLE_DEVICES)"
+            ),
+            hint="`advise probe` shows what is there; `advise --gpu none` makes a plan for the CPU",
+        )
+    device = torch.device("cuda", local)
+    try:
+        torch.cuda.set_device(device)
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        raise MachineNotReady(
+            f"the GPU cannot be used by torch {torch.__version__}: {str(error).splitlines()[0]}",
+            hint="`advise probe` shows driver and device",
+        ) from None
+    return device
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use: affinity, and the cgroup's quota if there is one."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, -(-int(quota) // int(period))))
+    return cores
+
+
+# On the host, for a process that is alive and does not come: the main one may write a checkpoint
+# to a slow disk. One that ends is noticed at once (docs/reliability.md).
+LONGEST_WAIT_S = 3600
+
+MEMORY_LIMIT = "ADVISE_MEMORY_BYTES"  # set by `advise run`: what this computer lets a run use
+
+KERNELS_KEPT = 128  # several times what one step needs; no step was slower with 32
+
+
+def use_cores() -> int:
+    """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise.
+
+    Also limits the kernels that oneDNN keeps.
+    """
+    import torch
+
+    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, up to 1,024 of them:
+    # half a GiB for rows of many lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    return int(torch.get_num_threads())
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+def keep_freed_memory(device: Device) -> None:
+    """On the CPU, let this process keep the memory that a step frees for the next step. glibc would
+    give it back, and the kernel clear each page again: three micro-batches of SmolLM2-135M (1,161,
+    900 and 1,161 tokens) took 650,000 page faults and 17.7 s of CPU, and 10,000 and 16.8 s without.
+    The peak is 0.2 GiB higher.
+    """
+    if device.type != "cpu" or sys.platform != "linux":
+        return
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+
+
+def process_count() -> int:
+    """How many processes this run has, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def several_machines() -> bool:
+    """Whether processes of this run are on other machines, as the launcher says."""
+    return process_count() > int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))
+
+
+def process_rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """True in the one process that writes files and shows progress."""
+    return process_rank() == 0
+
+
+_meeting: Any = None  # the group of processes that wait for each other
+
+
+def wait_for_all() -> None:
+    """Return once every process of the run has come here; at once if there is one alone.
+
+    The processes wait on the host and for long: the main process may have to write more than a slow
+    disk takes in the half an hour after which the GPUs' own collectives give up.
+    """
+    if (group := _meeting_group()) is not None:
+        import torch.distributed as dist
+
+        dist.barrier(group=group)
+
+
+def any_process(*values: bool) -> tuple[bool, ...]:
+    """For each value, whether it holds in any process of the run. Call it in every process.
+
+    Sent on the host: no GPU waits for it. Two processes on two busy cores took 0.15 ms.
+    """
+    if (group := _meeting_group()) is None:
+        return values
+    import torch
+    import torch.distributed as dist
+
+    table = torch.tensor(values, dtype=torch.uint8)
+    dist.all_reduce(table, op=dist.ReduceOp.MAX, group=group)
+    return tuple(bool(value) for value in table.tolist())
+
+
+def least_of_all(value: int) -> int:
+    """The smallest of the values of all processes. Call it in every process."""
+    if (group := _meeting_group()) is None:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    table = torch.tensor([value], dtype=torch.int64)
+    dist.all_reduce(table, op=dist.ReduceOp.MIN, group=group)
+    return int(table.item())
+
+
+def sum_over_processes(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    """A table of numbers, each the sum over all processes of the run. Call it in every process,
+    with tables of one shape. Sent on the host, in float64.
+    """
+    if (group := _meeting_group()) is None:
+        return [list(row) for row in rows]
+    import torch
+    import torch.distributed as dist
+
+    table = torch.tensor(rows, dtype=torch.float64)
+    dist.all_reduce(table, group=group)
+    return [list(map(float, row)) for row in table.tolist()]
+
+
+def _meeting_group() -> Any | None:
+    """The group in which processes wait for each other; None if there is one process alone."""
+    global _meeting
+    if process_count() == 1:
+        return None
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    if _meeting is None:
+        _meeting = dist.new_group(backend="gloo", timeout=timedelta(seconds=LONGEST_WAIT_S))
+    return _meeting
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def _status_bytes(field: str) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def resident_bytes() -> int:
+    """This process's resident memory now."""
+    value = _status_bytes("VmRSS")
+    return value if value is not None else _highest_resident()
+
+
+def _highest_resident() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MemoryMeter:
+    """Peak memory of one device since the meter was made.
+
+    On a GPU: what torch allocated (and reserved). On the CPU: how much resident memory has grown
+    since before the model was loaded, because imports and tokenised rows are not part of it.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.device = device
+        self.baseline_bytes = 0
+        self.total_bytes: int | None = None  # of the GPU
+        self.reset()
+        if not self.on_gpu:
+            self.baseline_bytes = resident_bytes()
+
+    @property
+    def counter(self) -> str:
+        """What is counted: allocated or rss_growth."""
+        return "allocated" if self.on_gpu else "rss_growth"
+
+    def reset(self) -> None:
+        """Forget the peak so far, keep the baseline."""
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with suppress(OSError):  # 5: reset this process's high-water mark (proc(5), clear_refs)
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """The peak since the last `reset`."""
+        if self.on_gpu:
+            import torch
+
+            return int(torch.cuda.max_memory_allocated(self.device))
+        peak = _status_bytes("VmHWM")
+        return max(0, (peak if peak is not None else _highest_resident()) - self.baseline_bytes)
+
+    def in_use(self) -> tuple[int, int | None]:
+        """(bytes now, the limit if it is known): what torch holds of the GPU, or what this process
+        holds of the computer's memory.
+        """
+        if not self.on_gpu:
+            limit = os.environ.get(MEMORY_LIMIT, "")
+            return resident_bytes(), int(limit) if limit.isdigit() else None
+        import torch
+
+        if self.total_bytes is None:
+            self.total_bytes = int(torch.cuda.get_device_properties(self.device).total_memory)
+        return int(torch.cuda.memory_reserved(self.device)), self.total_bytes
+
+    def reserved_bytes(self) -> int | None:
+        """What torch reserved at its peak; None on the CPU."""
+        if not self.on_gpu:
+            return None
+        import torch
+
+        return int(torch.cuda.max_memory_reserved(self.device))

@@ -1,0 +1,1 @@
+"""What a stage keeps: checkpoints, the best weights, records of a run."""

@@ -1,0 +1,271 @@
+"""Which rows go through the device together, and in which order: at random, or rows of similar
+length in one micro-batch, so that little of it is padding.
+
+Only lengths are looked at. The order follows from seed and epoch alone: it is the same on any
+number of processes that share an optimizer step of the same size, and in a run that resumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import Any
+
+from trainers.job.job import Job
+from trainers.rows.sequences import lengths
+
+# Rows are sorted by length within pools of so many optimizer steps, and there are at least so many
+# pools: rows of one length do not meet in every epoch. (transformers' LengthGroupedSampler has the
+# same two numbers.) Of few rows a pool has at least so many steps, or all of them.
+POOL_STEPS, FEWEST_POOLS, FEWEST_STEPS = 50, 4, 8
+AT_ONCE = 65_536  # places that are Python's numbers at one time: they take five times the memory
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How the sequences of a stage are put into micro-batches.
+
+    Args:
+        lengths: Tokens of each sequence; of a pair those of its longer side. An int array.
+        micro: Sequences of a micro-batch.
+        per_step: Sequences of an optimizer step, on all processes together.
+        seed: The stage's.
+        grouped: Sequences of similar length together; else at random.
+        processes: That share a step.
+    """
+
+    lengths: Any
+    micro: int
+    per_step: int
+    seed: int
+    grouped: bool
+    processes: int = 1
+
+    @classmethod
+    def of(cls, job: Job, sequences: Sequence[Any], *, processes: int) -> Batches:
+        """Those of a stage."""
+        stage = job.stage
+        return cls(
+            lengths=lengths(sequences).astype("int32"),
+            micro=stage.micro_batch_size,
+            per_step=stage.effective_batch_size * processes,
+            seed=stage.seed,
+            grouped=stage.group_by_length and not stage.packing,
+            processes=processes,
+        )
+
+    @property
+    def doubled(self) -> int:
+        """Sequences at the end of a pass that are read twice, since there are fewer than processes
+        that share them.
+        """
+        rest = len(self.lengths) % (self.micro * self.processes)
+        return self.processes - rest if 0 < rest < self.processes else 0
+
+    @property
+    def pool_rows(self) -> int:
+        """Rows that are sorted together: of whole optimizer steps, and enough for a choice."""
+        steps = len(self.lengths) // (FEWEST_POOLS * self.per_step)
+        return max(FEWEST_STEPS, min(POOL_STEPS, steps)) * self.per_step
+
+    def order(self, epoch: int) -> Any:
+        """Every place once, micro-batch after micro-batch."""
+        return self._grouped(epoch) if self.grouped else self._shuffled(epoch)
+
+    def _shuffled(self, epoch: int) -> Any:
+        """As accelerate's SeedableRandomSampler does it, which would lose the epoch of a run that
+        several processes resume (accelerate 1.15: it does not look through its own two wrappers).
+        """
+        import torch
+
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + epoch)
+        return torch.randperm(len(self.lengths), generator=generator).numpy()
+
+    def _grouped(self, epoch: int) -> Any:
+        """Pools of rows drawn at random, each sorted by length and cut into micro-batches; these
+        are then dealt to the optimizer steps at random, so that a step has long and short rows.
+
+        Within a step the longest come first: processes side by side then have about equal work. The
+        step with the longest row comes first, so that memory that is too small is noticed at once.
+        """
+        import numpy as np
+
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.lengths))
+        whole = len(order) - len(order) % self.micro  # the rest is the last, smaller micro-batch
+        size = self.pool_rows
+        for start in range(0, whole, size):
+            pool = order[start : min(start + size, whole)]
+            pool = pool[np.argsort(-self.lengths[pool], kind="stable")].reshape(-1, self.micro)
+            order[start : start + pool.size] = random.permutation(pool).ravel()
+        steps = whole // self.per_step
+        if steps:
+            head = order[: steps * self.per_step].reshape(steps, -1, self.micro)
+            longest = self.lengths[head].max(axis=2)
+            by_length = np.argsort(-longest, axis=1, kind="stable")
+            head = np.take_along_axis(head, by_length[:, :, None], axis=1)
+            first = int(longest.max(axis=1).argmax())
+            head[[0, first]] = head[[first, 0]]
+            order[: head.size] = head.ravel()
+        return order
+
+    def computed(self, order: Any) -> int:
+        """Tokens of all micro-batches in that order, each padded to its longest sequence."""
+        import numpy as np
+
+        lengths = self.lengths[order]
+        starts = np.arange(0, len(lengths), self.micro)
+        sizes = np.diff(np.append(starts, len(lengths)))
+        return int((np.maximum.reduceat(lengths, starts).astype(np.int64) * sizes).sum())
+
+    def padding(self, *, grouped: bool | None = None) -> float:
+        """The share of an epoch's tokens that is padding; of pairs, beside what is always added to
+        the shorter side.
+        """
+        one = self if grouped is None else replace(self, grouped=grouped)
+        return 1 - int(self.lengths.sum(dtype="int64")) / max(1, one.computed(one.order(0)))
+
+    def describe(self, rows: int, *, pairs: bool = False) -> str:
+        """What the batches are, in a line; empty where nothing can be padded.
+
+        Args:
+            rows: How many there are; more than sequences if they are packed.
+            pairs: The shorter side of each is filled up to the longer one besides.
+        """
+        said = self._padding_said(rows, pairs=pairs)
+        if not self.doubled:
+            return said
+        twice = (
+            f"{self.doubled} of {len(self.lengths):,} sequences are read twice in a pass:"
+            f" {self.processes - self.doubled} are left at its end for {self.processes} processes"
+        )
+        return f"{said}; {twice}" if said else twice
+
+    def _padding_said(self, rows: int, *, pairs: bool) -> str:
+        share = self.padding()
+        sequences = len(self.lengths)
+        if rows > sequences:
+            each = rows * min(self.per_step, sequences) / sequences
+            return (
+                f"{rows:,} rows in {sequences:,} packed sequences, about {each:.0f} rows in an"
+                f" optimizer step; {share:.0%} of the tokens computed are padding"
+            )
+        if self.micro == 1 or sequences < 2:
+            return ""
+        beside = ", beside that of the shorter answers" if pairs else ""
+        if self.grouped:
+            return (
+                f"rows of similar length share a batch: {share:.0%} of the tokens computed are"
+                f" padding ({self.padding(grouped=False):.0%} with rows at random){beside}"
+            )
+        return f"{share:.0%} of the tokens computed are padding{beside}"
+
+
+class RowOrder:
+    """A sampler that gives the rows of an epoch in the order of its batches.
+
+    Args:
+        batches: The rows.
+        epoch: The epoch that begins, from 0.
+    """
+
+    def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
+        self.batches, self.epoch = batches, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.batches.order(self.epoch())
+        for start in range(0, len(order), AT_ONCE):
+            yield from order[start : start + AT_ONCE].tolist()
+
+
+class Rounds:
+    """A batch sampler for several processes, which take its micro-batches in turn: in each round
+    every process has one. accelerate would fill up the last round of a pass with rows from its
+    beginning; here its rows are shared out, so that a step has the same rows on any number of
+    processes. Only if there are fewer rows than processes some are read twice.
+
+    Args:
+        order: The rows of a pass.
+        micro: Rows of a micro-batch.
+        processes: That take turns.
+    """
+
+    drop_last = False
+
+    def __init__(self, order: Any, *, micro: int, processes: int) -> None:
+        self.sampler, self.batch_size, self.processes = order, micro, processes
+
+    def __len__(self) -> int:
+        return self.processes * math.ceil(len(self.sampler) / (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = iter(self.sampler)
+        while block := list(islice(rows, self.batch_size * self.processes)):
+            yield from shared_out(block, micro=self.batch_size, processes=self.processes)
+
+
+def shared_out(rows: Sequence[int], *, micro: int, processes: int) -> list[list[int]]:
+    """The rows of a round as one micro-batch for each process: full ones as far as every process
+    has one, as a process alone would have them; else about equal ones.
+    """
+    if len(rows) < processes:
+        rows = [rows[place % len(rows)] for place in range(processes)]
+    if math.ceil(len(rows) / micro) == processes:
+        return [list(rows[start : start + micro]) for start in range(0, len(rows), micro)]
+    ends = [place * len(rows) // processes for place in range(processes + 1)]
+    return [list(rows[start:end]) for start, end in pairwise(ends)]
+
+
+def choose_order(trainer: Any, batches: Batches) -> Batches | None:
+    """Let the trainer take its rows in the order of the batches; None for a trainer of TRL that
+    has an order of its own (KTO's pairs of rows, answers of GRPO), which stays.
+    """
+    from transformers import Trainer
+
+    owners = [one for one in type(trainer).__mro__ if "_get_train_sampler" in vars(one)]
+    if owners[:2] != [OrdersRows, Trainer]:
+        return None
+    trainer.batches = batches
+    return batches
+
+
+class OrdersRows:
+    """A mixin for transformers' Trainer whose rows come in the order of `batches`, if it is set
+    before the training.
+    """
+
+    batches: Batches | None = None
+    args: Any
+    state: Any
+
+    def get_train_dataloader(self) -> Any:
+        """The trainer's own, with rounds of micro-batches for several processes."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        batches = self.batches
+        if batches is not None and self.args.world_size > 1:
+            shard = loader.batch_sampler  # accelerate's, which hands out what is in it in turn
+            shard.even_batches = False
+            shard.batch_sampler = Rounds(
+                shard.batch_sampler.sampler, micro=batches.micro, processes=self.args.world_size
+            )
+        return loader
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        if self.batches is None:
+            return super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+        # A library that left rows out would shift all places behind them.
+        dataset = args[0] if args else None
+        assert dataset is None or len(dataset) == len(self.batches.lengths)
+        return RowOrder(self.batches, self._epoch_that_begins)
+
+    def _epoch_that_begins(self) -> int:
+        """Counted from the steps done, which a resumed run knows too."""
+        assert self.batches is not None
+        steps = math.ceil(len(self.batches.lengths) / self.batches.per_step)
+        return int(self.state.global_step // max(1, steps))

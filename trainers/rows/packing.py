@@ -1,0 +1,328 @@
+"""Several rows in one sequence without attention from one to another: bins, the trainer's columns,
+batches, and a check on the model.
+
+Positions begin again with every row. Flash attention takes the bounds of the rows, which TRL's flat
+batches bring. Without it, transformers makes a block-diagonal mask from the positions, provided
+there is no attention mask. Then each bin stays a line of its own in the batch: attention over one
+flat line of all bins would cost as many times more as there are bins.
+
+Dimensions: B bins of a batch, T tokens of the longest bin, S tokens of two rows laid end to end, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.ground.errors import InputError
+from advisor.methods.kernels import is_flash
+from trainers.job.evaluating import evaluating, first_float_dtype, half_dtype
+from trainers.rows.row import IGNORED, Row
+from trainers.rows.sequences import lengths
+
+REAL = "real_tokens"  # of a packed batch; the trainer takes it out before the model sees it
+SHOWN_TOKENS = 64  # of each of the two rows that are compared
+LIKELY = 10.0  # below the most likely token, in nats: rounding of others means nothing
+# Largest difference of a log-probability between a row alone and the same row behind another, in
+# float32.
+SAME_LOG_PROBS = 0.05
+# In 16 bits: how many steps of the largest logit rounding may move one. SmolLM2-135M in bfloat16:
+# at most 1.7 steps (0.49) over 15 pairs of rows, and 5 (1.6) if one layer of 30 looks across.
+STEPS = 4
+# Otherwise rows are apart if they move by less than this share of what one text of both costs:
+# in 16 bits at most 0.04 was seen, and with int8, which rounds each batch anew, 0.19.
+SHARE, SHARE_INT8 = 0.05, 0.25
+
+
+def pack(rows: Sequence[Row], seq_len: int) -> Packed:
+    """Rows in bins of at most `seq_len` tokens (best fit, longest first). Deterministic."""
+    found = lengths(rows).astype("int32")
+    return Packed(rows, found, *bins_of(found, seq_len))
+
+
+class Packed(Sequence[tuple[Any, ...]]):
+    """Rows in bins, which are looked up when they are asked for: what is held of ten million rows
+    is 20 bytes each.
+    """
+
+    def __init__(self, rows: Sequence[Any], row_lengths: Any, order: Any, ends: Any) -> None:
+        self.rows, self.row_lengths, self.order, self.ends = rows, row_lengths, order, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        return tuple(self.rows[int(row)] for row in self.rows_of(place))
+
+    def rows_of(self, place: int) -> Any:
+        """The places of a bin's rows among all rows."""
+        place = range(len(self))[place]  # negative ones, and an IndexError at the end
+        return self.order[self.ends[place - 1] if place else 0 : self.ends[place]]
+
+    @property
+    def lengths(self) -> Any:
+        """The tokens of each bin."""
+        import numpy as np
+
+        sums = self.row_lengths[self.order].cumsum(dtype=np.int64)[self.ends - 1]
+        return np.diff(sums, prepend=0).astype(np.int32)
+
+
+def bins_of(lengths: Any, seq_len: int) -> tuple[Any, Any]:
+    """(the places of all rows, bin after bin; where each bin ends among them), from the lengths
+    alone.
+
+    Best fit, longest first: a row goes to the fullest bin that has room for it. Rows of one length
+    are placed together, so that the work grows with the number of lengths, and the rows are only
+    sorted: ten million take two seconds.
+
+    Args:
+        lengths: An int array, none over `seq_len`.
+    """
+    import numpy as np
+
+    by_length = np.argsort(-lengths, kind="stable")
+    sizes, firsts, counts = np.unique(-lengths[by_length], return_index=True, return_counts=True)
+    bin_of = np.empty(len(lengths), dtype=np.int32)  # of the rows in the order of `by_length`
+    rooms: dict[int, list[Any]] = {}  # tokens left -> arrays of such bins
+    filled: list[int] = []  # the keys of `rooms`, sorted
+    bins = 0
+
+    def leave(room: int, these: Any) -> None:
+        if len(these) and room:
+            if room not in rooms:
+                rooms[room] = []
+                insort(filled, room)
+            rooms[room].append(these)
+
+    for size, first, count in zip((-sizes).tolist(), firsts.tolist(), counts.tolist(), strict=True):
+        end = first + count
+        while first < end:
+            place = bisect_left(filled, size)
+            if place < len(filled):
+                room = filled[place]
+                found = rooms[room].pop()
+                if not rooms[room]:
+                    del rooms[room]
+                    filled.pop(place)
+            else:  # new ones for all rows that are left
+                room = seq_len
+                new = -(-(end - first) // max(1, room // max(1, size)))
+                found = np.arange(bins, bins + new, dtype=np.int32)
+                bins += new
+            each = room // size if size else end - first  # rows of this length that fit into one
+            whole = min(len(found), (end - first) // each)
+            bin_of[first : first + whole * each] = np.repeat(found[:whole], each)
+            first += whole * each
+            leave(room - each * size, found[:whole])
+            if whole < len(found):
+                rest = end - first  # fewer than fill the next bin
+                bin_of[first:end] = found[whole]
+                first = end
+                leave(room - rest * size, found[whole : whole + 1])
+                leave(room, found[whole + 1 :])
+    order = by_length[np.argsort(bin_of, kind="stable")].astype(np.int32)
+    return order, np.bincount(bin_of, minlength=bins).cumsum()
+
+
+def dataset_columns(
+    groups: Sequence[Sequence[Row]], *, lengths: bool
+) -> dict[str, list[list[int]]]:
+    """The columns of the trainer's dataset, one entry per group of rows laid end to end.
+
+    Args:
+        lengths: Also the length of each row in its group (`seq_lengths`).
+    """
+    table: dict[str, list[list[int]]] = {
+        "input_ids": [[token for row in group for token in row.input_ids] for group in groups],
+        # The first token of a row must not be predicted from the row before it.
+        "labels": [
+            [label for row in group for label in (IGNORED, *row.labels[1:])] for group in groups
+        ],
+    }
+    if lengths:
+        table["seq_lengths"] = [[row.tokens for row in group] for group in groups]
+    return table
+
+
+class PackedBatches:
+    """Collator for packed rows without flash attention: one line per bin, positions that begin
+    again with each row, no attention mask.
+
+    Gives input_ids_BT, labels_BT and position_ids_BT, and under REAL how many tokens are no
+    padding, which without a mask nobody could tell.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        width = max(len(example["input_ids"]) for example in examples)
+        shape = (len(examples), width)
+        # Padding has position 0 throughout, so that the mask takes each of its tokens for a row of
+        # its own, which no other token sees.
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "labels": torch.full(shape, IGNORED),
+            "position_ids": torch.zeros(shape, dtype=torch.long),
+        }
+        for line, example in enumerate(examples):
+            size = len(example["input_ids"])
+            batch["input_ids"][line, :size] = torch.tensor(example["input_ids"])
+            batch["labels"][line, :size] = torch.tensor(example["labels"])
+            batch["position_ids"][line, :size] = torch.cat(
+                [torch.arange(length) for length in example["seq_lengths"]]
+            )
+        batch[REAL] = torch.tensor(sum(len(example["input_ids"]) for example in examples))
+        return batch
+
+
+def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str) -> None:
+    """Raise InputError if a row, packed behind another as the trainer packs them, gets other
+    log-probabilities than alone.
+
+    In 16 bits the same numbers in another order of sums differ by as much as a little leak would:
+    logits near 37 are multiples of 0.25 in bfloat16. So there the difference is compared with that
+    of the same two rows as one text, in which the second sees all of the first.
+    """
+    found = leak(model, rows, flash=is_flash(attention))
+    if found is None or found.accepted:
+        return
+    device = next(model.parameters()).device
+    raise InputError(
+        f"packing cannot be used: with attention {attention} on {device.type} this"
+        f" model lets packed rows see each other ({found.text()})",
+        where=f"stage {stage}",
+        allowed="attention: flash_attention_2 on a CUDA GPU",
+        hint="set packing: false",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """How far the predictions of a row move when another row is packed in front of it, and when
+    both are one text.
+
+    Divergences are means over the row's tokens of the Kullback-Leibler divergence from the row
+    alone, in nats; gaps are the largest differences of a log-probability.
+    """
+
+    packed: float  # divergence
+    joined: float
+    packed_gap: float
+    joined_gap: float
+    rounding: float  # the largest gap that rounding alone explains
+    share: float  # of the joined text's numbers that inexact arithmetic explains
+
+    @property
+    def accepted(self) -> bool:
+        """True if the row is as good as alone; also for a model that ignores its context."""
+        return self.packed_gap <= self.rounding or (
+            self.packed_gap <= self.share * self.joined_gap
+            and self.packed <= self.share * self.joined
+        )
+
+    def text(self) -> str:
+        """The numbers, in words."""
+        return (
+            f"log-probabilities move by up to {self.packed_gap:.2g}, and by {self.joined_gap:.2g}"
+            f" if the rows are one text; divergence {self.packed:.2g} and {self.joined:.2g} nats"
+        )
+
+
+def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None:
+    """What the shorter two of the rows make of each other; None with fewer rows.
+
+    At most SHOWN_TOKENS of each are compared: a look across rows shows at their first tokens.
+
+    Args:
+        flash: Pack for flash attention, as `packed_logits` does.
+    """
+    import torch
+
+    if len(rows) < 2:
+        return None
+    shortest = lengths(rows).argsort(kind="stable")[:2]
+    first, second = (tuple(rows[int(place)].input_ids)[:SHOWN_TOKENS] for place in shortest)
+    device = next(model.parameters()).device
+
+    def predict(ids: Sequence[int]) -> Any:
+        return model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False).logits[0]
+
+    with evaluating(model):
+        packed_SV = packed_ids_logits(model, (first, second), flash=flash)
+        alone_TV, joined_TV, packed_TV = (
+            torch.log_softmax(logits.float()[-len(second) :], dim=-1)
+            for logits in (predict(second), predict((*first, *second)), packed_SV)
+        )
+    likely_TV = alone_TV > alone_TV.max(dim=-1, keepdim=True).values - LIKELY
+
+    def moved(other_TV: Any) -> tuple[float, float]:
+        divergence_T = (alone_TV.exp() * (alone_TV - other_TV)).sum(-1)
+        return float(divergence_T.mean()), float((alone_TV - other_TV).abs()[likely_TV].max())
+
+    (packed, packed_gap), (joined, joined_gap) = moved(packed_TV), moved(joined_TV)
+    rounding, share = inexactness(model, packed_SV)
+    return Leak(
+        packed=packed,
+        joined=joined,
+        packed_gap=packed_gap,
+        joined_gap=joined_gap,
+        rounding=rounding,
+        share=share,
+    )
+
+
+def inexactness(model: Any, logits_SV: Any) -> tuple[float, float]:
+    """(the largest gap, the largest share of a full look across) that this model's arithmetic
+    explains.
+    """
+    import torch
+
+    if getattr(model, "is_loaded_in_8bit", False):
+        return SAME_LOG_PROBS, SHARE_INT8
+    if logits_SV.dtype == first_float_dtype(model) == torch.float32:
+        return SAME_LOG_PROBS, 0.0
+    half = min(logits_SV.dtype, half_dtype(logits_SV.device), key=lambda dtype: dtype.itemsize)
+    step = torch.finfo(half).eps * float(logits_SV.float().abs().max())
+    return max(SAME_LOG_PROBS, STEPS * step), SHARE
+
+
+def packed_logits(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Any:
+    """The model's logits over rows packed into one sequence: S, V.
+
+    Args:
+        flash: Also give the bounds of the rows, as flash attention takes them.
+    """
+    return packed_ids_logits(model, [row.input_ids for row in rows], flash=flash)
+
+
+def packed_ids_logits(model: Any, rows: Sequence[Sequence[int]], *, flash: bool) -> Any:
+    """The same for the token ids of rows."""
+    import torch
+
+    device = next(model.parameters()).device
+    lengths = [len(ids) for ids in rows]
+    example = {
+        "input_ids": [token for ids in rows for token in ids],
+        "labels": [IGNORED] * sum(lengths),
+        "seq_lengths": lengths,
+    }
+    batch = PackedBatches(0)([example])
+    inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids")}
+    if flash:
+        ends = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+        inputs |= {
+            "cu_seq_lens_q": ends,
+            "cu_seq_lens_k": ends,
+            "max_length_q": max(lengths),
+            "max_length_k": max(lengths),
+        }
+    return model(**inputs, use_cache=False).logits[0]

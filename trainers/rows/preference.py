@@ -1,0 +1,439 @@
+"""Pairs of a chosen and a rejected answer, and single answers with feedback, as token ids behind
+one prompt.
+
+The columns are those that TRL's DPO, reward and KTO trainers batch. The chat template is applied
+once, here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.data.example import Example, Message
+from trainers.rows.conversation import NO_TURNS, join_texts, question_key
+from trainers.rows.kinds import Kind, Marked, Review, mark_of
+from trainers.rows.row import (
+    IGNORED,
+    LeftOut,
+    Unusable,
+    ids_of,
+    normalise_text,
+    row_numbers,
+    rows_word,
+)
+from trainers.rows.template import Templater
+
+NO_PAIR = "no pair of a better and a worse answer"
+NO_VERDICT = "no verdict: neither liked nor rejected"
+SAME_ANSWERS = "both answers are the same once they are written as the model sees them"
+LIKED, REJECTED = b"liked", b"rejected"
+OTHER_QUESTION = "the two answers do not follow the same text"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A chosen and a rejected answer to one prompt."""
+
+    number: int
+    prompt_ids: Sequence[int]
+    chosen_ids: Sequence[int]
+    rejected_ids: Sequence[int]
+    shown: str
+    chosen: str
+    rejected: str
+    key: str
+    text: str
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        """The prompt with the chosen answer, for checks that need one text."""
+        return [*self.prompt_ids, *self.chosen_ids]
+
+    @property
+    def learned(self) -> int:
+        return len(self.chosen_ids) + len(self.rejected_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """An answer and the feedback to it: True for an answer that people liked."""
+
+    number: int
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    label: bool
+    shown: str
+    expected: str
+    key: str
+    text: str
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        return [*self.prompt_ids, *self.completion_ids]
+
+    @property
+    def learned(self) -> int:
+        return len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedAnswer:
+    """A prompt and one answer to it, as token ids."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    prompt: str
+    text: str  # of both
+
+
+def tokenise_answer(
+    context: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater
+) -> TokenisedAnswer:
+    """A prompt and one answer to it. Raises Unusable."""
+    if not context or not answer:
+        raise Unusable(NO_TURNS)
+    if example.plain and not templater.own_template:
+        prompt = "".join(message.content for message in context)
+        text, start = join_texts(prompt, "".join(message.content for message in answer))
+        ids, offsets = templater.encode(text, special=True)
+        learned = [a >= start and b > a for a, b in offsets]
+        templater.append_end_token(ids, learned)
+        split = learned.index(True)
+        return TokenisedAnswer(ids[:split], ids[split:], prompt, text)
+    templater.use_plain_template()
+    chat = templater.chat(
+        (*context, *(replace(message, weight=1.0) for message in answer)),
+        example.tools,
+        since=len(context),
+    )
+    ids, learned = templater.tokenise(chat)
+    if not any(learned):
+        raise Unusable(NO_TURNS)
+    first, last = learned.index(True), len(learned) - learned[::-1].index(True)
+    # What the template writes after the end of the last turn is not part of the answer: no model
+    # writes it.
+    return TokenisedAnswer(
+        ids[:first], ids[first:last], chat.text[: chat.spans[0][0]], chat.text[: chat.spans[-1][1]]
+    )
+
+
+def pair_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Pair]:
+    """Every example with two answers as a pair; any other is counted in `left`."""
+    for example in examples:
+        try:
+            yield tokenise_pair(example, templater)
+        except Unusable as error:
+            left.add(example.row, *error.args)
+
+
+def tokenise_pair(example: Example, templater: Templater) -> Pair:
+    """One example as a pair. Raises Unusable."""
+    templater.begin_row(example.row)
+    if not example.chosen or not example.rejected:
+        raise Unusable(NO_PAIR)
+    chosen, rejected = (
+        tokenise_answer(example.messages, side, example, templater)
+        for side in (example.chosen, example.rejected)
+    )
+    if chosen.prompt != rejected.prompt:
+        raise Unusable(OTHER_QUESTION)
+    prompt_ids = chosen.prompt_ids
+    if prompt_ids != rejected.prompt_ids:
+        # A token that spans the border belongs to the answer on both sides.
+        size = next(
+            (
+                place
+                for place, (a, b) in enumerate(zip(prompt_ids, rejected.prompt_ids, strict=False))
+                if a != b
+            ),
+            min(len(prompt_ids), len(rejected.prompt_ids)),
+        )
+        chosen, rejected = _shorter(chosen, size), _shorter(rejected, size)
+        prompt_ids = chosen.prompt_ids
+        templater.note(
+            "the two answers change the last token of the prompt: it counts as part of the answers"
+        )
+    if chosen.answer_ids == rejected.answer_ids:
+        raise Unusable(SAME_ANSWERS)
+    texts = [assistant_text(side) for side in (example.chosen, example.rejected)]
+    return Pair(
+        number=example.row,
+        prompt_ids=ids_of(prompt_ids),
+        chosen_ids=ids_of(chosen.answer_ids),
+        rejected_ids=ids_of(rejected.answer_ids),
+        shown=example.messages[-1].content,
+        chosen=texts[0],
+        rejected=texts[1],
+        key=question_key(example.messages),
+        # The same for a pair and its reverse: the split must not separate them.
+        text=normalise_text(chosen.prompt) + "\n" + "\n".join(sorted(map(normalise_text, texts))),
+    )
+
+
+def _shorter(side: TokenisedAnswer, size: int) -> TokenisedAnswer:
+    return replace(
+        side, prompt_ids=side.prompt_ids[:size], answer_ids=side.prompt_ids[size:] + side.answer_ids
+    )
+
+
+def assistant_text(messages: Sequence[Message]) -> str:
+    """What the assistant says in these messages, as people read it."""
+    return "\n".join(message.content for message in messages if message.role == "assistant")
+
+
+def cut_pair(row: Pair, seq_len: int) -> Pair | None:
+    """The pair with both answers cut at their end; None if that would leave one empty or make both
+    the same.
+    """
+    room = seq_len - len(row.prompt_ids)
+    shorter = replace(
+        row,
+        chosen_ids=row.chosen_ids[: max(0, room)],
+        rejected_ids=row.rejected_ids[: max(0, room)],
+    )
+    return shorter if room > 0 and shorter.chosen_ids != shorter.rejected_ids else None
+
+
+def chosen_bytes(row: Pair) -> bytes:
+    """The better answer, to compare pairs by."""
+    return ids_of(row.chosen_ids).tobytes()
+
+
+def review_pairs(rows: Marked) -> Review:
+    """A note on pairs that are there in both directions."""
+    contrary = rows.contrary()
+    notes = (
+        [
+            f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and"
+            f" once that one preferred ({row_numbers(contrary, len(contrary))})"
+        ]
+        if contrary
+        else []
+    )
+    return Review(notes=notes)
+
+
+def feedback_rows(
+    examples: Iterable[Example], templater: Templater, left: LeftOut
+) -> Iterator[Feedback]:
+    """Every example with feedback as a row; a pair gives two, its chosen answer liked and its
+    rejected one not.
+    """
+    for example in examples:
+        try:
+            yield from tokenise_feedback(example, templater)
+        except Unusable as error:
+            left.add(example.row, *error.args)
+
+
+def tokenise_feedback(example: Example, templater: Templater) -> list[Feedback]:
+    """The answers of one example with their feedback. Raises Unusable."""
+    templater.begin_row(example.row)
+    if example.chosen and example.rejected:
+        both = tokenise_pair(example, templater)
+        sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))
+        return [
+            Feedback(
+                both.number,
+                both.prompt_ids,
+                ids,
+                label,
+                both.shown,
+                answer,
+                both.key,
+                f"{both.text}\n{label}",
+            )
+            for ids, label, answer in sides
+        ]
+    if example.good is None:
+        raise Unusable(NO_VERDICT)
+    context, last = split_last_answer(example.messages)
+    side = tokenise_answer(context, last, example, templater)
+    return [
+        Feedback(
+            example.row,
+            ids_of(side.prompt_ids),
+            ids_of(side.answer_ids),
+            example.good,
+            context[-1].content,
+            assistant_text(last),
+            question_key(context),
+            normalise_text(side.text),
+        )
+    ]
+
+
+def split_last_answer(
+    messages: Sequence[Message],
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(the conversation before the last answer, that answer)."""
+    last = max(
+        (index for index, message in enumerate(messages) if message.role == "assistant"),
+        default=len(messages),
+    )
+    return tuple(messages[:last]), tuple(messages[last : last + 1])
+
+
+def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
+    """The row with its answer cut at the end; None if it would be gone."""
+    room = seq_len - len(row.prompt_ids)
+    return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
+
+
+def is_liked(row: Feedback) -> bytes:
+    """The feedback on an answer."""
+    return LIKED if row.label else REJECTED
+
+
+def review_feedback(rows: Marked) -> Review:
+    """A note on how many answers people liked."""
+    count, liked = len(rows.marks), int((rows.marks == mark_of(LIKED)).sum())
+    if 0 < liked < count:
+        note = f"{liked:,} answers people liked, {count - liked:,} they did not"
+    else:
+        note = f"all {count:,} answers have the same verdict: nothing says what makes one better"
+    return Review(notes=[note])
+
+
+PAIRS: Kind[Pair] = Kind(
+    name="pairs",
+    row=Pair,
+    build=pair_rows,
+    cut=cut_pair,
+    unit="pairs",
+    mark=chosen_bytes,
+    review=review_pairs,
+)
+FEEDBACK: Kind[Feedback] = Kind(
+    name="feedback",
+    row=Feedback,
+    build=feedback_rows,
+    cut=cut_feedback,
+    mark=is_liked,
+    review=review_feedback,
+)
+
+
+# --------------------------------------------------------------------------- TRL's columns
+
+
+def preference_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
+    """What TRL's DPO trainer batches, and our `with_tokenised_pairs` reads."""
+    return {
+        "prompt_ids": [list(row.prompt_ids) for row in rows],
+        "chosen_ids": [list(row.chosen_ids) for row in rows],
+        "rejected_ids": [list(row.rejected_ids) for row in rows],
+    }
+
+
+def reward_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
+    """What TRL's reward trainer batches: each side with its prompt."""
+    return {
+        "chosen_ids": [[*row.prompt_ids, *row.chosen_ids] for row in rows],
+        "rejected_ids": [[*row.prompt_ids, *row.rejected_ids] for row in rows],
+    }
+
+
+def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[Any]]:
+    """What TRL's KTO trainer batches.
+
+    Args:
+        batch: Rows that go through one device at once. Each prompt also gets the answer of the row
+            before it in its batch, from which KTO estimates how far the model has moved
+            (arXiv:2402.01306, section 4.1).
+    """
+    others = others_in_batch(len(rows), batch=batch)
+    return columns_with_others(
+        [(row, rows[other]) for row, other in zip(rows, others, strict=True)]
+    )
+
+
+def others_in_batch(count: int, *, batch: int) -> list[int]:
+    """For each row the place of the one before it in its batch; for the first the last one's."""
+    order = [
+        place
+        for start in range(0, count, batch)
+        for place in (min(start + batch, count) - 1, *range(start, min(start + batch, count) - 1))
+    ]
+    if count > batch and count % batch == 1:
+        order[-1] = count - 2  # alone in its batch: its own answer says nothing
+    return order
+
+
+def columns_with_others(rows: Sequence[tuple[Feedback, Feedback]]) -> dict[str, list[Any]]:
+    """The columns of rows, each with the one whose answer its prompt also gets."""
+    return {
+        "prompt_ids": [list(row.prompt_ids) for row, _ in rows],
+        "completion_ids": [list(row.completion_ids) for row, _ in rows],
+        "KL_completion_ids": [list(other.completion_ids) for _, other in rows],
+        "label": [row.label for row, _ in rows],
+    }
+
+
+def with_own_answers(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Rows of `feedback_columns` in a smaller batch: each prompt gets the answer of the row before
+    it in this one. What was computed beforehand of the others stays.
+    """
+    if len(rows) == 1 or "ref_KL_logps" in rows[0]:
+        return rows
+    answers = [row["completion_ids"] for row in rows]
+    turned = [answers[-1], *answers[:-1]]
+    return [{**row, "KL_completion_ids": answer} for row, answer in zip(rows, turned, strict=True)]
+
+
+def with_prepared_rows(trainer: type) -> type:
+    """TRL's trainer class without its preparation of rows, which would apply the chat template a
+    second time.
+    """
+
+    def _prepare_dataset(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+    return type(f"Prepared{trainer.__name__}", (trainer,), {"_prepare_dataset": _prepare_dataset})
+
+
+def with_tokenised_pairs(trainer: Any) -> type:
+    """One of TRL's trainers that tokenise pairs themselves (ORPO, CPO), reading the token ids of
+    `preference_columns` instead of text, and leaving the dtypes of a 4-bit base as they are: TRL's
+    casts leave an output layer of 16 bits behind a norm of 32, which no forward outside autocast
+    can compute.
+    """
+    module: Any = sys.modules[trainer.__module__]
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        casts = module.peft_module_casting_to_bf16
+        module.peft_module_casting_to_bf16 = lambda model: None
+        try:
+            trainer.__init__(self, *args, **kwargs)
+        finally:
+            module.peft_module_casting_to_bf16 = casts
+
+    def tokenize_row(self: Any, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
+        prompt = list(feature["prompt_ids"])
+        row: dict[str, Any] = {
+            "prompt_input_ids": prompt,
+            "prompt_attention_mask": [1] * len(prompt),
+        }
+        for side in ("chosen", "rejected"):
+            answer = list(feature[f"{side}_ids"])
+            row[f"{side}_input_ids"] = prompt + answer
+            row[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
+            row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
+        return row
+
+    return type(
+        f"Tokenised{trainer.__name__}",
+        (trainer,),
+        {"__init__": __init__, "tokenize_row": tokenize_row},
+    )

@@ -1,0 +1,606 @@
+"""Conversations as the tokenizer's chat template writes them, and which of their characters and
+tokens are the assistant's answers.
+
+A template with a {% generation %} tag says so itself. For others the text with an answer is
+compared with the text before it; if the template rewrites earlier turns (thinking models), the
+answer is found by changing it. Each answer ends with the token that ends its turn, so that the
+model learns to stop. A row whose answers cannot be found for certain is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from advisor.data.example import Message, system_in_question
+from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
+from advisor.data.templates.chat_text import (
+    MARK,
+    PLAIN_TEMPLATE,
+    SWITCHES,
+    contradiction_text,
+    dropped_text,
+    missing_text,
+    switch_of,
+    template_file,
+    unknown_text,
+)
+from advisor.ground.errors import InputError
+from trainers.rows.messages import (
+    OTHER_TEXTS,
+    called_functions,
+    shared_prefix_length,
+    spoken_text,
+    template_messages,
+    with_other_words,
+)
+from trainers.rows.row import Unusable
+from trainers.rows.template_arguments import arguments_of, arguments_words
+
+Span = tuple[int, int]  # of characters
+
+BOS = "{{ bos_token }}"
+# Shows on screen how the plain template writes.
+SHOWN = (Message("user", "Hello"), Message("assistant", "Good morning"))
+GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# what templates write around turns
+MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>")
+
+REFUSED = "the chat template refuses this conversation"
+HIDDEN = "the chat template hides where an answer begins or ends"
+NO_TOOLS = "the chat template does not write tool calls"
+ALL_LEARNED = "the mask would also cover what others say"
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation as text."""
+
+    text: str
+    spans: tuple[Span, ...]  # the answers to learn, in order
+    prompt: str  # everything before the last answer
+
+
+def is_plain(tokenizer: Any) -> bool:
+    """True if the tokenizer's chat template is the plain one that training gave it."""
+    template = getattr(tokenizer, "chat_template", None)
+    return isinstance(template, str) and template.removeprefix(BOS) == PLAIN_TEMPLATE
+
+
+def template_record(tokenizer: Any) -> dict[str, Any]:
+    """The fields of ResolvedSettings about the chat template that is stored with the result."""
+    return {"template": arguments_of(tokenizer), "plain_template": is_plain(tokenizer)}
+
+
+class Templater:
+    """Turns conversations into text and tokens, and marks the tokens to learn."""
+
+    def __init__(self, tokenizer: Any, *, learn_all: bool = False) -> None:
+        if not tokenizer.is_fast:
+            raise InputError(
+                "this model's tokenizer cannot say which token comes from which text (it has no"
+                " fast version)",
+                hint="convert it to tokenizer.json, or take another model",
+            )
+        bound_chat_templates()
+        self.tokenizer = tokenizer
+        self.row: int | None = None  # the number of the row that is being written
+        self.learn_all = learn_all
+        self.notes: Counter[str] = Counter()  # remark -> how many rows it concerns
+        self._noted: set[str] = set()
+        self.remarks: list[str] = []  # about the template, whatever the rows
+        self.own_template = bool(getattr(tokenizer, "chat_template", None))
+        self.gave_template = False  # a plain one, to a tokenizer without any
+        # tokens seen at the end of an answer: generation must stop at them
+        self.turn_ends: set[int] = set()
+        self.special_ids = set(tokenizer.all_special_ids) | {
+            index for index, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
+        special = sorted(
+            (tokenizer.convert_ids_to_tokens(index) for index in self.special_ids),
+            key=len,
+            reverse=True,
+        )
+        self.special_text = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+
+    def begin_row(self, row: int | None = None) -> None:
+        """Begin another row, with its number: each remark counts once per row."""
+        self.row = row
+        self._noted.clear()
+
+    def note(self, text: str) -> None:
+        """Count a remark about the row, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.notes[text] += 1
+
+    # ------------------------------------------------------------------ the template
+
+    @property
+    def template_source(self) -> str:
+        """Where the chat template came from, in words, with the arguments that the plan gives."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            return "none: a question and its answer follow each other as plain text"
+        if is_plain(self.tokenizer):
+            return "plain (Role: text), since the tokenizer has none"
+        given = arguments_words(arguments_of(self.tokenizer))
+        return "the tokenizer's own" + (f" with {given}" if given else "")
+
+    @property
+    def template_file(self) -> str:
+        """The file that holds the chat template, for messages."""
+        folder = Path(str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"))
+        return str(template_file(folder))
+
+    def use_plain_template(self) -> None:
+        """Give a tokenizer without a template a plain one, so that training, saving and serving
+        agree on it; say once how it writes.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            starts = self.tokenizer("", add_special_tokens=True)["input_ids"]
+            begins = self.tokenizer.bos_token_id is not None and starts[:1] == [
+                self.tokenizer.bos_token_id
+            ]
+            self.tokenizer.chat_template = (BOS if begins else "") + PLAIN_TEMPLATE
+            self.gave_template = True
+            self.remarks.append(
+                "the model has no chat template: a conversation is written as"
+                f" {self.render(SHOWN)!r}, and this plain template is stored with the result"
+            )
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        prompt: bool = False,
+    ) -> str:
+        """The conversation as the template writes it. Raises Unusable if the template refuses it.
+
+        Args:
+            prompt: Also write what the template puts in front of a new answer.
+        """
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                template_messages(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=prompt,
+            )
+        except TemplateLimit as error:
+            raise error.of(self.template_file, self.row) from None
+        except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
+            raise Unusable(
+                REFUSED,
+                f"{error} (roles usually alternate between user and assistant, after at most one"
+                " system turn)",
+            ) from None
+        return text
+
+    def thoughts_note(self, answered: int, thoughtful: int) -> str | None:
+        """What to do if the model thinks and the data holds no thoughts, or the other way round;
+        None if they agree.
+
+        Args:
+            answered: How many examples teach an answer.
+            thoughtful: How many of them hold thoughts.
+        """
+        if not self.own_template or not answered:
+            return None
+        template = self.tokenizer.chat_template
+        sources = template.values() if isinstance(template, Mapping) else [template]
+        source = "\n".join(map(str, sources))
+        arguments = arguments_of(self.tokenizer)
+
+        def asked(**given: Any) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": SHOWN[0].content}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **given,
+                )
+            )
+
+        if thoughtful and any(arguments.get(name) is False for name in SWITCHES):
+            return contradiction_text(thoughtful, arguments)
+        if thoughtful and not self._writes_thoughts:
+            return dropped_text(thoughtful)
+        if "think" not in source and "reason" not in source:
+            return unknown_text(thoughtful) if thoughtful else None
+        switch = switch_of(source, asked)
+        return missing_text(switch) if switch is not None and not thoughtful else None
+
+    @cached_property
+    def _writes_thoughts(self) -> bool:
+        """False if the template leaves the thoughts of an answer out (DeepSeek-R1's, which is made
+        for chats that go on).
+        """
+        thought, answer = OTHER_TEXTS
+        content = f"{MARK}\n{thought}\n</think>\n\n{answer}"
+        try:
+            return thought in self.render((SHOWN[0], Message("assistant", content)))
+        except Unusable:
+            return True
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """False if the template refuses a system turn and nothing else about the
+        conversation.
+        """
+        question = Message("user", OTHER_TEXTS[0])
+        try:
+            self.render((Message("system", OTHER_TEXTS[1]), question))
+        except Unusable:
+            try:
+                self.render((question,))
+            except Unusable:
+                return True
+            return False
+        return True
+
+    def without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The conversation with its system text in front of the first question, if the template
+        refuses system turns (Gemma, early Mistral).
+        """
+        moved = system_in_question(messages)
+        if moved is None or self._takes_system:
+            return messages
+        self.note(
+            "the chat template takes no system turn: the system text stands in front of the first"
+            " question"
+        )
+        return moved
+
+    def _answer_opening(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> str:
+        """What the template writes in front of a new answer."""
+        before = messages or (
+            Message("user", OTHER_TEXTS[0]),
+        )  # an empty conversation cannot be rendered
+        asked, waiting = self.render(before, tools, prompt=True), self.render(before, tools)
+        return asked[shared_prefix_length(asked, waiting) :]
+
+    def _text_before_first(self, tools: Sequence[Mapping[str, Any]], full: str) -> str:
+        """The text before the first answer of a conversation that the assistant begins."""
+        header = self._answer_opening((), tools)
+        place = full.find(header)
+        return full[: place + len(header)] if header and place >= 0 else ""
+
+    def _tagged_spans(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
+    ) -> list[Span] | None:
+        """The ranges of the {% generation %} tag, one for each assistant turn; None if the
+        template has no such tag.
+        """
+        template = self.tokenizer.get_chat_template(tools=list(tools) or None)
+        if not GENERATION_TAG.search(template):
+            return None
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, ranges = render_jinja_template(
+                [template_messages(messages)],
+                tools=list(tools) or None,
+                chat_template=template,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
+        except TemplateLimit as error:
+            raise error.of(self.template_file, self.row) from None
+        found = [(start, end) for start, end in ranges[0]]
+        answers = sum(message.role == "assistant" for message in messages)
+        return found if texts[0] == full and len(found) == answers else None
+
+    # ------------------------------------------------------------------ the answers
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        since: int = 0,
+    ) -> Chat:
+        """The conversation as text with the character ranges of its answers.
+
+        Raises Unusable if an answer cannot be found for certain.
+
+        Args:
+            since: Only answers from this message on.
+        """
+        own = self.without_system(messages)
+        messages, since = own, since - (len(messages) - len(own))
+        full = self.render(messages, tools)
+        tagged = self._tagged_spans(messages, tools, full)
+        spans: list[Span] = []
+        prompt, turn = "", -1
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            turn += 1
+            last = index == len(messages) - 1
+            if not last and (message.weight == 0 or index < since):
+                continue
+            before = (
+                self.render(messages[:index], tools, prompt=True)
+                if index
+                else self._text_before_first(tools, full)
+            )
+            if last:
+                prompt = before
+            if message.weight == 0 or index < since:
+                continue
+            if message.weight != 1:
+                self.note("a message has a weight other than 0 and 1: it counts as 1")
+            if not (message.content.strip() or message.extra):
+                self.note("an empty answer is read but not learned")
+                continue
+            upto = full if last else self.render(messages[: index + 1], tools)
+            if tagged is not None:
+                span = self._span_with_end_token(
+                    full, tagged[turn], partial(self._text_after, messages, index, tools, upto)
+                )
+            elif full.startswith(before) and full.startswith(upto) and len(before) < len(upto):
+                span = self._span_without_tail(full, (len(before), len(upto)), message)
+            else:
+                span = self._span_by_rewording(messages, index, tools, full, upto)
+            self._check_span(message, full, span, spans, index)
+            spans.append(span)
+        if messages and messages[-1].role != "assistant":
+            prompt = self.render(messages, tools, prompt=True)
+        elif prompt and not full.startswith(prompt):
+            self.note(
+                "a new answer is begun by the template in another way than the answers in the data"
+                " (a thinking model, mostly)"
+            )
+        self._note_oddities(messages, tools, full)
+        return Chat(full, tuple(spans), prompt)
+
+    def _check_span(
+        self, message: Message, full: str, span: Span, before: Sequence[Span], index: int
+    ) -> None:
+        """Raise Unusable if the range does not hold the words of the message, or more than one
+        turn.
+        """
+        start, end = span
+        text = full[start:end]
+        where = f"turn {index + 1}"
+        if start >= end or spoken_text(message) not in text or (before and start < before[-1][1]):
+            raise Unusable(HIDDEN, where)
+        if any(name not in text for name in called_functions(message)):
+            raise Unusable(NO_TOOLS, where)
+
+    def _span_without_tail(self, full: str, span: Span, message: Message) -> Span:
+        """The range without what the template writes after the token that ends the turn: no model
+        has to write that.
+        """
+        start, end = span
+        stops = list(self.special_text.finditer(full, start, end))
+        words_end = end  # where the special tokens at the end begin
+        for token in reversed(stops):
+            if full[token.end() : words_end].strip():
+                break
+            words_end = token.start()
+        spoken = spoken_text(message)
+        # An answer such as "t" is also a part of <|endoftext|>.
+        place = full.rfind(spoken, start, words_end)
+        if place < 0:
+            place = full.rfind(spoken, start, end)
+        if spoken and place >= 0 and not called_functions(message):
+            stop = self.special_text.search(full, place + len(spoken), end)
+            if stop:
+                return start, stop.end()
+        kept = len(full[:end].rstrip())
+        return start, (
+            stops[-1].end()
+            if stops and not full[stops[-1].end() : end].strip()
+            else max(start, kept)
+        )
+
+    def _span_with_end_token(self, full: str, span: Span, after: Callable[[], str]) -> Span:
+        """The range up to and including the token that ends the turn, if one follows the answer.
+
+        Args:
+            after: Gives what the template writes after this answer if it is the last.
+        """
+        start, end = span
+        answer = full[start:end].rstrip()
+        last = list(self.special_text.finditer(answer))
+        if last and last[-1].end() == len(answer):
+            return start, start + len(answer)
+        stop = self.special_text.search(after())
+        follows = self.special_text.match(full, len(full) - len(full[end:].lstrip()))
+        # If the conversation ends without a stop token, what follows here is the mark of the next
+        # speaker.
+        return (
+            (start, follows.end())
+            if stop and follows
+            else (start, max(start, len(full[:end].rstrip())))
+        )
+
+    def _text_after(
+        self, messages: Sequence[Message], index: int, tools: Sequence[Mapping[str, Any]], upto: str
+    ) -> str:
+        """What the template writes after an answer if the conversation ends there."""
+        _, end = self._changed_span(messages[: index + 1], index, tools, upto)
+        return upto[end:]
+
+    def _changed_span(
+        self, messages: Sequence[Message], index: int, tools: Sequence[Mapping[str, Any]], full: str
+    ) -> Span:
+        """The range of a message's own words in the text, found by changing them."""
+        starts, ends = [], []
+        for other in OTHER_TEXTS:
+            changed = list(messages)
+            changed[index] = with_other_words(messages[index], other)
+            text = self.render(changed, tools)
+            start = shared_prefix_length(full, text)
+            end = shared_prefix_length(full[::-1], text[::-1])
+            starts.append(start)
+            ends.append(len(full) - end)
+        return min(starts), max(ends)
+
+    def _span_by_rewording(
+        self,
+        messages: Sequence[Message],
+        index: int,
+        tools: Sequence[Mapping[str, Any]],
+        full: str,
+        upto: str,
+    ) -> Span:
+        """The range of an answer if the template writes earlier turns in another way than the last
+        one, found by changing the answer's words.
+        """
+        start, end = self._changed_span(messages, index, tools, full)
+        after = self._text_after(messages, index, tools, upto)
+        header = self._answer_opening(messages[:index], tools)
+        opened = full.rfind(header, 0, start) if header else -1
+        own = opened + len(header)
+        question = messages[index - 1].content.strip() if index else ""
+        if (
+            opened < 0
+            # A short one, such as "a", also stands in what the template writes before an answer.
+            or (
+                (question and question in full[own:start])
+                and self._changed_span(messages, index - 1, tools, full)[1] > own
+            )
+        ):
+            # The mark of an earlier turn, or none: begin at the first word. This would find only a
+            # part of a call.
+            if called_functions(messages[index]):
+                raise Unusable(HIDDEN, f"turn {index + 1}")
+            own = start
+        if called_functions(messages[index]):
+            # The change is inside the call: what closes the call, up to the last mark that both
+            # texts have, belongs to it.
+            same = after[: shared_prefix_length(after, full[end:])]
+            marks = list(self.special_text.finditer(same))
+            return own, end + (marks[-1].end() if marks else len(same.rstrip()))
+        return self._span_with_end_token(full, (own, end), lambda: after)
+
+    def _note_oddities(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
+    ) -> None:
+        """Count what the template leaves out, and special tokens in the words of people."""
+        for message in messages:
+            if message.role != "assistant" and message.content.strip() not in full:
+                self.note(f"{message.role} turns are left out or rewritten by the chat template")
+                break
+        if any(self.special_text.search(message.content) for message in messages):
+            self.note(
+                "a message holds a mark of the chat template as text (such as an end-of-turn"
+                " token): it is read as that token"
+            )
+        names = [
+            tool.get("function", tool).get("name")
+            for tool in tools
+            if isinstance(tool, Mapping) and isinstance(tool.get("function", tool), Mapping)
+        ]
+        if any(isinstance(name, str) and name not in full for name in names):
+            self.note("tools are not shown to the model: the chat template has no place for them")
+
+    # ------------------------------------------------------------------ tokens
+
+    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
+        """(token ids, the characters that each comes from).
+
+        Args:
+            special: With the tokens that the tokenizer puts around a text.
+        """
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=special,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        return list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
+
+    def tokenise(self, chat: Chat) -> tuple[list[int], list[bool]]:
+        """(token ids of a conversation, which of them are learned).
+
+        Raises Unusable if every token would be learned, the prompt too.
+        """
+        ids, offsets = self.encode(chat.text, special=False)
+        learned = [False] * len(ids)
+        closed = True
+        for span in chat.spans:
+            closed = self._mark_answer(ids, offsets, learned, span, chat.text)
+        if chat.prompt.strip() and chat.spans and all(learned):
+            raise Unusable(ALL_LEARNED)
+        if chat.spans and not closed and not chat.text[chat.spans[-1][1] :].strip():
+            # The template has no end-of-turn token, and without one the model would never learn to
+            # stop.
+            while learned and not learned[-1]:
+                ids.pop(), learned.pop()
+            self.append_end_token(ids, learned)
+            self.note(
+                f"rows end with {self.tokenizer.eos_token}, which the chat template leaves"
+                f" out{self._foreign_marks()}"
+            )
+        if self._has_open_turns(ids, learned):
+            self.note(
+                "an answer in the middle of a conversation has no end-of-turn token: the chat"
+                " template writes none"
+            )
+        return ids, [True] * len(ids) if self.learn_all else learned
+
+    def _mark_answer(
+        self, ids: list[int], offsets: list[Span], learned: list[bool], span: Span, text: str
+    ) -> bool:
+        """Mark the tokens of one answer.
+
+        True if the last of them is a token that ends a turn.
+        """
+        start, end = span
+        inside = []
+        for place, (a, b) in enumerate(offsets):
+            if a >= end or b <= start or b <= a:
+                continue
+            if a < start and text[a:start].strip():
+                self.note("answers begin inside a token of the prompt: that token is not learned")
+                continue
+            inside.append(place)
+        for place in inside:
+            learned[place] = True
+        if inside and ids[inside[-1]] in self.special_ids:
+            self.turn_ends.add(ids[inside[-1]])
+            return True
+        return False
+
+    def _has_open_turns(self, ids: Sequence[int], learned: Sequence[bool]) -> bool:
+        """True if an answer that others follow does not end with a special token."""
+        edges = (
+            place for place in range(len(ids) - 1) if learned[place] and not learned[place + 1]
+        )
+        return any(ids[place] not in self.special_ids for place in edges)
+
+    def append_end_token(self, ids: list[int], learned: list[bool]) -> None:
+        """End the sequence with the end token, to be learned, whether or not the tokenizer wrote
+        it.
+        """
+        if ids and ids[-1] == self.tokenizer.eos_token_id:
+            learned[-1] = True
+            return
+        ids.append(self.tokenizer.eos_token_id)
+        learned.append(True)
+
+    def _foreign_marks(self) -> str:
+        """A remark on marks that the template writes and that are no tokens here: it belongs to
+        another model.
+        """
+        template = self.tokenizer.chat_template
+        text = template if isinstance(template, str) else " ".join(map(str, template.values()))
+        known = self.tokenizer.get_vocab()
+        foreign = sorted({mark for mark in MARKS.findall(text) if mark not in known})
+        return (
+            f"; it writes {', '.join(foreign[:3])}, which"
+            f" {'are no tokens' if len(foreign) > 1 else 'is no token'} of this tokenizer"
+            if foreign
+            else ""
+        )

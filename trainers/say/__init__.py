@@ -1,0 +1,1 @@
+"""What is said while a stage runs: parts, waits, stops."""

@@ -1,0 +1,1 @@
+"""A stage from its first check to its judged result."""

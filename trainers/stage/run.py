@@ -1,0 +1,98 @@
+"""The frame that objectives train in. What an objective does its own way stands in objective.py.
+
+| module | part of a stage |
+| --- | --- |
+| opening.py, loaded_stage.py | libraries, rows, model, trainer |
+| training.py | the steps and the saved result, in all processes of the run |
+| judging.py | the model before training, the saved result, result.json |
+
+One process does all of it. Several processes train, and leave the rest to one process of its own
+that `advise run` starts when they are done: none of them runs a model while others wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trainers.job.job import JUDGE, TRAIN, Job, label
+from trainers.job.machine import is_main_process, wait_for_all
+from trainers.keep.resuming import last_checkpoint
+from trainers.keep.trained import dependency, forget_trained, keep_trained
+from trainers.say import stopping
+from trainers.say.parts import Parts
+from trainers.say.stopping import request
+from trainers.stage.dry_run import measure
+from trainers.stage.judging import judge_here, judge_saved, measure_before
+from trainers.stage.loaded_stage import BuiltStage, LoadedStage, build_stage, load_stage
+from trainers.stage.objective import Objective
+from trainers.stage.training import Resume, train_steps
+from trainers.step import settings
+from trainers.step.before_dividing import make_divisible
+from trainers.step.out_of_memory import TRAINING, enter
+from trainers.step.sharding import casts_weights, is_sharded
+
+
+def train(job: Job, objective: Objective[Any]) -> None:
+    """Train the stage, or measure two steps of it, and write the result into its folder.
+
+    Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
+    machine lacks, and TrainingFailed if training goes wrong or has no effect.
+    """
+    with Parts(label(job), shown=is_main_process(), folder=job.run) as parts:
+        loaded = load_stage(job, objective, parts)
+        if job.dry_run:
+            enter(job, TRAINING)
+            measure(
+                loaded.job, loaded.sequences, loaded.data, loaded.memory, loaded.builder.build,
+                loaded.opened.versions, evaluate=objective.evaluation_loss,
+            )  # fmt: skip
+        elif job.part == JUDGE:
+            judge_saved(loaded, parts)
+        elif job.part == TRAIN:
+            train_alone(loaded, parts)
+        else:
+            train_and_judge(loaded, parts)
+
+
+def train_and_judge(loaded: LoadedStage, parts: Parts) -> None:
+    """The whole stage in this process: the model before training is the one that is trained."""
+    built, resume = begin_training(loaded)
+    before = measure_before(built, parts)
+    judge_here(built, before, train_steps(built, resume, parts), parts)
+
+
+def train_alone(loaded: LoadedStage, parts: Parts) -> None:
+    """The training alone; all processes of the run ask the trained model one row, which the saved
+    one has to answer in the same way.
+    """
+    if is_main_process():
+        forget_trained(loaded.job.output)
+    built, resume = begin_training(loaded)
+    trained = train_steps(built, resume, parts)
+    probe = loaded.objective.probe(built.job, loaded.data, loaded.tokenizer)
+    answer = probe.answer(trained.model)
+    if is_main_process():
+        keep_trained(
+            built.job.output, replace(trained.result, times=parts.times()), answer,
+            processes=settings.world_size(), depends_on=dependency(built.store),
+            answered_in=answered_in(built),
+        )  # fmt: skip
+    wait_for_all()  # nobody leaves before it is written
+
+
+def answered_in(built: BuiltStage) -> str | None:
+    """The dtype that FSDP casts weights to; None if the model computes as anybody would load it."""
+    if not casts_weights(built.job):
+        return None
+    return settings.autocast_dtype(built.job, built.loaded.opened.device)
+
+
+def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
+    """The stage with its trainer, and the checkpoint to resume from."""
+    built = build_stage(loaded, processes=settings.world_size())
+    if is_sharded(loaded.job):
+        make_divisible(built.trainer.model, mixed=loaded.job.stage.precision == "mixed")
+    resume = last_checkpoint(built.job, built.store)
+    request.doing = stopping.BEFORE
+    return built, resume

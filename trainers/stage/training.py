@@ -1,0 +1,186 @@
+"""The training of a stage: its steps, and the saved result. Every process of the run does all of
+it, so that a model whose weights are spread over them can be trained, saved and asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.progress import waiting
+from advisor.methods.optimizers import optimizer
+from advisor.record.run import RUNNING, StageResult
+from advisor.record.stage import Check, Measured
+from trainers.job.job import TRAIN as TRAIN_ALONE
+from trainers.job.job import Job, label
+from trainers.job.machine import MemoryMeter, is_main_process
+from trainers.job.types import Model, Trainer
+from trainers.keep import checkpoints
+from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
+from trainers.keep.launch_record import launch_record
+from trainers.keep.resolved import resolved_settings
+from trainers.keep.resuming import resume_metrics
+from trainers.keep.trackers import Trackers
+from trainers.say.parts import AFTER, SAVING_ALONE, TRAIN, Parts
+from trainers.say.stopping import end_if_asked, request
+from trainers.say.telling import say, tell
+from trainers.stage.loaded_stage import BuiltStage
+from trainers.step import optimizers
+from trainers.step.optimizer_states import end_training
+from trainers.step.out_of_memory import SAVING, TRAINING, enter
+from trainers.step.token_counting import Tokens
+from trainers.step.trained_dtype import round_to_base
+
+Resume = tuple[Path, Mapping[str, Any]] | None  # the checkpoint, and its record
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained and saved stage."""
+
+    model: Model
+    result: StageResult  # as far as it goes without judging
+
+
+def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
+    """Train what is left of the stage and save the result.
+
+    Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
+    """
+    job, trainer, callback = built.job, built.trainer, built.callback
+    loaded = built.loaded
+    curve = held_out_curve(built)
+    if curve is not None:
+        curve.resume(resume[1].get("held_out") if resume is not None else None)
+        curve.keep_for(built.store.records())
+        callback.curve = curve
+    if is_main_process():
+        callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
+        callback.trackers = Trackers(job)
+    loaded.memory.reset()
+    parts.begin(TRAIN)
+    enter(job, TRAINING)
+    _run_steps(built, resume)
+    measured = measurement(loaded.memory, callback, trainer.all_tokens())
+    launch = launch_record(job, trainer.model, loaded.memory)
+    parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
+    enter(job, SAVING)
+    if curve is not None:
+        curve.load_best(trainer.model)
+        for line in curve.record().sentences():
+            tell(job, line)
+    resolved = resolved_settings(
+        job, trainer, loaded.opened.device, loaded.opened.threads, loaded.stops
+    )
+    model = plain_model(trainer)
+    with waiting("saving the result"):
+        files = loaded.objective.save(job, trainer, model, loaded.tokenizer)
+    rewards, noticed = loaded.objective.about_rewards(job)
+    result = StageResult(
+        status=RUNNING,
+        steps=curve.last_step if curve is not None and curve.stopped else built.steps,
+        loss_first=callback.losses[0] if callback.losses else None,
+        loss_last=callback.losses[-1] if callback.losses else None,
+        measured=measured,
+        launch=launch,
+        data=loaded.data.counts(),
+        held_out=curve.record() if curve is not None else None,
+        rewards=rewards or None,
+        checks=(*rounding_checks(job), *noticed),
+        files=files,
+        versions=loaded.opened.versions,
+        resolved=resolved,
+    )
+    return Trained(model, result)
+
+
+def _run_steps(built: BuiltStage, resume: Resume) -> None:
+    """Train the steps that are left; none, if the checkpoint is behind the last one."""
+    trainer, callback, loaded = built.trainer, built.callback, None
+    curve: HeldOutCurve | None = callback.curve
+    try:
+        if resume is not None and (
+            resume[1]["step"] >= built.steps or (curve is not None and curve.stopped)
+        ):
+            trainer._load_from_checkpoint(str(resume[0]))
+            if optimizer(built.job.stage.optimizer).averages:
+                loaded = checkpoints.load_state(resume[0], checkpoints.STATE)["optimizer"]
+        else:
+            with request.finishing_steps():
+                trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
+    finally:
+        callback.close()
+    end_if_asked(callback.stopped_at, built.steps)
+    end_training(trainer, loaded)
+
+
+def held_out_curve(built: BuiltStage) -> HeldOutCurve | None:
+    """What measures the held-out loss while the stage trains; None if nothing is measured. Says
+    what it will measure.
+    """
+    job, loaded = built.job, built.loaded
+    objective, holdout = loaded.objective, loaded.data.holdout
+    if not objective.measures_loss or not (job.judge or asks_for_curve(job)):
+        return None
+    shown = is_main_process()
+    curve = make_curve(
+        job,
+        built.trainer,
+        holdout,
+        loaded.sequences,
+        steps=built.steps,
+        inputs=objective.held_out_inputs,
+        loss=objective.held_out_loss,
+        writes=shown,
+    )
+    if shown and curve is not None:
+        say(f"{label(job)}: {curve.describe()}")
+    elif shown and holdout:
+        say(f"{label(job)}: held-out loss is measured before and after training alone: {SHORT_RUN}")
+    return curve
+
+
+def plain_model(trainer: Trainer) -> Any:
+    """The trainer's model as anybody would load it: its own dtypes, no autocast, with its cache."""
+    model = without_autocast(trainer.accelerator.unwrap_model(trainer.model))
+    round_to_base(model)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = True
+    return model
+
+
+def without_autocast(model: Any) -> Any:
+    """The model without accelerate's autocast around its forward, so that it is evaluated and
+    checked as anybody would load it.
+
+    accelerate's own unwrapping (keep_fp32_wrapper=False) would also remove the forward of our
+    losses.
+    """
+    original = vars(model).pop("_original_forward", None)
+    if original is not None:
+        model.forward = original
+    return model
+
+
+def measurement(memory: MemoryMeter, callback: Any, tokens: Tokens) -> Measured:
+    """What the run cost, for result.json."""
+    return Measured(
+        peak_bytes=memory.peak_bytes(),
+        counter=memory.counter,
+        reserved_bytes=memory.reserved_bytes(),
+        step_s=callback.step_s or None,
+        tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
+        train_s=callback.all_train_s,
+        tokens=tokens.read,
+        computed_tokens=tokens.computed,
+        learned_tokens=tokens.learned,
+        largest_batch_tokens=tokens.largest,
+    )
+
+
+def rounding_checks(job: Job) -> list[Check]:
+    """A failed check where the weights' format rounds many updates away."""
+    warning = optimizers.rounding_warning(job.stage)
+    return [Check("updates_rounded_away", False, warning)] if warning else []

@@ -1,0 +1,254 @@
+"""`attention: auto`: which code computes attention on this machine, chosen before the model loads.
+
+Only packed rows gain much from a flash attention: it takes rows of any lengths laid end to end,
+and spends nothing on pairs of tokens of different rows, where sdpa computes the whole rectangle
+and masks it. So auto looks for one there, tries it on a few numbers, and takes sdpa if anything
+speaks against it. What is chosen is recorded; checkpoints depend on the word in the plan alone.
+
+Dimensions: S tokens of all rows laid end to end, H heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from advisor.ground.errors import MachineNotReady
+from advisor.methods import kernels as installed
+from advisor.methods.kernels import AUTO, HUB_PACKAGE, Kernel, is_flash, kernel
+from advisor.plan.keys import key_specs
+from trainers.job.evaluating import half_dtype
+from trainers.job.job import Job
+from trainers.job.types import Device
+from trainers.say.telling import tell
+from trainers.start.kernels import first_line, gpu_of, why_not
+
+# The fastest first. Hopper's own kernels come before those for every GPU since Ampere
+# (arXiv:2407.08608: 1.5 to 2 times as fast); a package that was built here comes before the hub.
+HOPPER = ("flash_attention_3", "kernels-community/flash-attn3")
+OTHERS = (
+    "flash_attention_2",
+    "kernels-community/flash-attn2",
+    "kernels-community/aiter-flash-attn",
+)
+ROWS = (5, 9, 3)  # tokens of the rows that a kernel is tried on
+# Of the largest number: what 16 bits explain in sums of a few products. A kernel that lets rows see
+# each other, or whose backward pass is missing, is off by more than a tenth.
+TOLERANCE = 0.03
+
+
+class Choice(NamedTuple):
+    """What `auto` takes."""
+
+    attention: str
+    said: str  # one line for a person; empty if there was nothing to choose
+
+
+def with_attention(job: Job, device: Device) -> Job:
+    """The job with `attention: auto` resolved for this machine, which is told.
+
+    Raises InputError if the model's config cannot be read, and MachineNotReady if a flash attention
+    that the plan names does not load, or gives wrong numbers: a wrong one would train in silence.
+    """
+    named = job.stage.attention
+    if named != AUTO:
+        if is_flash(named) and kernel(named) is not None and device.type == "cuda":
+            _check_named(job, device)
+        return job
+    choice = choose(job, device)
+    tell(job, choice.said)
+    return replace(job, attention=choice.attention)
+
+
+def _check_named(job: Job, device: Device) -> None:
+    named = job.stage.attention
+    reason = why_wrong(named, model_support(job), device)
+    if reason:
+        raise MachineNotReady(
+            f"attention is {named}, which {reason}",
+            where=f"stage {job.stage.name}",
+            allowed="attention: sdpa, or auto, which takes what works",
+            hint=f"set attention: sdpa; {HUB_PACKAGE} loads kernels from the hub or its cache",
+        )
+
+
+def choose(job: Job, device: Device) -> Choice:
+    """What `auto` takes for the stage on the device, and why."""
+    support = model_support(job)
+    plain = "sdpa" if support.sdpa else "eager"
+    if device.type != "cuda" or not job.stage.packing:
+        return Choice(plain, "")
+    against: list[str] = []
+    for one in _candidates(device):
+        reason = _why_unfit(one, support, job, device) or why_wrong(one.name, support, device)
+        if not reason:
+            return Choice(one.name, f"attention: {one.name}, for rows of any lengths end to end")
+        against.append(f"{one.name}: {reason}")
+    build, capability = gpu_of(device)
+    two = kernel("flash_attention_2")
+    missing = two is not None and build == "cuda" and two.runs_on(capability)
+    missing = missing and support.flash and installed.why_no_hub() != ""
+    hint = f"; pip install {installed.hub_install()} brings one" if missing else ""
+    return Choice(plain, f"attention: {plain}: no flash attention ({'; '.join(against)}){hint}")
+
+
+def _candidates(device: Device) -> Iterator[Kernel]:
+    """The flash attentions built for this GPU, the fastest first."""
+    build, capability = gpu_of(device)
+    for name in (*HOPPER, *OTHERS):
+        one = kernel(name)
+        if one is not None and build in one.devices and one.runs_on(capability):
+            yield one
+
+
+# --------------------------------------------------------------------------- what the model takes
+
+
+class Support(NamedTuple):
+    """Which attentions transformers has for a model."""
+
+    sdpa: bool
+    flash: bool
+    widest_head: int | None
+    heads: int
+    kv_heads: int
+
+
+def model_support(job: Job) -> Support:
+    """What transformers says of the model's class: sdpa alone for code of the model's own."""
+    import transformers
+    from transformers import AutoConfig
+
+    from trainers.start.model_files import reading
+
+    source = job.base_model
+    with reading(source):
+        config: Any = AutoConfig.from_pretrained(
+            source, revision=job.plan.revision, trust_remote_code=job.plan.trust_remote_code
+        )
+    text = config.get_text_config()
+    classes = transformers.MODEL_MAPPING.get(type(config), ())
+    kinds = classes if isinstance(classes, tuple) else (classes,)
+    heads = getattr(text, "num_attention_heads", None) or 1
+    widths = [
+        getattr(text, name, None)
+        for name in ("head_dim", "global_head_dim", "qk_head_dim", "v_head_dim")
+    ]
+    known = [width for width in widths if isinstance(width, int)]
+    hidden = getattr(text, "hidden_size", None)
+    widest = max(known) if known else hidden // heads if hidden else None
+    # Models with numbers beside the scores (sinks) list the kernels that know them.
+    particular = any(getattr(kind, "_compatible_flash_implementations", None) for kind in kinds)
+    return Support(
+        sdpa=not kinds or all(kind._supports_sdpa for kind in kinds),
+        flash=bool(kinds)
+        and all(kind._supports_flash_attn for kind in kinds)
+        and not particular
+        and len(set(known)) <= 1,  # heads of several widths: each kernel has its own opinion
+        widest_head=widest,
+        heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+    )
+
+
+def _why_unfit(one: Kernel, support: Support, job: Job, device: Device) -> str:
+    """Why the kernel is not for this stage or machine; empty if nothing speaks against it."""
+    stage = job.stage
+    if not support.flash:
+        return "transformers has none for this model"
+    if (stage.weights_dtype, stage.precision) == ("float32", "pure"):
+        return "computes in 16 bits"
+    if one.widest_head and support.widest_head and support.widest_head > one.widest_head:
+        return f"its heads are at most {one.widest_head} wide, the model's {support.widest_head}"
+    axes = {"objective": stage.objective, "update": stage.update, "attention": one.name}
+    refused = [f"{owner}: {why.because}" for owner, why in key_specs().refused(axes)]
+    if refused:
+        return "; ".join(refused)
+    reason = why_not(one, device)
+    return reason.what.removeprefix("which ").removeprefix("but ") if reason else ""
+
+
+# --------------------------------------------------------------------------- a few numbers
+
+
+def why_wrong(name: str, support: Support, device: Device) -> str:
+    """Why a flash attention cannot be trusted here; empty if it loads, and three packed rows get
+    the outputs and gradients of the same rows alone.
+    """
+    try:
+        flash = load_flash(name)
+        gap = largest_gap(flash, support, device)
+    except Exception as error:
+        return f"cannot be used ({first_line(error)})"
+    if gap <= TOLERANCE:
+        return ""
+    return f"gives other numbers: {gap:.2g} of the largest, at most {TOLERANCE:g} is rounding"
+
+
+def load_flash(name: str) -> Callable[..., Any]:
+    """The function of a flash attention for rows laid end to end, as transformers loads it.
+
+    Raises whatever the library raises: it may not be installed, not reach the hub, or be built for
+    another torch.
+    """
+    from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
+
+    functions, _ = lazy_import_flash_attention(name)
+    return functions[1]
+
+
+def largest_gap(flash: Callable[..., Any], support: Support, device: Device) -> float:
+    """The largest difference of an output or gradient from that of each row alone, as a share of
+    the largest.
+    """
+    import torch
+
+    dtype = half_dtype(device)
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(heads: int) -> Any:
+        shape = (sum(ROWS), heads, support.widest_head or 64)
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    q_SHD, k_SHD, v_SHD = (numbers(n) for n in (support.heads, support.kv_heads, support.kv_heads))
+    away_SHD = numbers(support.heads)
+    inputs = [tensor.detach().requires_grad_(True) for tensor in (q_SHD, k_SHD, v_SHD)]
+    ends = torch.tensor([0, *ROWS], device=device).cumsum(0).to(torch.int32)
+    found = flash(
+        *inputs, cu_seqlens_q=ends, cu_seqlens_k=ends, max_seqlen_q=max(ROWS),
+        max_seqlen_k=max(ROWS), causal=True,
+    )  # fmt: skip
+    out_SHD = found[0] if isinstance(found, tuple) else found
+    mine = [out_SHD, *torch.autograd.grad(out_SHD, inputs, away_SHD)]
+    theirs = reference([tensor.detach() for tensor in inputs], away_SHD)
+    return max(
+        float((one - other).detach().float().abs().max() / other.detach().float().abs().max())
+        for one, other in zip(mine, theirs, strict=True)
+    )
+
+
+def reference(tensors: Sequence[Any], away_SHD: Any) -> list[Any]:
+    """(output, gradients of q, k and v) of causal attention in float32, each row for itself."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    inputs = [tensor.float().requires_grad_(True) for tensor in tensors]
+    rows = []
+    for parts in zip(*(tensor.split(ROWS) for tensor in inputs), strict=True):
+        q, k, v = (part.transpose(0, 1)[None] for part in parts)
+        shared = q.shape[1] // k.shape[1]
+        k, v = (one.repeat_interleave(shared, 1) for one in (k, v))
+        rows.append(scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1))
+    out_SHD = torch.cat(rows)
+    return [out_SHD, *torch.autograd.grad(out_SHD, inputs, away_SHD.float())]
+
+
+def usable_here(attention: str, device_type: str) -> str:
+    """What a result that was trained with this attention is loaded with here: the same, or sdpa if
+    this machine lacks it.
+    """
+    one = kernel(attention)
+    if one is None:
+        return "sdpa" if attention == AUTO else attention
+    return attention if device_type == "cuda" and not one.why_not_installed else "sdpa"

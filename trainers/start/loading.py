@@ -1,0 +1,463 @@
+"""Tokenizer and model of a stage, with explicit dtype, quantization, device and attention, and with
+the module of an earlier stage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError
+from advisor.methods import methods
+from advisor.methods.kernels import is_flash
+from advisor.methods.model import Update as UpdateValue
+from advisor.methods.optimizers import optimizer
+from advisor.model_files.config import is_number
+from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_faults
+from advisor.plan.checks import optimizer_faults
+from trainers.job.job import Job
+from trainers.job.types import AdaptedModel, Device, Model, Tokenizer
+from trainers.rows.template_arguments import give_arguments
+from trainers.start.bases import find_base, keep_base
+from trainers.start.fused_layers import fuse_layers
+from trainers.start.kernels import bitsandbytes_faults, kernel_faults
+from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
+from trainers.start.quantised_checkpoints import written_out
+from trainers.start.spreading import spread
+from trainers.step.settings import autocast_dtype
+from trainers.step.sharding import is_sharded, one_reads_for_all, reads_once, unread
+from trainers.step.trained_dtype import dither
+from trainers.updates import Update
+from trainers.updates.experts import find_experts, silence_routers
+
+PREFIX = "PREFIX_TUNING"  # PEFT's name
+
+
+def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
+    """The tokenizer of the folder that this stage continues from, else of the plan's model, with a
+    padding token.
+
+    Raises InputError if it cannot be read, if it has no end token, or if its chat template does not
+    read an argument that the plan gives.
+
+    Args:
+        writes: The model generates text, so that an end token is needed.
+    """
+    from transformers import AutoTokenizer
+
+    start = job.start
+    source = (
+        str(start)
+        if start is not None and (start / "tokenizer_config.json").is_file()
+        else job.base_model
+    )
+    revision = job.plan.revision if source == job.base_model else None
+    check_files(source, tokenizer_faults)
+    with reading(source, "the tokenizer"):
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=job.plan.trust_remote_code
+        )
+    longest = getattr(tokenizer, "model_max_length", 0)
+    if not is_number(longest):
+        raise InputError(
+            f"tokenizer_config.json: model_max_length is {str(longest)[:60]}",
+            where=source,
+            allowed="a number",
+        )
+    give_arguments(tokenizer, job.plan.template, model=source)
+    if tokenizer.eos_token_id is None and writes:
+        raise InputError(
+            f"the tokenizer of {source} has no end token (eos_token)",
+            hint="set eos_token in its tokenizer_config.json: without one no model learns to stop",
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {source} has neither a padding token nor an end token",
+            hint="set pad_token in its tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None:
+        # Labels are built before padding, so a padding token equal to the end token masks nothing.
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def dtype_faults(job: Job, device: Device) -> list[Fault]:
+    """The dtypes and kernels of the stage that this device does not have."""
+    stage, found = job.stage, []
+    at = f"stage {stage.name}"
+    if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
+        found.append(
+            Fault(
+                where=at,
+                what="float16 weights need a CUDA GPU",
+                allowed="weights_dtype: float32 or bfloat16 here",
+            )
+        )
+    elif stage.weights_dtype == "float16" and stage.precision == "pure":
+        found.append(
+            Fault(
+                where=at,
+                what="float16 without loss scaling loses small gradients",
+                allowed="precision: mixed, or weights_dtype: bfloat16",
+            )
+        )
+    if is_flash(stage.attention) and (stage.weights_dtype, stage.precision) == ("float32", "pure"):
+        found.append(
+            Fault(
+                where=at,
+                what=f"{stage.attention} computes in 16 bits, and this stage is float32 alone",
+                allowed="precision: mixed, weights_dtype: bfloat16, or attention: sdpa",
+            )
+        )
+    found += kernel_faults(stage, device)
+    library = optimizer(stage.optimizer).library
+    if device.type == "cuda" and (
+        stage.quantization is not None or (library is not None and library.name == "bitsandbytes")
+    ):
+        found += bitsandbytes_faults(stage=stage.name)
+    if device.type == "cuda" and stage.weights_dtype == "bfloat16":
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            found.append(
+                Fault(
+                    where=at,
+                    what="this GPU has no bfloat16",
+                    allowed="weights_dtype: float16 with precision: mixed, or float32",
+                )
+            )
+    return [*found, *optimizer_faults(stage, device.type)]
+
+
+def quantization_config(job: Job) -> Any | None:
+    """How bitsandbytes quantises the frozen base; None if it does not.
+
+    The other weights keep `weights_dtype`, which is also the dtype of computation.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    stage = job.stage
+    if stage.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=stage.double_quantization is not False,
+            bnb_4bit_compute_dtype=getattr(torch, stage.weights_dtype),
+            # Only packed weights that are stored as floats can be divided among processes.
+            bnb_4bit_quant_storage=getattr(
+                torch, stage.weights_dtype if is_sharded(job) else "uint8"
+            ),
+        )
+    if stage.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def placement(device: Device) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that read the weights straight into the device.
+
+    Without them each process of a run would hold a whole copy in the host's memory first: eight
+    copies for eight GPUs. On the CPU and on an Apple GPU, which share that memory, there are none.
+    """
+    return {"device_map": {"": device}} if device.type == "cuda" else {}
+
+
+def load_base(
+    job: Job, device: Device, source: str | None = None, *, head: str = "CausalLM", **extra: Any
+) -> Any:
+    """The model that a stage or a check starts from, in the stage's dtype, on the device.
+
+    Raises InputError if its files cannot be read or are not those of the model that its config.json
+    describes, or if it needs a package that is not installed.
+
+    Args:
+        source: A folder or hub id; default: the plan's model.
+        head: CausalLM, Seq2SeqLM or SequenceClassification, as in transformers' AutoModelFor...
+        extra: Further arguments of `from_pretrained`.
+    """
+    import torch
+    import transformers
+
+    source = source or job.base_model
+    quantized = quantization_config(job)
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, job.stage.weights_dtype),
+        "attn_implementation": job.stage.attention,
+        "trust_remote_code": job.plan.trust_remote_code,
+    }
+    options |= extra
+    if source == job.base_model and job.plan.revision:
+        options["revision"] = job.plan.revision
+    options |= unread(job) if reads_once(job) else placement(device)
+    # A head that scores or classifies may be new; everything else has to be in the files.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    check_files(source, base_faults)
+    if quantized is not None:
+        options |= {"quantization_config": quantized, "device_map": {"": device}}
+    else:
+        with reading(source):
+            options |= written_out(
+                source,
+                revision=options.get("revision"),
+                trust_remote_code=job.plan.trust_remote_code,
+            )
+    options |= spread(job, device)
+    key = (
+        source,
+        head,
+        job.stage.kernels,
+        str(device),
+        repr(sorted((name, str(value)) for name, value in options.items())),
+    )
+    kept = find_base(key)
+    if kept is not None:
+        return kept
+    try:
+        with reading(source), one_reads_for_all(job):
+            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
+                source, **options
+            )
+    except ImportError as error:
+        raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
+    check_loaded(model, info, source)
+    if "device_map" not in options and not reads_once(job):
+        model = model.to(device)
+    if trains_in_products(job, device, source):
+        dither(model, job.stage.seed)
+    model = silence_routers(keep_weights_unpacked(model))
+    fuse_layers(model, job, device)
+    keep_base(key, model)
+    return model
+
+
+def trains_in_products(job: Job, device: Device, source: str) -> bool:
+    """Whether the source is the plan's model, and its weights are trained in place under bfloat16
+    autocast. What an earlier stage has trained, or adds to them, is on no few numbers any more.
+    """
+    return (
+        job.start is None
+        and source == job.base_model
+        and not methods().update(job.stage.update).is_module
+        and autocast_dtype(job, device) == "bfloat16"
+    )
+
+
+def keep_weights_unpacked(model: Model) -> Any:
+    """The model, with bitsandbytes prevented from repacking its 4-bit weights on the CPU.
+
+    The first forward pass without gradients would repack them in place for a bfloat16 kernel, so
+    that an evaluation before training changes the base (log-probabilities of SmolLM2-135M moved by
+    0.6 with bitsandbytes 0.50.2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def unquantised_parameters(model: Model) -> tuple[int, int] | None:
+    """(parameters of a quantised base that are not quantised, those of them in routed experts);
+    None if the base is not quantised.
+
+    bitsandbytes quantises linear layers, and transformers keeps experts in tensors of three
+    dimensions.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(base, "is_quantized", False):
+        return None
+    plain = sum(
+        parameter.numel()
+        for parameter in base.parameters()
+        if parameter.dtype.is_floating_point and not parameter.requires_grad
+    )
+    experts = find_experts(base)
+    return plain, experts.size if experts is not None else 0
+
+
+def load_model(job: Job, device: Device, update: Update) -> Any:
+    """The model to train: a plain model that is trained whole or gets its module later, or a
+    PeftModel with the module of an earlier stage.
+
+    Raises InputError if the earlier result does not fit this stage.
+    """
+    start = job.start
+    if start is None or not (start / "adapter_config.json").is_file():
+        return load_base(job, device, str(start) if start is not None else None)
+    config = read_adapter_config(start)
+    if config.get("task_type") == "SEQ_CLS":
+        raise InputError(
+            f"stage {job.stage.name} continues from {start}, which scores or classifies texts and"
+            " does not generate",
+            where=f"stage {job.stage.name}",
+            hint="name another stage or folder in start_from",
+        )
+    trains_all = not methods().update(job.stage.update).is_module
+    module = update_of(config)
+    if module is not None and not module.merges and trains_all:
+        raise InputError(
+            f"stage {job.stage.name} is update full and continues from {module.result},"
+            " which cannot be merged into the weights it would train",
+            where=f"stage {job.stage.name}",
+            hint=(
+                f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let"
+                " this stage start from the model"
+            ),
+        )
+    register_method(config)
+    base = load_base(job, device, job.whole_model(start))
+    if trains_all:
+        merged = _with_module(job, base, start).merge_and_unload()
+        for parameter in merged.parameters():
+            parameter.requires_grad_(True)
+        return merged
+    prefix = config.get("peft_type") == PREFIX
+    model = _with_module(job, base, start, is_trainable=not prefix)
+    if prefix and methods().update(job.stage.update).peft_type == PREFIX:
+        fitting, keys = (
+            update.peft_config(job.stage, job.options, base),
+            ("num_layers", "num_attention_heads", "token_dim"),
+        )
+        # Read from the file: PEFT adjusts what it loads to the model.
+        wrong = [
+            f"{key} {config.get(key)}, the model has {getattr(fitting, key)}"
+            for key in keys
+            if config.get(key) != getattr(fitting, key)
+        ]
+        if wrong:
+            raise InputError(
+                f"stage {job.stage.name} continues from {start}, which does not fit"
+                f" {base.config.name_or_path}: a prefix of {'; '.join(wrong)}",
+                where=f"stage {job.stage.name}",
+                hint="a prefix belongs to the base it was trained on",
+            )
+    if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further
+        model.peft_config["default"].inference_mode = False
+        model.prompt_encoder["default"].requires_grad_(True)
+    _check_same_module(job, model, update, base)
+    return model
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The config of the module in the folder.
+
+    Raises InputError if its files cannot be read.
+    """
+    check_files(str(folder), adapter_faults)
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    return config
+
+
+def register_method(config: Mapping[str, Any]) -> None:
+    """Let PEFT load and use a module of this config: the import adds what PEFT lacks."""
+    module = update_of(config)
+    if module is not None and module.imports:
+        import_module(module.imports)
+
+
+def update_of(config: Mapping[str, Any]) -> UpdateValue | None:
+    """The update that PEFT saved under this config; None if no method here makes such modules."""
+    return next(
+        (one for one in methods().updates.values() if one.peft_type == config.get("peft_type")),
+        None,
+    )
+
+
+def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
+    """The base with the module of that folder.
+
+    Raises InputError if it was made for another base.
+    """
+    from peft import PeftModel
+
+    try:
+        with reading(start, "the adapter"):
+            model = PeftModel.from_pretrained(base, str(start), **options)
+            check_adapter(model, start)
+        # What was saved names the place where the project was then.
+        model.peft_config["default"].base_model_name_or_path = base.name_or_path
+    except InputError as error:
+        if not isinstance(error.__cause__, RuntimeError | ValueError):
+            raise
+        lines = [line.strip() for line in str(error.__cause__).splitlines() if line.strip()]
+        raise InputError(
+            f"stage {job.stage.name} continues from {start}, which does not fit"
+            f" {base.config.name_or_path}: {lines[-1] if lines else ''}",
+            where=f"stage {job.stage.name}",
+            hint="an adapter belongs to the base it was trained on",
+        ) from None
+    return model
+
+
+def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any) -> None:
+    """Raise InputError if the stage says anything else of its module than the one it continues
+    from: another rank, for example, would have no effect.
+    """
+    there = model.peft_config["default"]
+    if update.config_class() is not type(there):
+        raise InputError(
+            f"stage {job.stage.name} is update {job.stage.update}, but it continues from a"
+            f" {there.peft_type.value} adapter",
+            where=f"stage {job.stage.name}",
+            hint="use the same update in both stages",
+        )
+    mine = {
+        key: job.options[plan_key]
+        for key, plan_key in update.PLAN_KEYS.items()
+        if plan_key in job.options and job.stage.options.get(plan_key) is not None
+    }
+    for key, value in mine.items():
+        other = getattr(there, key, None)
+        if key != "target_modules" and value != other:
+            raise InputError(
+                f"{update.PLAN_KEYS[key]} is {value}, the adapter it continues from has {other}",
+                where=f"stage {job.stage.name}",
+                hint="give both stages the same value",
+            )
+
+
+def enable_stop_tokens(model: Model, tokenizer: Tokenizer, turn_ends: set[int]) -> list[str]:
+    """Let generation stop at the tokens that end a turn in training; the tokens that had to be
+    added, as text.
+    """
+    config = model.generation_config
+    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    stops = [token for token in known if token is not None]
+    added = [token for token in sorted({tokenizer.eos_token_id, *turn_ends}) if token not in stops]
+    if added:
+        config.eos_token_id = [*stops, *added] if len(stops) + len(added) > 1 else added[0]
+    config.pad_token_id = tokenizer.pad_token_id
+    return [tokenizer.convert_ids_to_tokens(token) for token in added]
+
+
+def check_vocabulary(model: Model, tokenizer: Tokenizer, rows: Iterable[Any] = ()) -> None:
+    """Raise InputError if the tokenizer has tokens for which the model has no embedding.
+
+    Special tokens that nothing uses are let pass: Gemma 3 1B has one for pictures, which it cannot
+    read.
+
+    Args:
+        rows: What is trained and measured on: anything with `input_ids`.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    beyond = {token for token in tokenizer.get_vocab().values() if token >= size}
+    if not beyond:
+        return
+    added = tokenizer.added_tokens_decoder.items()
+    used = beyond - {token for token, entry in added if entry.special}
+    used |= beyond & {tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id}
+    used |= {token for row in rows for token in row.input_ids if token in beyond}
+    if used:
+        shown = tokenizer.convert_ids_to_tokens(max(used))
+        raise InputError(
+            f"the tokenizer has token ids up to {max(used)} ({shown}), the model only {size}"
+            " embeddings",
+            hint=(
+                "tokenizer and model do not belong together, or tokens were added without resizing"
+                " the model"
+            ),
+        )

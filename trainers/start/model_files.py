@@ -1,0 +1,287 @@
+"""Reading a model's folder with the libraries: what they raise means that the folder cannot be
+used, and what they leave at random numbers means that the model is incomplete.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.model_files.config import wrong_values
+from advisor.model_files.folder import (
+    ADAPTER,
+    INDEX,
+    PICKLED,
+    WEIGHTS,
+    adapter_faults,
+    base_faults,
+    read_header,
+    tokenizer_faults,
+)
+from trainers.job.foreign_code import refused_code
+
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,9})\.")
+SHOWN = 4
+# Errors of the system that are about the folder; others are about the machine: a full disk.
+OF_THE_FOLDER = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
+    errno.EACCES, errno.EPERM,
+)  # fmt: skip
+# Of the machine, whatever was being read. torch has no types of its own for most of them.
+OF_THE_MACHINE = (
+    "out of memory",
+    "can't allocate memory",
+    "can't start new thread",
+    "cuda error",
+    "cuda driver",
+    "hip error",
+    "nccl",
+)
+MACHINE_TYPES = ("OutOfMemoryError", "AcceleratorError", "DistBackendError", "DistNetworkError")
+# What is left over if a quantised checkpoint is read as if it were plain.
+SCALES = re.compile(
+    r"\.(weight_scale(_inv)?|input_scale|qweight|qzeros|scales|g_idx|weight_packed|absmax|SCB|"
+    r"[a-z_]*_(scales|blocks))$"
+)
+
+
+# --------------------------------------------------------------------------- what libraries raise
+
+
+@contextmanager
+def reading(source: str | Path, what: str = "the model") -> Iterator[None]:
+    """Turn what a library raises while it reads the source into an InputError that names it.
+
+    Only library calls belong inside: a fault of this program must stay one. Lack of memory, of a
+    device, of disk space and of a package are no faults of the source, and pass.
+
+    Args:
+        source: A folder or hub id.
+        what: What is read from it, for the message: "the tokenizer".
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not _is_of_the_source(error):
+            raise
+        if refused := refused_code(error, source):
+            raise refused from None
+        raise InputError(faults=_faults(str(source), what, error)) from error
+
+
+def _is_of_the_source(error: BaseException) -> bool:
+    """Whether the error says something of what was read, not of the machine or of the reader."""
+    # tokenizers and safetensors panic on some damaged files, with an error that is no Exception.
+    if not isinstance(error, Exception):
+        return type(error).__name__ == "PanicException"
+    others = AdviseError | MemoryError | ImportError
+    if isinstance(error, others) or type(error).__name__ in MACHINE_TYPES:
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in OF_THE_FOLDER
+    return not any(words in str(error).lower() for words in OF_THE_MACHINE)
+
+
+def _faults(source: str, what: str, error: BaseException) -> list[Fault]:
+    """What shows of the files without the library, else what the library says."""
+    folder = Path(source)
+    if folder.is_dir():
+        found = [
+            *tokenizer_faults(folder),
+            *(adapter_faults(folder) if what == "the adapter" else base_faults(folder)),
+        ]
+        if found:
+            return found
+    if "weights_only" in str(error) or isinstance(error, UnpicklingError):
+        return [
+            Fault(
+                where=source,
+                what=(
+                    "its weights are a pickle that holds more than tensors, or is"
+                    " damaged; it was not executed"
+                ),
+                allowed=f"weights as {WEIGHTS}",
+                hint="look for a version of the model with *.safetensors files",
+            )
+        ]
+    return [
+        Fault(
+            where=source,
+            what=f"{what} cannot be loaded: {first_line(error)}",
+            hint=_hint(source, error),
+        )
+    ]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"{text} is missing or not known"
+    # The heading of a list of errors says nothing without the first of them.
+    return f"{text} {lines[1]}" if text.endswith(":") and len(lines) > 1 else text
+
+
+def _hint(source: str, error: BaseException) -> str:
+    text = str(error)
+    if "Unrecognized configuration class" in text:
+        return "transformers has no such model of this family (model_type in config.json)"
+    if "does not recognize this architecture" in text or "model type" in text.lower():
+        return "check model_type in its config.json; a newer transformers may know it"
+    if "attn_implementation" in text:  # transformers' own sentence names an argument of its own
+        return "set `attention: eager` in the stage"
+    if Path(source).is_dir():
+        return "download or copy the folder again"
+    return (
+        "check the model's name, `hf auth login` for gated models, and the connection"
+        " (HF_HUB_OFFLINE)"
+    )
+
+
+def check_files(source: str, check: Callable[[Path], Sequence[Fault]]) -> None:
+    """Raise InputError with what the check finds in a folder; a hub id has no folder yet."""
+    folder = Path(source)
+    if folder.is_dir() and (found := check(folder)):
+        raise InputError(faults=found)
+
+
+# --------------------------------------------------------------------------- what was not loaded
+
+
+def check_loaded(
+    model: Any, info: Mapping[str, Any], source: str, *, new_head: bool = True
+) -> None:
+    """Raise InputError if the files of the source are not those of the model that was built from
+    its config.json.
+
+    A new head of a model that scores or classifies is legitimate, and so are tied weights, which
+    transformers takes off its list.
+
+    Args:
+        model: What `from_pretrained` returned.
+        info: Its loading info: missing_keys, unexpected_keys, mismatched_keys.
+        source: A folder or hub id.
+        new_head: Whether the head of a model that scores or classifies may be new.
+    """
+    at, where = f"model {source}", _where(source)
+    new = _may_be_new(model, new_head=new_head)
+    missing = sorted(key for key in info["missing_keys"] if not new(key))
+    mismatched = sorted(entry for entry in info["mismatched_keys"] if not new(entry[0]))
+    unexpected = sorted(key for key in info["unexpected_keys"] if _has_a_place(model, key))
+    said = [
+        f"{key} in {where} has shape {list(there)}, and config.json describes {list(wanted)}"
+        for key, there, wanted in mismatched[:SHOWN]
+    ]
+    if unexpected:
+        said.append(f"config.json describes no place for {_listed(unexpected)} in {where}")
+    others = "weights and config.json are of different models: download both again"
+    found = [Fault(where=at, what=what, hint=others) for what in said]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        what = f"the base model is incomplete: {_listed(missing)} {are} not in {where}"
+        found.append(Fault(where=at, what=what, hint="download the whole model again"))
+    # transformers reads the settings of generation without a look.
+    config = getattr(model, "generation_config", None)
+    settings = vars(config) if config is not None else {}
+    found += [
+        Fault(
+            where=source,
+            what=f"generation_config.json: {key} is {settings[key]!r}",
+            allowed=allowed,
+        )
+        for key, allowed in wrong_values(settings).items()
+    ]
+    if found:
+        raise InputError(faults=found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def check_adapter(model: Any, folder: Path, *, name: str = "default") -> None:
+    """Raise ValueError if the module's file lacks tensors of the module, or has others beside.
+
+    PEFT leaves the first at their start with a warning, and the second unused.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+    config = model.peft_config[name]
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type)
+    if not prefix or config.is_prompt_learning or not (folder / ADAPTER).is_file():
+        return
+    there = set(read_header(folder / ADAPTER))
+    wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    missing = sorted(set(wanted) - there)
+    strange = sorted(name for name in there - set(wanted) if prefix in name)
+    if missing:
+        raise ValueError(f"{missing[0]} is not in {ADAPTER}")
+    if strange:
+        raise ValueError(f"{strange[0]} has no place in the model")
+
+
+def _where(source: str) -> str:
+    folder = Path(source)
+    if not folder.is_dir():
+        return "its files"
+    for name in (WEIGHTS, INDEX, PICKLED):
+        if (folder / name).is_file():
+            return name if name != INDEX else f"the files of {name}"
+    return "its files"
+
+
+def _may_be_new(model: Any, *, new_head: bool) -> Callable[[str], bool]:
+    """Whether a tensor of the model may start from random numbers: those of the head of a model
+    that scores or classifies, and, in a model's own code, buffers, which that code computes.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    has_head = new_head and type(model).__name__.endswith("ForSequenceClassification")
+    buffers = (
+        {name for name, _ in model.named_buffers()}
+        if not type(model).__module__.startswith("transformers.")
+        else set()
+    )
+
+    def may_be_new(key: str) -> bool:
+        of_head = has_head and (not key.startswith(f"{prefix}.") or f"{prefix}.pooler." in key)
+        return of_head or key in buffers
+
+    return may_be_new
+
+
+def _has_a_place(model: Any, key: str) -> bool:
+    """Whether a tensor that was not used says that the model is another one: a layer beyond the
+    last, a bias of a layer that has none here, or the scale of quantised weights that were read as
+    plain ones. A tower for pictures, another head and layers that predict further tokens are no
+    such signs.
+    """
+    match = LAYER.search(key)
+    layers = _submodule(model, key[: match.start(1) - 1]) if match is not None else None
+    count = len(layers) if isinstance(layers, Sized) else None
+    if match is not None and count is not None and int(match[1]) >= count:
+        return not any("nextn" in name or "mtp" in name for name in model.config.to_dict())
+    if SCALES.search(key):
+        return _submodule(model, key.rpartition(".")[0]) is not None
+    parent, _, last = key.rpartition(".")
+    module = _submodule(model, parent)
+    return last == "bias" and module is not None and hasattr(module, "weight")
+
+
+def _submodule(model: Any, name: str) -> Any | None:
+    for start in ("", f"{getattr(model, 'base_model_prefix', '')}."):
+        try:
+            return model.get_submodule(f"{start}{name}")
+        except AttributeError:
+            continue
+    return None

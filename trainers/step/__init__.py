@@ -1,0 +1,1 @@
+"""One optimizer step: losses, precision, optimizers, division over processes, memory."""

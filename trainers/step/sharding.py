@@ -1,0 +1,344 @@
+"""A model of which every process holds a part: FSDP2 through transformers' own arguments.
+
+Each block of the model (its own `_no_split_modules`) is a unit: its weights are put together for
+its forward and backward pass, and its gradients are divided among the processes at once. Blocks
+that are computed again are those of transformers' gradient checkpointing, which, unlike
+accelerate's, computes dropout again as it was.
+
+On CUDA that is what transformers does by itself. On the CPU accelerate turns FSDP into plain data
+parallelism without a word; `prepare_sharding` is the one place that prevents it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from advisor.ground.errors import InputError
+from advisor.ground.types import FSDP
+from advisor.methods import update
+from trainers.job.job import Job
+from trainers.job.machine import is_main_process, process_count
+from trainers.job.types import Model
+
+STORED_IN = "_dtype_of_result"  # on a divided model
+
+
+def is_sharded(job: Job) -> bool:
+    """Whether every process of the stage holds a part of the model."""
+    return job.plan.launch.strategy == FSDP and process_count() > 1
+
+
+# --------------------------------------------------------------------------- before training
+
+
+@contextmanager
+def one_reads_for_all(job: Job) -> Iterator[None]:
+    """Inside, `from_pretrained` with `unread()` makes a model without memory in all processes of a
+    machine but the first, with the buffers that no file holds. accelerate then sends each process
+    its part.
+
+    Not for quantised weights, which transformers quantises in every process.
+    """
+    if not reads_once(job):
+        yield
+        return
+    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # what transformers asks
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "true"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def reads_once(job: Job) -> bool:
+    """Whether one process of a machine reads the base for all of them."""
+    return is_sharded(job) and job.stage.quantization is None
+
+
+def unread(job: Job) -> dict[str, Any]:
+    """Arguments of `from_pretrained` with which this process reads no weights; {} if it reads."""
+    reads = not reads_once(job) or os.environ.get("LOCAL_RANK", "0") == "0"
+    return {} if reads else {"device_map": {"": "meta"}}
+
+
+def by_the_reader(job: Job, compute: Callable[[], Any]) -> Any:
+    """What is computed of a model's weights, by the process that has read them, in all of them.
+
+    Raises in all of them what it raises of the user's input.
+    """
+    return from_main(compute) if reads_once(job) else compute()
+
+
+def from_main(compute: Callable[[], Any]) -> Any:
+    """What the main process computes, in all of them. Call it in all of them."""
+    from torch import distributed
+
+    found: list[Any] = [None]
+    if is_main_process():
+        try:
+            found = [compute()]
+        except InputError as error:
+            found = [error]
+    distributed.broadcast_object_list(found, src=0)
+    if isinstance(found[0], InputError):
+        raise found[0]
+    return found[0]
+
+
+def block_classes(model: Model) -> list[str]:
+    """The classes of the model's blocks that it has, as it names them itself; without one that
+    holds the embeddings (BERT's), which accelerate makes a unit of their own.
+
+    Raises InputError for a model that names none.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    embeddings = base.get_input_embeddings()
+    there = {
+        type(module).__name__
+        for module in base.modules()
+        if module is embeddings or embeddings not in module.modules()
+    }
+    named = sorted(there & set(getattr(base, "_no_split_modules", None) or ()))
+    if not named:
+        raise InputError(
+            f"{type(base).__name__} does not say which of its modules are blocks, so it cannot be"
+            " divided among several processes",
+            where="launch.strategy",
+            allowed="strategy: ddp",
+        )
+    return named
+
+
+def sharding_arguments(job: Job, model: Model) -> dict[str, Any]:
+    """What transformers' arguments say of FSDP2; {} if the stage is not sharded."""
+    if not is_sharded(job):
+        return {}
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "transformer_layer_cls_to_wrap": block_classes(model),
+            "reshard_after_forward": True,
+            "cpu_offload": job.plan.launch.offload,
+            "cpu_ram_efficient_loading": reads_once(job),
+            "state_dict_type": "SHARDED_STATE_DICT",
+        },
+    }
+
+
+def prepare_sharding(config: Any, job: Job) -> None:
+    """What the arguments of transformers cannot say of FSDP2. Call it between making them and
+    making the trainer, which divides a reference model as it is built.
+
+    accelerate knows FSDP for accelerators alone, and takes several CPU processes for plain data
+    parallelism, whatever the arguments say. Memory of a machine without an accelerator is not
+    pinned, which torch refuses there.
+    """
+    if not getattr(config, "fsdp", None):
+        return
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    policy = precision_policy(config, job)
+    if policy is not None:
+        config.fsdp_plugin_args["mixed_precision_policy"] = policy
+    if config.use_cpu:
+        assert config.device.type == "cpu"  # the state is made when the device is asked for
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        if job.plan.launch.offload:
+            config.fsdp_plugin_args["cpu_offload"] = CPUOffloadPolicy(pin_memory=False)
+
+
+def precision_policy(config: Any, job: Job) -> Any:
+    """What FSDP2 casts under mixed precision, in place of accelerate's policy, which adds gradients
+    up in 16 bits and returns logits in them; None without mixed precision.
+
+    Weights that are trained in place are float32. They are put together in the 16 bits that their
+    products are computed in: in float32 twice as much would be sent, and the copies that autocast
+    makes of them would stay on each GPU from the forward pass to the backward pass, whole. A
+    module's base has the dtype of the plan, its 4-bit weights that of their storage, and its own
+    few weights are float32: autocast does the rest, as in one process.
+    """
+    if not (config.bf16 or config.fp16):
+        return None
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    half = torch.bfloat16 if config.bf16 else torch.float16
+    return MixedPrecisionPolicy(
+        param_dtype=half if casts_weights(job) else None, reduce_dtype=torch.float32
+    )
+
+
+def casts_weights(job: Job) -> bool:
+    """Whether FSDP casts the weights that it puts together, if precision is mixed."""
+    return is_sharded(job) and not update(job.stage.update).is_module
+
+
+def divided_copy(model: Any, config: Any) -> Any:
+    """A copy of the model as it is now that nothing trains, divided by its blocks as the model is
+    going to be. TRL would make one unit of it, which each GPU holds whole in every forward pass.
+    Call it in every process, behind `prepare_sharding`.
+    """
+    import torch
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+
+    empty = {
+        id(one): torch.nn.Parameter(torch.empty_like(one, device="meta"), requires_grad=False)
+        for one in model.parameters()
+    }
+    frozen = copy.deepcopy(model, empty)
+    buffers = dict(frozen.named_buffers())
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(config.device.type, (process_count(),)),
+        "mp_policy": config.fsdp_plugin_args.get("mixed_precision_policy")
+        or MixedPrecisionPolicy(),
+        "reshard_after_forward": True,
+    }
+    offload = config.fsdp_config.get("cpu_offload")
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=not config.use_cpu)
+    blocks = block_classes(model)
+    for module in list(frozen.modules()):
+        if type(module).__name__ in blocks:
+            fully_shard(module, **options)
+    fully_shard(frozen, **options)
+    frozen.to_empty(device="cpu" if offload else config.device)
+    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(frozen, model.state_dict() if is_main_process() else {}, options=whole)
+    for name, value in buffers.items():
+        place, _, own = name.rpartition(".")
+        frozen.get_submodule(place)._buffers[own] = value.to(config.device)
+    return frozen.eval()
+
+
+def adjust_sharding(trainer: Any, job: Job) -> None:
+    """What a model that is going to be divided needs, and its reference, which TRL has divided.
+
+    accelerate puts autocast around the forward of any other model under mixed precision: a divided
+    one would compute in the dtype of its weights alone.
+    """
+    if not is_sharded(job):
+        return
+    import torch
+
+    setattr(trainer.model, STORED_IN, getattr(torch, job.stage.weights_dtype))
+    for model in (getattr(trainer, "ref_model", None), trainer.model):
+        if model is not None:
+            trainer.accelerator.prepare_model(model, evaluation_mode=True)
+
+
+# --------------------------------------------------------------------------- looking at it
+
+
+def sharded_tensors(model: Model) -> int:
+    """How many of the model's parameters are divided among the processes."""
+    if process_count() == 1:
+        return 0
+    from torch.distributed.tensor import DTensor
+
+    return sum(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def is_divided(model: Model) -> bool:
+    """Whether each process holds a part of this model, so that all take part in a forward pass."""
+    return sharded_tensors(model) > 0
+
+
+def whole(tensor: Any) -> Any:
+    """The whole of a tensor that may be divided, in every process. Call it in all of them."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(tensor, DTensor):
+        return tensor
+    device = tensor.device_mesh.device_type
+    return (tensor if tensor.device.type == device else tensor.to(device)).full_tensor()
+
+
+@contextmanager
+def whole_prompt(model: Model, weights: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, a prefix of the model, which PEFT computes once more to save it, has whole weights.
+
+    Args:
+        model: In the process that saves.
+        weights: What `whole_weights` returned.
+    """
+    import torch
+
+    swapped: list[tuple[Any, str, Any]] = []
+    encoder = getattr(model, "prompt_encoder", None) if weights else None
+    for place, module in encoder.named_modules() if encoder is not None else ():
+        for name, one in list(module.named_parameters(recurse=False)):
+            whole_one = weights[".".join(filter(None, ("prompt_encoder", place, name)))]
+            swapped.append((module, name, one))
+            setattr(module, name, torch.nn.Parameter(whole_one, one.requires_grad))
+    try:
+        yield
+    finally:
+        for module, name, one in swapped:
+            setattr(module, name, one)
+
+
+def whole_weights(model: Model, *, trained_only: bool) -> Mapping[str, Any]:
+    """Name -> weight of the model, whole and on the host, in the main process; {} in the others.
+    Call it in all of them: one weight after another is put together.
+
+    Weights that are trained in place are float32 under mixed precision, whatever the stage's dtype:
+    they get that back, so that the result is as large as its base.
+
+    Args:
+        trained_only: Leave out frozen ones: those of a module, which stay as they are.
+    """
+    dtype = None if trained_only else getattr(model, STORED_IN, None)
+    found: dict[str, Any] = {}
+    seen: dict[int, Any] = {}  # tied weights stay one tensor
+    for name, one in model.state_dict(keep_vars=True).items():
+        if trained_only and not one.requires_grad:
+            continue
+        if id(one) not in seen:
+            value = whole(one.detach())
+            if dtype is not None and value.is_floating_point():
+                value = value.to(dtype)
+            seen[id(one)] = value.cpu() if is_main_process() else None
+        found[name] = seen[id(one)]
+    return found if is_main_process() else {}
+
+
+def whole_parameters(parameters: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Name -> value of parameters, whole and on the host, in the main process; {} in the others.
+    Call it in all of them.
+    """
+    found = {}
+    for name, parameter in parameters:
+        value = whole(parameter.detach())
+        if is_main_process():
+            found[name] = value.cpu()
+    return found
+
+
+def put_whole(parameter: Any, value: Any) -> None:
+    """Give a parameter, or the part of it that this process holds, the whole value that every
+    process has.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    with torch.no_grad():
+        if isinstance(parameter, DTensor):
+            device = torch.device(parameter.device_mesh.device_type)
+            value = distribute_tensor(
+                value.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
+            )
+        parameter.copy_(value)

@@ -1,0 +1,130 @@
+"""Every task's module, and the base, on every task's held-out rows: the loss of each, with one base
+in memory.
+
+Run: python -P -m trainers.tools.cross_task PLAN --run FOLDER [--max-steps N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from advisor.ground.errors import AdviseError
+from advisor.ground.progress import board, track, waiting
+from advisor.ground.terminal import show_streams
+from advisor.plan.model import Plan
+from advisor.plan.read import read_plan
+from advisor.record.run import CROSS, CrossEvaluation
+from trainers.evaluation.loss import held_out, padded_batch
+from trainers.job.evaluating import evaluating
+from trainers.job.files import write_json
+from trainers.job.job import make_job
+from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.types import Model, Tokenizer
+from trainers.rows import IGNORED, Row
+from trainers.tools.results import BASE, load_results, results_of
+
+ROWS, TRIAL_ROWS = 32, 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(
+        prog="trainers.tools.cross_task",
+        description="Compare the modules of a plan's tasks. `advise run` calls this.",
+    )
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--run", required=True, type=Path)
+    parser.add_argument("--max-steps", type=int)
+    given = parser.parse_args(argv)
+    show_streams()
+    use_cores()
+    quiet_libraries()
+    try:
+        plan = read_plan(given.plan)
+        found = cross_losses(
+            plan,
+            given.plan.resolve().parent,
+            given.run.resolve(),
+            rows=ROWS if given.max_steps is None else TRIAL_ROWS,
+        )
+        write_json(given.run / CROSS, CrossEvaluation(losses=found).to_dict())
+    except AdviseError as error:
+        print(f"error: {error.text()}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def cross_losses(
+    plan: Plan, folder: Path, run: Path, *, rows: int
+) -> dict[str, dict[str, float | None]]:
+    """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None
+    if nothing was held out.
+    """
+    device = torch_device(plan.launch.device)
+    results = results_of(run)
+    board.label, board.folder = "comparing", run
+    with waiting("loading the modules"):
+        loaded = load_results(results, device)
+    found: dict[str, dict[str, float | None]] = {}
+    for result in track(results, "modules on each other's rows", unit="tasks"):
+        held = held_out_rows(plan, folder, run, result.label, loaded.tokenizers[result.label], rows)
+        found[result.label] = {}
+        for label in loaded.labels:
+            with loaded.use(label) as (model, tokenizer):
+                found[result.label][label] = (
+                    loss_per_token(model, held, tokenizer.pad_token_id) if held else None
+                )
+    return {
+        task: {"base" if label == BASE else label: loss for label, loss in losses.items()}
+        for task, losses in found.items()
+    }
+
+
+def held_out_rows(
+    plan: Plan, folder: Path, run: Path, task: str, tokenizer: Tokenizer, limit: int
+) -> list[Row]:
+    """The rows that the training of the task held out, at most `limit` of them.
+
+    Raises InputError for data that cannot be read.
+
+    Args:
+        plan: With the task.
+        folder: What relative paths of the plan are relative to.
+        run: The run folder.
+        task: The name of the task.
+        tokenizer: That of the task's result.
+        limit: How many rows.
+    """
+    from trainers.rows.stage_rows import prepare_rows
+
+    job = make_job(plan, stage=plan.stages[-1].name, run=run, folder=folder, task=task)
+    return held_out(prepare_rows(job, tokenizer).holdout, limit=limit)
+
+
+def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
+    """Mean loss per learned token; one row at a time, so that one row's logits are all that is
+    held.
+    """
+    import torch
+
+    total, count = 0.0, 0
+    with evaluating(model):
+        for row in track(rows, "losses"):
+            batch = padded_batch([row], pad_id, next(model.parameters()).device)
+            labels_BT = batch.pop("labels")[:, 1:]
+            logits_BTV = model(**batch, use_cache=False).logits[:, :-1]
+            learned_BT = labels_BT != IGNORED
+            total += float(
+                torch.nn.functional.cross_entropy(
+                    logits_BTV[learned_BT].float(), labels_BT[learned_BT], reduction="sum"
+                )
+            )
+            count += int(learned_BT.sum())
+    return total / max(1, count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
