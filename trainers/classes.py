@@ -94,26 +94,12 @@ class Classifier(Objective[Labelled]):
         arguments: Mapping[str, Any],
     ) -> Trainer:
         from peft import get_peft_model
-        from transformers import DataCollatorWithPadding, Trainer
+        from transformers import DataCollatorWithPadding
 
         from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage.trl_trainer import with_safe_checkpoints
+        from trainers.stage import trl_classes
 
-        class ClassTrainer(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
-            """transformers' trainer for losses that are means over the rows of a micro-batch.
-
-            transformers divides such a loss by grad_accum only if told so: it takes a model whose
-            forward has **kwargs for one that divides by the rows of the whole batch, which no
-            model for classification does.
-            """
-
-            loss_is_scaled_for_ga = False
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                self.model_accepts_loss_kwargs = False
-
-        return ClassTrainer(
+        return trl_classes.Classes(
             model=get_peft_model(model, peft_config) if peft_config is not None else model,
             args=settings.build_config(self.config_class(), arguments, job),
             train_dataset=rows_dataset(flattened(sequences), class_columns),

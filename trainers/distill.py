@@ -47,7 +47,6 @@ from trainers.teachers.teacher import (
     teacher_digest,
     teacher_source,
 )
-from trainers.teachers.trainer import Lesson, distilling_trainer, own_random_numbers
 from trainers.updates import Update
 
 TEACHER, DATA = "teacher", "data"
@@ -145,6 +144,7 @@ class Distillation(Objective[Row]):
         from trainers.rollouts.engine import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
         from trainers.start.loading import enable_stop_tokens
+        from trainers.teachers.trainer import own_random_numbers
 
         device = torch_device(job.plan.launch.device)
 
@@ -202,6 +202,7 @@ class Distillation(Objective[Row]):
     ) -> Trainer:
         from trainers.rows import dataset_columns
         from trainers.rows.rows_dataset import rows_dataset
+        from trainers.teachers.trainer import Distilling, Lesson
 
         options = job.options
         own = {
@@ -209,7 +210,7 @@ class Distillation(Objective[Row]):
             "packing": False,
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
-        built: Any = distilling_trainer()(
+        built: Any = Distilling(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=rows_dataset(sequences, partial(dataset_columns, lengths=False)),

@@ -47,17 +47,16 @@ class DPO(Objective[Pair]):
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trl import DPOTrainer
-
         from trainers.rows.rows_dataset import copied_dataset, rows_dataset
-        from trainers.stage.trl_trainer import reference_model, with_safe_checkpoints
+        from trainers.stage import trl_classes
+        from trainers.stage.trl_trainer import reference_model
 
         precomputes = job.stage.trl.get("precompute_ref_log_probs")
         dataset = copied_dataset if precomputes else rows_dataset
         config = settings.build_config(
             self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job
         )
-        return with_safe_checkpoints(DPOTrainer)(
+        return trl_classes.DPO(
             model=model,
             ref_model=reference_model(job, model, config),
             args=config,

@@ -9,10 +9,7 @@ from `trl: {num_iterations: 2}` on.
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +35,7 @@ from trainers.rewards.watch import (
     stage_lines,
 )
 from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
-from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Engine, Sampling
+from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rows import Prepared
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.say.telling import say
@@ -79,10 +76,10 @@ class GRPO(Objective[Prompt]):
         return GRPOConfig
 
     def trainer_class(self) -> type:
-        """TRL's trainer."""
-        from trl import GRPOTrainer
+        """The trainer."""
+        from trainers.stage.rollout_trainers import GRPO
 
-        return GRPOTrainer
+        return GRPO
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         """What this objective alone sets in TRL's config."""
@@ -159,7 +156,7 @@ class GRPO(Objective[Prompt]):
             **self.own_arguments(job),
         }
         scored = Scored()
-        built = with_prepared_prompts(self.trainer_class())(
+        built: Any = self.trainer_class()(
             model=model,
             reward_funcs=reward_functions(self.rewards, scored),
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
@@ -276,216 +273,6 @@ def filled(rows: Sequence[Prompt], size: int) -> list[Prompt]:
     what does not fill a part.
     """
     return [*rows, *rows[: -len(rows) % size]]
-
-
-def groups_of(prompt_ids: Sequence[Sequence[int]], size: int) -> tuple[list[Sequence[int]], int]:
-    """(prompts, answers to each) for prompts that are repeated for each of their answers."""
-    prompts = list(prompt_ids[::size])
-    repeated = [prompt for prompt in prompts for _ in range(size)]
-    return (prompts, size) if repeated == list(prompt_ids) else (list(prompt_ids), 1)
-
-
-def with_prepared_prompts(trainer: type) -> type:
-    """TRL's trainer class with our prompts as token ids, tools included, our reference model, and
-    answers from the engine of the stage.
-    """
-    import transformers
-
-    from trainers.rewards.in_trl import with_rollout_log
-    from trainers.stage.trl_trainer import frozen_copy, with_safe_checkpoints
-
-    base: Any = with_rollout_log(with_safe_checkpoints(trainer))
-
-    class Prompted(base):
-        ids_of: Mapping[str, Sequence[int]]
-        engine: Engine
-        loaded_step = -1  # whose weights the engine has
-        drawn: Sequence[Sequence[float]] = ()  # log-probabilities of the last answers
-
-        def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
-            # TRL loads the reference model by the name in the config. That is a second load, onto
-            # whatever devices there are, and of the base if an earlier stage's module was merged.
-            module: Any = sys.modules[trainer.__module__]
-            loads = module.create_model_from_path
-            config = kwargs["args"]
-            module.create_model_from_path = lambda *_, **__: frozen_copy(model, config)
-            try:
-                super().__init__(*args, model=model, **kwargs)
-            finally:
-                module.create_model_from_path = loads
-
-        def rollouts_from(self, engine: Engine) -> None:
-            """Generate with this engine from now on."""
-            self.engine = engine
-            # TRL's name for an engine whose probabilities are not the trainer's: it then computes
-            # those of the trainer before the step, and GRPO corrects its loss by their ratio.
-            self.use_vllm = engine.differs
-            self.vllm_mode = "server"
-
-        def train(self, *args: Any, **kwargs: Any) -> Any:
-            with closing(self.engine):
-                return super().train(*args, **kwargs)
-
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            found = super()._generate_and_score_completions(inputs)
-            if self.engine.differs:
-                mode = "train" if self.model.training else "eval"
-                for name, value in correct(found, self.drawn, self.args).items():
-                    self._metrics[mode][name].append(
-                        self.accelerator.gather(value.reshape(1)).mean().item()
-                    )
-            return found
-
-        def before_parts(self, model: Any, inputs: Any) -> Any:
-            model.train()
-            return Written(self._prepare_inputs(inputs))
-
-        def plain_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
-            # TRL's own step also counts it, once for each part.
-            return transformers.Trainer.training_step(self, model, inputs, num_items_in_batch)
-
-        def after_parts(self) -> None:
-            self._step += 1
-
-        def parts_of(self, inputs: Any, rows: Any, size: int) -> list[tuple[Any, float]]:
-            return parts_of_answers(inputs, size)
-
-        def _prepare_inputs(self, generation_batch: Any) -> Any:
-            if isinstance(generation_batch, Written):
-                return dict(generation_batch)
-            return super()._prepare_inputs(generation_batch)
-
-        def _get_per_token_logps_and_entropies(
-            self, model: Any, ids: Any, mask: Any, kept: Any, batch_size: Any = None, **kwargs: Any
-        ) -> Any:
-            if self.rows_at_once is not None and batch_size is not None:
-                batch_size = min(batch_size, self.rows_at_once.rows)
-            return super()._get_per_token_logps_and_entropies(
-                model, ids, mask, kept, batch_size=batch_size, **kwargs
-            )
-
-        def _generate_single_turn(
-            self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
-        ) -> Any:
-            if self.use_transformers_continuous_batching:
-                with self.accelerator.autocast():
-                    return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-            if self.state.global_step != self.loaded_step:
-                self.engine.load_weights()
-                self.loaded_step = self.state.global_step
-            prompts, each = groups_of(prompt_ids, self.num_generations)
-            answers = self.engine.generate(
-                prompts, self.sampling(), n=each, keep_log_probs=self.engine.differs
-            )
-            self.drawn = answers.log_probs
-            if trainer.__name__ == "RLOOTrainer":  # which has no place for log-probabilities
-                return answers.ids
-            return answers.ids, answers.log_probs or None
-
-        def sampling(self) -> Sampling:
-            """How answers are drawn, from TRL's config."""
-            own = self.args.generation_kwargs or {}
-            cache = self.args.cache_implementation
-            return Sampling(
-                limit=self.max_completion_length,
-                stops=self.eos_token_ids,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-                more={**({"cache_implementation": cache} if cache else {}), **own},
-            )
-
-        @contextmanager
-        def policy(self) -> Iterator[Any]:
-            """The whole model, out of what wraps it for training."""
-            from trl.models.utils import unwrap_model_for_generation
-
-            with (
-                unwrap_model_for_generation(
-                    self.model_wrapped,
-                    self.accelerator,
-                    gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                    gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-                ) as model,
-                self._dist.summon_full_params(self.model_wrapped, recurse=False),
-            ):
-                yield model
-
-        def _tokenize_prompts(
-            self, prompts: list[str]
-        ) -> tuple[list[list[int]], None, dict[str, Any]]:
-            return [list(self.ids_of[prompt]) for prompt in prompts], None, {}
-
-    Prompted.__name__ = f"Prompted{trainer.__name__}"
-    return Prompted
-
-
-def correct(found: dict[str, Any], drawn: Sequence[Sequence[float]], args: Any) -> dict[str, Any]:
-    """The numbers to record of answers that another program drew, over the tokens of this process.
-
-    GRPO's loss is corrected by TRL. RLOO compares whole answers, so their advantages are weighted
-    by the ratio of whole answers, min(pi_old / pi_drawn, C) with C = 2 (Yao et al. 2025, as in
-    trainers/ppo/math.py).
-
-    Args:
-        found: A batch of TRL with its advantages.
-        drawn: Log-probabilities of each answer's tokens, as the engine drew them.
-        args: TRL's config.
-    """
-    import torch
-
-    mask = found["completion_mask"]
-    count = mask.sum().clamp(min=1)
-    if "old_logps" in found:
-        sums = torch.tensor([sum(line) for line in drawn], device=mask.device)
-        change = torch.nan_to_num(found["old_logps"] - sums, nan=0.0)
-        ratio = change.exp()
-        found["advantages"] = found["advantages"] * ratio.clamp(max=LARGEST_WEIGHT)
-        capped = (ratio > LARGEST_WEIGHT).float().mean()
-        return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}
-    old, engine = found.get("old_per_token_logps"), found["sampling_per_token_logps"]
-    if old is None:  # the plan switched the correction off
-        return {}
-    change = torch.nan_to_num((old - engine) * mask, nan=0.0)
-    largest = args.vllm_importance_sampling_clip_max
-    whole = "sequence" in args.vllm_importance_sampling_mode
-    ratio = (change.sum(1) if whole else change[mask.bool()]).exp()
-    capped = (ratio > (math.inf if largest is None else largest)).float().mean()
-    return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}
-
-
-class Written(dict[str, Any]):
-    """A micro-batch of answers with their rewards, ready to be trained on."""
-
-
-def parts_of_answers(inputs: Mapping[str, Any], size: int) -> list[tuple[Any, float]]:
-    """Answers in parts of at most `size`, each with its share of them. Rewards were compared within
-    whole groups before.
-    """
-    import torch
-
-    count = len(inputs["completion_ids"])
-    if count <= size:
-        return [(inputs, 1.0)]
-    parts = []
-    for start in range(0, count, size):
-        part = Written(
-            {
-                name: value[start : start + size]
-                if isinstance(value, torch.Tensor) and value.dim() > 0
-                else value
-                for name, value in inputs.items()
-            }
-        )
-        share = min(size, count - start) / count
-        # TRL divides some losses by all tokens of the answers that were written together, times
-        # the steps that it accumulates, which count for a part by its share.
-        if "num_items_in_batch" in part:
-            part["num_items_in_batch"] = part["num_items_in_batch"] * share
-        parts.append((part, share))
-    return parts
 
 
 def train(job: Job) -> None:

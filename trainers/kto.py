@@ -25,7 +25,6 @@ from trainers.rows.preference import (
     columns_with_others,
     feedback_columns,
     others_in_batch,
-    with_own_answers,
 )
 from trainers.rows.sequences import Beside, Picked, Singles, flattened, values_of
 from trainers.stage import run as stage
@@ -101,14 +100,9 @@ class KTO(Objective[Feedback]):
         sequences: Sequence[Sequence[Feedback]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trl import KTOTrainer
-
         from trainers.rows.rows_dataset import copied_dataset, rows_dataset
-        from trainers.stage.trl_trainer import reference_model, with_safe_checkpoints
-
-        class FeedbackTrainer(with_safe_checkpoints(KTOTrainer)):  # type: ignore[misc]
-            def regrouped(self, rows: Sequence[Any]) -> Sequence[Any]:
-                return with_own_answers(rows)
+        from trainers.stage import trl_classes
+        from trainers.stage.trl_trainer import reference_model
 
         rows = flattened(sequences)
         others = others_in_batch(len(rows), batch=job.stage.micro_batch_size)
@@ -117,7 +111,7 @@ class KTO(Objective[Feedback]):
         config = settings.build_config(
             self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job
         )
-        return FeedbackTrainer(
+        return trl_classes.KTO(
             model=model,
             ref_model=reference_model(job, model, config),
             args=config,

@@ -22,9 +22,9 @@ class RLOO(GRPO):
         return RLOOConfig
 
     def trainer_class(self) -> type:
-        from trl import RLOOTrainer
+        from trainers.stage.rollout_trainers import RLOO
 
-        return RLOOTrainer
+        return RLOO
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {}

@@ -67,12 +67,10 @@ class RewardModel(Objective[Pair]):
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trl import RewardTrainer
-
         from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage.trl_trainer import with_safe_checkpoints
+        from trainers.stage import trl_classes
 
-        return with_safe_checkpoints(RewardTrainer)(
+        return trl_classes.Reward(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, "max_length": None}, job),
             train_dataset=rows_dataset(flattened(sequences), reward_columns),

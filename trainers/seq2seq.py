@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
-from trainers.evaluation.rewriting import RewritingEvaluator, in_batches, loss_sum, sum_of_losses
+from trainers.evaluation.rewriting import RewritingEvaluator, in_batches, sum_of_losses
 from trainers.evaluation.saved_result import SEQ2SEQ, Probe, probe_row
 from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer, Trainer
-from trainers.rows import IGNORED, Prepared
+from trainers.rows import Prepared
 from trainers.rows.rewriting import REWRITINGS, Rewriting, rewriting_columns
 from trainers.rows.sequences import flattened
 from trainers.stage.objective import Objective
@@ -106,8 +106,9 @@ class Seq2Seq(Objective[Rewriting]):
         from transformers import DataCollatorForSeq2Seq
 
         from trainers.rows.rows_dataset import rows_dataset
+        from trainers.stage import trl_classes
 
-        return trainer_class()(
+        return trl_classes.Seq2Seq(
             model=get_peft_model(model, peft_config) if peft_config is not None else model,
             args=settings.build_config(self.config_class(), arguments, job),
             train_dataset=rows_dataset(flattened(sequences), rewriting_columns),
@@ -137,56 +138,6 @@ class Seq2Seq(Objective[Rewriting]):
                 for total in in_halves(batch, lambda part: sum_of_losses(trainer, part))
             ]
         return sum(totals), sum(row.learned for row in inputs)
-
-
-def trainer_class() -> Any:
-    """transformers' trainer with a loss that is a mean over the tokens of an optimizer step,
-    however it is divided into micro-batches.
-    """
-    from transformers import Trainer
-
-    from trainers.stage.trl_trainer import with_safe_checkpoints
-
-    class Seq2SeqStage(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
-        _tokens_seen: Any
-        _all_tokens: tuple[Any, int, Any]
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            # Then it counts the tokens of all micro-batches of a step, and divides by nothing else.
-            self.model_accepts_loss_kwargs = True
-
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: Any,
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            if self.model.training:
-                self.count_rewritings(inputs)
-            smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
-            total = loss_sum(model, inputs, smoothing=smoothing)
-            if num_items_in_batch is None:
-                return total / (inputs["labels"] != IGNORED).sum()
-            if self.args.average_tokens_across_devices:
-                total = total * self.accelerator.num_processes
-            return total / num_items_in_batch
-
-        def count_rewritings(self, inputs: Mapping[str, Any]) -> None:
-            """Add a micro-batch to the counts: what is read and what is written."""
-            mask, labels = inputs["attention_mask"], inputs["labels"]
-            written = (labels != IGNORED).sum()
-            both = mask.sum() + written
-            self._tokens_seen = self._tokens_seen + both
-            read, computed, learned = self._all_tokens
-            self._all_tokens = (
-                read + both,
-                computed + mask.numel() + labels.numel(),
-                written if learned is None else learned + written,
-            )
-
-    return Seq2SeqStage
 
 
 def set_languages(job: Job, tokenizer: Tokenizer) -> None:

@@ -44,7 +44,7 @@ class SFT(Objective[Row]):
     ) -> Trainer:
         from trainers.rows import PackedBatches, dataset_columns
         from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage.answer_loss import answer_trainer
+        from trainers.stage import trl_classes
 
         flat = job.stage.packing and is_flash(job.stage.attention)
         own = {
@@ -52,7 +52,7 @@ class SFT(Objective[Row]):
             "packing": flat,
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
-        return answer_trainer()(
+        return trl_classes.SFT(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=rows_dataset(

@@ -16,7 +16,7 @@ from trainers.dpo import DPO
 from trainers.job.job import Job
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rows import Prepared
-from trainers.rows.preference import Pair, preference_columns, with_tokenised_pairs
+from trainers.rows.preference import Pair, preference_columns
 from trainers.rows.sequences import flattened
 from trainers.stage import run as stage
 from trainers.step import settings
@@ -63,10 +63,8 @@ class SimPO(DPO):
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from trl.experimental.cpo import CPOTrainer
-
         from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage.trl_trainer import with_safe_checkpoints
+        from trainers.stage import pair_trainers
 
         own = {
             "max_length": job.stage.seq_len,
@@ -76,7 +74,7 @@ class SimPO(DPO):
             "simpo_gamma": job.options["gamma"],
             "remove_unused_columns": False,
         }
-        return with_safe_checkpoints(with_tokenised_pairs(CPOTrainer))(
+        return pair_trainers.CPO(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=rows_dataset(flattened(sequences), preference_columns),

@@ -15,7 +15,7 @@ from tests.conftest import examples
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.keep.depends_on import _grouping
-from trainers.rows.batches import Batches, OrdersRows, Rounds, RowOrder
+from trainers.rows.batches import Batches, Rounds, RowOrder
 from trainers.rows.packing import bins_of
 from trainers.start import packing_check
 
@@ -80,12 +80,13 @@ def test_a_step_has_the_same_rows_on_any_number_of_processes(grouped, processes,
 
     lengths = [7 * row % 61 + 1 for row in range(64)]
     batches = batches_of(lengths, 2, 8, grouped=grouped)  # four steps of 16 rows
-    trainer = OrdersRows()
-    trainer.batches, trainer.state = batches, SimpleNamespace(global_step=done)
+    from trainers.stage.trl_trainer import StageTrainer
+
+    trainer = SimpleNamespace(batches=batches, state=SimpleNamespace(global_step=done))
     shares = []
     for process in range(processes):
         loader = prepare_data_loader(
-            DataLoader(range(64), batch_size=2, sampler=trainer._get_train_sampler()),
+            DataLoader(range(64), batch_size=2, sampler=StageTrainer._get_train_sampler(trainer)),
             num_processes=processes,
             process_index=process,
             put_on_device=False,

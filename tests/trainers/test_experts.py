@@ -143,7 +143,7 @@ def base_trainer(model, objective_arguments=None, **arguments):
     from trl import SFTConfig
 
     from tests.trainers.families import byte_level
-    from trainers.stage.answer_loss import answer_trainer
+    from trainers.stage.trl_classes import SFT
 
     tokenizer = byte_level(("<e>",), eos="<e>")
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
@@ -152,7 +152,7 @@ def base_trainer(model, objective_arguments=None, **arguments):
         output_dir="unused", use_cpu=True, report_to="none", bf16=False,
         dataset_kwargs={"skip_prepare_dataset": True}, **arguments,
     )  # fmt: skip
-    return answer_trainer()(
+    return SFT(
         model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
     )
 

@@ -21,7 +21,6 @@ from trainers.rows.preference import (
     preference_columns,
     reward_columns,
     tokenise_pair,
-    with_prepared_rows,
 )
 from trainers.rows.prompts import PROMPTS
 from trainers.rows.row import Unusable
@@ -389,7 +388,9 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
+    from trl import DPOConfig, KTOConfig, RewardConfig
+
+    from trainers.stage import trl_classes
 
     examples = [
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
@@ -402,9 +403,9 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
         **SETTINGS,
     )
     config, trainer_class, table = {
-        "dpo": (DPOConfig, DPOTrainer, preference_columns),
-        "rm": (RewardConfig, RewardTrainer, reward_columns),
-        "kto": (KTOConfig, KTOTrainer, lambda rows: feedback_columns(rows, batch=4)),
+        "dpo": (DPOConfig, trl_classes.DPO, preference_columns),
+        "rm": (RewardConfig, trl_classes.Reward, reward_columns),
+        "kto": (KTOConfig, trl_classes.KTO, lambda rows: feedback_columns(rows, batch=4)),
     }[objective]
     model = (
         AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
@@ -422,7 +423,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
         disable_tqdm=True,
         max_length=None,
     )
-    trainer = with_prepared_rows(trainer_class)(
+    trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=Dataset.from_dict(table(data.train)),

@@ -89,24 +89,15 @@ def test_every_name_is_still_there(name):
 
 def our_classes():
     """Our subclasses of the libraries' classes, as they are used."""
-    from transformers import Trainer
-    from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOTrainer
-    from trl.experimental.cpo import CPOTrainer
-    from trl.experimental.orpo import ORPOTrainer
-
     from advisor.peft_adapter.layer import BottleneckLayer
     from advisor.peft_adapter.model import BottleneckModel
-    from trainers.grpo import with_prepared_prompts
-    from trainers.rows.preference import with_tokenised_pairs
-    from trainers.stage.answer_loss import answer_trainer
-    from trainers.stage.trl_trainer import with_safe_checkpoints
+    from trainers.stage.pair_trainers import CPO, ORPO
+    from trainers.stage.rollout_trainers import GRPO, RLOO
+    from trainers.stage.trl_classes import DPO, KTO, SFT, Classes, Reward, Seq2Seq
+    from trainers.teachers.trainer import Distilling
 
-    paired = [with_tokenised_pairs(kind) for kind in (ORPOTrainer, CPOTrainer)]
-    plain = (Trainer, DPOTrainer, KTOTrainer, RewardTrainer, *paired)
     return [
-        answer_trainer(),
-        *map(with_safe_checkpoints, plain),
-        *map(with_prepared_prompts, (GRPOTrainer, RLOOTrainer)),
+        *(SFT, DPO, KTO, Reward, Classes, Seq2Seq, CPO, ORPO, GRPO, RLOO, Distilling),
         BottleneckLayer,
         BottleneckModel,
     ]

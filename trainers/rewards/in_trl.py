@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from trainers.rewards.rollout_log import Rollout, RolloutLog
+from trainers.rewards.rollout_log import Rollout
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
 from trainers.rewards.watch import Watch, stage_lines
 from trainers.say.metrics_file import metric_name
@@ -86,26 +86,6 @@ def _function(rewards: Rewards, part: Reward, scored: Scored) -> Callable[..., l
 
     score.__name__ = part.key  # what TRL calls it in its metrics
     return score
-
-
-def with_rollout_log(trainer: type) -> type:
-    """TRL's trainer class, which writes some of its answers into rollouts.jsonl."""
-    base: Any = trainer
-
-    class Logging(base):
-        rewards: Rewards
-        scored: Scored
-        rollout_log: RolloutLog | None = None  # None: in a dry run, and beside the main process
-
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            output = super()._generate_and_score_completions(inputs)
-            log, step = self.rollout_log, self.state.global_step + 1
-            if log is not None and self.model.training and log.is_due(step):
-                advantages = output["advantages"].tolist()
-                log.write(step, self.scored.rollouts(self.rewards, advantages, self.eos_token_ids))
-            return output
-
-    return Logging
 
 
 class WatchCallback(TrainerCallback):

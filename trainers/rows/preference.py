@@ -7,7 +7,6 @@ once, here.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,15 +14,7 @@ from typing import Any
 from advisor.data.example import Example, Message
 from trainers.rows.conversation import NO_TURNS, join_texts, question_key
 from trainers.rows.kinds import Kind, Marked, Review, mark_of
-from trainers.rows.row import (
-    IGNORED,
-    LeftOut,
-    Unusable,
-    ids_of,
-    normalise_text,
-    row_numbers,
-    rows_word,
-)
+from trainers.rows.row import LeftOut, Unusable, ids_of, normalise_text, row_numbers, rows_word
 from trainers.rows.template import Templater
 
 NO_PAIR = "no pair of a better and a worse answer"
@@ -329,7 +320,7 @@ FEEDBACK: Kind[Feedback] = Kind(
 
 
 def preference_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
-    """What TRL's DPO trainer batches, and our `with_tokenised_pairs` reads."""
+    """What TRL's DPO trainer batches, and those of ORPO and CPO read."""
     return {
         "prompt_ids": [list(row.prompt_ids) for row in rows],
         "chosen_ids": [list(row.chosen_ids) for row in rows],
@@ -390,50 +381,3 @@ def with_own_answers(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str,
     answers = [row["completion_ids"] for row in rows]
     turned = [answers[-1], *answers[:-1]]
     return [{**row, "KL_completion_ids": answer} for row, answer in zip(rows, turned, strict=True)]
-
-
-def with_prepared_rows(trainer: type) -> type:
-    """TRL's trainer class without its preparation of rows, which would apply the chat template a
-    second time.
-    """
-
-    def _prepare_dataset(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
-
-    return type(f"Prepared{trainer.__name__}", (trainer,), {"_prepare_dataset": _prepare_dataset})
-
-
-def with_tokenised_pairs(trainer: Any) -> type:
-    """One of TRL's trainers that tokenise pairs themselves (ORPO, CPO), reading the token ids of
-    `preference_columns` instead of text, and leaving the dtypes of a 4-bit base as they are: TRL's
-    casts leave an output layer of 16 bits behind a norm of 32, which no forward outside autocast
-    can compute.
-    """
-    module: Any = sys.modules[trainer.__module__]
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        casts = module.peft_module_casting_to_bf16
-        module.peft_module_casting_to_bf16 = lambda model: None
-        try:
-            trainer.__init__(self, *args, **kwargs)
-        finally:
-            module.peft_module_casting_to_bf16 = casts
-
-    def tokenize_row(self: Any, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
-        prompt = list(feature["prompt_ids"])
-        row: dict[str, Any] = {
-            "prompt_input_ids": prompt,
-            "prompt_attention_mask": [1] * len(prompt),
-        }
-        for side in ("chosen", "rejected"):
-            answer = list(feature[f"{side}_ids"])
-            row[f"{side}_input_ids"] = prompt + answer
-            row[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
-            row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
-        return row
-
-    return type(
-        f"Tokenised{trainer.__name__}",
-        (trainer,),
-        {"__init__": __init__, "tokenize_row": tokenize_row},
-    )

@@ -18,7 +18,7 @@ from trainers.keep.held_out_curve import check_held_out
 from trainers.keep.resuming import open_store
 from trainers.keep.save_clock import save_clock
 from trainers.rows import Prepared
-from trainers.rows.batches import Batches, choose_order
+from trainers.rows.batches import Batches
 from trainers.rows.prepared import rows_digest
 from trainers.say import stopping
 from trainers.say.joining import connect
@@ -144,9 +144,11 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     continues = hasattr(loaded.model, "peft_config")
     trainer = loaded.builder.build(job, loaded.sequences, steps=steps, callback=callback)
     trainer.rows_at_once = rows_at_once(job)
-    batches = choose_order(trainer, Batches.of(job, loaded.sequences, processes=processes))
-    if batches is not None and job.part != JUDGE:
-        tell(job, batches.describe(len(data.train), pairs=objective.kind.name == "pairs"))
+    if trainer.orders_rows:
+        trainer.batches = Batches.of(job, loaded.sequences, processes=processes)
+        if job.part != JUDGE:
+            pairs = objective.kind.name == "pairs"
+            tell(job, trainer.batches.describe(len(data.train), pairs=pairs))
     trainer.checkpoint_store = store
     return BuiltStage(
         loaded=loaded,

@@ -21,11 +21,13 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import process_rank
 from trainers.job.types import Model
 from trainers.rows.row import IGNORED
-from trainers.stage.answer_loss import answer_trainer
+from trainers.stage.trl_classes import SFT
 from trainers.step.out_of_memory import ROWS, Rows
 from trainers.step.token_counting import read_in
 from trainers.teachers.divergence import divergences, head_of, vocabulary
@@ -96,180 +98,167 @@ def add_distance(model: Model) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def distilling_trainer() -> type:
-    """The trainer class; its constructor has one more argument, `lesson`."""
-    import torch
+class Distilling(SFT):
+    """SFT's trainer with the distance to a teacher as its loss.
 
-    base: Any = answer_trainer()
+    Args:
+        lesson: What is learned of the teacher.
+    """
 
-    class DistillingTrainer(base):
-        def __init__(self, *args: Any, lesson: Lesson, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.lesson = lesson
-            self.student = (
-                self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            )
-            add_distance(self.student)
-            self.engine: Any = None  # generates the student's answers; set once this is made
-            self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
+    def __init__(self, *args: Any, lesson: Lesson, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lesson = lesson
+        self.student = (
+            self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        )
+        add_distance(self.student)
+        self.engine: Any = None  # generates the student's answers; set once this is made
+        self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
 
-        # ------------------------------------------------------------------ the student's answers
+    # ------------------------------------------------------------------ the student's answers
 
-        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-            batches, count = super().get_batch_samples(*args, **kwargs)
-            first = self.state.global_step * self.args.gradient_accumulation_steps
-            chosen = [
-                place
-                for place in range(len(batches))
-                if is_on_policy(first + place, self.lesson.on_policy)
-            ]
-            if not chosen:
-                return batches, count
-            features = [feature for place in chosen for feature in batches[place][ROWS].features]
-            answered = iter(self.answer(features))
-            for place in chosen:
-                rows = [next(answered) for _ in batches[place][ROWS].features]
-                batches[place] = {**self.data_collator(rows), ROWS: Rows(rows)}
-            return batches, self._get_num_items_in_batch(batches, self.args.device)
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        chosen = [
+            place
+            for place in range(len(batches))
+            if is_on_policy(first + place, self.lesson.on_policy)
+        ]
+        if not chosen:
+            return batches, count
+        features = [feature for place in chosen for feature in batches[place][ROWS].features]
+        answered = iter(self.answer(features))
+        for place in chosen:
+            rows = [next(answered) for _ in batches[place][ROWS].features]
+            batches[place] = {**self.data_collator(rows), ROWS: Rows(rows)}
+        return batches, self._get_num_items_in_batch(batches, self.args.device)
 
-        def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-            """The rows with answers of the student in place of their last ones."""
-            from trainers.rollouts.engine import Sampling
-            from trainers.rollouts.transformers_engine import stop_ids
+    def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The rows with answers of the student in place of their last ones."""
+        from trainers.rollouts.engine import Sampling
+        from trainers.rollouts.transformers_engine import stop_ids
 
-            starts = [prompt_length(feature["labels"]) for feature in features]
-            room = [self.lesson.seq_len - start for start in starts]
-            asked = [
-                place for place, start in enumerate(starts) if start > 0 and room[place] >= ROOM
-            ]
-            rows = [dict(feature) for feature in features]
-            if not asked:
-                return rows
-            prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
-            with own_random_numbers(self.args.device, self.lesson.seed, self.state.global_step):
-                sampling = Sampling(
-                    limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
-                    temperature=self.lesson.temperature,
-                    stops=stop_ids(self.model),
-                )
-                self.engine.load_weights()
-                found = self.engine.generate(prompts, sampling)
-            for place, prompt, written, ended in zip(
-                asked, prompts, found.ids, found.ended, strict=True
-            ):
-                answer = written[: room[place]]
-                rows[place] |= {
-                    "input_ids": [*prompt, *answer],
-                    "labels": [*[IGNORED] * len(prompt), *answer],
-                }
-                self._written.append((len(answer), ended and len(answer) == len(written)))
+        starts = [prompt_length(feature["labels"]) for feature in features]
+        room = [self.lesson.seq_len - start for start in starts]
+        asked = [place for place, start in enumerate(starts) if start > 0 and room[place] >= ROOM]
+        rows = [dict(feature) for feature in features]
+        if not asked:
             return rows
-
-        def policy(self) -> Any:
-            """The context in which the model is the student: it always is."""
-            return nullcontext(self.accelerator.unwrap_model(self.model))
-
-        def local_engine(self, say: Callable[[str], None]) -> Any:
-            """Generates the student's answers in this process; the teacher takes room beside it."""
-            from trainers.rollouts.transformers_engine import TransformersEngine
-
-            beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
-            return TransformersEngine(
-                self.policy,
-                pad_id=self.processing_class.pad_token_id,
-                models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
-                autocast=self.accelerator.autocast,
-                say=say,
+        prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
+        with own_random_numbers(self.args.device, self.lesson.seed, self.state.global_step):
+            sampling = Sampling(
+                limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
+                temperature=self.lesson.temperature,
+                stops=stop_ids(self.model),
             )
+            self.engine.load_weights()
+            found = self.engine.generate(prompts, sampling)
+        for place, prompt, written, ended in zip(
+            asked, prompts, found.ids, found.ended, strict=True
+        ):
+            answer = written[: room[place]]
+            rows[place] |= {
+                "input_ids": [*prompt, *answer],
+                "labels": [*[IGNORED] * len(prompt), *answer],
+            }
+            self._written.append((len(answer), ended and len(answer) == len(written)))
+        return rows
 
-        def train(self, *args: Any, **kwargs: Any) -> Any:
-            with closing(self.engine):
-                return super().train(*args, **kwargs)
+    def policy(self) -> Any:
+        """The context in which the model is the student: it always is."""
+        return nullcontext(self.accelerator.unwrap_model(self.model))
 
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if self._written and "loss" in logs:
-                lengths, ended = zip(*self._written, strict=True)
-                logs["completions/mean_length"] = sum(lengths) / len(lengths)
-                logs["completions/clipped_ratio"] = 1 - sum(ended) / len(ended)
-                self._written = []
-            super().log(logs, start_time)
+    def local_engine(self, say: Callable[[str], None]) -> Any:
+        """Generates the student's answers in this process; the teacher takes room beside it."""
+        from trainers.rollouts.transformers_engine import TransformersEngine
 
-        # ------------------------------------------------------------------ the loss
+        beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
+        return TransformersEngine(
+            self.policy,
+            pad_id=self.processing_class.pad_token_id,
+            models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
+            autocast=self.accelerator.autocast,
+            say=say,
+        )
 
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: Any,
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            if return_outputs or not self.model.training:
-                return super().compute_loss(
-                    model,
-                    inputs,
-                    return_outputs=return_outputs,
-                    num_items_in_batch=num_items_in_batch,
-                )
-            self.count_tokens(read_in(inputs), inputs)
-            found_N, balance = self.distances(model, inputs)
-            if num_items_in_batch is None:
-                return self.mean_loss(found_N, balance, len(found_N))
-            return self.mean_loss(found_N, balance, num_items_in_batch, accumulated=True)
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with closing(self.engine):
+            return super().train(*args, **kwargs)
 
-        def distances(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any | None]:
-            """(the divergence at each learned token: N, the loss that balances experts or None)."""
-            lesson = self.lesson
-            asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            learned_BT = inputs["labels"][:, 1:] != IGNORED
-            teacher, teacher_NH = self.teacher_states(asked, learned_BT)
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._written and "loss" in logs:
+            lengths, ended = zip(*self._written, strict=True)
+            logs["completions/mean_length"] = sum(lengths) / len(lengths)
+            logs["completions/clipped_ratio"] = 1 - sum(ended) / len(ended)
+            self._written = []
+        super().log(logs, start_time)
 
-            def distance(student: Any, hidden_BTH: Any) -> Any:
-                mine, theirs = head_of(student), head_of(teacher)
-                return divergences(
-                    mine, theirs, hidden_BTH[:, :-1][learned_BT], teacher_NH,
-                    beta=lesson.beta, temperature=lesson.temperature,
-                    size=vocabulary(mine, theirs),
-                )  # fmt: skip
+    # ------------------------------------------------------------------ the loss
 
-            more = (
-                {"output_router_logits": True}
-                if self.aux_loss_enabled and self.model.training
-                else {}
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if return_outputs or not self.model.training:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-            return model(**asked, **more, distance=distance)
+        self.count_tokens(read_in(inputs), inputs)
+        found_N, balance = self.distances(model, inputs)
+        if num_items_in_batch is None:
+            return self.mean_loss(found_N, balance, len(found_N))
+        return self.mean_loss(found_N, balance, num_items_in_batch, accumulated=True)
 
-        def teacher_states(self, asked: Mapping[str, Any], learned_BT: Any) -> tuple[Any, Any]:
-            """(the teacher without PEFT's wrapping, its hidden states: N, H)."""
-            autocast = self.accelerator.autocast() if torch.is_grad_enabled() else nullcontext()
-            with torch.no_grad():
-                if self.lesson.teacher is not None:
-                    teacher = self.lesson.teacher
-                    hidden_BTH = teacher.base_model(**asked, use_cache=False).last_hidden_state
-                else:
-                    # PEFT's switched-off prefix goes past the forward that has autocast around it.
-                    teacher = self.student
-                    with self.without_module() as model, autocast:
-                        hidden_BTH, _ = model(**asked, distance=lambda _, hidden_BTH: hidden_BTH)
-            return teacher, hidden_BTH[:, :-1][learned_BT]
+    def distances(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any | None]:
+        """(the divergence at each learned token: N, the loss that balances experts or None)."""
+        lesson = self.lesson
+        asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        learned_BT = inputs["labels"][:, 1:] != IGNORED
+        teacher, teacher_NH = self.teacher_states(asked, learned_BT)
 
-        @contextmanager
-        def without_module(self) -> Iterator[Any]:
-            """The student as its base alone, in evaluation mode."""
-            model = self.accelerator.unwrap_model(self.model)
-            was_training = model.training
-            model.eval()
-            try:
-                with model.disable_adapter():
-                    yield model
-            finally:
-                model.train(was_training)
+        def distance(student: Any, hidden_BTH: Any) -> Any:
+            mine, theirs = head_of(student), head_of(teacher)
+            return divergences(
+                mine, theirs, hidden_BTH[:, :-1][learned_BT], teacher_NH,
+                beta=lesson.beta, temperature=lesson.temperature,
+                size=vocabulary(mine, theirs),
+            )  # fmt: skip
 
-        def row_distances(self, inputs: Mapping[str, Any]) -> Any:
-            """The divergence at each learned token of rows that are not trained on: N."""
-            with evaluating(self.model):
-                return self.distances(self.model, inputs)[0]
+        more = (
+            {"output_router_logits": True} if self.aux_loss_enabled and self.model.training else {}
+        )
+        return model(**asked, **more, distance=distance)
 
-    return DistillingTrainer
+    def teacher_states(self, asked: Mapping[str, Any], learned_BT: Any) -> tuple[Any, Any]:
+        """(the teacher without PEFT's wrapping, its hidden states: N, H)."""
+        autocast = self.accelerator.autocast() if torch.is_grad_enabled() else nullcontext()
+        with torch.no_grad():
+            if self.lesson.teacher is not None:
+                teacher = self.lesson.teacher
+                hidden_BTH = teacher.base_model(**asked, use_cache=False).last_hidden_state
+            else:
+                # PEFT's switched-off prefix goes past the forward that has autocast around it.
+                teacher = self.student
+                with self.without_module() as model, autocast:
+                    hidden_BTH, _ = model(**asked, distance=lambda _, hidden_BTH: hidden_BTH)
+        return teacher, hidden_BTH[:, :-1][learned_BT]
+
+    @contextmanager
+    def without_module(self) -> Iterator[Any]:
+        """The student as its base alone, in evaluation mode."""
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        try:
+            with model.disable_adapter():
+                yield model
+        finally:
+            model.train(was_training)
+
+    def row_distances(self, inputs: Mapping[str, Any]) -> Any:
+        """The divergence at each learned token of rows that are not trained on: N."""
+        with evaluating(self.model):
+            return self.distances(self.model, inputs)[0]
 
 
 @contextmanager
@@ -277,8 +266,6 @@ def own_random_numbers(device: Any, seed: int, step: int) -> Iterator[None]:
     """Random numbers that depend on the seed, the step and the process, and leave those of the
     training as they were.
     """
-    import torch
-
     cards = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cards):
         torch.manual_seed((seed * 1_000_003 + step) * 4096 + process_rank())
