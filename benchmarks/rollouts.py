@@ -40,6 +40,7 @@ import torch
 from contextlib import nullcontext
 from importlib import import_module
 from advisor.plan.model import Plan, PlanData, Stage
+from trainers.stage.objective import Opened
 from trainers.stage.opening import open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder
 from trainers.job.job import make_job
@@ -105,7 +106,7 @@ else:
     _, device, _, update = open_stage(job, objective.config_class, objective.faults)
     set_seed(0)
     tokenizer, rows = prepare(job, objective)
-    loaded = objective.load(job, device, update, tokenizer, rows)
+    loaded = objective.load(Opened(job=job, device=device, update=update, tokenizer=tokenizer, data=rows))
     builder = TrainerBuilder(objective, loaded, tokenizer, device, update)
     trainer = builder.build(job, objective.sequences(job, rows.train, loaded), steps=steps, callback=Norms(), save=False)
     began, cpu = time.perf_counter(), time.process_time()

@@ -9,56 +9,41 @@ knows the names of its classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import InputError
 from advisor.ground.progress import track
 from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAnswer
+from trainers.evaluation import Subject
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
-from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.evaluation.saved_result import SCORES
 from trainers.job.evaluating import evaluating
-from trainers.job.job import Job
-from trainers.job.types import Device, Model, Tokenizer, Trainer
-from trainers.rows import Prepared
+from trainers.job.types import Trainer
 from trainers.rows.classification import CLASSES, Labelled, class_columns, class_names
-from trainers.rows.sequences import flattened, values_of
-from trainers.stage.objective import Objective
-from trainers.step import settings
+from trainers.rows.sequences import values_of
+from trainers.stage.objective import Build, Opened, WithHead
 from trainers.step.out_of_memory import in_halves
-from trainers.updates import Update
 
-HEAD = "SequenceClassification"
 HELD_OUT, TRIAL_ROWS = 500, 16
 BATCH = 32
 
 
-class Classifier(Objective[Labelled]):
+class Classifier(WithHead[Labelled]):
     """Learns the class of each text."""
 
+    trained_by = "trainers.stage.trl_classes:Classes"
     kind = CLASSES
+    columns = staticmethod(class_columns)
+    head = SCORES
+    head_name = "classes"
+    why_not_packed = "several texts would share a row, and each row has one class"
     writes = False
     measures_loss = True
 
-    def config_class(self) -> type:
-        from transformers import TrainingArguments
-
-        return TrainingArguments
-
-    def faults(self, job: Job) -> list[Fault]:
-        why = "several texts would share a row, and each row has one class"
-        return self.head_faults(job, "classes", why_not_packed=why)
-
-    def load(
-        self,
-        job: Job,
-        device: Device,
-        update: Update,
-        tokenizer: Tokenizer,
-        data: Prepared[Labelled],
-    ) -> Any:
+    def load(self, opened: Opened[Labelled]) -> Any:
         """The model with a new head that has one output for each class.
 
         Raises InputError if all rows of a class were held out.
@@ -67,6 +52,7 @@ class Classifier(Objective[Labelled]):
 
         from trainers.start.loading import load_base
 
+        job, data, tokenizer = opened.job, opened.data, opened.tokenizer
         learned = set(values_of(data.train, "name"))
         names = class_names(chain(learned, values_of(data.holdout, "name")))
         missing = set(names) - learned
@@ -77,44 +63,21 @@ class Classifier(Objective[Labelled]):
                 hint="add rows of it, or set a smaller holdout",
             )
         set_seed(job.stage.seed)  # the head starts from random numbers
-        model = load_base(job, device, None, head=HEAD, num_labels=len(names))
+        model = load_base(job, opened.device, None, head=SCORES, num_labels=len(names))
         model.config.id2label = dict(enumerate(names))
         model.config.label2id = {name: place for place, name in enumerate(names)}
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         return model
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Labelled]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from peft import get_peft_model
+    def trainer_parts(self, build: Build[Labelled], config: Any) -> dict[str, Any]:
         from transformers import DataCollatorWithPadding
 
-        from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage import trl_classes
+        collator = DataCollatorWithPadding(build.tokenizer)
+        return {**super().trainer_parts(build, config), "data_collator": collator}
 
-        return trl_classes.Classes(
-            model=get_peft_model(model, peft_config) if peft_config is not None else model,
-            args=settings.build_config(self.config_class(), arguments, job),
-            train_dataset=rows_dataset(flattened(sequences), class_columns),
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            dropout=job.options.get("dropout", 0.0),
-        )
-
-    def probe(self, job: Job, data: Prepared[Labelled], tokenizer: Tokenizer) -> Probe:
-        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id, head=HEAD)
-
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Labelled], fingerprint: str
-    ) -> ClassEvaluator:
-        return ClassEvaluator(job, trainer, data)
+    def evaluator(self, subject: Subject[Labelled]) -> ClassEvaluator:
+        return ClassEvaluator(subject)
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Labelled]) -> float | None:
         from torch import tensor
@@ -157,11 +120,11 @@ class ClassEvaluator:
     A new head has learned nothing, so that baseline stands for the model before training.
     """
 
-    def __init__(self, job: Job, trainer: Trainer, data: Prepared[Labelled]) -> None:
-        self.trainer = trainer
+    def __init__(self, subject: Subject[Labelled]) -> None:
+        self.trainer, data = subject.trainer, subject.data
         parts = (data.train, data.holdout)
         self.names = class_names(chain.from_iterable(values_of(part, "name") for part in parts))
-        trial = job.max_steps is not None
+        trial = subject.job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
         self.most_common = Counter(values_of(data.train, "label")).most_common(1)[0][0]
         self.predicted: list[int] = []

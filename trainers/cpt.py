@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from advisor.ground.errors import InputError
 from trainers.evaluation.generation import TextEvaluator
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer, Trainer
+from trainers.job.types import Tokenizer
 from trainers.rows import Prepared, Row
 from trainers.rows.sequences import Picked, lengths
 from trainers.rows.stage_rows import prepare_rows
@@ -23,6 +24,8 @@ from trainers.stage import run as stage
 
 class CPT(SFT):
     """Learns to continue documents."""
+
+    evaluated_by = staticmethod(partial(TextEvaluator, generates=False))
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
         """The corpus, with the replay share of general text mixed in.
@@ -45,11 +48,6 @@ class CPT(SFT):
             share=float(job.options["replay_share"]),
             seed=job.stage.seed,
         )
-
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
-    ) -> TextEvaluator:
-        return TextEvaluator(job, trainer, data, fingerprint, generates=False)
 
 
 def general_text(job: Job, tokenizer: Tokenizer) -> Sequence[Row]:

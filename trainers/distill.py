@@ -7,7 +7,7 @@ Where the teacher is the frozen base of the module that is trained, one copy of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
@@ -17,21 +17,20 @@ from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
 from advisor.ground.progress import track
 from advisor.plan.vllm import asks_server
+from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
 from trainers.evaluation.metrics import Comparison, compare
-from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job, label
 from trainers.job.machine import check_versions, torch_device
-from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
 from trainers.rows import Prepared, Row
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
 from trainers.say.telling import say
 from trainers.stage import run as stage
-from trainers.stage.objective import Objective
-from trainers.step import settings
+from trainers.stage.objective import Build, Objective, Opened
 from trainers.teachers.answers import (
     Written,
     answered,
@@ -47,7 +46,6 @@ from trainers.teachers.teacher import (
     teacher_digest,
     teacher_source,
 )
-from trainers.updates import Update
 
 TEACHER, DATA = "teacher", "data"
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
@@ -57,15 +55,11 @@ DISTANCE = "divergence from the teacher"
 class Distillation(Objective[Row]):
     """Learns a teacher's distribution over the next token, at every token of an answer."""
 
+    config = "trl:SFTConfig"
     measures_loss = True
     logged = ("completions/mean_length", "completions/clipped_ratio")
     teacher: Any = None  # the teacher's model, once something needs it
     server: OpenServer | None = None  # that generates the student's answers
-
-    def config_class(self) -> type:
-        from trl import SFTConfig
-
-        return SFTConfig
 
     def faults(self, job: Job) -> list[Fault]:
         teacher_source(job)
@@ -173,49 +167,40 @@ class Distillation(Objective[Row]):
 
     # ------------------------------------------------------------------ training
 
-    def load(
-        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Row]
-    ) -> Model:
+    def load(self, opened: Opened[Row]) -> Model:
         from trainers.stage.trl_trainer import frozen_copy
         from trainers.start.loading import check_vocabulary
 
+        job, data = opened.job, opened.data
         self.server = open_rollouts(job)  # before the model is loaded: it may be gone
-        model: Any = super().load(job, device, update, tokenizer, data)
+        model: Any = super().load(opened)
         if is_own_base(job):
             self.teacher = None
         elif self.teacher is None:
-            self.teacher = load_teacher(job, device)
+            self.teacher = load_teacher(job, opened.device)
         if self.teacher is model:  # bases are kept between tasks, and this one is trained
             self.teacher = frozen_copy(model)
         if self.teacher is not None:
-            check_vocabulary(self.teacher, tokenizer, (*data.train, *data.holdout))
+            check_vocabulary(self.teacher, opened.tokenizer, (*data.train, *data.holdout))
         return model
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Row]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
+    def trainer(self, build: Build[Row]) -> Trainer:
         from trainers.rows import dataset_columns
         from trainers.rows.rows_dataset import rows_dataset
         from trainers.teachers.trainer import Distilling, Lesson
 
-        options = job.options
+        job, options = build.job, build.job.options
         own = {
             "max_length": job.stage.seq_len,
             "packing": False,
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
         built: Any = Distilling(
-            model=model,
-            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=rows_dataset(sequences, partial(dataset_columns, lengths=False)),
-            processing_class=tokenizer,
-            peft_config=peft_config,
+            model=build.model,
+            args=build.config(self.config_class(), own),
+            train_dataset=rows_dataset(build.sequences, partial(dataset_columns, lengths=False)),
+            processing_class=build.tokenizer,
+            peft_config=build.peft_config,
             lesson=Lesson(
                 teacher=self.teacher,
                 beta=options["beta"],
@@ -231,18 +216,16 @@ class Distillation(Objective[Row]):
 
     # ------------------------------------------------------------------ measuring
 
-    def probe(self, job: Job, data: Prepared[Row], tokenizer: Tokenizer) -> Probe:
-        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
-
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
-    ) -> TextEvaluator:
-        return DistillationEvaluator(job, trainer, data, fingerprint)
+    def evaluator(self, subject: Subject[Row]) -> TextEvaluator:
+        return DistillationEvaluator(subject)
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
         total, count = self.held_out_loss(trainer, rows)
         mean_loss(trainer, rows)
         return total / count if count else None
+
+    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Row]) -> Sequence[Row]:
+        return rows
 
     def held_out_loss(self, trainer: Trainer, inputs: Sequence[Row]) -> tuple[float, float]:
         batch = padded_batch(inputs, trainer.processing_class.pad_token_id, trainer.args.device)

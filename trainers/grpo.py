@@ -9,20 +9,21 @@ from `trl: {num_iterations: 2}` on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.record.content import folder_digest
 from advisor.record.stage import Check, RewardRecord, SavedFile
+from trainers.evaluation import Subject
 from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.job.job import Job, label
 from trainers.job.machine import is_main_process
-from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
@@ -40,9 +41,8 @@ from trainers.rows import Prepared
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.say.telling import say
 from trainers.stage import run as stage
-from trainers.stage.objective import Objective
+from trainers.stage.objective import Build, Objective, Opened
 from trainers.step import settings
-from trainers.updates import Update
 
 LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
@@ -53,6 +53,8 @@ class GRPO(Objective[Prompt]):
     the same prompt.
     """
 
+    config = "trl:GRPOConfig"
+    trained_by = "trainers.stage.rollout_trainers:GRPO"
     kind = PROMPTS
     logged: tuple[str, ...] = (
         "reward",
@@ -69,17 +71,6 @@ class GRPO(Objective[Prompt]):
     rewards: Rewards
     watch: Watch
     server: OpenServer | None = None  # that generates the answers; None: this process
-
-    def config_class(self) -> type:
-        from trl import GRPOConfig
-
-        return GRPOConfig
-
-    def trainer_class(self) -> type:
-        """The trainer."""
-        from trainers.stage.rollout_trainers import GRPO
-
-        return GRPO
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         """What this objective alone sets in TRL's config."""
@@ -118,29 +109,20 @@ class GRPO(Objective[Prompt]):
         note = source_note(job, (*data.train, *data.holdout))
         return replace(data, notes=(*data.notes, note)) if note else data
 
-    def load(
-        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Prompt]
-    ) -> Any:
+    def load(self, opened: Opened[Prompt]) -> Any:
+        job, prompts = opened.job, (*opened.data.train, *opened.data.holdout)
         # Before the model is loaded, because the server may be gone and the reward be refused.
         self.server = open_rollouts(job)
-        self.rewards = build_rewards(job, tokenizer, (*data.train, *data.holdout), device)
+        self.rewards = build_rewards(job, opened.tokenizer, prompts, opened.device)
         self.logged = (*type(self).logged, *self.rewards.logs)
-        return super().load(job, device, update, tokenizer, data)
+        return super().load(opened)
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Prompt]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
+    def trainer(self, build: Build[Prompt]) -> Trainer:
         from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
         from trainers.rollouts.transformers_engine import TransformersEngine
         from trainers.rows.rows_dataset import rows_dataset
 
-        rows = [row for (row,) in sequences]
+        job, rows = build.job, list(build.rows)
         generations = job.options["generations"]
         together = steps_together(job, len(rows), processes=settings.world_size())
         rows = filled(rows, together * job.stage.micro_batch_size * settings.world_size())
@@ -157,18 +139,18 @@ class GRPO(Objective[Prompt]):
         }
         scored = Scored()
         built: Any = self.trainer_class()(
-            model=model,
+            model=build.model,
             reward_funcs=reward_functions(self.rewards, scored),
-            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
+            args=build.config(self.config_class(), own),
             train_dataset=rows_dataset(rows, prompt_columns),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            dropout=job.options.get("dropout", 0.0),
+            processing_class=build.tokenizer,
+            peft_config=build.peft_config,
+            dropout=build.dropout,
         )
         built.ids_of = {row.prompt: row.prompt_ids for row in rows}
         local = TransformersEngine(
             built.policy,
-            pad_id=tokenizer.pad_token_id,
+            pad_id=build.tokenizer.pad_token_id,
             models=lambda: [built.accelerator.unwrap_model(built.model)],
             least=job.stage.micro_batch_size * generations,
             # PEFT's generate goes past the forward that accelerate put autocast around.
@@ -179,7 +161,9 @@ class GRPO(Objective[Prompt]):
         built.rollouts_from(engine_of(job, self.server, local, built.policy))
         built.rewards, built.scored, self.watch = self.rewards, scored, Watch()
         if is_main_process() and not job.dry_run:
-            built.rollout_log = RolloutLog.of(job, arguments["max_steps"], engine=built.engine.name)
+            built.rollout_log = RolloutLog.of(
+                job, build.arguments["max_steps"], engine=built.engine.name
+            )
             built.add_callback(
                 WatchCallback(
                     self.watch, self.rewards, self.logged, job.run / "metrics.jsonl",
@@ -195,10 +179,8 @@ class GRPO(Objective[Prompt]):
             pad_id=tokenizer.pad_token_id,
         )
 
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str
-    ) -> RewardEvaluator:
-        return RewardEvaluator(job, trainer, data, fingerprint, self.rewards)
+    def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
+        return RewardEvaluator(subject, self.rewards)
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Prompt]) -> float | None:
         general = general_rows(

@@ -8,17 +8,17 @@ divergence from the reference model is estimated from.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.evaluation.held_out import collated, trainer_loss
+from trainers.evaluation.held_out import collated
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
 from trainers.job.types import Model, Tokenizer, Trainer
-from trainers.rows import Prepared
+from trainers.rows import Prepared, Row
 from trainers.rows.preference import (
     FEEDBACK,
     Feedback,
@@ -26,10 +26,9 @@ from trainers.rows.preference import (
     feedback_columns,
     others_in_batch,
 )
-from trainers.rows.sequences import Beside, Picked, Singles, flattened, values_of
+from trainers.rows.sequences import Beside, Picked, Singles, values_of
 from trainers.stage import run as stage
-from trainers.stage.objective import Objective
-from trainers.step import settings
+from trainers.stage.objective import Build, Objective
 
 FEWEST_AT_ONCE = 4
 
@@ -37,22 +36,20 @@ FEWEST_AT_ONCE = 4
 class KTO(Objective[Feedback]):
     """Makes answers that people liked likelier, and others less likely."""
 
+    config = "trl:KTOConfig"
+    trained_by = "trainers.stage.trl_classes:KTO"
     kind = FEEDBACK
+    evaluated_by = PreferenceEvaluator
     measures_loss = True
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
-
-    def config_class(self) -> type:
-        from trl import KTOConfig
-
-        return KTOConfig
 
     def faults(self, job: Job) -> list[Fault]:
         size = job.stage.micro_batch_size
         if size >= FEWEST_AT_ONCE:
             return []
         what = (
-            f"KTO estimates the KL divergence from the rows of one batch,"
-            f" and micro_batch_size is {size}"
+            "KTO estimates the KL divergence from the rows of one batch, and micro_batch_size is"
+            f" {size}"
         )
         return [
             Fault(
@@ -65,20 +62,14 @@ class KTO(Objective[Feedback]):
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Feedback]:
         data: Prepared[Feedback] = super().rows(job, tokenizer)
+        at = f"stage {job.stage.name}"
         if len(set(values_of(data.train, "label"))) < 2:
             verdict = "liked" if data.train[0].label else "rejected"
-            raise InputError(
-                f"people {verdict} all {len(data.train):,} answers: nothing"
-                " says what makes one better",
-                where=f"stage {job.stage.name}",
-                allowed="liked and rejected answers",
-            )
+            what = f"people {verdict} all {len(data.train):,} answers: nothing says what makes one"
+            raise InputError(f"{what} better", where=at, allowed="liked and rejected answers")
         if len(data.train) < FEWEST_AT_ONCE:
-            raise InputError(
-                f"{len(data.train)} answers are too few for KTO",
-                where=f"stage {job.stage.name}",
-                allowed=f"{FEWEST_AT_ONCE} or more",
-            )
+            what = f"{len(data.train)} answers are too few for KTO"
+            raise InputError(what, where=at, allowed=f"{FEWEST_AT_ONCE} or more")
         return data
 
     def sequences(
@@ -91,64 +82,35 @@ class KTO(Objective[Feedback]):
         random.Random(job.stage.seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
         return Singles(Picked([rows], order))
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Feedback]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from trainers.rows.rows_dataset import copied_dataset, rows_dataset
-        from trainers.stage import trl_classes
+    def own_arguments(self, job: Job) -> dict[str, Any]:
+        return {"max_length": None, "beta": job.options["beta"]}
+
+    def dataset(self, build: Build[Feedback]) -> Any:
+        rows = build.rows
+        others = others_in_batch(len(rows), batch=build.job.stage.micro_batch_size)
+        return build.dataset(Beside(rows, Picked([rows], others)), columns_with_others)
+
+    def trainer_parts(self, build: Build[Feedback], config: Any) -> dict[str, Any]:
         from trainers.stage.trl_trainer import reference_model
 
-        rows = flattened(sequences)
-        others = others_in_batch(len(rows), batch=job.stage.micro_batch_size)
-        precomputes = job.stage.trl.get("precompute_ref_log_probs")
-        dataset = copied_dataset if precomputes else rows_dataset
-        config = settings.build_config(
-            self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job
-        )
-        return trl_classes.KTO(
-            model=model,
-            ref_model=reference_model(job, model, config),
-            args=config,
-            train_dataset=dataset(Beside(rows, Picked([rows], others)), columns_with_others),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            dropout=job.options.get("dropout", 0.0),
-        )
+        reference = reference_model(build.job, build.model, config)
+        return {**super().trainer_parts(build, config), "ref_model": reference}
 
     def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Tokenizer) -> Probe:
-        row = probe_row(data.train)
-        return Probe(
-            row=answer_row(tokenizer, row, row.completion_ids, row.expected),
-            pad_id=tokenizer.pad_token_id,
-        )
-
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Feedback], fingerprint: str
-    ) -> PreferenceEvaluator:
-        return PreferenceEvaluator(job, trainer, data, fingerprint)
+        row = as_row(tokenizer, probe_row(data.train))
+        return Probe(row=row, pad_id=tokenizer.pad_token_id)
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Feedback]) -> float | None:
-        log_probs = answer_log_probs(
-            trainer,
-            [
-                answer_row(trainer.processing_class, row, row.completion_ids, row.expected)
-                for row in rows
-            ],
-        )
-        return -sum(log_probs) / sum(row.learned for row in rows)
+        answers = [as_row(trainer.processing_class, row) for row in rows]
+        return -sum(answer_log_probs(trainer, answers)) / sum(row.learned for row in rows)
 
     def held_out_inputs(self, trainer: Trainer, rows: Sequence[Feedback]) -> Any:
         return collated(trainer, feedback_columns(rows, batch=len(rows))), len(rows)
 
-    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
-        batch, count = inputs
-        return trainer_loss(trainer, batch) * count, count
+
+def as_row(tokenizer: Tokenizer, row: Feedback) -> Row:
+    """An answer with feedback as a row whose answer is learned."""
+    return answer_row(tokenizer, row, row.completion_ids, row.expected)
 
 
 def train(job: Job) -> None:

@@ -7,70 +7,38 @@ prompts of the chosen answers are learned with them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer, Trainer
-from trainers.rows import Prepared
-from trainers.rows.preference import Pair, preference_columns
-from trainers.rows.sequences import flattened
+from trainers.rows.preference import Pair
 from trainers.stage import run as stage
-from trainers.step import settings
-
-NOTE = (
-    "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen answers"
-    " are learned too, as in the paper's code"
-)
+from trainers.stage.objective import Build, Objective
 
 
 class ORPO(DPO):
     """Makes the chosen answer of each pair likely, and likelier than the rejected one."""
 
+    config = "trl.experimental.orpo:ORPOConfig"
+    trained_by = "trainers.stage.pair_trainers:ORPO"
+    evaluated_by = staticmethod(partial(PreferenceEvaluator, learns_answers=True))
+    note = (
+        "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen"
+        " answers are learned too, as in the paper's code"
+    )
     logged = ("rewards/margins", "rewards/accuracies", "nll_loss", "log_odds_ratio")
 
-    def config_class(self) -> type:
-        from trl.experimental.orpo import ORPOConfig
-
-        return ORPOConfig
-
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
-    ) -> PreferenceEvaluator:
-        return PreferenceEvaluator(job, trainer, data, fingerprint, learns_answers=True)
-
-    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
-        data: Prepared[Pair] = super().rows(job, tokenizer)
-        return replace(data, notes=(*data.notes, NOTE))
-
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Pair]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage import pair_trainers
-
-        own = {
+    def own_arguments(self, job: Job) -> dict[str, Any]:
+        return {
             "max_length": job.stage.seq_len,
             "beta": job.options["beta"],
             "remove_unused_columns": False,
         }
-        return pair_trainers.ORPO(
-            model=model,
-            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=rows_dataset(flattened(sequences), preference_columns),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            dropout=job.options.get("dropout", 0.0),
-        )
+
+    def trainer_parts(self, build: Build[Pair], config: Any) -> dict[str, Any]:
+        return Objective.trainer_parts(self, build, config)  # no reference model
 
 
 def train(job: Job) -> None:

@@ -16,15 +16,8 @@ from trainers.stage import run as stage
 class RLOO(GRPO):
     """Makes answers likelier whose reward is above the mean of the others."""
 
-    def config_class(self) -> type:
-        from trl import RLOOConfig
-
-        return RLOOConfig
-
-    def trainer_class(self) -> type:
-        from trainers.stage.rollout_trainers import RLOO
-
-        return RLOO
+    config = "trl:RLOOConfig"
+    trained_by = "trainers.stage.rollout_trainers:RLOO"
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {}

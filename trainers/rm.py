@@ -18,93 +18,55 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.methods import methods
-from trainers.evaluation.held_out import collated, trainer_loss
+from trainers.evaluation import Subject
 from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
-from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.evaluation.saved_result import SCORES, Probe, probe_row
 from trainers.job.job import Job
-from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, reward_columns
-from trainers.rows.sequences import flattened
 from trainers.stage import run as stage
-from trainers.stage.objective import Objective
-from trainers.step import settings
-from trainers.updates import Update, load_update
+from trainers.stage.objective import Objective, Opened
+from trainers.updates import load_update
 
-HEAD = "SequenceClassification"
 HEAD_NAMES = ("score", "classifier")
 
 
 class RewardModel(Objective[Pair]):
     """Learns to score the chosen answer of each pair higher."""
 
+    config = "trl:RewardConfig"
+    trained_by = "trainers.stage.trl_classes:Reward"
     kind = PAIRS
+    columns = staticmethod(reward_columns)
+    head = SCORES
     writes = False
     measures_loss = True
     logged = ("accuracy", "margin", "mean_reward")
-
-    def config_class(self) -> type:
-        from trl import RewardConfig
-
-        return RewardConfig
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
         reason = why_module_is_new(job)
         return replace(data, notes=(*data.notes, reason)) if reason else data
 
-    def load(
-        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Pair]
-    ) -> Any:
-        return load_scorer(job, device, update, tokenizer, data)
+    def load(self, opened: Opened[Pair]) -> Any:
+        return load_scorer(opened)
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Pair]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage import trl_classes
-
-        return trl_classes.Reward(
-            model=model,
-            args=settings.build_config(self.config_class(), {**arguments, "max_length": None}, job),
-            train_dataset=rows_dataset(flattened(sequences), reward_columns),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            dropout=job.options.get("dropout", 0.0),
-        )
+    def own_arguments(self, job: Job) -> dict[str, Any]:
+        return {"max_length": None}
 
     def probe(self, job: Job, data: Prepared[Pair], tokenizer: Tokenizer) -> Probe:
-        return Probe(
-            row=SimpleNamespace(input_ids=probe_row(data.train).input_ids),
-            pad_id=tokenizer.pad_token_id,
-            head=HEAD,
-        )
+        row = SimpleNamespace(input_ids=probe_row(data.train).input_ids)
+        return Probe(row=row, pad_id=tokenizer.pad_token_id, head=SCORES)
 
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
-    ) -> RewardModelEvaluator:
-        return RewardModelEvaluator(
-            job, trainer, data, fingerprint, scored_before=start_task(job) == "SEQ_CLS"
-        )
+    def evaluator(self, subject: Subject[Pair]) -> RewardModelEvaluator:
+        return RewardModelEvaluator(subject, scored_before=start_task(subject.job) == "SEQ_CLS")
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Pair]) -> float | None:
         from torch.nn.functional import logsigmoid
 
         scores = pair_scores(trainer, rows)
         return float(-logsigmoid(scores[:, 0] - scores[:, 1]).mean())
-
-    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Pair]) -> Any:
-        return collated(trainer, reward_columns(rows)), len(rows)
-
-    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
-        batch, count = inputs
-        return trainer_loss(trainer, batch) * count, count
 
 
 # --------------------------------------------------------------------------- what it starts from
@@ -168,9 +130,7 @@ def why_module_is_new(job: Job) -> str | None:
     return None
 
 
-def load_scorer(
-    job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Pair]
-) -> Any:
+def load_scorer(opened: Opened[Pair]) -> Any:
     """The model with a score head: a new one, or that of the reward model that the stage continues
     from.
     """
@@ -178,10 +138,11 @@ def load_scorer(
 
     from trainers.start.loading import load_base
 
+    job = opened.job
     config = adapter_config(job)
     set_seed(job.stage.seed)  # the head starts from random numbers
-    model = load_base(job, device, job.whole_model(job.start), head=HEAD, num_labels=1)
-    choose_padding(model, tokenizer, data)
+    model = load_base(job, opened.device, job.whole_model(job.start), head=SCORES, num_labels=1)
+    choose_padding(model, opened.tokenizer, opened.data)
     if config is None or why_module_is_new(job):
         return model
     return with_module(job, model, config)

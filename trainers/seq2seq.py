@@ -9,42 +9,39 @@ A stage with objective sft and `head: seq2seq`. The result loads with plain Auto
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from trainers.evaluation.rewriting import RewritingEvaluator, in_batches, sum_of_losses
-from trainers.evaluation.saved_result import SEQ2SEQ, Probe, probe_row
+from trainers.evaluation.saved_result import SEQ2SEQ
 from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
-from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.job.types import Tokenizer, Trainer
 from trainers.rows import Prepared
 from trainers.rows.rewriting import REWRITINGS, Rewriting, rewriting_columns
-from trainers.rows.sequences import flattened
-from trainers.stage.objective import Objective
-from trainers.step import settings
+from trainers.stage.objective import Build, Opened, WithHead
 from trainers.step.out_of_memory import in_halves
-from trainers.updates import Update
 
 UPDATES = ("full", "lora")
 CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")  # of a language: en_XX, eng_Latn
 LANGUAGES = ("source_language", "target_language")
 
 
-class Seq2Seq(Objective[Rewriting]):
+class Seq2Seq(WithHead[Rewriting]):
     """Learns to write the output of each input."""
 
+    trained_by = "trainers.stage.trl_classes:Seq2Seq"
     kind = REWRITINGS
+    columns = staticmethod(rewriting_columns)
+    evaluated_by = RewritingEvaluator
+    head = SEQ2SEQ
+    head_name = "seq2seq"
+    why_not_packed = "an encoder would read the texts of other rows, too"
     measures_loss = True
 
-    def config_class(self) -> type:
-        from transformers import TrainingArguments
-
-        return TrainingArguments
-
     def faults(self, job: Job) -> list[Fault]:
-        why = "an encoder would read the texts of other rows, too"
-        found = self.head_faults(job, "seq2seq", why_not_packed=why)
+        found = super().faults(job)
         if job.stage.update not in UPDATES:
             what = f"update {job.stage.update} has no place in a model of an encoder and a decoder"
             allowed = f"update: {' or '.join(UPDATES)} with head: seq2seq"
@@ -56,14 +53,7 @@ class Seq2Seq(Objective[Rewriting]):
         data: Prepared[Rewriting] = super().rows(job, tokenizer)
         return data
 
-    def load(
-        self,
-        job: Job,
-        device: Device,
-        update: Update,
-        tokenizer: Tokenizer,
-        data: Prepared[Rewriting],
-    ) -> Any:
+    def load(self, opened: Opened[Rewriting]) -> Any:
         """The model, which writes the target language.
 
         Raises InputError for a model that is no sequence-to-sequence model.
@@ -73,6 +63,7 @@ class Seq2Seq(Objective[Rewriting]):
         from trainers.start.loading import load_base
         from trainers.start.model_files import reading
 
+        job = opened.job
         with reading(job.base_model):
             config = AutoConfig.from_pretrained(
                 job.base_model,
@@ -87,44 +78,18 @@ class Seq2Seq(Objective[Rewriting]):
                 allowed="T5, BART, NLLB, Marian, Pegasus and others of their kind",
                 hint="leave `head` out for a model that writes on its own",
             )
-        model = load_base(job, device, None, head=SEQ2SEQ)
+        model = load_base(job, opened.device, None, head=SEQ2SEQ)
         language = job.options.get("target_language")
         if language is not None:
-            model.generation_config.forced_bos_token_id = tokenizer.get_vocab()[language]
+            model.generation_config.forced_bos_token_id = opened.tokenizer.get_vocab()[language]
         return model
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Rewriting]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from peft import get_peft_model
+    def trainer_parts(self, build: Build[Rewriting], config: Any) -> dict[str, Any]:
         from transformers import DataCollatorForSeq2Seq
 
-        from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage import trl_classes
-
-        return trl_classes.Seq2Seq(
-            model=get_peft_model(model, peft_config) if peft_config is not None else model,
-            args=settings.build_config(self.config_class(), arguments, job),
-            train_dataset=rows_dataset(flattened(sequences), rewriting_columns),
-            processing_class=tokenizer,
-            # The model shifts the output by one place: that is what its decoder reads.
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-            dropout=job.options.get("dropout", 0.0),
-        )
-
-    def probe(self, job: Job, data: Prepared[Rewriting], tokenizer: Tokenizer) -> Probe:
-        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id, head=SEQ2SEQ)
-
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Any], fingerprint: str
-    ) -> RewritingEvaluator:
-        return RewritingEvaluator(job, trainer, data, fingerprint)
+        # The model shifts the output by one place: that is what its decoder reads.
+        collator = DataCollatorForSeq2Seq(build.tokenizer, model=build.model)
+        return {**super().trainer_parts(build, config), "data_collator": collator}
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Rewriting]) -> float | None:
         total, learned = self.held_out_loss(trainer, rows)

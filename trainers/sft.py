@@ -2,79 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import mean_loss
-from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer, Trainer
-from trainers.rows import Prepared, Row
+from trainers.job.types import Model, Trainer
+from trainers.rows import PackedBatches, Row, dataset_columns
 from trainers.rows.stage_rows import sequences_of
 from trainers.stage import run as stage
-from trainers.stage.objective import Objective
+from trainers.stage.objective import Build, EvaluatedBy, Objective
 from trainers.stage.opening import prepare
-from trainers.step import settings
 
 
 class SFT(Objective[Row]):
     """Learns the answers of the examples, or every token of a text."""
 
+    config = "trl:SFTConfig"
+    trained_by = "trainers.stage.trl_classes:SFT"
+    evaluated_by: EvaluatedBy | None = TextEvaluator
     measures_loss = True
-
-    def config_class(self) -> type:
-        from trl import SFTConfig
-
-        return SFTConfig
 
     def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
         return sequences_of(job, rows, model)
 
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Row]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from trainers.rows import PackedBatches, dataset_columns
-        from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage import trl_classes
-
-        flat = job.stage.packing and is_flash(job.stage.attention)
-        own = {
+    def own_arguments(self, job: Job) -> dict[str, Any]:
+        return {
             "max_length": job.stage.seq_len,
-            "packing": flat,
+            "packing": job.stage.packing and is_flash(job.stage.attention),
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
-        return trl_classes.SFT(
-            model=model,
-            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=rows_dataset(
-                sequences, partial(dataset_columns, lengths=job.stage.packing)
-            ),
-            processing_class=tokenizer,
-            data_collator=(
-                PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None
-            ),
-            peft_config=peft_config,
-        )
 
-    def probe(self, job: Job, data: Prepared[Row], tokenizer: Tokenizer) -> Probe:
-        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
+    def dataset(self, build: Build[Row]) -> Any:
+        columns = partial(dataset_columns, lengths=build.job.stage.packing)
+        return build.dataset(build.sequences, columns)
 
-    def evaluator(
-        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
-    ) -> TextEvaluator:
-        return TextEvaluator(job, trainer, data, fingerprint)
+    def trainer_parts(self, build: Build[Row], config: Any) -> dict[str, Any]:
+        stage = build.job.stage
+        packs = stage.packing and not config.packing  # flash attention packs by itself
+        collator = PackedBatches(build.tokenizer.pad_token_id) if packs else None
+        return {"peft_config": build.peft_config, "data_collator": collator}
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
         return mean_loss(trainer, rows)
+
+    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Row]) -> Sequence[Row]:
+        return rows
 
     def held_out_loss(self, trainer: Trainer, inputs: Sequence[Row]) -> tuple[float, float]:
         learned = sum(row.learned for row in inputs)

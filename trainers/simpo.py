@@ -7,19 +7,14 @@ any release.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault
 from trainers.dpo import DPO
+from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer, Trainer
-from trainers.rows import Prepared
-from trainers.rows.preference import Pair, preference_columns
-from trainers.rows.sequences import flattened
+from trainers.orpo import ORPO
 from trainers.stage import run as stage
-from trainers.step import settings
 
 # Fields of TRL's config that this stage sets, and where to say it instead.
 SET_HERE = {
@@ -27,18 +22,16 @@ SET_HERE = {
     "loss_type": "remove it: other losses of TRL's CPO trainer are not simpo",
     "cpo_alpha": "remove it: simpo has no term for learning the better answer",
 }
-NOTE = "SimPO is experimental in TRL and may be gone in its next release"
 
 
-class SimPO(DPO):
+class SimPO(ORPO):
     """Makes the mean log-probability of the better answer higher by a margin."""
 
-    logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
-
-    def config_class(self) -> type:
-        from trl.experimental.cpo import CPOConfig
-
-        return CPOConfig
+    config = "trl.experimental.cpo:CPOConfig"
+    trained_by = "trainers.stage.pair_trainers:CPO"
+    evaluated_by = PreferenceEvaluator
+    note = "SimPO is experimental in TRL and may be gone in its next release"
+    logged = DPO.logged
 
     def faults(self, job: Job) -> list[Fault]:
         """Keys of `trl:` that the stage sets itself."""
@@ -50,38 +43,9 @@ class SimPO(DPO):
             if key in job.stage.trl
         ]
 
-    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
-        data: Prepared[Pair] = super().rows(job, tokenizer)
-        return replace(data, notes=(*data.notes, NOTE))
-
-    def trainer(
-        self,
-        job: Job,
-        model: Model,
-        tokenizer: Tokenizer,
-        peft_config: Any,
-        sequences: Sequence[Sequence[Pair]],
-        arguments: Mapping[str, Any],
-    ) -> Trainer:
-        from trainers.rows.rows_dataset import rows_dataset
-        from trainers.stage import pair_trainers
-
-        own = {
-            "max_length": job.stage.seq_len,
-            "loss_type": "simpo",
-            "cpo_alpha": 0.0,
-            "beta": job.options["beta"],
-            "simpo_gamma": job.options["gamma"],
-            "remove_unused_columns": False,
-        }
-        return pair_trainers.CPO(
-            model=model,
-            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=rows_dataset(flattened(sequences), preference_columns),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            dropout=job.options.get("dropout", 0.0),
-        )
+    def own_arguments(self, job: Job) -> dict[str, Any]:
+        own = {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": job.options["gamma"]}
+        return super().own_arguments(job) | own
 
 
 def train(job: Job) -> None:

@@ -12,6 +12,7 @@ from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
 from trainers.job.evaluating import evaluating
 from trainers.rollouts.engine import Answers
 from trainers.rollouts.memory import rows_at_once
+from trainers.stage.objective import Opened
 from trainers.stage.opening import open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder
 from trainers.step.trained_dtype import round_to_base, train_in_float32
@@ -100,7 +101,9 @@ def built(job, name, *, steps=1):
     _, device, _, update = open_stage(job, objective.config_class, objective.faults)
     set_seed(job.stage.seed)
     tokenizer, data = prepare(job, objective)
-    model = objective.load(job, device, update, tokenizer, data)
+    model = objective.load(
+        Opened(job=job, device=device, update=update, tokenizer=tokenizer, data=data)
+    )
     heard = Heard()
     builder = TrainerBuilder(objective, model, tokenizer, device, update)
     sequences = objective.sequences(job, data.train, model)

@@ -13,10 +13,30 @@ saved_result.py  whether the saved result is the trained model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from trainers.job.job import Job
+from trainers.job.types import Trainer
+from trainers.rows import Prepared
+from trainers.rows.prepared import PreparedRow
 
 if TYPE_CHECKING:
     from advisor.record.stage import Check, Evaluation
+
+Item = TypeVar("Item", bound=PreparedRow)
+
+
+@dataclass(frozen=True)
+class Subject(Generic[Item]):
+    """What is evaluated: the model of a trainer, on the data of its stage."""
+
+    job: Job
+    trainer: Trainer
+    data: Prepared[Item]
+    # Of everything that the training depends on: an evaluation of the base with another one does
+    # not count.
+    fingerprint: str
 
 
 class Evaluator(Protocol):

@@ -18,6 +18,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.progress import track, waiting
 from advisor.record.stage import Check, Evaluation, SampleAnswer
+from trainers.evaluation import Subject
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
     SAMPLES,
@@ -39,9 +40,8 @@ from trainers.evaluation.metrics import (
 )
 from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import keep_value, kept_value
-from trainers.job.job import Job
-from trainers.job.types import Tokenizer, Trainer
-from trainers.rows import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
+from trainers.job.types import Tokenizer
+from trainers.rows import ANSWERS, Row, Templater, prepare_stage_rows
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
@@ -63,16 +63,9 @@ class Measurements:
 class TextEvaluator:
     """Measures losses and answers before and after training, and compares them."""
 
-    def __init__(
-        self,
-        job: Job,
-        trainer: Trainer,
-        data: Prepared[Row],
-        fingerprint: str,
-        *,
-        generates: bool = True,
-    ) -> None:
-        self.job, self.trainer, self.fingerprint = job, trainer, fingerprint
+    def __init__(self, subject: Subject[Row], *, generates: bool = True) -> None:
+        job, data = subject.job, subject.data
+        self.job, self.trainer, self.fingerprint = job, subject.trainer, subject.fingerprint
         self.trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if self.trial else HELD_OUT_ROWS)
         self.prompts = (

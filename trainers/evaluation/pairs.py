@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import SAMPLES, answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare, proportion_interval
-from trainers.job.job import Job
-from trainers.job.types import Tokenizer, Trainer
+from trainers.job.types import Tokenizer
 from trainers.rows import IGNORED, Prepared, Row
 from trainers.rows.preference import Feedback, Pair
 from trainers.rows.row import ids_of
@@ -66,24 +66,16 @@ class PreferenceEvaluator(TextEvaluator):
     or how likely held-out answers with feedback are.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        trainer: Trainer,
-        data: Prepared[Any],
-        fingerprint: str,
-        *,
-        learns_answers: bool = False,
-    ) -> None:
-        tokenizer = trainer.processing_class
-        trial = job.max_steps is not None
+    def __init__(self, subject: Subject[Any], *, learns_answers: bool = False) -> None:
+        tokenizer, data = subject.trainer.processing_class, subject.data
+        trial = subject.job.max_steps is not None
         self.held = held_out(data.holdout, limit=TRIAL if trial else HELD_OUT)
         answers: Prepared[Row] = replace(
             data,
             train=tuple(chosen_rows(tokenizer, data.train[: 4 * SAMPLES])),
             holdout=tuple(chosen_rows(tokenizer, self.held)),
         )
-        super().__init__(job, trainer, answers, fingerprint)
+        super().__init__(replace(subject, data=answers))
         if not learns_answers:
             self.rows = []  # then the likelihood of the chosen answers alone is no aim
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from advisor.ground.progress import track
 from advisor.record.stage import Check, Evaluation, Metric
+from trainers.evaluation import Subject
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
 from trainers.job.evaluating import evaluating
 from trainers.job.files import keep_value, kept_value
-from trainers.job.job import Job
 from trainers.job.types import Trainer
-from trainers.rows import Prepared
 from trainers.rows.preference import Pair
 from trainers.step.out_of_memory import in_halves
 
@@ -60,16 +59,9 @@ class RewardModelEvaluator:
     reward model already.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        trainer: Trainer,
-        data: Prepared[Pair],
-        fingerprint: str,
-        *,
-        scored_before: bool,
-    ) -> None:
-        self.job, self.trainer, self.fingerprint = job, trainer, fingerprint
+    def __init__(self, subject: Subject[Pair], *, scored_before: bool) -> None:
+        job, data = subject.job, subject.data
+        self.job, self.trainer, self.fingerprint = job, subject.trainer, subject.fingerprint
         trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_PAIRS if trial else HELD_OUT_PAIRS)
         self.scored_before = scored_before

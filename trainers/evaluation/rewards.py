@@ -8,11 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trainers.evaluation import Subject
 from trainers.evaluation.generation import Measurements, TextEvaluator
 from trainers.evaluation.loss import answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare
-from trainers.job.job import Job
-from trainers.job.types import Trainer
 from trainers.rewards.scoring import Answer, Rewards, Score
 from trainers.rows import IGNORED, Prepared, Row
 from trainers.rows.prompts import Prompt
@@ -43,13 +42,13 @@ def prompt_row(row: Prompt) -> Row:
 class RewardEvaluator(TextEvaluator):
     """Lets the model answer held-out prompts greedily, and scores the answers by the reward."""
 
-    def __init__(
-        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str, rewards: Rewards
-    ) -> None:
+    def __init__(self, subject: Subject[Prompt], rewards: Rewards) -> None:
+        job, data = subject.job, subject.data
         trial = job.max_steps is not None
         self.held = held_out(data.holdout, limit=TRIAL_PROMPTS if trial else HELD_OUT_PROMPTS)
         # No row has a loss: prompts have nothing to learn.
-        super().__init__(job, trainer, Prepared(train=(), holdout=(), rows=data.rows), fingerprint)
+        nothing: Prepared[Row] = Prepared(train=(), holdout=(), rows=data.rows)
+        super().__init__(Subject(job, subject.trainer, nothing, subject.fingerprint))
         self.rewards = rewards
         self.prompts = [prompt_row(row) for row in self.held]
         self.limit = int(job.options["response_tokens"])

@@ -16,7 +16,7 @@ from advisor.record.files import TrainedStage
 from advisor.record.run import DONE, RESULT, StageResult
 from advisor.record.stage import Check, Evaluation
 from advisor.record.verdict import Verdict
-from trainers.evaluation import Evaluator
+from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job.files import write_json
 from trainers.job.job import Job, label
@@ -55,7 +55,9 @@ def measure_before(built: BuiltStage, parts: Parts) -> Before:
     probe = loaded.objective.probe(job, loaded.data, loaded.tokenizer)
     answer = probe.answer(trainer.model)
     evaluator = (
-        loaded.objective.evaluator(job, trainer, loaded.data, evaluated(built.store, loaded.data))
+        loaded.objective.evaluator(
+            Subject(job, trainer, loaded.data, evaluated(built.store, loaded.data))
+        )
         if job.judge
         else None
     )

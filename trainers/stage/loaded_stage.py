@@ -25,7 +25,7 @@ from trainers.say.joining import connect
 from trainers.say.parts import LOAD, Parts
 from trainers.say.stopping import request
 from trainers.say.telling import say, tell
-from trainers.stage.objective import Objective
+from trainers.stage.objective import Objective, Opened
 from trainers.stage.opening import OpenStage, describe, open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder
 from trainers.start.bases import memory_meter
@@ -102,7 +102,9 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     memory = memory_meter(device)
     board.memory = memory.in_use
     connect(device)  # their rows are there
-    model = objective.load(job, device, opened.update, tokenizer, data)
+    model = objective.load(
+        Opened(job=job, device=device, update=opened.update, tokenizer=tokenizer, data=data)
+    )
     check_vocabulary(model, tokenizer, chain(data.train, data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
     job, data = unpacked_if_seen(job, data, model, device)

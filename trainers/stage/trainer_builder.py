@@ -10,7 +10,7 @@ from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.rows.sequences import flattened
 from trainers.say.telling import tell
-from trainers.stage.objective import Objective
+from trainers.stage.objective import Build, Objective
 from trainers.step import settings
 from trainers.step.make_optimizer import put_own
 from trainers.step.out_of_memory import now
@@ -76,12 +76,14 @@ class TrainerBuilder(NamedTuple):
         # ORPO and CPO ask the config whether to train with the loss, and only when they are built.
         with returning_routers(self.model, balance.on):
             trainer: Any = self.objective.trainer(
-                job,
-                self.model,
-                self.tokenizer,
-                peft_config,
-                sequences,
-                {**arguments, **balance.arguments},
+                Build(
+                    job=job,
+                    model=self.model,
+                    tokenizer=self.tokenizer,
+                    peft_config=peft_config,
+                    sequences=sequences,
+                    arguments={**arguments, **balance.arguments},
+                )
             )
         plain = unquantised_parameters(trainer.model)
         if plain is not None and plain[1]:
