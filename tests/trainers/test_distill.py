@@ -10,8 +10,9 @@ from advisor.ground.errors import InputError
 from tests.trainers.alignment import losses, trained
 from trainers import distill
 from trainers.job.job import make_job
+from trainers.step.answer_loss import Head
 from trainers.teachers import answers as answers_module
-from trainers.teachers.divergence import Head, divergences, in_slices, in_tiles, logit_divergences
+from trainers.teachers.divergence import divergences, in_slices, in_tiles, logit_divergences
 from trainers.teachers.trainer import is_on_policy, prompt_length
 
 SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}

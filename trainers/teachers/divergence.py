@@ -14,52 +14,11 @@ Dimensions: N learned tokens laid end to end, H hidden size (each model its own)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
+from trainers.step.answer_loss import Head
+
 SLICE_LOGITS = 2**25  # of one model in a slice: 128 MiB in float32
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """How a model makes logits of hidden states: scale * (hidden @ matrix + bias), capped."""
-
-    module: Any
-    scale: float = 1.0
-    cap: float | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is one matrix, with no module on it and not quantised."""
-        import torch
-
-        return type(self.module) is torch.nn.Linear
-
-    def logits(self, hidden_NH: Any, size: int) -> Any:
-        """The first `size` logits of each token, in float32: N, V."""
-        import torch
-
-        logits_NV = self.module(hidden_NH)[:, :size].float() * self.scale
-        return logits_NV if self.cap is None else self.cap * torch.tanh(logits_NV / self.cap)
-
-
-def head_of(model: Any) -> Head:
-    """The head of a causal model, with the factors that transformers' models keep in their config
-    (as in trl.trainer.utils.add_fused_lm_head).
-    """
-    config = model.config.get_text_config()
-    factors = ("logit_scale", "output_multiplier", "lm_head_multiplier")
-    scale = next(
-        (found for name in factors if (found := getattr(config, name, None)) is not None), None
-    )
-    divided = getattr(config, "logits_scaling", None)
-    if scale is None and divided is not None:
-        scale = divided if config.model_type == "hyperclovax" else 1 / divided
-    return Head(
-        module=model.get_output_embeddings(),
-        scale=1.0 if scale is None else float(scale),
-        cap=getattr(config, "final_logit_softcapping", None),
-    )
 
 
 def vocabulary(*heads: Head) -> int:

@@ -14,8 +14,6 @@ Dimensions: B rows, T tokens of the longest, N learned tokens laid end to end, H
 
 from __future__ import annotations
 
-import functools
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,12 +23,12 @@ import torch
 
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import process_rank
-from trainers.job.types import Model
 from trainers.rows.row import IGNORED
 from trainers.stage.trl_classes import SFT
+from trainers.step.answer_loss import add_hidden_call, head_of
 from trainers.step.out_of_memory import ROWS, Rows
 from trainers.step.token_counting import read_in
-from trainers.teachers.divergence import divergences, head_of, vocabulary
+from trainers.teachers.divergence import divergences, vocabulary
 
 ROOM = 8  # tokens that seq_len has to leave for an answer; else the data's answer is kept
 
@@ -68,36 +66,6 @@ def prompt_length(labels: Sequence[int]) -> int:
     return end
 
 
-def add_distance(model: Model) -> None:
-    """Give a causal model a forward that, called with `distance`, returns what that makes of the
-    hidden states before the head (B, T, H), and the loss that balances experts if
-    `output_router_logits` asks for it.
-    """
-    original = model.forward
-
-    @functools.wraps(type(model).forward)
-    def forward(
-        self: Any, *args: Any, distance: Callable[[Any, Any], Any] | None = None, **kwargs: Any
-    ) -> Any:
-        if distance is None:
-            return original(*args, **kwargs)
-        kwargs["use_cache"] = False
-        if not kwargs.get("output_router_logits"):
-            hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state
-            return distance(self, hidden_BTH), None
-        seen: list[Any] = []
-        hook = self.base_model.register_forward_hook(
-            lambda _module, _args, out: seen.append(out.last_hidden_state)
-        )
-        try:
-            balance = original(*args, **kwargs, logits_to_keep=1).aux_loss
-        finally:
-            hook.remove()
-        return distance(self, seen[0]), balance
-
-    model.forward = types.MethodType(forward, model)
-
-
 class Distilling(SFT):
     """SFT's trainer with the distance to a teacher as its loss.
 
@@ -111,7 +79,7 @@ class Distilling(SFT):
         self.student = (
             self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         )
-        add_distance(self.student)
+        add_hidden_call(self.student)
         self.engine: Any = None  # generates the student's answers; set once this is made
         self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
 
@@ -227,7 +195,7 @@ class Distilling(SFT):
         more = (
             {"output_router_logits": True} if self.aux_loss_enabled and self.model.training else {}
         )
-        return model(**asked, **more, distance=distance)
+        return model(**asked, **more, at_head=distance)
 
     def teacher_states(self, asked: Mapping[str, Any], learned_BT: Any) -> tuple[Any, Any]:
         """(the teacher without PEFT's wrapping, its hidden states: N, H)."""
@@ -240,7 +208,7 @@ class Distilling(SFT):
                 # PEFT's switched-off prefix goes past the forward that has autocast around it.
                 teacher = self.student
                 with self.without_module() as model, autocast:
-                    hidden_BTH, _ = model(**asked, distance=lambda _, hidden_BTH: hidden_BTH)
+                    hidden_BTH, _ = model(**asked, at_head=lambda _, hidden_BTH: hidden_BTH)
         return teacher, hidden_BTH[:, :-1][learned_BT]
 
     @contextmanager
