@@ -22,6 +22,7 @@ from trainers.stage.later_stages import end_of_checks
 from trainers.stage.objective import Objective
 from trainers.step import optimizers, settings
 from trainers.step.cpu_products import use_faster_products
+from trainers.step.pass_through import check_passed_through
 from trainers.updates import Update, load_update
 
 
@@ -54,7 +55,8 @@ def open_stage(
     from trainers.start.loading import dtype_faults
 
     update = load_update(job.stage.update)
-    settings.check_passed_through(job, config_class(), update, device)
+    common = settings.training_arguments(job, device, steps=1)
+    check_passed_through(job, config_class(), update, common)
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)

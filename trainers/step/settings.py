@@ -1,6 +1,4 @@
-"""A stage as arguments of TRL's config class; and a check of `trl:` and `peft:` against the config
-classes, before a model is loaded.
-"""
+"""A stage as arguments of TRL's config class."""
 
 from __future__ import annotations
 
@@ -10,210 +8,16 @@ import multiprocessing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.errors import InputError
 from advisor.methods.optimizers import optimizer
-from advisor.methods.stage import stage_keys, trl_arguments
+from advisor.methods.stage import trl_arguments
 from trainers.job.job import Job
 from trainers.job.machine import process_count, usable_cores
 from trainers.job.types import Device
 from trainers.say.joining import JOIN_S
 from trainers.step.make_optimizer import by_transformers
-from trainers.step.pass_through import (
-    first_line,
-    needs_faults,
-    refused_values,
-    type_faults,
-    without_effect,
-)
+from trainers.step.pass_through import refused
 from trainers.step.sharding import is_sharded, prepare_sharding
-from trainers.updates import Update
-
-# Argument of TRL or transformers -> the plan's key that sets it. These are refused in `trl:`.
-PLAN_KEYS: Mapping[str, str] = {
-    **{
-        argument: name
-        for name, key in stage_keys().items()
-        for argument in (*key.uses.trl, *key.uses.decides)
-    },
-    "bf16": "weights_dtype and precision",
-    "fp16": "weights_dtype and precision",
-    "model_init_kwargs": "weights_dtype, attention, quantization, kernels",
-    "trust_remote_code": "trust_remote_code (of the plan)",
-    "use_cpu": "launch.device",
-    "deepspeed": "launch.strategy",
-    "fsdp": "launch.strategy",
-    "fsdp_config": "launch.strategy",
-    "completion_only_loss": "loss_on",
-    "assistant_only_loss": "loss_on",
-    "beta": "beta",
-    "num_generations": "generations",
-    "max_completion_length": "response_tokens",
-    "epsilon": "clip_range",
-    "use_vllm": "rollouts",
-    "output_dir": "advise run --output",
-    "logging_dir": "advise run --output",
-}
-# Arguments that the trainers set, with the reason. These are refused in `trl:`, too.
-SET_BY_TRAINERS: Mapping[str, str] = {
-    "chat_template_path": "the model's own chat template is used and stored with the result",
-    "dataset_text_field": "rows are read and tokenised before TRL sees them",
-    "dataset_kwargs": "rows are read and tokenised before TRL sees them",
-    "dataset_num_proc": "rows are read and tokenised before TRL sees them",
-    "shuffle_dataset": "the order follows from the seed",
-    "eos_token": "the tokenizer's own is used",
-    "pad_token": "the tokenizer's own is used",
-    "resume_from_checkpoint": "a run resumes automatically",
-    "remove_unused_columns": "the columns are the trainer's own",
-    "disable_dropout": (
-        "the plan's key dropout sets that of the module; the base has none if two models are"
-        " compared"
-    ),
-    "num_generations_eval": "rewards are measured before and after training",
-    "generation_batch_size": "all prompts of an optimizer step are answered together",
-    "steps_per_generation": "all prompts of an optimizer step are answered together",
-    "reward_weights": "each entry of the stage's key `rewards` has its weight",
-    "log_completions": "rollouts.jsonl in the stage's folder has samples of all steps",
-    "do_train": "a stage trains",
-    "do_eval": "held-out loss is measured before and after training",
-    "do_predict": "held-out loss is measured before and after training",
-    "eval_strategy": "held-out loss is measured about ten times a run",
-    "load_best_model_at_end": "the plan's key keep says which weights are the result",
-    "logging_nan_inf_filter": "a loss that is not finite must be seen",
-    "disable_tqdm": "our trainers show progress themselves",
-    "save_only_model": "a checkpoint must be complete to resume from",
-    "save_safetensors": "weights are always saved as safetensors",
-    "push_to_hub": "the plan's key push_to uploads the result",
-    "label_names": "the columns are the trainer's own",
-    **dict.fromkeys(
-        (
-            "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port",
-            "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url",
-            "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
-            "vllm_structured_outputs_regex", "vllm_tensor_parallel_size",
-        ),
-        "the plan's `launch.vllm` says where the server is, or how it is started",
-    ),
-}  # fmt: skip
-
-
-# What a config class is tried with: the device and the number formats of the stage.
-FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")
-
-
-def check_passed_through(job: Job, config_class: type, update: Update, device: Device) -> None:
-    """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, that the
-    plan or the trainers set, that would have no effect, or whose value the class refuses.
-    """
-    stage = job.stage
-    at = f"stage {stage.name}: trl"
-    faults = _key_faults(at, stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS)
-    passed = _passed(stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS)
-    if passed:
-        common = _known(config_class, training_arguments(job, device, steps=1))
-        values = {**_defaults(config_class), **common, **passed}
-        faults += needs_faults(at, passed, values, job)
-        # The plan's batch sizes are left out: objectives fit them to fields of their own.
-        frame = {key: common[key] for key in FRAME if key in common}
-        faults += _value_faults(at, passed, config_class, frame)
-    at = f"stage {stage.name}: peft"
-    peft_class = update.config_class()
-    if peft_class is not None:
-        faults += _key_faults(at, stage.peft, peft_class, update.PLAN_KEYS, {})
-        options = {
-            field: job.options[key]
-            for field, key in update.PLAN_KEYS.items()
-            if job.options.get(key) is not None
-        }
-        passed = _passed(stage.peft, peft_class, update.PLAN_KEYS, {})
-        faults += _value_faults(at, passed, peft_class, options)
-    elif stage.peft:
-        faults.append(
-            Fault(
-                where=f"stage {stage.name}",
-                what=(f"'peft' has no effect: update {stage.update} does not use PEFT"),
-                hint="remove it",
-            )
-        )
-    faults += update.faults(stage)
-    if faults:
-        raise InputError(faults=faults)
-
-
-def _known(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that are fields of the config class."""
-    names = {item.name for item in dataclasses.fields(config_class) if item.init}
-    return {key: value for key, value in values.items() if key in names}
-
-
-def _passed(
-    given: Mapping[str, Any],
-    config_class: type,
-    owned: Mapping[str, str],
-    decided: Mapping[str, str],
-) -> dict[str, Any]:
-    """The keys that reach the config class."""
-    stopped = {*owned, *decided, *without_effect(config_class)}
-    return {key: value for key, value in _known(config_class, given).items() if key not in stopped}
-
-
-def _defaults(config_class: type) -> dict[str, Any]:
-    return {
-        item.name: item.default
-        for item in dataclasses.fields(config_class)
-        if item.default is not dataclasses.MISSING
-    }
-
-
-def _value_faults(
-    at: str, given: Mapping[str, Any], config_class: type, others: Mapping[str, Any]
-) -> list[Fault]:
-    """Values of the wrong type; if there are none, values that the config class refuses."""
-    return list(type_faults(at, given, config_class)) or refused_values(
-        at, given, config_class, others
-    )
-
-
-def _key_faults(
-    at: str,
-    given: Mapping[str, Any],
-    config_class: type,
-    owned: Mapping[str, str],
-    decided: Mapping[str, str],
-) -> list[Fault]:
-    """Keys that do not reach the config class, each with the reason."""
-    fields = [item.name for item in dataclasses.fields(config_class) if item.init]
-    idle = without_effect(config_class)
-    known = [name for name in fields if not any(name in table for table in (owned, decided, idle))]
-    faults = []
-    for key in given:
-        if key in owned:
-            faults.append(
-                Fault(
-                    where=at,
-                    what=f"'{key}' is set by the plan's own key {owned[key]}",
-                    hint=f"remove it and set {owned[key]}",
-                )
-            )
-        elif key in decided:
-            faults.append(
-                Fault(where=at, what=f"'{key}' cannot be set: {decided[key]}", hint="remove it")
-            )
-        elif key in idle and key in fields:
-            faults.append(
-                Fault(where=at, what=f"'{key}' would have no effect: {idle[key]}", hint="remove it")
-            )
-        elif key not in known:
-            fault = unknown_name("key", key, known, at=at)
-            faults.append(
-                dataclasses.replace(
-                    fault,
-                    allowed=(
-                        f"fields of {config_class.__module__.split('.')[0]}'s"
-                        f" {config_class.__name__} that the plan does not set itself"
-                    ),
-                )
-            )
-    return faults
 
 
 def autocast_dtype(job: Job, device: Device) -> str | None:
@@ -337,16 +141,10 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
     try:
         config = config_class(**{**arguments, **job.stage.trl})
     except (TypeError, ValueError) as error:
-        text = first_line(error)
-        named = [key for key in job.stage.trl if key in text] or list(job.stage.trl)
-        if not named:  # no key of a person's: ours are wrong
+        if not job.stage.trl:  # no key of a person's: ours are wrong
             raise
-        keys = "', '".join(named)
-        raise InputError(
-            f"'{keys}': {text}",
-            where=f"stage {job.stage.name}: trl",
-            hint="see TRL's documentation of the key",
-        ) from None
+        fault = refused(error, job.stage.trl, at=f"stage {job.stage.name}: trl")
+        raise InputError(faults=[fault]) from None
     # A process that sees several GPUs, such as a trainer started by hand, would get
     # nn.DataParallel, which TRL refuses, and under which a plan's batch size means another one.
     if getattr(config, "n_gpu", 1) > 1:

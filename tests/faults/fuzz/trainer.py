@@ -141,25 +141,23 @@ def fields_of(objective: str) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
 
 def reaching(kind: type) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
     """The fields that a plan may set, each with its type: refusing the others is tested elsewhere."""
-    from trainers.step.pass_through import _hints, without_effect
-    from trainers.step.settings import PLAN_KEYS, SET_BY_TRAINERS
+    from trainers.step.pass_through import PLAN_KEYS, fields_of, passed
 
-    stopped = {*PLAN_KEYS, *SET_BY_TRAINERS, *without_effect(kind), *LEFT_OUT}
-    hints = _hints(kind)
+    hints = passed(fields_of(kind), PLAN_KEYS)
     return [
         (field, hints[field.name])
         for field in dataclasses.fields(kind)
-        if field.init and field.name not in stopped
+        if field.name in hints and field.name not in LEFT_OUT
     ]
 
 
 def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
     """A value, four times of five one of the right type."""
-    from trainers.step.pass_through import accepts
+    from trainers.step.pass_through import fits
 
     value = odd_value(field, mutator)
     for _ in range(40 if mutator.dice.random() < 0.8 else 0):
-        if accepts(hint, value):
+        if fits(value, hint):
             break
         value = odd_value(field, mutator)
     return value
