@@ -80,7 +80,7 @@ def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     common = {"update": "lora", "learning_rate": 1e-3, "seq_len": 64, "max_steps": 1}
     stages = [
         {"name": "sft", "objective": "sft", **common},
-        {"name": "dpo", "objective": "dpo", **common, "trl": {"adam_beta1": 9}},
+        {"name": "dpo", "objective": "dpo", **common, "trl": {"adam_beta1": [9]}},
         {"name": "ppo", "objective": "ppo", **common, "reward": "own.py:score"},
     ]
     (tmp_path / "own.py").write_text("def score(prompts, completions): return [0.0]\n")
@@ -90,7 +90,7 @@ def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     command = ["sft", str(tmp_path / "plan.json"), "--stage", "sft", "--run", str(tmp_path / "run")]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "stage dpo: trl: 'adam_beta1' is 9" in said
+    assert "stage dpo: trl: 'adam_beta1' is a list" in said
     assert "stage ppo: response_tokens 256 leave no room for a prompt within seq_len 64" in said
     asked = []
     monkeypatch.setattr(later_stages, "OURS", tmp_path)
