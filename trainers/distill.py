@@ -16,7 +16,7 @@ from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
 from advisor.ground.progress import track
-from advisor.plan.vllm import asks_server
+from advisor.plan.vllm import asks_server, unservable
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
@@ -24,7 +24,7 @@ from trainers.evaluation.metrics import Comparison, compare
 from trainers.job.job import Job, label
 from trainers.job.machine import check_versions, torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
-from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
+from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
@@ -65,7 +65,7 @@ class Distillation(Objective[Row]):
         teacher_source(job)
         if job.options.get("teacher_quantization"):
             check_versions(quantized=True)
-        stage_, found = job.stage, rollout_faults(job)
+        stage_, found = job.stage, list(unservable(job.stage, job.options))
         at = f"stage {stage_.name}"
         answer = int(job.options["response_tokens"])
         if self.answers_from(job) == TEACHER and answer + SHORTEST_PROMPT > stage_.seq_len:
@@ -211,7 +211,8 @@ class Distillation(Objective[Row]):
                 seed=job.stage.seed,
             ),
         )
-        built.engine = engine_of(job, self.server, built.local_engine(say), built.policy)
+        room = job.stage.micro_batch_size / job.entry.stage.micro_batch_size
+        built.engine = engine_of(job, self.server, built.local_engine(room), built.policy)
         return built
 
     # ------------------------------------------------------------------ measuring

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
 from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation import Subject
@@ -35,8 +36,8 @@ from trainers.rewards.watch import (
     reward_records,
     stage_lines,
 )
-from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
+from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.say.telling import say
@@ -77,7 +78,7 @@ class GRPO(Objective[Prompt]):
         return {"epsilon": job.options["clip_range"]}
 
     def faults(self, job: Job) -> list[Fault]:
-        found = [*reward_faults(job), *rollout_faults(job)]
+        found = [*reward_faults(job), *unservable(job.stage, job.options)]
         answer = job.options["response_tokens"]
         if answer + SHORTEST_PROMPT > job.stage.seq_len:
             what = (
@@ -153,10 +154,9 @@ class GRPO(Objective[Prompt]):
             pad_id=build.tokenizer.pad_token_id,
             models=lambda: [built.accelerator.unwrap_model(built.model)],
             least=job.stage.micro_batch_size * generations,
+            room=job.stage.micro_batch_size / job.entry.stage.micro_batch_size,
             # PEFT's generate goes past the forward that accelerate put autocast around.
             autocast=built.accelerator.autocast,
-            adapts=not job.dry_run,
-            say=say,
         )
         built.rollouts_from(engine_of(job, self.server, local, built.policy))
         built.rewards, built.scored, self.watch = self.rewards, scored, Watch()

@@ -271,7 +271,9 @@ def server_needs(stage: Stage, options: Mapping[str, Any], *, model: str) -> Ser
 
 
 def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
-    """What in the stage a running vLLM server cannot take over."""
+    """What in the stage a running vLLM server cannot take over; nothing if it asks none."""
+    if not asks_server(stage):
+        return
     at = f"stage {stage.name}: rollouts is vllm, and"
 
     def fault(why: str, key: str = "it") -> Fault:

@@ -4,14 +4,14 @@ attention, and against plain TRL on the same rows.
 
 import json
 import math
+from contextlib import nullcontext
 from importlib import import_module
 
 import pytest
 
 from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
 from trainers.job.evaluating import evaluating
-from trainers.rollouts.engine import Answers
-from trainers.rollouts.memory import rows_at_once
+from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.stage.objective import Opened
 from trainers.stage.opening import open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder
@@ -126,11 +126,10 @@ def fixed_answers(monkeypatch, trainer_class):
             answers.append([5 + (sum(ids) * 7 + place * 31 + step * 13) % 250 for step in range(6)])
         return answers
 
-    def ours(model, prompts, sampling, **keys):
-        answers = generate(prompts)
-        return Answers(prompts, answers, [False] * len(answers))
-
-    monkeypatch.setattr("trainers.rollouts.transformers_engine.generate_batch", ours)
+    monkeypatch.setattr(
+        "trainers.rollouts.transformers_engine.generate_batch",
+        lambda model, prompts, sampling, **_: generate(prompts),
+    )
     monkeypatch.setattr(
         trainer_class, "_generate_single_turn", lambda self, ids, *_, **__: (generate(ids), None)
     )
@@ -319,9 +318,7 @@ def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
     trainer.train()
     assert calls == [2 * 4 * 4]
     calls.clear()
-    monkeypatch.setattr(
-        "trainers.rollouts.transformers_engine.rows_at_once", lambda models, least, **_: least + 3
-    )
+    monkeypatch.setattr(TransformersEngine, "rows_at_once", lambda self, *_: self.least + 3)
     trainer, lines = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
     trainer.train()
     assert calls == [11, 11, 10]  # 2 prompts with 4 answers each fit, as the plan says, and 3 more
@@ -338,12 +335,19 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert rows_at_once([model], tokens=100, least=2, most=64) == 64
+
+    def at_once(tokens, rows, **options):
+        engine = TransformersEngine(nullcontext, pad_id=0, models=lambda: [model], **options)
+        return engine.rows_at_once([[0]] * rows, tokens - 1)
+
+    assert at_once(100, 64, least=2) == 64
     # Two layers of two heads of 16 hold 2*2*2*16 = 128 numbers of a token; reading a prompt needs
     # 8*64 + 3*128 = 896: 4,096 bytes, and the logits a little more: 2 GiB hold 15 of 32,768.
-    assert rows_at_once([model], tokens=2**15, least=2, most=64) == 15
-    assert rows_at_once([model], tokens=2**20, least=2, most=64) == 2
-    assert rows_at_once([model], tokens=2**20, least=32, most=7) == 7
+    assert at_once(2**15, 64, least=2) == 15
+    assert at_once(2**20, 64, least=2) == 2
+    assert at_once(2**20, 7) == 7
+    # A stage that ran out of memory and starts with half its micro-batch generates half as many.
+    assert at_once(2**15, 64, least=2, room=0.5) == 7
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])

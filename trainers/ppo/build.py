@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import Fault, InputError
+from advisor.plan.vllm import unservable
 from trainers.job.job import Job
 from trainers.job.types import Device, Tokenizer
 from trainers.keep.checkpoint_store import fingerprint
@@ -25,10 +26,9 @@ from trainers.rewards.sources import (
     reward_faults,
     reward_files,
 )
-from trainers.rollouts.choose import engine_of, open_rollouts, rollout_faults
+from trainers.rollouts.vllm_engine import engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.prompts import Prompt
-from trainers.say.telling import say
 from trainers.step import settings
 from trainers.step.trained_dtype import train_in_float32
 from trainers.updates import Update
@@ -44,7 +44,7 @@ SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
 def faults(job: Job) -> list[Fault]:
     """What in the stage cannot be done, or would have no effect."""
     stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
-    found = [*reward_faults(job), *rollout_faults(job)]
+    found = [*reward_faults(job), *unservable(job.stage, job.options)]
     if stage.options.get("dropout"):
         why = (
             "PPO compares probabilities before and after a step, which dropout would change at"
@@ -188,8 +188,8 @@ def build(
             one.numel() for role in (POLICY, VALUE) for one in roles.trained(role).values()
         ),
         least=max(AT_ONCE, stage.micro_batch_size),
+        room=stage.micro_batch_size / job.entry.stage.micro_batch_size,
         autocast=autocast,
-        say=say,
     )
     ppo = PPO(
         roles=roles,

@@ -22,7 +22,6 @@ from trainers.ppo.roles import POLICY
 from trainers.ppo.update import PPO
 from trainers.rewards.scoring import Score, filled
 from trainers.rollouts.engine import Answers
-from trainers.rollouts.transformers_engine import Share
 from trainers.rows import IGNORED
 from trainers.rows.prompts import Prompt
 
@@ -91,19 +90,16 @@ class HeldOutEvaluator:
 
     def _shared(self, batch: Sequence[Prompt], count: int) -> list[float]:
         """The scores of answers to the first prompts of a batch, of which each process generates
-        its share: those that one process alone would generate for the whole batch.
+        its share.
         """
         if not count:
             return []
         mine = range(process_rank(), count, process_count())
         prompts = [batch[place] for place in mine]
-        share = Share(mine, of=len(batch), width=max(len(row.prompt_ids) for row in batch))
         sums: list[Score] = []
-        with same_random_numbers(self.job.stage.seed):
-            answers = self.ppo.local.generate(
-                [list(row.prompt_ids) for row in prompts], self.ppo.sampling(), share=share
-            )
+        with same_random_numbers(self.job.stage.seed + process_rank()):
             if prompts:
+                answers = self.ppo.generate(prompts)
                 sums = self.ppo.sums(prompts, answers, self.ppo.batches(answers))
         table = [[0.0, 0.0] for _ in range(count)]  # of each prompt: its score, whether it has one
         for place, score in zip(mine, sums, strict=True):

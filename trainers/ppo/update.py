@@ -120,11 +120,7 @@ class PPO:
             shortest: No stop token before so many tokens.
         """
         engine = engine or self.local
-        return engine.generate(
-            [list(row.prompt_ids) for row in prompts],
-            self.sampling(shortest),
-            keep_log_probs=engine.differs,
-        )
+        return engine.generate([list(row.prompt_ids) for row in prompts], self.sampling(shortest))
 
     def batches(self, answers: Answers) -> list[Batch]:
         """The answers in batches of micro_batch_size."""

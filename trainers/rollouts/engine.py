@@ -43,10 +43,9 @@ class Answers:
     prompts: Sequence[Sequence[int]]  # one for each answer
     ids: list[list[int]]  # of each answer, with the token that ended it
     ended: list[bool]  # by a stop token; else the limit cut it
-    # of each token, under the distribution it was drawn from, as the engine computed them; [] if
-    # they were not asked for
+    # Of each token, under the distribution it was drawn from, as an engine that differs from the
+    # trainer computed them; else [].
     log_probs: list[list[float]] = field(default_factory=list)
-    at_once: int = 0  # how many were generated together in the end
 
     @property
     def tokens(self) -> int:
@@ -63,12 +62,7 @@ class Engine(Protocol):
     differs: bool
 
     def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        *,
-        n: int = 1,
-        keep_log_probs: bool = False,
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1
     ) -> Answers:
         """`n` answers to each prompt: those to a prompt stand together, in the prompts' order.
 
@@ -79,7 +73,6 @@ class Engine(Protocol):
             prompts: As token ids.
             sampling: How answers are drawn.
             n: Answers to each prompt.
-            keep_log_probs: Return each token's log-probability, too.
         """
 
     def load_weights(self) -> None:

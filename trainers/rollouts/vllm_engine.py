@@ -3,13 +3,15 @@
 A LoRA is written as an adapter, under a new name each time, so that no cache of the server holds
 anything of the last one; a model that is trained whole is written whole and reloaded. Both travel
 as safetensors in a folder that only this user can read: in memory if the server is on this machine.
-The importance weights that correct for the server's other arithmetic are the trainers' part.
+The importance weights that correct for the server's other arithmetic are the trainers' part, the
+addresses of the server are in advisor/plan/vllm.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -17,11 +19,14 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.progress import waiting
+from advisor.methods import update
+from advisor.plan.model import VLLMServer
 from advisor.plan.vllm import (
     LORA,
     READ,
@@ -29,13 +34,18 @@ from advisor.plan.vllm import (
     ServerFault,
     ServerNeeds,
     VLLMClient,
+    asks_server,
     check_server,
     folders_for_weights,
     serve_line,
+    server_needs,
+    server_url,
     version_of,
 )
+from trainers.job.job import JUDGE, Job
 from trainers.job.machine import is_main_process, wait_for_all
-from trainers.rollouts.engine import Answers, Sampling
+from trainers.rollouts.engine import Answers, Engine, Sampling
+from trainers.say.telling import tell
 from trainers.step.sharding import is_divided, whole_weights
 
 REQUESTS = 32  # at the same time; each has its share of the prompts
@@ -43,12 +53,85 @@ ADAPTER = "default"  # PEFT's name of the policy's module
 WAIT_BETWEEN_S = 0.5
 
 
+@dataclass(frozen=True)
+class OpenServer:
+    """A server that has what the stage needs."""
+
+    client: VLLMClient
+    base: str  # its name of the base
+
+
+def open_rollouts(job: Job) -> OpenServer | None:
+    """The server that generates the answers of the stage, asked before any model is loaded; None if
+    the stage's own process generates.
+
+    A dry run measures the memory of training alone, so that it asks no server; nor does judging,
+    which lets the model itself answer.
+
+    Raises MachineNotReady if the server is not there or lacks what the stage needs.
+    """
+    if not asks_server(job.stage) or job.part == JUDGE:
+        return None
+    notes = ["the dry run generates in its own process and asks no server"]
+    server = None
+    if not job.dry_run:
+        needs = server_needs(job.stage, job.options, model=job.whole_model(job.start))
+        timeout_s = (job.plan.launch.vllm or VLLMServer()).timeout_s
+        client = VLLMClient.at(server_url(job.plan, os.environ), timeout_s)
+        server, note = open_server(client, needs, stage=job.stage.name)
+        notes = [note]
+        if job.stage.quantization is not None:
+            notes.append(
+                "the server's base is not quantised: importance weights correct for the difference"
+            )
+    for note in notes:
+        tell(job, note)
+    return server
+
+
+def engine_of(
+    job: Job,
+    server: OpenServer | None,
+    local: Engine,
+    policy: Callable[[], AbstractContextManager[Any]],
+) -> Engine:
+    """The engine of the stage: one of the server that `open_rollouts` returned, or the local one.
+    `policy` makes the context in which the model is the policy.
+    """
+    if server is None:
+        return local
+    sends = "adapter" if update(job.stage.update).is_module else "weights"
+    return VLLMEngine(server, policy, sends=sends, run=job.run, stage=job.stage.name)
+
+
+def open_server(client: VLLMClient, needs: ServerNeeds, *, stage: str) -> tuple[OpenServer, str]:
+    """(the server, a note to show).
+
+    Raises MachineNotReady if the server is not there or lacks what the stage needs.
+    """
+    try:
+        base, version = check_server(client, needs)
+    except ServerFault as error:
+        raise MachineNotReady(
+            f"the vLLM server at {client.url} {error}",
+            where=f"stage {stage}",
+            allowed=f"a server started with: {serve_line(needs)}",
+            hint=(
+                "start it that way, let `advise run` start one (launch.vllm: {python: ...}), or"
+                " train with rollouts: transformers"
+            ),
+        ) from None
+    note = f"answers come from vLLM {version or '(unknown version)'} at {client.url}"
+    if (version_of(version) or READ) > READ:
+        note += f", which is newer than {'.'.join(map(str, READ))}, for which this was written"
+    return OpenServer(client, base), note
+
+
 class VLLMEngine:
-    """Generates with a server that has been checked by `open_server`.
+    """Generates with a server that has been checked by `open_rollouts`.
 
     Args:
-        client: Of the server.
-        base: The name that the server gives its base.
+        server: The server.
         policy: Makes the context in which the model is the policy.
         sends: "adapter" or "weights".
         run: The run folder, for weights if the server is on another machine.
@@ -60,19 +143,17 @@ class VLLMEngine:
 
     def __init__(
         self,
-        client: VLLMClient,
-        base: str,
+        server: OpenServer,
         policy: Callable[[], AbstractContextManager[Any]],
         *,
         sends: str,
         run: Path,
         stage: str,
     ) -> None:
-        self.client, self.base, self.policy, self.sends = client, base, policy, sends
+        self.client, self.base, self.policy, self.sends = server.client, server.base, policy, sends
         self.run, self.stage = run, stage
-        self.model = base  # what requests name: the base, or the adapter with the last weights
+        self.model = self.base  # what requests name: the base, or the adapter with the last weights
         self.version = 0
-        self.load_s = 0.0  # of the last weights
         self.folders: list[Path] = []
         self._remove = weakref.finalize(self, _remove_all, self.folders)
 
@@ -84,7 +165,6 @@ class VLLMEngine:
         Raises TrainingFailed if the server does not take them, MachineNotReady if the disk does
         not.
         """
-        began = time.monotonic()
         self.version += 1
         # The same in all processes; the run's own, should others use the server.
         run = hashlib.sha256(f"{self.run} {self.stage}".encode()).hexdigest()[:8]
@@ -94,26 +174,31 @@ class VLLMEngine:
             if is_divided(model):
                 whole = whole_weights(model, trained_only=self.sends == "adapter")
             if is_main_process():
-                self._send(model, name, whole)
+                self._send(name, self._written(model, whole))
         wait_for_all()
         if self.sends == "adapter":
             self.model = name
-        self.load_s = time.monotonic() - began
 
-    def _send(self, model: Any, name: str, whole: Mapping[str, Any] | None) -> None:
-        folder = self._folder()
-        try:
-            if self.sends == "adapter":
-                write_adapter(model, folder, whole)
+    def _written(self, model: Any, whole: Mapping[str, Any] | None) -> Path:
+        """A new folder with the policy's weights."""
+        problem: OSError | None = None
+        for place in folders_for_weights(self.client.url, self.run):
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="advise-weights-", dir=place))
+                self.folders.append(folder)
+                (write_adapter if self.sends == "adapter" else write_weights)(model, folder, whole)
+            except OSError as error:
+                problem = problem or error
             else:
-                write_weights(model, folder, whole)
-        except OSError as error:
-            raise MachineNotReady(
-                f"the weights for the vLLM server cannot be written to"
-                f" {folder.parent}: {error.strerror or error}",
-                where=f"stage {self.stage}",
-                hint="free some space there, or train with rollouts: transformers",
-            ) from error
+                return folder
+        assert problem is not None
+        raise MachineNotReady(
+            f"the weights for the vLLM server cannot be written: {problem.strerror or problem}",
+            where=f"stage {self.stage}",
+            hint="free some space there, or train with rollouts: transformers",
+        ) from problem
+
+    def _send(self, name: str, folder: Path) -> None:
         try:
             if self.sends == "adapter":
                 body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
@@ -140,34 +225,13 @@ class VLLMEngine:
                 raise ServerFault("does not drop the answers' beginnings that it keeps")
             time.sleep(WAIT_BETWEEN_S)
 
-    def _folder(self) -> Path:
-        """A new folder for weights."""
-        for place in folders_for_weights(self.client.url, self.run):
-            try:
-                found = Path(tempfile.mkdtemp(prefix="advise-weights-", dir=place))
-            except OSError as error:
-                problem = error
-                continue
-            self.folders.append(found)
-            return found
-        raise MachineNotReady(
-            f"no folder for the weights that the vLLM server loads: {problem.strerror}",
-            where=f"stage {self.stage}",
-            hint="train with rollouts: transformers",
-        )
-
     # ---------------------------------------------------------------- answers
 
     def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        *,
-        n: int = 1,
-        keep_log_probs: bool = False,
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1
     ) -> Answers:
-        """`n` answers to each prompt, in the prompts' order. The server draws its own random
-        numbers, so that they are not the same in a second run.
+        """`n` answers to each prompt, in the prompts' order, with log-probabilities. The server
+        draws its own random numbers, so that they are not the same in a second run.
 
         Raises TrainingFailed if the server does not answer.
         """
@@ -197,9 +261,8 @@ class VLLMEngine:
         return Answers(
             [list(prompt) for prompt in prompts for _ in range(n)],
             ids,
-            [bool(answer) and answer[-1] in ends for answer in ids],
-            [log_probs_of(choice) for choice in choices] if keep_log_probs else [],
-            len(ids),
+            [answer[-1] in ends for answer in ids],
+            [log_probs_of(choice) for choice in choices],
         )
 
     def _ask(self, body: dict[str, Any], prompts: list[list[int]], n: int) -> list[dict[str, Any]]:
@@ -240,35 +303,6 @@ def _remove_all(folders: Sequence[Path]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_server(
-    url: str, timeout_s: float, needs: ServerNeeds, *, stage: str
-) -> tuple[VLLMClient, str, str]:
-    """(a client of the server, the name of its base, a note to show), before any model is loaded.
-
-    Raises MachineNotReady if the server is not there or lacks what the stage needs.
-    """
-    client = VLLMClient.at(url, timeout_s)
-    try:
-        base, version = check_server(client, needs)
-    except ServerFault as error:
-        raise MachineNotReady(
-            f"the vLLM server at {url} {error}",
-            where=f"stage {stage}",
-            allowed=f"a server started with: {serve_line(needs)}",
-            hint=(
-                "start it that way, let `advise run` start one (launch.vllm: {python: ...}), or"
-                " train with rollouts: transformers"
-            ),
-        ) from None
-    newer = (version_of(version) or READ) > READ
-    note = f"answers come from vLLM {version or '(unknown version)'} at {url}" + (
-        f", which is newer than {'.'.join(map(str, READ))}, for which this was written"
-        if newer
-        else ""
-    )
-    return client, base, note
-
-
 def request(sampling: Sampling, n: int) -> dict[str, Any]:
     """The fields of a request to `/v1/completions`. All of them: what is left out the server takes
     from the model's own generation settings.
@@ -304,12 +338,8 @@ def log_probs_of(choice: dict[str, Any]) -> list[float]:
 
 
 def write_adapter(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
-    """Write the policy's LoRA alone, in PEFT's layout.
-
-    Args:
-        model: The policy.
-        folder: For the files.
-        whole: The weights of a policy that is divided among processes, put together.
+    """Write the policy's LoRA alone, in PEFT's layout; `whole` has the weights of a policy that is
+    divided among processes.
     """
     model.save_pretrained(
         str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER], state_dict=whole
@@ -318,14 +348,17 @@ def write_adapter(model: Any, folder: Path, whole: Mapping[str, Any] | None = No
 
 
 def write_weights(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
-    """Write the whole policy, float32 weights in bfloat16, as servers compute with them.
-
-    Arguments as of `write_adapter`.
+    """Write the whole policy, float32 weights in bfloat16, as servers compute with them. They are
+    rounded and moved to the host one by one: a GPU that trains has no room for a second copy.
     """
     import torch
 
-    state = {
-        name: tensor.to(torch.bfloat16) if tensor.dtype == torch.float32 else tensor
-        for name, tensor in (whole or model.state_dict()).items()
-    }
+    moved: dict[tuple[int, Any], Any] = {}  # tied weights stay one tensor
+    state = dict(whole or model.state_dict())
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in moved:
+            dtype = torch.bfloat16 if tensor.dtype == torch.float32 else tensor.dtype
+            moved[place] = tensor.to(dtype).cpu()
+        state[name] = moved[place]
     model.save_pretrained(str(folder), state_dict=state)

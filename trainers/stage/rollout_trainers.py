@@ -112,9 +112,7 @@ class RolloutTrainer(StageTrainer):
             self.engine.load_weights()
             self.loaded_step = self.state.global_step
         prompts, each = groups_of(prompt_ids, self.num_generations)
-        answers = self.engine.generate(
-            prompts, self.sampling(), n=each, keep_log_probs=self.engine.differs
-        )
+        answers = self.engine.generate(prompts, self.sampling(), n=each)
         self.drawn = answers.log_probs
         return self.answered(answers)
 

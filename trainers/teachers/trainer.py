@@ -14,7 +14,7 @@ Dimensions: B rows, T tokens of the longest, N learned tokens laid end to end, H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +137,7 @@ class Distilling(SFT):
         """The context in which the model is the student: it always is."""
         return nullcontext(self.accelerator.unwrap_model(self.model))
 
-    def local_engine(self, say: Callable[[str], None]) -> Any:
+    def local_engine(self, room: float) -> Any:
         """Generates the student's answers in this process; the teacher takes room beside it."""
         from trainers.rollouts.transformers_engine import TransformersEngine
 
@@ -147,7 +147,7 @@ class Distilling(SFT):
             pad_id=self.processing_class.pad_token_id,
             models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
             autocast=self.accelerator.autocast,
-            say=say,
+            room=room,
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -12,16 +12,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoModelForCausalLM
 
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch, VLLMServer
 from advisor.plan.vllm import ServerNeeds, VLLMClient
 from tests.trainers.alignment import REWARD
-from tests.trainers.rollouts.vllm_stand_in import StandIn
+from tests.trainers.pretend_gpu import pretend_gpu
+from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
 from trainers.ppo.math import importance_weights
 from trainers.rollouts.engine import Sampling
-from trainers.rollouts.vllm_engine import VLLMEngine, open_server
+from trainers.rollouts.vllm_engine import OpenServer, VLLMEngine, open_server, write_weights
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 SAMPLING = Sampling(limit=6, stops=[2], temperature=0.7)
@@ -36,17 +39,6 @@ def server(tiny_model):
 def needs(tiny_model, **keys):
     values = {"model": str(tiny_model), "tokens": 64, "lora_rank": 4, "processed": True}
     return ServerNeeds(**{**values, **keys})
-
-
-def scored(model, answers, temperature):
-    """Log-probability of each answer token by one plain pass for each answer."""
-    found = []
-    with torch.no_grad():
-        for prompt, ids in zip(answers.prompts, answers.ids, strict=True):
-            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
-            table = (logits / temperature).log_softmax(-1)
-            found.append([table[place, token].item() for place, token in enumerate(ids)])
-    return found
 
 
 def changed(model, part):
@@ -70,15 +62,14 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
             model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
         )
         part = "lora_B"
-    client, base, note = open_server(server.url, 30, needs(tiny_model), stage="x")
+    client = VLLMClient(server.url, 30)
+    found, note = open_server(client, needs(tiny_model), stage="x")
     assert note == f"answers come from vLLM 0.33.0 at {server.url}"
-    engine = VLLMEngine(
-        client, base, lambda: nullcontext(model), sends=sends, run=tmp_path, stage="x"
-    )
+    engine = VLLMEngine(found, lambda: nullcontext(model), sends=sends, run=tmp_path, stage="x")
     for _ in range(2):
         changed(model, part)
         engine.load_weights()
-        answers = engine.generate(PROMPTS, SAMPLING, n=2, keep_log_probs=True)
+        answers = engine.generate(PROMPTS, SAMPLING, n=2)
         assert answers.prompts == [prompt for prompt in PROMPTS for _ in range(2)]
         assert answers.ended == [ids[-1] == 2 for ids in answers.ids]
         # Whole weights are rounded to bfloat16 on their way.
@@ -91,6 +82,36 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
     engine.close()
     assert not server.adapters
     assert not any(folder.exists() for folder in folders)
+
+
+def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatch):
+    """Rounded to bfloat16 on their way to the host, they take the room of one tensor on the GPU,
+    and tied ones are written once.
+    """
+    with pretend_gpu() as calls:
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).to("cuda")
+        largest = max(one.numel() for one in model.parameters())
+        storages, extra, peaks = calls.storages, {}, [0]
+        own = {one.untyped_storage().data_ptr() for one in model.parameters()}
+        real = storages.note
+
+        def note(tensor, device):
+            real(tensor, device)
+            storage = tensor.untyped_storage()
+            extra.pop(storage.data_ptr(), None)
+            if device.type == "cuda" and storage.data_ptr() not in own:
+                extra[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
+            held = [size for alive, size in extra.values() if not alive.expired()]
+            peaks.append(sum(held))
+
+        monkeypatch.setattr(storages, "note", note)
+        write_weights(model, tmp_path)
+    # One tensor in bfloat16; its copy for the host is noted as the GPU's for a moment.
+    assert max(peaks) <= 2 * 2 * largest
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        tensors = [file.get_tensor(name) for name in file.offset_keys()]
+    assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+    assert sum(map(torch.numel, tensors)) == model.num_parameters()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +136,7 @@ def test_a_server_that_lacks_something_is_refused_before_anything_loads(
     for name, value in wrong.items():
         setattr(server, name, value)
     with pytest.raises(MachineNotReady, match=expected) as error:
-        open_server(server.url, 5, needs(tiny_model), stage="x")
+        open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
     text = str(error.value)
     assert f"stage x: the vLLM server at {server.url} " in text
     assert f"vllm serve {tiny_model} --max-model-len 64" in text
@@ -125,22 +146,20 @@ def test_a_server_that_lacks_something_is_refused_before_anything_loads(
 def test_a_newer_server_is_taken_and_named(server, tiny_model):
     """Nobody has looked whether its addresses are still the same."""
     server.version = "0.40.1"
-    _, _, note = open_server(server.url, 5, needs(tiny_model), stage="x")
+    _, note = open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
     assert "newer than 0.33" in note
 
 
 def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model, tmp_path):
     """Slow answers end after `timeout_s`; another address is never asked."""
     server.slow_s = 1.0
-    engine = VLLMEngine(
-        VLLMClient(server.url, 0.2), server.root, nullcontext, sends="adapter", run=tmp_path,
-        stage="x",
-    )  # fmt: skip
+    hasty = OpenServer(VLLMClient(server.url, 0.2), server.root)
+    engine = VLLMEngine(hasty, nullcontext, sends="adapter", run=tmp_path, stage="x")
     with pytest.raises(TrainingFailed, match=r"did not answer /v1/completions within 0.2 s"):
         engine.generate(PROMPTS, SAMPLING)
     server.found = lambda path, body: (307, None)
     with pytest.raises(MachineNotReady, match="refused /health: 307"):
-        open_server(server.url, 5, needs(tiny_model), stage="x")
+        open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
 
 
 # --------------------------------------------------------------------------- stages

@@ -170,9 +170,7 @@ class StandIn:
         else:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         model = self.base.eval()
-        engine = TransformersEngine(
-            lambda: nullcontext(model), pad_id=0, models=lambda: [model], autocast=nullcontext
-        )
+        engine = TransformersEngine(lambda: nullcontext(model), pad_id=0, models=lambda: [model])
         sampling = Sampling(
             limit=body["max_tokens"], stops=body["stop_token_ids"], shortest=body["min_tokens"],
             temperature=body["temperature"], top_p=body["top_p"], top_k=body["top_k"],
@@ -182,7 +180,8 @@ class StandIn:
         with context, torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.seed += 1
-            answers = engine.generate(body["prompt"], sampling, n=body["n"], keep_log_probs=True)
+            answers = engine.generate(body["prompt"], sampling, n=body["n"])
+            log_probs = scored(model, answers, body["temperature"])
         choices = [
             {
                 "index": index,
@@ -195,10 +194,23 @@ class StandIn:
                 },
             }
             for index, (ids, ended, log_probs) in enumerate(
-                zip(answers.ids, answers.ended, answers.log_probs, strict=True)
+                zip(answers.ids, answers.ended, log_probs, strict=True)
             )
         ]
         return 200, {"object": "text_completion", "choices": choices[::-1]}  # in any order
+
+
+def scored(model, answers, temperature):
+    """Log-probability of each answer token by one plain pass for each answer."""
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for prompt, ids in zip(answers.prompts, answers.ids, strict=True):
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+            table = (logits / temperature).log_softmax(-1)
+            found.append([table[place, token].item() for place, token in enumerate(ids)])
+    return found
 
 
 def write_environment(folder, root, *, version="0.33.0", code=""):
