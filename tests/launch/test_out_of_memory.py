@@ -143,10 +143,10 @@ def test_the_change_follows_the_estimate(shop):
     )
 
 
-# Read by every Python that starts: process 1 of 2 has room to train on few tokens at once.
+# Read by every Python that starts: the last process has room to train on few tokens at once.
 SHORT_OF_MEMORY = """
 import os
-if os.environ.get("RANK") == "1":
+if os.environ.get("RANK", "1") == "1":
     import torch
     plain = torch.nn.functional.embedding
     def embedding(tokens, *rest, **keys):
@@ -158,24 +158,38 @@ if os.environ.get("RANK") == "1":
 
 
 @pytest.mark.slow
-def test_all_processes_start_again_with_the_smaller_setting(real_shop, monkeypatch, capfd):  # noqa: F811
-    """One of two processes runs out of memory while the other waits for it: both start again, from
-    the last checkpoint if there is one, and the run ends well.
+@pytest.mark.parametrize("processes", [1, 2])
+def test_all_processes_start_again_with_the_smaller_setting(
+    real_shop,  # noqa: F811
+    monkeypatch,
+    capfd,
+    processes,
+):
+    """One process alone, or one of two while the other waits for it: all start again, from the last
+    checkpoint if there is one, and end with the weights of a run that was planned so.
     """
     (real_shop / "site").mkdir()
     (real_shop / "site" / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    plan = (real_shop / "plan.yaml").read_text().replace("steps: 12", "steps: 2")
+    plan += f"launch: {{device: cpu, processes: {processes}}}\n"
+    asked = plan.replace("micro_batch_size: 2", "micro_batch_size: 8")
+    wanted = plan.replace("micro_batch_size: 2", "micro_batch_size: 4\n    grad_accum: 2")
+    (real_shop / "wanted.yaml").write_text(wanted)
+    planned = run_plan("wanted.yaml", Options(judge=False, output="planned"))
     monkeypatch.setenv("PYTHONPATH", str(real_shop / "site"))
-    plan = (real_shop / "plan.yaml").read_text()
-    plan = plan.replace("micro_batch_size: 2", "micro_batch_size: 8").replace(
-        "steps: 12", "steps: 2"
-    )
-    (real_shop / "plan.yaml").write_text(plan + "launch: {device: cpu, processes: 2}\n")
+    (real_shop / "plan.yaml").write_text(asked)
     done = run_plan("plan.yaml", Options(judge=False))
     assert done.status == "done"
     (adjusted,) = done.record.adjusted
     assert (adjusted.micro_batch_size, adjusted.grad_accum) == (4, 2)
-    assert "process 1: out of memory while training" in adjusted.why
+    who = "process 1: " if processes == 2 else ""
+    assert f"{who}out of memory while training" in adjusted.why
     assert "for the plan: stages.sft.micro_batch_size=4" in capfd.readouterr().err
+    found, expected = (
+        (one.folder / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
+        for one in (done, planned)
+    )
+    assert found == expected
 
 
 @pytest.mark.parametrize(

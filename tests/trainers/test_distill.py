@@ -303,29 +303,6 @@ def test_accumulation_does_not_change_the_divergence(update, lesson, tmp_path):
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_a_step_that_does_not_fit_is_done_again_in_parts(lesson, monkeypatch):
-    """What the student wrote is kept: a step in smaller parts has the losses of one that fitted."""
-    import torch
-    import transformers
-
-    keys = {"on_policy": 0.5, "max_steps": 3, "job_judge": False}
-    whole = lesson(**keys)
-    trained(whole)
-    plain, failed = transformers.Trainer.training_step, []
-
-    def step(self, model, inputs, count):
-        if len(inputs["input_ids"]) > 2:
-            failed.append(len(inputs["input_ids"]))
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return plain(self, model, inputs, count)
-
-    monkeypatch.setattr(transformers.Trainer, "training_step", step)
-    small = lesson(**keys, job_run=whole.run.parent / "small")
-    trained(small)
-    assert failed == [4]
-    assert losses(small) == pytest.approx(losses(whole), rel=1e-4)
-
-
 def test_a_dry_run_measures_answers_of_the_longest_kind(lesson, problems):
     """The teacher writes nothing; answers are taken as long as the plan allows."""
     job = lesson(on_policy=0.5, job_data=problems, job_dry_run=True)

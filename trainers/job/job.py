@@ -28,12 +28,21 @@ class Job:
     judge: bool = True  # whether the model is evaluated before and after
     part: str | None = None  # TRAIN or JUDGE alone; None: both, one after the other
     attention: str | None = None  # what `attention: auto` is on this machine; None: as planned
+    most_rows: int | None = None  # of a micro-batch, that memory has room for; None: as planned
 
     @property
     def stage(self) -> Stage:
-        """The stage, with the task's overrides applied, and what `auto` is on this machine."""
+        """The stage, with the task's overrides applied, what `auto` is on this machine, and a
+        micro-batch that fits into memory.
+        """
         stage = self.entry.stage
-        return stage if self.attention is None else replace(stage, attention=self.attention)
+        if self.attention is not None:
+            stage = replace(stage, attention=self.attention)
+        if self.most_rows is not None and self.most_rows < stage.micro_batch_size:
+            size, whole = self.most_rows, stage.effective_batch_size
+            micro = next(rows for rows in range(size, 0, -1) if whole % rows == 0)
+            stage = replace(stage, micro_batch_size=micro, grad_accum=whole // micro)
+        return stage
 
     @property
     def task(self) -> str | None:

@@ -76,7 +76,7 @@ def _grouping(job: Job) -> dict[str, Any]:
     """
     if not job.stage.group_by_length or job.stage.packing:
         return {}
-    return {"group_by_length": True, "micro_batch_size": job.stage.micro_batch_size}
+    return {"group_by_length": True, "micro_batch_size": job.entry.stage.micro_batch_size}
 
 
 def _base(job: Job, commit: str | None) -> str:

@@ -193,10 +193,7 @@ def build(
     )
     ppo = PPO(
         roles=roles,
-        settings=replace(
-            PPOSettings.of(options, stage.micro_batch_size),
-            max_grad_norm=float(arguments.max_grad_norm),
-        ),
+        settings=replace(PPOSettings.of(job), max_grad_norm=float(arguments.max_grad_norm)),
         kl_coefficient=KLCoefficient(
             options["kl_coef"], options["kl_target"], options["kl_horizon"] or KLCoefficient.horizon
         ),

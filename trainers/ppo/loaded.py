@@ -28,7 +28,7 @@ from trainers.say.stopping import request
 from trainers.say.telling import tell
 from trainers.stage.opening import OpenStage, describe, open_stage
 from trainers.step import settings
-from trainers.step.out_of_memory import LOADING, enter
+from trainers.step.out_of_memory import LOADING, enter, with_room
 
 if TYPE_CHECKING:
     from trainers.ppo.update import PPO
@@ -77,7 +77,7 @@ def load_stage(job: Job, parts: Parts) -> LoadedPPO:
     from trainers.start.attention import with_attention
     from trainers.start.loading import load_tokenizer
 
-    job = with_attention(job, opened.device)
+    job = with_room(with_attention(job, opened.device))
     tokenizer = load_tokenizer(job)
     data = prepare_rows(
         job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"]

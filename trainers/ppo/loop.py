@@ -35,7 +35,6 @@ from trainers.say.parts import AFTER, SAVING_ALONE, Parts
 from trainers.say.parts import TRAIN as TRAINING_PART
 from trainers.say.stopping import end_if_asked, request
 from trainers.say.telling import tell
-from trainers.stage.loaded_stage import rows_at_once
 from trainers.stage.training import rounding_checks
 from trainers.step import settings
 from trainers.step.out_of_memory import SAVING, TRAINING, enter
@@ -162,7 +161,6 @@ def train_updates(
                 " prompts",
             )
     loaded.memory.reset()
-    ppo.rows_at_once = rows_at_once(job)
     enter(job, TRAINING)
     parts.begin(TRAINING_PART)
     with closing(ppo.engine):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.progress import Wait, waiting
-from trainers.job.random_states import random_states, restore_random_states
+from trainers.job.job import Job
 from trainers.job.types import Device, Tokenizer
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
@@ -30,13 +30,6 @@ from trainers.rewards.scoring import Answer, Reward, Rewards, Score, filled
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.prompts import Prompt
-from trainers.step.out_of_memory import (
-    RowsAtOnce,
-    first_line,
-    give_back_memory,
-    is_out_of_memory,
-    let_go,
-)
 
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message, as DDP sends them
 
@@ -46,6 +39,7 @@ class PPOSettings:
     """What an update takes from the plan."""
 
     micro_batch_size: int
+    rows_at_once: int  # of these, that memory has room for
     response_tokens: int
     temperature: float
     missing_end_penalty: float
@@ -60,10 +54,14 @@ class PPOSettings:
     max_grad_norm: float = 1.0  # as transformers' trainers
 
     @classmethod
-    def of(cls, options: dict[str, Any], micro_batch_size: int) -> PPOSettings:
-        """From the options of a stage."""
-        names = [name for name in cls.__dataclass_fields__ if name in options]
-        return cls(micro_batch_size=micro_batch_size, **{name: options[name] for name in names})
+    def of(cls, job: Job) -> PPOSettings:
+        """Those of a stage."""
+        options = job.options
+        return cls(
+            micro_batch_size=job.entry.stage.micro_batch_size,
+            rows_at_once=job.stage.micro_batch_size,
+            **{name: options[name] for name in cls.__dataclass_fields__ if name in options},
+        )
 
 
 @dataclass(kw_only=True)
@@ -84,7 +82,6 @@ class PPO:
     rollout_log: RolloutLog | None = None  # None: nothing is written
     scaler: Any = None
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
-    rows_at_once: RowsAtOnce | None = None  # None: memory that runs out ends the run
     done: int = 0  # updates
     learned: Wait | None = None  # counts what the gradient steps of an update have gone through
     # How far the ratios of the last update's first minibatch were from 1.
@@ -209,38 +206,14 @@ class PPO:
     # ---------------------------------------------------------------- what fits into memory
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        """The batch in as many parts as memory needs."""
-        return [batch] if self.rows_at_once is None else split_batch(batch, self.rows_at_once.rows)
-
-    def _until_it_fits(self, attempt: Callable[[], Any]) -> Any:
-        """What the attempt returns, or a later one in smaller parts.
-
-        Raises OutOfMemory if the smallest do not fit either.
-        """
-        if self.rows_at_once is None:
-            return attempt()
-        states = random_states()
-        while True:
-            try:
-                return attempt()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                why = first_line(error)
-                let_go(error)
-            # Outside of `except`, where Python still holds the error.
-            self.rows_at_once.lower(why, at_step=self.done)
-            self.optimizer.zero_grad(set_to_none=True)  # those of the failed minibatch
-            give_back_memory()
-            restore_random_states(states)
+        """The batch in as many parts as memory needs: its rows are those of the plan."""
+        return split_batch(batch, self.settings.rows_at_once)
 
     def _of_parts(self, batch: Batch, numbers: Callable[[Batch], Any]) -> Any:
         """The numbers of a batch's answers or tokens, in their order, computed in parts."""
         import torch
 
-        return self._until_it_fits(
-            lambda: torch.cat([numbers(part) for part in self._parts(batch)])
-        )
+        return torch.cat([numbers(part) for part in self._parts(batch)])
 
     # ---------------------------------------------------------------- one update
 
@@ -432,11 +405,9 @@ class PPO:
             order = torch.randperm(len(batches)).tolist()
             for start in range(0, len(order), share):
                 minibatch = [batches[place] for place in order[start : start + share]]
-                found = self._until_it_fits(
-                    lambda minibatch=minibatch: self._gradients(  # type: ignore[misc]
-                        [part for batch in minibatch for part in self._parts(batch)],
-                        *(old_RT, values_RT, advantages_RT, returns_RT),
-                    )
+                found = self._gradients(
+                    [part for batch in minibatch for part in self._parts(batch)],
+                    *(old_RT, values_RT, advantages_RT, returns_RT),
                 )
                 if not seen:
                     self.first_ratio_error = found.pop("ratio_error")

@@ -47,12 +47,15 @@ class Batches:
     def of(cls, job: Job, sequences: Sequence[Any], *, processes: int) -> Batches:
         """Those of a stage."""
         stage = job.stage
+        grouped = stage.group_by_length and not stage.packing
+        # Where memory has room for fewer, these come from groups as they were planned.
+        micro = job.entry.stage.micro_batch_size if grouped else stage.micro_batch_size
         return cls(
             lengths=lengths(sequences).astype("int32"),
-            micro=stage.micro_batch_size,
+            micro=micro,
             per_step=stage.effective_batch_size * processes,
             seed=stage.seed,
-            grouped=stage.group_by_length and not stage.packing,
+            grouped=grouped,
             processes=processes,
         )
 

@@ -7,7 +7,7 @@ once, here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -370,14 +370,3 @@ def columns_with_others(rows: Sequence[tuple[Feedback, Feedback]]) -> dict[str, 
         "KL_completion_ids": [list(other.completion_ids) for _, other in rows],
         "label": [row.label for row, _ in rows],
     }
-
-
-def with_own_answers(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Rows of `feedback_columns` in a smaller batch: each prompt gets the answer of the row before
-    it in this one. What was computed beforehand of the others stays.
-    """
-    if len(rows) == 1 or "ref_KL_logps" in rows[0]:
-        return rows
-    answers = [row["completion_ids"] for row in rows]
-    turned = [answers[-1], *answers[:-1]]
-    return [{**row, "KL_completion_ids": answer} for row, answer in zip(rows, turned, strict=True)]

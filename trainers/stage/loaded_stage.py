@@ -24,21 +24,21 @@ from trainers.say import stopping
 from trainers.say.joining import connect
 from trainers.say.parts import LOAD, Parts
 from trainers.say.stopping import request
-from trainers.say.telling import say, tell
+from trainers.say.telling import tell
 from trainers.stage.objective import Objective, Opened
 from trainers.stage.opening import OpenStage, describe, open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder
 from trainers.start.bases import memory_meter
 from trainers.start.packing_check import unpacked_if_seen
 from trainers.step import settings
-from trainers.step.out_of_memory import LOADING, RowsAtOnce, enter
+from trainers.step.out_of_memory import LOADING, enter, with_room
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedStage:
     """The rows and the model of a stage."""
 
-    job: Job  # with what `auto` is on this machine, and packed as this model allows
+    job: Job  # with what `auto` is on this machine, packed as this model and memory allow
     objective: Objective[Any]
     opened: OpenStage
     tokenizer: Tokenizer
@@ -91,7 +91,7 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     from trainers.start.attention import with_attention
     from trainers.start.loading import check_vocabulary, enable_stop_tokens
 
-    job = with_attention(job, device)
+    job = with_room(with_attention(job, device))
     # A module starts from the same numbers, whatever this process did before.
     set_seed(job.stage.seed)
     tokenizer, data = prepare(job, objective)
@@ -145,7 +145,6 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     )  # fmt: skip
     continues = hasattr(loaded.model, "peft_config")
     trainer = loaded.builder.build(job, loaded.sequences, steps=steps, callback=callback)
-    trainer.rows_at_once = rows_at_once(job)
     if trainer.orders_rows:
         trainer.batches = Batches.of(job, loaded.sequences, processes=processes)
         if job.part != JUDGE:
@@ -160,21 +159,3 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
         trainer=trainer,
         continues=continues,
     )
-
-
-def rows_at_once(job: Job) -> RowsAtOnce:
-    """How many rows of a micro-batch go through the device at once. Says so if an earlier attempt
-    of the stage ran out of memory.
-    """
-
-    def tell_all(text: str) -> None:
-        if is_main_process():
-            say(f"{label(job)}: {text}")
-
-    found = RowsAtOnce.of(job, say=tell_all, alone=settings.world_size() == 1)
-    if found.rows < found.planned:
-        tell_all(
-            f"micro_batch_size is {found.rows} instead of {found.planned}, with the same effective"
-            " batch size, since more ran out of memory"
-        )
-    return found

@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
-import transformers
 import trl.trainer.grpo_trainer
 import trl.trainer.rloo_trainer
 from trl.models.utils import unwrap_model_for_generation
@@ -75,34 +74,6 @@ class RolloutTrainer(StageTrainer):
                     self.accelerator.gather(value.reshape(1)).mean().item()
                 )
         return found
-
-    def before_parts(self, model: Any, inputs: Any) -> Any:
-        model.train()
-        return Written(self._prepare_inputs(inputs))
-
-    def plain_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
-        # TRL's own step also counts it, once for each part.
-        return transformers.Trainer.training_step(self, model, inputs, num_items_in_batch)
-
-    def after_parts(self) -> None:
-        self._step += 1
-
-    def parts_of(self, inputs: Any, rows: Any, size: int) -> list[tuple[Any, float]]:
-        return parts_of_answers(inputs, size)
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if isinstance(generation_batch, Written):
-            return dict(generation_batch)
-        return super()._prepare_inputs(generation_batch)
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, ids: Any, mask: Any, kept: Any, batch_size: Any = None, **kwargs: Any
-    ) -> Any:
-        if self.rows_at_once is not None and batch_size is not None:
-            batch_size = min(batch_size, self.rows_at_once.rows)
-        return super()._get_per_token_logps_and_entropies(
-            model, ids, mask, kept, batch_size=batch_size, **kwargs
-        )
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_transformers_continuous_batching:
@@ -210,33 +181,3 @@ def correct(found: dict[str, Any], drawn: Sequence[Sequence[float]], args: Any) 
     ratio = (change.sum(1) if whole else change[mask.bool()]).exp()
     capped = (ratio > (math.inf if largest is None else largest)).float().mean()
     return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}
-
-
-class Written(dict[str, Any]):
-    """A micro-batch of answers with their rewards, ready to be trained on."""
-
-
-def parts_of_answers(inputs: Mapping[str, Any], size: int) -> list[tuple[Any, float]]:
-    """Answers in parts of at most `size`, each with its share of them. Rewards were compared within
-    whole groups before.
-    """
-    count = len(inputs["completion_ids"])
-    if count <= size:
-        return [(inputs, 1.0)]
-    parts = []
-    for start in range(0, count, size):
-        part = Written(
-            {
-                name: value[start : start + size]
-                if isinstance(value, torch.Tensor) and value.dim() > 0
-                else value
-                for name, value in inputs.items()
-            }
-        )
-        share = min(size, count - start) / count
-        # TRL divides some losses by all tokens of the answers that were written together, times
-        # the steps that it accumulates, which count for a part by its share.
-        if "num_items_in_batch" in part:
-            part["num_items_in_batch"] = part["num_items_in_batch"] * share
-        parts.append((part, share))
-    return parts

@@ -6,7 +6,6 @@ Dimensions: N learned tokens of a micro-batch laid end to end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainers.evaluation.rewriting import loss_sum
 from trainers.rows.packing import REAL
-from trainers.rows.preference import with_own_answers
 from trainers.rows.row import IGNORED
 from trainers.stage.answer_loss import add_answer_loss, plain_head
 from trainers.stage.trl_trainer import StageTrainer
@@ -120,9 +118,6 @@ class KTO(StageTrainer, KTOTrainer):
     """Learns from answers that people liked or did not."""
 
     orders_rows = False  # each row stands behind the one whose answer its prompt also gets
-
-    def regrouped(self, rows: Sequence[Any]) -> Sequence[Any]:
-        return with_own_answers(rows)
 
 
 class Reward(StageTrainer, RewardTrainer):

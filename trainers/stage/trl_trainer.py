@@ -21,13 +21,12 @@ from trainers.job.job import Job
 from trainers.job.types import Model
 from trainers.keep.checkpoints import SafeCheckpoints
 from trainers.rows.batches import Batches, Rounds, RowOrder
-from trainers.step.out_of_memory import SmallerParts
 from trainers.step.sharding import divided_copy
 from trainers.step.token_counting import Tokens, learned_in, read_in, token_columns
 from trainers.step.trained_dtype import float32_weights, train_in_float32
 
 
-class StageTrainer(SmallerParts, SafeCheckpoints, Trainer):
+class StageTrainer(SafeCheckpoints, Trainer):
     """transformers' trainer, and beside one of TRL's trainers what is added to it.
 
     Args:
@@ -69,7 +68,9 @@ class StageTrainer(SmallerParts, SafeCheckpoints, Trainer):
             shard = loader.batch_sampler  # accelerate's, which hands out what is in it in turn
             shard.even_batches = False
             shard.batch_sampler = Rounds(
-                shard.batch_sampler.sampler, micro=batches.micro, processes=self.args.world_size
+                shard.batch_sampler.sampler,
+                micro=self.args.per_device_train_batch_size,
+                processes=self.args.world_size,
             )
         return loader
 

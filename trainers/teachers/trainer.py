@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from trainers.job.machine import process_rank
 from trainers.rows.row import IGNORED
 from trainers.stage.trl_classes import SFT
 from trainers.step.answer_loss import add_hidden_call, head_of
-from trainers.step.out_of_memory import ROWS, Rows
 from trainers.step.token_counting import read_in
 from trainers.teachers.divergence import divergences, vocabulary
 
@@ -66,6 +66,15 @@ def prompt_length(labels: Sequence[int]) -> int:
     return end
 
 
+def rows_of(batch: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+    """The rows that a micro-batch was put together from."""
+    columns = (batch["input_ids"], batch["labels"], batch["attention_mask"].bool())
+    return [
+        {"input_ids": ids[kept].tolist(), "labels": labels[kept].tolist()}
+        for ids, labels, kept in zip(*columns, strict=True)
+    ]
+
+
 class Distilling(SFT):
     """SFT's trainer with the distance to a teacher as its loss.
 
@@ -95,11 +104,10 @@ class Distilling(SFT):
         ]
         if not chosen:
             return batches, count
-        features = [feature for place in chosen for feature in batches[place][ROWS].features]
-        answered = iter(self.answer(features))
+        answered = iter(self.answer([row for place in chosen for row in rows_of(batches[place])]))
         for place in chosen:
-            rows = [next(answered) for _ in batches[place][ROWS].features]
-            batches[place] = {**self.data_collator(rows), ROWS: Rows(rows)}
+            rows = list(islice(answered, len(batches[place]["input_ids"])))
+            batches[place] = self.data_collator(rows)
         return batches, self._get_num_items_in_batch(batches, self.args.device)
 
     def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

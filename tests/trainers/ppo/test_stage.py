@@ -469,36 +469,23 @@ def test_two_processes_learn_like_one(make, tmp_path):
     assert found["evaluation"]["metrics"]["reward"]["word"] == "better"
 
 
-def test_an_update_that_does_not_fit_is_done_again_in_parts(make, tmp_path, monkeypatch, capsys):
-    """A minibatch that runs out of memory behind some of its gradients, and a forward pass that
-    does: parts of the same minibatches give the same weights but for rounding.
-    """
+def test_an_update_that_starts_again_in_parts_learns_the_same(make, tmp_path):
+    """Parts of the same minibatches give the same weights but for rounding."""
     from safetensors.torch import load_file
 
-    from trainers.ppo import update
+    from advisor.record.stage import Adjusted, Adjustment
 
     keys = {"max_steps": 1, "warmup": 0.0, "job_judge": False, "grad_accum": 1}
-    fits, short = (make(**keys, job_run=tmp_path / name) for name in ("fits", "short"))
-    train(fits)
-    plain, failures = update.Roles.values, []
-
-    def values(self, batch):
-        # The policy's gradients of the minibatch are there by then.
-        learns = torch.is_grad_enabled()
-        if len(batch.rows) > (4 if learns else 8):
-            failures.append(learns)
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, batch)
-
-    monkeypatch.setattr(update.Roles, "values", values)
-    train(short)
-    assert failures == [False, True]
-    kept = json.loads((short.output / "adjusted.json").read_text())["adjusted"]
-    assert [one["micro_batch_size"] for one in kept] == [8, 4]
-    found, wanted = (load_file(job.output / "adapter_model.safetensors") for job in (short, fits))
+    whole, parts = (make(**keys, job_run=tmp_path / name) for name in ("whole", "parts"))
+    train(whole)
+    size = parts.stage.micro_batch_size
+    kept = Adjusted(adjusted=(Adjustment(micro_batch_size=size // 4, grad_accum=4),))
+    parts.output.mkdir(parents=True)
+    (parts.output / "adjusted.json").write_text(json.dumps(kept.to_dict()))
+    train(parts)
+    found, wanted = (load_file(job.output / "adapter_model.safetensors") for job in (parts, whole))
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
-    assert "for the plan: stages.ppo.micro_batch_size=4" in capsys.readouterr().err
 
 
 def test_ppo_learns_from_two_rewards(make, tmp_path):
