@@ -35,9 +35,8 @@ from trainers.job.files import make_folder, write_json
 from trainers.job.foreign_code import refused_code
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.machine import process_count, process_rank, several_machines
-from trainers.say.leaving import run_and_leave
+from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.say.stopping import RESUMES, request
-from trainers.say.waiting import ConnectionLost
 from trainers.stage.later_stages import check_later_stages
 from trainers.stage.recipes import load_recipe
 from trainers.start.bases import sharing_bases

@@ -28,7 +28,7 @@ from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
-from trainers.say.telling import say
+from trainers.say.progress import say
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
 from trainers.teachers.answers import (

@@ -40,7 +40,7 @@ from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.prompts import PROMPTS, Prompt
-from trainers.say.telling import say
+from trainers.say.progress import say
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
 from trainers.step import settings

@@ -29,7 +29,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.machine import is_main_process, process_count
-from trainers.say.leaving import run_and_leave
+from trainers.say.processes import run_and_leave
 from trainers.stage.recipes import load_recipe
 
 TRAINED, REFUSED, FAILED = "trained", "refused", "failed"

@@ -242,7 +242,7 @@ if os.environ.get("RANK"):
 
     from trainers.step import settings
     from trainers.stage import loaded_stage
-    from trainers.say import joining
+    from trainers.say import processes as joining
 
     joining.JOIN_S = settings.JOIN_S = 6
     if os.environ["RANK"] == "1" and os.environ["HANGS"] == "joining":

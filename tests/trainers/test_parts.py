@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from advisor.ground.progress import board, track
-from trainers.say.parts import BEFORE, LOAD, TRAIN, Parts
+from trainers.say.progress import BEFORE, LOAD, TRAIN, Parts
 
 
 def test_a_part_is_said_and_is_a_wait(capsys):

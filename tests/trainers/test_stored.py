@@ -23,7 +23,7 @@ from trainers.rows.row import ids_of
 from trainers.rows.sequences import learned_counts, lengths, values_of
 from trainers.rows.stage_rows import prepare_rows, sequences_of
 from trainers.rows.stored import StoredRows
-from trainers.say.waiting import ConnectionLost, others_wait_for, wait_for
+from trainers.say.processes import ConnectionLost, others_wait_for, wait_for
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
         for path, content in files.items():
             path.write_bytes(content)
 
-    monkeypatch.setattr("trainers.say.waiting.time.sleep", write_later)
+    monkeypatch.setattr("trainers.say.processes.time.sleep", write_later)
     assert prepared_in(job, tmp_path, PAIRS) == first
 
 
@@ -309,7 +309,7 @@ def test_a_main_process_that_fails_leaves_nobody_waiting(make, tmp_path, monkeyp
 def test_who_waits_ends_with_its_launcher(tmp_path, monkeypatch):
     """A process whose parent is another one than before waits for nothing."""
     parents = iter([7, 7, 1, 1, 1])
-    monkeypatch.setattr("trainers.say.waiting.os.getppid", lambda: next(parents))
+    monkeypatch.setattr("trainers.say.processes.os.getppid", lambda: next(parents))
     with pytest.raises(ConnectionLost, match="launcher"):
         wait_for(tmp_path / "rows.arrow", lambda: None)
 

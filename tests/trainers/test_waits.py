@@ -14,7 +14,7 @@ import pytest
 
 from tests.trainers.alignment import SHORT, trained
 from trainers.rows.building import CHUNK_EXAMPLES
-from trainers.say import counting_answers
+from trainers.say import progress as counting_answers
 
 # Every objective measures before and after, and trains.
 ALWAYS = {

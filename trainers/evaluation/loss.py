@@ -16,7 +16,7 @@ from advisor.ground.progress import track
 from trainers.job.evaluating import evaluating
 from trainers.job.types import Device, Model, Tokenizer, Trainer
 from trainers.rows import IGNORED, Row
-from trainers.say.counting_answers import counting_answers
+from trainers.say.progress import counting_answers
 from trainers.step.out_of_memory import in_halves
 
 HELD_OUT_ROWS = 64

@@ -17,7 +17,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.types import Model, Tokenizer
 from trainers.rows import IGNORED
 from trainers.rows.rewriting import Rewriting, rewriting_columns
-from trainers.say.counting_answers import counting_answers
+from trainers.say.progress import counting_answers
 from trainers.step.out_of_memory import in_halves
 
 

@@ -20,8 +20,8 @@ from trainers.keep.held_out_curve import HeldOutCurve
 from trainers.keep.save_clock import SaveClock
 from trainers.keep.trackers import Trackers
 from trainers.say.metrics_file import append_line, metric_name
+from trainers.say.progress import say
 from trainers.say.stopping import request
-from trainers.say.telling import say
 
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.

@@ -17,7 +17,7 @@ from trainers.keep.depends_on import dependencies
 from trainers.rows import Prepared
 from trainers.rows.prepared import rows_digest
 from trainers.say.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
-from trainers.say.telling import say
+from trainers.say.progress import say
 
 
 def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:

@@ -16,7 +16,7 @@ from trainers.keep.saved_weights import load_saved
 from trainers.keep.trained import forget_trained, without_handover
 from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.roles import ADAPTERS, POLICY
-from trainers.say.parts import AFTER, BEFORE, JUDGING_ALONE, Parts
+from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts
 from trainers.stage.judging import belongs, compared, conclude, found_trained
 from trainers.step.out_of_memory import EVALUATING, SAVING, enter
 from trainers.step.trained_dtype import round_to_base

@@ -22,10 +22,9 @@ from trainers.rows.prepared import rows_digest
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
 from trainers.say import stopping
-from trainers.say.joining import connect
-from trainers.say.parts import LOAD, Parts
+from trainers.say.processes import connect
+from trainers.say.progress import LOAD, Parts, tell
 from trainers.say.stopping import request
-from trainers.say.telling import tell
 from trainers.stage.opening import OpenStage, describe, open_stage
 from trainers.step import settings
 from trainers.step.out_of_memory import LOADING, enter, with_room

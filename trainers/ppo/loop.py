@@ -31,10 +31,9 @@ from trainers.ppo.loaded import LoadedPPO, load_stage
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
 from trainers.say import stopping
-from trainers.say.parts import AFTER, SAVING_ALONE, Parts
-from trainers.say.parts import TRAIN as TRAINING_PART
+from trainers.say.progress import AFTER, SAVING_ALONE, Parts, tell
+from trainers.say.progress import TRAIN as TRAINING_PART
 from trainers.say.stopping import end_if_asked, request
-from trainers.say.telling import tell
 from trainers.stage.training import rounding_checks
 from trainers.step import settings
 from trainers.step.out_of_memory import SAVING, TRAINING, enter

@@ -33,8 +33,8 @@ from trainers.rewards.watch import Watch, stage_lines
 from trainers.rows import Prepared
 from trainers.rows.prompts import Prompt
 from trainers.say.metrics_file import append_line
+from trainers.say.progress import say
 from trainers.say.stopping import request
-from trainers.say.telling import say
 from trainers.step import settings
 
 EVALUATIONS = 4  # how often held-out prompts are answered during a run

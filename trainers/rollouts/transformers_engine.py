@@ -13,7 +13,7 @@ from typing import Any
 from trainers.evaluation.loss import generating
 from trainers.job.machine import least_of_all
 from trainers.rollouts.engine import Answers, Sampling
-from trainers.say.counting_answers import AnswerCount, counting_answers
+from trainers.say.progress import AnswerCount, counting_answers
 from trainers.step.sharding import is_divided
 
 # Each token reads the weights once, so that more answers are hardly slower: at least so many.

@@ -23,7 +23,7 @@ from trainers.rows.building import Limits
 from trainers.rows.cache import prepared_digest, read_written, remove_prepared, write_prepared
 from trainers.rows.prepared import build_rows
 from trainers.rows.sequences import Singles
-from trainers.say.waiting import others_wait_for, wait_for
+from trainers.say.processes import others_wait_for, wait_for
 
 
 def prepare_rows(

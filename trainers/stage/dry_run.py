@@ -17,7 +17,7 @@ from trainers.job.machine import MemoryMeter, is_main_process
 from trainers.job.types import Trainer
 from trainers.rows import Prepared
 from trainers.rows.sequences import lengths
-from trainers.say.telling import say
+from trainers.say.progress import say
 from trainers.step import settings
 
 STEPS = 2

@@ -31,9 +31,8 @@ from trainers.keep.trained import (
     without_handover,
 )
 from trainers.say import stopping
-from trainers.say.parts import AFTER, BEFORE, JUDGING_ALONE, Parts
+from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, say, tell
 from trainers.say.stopping import request
-from trainers.say.telling import say, tell
 from trainers.stage.loaded_stage import BuiltStage, LoadedStage, build_stage
 from trainers.stage.training import Trained, plain_model
 from trainers.start.bases import release_base

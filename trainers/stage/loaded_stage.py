@@ -21,10 +21,9 @@ from trainers.rows import Prepared
 from trainers.rows.batches import Batches
 from trainers.rows.prepared import rows_digest
 from trainers.say import stopping
-from trainers.say.joining import connect
-from trainers.say.parts import LOAD, Parts
+from trainers.say.processes import connect
+from trainers.say.progress import LOAD, Parts, tell
 from trainers.say.stopping import request
-from trainers.say.telling import tell
 from trainers.stage.objective import Objective, Opened
 from trainers.stage.opening import OpenStage, describe, open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder

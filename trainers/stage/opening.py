@@ -17,7 +17,7 @@ from trainers.job.machine import (
 )
 from trainers.job.types import Device, Tokenizer
 from trainers.rows import Prepared
-from trainers.say.telling import tell
+from trainers.say.progress import tell
 from trainers.stage.later_stages import end_of_checks
 from trainers.stage.objective import Objective
 from trainers.step import optimizers, settings

@@ -20,7 +20,7 @@ from trainers.job.machine import is_main_process, wait_for_all
 from trainers.keep.resuming import last_checkpoint
 from trainers.keep.trained import dependency, forget_trained, keep_trained
 from trainers.say import stopping
-from trainers.say.parts import Parts
+from trainers.say.progress import Parts
 from trainers.say.stopping import request
 from trainers.stage.dry_run import measure
 from trainers.stage.judging import judge_here, judge_saved, measure_before

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.rows.sequences import flattened
-from trainers.say.telling import tell
+from trainers.say.progress import tell
 from trainers.stage.objective import Build, Objective
 from trainers.step import settings
 from trainers.step.make_optimizer import put_own

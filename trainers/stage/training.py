@@ -23,9 +23,8 @@ from trainers.keep.launch_record import launch_record
 from trainers.keep.resolved import resolved_settings
 from trainers.keep.resuming import resume_metrics
 from trainers.keep.trackers import Trackers
-from trainers.say.parts import AFTER, SAVING_ALONE, TRAIN, Parts
+from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, Parts, say, tell
 from trainers.say.stopping import end_if_asked, request
-from trainers.say.telling import say, tell
 from trainers.stage.loaded_stage import BuiltStage
 from trainers.step import optimizers
 from trainers.step.optimizer_states import end_training

@@ -21,7 +21,7 @@ from advisor.plan.keys import key_specs
 from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
 from trainers.job.types import Device
-from trainers.say.telling import tell
+from trainers.say.progress import tell
 from trainers.start.kernels import first_line, gpu_of, why_not
 
 # The fastest first. Hopper's own kernels come before those for every GPU since Ampere

@@ -21,7 +21,7 @@ from advisor.methods.kernels import AUTO, kernel, triton_is_interpreted
 from trainers.job.evaluating import attention_autocast, first_float_dtype
 from trainers.job.job import Job
 from trainers.job.types import Device, Model
-from trainers.say.telling import tell
+from trainers.say.progress import tell
 from trainers.start.compiling import repeated_layers
 from trainers.start.few_layers import on_device
 from trainers.start.kernels import first_line, why_not

@@ -11,7 +11,7 @@ from trainers.job.machine import is_main_process
 from trainers.job.types import Device, Model
 from trainers.rows import Prepared, pack
 from trainers.rows.packing import check_packing
-from trainers.say.telling import say
+from trainers.say.progress import say
 from trainers.start.few_layers import on_device
 
 

@@ -23,7 +23,7 @@ from advisor.record.stage import Adjusted, Doing
 from trainers.job.files import write_json
 from trainers.job.job import Job
 from trainers.job.machine import process_rank
-from trainers.say.telling import tell
+from trainers.say.progress import tell
 
 # What torch, its libraries and the system say, in lower case.
 WORDS = (

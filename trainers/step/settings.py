@@ -14,7 +14,7 @@ from advisor.methods.stage import trl_arguments
 from trainers.job.job import Job
 from trainers.job.machine import process_count, usable_cores
 from trainers.job.types import Device
-from trainers.say.joining import JOIN_S
+from trainers.say.processes import JOIN_S
 from trainers.step.make_optimizer import by_transformers
 from trainers.step.pass_through import refused
 from trainers.step.sharding import is_sharded, prepare_sharding

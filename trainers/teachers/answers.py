@@ -26,7 +26,7 @@ from trainers.rows import Prepared, Row
 from trainers.rows.prepared import rows_digest
 from trainers.rows.prompts import Prompt
 from trainers.rows.row import IGNORED, ids_of, normalise_text
-from trainers.say.waiting import others_wait_for, wait_for
+from trainers.say.processes import others_wait_for, wait_for
 
 BLOCK = 32  # requests that are answered together
 
