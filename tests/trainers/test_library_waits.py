@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("huggingface_hub")
 
 from advisor.ground.progress import BYTES, board
-from trainers.job.library_waits import Downloads, watch_downloads
+from trainers.job.library_waits import watch_downloads
 
 
 @pytest.fixture
@@ -18,11 +18,9 @@ def bars():
     class Bars(tqdm):
         if getattr(tqdm, "is_watched", False):  # by a test before this one: its own counts as well
             __init__ = tqdm.__init__.__wrapped__
-            update = tqdm.update.__wrapped__
-            close = tqdm.close.__wrapped__
 
     Bars.is_watched = False
-    watch_downloads(Bars, Downloads())
+    watch_downloads(Bars)
     return Bars
 
 

@@ -23,7 +23,7 @@ def watch_libraries() -> None:
     import transformers
 
     transformers.utils.logging.set_tqdm_hook(watch_loading)
-    watch_downloads(huggingface_hub.utils.tqdm, Downloads())
+    watch_downloads(huggingface_hub.utils.tqdm)
 
 
 def watch_loading(
@@ -42,71 +42,63 @@ def watch_loading(
     return items()
 
 
-class Downloads:
-    """The files that are being downloaded, as one wait."""
-
-    def __init__(self) -> None:
-        self.wait: Wait | None = None
-        self.done: dict[int, int] = {}  # bytes of each, by the identity of its bar
-        self.bars: dict[int, Any] = {}  # those that go on
-        self.totals: dict[int, int] = {}
-        self.lock = threading.Lock()  # files are downloaded in threads
-
-    def begin(self, bar: Any, first: int) -> None:
-        """A file begins, of which so many bytes are there already."""
-        with self.lock:
-            if not self.bars:
-                self.done, self.totals = {}, {}
-                self.wait = board.open("downloading", unit=BYTES, done=first)
-            self.bars[id(bar)] = bar
-            self.done[id(bar)] = first
-            self._show()
-
-    def add(self, bar: Any, count: float | None) -> None:
-        """So many more bytes of it are there."""
-        with self.lock:
-            if id(bar) in self.bars:
-                self.done[id(bar)] += int(count or 0)
-                self._show()
-
-    def end(self, bar: Any) -> None:
-        """No more of it comes."""
-        with self.lock:
-            if self.bars.pop(id(bar), None) is not None and not self.bars and self.wait:
-                board.close(self.wait)
-
-    def _show(self) -> None:
-        for key, bar in self.bars.items():
-            self.totals[key] = int(getattr(bar, "total", None) or 0)
-        assert self.wait is not None
-        self.wait.total = sum(self.totals.values())
-        self.wait.at(sum(self.done.values()))
-
-
-def watch_downloads(bars: Any, downloads: Downloads) -> None:
+def watch_downloads(bars: Any) -> None:
     """Let every bar of this class that counts bytes tell of them.
 
     The class itself is changed, since modules of the hub hold it by name.
     """
     if getattr(bars, "is_watched", False):
         return
-    begin, update, close = bars.__init__, bars.update, bars.close
+    begin, downloads = bars.__init__, Downloads()
 
     @functools.wraps(begin)
     def new_begin(self: Any, *args: Any, **kwargs: Any) -> None:
         begin(self, *args, **kwargs)
         if kwargs.get("unit") == "B" and not str(kwargs.get("desc")).startswith(TRANSFER):
-            downloads.begin(self, int(kwargs.get("initial") or 0))
+            downloads.follow(self)
 
-    @functools.wraps(update)
-    def new_update(self: Any, n: float | None = 1) -> Any:
-        downloads.add(self, n)
-        return update(self, n)
-
-    @functools.wraps(close)
-    def new_close(self: Any) -> None:
-        downloads.end(self)
-        close(self)
-
-    bars.__init__, bars.update, bars.close = new_begin, new_update, new_close
+    bars.__init__ = new_begin
     bars.is_watched = True
+
+
+class Downloads:
+    """The files that are being downloaded, as one wait."""
+
+    def __init__(self) -> None:
+        self.wait: Wait | None = None
+        self.done: dict[Any, int] = {}  # bytes of each, by its bar
+        self.open: set[Any] = set()  # those that go on
+        self.lock = threading.RLock()  # files are downloaded in threads
+
+    def follow(self, bar: Any) -> None:
+        """A file begins, of which some bytes may be there already."""
+        update, close = bar.update, bar.close
+
+        def new_update(count: float | None = 1) -> Any:
+            self._add(bar, int(count or 0))
+            return update(count)
+
+        def new_close() -> None:
+            self._end(bar)
+            close()
+
+        bar.update, bar.close = new_update, new_close
+        with self.lock:
+            if not self.open:
+                self.done, self.wait = {}, board.open("downloading", unit=BYTES, done=bar.n)
+            self.open.add(bar)
+            self._add(bar, bar.n)
+
+    def _add(self, bar: Any, count: int) -> None:
+        with self.lock:
+            if bar in self.open and self.wait is not None:
+                self.done[bar] = self.done.get(bar, 0) + count
+                self.wait.total = sum(int(one.total or 0) for one in self.done)
+                self.wait.at(sum(self.done.values()))
+
+    def _end(self, bar: Any) -> None:
+        with self.lock:
+            if bar in self.open and self.wait is not None:
+                self.open.discard(bar)
+                if not self.open:
+                    board.close(self.wait)

@@ -11,13 +11,11 @@ import ctypes
 import importlib.metadata
 import logging
 import os
-import re
 import sys
 import tomllib
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -51,40 +49,22 @@ ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "saf
 FOR_QUANTIZATION = ("bitsandbytes",)
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRange:
-    """The versions of one library that the trainers have been tested with."""
-
-    name: str
-    wanted: str  # ">=1.16,<1.17"
-
-
 @cache
-def tested_ranges() -> dict[str, VersionRange]:
-    """Library -> tested range, from the `train` extra, which is the only place that lists them."""
-    try:
-        lines = [
-            line
-            for line in importlib.metadata.requires("finetune-advisor") or []
-            if re.search(r"extra\s*==\s*['\"]train['\"]", line)
-        ]
-    except importlib.metadata.PackageNotFoundError:
-        lines = []
-    if not lines:  # a checkout on PYTHONPATH, not installed
-        with suppress(OSError, KeyError):
-            lines = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))[
-                "project"
-            ]["optional-dependencies"]["train"]
-    ranges = {}
-    for line in lines:
-        requirement = line.split(";")[0].strip()
-        match = re.match(r"[A-Za-z0-9._-]+", requirement)
-        if match:
-            name = match.group().lower()
-            ranges[name] = VersionRange(
-                name, requirement[match.end() :].strip().strip("()").replace(" ", "")
-            )
-    return ranges
+def tested_ranges() -> dict[str, str]:
+    """Library -> the versions that the trainers have been tested with (">=1.16,<1.17"), from the
+    `train` extra, which is the only place that lists them.
+    """
+    from packaging.requirements import Requirement
+
+    with suppress(importlib.metadata.PackageNotFoundError):
+        listed = map(Requirement, importlib.metadata.requires("finetune-advisor") or [])
+        wanted = [one for one in listed if one.marker and one.marker.evaluate({"extra": "train"})]
+        if wanted:
+            return {one.name.lower(): str(one.specifier) for one in wanted}
+    # A checkout on PYTHONPATH, not installed.
+    project = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [Requirement(line) for line in project["optional-dependencies"]["train"]]
+    return {one.name.lower(): str(one.specifier) for one in wanted}
 
 
 def check_versions(*, quantized: bool, optimizers: Sequence[Optimizer] = ()) -> dict[str, str]:
@@ -103,28 +83,20 @@ def check_versions(*, quantized: bool, optimizers: Sequence[Optimizer] = ()) -> 
     named = dict.fromkeys(ALWAYS + (FOR_QUANTIZATION if quantized else ()), "")
     named |= {one.library.name: one.library.tested for one in optimizers if one.library}
     for name, tested in named.items():
-        wanted = tested_ranges().get(name, VersionRange(name, tested)).wanted
+        wanted = tested_ranges().get(name, tested)
         install = install_line() if name in tested_ranges() else f'pip install "{name}{wanted}"'
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            faults.append(
-                Fault(
-                    what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=install
-                )
+            what = f"{name} is not installed"
+        else:
+            if SpecifierSet(wanted).contains(versions[name], prereleases=True):
+                continue
+            what = (
+                f"{name} {versions[name]} is installed, which the trainers have not been tested"
+                " with"
             )
-            continue
-        if not SpecifierSet(wanted).contains(versions[name], prereleases=True):
-            faults.append(
-                Fault(
-                    what=(
-                        f"{name} {versions[name]} is installed, which the trainers have not been"
-                        " tested with"
-                    ),
-                    allowed=f"wanted: {name}{wanted}",
-                    hint=install,
-                )
-            )
+        faults.append(Fault(what=what, allowed=f"wanted: {name}{wanted}", hint=install))
     if faults:
         raise MachineNotReady(faults=faults)
     return versions | {"python": ".".join(map(str, sys.version_info[:3]))}
@@ -272,74 +244,65 @@ def is_main_process() -> bool:
     return process_rank() == 0
 
 
-_meeting: Any = None  # the group of processes that wait for each other
-
-
 def wait_for_all() -> None:
     """Return once every process of the run has come here; at once if there is one alone.
 
     The processes wait on the host and for long: the main process may have to write more than a slow
     disk takes in the half an hour after which the GPUs' own collectives give up.
     """
-    if (group := _meeting_group()) is not None:
+    if is_connected():
         import torch.distributed as dist
 
-        dist.barrier(group=group)
+        dist.barrier(group=_meeting_group())
 
 
 def any_process(*values: bool) -> tuple[bool, ...]:
     """For each value, whether it holds in any process of the run. Call it in every process.
 
-    Sent on the host: no GPU waits for it. Two processes on two busy cores took 0.15 ms.
+    Two processes on two busy cores took 0.15 ms.
     """
-    if (group := _meeting_group()) is None:
-        return values
-    import torch
-    import torch.distributed as dist
-
-    table = torch.tensor(values, dtype=torch.uint8)
-    dist.all_reduce(table, op=dist.ReduceOp.MAX, group=group)
-    return tuple(bool(value) for value in table.tolist())
+    return tuple(map(bool, _over_processes(values, "MAX")))
 
 
 def least_of_all(value: int) -> int:
     """The smallest of the values of all processes. Call it in every process."""
-    if (group := _meeting_group()) is None:
-        return value
-    import torch
-    import torch.distributed as dist
-
-    table = torch.tensor([value], dtype=torch.int64)
-    dist.all_reduce(table, op=dist.ReduceOp.MIN, group=group)
-    return int(table.item())
+    return int(_over_processes([value], "MIN")[0])
 
 
 def sum_over_processes(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     """A table of numbers, each the sum over all processes of the run. Call it in every process,
-    with tables of one shape. Sent on the host, in float64.
+    with tables of one shape.
     """
-    if (group := _meeting_group()) is None:
-        return [list(row) for row in rows]
+    return [list(map(float, row)) for row in _over_processes(rows, "SUM")]
+
+
+def _over_processes(values: Any, operation: str) -> Any:
+    """Numbers, combined over all processes in float64, on the host: no GPU waits for it."""
+    if not is_connected():
+        return values
     import torch
     import torch.distributed as dist
 
-    table = torch.tensor(rows, dtype=torch.float64)
-    dist.all_reduce(table, group=group)
-    return [list(map(float, row)) for row in table.tolist()]
+    table = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(table, op=getattr(dist.ReduceOp, operation), group=_meeting_group())
+    return table.tolist()
 
 
-def _meeting_group() -> Any | None:
-    """The group in which processes wait for each other; None if there is one process alone."""
-    global _meeting
+def is_connected() -> bool:
+    """Whether this process has met the others of its run; False if there is one alone."""
     if process_count() == 1:
-        return None
+        return False
     import torch.distributed as dist
 
-    if not (dist.is_available() and dist.is_initialized()):
-        return None
-    if _meeting is None:
-        _meeting = dist.new_group(backend="gloo", timeout=timedelta(seconds=LONGEST_WAIT_S))
-    return _meeting
+    return dist.is_available() and dist.is_initialized()
+
+
+@cache
+def _meeting_group() -> Any:
+    """The group in which processes wait for each other."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=LONGEST_WAIT_S))
 
 
 # --------------------------------------------------------------------------- memory

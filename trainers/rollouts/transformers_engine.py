@@ -89,7 +89,7 @@ class TransformersEngine:
                     model, [rows[row] for row in part], sampling, pad_id=self.pad_id, count=count
                 )
                 found |= dict(zip(part, answers, strict=True))
-                count.finished(len(part), sum(map(len, answers)))
+                count.finished(len(part))
         ids, ends = [found[row] for row in range(len(rows))], set(sampling.stops)
         return Answers(rows, ids, [answer[-1] in ends for answer in ids])
 

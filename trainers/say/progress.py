@@ -100,7 +100,8 @@ LOOK_EVERY_S = 1.0
 
 
 class AnswerCount:
-    """Counts answers, batch by batch.
+    """How many answers of those that are generated together have ended, batch by batch. Nothing is
+    read from the device but once in a while: a token costs a look at the clock.
 
     Args:
         wait: What shows them.
@@ -109,8 +110,7 @@ class AnswerCount:
 
     def __init__(self, wait: Wait, limit: int) -> None:
         self.wait, self.limit = wait, limit
-        self.done = self.tokens = 0  # of the batches that are finished
-        self.began_s = time.monotonic()
+        self.done = 0  # of the batches that are finished
 
     def watch(self, width: int, stops: Sequence[int]) -> Callable[[Any, Any], Any]:
         """A logits processor for one batch, which changes no logits.
@@ -119,45 +119,27 @@ class AnswerCount:
             width: Tokens of the prompts, with their padding; 1 for a decoder of its own.
             stops: The tokens that end an answer.
         """
-        began_s = looked_s = time.monotonic()
+        import torch
+
+        looked_s = time.monotonic()
 
         def look(ids_BS: Any, logits_BV: Any) -> Any:
             nonlocal looked_s
-            now_s = time.monotonic()
-            if now_s - looked_s >= LOOK_EVERY_S and ids_BS.shape[1] > width:
-                looked_s = now_s
-                self._show(ids_BS[:, width:], stops, now_s - began_s)
+            length = ids_BS.shape[1] - width
+            if time.monotonic() - looked_s >= LOOK_EVERY_S and length > 0:
+                looked_s = time.monotonic()
+                ends = torch.tensor(list(stops), device=ids_BS.device)
+                ended = int(torch.isin(ids_BS[:, width:], ends).any(1).sum())
+                text = f"token {length:,} of at most {self.limit:,}"
+                self.wait.at(self.done + ended, text=text)
             return logits_BV
 
         return look
 
-    def _show(self, written_BT: Any, stops: Sequence[int], took_s: float) -> None:
-        """What the answers of a batch are at after so many seconds."""
-        import torch
-
-        batch, length = written_BT.shape
-        ends = torch.tensor(list(stops), device=written_BT.device)
-        is_end_BT = torch.isin(written_BT, ends)
-        has_ended_B = is_end_BT.any(1)
-        lengths_B = torch.where(has_ended_B, is_end_BT.int().argmax(1) + 1, length)
-        ended, tokens = torch.stack([has_ended_B.sum(), lengths_B.sum()]).tolist()
-        whole_batch_s = took_s * self.limit / length
-        rest = max(0, self.wait.total - self.done - batch) / batch
-        self.wait.at(
-            self.done + ended,
-            text=f"token {length:,} of at most {self.limit:,}, {self._rate(tokens)}",
-            left_s=whole_batch_s * (1 + rest) - took_s,
-        )
-
-    def _rate(self, tokens: int) -> str:
-        took_s = max(time.monotonic() - self.began_s, 1e-9)
-        return f"{(self.tokens + tokens) / took_s:,.0f} tokens/s"
-
-    def finished(self, answers: int, tokens: int) -> None:
+    def finished(self, answers: int) -> None:
         """A batch is done."""
         self.done += answers
-        self.tokens += tokens
-        self.wait.at(self.done, text=self._rate(0))
+        self.wait.at(self.done, text="")
 
 
 @contextmanager
