@@ -156,7 +156,7 @@ def check_results(run: PlanRun, record: RunRecord, selected: Sequence[Entry]) ->
                 continue
             shown = shlex.quote(run.shown_folder)
             again = f"rm {shown}/{folder}/*.safetensors && advise run {shown}"
-            has_checkpoints = any((path.parent / "checkpoints").glob("checkpoint-*"))
+            has_checkpoints = any((path.parent / "checkpoints").glob("*/complete.json"))
             start = "its last checkpoint" if has_checkpoints else "the beginning"
             faults.append(
                 Fault(

@@ -128,15 +128,15 @@ def test_errors_of_an_earlier_attempt_are_forgotten(stage):
 BREAK_ONE = """\
 import os
 if os.environ.get("RANK") == "1":
-    from trainers.keep.checkpoints import SafeCheckpoints
+    from trainers.keep import checkpoints
 
     class OutOfMemoryError(RuntimeError):
         pass
 
-    def fail(self, folder):
+    def fail():
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    SafeCheckpoints._save_rng_state = fail
+    checkpoints.random_states = fail
 """
 
 
@@ -145,7 +145,7 @@ if os.environ.get("RANK") == "1":
 def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monkeypatch):
     """Two gloo processes: the second runs out of memory while it writes its part of a checkpoint.
     They start again with fewer rows until there is one; then the run says what ran out and where.
-    The checkpoint, which lacks that part, gets no name.
+    The checkpoint, which lacks that part, is not complete.
     """
     from advisor.launch import Options, run_plan
 
@@ -164,8 +164,8 @@ def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monke
     adjusted = json.loads((shop / "out" / "run.json").read_text())["adjusted"]
     assert [one["micro_batch_size"] for one in adjusted] == [2, 1]
     checkpoints = shop / "out" / "stages" / "sft" / "checkpoints"
-    assert list(checkpoints.rglob("random_state_0.json"))
-    assert not list(checkpoints.glob("checkpoint-*"))
+    assert list(checkpoints.rglob("random_state_0.safetensors"))
+    assert not list(checkpoints.rglob("complete.json"))
 
 
 # As under sharding: a forward pass that one process makes alone would wait for the other, and fail.

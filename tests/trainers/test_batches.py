@@ -14,7 +14,7 @@ from advisor.ground.errors import InputError
 from tests.conftest import examples
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
-from trainers.keep.depends_on import _grouping
+from trainers.keep.resuming import _grouping
 from trainers.rows.batches import Batches, Rounds, RowOrder
 from trainers.rows.packing import bins_of
 from trainers.start import packing_check

@@ -1,8 +1,11 @@
 """What goes into a checkpoint: the states of all processes, and nothing before they are there."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+
+torch = pytest.importorskip("torch")
 
 from advisor.ground.errors import MachineNotReady
 from trainers.job.files import keep_value, kept_value
@@ -10,39 +13,44 @@ from trainers.keep import checkpoints
 from trainers.keep.checkpoint_store import CheckpointStore, Dependencies
 
 
-def test_a_missing_random_state_is_never_replaced(tmp_path):
-    """Loading a checkpoint without the random state of this process is an error, not other random
-    numbers.
-    """
-    for rank in (0, 1):
-        checkpoints.save_state(tmp_path, f"random_state_{rank}", {"rank": rank})
-    assert checkpoints.load_random_state(tmp_path, 1) == {"rank": 1}
-    assert {path.name for path in tmp_path.iterdir()} == set(checkpoints.random_state_files(2))
-    trainer = checkpoints.SafeCheckpoints()
-    trainer.args = type("Arguments", (), {"process_index": 2, "seed": 1})()
-    with pytest.raises(MachineNotReady, match="has no random state of process 2"):
-        trainer._load_rng_state(str(tmp_path))
-
-
 @pytest.mark.parametrize("written_by", [1, 2])
 def test_random_numbers_are_others_only_after_another_number_of_processes(written_by, tmp_path):
     """Without the file of this process a checkpoint of as many processes is an error; one of
     another number is gone on from with numbers that follow from seed, step and process.
     """
-    import torch
-
     place = tmp_path / "checkpoint-3"
     place.mkdir()
     (place / "complete.json").write_text(json.dumps({"processes": written_by}))
     if written_by == 1:
         with pytest.raises(MachineNotReady, match="has no random state of process 0"):
-            checkpoints.load_random_states(place, 0, seed=1)
+            checkpoints.load_random_states(place, seed=1)
         return
     drawn = []
     for _ in range(2):
-        checkpoints.load_random_states(place, 0, seed=1)
+        checkpoints.load_random_states(place, seed=1)
         drawn.append(torch.rand(3).tolist())
     assert drawn[0] == drawn[1]
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    """Numbers, texts, tuples and tensors of every kind, in one file that says so in its header; and
+    what is neither is an error.
+    """
+    shared = torch.arange(3)
+    value = {
+        "kinds": (1, 0.5, float("inf"), None, True, "é", [(), {}]),
+        0: {"half": torch.ones(2, dtype=torch.bfloat16), "view": torch.arange(6).view(2, 3).T},
+        "one": shared, "same": shared, "count": torch.tensor(3.0),
+    }  # fmt: skip
+    checkpoints.write_state(tmp_path / "state.safetensors", value)
+    found = checkpoints.read_state(tmp_path / "state.safetensors")
+    torch.testing.assert_close(found[0], value[0], rtol=0, atol=0)
+    assert found["kinds"] == value["kinds"]
+    assert torch.equal(found["one"], shared)
+    assert torch.equal(found["same"], shared)
+    assert found["count"] == 3.0
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        checkpoints.write_state(tmp_path / "state.safetensors", {"set": {1}})
 
 
 def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):
@@ -55,24 +63,20 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, Dependencies(parts={}))
     monkeypatch.setattr(CheckpointStore, "begin", lambda *_: order.append("began"))
     monkeypatch.setattr(CheckpointStore, "complete", lambda *_, **__: order.append("completed"))
-
-    class Saver:
-        def _save_checkpoint(self, model, trial):
-            order.append("written")
-
-    trainer = type("Trainer", (checkpoints.SafeCheckpoints, Saver), {})()
-    state = type(
-        "State",
-        (),
-        {"is_world_process_zero": True, "global_step": 1, "log_history": [], "epoch": 1},
-    )
-    trainer.state, trainer.checkpoint_store = state, store
-    trainer._save_checkpoint(None, None)
+    monkeypatch.setattr(checkpoints, "save_weights", lambda *_: order.append("weights"))
+    monkeypatch.setattr(checkpoints, "save_training", lambda *_, **__: order.append("written"))
+    trainer = checkpoints.SafeCheckpoints()
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1, log_history=[], epoch=1)
+    trainer.state, trainer.checkpoint_store, trainer.is_fsdp_enabled = state, store, False
+    trainer.model = torch.nn.Linear(1, 1)
+    trainer.optimizer = trainer.lr_scheduler = torch.optim.SGD(trainer.model.parameters())
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
+    trainer.save_model(str(tmp_path / "checkpoint-1"))
     watch = progress.RunCallback(
         metrics=None, stage="sft", task=None, label="sft", steps=2, memory=None, store=store
     )
     watch.on_save(None, state, None)
-    assert order == ["began", "waited", "written", "waited", "completed"]
+    assert order == ["began", "waited", "weights", "written", "waited", "completed"]
 
 
 @pytest.mark.parametrize("value", [[0.5, -1.25], {"asked": ["é", None], "loss": 3.75}])

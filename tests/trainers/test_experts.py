@@ -109,7 +109,7 @@ def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path)
     """Whatever its config says, a model in memory can generate; what is saved has the base's own
     settings, although TRL changes the weight of the loss.
     """
-    from trainers.keep.checkpoints import save_weights
+    from trainers.keep.results import save_weights
     from trainers.updates.experts import silence_routers
 
     model = silence_routers(tiny_mixture("mixtral", output_router_logits=True))

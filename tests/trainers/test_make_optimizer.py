@@ -22,10 +22,10 @@ from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import optimizer_faults
 from trainers import sft
 from trainers.job.machine import check_versions
-from trainers.keep.checkpoints import load_state, save_state
+from trainers.keep.checkpoints import load_training, save_training, trained_parameters
 from trainers.step.make_optimizer import hidden_matrices, model_optimizer, target_matrices
 from trainers.step.muon import MuonWithAdamW
-from trainers.step.optimizer_states import as_evaluated, load_optimizer
+from trainers.step.optimizer_states import as_evaluated
 from trainers.step.optimizers import rate_note, rounded_away
 
 ON_CPU = [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices]
@@ -105,10 +105,10 @@ def test_four_steps_are_two_and_two_more_after_a_checkpoint(name, dtype, tmp_pat
 
     first = built(name, broken, dtype)
     steps_of(first, broken, range(2))
-    save_state(tmp_path, "state", {"optimizer": first.state_dict()})
-    resumed = copy.deepcopy(broken)
+    save_training(tmp_path, trained_parameters(broken), first, weights=True)
+    resumed = copy.deepcopy(start)
     second = built(name, resumed, dtype)
-    load_optimizer(second, load_state(tmp_path, "state")["optimizer"])
+    load_training(tmp_path, trained_parameters(resumed), second)
     steps_of(second, resumed, range(2, 4))
 
     for (path, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):

@@ -21,7 +21,7 @@ from trainers.__main__ import main
 from trainers.job import machine
 from trainers.job.files import read_json
 from trainers.job.machine import is_main_process
-from trainers.keep import checkpoints
+from trainers.keep import results
 from trainers.step.out_of_memory import TRAINING, enter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,7 +214,7 @@ def test_checkpoints_of_other_settings_are_not_resumed(make, monkeypatch, capsys
     """Another learning rate in the same folder starts from the beginning, and is named."""
     first = make(max_steps=4, save_steps=2, job_judge=False)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_result", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(results, "save_result", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             trained(first)
     capsys.readouterr()

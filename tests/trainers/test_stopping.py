@@ -10,8 +10,8 @@ import pytest
 from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
 from trainers.job.files import read_json
+from trainers.keep.checkpoint_store import LARGEST_SHARE, SaveClock
 from trainers.keep.progress import RunCallback
-from trainers.keep.save_clock import LARGEST_SHARE, SaveClock
 from trainers.say import stopping
 from trainers.start import loading
 

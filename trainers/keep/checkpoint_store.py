@@ -1,12 +1,12 @@
-"""The checkpoints of one stage: written so that a power cut leaves whole ones alone, and read only
-if they are what was written.
+"""The checkpoints of one stage: a power cut leaves whole ones alone, and only what is as it was
+written is read.
 
-A checkpoint is written into a temporary folder. Once every process has written its part, each file
-is synced and recorded with its size and SHA-256 in `complete.json`, that file is synced too, and
-only then the folder gets its name, `checkpoint-STEP`. Older ones are deleted after the new name is
-on the disk. On load the newest one is verified; a damaged one is moved aside, the one before it is
-used. `depends_on` says, part by part, what a checkpoint goes on from: one of other settings or data
-is not used, but stays until a new one is complete.
+A checkpoint is a folder, `checkpoint-STEP`. Once every process has written its part, the files are
+synced, and `complete.json` is written last, with the size and SHA-256 of each: a folder without it
+was not finished. Older ones are deleted after it is on the disk. On load the newest one is
+verified; one that is damaged gives way to the one before it. `Dependencies` says, part by part,
+what a checkpoint goes on from: one of other settings or data is not used, but stays until a new one
+is complete.
 
 Nothing here needs torch: tests/faults/simulator drives this code on a disk that fails.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,28 +25,24 @@ from typing import Any, Final
 from safetensors import SafetensorError
 
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.files import DISK, ELSEWHERE, TEMPORARY, Disk, cannot_write
+from advisor.ground.files import DISK, ELSEWHERE, Disk, cannot_write
 from trainers.job.files import digest_of, json_value
 
 COMPLETE: Final = "complete.json"
-TRAINER_STATE: Final = "trainer_state.json"  # of transformers' Trainer; PPO writes none
 PREFIX: Final = "checkpoint-"
-DAMAGED: Final = "damaged-"
-SAVING: Final = f"{TEMPORARY}saving"  # holds the checkpoint that is being written
-REMOVED: Final = f"{TEMPORARY}removed-"
-REPLACED: Final = f"{TEMPORARY}replaced-"
-KEPT = 2  # complete checkpoints, and as many damaged ones
+KEPT = 2  # complete checkpoints
 SHOWN_FILES = 3
-DIVIDED, PROCESSES = "divided", "processes"
+DIVIDED = "divided"
+FORM = "2"  # of the files in a checkpoint; another one cannot be read
 CHANGED = {  # what a person calls a part that is not as it was
     "base_model": "the base model has changed",
     "start": "the model that the stage starts from has changed",
     "rows": "the rows have changed",
     "reward": "what gives the reward has changed",
+    "form": "another version of these trainers wrote it, in a form that this one does not read",
 }
 
 Say = Callable[[str], None]
-Needs = Sequence[str] | Callable[[int], Sequence[str]]
 
 
 def fingerprint(value: Any) -> str:
@@ -66,14 +63,16 @@ class Dependencies:
     def depends_on(self) -> dict[str, str]:
         """Name of the part -> digest."""
         divided = {DIVIDED: "true"} if self.divided else {}
-        return {**self.parts, "settings": fingerprint(self.settings), **divided}
+        settings = fingerprint(self.settings)
+        return {**self.parts, "settings": settings, "form": FORM, **divided}
 
     def differences(self, record: Mapping[str, Any]) -> list[str]:
         """What is not as it was when a checkpoint was written, in words; none: it can be used."""
         before, now = record["depends_on"], self.depends_on
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         found = []
-        for key in changed:
+        for key in sorted({*before, *now}):
+            if before.get(key) == now.get(key):
+                continue
             if key == DIVIDED:
                 had, has = ("a part", "all") if key in before else ("all", "a part")
                 found.append(
@@ -87,8 +86,7 @@ class Dependencies:
         return found
 
     def _changed_settings(self, record: Mapping[str, Any]) -> list[str]:
-        before = record.get("settings")
-        now = json_value(self.settings)
+        before, now = record.get("settings"), json_value(self.settings)
         if not isinstance(before, dict):
             return []
         return [
@@ -124,9 +122,8 @@ class Damaged(Exception):
 class CheckpointStore:
     """The checkpoints in the folder of one stage.
 
-    One process writes the checkpoint's own files with `begin`, `complete` and `newest`; the others
-    write theirs between `begin` and `complete`, and look with `newest(repair=False)` once the first
-    one has looked.
+    One process calls `begin`, `complete` and `newest`; the others write their files between the
+    first two, and are told which checkpoint is the newest.
     """
 
     folder: Path
@@ -145,22 +142,27 @@ class CheckpointStore:
 
     # ---------------------------------------------------------------- writing
 
-    def unfinished(self, step: int) -> Path:
-        """Where the checkpoint of a step is written before it is complete."""
-        return self.folder / SAVING / f"{PREFIX}{step}"
+    def place(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"{PREFIX}{step}"
 
     def begin(self, step: int) -> Path:
-        """The empty folder for the checkpoint of a step. Raises MachineNotReady."""
-        place = self.unfinished(step)
+        """The empty folder for the checkpoint of a step; what a killed run left unfinished is
+        removed. Raises MachineNotReady.
+        """
+        place = self.place(step)
         try:
-            self.disk.remove(self.folder / SAVING)
+            for name in self.disk.names(self.folder):
+                unfinished = COMPLETE not in self.disk.names(self.folder / name)
+                if name == place.name or (name.startswith(PREFIX) and unfinished):
+                    self.disk.remove(self.folder / name)
             self.disk.make_folder(place)
         except OSError as error:
             raise cannot_write(place, error, way_out=ELSEWHERE) from error
         return place
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, step: int) -> Iterator[None]:
         """Write files of the unfinished checkpoint. If the disk does not take them, their part is
         removed, so that there is room to record the failure.
 
@@ -168,20 +170,17 @@ class CheckpointStore:
         """
         try:
             yield
-        except SafetensorError as error:  # a full disk, in the words of its library
-            self.disk.discard(self.folder / SAVING)
-            raise disk_refused(self.folder, error) from error
-        except OSError as error:
-            self.disk.discard(self.folder / SAVING)
-            if error.errno is None:  # nothing that the system said
+        except (OSError, SafetensorError) as error:
+            self.disk.discard(self.place(step))
+            if isinstance(error, OSError) and error.errno is None:  # nothing that the system said
                 raise
-            raise cannot_write(self.folder, error, way_out=ELSEWHERE) from error
+            raise disk_refused(self.folder, error) from error
 
     def complete(
         self, step: int, about: Mapping[str, Any], *, beside: Sequence[str] = ()
     ) -> Checkpoint:
-        """Give the checkpoint its name, once every process has written its part, and delete those
-        that are not needed any more.
+        """Mark the checkpoint as complete, once every process has written its part, and delete
+        those that are not needed any more.
 
         Raises MachineNotReady if the disk does not take it; the checkpoints before it then stay.
 
@@ -190,8 +189,11 @@ class CheckpointStore:
             about: What a resumed run shows or needs to know: steps, learning_rate, epoch, ...
             beside: Files of the stage's checkpoint folder that it needs as well.
         """
-        place, target = self.unfinished(step), self.folder / f"{PREFIX}{step}"
+        place = self.place(step)
         try:
+            self.disk.sync_tree(place)
+            if self.metrics is not None and self.metrics.is_file():
+                self.disk.sync(self.metrics)
             record = {
                 **json_value(about),
                 "step": step,
@@ -204,52 +206,28 @@ class CheckpointStore:
             }
             record["sha256"] = _digest_of_record(record)
             text = json.dumps(record, indent=2, allow_nan=False)
-            self.disk.write(place / COMPLETE, text.encode() + b"\n")
-            self.disk.sync_tree(place)
-            if self.metrics is not None and self.metrics.is_file():
-                self.disk.sync(self.metrics)
-            self._put(place, target)
-            self._delete_older(step)
+            self.disk.replace(place / COMPLETE, text.encode() + b"\n")
+            # The names of the folders above may be new, too: run/stages/STAGE/checkpoints.
+            for folder in (self.folder, *self.folder.parents[:4]):
+                self.disk.sync(folder)
         except OSError as error:
-            self.disk.discard(self.folder / SAVING)
-            raise cannot_write(target, error, way_out=ELSEWHERE) from error
-        return Checkpoint(path=target, record=record)
+            self.disk.discard(place)
+            raise cannot_write(place, error, way_out=ELSEWHERE) from error
+        self._delete_older(step)
+        return Checkpoint(path=place, record=record)
 
     def _content(self, path: Path) -> dict[str, Any]:
         return {"bytes": self.disk.size(path), "sha256": self.disk.digest(path)}
-
-    def _put(self, place: Path, target: Path) -> None:
-        """Rename the finished folder; one of the same step stays until the new one has its name."""
-        old = self.folder / f"{REPLACED}{target.name}"
-        if target.name in self.disk.names(self.folder):
-            self.disk.rename(target, old)
-        self.disk.rename(place, target)
-        # The names of the folders above may be new, too: run/stages/STAGE/checkpoints.
-        for folder in (self.folder, *self.folder.parents[:4]):
-            self.disk.sync(folder)
-        self.disk.remove(old)
-        self.disk.remove(self.folder / SAVING)
 
     def _delete_older(self, step: int) -> None:
         """Delete all but the newest complete checkpoints of this run, now that the one of `step` is
         on the disk.
         """
-        own = [
-            number
-            for number in self._steps()
-            if number <= step and self._is_own(self.folder / f"{PREFIX}{number}")
-        ]
-        kept = {f"{PREFIX}{number}" for number in sorted(own)[-KEPT:]}
+        own = [one for one in self._steps() if one <= step and self._is_own(self.place(one))]
+        kept = {self.place(one).name for one in own[-KEPT:]}
         for name in self.disk.names(self.folder):
             if name.startswith(PREFIX) and name not in kept:
-                self._delete(name)
-
-    def _delete(self, name: str) -> None:
-        """Delete a folder under another name, so that no half of it is ever taken for a whole."""
-        removed = self.folder / f"{REMOVED}{name}"
-        self.disk.remove(removed)
-        self.disk.rename(self.folder / name, removed)
-        self.disk.remove(removed)
+                self.disk.discard(self.folder / name)
 
     def _is_own(self, path: Path) -> bool:
         try:
@@ -259,82 +237,52 @@ class CheckpointStore:
 
     def records(self) -> list[Mapping[str, Any]]:
         """The records of the complete checkpoints of this run that are there, oldest first."""
-        paths = [self.folder / f"{PREFIX}{step}" for step in self._steps()]
+        paths = [self.place(step) for step in self._steps()]
         return [self._read(path) for path in paths if self._is_own(path)]
 
     # ---------------------------------------------------------------- reading
 
-    def newest(
-        self, say: Say = lambda _: None, *, repair: bool = True, requires: Needs = ()
-    ) -> Checkpoint | None:
+    def newest(self, say: Say = lambda _: None) -> Checkpoint | None:
         """The newest checkpoint that this run can go on from, verified; None: begin at the start.
 
         Says what is wrong with those that are not used, and what happens instead.
-
-        Args:
-            say: Takes each message.
-            repair: Move damaged ones aside and remove what a killed run left. Only the process that
-                writes does; the others find what it left, and need not verify it again.
-            requires: Files that every checkpoint must have; or those that one of so many processes
-                must have.
-
-        Raises MachineNotReady if a damaged one cannot be moved.
         """
-        if repair:
-            self._tidy()
         others: dict[str, list[str]] = {}
-        moved = False
+        damaged, found = False, None
         for step in reversed(self._steps()):
-            path = self.folder / f"{PREFIX}{step}"
+            path = self.place(step)
             try:
                 record = self._read(path)
                 if changed := self.dependencies.differences(record):
                     others.setdefault("; ".join(changed), []).append(path.name)
                     continue
-                if repair:
-                    self._verify(path, record, requires)
+                self._verify(path, record)
             except (Damaged, OSError) as error:
-                if repair:
-                    moved = True
-                    said = f"cannot be read ({error})" if isinstance(error, OSError) else error
-                    say(f"{path.name} {said}{self._move_aside(path.name)}")
+                said = f"cannot be read ({error})" if isinstance(error, OSError) else error
+                say(f"{path.name} {said}: not used")
+                self.disk.discard(path / COMPLETE)  # it counts as unfinished from here on
+                damaged = True
                 continue
-            self._say_unused(others, say)
-            for line in (
-                *self._other_versions(path.name, record),
-                *self._other_processes(path.name, record),
-            ):
-                say(line)
-            return Checkpoint(path=path, record=record)
-        self._say_unused(others, say)
-        if others or moved:
-            stay = "; what is there stays until a new one is complete" if others else ""
-            say(f"no checkpoint can be used: starting from the beginning{stay}")
-        return None
-
-    def _names(self) -> list[str]:
-        return self.disk.names(self.folder)
+            found = Checkpoint(path=path, record=record)
+            break
+        for reason, names in others.items():
+            verb = "is" if len(names) == 1 else "are"
+            say(f"{' and '.join(sorted(names))} {verb} not used: {reason}")
+        if found is not None:
+            self._say_other_versions(found, say)
+            self._say_other_processes(found, say)
+        elif others or damaged:
+            say(
+                "no checkpoint can be used: starting from the beginning; what is there stays until"
+                " a new one is complete"
+            )
+        return found
 
     def _steps(self) -> list[int]:
         """The steps of all checkpoints there, complete or not, in order."""
-        found = (re.fullmatch(rf"{PREFIX}([1-9][0-9]{{0,14}})", name) for name in self._names())
+        names = self.disk.names(self.folder)
+        found = (re.fullmatch(rf"{PREFIX}([1-9][0-9]{{0,14}})", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
-
-    def _tidy(self) -> None:
-        """Remove what a killed run left; a checkpoint that was being replaced gets its name
-        back.
-        """
-        try:
-            names = self._names()
-            for name in names:
-                target = name.removeprefix(REPLACED)
-                if name.startswith(REPLACED) and target not in names:
-                    self.disk.rename(self.folder / name, self.folder / target)
-                    self.disk.sync(self.folder)
-                elif name.startswith(TEMPORARY):
-                    self.disk.remove(self.folder / name)
-        except OSError as error:
-            raise cannot_write(self.folder, error, way_out=ELSEWHERE) from error
 
     def _read(self, path: Path) -> dict[str, Any]:
         """What complete.json says. Raises Damaged."""
@@ -346,30 +294,22 @@ class CheckpointStore:
             raise Damaged("is not a folder") from None
         except (ValueError, RecursionError):
             raise Damaged(f"is damaged ({COMPLETE} is not JSON)") from None
-        if not isinstance(record, dict):
-            raise Damaged(f"is damaged ({COMPLETE} is not an object)")
-        if "depends_on" not in record:
-            raise Damaged(f"is damaged ({COMPLETE} does not say what it depends on)")
-        try:
-            is_as_written = record.get("sha256") == _digest_of_record(record)
-        except RecursionError:  # the parser nests deeper than what walks its values
+        try:  # the parser nests deeper than what walks its values
+            is_as_written = record["sha256"] == _digest_of_record(record)
+        except (TypeError, LookupError, AttributeError, RecursionError):
             is_as_written = False
         if not is_as_written:
             raise Damaged(f"is damaged ({COMPLETE} is not what was written)")
-        if f"{PREFIX}{record.get('step')}" != path.name:
-            raise Damaged(f"is damaged ({COMPLETE} is that of step {record.get('step')})")
+        if f"{PREFIX}{record['step']}" != path.name:
+            raise Damaged(f"is damaged ({COMPLETE} is that of step {record['step']})")
         return record
 
-    def _verify(self, path: Path, record: Mapping[str, Any], requires: Needs) -> None:
+    def _verify(self, path: Path, record: Mapping[str, Any]) -> None:
         """Raise Damaged if a file is not what was written, or is not there."""
-        listed = record["files"]
-        needed = requires(_written_by(record)) if callable(requires) else requires
-        faults = [f"{name} is missing" for name in needed if name not in listed]
-        for folder, files in ((path, listed), (self.folder, record["beside"])):
+        faults: list[str] = []
+        for folder, files in ((path, record["files"]), (self.folder, record["beside"])):
             for name, content in files.items():
                 faults += filter(None, [self._fault(folder / name, name, content)])
-        if not faults and TRAINER_STATE in listed:
-            faults += self._fault_of_step(path, record["step"])
         if faults:
             more = f", and {len(faults) - SHOWN_FILES} more" if len(faults) > SHOWN_FILES else ""
             raise Damaged(f"is damaged ({', '.join(faults[:SHOWN_FILES])}{more})")
@@ -385,79 +325,90 @@ class CheckpointStore:
             return f"{name} is missing"
         return None
 
-    def _fault_of_step(self, path: Path, step: int) -> list[str]:
-        """What is wrong with the step that transformers' Trainer goes on from."""
-        try:
-            found = json.loads(self.disk.read(path / TRAINER_STATE))["global_step"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return [f"{TRAINER_STATE} does not say its step"]
-        return [] if found == step else [f"{TRAINER_STATE} is that of step {found}"]
+    def _say_other_processes(self, found: Checkpoint, say: Say) -> None:
+        count, now = found.record["processes"], self.dependencies.processes
+        if count != now:
+            say(
+                f"{found.path.name} was written by {count} process{'es' if count != 1 else ''},"
+                f" this run has {now}: each step has the same rows as before; random numbers"
+                " (dropout) are others from here on"
+            )
 
-    def _move_aside(self, name: str) -> str:
-        """Rename a damaged checkpoint, so that it is not used; the last few are kept. Returns what
-        was done, for a message.
-        """
-        aside = f"{DAMAGED}{name}"
-        try:
-            self.disk.remove(self.folder / aside)
-            self.disk.rename(self.folder / name, self.folder / aside)
-            self.disk.sync(self.folder)
-            kept = [other for other in self._names() if other.startswith(DAMAGED)]
-            kept.sort(key=lambda other: int(other.rpartition("-")[2]))
-            for old in kept[:-KEPT]:
-                self.disk.remove(self.folder / old)
-        except OSError as error:
-            raise cannot_write(self.folder / name, error, way_out=ELSEWHERE) from error
-        return f": moved to {aside}, and not used"
-
-    def _say_unused(self, others: Mapping[str, Sequence[str]], say: Say) -> None:
-        for reason, names in others.items():
-            verb = "is" if len(names) == 1 else "are"
-            say(f"{' and '.join(sorted(names))} {verb} not used: {reason}")
-
-    def _other_processes(self, name: str, record: Mapping[str, Any]) -> list[str]:
-        count = _written_by(record)
-        if count == self.dependencies.processes:
-            return []
-        return [
-            f"{name} was written by {count} process{'es' if count != 1 else ''}, this run has"
-            f" {self.dependencies.processes}: each step has the same rows as before; random numbers"
-            " (dropout) are others from here on"
+    def _say_other_versions(self, found: Checkpoint, say: Say) -> None:
+        before = found.record["versions"]
+        changed = [
+            f"{library} {before[library]} -> {version}"
+            for library, version in self.versions.items()
+            if before.get(library) not in (None, version)
         ]
-
-    def _other_versions(self, name: str, record: Mapping[str, Any]) -> list[str]:
-        before = record.get("versions")
-        changed = (
-            [
-                f"{library} {before[library]} -> {version}"
-                for library, version in self.versions.items()
-                if before.get(library) not in (None, version)
-            ]
-            if isinstance(before, dict)
-            else []
-        )
-        if not changed:
-            return []
-        return [
-            f"{name} was written with other versions of libraries ({', '.join(changed)}): the run"
-            " goes on from it, and may differ slightly from one that was never stopped"
-        ]
+        if changed:
+            say(
+                f"{found.path.name} was written with other versions of libraries"
+                f" ({', '.join(changed)}): the run goes on from it, and may differ slightly from"
+                " one that was never stopped"
+            )
 
 
-def _written_by(record: Mapping[str, Any]) -> int:
-    """How many processes wrote a checkpoint."""
-    count = record.get(PROCESSES, 1)
-    return count if isinstance(count, int) else 1
-
-
-def disk_refused(folder: Path, error: SafetensorError) -> MachineNotReady:
-    """The error of a file of tensors that could not be written."""
-    return MachineNotReady(
+def disk_refused(folder: Path, error: OSError | SafetensorError) -> MachineNotReady:
+    """The error of files that could not be written."""
+    if isinstance(error, OSError):
+        return cannot_write(folder, error, way_out=ELSEWHERE)
+    return MachineNotReady(  # a full disk, in the words of its library
         f"cannot be written: {error}", where=str(folder), hint=f"free some space, or {ELSEWHERE}"
     )
 
 
 def _digest_of_record(record: Mapping[str, Any]) -> str:
     """SHA-256 of a record without this digest itself."""
-    rest = {key: value for key, value in record.items() if key != "sha256"}
-    return digest_of(rest)
+    return digest_of({key: value for key, value in record.items() if key != "sha256"})
+
+
+# --------------------------------------------------------------------------- when to save
+
+LARGEST_SHARE = 0.05  # of the time that saving may take
+SHORT_S = 1.0  # a save that takes less is never put off where the steps say so: ten in a run
+
+
+class SaveClock:
+    """Decides after each step whether to save: after so many steps or so many minutes, whichever
+    comes first, but less often where saving would take more than a small share of the time.
+
+    Args:
+        every: Steps between checkpoints.
+        is_asked: The plan names these steps: they are kept, however long saving takes.
+        minutes: The longest time between checkpoints; None: steps alone count.
+        now_s: A clock in seconds.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        *,
+        is_asked: bool,
+        minutes: float | None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.every, self.is_asked, self.minutes, self.now_s = every, is_asked, minutes, now_s
+        self.took_s = 0.0  # the last save
+        self.is_waiting = False  # due, but too near to the last one
+        self.begin()
+
+    def begin(self) -> None:
+        """Training begins, or a checkpoint has just been written."""
+        self.last_s, self.is_waiting = self.now_s(), False
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        trained_s = self.now_s() - self.last_s
+        if step % self.every == 0:
+            if self.is_asked or self.took_s < SHORT_S:
+                return True
+            self.is_waiting = True
+        if self.minutes is not None and trained_s >= self.minutes * 60:
+            self.is_waiting = True
+        return self.is_waiting and self.took_s <= LARGEST_SHARE * (trained_s + self.took_s)
+
+    def saved(self, took_s: float) -> None:
+        """A checkpoint was written, and took so long."""
+        self.took_s = took_s
+        self.begin()

@@ -15,9 +15,8 @@ from transformers import TrainerCallback
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import Wait, board
 from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
-from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
 from trainers.keep.held_out_curve import HeldOutCurve
-from trainers.keep.save_clock import SaveClock
 from trainers.keep.trackers import Trackers
 from trainers.say.metrics_file import append_line, metric_name
 from trainers.say.progress import say

@@ -1,43 +1,121 @@
 """Where a stage goes on: its checkpoints with what they depend on, the one to resume from, and the
 lines of metrics.jsonl that stay.
+
+Checkpoints depend on content, part by part: a project that was moved changes nothing, other weights
+in the same file do. Versions of libraries are no part: after an upgrade the checkpoints are used,
+and a message says so. Nor is how an optimizer step is cut into micro-batches, by one process or
+several: its rows are the same, unless they are grouped by length.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
+from advisor.methods.stage import stage_keys
+from advisor.plan.entries import path_from, stage_paths
+from advisor.record.content import file_digest, folder_digest
+from advisor.record.files import read_record
+from trainers.job.files import read_json
 from trainers.job.job import Job, label
-from trainers.job.machine import is_main_process, wait_for_all
-from trainers.keep.checkpoint_store import CheckpointStore, fingerprint
-from trainers.keep.checkpoints import random_state_files
-from trainers.keep.depends_on import dependencies
+from trainers.job.machine import process_count
+from trainers.keep.checkpoint_store import (
+    COMPLETE,
+    CheckpointStore,
+    Dependencies,
+    SaveClock,
+    fingerprint,
+)
 from trainers.rows import Prepared
 from trainers.rows.prepared import rows_digest
 from trainers.say.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
-from trainers.say.progress import say
+from trainers.say.progress import say, tell
+from trainers.step import settings
+from trainers.step.sharding import from_main, is_sharded
+
+# Keys of the stage that change no number of a run beyond rounding, or are parts of their own.
+LEFT_OUT = {"options", *(name for name, key in stage_keys().items() if not key.uses.result)}
 
 
-def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:
-    """(the checkpoint to resume from, its record); None if there is none. Says what is wrong with
-    those that are not used.
+def dependencies(
+    job: Job,
+    *,
+    steps: int,
+    rows: str,
+    commit: str | None = None,
+    more: Mapping[str, str] | None = None,
+    processes: int | None = None,
+) -> Dependencies:
+    """Everything that a checkpoint of the stage goes on from.
 
-    The main process looks first and moves damaged ones aside; the others look at what is left, so
-    that all take the same one. Call it once the processes are connected.
+    Raises InputError or MachineNotReady if a file of it cannot be read.
+
+    Args:
+        steps: Optimizer steps of the whole stage.
+        rows: A digest of the rows that are trained on.
+        commit: Of a base model from the hub; None: a folder, or not known.
+        more: Further parts, by name: digests of what the objective depends on.
+        processes: How many train the stage; default: those of this run. What judges is one.
     """
+    processes = processes or process_count()
+    settings = {
+        # As planned: what `auto` takes may change with a package that is installed meanwhile.
+        **{key: value for key, value in asdict(job.entry.stage).items() if key not in LEFT_OUT},
+        **_grouping(job),
+        **job.options,
+        # On all processes together: their number may change between two attempts.
+        "effective_batch_size": job.stage.effective_batch_size * processes,
+        "steps": steps,
+        "template": job.plan.template,
+    }
+    parts = {"base_model": _base(job, commit), "rows": rows, **_files(job), **(more or {})}
+    if job.start is not None:
+        parts["start"] = folder_digest(job.start)
+    return Dependencies(
+        parts={name: digest[:16] for name, digest in parts.items()},
+        settings=settings,
+        processes=processes,
+        divided=is_sharded(job),
+    )
 
-    def said(line: str) -> None:
-        say(f"{label(job)}: {line}")
 
-    shown, found = is_main_process(), None
-    if shown:
-        found = store.newest(said, requires=random_state_files)
-    wait_for_all()
-    if not shown:
-        found = store.newest(repair=False)
-    return None if found is None else (found.path, found.record)
+def _grouping(job: Job) -> dict[str, Any]:
+    """With rows grouped by length, which of them share a step depends on the micro-batch; without,
+    nothing, so that checkpoints from before the key was there still count.
+    """
+    if not job.stage.group_by_length or job.stage.packing:
+        return {}
+    return {"group_by_length": True, "micro_batch_size": job.entry.stage.micro_batch_size}
+
+
+def _base(job: Job, commit: str | None) -> str:
+    """A digest of the base model's files; of its name and commit if it is one of the hub."""
+    source = job.base_model
+    if not Path(source).is_dir():
+        return hashlib.sha256(f"{source}@{commit or job.plan.revision}".encode()).hexdigest()
+    try:
+        record = read_record(job.run)  # what the launcher has read just now is not read again
+    except InputError:
+        record = None
+    return folder_digest(source, record.input_files.get("model") if record is not None else None)
+
+
+def _files(job: Job) -> dict[str, str]:
+    """Path that a key of the objective or update names -> a digest of what lies there."""
+    found = {}
+    for text in stage_paths(job.plan, replace(job.entry.stage, start_from=None)):
+        path = path_from(job.folder, text)
+        if path.exists():
+            found[text] = folder_digest(path) if path.is_dir() else file_digest(path)
+    return found
+
+
+# --------------------------------------------------------------------------- the stage's own
 
 
 def open_store(
@@ -69,6 +147,30 @@ def open_store(
 def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
     """A digest of what an evaluation of the base depends on."""
     return fingerprint([store.digest, rows_digest(data.holdout)])
+
+
+def save_clock(job: Job, steps: int) -> SaveClock:
+    """When the stage writes its checkpoints."""
+    stage = job.stage
+    every = settings.save_every(job, steps)
+    return SaveClock(every, is_asked=stage.save_steps is not None, minutes=stage.save_minutes)
+
+
+def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:
+    """(the checkpoint to resume from, its record); None if there is none. Says what is wrong with
+    those that are not used.
+
+    The main process looks, and all take what it finds. Call it once the processes are connected.
+    """
+
+    def look() -> str | None:
+        found = store.newest(lambda line: tell(job, line))
+        return None if found is None else found.path.name
+
+    name = from_main(look) if process_count() > 1 else look()
+    return (
+        None if name is None else (store.folder / name, read_json(store.folder / name / COMPLETE))
+    )
 
 
 class _Of(TypedDict):

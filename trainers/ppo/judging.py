@@ -11,9 +11,9 @@ from advisor.ground.progress import waiting
 from advisor.record.stage import Check
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.records import forget_trained, without_handover
+from trainers.keep.results import load_saved
 from trainers.keep.resuming import evaluated
-from trainers.keep.saved_weights import load_saved
-from trainers.keep.trained import forget_trained, without_handover
 from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.roles import ADAPTERS, POLICY
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts

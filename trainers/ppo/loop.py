@@ -22,11 +22,10 @@ from advisor.record.stage import Check
 from trainers.evaluation.saved_result import check_saved
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, wait_for_all
-from trainers.keep import checkpoints
+from trainers.keep import results
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.launch_record import launch_record
+from trainers.keep.records import dependency, forget_trained, keep_trained, launch_record
 from trainers.keep.resuming import last_checkpoint
-from trainers.keep.trained import dependency, forget_trained, keep_trained
 from trainers.ppo.loaded import LoadedPPO, load_stage
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
@@ -180,7 +179,7 @@ def save_policy(loaded: LoadedPPO, run: PPORun) -> tuple[Any, StageResult]:
     policy = plain_policy(ppo)
     launch = launch_record(job, policy, loaded.memory)
     with waiting("saving the result"):
-        files = checkpoints.save_result(policy, loaded.tokenizer, job.output)
+        files = results.save_result(policy, loaded.tokenizer, job.output)
     lines = stage_lines(run.metrics, stage=job.stage.name, task=job.task)
     rewards = reward_records(lines, ppo.reward_parts)
     checks = [Check(name, False, text) for name, text in run.warnings.items()]

@@ -20,8 +20,8 @@ from advisor.record.stage import Measured
 from trainers.job.files import write_json
 from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process
-from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.save_clock import SaveClock, save_clock
+from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
+from trainers.keep.resuming import save_clock
 from trainers.keep.trackers import Trackers
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import CONSTANT, FIRST, findings, not_finite, reward_hacked

@@ -21,15 +21,15 @@ from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job.files import write_json
 from trainers.job.job import Job, label
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.resuming import evaluated
-from trainers.keep.saved_weights import load_saved
-from trainers.keep.trained import (
+from trainers.keep.records import (
     dependency,
     forget_trained,
     read_trained,
     together,
     without_handover,
 )
+from trainers.keep.results import load_saved
+from trainers.keep.resuming import evaluated
 from trainers.say import stopping
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, say, tell
 from trainers.say.stopping import request

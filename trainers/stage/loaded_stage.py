@@ -15,8 +15,7 @@ from trainers.job.machine import MemoryMeter, is_main_process
 from trainers.job.types import Model, Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.held_out_curve import check_held_out
-from trainers.keep.resuming import open_store
-from trainers.keep.save_clock import save_clock
+from trainers.keep.resuming import open_store, save_clock
 from trainers.rows import Prepared
 from trainers.rows.batches import Batches
 from trainers.rows.prepared import rows_digest

@@ -18,7 +18,7 @@ from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer, Trainer
-from trainers.keep import checkpoints
+from trainers.keep import results
 from trainers.rows import ANSWERS, Kind, Prepared
 from trainers.rows.prepared import PreparedRow
 from trainers.rows.rows_dataset import Columns, copied_dataset, rows_dataset
@@ -196,7 +196,7 @@ class Objective(Generic[Item]):
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
     ) -> dict[str, SavedFile]:
         """Write the result into the stage's folder; its files. May raise TrainingFailed."""
-        return checkpoints.save_result(model, tokenizer, job.output)
+        return results.save_result(model, tokenizer, job.output)
 
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
         """(what became of each of several rewards, what was noticed about the answers that were

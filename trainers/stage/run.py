@@ -17,8 +17,8 @@ from typing import Any
 
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, wait_for_all
+from trainers.keep.records import dependency, forget_trained, keep_trained
 from trainers.keep.resuming import last_checkpoint
-from trainers.keep.trained import dependency, forget_trained, keep_trained
 from trainers.say import stopping
 from trainers.say.progress import Parts
 from trainers.say.stopping import request

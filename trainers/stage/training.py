@@ -17,10 +17,8 @@ from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process
 from trainers.job.types import Model, Trainer
-from trainers.keep import checkpoints
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
-from trainers.keep.launch_record import launch_record
-from trainers.keep.resolved import resolved_settings
+from trainers.keep.records import launch_record, resolved_settings
 from trainers.keep.resuming import resume_metrics
 from trainers.keep.trackers import Trackers
 from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, Parts, say, tell
@@ -97,22 +95,29 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
 
 def _run_steps(built: BuiltStage, resume: Resume) -> None:
     """Train the steps that are left; none, if the checkpoint is behind the last one."""
-    trainer, callback, loaded = built.trainer, built.callback, None
+    from trainers.keep.checkpoints import Resuming, load_training, load_weights, trained_parameters
+
+    trainer, callback = built.trainer, built.callback
     curve: HeldOutCurve | None = callback.curve
+    place = resume[0] if resume is not None else None
+    is_trained = resume is not None and (
+        resume[1]["step"] >= built.steps or (curve is not None and curve.stopped)
+    )
     try:
-        if resume is not None and (
-            resume[1]["step"] >= built.steps or (curve is not None and curve.stopped)
-        ):
-            trainer._load_from_checkpoint(str(resume[0]))
+        if place is not None and is_trained:
+            load_weights(trainer, place)
             if optimizer(built.job.stage.optimizer).averages:
-                loaded = checkpoints.load_state(resume[0], checkpoints.STATE)["optimizer"]
+                parameters = trained_parameters(trainer.model)
+                load_training(place, parameters, trainer.create_optimizer())
         else:
+            if place is not None:
+                trainer.add_callback(Resuming(trainer, place))
             with request.finishing_steps():
-                trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
+                trainer.train(resume_from_checkpoint=str(place) if place else None)
     finally:
         callback.close()
     end_if_asked(callback.stopped_at, built.steps)
-    end_training(trainer, loaded)
+    end_training(trainer)
 
 
 def held_out_curve(built: BuiltStage) -> HeldOutCurve | None:

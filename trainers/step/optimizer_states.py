@@ -13,7 +13,7 @@ its first part did not.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,41 +100,43 @@ def _dtype_name(value: Any) -> str:
 # --------------------------------------------------------------------------- loading
 
 
-def load_optimizer(optimizer: Any, value: dict[str, Any]) -> None:
-    """Load an optimizer's state as it was saved; that of a paged one into paged memory.
+def put_states(
+    optimizer: Any, parameters: Mapping[str, Any], states: Mapping[str, Any], groups: Sequence[Any]
+) -> None:
+    """Give an optimizer its states exactly as they were; paged ones in paged memory.
 
     Args:
-        optimizer: Of torch or another library, or accelerate's wrapper of one.
-        value: What its `state_dict` returned.
+        optimizer: Of torch or another library.
+        parameters: Name -> parameter, of all that it has.
+        states: Name of a parameter -> its state.
+        groups: What its groups hold beside parameters, in order.
     """
-    plain = getattr(optimizer, "optimizer", optimizer)
-    if getattr(plain, "is_paged", False):
-        _load_paged(plain, value)
-        return
-    optimizer.load_state_dict(value)
-    for parameter, saved in _saved_states(plain, value):
-        state = plain.state[parameter]
-        for name, one in saved.items():
-            loaded = state.get(name)
-            if is_projector(loaded):
-                _move(loaded, parameter.device)
-            elif is_plain_tensor(one) and loaded is not None and loaded.dtype != one.dtype:
-                state[name] = one.to(loaded.device, copy=True)
+    names = {id(one): name for name, one in parameters.items()}
+    for group, saved in zip(optimizer.param_groups, groups, strict=True):
+        group |= saved
+        for parameter in group["params"]:
+            if state := states.get(names[id(parameter)]):
+                optimizer.state[parameter] = {
+                    key: _placed(optimizer, group, parameter, key, value)
+                    for key, value in state.items()
+                }
 
 
-def is_plain_tensor(value: Any) -> bool:
-    """Whether the value is a tensor and nothing more."""
-    import torch
-
-    return isinstance(value, torch.Tensor) and not is_quantised(value)
-
-
-def _saved_states(plain: Any, value: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
-    """(parameter, its saved state), in the order of the groups."""
-    places = [place for group in value["param_groups"] for place in group["params"]]
-    parameters = [one for group in plain.param_groups for one in group["params"]]
-    pairs = zip(places, parameters, strict=True)
-    return [(one, value["state"][place]) for place, one in pairs if place in value["state"]]
+def _placed(optimizer: Any, group: Mapping[str, Any], parameter: Any, key: str, value: Any) -> Any:
+    """A part of a parameter's state where the optimizer expects it."""
+    if is_projector(value):
+        _move(value, parameter.device)
+    elif hasattr(value, "device") and key in PAGED and getattr(optimizer, "is_paged", False):
+        # Small ones are not paged; bitsandbytes decides by the parameter's size.
+        paged = optimizer.get_state_buffer(parameter, dtype=value.dtype)
+        paged.copy_(value)
+        return paged
+    elif hasattr(value, "device"):
+        # As torch does: a count of steps is read on the host, unless a kernel counts.
+        stays = key == "step" and not (group.get("fused") or group.get("capturable"))
+        # Not the tensor that was read, whose memory is the file.
+        return value.to(value.device if stays else parameter.device, copy=True)
+    return value
 
 
 def _move(projector_: Any, device: Any) -> None:
@@ -142,26 +144,6 @@ def _move(projector_: Any, device: Any) -> None:
     matrix = getattr(projector_, "ortho_matrix", None)
     if matrix is not None:
         projector_.ortho_matrix = matrix.to(device)
-
-
-def _load_paged(plain: Any, value: dict[str, Any]) -> None:
-    # Onto the GPU one by one: all of them at once may not fit there.
-    plain.load_state_dict(value, move_to_device=False)
-    for group in plain.param_groups:
-        for parameter in group["params"]:
-            state = plain.state.get(parameter, {})
-            for name, loaded in list(state.items()):
-                if not hasattr(loaded, "device"):
-                    continue
-                if name in PAGED:
-                    # Small ones are not paged; bitsandbytes decides by the parameter's size.
-                    state[name] = plain.get_state_buffer(parameter, dtype=loaded.dtype)
-                    state[name].copy_(loaded)
-                else:
-                    state[name] = loaded.to(parameter.device)
-
-
-# --------------------------------------------------------------------------- averaged weights
 
 
 @contextmanager
@@ -185,16 +167,8 @@ def averages(plain: Any) -> bool:
     return callable(getattr(plain, "eval", None)) and callable(getattr(plain, "train", None))
 
 
-def end_training(trainer: Any, state: dict[str, Any] | None) -> None:
-    """Put the weights that the optimizer ends with into the model.
-
-    Args:
-        trainer: Of transformers, after training.
-        state: The saved state of an optimizer that averages, if the weights were loaded from a
-            checkpoint and nothing was trained since.
-    """
-    if state is not None:
-        load_optimizer(trainer.create_optimizer(), state)
+def end_training(trainer: Any) -> None:
+    """Put the weights that the optimizer ends with into the model."""
     plain = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     if averages(plain):
         plain.eval()

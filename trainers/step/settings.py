@@ -103,7 +103,7 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "use_cpu": device.type == "cpu",
         "save_strategy": "steps",
         "save_steps": save_every(job, steps),
-        "save_total_limit": 2,
+        "save_only_model": True,  # which holds all else (SafeCheckpoints)
         "logging_strategy": "steps",
         "logging_steps": log_every(device, steps),
         "logging_first_step": True,

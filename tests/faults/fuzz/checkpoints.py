@@ -11,7 +11,7 @@ from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependenci
 
 FOLDER = "checkpoints"
 STEPS = (3, 6)
-RANDOM_STATE = "random_state_0.json"
+RANDOM_STATE = "random_state_0.safetensors"
 FILES = {
     "adapter_model.safetensors": b"weights of step %d " * 20,
     RANDOM_STATE: b'{"map": [[{"value": "python"}, {"value": %d}]]}',
@@ -57,7 +57,7 @@ def read() -> None:
     from advisor.ground.errors import AdviseError
 
     try:
-        found = store_in(Path()).newest(print, requires=(RANDOM_STATE,))
+        found = store_in(Path()).newest(print)
     except AdviseError as error:
         print(error.text())
         raise SystemExit(error.exit_code) from None

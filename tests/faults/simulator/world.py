@@ -18,8 +18,8 @@ from tests.faults.simulator.disk import SimulatedDisk
 from trainers.job.files import write_json
 from trainers.job.job import Job
 from trainers.keep.checkpoint_store import KEPT, CheckpointStore
-from trainers.keep.depends_on import dependencies
-from trainers.keep.result_files import put_result
+from trainers.keep.results import put_result
+from trainers.keep.resuming import dependencies
 from trainers.say.metrics_file import append_line, cut_metrics
 
 STEPS, EVERY = 6, 2
@@ -35,7 +35,7 @@ stages:
 WEIGHTS, MOMENTS, RANDOM = (
     "adapter_model.safetensors",
     "training_state.safetensors",
-    "random_state_0.json",
+    "random_state_0.safetensors",
 )
 PARTS = (WEIGHTS, MOMENTS, RANDOM, "trainer_state.json", "complete.json")
 
@@ -116,7 +116,7 @@ class World:
             metrics,
             self.disk,
         )
-        found = store.newest(self.said.append, requires=[RANDOM])
+        found = store.newest(self.said.append)
         step = found.step if found is not None else 0
         weights = state_after(start, base, data, step)
         if found is not None:
@@ -158,7 +158,7 @@ class World:
 
     def save(self, store: CheckpointStore, stage: str, step: int, weights: bytes) -> None:
         place = store.begin(step)
-        with store.writing():
+        with store.writing(step):
             for part in (MOMENTS, RANDOM, WEIGHTS):
                 content = weights if part == WEIGHTS else part.encode() + weights[:64]
                 self.disk.write(place / part, content)

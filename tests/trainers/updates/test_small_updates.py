@@ -181,6 +181,10 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
     assert CHUNK_ELEMENTS == CHUNK
 
 
+def named(parameters):
+    return {str(place): parameter for place, parameter in enumerate(parameters)}
+
+
 @pytest.mark.parametrize("kind", ["split", "stochastic"])
 def test_a_checkpoint_holds_every_state_as_it_is(kind, tmp_path):
     """Saved, loaded and stepped once more, weights and states are those of an optimizer that was
@@ -196,10 +200,10 @@ def test_a_checkpoint_holds_every_state_as_it_is(kind, tmp_path):
         optimizer.step()
 
     step(one, [*parameters, head])
-    checkpoints.save_state(tmp_path, "state", one.state_dict())
+    checkpoints.save_training(tmp_path, named([*parameters, head]), one, weights=False)
     copies = [torch.nn.Parameter(item.detach().clone()) for item in (*parameters, head)]
     other = BFloat16AdamW(copies, keeps=kind, seed=3, lr=1.0)
-    other.load_state_dict(checkpoints.load_state(tmp_path, "state"))
+    checkpoints.load_training(tmp_path, named(copies), other)
     step(one, [*parameters, head])
     step(other, copies)
     for mine, copied in zip((*parameters, head), copies, strict=True):
@@ -236,8 +240,8 @@ def test_the_settings_of_a_gpu_plan_move_every_weight(
     after = load_file(job.output / "model.safetensors")
     assert {value.dtype for value in after.values()} == {saved}
     if optimizer == "adamw_split":
-        state = checkpoints.load_state(job.checkpoints / "checkpoint-4", "training_state")
-        lower = [item["lower_half"] for item in state["optimizer"]["state"].values()]
+        state = checkpoints.read_state(job.checkpoints / "checkpoint-4" / checkpoints.STATE)
+        lower = [item["lower_half"] for item in state["states"].values()]
         assert share_moved(torch.cat([item.reshape(-1) for item in lower]).float()) > 0.99
         return
     changes = [(after[name] - before[name].float()).reshape(-1) for name in after]
