@@ -19,7 +19,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,10 @@ from trainers.job.files import make_folder, write_json
 from trainers.job.foreign_code import refused_code
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.machine import process_count, process_rank, several_machines
+from trainers.job.process import LOADING, RESUMES, Bases, Process
 from trainers.say.processes import ConnectionLost, run_and_leave
-from trainers.say.stopping import RESUMES, request
-from trainers.stage.later_stages import check_later_stages
-from trainers.stage.recipes import load_recipe
-from trainers.start.bases import sharing_bases
-from trainers.step.out_of_memory import LOADING, first_line, is_out_of_memory, now
+from trainers.stage.recipes import check_later_stages, load_recipe
+from trainers.step.out_of_memory import first_line, is_out_of_memory
 from trainers.step.pass_through import refused_by_library
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
@@ -51,17 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one call. Writes error.json if the stage's folder is known."""
     show_streams()
     given = parse_arguments(argv)
-    with request.listening():
-        return train_all(given)
+    process = Process()
+    with process.stop.listening():
+        return train_all(given, process)
 
 
-def train_all(given: argparse.Namespace) -> int:
+def train_all(given: argparse.Namespace, process: Process) -> int:
     """Train what the command line says; the exit code."""
     job: Job | None = None
-    now.doing = LOADING
     try:
         recipe = load_recipe(given.objective)
-        jobs = requested_jobs(given)
+        jobs = [replace(job, process=process) for job in requested_jobs(given)]
+        process.bases = Bases() if len(jobs) > 1 else None
         if not given.dry_run:  # which comes to each stage at once
             job = jobs[0]
             check_later_stages(later_jobs(given))
@@ -69,13 +67,12 @@ def train_all(given: argparse.Namespace) -> int:
         if check is not None and len(jobs) > 1:
             job = jobs[0]
             check_all(check, jobs)
-        with sharing_bases() if len(jobs) > 1 else nullcontext():
-            for job in jobs:
-                (job.output / error_file()).unlink(missing_ok=True)
-                make_folder(job.output)
-                recipe.train(job)
+        for job in jobs:
+            (job.output / error_file()).unlink(missing_ok=True)
+            make_folder(job.output)
+            recipe.train(job)
     except KeyboardInterrupt:
-        return record_failure(job, Stopped(f"stopped {request.doing}", hint=RESUMES))
+        return record_failure(job, Stopped(f"stopped {process.stop.costs}", hint=RESUMES))
     except OutOfMemory as error:  # in the smallest parts, too
         return record_failure(job, out_of_memory(error.args[0].partition(": ")[2], job))
     except AdviseError as error:
@@ -252,9 +249,10 @@ def out_of_memory(text: str, job: Job | None) -> OutOfMemory:
     """The error of a trainer that ran out of memory, with the next smaller setting if it needs
     one.
     """
-    change = next_change(job.stage, loading=now.doing == LOADING) if job is not None else None
+    doing = LOADING if job is None else job.process.doing
+    change = next_change(job.stage, loading=doing == LOADING) if job is not None else None
     return OutOfMemory(
-        f"out of memory while {now.doing}: {text}",
+        f"out of memory while {doing}: {text}",
         hint=(
             f"run again with {as_settings(job.entry, change)} ({change.why})"
             if job is not None and change is not None
@@ -275,7 +273,9 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
     failed first.
     """
     shown = False
-    process: dict[str, Any] = {"doing": now.doing} if isinstance(error, OutOfMemory) else {}
+    process: dict[str, Any] = {}
+    if job is not None and isinstance(error, OutOfMemory):
+        process["doing"] = job.process.doing
     if process_count() > 1:
         process |= {
             "rank": process_rank(),

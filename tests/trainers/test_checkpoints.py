@@ -53,7 +53,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
         checkpoints.write_state(tmp_path / "state.safetensors", {"set": {1}})
 
 
-def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):
+def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, make):
     """The processes wait for the empty folder, and complete.json waits for the processes."""
     from trainers.keep import progress
 
@@ -72,9 +72,7 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):
     trainer.optimizer = trainer.lr_scheduler = torch.optim.SGD(trainer.model.parameters())
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
     trainer.save_model(str(tmp_path / "checkpoint-1"))
-    watch = progress.RunCallback(
-        metrics=None, stage="sft", task=None, label="sft", steps=2, memory=None, store=store
-    )
+    watch = progress.RunCallback(make(), steps=2, memory=None, store=store)
     watch.on_save(None, state, None)
     assert order == ["began", "waited", "weights", "written", "waited", "completed"]
 

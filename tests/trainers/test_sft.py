@@ -21,8 +21,8 @@ from trainers.__main__ import main
 from trainers.job import machine
 from trainers.job.files import read_json
 from trainers.job.machine import is_main_process
+from trainers.job.process import TRAINING
 from trainers.keep import results
-from trainers.step.out_of_memory import TRAINING, enter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -480,7 +480,7 @@ def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chat
     plan = plan_file(tmp_path, tiny_model, chats, micro_batch_size=8)
 
     def full(job):
-        enter(job, TRAINING)
+        job.enter(TRAINING)
         raise MemoryError("no room")
 
     monkeypatch.setattr(sft, "train", full)

@@ -9,10 +9,10 @@ import pytest
 
 from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
+from trainers.job import process
 from trainers.job.files import read_json
 from trainers.keep.checkpoint_store import LARGEST_SHARE, SaveClock
 from trainers.keep.progress import RunCallback
-from trainers.say import stopping
 from trainers.start import loading
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
@@ -77,7 +77,7 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
 
 def test_a_second_signal_ends_at_once(tmp_path, whole, monkeypatch):
     """A signal that comes later than together with the first one does not wait for a checkpoint."""
-    monkeypatch.setattr(stopping, "TOGETHER_S", 0.0)
+    monkeypatch.setattr(process, "TOGETHER_S", 0.0)
     signal_in_step(2, monkeypatch, signal.SIGTERM, signal.SIGTERM)
     assert train(whole[0], tmp_path) == 130
     stage = tmp_path / "stages" / "sft"
@@ -124,7 +124,7 @@ def test_a_forked_reader_of_data_survives_the_first_signal():
     second signal ends the reader, which torch may have to.
     """
     read, write = os.pipe()
-    with stopping.request.listening():
+    with process.StopRequest().listening():
         reader = os.fork()
         if reader == 0:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -154,8 +154,8 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
 
     def on_train_begin(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        begun.append(self.task)
-        if self.task == "it":
+        begun.append(self.job.task)
+        if self.job.task == "it":
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunCallback, "on_train_begin", on_train_begin)

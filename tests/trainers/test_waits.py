@@ -66,9 +66,9 @@ def check(heard, *names):
     ("objective", "own"),
     [
         ("sft", WRITES | {"held-out rows", "general prompts"}),
-        ("dpo", {"losses"}),
-        ("kto", {"losses"}),
-        ("orpo", {"losses"}),
+        ("dpo", {"probabilities"}),
+        ("kto", {"probabilities"}),
+        ("orpo", {"probabilities"}),
         ("rm", {"scores"}),
         ("grpo", WRITES - {"losses"} | ROLLOUTS),
         ("rloo", WRITES - {"losses"} | ROLLOUTS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,11 @@ from advisor.ground.errors import InputError, did_you_mean
 from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.job.machine import process_count
+from advisor.record.run import DOING
+from advisor.record.stage import Doing
+from trainers.job.files import write_json
+from trainers.job.machine import process_count, process_rank
+from trainers.job.process import Process
 
 TRAIN, JUDGE = "train", "judge"  # the parts of a stage
 
@@ -28,6 +32,8 @@ class Job:
     judge: bool = True  # whether the model is evaluated before and after
     part: str | None = None  # TRAIN or JUDGE alone; None: both, one after the other
     attention: str | None = None  # what `attention: auto` is on this machine; None: as planned
+    only_checks: bool = False  # end once the stage is found to be one that can be trained here
+    process: Process = field(default_factory=Process, compare=False, repr=False)
     most_rows: int | None = None  # of a micro-batch, that memory has room for; None: as planned
 
     @property
@@ -99,6 +105,14 @@ class Job:
                 hint="run the stage before it first" if self.entry.starts_from else "",
             )
         return path
+
+    def enter(self, what: str) -> None:
+        """From here on the stage does this: errors say so, and the launcher reads it if the kernel
+        ends the process.
+        """
+        self.process.doing = what
+        if process_rank() == 0 and not self.dry_run:
+            write_json(self.output / DOING, Doing(doing=what).to_dict())
 
     def whole_model(self, start: Path | None) -> str:
         """The folder or hub id of the whole model that a start is, or that its module belongs to;

@@ -7,20 +7,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import Wait, board
+from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
 from trainers.keep.held_out_curve import HeldOutCurve
 from trainers.keep.trackers import Trackers
 from trainers.say.metrics_file import append_line, metric_name
 from trainers.say.progress import say
-from trainers.say.stopping import request
 
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.
@@ -37,39 +36,30 @@ class RunCallback(TrainerCallback):
     norm of the last of them.
 
     Args:
-        metrics: The file for the lines; None: write none.
-        stage: The name of the stage, in the lines.
-        task: The name of the task, in the lines.
-        label: What messages call the stage.
+        job: The stage; a dry run writes no lines.
         steps: Optimizer steps of the whole run.
         memory: The meter whose peak is shown.
         store: The stage's checkpoints; None: none is written.
         saves: Says when a checkpoint is due; None: none is written.
-        scaled: Gradients are scaled (fp16), so that an infinite one only skips a step.
-        shown: Whether this process shows progress.
         logged: Names of the trainer's logs to write and show beside the loss.
     """
 
     def __init__(
         self,
+        job: Job,
         *,
-        metrics: Path | None,
-        stage: str,
-        task: str | None,
-        label: str,
         steps: int,
         memory: MemoryMeter,
         store: CheckpointStore | None = None,
         saves: SaveClock | None = None,
-        scaled: bool = False,
-        shown: bool = True,
         logged: Sequence[str] = (),
     ) -> None:
-        self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
-        self.memory, self.store, self.scaled = memory, store, scaled
+        self.job, self.shown, self.stop = job, is_main_process(), job.process.stop
+        self.label = f"{label(job)} (dry run)" if job.dry_run else label(job)
+        self.writes = self.shown and not job.dry_run
+        self.steps, self.memory, self.store = steps, memory, store
         self.logged, self.saves = logged, saves
         self.stopped_at: int | None = None  # the step after which it was asked to stop
-        self.label, self.shown = label, shown
         self.wait: Wait | None = None  # for the steps
         self.parts: Wait | None = None  # for the micro-batches of one step
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
@@ -141,7 +131,7 @@ class RunCallback(TrainerCallback):
 
     def _decide(self, step: int, control: Any, saves: SaveClock) -> None:
         """Save and stop in all processes or in none."""
-        is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step))
+        is_stopped, is_due = self.stop.is_agreed(is_main_process() and saves.is_due(step))
         if is_stopped and step < self.steps:
             control.should_training_stop = True
             self.stopped_at = step
@@ -178,8 +168,8 @@ class RunCallback(TrainerCallback):
         held_out = self.held_out.get(state.global_step)
         self._write(
             {
-                "stage": self.stage,
-                "task": self.task,
+                "stage": self.job.stage.name,
+                "task": self.job.task,
                 "step": state.global_step,
                 "steps": self.steps,
                 "loss": loss,
@@ -214,7 +204,7 @@ class RunCallback(TrainerCallback):
         # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered,
         # so only the loss counts.
         if not math.isfinite(loss) or (
-            norm is not None and not math.isfinite(norm) and not self.scaled
+            norm is not None and not math.isfinite(norm) and not args.fp16
         ):
             what = (
                 f"the loss became {loss}"
@@ -278,8 +268,8 @@ class RunCallback(TrainerCallback):
         return f", held-out {loss:.3f}{at}"
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.metrics is not None:
-            append_line(self.metrics, line)
+        if self.writes:
+            append_line(self.job.run / "metrics.jsonl", line)
         if self.trackers is not None:
             self.trackers.log(line, after=self.first_step)
 

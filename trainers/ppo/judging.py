@@ -10,6 +10,7 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.record.stage import Check
 from trainers.evaluation.saved_result import Probe, check_saved
+from trainers.job.process import EVALUATING, SAVING
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.records import forget_trained, without_handover
 from trainers.keep.results import load_saved
@@ -18,7 +19,6 @@ from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.roles import ADAPTERS, POLICY
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts
 from trainers.stage.judging import belongs, compared, conclude, found_trained
-from trainers.step.out_of_memory import EVALUATING, SAVING, enter
 from trainers.step.trained_dtype import round_to_base
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def measure_before(loaded: LoadedPPO, store: CheckpointStore, parts: Parts) -> B
     probe = probe_of(loaded)
     with loaded.ppo.roles.use(POLICY) as policy:
         answer = probe.answer(policy)
-    enter(loaded.job, EVALUATING)
+    loaded.job.enter(EVALUATING)
     evaluator = evaluator_of(loaded, store)
     if evaluator is not None:
         evaluator.evaluate_base()
@@ -77,7 +77,7 @@ def measure_before(loaded: LoadedPPO, store: CheckpointStore, parts: Parts) -> B
 
 def evaluate_tuned(job: Job, evaluator: HeldOutEvaluator | None) -> None:
     """Evaluate the trained policy, as long as all roles are there."""
-    enter(job, EVALUATING)
+    job.enter(EVALUATING)
     if evaluator is not None:
         evaluator.evaluate_tuned()
 
@@ -109,7 +109,7 @@ def judge_saved(loaded: LoadedPPO, parts: Parts) -> None:
     with waiting("loading the saved result"):
         load_saved(ppo.roles.parts[POLICY].model, job.output, adapter=ADAPTERS[POLICY])
     evaluate_tuned(job, before.evaluator)
-    enter(job, SAVING)
+    job.enter(SAVING)
     policy = plain_policy(ppo)
     try:
         with waiting("checking the saved result"):

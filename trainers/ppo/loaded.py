@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from advisor.ground.progress import board
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import MemoryMeter
+from trainers.job.process import LOADING, WHILE_LOADING
 from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.resuming import open_store
@@ -21,13 +22,11 @@ from trainers.rows import Prepared
 from trainers.rows.prepared import rows_digest
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
-from trainers.say import stopping
 from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
-from trainers.say.stopping import request
 from trainers.stage.opening import OpenStage, describe, open_stage
 from trainers.step import settings
-from trainers.step.out_of_memory import LOADING, enter, with_room
+from trainers.step.out_of_memory import with_room
 
 if TYPE_CHECKING:
     from trainers.ppo.update import PPO
@@ -69,8 +68,8 @@ def load_stage(job: Job, parts: Parts) -> LoadedPPO:
     machine lacks.
     """
     parts.begin(LOAD)
-    enter(job, LOADING)
-    request.doing = stopping.LOADING
+    job.enter(LOADING)
+    job.process.stop.costs = WHILE_LOADING
     opened = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.start.attention import with_attention

@@ -22,6 +22,7 @@ from advisor.record.stage import Check
 from trainers.evaluation.saved_result import check_saved
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, wait_for_all
+from trainers.job.process import BEFORE_STEPS, SAVING, TRAINING
 from trainers.keep import results
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.records import dependency, forget_trained, keep_trained, launch_record
@@ -29,13 +30,10 @@ from trainers.keep.resuming import last_checkpoint
 from trainers.ppo.loaded import LoadedPPO, load_stage
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
-from trainers.say import stopping
 from trainers.say.progress import AFTER, SAVING_ALONE, Parts, tell
 from trainers.say.progress import TRAIN as TRAINING_PART
-from trainers.say.stopping import end_if_asked, request
 from trainers.stage.training import rounding_checks
 from trainers.step import settings
-from trainers.step.out_of_memory import SAVING, TRAINING, enter
 
 if TYPE_CHECKING:
     from trainers.ppo.heldout import HeldOutEvaluator
@@ -53,7 +51,7 @@ def train(job: Job) -> None:
     with Parts(label(job), shown=is_main_process(), folder=job.run) as parts:
         loaded = load_stage(job, parts)
         if job.dry_run:
-            enter(job, TRAINING)
+            job.enter(TRAINING)
             run_of(loaded).measure(loaded.opened.versions)
         elif job.part == JUDGE:
             from trainers.ppo.judging import judge_saved
@@ -110,7 +108,7 @@ def begin_training(loaded: LoadedPPO) -> tuple[CheckpointStore, Resume]:
     """The stage's checkpoints, and the one to resume from."""
     store = loaded.open_store(processes=settings.world_size())
     resume = last_checkpoint(loaded.job, store)
-    request.doing = stopping.BEFORE
+    loaded.job.process.stop.costs = BEFORE_STEPS
     return store, resume
 
 
@@ -159,12 +157,12 @@ def train_updates(
                 " prompts",
             )
     loaded.memory.reset()
-    enter(job, TRAINING)
+    job.enter(TRAINING)
     parts.begin(TRAINING_PART)
     with closing(ppo.engine):
         run.run_updates(first)
     parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN else None)
-    end_if_asked(run.stopped_at, run.steps)
+    job.process.stop.end_if_asked(run.stopped_at, run.steps)
     return run
 
 
@@ -174,7 +172,7 @@ def save_policy(loaded: LoadedPPO, run: PPORun) -> tuple[Any, StageResult]:
     from trainers.ppo.resolved import resolved_settings
 
     job, ppo = loaded.job, loaded.ppo
-    enter(job, SAVING)
+    job.enter(SAVING)
     resolved = resolved_settings(loaded)
     policy = plain_policy(ppo)
     launch = launch_record(job, policy, loaded.memory)

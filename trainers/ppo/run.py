@@ -34,7 +34,6 @@ from trainers.rows import Prepared
 from trainers.rows.prompts import Prompt
 from trainers.say.metrics_file import append_line
 from trainers.say.progress import say
-from trainers.say.stopping import request
 from trainers.step import settings
 
 EVALUATIONS = 4  # how often held-out prompts are answered during a run
@@ -95,7 +94,7 @@ class PPORun:
         self.first = first
         with (
             closing(Trackers(job)) as self.trackers,
-            request.finishing_steps(),
+            job.process.stop.finishing_steps(),
             waiting("training", total=steps, unit="updates", done=first) as updates,
         ):
             for step in range(first, steps):
@@ -128,7 +127,9 @@ class PPORun:
                 if is_looked and self.evaluator is not None:
                     wins, losses = self.evaluator.evaluate_midway()
                     line["holdout_wins"], line["holdout_losses"] = wins, losses
-                is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step + 1))
+                is_stopped, is_due = job.process.stop.is_agreed(
+                    is_main_process() and saves.is_due(step + 1)
+                )
                 is_saved = is_stopped or is_due or step + 1 == steps
                 is_written = is_saved or "holdout_wins" in line or step % write_every == 0
                 self.record(line, is_written=is_written or step < FIRST)

@@ -19,7 +19,7 @@ from types import FrameType
 import psutil  # comes with accelerate; here, since a second signal may find it half imported
 
 from advisor.ground.terminal import show_streams
-from trainers.say.stopping import SIGNALS
+from trainers.job.process import SIGNALS
 
 IGNORED = {number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
 

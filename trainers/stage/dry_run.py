@@ -53,17 +53,7 @@ def measure(
     longest = [groups[int(place)] for place in order]
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
     shown = is_main_process()
-    watch = RunCallback(
-        metrics=None,
-        stage=stage.name,
-        task=job.task,
-        label=f"{stage.name} (dry run)",
-        steps=STEPS,
-        memory=memory,
-        # The first scale of the loss is a guess, and a step that overflows with it is skipped.
-        scaled=settings.autocast_dtype(job, memory.device) == "float16",
-        shown=shown,
-    )
+    watch = RunCallback(job, steps=STEPS, memory=memory)
     short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
     trainer = build(
         short, batch * micro_batches * STEPS * processes, steps=STEPS, callback=watch, save=False

@@ -20,6 +20,7 @@ from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job.files import write_json
 from trainers.job.job import Job, label
+from trainers.job.process import AFTER_STEPS, EVALUATING
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.records import (
     dependency,
@@ -30,13 +31,9 @@ from trainers.keep.records import (
 )
 from trainers.keep.results import load_saved
 from trainers.keep.resuming import evaluated
-from trainers.say import stopping
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, say, tell
-from trainers.say.stopping import request
 from trainers.stage.loaded_stage import BuiltStage, LoadedStage, build_stage
 from trainers.stage.training import Trained, plain_model
-from trainers.start.bases import release_base
-from trainers.step.out_of_memory import EVALUATING, enter
 
 
 class Before(NamedTuple):
@@ -60,7 +57,7 @@ def measure_before(built: BuiltStage, parts: Parts) -> Before:
         if job.judge
         else None
     )
-    enter(job, EVALUATING)
+    job.enter(EVALUATING)
     if evaluator is not None:
         # A new prefix starts from a prompt, which changes answers before any training: the
         # comparison is with the model as it came.
@@ -80,7 +77,8 @@ def judge_here(built: BuiltStage, before: Before, trained: Trained, parts: Parts
             built.job, trained.model, built.job.output, before.probe, before.answer
         )
     finish(built.job, trained.result, checks, before.evaluator, parts)
-    release_base(trained.model)
+    if built.job.process.bases is not None:
+        built.job.process.bases.release(trained.model)
 
 
 def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
@@ -113,14 +111,15 @@ def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
         raise
     finish(job, without_handover(record), checks, before.evaluator, parts)
     forget_trained(output)
-    release_base(model)
+    if job.process.bases is not None:
+        job.process.bases.release(model)
 
 
 def found_trained(job: Job) -> tuple[TrainedStage, Any] | None:
     """(what the training left, the trained model's answer). A record that cannot be read is
     removed, so that the result is saved again: None.
     """
-    request.doing = stopping.AFTER
+    job.process.stop.costs = AFTER_STEPS
     found = read_trained(job.output)
     if found is None:
         tell(job, "the record of the training cannot be read: the result is saved again")
@@ -153,7 +152,7 @@ def finish(
         evaluator: Has evaluated the model before training; None: nothing is compared.
         parts: The clock of this process.
     """
-    enter(job, EVALUATING)
+    job.enter(EVALUATING)
     if evaluator is not None:
         evaluator.evaluate_tuned()
     of_evaluator = compared(evaluator)

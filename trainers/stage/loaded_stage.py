@@ -10,8 +10,9 @@ from itertools import chain
 from typing import Any
 
 from advisor.ground.progress import board
-from trainers.job.job import JUDGE, Job, label
-from trainers.job.machine import MemoryMeter, is_main_process
+from trainers.job.job import JUDGE, Job
+from trainers.job.machine import MemoryMeter
+from trainers.job.process import LOADING, WHILE_LOADING
 from trainers.job.types import Model, Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.held_out_curve import check_held_out
@@ -19,17 +20,14 @@ from trainers.keep.resuming import open_store, save_clock
 from trainers.rows import Prepared
 from trainers.rows.batches import Batches
 from trainers.rows.prepared import rows_digest
-from trainers.say import stopping
 from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
-from trainers.say.stopping import request
 from trainers.stage.objective import Objective, Opened
 from trainers.stage.opening import OpenStage, describe, open_stage, prepare
 from trainers.stage.trainer_builder import TrainerBuilder
-from trainers.start.bases import memory_meter
 from trainers.start.packing_check import unpacked_if_seen
 from trainers.step import settings
-from trainers.step.out_of_memory import LOADING, enter, with_room
+from trainers.step.out_of_memory import with_room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +77,8 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     machine lacks.
     """
     parts.begin(LOAD)
-    enter(job, LOADING)
-    request.doing = stopping.LOADING
+    job.enter(LOADING)
+    job.process.stop.costs = WHILE_LOADING
     opened = open_stage(job, objective.config_class, objective.faults)
     device = opened.device
     # Imported here: reading the command line and refusing a plan must not wait for them.
@@ -97,7 +95,8 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
         for line in describe(data, template=objective.kind.name not in ("classes", "rewritings")):
             tell(job, line)
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
-    memory = memory_meter(device)
+    bases = job.process.bases
+    memory = MemoryMeter(device) if bases is None else bases.meter(device)
     board.memory = memory.in_use
     connect(device)  # their rows are there
     model = objective.load(
@@ -128,17 +127,13 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     from trainers.keep.progress import RunCallback
 
     job, objective, data = loaded.job, loaded.objective, loaded.data
-    shown = is_main_process()
     steps = settings.total_steps(job, len(loaded.sequences), processes=processes)
     store = open_store(
         job, loaded.opened.versions, steps=steps, rows=rows_digest(data.train), model=loaded.model,
         more=objective.depends_on(job, data), processes=processes,
     )  # fmt: skip
     callback = RunCallback(
-        metrics=job.run / "metrics.jsonl" if shown else None, stage=job.stage.name, task=job.task,
-        label=label(job), steps=steps, memory=loaded.memory, store=store,
-        saves=save_clock(job, steps),
-        scaled=settings.autocast_dtype(job, loaded.opened.device) == "float16", shown=shown,
+        job, steps=steps, memory=loaded.memory, store=store, saves=save_clock(job, steps),
         logged=objective.logged,
     )  # fmt: skip
     continues = hasattr(loaded.model, "peft_config")

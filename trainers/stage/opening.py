@@ -18,8 +18,8 @@ from trainers.job.machine import (
 from trainers.job.types import Device, Tokenizer
 from trainers.rows import Prepared
 from trainers.say.progress import tell
-from trainers.stage.later_stages import end_of_checks
 from trainers.stage.objective import Objective
+from trainers.stage.recipes import ChecksPassed
 from trainers.step import optimizers, settings
 from trainers.step.cpu_products import use_faster_products
 from trainers.step.pass_through import check_passed_through
@@ -60,7 +60,8 @@ def open_stage(
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)
-    end_of_checks()
+    if job.only_checks:
+        raise ChecksPassed
     notes = [use_triton_if_it_works(device.type)]
     if rounding := optimizers.rounding_warning(job.stage):
         notes.append(f"WARNING: {rounding}")

@@ -17,11 +17,10 @@ from typing import Any
 
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, wait_for_all
+from trainers.job.process import BEFORE_STEPS, TRAINING
 from trainers.keep.records import dependency, forget_trained, keep_trained
 from trainers.keep.resuming import last_checkpoint
-from trainers.say import stopping
 from trainers.say.progress import Parts
-from trainers.say.stopping import request
 from trainers.stage.dry_run import measure
 from trainers.stage.judging import judge_here, judge_saved, measure_before
 from trainers.stage.loaded_stage import BuiltStage, LoadedStage, build_stage, load_stage
@@ -29,7 +28,6 @@ from trainers.stage.objective import Objective
 from trainers.stage.training import Resume, train_steps
 from trainers.step import settings
 from trainers.step.before_dividing import make_divisible
-from trainers.step.out_of_memory import TRAINING, enter
 from trainers.step.sharding import casts_weights, is_sharded
 
 
@@ -42,7 +40,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     with Parts(label(job), shown=is_main_process(), folder=job.run) as parts:
         loaded = load_stage(job, objective, parts)
         if job.dry_run:
-            enter(job, TRAINING)
+            job.enter(TRAINING)
             measure(
                 loaded.job, loaded.sequences, loaded.data, loaded.memory, loaded.builder.build,
                 loaded.opened.versions, evaluate=objective.evaluation_loss,
@@ -94,5 +92,5 @@ def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
     if is_sharded(loaded.job):
         make_divisible(built.trainer.model, mixed=loaded.job.stage.precision == "mixed")
     resume = last_checkpoint(built.job, built.store)
-    request.doing = stopping.BEFORE
+    built.job.process.stop.costs = BEFORE_STEPS
     return built, resume

@@ -13,8 +13,7 @@ from trainers.say.progress import tell
 from trainers.stage.objective import Build, Objective
 from trainers.step import settings
 from trainers.step.make_optimizer import put_own
-from trainers.step.out_of_memory import now
-from trainers.step.sharding import adjust_sharding, by_the_reader, is_sharded, sharding_arguments
+from trainers.step.sharding import adjust_sharding, by_the_reader, sharding_arguments
 from trainers.updates import Update
 from trainers.updates.experts import choose_balance, returning_routers
 
@@ -95,7 +94,6 @@ class TrainerBuilder(NamedTuple):
             )
         tell(job, balance.said)
         adjust_sharding(trainer, job)
-        now.is_divided = is_sharded(job)
         if not continues:
             started = partial(
                 self.update.start,

@@ -16,17 +16,16 @@ from advisor.record.stage import Check, Measured
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process
+from trainers.job.process import SAVING, TRAINING
 from trainers.job.types import Model, Trainer
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
 from trainers.keep.records import launch_record, resolved_settings
 from trainers.keep.resuming import resume_metrics
 from trainers.keep.trackers import Trackers
 from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, Parts, say, tell
-from trainers.say.stopping import end_if_asked, request
 from trainers.stage.loaded_stage import BuiltStage
 from trainers.step import optimizers
 from trainers.step.optimizer_states import end_training
-from trainers.step.out_of_memory import SAVING, TRAINING, enter
 from trainers.step.token_counting import Tokens
 from trainers.step.trained_dtype import round_to_base
 
@@ -58,12 +57,12 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         callback.trackers = Trackers(job)
     loaded.memory.reset()
     parts.begin(TRAIN)
-    enter(job, TRAINING)
+    job.enter(TRAINING)
     _run_steps(built, resume)
     measured = measurement(loaded.memory, callback, trainer.all_tokens())
     launch = launch_record(job, trainer.model, loaded.memory)
     parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
-    enter(job, SAVING)
+    job.enter(SAVING)
     if curve is not None:
         curve.load_best(trainer.model)
         for line in curve.record().sentences():
@@ -112,11 +111,11 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
         else:
             if place is not None:
                 trainer.add_callback(Resuming(trainer, place))
-            with request.finishing_steps():
+            with built.job.process.stop.finishing_steps():
                 trainer.train(resume_from_checkpoint=str(place) if place else None)
     finally:
         callback.close()
-    end_if_asked(callback.stopped_at, built.steps)
+    built.job.process.stop.end_if_asked(callback.stopped_at, built.steps)
     end_training(trainer)
 
 

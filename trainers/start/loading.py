@@ -21,7 +21,6 @@ from advisor.plan.checks import optimizer_faults
 from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.rows.template_arguments import give_arguments
-from trainers.start.bases import find_base, keep_base
 from trainers.start.fused_layers import fuse_layers
 from trainers.start.kernels import bitsandbytes_faults, kernel_faults
 from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
@@ -214,9 +213,9 @@ def load_base(
         str(device),
         repr(sorted((name, str(value)) for name, value in options.items())),
     )
-    kept = find_base(key)
-    if kept is not None:
-        return kept
+    bases = job.process.bases
+    if bases is not None and key in bases.kept:
+        return bases.kept[key]
     try:
         with reading(source), one_reads_for_all(job):
             model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
@@ -231,7 +230,8 @@ def load_base(
         dither(model, job.stage.seed)
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)
-    keep_base(key, model)
+    if bases is not None:
+        bases.kept[key] = model
     return model
 
 

@@ -12,17 +12,16 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from advisor.ground.errors import OutOfMemory
 from advisor.record.files import try_read_part
-from advisor.record.run import ADJUSTED, DOING
+from advisor.record.run import ADJUSTED
 from advisor.record.smaller import valid_adjustments
-from advisor.record.stage import Adjusted, Doing
-from trainers.job.files import write_json
+from advisor.record.stage import Adjusted
 from trainers.job.job import Job
-from trainers.job.machine import process_rank
+from trainers.job.machine import process_count
 from trainers.say.progress import tell
 
 # What torch, its libraries and the system say, in lower case.
@@ -43,7 +42,6 @@ WORDS = (
 )
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -97,49 +95,23 @@ def give_back_memory() -> None:
 def in_halves(rows: Sequence[Item], measure: Callable[[Sequence[Item]], Found]) -> list[Found]:
     """What is measured of all rows at once; if they do not fit, of each half of them, and so on.
 
-    For what needs no gradients: nothing has to be undone. A forward pass of a divided model cannot
-    be done again by one process alone: the error then ends the attempt.
+    For what needs no gradients: nothing has to be undone. One process of several, which others may
+    wait for, cannot do a forward pass again by itself: the error then ends the attempt.
     """
     try:
         return [measure(rows)]
     except Exception as error:
-        if len(rows) < 2 or now.is_divided or not is_out_of_memory(error):
+        if len(rows) < 2 or process_count() > 1 or not is_out_of_memory(error):
             raise
         let_go(error)
     give_back_memory()
     middle = (len(rows) + 1) // 2
     print(
-        f"out of memory while {now.doing}: {len(rows)} rows are too many to look at at once, now"
-        f" {middle}",
+        f"out of memory: {len(rows)} rows are too many to look at at once, now {middle}",
         file=sys.stderr,
         flush=True,
     )
     return [*in_halves(rows[:middle], measure), *in_halves(rows[middle:], measure)]
-
-
-# --------------------------------------------------------------------------- what is going on
-
-
-@dataclass
-class Now:
-    """What this process is doing: memory that runs out while a model is loaded is no reason for a
-    smaller micro-batch.
-    """
-
-    doing: str = LOADING
-    is_divided: bool = False  # each process holds a part of the model
-
-
-now = Now()
-
-
-def enter(job: Job, what: str) -> None:
-    """From here on the stage does this: errors say so, and the launcher reads it if the kernel ends
-    the process.
-    """
-    now.doing = what
-    if process_rank() == 0 and not job.dry_run:
-        write_json(job.output / DOING, Doing(doing=what).to_dict())
 
 
 # --------------------------------------------------------------------------- a smaller micro-batch

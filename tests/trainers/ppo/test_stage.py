@@ -18,7 +18,6 @@ from tests.trainers.ppo.modules import UPDATES, metrics, save_module
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.ppo.loop import train
-from trainers.say.stopping import request
 
 ROOT = Path(__file__).parents[3]
 
@@ -211,7 +210,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
         os.kill(os.getpid(), signal.SIGTERM)
         return real(self, prompts, **options)
 
-    with monkeypatch.context() as patch, request.listening():
+    with monkeypatch.context() as patch, broken.process.stop.listening():
         patch.setattr(PPO, "update", update)
         with pytest.raises(Stopped, match="stopped after step 1 of 3, with a checkpoint"):
             train(broken)
