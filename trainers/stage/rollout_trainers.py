@@ -7,14 +7,15 @@ is a frozen copy of the policy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import trl.trainer.grpo_trainer
 import trl.trainer.rloo_trainer
-from trl.models.utils import unwrap_model_for_generation
 
 from trainers.rewards.in_trl import Scored
 from trainers.rewards.rollout_log import RolloutLog
@@ -26,7 +27,9 @@ LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 
 
 class RolloutTrainer(StageTrainer):
-    """A mixin for both."""
+    """A mixin for both. What is set before the training: `ids_of` (a prompt's tokens), `rewards`,
+    `scored`, and the engine.
+    """
 
     orders_rows = False  # a prompt stands once for each of its answers
     trl_module: Any  # where TRL's trainer looks for the function that loads a reference model
@@ -47,49 +50,32 @@ class RolloutTrainer(StageTrainer):
             super().__init__(*args, model=model, **kwargs)
         finally:
             self.trl_module.create_model_from_path = loads
+        self.differences: dict[str, list[float]] = defaultdict(list)  # since the last line
 
     def rollouts_from(self, engine: Engine) -> None:
         """Generate with this engine from now on."""
         self.engine = engine
-        # TRL's name for an engine whose probabilities are not the trainer's: it then computes
-        # those of the trainer before the step, and GRPO corrects its loss by their ratio.
-        self.use_vllm = engine.differs
-        self.vllm_mode = "server"
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with closing(self.engine):
             return super().train(*args, **kwargs)
 
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """The answers to a batch of prompts; some of them go into rollouts.jsonl."""
-        found = super()._generate_and_score_completions(inputs)
-        log, step = self.rollout_log, self.state.global_step + 1
-        if log is not None and self.model.training and log.is_due(step):
-            advantages = found["advantages"].tolist()
-            log.write(step, self.scored.rollouts(self.rewards, advantages, self.eos_token_ids))
-        if self.engine.differs:
-            mode = "train" if self.model.training else "eval"
-            for name, value in correct(found, self.drawn, self.args).items():
-                self._metrics[mode][name].append(
-                    self.accelerator.gather(value.reshape(1)).mean().item()
-                )
-        return found
+    def policy(self) -> AbstractContextManager[Any]:
+        """The context in which the model is the policy: it always is."""
+        return nullcontext(self.accelerator.unwrap_model(self.model))
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        if self.use_transformers_continuous_batching:
-            with self.accelerator.autocast():
-                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+    def answers_to(self, prompt_ids: Sequence[Sequence[int]]) -> Answers:
+        """An answer to each prompt, which stands once for each of its answers."""
         if self.state.global_step != self.loaded_step:
             self.engine.load_weights()
             self.loaded_step = self.state.global_step
-        prompts, each = groups_of(prompt_ids, self.num_generations)
-        answers = self.engine.generate(prompts, self.sampling(), n=each)
+        size = self.num_generations
+        groups = list(prompt_ids[::size])
+        is_repeated = [one for one in groups for _ in range(size)] == list(prompt_ids)
+        given, each = (groups, size) if is_repeated else (list(prompt_ids), 1)
+        answers = self.engine.generate(given, self.sampling(), n=each)
         self.drawn = answers.log_probs
-        return self.answered(answers)
-
-    def answered(self, answers: Answers) -> Any:
-        """The answers as TRL's trainer takes them."""
-        raise NotImplementedError
+        return answers
 
     def sampling(self) -> Sampling:
         """How answers are drawn, from TRL's config."""
@@ -106,22 +92,24 @@ class RolloutTrainer(StageTrainer):
             more={**({"cache_implementation": cache} if cache else {}), **own},
         )
 
-    @contextmanager
-    def policy(self) -> Iterator[Any]:
-        """The whole model, out of what wraps it for training."""
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
-            yield model
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """The answers to a batch of prompts; some of them go into rollouts.jsonl."""
+        found = super()._generate_and_score_completions(inputs)
+        log, step = self.rollout_log, self.state.global_step + 1
+        if log is not None and self.model.training and log.is_due(step):
+            advantages = found["advantages"].tolist()
+            log.write(step, self.scored.rollouts(self.rewards, advantages, self.eos_token_ids))
+        if self.engine.differs:
+            for name, value in correct(found, self.drawn, self.args).items():
+                everywhere = self.accelerator.gather(value.reshape(1))
+                self.differences[name].append(everywhere.mean().item())
+        return found
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [list(self.ids_of[prompt]) for prompt in prompts], None, {}
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {name: sum(one) / len(one) for name, one in self.differences.items()}
+            self.differences.clear()
+        super().log(logs, start_time)
 
 
 class GRPO(RolloutTrainer, trl.trainer.grpo_trainer.GRPOTrainer):
@@ -129,26 +117,38 @@ class GRPO(RolloutTrainer, trl.trainer.grpo_trainer.GRPOTrainer):
 
     trl_module = trl.trainer.grpo_trainer
 
-    def answered(self, answers: Answers) -> Any:
-        return answers.ids, answers.log_probs or None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, rollout_func=roll_out, **kwargs)
+
+    def rollouts_from(self, engine: Engine) -> None:
+        super().rollouts_from(engine)
+        if engine.differs:
+            # TRL's name for an engine whose probabilities are not the trainer's: it then computes
+            # those of the trainer before the step and corrects its loss by their ratio. That the
+            # engine gets new weights is our part.
+            self.use_vllm, self._last_loaded_step = True, -1
+            self.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
+
+
+def roll_out(prompts: Sequence[str], trainer: GRPO) -> dict[str, Any]:
+    """The answers to a batch of prompts as TRL's GRPO takes them."""
+    answers = trainer.answers_to([list(trainer.ids_of[prompt]) for prompt in prompts])
+    log_probs = answers.log_probs or None
+    return {"prompt_ids": answers.prompts, "completion_ids": answers.ids, "logprobs": log_probs}
 
 
 class RLOO(RolloutTrainer, trl.trainer.rloo_trainer.RLOOTrainer):
-    """Compares each answer with the mean of the others; it has no place for the log-probabilities
-    of an engine.
+    """Compares each answer with the mean of the others. TRL's takes no function that generates, and
+    has no place for the log-probabilities of an engine.
     """
 
     trl_module = trl.trainer.rloo_trainer
 
-    def answered(self, answers: Answers) -> Any:
-        return answers.ids
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [list(self.ids_of[prompt]) for prompt in prompts], None, {}
 
-
-def groups_of(prompt_ids: Sequence[Sequence[int]], size: int) -> tuple[list[Sequence[int]], int]:
-    """(prompts, answers to each) for prompts that are repeated for each of their answers."""
-    prompts = list(prompt_ids[::size])
-    repeated = [prompt for prompt in prompts for _ in range(size)]
-    return (prompts, size) if repeated == list(prompt_ids) else (list(prompt_ids), 1)
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        return self.answers_to(prompt_ids).ids
 
 
 def correct(found: dict[str, Any], drawn: Sequence[Sequence[float]], args: Any) -> dict[str, Any]:

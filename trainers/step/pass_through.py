@@ -90,6 +90,9 @@ REFUSED: Mapping[str, str] = {
     "logging_nan_inf_filter": "a loss that is not finite must be seen",
     "disable_tqdm": "our trainers show progress themselves",
     "use_cache": "the cache is off in training, and on if the model generates text",
+    "*transformers_continuous_batching*": (
+        "the stage's rollouts says what generates: transformers, or a vLLM server, which batches so"
+    ),
     "vllm_[!i]*": "the plan's `launch.vllm` says where the server is, or how it is started",
 }
 # Fields that act only beside another key of the plan.
