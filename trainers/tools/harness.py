@@ -1,5 +1,5 @@
-"""Benchmarks of lm-evaluation-harness on a run's base or on its results, in a process of their own
-that ends before, or begins after, a trainer holds the device.
+"""lm-evaluation-harness's own command on a run's base or on its saved results, in a process that
+ends before, or begins after, a trainer holds the device.
 
 Run: python -P -m trainers.tools.harness RUN REQUEST
 
@@ -7,9 +7,6 @@ REQUEST is a JSON file: `{"limit": questions or null, "wanted": [{"name": "base"
 "task": a name of the harness or a file, "to": where the answer goes}, ...]}`. Each answer is
 written as soon as it is there, so that a stopped call loses one at most. What goes wrong is in
 RUN/benchmarks/error.json.
-
-The harness's own command is not used: it resizes the embeddings of a padded vocabulary, and cannot
-load a 4-bit base with transformers 5.
 """
 
 from __future__ import annotations
@@ -19,16 +16,20 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams
+from advisor.methods import methods
 from advisor.plan.entries import path_from
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
@@ -39,12 +40,12 @@ from trainers.job.job import Job, make_job
 from trainers.job.machine import quiet_libraries, torch_device, use_cores
 from trainers.start.loading import load_tokenizer
 from trainers.step.out_of_memory import first_line, is_out_of_memory
-from trainers.tools.results import Result, load_results, load_whole, record_of, result_of
+from trainers.tools.results import record_of, result_of
 
 BASE = "base"
 # Requests that go through the model at once. On a GPU the harness finds what fits; a processor
 # gains nothing from more.
-CPU_BATCH, GPU_BATCH = 8, "auto"
+CPU_BATCH, GPU_BATCH = "8", "auto"
 RAW_TEXT = "cpt"  # the objective that learns texts as they are, without a chat template
 
 
@@ -70,145 +71,124 @@ def answer(run: Path, request: dict[str, Any]) -> None:
     quiet_libraries()
     plan, record = read_plan(run / PLAN_FILE), record_of(run)
     board.folder = run
-    template: bool | None = None
-    wanted = request["wanted"]
-    for name, model, tokenizer in models(plan, run, record, {one["name"] for one in wanted}):
+    base = base_job(plan, run)
+    template = through_template(base)
+    for one in request["wanted"]:
+        name, task, began_s = one["name"], Path(one["task"]).name, time.monotonic()
         board.label = "before training" if name == BASE else f"after training, {name}"
-        if template is None:
-            template = asked_through_template(plan, run, name, tokenizer)
-        for one in wanted:
-            if one["name"] != name:
-                continue
-            began_s = time.monotonic()
-            task = Path(one["task"]).name
-            with waiting(f"benchmark {task}"), explained(task):
-                results = evaluate(one["task"], run, model, tokenizer, template, request["limit"])
-            told = {"chat_template": template, "version": version("lm_eval")}
-            told |= {"seconds": time.monotonic() - began_s, "results": results}
-            write_json(Path(one["to"]), told)
-
-
-def asked_through_template(plan: Plan, run: Path, name: str, tokenizer: Any) -> bool:
-    """Whether questions go through the chat template: the base has one of its own, and the last
-    stage trains through it.
-
-    A base without a template gets none, nor does its result: both are asked in the same words.
-    """
-    if name != BASE:
-        before = sorted((run / "benchmarks" / BASE).glob("*.json"))
-        return any(json.loads(one.read_text("utf-8"))["chat_template"] for one in before)
-    return bool(getattr(tokenizer, "chat_template", None)) and (
-        plan.stages[-1].objective != RAW_TEXT
-    )
+        model = base_arguments(base) if name == BASE else result_arguments(base, record, name)
+        with waiting(f"benchmark {task}"), explained(task):
+            results = evaluate(base, one["task"], model, template, request["limit"])
+        told = {"chat_template": template, "version": version("lm_eval")}
+        told |= {"seconds": time.monotonic() - began_s, "results": results}
+        write_json(Path(one["to"]), told)
 
 
 def evaluate(
-    task: str, run: Path, model: Any, tokenizer: Any, template: bool, limit: int | None
+    base: Job, task: str, model: dict[str, Any], template: bool, limit: int | None
 ) -> dict[str, Any]:
-    """What the harness answers, without the texts of its questions: `results`, `configs` (the
-    lists of metrics), `group_subtasks`, `higher_is_better`, `n-samples`, and of `samples` the
-    number of the question, the filter and the metrics.
-    """
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
+    """What `lm-eval run` writes of a benchmark, without the texts of its questions.
 
-    tokenizer.padding_side = "left"
-    batch = CPU_BATCH if model.device.type == "cpu" else GPU_BATCH
-    path = path_from(run, task).resolve()
+    Args:
+        base: The last stage, from the plan's model.
+        task: An entry of `evaluation.tasks`.
+        model: The harness's arguments of its model.
+        template: Ask through the chat template.
+        limit: Questions; None: all.
+    """
+    from lm_eval.__main__ import cli_evaluate
+
+    device = torch_device(base.plan.launch.device)
+    path = path_from(base.run, task).resolve()
     is_file = task.endswith((".yaml", ".yml"))
-    with chdir(path.parent if is_file else Path.cwd()):  # relative data files are beside the task's
-        found = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch),
-            tasks=[str(path) if is_file else task],
-            limit=limit,
-            log_samples=True,
-            apply_chat_template=template,
-            fewshot_as_multiturn=template,
-        )
+    with TemporaryDirectory() as out:
+        command = [
+            *("lm-eval", "run", "--model", "hf", "--model_args", json.dumps(model)),
+            *("--tasks", str(path) if is_file else task, "--device", str(device)),
+            *("--batch_size", CPU_BATCH if device.type == "cpu" else GPU_BATCH),
+            *("--output_path", out, "--log_samples"),
+            *(() if limit is None else ("--limit", str(limit))),
+            *(("--apply_chat_template", "--fewshot_as_multiturn", "true") if template else ()),
+        ]
+        # Relative data files are beside the task's; what it prints is no answer of ours.
+        here = path.parent if is_file else Path.cwd()
+        with chdir(here), redirect_stdout(sys.stderr), patch.object(sys, "argv", command):
+            cli_evaluate()
+        return written(Path(out))
+
+
+def written(out: Path) -> dict[str, Any]:
+    """`results`, `configs` (the lists of metrics), `group_subtasks`, `higher_is_better`,
+    `n-samples`, and of `samples` the number of the question, the filter and the metrics.
+    """
+    (file,) = out.rglob("results_*.json")
+    found = json.loads(file.read_text("utf-8"))
     kept = ("results", "group_subtasks", "higher_is_better", "n-samples")
-    configs = {
+    plain = {key: found.get(key) for key in kept}
+    plain["configs"] = {
         name: {"metric_list": one.get("metric_list")} for name, one in found["configs"].items()
     }
-    samples = {
-        name: [
-            {key: one[key] for key in ("doc_id", "filter", *one["metrics"]) if key in one}
-            for one in rows
-        ]
-        for name, rows in found["samples"].items()
-    }
-    plain = {key: found.get(key) for key in kept} | {"configs": configs, "samples": samples}
-    return dict(json.loads(json.dumps(plain, default=str)))
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for name in found["configs"]:
+        for lines in out.rglob(f"samples_{name}_*.jsonl"):
+            rows = map(json.loads, lines.read_text("utf-8").splitlines())
+            samples[name] = [
+                {key: one[key] for key in ("doc_id", "filter", *one["metrics"]) if key in one}
+                for one in rows
+            ]
+    return {**plain, "samples": samples}
 
 
 # --------------------------------------------------------------------------- the models
 
 
-def models(
-    plan: Plan, run: Path, record: RunRecord, names: set[str]
-) -> Iterator[tuple[str, Any, Any]]:
-    """(name, model, tokenizer) of each, in the form it is trained in; modules share their base."""
-    device = torch_device(plan.launch.device)
-    if BASE in names:
-        job = base_job(plan, run)
-        tokenizer = load_tokenizer(job)
-        with waiting("loading the model"):
-            model = load_whole(base_result(job), job.base_model, device, **revision_of(job))
-        yield BASE, model, tokenizer
-        del model
-    stages = [stage for stage in record.stages if stage.name in names]
-    results = [replace(result_of(run, record, stage), label=stage.name) for stage in stages]
-    modules = [result for result in results if result.is_module]
-    if modules:
-        with waiting("loading the results"):
-            loaded = load_results(modules, device)
-        for result in modules:
-            with loaded.use(result.label) as (model, tokenizer):
-                yield result.label, model, tokenizer
-        del loaded
-    for result in results:
-        if not result.is_module:
-            with waiting("loading the result"):
-                model = load_whole(result, str(result.folder), device)
-            yield result.label, model, tokenizer_of(result)
-            del model
-
-
 def base_job(plan: Plan, run: Path) -> Job:
-    """The last stage as if it began from the plan's model: its form is that of the results."""
+    """The last stage as if it began from the plan's model."""
     task = plan.tasks[0].name if plan.tasks else None
     job = make_job(plan, stage=plan.stages[-1].name, task=task, run=run, folder=run)
     return replace(job, entry=replace(job.entry, starts_from=None, start_folder=None))
 
 
-def base_result(job: Job) -> Result:
-    """The plan's model, described as a result is."""
-    stage = job.stage
-    return Result(
-        label=BASE,
-        folder=Path(job.base_model),
-        model=job.base_model,
-        update=stage.update,
-        quantization=stage.quantization,
-        double_quantization=stage.double_quantization is not False,
-        weights_dtype=stage.weights_dtype,
-        attention="sdpa" if stage.attention == "auto" else stage.attention,
-        trust_remote_code=job.plan.trust_remote_code,
-    )
+def through_template(base: Job) -> bool:
+    """Whether questions go through the chat template: the base has one of its own, and the last
+    stage trains through it.
+
+    A base without a template gets none, nor does its result: both are asked in the same words.
+    """
+    trains = base.stage.objective != RAW_TEXT
+    return trains and bool(getattr(load_tokenizer(base), "chat_template", None))
 
 
-def revision_of(job: Job) -> dict[str, str]:
-    """The revision of a model of the hub, as `from_pretrained` takes it."""
-    is_here = Path(job.base_model).is_dir()
-    return {} if is_here or job.plan.revision is None else {"revision": job.plan.revision}
+def base_arguments(base: Job, source: str | None = None) -> dict[str, Any]:
+    """The harness's arguments of the plan's model, or of another: in the dtype of the stage. A base
+    that trains in 4 or 8 bits is asked in that dtype too, since the harness cannot make them.
+    """
+    source = source or base.base_model
+    found: dict[str, Any] = {
+        "pretrained": source,
+        "dtype": base.stage.weights_dtype,
+        "trust_remote_code": base.plan.trust_remote_code,
+    }
+    if base.plan.template:
+        found["chat_template_args"] = dict(base.plan.template)
+    if base.plan.revision is not None and not Path(source).is_dir():
+        found["revision"] = base.plan.revision
+    if base.stage.quantization and torch_device(base.plan.launch.device).type == "cuda":
+        found["parallelize"] = True  # what does not fit on the device waits on the host
+    return found
 
 
-def tokenizer_of(result: Result) -> Any:
-    """The tokenizer that was saved with a result."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(
-        str(result.folder), trust_remote_code=result.trust_remote_code
-    )
+def result_arguments(base: Job, record: RunRecord, name: str) -> dict[str, Any]:
+    """The same of the saved result of a stage."""
+    stage = record.stage(name)
+    assert stage is not None
+    result = result_of(base.run, record, stage)
+    folder = str(result.folder)
+    if not result.is_module:
+        return base_arguments(base, folder)
+    if imports := methods().update(result.update).imports:
+        import_module(imports)  # registers the method with PEFT
+    return {**base_arguments(base, result.model), "peft": folder, "tokenizer": folder}
 
 
 @contextmanager
@@ -218,7 +198,7 @@ def explained(task: str) -> Iterator[None]:
         yield
     except AdviseError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"evaluation.tasks: {task}"
         if is_out_of_memory(error):
             raise OutOfMemory(
