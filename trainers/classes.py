@@ -14,21 +14,19 @@ from itertools import chain
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.progress import track
 from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAnswer
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import SCORES
-from trainers.job.evaluating import evaluating
+from trainers.job.evaluating import measuring_as_trained
 from trainers.job.types import Trainer
 from trainers.rows.classification import CLASSES, Labelled, class_columns, class_names
+from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
 from trainers.rows.sequences import values_of
 from trainers.stage.objective import Build, Opened, WithHead
-from trainers.step.out_of_memory import in_halves
 
 HELD_OUT, TRIAL_ROWS = 500, 16
-BATCH = 32
 
 
 class Classifier(WithHead[Labelled]):
@@ -96,22 +94,16 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
     """
     import torch
 
-    model, device = trainer.model, trainer.args.device
-    found: dict[int, Any] = {}
-    order = sorted(range(len(rows)), key=lambda place: rows[place].tokens)
-
-    def look_at(places: Sequence[int]) -> None:
-        batch = trainer.processing_class.pad(
-            {"input_ids": [list(rows[place].input_ids) for place in places]}, return_tensors="pt"
-        ).to(device)
-        for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
-            found[place] = line
-
-    with evaluating(model):
-        starts = range(0, len(order), BATCH)
-        for start in track(starts, "predictions", unit="texts", each=BATCH, of=len(order)):
-            in_halves(order[start : start + BATCH], look_at)
-    return torch.stack([found[place] for place in range(len(rows))])
+    device, pad = trainer.args.device, trainer.processing_class.pad_token_id
+    texts = [row.input_ids for row in rows]
+    at_once = trainer.args.per_device_train_batch_size
+    batches = token_batches(list(map(len, texts)), at_once)
+    with measuring_as_trained(trainer):
+        parts = [
+            trainer.model(**padded_inputs([texts[place] for place in batch], pad, device)).logits
+            for batch in track_batches(batches, "predictions", unit="texts")
+        ]
+    return torch.stack(in_order(batches, list(torch.cat(parts).float().cpu())))
 
 
 class ClassEvaluator:

@@ -15,17 +15,17 @@ from typing import Any, cast
 from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
-from advisor.ground.progress import track
 from advisor.plan.vllm import asks_server, unservable
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
-from trainers.evaluation.loss import held_out, mean_loss, padded_batch
+from trainers.evaluation.loss import held_out, mean_loss
 from trainers.evaluation.metrics import Comparison, compare
 from trainers.job.job import Job, label
 from trainers.job.machine import check_versions, torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row
+from trainers.rows.padding import in_order, padded_batch, token_batches, track_batches
 from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
 from trainers.say.progress import say
@@ -241,13 +241,16 @@ class DistillationEvaluator(TextEvaluator):
     """Also measures the distance to the teacher on held-out rows."""
 
     def own_scores(self) -> dict[str, list[float]]:
-        found = []
-        for row in track(self.rows, "distance to the teacher"):
-            batch = padded_batch(
-                [row], self.trainer.processing_class.pad_token_id, self.trainer.args.device
-            )
-            found.append(float(cast(Any, self.trainer).row_distances(batch).mean()))
-        return {DISTANCE: found}
+        trainer = cast(Any, self.trainer)
+        device, pad = trainer.args.device, trainer.processing_class.pad_token_id
+        at_once = trainer.args.per_device_train_batch_size
+        batches = token_batches([row.tokens for row in self.rows], at_once)
+        means = []
+        for batch in track_batches(batches, "distance to the teacher"):
+            rows = [self.rows[place] for place in batch]
+            found_N = trainer.row_distances(padded_batch(rows, pad, device))
+            means += [part.mean() for part in found_N.split([row.learned for row in rows])]
+        return {DISTANCE: in_order(batches, list(map(float, means)))}
 
     def own_parts(self) -> dict[str, Comparison]:
         before, after = self.base.scores.get(DISTANCE), self.tuned.scores.get(DISTANCE)

@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
-from trainers.evaluation.rewriting import RewritingEvaluator, in_batches, sum_of_losses
+from trainers.evaluation.rewriting import RewritingEvaluator, output_losses
 from trainers.evaluation.saved_result import SEQ2SEQ
-from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.types import Tokenizer, Trainer
 from trainers.rows import Prepared
 from trainers.rows.rewriting import REWRITINGS, Rewriting, rewriting_columns
 from trainers.stage.objective import Build, Opened, WithHead
-from trainers.step.out_of_memory import in_halves
 
 UPDATES = ("full", "lora")
 CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")  # of a language: en_XX, eng_Latn
@@ -92,17 +90,10 @@ class Seq2Seq(WithHead[Rewriting]):
         return {**super().trainer_parts(build, config), "data_collator": collator}
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Rewriting]) -> float | None:
-        total, learned = self.held_out_loss(trainer, rows)
-        return total / learned if learned else None
+        return sum(output_losses(trainer, rows)) / sum(row.learned for row in rows)
 
     def held_out_loss(self, trainer: Trainer, inputs: Sequence[Rewriting]) -> tuple[float, float]:
-        with evaluating(trainer.model):
-            totals = [
-                total
-                for batch in in_batches(inputs, trainer.args.per_device_train_batch_size)
-                for total in in_halves(batch, lambda part: sum_of_losses(trainer, part))
-            ]
-        return sum(totals), sum(row.learned for row in inputs)
+        return sum(output_losses(trainer, inputs)), sum(row.learned for row in inputs)
 
 
 def set_languages(job: Job, tokenizer: Tokenizer) -> None:

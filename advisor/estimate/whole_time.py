@@ -37,14 +37,14 @@ HELD_BY = ("catalogue", "hub", "suggested")  # where a model comes from that may
 HELD_OUT_ROWS, SAMPLES, GENERAL = 64, 16, 24
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4  # where max_steps stops the stage
 PROMPTS, TRIAL_PROMPTS = 32, 4  # of a stage that learns from its own answers
-BATCH, LONGEST_SAMPLE, GENERATION_S = 4, 128, 45.0
+LONGEST_SAMPLE, GENERATION_S = 128, 45.0
 GENERAL_TOKENS = 60  # assumed: a general prompt with its answer and a chat template
 PROBES = 4  # forward passes that compare the saved result with the trained one and the base
 # Passes over what is saved: written, read for its SHA-256, and loaded again.
 SAVED_PASSES = 3
 ANSWER_SHARE = 0.5  # assumed: of a row, where only its whole length is known
 # Assumed, against the mean answer: the limit for a sample (half as much again as the longest
-# expected one), and the longest of BATCH answers.
+# expected one), and the longest of those that are written together.
 LIMIT_RATIO, LONGEST_OF_BATCH = 2.0, 1.3
 
 
@@ -126,7 +126,7 @@ def _measuring_s(run: Run, machine: Machine, evaluated: EvaluationRows, *, tuned
     writes the same answers to their end, about as long as those of the data.
     """
     what = run.objective
-    row_s, token_s = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=BATCH)
+    row_s, _ = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=1)
     rows = min(evaluated.rows, TRIAL_ROWS if evaluated.trial else HELD_OUT_ROWS)
     if what.scores:  # before the training there is usually no score
         return rows * what.sequences_per_row * row_s if tuned else 0.0
@@ -143,8 +143,12 @@ def _measuring_s(run: Run, machine: Machine, evaluated: EvaluationRows, *, tuned
     if what.generates:
         count = min(TRIAL_PROMPTS if evaluated.trial else PROMPTS, round(evaluated.rows))
         length = float(run.options.get("response_tokens") or answer)
+    # As many together as have the tokens of a micro-batch.
+    budget = run.stage.micro_batch_size * run.stage.seq_len
+    at_once = max(1, min(count, int(budget // (evaluated.row_tokens + limit))))
+    _, token_s = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=at_once)
     batch_s = length * token_s
-    writing = -(-count // BATCH) * batch_s
+    writing = -(-count // at_once) * batch_s
     if not tuned:
         writing = min(writing, GENERATION_S + batch_s)
     return losses + general + writing

@@ -66,9 +66,9 @@ def check(heard, *names):
     ("objective", "own"),
     [
         ("sft", WRITES | {"held-out rows", "general prompts"}),
-        ("dpo", {"probabilities"}),
-        ("kto", {"probabilities"}),
-        ("orpo", {"probabilities"}),
+        ("dpo", {"losses"}),
+        ("kto", {"losses"}),
+        ("orpo", {"losses"}),
         ("rm", {"scores"}),
         ("grpo", WRITES - {"losses"} | ROLLOUTS),
         ("rloo", WRITES - {"losses"} | ROLLOUTS),

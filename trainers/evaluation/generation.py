@@ -45,7 +45,6 @@ from trainers.rows import ANSWERS, Row, Templater, prepare_stage_rows
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
-BATCH = 4  # answers generated at once
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4
 
 
@@ -103,14 +102,14 @@ class TextEvaluator:
         scores = self.own_scores()
         samples: list[Sample] = []
         writing = time.monotonic()
-        starts = range(0, len(self.prompts), BATCH)
+        each = self.answers_at_once()
+        starts = range(0, len(self.prompts), each)
         for start in track(
-            starts, "sample answers", unit="answers", each=BATCH, of=len(self.prompts)
+            starts, "sample answers", unit="answers", each=each, of=len(self.prompts)
         ):
             if bounded and start and time.monotonic() - writing > GENERATION_S:
                 break
-            batch = self.prompts[start : start + BATCH]
-            samples += self.sample(batch)
+            samples += self.sample(self.prompts[start : start + each])
         return Measurements(
             losses=losses,
             general=general,
@@ -118,6 +117,12 @@ class TextEvaluator:
             scores=scores,
             seconds=time.monotonic() - began,
         )
+
+    def answers_at_once(self) -> int:
+        """As many as have the tokens of a micro-batch, if all are as long as the longest."""
+        stage = self.job.stage
+        longest = max((len(row.input_ids) for row in self.prompts), default=0) + self.limit
+        return max(1, stage.micro_batch_size * stage.seq_len // longest)
 
     def own_prompts(self, rows: Sequence[Row]) -> list[Row]:
         """The rows whose prompts are answered."""
@@ -129,8 +134,7 @@ class TextEvaluator:
 
     def sample(self, rows: Sequence[Row]) -> list[Sample]:
         """Greedy answers to the rows' prompts."""
-        model, tokenizer = self.trainer.model, self.trainer.processing_class
-        return sample_answers(model, tokenizer, rows, limit=self.limit)
+        return sample_answers(self.trainer, rows, limit=self.limit)
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         """Loss per learned token of each row."""

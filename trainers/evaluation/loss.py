@@ -1,23 +1,27 @@
-"""Loss, log-probabilities and sample answers of a model, on a bounded number of rows; logits are
+"""Loss, log-probabilities and sample answers of a model, on a bounded number of rows, which go
+through it in batches of about as many tokens as a micro-batch of training has; whole logits are
 never kept.
-
-Dimensions: T tokens of a row, N learned tokens of it, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from advisor.ground.progress import track
-from trainers.job.evaluating import evaluating
-from trainers.job.types import Device, Model, Tokenizer, Trainer
+from trainers.job.evaluating import generating, measuring_as_trained
+from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rows import IGNORED, Row
+from trainers.rows.padding import (
+    in_order,
+    padded_batch,
+    padded_inputs,
+    token_batches,
+    track_batches,
+)
 from trainers.say.progress import counting_answers
-from trainers.step.out_of_memory import in_halves
 
 HELD_OUT_ROWS = 64
 Item = TypeVar("Item")
@@ -41,103 +45,66 @@ def held_out(rows: Sequence[Item], *, limit: int = HELD_OUT_ROWS) -> list[Item]:
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
-def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """Batches of rows of similar length, so that little is padded."""
-    ordered = sorted(rows, key=lambda row: row.tokens)
-    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
-
-
-def padded_batch(rows: Sequence[Row], pad_id: int, device: Device) -> dict[str, Any]:
-    """One batch of rows, padded on the right: input_ids, labels and attention_mask."""
-    import torch
-
-    width = max(row.tokens for row in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    labels = torch.full((len(rows), width), IGNORED)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : row.tokens] = torch.tensor(row.input_ids)
-        labels[place, : row.tokens] = torch.tensor(row.labels)
-        mask[place, : row.tokens] = 1
-    return {
-        "input_ids": ids.to(device),
-        "labels": labels.to(device),
-        "attention_mask": mask.to(device),
-    }
-
-
-def mean_loss(trainer: Trainer, rows: Sequence[Row]) -> float | None:
-    """Mean loss per learned token over the rows, or None without rows."""
-    if not rows:
-        return None
-    model = trainer.model
-
-    def total_of(batch: Sequence[Row]) -> float:
-        inputs = padded_batch(batch, trainer.processing_class.pad_token_id, trainer.args.device)
-        return float(trainer.compute_loss(model, inputs)) * sum(row.learned for row in batch)
-
-    with evaluating(model):
-        totals = [
-            total
-            for batch in batches(rows, trainer.args.per_device_train_batch_size)
-            for total in in_halves(batch, total_of)
-        ]
-    return sum(totals) / sum(row.learned for row in rows)
+def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
+    """The sum of the log-probabilities of each row's learned tokens, in the order of the rows."""
+    with measuring_as_trained(trainer):
+        return log_prob_sums(
+            trainer.model,
+            rows,
+            trainer.processing_class.pad_token_id,
+            at_once=trainer.args.per_device_train_batch_size,
+        )
 
 
 def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     """Mean loss per learned token of each row, in their order."""
-    if not rows:
-        return []
-    model, found = trainer.model, []
-    with evaluating(model):
-        for row in track(rows, "losses"):
-            found.append(
-                float(
-                    trainer.compute_loss(
-                        model,
-                        padded_batch(
-                            [row], trainer.processing_class.pad_token_id, trainer.args.device
-                        ),
-                    )
-                )
-            )
-    return found
+    sums = answer_log_probs(trainer, rows)
+    return [-total / max(1, row.learned) for total, row in zip(sums, rows, strict=True)]
 
 
-def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
-    """The sum of the log-probabilities of each row's learned tokens, in the order of the rows.
+def mean_loss(trainer: Trainer, rows: Sequence[Row]) -> float | None:
+    """Mean loss per learned token over the rows, or None without rows."""
+    return (
+        -sum(answer_log_probs(trainer, rows)) / sum(row.learned for row in rows) if rows else None
+    )
 
-    One row at a time, and only the logits of its answer, if the model can leave out the others.
+
+def log_prob_sums(model: Model, rows: Sequence[Row], pad_id: int, *, at_once: int) -> list[float]:
+    """The sum of the log-probabilities of each row's learned tokens, by a model that evaluates.
+
+    Args:
+        at_once: How many of the longest rows go through the model together.
     """
-    import inspect
-
     import torch
 
-    model, found = trainer.model, []
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    partly = "logits_to_keep" in inspect.signature(type(plain).forward).parameters
-    with evaluating(model):
-        for row in track(rows, "probabilities"):
-            inputs = padded_batch([row], trainer.processing_class.pad_token_id, trainer.args.device)
-            labels_T = inputs.pop("labels")[0]
-            learned = (labels_T != IGNORED).nonzero()[:, 0]
-            learned = learned[learned > 0]
-            if not len(learned):
-                found.append(0.0)
-                continue
-            keep = {"logits_to_keep": int(row.tokens - learned[0] + 1)} if partly else {}
-            logits_TV = model(**inputs, use_cache=False, **keep).logits[0]
-            # Counted from the end: earlier logits may be left out, and a prefix adds some in front.
-            chosen_NV = logits_TV[len(logits_TV) - row.tokens + learned - 1].float()
-            found.append(
-                float(
-                    -torch.nn.functional.cross_entropy(
-                        chosen_NV, labels_T[learned], reduction="sum"
-                    )
-                )
-            )
-    return found
+    if not rows:
+        return []
+    device = next(model.parameters()).device
+    batches = token_batches([row.tokens for row in rows], at_once)
+    with fused_head(model):
+        sums = [
+            model(
+                **padded_batch([rows[place] for place in batch], pad_id, device), fused_lm_head=True
+            ).log_probs.sum(1)
+            for batch in track_batches(batches, "losses")
+        ]
+    return in_order(batches, torch.cat(sums).tolist())
+
+
+@contextmanager
+def fused_head(model: Model) -> Iterator[None]:
+    """Inside, the model gives the log-probabilities of learned tokens without whole logits."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = vars(base).get("forward")
+    add_fused_lm_head(base)
+    try:
+        yield
+    finally:
+        del base.forward
+        if before is not None:
+            base.forward = before
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -157,64 +124,42 @@ def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     return chosen
 
 
-def sample_answers(
-    model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int
-) -> list[Sample]:
-    """Greedy answers to the rows' prompts, at most `limit` tokens each; fewer at once if memory
-    runs out.
-    """
-    if not rows:
-        return []
-    parts = in_halves(rows, lambda part: _answers(model, tokenizer, part, limit=limit))
-    return [sample for part in parts for sample in part]
-
-
-def _answers(
-    model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int
-) -> list[Sample]:
-    """What `sample_answers` says, all at once."""
+def sample_answers(trainer: Trainer, rows: Sequence[Row], *, limit: int) -> list[Sample]:
+    """Greedy answers to the rows' prompts, all together, at most `limit` tokens each."""
+    tokenizer, device = trainer.processing_class, next(trainer.model.parameters()).device
     # Rendered prompts have their own special tokens; a prompt without a template gets the
     # tokenizer's.
     special = not getattr(tokenizer, "chat_template", None)
-    device = next(model.parameters()).device
-    encoded = tokenizer(
-        [row.prompt for row in rows],
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        add_special_tokens=special,
-        return_token_type_ids=False,
-    ).to(device)
-    width = encoded["input_ids"].shape[1]
-    with generating(model), counting_answers(len(rows), limit, "answers at once") as count:
+    prompts = tokenizer([row.prompt for row in rows], add_special_tokens=special)["input_ids"]
+    inputs = padded_inputs(prompts, tokenizer.pad_token_id, device, on_left=True)
+    return greedy_answers(trainer, inputs, limit=limit, width=inputs["input_ids"].shape[1])
+
+
+def greedy_answers(
+    trainer: Trainer, inputs: Mapping[str, Any], *, limit: int, width: int
+) -> list[Sample]:
+    """What the trainer's model writes on a batch of inputs.
+
+    Args:
+        width: How many tokens of the output are no answer: the prompt's, or a decoder's first.
+    """
+    model, count = trainer.model, len(inputs["input_ids"])
+    with (
+        generating(model), trainer.accelerator.autocast(),
+        counting_answers(count, limit, "answers at once") as counted,
+    ):  # fmt: skip
         output = model.generate(
-            **encoded,
-            logits_processor=[count.watch(width, stops_of(model))],
+            **inputs,
+            logits_processor=[counted.watch(width, stops_of(model))],
             max_new_tokens=limit,
             do_sample=False,
+            num_beams=1,
             temperature=None,
             top_p=None,
             top_k=None,
             use_cache=True,
         )
-    written = output[:, width:]
-    return samples_of(written.tolist(), model, tokenizer)
-
-
-@contextmanager
-def generating(model: Model) -> Iterator[None]:
-    """The model as it evaluates, with its cache, which is off under gradient checkpointing: every
-    token would then cost a whole forward pass.
-    """
-    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
-    if checkpointing:
-        model.gradient_checkpointing_disable()
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+    return samples_of(output[:, width:].tolist(), model, trainer.processing_class)
 
 
 def samples_of(

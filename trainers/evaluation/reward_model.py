@@ -7,19 +7,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.ground.progress import track
 from advisor.record.stage import Check, Evaluation, Metric
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
-from trainers.job.evaluating import evaluating
+from trainers.job.evaluating import measuring_as_trained
 from trainers.job.files import keep_value, kept_value
 from trainers.job.types import Trainer
+from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
 from trainers.rows.preference import Pair
-from trainers.step.out_of_memory import in_halves
 
 HELD_OUT_PAIRS, TRIAL_PAIRS = 256, 8
-AT_ONCE = 4
 BINS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 
 
@@ -27,31 +25,19 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
     """Scores of the chosen and the rejected answer of P pairs: P, 2; float32 on the host."""
     import torch
 
+    if not rows:
+        return torch.zeros(0, 2)
     model, device, pad = trainer.model, trainer.args.device, trainer.processing_class.pad_token_id
-
-    def scored(part: Sequence[Pair]) -> Any:
-        texts = [
-            [*row.prompt_ids, *ids] for row in part for ids in (row.chosen_ids, row.rejected_ids)
+    texts = [[*row.prompt_ids, *ids] for row in rows for ids in (row.chosen_ids, row.rejected_ids)]
+    # A micro-batch has so many pairs.
+    at_once = 2 * trainer.args.per_device_train_batch_size
+    batches = token_batches(list(map(len, texts)), at_once)
+    with measuring_as_trained(trainer):
+        parts = [
+            model(**padded_inputs([texts[place] for place in batch], pad, device)).logits[:, 0]
+            for batch in track_batches(batches, "scores", unit="answers")
         ]
-        width = max(map(len, texts))
-        ids = torch.full((len(texts), width), pad)
-        mask = torch.zeros((len(texts), width), dtype=torch.long)
-        for place, text in enumerate(texts):
-            ids[place, : len(text)] = torch.tensor(text)
-            mask[place, : len(text)] = 1
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-        return logits[:, 0].float().cpu().view(-1, 2)
-
-    with evaluating(model):
-        return torch.cat(
-            [
-                part
-                for at in track(
-                    range(0, len(rows), AT_ONCE), "scores", unit="pairs", each=AT_ONCE, of=len(rows)
-                )
-                for part in in_halves(rows[at : at + AT_ONCE], scored)
-            ]
-        )
+    return torch.tensor(in_order(batches, torch.cat(parts).float().tolist())).view(-1, 2)
 
 
 class RewardModelEvaluator:

@@ -9,32 +9,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.ground.progress import track
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.held_out import collated, on_device
-from trainers.evaluation.loss import SAMPLES, Sample, generating, samples_of, stops_of
-from trainers.job.evaluating import evaluating
-from trainers.job.types import Model, Tokenizer
+from trainers.evaluation.loss import SAMPLES, Sample, greedy_answers
+from trainers.job.evaluating import measuring_as_trained
 from trainers.rows import IGNORED
+from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
 from trainers.rows.rewriting import Rewriting, rewriting_columns
-from trainers.say.progress import counting_answers
-from trainers.step.out_of_memory import in_halves
 
 
-def in_batches(rows: Sequence[Rewriting], size: int) -> list[list[Rewriting]]:
-    """Batches of rows of similar length, so that little is padded."""
-    ordered = sorted(rows, key=lambda row: row.tokens)
-    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+def output_losses(trainer: Any, rows: Sequence[Rewriting]) -> list[float]:
+    """The sum of the losses of all tokens of each row's output, in the order of the rows."""
+    batches = token_batches([row.tokens for row in rows], trainer.args.per_device_train_batch_size)
+    with measuring_as_trained(trainer):
+        sums = [
+            row_loss_sums(trainer, [rows[place] for place in batch])
+            for batch in track_batches(batches, "losses")
+        ]
+    return in_order(batches, [total for part in sums for total in part.tolist()])
 
 
-def sum_of_losses(trainer: Any, rows: Sequence[Rewriting]) -> float:
-    """The sum of the losses of all tokens of the rows' outputs."""
+def row_loss_sums(trainer: Any, rows: Sequence[Rewriting]) -> Any:
+    """The sum of the losses of all tokens of each row's output: B."""
     inputs = on_device(trainer, collated(trainer, rewriting_columns(rows)))
-    return float(loss_sum(trainer.model, inputs))
+    losses = token_losses(trainer.model, inputs)
+    return losses.view(len(rows), -1).sum(1)
 
 
-def loss_sum(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -> Any:
-    """The sum of the cross-entropy over the output's tokens: a scalar tensor.
+def token_losses(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -> Any:
+    """The cross-entropy of each token of the outputs, one row after the other, 0 behind their ends:
+    B * T.
 
     Args:
         smoothing: The share of each target that is spread over the whole vocabulary.
@@ -50,7 +54,7 @@ def loss_sum(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -
         logits_BTV.float().view(-1, logits_BTV.shape[-1]),
         labels_BT.reshape(-1),
         ignore_index=IGNORED,
-        reduction="sum",
+        reduction="none",
         label_smoothing=smoothing,
     )
 
@@ -67,30 +71,13 @@ class RewritingEvaluator(TextEvaluator):
 
     def losses(self, rows: Sequence[Any]) -> list[float]:
         """Loss per token of the output of each row."""
-        found = []
-        with evaluating(self.trainer.model):
-            for row in track(rows, "losses"):
-                found.append(sum_of_losses(self.trainer, [row]) / row.learned)
-        return found
+        sums = output_losses(self.trainer, rows)
+        return [total / row.learned for total, row in zip(sums, rows, strict=True)]
 
     def sample(self, rows: Sequence[Any]) -> list[Sample]:
         """Greedy outputs."""
-        model, tokenizer = self.trainer.model, self.trainer.processing_class
-        parts = in_halves(rows, lambda part: _outputs(model, tokenizer, part, limit=self.limit))
-        return [sample for part in parts for sample in part]
-
-
-def _outputs(
-    model: Model, tokenizer: Tokenizer, rows: Sequence[Rewriting], *, limit: int
-) -> list[Sample]:
-    device = next(model.parameters()).device
-    encoded = tokenizer.pad(
-        {"input_ids": [list(row.input_ids) for row in rows]}, return_tensors="pt"
-    ).to(device)
-    with generating(model), counting_answers(len(rows), limit, "answers at once") as count:
-        output = model.generate(
-            **encoded, max_new_tokens=limit, do_sample=False, num_beams=1, use_cache=True,
-            logits_processor=[count.watch(1, stops_of(model))],
-        )  # fmt: skip
-    written = output[:, 1:]  # without the decoder's start token
-    return samples_of(written.tolist(), model, tokenizer)
+        device = next(self.trainer.model.parameters()).device
+        pad = self.trainer.processing_class.pad_token_id
+        inputs = padded_inputs([row.input_ids for row in rows], pad, device)
+        # A decoder begins with a token of its own.
+        return greedy_answers(self.trainer, inputs, limit=self.limit, width=1)

@@ -14,12 +14,13 @@ from typing import Any
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.types import FSDP
 from advisor.record.stage import Check
-from trainers.evaluation.loss import Sample, padded_batch
+from trainers.evaluation.loss import Sample
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Model
 from trainers.rows import Row
+from trainers.rows.padding import padded_inputs
 from trainers.rows.sequences import learned_counts, lengths, row_places
 from trainers.start.fused_layers import fuse_like
 from trainers.start.loading import keep_weights_unpacked, placement, quantization_config
@@ -42,8 +43,7 @@ def log_probs(model: Model, row: Row, pad_id: int) -> Any:
     """Log-probabilities at the last T tokens of a row: T, V; float32 on the host."""
     import torch
 
-    inputs = padded_batch([row], pad_id, next(model.parameters()).device)
-    inputs.pop("labels")
+    inputs = padded_inputs([row.input_ids], pad_id, next(model.parameters()).device)
     with evaluating(model):
         logits_TV = model(**inputs, use_cache=False).logits[0, -SHOWN_TOKENS:]
     return torch.log_softmax(logits_TV.float(), dim=-1).cpu()

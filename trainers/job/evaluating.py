@@ -28,6 +28,29 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
+@contextmanager
+def generating(model: Any) -> Iterator[None]:
+    """The model as it evaluates, with its cache, which is off while activations are recomputed:
+    every token would then cost a whole forward pass.
+    """
+    recomputes = bool(getattr(model, "is_activation_checkpointing", False))
+    if recomputes:
+        model.activation_checkpointing_disable()
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        if recomputes:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+@contextmanager
+def measuring_as_trained(trainer: Any) -> Iterator[None]:
+    """The trainer's model evaluating, in the precision that its steps compute in."""
+    with evaluating(trainer.model), trainer.accelerator.autocast():
+        yield
+
+
 def attention_autocast(model: Any) -> Any:
     """Autocast if the model's attention refuses the dtype of its weights, as flash attention
     refuses float32; else no context at all, so that numbers are those of the plainly loaded model.

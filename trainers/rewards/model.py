@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.progress import track
 from advisor.methods import objective
 from advisor.model_files.folder import base_faults, folder_faults, tokenizer_faults
 from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer
+from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
 
 
 def reward_folder(job: Job, named: str) -> Path:
@@ -155,32 +155,23 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     """The reward model's score of each prompt with its answer.
 
     Args:
-        at_once: How many texts go through the model together.
+        at_once: How many of the longest texts go through the model together.
     """
     import torch
 
     device = next(model.parameters()).device
     pad = model.config.get_text_config().pad_token_id
-    size = at_once if pad is not None else 1  # without a padding token it scores single texts alone
-    # Texts of similar length go together: padding is work that nobody needs.
-    order = sorted(
-        range(len(answers)),
-        key=lambda row: len(answers[row].prompt_ids) + len(answers[row].answer_ids),
+    texts = [[*answer.prompt_ids, *answer.answer_ids] for answer in answers]
+    # Without a padding token it scores single texts alone.
+    batches = (
+        token_batches(list(map(len, texts)), at_once)
+        if pad is not None
+        else [[place] for place in range(len(texts))]
     )
-    found = [0.0] * len(answers)
     with evaluating(model):
-        starts = range(0, len(order), size)
-        for start in track(starts, "scores", unit="answers", each=size, of=len(order)):
-            rows = order[start : start + size]
-            texts = [[*answers[row].prompt_ids, *answers[row].answer_ids] for row in rows]
-            width = max(map(len, texts))
-            ids = torch.tensor(
-                [text + [pad or 0] * (width - len(text)) for text in texts], device=device
-            )
-            mask = torch.tensor(
-                [[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device
-            )
-            scores = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
-            for row, score in zip(rows, scores, strict=True):
-                found[row] = score
-    return found
+        parts = [
+            model(**padded_inputs([texts[place] for place in batch], pad or 0, device)).logits[:, 0]
+            for batch in track_batches(batches, "scores", unit="answers")
+        ]
+    scores = torch.cat(parts).float().tolist() if parts else []
+    return in_order(batches, scores)

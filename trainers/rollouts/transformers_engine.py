@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from trainers.evaluation.loss import generating
+from trainers.job.evaluating import generating
 from trainers.job.machine import least_of_all
 from trainers.rollouts.engine import Answers, Sampling
+from trainers.rows.padding import padded_inputs
 from trainers.say.progress import AnswerCount, counting_answers
 from trainers.step.sharding import is_divided
 
@@ -153,21 +154,14 @@ def generate_batch(
         pad_id: The padding token.
         count: Shows how far they are.
     """
-    import torch
     from transformers import LogitsProcessorList
 
     device = next(model.parameters()).device
     width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for place, prompt in enumerate(prompts):
-        ids[place, width - len(prompt) :] = torch.tensor(list(prompt))
-        mask[place, width - len(prompt) :] = 1
     config = generation_config(sampling, pad_id)
     with _generation_settings(model, config):
         output = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
+            **padded_inputs(prompts, pad_id, device, on_left=True),
             generation_config=config,
             logits_processor=LogitsProcessorList([count.watch(width, sampling.stops)]),
             # All processes compute each token of a divided model, until the last answer ends.

@@ -12,7 +12,7 @@ import torch
 from trl import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from trainers.evaluation.rewriting import loss_sum
+from trainers.evaluation.rewriting import token_losses
 from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
 from trainers.stage.answer_loss import add_answer_loss, plain_head
@@ -157,7 +157,7 @@ class Seq2Seq(StageTrainer):
         if self.model.training:  # tokens that are read, and that are written
             self.add_tokens(mask.sum() + written, mask.numel() + labels.numel(), written)
         smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
-        total = loss_sum(model, inputs, smoothing=smoothing)
+        total = token_losses(model, inputs, smoothing=smoothing).sum()
         if num_items_in_batch is None:
             return total / written
         if self.args.average_tokens_across_devices:

@@ -17,16 +17,17 @@ from advisor.ground.terminal import show_streams
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import CROSS, CrossEvaluation
-from trainers.evaluation.loss import held_out, padded_batch
+from trainers.evaluation.loss import held_out, log_prob_sums
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 from trainers.job.machine import quiet_libraries, torch_device, use_cores
 from trainers.job.types import Model, Tokenizer
-from trainers.rows import IGNORED, Row
+from trainers.rows import Row
 from trainers.tools.results import BASE, load_results, results_of
 
 ROWS, TRIAL_ROWS = 32, 8
+AT_ONCE = 2  # of the longest rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,25 +106,10 @@ def held_out_rows(
 
 
 def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
-    """Mean loss per learned token; one row at a time, so that one row's logits are all that is
-    held.
-    """
-    import torch
-
-    total, count = 0.0, 0
+    """Mean loss per learned token."""
     with evaluating(model):
-        for row in track(rows, "losses"):
-            batch = padded_batch([row], pad_id, next(model.parameters()).device)
-            labels_BT = batch.pop("labels")[:, 1:]
-            logits_BTV = model(**batch, use_cache=False).logits[:, :-1]
-            learned_BT = labels_BT != IGNORED
-            total += float(
-                torch.nn.functional.cross_entropy(
-                    logits_BTV[learned_BT].float(), labels_BT[learned_BT], reduction="sum"
-                )
-            )
-            count += int(learned_BT.sum())
-    return total / max(1, count)
+        total = sum(log_prob_sums(model, rows, pad_id, at_once=AT_ONCE))
+    return -total / max(1, sum(row.learned for row in rows))
 
 
 if __name__ == "__main__":
