@@ -74,7 +74,7 @@ if sft:
 from trainers.start.loading import load_tokenizer
 from trainers.ppo.build import build
 from trainers.ppo.steps import prompts_of_update
-from trainers.rows.prompts import PROMPTS
+from trainers.rows.conversation import PROMPTS
 from trainers.rows.stage_rows import prepare_rows
 from trainers.updates import load_update
 

@@ -85,7 +85,7 @@ if objective == "ppo":
     from trainers.rows.stage_rows import prepare_rows
     from trainers.ppo.build import build
     from trainers.ppo.steps import prompts_of_update
-    from trainers.rows.prompts import PROMPTS
+    from trainers.rows.conversation import PROMPTS
     from trainers.updates import load_update
 
     tokenizer = load_tokenizer(job)

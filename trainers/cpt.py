@@ -13,6 +13,7 @@ from functools import partial
 
 from advisor.ground.errors import InputError
 from trainers.evaluation.generation import TextEvaluator
+from trainers.job.files import digest_of
 from trainers.job.job import Job
 from trainers.job.types import Tokenizer
 from trainers.rows import Prepared, Row
@@ -42,15 +43,13 @@ class CPT(SFT):
             )
         if not job.options.get("replay"):
             return data
-        return with_replay(
-            data,
-            general_text(job, tokenizer),
-            share=float(job.options["replay_share"]),
-            seed=job.stage.seed,
-        )
+        general = general_text(job, tokenizer)
+        share = float(job.options["replay_share"])
+        mixed = with_replay(data, general.train, share=share, seed=job.stage.seed)
+        return replace(mixed, digest=digest_of([data.digest, general.digest, share]))
 
 
-def general_text(job: Job, tokenizer: Tokenizer) -> Sequence[Row]:
+def general_text(job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
     """The rows of the file named by `replay`."""
     other = replace(
         job,
@@ -62,7 +61,7 @@ def general_text(job: Job, tokenizer: Tokenizer) -> Sequence[Row]:
     )
     prepared = prepare_rows(other, tokenizer)
     parts = (prepared.train, prepared.holdout)
-    return Picked(parts, range(sum(map(len, parts))))
+    return replace(prepared, train=Picked(parts, range(sum(map(len, parts)))))
 
 
 def with_replay(

@@ -25,8 +25,8 @@ from trainers.job.machine import check_versions, torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row
+from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.padding import in_order, padded_batch, token_batches, track_batches
-from trainers.rows.prompts import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
 from trainers.say.progress import say
 from trainers.stage import run as stage
@@ -117,7 +117,7 @@ class Distillation(Objective[Row]):
             )
         held = held_out(data.holdout)
         asked = [] if job.options["on_policy"] == 1 else list(data.train)
-        written = self.write_answers(job, tokenizer, [*held, *asked])
+        written = self.write_answers(job, tokenizer, [*held, *asked], data.digest)
         notes = [cut_note(written, limit)]
         if len(held) < len(data.holdout):
             notes.append(f"{len(data.holdout) - len(held):,} held-out requests are not measured on")
@@ -132,9 +132,13 @@ class Distillation(Objective[Row]):
         )
 
     def write_answers(
-        self, job: Job, tokenizer: Tokenizer, prompts: Sequence[Prompt]
+        self, job: Job, tokenizer: Tokenizer, prompts: Sequence[Prompt], digest: str
     ) -> list[Written]:
-        """The teacher's answers to the requests, from the run folder as far as they are there."""
+        """The teacher's answers to the requests, from the run folder as far as they are there.
+
+        Args:
+            digest: Of the data that the requests come from.
+        """
         from trainers.rollouts.engine import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
         from trainers.start.loading import enable_stop_tokens
@@ -162,7 +166,7 @@ class Distillation(Objective[Row]):
                 found = engine.generate([list(prompt.prompt_ids) for prompt in block], sampling)
             return [Written(*one) for one in zip(found.ids, found.ended, strict=True)]
 
-        file = answers_file(job, prompts, teacher_digest(job))
+        file = answers_file(job, f"{digest} {len(prompts)}", teacher_digest(job))
         return written_answers(file, prompts, write, say=lambda text: say(f"{label(job)}: {text}"))
 
     # ------------------------------------------------------------------ training
@@ -186,7 +190,7 @@ class Distillation(Objective[Row]):
 
     def trainer(self, build: Build[Row]) -> Trainer:
         from trainers.rows import dataset_columns
-        from trainers.rows.rows_dataset import rows_dataset
+        from trainers.rows.sequences import rows_dataset
         from trainers.teachers.trainer import Distilling, Lesson
 
         job, options = build.job, build.job.options

@@ -39,7 +39,7 @@ from trainers.rewards.watch import (
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
-from trainers.rows.prompts import PROMPTS, Prompt
+from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.say.progress import say
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
@@ -121,7 +121,7 @@ class GRPO(Objective[Prompt]):
     def trainer(self, build: Build[Prompt]) -> Trainer:
         from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
         from trainers.rollouts.transformers_engine import TransformersEngine
-        from trainers.rows.rows_dataset import rows_dataset
+        from trainers.rows.sequences import rows_dataset
 
         job, rows = build.job, list(build.rows)
         generations = job.options["generations"]

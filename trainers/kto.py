@@ -24,9 +24,9 @@ from trainers.rows.preference import (
     Feedback,
     columns_with_others,
     feedback_columns,
-    others_in_batch,
+    with_others,
 )
-from trainers.rows.sequences import Beside, Picked, Singles, values_of
+from trainers.rows.sequences import Groups, Picked, values_of
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective
 
@@ -80,15 +80,14 @@ class KTO(Objective[Feedback]):
         """
         order = list(range(len(rows)))
         random.Random(job.stage.seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
-        return Singles(Picked([rows], order))
+        return Groups(Picked([rows], order))
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {"max_length": None, "beta": job.options["beta"]}
 
     def dataset(self, build: Build[Feedback]) -> Any:
-        rows = build.rows
-        others = others_in_batch(len(rows), batch=build.job.stage.micro_batch_size)
-        return build.dataset(Beside(rows, Picked([rows], others)), columns_with_others)
+        batch = build.job.stage.micro_batch_size
+        return build.dataset(with_others(build.rows, batch=batch), columns_with_others)
 
     def trainer_parts(self, build: Build[Feedback], config: Any) -> dict[str, Any]:
         from trainers.stage.trl_trainer import reference_model

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +24,7 @@ from trainers.job.job import Job
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, reward_columns
+from trainers.rows.sequences import used_ids
 from trainers.stage import run as stage
 from trainers.stage.objective import Objective, Opened
 from trainers.updates import load_update
@@ -218,9 +218,9 @@ def choose_padding(model: Model, tokenizer: Tokenizer, data: Prepared[Pair]) -> 
         return
     used = {
         token
-        for row in chain(data.train, data.holdout)
-        for ids in (row.prompt_ids, row.chosen_ids, row.rejected_ids)
-        for token in ids
+        for rows in (data.train, data.holdout)
+        for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+        for token in used_ids(rows, name)
     }
     spare = next(
         (

@@ -18,7 +18,7 @@ from trainers.evaluation.saved_result import SEQ2SEQ
 from trainers.job.job import Job
 from trainers.job.types import Tokenizer, Trainer
 from trainers.rows import Prepared
-from trainers.rows.rewriting import REWRITINGS, Rewriting, rewriting_columns
+from trainers.rows.heads import REWRITINGS, Rewriting, rewriting_columns
 from trainers.stage.objective import Build, Opened, WithHead
 
 UPDATES = ("full", "lora")

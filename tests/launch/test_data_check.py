@@ -183,7 +183,7 @@ def kind_of(purpose, options, name):
     """What the trainer of an objective prepares of such data."""
     import importlib
 
-    from trainers.rows.prompts import PROMPTS
+    from trainers.rows.conversation import PROMPTS
     from trainers.stage.objective import Objective
 
     if options.get("head") == "classes":

@@ -13,7 +13,8 @@ from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID
 from trainers.rows import ANSWERS, Templater, prepare_stage_rows
-from trainers.rows.classification import CLASSES, class_columns, class_names
+from trainers.rows.conversation import PROMPTS
+from trainers.rows.heads import CLASSES, class_columns, class_names
 from trainers.rows.preference import (
     FEEDBACK,
     PAIRS,
@@ -22,7 +23,6 @@ from trainers.rows.preference import (
     reward_columns,
     tokenise_pair,
 )
-from trainers.rows.prompts import PROMPTS
 from trainers.rows.row import Unusable
 from trainers.rows.stage_rows import prepare_rows
 
@@ -351,7 +351,7 @@ def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
 
     job = make(job_data=pairs_file)
     first = prepare_rows(job, load_tokenizer(job), kind)
-    (file,) = (job.run / "prepared").glob("*.arrow")
+    (file,) = (job.run / "prepared").glob("*-rows.arrow")
     before = file.stat().st_mtime_ns
     assert prepare_rows(job, load_tokenizer(job), kind) == first
     assert file.stat().st_mtime_ns == before

@@ -187,7 +187,7 @@ def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
 
     from advisor.data import read_examples
     from trainers.rows import Templater
-    from trainers.rows.rewriting import cut_both, rewriting_rows
+    from trainers.rows.heads import cut_both, rewriting_rows
     from trainers.rows.row import LeftOut
 
     tokenizer, left = AutoTokenizer.from_pretrained(tiny_t5), LeftOut()

@@ -3,9 +3,9 @@
 import pytest
 
 from trainers.rows import Row, dataset_columns
-from trainers.rows.preference import Feedback, columns_with_others, feedback_columns
+from trainers.rows.preference import Feedback, feedback_columns, with_others
 from trainers.rows.row import ids_of
-from trainers.rows.sequences import Beside, Picked, Singles, flattened, lengths, values_of
+from trainers.rows.sequences import Groups, Picked, flattened, lengths, values_of
 
 
 def row(number: int, size: int) -> Row:
@@ -27,7 +27,7 @@ def test_picked_rows_are_those_of_all_parts_in_the_order_asked_for():
 
 def test_single_rows_are_groups_of_one():
     """Groups of one row have its length, and flattened they are the rows themselves."""
-    groups = Singles(ROWS)
+    groups = Groups(ROWS)
     assert groups[2] == (ROWS[2],)
     assert list(groups) == [(one,) for one in ROWS]
     assert lengths(groups).tolist() == lengths(ROWS).tolist()
@@ -40,13 +40,13 @@ def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
     pytest.importorskip("datasets")
     from datasets import Dataset
 
-    from trainers.rows.rows_dataset import copied_dataset, rows_dataset
+    from trainers.rows.sequences import copied_dataset, rows_dataset
 
     def columns(groups):
         return dataset_columns(groups, lengths=True)
 
-    expected = Dataset.from_dict(columns(Singles(ROWS)))
-    for made in (rows_dataset(Singles(ROWS), columns), copied_dataset(Singles(ROWS), columns)):
+    expected = Dataset.from_dict(columns(Groups(ROWS)))
+    for made in (rows_dataset(Groups(ROWS), columns), copied_dataset(Groups(ROWS), columns)):
         assert made.column_names == expected.column_names
         assert len(made) == len(ROWS)
         assert made[3] == expected[3]
@@ -73,4 +73,4 @@ def test_each_answer_has_the_one_before_it_in_its_batch():
     ]
     whole = feedback_columns(rows, batch=4)
     assert [ids[0] for ids in whole["KL_completion_ids"]] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
-    assert columns_with_others(list(Beside(rows, rows))[:1])["KL_completion_ids"] == [[0]]
+    assert [other.number for _, other in with_others(rows, batch=4)] == [3, 0, 1, 2, 7, 4, 5, 6, 7]

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import examples
-from trainers.rows import IGNORED, Row, fit_rows, split_rows
-from trainers.rows.length import cut_row, split_text
+from tests.trainers.fitting import fit_rows, split_rows
+from trainers.rows import IGNORED, Row
 from trainers.rows.row import normalise_text
+from trainers.rows.selection import cut_row, split_text
 
 pytestmark = pytest.mark.light
 

@@ -146,7 +146,7 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     the name of the run all change with the argument.
     """
     from trainers.keep.resuming import open_store
-    from trainers.rows.prompts import PROMPTS
+    from trainers.rows.conversation import PROMPTS
     from trainers.rows.stage_rows import prepare_rows
     from trainers.start.loading import load_tokenizer
 
@@ -255,7 +255,7 @@ def test_the_catalogue_says_of_these_models_what_their_templates_say():
 def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
     """The note names the line of the plan; with that line, and for prompts alone, there is none."""
     from trainers.rows import ANSWERS
-    from trainers.rows.prompts import PROMPTS
+    from trainers.rows.conversation import PROMPTS
     from trainers.rows.stage_rows import prepare_rows
     from trainers.start.loading import load_tokenizer
 
@@ -319,7 +319,7 @@ def test_thoughts_that_the_template_leaves_out_are_told():
     """DeepSeek-R1's template cuts the thoughts off each answer, so that none is learned."""
     from advisor.data.example import Example, Message
     from tests.trainers.families import byte_level
-    from trainers.rows.prepared import prepare_stage_rows
+    from trainers.rows.stage_rows import prepare_stage_rows
     from trainers.rows.template import Templater
 
     tokenizer = byte_level(("<|im_end|>",), eos="<|im_end|>")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from trainers.job.job import Job
 from trainers.job.types import Trainer
 from trainers.rows import Prepared
-from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import PreparedRow
 
 if TYPE_CHECKING:
     from advisor.record.stage import Check, Evaluation

@@ -14,7 +14,7 @@ from trainers.evaluation.loss import answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare
 from trainers.rewards.scoring import Answer, Rewards, Score
 from trainers.rows import IGNORED, Prepared, Row
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 from trainers.rows.row import ids_of
 
 HELD_OUT_PROMPTS, TRIAL_PROMPTS = 32, 4

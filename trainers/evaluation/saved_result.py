@@ -21,7 +21,7 @@ from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Model
 from trainers.rows import Row
 from trainers.rows.padding import padded_inputs
-from trainers.rows.sequences import learned_counts, lengths, row_places
+from trainers.rows.sequences import lengths, numbers_of
 from trainers.start.fused_layers import fuse_like
 from trainers.start.loading import keep_weights_unpacked, placement, quantization_config
 from trainers.start.spreading import is_spread
@@ -111,9 +111,9 @@ def head_scores(model: Model, row: Any) -> Any:
 def probe_row(rows: Sequence[Any]) -> Any:
     """The training row for the checks: a short one with the most to learn."""
     short = lengths(rows).argsort(kind="stable")[: max(1, len(rows) // 2)]
-    learned = learned_counts(rows)[short]
+    learned = numbers_of(rows, "learned")[short]
     most = short[learned == learned.max()]
-    return rows[int(most[row_places(rows)[most].argmin()])]
+    return rows[int(most[numbers_of(rows, "number")[most].argmin()])]
 
 
 def difference(one: Any, other: Any) -> float:

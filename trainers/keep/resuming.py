@@ -32,7 +32,6 @@ from trainers.keep.checkpoint_store import (
     fingerprint,
 )
 from trainers.rows import Prepared
-from trainers.rows.prepared import rows_digest
 from trainers.say.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
 from trainers.say.progress import say, tell
 from trainers.step import settings
@@ -146,7 +145,7 @@ def open_store(
 
 def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
     """A digest of what an evaluation of the base depends on."""
-    return fingerprint([store.digest, rows_digest(data.holdout)])
+    return fingerprint([store.digest, data.digest])
 
 
 def save_clock(job: Job, steps: int) -> SaveClock:

@@ -28,7 +28,7 @@ from trainers.rewards.sources import (
 )
 from trainers.rollouts.vllm_engine import engine_of, open_rollouts
 from trainers.rows import Prepared
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 from trainers.step import settings
 from trainers.step.trained_dtype import train_in_float32
 from trainers.updates import Update

@@ -23,7 +23,7 @@ from trainers.ppo.update import PPO
 from trainers.rewards.scoring import Score, filled
 from trainers.rollouts.engine import Answers
 from trainers.rows import IGNORED
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 
 PROMPTS, TRIAL_PROMPTS, MIDWAY_PROMPTS = 32, 4, 16
 SHOWN = 8

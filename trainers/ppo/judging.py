@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainers.job.types import Tokenizer
     from trainers.ppo.loaded import LoadedPPO
     from trainers.ppo.update import PPO
-    from trainers.rows.prompts import Prompt
+    from trainers.rows.conversation import Prompt
 
 
 @dataclass

@@ -19,8 +19,7 @@ from trainers.ppo.roles import POLICY
 from trainers.ppo.steps import PPOArguments
 from trainers.rewards.sources import source_note
 from trainers.rows import Prepared
-from trainers.rows.prepared import rows_digest
-from trainers.rows.prompts import PROMPTS, Prompt
+from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.stage_rows import prepare_rows
 from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
@@ -54,7 +53,7 @@ class LoadedPPO:
         job, data = self.job, self.data
         steps = settings.total_steps(job, len(data.train), processes=processes)
         return open_store(
-            job, self.opened.versions, steps=steps, rows=rows_digest(data.train),
+            job, self.opened.versions, steps=steps, rows=data.digest,
             model=self.ppo.roles.parts[POLICY].model,
             more={"reward": reward_fingerprint(job, (*data.train, *data.holdout))},
             processes=processes,

@@ -31,7 +31,7 @@ from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
 from trainers.ppo.update import PPO
 from trainers.rewards.watch import Watch, stage_lines
 from trainers.rows import Prepared
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 from trainers.say.metrics_file import append_line
 from trainers.say.progress import say
 from trainers.step import settings

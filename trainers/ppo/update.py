@@ -29,7 +29,7 @@ from trainers.rewards.rollout_log import Rollout, RolloutLog
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, filled
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message, as DDP sends them
 

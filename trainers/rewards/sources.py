@@ -20,7 +20,7 @@ from trainers.rewards.penalties import overlong_penalty, repetition_penalty
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
 from trainers.rewards.user_function import load_user_reward
 from trainers.rewards.verifiers import matches, matches_all, same_answer, schema_validator
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 
 NGRAM = 3  # words; open-r1's default
 

@@ -7,20 +7,18 @@ shortened or left out is counted.
 
 | kind | made from | a row is |
 | --- | --- | --- |
-| prepared.ANSWERS | conversations, texts | Row: input_ids, labels |
+| conversation.ANSWERS | conversations, texts | Row: input_ids, labels |
 | preference.PAIRS | chosen and rejected answers | Pair: prompt_ids, chosen_ids, rejected_ids |
 | preference.FEEDBACK | answers with feedback, pairs | Feedback: prompt_ids, completion_ids, label |
-| prompts.PROMPTS | anything with a question | Prompt: prompt_ids, answer |
-| rewriting.REWRITINGS | conversations, chosen answers | Rewriting: input_ids, labels |
-| classification.CLASSES | texts with a class | Labelled: input_ids, label |
+| conversation.PROMPTS | anything with a question | Prompt: prompt_ids, answer |
+| heads.REWRITINGS | conversations, chosen answers | Rewriting: input_ids, labels |
+| heads.CLASSES | texts with a class | Labelled: input_ids, label |
 """
 
-from trainers.rows.conversation import tokenise
-from trainers.rows.length import fit_rows
+from trainers.rows.conversation import ANSWERS
 from trainers.rows.packing import PackedBatches, dataset_columns, pack
-from trainers.rows.prepared import ANSWERS, Kind, Prepared, prepare_stage_rows
-from trainers.rows.row import IGNORED, Row
-from trainers.rows.split import split_rows
+from trainers.rows.row import IGNORED, Kind, Row
+from trainers.rows.stage_rows import Prepared, prepare_stage_rows
 from trainers.rows.template import Templater
 
 __all__ = [
@@ -32,9 +30,6 @@ __all__ = [
     "Row",
     "Templater",
     "dataset_columns",
-    "fit_rows",
     "pack",
     "prepare_stage_rows",
-    "split_rows",
-    "tokenise",
 ]

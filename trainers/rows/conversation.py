@@ -1,23 +1,35 @@
 """Rows that teach an answer (conversations, prompt and completion, classes as words) or a text, for
-sft and cpt.
+sft and cpt; and prompts for training by reward, from any data with a question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.data.example import question_key as question_key
-from advisor.ground.errors import InputError
-from trainers.rows.row import IGNORED, LeftOut, Row, Unusable, ids_of, normalise_text
+from trainers.rows.row import (
+    IGNORED,
+    Kind,
+    LeftOut,
+    Marked,
+    Review,
+    Row,
+    Unusable,
+    ids_of,
+    normalise_text,
+    rows_word,
+)
+from trainers.rows.selection import cut_row
 from trainers.rows.template import Templater
 
 NOTHING_LEARNED = "no token to learn: no answer, an empty one, or every answer has weight 0"
 NEITHER = "neither a conversation nor a text"
 BAD_ANSWER = "an answer that people rejected"
 NO_TURNS = "no conversation"
+NO_PROMPT = "no question that a model could answer"
 
 
 def with_answer(example: Example) -> Example:
@@ -68,19 +80,6 @@ def answer_row(example: Example, templater: Templater) -> Row:
         return plain_row(example, templater)
     templater.use_plain_template()
     return chat_row(example, templater)
-
-
-def tokenise(examples: Iterable[Example], templater: Templater) -> list[Row]:
-    """Every example as a row.
-
-    Raises InputError, each row named, if more than a few have nothing to learn.
-    """
-    left, seen = LeftOut(), list(examples)
-    rows = list(answer_rows(seen, templater, left))
-    left.raise_if_too_many(len(seen))
-    if not rows:
-        raise InputError("the data has no rows")
-    return rows
 
 
 def chat_row(example: Example, templater: Templater) -> Row:
@@ -153,3 +152,134 @@ def text_row(example: Example, templater: Templater) -> Row:
 def _row(example: Example, ids: list[int], learned: list[bool], **rest: Any) -> Row:
     labels = ids_of(token if mark else IGNORED for token, mark in zip(ids, learned, strict=True))
     return Row(number=example.row, input_ids=ids_of(ids), labels=labels, **rest)
+
+
+ANSWERS: Kind[Row] = Kind(name="answers", row=Row, build=answer_rows, cut=cut_row)
+
+
+# ------------------------------------------------------------------------------------ prompts
+
+
+def assistant_text(messages: Sequence[Message]) -> str:
+    """What the assistant says in these messages, as people read it."""
+    return "\n".join(message.content for message in messages if message.role == "assistant")
+
+
+def split_last_answer(
+    messages: Sequence[Message],
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(the conversation before the last answer, that answer)."""
+    last = max(
+        (index for index, message in enumerate(messages) if message.role == "assistant"),
+        default=len(messages),
+    )
+    return tuple(messages[:last]), tuple(messages[last : last + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question to a model, up to where it begins to answer."""
+
+    number: int
+    prompt_ids: Sequence[int]
+    prompt: str  # as the template writes it
+    # that can be verified, or the one in the data; None: a reward model scores alone
+    answer: str | None
+    verifiable: bool
+    shown: str
+    key: str
+    text: str
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        return self.prompt_ids
+
+    @property
+    def learned(self) -> int:
+        return 0
+
+
+def prompt_rows(
+    examples: Iterable[Example], templater: Templater, left: LeftOut
+) -> Iterator[Prompt]:
+    """Every example's question; an example without one is counted in `left`."""
+    for example in examples:
+        try:
+            yield tokenise_prompt(example, templater)
+        except Unusable as error:
+            left.add(example.row, *error.args)
+
+
+def tokenise_prompt(example: Example, templater: Templater) -> Prompt:
+    """The question of one example. Raises Unusable."""
+    templater.begin_row(example.row)
+    context, reference = question_of(example)
+    if not any(message.role in ("user", "tool") and message.content.strip() for message in context):
+        raise Unusable(NO_PROMPT)
+    shown, key = context[-1].content, question_key(context)
+    answer = example.answer if example.answer is not None else example.label
+    plain = example.plain and not templater.own_template
+    if plain:
+        text = "".join(message.content for message in context)
+    else:
+        templater.use_plain_template()
+        context = tuple(templater.without_system(context))
+        text = templater.render(context, example.tools, prompt=True)
+    ids, _ = templater.encode(text, special=plain)
+    return Prompt(
+        number=example.row,
+        prompt_ids=ids_of(ids),
+        prompt=text,
+        answer=answer if answer is not None else reference or None,
+        verifiable=answer is not None,
+        shown=shown,
+        key=key,
+        text=normalise_text(text),
+    )
+
+
+def question_of(example: Example) -> tuple[tuple[Message, ...], str]:
+    """The question of an example of any kind, and the answer that the data gives to it."""
+    if example.chosen:
+        return example.messages, assistant_text(example.chosen)
+    if not example.messages and example.label is not None and example.text is not None:
+        return (Message("user", example.text),), example.label
+    context, answer = split_last_answer(example.messages)
+    return context, assistant_text(answer) if example.good is not False else ""
+
+
+def asked_and_expected(row: Prompt) -> tuple[str, str | None]:
+    """What makes a prompt another one: its text, and an answer that can be verified."""
+    return row.prompt, row.answer if row.verifiable else None
+
+
+def drop_repeats(rows: Marked) -> Review:
+    """Each prompt once for each expected answer.
+
+    The model writes its own answers, so a repeated prompt teaches nothing more.
+    """
+    import numpy
+
+    _, first = numpy.unique(rows.marks, return_index=True)
+    again = len(rows.marks) - len(first)
+    if not again:
+        return Review()
+    keep = numpy.zeros(len(rows.marks), bool)
+    keep[first] = True
+    return Review(keep=keep, notes=[f"{rows_word(again)} left out: repeated prompts"])
+
+
+PROMPTS: Kind[Prompt] = Kind(
+    name="prompts",
+    row=Prompt,
+    build=prompt_rows,
+    cut=None,
+    unit="prompts",
+    limit="seq_len less response_tokens, which is",
+    mark=asked_and_expected,
+    review=drop_repeats,
+)

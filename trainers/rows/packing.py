@@ -21,7 +21,7 @@ from advisor.ground.errors import InputError
 from advisor.methods.kernels import is_flash
 from trainers.job.evaluating import evaluating, first_float_dtype, half_dtype
 from trainers.rows.row import IGNORED, Row
-from trainers.rows.sequences import lengths
+from trainers.rows.sequences import Groups, lengths
 
 REAL = "real_tokens"  # of a packed batch; the trainer takes it out before the model sees it
 SHOWN_TOKENS = 64  # of each of the two rows that are compared
@@ -37,40 +37,12 @@ STEPS = 4
 SHARE, SHARE_INT8 = 0.05, 0.25
 
 
-def pack(rows: Sequence[Row], seq_len: int) -> Packed:
-    """Rows in bins of at most `seq_len` tokens (best fit, longest first). Deterministic."""
-    found = lengths(rows).astype("int32")
-    return Packed(rows, found, *bins_of(found, seq_len))
+def pack(rows: Sequence[Row], seq_len: int) -> Groups:
+    """Rows in bins of at most `seq_len` tokens (best fit, longest first). Deterministic.
 
-
-class Packed(Sequence[tuple[Any, ...]]):
-    """Rows in bins, which are looked up when they are asked for: what is held of ten million rows
-    is 20 bytes each.
+    Bins are looked up when they are asked for: what is held of ten million rows is 20 bytes each.
     """
-
-    def __init__(self, rows: Sequence[Any], row_lengths: Any, order: Any, ends: Any) -> None:
-        self.rows, self.row_lengths, self.order, self.ends = rows, row_lengths, order, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        return tuple(self.rows[int(row)] for row in self.rows_of(place))
-
-    def rows_of(self, place: int) -> Any:
-        """The places of a bin's rows among all rows."""
-        place = range(len(self))[place]  # negative ones, and an IndexError at the end
-        return self.order[self.ends[place - 1] if place else 0 : self.ends[place]]
-
-    @property
-    def lengths(self) -> Any:
-        """The tokens of each bin."""
-        import numpy as np
-
-        sums = self.row_lengths[self.order].cumsum(dtype=np.int64)[self.ends - 1]
-        return np.diff(sums, prepend=0).astype(np.int32)
+    return Groups(rows, *bins_of(lengths(rows).astype("int32"), seq_len))
 
 
 def bins_of(lengths: Any, seq_len: int) -> tuple[Any, Any]:

@@ -12,9 +12,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example, Message
-from trainers.rows.conversation import NO_TURNS, join_texts, question_key
-from trainers.rows.kinds import Kind, Marked, Review, mark_of
-from trainers.rows.row import LeftOut, Unusable, ids_of, normalise_text, row_numbers, rows_word
+from trainers.rows.conversation import (
+    NO_TURNS,
+    assistant_text,
+    join_texts,
+    question_key,
+    split_last_answer,
+)
+from trainers.rows.row import (
+    Kind,
+    LeftOut,
+    Marked,
+    Review,
+    Unusable,
+    ids_of,
+    mark_of,
+    normalise_text,
+    row_numbers,
+    rows_word,
+)
+from trainers.rows.sequences import Groups
 from trainers.rows.template import Templater
 
 NO_PAIR = "no pair of a better and a worse answer"
@@ -178,11 +195,6 @@ def _shorter(side: TokenisedAnswer, size: int) -> TokenisedAnswer:
     )
 
 
-def assistant_text(messages: Sequence[Message]) -> str:
-    """What the assistant says in these messages, as people read it."""
-    return "\n".join(message.content for message in messages if message.role == "assistant")
-
-
 def cut_pair(row: Pair, seq_len: int) -> Pair | None:
     """The pair with both answers cut at their end; None if that would leave one empty or make both
     the same.
@@ -265,17 +277,6 @@ def tokenise_feedback(example: Example, templater: Templater) -> list[Feedback]:
     ]
 
 
-def split_last_answer(
-    messages: Sequence[Message],
-) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """(the conversation before the last answer, that answer)."""
-    last = max(
-        (index for index, message in enumerate(messages) if message.role == "assistant"),
-        default=len(messages),
-    )
-    return tuple(messages[:last]), tuple(messages[last : last + 1])
-
-
 def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
     """The row with its answer cut at the end; None if it would be gone."""
     room = seq_len - len(row.prompt_ids)
@@ -344,14 +345,14 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
             before it in its batch, from which KTO estimates how far the model has moved
             (arXiv:2402.01306, section 4.1).
     """
-    others = others_in_batch(len(rows), batch=batch)
-    return columns_with_others(
-        [(row, rows[other]) for row, other in zip(rows, others, strict=True)]
-    )
+    return columns_with_others(with_others(rows, batch=batch))
 
 
-def others_in_batch(count: int, *, batch: int) -> list[int]:
-    """For each row the place of the one before it in its batch; for the first the last one's."""
+def with_others(rows: Sequence[Feedback], *, batch: int) -> Groups:
+    """Each row with the one before it in its batch; the first with the last."""
+    import numpy
+
+    count = len(rows)
     order = [
         place
         for start in range(0, count, batch)
@@ -359,10 +360,11 @@ def others_in_batch(count: int, *, batch: int) -> list[int]:
     ]
     if count > batch and count % batch == 1:
         order[-1] = count - 2  # alone in its batch: its own answer says nothing
-    return order
+    pairs = numpy.stack([numpy.arange(count), order], 1)
+    return Groups(rows, pairs.ravel(), numpy.arange(2, 2 * count + 1, 2))
 
 
-def columns_with_others(rows: Sequence[tuple[Feedback, Feedback]]) -> dict[str, list[Any]]:
+def columns_with_others(rows: Sequence[tuple[Feedback, ...]]) -> dict[str, list[Any]]:
     """The columns of rows, each with the one whose answer its prompt also gets."""
     return {
         "prompt_ids": [list(row.prompt_ids) for row, _ in rows],

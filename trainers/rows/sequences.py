@@ -1,48 +1,61 @@
 """Rows and groups of rows as sequences that do not hold them: what is asked of all rows (lengths,
-order, packing) is an array, and a row is made when somebody reads it.
+order, packing) is an array, and a row is made when somebody reads it; and the `datasets.Dataset`
+that trainers read them through.
 
-Whoever trains on rows takes any `Sequence` of them. Of those that hold their rows in memory the
-arrays are computed once per call; `trainers.rows.stored.StoredRows` has them beside the rows.
+Whoever trains on rows takes any `Sequence` of them; of a plain one the arrays are computed when
+they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
-Item = TypeVar("Item")
 Array: TypeAlias = Any  # numpy's, which is imported where it is used
+# Rows of a trainer -> its columns, one entry for each of them.
+Columns = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
+
+
+class View(Sequence[Any]):
+    """Rows, or groups of them, that are looked up when they are asked for."""
+
+    def at(self, place: int) -> Any:
+        """The one at a place from 0."""
+        raise NotImplementedError
+
+    def numbers_of(self, name: str) -> Array:
+        """A number of each row, such as its tokens; of a group of rows the sum."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: Any) -> Any:
+        places = range(len(self))[index]
+        return Picked([self], places) if isinstance(index, slice) else self.at(places)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.at, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(one == two for one, two in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
+
+
+def numbers_of(rows: Sequence[Any], name: str) -> Array:
+    """A number of each row (tokens, learned, number); of stored rows none is made for it."""
+    import numpy
+
+    if isinstance(rows, View):
+        return rows.numbers_of(name)
+    return numpy.fromiter((getattr(row, name) for row in rows), numpy.int64, len(rows))
 
 
 def lengths(rows: Sequence[Any]) -> Array:
-    """Tokens of each row, or of all rows of each group; of stored rows none is made for it."""
-    own = getattr(rows, "lengths", None)
-    return own if own is not None else _numbers(rows, "tokens")
-
-
-def learned_counts(rows: Sequence[Any]) -> Array:
-    """How many tokens of each row the loss counts."""
-    return _numbers(rows, "learned")
-
-
-def row_places(rows: Sequence[Any]) -> Array:
-    """The number of each row in its data file, from 1: equal lengths are ordered by it."""
-    return _numbers(rows, "number")
-
-
-def _numbers(rows: Sequence[Any], name: str) -> Array:
-    import numpy
-
-    own = getattr(rows, "numbers_of", None)
-    if own is not None:
-        found: Array = own(name)
-        return found
-    return numpy.fromiter((_number(row, name) for row in rows), numpy.int64, len(rows))
-
-
-def _number(row: Any, name: str) -> int:
-    """Of a row, or of a group of them as the sum."""
-    return sum(getattr(one, name) for one in row) if isinstance(row, tuple) else getattr(row, name)
+    """Tokens of each row, or of all rows of each group."""
+    return numbers_of(rows, "tokens")
 
 
 def values_of(rows: Iterable[Any], name: str) -> Iterator[Any]:
@@ -51,7 +64,13 @@ def values_of(rows: Iterable[Any], name: str) -> Iterator[Any]:
     return own(name) if own is not None else (getattr(row, name) for row in rows)
 
 
-class Picked(Sequence[Item]):
+def used_ids(rows: Sequence[Any], name: str) -> set[int]:
+    """The different tokens in a field of token ids of all rows."""
+    own = getattr(rows, "used_ids", None)
+    return own(name) if own is not None else {token for row in rows for token in getattr(row, name)}
+
+
+class Picked(View):
     """Rows of one or several sequences, chosen and ordered by their places.
 
     Args:
@@ -59,99 +78,124 @@ class Picked(Sequence[Item]):
         places: Which of all their rows, in this order.
     """
 
-    def __init__(self, parts: Sequence[Sequence[Item]], places: Any) -> None:
+    def __init__(self, parts: Sequence[Sequence[Any]], places: Any) -> None:
         import numpy
 
         self.parts = tuple(parts)
         self.places = numpy.asarray(places, dtype=numpy.int64)
-        self.ends = numpy.cumsum([len(part) for part in self.parts])
+        self.starts = numpy.cumsum([0, *(len(part) for part in self.parts)])
 
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Picked[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | Picked[Item]:
-        if isinstance(index, slice):
-            return Picked(self.parts, self.places[index])
-        return self._at(int(self.places[index]))
-
-    def _at(self, place: int) -> Item:
-        import numpy
-
-        if len(self.parts) == 1:
-            return self.parts[0][place]
-        part = int(numpy.searchsorted(self.ends, place, side="right"))
-        return self.parts[part][place - (int(self.ends[part - 1]) if part else 0)]
-
-    def __iter__(self) -> Iterator[Item]:
-        return map(self._at, map(int, self.places))
-
-    @property
-    def lengths(self) -> Array:
-        """The tokens of each row."""
-        return self.numbers_of("tokens")
+    def at(self, place: int) -> Any:
+        row = self.places[place]
+        part = int(self.starts.searchsorted(row, side="right")) - 1
+        return self.parts[part][int(row - self.starts[part])]
 
     def numbers_of(self, name: str) -> Array:
-        """A number of each row, such as its tokens."""
         import numpy
 
-        return numpy.concatenate([_numbers(part, name) for part in self.parts])[self.places]
+        return numpy.concatenate([numbers_of(part, name) for part in self.parts])[self.places]
 
 
-class Singles(Sequence[tuple[Item, ...]]):
-    """Rows as the sequences of a trainer, one row in each. Packed rows are `packing.Packed`."""
+class Groups(View):
+    """Rows as the sequences of a trainer: one row in each, or those between two ends of an order.
 
-    def __init__(self, rows: Sequence[Item]) -> None:
-        self.rows = rows
+    Args:
+        order: The places of the rows, group after group; default: as they are.
+        ends: Where each group ends among them; default: behind each row.
+    """
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[Item, ...]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Item, ...]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[Item, ...] | list[tuple[Item, ...]]:
-        if isinstance(index, slice):
-            return [(row,) for row in self.rows[index]]
-        return (self.rows[index],)
-
-    def __iter__(self) -> Iterator[tuple[Item, ...]]:
-        return ((row,) for row in self.rows)
-
-    @property
-    def lengths(self) -> Array:
-        """The tokens of each sequence."""
-        return lengths(self.rows)
-
-
-class Beside(Sequence[tuple[Item, Item]]):
-    """Each row of one sequence with the one at the same place of another."""
-
-    def __init__(self, rows: Sequence[Item], others: Sequence[Item]) -> None:
-        self.rows, self.others = rows, others
+    def __init__(self, rows: Sequence[Any], order: Array = None, ends: Array = None) -> None:
+        self.rows, self.order, self.ends = rows, order, ends
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self.ends is None else len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Item, Item]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Item, Item]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[Item, Item] | list[tuple[Item, Item]]:
-        if isinstance(index, slice):
-            return list(zip(self.rows[index], self.others[index], strict=True))
-        return self.rows[index], self.others[index]
+    def at(self, place: int) -> tuple[Any, ...]:
+        if self.ends is None:
+            return (self.rows[place],)
+        start = self.ends[place - 1] if place else 0
+        return tuple(self.rows[int(row)] for row in self.order[start : self.ends[place]])
+
+    def numbers_of(self, name: str) -> Array:
+        import numpy
+
+        found = numbers_of(self.rows, name)
+        if self.ends is None:
+            return found
+        sums = found[self.order].cumsum(dtype=numpy.int64)[self.ends - 1]
+        return numpy.diff(sums, prepend=0).astype(numpy.int32)
 
 
-def flattened(groups: Sequence[Sequence[Item]]) -> Sequence[Item]:
+def flattened(groups: Sequence[Sequence[Any]]) -> Sequence[Any]:
     """The rows of all groups, in the order of the groups."""
-    if isinstance(groups, Singles):
-        return groups.rows
-    rows, order = getattr(groups, "rows", None), getattr(groups, "order", None)
-    if rows is not None and order is not None:  # packed
-        return Picked([rows], order)
-    return [row for group in groups for row in group]
+    if not isinstance(groups, Groups):
+        return [row for group in groups for row in group]
+    return groups.rows if groups.order is None else Picked([groups.rows], groups.order)
+
+
+# ------------------------------------------------------------------------------------ datasets
+
+
+def rows_dataset(rows: Sequence[Any], columns: Columns) -> Any:
+    """A `datasets.Dataset` of the rows, which are looked up and converted when they are asked for:
+    each of its columns holds the places of the rows, and its transform makes the columns.
+
+    Args:
+        rows: In the order of the dataset; at least one.
+        columns: Turns some of them into the columns that the trainer batches.
+    """
+    import numpy
+    import pyarrow as pa
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    class RowsDataset(Dataset):
+        """TRL's trainers that tokenise rows themselves change them one by one."""
+
+        def map(self, function: Any = None, *args: Any, **options: Any) -> Any:
+            given = {name for name, value in options.items() if value is not None}
+            if args or not given <= {"fn_kwargs", "num_proc", "desc"}:
+                return super().map(function, *args, **options)
+            more = options.get("fn_kwargs") or {}
+
+            def changed(some: Sequence[Any]) -> dict[str, list[Any]]:
+                table: dict[str, list[Any]] = {}
+                before = columns(some)
+                for place in range(len(some)):
+                    row = {name: values[place] for name, values in before.items()}
+                    for name, value in {**row, **function(dict(row), **more)}.items():
+                        table.setdefault(name, []).append(value)
+                return table
+
+            return rows_dataset(rows, changed)
+
+    def transform(batch: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
+        found = columns([rows[place] for place in next(iter(batch.values()))])
+        return {name: found[name] for name in batch}
+
+    places = pa.array(numpy.arange(len(rows), dtype=numpy.int32))
+    table = pa.table(dict.fromkeys(columns([rows[0]]), places))
+    made = RowsDataset(InMemoryTable(table), fingerprint=f"{id(rows):016x}")
+    made.set_transform(transform)
+    return made
+
+
+def copied_dataset(rows: Sequence[Any], columns: Columns) -> Any:
+    """The same as a table in memory, four bytes a token: some trainers put columns beside it."""
+    import pyarrow as pa
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    def table(some: Sequence[Any]) -> Any:
+        found = columns(some)
+        ids = pa.list_(pa.int32())
+        types = {
+            name: ids if isinstance(values[0], list) else None for name, values in found.items()
+        }
+        return pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
+
+    parts = [table(rows[start : start + 1000]) for start in range(0, len(rows), 1000)]
+    return Dataset(InMemoryTable(pa.concat_tables(parts)))

@@ -1,29 +1,266 @@
-"""The rows of a job: read by advisor.data, prepared as its objective needs them, kept in the run
-folder, and arranged into sequences.
+"""All rows of a stage: read by advisor.data, built as its objective needs them, divided into
+training and held-out rows with a record of the others, and kept in the run folder.
+
+The same data, tokenizer, settings and code give the same files, byte for byte, so that no rows are
+prepared twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+import hashlib
+import importlib.metadata
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache as once
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Generic
 
 from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
+from advisor.data.example import question_mark
 from advisor.data.read.hub import is_hub_id
 from advisor.data.read.source import DataSource
-from advisor.ground.errors import MachineNotReady
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.progress import waiting
+from advisor.record.stage import DataCounts
+from trainers.job.files import digest_of
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
 from trainers.job.types import Model, Tokenizer
-from trainers.rows import ANSWERS, Kind, Prepared, Row, Templater, pack
-from trainers.rows.building import Limits
-from trainers.rows.cache import prepared_digest, read_written, remove_prepared, write_prepared
-from trainers.rows.prepared import build_rows
-from trainers.rows.sequences import Singles
+from trainers.rows.building import NUMBERS, Chunk, ChunkBuilder, built_chunks
+from trainers.rows.conversation import ANSWERS
+from trainers.rows.packing import pack
+from trainers.rows.row import Item, Kind, Marked, Review, Row, rows_word
+from trainers.rows.selection import Limits, fit_record, held_out_mask
+from trainers.rows.sequences import Array, Groups, lengths, numbers_of
+from trainers.rows.stored import RowsWriter, RowTable, read_rows, remove_rows, write_rows
+from trainers.rows.template import Templater
 from trainers.say.processes import others_wait_for, wait_for
+
+TEACH_ANSWERS = ("answers", "pairs", "feedback")  # kinds of rows whose answers are in the data
+# Besides our own code, what decides how text becomes tokens.
+LIBRARIES = ("transformers", "tokenizers", "jinja2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Generic[Item]):
+    """The rows of one stage, and what happened to the rows that are not in it."""
+
+    train: Sequence[Item]
+    holdout: Sequence[Item]
+    rows: int  # in the file
+    dropped: int = 0
+    truncated: int = 0
+    split: int = 0  # raw texts split into several sequences, nothing lost
+    notes: tuple[str, ...] = ()
+    template: str = ""  # where the chat template came from
+    turn_ends: tuple[int, ...] = ()  # tokens that end a turn: generation must stop at them
+    digest: str = ""  # of the rows, in their order and on their side
+
+    def counts(self) -> DataCounts:
+        """The numbers for result.json."""
+        return DataCounts(
+            rows=self.rows,
+            train_rows=len(self.train),
+            holdout_rows=len(self.holdout),
+            dropped=self.dropped,
+            truncated=self.truncated,
+            split=self.split,
+            tokens=self.tokens,
+            learned_tokens=self.learned_tokens,
+            longest=int(lengths(self.train).max()),
+            template=self.template,
+            notes=self.notes,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the rows trained on."""
+        return int(lengths(self.train).sum(dtype="int64"))
+
+    @property
+    def learned_tokens(self) -> int:
+        """Those of them that the loss counts."""
+        return int(numbers_of(self.train, "learned").sum(dtype="int64"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How examples become the rows of a stage.
+
+    Args:
+        limits: What rows have to fit into.
+        holdout: The share of rows to hold out.
+        kind: What the objective trains on.
+    """
+
+    templater: Templater
+    limits: Limits
+    holdout: float
+    kind: Kind[Any]
+
+    def write(
+        self,
+        path: Path,
+        examples: Iterable[Example],
+        digest: str = "",
+        *,
+        skipped: SkippedRows | None = None,
+        guesses: Sequence[str] = (),
+    ) -> None:
+        """Build the rows and keep them.
+
+        Raises InputError, each row named, if too many cannot be trained on.
+
+        Args:
+            path: As for `read`.
+            digest: Of all that the rows depend on.
+            skipped: What happens to rows while their file is read.
+            guesses: Notes on how it is read.
+        """
+        templater, found = self.templater, Chunk()
+        builder = ChunkBuilder(self.kind, templater, self.limits)
+        with RowsWriter(path) as rows:
+            with waiting("reading and tokenising", unit="rows") as done:
+                for chunk in built_chunks(examples, builder):
+                    done(chunk.seen)
+                    rows.add(chunk.batch)
+                    found.add(chunk)
+            if found.plain_template:  # which another process gave to its tokenizer
+                templater.use_plain_template()
+            places, columns, about = self._divide(found, rows)
+            if skipped is not None:
+                about["rows"] = skipped.seen
+                about["dropped"] += skipped.total
+                about["notes"] = [*guesses, *skipped.lines(), *about["notes"]]
+            remove_rows(path.parent, path.stem.rpartition("-")[0])
+            write_rows(path, rows, places, columns, digest=digest, about=about)
+
+    def _divide(
+        self, found: Chunk, rows: RowsWriter
+    ) -> tuple[list[Array], dict[str, Array], dict[str, Any]]:
+        """(the places of the rows to train on and of those held out, fields that the review gives
+        to these rows, what to say of them).
+        """
+        import numpy
+
+        kind, limits, templater = self.kind, self.limits, self.templater
+        found.left.raise_if_too_many(found.seen)
+        of: Array = numpy.concatenate([numpy.empty(0, NUMBERS), *found.numbers])
+        if not len(of):
+            raise InputError("the data has no rows")
+        found.numbers.clear()
+        review = Review()
+        if kind.review is not None:
+            review = kind.review(
+                Marked(numbers=of["number"], texts=of["text"], marks=of["mark"], names=found.names)
+            )
+        keep = review.keep if review.keep is not None else numpy.ones(len(of), bool)
+        fit = fit_record(of[keep], kind, limits)
+        pieces, used = of["pieces"], keep & (of["pieces"] > 0)
+        table = rows.table()
+        held = numpy.zeros(len(of), bool)
+        held[used] = held_out_mask(
+            questions=of["question"][used],
+            texts=of["text"][used],
+            sizes=pieces[used],
+            share=self.holdout,
+            blank=question_mark("", limits.seed),
+            strata=of["mark"][used] if kind.stratified else None,
+            keys_of=lambda marks: _keys(marks, of["question"], pieces, table),
+        )
+        disagreement = templater.thoughts_note(found.answered, found.thoughtful)
+        notes = [
+            *templater.remarks,
+            *([disagreement] if disagreement and kind.name in TEACH_ANSWERS else []),
+            *found.left.lines(),
+            *review.notes,
+            *fit.notes,
+            *(f"{rows_word(count)}: {text}" for text, count in found.notes.items()),
+        ]
+        if self.holdout > 0 and not held.any():
+            notes.append("nothing is held out: there are too few different rows")
+        about = {
+            "rows": found.seen,
+            "dropped": found.left.total + int((~keep).sum()) + fit.dropped,
+            "truncated": fit.truncated,
+            "split": fit.split,
+            "notes": notes,
+            "template": "none (raw text)" if found.texts_alone else templater.template_source,
+            "turn_ends": sorted(found.turn_ends),
+            "chat_template": templater.tokenizer.chat_template if templater.gave_template else None,
+        }
+        order = numpy.argsort(numpy.repeat(of["number"], pieces), kind="stable")
+        sides = [order[numpy.repeat(side, pieces)[order]] for side in (used & ~held, used & held)]
+        columns = {
+            name: numpy.repeat(values, pieces)[numpy.concatenate(sides)]
+            for name, values in review.columns.items()
+        }
+        return sides, columns, about
+
+    def read(self, path: Path, digest: str) -> Prepared[Any] | None:
+        """What was written, or None if there is nothing or it is not as it was written.
+
+        Gives the tokenizer the chat template that the rows were written with.
+        """
+        found = read_rows(path, self.kind.row, digest)
+        if found is None:
+            return None
+        train, holdout, about = found
+        template = about.pop("chat_template")
+        tokenizer = self.templater.tokenizer
+        if template is not None and not tokenizer.chat_template:
+            tokenizer.chat_template = template
+        about |= {name: tuple(about[name]) for name in ("notes", "turn_ends")}
+        return Prepared(train=train, holdout=holdout, **about)
+
+
+def _keys(
+    marks: Collection[int], questions: Array, pieces: Array, table: RowTable
+) -> dict[int, str]:
+    """The questions that some marks stand for, read from the rows."""
+    import numpy
+
+    places = numpy.flatnonzero(
+        (pieces > 0) & numpy.isin(questions, numpy.fromiter(marks, numpy.uint64, len(marks)))
+    )
+    known, first = numpy.unique(questions[places], return_index=True)
+    rows = (numpy.cumsum(pieces) - pieces)[places[first]]  # the first row of each
+    return {
+        mark: table.values(row, ["key"])["key"]
+        for mark, row in zip(known.tolist(), rows.tolist(), strict=True)
+    }
+
+
+def prepare_stage_rows(
+    examples: Iterable[Example],
+    templater: Templater,
+    *,
+    seq_len: int,
+    truncation: str,
+    holdout: float,
+    seed: int,
+    kind: Kind[Any] = ANSWERS,
+) -> Prepared[Any]:
+    """Rows of some examples in memory, ready to train on.
+
+    Raises InputError, each row named, if too many cannot be trained on.
+
+    Args:
+        seq_len: The longest row, in tokens.
+        truncation: stop | drop | truncate, as in the plan.
+        holdout: The share of rows to hold out.
+        seed: Of the split.
+        kind: What the objective trains on.
+    """
+    limits = Limits(seq_len, truncation, seed)
+    preparation = Preparation(templater=templater, limits=limits, holdout=holdout, kind=kind)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        preparation.write(path, examples)
+        found = preparation.read(path, "")
+        assert found is not None
+        return replace(found, train=tuple(found.train), holdout=tuple(found.holdout))
 
 
 def prepare_rows(
@@ -43,54 +280,46 @@ def prepare_rows(
     source = find_data(job.data.path if is_on_the_hub else str(job.data_path))
     stage = job.stage
     learn_all = job.options.get("loss_on") == "all"
-    lengths: dict[str, Any] = {
-        "seq_len": seq_len or stage.seq_len,
-        "truncation": stage.truncation,
-        "holdout": stage.holdout,
-        "seed": stage.seed,
-    }
-    languages = [job.options.get(name) for name in ("source_language", "target_language")]
-    digest = prepared_digest(
-        data=content_digest(source),
-        tokenizer=tokenizer,
-        kind=kind.name,
-        settings=lengths
-        | {"learn_all": learn_all, "mapping": job.data.mapping}
-        | ({"languages": languages} if any(languages) else {}),
+    preparation = Preparation(
+        templater=Templater(tokenizer, learn_all=learn_all),
+        limits=Limits(seq_len or stage.seq_len, stage.truncation, stage.seed),
+        holdout=stage.holdout,
+        kind=kind,
+    )
+    digest = digest_of(
+        {
+            "data": content_digest(source),
+            "tokenizer": _tokenizer_parts(tokenizer),
+            "kind": kind.name,
+            "settings": [
+                *preparation.limits,
+                stage.holdout,
+                learn_all,
+                job.data.mapping,
+                *[job.options.get(name) for name in ("source_language", "target_language")],
+            ],
+            "code": _code_digest(),
+        }
     )
     # Named after the stage and task, so that each keeps its own.
-    file = job.run / "prepared" / f"{job.entry.name}-{kind.name}-{digest[:16]}.arrow"
-
-    def kept() -> Prepared[Any] | None:
-        known = read_written(file, kind, tokenizer)
-        return known if known is not None and known.digest == digest else None
-
-    known = kept()
+    path = job.run / "prepared" / f"{job.entry.name}-{kind.name}-{digest[:16]}.json"
+    known = preparation.read(path, digest)
     if known is not None:
         return known
     if not is_main_process():
-        return wait_for(file, kept)
-    build = partial(_built, job, source, tokenizer, kind, lengths, digest, learn_all=learn_all)
-    with others_wait_for(file):
+        return wait_for(path, lambda: preparation.read(path, digest))
+    with others_wait_for(path):
         if job.dry_run and process_count() == 1:
             with TemporaryDirectory() as folder:  # rows that stay on the disk stay open
-                return build(Path(folder) / file.name)
-        return build(file)
+                return _made(preparation, job, source, Path(folder) / path.name, digest)
+        return _made(preparation, job, source, path, digest)
 
 
-def _built(
-    job: Job,
-    source: DataSource,
-    tokenizer: Tokenizer,
-    kind: Kind[Any],
-    lengths: Mapping[str, Any],
-    digest: str,
-    file: Path,
-    *,
-    learn_all: bool,
+def _made(
+    preparation: Preparation, job: Job, source: DataSource, path: Path, digest: str
 ) -> Prepared[Any]:
-    """The rows, built, written into a file and read from it."""
-    had_template, skipped = bool(tokenizer.chat_template), SkippedRows()
+    """The rows, built, written and read back."""
+    skipped = SkippedRows()
     data = recognise(source, mapping=job.data.mapping)
     guess = f"took {data.why}, guessed from names and contents; if that is wrong, say which"
     guesses = [f"{guess} in `data.mapping`"] if data.confidence == "guessed" else []
@@ -99,30 +328,39 @@ def _built(
         yield from read_examples(data, skipped=skipped)
         skipped.raise_if_too_many(data.path)
 
-    with build_rows(
-        examples(),
-        Templater(tokenizer, learn_all=learn_all),
-        Limits(lengths["seq_len"], lengths["truncation"], lengths["seed"]),
-        holdout=lengths["holdout"],
-        kind=kind,
-        folder=file.parent,
-    ) as built:
-        summary = replace(built.summary, digest=digest).with_file_counts(
-            rows=skipped.seen, dropped=skipped.total, notes=[*guesses, *skipped.lines()]
-        )
-        template = None if had_template else tokenizer.chat_template
-        remove_prepared(file.parent, f"{job.entry.name}-{kind.name}")
-        write_prepared(file, built, summary, chat_template=template)
-    made = read_written(file, kind, tokenizer)
+    preparation.write(path, examples(), digest, skipped=skipped, guesses=guesses)
+    made = preparation.read(path, digest)
     if made is None:
         raise MachineNotReady(
             "what was written there is read back as something else",
-            where=str(file),
+            where=str(path),
             hint="check the disk, and run again",
         )
     return made
 
 
+@once
+def _code_digest() -> str:
+    """A digest of the code that prepares rows: another version prepares them again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    for library in LIBRARIES:
+        digest.update(f"{library} {importlib.metadata.version(library)}\n".encode())
+    return digest.hexdigest()
+
+
+def _tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Everything that turns conversations into tokens: vocabulary, rules, special tokens, chat
+    template.
+    """
+    return {
+        "rules": tokenizer.backend_tokenizer.to_str(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": tokenizer.chat_template,
+    }
+
+
 def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
     """Rows as the sequences of the trainer: one row in each, or several packed ones."""
-    return pack(rows, job.stage.seq_len) if job.stage.packing else Singles(rows)
+    return pack(rows, job.stage.seq_len) if job.stage.packing else Groups(rows)

@@ -1,82 +1,68 @@
 """Rows in an Arrow file, which are read when somebody asks for them: 100 million tokens within the
 memory of a few.
 
-The file is mapped into memory. A row reads a column when that column is asked for, so that training
-touches token ids and never the texts beside them. Lengths are arrays in memory, twelve bytes a row.
-Pages that were read are given back from time to time: they stay in the system's cache, and no
-process counts them as its own.
+The file is mapped into memory. What is asked of all rows is an array in memory, four to eight bytes
+a row. Pages that were read are given back from time to time: they stay in the system's cache, and
+no process counts them as its own.
+
+Beside the rows, in the order of the data file, a second Arrow file has the places of those to train
+on before those held out. A JSON file with counts and notes is written last and says what the other
+two have to be: without it, or with other bytes in one of them, nothing was prepared.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import MemberDescriptorType
-from typing import Any, Generic, TypeVar, get_type_hints, overload
+from typing import Any, get_type_hints
 
+from advisor.ground.files import DISK, TEMPORARY, cannot_write
+from trainers.job.files import keep_value, kept_value, make_folder
 from trainers.rows.row import ids_of
-from trainers.rows.sequences import Array, Picked
+from trainers.rows.sequences import Array, View
 
-Item = TypeVar("Item")
 NUMBERS = ("tokens", "learned")  # of a row, in columns beside its fields
-GIVE_BACK_BYTES = 128 << 20  # mapped pages are given back after so much has been read
-FAULT_BYTES = 64 << 10  # that Linux maps around a place that is read (fault_around_bytes)
+BATCH_ROWS, BATCH_BYTES = 8192, 32 << 20  # of a record batch: the first that is reached
+READ_AT_ONCE = 256  # rows; then the pages around them are given back
 
 
+@cache
 def fields_of(row: type) -> dict[str, Any]:
     """The fields of a kind of row, each with its type."""
     hints = get_type_hints(row)
     return {field.name: hints[field.name] for field in dataclasses.fields(row)}
 
 
-def is_ids(hint: Any) -> bool:
-    """True for a field of token ids or labels."""
-    return bool(hint == Sequence[int])
-
-
-def row_schema(row: type) -> Any:
-    """The Arrow columns of a kind of row: its fields, and the numbers asked of all rows.
-
-    `key` and `text` are null where they are those of the row before: a long text that was split has
-    them once.
-    """
-    import pyarrow as pa
-
-    types = {int: pa.int64(), bool: pa.bool_(), Sequence[int]: pa.large_list(pa.int32())}
-    return pa.schema(
-        [
-            *(
-                pa.field(name, types.get(hint, pa.large_string()))
-                for name, hint in fields_of(row).items()
-            ),
-            *(pa.field(name, pa.int32()) for name in NUMBERS),
-        ]
-    )
-
-
-def rows_batch(rows: Sequence[Any], kind: type, *, repeated: Sequence[bool] = ()) -> Any:
-    """Rows as one Arrow record batch.
+def rows_batch(rows: Sequence[Any], kind: type, repeated: Sequence[bool]) -> Any:
+    """Rows as one Arrow record batch: their fields, and the numbers asked of all rows.
 
     Args:
         kind: Their class.
-        repeated: Whether a row has the key and text of the row before; default: none has.
+        repeated: Whether a row is a later piece of the text of the row before: its `key` and `text`
+            are null, so that a long text that was split has them once.
     """
     import pyarrow as pa
 
-    schema, columns = row_schema(kind), []
+    types = {int: pa.int64(), bool: pa.bool_()}
+    columns = {}
     for name, hint in fields_of(kind).items():
         values = [getattr(row, name) for row in rows]
-        if name in ("key", "text") and repeated:
+        if name in ("key", "text"):
             values = [None if same else value for value, same in zip(values, repeated, strict=True)]
-        columns.append(
-            _lists(values) if is_ids(hint) else pa.array(values, schema.field(name).type)
+        columns[name] = (
+            _lists(values)
+            if hint == Sequence[int]
+            else pa.array(values, types.get(hint, pa.large_string()))
         )
     for name in NUMBERS:
-        columns.append(pa.array([getattr(row, name) for row in rows], pa.int32()))
-    return pa.record_batch(columns, schema=schema)
+        columns[name] = pa.array([getattr(row, name) for row in rows], pa.int32())
+    return pa.record_batch(columns)
 
 
 def _lists(values: Sequence[Any]) -> Any:
@@ -94,226 +80,249 @@ def _lists(values: Sequence[Any]) -> Any:
     )
 
 
-def rows_of_batches(batches: Iterable[Any], kind: type[Item]) -> Iterator[Item]:
-    """The rows of record batches, each whole and in memory of its own."""
-    fields = fields_of(kind)
-    for batch in batches:
-        columns = [_whole_column(batch.column(name), name, hint) for name, hint in fields.items()]
-        for values in zip(*columns, strict=True):
-            yield kind(**dict(zip(fields, values, strict=True)))
+class RowsWriter:
+    """Writes record batches into a file, small ones put together; the file goes with the context
+    unless it was renamed.
+
+    Raises MachineNotReady if the disk does not take them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+        self._file: Any = None
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._rows = self._bytes = 0
+
+    def __enter__(self) -> RowsWriter:
+        make_folder(self.path.parent)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with suppress(OSError):
+            self._close()
+        DISK.discard(self.path)
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            self._writer.close()
+            file.close()
+
+    def add(self, batch: Any) -> None:
+        """Add rows behind the others."""
+        self._waiting.append(batch)
+        self._rows, self._bytes = self._rows + batch.num_rows, self._bytes + batch.nbytes
+        if self._rows >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        try:
+            if self._writer is None:
+                self._file = pa.OSFile(str(self.path), "wb")
+                self._writer = pa.ipc.new_stream(self._file, self._waiting[0].schema)
+            table = pa.Table.from_batches(self._waiting).combine_chunks()
+            self._writer.write_table(table)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self._waiting, self._rows, self._bytes = [], 0, 0
+
+    def table(self) -> RowTable:
+        """All rows, once nothing more is added."""
+        if self._waiting:
+            self._write()
+        try:
+            self._close()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        return RowTable(self.path)
 
 
-def _whole_column(column: Any, name: str, hint: Any) -> list[Any]:
-    if is_ids(hint):
-        flat, offsets = _ids_views(column)
-        return [
-            _ids(flat[start:end])
-            for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-        ]
-    values: list[Any] = column.to_pylist()
-    if name in ("key", "text"):
-        for place, value in enumerate(values):
-            values[place] = values[place - 1] if value is None else value
-    return values
-
-
-def _ids_views(column: Any) -> tuple[Array, Array]:
-    """(all numbers of a column of lists, where each list begins and the last one ends)."""
-    return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy()
-
-
-def _ids(numbers: Any) -> Any:
-    ids = ids_of(())
-    ids.frombytes(numbers.tobytes())
-    return ids
-
-
-class RowFile:
+class RowTable:
     """A file of record batches, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        import numpy
         import pyarrow as pa
 
         self.path = path
         with path.open("rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self.map)))
-        self.schema = reader.schema
-        self.batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
-        self.starts = numpy.cumsum([0, *(batch.num_rows for batch in self.batches)])
-        self.columns = {name: place for place, name in enumerate(self.schema.names)}
-        self._views: dict[tuple[int, int], tuple[Array, Array]] = {}
-        self._read_bytes = 0
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.table = pa.ipc.open_stream(pa.py_buffer(self._map)).read_all()
+        self.columns = {name: self.table.column(name) for name in self.table.column_names}
+        self._read = 0
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return int(self.table.num_rows)
 
     def __reduce__(self) -> Any:
-        return RowFile, (self.path,)
+        return RowTable, (self.path,)
 
-    def whole_column(self, name: str, start: int, end: int) -> Array:
-        """The numbers of a column between two rows, copied."""
-        import numpy
-
-        column = self.columns[name]
-        parts = [
-            batch.column(column).to_numpy()[max(0, start - first) : max(0, end - first)]
-            for batch, first in zip(self.batches, self.starts.tolist(), strict=False)
-        ]
-        found = numpy.concatenate(parts) if parts else numpy.empty(0, numpy.int32)
+    def numbers(self, name: str) -> Array:
+        """The numbers of a column, copied."""
+        found = self.columns[name].to_numpy().copy()
         self.give_back()
         return found
 
-    def value(self, row: int, name: str) -> Any:
-        """One field of a row."""
-        import numpy
-
-        place = int(numpy.searchsorted(self.starts, row, side="right")) - 1
-        inside, number = row - int(self.starts[place]), self.columns[name]
-        column = self.batches[place].column(number)
-        if str(column.type).startswith("large_list"):
-            views = self._views.get((place, number))
-            if views is None:
-                views = self._views[place, number] = _ids_views(column)
-            flat, offsets = views
-            ids = _ids(flat[int(offsets[inside]) : int(offsets[inside + 1])])
-            self._count(4 * len(ids))
-            return ids
-        if name in ("key", "text"):
-            while not column[inside].is_valid:
-                inside -= 1
-        value = column[inside].as_py()
-        self._count(len(value) if isinstance(value, str) else 8)
-        return value
-
-    def _count(self, size_bytes: int) -> None:
-        self._read_bytes += max(FAULT_BYTES, size_bytes)
-        if self._read_bytes > GIVE_BACK_BYTES:
+    def values(self, row: int, names: Sequence[str]) -> dict[str, Any]:
+        """Some fields of a row."""
+        found = {name: self._value(row, name) for name in names}
+        self._read += 1
+        if self._read >= READ_AT_ONCE:
             self.give_back()
+        return found
+
+    def _value(self, row: int, name: str) -> Any:
+        column = self.columns[name]
+        if name in ("key", "text"):
+            while not column[row].is_valid:
+                row -= 1
+        value = column[row]
+        numbers = getattr(value, "values", None)  # of a list
+        if numbers is None:
+            return value.as_py()
+        ids = ids_of(())
+        ids.frombytes(numbers.to_numpy().tobytes())
+        return ids
 
     def give_back(self) -> None:
         """Let the system take the pages that were read; they come again when needed."""
-        self._read_bytes = 0
+        self._read = 0
         if hasattr(mmap, "MADV_DONTNEED"):
-            self.map.madvise(mmap.MADV_DONTNEED)
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
-@cache
-def _lazy_class(kind: Any) -> type | None:
-    """A subclass of a kind of row that reads each field when it is asked for; None for a class
-    without slots, where a default would stand in for what is not read yet.
-    """
-    fields = tuple(fields_of(kind))
-    if not all(isinstance(getattr(kind, name, None), MemberDescriptorType) for name in fields):
-        return None
-
-    def __getattr__(self: Any, name: str) -> Any:
-        if name not in fields:
-            raise AttributeError(name)
-        file, row = object.__getattribute__(self, "_at")
-        value = file.value(row, name)
-        object.__setattr__(self, name, value)
-        return value
-
-    def __eq__(self: Any, other: object) -> bool:
-        return isinstance(other, kind) and all(
-            getattr(self, name) == getattr(other, name) for name in fields
-        )
-
-    def __reduce__(self: Any) -> Any:
-        return kind, tuple(getattr(self, name) for name in fields)
-
-    return type(
-        f"Lazy{kind.__name__}",
-        (kind,),
-        {
-            "__slots__": ("_at",),
-            "__getattr__": __getattr__,
-            "__eq__": __eq__,
-            "__hash__": None,
-            "__reduce__": __reduce__,
-        },
-    )
-
-
-class StoredRows(Sequence[Item], Generic[Item]):
-    """Rows of a file between two places, read when they are asked for.
+class StoredRows(View):
+    """Rows of a file, in an order, read when they are asked for.
 
     Args:
-        file: The file.
+        table: The file's.
         kind: Their class, a dataclass.
-        start, end: The first row and the one behind the last.
+        places: Which rows of the file, in this order.
+        columns: Fields that are not as in the file, one value for each place.
     """
 
-    def __init__(self, file: RowFile, kind: type[Item], start: int, end: int) -> None:
-        self.file, self.kind, self.start, self.end = file, kind, start, end
+    def __init__(
+        self, table: RowTable, kind: type, places: Array, columns: Mapping[str, Array]
+    ) -> None:
+        self.table, self.kind, self.places, self.columns = table, kind, places, columns
         self._known: dict[str, Array] = {}
 
     def __len__(self) -> int:
-        return self.end - self.start
+        return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Picked[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | Picked[Item]:
-        if isinstance(index, slice):
-            return Picked([self], range(*index.indices(len(self))))
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
-        kind: Any = self.kind
-        lazy = _lazy_class(kind)
-        if lazy is None:
-            names = fields_of(kind)
-            whole: Item = kind(
-                **{name: self.file.value(self.start + place, name) for name in names}
-            )
-            return whole
-        row: Item = object.__new__(lazy)
-        object.__setattr__(row, "_at", (self.file, self.start + place))
-        return row
-
-    def __iter__(self) -> Iterator[Item]:
-        """Every row, whole: those of a batch are made together, which takes a third of the time."""
-        for batch in self._batches():
-            yield from rows_of_batches([batch], self.kind)
-            self.file.give_back()
-
-    def _batches(self) -> Iterator[Any]:
-        for batch, first in zip(self.file.batches, self.file.starts.tolist(), strict=False):
-            start, end = max(0, self.start - first), min(batch.num_rows, self.end - first)
-            if start < end:
-                yield batch.slice(start, end - start)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Sequence)
-            and len(self) == len(other)
-            and all(one == two for one, two in zip(self, other, strict=True))
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # as a list has none
-
-    @property
-    def lengths(self) -> Array:
-        """The tokens of each row."""
-        return self.numbers_of("tokens")
+    def at(self, place: int) -> Any:
+        fields = self.table.values(int(self.places[place]), tuple(fields_of(self.kind)))
+        for name, values in self.columns.items():
+            fields[name] = values[place].item()
+        return self.kind(**fields)
 
     def numbers_of(self, name: str) -> Array:
-        """A number of each row, such as its tokens."""
         if name not in self._known:
-            self._known[name] = self.file.whole_column(name, self.start, self.end)
+            self._known[name] = self.table.numbers(name)[self.places]
         return self._known[name]
 
     def values_of(self, name: str) -> Iterator[Any]:
         """One field of each row."""
-        hint = fields_of(self.kind)[name]
-        for batch in self._batches():
-            yield from _whole_column(batch.column(self.file.columns[name]), name, hint)
-            self.file.give_back()
+        if name in self.columns:
+            yield from self.columns[name].tolist()
+            return
+        for place in self.places.tolist():
+            yield self.table.values(place, [name])[name]
 
-    def whole(self) -> tuple[Item, ...]:
-        """All rows, in memory."""
-        return tuple(self)
+    def used_ids(self, name: str) -> set[int]:
+        """The different tokens in a field of token ids of all rows of the file."""
+        import numpy
+
+        found: set[int] = set()
+        for chunk in self.table.columns[name].chunks:
+            found.update(numpy.unique(chunk.values.to_numpy()).tolist())
+            self.table.give_back()
+        return found
+
+
+def write_rows(
+    path: Path,
+    rows: RowsWriter,
+    places: Sequence[Array],
+    columns: Mapping[str, Array],
+    *,
+    digest: str,
+    about: Mapping[str, Any],
+) -> None:
+    """Keep the rows, whole or not at all. Raises MachineNotReady if the disk does not take them.
+
+    Args:
+        path: Of the JSON file that says what they are.
+        places: Of the rows to train on, and of those held out.
+        columns: Values of a field for all rows that are kept, in that order.
+        digest: Of all that they depend on.
+        about: What to say of them.
+    """
+    import numpy
+    import pyarrow as pa
+
+    table = pa.table({"place": numpy.concatenate(places), **columns})
+    order = _beside(path, "order")
+    temporary = order.with_name(f"{TEMPORARY}{os.getpid()}-{order.name}")
+    try:
+        with (
+            pa.OSFile(str(temporary), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+        for source, target in ((rows.path, _beside(path, "rows")), (temporary, order)):
+            DISK.sync(source)
+            DISK.rename(source, target)
+        files = {name: DISK.digest(_beside(path, name)) for name in ("rows", "order")}
+        keep_value(path, digest, {**about, "train": len(places[0]), "files": files})
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        DISK.discard(temporary)
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}-{name}.arrow")
+
+
+def read_rows(
+    path: Path, kind: type, digest: str
+) -> tuple[StoredRows, StoredRows, dict[str, Any]] | None:
+    """(the rows to train on, those held out, what was said of them, with a `digest` of the rows
+    themselves); None if they are not there as they were written.
+
+    Args:
+        digest: Of all that they depend on.
+    """
+    about = kept_value(path, digest)
+    if about is None:
+        return None
+    files, train = about.pop("files"), about.pop("train")
+    try:
+        # Before anything is read of them: Arrow trusts the offsets in a file.
+        if any(DISK.digest(_beside(path, name)) != own for name, own in files.items()):
+            return None
+        table, order = RowTable(_beside(path, "rows")), RowTable(_beside(path, "order"))
+    except OSError:
+        return None
+    columns = {name: order.numbers(name) for name in order.columns}
+    places = columns.pop("place")
+    sides = (
+        StoredRows(
+            table, kind, places[side], {name: values[side] for name, values in columns.items()}
+        )
+        for side in (slice(train), slice(train, None))
+    )
+    content = hashlib.sha256("".join(files.values()).encode()).hexdigest()
+    return *sides, {**about, "digest": content}  # type: ignore[return-value]
+
+
+def remove_rows(folder: Path, name: str) -> None:
+    """Remove all kept rows of a name, whatever they were prepared from, and what earlier starts
+    said of them.
+    """
+    for pattern in (f"{name}-*.arrow", f"{name}-*.json", f"{TEMPORARY}failed-*-{name}-*"):
+        for path in folder.glob(pattern):
+            DISK.discard(path)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.data.example import Message, system_in_question
 from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
@@ -23,22 +24,16 @@ from advisor.data.templates.chat_text import (
     MARK,
     PLAIN_TEMPLATE,
     SWITCHES,
+    called_functions,
     contradiction_text,
     dropped_text,
     missing_text,
     switch_of,
     template_file,
+    template_messages,
     unknown_text,
 )
 from advisor.ground.errors import InputError
-from trainers.rows.messages import (
-    OTHER_TEXTS,
-    called_functions,
-    shared_prefix_length,
-    spoken_text,
-    template_messages,
-    with_other_words,
-)
 from trainers.rows.row import Unusable
 from trainers.rows.template_arguments import arguments_of, arguments_words
 
@@ -47,6 +42,7 @@ Span = tuple[int, int]  # of characters
 BOS = "{{ bos_token }}"
 # Shows on screen how the plain template writes.
 SHOWN = (Message("user", "Hello"), Message("assistant", "Good morning"))
+OTHER_TEXTS = ("\u00a4 1", "2 \u00a5")  # with no common beginning or end
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # what templates write around turns
 MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>")
@@ -55,6 +51,19 @@ REFUSED = "the chat template refuses this conversation"
 HIDDEN = "the chat template hides where an answer begins or ends"
 NO_TOOLS = "the chat template does not write tool calls"
 ALL_LEARNED = "the mask would also cover what others say"
+
+
+FEW_ANSWERS = 3  # of a conversation; of more, one rendering each would take too long
+
+
+class Writing(NamedTuple):
+    """A conversation and what is known of how the template writes it."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]]
+    full: str
+    tagged: Sequence[Span] | None  # ranges of the {% generation %} tag
+    before: dict[int, str]  # index of an answer -> the text that stands before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +174,19 @@ class Templater:
         Args:
             prompt: Also write what the template puts in front of a new answer.
         """
-        try:
+        with self._refusals():
             text: str = self.tokenizer.apply_chat_template(
                 template_messages(messages),
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=prompt,
             )
+        return text
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
         except TemplateLimit as error:
             raise error.of(self.template_file, self.row) from None
         except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
@@ -180,7 +195,6 @@ class Templater:
                 f"{error} (roles usually alternate between user and assistant, after at most one"
                 " system turn)",
             ) from None
-        return text
 
     def thoughts_note(self, answered: int, thoughtful: int) -> str | None:
         """What to do if the model thinks and the data holds no thoughts, or the other way round;
@@ -273,18 +287,18 @@ class Templater:
         place = full.find(header)
         return full[: place + len(header)] if header and place >= 0 else ""
 
-    def _tagged_spans(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
-    ) -> list[Span] | None:
-        """The ranges of the {% generation %} tag, one for each assistant turn; None if the
-        template has no such tag.
+    def _written(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, list[Span] | None]:
+        """(the conversation as text, the ranges of the {% generation %} tag, one for each answer);
+        None if the template has no such tag.
         """
         template = self.tokenizer.get_chat_template(tools=list(tools) or None)
         if not GENERATION_TAG.search(template):
-            return None
+            return self.render(messages, tools), None
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        try:
+        with self._refusals():
             texts, ranges = render_jinja_template(
                 [template_messages(messages)],
                 tools=list(tools) or None,
@@ -292,11 +306,9 @@ class Templater:
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
             )
-        except TemplateLimit as error:
-            raise error.of(self.template_file, self.row) from None
         found = [(start, end) for start, end in ranges[0]]
         answers = sum(message.role == "assistant" for message in messages)
-        return found if texts[0] == full and len(found) == answers else None
+        return texts[0], found if len(found) == answers else None
 
     # ------------------------------------------------------------------ the answers
 
@@ -316,60 +328,159 @@ class Templater:
         """
         own = self.without_system(messages)
         messages, since = own, since - (len(messages) - len(own))
-        full = self.render(messages, tools)
-        tagged = self._tagged_spans(messages, tools, full)
-        spans: list[Span] = []
-        prompt, turn = "", -1
+        full, tagged = self._written(messages, tools)
+        writing = Writing(messages, tools, full, tagged, {})
+        learned = []
         for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            turn += 1
-            last = index == len(messages) - 1
-            if not last and (message.weight == 0 or index < since):
-                continue
-            before = (
-                self.render(messages[:index], tools, prompt=True)
-                if index
-                else self._text_before_first(tools, full)
-            )
-            if last:
-                prompt = before
-            if message.weight == 0 or index < since:
+            if message.role != "assistant" or message.weight == 0 or index < since:
                 continue
             if message.weight != 1:
                 self.note("a message has a weight other than 0 and 1: it counts as 1")
             if not (message.content.strip() or message.extra):
                 self.note("an empty answer is read but not learned")
                 continue
-            upto = full if last else self.render(messages[: index + 1], tools)
-            if tagged is not None:
-                span = self._span_with_end_token(
-                    full, tagged[turn], partial(self._text_after, messages, index, tools, upto)
+            learned.append(index)
+        spans = self._spans_alike(writing, learned)
+        if spans is None:
+            spans = []
+            for index in learned:
+                spans.append(self._checked_span(writing, index, spans))
+        if messages and messages[-1].role == "assistant":
+            prompt = self._text_before(writing, len(messages) - 1)
+            if prompt and not full.startswith(prompt):
+                self.note(
+                    "a new answer is begun by the template in another way than the answers in the"
+                    " data (a thinking model, mostly)"
                 )
-            elif full.startswith(before) and full.startswith(upto) and len(before) < len(upto):
-                span = self._span_without_tail(full, (len(before), len(upto)), message)
-            else:
-                span = self._span_by_rewording(messages, index, tools, full, upto)
-            self._check_span(message, full, span, spans, index)
-            spans.append(span)
-        if messages and messages[-1].role != "assistant":
-            prompt = self.render(messages, tools, prompt=True)
-        elif prompt and not full.startswith(prompt):
-            self.note(
-                "a new answer is begun by the template in another way than the answers in the data"
-                " (a thinking model, mostly)"
-            )
+        else:
+            prompt = self.render(messages, tools, prompt=True) if messages else ""
         self._note_oddities(messages, tools, full)
         return Chat(full, tuple(spans), prompt)
 
-    def _check_span(
-        self, message: Message, full: str, span: Span, before: Sequence[Span], index: int
-    ) -> None:
+    def _text_before(self, writing: Writing, index: int) -> str:
+        """The text that a model would read before it wrote an answer."""
+        if index not in writing.before:
+            writing.before[index] = (
+                self.render(writing.messages[:index], writing.tools, prompt=True)
+                if index
+                else self._text_before_first(writing.tools, writing.full)
+            )
+        return writing.before[index]
+
+    def _spans_alike(self, writing: Writing, learned: Sequence[int]) -> list[Span] | None:
+        """The ranges of many answers without a rendering for each: two answers that stand between
+        the same marks begin and end at the same places in them. Those of the first and last answer
+        between such marks are found by rendering, and have to agree.
+
+        None if there are few answers, or if that cannot be shown.
+        """
+        full, final = writing.full, len(writing.messages) - 1
+        words = self._word_places(writing) if len(learned) > FEW_ANSWERS else None
+        if words is None:
+            return None
+        inner = [index for index in learned if index != final]
+        known: dict[tuple[str, str], Span] = {}  # marks around -> characters of them that belong
+        around, last = {}, {}
+        for index in inner:
+            (_, left), (start, end), (right, _) = words[index - 1 : index + 2]
+            around[index] = full[left:start], full[end:right]
+            last[around[index]] = index
+        spans: list[Span] = []
+        try:
+            for index in learned:
+                start, end = words[index]
+                marks = around.get(index)
+                if marks in known and last[marks] != index:
+                    lead, tail = known[marks]
+                    span = start - lead, end + tail
+                else:
+                    span = self._answer_span(writing, index)
+                    own = start - span[0], span[1] - end
+                    if marks is not None and (
+                        known.setdefault(marks, own) != own
+                        or not 0 <= own[0] <= len(marks[0])
+                        or not 0 <= own[1] <= len(marks[1])
+                    ):
+                        return None
+                self._check_span(writing, index, span, spans)
+                spans.append(span)
+        except Unusable:
+            return None
+        return spans
+
+    def _word_places(self, writing: Writing) -> list[Span] | None:
+        """Where the words of each message stand in the text, found by rendering the conversation
+        once more with other words; None if the template does more than to put marks around them,
+        or if questions and answers do not alternate.
+        """
+        messages, full = writing.messages, writing.full
+        first = int(messages[0].role == "system")
+        turns = ["user", "assistant"] * len(messages)
+        if [message.role for message in messages[first:]] != turns[: len(messages) - first] or any(
+            message.extra
+            or not message.content.strip()
+            or "</think>" in message.content
+            or self.special_text.search(message.content)
+            for message in messages
+        ):
+            return None
+        others = [f"\u00a4{place}\u00a5" for place in range(len(messages))]
+        try:
+            text = self.render(
+                [replace(one, content=other) for one, other in zip(messages, others, strict=True)],
+                writing.tools,
+            )
+        except Unusable:
+            return None
+        if re.findall("\u00a4\\d+\u00a5", text) != others:
+            return None
+        before, *marks = re.split("\u00a4\\d+\u00a5", text)
+        if not full.startswith(before):
+            return None
+        place, found = len(before), []
+        for message, mark in zip(messages, marks, strict=True):
+            for words in (message.content, message.content.strip()):
+                end = place + len(words)
+                if full.startswith(words, place) and full.startswith(mark, end):
+                    break
+            else:
+                return None
+            spoken = message.content.strip()
+            start = place + words.index(spoken)
+            found.append((start, start + len(spoken)))
+            place = end + len(mark)
+        return found if place == len(full) else None
+
+    def _checked_span(self, writing: Writing, index: int, before: Sequence[Span]) -> Span:
+        span = self._answer_span(writing, index)
+        self._check_span(writing, index, span, before)
+        return span
+
+    def _answer_span(self, writing: Writing, index: int) -> Span:
+        """The range of one answer."""
+        messages, tools, full = writing.messages, writing.tools, writing.full
+
+        def upto() -> str:
+            if index == len(messages) - 1:
+                return full
+            return self.render(messages[: index + 1], tools)
+
+        if writing.tagged is not None:
+            turn = sum(message.role == "assistant" for message in messages[:index])
+            return self._span_with_end_token(
+                full, writing.tagged[turn], lambda: self._text_after(messages, index, tools, upto())
+            )
+        before, until = self._text_before(writing, index), upto()
+        if full.startswith(before) and full.startswith(until) and len(before) < len(until):
+            return self._span_without_tail(full, (len(before), len(until)), messages[index])
+        return self._span_by_rewording(messages, index, tools, full, until)
+
+    def _check_span(self, writing: Writing, index: int, span: Span, before: Sequence[Span]) -> None:
         """Raise Unusable if the range does not hold the words of the message, or more than one
         turn.
         """
-        start, end = span
-        text = full[start:end]
+        message, (start, end) = writing.messages[index], span
+        text = writing.full[start:end]
         where = f"turn {index + 1}"
         if start >= end or spoken_text(message) not in text or (before and start < before[-1][1]):
             raise Unusable(HIDDEN, where)
@@ -527,10 +638,7 @@ class Templater:
         Raises Unusable if every token would be learned, the prompt too.
         """
         ids, offsets = self.encode(chat.text, special=False)
-        learned = [False] * len(ids)
-        closed = True
-        for span in chat.spans:
-            closed = self._mark_answer(ids, offsets, learned, span, chat.text)
+        learned, closed = self._mark_answers(ids, offsets, chat)
         if chat.prompt.strip() and chat.spans and all(learned):
             raise Unusable(ALL_LEARNED)
         if chat.spans and not closed and not chat.text[chat.spans[-1][1] :].strip():
@@ -550,28 +658,30 @@ class Templater:
             )
         return ids, [True] * len(ids) if self.learn_all else learned
 
-    def _mark_answer(
-        self, ids: list[int], offsets: list[Span], learned: list[bool], span: Span, text: str
-    ) -> bool:
-        """Mark the tokens of one answer.
-
-        True if the last of them is a token that ends a turn.
+    def _mark_answers(
+        self, ids: list[int], offsets: list[Span], chat: Chat
+    ) -> tuple[list[bool], bool]:
+        """(which tokens belong to an answer, whether the last answer ends with a token that ends a
+        turn).
         """
-        start, end = span
-        inside = []
-        for place, (a, b) in enumerate(offsets):
-            if a >= end or b <= start or b <= a:
-                continue
-            if a < start and text[a:start].strip():
-                self.note("answers begin inside a token of the prompt: that token is not learned")
-                continue
-            inside.append(place)
-        for place in inside:
-            learned[place] = True
-        if inside and ids[inside[-1]] in self.special_ids:
-            self.turn_ends.add(ids[inside[-1]])
-            return True
-        return False
+        learned, place, closed = [False] * len(ids), 0, True
+        for start, end in chat.spans:
+            while place < len(ids) and offsets[place][1] <= start:
+                place += 1
+            last = None
+            while place < len(ids) and offsets[place][0] < end:
+                a, b = offsets[place]
+                if a < start and b > a and chat.text[a:start].strip():
+                    self.note(
+                        "answers begin inside a token of the prompt: that token is not learned"
+                    )
+                elif b > a:
+                    learned[place], last = True, place
+                place += 1
+            closed = last is not None and ids[last] in self.special_ids
+            if last is not None and closed:
+                self.turn_ends.add(ids[last])
+        return learned, closed
 
     def _has_open_turns(self, ids: Sequence[int], learned: Sequence[bool]) -> bool:
         """True if an answer that others follow does not end with a special token."""
@@ -604,3 +714,37 @@ class Templater:
             if foreign
             else ""
         )
+
+
+def shared_prefix_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def spoken_text(message: Message) -> str:
+    """What a message says after its reasoning, without the space around it."""
+    return message.content.split("</think>")[-1].strip()
+
+
+def with_other_words(message: Message, other: str) -> Message:
+    """The same message with another text, and calls of other functions with other arguments."""
+    calls = template_messages((message,))[0].get("tool_calls")
+    changed = replace(message, content=other) if message.content.strip() or not calls else message
+    if not calls:
+        return changed
+    extra = {key: value for key, value in message.extra.items() if key != "function_call"}
+    extra["tool_calls"] = [
+        {
+            **call,
+            "function": {**call.get("function", {}), "name": other, "arguments": {other: other}},
+        }
+        for call in calls
+    ]
+    return replace(changed, extra=extra)

@@ -19,7 +19,6 @@ from trainers.keep.held_out_curve import check_held_out
 from trainers.keep.resuming import open_store, save_clock
 from trainers.rows import Prepared
 from trainers.rows.batches import Batches
-from trainers.rows.prepared import rows_digest
 from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
 from trainers.stage.objective import Objective, Opened
@@ -129,7 +128,7 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     job, objective, data = loaded.job, loaded.objective, loaded.data
     steps = settings.total_steps(job, len(loaded.sequences), processes=processes)
     store = open_store(
-        job, loaded.opened.versions, steps=steps, rows=rows_digest(data.train), model=loaded.model,
+        job, loaded.opened.versions, steps=steps, rows=data.digest, model=loaded.model,
         more=objective.depends_on(job, data), processes=processes,
     )  # fmt: skip
     callback = RunCallback(

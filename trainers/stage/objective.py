@@ -20,9 +20,8 @@ from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer, Trainer
 from trainers.keep import results
 from trainers.rows import ANSWERS, Kind, Prepared
-from trainers.rows.prepared import PreparedRow
-from trainers.rows.rows_dataset import Columns, copied_dataset, rows_dataset
-from trainers.rows.sequences import Singles, flattened
+from trainers.rows.row import PreparedRow
+from trainers.rows.sequences import Columns, Groups, copied_dataset, flattened, rows_dataset
 from trainers.rows.stage_rows import prepare_rows
 from trainers.step import settings
 from trainers.updates import Update
@@ -133,7 +132,7 @@ class Objective(Generic[Item]):
 
     def sequences(self, job: Job, rows: Sequence[Item], model: Model) -> Sequence[tuple[Item, ...]]:
         """The rows as the trainer's sequences: one row in each, or several packed ones."""
-        return Singles(rows)
+        return Groups(rows)
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         """What this objective alone sets in the config."""

@@ -11,6 +11,7 @@ from trainers.job.machine import is_main_process
 from trainers.job.types import Device, Model
 from trainers.rows import Prepared, pack
 from trainers.rows.packing import check_packing
+from trainers.rows.sequences import lengths
 from trainers.say.progress import say
 from trainers.start.few_layers import on_device
 
@@ -39,7 +40,7 @@ def unpacked_if_seen(
         return job, data
     packed = pack(data.train, stage.seq_len)
     rows = len(data.train) / len(packed) * stage.effective_batch_size
-    longest = int(packed.row_lengths.max())
+    longest = int(lengths(data.train).max())
     micro = stage.micro_batch_size * max(1, stage.seq_len // longest)
     micro = max(1, min(micro, round(rows)))
     accum = max(1, round(rows / micro))

@@ -9,6 +9,7 @@ each block, and the main process puts them together.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -23,8 +24,7 @@ from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count, process_rank
 from trainers.job.types import Tokenizer
 from trainers.rows import Prepared, Row
-from trainers.rows.prepared import rows_digest
-from trainers.rows.prompts import Prompt
+from trainers.rows.conversation import Prompt
 from trainers.rows.row import IGNORED, ids_of, normalise_text
 from trainers.say.processes import others_wait_for, wait_for
 
@@ -39,14 +39,15 @@ class Written:
     ended: bool  # by a stop token, not by the limit
 
 
-def answers_file(job: Job, prompts: Sequence[Prompt], teacher: str) -> Path:
+def answers_file(job: Job, prompts: str, teacher: str) -> Path:
     """Where the answers are kept: a file for these requests, this teacher and these settings.
 
     Args:
+        prompts: A digest of them.
         teacher: A digest of it.
     """
     depends = {
-        "prompts": rows_digest(prompts),
+        "prompts": prompts,
         "teacher": teacher,
         "quantization": job.options.get("teacher_quantization"),
         "temperature": job.options["temperature"],
@@ -189,6 +190,9 @@ def answered(
     data: Prepared[Prompt], rows: Sequence[Row], held: Sequence[Row], notes: Sequence[str]
 ) -> Prepared[Row]:
     """The prepared requests with their rows in their place."""
+    digest = hashlib.sha256(data.digest.encode())
+    for row in (*rows, *held):
+        digest.update(ids_of(row.input_ids).tobytes())
     return Prepared(
         train=tuple(rows),
         holdout=tuple(held),
@@ -199,7 +203,7 @@ def answered(
         notes=(*data.notes, *notes),
         template=data.template,
         turn_ends=data.turn_ends,
-        digest=data.digest,
+        digest=digest.hexdigest(),
     )
 
 

@@ -22,9 +22,8 @@ from advisor.ground.terminal import show_streams
 from advisor.model_files.folder import tokenizer_faults
 from trainers.job.job import model_source
 from trainers.job.machine import quiet_libraries
-from trainers.rows.conversation import answer_row
+from trainers.rows.conversation import answer_row, tokenise_prompt
 from trainers.rows.preference import tokenise_feedback, tokenise_pair
-from trainers.rows.prompts import tokenise_prompt
 from trainers.rows.row import IGNORED, Unusable, rows_word
 from trainers.rows.template import Templater
 from trainers.rows.template_arguments import give_arguments

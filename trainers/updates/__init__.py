@@ -16,7 +16,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import method_roots
 from advisor.plan.model import Stage
 from trainers.job.types import Model, Tokenizer
-from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import PreparedRow
 
 # Folders in ADVISE_METHODS bring updates of their own, found in the same way.
 __path__ += [str(root / "trainers" / "updates") for root in method_roots()[1:]]

@@ -9,7 +9,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
 from trainers.job.types import Model, Tokenizer
-from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import PreparedRow
 from trainers.updates import task_type
 
 PLAN_KEYS: Mapping[str, str] = {

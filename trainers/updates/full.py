@@ -8,7 +8,7 @@ from typing import Any
 from advisor.ground.errors import Fault
 from advisor.plan.model import Stage
 from trainers.job.types import Model, Tokenizer
-from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import PreparedRow
 
 PLAN_KEYS: Mapping[str, str] = {}
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.job.types import AdaptedModel, Model, Tokenizer
-from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import PreparedRow
 from trainers.updates import task_type
 from trainers.updates.experts import find_experts
 

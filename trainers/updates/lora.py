@@ -11,7 +11,7 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.job.types import Model, Tokenizer
-from trainers.rows.prepared import PreparedRow
+from trainers.rows.row import PreparedRow
 from trainers.updates import task_type
 from trainers.updates.lora_targets import (
     ALL_LINEAR,

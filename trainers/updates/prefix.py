@@ -16,8 +16,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.job.evaluating import evaluating
 from trainers.job.types import AdaptedModel, Model, Tokenizer
-from trainers.rows.prepared import PreparedRow
-from trainers.rows.row import IGNORED
+from trainers.rows.row import IGNORED, PreparedRow
 from trainers.updates import task_type
 
 PLAN_KEYS: Mapping[str, str] = {

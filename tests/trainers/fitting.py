@@ -1,0 +1,53 @@
+"""Rows that are built, fitted and divided without a file, for tests of the rules alone."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+from advisor.data.example import question_mark, text_mark
+from trainers.rows import ANSWERS, Row
+from trainers.rows.conversation import answer_rows
+from trainers.rows.row import LeftOut
+from trainers.rows.selection import Limits, fit_record, fit_row, held_out_mask
+
+
+def tokenise(examples, templater) -> list[Row]:
+    """Every example as a row. Raises InputError if more than a few have nothing to learn."""
+    left = LeftOut()
+    rows = list(answer_rows(examples, templater, left))
+    left.raise_if_too_many(len(examples))
+    return rows
+
+
+def fit_rows(rows, *, seq_len, truncation, cut=None) -> SimpleNamespace:
+    """The rows within `seq_len` and the record of the others."""
+    import numpy
+
+    kind, limits = replace(ANSWERS, cut=cut), Limits(seq_len, truncation, 0)
+    found = [fit_row(row, kind, limits) for row in rows]
+    numbers = {
+        "number": numpy.array([row.number for row in rows]),
+        "tokens": numpy.array([row.tokens for row in rows]),
+        "outcome": numpy.array([outcome for outcome, _ in found]),
+    }
+    record = fit_record(numbers, kind, limits)._asdict()
+    return SimpleNamespace(rows=[piece for _, pieces in found for piece in pieces], **record)
+
+
+def split_rows(rows, *, share, seed) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows, each in the order of their file."""
+    import numpy
+
+    keys = {question_mark(row.key, seed): row.key for row in rows}
+    held = held_out_mask(
+        questions=numpy.array([question_mark(row.key, seed) for row in rows], numpy.uint64),
+        texts=numpy.array([text_mark(row.text, seed) for row in rows], numpy.uint64),
+        sizes=numpy.ones(len(rows), numpy.int64),
+        share=share,
+        blank=question_mark("", seed),
+        strata=None,
+        keys_of=lambda marks: {mark: keys[mark] for mark in marks},
+    )
+    sides = [], []
+    for row, is_held in sorted(zip(rows, held, strict=True), key=lambda pair: pair[0].number):
+        sides[int(is_held)].append(row)
+    return sides
