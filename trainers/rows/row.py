@@ -8,15 +8,12 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from advisor.data.example import Example
 from advisor.data.example import normalise_text as normalise_text
 from advisor.ground.errors import Fault, InputError
 from trainers.rows.sequences import Array
-
-if TYPE_CHECKING:
-    from trainers.rows.template import Templater
 
 IGNORED = -100  # the label of a token that is read but not learned
 # With more unusable or over-long rows than this the run stops. advisor.data refuses a file at the
@@ -152,7 +149,8 @@ class PreparedRow(Protocol):
 
 
 Item = TypeVar("Item", bound=PreparedRow)
-Build = Callable[[Iterable[Example], "Templater", LeftOut], Iterator[Item]]
+# Gets the examples, a `template.Templater` and where to count what is left out.
+Build = Callable[[Iterable[Example], Any, LeftOut], Iterator[Item]]
 Cut = Callable[[Item, int], "Item | None"]
 
 

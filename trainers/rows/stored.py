@@ -122,7 +122,7 @@ class RowsWriter:
         try:
             if self._writer is None:
                 self._file = pa.OSFile(str(self.path), "wb")
-                self._writer = pa.ipc.new_stream(self._file, self._waiting[0].schema)
+                self._writer = pa.ipc.new_file(self._file, self._waiting[0].schema)
             table = pa.Table.from_batches(self._waiting).combine_chunks()
             self._writer.write_table(table)
         except OSError as error:
@@ -149,7 +149,7 @@ class RowTable:
         self.path = path
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.table = pa.ipc.open_stream(pa.py_buffer(self._map)).read_all()
+        self.table = pa.ipc.open_file(pa.py_buffer(self._map)).read_all()
         self.columns = {name: self.table.column(name) for name in self.table.column_names}
         self._read = 0
 
@@ -267,10 +267,7 @@ def write_rows(
     order = _beside(path, "order")
     temporary = order.with_name(f"{TEMPORARY}{os.getpid()}-{order.name}")
     try:
-        with (
-            pa.OSFile(str(temporary), "wb") as file,
-            pa.ipc.new_stream(file, table.schema) as writer,
-        ):
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
         for source, target in ((rows.path, _beside(path, "rows")), (temporary, order)):
             DISK.sync(source)
