@@ -59,7 +59,6 @@ MODEL = "(the model)"  # as a value: the model that is trained
 CASES = (
     Case("full", "sft", "full", 2e-5, {}, (TRL, FACTORY)),
     Case("full-muon", "sft", "full", 2e-5, {"optimizer": "muon"}),
-    Case("full-lion-8bit", "sft", "full", 4e-6, {"optimizer": "lion_8bit"}),
     Case("adapter", "sft", "adapter", 3e-4, {"bottleneck": 64}),
     Case("prefix", "sft", "prefix", 1e-2, {"prefix_tokens": 20}, (TRL,)),
     Case("lora", "sft", "lora", 2e-4, LORA, (TRL, UNSLOTH, FACTORY)),

@@ -86,7 +86,7 @@ def test_every_method_is_measured_and_written(measure, page):
     assert measure(children) == 0
     ours = {name for name, side in children.commands if side == "ours"}
     methods = {"full", "adapter", "prefix", "lora", "qlora", "rm", "dpo", "distill", "ppo", "grpo"}
-    assert ours == methods | {"full-muon", "full-lion-8bit"}
+    assert ours == methods | {"full-muon"}
     plain = {name for name, side in children.commands if side == "trl"}
     assert plain == {"full", "prefix", "lora", "qlora", "rm", "dpo"}
     text = page.read_text()

@@ -26,7 +26,7 @@ from advisor.ground.shape import (
 from advisor.ground.types import ModelShape
 from advisor.methods import methods, objectives, schemes, updates
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
-from advisor.methods.optimizers import ALIASES, OPTIMIZERS, OptimizerName
+from advisor.methods.optimizers import ALIASES, OPTIMIZERS
 from advisor.methods.other_keys import hint_for
 
 DTYPES = {
@@ -46,7 +46,6 @@ SPELLINGS = {
     "flash": "flash_attention_2",
     "flash_attn": "flash_attention_2",
     **ALIASES,
-    "adamw_4bit": "adamw_torch_4bit",
     "fsdp2": "fsdp",
 }
 _COUNT = Number(whole=True, min=1, max=10**9)
@@ -68,8 +67,9 @@ _CHOICES: Mapping[str, Choice] = {
         "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
         "counter": COUNTERS,
         "placement": ("houlsby", "pfeiffer", "parallel"),
+        "optimizer": (*OPTIMIZERS, *OTHERS),
     }.items()
-} | {"optimizer": OptimizerName(values=(*OPTIMIZERS, *OTHERS))}  # fmt: skip
+}
 # Keys of one update or objective.
 _OPTIONS: Mapping[str, Shape] = {
     "placement": _CHOICES["placement"],
@@ -90,7 +90,6 @@ _FIELDS: Mapping[str, Shape] = {
         Flag(),
     ),
     "optim_args": Text(),
-    "optim_target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
     "target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
     "gradient_checkpointing": OneOf(
         options=(Flag(), Choice(values=("selective", "offload", "full")))
@@ -136,7 +135,7 @@ TO_DEVICE = {
     "counter": "counter",
 }
 TO_ROWS = {"lengths": "lengths", "tokens_total": "tokens_total", "rows_total": "rows_total"}
-TO_TRL = ("optim_args", "optim_target_modules")
+TO_TRL = ("optim_args",)
 STATED = (
     "loss", "evaluation", "compute_dtype", "kbit_prepared", "fp32_master_weights",
     "optimizer_in_backward",

@@ -4,42 +4,20 @@ the estimate of memory, the trainers, the advice and docs/optimizers.md read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import Fault
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, Located, MapOf, Number, Path_, Text
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number
 from advisor.ground.yaml_files import read_shipped
 
-ALL_LINEAR = "all-linear"
-
-Keeps = Literal["each weight", "rows and columns", "low rank", "momentum of matrices"]
+Keeps = Literal["each weight", "rows and columns", "momentum of matrices"]
 Holds = Literal["nothing", "all weights", "largest weight", "chunks"]
 Trains = Literal["any weights", "matrices", "every weight"]
 Betas = Annotated[tuple[float, ...], ListOf(of=Number(min=0, below=1), least=2, most=2)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Library:
-    """The package that makes an optimizer, and the versions that were tried."""
-
-    name: str  # as pip knows it
-    tested: Annotated[str, 'such as ">=1.0,<1.1"']
-    module: Annotated[str, "that is imported"]
-    note: Annotated[str, "what a user must know of it: its licence, how it is kept up"] = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rate:
-    """How a learning rate relates to AdamW's."""
-
-    factor: Annotated[float | None, "null: AdamW's rates do not apply"] = 1.0
-    because: str = "AdamW's own"
-    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +28,7 @@ class Optimizer:
     about: str
     source: str
     transformers: Annotated[str | None, "its name in TrainingArguments; null: it has none"] = None
-    library: Library | None = None  # None: torch, transformers or these trainers alone
+    library: Annotated[str | None, "the package that makes it beside torch's own"] = None
     numbers: float = 2
     width: Annotated[float | None, "bytes of a number; null: as wide as the weight"] = None
     keeps: Annotated[Keeps, "what it keeps numbers for"] = "each weight"
@@ -63,42 +41,21 @@ class Optimizer:
     devices: tuple[Literal["cuda", "cpu", "mps"], ...] = ("cuda", "cpu", "mps")
     trains: Trains = "any weights"
     betas: Annotated[Betas | None, "null: it is no Adam"] = (0.9, 0.999)
-    rate: Rate = field(default_factory=Rate)
-    scheduler: Annotated[str | None, "the only one it goes with"] = None
-    compiles: Annotated[bool, "its step goes through torch.compile"] = False
+    own_rate: Annotated[str, "why AdamW's learning rates do not apply to it"] = ""
     is_paged: Annotated[bool, "its state may move to the host's memory"] = False
-    processes: Annotated[bool, "several hold the same weights after each step"] = True
     needs_whole: Annotated[str, "why it cannot step on parts of divided weights (fsdp)"] = ""
     arguments: Annotated[
         Mapping[str, Any], "what `trl: {optim_args: ...}` may set, with the defaults"
     ] = field(default_factory=dict)
-    resumes: str = "bit for bit"
-
-    @property
-    def averages(self) -> bool:
-        """Whether it trains at other weights than those it ends with, in place of a schedule."""
-        return self.scheduler is not None
-
-    @property
-    def is_low_rank(self) -> bool:
-        """Whether it projects gradients of chosen matrices."""
-        return self.keeps == "low rank"
 
 
 OPTIMIZERS_FILE = Keys(
     help="The optimizers that a plan may name",
     keys={
         "version": Choice(values=(1,)),
-        "libraries": MapOf(of=shape_of(Library, without=("name",))),
-        "optimizers": MapOf(
-            of=Keys(
-                keys={**shape_of(Optimizer, without=("name", "library")).keys, "library": Text()},
-                required=("about", "source"),
-            )
-        ),
-        "not_offered": MapOf(of=Text(), help="a name of transformers -> why a plan cannot have it"),
+        "optimizers": MapOf(of=shape_of(Optimizer, without=("name",))),
     },
-    required=("version", "libraries", "optimizers", "not_offered"),
+    required=("version", "optimizers"),
 )
 
 
@@ -111,45 +68,17 @@ def optimizer_file() -> Mapping[str, Any]:
     return data
 
 
-def _entries() -> Iterator[Optimizer]:
-    libraries = {
-        name: Library(name=name, **said) for name, said in optimizer_file()["libraries"].items()
-    }
-    for name, said in optimizer_file()["optimizers"].items():
-        own = {key: value for key, value in said.items() if key != "library"}
-        made = {"name": name, "library": libraries[said["library"]] if "library" in said else None}
-        yield build(Optimizer, own, made)
-
-
-OPTIMIZERS: Mapping[str, Optimizer] = {entry.name: entry for entry in _entries()}
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    name: build(Optimizer, said, {"name": name})
+    for name, said in optimizer_file()["optimizers"].items()
+}
 # Names of transformers -> the plan's short ones, where these are others.
 ALIASES: Mapping[str, str] = {
     entry.transformers: entry.name
     for entry in OPTIMIZERS.values()
     if entry.transformers is not None and entry.transformers not in OPTIMIZERS
 }
-NOT_OFFERED: Mapping[str, str] = optimizer_file()["not_offered"]
 NAMES = (*OPTIMIZERS, *ALIASES)
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class OptimizerName(Choice):
-    """The name of an optimizer; one of transformers' that is not offered is told why."""
-
-    values: tuple[Any, ...] = NAMES
-
-    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
-        for fault in super().faults(value, document, path):
-            why = NOT_OFFERED.get(value) if isinstance(value, str) else None
-            yield replace(fault, hint=f"{value} is not offered: {why}") if why else fault
-
-
-# Arguments that are one of some words.
-WORDS: Mapping[str, tuple[str, ...]] = {
-    "proj_type": ("std", "reverse_std", "left", "right"),
-    "proj": ("random", "svd"),
-    "scale_type": ("channel", "tensor"),
-}
 
 
 def optimizer(name: str) -> Optimizer:
@@ -169,7 +98,7 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
 
     Args:
         name: Of a plan or of transformers.
-        text: As transformers reads it: "rank=64,scale=0.5".
+        text: As transformers reads it: "momentum=0.9,ns_steps=6".
     """
     known = dict(optimizer(name).arguments)
     found, wrong = dict(known), []
@@ -184,9 +113,9 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
             )
         else:
             try:
-                found[key] = _value(key, value, known[key])
+                found[key] = _value(value, known[key])
             except ValueError:
-                words = WORDS.get(key, ("true", "false") if isinstance(known[key], bool) else ())
+                words = ("true", "false") if isinstance(known[key], bool) else ()
                 whole = isinstance(known[key], int)
                 number = "a whole number of at least 1" if whole else "a number of at least 0"
                 like = " or ".join(words) or number
@@ -196,32 +125,10 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
     return found
 
 
-def _value(key: str, text: str, default: Any) -> Any:
-    if key in WORDS:
-        return WORDS[key][WORDS[key].index(text)]
+def _value(text: str, default: Any) -> Any:
     if isinstance(default, bool):
         return bool(("false", "true").index(text.lower()))
     number = type(default)(text)
     if not int(isinstance(default, int)) <= number < float("inf"):  # a whole one is a size
         raise ValueError(text)
     return number
-
-
-def missing(entries: Iterable[Optimizer], versions: Mapping[str, str | None]) -> list[Fault]:
-    """What has to be installed for the optimizers.
-
-    Args:
-        entries: Those that a run uses.
-        versions: Package -> its installed version; None: not installed.
-    """
-    found = {}
-    for entry in entries:
-        library = entry.library
-        if library is not None and versions.get(library.name) is None:
-            found[library.name] = Fault(
-                what=f"optimizer {entry.name} needs {library.name}, which is not installed",
-                allowed=f"wanted: {library.name}{library.tested}",
-                hint=f'pip install "{library.name}{library.tested}"'
-                + (f" ({library.note})" if library.note else ""),
-            )
-    return list(found.values())

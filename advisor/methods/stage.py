@@ -20,7 +20,8 @@ from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.keys import Key, Uses
 from advisor.methods.model import QUANTIZATIONS
-from advisor.methods.optimizers import OptimizerName, plan_name
+from advisor.methods.optimizers import NAMES as OPTIMIZER_NAMES
+from advisor.methods.optimizers import plan_name
 
 EVERY_STAGE = "every stage"  # the owner of its keys
 
@@ -107,7 +108,7 @@ class Stage:
     ] = 0.0
     optimizer: Annotated[
         str,
-        OptimizerName(),
+        Choice(values=OPTIMIZER_NAMES),
         "docs/optimizers.md says what each keeps and needs; names of transformers are taken, too",
         Uses(decides=("optim",)),
     ] = "adamw_fused"

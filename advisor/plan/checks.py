@@ -17,10 +17,10 @@ from typing import Any
 
 from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import extras
-from advisor.ground.shape import ListOf, Located, OneOf, Text
+from advisor.ground.shape import Located, Text
 from advisor.ground.types import FSDP
-from advisor.methods import methods, objective, update
-from advisor.methods.kernels import ATTENTIONS, needs_gpu, why_no_torch_compile
+from advisor.methods import methods, update
+from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults
@@ -32,12 +32,9 @@ from advisor.plan.vllm import url_fault
 
 # What is offered in place of an optimizer that the device has not: AdamW first, without its rarer
 # kinds, and nothing that these trainers do not bring.
-OFFERED = ("adamw_fused", "adamw", "adamw_8bit", "lion_8bit", "muon", "adafactor", "sgd")
+OFFERED = ("adamw_fused", "adamw", "adamw_8bit", "muon", "adafactor", "sgd")
 # Keys of TRL that estimates and checks read, too.
-READ_HERE = {
-    "optim_args": Text(such_as="rank=64"),
-    "optim_target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
-}
+READ_HERE = {"optim_args": Text(such_as="momentum=0.9")}
 MATRICES = {"rank", "bottleneck"}  # keys of updates whose modules are matrices
 
 
@@ -344,7 +341,7 @@ def optimizer_faults(stage: Stage, device: str) -> list[Fault]:
     """
     entry = optimizer(stage.optimizer)
     at = f"stage {stage.name}: optimizer {entry.name}"
-    found = [*_weight_faults(entry, stage, at), *_key_faults(entry, stage, at)]
+    found = [*_weight_faults(entry, stage, at), *_key_faults(entry, stage)]
     if device not in entry.devices:
         does = "pages memory between GPU and host" if entry.is_paged else "runs"
         what = f"{at} {does} on {' and '.join(entry.devices)}, this stage on {device}"
@@ -355,10 +352,6 @@ def optimizer_faults(stage: Stage, device: str) -> list[Fault]:
             and not _weight_faults(OPTIMIZERS[name], stage, "")
         ]
         return [Fault(where=at, what=what, allowed=f"optimizer: {' or '.join(others)}"), *found]
-    why = why_no_torch_compile(device) if entry.compiles else ""
-    if why:
-        what, allowed = f"{at} compiles its step, and {why}", "optimizer: adamw_8bit"
-        return [Fault(where=at, what=what, allowed=allowed, hint="install gcc and g++"), *found]
     return found
 
 
@@ -371,44 +364,24 @@ def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
         if how.is_module or stage.weights_dtype != "bfloat16":
             what = f"{at} keeps what bfloat16 weights would round away, and {trained}"
             allowed += " with weights_dtype: bfloat16"
-    elif entry.trains == "every weight" and how.is_module:
-        what = (
-            f"{at} projects the gradients of the model's own matrices, and update {how.id} trains"
-            " a small module beside them"
-        )
     elif entry.trains == "matrices" and how.is_module and not MATRICES & set(how.keys):
         what = f"{at} moves matrices, and update {how.id} trains vectors alone"
         allowed += " or lora"
     return [Fault(where=at, what=what, allowed=allowed)] if what else []
 
 
-def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
-    found, trl = [], f"stage {stage.name}: trl"
-    if entry.scheduler is not None and stage.scheduler != entry.scheduler:
-        what = f"{at} goes with no schedule, and scheduler is {stage.scheduler}"
-        allowed = f"scheduler: {entry.scheduler} (warmup is done all the same)"
-        found.append(Fault(where=at, what=what, allowed=allowed))
-    if entry.averages and objective(stage.objective).generates:
-        what = (
-            f"{at} trains at other weights than those it ends with, and objective"
-            f" {stage.objective} learns from answers that the weights write"
-        )
-        found.append(Fault(where=at, what=what, allowed="optimizer: adamw_fused"))
-    idle = {"adam_epsilon": "divides by nothing"} if "lion" in entry.name else {}
+def _key_faults(entry: Optimizer, stage: Stage) -> list[Fault]:
+    found: list[Fault] = []
+    trl = f"stage {stage.name}: trl"
     if entry.betas is None:
-        idle = dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), "is no Adam")
-    for key, why in idle.items():
-        if key in stage.trl:
-            what = f"'{key}' has no effect: optimizer {entry.name} {why}"
-            found.append(Fault(where=trl, what=what, hint="remove it"))
+        for key in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+            if key in stage.trl:
+                what = f"'{key}' has no effect: optimizer {entry.name} is no Adam"
+                found.append(Fault(where=trl, what=what, hint="remove it"))
     given = stage.trl.get("optim_args")
     try:
         read_arguments(entry.name, given if isinstance(given, str) else None)
     except ValueError as error:
         hint = "correct it, or remove it"
         found.append(Fault(where=trl, what=f"optim_args: {error}", hint=hint))
-    if stage.trl.get("optim_target_modules") is not None and not entry.is_low_rank:
-        why = f"optimizer {entry.name} projects no gradients"
-        what = f"'optim_target_modules' would have no effect: {why}"
-        found.append(Fault(where=trl, what=what, hint="remove it"))
     return found

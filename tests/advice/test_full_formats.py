@@ -103,21 +103,3 @@ def test_every_objective_keeps_small_updates(objective):
         chain = f"sft>{objective}+full" if objective != "ppo" else "sft>rm>ppo+full"
         stage, _ = fitted("Qwen/Qwen3-1.7B", gpu, composition=chain)
         assert formats(stage) in (FLOAT32, SPLIT, STOCHASTIC)
-
-
-def test_a_rule_that_takes_another_optimizer_gets_its_learning_rate(tmp_path):
-    """Rules give AdamW's learning rate; Lion's is a fifth of it, and the reason says so."""
-    path = tmp_path / "ours.yaml"
-    path.write_text(
-        "version: 1\noverlay: ours\nabout: ours\nsources: {us: {title: us}}\ntables:\n"
-        "  settings:\n    - {id: ours/lion, kind: set, when: {objective: sft, update: lora,"
-        " quantization: none}, then: {optimizer: lion}, because: it is ours, sources: [us]}\n"
-    )
-    usual = fitted("Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora")[0].reasons
-    ours = fitted(
-        "Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora", rules=load_rules(overlays=(path,))
-    )[0].reasons
-    assert (usual["optimizer"].value, ours["optimizer"].value) == ("adamw_fused", "lion")
-    assert ours["learning_rate"].value == pytest.approx(usual["learning_rate"].value / 5)
-    assert ours["learning_rate"].rule == usual["learning_rate"].rule
-    assert "under lion 3 to 10 times smaller than AdamW's" in ours["learning_rate"].because

@@ -30,20 +30,7 @@ def _optimizer(name: str, **keys: Any) -> Setting:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    **{
-        name: _optimizer(name)
-        for name in (
-            "adamw_fused",
-            "sgd",
-            "rmsprop",
-            "adagrad",
-            "adafactor",
-            "lion",
-            "adamw_8bit",
-            "lion_8bit",
-            "ademamix",
-        )
-    },
+    **{name: _optimizer(name) for name in ("adamw_fused", "sgd", "adafactor", "adamw_8bit")},
     "muon": Setting({"optimizer": "muon"}, "full", rounded=True),  # its matrix products
     "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
     "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),

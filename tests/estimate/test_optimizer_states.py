@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from advisor.estimate.memory.optimizer_states import orthogonal_flop, state_size, state_words
 from advisor.estimate.model.architecture import shape_from_config
-from advisor.methods.optimizers import ALIASES, NOT_OFFERED, OPTIMIZERS, optimizer, read_arguments
+from advisor.methods.optimizers import OPTIMIZERS, optimizer, read_arguments
 from advisor.methods.stage import Stage
 from tests.estimate.specs import RunSpec, run_of
 
@@ -21,19 +20,17 @@ LLAMA = {
 SPEC = RunSpec(update="full", precision="pure", weights_dtype="bfloat16")
 
 
-def test_every_optimizer_of_transformers_is_offered_or_said_why_not():
-    """A new version of transformers cannot bring an optimizer that nobody has looked at."""
+def test_every_name_of_transformers_is_still_one_of_its_own():
+    """What the table calls transformers' name is one that its Trainer takes."""
     training_args = pytest.importorskip("transformers.training_args")
     names = {item.value for item in training_args.OptimizerNames}
-    offered = {entry.transformers for entry in OPTIMIZERS.values()} | set(ALIASES)
-    aliases = {"adamw_8bit"}  # of transformers' own: the plan's short name
-    assert names == (offered - {None}) | set(NOT_OFFERED) | aliases
+    assert {entry.transformers for entry in OPTIMIZERS.values()} - {None} <= names
     assert all(entry.source.startswith("https://") and entry.about for entry in OPTIMIZERS.values())
 
 
 def test_a_plan_may_use_the_names_of_transformers():
     """They become the plan's own: one name for one optimizer."""
-    for name, own in (("adamw_torch_fused", "adamw_fused"), ("lion_32bit", "lion")):
+    for name, own in (("adamw_torch_fused", "adamw_fused"), ("paged_adamw_32bit", "paged_adamw")):
         stage = Stage(
             name="sft", objective="sft", update="lora", learning_rate=1e-4, optimizer=name
         )
@@ -44,7 +41,7 @@ def test_a_plan_may_use_the_names_of_transformers():
 @pytest.mark.parametrize(
     ("name", "text", "found"),
     [
-        ("galore_adamw", "rank=64, scale=2", {"rank": 64, "scale": 2.0, "proj_type": "std"}),
+        ("muon", "ns_steps=6, momentum=0.5", {"ns_steps": 6, "momentum": 0.5}),
         ("sgd", "momentum=0.9,nesterov=true", {"momentum": 0.9, "nesterov": True}),
         ("adamw", None, {}),
     ],
@@ -57,8 +54,8 @@ def test_arguments_are_read_as_transformers_writes_them(name, text, found):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("galore_adamw", "rnk=64", "reads no 'rnk': it reads rank, "),
-        ("galore_adamw", "rank=0", "rank is '0', expected a whole number of at least 1"),
+        ("muon", "steps=6", "reads no 'steps': it reads momentum, ns_steps"),
+        ("muon", "ns_steps=0", "ns_steps is '0', expected a whole number of at least 1"),
         ("adamw", "rank=4", "adamw reads no 'rank', nor any other"),
         ("muon", "momentum", "no NAME=VALUE"),
     ],
@@ -78,21 +75,12 @@ def tiny(dtype: Any) -> Any:
 
 def held(optimizer_: Any) -> int:
     """Bytes of all tensors that it keeps for weights, without look-up tables and counters."""
-    total = 0
-    for state in optimizer_.state.values():
-        for name, value in state.items():
-            value = getattr(value, "ortho_matrix", value)
-            if name == "step" or name.startswith("qmap") or not hasattr(value, "numel"):
-                continue
-            inner = [value.codes, value.scale] if hasattr(value, "codes") else [value]
-            total += sum(one.numel() * one.element_size() for one in inner if one.dim())
-    return total
-
-
-def needs(name: str) -> None:
-    library = optimizer(name).library
-    if library is not None and importlib.util.find_spec(library.module.split(".")[0]) is None:
-        pytest.skip(f"{library.name} is not installed")
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer_.state.values()
+        for name, value in state.items()
+        if name != "step" and not name.startswith("qmap") and getattr(value, "ndim", 0)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -101,24 +89,18 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
     """The state of every optimizer that runs here, after a step over a small Llama, to the byte."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    needs(name)
     from trainers.step.make_optimizer import model_optimizer
 
     model = tiny(getattr(torch, dtype))
     stage = Stage(
         name="sft", objective="sft", update="full", learning_rate=1e-4, optimizer=name,
-        weights_dtype=dtype, trl={"optim_args": "rank=8"} if OPTIMIZERS[name].is_low_rank else {},
+        weights_dtype=dtype,
     )  # fmt: skip
-    made = model_optimizer(stage, model, steps=10)
-    if hasattr(made, "train"):
-        made.train()
+    made = model_optimizer(stage, model)
     ids = torch.randint(0, 320, (1, 8))
     model(input_ids=ids, labels=ids).loss.backward()
-    with torch.compiler.set_stance("force_eager"):  # torchao compiles its step
-        made.step()
-    spec = replace(
-        SPEC, optimizer=name, weights_dtype=dtype, optim_args=stage.trl.get("optim_args")
-    )
+    made.step()
+    spec = replace(SPEC, optimizer=name, weights_dtype=dtype)
     shape = shape_from_config(model.config.to_dict(), "llama", origin="hub", source="")
     assert held(made) == pytest.approx(state_size(run_of(spec, shape)), rel=1e-9)
 
@@ -129,8 +111,6 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
         ("adamw_fused", "bfloat16", 4),
         ("adamw_split", "bfloat16", 6),
         ("paged_adamw", "bfloat16", 8),  # bitsandbytes keeps float32
-        ("lion", "bfloat16", 4),
-        ("stable_adamw", "bfloat16", 6),
         ("sgd", "bfloat16", 0),
     ],
 )

@@ -19,6 +19,7 @@ from advisor.ground.files import Disk
 from advisor.ground.types import Gpu
 from advisor.launch.checks import run_checks
 from advisor.launch.folder import RunFolder
+from advisor.plan.model import Stage
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import (
     CONFIG,
@@ -308,37 +309,30 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     assert disk_need(plan, plan.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3)
     best = replace(plan, stages=(replace(plan.stages[0], keep="best"),))
     assert disk_need(best, best.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3 + 3)
-    # One moment of 4 bytes in place of two, where the shape says what it is kept for.
+    # No moments in place of two of 4 bytes, where the shape says what they are kept for.
     known = replace(
         shape, params=9_000_000, hidden_size=64, layers=2, vocab_size=320, intermediate_size=96
     )
-    lion = replace(plan, stages=(replace(plan.stages[0], optimizer="lion"),))
-    assert disk_need(lion, lion.stages[0], known, None) == pytest.approx(
-        36_000_000 * (1 + 3 * 2), rel=1e-3
+    sgd = replace(plan, stages=(replace(plan.stages[0], optimizer="sgd"),))
+    assert disk_need(sgd, sgd.stages[0], known, None) == pytest.approx(
+        36_000_000 * (1 + 3), rel=1e-3
     )
 
 
-def test_the_package_of_an_optimizer_is_asked_for_before_anything_is_written(shop, monkeypatch):
-    """Exit code 4 with the command that installs it; one that does not go with the stage is refused
-    first, with exit code 2.
-    """
-    import importlib.metadata as metadata
+def test_the_package_of_an_optimizer_is_asked_for():
+    """Together with those of training, and with the command that installs them."""
+    from advisor.launch.checks.packages import package_faults
 
-    real = metadata.version
-
-    def version(name):
-        if name == "torch-optimi":
-            raise metadata.PackageNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(metadata, "version", version)
-    (shop / "plan.yaml").write_text(PLAN + "    optimizer: apollo_adamw\n")
-    with pytest.raises(InputError, match="update lora trains a small module beside them"):
-        run(output="out")
-    (shop / "plan.yaml").write_text(PLAN + "    optimizer: stable_adamw\n")
-    with pytest.raises(MachineNotReady, match="stable_adamw needs torch-optimi, which is not"):
-        run(output="out")
-    assert not (shop / "out").exists()
+    there = dict.fromkeys(("torch", "transformers", "peft", "trl", "accelerate", "datasets"), "9")
+    machine = replace(MACHINE, software=there)
+    stages = [
+        Stage(name="sft", objective="sft", update="full", learning_rate=1e-5, optimizer=name)
+        for name in ("adamw_fused", "adamw_8bit")
+    ]
+    assert package_faults(machine, stages[:1]) == []
+    (fault,) = package_faults(machine, stages)
+    assert "not installed: bitsandbytes" in fault.what
+    assert "pip install" in fault.hint
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

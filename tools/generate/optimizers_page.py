@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from advisor.methods.optimizers import NOT_OFFERED, OPTIMIZERS, Optimizer
+from advisor.methods.optimizers import OPTIMIZERS, Optimizer
 from tools.generate.markdown import grid
 from tools.generate.words import cell
 
@@ -18,32 +18,22 @@ The plan's key `optimizer` takes a name of the first column, or transformers' ow
 does not go with it, is told before a model loads."""
 STATE = """\
 Bytes for each weight that trains. "As wide" is as wide as the weight: 2 bytes for a bfloat16 one, 4
-for float32 and for every module (LoRA, adapters). With m x n the sizes of a matrix and r the rank,
-GaLore and APOLLO keep 2 r max(m, n) numbers and a projection of r min(m, n) for each linear layer,
-and two moments for every other weight. tests/estimate/test_optimizer_states.py compares these with
-the optimizers themselves, to the byte."""
-RATES = """\
-Where advice chooses one of these, the learning rate of the rules, which is AdamW's, is multiplied
-by the factor. A plan is not changed: training says what to look at."""
+for float32 and for every module (LoRA, adapters). tests/estimate/test_optimizer_states.py compares
+these with the optimizers themselves, to the byte."""
 ARGUMENTS = """\
-`trl: {optim_args: "rank=64,scale=1.0"}` sets them, as in transformers; `trl:
-{optim_target_modules: [q_proj, v_proj]}` names the linear layers whose gradients GaLore and APOLLO
-project (default: all but the output). `adam_beta1`, `adam_beta2` and `adam_epsilon` reach every
-optimizer with betas. Lion's are 0.9 and 0.99, as in its paper, where transformers takes AdamW's."""
+`trl: {optim_args: "momentum=0.9,nesterov=true"}` sets them, as in transformers. `adam_beta1`,
+`adam_beta2` and `adam_epsilon` reach every optimizer with betas."""
 ADVICE = """\
 Advice chooses among `adamw_fused`, `paged_adamw_8bit` (QLoRA), `adamw_split` and
-`adamw_stochastic` (all weights on a small card). Others it does not choose:
+`adamw_stochastic` (all weights on a small card). Muon pays in fine-tuning where the model was
+pretrained with Muon, as Moonlight and Kimi K2 were (Liu et al. 2025, on supervised fine-tuning).
+For models pretrained with AdamW it is at par with AdamW (up to half a billion weights:
+[arXiv:2511.06086](https://arxiv.org/abs/2511.06086)). Its steps have the size of AdamW's (section
+2.2), so AdamW's learning rates apply; under `sgd` they do not: a step is as large as the gradient.
 
-- GaLore and APOLLO need little beside bfloat16 weights and their gradients, but such weights round
-  most small updates away; their papers measure pretraining and small classifiers. APOLLO's package
-  may not be used commercially, GaLore's has had no new version since 2024.
-- `adamw_torch_8bit` and `adamw_torch_4bit` round at random and would be the next step below
-  `adamw_stochastic`, in 6 and 5 bytes a weight. Nobody has compared them in fine-tuning here.
-- Muon pays in fine-tuning where the model was pretrained with Muon, as Moonlight and Kimi K2 were
-  (Liu et al. 2025, on supervised fine-tuning). For models pretrained with AdamW it is at par with
-  AdamW (up to half a billion weights: [arXiv:2511.06086](https://arxiv.org/abs/2511.06086)).
-- Lion saves one moment and wants another learning rate; for language models its paper finds it as
-  good as AdamW, not better."""
+Every optimizer resumes bit for bit. Others that transformers can make (GaLore, APOLLO, Lion,
+AdEMAMix, torchao's, schedule-free) are refused: for less memory take `adamw_8bit`,
+`paged_adamw_8bit` or, with `update: full` over bfloat16 weights, `adamw_stochastic`."""
 
 
 def page() -> str:
@@ -61,22 +51,13 @@ def page() -> str:
                 ),
                 "## State",
                 STATE,
-                _table(["name", "keeps for each weight", "while it steps", "resumes"],
-                       map(_state, entries)),
-                "## Learning rate",
-                RATES,
-                _table(["name", "factor", "why", "source"],
-                       (_rate(one) for one in entries if one.rate.source or one.rate.factor != 1)),
+                _table(["name", "keeps for each weight", "while it steps"], map(_state, entries)),
                 "## Arguments",
                 ARGUMENTS,
                 _table(["name", "arguments and defaults"],
                        (_arguments(one) for one in entries if one.arguments)),
                 "## What advice chooses",
                 ADVICE,
-                "## Not offered",
-                "Names of transformers that a plan cannot give, and why.",
-                _table(["name", "why"],
-                       ([f"`{name}`", cell(why)] for name, why in NOT_OFFERED.items())),
             ]
         )
         + "\n"
@@ -88,17 +69,12 @@ def _table(headings: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def _what(one: Optimizer) -> list[str]:
-    library = ""
-    if one.library is not None:
-        library = f"{one.library.name} {one.library.tested}"
-        library += f" ({one.library.note})" if one.library.note else ""
-    more = "; a compiler" if one.compiles else ""
     name = one.transformers
     return [
         f"[`{one.name}`]({one.source})",
         f"`{name}`" if name is not None and name != one.name else "same" if name else "none",
         cell(one.about),
-        cell(library + more if library else more.removeprefix("; ")),
+        one.library or "",
         ", ".join(one.devices),
         one.trains,
     ]
@@ -107,8 +83,6 @@ def _what(one: Optimizer) -> list[str]:
 def _state(one: Optimizer) -> list[str]:
     kept = {
         "rows and columns": "4 B for each row and column of a matrix",
-        "low rank": "2 moments of the projected gradient"
-        + (", 8 bits" if (one.width or 4) < 2 else ""),
         "momentum of matrices": "1 number as wide for matrices, 2 for the rest",
     }.get(one.keeps, "")
     if not kept:
@@ -117,19 +91,14 @@ def _state(one: Optimizer) -> list[str]:
         kept = f"{one.numbers:g} {plural} {width}" if one.numbers else "nothing"
     if one.beside_bfloat16:
         kept += f", and {one.beside_bfloat16:g} B beside a bfloat16 weight"
-    if one.small_from and not one.is_low_rank:
+    if one.small_from:
         small = "of 4 B" if one.small_width else "as wide"
         kept += f"; {small} in tensors below {one.small_from:,}"
     if one.embeddings_width:
         kept += "; of 4 B for embeddings"
     if one.is_paged:
         kept += "; may move to the host"
-    return [f"`{one.name}`", cell(kept), one.holds, one.resumes]
-
-
-def _rate(one: Optimizer) -> list[str]:
-    factor = "–" if one.rate.factor is None else f"{one.rate.factor:g}"
-    return [f"`{one.name}`", factor, cell(one.rate.because), cell(one.rate.source)]
+    return [f"`{one.name}`", cell(kept), one.holds]
 
 
 def _arguments(one: Optimizer) -> list[str]:

@@ -23,7 +23,6 @@ from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import install_line, resource_root
-from advisor.methods.optimizers import Optimizer
 from trainers.job.foreign_code import never_ask
 from trainers.job.library_waits import watch_libraries
 from trainers.job.types import Device
@@ -67,24 +66,21 @@ def tested_ranges() -> dict[str, str]:
     return {one.name.lower(): str(one.specifier) for one in wanted}
 
 
-def check_versions(*, quantized: bool, optimizers: Sequence[Optimizer] = ()) -> dict[str, str]:
+def check_versions(*, quantized: bool) -> dict[str, str]:
     """Library -> installed version.
 
     Raises MachineNotReady, with the installed and the wanted version of each library that is
     missing or untested.
 
     Args:
-        quantized: Whether the stage needs the libraries for quantization.
-        optimizers: Those of the stage, which may need libraries of their own.
+        quantized: Whether bitsandbytes is needed: for weights, or states of the optimizer.
     """
     from packaging.specifiers import SpecifierSet
 
     faults, versions = [], {}
-    named = dict.fromkeys(ALWAYS + (FOR_QUANTIZATION if quantized else ()), "")
-    named |= {one.library.name: one.library.tested for one in optimizers if one.library}
-    for name, tested in named.items():
-        wanted = tested_ranges().get(name, tested)
-        install = install_line() if name in tested_ranges() else f'pip install "{name}{wanted}"'
+    for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
+        wanted = tested_ranges().get(name, "")
+        install = install_line()
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -24,7 +24,6 @@ from trainers.keep.checkpoint_store import CheckpointStore, fingerprint
 from trainers.rows.template import template_record
 from trainers.start.fused_layers import fused_in
 from trainers.step import settings
-from trainers.step.make_optimizer import by_transformers
 from trainers.step.sharding import sharded_tensors
 
 # The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
@@ -91,7 +90,7 @@ def resolved_settings(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stop_tokens_added=tuple(stops),
         trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
-        | ({} if by_transformers(entry) else {"optim": entry.name}),
+        | ({} if entry.transformers else {"optim": entry.name}),
         peft=adapter,
         epochs=trainer.state.epoch,
     )

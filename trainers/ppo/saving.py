@@ -39,7 +39,7 @@ def save_checkpoint(
         )  # fmt: skip
     wait_for_all()
     if is_main_process():
-        rate = float(ppo.optimizer.param_groups[0]["lr"])  # torchao keeps a tensor
+        rate = float(ppo.optimizer.param_groups[0]["lr"])
         store.complete(step, {"steps": steps, "learning_rate": rate, "epoch": epoch})
 
 

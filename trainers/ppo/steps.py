@@ -65,11 +65,7 @@ def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float
 def set_rates(stepper: Any, share: float) -> None:
     """Set each group to this share of its own learning rate."""
     for group in stepper.param_groups:
-        rate = group["full_rate"] * share
-        if isinstance(group["lr"], float | int):
-            group["lr"] = rate
-        else:  # torchao keeps a tensor, which its compiled step reads
-            group["lr"].fill_(rate)
+        group["lr"] = group["full_rate"] * share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +80,6 @@ class PPOArguments:
     adam_beta2: float | None = None  # 0.999 for most
     adam_epsilon: float = 1e-8
     optim_args: str | None = None
-    optim_target_modules: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed, ends in (
@@ -153,7 +148,6 @@ def make_optimizer(
         stage,
         groups,
         list({id(one): one for one in models}.values()),
-        steps=1,  # no optimizer that counts them goes with PPO
         betas=(float(own.adam_beta1), float(own.adam_beta2)),
         eps=float(own.adam_epsilon),
     )

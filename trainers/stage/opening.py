@@ -20,7 +20,7 @@ from trainers.rows import Prepared
 from trainers.say.progress import tell
 from trainers.stage.objective import Objective
 from trainers.stage.recipes import ChecksPassed
-from trainers.step import optimizers, settings
+from trainers.step import make_optimizer, settings
 from trainers.step.cpu_products import use_faster_products
 from trainers.step.pass_through import check_passed_through
 from trainers.updates import Update, load_update
@@ -43,9 +43,8 @@ def open_stage(
     Raises InputError with everything that the stage cannot do here, and MachineNotReady for missing
     or untested libraries and devices.
     """
-    versions = check_versions(
-        quantized=job.stage.quantization is not None, optimizers=(optimizer(job.stage.optimizer),)
-    )
+    narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
+    versions = check_versions(quantized=narrow)
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
     use_faster_products(device)
@@ -63,9 +62,9 @@ def open_stage(
     if job.only_checks:
         raise ChecksPassed
     notes = [use_triton_if_it_works(device.type)]
-    if rounding := optimizers.rounding_warning(job.stage):
+    if rounding := make_optimizer.rounding_warning(job.stage):
         notes.append(f"WARNING: {rounding}")
-    notes.append(optimizers.rate_note(job.stage) or "")
+    notes.append(make_optimizer.rate_note(job.stage) or "")
     for note in notes:
         tell(job, note)
     return OpenStage(versions, device, threads, update)

@@ -108,7 +108,7 @@ class TrainerBuilder(NamedTuple):
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         callback.trainer = trainer
-        put_own(trainer, job.stage, steps=steps)
+        tell(job, put_own(trainer, job.stage))
         if job.stage.compile:
             tell(job, compile_said(trainer.model))
         return trainer

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.progress import waiting
-from advisor.methods.optimizers import optimizer
 from advisor.record.run import RUNNING, StageResult
 from advisor.record.stage import Check, Measured
 from trainers.job.job import TRAIN as TRAIN_ALONE
@@ -24,8 +23,7 @@ from trainers.keep.resuming import resume_metrics
 from trainers.keep.trackers import Trackers
 from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, Parts, say, tell
 from trainers.stage.loaded_stage import BuiltStage
-from trainers.step import optimizers
-from trainers.step.optimizer_states import end_training
+from trainers.step.make_optimizer import rounding_warning
 from trainers.step.token_counting import Tokens
 from trainers.step.trained_dtype import round_to_base
 
@@ -94,7 +92,7 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
 
 def _run_steps(built: BuiltStage, resume: Resume) -> None:
     """Train the steps that are left; none, if the checkpoint is behind the last one."""
-    from trainers.keep.checkpoints import Resuming, load_training, load_weights, trained_parameters
+    from trainers.keep.checkpoints import Resuming, load_weights
 
     trainer, callback = built.trainer, built.callback
     curve: HeldOutCurve | None = callback.curve
@@ -105,9 +103,6 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
     try:
         if place is not None and is_trained:
             load_weights(trainer, place)
-            if optimizer(built.job.stage.optimizer).averages:
-                parameters = trained_parameters(trainer.model)
-                load_training(place, parameters, trainer.create_optimizer())
         else:
             if place is not None:
                 trainer.add_callback(Resuming(trainer, place))
@@ -116,7 +111,6 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
     finally:
         callback.close()
     built.job.process.stop.end_if_asked(callback.stopped_at, built.steps)
-    end_training(trainer)
 
 
 def held_out_curve(built: BuiltStage) -> HeldOutCurve | None:
@@ -185,5 +179,5 @@ def measurement(memory: MemoryMeter, callback: Any, tokens: Tokens) -> Measured:
 
 def rounding_checks(job: Job) -> list[Check]:
     """A failed check where the weights' format rounds many updates away."""
-    warning = optimizers.rounding_warning(job.stage)
+    warning = rounding_warning(job.stage)
     return [Check("updates_rounded_away", False, warning)] if warning else []

@@ -114,9 +114,7 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
         )
     found += kernel_faults(stage, device)
     library = optimizer(stage.optimizer).library
-    if device.type == "cuda" and (
-        stage.quantization is not None or (library is not None and library.name == "bitsandbytes")
-    ):
+    if device.type == "cuda" and (stage.quantization is not None or (library == "bitsandbytes")):
         found += bitsandbytes_faults(stage=stage.name)
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch

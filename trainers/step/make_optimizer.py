@@ -1,23 +1,31 @@
-"""The plan's optimizer, built: over a model with the groups of transformers' Trainer, or over
-groups of one's own.
+"""The plan's optimizer, built over a model with the groups of transformers' Trainer or over groups
+of one's own; and what to know of it.
 
-transformers' Trainer makes some of them itself, from the name that `settings` gives it; all others
+transformers' Trainer makes most of them itself, from the name that `settings` gives it; the others
 are put on it here. PPO, which has no Trainer, has all of them made here.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.ground.errors import InputError
-from advisor.methods.optimizers import ALL_LINEAR, Optimizer, optimizer, read_arguments
+from advisor.methods import update
+from advisor.methods.optimizers import Optimizer, optimizer, read_arguments
 from advisor.plan.model import Stage
-from trainers.job.machine import process_count
 from trainers.job.types import Model
+
+# The standard deviation of weights that the warning supposes: usual for models of 1B to 10B, and
+# what most are initialised with.
+USUAL_WEIGHT = 0.02
+BFLOAT16_BITS = 8  # of a weight's size, the leading one among them
+WORTH_SAYING = 0.1
+WAYS_OUT = (
+    "set optimizer: adamw_split (2 bytes a weight more) or adamw_stochastic (no more, with noise),"
+    " or weights_dtype: float32 with precision: mixed"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,47 +35,52 @@ class Wanted:
     stage: Stage
     entry: Optimizer
     models: Sequence[Model]  # whose parameters the groups hold
-    steps: int  # of the whole stage
     betas: tuple[float, ...]
     eps: float
-    arguments: Mapping[str, Any]
 
     @property
     def adam(self) -> dict[str, Any]:
         """The arguments of every Adam."""
         return {"betas": self.betas, "eps": self.eps}
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `trl: {optim_args: ...}` sets, and defaults."""
+        return read_arguments(self.entry.name, self.stage.trl.get("optim_args"))
+
 
 Groups = list[dict[str, Any]]
-Make = Callable[[Groups, Wanted], Any]
 
 
-def by_transformers(entry: Optimizer) -> bool:
-    """Whether transformers' Trainer makes it as it should be."""
-    usual = entry.library is None or entry.library.name == "bitsandbytes"
-    return entry.transformers is not None and usual
-
-
-def put_own(trainer: Any, stage: Stage, *, steps: int) -> None:
-    """Let transformers' trainer step with the plan's optimizer where it does not make it itself."""
-    if by_transformers(optimizer(stage.optimizer)):
-        return
+def put_own(trainer: Any, stage: Stage) -> str | None:
+    """Let transformers' trainer step with the plan's optimizer where it does not make it itself;
+    what a person should know of it.
+    """
+    entry = optimizer(stage.optimizer)
+    if entry.transformers is not None:
+        return None
     given = trainer.args
 
-    def make(model: Model) -> Any:
+    def make_own(model: Model) -> Any:
         return model_optimizer(
-            stage, model, steps=steps, betas=(given.adam_beta1, given.adam_beta2),
-            eps=given.adam_epsilon, decayed=trainer.get_decay_parameter_names(model),
+            stage, model, betas=(given.adam_beta1, given.adam_beta2), eps=given.adam_epsilon,
+            decayed=trainer.get_decay_parameter_names(model),
         )  # fmt: skip
 
-    trainer.optimizer_cls_and_kwargs = (lambda: make, {})
+    trainer.optimizer_cls_and_kwargs = (lambda: make_own, {})
+    stacks = [one for one in trainer.model.parameters() if one.requires_grad and one.ndim > 2]
+    if entry.name != "muon" or not stacks:
+        return None
+    return (
+        f"muon moves matrices: the weights of experts, {len(stacks)} tensors of three dimensions,"
+        " are moved by AdamW"
+    )
 
 
 def model_optimizer(
     stage: Stage,
     model: Model,
     *,
-    steps: int,
     betas: tuple[float, float] | None = None,
     eps: float = 1e-8,
     decayed: Sequence[str] = (),
@@ -77,7 +90,6 @@ def model_optimizer(
     Args:
         stage: Names it, its learning rate and weight decay.
         model: The model.
-        steps: Of the whole stage.
         betas: Of Adam; None: the optimizer's own.
         eps: Of Adam.
         decayed: The names of the parameters that weight decay pulls: no norms and biases.
@@ -92,7 +104,7 @@ def model_optimizer(
         }
         for pulled in (True, False)
     ]
-    return make(stage, groups, [model], steps=steps, betas=betas, eps=eps)
+    return make(stage, groups, [model], betas=betas, eps=eps)
 
 
 def make(
@@ -100,7 +112,6 @@ def make(
     groups: Groups,
     models: Sequence[Model],
     *,
-    steps: int,
     betas: tuple[float, float] | None = None,
     eps: float = 1e-8,
 ) -> Any:
@@ -109,20 +120,9 @@ def make(
     Arguments as of `model_optimizer`; `models` hold the parameters.
     """
     entry = optimizer(stage.optimizer)
-    wanted = Wanted(
-        stage=stage, entry=entry, models=models, steps=steps,
-        betas=betas or entry.betas or (0.9, 0.999), eps=eps,
-        arguments=read_arguments(entry.name, stage.trl.get("optim_args")),
-    )  # fmt: skip
-    filled = [group for group in groups if group["params"]]
-    own = MAKERS.get(entry.name)
-    if own is not None:
-        return own(filled, wanted)
-    assert entry.library is not None
-    return OF_LIBRARY[entry.library.name](filled, wanted)
-
-
-# --------------------------------------------------------------------------- torch, transformers
+    chosen = betas or entry.betas or (0.9, 0.999)
+    wanted = Wanted(stage=stage, entry=entry, models=models, betas=chosen, eps=eps)
+    return MAKERS[entry.name]([group for group in groups if group["params"]], wanted)
 
 
 def _adamw(groups: Groups, wanted: Wanted) -> Any:
@@ -139,55 +139,15 @@ def _bfloat16_adamw(groups: Groups, wanted: Wanted) -> Any:
     return BFloat16AdamW(groups, keeps=keeps, seed=wanted.stage.seed, **wanted.adam)
 
 
-def _adafactor(groups: Groups, wanted: Wanted) -> Any:
-    from transformers import Adafactor
-
-    return Adafactor(groups, scale_parameter=False, relative_step=False)
-
-
-def _of_torch(groups: Groups, wanted: Wanted) -> Any:
-    import torch
-
-    kind = {"sgd": "SGD", "rmsprop": "RMSprop", "adagrad": "Adagrad"}[wanted.entry.name]
-    return getattr(torch.optim, kind)(groups, lr=wanted.stage.learning_rate, **wanted.arguments)
-
-
-def _muon(groups: Groups, wanted: Wanted) -> Any:
-    from trainers.step.muon import MuonWithAdamW
-
-    matrices = {id(one) for one in hidden_matrices(wanted.models)}
-    parts = list(_divided(groups, matrices, {"muon": True}))
-    return MuonWithAdamW(parts, **wanted.adam, **wanted.arguments)
-
-
-# --------------------------------------------------------------------------- other libraries
-
-
-def _library(wanted: Wanted) -> Any:
-    """The module that has the optimizer."""
-    assert wanted.entry.library is not None
-    return importlib.import_module(wanted.entry.library.module)
-
-
 def _bitsandbytes(groups: Groups, wanted: Wanted) -> Any:
     import bitsandbytes
     import torch
 
-    name = wanted.entry.name
-    kind = next(
-        kind for word, kind in (("adamw", "AdamW"), ("lion", "Lion"), ("ademamix", "AdEMAMix"))
-        if word in name
+    narrow = "8bit" in wanted.entry.name
+    made = bitsandbytes.optim.AdamW(
+        groups, lr=wanted.stage.learning_rate, optim_bits=8 if narrow else 32,
+        is_paged=wanted.entry.is_paged, **wanted.adam,
     )  # fmt: skip
-    keys: dict[str, Any] = {"lr": wanted.stage.learning_rate, "betas": wanted.betas}
-    if kind != "Lion":
-        keys["eps"] = wanted.eps
-    if kind == "AdEMAMix":
-        keys["betas"] = (*wanted.betas, wanted.arguments["beta3"])
-        keys["alpha"] = wanted.arguments["alpha"]
-    narrow = "8bit" in name
-    made = getattr(bitsandbytes.optim, kind)(
-        groups, optim_bits=8 if narrow else 32, is_paged=wanted.entry.is_paged, **keys
-    )
     if narrow:  # as transformers' Trainer does
         manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
         for model in wanted.models:
@@ -197,144 +157,98 @@ def _bitsandbytes(groups: Groups, wanted: Wanted) -> Any:
     return made
 
 
-def _torchao(groups: Groups, wanted: Wanted) -> Any:
-    kind = "AdamW4bit" if "4bit" in wanted.entry.name else "AdamW8bit"
-    return getattr(_library(wanted), kind)(
-        groups, lr=wanted.stage.learning_rate,
-        # Every process would round to other weights.
-        bf16_stochastic_round=process_count() == 1, **wanted.adam, **wanted.arguments,
-    )  # fmt: skip
+def _adafactor(groups: Groups, wanted: Wanted) -> Any:
+    from transformers import Adafactor
+
+    return Adafactor(groups, scale_parameter=False, relative_step=False)
 
 
-def _galore(groups: Groups, wanted: Wanted) -> Any:
-    parts = _low_rank(groups, wanted)
-    if "8bit" in wanted.entry.name:
-        return _compact(_library(wanted).GaLoreAdamW8bit(parts, **wanted.adam))
-    return _compact(_library(wanted).GaLoreAdamW(parts, no_deprecation_warning=True, **wanted.adam))
-
-
-def _apollo(groups: Groups, wanted: Wanted) -> Any:
-    return _compact(_library(wanted).APOLLOAdamW(_low_rank(groups, wanted), **wanted.adam))
-
-
-def _compact(made: Any) -> Any:
-    """The optimizer, whose projections are stored alone and in order after each step.
-
-    galore-torch 1.0 keeps a view of all singular vectors: as much memory as the weight, and a
-    product that rounds otherwise than with the same numbers from a checkpoint.
-    """
-
-    def compact(optimizer_: Any, *_: Any) -> None:
-        for state in optimizer_.state.values():
-            projector = state.get("projector")
-            matrix = getattr(projector, "ortho_matrix", None)
-            if matrix is None:
-                continue
-            if not matrix.is_contiguous() or matrix.untyped_storage().nbytes() > matrix.nbytes:
-                projector.ortho_matrix = matrix.clone(memory_format=torch.contiguous_format)
-
+def _sgd(groups: Groups, wanted: Wanted) -> Any:
     import torch
 
-    made.register_step_post_hook(compact)
-    return made
+    return torch.optim.SGD(groups, lr=wanted.stage.learning_rate, **wanted.arguments)
 
 
-def _schedule_free(groups: Groups, wanted: Wanted) -> Any:
-    warm = math.ceil(wanted.stage.warmup * wanted.steps)
-    return _library(wanted).AdamWScheduleFree(
-        groups, lr=wanted.stage.learning_rate, warmup_steps=warm, **wanted.adam, **wanted.arguments
-    )
+def _muon(groups: Groups, wanted: Wanted) -> Any:
+    from trainers.step.muon import MuonWithAdamW
+
+    matrices = {id(one) for one in hidden_matrices(wanted.models)}
+    parts = [
+        {**group, "params": chosen, "muon": moved}
+        for group in groups
+        for moved in (True, False)
+        if (chosen := [one for one in group["params"] if (id(one) in matrices) == moved])
+    ]
+    return MuonWithAdamW(parts, **wanted.adam, **wanted.arguments)
 
 
-def _stable(groups: Groups, wanted: Wanted) -> Any:
-    return _library(wanted).StableAdamW(groups, lr=wanted.stage.learning_rate, **wanted.adam)
-
-
-MAKERS: Mapping[str, Make] = {
+MAKERS: Mapping[str, Callable[[Groups, Wanted], Any]] = {
     "adamw": _adamw, "adamw_fused": _adamw, "adamw_split": _bfloat16_adamw,
-    "adamw_stochastic": _bfloat16_adamw, "adafactor": _adafactor, "sgd": _of_torch,
-    "rmsprop": _of_torch, "adagrad": _of_torch, "muon": _muon,
+    "adamw_stochastic": _bfloat16_adamw, "adamw_8bit": _bitsandbytes,
+    "paged_adamw": _bitsandbytes, "paged_adamw_8bit": _bitsandbytes, "adafactor": _adafactor,
+    "sgd": _sgd, "muon": _muon,
 }  # fmt: skip
-OF_LIBRARY: Mapping[str, Make] = {
-    "bitsandbytes": _bitsandbytes, "torchao": _torchao, "galore-torch": _galore,
-    "apollo-torch": _apollo, "schedulefree": _schedule_free, "torch-optimi": _stable,
-}  # fmt: skip
-
-
-# --------------------------------------------------------------------------- chosen matrices
-
-
-def _low_rank(groups: Groups, wanted: Wanted) -> Groups:
-    """The groups, with the matrices whose gradients are projected in groups of their own."""
-    targets = wanted.stage.trl.get("optim_target_modules") or ALL_LINEAR
-    chosen = {id(one) for one in target_matrices(wanted.models, targets)}
-    if not chosen:
-        raise InputError(
-            f"'optim_target_modules': {targets!r} names no linear"
-            " layer of the model whose weights train",
-            where=f"stage {wanted.stage.name}: trl",
-            allowed="names of linear layers, such as [q_proj, v_proj], or all-linear",
-        )
-    return list(_divided(groups, chosen, wanted.arguments))
-
-
-def _divided(groups: Groups, chosen: set[int], more: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each group as two: the chosen parameters with more keys, and the others."""
-    for group in groups:
-        inside = [one for one in group["params"] if id(one) in chosen]
-        outside = [one for one in group["params"] if id(one) not in chosen]
-        if inside:
-            yield {**group, "params": inside, **more}
-        if outside:
-            yield {**group, "params": outside}
 
 
 def hidden_matrices(models: Sequence[Model]) -> list[Any]:
-    """The trained matrices, and stacks of an expert's matrices each, that are neither embeddings
-    nor what makes the output.
+    """The trained matrices that are neither embeddings nor what makes the output: words, classes or
+    a score. A tensor that holds the matrices of several experts is none.
     """
     import torch
 
     found = []
     for model in models:
-        apart = {id(one) for one in _ends(model)}
+        ends = [getattr(model, name, None) for name in ("score", "classifier", "lm_head")]
+        for name in ("get_input_embeddings", "get_output_embeddings"):
+            ask = getattr(model, name, None)
+            ends.append(ask and ask())
+        apart = {id(one) for module in ends if module is not None for one in module.parameters()}
         for module in model.modules():
-            embeds = isinstance(module, torch.nn.Embedding)
-            for one in module.parameters(recurse=False):
-                if one.requires_grad and one.ndim in (2, 3) and not embeds and id(one) not in apart:
-                    found.append(one)
-    return found
-
-
-def target_matrices(models: Sequence[Model], targets: str | Sequence[str]) -> list[Any]:
-    """The trained weights of linear layers that the targets name, as transformers matches them; the
-    output matrix is none of `all-linear`.
-    """
-    import torch
-    from transformers.trainer_utils import check_target_module_exists
-
-    found = []
-    whole = isinstance(targets, str) and targets.replace("_", "-") == ALL_LINEAR
-    for model in models:
-        apart = {id(one) for one in _ends(model)} if whole else set()
-        for name, module in model.named_modules():
-            if not isinstance(module, torch.nn.Linear) or id(module.weight) in apart:
+            if isinstance(module, torch.nn.Embedding):
                 continue
-            if module.weight.requires_grad and (whole or check_target_module_exists(targets, name)):
-                found.append(module.weight)
+            found += [
+                one
+                for one in module.parameters(recurse=False)
+                if one.requires_grad and one.ndim == 2 and id(one) not in apart
+            ]
     return found
 
 
-def _ends(model: Model) -> Iterator[Any]:
-    """The parameters of a model's embeddings and of what makes its output: words, classes or a
-    score.
+# --------------------------------------------------------------------------- what to know of it
+
+
+def rate_note(stage: Stage) -> str | None:
+    """What to know of the learning rate under this optimizer; None where it is AdamW's."""
+    why = optimizer(stage.optimizer).own_rate
+    return f"learning rate {stage.learning_rate:g} under {stage.optimizer}: {why}" if why else None
+
+
+def rounded_away(stage: Stage) -> float:
+    """The share of normally distributed weights that a step of the full learning rate leaves as
+    they are, because half the distance to the next bfloat16 number is more; 0 where weights are
+    not in bfloat16 or the optimizer keeps small updates.
+
+    AdamW moves a weight by about the learning rate (Kingma & Ba 2015, section 2.1), and so do the
+    others.
     """
-    get_input = getattr(model, "get_input_embeddings", None)
-    get_output = getattr(model, "get_output_embeddings", None)
-    for module in (get_input and get_input(), get_output and get_output()):
-        if module is not None:
-            yield from module.parameters()
-    for name in ("score", "classifier", "lm_head"):
-        module = getattr(model, name, None)
-        if module is not None:
-            yield from module.parameters()
+    if (
+        stage.weights_dtype != "bfloat16"
+        or update(stage.update).is_module
+        or optimizer(stage.optimizer).keeps_small_updates
+        or optimizer(stage.optimizer).name == "sgd"  # its steps have the size of the gradient
+    ):
+        return 0.0
+    # Numbers of [2^k, 2^(k+1)) are 2^(k-7) apart: those below this power of two move.
+    smallest_kept = 2.0 ** math.ceil(math.log2(stage.learning_rate) + BFLOAT16_BITS)
+    return 1 - math.erf(smallest_kept / USUAL_WEIGHT / math.sqrt(2))
+
+
+def rounding_warning(stage: Stage) -> str | None:
+    """What to say of a stage that rounds many of its updates away; None if it does not."""
+    share = rounded_away(stage)
+    if share < WORTH_SAYING:
+        return None
+    return (
+        f"bfloat16 weights with {stage.optimizer} at learning rate {stage.learning_rate:g}: steps"
+        f" too small for about {share:.0%} of the weights are rounded away; {WAYS_OUT}"
+    )

@@ -69,6 +69,7 @@ REFUSED: Mapping[str, str] = {
         "the plan's key dropout sets that of the module; the base has none if two models are"
         " compared"
     ),
+    "optim_target_modules": "no optimizer of a plan projects gradients",
     "resume_from_checkpoint": "a run resumes automatically",
     "restore_callback_states_from_checkpoint": "a run resumes automatically",
     "ignore_data_skip": "a run that resumes goes on with the rows that were not seen yet",

@@ -15,7 +15,6 @@ from trainers.job.job import Job
 from trainers.job.machine import process_count, usable_cores
 from trainers.job.types import Device
 from trainers.say.processes import JOIN_S
-from trainers.step.make_optimizer import by_transformers
 from trainers.step.pass_through import refused
 from trainers.step.sharding import is_sharded, prepare_sharding
 
@@ -97,7 +96,7 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "output_dir": str(job.checkpoints),
         "max_steps": steps,
         # Others are put on the trainer (make_optimizer.py), which then reads no name.
-        "optim": entry.transformers if by_transformers(entry) else "adamw_torch",
+        "optim": entry.transformers or "adamw_torch",
         "bf16": autocast == "bfloat16",
         "fp16": autocast == "float16",
         "use_cpu": device.type == "cpu",

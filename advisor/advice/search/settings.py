@@ -21,7 +21,6 @@ from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.methods.families import DECODER, ENCODER, SEQ2SEQ, kind_of_type
 from advisor.methods.model import Objective
-from advisor.methods.optimizers import optimizer
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
 from advisor.ruleset.judge import judge
@@ -176,14 +175,6 @@ def settings_by_rule(ruleset: Ruleset, facts: Mapping[str, Any]) -> dict[str, Ch
     # A method of one's own may have no rule for it.
     if RATE not in found and (rate := _rate_of_file(**axes)) is not None:
         found[RATE] = Chosen(value=rate, because="the default in its method's file")
-    if "optimizer" in found and RATE in found:
-        entry, rate = optimizer(found["optimizer"].value), found[RATE]
-        if entry.rate.factor not in (None, 1.0):
-            because = (
-                f"{rate.because}; for AdamW {rate.value:g}, under {entry.name} {entry.rate.because}"
-            )
-            value = float(f"{rate.value * entry.rate.factor:.2g}")
-            found[RATE] = Chosen(value=value, because=because, rule=rate.rule)
     return found
 
 

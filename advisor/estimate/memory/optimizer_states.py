@@ -1,7 +1,7 @@
 """What an optimizer keeps for the weights that train, tensor by tensor, from the table of
 optimizers (rules/optimizers.yaml).
 
-Not counted: step counters, and the look-up tables of 8-bit and 4-bit states, at most 2 KiB a
+Not counted: step counters, and the look-up tables of 8-bit states, at most 2 KiB a
 tensor.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from advisor.estimate.model.dims import Dims
 from advisor.estimate.run import Run
-from advisor.methods.optimizers import ALL_LINEAR, OPTIMIZERS, Optimizer, optimizer, read_arguments
+from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 
 # linear: a matrix of a hidden layer, or one half of a module's; experts: one of a tensor of many.
 Kind = Literal["linear", "experts", "embedding", "output", "vector"]
@@ -36,7 +36,6 @@ class Tensors:
     columns: int
     count: float  # a share of one where a shape is known only roughly
     width: int  # bytes of a weight
-    path: str = ""  # of the module, as far as targets may name it: "self_attn.q_proj"
 
     @property
     def each(self) -> int:
@@ -91,7 +90,6 @@ def state_words(run: Run) -> str:
 
 _KEPT = {
     "rows and columns": "means of rows and columns",
-    "low rank": "two moments of projected gradients and the projections",
     "momentum of matrices": "one momentum for matrices, two moments for the rest",
 }
 
@@ -106,17 +104,12 @@ def _built_by_transformers(run: Run) -> bool:
 
 
 def _size(run: Run, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
-    numbers, wide = _kept_numbers(entry, arguments), _width(entry, one, arguments)
+    numbers, wide = _kept_numbers(entry, arguments), _width(entry, one)
     if entry.keeps == "rows and columns":
         kept = one.each if one.kind == "vector" else one.rows + one.columns
         return kept * wide * one.count
     if entry.keeps == "momentum of matrices":
-        numbers = 1 if one.kind in ("linear", "experts") else 2
-    if entry.is_low_rank and one.kind == "linear" and _is_target(run, one.path):
-        moments, projection = _projected(one, arguments)
-        small = entry.small_width is not None and moments < entry.small_from
-        per = (entry.small_width or wide) if small else wide
-        return (numbers * per * moments + one.width * projection) * one.count
+        numbers = 1 if one.kind == "linear" else 2
     if (
         entry.embeddings_width is not None
         and one.kind == "embedding"
@@ -127,42 +120,10 @@ def _size(run: Run, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -
     return (numbers * wide + beside) * one.weights
 
 
-def _width(entry: Optimizer, one: Tensors, arguments: dict[str, Any]) -> float:
+def _width(entry: Optimizer, one: Tensors) -> float:
     if one.each < entry.small_from:
         return entry.small_width or one.width
-    if entry.width is None:
-        return one.width
-    if "block_size" in arguments:
-        scale = 4 / arguments["block_size"] - 4 / entry.arguments["block_size"]
-        return float(entry.width + scale)
-    return entry.width
-
-
-def _projected(one: Tensors, arguments: dict[str, Any]) -> tuple[int, int]:
-    """(numbers of each moment, numbers of the projection) of one matrix, by the rule of
-    `GaLoreProjector.project`.
-    """
-    kind = arguments["proj_type"]
-    right = one.rows >= one.columns
-    if kind in ("left", "right"):
-        right = kind == "right"
-    elif kind == "reverse_std":
-        right = not right
-    rank = min(arguments["rank"], one.rows, one.columns)
-    # right: the gradient times (rank, columns); left: (rows, rank) times the gradient.
-    return (rank * one.rows, rank * one.columns) if right else (rank * one.columns, rank * one.rows)
-
-
-def _is_target(run: Run, path: str) -> bool:
-    """Whether `optim_target_modules` names a module: by a part of its path, as transformers does,
-    or by a pattern that holds its name. No pattern of a user's is run here.
-    """
-    targets = run.stage.trl.get("optim_target_modules") or ALL_LINEAR
-    names = (targets,) if isinstance(targets, str) else targets
-    own = path.rpartition(".")[2]
-    return any(
-        name.replace("_", "-") == ALL_LINEAR or name in path or own in name for name in names
-    )
+    return one.width if entry.width is None else entry.width
 
 
 def largest_weight(run: Run) -> int:
@@ -184,7 +145,7 @@ def orthogonal_flop(run: Run) -> float:
         return 0.0
     total = 0.0
     for one in _tensors(run):
-        if one.kind in ("linear", "experts"):
+        if one.kind == "linear":
             short, long = sorted((one.rows, one.columns))
             total += one.count * (4 * long * short**2 + 2 * short**3)
     return float(_arguments(run)["ns_steps"] * total)
@@ -221,17 +182,12 @@ def _small_side(run: Run) -> int | None:
     return None
 
 
-# The part of a layer -> the name of its module, as `optim_target_modules` may give it.
-MODULES = {"mixer": "self_attn", "mlp": "mlp", "shared": "mlp"}
-
-
 def _hidden_layers(d: Dims, width: int) -> Iterator[Tensors]:
     linears = list(d.structure.all_linears)
     counted = sum(linear.weights * count for linear, count in linears)
     share = d.linear_params / counted if counted else 0.0
     for linear, count in linears:
-        path = f"{MODULES.get(linear.part, 'mlp')}.{linear.name}"
-        yield Tensors("linear", linear.outputs, linear.inputs, count * share, width, path)
+        yield Tensors("linear", linear.outputs, linear.inputs, count * share, width)
     experts = next((kind.experts for kind in d.kinds if kind.experts), None)
     if experts is not None:
         rows, columns = experts.width, experts.inputs

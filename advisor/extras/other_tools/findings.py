@@ -329,10 +329,10 @@ def _of_rate(plan: Plan, profile: DataProfile | None, shape: ModelShape | None) 
     if shape is not None:
         facts |= {"params_b": shape.params / 1e9, **model_facts(shape)}
     usual = settings_by_rule(ruleset, facts).get(RATE)
-    factor = OPTIMIZERS[stage.optimizer].rate.factor if stage.optimizer in OPTIMIZERS else None
-    if usual is None or factor is None:
+    known = OPTIMIZERS.get(stage.optimizer)
+    if usual is None or known is None or known.own_rate:
         return {}
-    value = float(usual.value) * factor
+    value = float(usual.value)
     times = stage.learning_rate / value
     placed = judge(ruleset, SETTINGS, facts).settings.get(RATE)
     return {

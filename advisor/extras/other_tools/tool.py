@@ -23,7 +23,7 @@ from advisor.ground.files import read_at_most
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf, Shape, Text
 from advisor.ground.yaml_files import LINK, read_shipped
-from advisor.methods.optimizers import optimizer, plan_name
+from advisor.methods.optimizers import OPTIMIZERS, optimizer, plan_name
 from advisor.methods.stage import stage_keys
 
 TRACKERS = ("tensorboard", "wandb")  # what a plan has words for
@@ -68,6 +68,13 @@ def _inverted(value: Any, context: Context) -> Any:
     if not isinstance(value, bool):
         raise CannotCarry("it is neither true nor false")
     return not value
+
+
+def _read_optimizer(value: Any, context: Context) -> Any:
+    name = plan_name(str(value))
+    if name not in OPTIMIZERS:
+        raise CannotCarry(f"a plan has none of that name, but {', '.join(OPTIMIZERS)}")
+    return name
 
 
 def _write_optimizer(value: Any, context: Context) -> Any:
@@ -197,7 +204,7 @@ UNLISTED = _refused("the other side has no word for it")
 TURNS: Mapping[str, Conversion] = {
     "same": Conversion(_same, _same),
     "inverted": Conversion(_inverted, _inverted),
-    "optimizer": Conversion(lambda value, _: plan_name(str(value)), _write_optimizer),
+    "optimizer": Conversion(_read_optimizer, _write_optimizer),
     "share_of_steps": Conversion(_read_share, _same),
     "share_or_rows": Conversion(_read_holdout, _same),
     "names": Conversion(_read_names, _same),

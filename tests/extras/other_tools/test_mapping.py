@@ -178,3 +178,12 @@ def test_deepspeed_says_in_its_file_or_its_name_what_lives_in_host_memory(tmp_pa
     assert not deepspeed_offloads("offload.json", here)
     assert not deepspeed_offloads("examples/deepspeed/ds_z3_config.json", here)
     assert not deepspeed_offloads("offload_of_ours.json", here)
+
+
+@pytest.mark.parametrize("name", ["galore_adamw", "lion_8bit", "ademamix"])
+def test_an_optimizer_that_no_plan_has_is_told_and_not_carried(name):
+    """Training goes on with the usual one; the names that a plan may give are said."""
+    found = trl({"model_name_or_path": "m", "optim": name})
+    assert "optimizer" not in found.ours
+    (lost,) = [one for one in found.lost if one.key == "optim"]
+    assert "adamw_8bit" in lost.why

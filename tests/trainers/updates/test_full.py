@@ -40,34 +40,21 @@ def test_pure_and_mixed_precision_train(weights_dtype, precision, autocast, make
         ("adamw_8bit", {}),
         ("adafactor", {}),
         ("sgd", {"learning_rate": 3e-1}),
-        ("lion_8bit", {"learning_rate": 1e-3}),
-        ("muon", {}),
-        ("stable_adamw", {}),
-        ("galore_adamw", {"trl": {"optim_args": "rank=4,scale=1"}}),
-        ("apollo_adamw", {"trl": {"optim_args": "rank=4"}}),
-        ("adamw_torch_4bit", {"trl": {"optim_args": "block_size=64"}}),
-        ("schedule_free_adamw", {"scheduler": "constant"}),
+        ("muon", {"trl": {"optim_args": "momentum=0.9"}}),
     ],
 )
 def test_each_optimizer_trains_and_is_recorded(optimizer, changes, make):
     """The choice of the plan is the optimizer that ran."""
-    import torch
-
     from advisor.methods.optimizers import OPTIMIZERS
-    from trainers.step.make_optimizer import by_transformers
 
-    entry = OPTIMIZERS[optimizer]
-    if entry.library is not None:
-        pytest.importorskip(entry.library.module, exc_type=ImportError)
-    with torch.compiler.set_stance("force_eager" if entry.compiles else "default"):
-        result = trained(
-            make(**{
-                "update": "full", "optimizer": optimizer, "learning_rate": 3e-3, "max_steps": 8,
-                "job_judge": False, **changes,
-            })
-        )  # fmt: skip
+    result = trained(
+        make(**{
+            "update": "full", "optimizer": optimizer, "learning_rate": 3e-3, "max_steps": 8,
+            "job_judge": False, **changes,
+        })
+    )  # fmt: skip
     assert result["loss_last"] < result["loss_first"]
-    recorded = entry.transformers if by_transformers(entry) else optimizer
+    recorded = OPTIMIZERS[optimizer].transformers or optimizer
     assert result["resolved"]["trl"]["optim"] == recorded
 
 
@@ -85,42 +72,22 @@ def test_what_full_cannot_do_is_refused_with_the_way_out(make):
     assert "'peft' has no effect" in text
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "changes"),
-    [
-        ("muon", {}),
-        ("stable_adamw", {}),
-        ("galore_adamw", {"trl": {"optim_args": "rank=4,update_proj_gap=3"}}),
-        ("apollo_adamw", {"trl": {"optim_args": "rank=4"}}),
-        ("adamw_torch_8bit", {"trl": {"optim_args": "block_size=64"}}),
-        ("schedule_free_adamw", {"scheduler": "constant"}),
-    ],
-)
-def test_a_broken_run_under_any_optimizer_ends_with_the_same_weights(
-    optimizer, changes, make, monkeypatch
-):
+@pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
+def test_a_broken_run_under_any_optimizer_ends_with_the_same_weights(optimizer, make, monkeypatch):
     """Four steps at once, and two, a crash and two more: the same file, bit for bit."""
-    import torch
-
-    from advisor.methods.optimizers import OPTIMIZERS
-
-    entry = OPTIMIZERS[optimizer]
-    if entry.library is not None:
-        pytest.importorskip(entry.library.module, exc_type=ImportError)
     keys = {
         "update": "full", "optimizer": optimizer, "learning_rate": 3e-3, "max_steps": 4,
-        "save_steps": 2, "job_judge": False, **changes,
+        "save_steps": 2, "job_judge": False,
     }  # fmt: skip
-    with torch.compiler.set_stance("force_eager" if entry.compiles else "default"):
-        whole = make(**keys)
-        trained(whole)
-        broken = make(**keys, job_run=whole.run.parent / "broken")
-        break_at(3, broken, monkeypatch)
-        trained(broken)
+    whole = make(**keys)
+    trained(whole)
+    broken = make(**keys, job_run=whole.run.parent / "broken")
+    break_at(3, broken, monkeypatch)
+    trained(broken)
     ends = [(job.output / "model.safetensors").read_bytes() for job in (whole, broken)]
     assert ends[0] == ends[1]
     last = whole.checkpoints / "checkpoint-4" / "model.safetensors"
-    assert (last.read_bytes() != ends[0]) == entry.averages
+    assert last.read_bytes() == ends[0]
     for name in ("model.safetensors", "result.json"):  # as if it had been stopped while it saved
         (whole.output / name).unlink()
     trained(whole)

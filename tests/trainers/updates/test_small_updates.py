@@ -30,7 +30,7 @@ from trainers.step.bf16_adamw import (
     round_stochastically,
     split_halves,
 )
-from trainers.step.optimizers import rounded_away, rounding_warning
+from trainers.step.make_optimizer import rounded_away, rounding_warning
 
 WEIGHTS, STEPS = 20_000, 100
 STAGE = Stage(
