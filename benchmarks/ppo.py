@@ -53,7 +53,7 @@ folder = Path(folder)
 import torch
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers.job.job import make_job
-from trainers.job.machine import MemoryMeter, quiet_libraries, use_cores
+from trainers.job.machine import quiet_libraries, use_cores
 
 quiet_libraries()
 use_cores()
@@ -71,34 +71,32 @@ if sft:
     print(json.dumps({"peak": measured["peak_bytes"], "update_s": measured["step_s"], "reward": None}))
     sys.exit()
 
-from trainers.start.loading import load_tokenizer
-from trainers.ppo.build import build
-from trainers.ppo.steps import prompts_of_update
-from trainers.rows.conversation import PROMPTS
-from trainers.rows.stage_rows import prepare_rows
-from trainers.updates import load_update
+from trainers.ppo.loop import shuffled
+from trainers.ppo.objective import PPO
+from trainers.say.progress import Parts
+from trainers.stage.loaded_stage import build_stage, load_stage
 
-device = torch.device("cpu")
-tokenizer = load_tokenizer(job)
-prompts = prepare_rows(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - options["response_tokens"])
-memory = MemoryMeter(device)
-ppo, _, _ = build(job, device, load_update("lora"), tokenizer, prompts, folder / "rm")
+with Parts("ppo", shown=False) as parts:
+    loaded = load_stage(job, PPO(), parts)
+    ppo = build_stage(loaded, processes=1).trainer
+memory, prompts = loaded.memory, loaded.data.train
 if way == "separate":  # a base of its own under each role
     for role in list(ppo.roles.parts)[1:]:
         part = ppo.roles.parts[role]
         part.model = copy.deepcopy(part.model)
-    from trainers.ppo.rollout import add_hidden_states
+    from trainers.ppo.optimizer import make_optimizer
     from trainers.ppo.roles import unwrap_peft
-    from trainers.ppo.steps import make_optimizer
+    from trainers.ppo.rollout import add_hidden_states
     for part in ppo.roles.parts.values():
         vars(unwrap_peft(part.model)).pop("forward", None)
         add_hidden_states(unwrap_peft(part.model))
-    ppo.optimizer = make_optimizer(stage, job.options, ppo.roles)
+    ppo.learner.optimizer = ppo.optimizer = make_optimizer(stage, job.options, ppo.roles, ppo.args)
 memory.reset()
 seconds, rewards = [], []
 for step in range(own["max_steps"]):
     began = time.perf_counter()
-    rewards.append(ppo.update(prompts_of_update(step, prompts.train, size=stage.effective_batch_size, seed=0))["reward"])
+    size = stage.effective_batch_size
+    rewards.append(ppo.update(shuffled(prompts, range(step * size, (step + 1) * size), seed=0))["reward"])
     seconds.append(time.perf_counter() - began)
 print(json.dumps({"peak": memory.peak_bytes(), "update_s": sorted(seconds)[len(seconds) // 2], "reward": rewards[-1]}))
 """

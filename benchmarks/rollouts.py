@@ -81,19 +81,18 @@ stage = Stage(name="x", objective=objective, update="lora", learning_rate=1e-4, 
 job = make_job(Plan(model=model, data=PlanData(path=data), stages=(stage,)), stage="x", run=folder / way, folder=folder, judge=False)
 norms = []
 if objective == "ppo":
-    from trainers.start.loading import load_tokenizer
-    from trainers.rows.stage_rows import prepare_rows
-    from trainers.ppo.build import build
-    from trainers.ppo.steps import prompts_of_update
-    from trainers.rows.conversation import PROMPTS
-    from trainers.updates import load_update
+    from trainers.ppo.loop import shuffled
+    from trainers.ppo.objective import PPO
+    from trainers.say.progress import Parts
+    from trainers.stage.loaded_stage import build_stage, load_stage
 
-    tokenizer = load_tokenizer(job)
-    rows = prepare_rows(job, tokenizer, PROMPTS, seq_len=stage.seq_len - tokens)
-    ppo, _, _ = build(job, torch.device("cpu"), load_update("lora"), tokenizer, rows, None)
+    with Parts("ppo", shown=False) as parts:
+        loaded = load_stage(job, PPO(), parts)
+        ppo = build_stage(loaded, processes=1).trainer
+    size = stage.effective_batch_size
     began, cpu = time.perf_counter(), time.process_time()
     for step in range(steps):
-        prompts = prompts_of_update(step, rows.train, size=stage.effective_batch_size, seed=0)
+        prompts = shuffled(loaded.data.train, range(step * size, (step + 1) * size), seed=0)
         norms.append(ppo.update(prompts)["grad_norm"])
 else:
     from transformers import TrainerCallback, set_seed

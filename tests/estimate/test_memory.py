@@ -194,12 +194,13 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py
     says; more rows in a batch add no logits.
     """
-    from advisor.estimate.memory.activations import PART_LOGIT_BYTES
+    from advisor.estimate.memory.activations import PART_GPU_TOKENS, PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
-    from trainers.ppo.rollout import LOGIT_BYTES
+    from trainers.ppo.rollout import GPU_TOKENS, LOGIT_BYTES
     from trainers.rollouts.transformers_engine import AT_ONCE
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
+    assert PART_GPU_TOKENS == GPU_TOKENS
     spec = RunSpec(
         objective="ppo",
         micro_batch_size=8,
@@ -210,8 +211,16 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     scored = terms(spec, "meta-llama/Llama-3.1-8B", "loss and start of the backward pass")
     assert (scored["last hidden states"], scored["logits and loss"]) == (
         6 * 4096 * 8 * 512,
-        3 * 64 * 2**20,
+        3 * 2048 * 128_256 * 4,
     )
+    host = memory_estimate(spec, shape("meta-llama/Llama-3.1-8B"), cpu=True)
+    found = [
+        term.size_bytes
+        for moment in host.moments
+        for term in moment.terms
+        if term.name == "logits and loss"
+    ]
+    assert max(found) == 3 * 64 * 2**20
     writing = terms(spec, "meta-llama/Llama-3.1-8B", "generating answers")
     assert writing["keys and values of answers"] == 32 * 512 * 32 * 2 * 1024 * 2
     assert (

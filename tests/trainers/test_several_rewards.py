@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +22,7 @@ from trainers.rewards.rollout_log import (
     sampled,
     shortened,
 )
-from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, weighted_sums
+from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled, weighted_sums
 from trainers.rewards.user_function import load_user_reward
 from trainers.rewards.verifiers import matches_all
 from trainers.rewards.watch import Watch, reward_checks, reward_records
@@ -371,15 +370,14 @@ def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
 def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
     """Such an answer is made neither likelier nor less likely for its reward."""
     pytest.importorskip("torch")
-    from trainers.ppo.update import PPO
+    from trainers.ppo.loop import PPOTrainer
 
     rewards = Rewards([Reward("own", lambda answers: [1.0, None, 4.0], key="own", may_miss=True)])
-    ppo = SimpleNamespace(rewards=rewards, device="cpu", texts=lambda answers: ["a", "b", "c"])
-    ppo.sums = partial(PPO.sums, ppo)
+    ppo = SimpleNamespace(rewards=rewards, texts=lambda answers: ["a", "b", "c"])
     prompts = [SimpleNamespace(prompt="", answer=None, prompt_ids=[])] * 3
     parts = {}
-    scores = PPO.scores(ppo, prompts, SimpleNamespace(ids=[[1]] * 3), [], parts)
-    assert scores.tolist() == [1.0, 2.5, 4.0]
+    sums = PPOTrainer.sums(ppo, prompts, SimpleNamespace(ids=[[1]] * 3), [], parts)
+    assert filled(sums) == [1.0, 2.5, 4.0]
     assert parts == {"own": [1.0, None, 4.0]}
 
 

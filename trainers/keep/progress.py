@@ -249,6 +249,11 @@ class RunCallback(TrainerCallback):
         if self.saves is not None:
             self.saves.saved(self.last_s - self.save_began_s)
 
+    def leave_out(self, seconds: float) -> None:
+        """What an objective has measured in a step is not part of the step's time."""
+        self.held_out_s += seconds
+        self.last_s += seconds
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.train_s = time.monotonic() - self.began_s - self.held_out_s
         self.close()

@@ -1,17 +1,15 @@
 """Proximal policy optimisation (arXiv:1707.06347) under any update scheme, on one base: the model's
 own answers are scored, and made likelier or less likely.
 
+loop.py       the algorithm: rollouts, rewards, advantages, update, again
+learning.py   the gradient steps of an update
 math.py       the formulas, pure functions on tensors
-rollout.py    answers and their log-probabilities
+rollout.py    answers in batches, and their log-probabilities
 roles.py      policy, reference, reward and value: modules on one base, or four models
+optimizer.py  what steps, and how fast
 guards.py     when a run has gone wrong, and what to change
-update.py     one update: answers, rewards, advantages, gradient steps
-steps.py      which prompts an update takes, how fast it learns, with which optimizer
-run.py        the updates of a stage: recorded, shown, saved, guarded
-saving.py     checkpoints
-heldout.py    held-out prompts before and after
-build.py      what the plan says, as the things above
-loop.py       the stage from data to result.json
+heldout.py    held-out prompts before, during and after
+objective.py  what the plan says, as the things above; trainers/stage does all else of a stage
 """
 
 from __future__ import annotations
@@ -21,6 +19,8 @@ from trainers.job.job import Job
 
 def train(job: Job) -> None:
     """Train the stage, or measure two updates of it, and write the result into its folder."""
-    from trainers.ppo import loop  # whoever wants the formulas alone need not import the rest
+    # Whoever wants the formulas alone need not import the rest.
+    from trainers.ppo.objective import PPO
+    from trainers.stage import run
 
-    loop.train(job)
+    run.train(job, PPO())

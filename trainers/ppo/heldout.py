@@ -1,5 +1,5 @@
 """The evaluation of PPO: answers to held-out prompts before and after training, with their reward
-and its interval.
+and its interval; and during training, to see a reward that is gamed.
 """
 
 from __future__ import annotations
@@ -8,19 +8,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from advisor.record.stage import Check, Evaluation, SampleAnswer
+from trainers.evaluation import Subject
 from trainers.evaluation.generation import TRIAL_GENERAL, general_rows
 from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import keep_value, kept_value
-from trainers.job.job import Job
+from trainers.job.job import TRAIN
 from trainers.job.machine import process_count, process_rank, sum_over_processes
 from trainers.job.random_states import random_states, restore_random_states
 from trainers.ppo.roles import POLICY
-from trainers.ppo.update import PPO
-from trainers.rewards.scoring import Score, filled
+from trainers.rewards.scoring import filled
 from trainers.rollouts.engine import Answers
 from trainers.rows import IGNORED
 from trainers.rows.conversation import Prompt
@@ -33,27 +34,35 @@ SHOWN = 8
 class HeldOutAnswers:
     """A policy's answers to the held-out prompts."""
 
-    scores: list[float] = field(default_factory=list)
+    scores: list[Any] = field(default_factory=list)  # floats; on the way None where none is given
     texts: list[str] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     general: list[float] = field(default_factory=list)  # loss on fixed general prompts
     seconds: float = 0.0
 
+    @property
+    def samples(self) -> list[Sample]:
+        """The answers alone."""
+        return [
+            Sample(text=text, tokens=tokens, stopped=ended)
+            for text, tokens, ended in zip(self.texts, self.tokens, self.ended, strict=True)
+        ]
+
 
 class HeldOutEvaluator:
     """Answers the same prompts before, during and after training, with the same random numbers."""
 
-    def __init__(self, job: Job, ppo: PPO, holdout: Sequence[Prompt], fingerprint: str) -> None:
-        self.job, self.ppo, self.fingerprint = job, ppo, fingerprint
+    def __init__(self, subject: Subject[Prompt]) -> None:
+        job = subject.job
+        ppo: Any = subject.trainer  # a PPOTrainer
+        self.job, self.ppo, self.fingerprint = job, ppo, subject.fingerprint
         trial = job.max_steps is not None
-        limit = TRIAL_PROMPTS if trial else PROMPTS
-        self.prompts = held_out(holdout, limit=limit)
-        self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[
+        self.prompts = held_out(subject.data.holdout, limit=TRIAL_PROMPTS if trial else PROMPTS)
+        self.general = general_rows(ppo.processing_class, job.stage.seq_len)[
             : TRIAL_GENERAL if trial else None
         ]
         self.before, self.after = HeldOutAnswers(), HeldOutAnswers()
-        self.start: list[float] | None = None  # see share_out
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
@@ -69,57 +78,54 @@ class HeldOutEvaluator:
         """Let the trained policy answer."""
         self.after = self._measure(self.prompts)
 
-    def share_out(self) -> None:
-        """Let each process of the run answer a part of the prompts before training, and during it:
-        the policy before training is evaluated as a whole by another process, later. Call it in
-        every process, as `evaluate_midway`.
+    # ---------------------------------------------------------------- during training
+
+    def begin(self) -> None:
+        """Let each of the processes that train answer its share of the prompts before training: the
+        policy is evaluated as a whole by another process, later. Call it in all of them, as
+        `evaluate_midway`.
         """
-        self.start = self._shared(self.prompts, len(self.prompts[:MIDWAY_PROMPTS]))
+        if self.job.part == TRAIN:
+            self.before = self._measure(self._share(self.prompts), whole=False)
 
-    def evaluate_midway(self) -> tuple[int, int]:
-        """(how many held-out answers score above those of the start, how many below)."""
-        prompts = self.prompts[:MIDWAY_PROMPTS]
-        if not prompts:
-            return 0, 0
-        if self.start is None:
-            now, start = self._measure(prompts, general=False).scores, self.before.scores
-        else:
-            now, start = self._shared(prompts, len(prompts)), self.start
-        pairs = list(zip(now, start, strict=False))
-        return sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
-
-    def _shared(self, batch: Sequence[Prompt], count: int) -> list[float]:
-        """The scores of answers to the first prompts of a batch, of which each process generates
-        its share.
+    def evaluate_midway(self) -> dict[str, int]:
+        """How many held-out answers score above those of the start, and how many below, by their
+        names in metrics.jsonl.
         """
-        if not count:
-            return []
-        mine = range(process_rank(), count, process_count())
-        prompts = [batch[place] for place in mine]
-        sums: list[Score] = []
-        with same_random_numbers(self.job.stage.seed + process_rank()):
-            if prompts:
-                answers = self.ppo.generate(prompts)
-                sums = self.ppo.sums(prompts, answers, self.ppo.batches(answers))
-        table = [[0.0, 0.0] for _ in range(count)]  # of each prompt: its score, whether it has one
-        for place, score in zip(mine, sums, strict=True):
-            table[place] = [score or 0.0, float(score is not None)]
-        return filled([score if given else None for score, given in sum_over_processes(table)])
+        prompts = self._share(self.prompts[:MIDWAY_PROMPTS])
+        now = self._measure(prompts, whole=False).scores
+        pairs = [
+            (new, old)
+            for new, old in zip(now, self.before.scores, strict=False)
+            if new is not None and old is not None
+        ]
+        wins, losses = sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
+        ((all_wins, all_losses),) = sum_over_processes([[float(wins), float(losses)]])
+        return {"holdout_wins": int(all_wins), "holdout_losses": int(all_losses)}
 
-    def _measure(self, prompts: Sequence[Prompt], *, general: bool = True) -> HeldOutAnswers:
-        began = time.monotonic()
+    def _share(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        return prompts[process_rank() :: process_count()]
+
+    # ---------------------------------------------------------------- measuring
+
+    def _measure(self, prompts: Sequence[Prompt], *, whole: bool = True) -> HeldOutAnswers:
+        """The policy's answers.
+
+        Args:
+            whole: All prompts, and the general ones; else scores may be missing.
+        """
+        began, ppo = time.monotonic(), self.ppo
         found = HeldOutAnswers()
         with same_random_numbers(self.job.stage.seed):
             if prompts:
-                answers = self.ppo.generate(prompts)
-                found.scores = self.ppo.scores(prompts, answers, self.ppo.batches(answers)).tolist()
-                found.texts, found.ended, found.tokens = (
-                    self.ppo.texts(answers),
-                    answers.ended,
-                    [len(ids) for ids in answers.ids],
-                )
-            if general:
+                answers = ppo.generate(prompts, ppo.local)
+                sums = ppo.sums(prompts, answers, ppo.batches(answers))
+                found.scores = filled(sums) if whole else sums
+                found.texts, found.ended = ppo.texts(answers), answers.ended
+                found.tokens = [len(ids) for ids in answers.ids]
+            if whole:
                 found.general = self._losses()
+        ppo.roles.back_to_policy()
         found.seconds = time.monotonic() - began
         return found
 
@@ -127,18 +133,13 @@ class HeldOutEvaluator:
         """Mean loss per learned token of each general row."""
         import torch
 
-        if not self.general:
-            return []
         starts = [
             next(place for place, label in enumerate(row.labels) if label != IGNORED)
             for row in self.general
         ]
-        prompts = [
-            list(row.input_ids[:start]) for row, start in zip(self.general, starts, strict=True)
-        ]
-        rest = [
-            list(row.input_ids[start:]) for row, start in zip(self.general, starts, strict=True)
-        ]
+        rows = list(zip(self.general, starts, strict=True))
+        prompts = [list(row.input_ids[:start]) for row, start in rows]
+        rest = [list(row.input_ids[start:]) for row, start in rows]
         losses = [0.0] * len(rest)
         with torch.no_grad(), self.ppo.autocast():
             for batch in self.ppo.batches(Answers(prompts, rest, [True] * len(rest))):
@@ -153,24 +154,13 @@ class HeldOutEvaluator:
         """Reward and ends of answers before and after; {} if nothing was held out."""
         if not self.after.scores:
             return {}
-        pairs = {
-            "reward": (self.before.scores, self.after.scores),
-            "answers that end": (
-                [float(one) for one in self.before.ended],
-                [float(one) for one in self.after.ended],
+        return {
+            "reward": compare(self.before.scores, self.after.scores, higher_is_better=True),
+            "answers that end": compare(
+                *([float(one) for one in side.ended] for side in (self.before, self.after)),
+                higher_is_better=True,
             ),
         }
-        return {
-            name: compare(one, other, higher_is_better=True) for name, (one, other) in pairs.items()
-        }
-
-    def general_loss(self) -> Comparison | None:
-        """Loss on the fixed general prompts, before and after."""
-        return (
-            compare(self.before.general, self.after.general, higher_is_better=False)
-            if self.after.general
-            else None
-        )
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence; the reward decides."""
@@ -178,31 +168,35 @@ class HeldOutEvaluator:
 
     def record(self) -> Evaluation:
         """The comparison for result.json."""
-        general = self.general_loss()
+        one, other = self.before, self.after
+        general = (
+            compare(one.general, other.general, higher_is_better=False) if other.general else None
+        )
         return Evaluation(
             rows=len(self.prompts),
             decides="reward",
             metrics={name: part.record() for name, part in self.parts().items()},
             general=general.record() if general else None,
-            seconds=round(self.before.seconds + self.after.seconds, 1),
-            samples=tuple(self._sample(place) for place in range(min(SHOWN, len(self.prompts)))),
+            seconds=round(one.seconds + other.seconds, 1),
+            samples=tuple(
+                SampleAnswer(
+                    prompt=row.shown,
+                    expected=row.answer or "",
+                    base=one.texts[place],
+                    tuned=other.texts[place],
+                    base_stopped=one.ended[place],
+                    tuned_stopped=other.ended[place],
+                    reward_before=one.scores[place],
+                    reward_after=other.scores[place],
+                )
+                for place, row in enumerate(self.prompts[:SHOWN])
+            ),
             extra={
-                "answer_tokens_before": _mean(self.before.tokens),
-                "answer_tokens_after": _mean(self.after.tokens),
+                f"answer_tokens_{when}": sum(side.tokens) / len(side.tokens)
+                if side.tokens
+                else None
+                for when, side in (("before", one), ("after", other))
             },
-        )
-
-    def _sample(self, place: int) -> SampleAnswer:
-        row, one, other = self.prompts[place], self.before, self.after
-        return SampleAnswer(
-            prompt=row.shown,
-            expected=row.answer or "",
-            base=one.texts[place],
-            tuned=other.texts[place],
-            base_stopped=one.ended[place],
-            tuned_stopped=other.ended[place],
-            reward_before=one.scores[place],
-            reward_after=other.scores[place],
         )
 
     def checks(self) -> list[Check]:
@@ -211,18 +205,7 @@ class HeldOutEvaluator:
         Raises TrainingFailed if those before training did and none does any more.
         """
         limit = int(self.job.options["response_tokens"])
-        return check_stops(self.job, _samples(self.after), _samples(self.before), limit)
-
-
-def _samples(answers: HeldOutAnswers) -> list[Sample]:
-    return [
-        Sample(text=text, tokens=tokens, stopped=ended)
-        for text, tokens, ended in zip(answers.texts, answers.tokens, answers.ended, strict=True)
-    ]
-
-
-def _mean(numbers: Sequence[int]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
+        return check_stops(self.job, self.after.samples, self.before.samples, limit)
 
 
 @contextmanager

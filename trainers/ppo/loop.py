@@ -1,201 +1,504 @@
-"""A PPO stage: prompts, roles, updates with checkpoints and guards, evaluation on held-out prompts,
-result.json.
+"""The loop of PPO: rollouts, rewards, advantages, update, and again.
 
 A step of the plan (max_steps, save_steps, warmup) is an update: micro_batch_size x grad_accum
 prompts are answered once, and the answers are used for ppo_epochs epochs.
 
-As in trainers/stage/run.py, one process does all of it; several train, each with the whole model,
-and one of its own judges what they saved.
+Dimensions: R answers of the update, T tokens of the longest, N answer tokens of a batch laid end to
+end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
 
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+
+from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
-from advisor.record.run import RUNNING, StageResult
-from advisor.record.stage import Check
-from trainers.evaluation.saved_result import check_saved
-from trainers.job.job import JUDGE, TRAIN, Job, label
-from trainers.job.machine import is_main_process, wait_for_all
-from trainers.job.process import BEFORE_STEPS, SAVING, TRAINING
-from trainers.keep import results
+from trainers.job.job import Job, label
+from trainers.job.machine import is_main_process, process_count, process_rank, wait_for_all
+from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.records import dependency, forget_trained, keep_trained, launch_record
-from trainers.keep.resuming import last_checkpoint
-from trainers.ppo.loaded import LoadedPPO, load_stage
-from trainers.rewards.rollout_log import RolloutLog
-from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
-from trainers.say.progress import AFTER, SAVING_ALONE, Parts, tell
-from trainers.say.progress import TRAIN as TRAINING_PART
-from trainers.stage.training import rounding_checks
+from trainers.keep.checkpoints import load_random_states, load_training, save_training
+from trainers.ppo import math as formulas
+from trainers.ppo.guards import CONSTANT, FIRST, findings
+from trainers.ppo.heldout import HeldOutEvaluator
+from trainers.ppo.learning import Experience, Learner
+from trainers.ppo.optimizer import PPOArguments, rate_share, set_rates
+from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
+from trainers.ppo.rollout import Batch, answer_mask, batches_of, scatter_answers
+from trainers.rewards.rollout_log import Rollout, RolloutLog
+from trainers.rewards.scoring import Answer, Rewards, Score, filled
+from trainers.rewards.watch import Watch, stage_lines
+from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
+from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.rows.conversation import Prompt
+from trainers.say.progress import say
 from trainers.step import settings
+from trainers.step.token_counting import Tokens
 
-if TYPE_CHECKING:
-    from trainers.ppo.heldout import HeldOutEvaluator
-    from trainers.ppo.run import PPORun
+EVALUATIONS = 4  # how often held-out prompts are answered during a run
+Item = TypeVar("Item")
+# What of an update's numbers goes into metrics.jsonl, beside those of every objective.
+LOGGED = (
+    "reward", "kl", "reward_spread", "kl_per_answer", "entropy", "explained_variance",
+    "response_tokens", "ended", ENGINE_MISMATCH, CORRECTION_CAPPED, "policy_loss", "value_loss",
+    "clip_fraction", "step_kl", "inner_steps", "stopped_early", "kl_coef", "writing_s",
+    "learning_s", "holdout_wins", "holdout_losses",
+)  # fmt: skip
 
-Resume = tuple[Path, Mapping[str, Any]] | None  # the checkpoint, and its record
 
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two updates of it, and write the result into its folder.
-
-    Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
-    machine lacks, and TrainingFailed if training goes wrong or has no effect.
+@dataclass(kw_only=True)
+class PPOTrainer:
+    """Everything that updates change or use, and the loop over them. To the frame of a stage it is
+    a trainer as those of transformers are.
     """
-    with Parts(label(job), shown=is_main_process(), folder=job.run) as parts:
-        loaded = load_stage(job, parts)
-        if job.dry_run:
-            job.enter(TRAINING)
-            run_of(loaded).measure(loaded.opened.versions)
-        elif job.part == JUDGE:
-            from trainers.ppo.judging import judge_saved
 
-            judge_saved(loaded, parts)
-        elif job.part == TRAIN:
-            train_alone(loaded, parts)
-        else:
-            train_and_judge(loaded, parts)
+    job: Job
+    args: PPOArguments
+    steps: int  # updates of the whole run
+    prompts: Sequence[Prompt]
+    learner: Learner
+    kl_coefficient: formulas.KLCoefficient
+    processing_class: Tokenizer
+    stops: Sequence[int]
+    engine: Engine  # generates the answers that are learned from
+    local: TransformersEngine  # in this process: generates those of evaluations
+    rewards: Rewards | None = None  # None: the reward model of the roles alone
+    evaluator: HeldOutEvaluator | None = None  # None: nothing is compared
+    # Set by the frame; None: a dry run, which writes none.
+    checkpoint_store: CheckpointStore | None = None
+    # What the loop keeps.
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)  # that the guards look at
+    warnings: dict[str, str] = field(default_factory=dict)  # finding -> when, what, hint
+    watch: Watch = field(default_factory=Watch)
+    rollout_log: RolloutLog | None = None  # None: nothing is written
+    tokens: int = 0  # read since the training began or resumed
+    new_tokens: int = 0  # since the last line of metrics
 
+    orders_rows: ClassVar = False  # the frame does not say which prompts are next
 
-def train_and_judge(loaded: LoadedPPO, parts: Parts) -> None:
-    """The whole stage in this process."""
-    from trainers.ppo import judging
+    def __post_init__(self) -> None:
+        self.options = self.job.options
+        self.roles: Roles = self.learner.roles
+        self.model = self.roles.parts[POLICY].model
+        self.optimizer = self.learner.optimizer
+        self.autocast: Callable[[], Any] = self.learner.autocast
+        self.state, self.control = TrainerState(), TrainerControl()
+        self.state.is_world_process_zero = is_main_process()
+        self.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
 
-    job = loaded.job
-    store, resume = begin_training(loaded)
-    before = judging.measure_before(loaded, store, parts)
-    run = train_updates(loaded, store, resume, before.evaluator, parts)
-    measured = run.measured()
-    judging.evaluate_tuned(job, before.evaluator)
-    policy, result = save_policy(loaded, run)
-    with waiting("checking the saved result"):
-        checks = check_saved(job, policy, job.output, before.probe, before.answer)
-    judging.finish(job, replace(result, measured=measured), checks, before.evaluator, parts)
+    # ---------------------------------------------------------------- the loop
 
+    def train(self, resume_from_checkpoint: str | None = None) -> None:
+        """Run every update that is left, or until the process is asked to stop.
 
-def train_alone(loaded: LoadedPPO, parts: Parts) -> None:
-    """The training alone; the held-out prompts that are answered during it are shared out over all
-    processes of the run.
-    """
-    from trainers.ppo import judging
+        Raises TrainingFailed if a guard stops a run that is no trial.
+        """
+        import torch
 
-    job = loaded.job
-    if is_main_process():
-        forget_trained(job.output)
-    store, resume = begin_training(loaded)
-    probe, evaluator = judging.probe_of(loaded), judging.evaluator_of(loaded, store)
-    if evaluator is not None:
-        evaluator.share_out()
-    run = train_updates(loaded, store, resume, evaluator, parts)
-    measured = run.measured()
-    policy, result = save_policy(loaded, run)
-    answer = probe.answer(policy)
-    if is_main_process():
-        keep_trained(
-            job.output, replace(result, measured=measured, times=parts.times()), answer,
-            processes=settings.world_size(), depends_on=dependency(store),
-        )  # fmt: skip
-    wait_for_all()  # nobody leaves before it is written
+        stage, world, rank = self.job.stage, process_count(), process_rank()
+        self._begin(resume_from_checkpoint)
+        look_every = max(1, math.ceil(self.steps / (EVALUATIONS + 1)))
+        write_every = settings.lines_every(self.steps)
+        shortest = self.options["response_tokens"] if self.job.dry_run else 0
+        with closing(self.engine):
+            for step in range(self.state.global_step, self.steps):
+                self.control = TrainerControl()
+                share = rate_share(step, self.steps, warmup=stage.warmup, scheduler=stage.scheduler)
+                set_rates(self.optimizer, share)
+                size = stage.effective_batch_size
+                first = (step * world + rank) * size
+                prompts = shuffled(self.prompts, range(first, first + size), seed=stage.seed)
+                if world > 1:  # every process draws numbers of its own
+                    torch.manual_seed(stage.seed + step * world + rank)
+                logs = self.update(prompts, shortest=shortest)
+                logs["learning_rate"] = stage.learning_rate * share
+                self.state.global_step = step + 1
+                self.state.epoch = (step + 1) * size * world / len(self.prompts)
+                self.state.log_history = [{"learning_rate": logs["learning_rate"]}]
+                is_last = step + 1 == self.steps
+                if self.evaluator is not None and (step + 1) % look_every == 0 and not is_last:
+                    logs |= self._look(self.evaluator)
+                self._tell("on_step_end")
+                # The guards of a resumed run compare with the first lines.
+                if self.control.should_log or step % write_every == 0 or step < FIRST:
+                    self._tell("on_log", logs=logs)
+                self.guard({**logs, "step": step + 1})
+                if self.control.should_save and self.checkpoint_store is not None:
+                    self.save(self.checkpoint_store)
+                if self.control.should_training_stop:
+                    break
+        self.roles.back_to_policy()
+        self._tell("on_train_end")
 
+    def _begin(self, resume_from_checkpoint: str | None) -> None:
+        job = self.job
+        if resume_from_checkpoint is not None:
+            self.load(Path(resume_from_checkpoint))
+        if not job.dry_run:
+            wait_for_all()  # the lines of later updates are cut off
+            # In all processes: their guards come to the same.
+            self.lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
+            self.watch.see_earlier(self.lines)
+            if is_main_process():
+                self.rollout_log = RolloutLog.of(job, self.steps, engine=self.engine.name)
+            if self.evaluator is not None and self.state.global_step < self.steps:
+                self.evaluator.begin()
+        self._tell("on_train_begin")
 
-def begin_training(loaded: LoadedPPO) -> tuple[CheckpointStore, Resume]:
-    """The stage's checkpoints, and the one to resume from."""
-    store = loaded.open_store(processes=settings.world_size())
-    resume = last_checkpoint(loaded.job, store)
-    loaded.job.process.stop.costs = BEFORE_STEPS
-    return store, resume
+    def _look(self, evaluator: HeldOutEvaluator) -> dict[str, int]:
+        began = time.monotonic()
+        found = evaluator.evaluate_midway()
+        for callback in self.callbacks:
+            if hasattr(callback, "leave_out"):
+                callback.leave_out(time.monotonic() - began)
+        return found
 
+    def guard(self, line: Mapping[str, Any]) -> None:
+        """Report what is wrong, once each; raise TrainingFailed if it stops the run."""
+        job, shown = self.job, is_main_process()
+        self.lines.append(dict(line))
+        del self.lines[FIRST:-CONSTANT]
+        said = self.watch.see({**line, "cut": 1 - line["ended"]})
+        for finding in findings(self.lines, kl_limit=self.options["kl_limit"]):
+            if finding.stops and job.max_steps is None and not job.dry_run:
+                raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
+            text = f"{finding.what}: {finding.hint}"
+            if finding.name not in self.warnings:
+                said.append(text)
+            self.warnings.setdefault(finding.name, f"update {line['step']}: {text}")
+        for text in said if shown else ():
+            say(f"{label(job)}: WARNING: {text}")
 
-def run_of(loaded: LoadedPPO) -> PPORun:
-    """The updates of the stage."""
-    from trainers.ppo.run import PPORun
+    # ---------------------------------------------------------------- one update
 
-    return PPORun(loaded.job, loaded.ppo, loaded.data, loaded.memory, shown=is_main_process())
+    def update(self, prompts: Sequence[Prompt], *, shortest: int = 0) -> dict[str, Any]:
+        """Train on one answer to each prompt; the numbers to record.
 
+        Args:
+            shortest: No stop token before so many tokens.
+        """
+        import torch
 
-def train_updates(
-    loaded: LoadedPPO,
-    store: CheckpointStore,
-    resume: Resume,
-    evaluator: HeldOutEvaluator | None,
-    parts: Parts,
-) -> PPORun:
-    """Train what is left of the stage.
-
-    Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
-    """
-    from trainers.ppo.saving import load_checkpoint
-    from trainers.say.metrics_file import cut_metrics, unreadable_lines
-
-    job, ppo = loaded.job, loaded.ppo
-    run = run_of(loaded)
-    run.store, run.evaluator = store, evaluator
-    first = 0
-    if resume is not None:
-        load_checkpoint(resume[0], ppo, seed=job.stage.seed)
-        first = resume[1]["step"]
-    if run.shown:
-        _, dropped = cut_metrics(run.metrics, stage=job.stage.name, task=job.task, after=first)
-        if dropped:
-            tell(job, unreadable_lines(dropped))
-    wait_for_all()  # the lines of later updates are cut off
-    run.lines = run.written_lines()  # in all processes: their guards come to the same
-    if run.shown:
-        run.watch.see_earlier(run.lines)
-        ppo.rollout_log = RolloutLog.of(job, run.steps, engine=ppo.engine.name)
-        if resume is not None:
-            tell(
-                job,
-                f"resuming after update {first} of {run.steps}, learning rate"
-                f" {resume[1]['learning_rate']:.3g}, {resume[1]['epoch']:.2f} times through the"
-                " prompts",
+        options, learner, device = self.options, self.learner, self.learner.device
+        # ---- Rollouts
+        began = time.monotonic()
+        self.engine.load_weights()
+        answers = self.generate(prompts, self.engine, shortest=shortest)
+        writing_s = time.monotonic() - began
+        batches, mask_RT = self.batches(answers), answer_mask(answers, device)
+        # Role by role, so that modules are switched three times per update, not three times per
+        # batch.
+        parts: dict[str, list[Score]] = {}
+        scores_R = torch.tensor(filled(self.sums(prompts, answers, batches, parts)), device=device)
+        policy = self.followed("probabilities under the policy", batches, self._policy_log_probs)
+        reference = self.followed(
+            "probabilities under the reference model",
+            batches,
+            lambda batch: self.roles.log_probs(REFERENCE, batch, options["temperature"])[0],
+        )
+        values = self.followed("values", batches, self.roles.values)
+        old_RT, reference_RT, values_RT = (
+            scatter_answers(list(zip(batches, numbers, strict=True)), mask_RT)
+            for numbers in ([numbers[:, 0] for numbers in policy], reference, values)
+        )
+        # ---- Rewards
+        ended_R = torch.tensor(answers.ended, device=device)
+        # Huang et al. 2024, "EOS trick": an answer that does not end is worth less, whatever it
+        # says.
+        penalised_R = scores_R - options["missing_end_penalty"] * (~ended_R)
+        penalty_RT = formulas.kl_penalty(old_RT, reference_RT, mask_RT)
+        kl_coef = self.kl_coefficient.value
+        rewards_RT = formulas.token_rewards(penalised_R, penalty_RT, mask_RT, kl_coef)
+        if options["whiten_rewards"]:
+            rewards_RT = formulas.whiten(
+                rewards_RT, mask_RT, keep_mean=True, over_processes=learner.mean
             )
-    loaded.memory.reset()
-    job.enter(TRAINING)
-    parts.begin(TRAINING_PART)
-    with closing(ppo.engine):
-        run.run_updates(first)
-    parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN else None)
-    job.process.stop.end_if_asked(run.stopped_at, run.steps)
-    return run
+        # ---- Advantages
+        advantages_RT, returns_RT = formulas.generalized_advantages(
+            rewards_RT, values_RT, mask_RT, gamma=options["gamma"], lam=options["lam"]
+        )
+        advantages_RT = formulas.whiten(advantages_RT, mask_RT, over_processes=learner.mean)
+        self._log_rollouts(prompts, answers, parts, scores_R, advantages_RT, mask_RT)
+        engine_numbers: dict[str, Any] = {}
+        if answers.log_probs:  # another program has drawn the answers
+            weights_RT, mismatch, capped = formulas.importance_weights(
+                old_RT, drawn_log_probs(answers, old_RT), mask_RT
+            )
+            # They are positive, so that a token's loss times its weight is the loss of its
+            # advantage times the weight.
+            advantages_RT = advantages_RT * weights_RT
+            engine_numbers = {ENGINE_MISMATCH: mismatch, CORRECTION_CAPPED: capped}
+        # ---- Update
+        steps = learner.learn(
+            Experience(
+                batches=batches,
+                old_RT=old_RT,
+                values_RT=values_RT,
+                advantages_RT=advantages_RT,
+                returns_RT=returns_RT,
+            )
+        )
+        seen = learner.averaged(
+            {
+                "reward": scores_R.mean(),
+                "reward_spread": scores_R.std(correction=0),
+                "kl": formulas.masked_mean(penalty_RT, mask_RT),
+                "kl_per_answer": penalty_RT.sum(1).mean(),
+                "entropy": torch.cat([numbers[:, 1] for numbers in policy]).mean(),
+                "explained_variance": formulas.explained_variance(values_RT, returns_RT, mask_RT),
+                "response_tokens": mask_RT.sum(1).mean(),
+                "ended": ended_R.float().mean(),
+                **self._of_each_reward(parts),
+                **engine_numbers,
+            }
+        )
+        self.new_tokens += answers.tokens
+        self.tokens += answers.tokens
+        self.kl_coefficient.adapt(seen["kl_per_answer"], len(prompts))
+        loss = steps["policy_loss"] + steps["value_loss"]
+        learning_s = time.monotonic() - began - writing_s
+        seen |= {"kl_coef": kl_coef, "writing_s": writing_s, "learning_s": learning_s}
+        return {"loss": loss, **seen, **steps}
+
+    # ---------------------------------------------------------------- rollouts
+
+    def generate(self, prompts: Sequence[Prompt], engine: Engine, *, shortest: int = 0) -> Answers:
+        """The policy's answers.
+
+        Args:
+            shortest: No stop token before so many tokens.
+        """
+        sampling = Sampling(
+            limit=self.options["response_tokens"],
+            temperature=self.options["temperature"],
+            stops=self.stops,
+            shortest=shortest,
+        )
+        ids = [list(row.prompt_ids) for row in prompts]
+        return engine.generate(ids, sampling)
+
+    def batches(self, answers: Answers) -> list[Batch]:
+        """The answers in batches of micro_batch_size."""
+        return batches_of(
+            answers,
+            self.job.stage.micro_batch_size,
+            planned=self.job.entry.stage.micro_batch_size,
+            pad_id=self.processing_class.pad_token_id,
+            device=self.learner.device,
+        )
+
+    def followed(
+        self, what: str, batches: Sequence[Batch], numbers: Callable[[Batch], Item]
+    ) -> list[Item]:
+        """The numbers of each batch, while it shows for how many answers they are computed."""
+        import torch
+
+        def each() -> Iterator[Item]:
+            for batch in batches:
+                yield numbers(batch)
+                done(len(batch.rows))
+
+        count = sum(len(batch.rows) for batch in batches)
+        with waiting(what, total=count, unit="answers") as done, torch.no_grad(), self.autocast():
+            return list(each())
+
+    def _policy_log_probs(self, batch: Batch) -> Any:
+        """The policy's log-probability of each answer token, and its entropy there: N, 2."""
+        import torch
+
+        found = self.roles.log_probs(POLICY, batch, self.options["temperature"], with_entropy=True)
+        return torch.stack(list(found), dim=1)
+
+    def texts(self, answers: Answers) -> list[str]:
+        """The answers as people read them, without the token that ends them."""
+        decode = self.processing_class.decode
+        return [
+            decode(ids[:-1] if ended else ids, skip_special_tokens=True).strip()
+            for ids, ended in zip(answers.ids, answers.ended, strict=True)
+        ]
+
+    # ---------------------------------------------------------------- rewards
+
+    def sums(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Answers,
+        batches: Sequence[Batch],
+        parts: dict[str, list[Score]] | None = None,
+    ) -> list[Score]:
+        """The reward of each answer, before any penalty; None for one that no reward scores.
+
+        Args:
+            parts: Where each reward's own scores go, by its name.
+        """
+        if self.rewards is None:
+            found = [self._role_scores(batches)]
+            keys, sums = ["reward"], found[0]
+        else:
+            scored = [
+                Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
+                for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
+            ]
+            found = [
+                self._role_scores(batches) if part.score is None else part(scored, counts=False)
+                for part in self.rewards.parts
+            ]
+            keys, sums = [part.key for part in self.rewards.parts], self.rewards.sums(found)
+        if parts is not None:
+            parts |= dict(zip(keys, found, strict=True))
+        return sums
+
+    def _role_scores(self, batches: Sequence[Batch]) -> list[Score]:
+        """What the reward model of the roles says of each answer."""
+        import torch
+
+        scores = torch.cat(self.followed("scores", batches, self.roles.scores)).float().tolist()
+        rows = [row for batch in batches for row in batch.rows]
+        return [score for _, score in sorted(zip(rows, scores, strict=True))]
+
+    def _of_each_reward(self, parts: Mapping[str, Sequence[Score]]) -> dict[str, float]:
+        """Mean and spread of each of several rewards, and the share of answers without a score, by
+        their names in metrics.jsonl.
+        """
+        found: dict[str, float] = {}
+        for name in self.rewards.logs if self.rewards is not None else ():
+            _, key, number = name.split("/")
+            given = [score for score in parts[key] if score is not None]
+            mean = sum(given) / max(1, len(given))
+            found[name] = {
+                "mean": mean,
+                "std": (sum((one - mean) ** 2 for one in given) / max(1, len(given))) ** 0.5,
+                "missing": 1 - len(given) / len(parts[key]),
+            }[number]
+        return found
+
+    def _log_rollouts(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Answers,
+        parts: Mapping[str, Sequence[Score]],
+        scores_R: Any,
+        advantages_RT: Any,
+        mask_RT: Any,
+    ) -> None:
+        """Write the answers with what they were worth, if this is an update to write."""
+        log, step = self.rollout_log, self.state.global_step + 1
+        if log is None or not log.is_due(step):
+            return
+        means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
+        texts, scores, advantages = self.texts(answers), scores_R.tolist(), means_R.tolist()
+        rollouts = [
+            Rollout(
+                prompt=row.prompt,
+                answer=texts[place],
+                rewards={name: of_part[place] for name, of_part in parts.items()},
+                reward=scores[place],
+                advantage=advantages[place],
+                tokens=len(answers.ids[place]),
+                ended=answers.ended[place],
+            )
+            for place, row in enumerate(prompts)
+        ]
+        log.write(step, rollouts)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self, store: CheckpointStore) -> None:
+        """Write a checkpoint: what is trained, its optimizer, the KL coefficient and all random
+        states. Call it in every process.
+
+        Raises MachineNotReady if the disk does not take it.
+        """
+        step, scaler = self.state.global_step, self.learner.scaler
+        if is_main_process():
+            store.begin(step)
+        wait_for_all()
+        with store.writing(step), waiting("saving a checkpoint"):
+            save_training(
+                store.place(step), self._trained(), self.optimizer, weights=True,
+                scaler=scaler.state_dict() if scaler is not None else None,
+                kl_coef=self.kl_coefficient.value,
+            )  # fmt: skip
+        self._tell("on_save")
+
+    def load(self, place: Path) -> None:
+        """Put everything back as it was when the checkpoint was written."""
+        scaler, stage = self.learner.scaler, self.job.stage
+        more = load_training(place, self._trained(), self.optimizer)
+        if scaler is not None and more["scaler"] is not None:
+            scaler.load_state_dict(more["scaler"])
+        self.kl_coefficient.value = more["kl_coef"]
+        load_random_states(place, seed=stage.seed)
+        step = int(place.name.rpartition("-")[2])
+        size = stage.effective_batch_size * process_count()
+        self.state.global_step, self.state.epoch = step, step * size / len(self.prompts)
+
+    def _trained(self) -> dict[str, Any]:
+        """Name -> parameter, of all that are trained."""
+        return {
+            f"{role}.{name}": parameter
+            for role in (POLICY, VALUE)
+            for name, parameter in self.roles.trained(role).items()
+        }
+
+    # ---------------------------------------------------------------- what the frame asks
+
+    def add_callback(self, callback: TrainerCallback) -> None:
+        """From here on it is told of every step."""
+        self.callbacks.append(callback)
+
+    def remove_callback(self, kind: type) -> None:
+        """Nothing: there are none but those that were added."""
+
+    def _tell(self, event: str, **about: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self.args, self.state, self.control, **about)
+
+    def all_tokens(self) -> Tokens:
+        """The tokens of prompts and answers, as if each process had as many as this one."""
+        tokens = self.tokens * process_count()
+        return Tokens(read=tokens, computed=tokens, learned=None)
+
+    def take_token_count(self) -> int:
+        """Those since the last call."""
+        count, self.new_tokens = self.new_tokens * process_count(), 0
+        return count
 
 
-def save_policy(loaded: LoadedPPO, run: PPORun) -> tuple[Any, StageResult]:
-    """(the policy, saved; what is known of the stage without judging)."""
-    from trainers.ppo.judging import plain_policy
-    from trainers.ppo.resolved import resolved_settings
+def shuffled(items: Sequence[Item], places: range, *, seed: int) -> list[Item]:
+    """The items at these places of an endless stream of all of them, shuffled anew each time.
 
-    job, ppo = loaded.job, loaded.ppo
-    job.enter(SAVING)
-    resolved = resolved_settings(loaded)
-    policy = plain_policy(ppo)
-    launch = launch_record(job, policy, loaded.memory)
-    with waiting("saving the result"):
-        files = results.save_result(policy, loaded.tokenizer, job.output)
-    lines = stage_lines(run.metrics, stage=job.stage.name, task=job.task)
-    rewards = reward_records(lines, ppo.reward_parts)
-    checks = [Check(name, False, text) for name, text in run.warnings.items()]
-    checks += [*reward_checks(rewards, ppo.reward_parts), *missing_checks(lines, ppo.reward_parts)]
-    checks += run.watch.checks()
-    result = StageResult(
-        status=RUNNING,
-        steps=run.steps,
-        loss_first=run.lines[0]["loss"] if run.lines else None,
-        loss_last=run.lines[-1]["loss"] if run.lines else None,
-        reward_first=run.lines[0]["reward"] if run.lines else None,
-        reward_last=run.lines[-1]["reward"] if run.lines else None,
-        launch=launch,
-        data=loaded.data.counts(),
-        rewards=rewards or None,
-        checks=(*checks, *rounding_checks(job)),
-        files=files,
-        versions=loaded.opened.versions,
-        resolved=resolved,
-    )
-    return policy, result
+    Args:
+        seed: Of the order.
+    """
+    import torch
+
+    orders: dict[int, list[int]] = {}
+    found: list[Item] = []
+    for place in places:
+        epoch, within = divmod(place, len(items))
+        if epoch not in orders:
+            random = torch.Generator().manual_seed(seed + epoch)
+            orders[epoch] = torch.randperm(len(items), generator=random).tolist()
+        found.append(items[orders[epoch][within]])
+    return found
+
+
+def drawn_log_probs(answers: Answers, like_RT: Any) -> Any:
+    """The log-probabilities that the answers were drawn with: R, T."""
+    import torch
+
+    drawn_RT = torch.zeros_like(like_RT)
+    for row, values in enumerate(answers.log_probs):
+        drawn_RT[row, : len(values)] = torch.tensor(values)
+    return drawn_RT

@@ -20,7 +20,6 @@ laid end to end, H hidden size.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,22 +38,19 @@ from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
 ADAPTERS = {POLICY: "default", REFERENCE: "reference", REWARD: "reward", VALUE: "value"}
+BASE = "(base)"
 HEADS = ("score", "classifier")  # what transformers calls the layer that scores
 
 
 @dataclass
 class RoleModel:
-    """The model of one role, and the adapter on it that plays the role (None: the model itself;
-    BASE: the model without adapters).
-    """
+    """The model of one role."""
 
     model: Any
+    # The adapter on it that plays the role; None: the model itself; BASE: it without adapters.
     adapter: str | None = None
-    # from a hidden state to a number: of the value, and of a reward model on the shared base
+    # From a hidden state to a number: of the value, and of a reward model on the shared base.
     head: Any = None
-
-
-BASE = "(base)"
 
 
 class Roles:
@@ -113,26 +109,18 @@ class Roles:
                 )
                 last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
                 return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
-            if pad_id is not None:
-                return (
-                    model(
-                        input_ids=batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id),
-                        attention_mask=batch.attention_BS,
-                    )
-                    .logits[:, 0]
-                    .float()
-                )
-            # Without a padding token in its config a model scores single texts alone.
-            texts = [
-                ids[: int(attention.sum())][None]
-                for ids, attention in zip(batch.ids_BS, batch.attention_BS, strict=True)
+            ids, attention = [batch.ids_BS], [batch.attention_BS]
+            if pad_id is None:  # the model scores single texts alone
+                lengths = batch.attention_BS.sum(1).tolist()
+                ids = [row[None, :n] for row, n in zip(batch.ids_BS, lengths, strict=True)]
+                attention = [torch.ones_like(text) for text in ids]
+            else:
+                ids[0] = batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id)
+            found = [
+                model(input_ids=text, attention_mask=mask).logits[:, 0].float()
+                for text, mask in zip(ids, attention, strict=True)
             ]
-            return torch.cat(
-                [
-                    model(input_ids=text, attention_mask=torch.ones_like(text)).logits[:, 0].float()
-                    for text in texts
-                ]
-            )
+            return torch.cat(found)
 
     def trained(self, role: str) -> dict[str, Any]:
         """The trained parameters of the policy or the value, by name."""
@@ -150,6 +138,11 @@ class Roles:
             else {}
         )
 
+    def back_to_policy(self) -> None:
+        """Leave the policy's model as anybody would ask it."""
+        with self.use(POLICY):
+            pass
+
     def models(self) -> list[Any]:
         """Every model, each once."""
         return list({id(part.model): part.model for part in self.parts.values()}.values())
@@ -158,15 +151,6 @@ class Roles:
         """Recompute activations in the backward pass instead of holding them."""
         for role in (POLICY, VALUE):
             self.parts[role].model.activation_checkpointing_enable({"use_reentrant": False})
-
-    def only_policy(self) -> Any:
-        """The policy alone, without the other modules on its base."""
-        part = self.parts[POLICY]
-        if part.adapter is not None:
-            for name in [name for name in part.model.peft_config if name != part.adapter]:
-                part.model.delete_adapter(name)
-            part.model.set_adapter(part.adapter)
-        return part.model
 
 
 def unwrap_peft(model: Any) -> Any:
@@ -250,30 +234,24 @@ def build_roles(
         notes += [started] if started else []
         reference = RoleModel(model, BASE)
     parts = {POLICY: RoleModel(model, ADAPTERS[POLICY]), REFERENCE: reference}
-    width = model.config.get_text_config().hidden_size
+    width, weight = model.config.get_text_config().hidden_size, None
     if reward is not None and _same_base(job, model, reward):
         weight = add_module(model, reward, ADAPTERS[REWARD])
         add_module(model, reward, ADAPTERS[VALUE])
-        parts[REWARD] = RoleModel(
-            model, ADAPTERS[REWARD], score_head(width, weight, device, trained=False)
-        )
-        parts[VALUE] = RoleModel(
-            model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True)
-        )
+        head = score_head(width, weight, device, trained=False)
+        parts[REWARD] = RoleModel(model, ADAPTERS[REWARD], head)
         notes.append("policy, reference, reward and value share one base")
     else:
         copy_module(model, ADAPTERS[POLICY], ADAPTERS[VALUE])
-        parts[VALUE] = RoleModel(
-            model, ADAPTERS[VALUE], score_head(width, None, device, trained=True)
-        )
+        beside = ""
         if reward is not None:
             parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
-            notes.append(
-                "policy, reference and value share one base; the reward model has another one,"
-                " loaded beside it: the value starts untrained"
-            )
-        else:
-            notes.append("policy, reference and value share one base; the value starts untrained")
+            beside = "the reward model has another one, loaded beside it: "
+        notes.append(
+            f"policy, reference and value share one base; {beside}the value starts untrained"
+        )
+    head = score_head(width, weight, device, trained=True)
+    parts[VALUE] = RoleModel(model, ADAPTERS[VALUE], head)
     return Roles(parts, shared=True), notes
 
 
@@ -282,26 +260,20 @@ def _four_models(
 ) -> tuple[Roles, list[str]]:
     policy = load_model(job, device, update)
     parts = {POLICY: RoleModel(policy), REFERENCE: RoleModel(copy.deepcopy(policy))}
-    width = policy.config.get_text_config().hidden_size
     value: Any = None
     weight: Any = None
     if reward is not None:
         parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
         value = load_reward_model(job, reward, device)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
-        weight = (
-            value.score.weight if hasattr(value, "score") and role_needs_hidden(value) else None
-        )
-    if weight is not None:
+    if hasattr(value, "score") and role_needs_hidden(value):
+        weight = value.score.weight
         add_hidden_states(value)
         del value.score  # its weight continues in a head with a bias
-        parts[VALUE] = RoleModel(
-            value, None, score_head(weight.shape[1], weight, device, trained=True)
-        )
     else:
-        parts[VALUE] = RoleModel(
-            copy.deepcopy(policy), None, score_head(width, None, device, trained=True)
-        )
+        value = copy.deepcopy(policy)
+    width = policy.config.get_text_config().hidden_size if weight is None else weight.shape[1]
+    parts[VALUE] = RoleModel(value, None, score_head(width, weight, device, trained=True))
     for role, part in parts.items():
         for parameter in part.model.parameters():
             parameter.requires_grad_(role in (POLICY, VALUE))
@@ -380,17 +352,3 @@ def _same_base(job: Job, model: AdaptedModel, reward: Path) -> bool:
     return read_adapter_config(reward).get("peft_type") == str(getattr(own, "value", own)) and (
         job.whole_model(reward) == job.whole_model(job.start)
     )
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """A digest of a model's weights, from the size and both ends of its files: a checkpoint that
-    was trained with another reward model does not count.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {size}".encode() + file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]

@@ -16,10 +16,11 @@ from typing import Any
 
 from trainers.ppo.math import entropies
 from trainers.rollouts.engine import Answers
-from trainers.stage.answer_loss import plain_head
+from trainers.step.answer_loss import head_of
 
 # Of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens.
 LOGIT_BYTES = 64 * 2**20
+GPU_TOKENS = 2048  # at least, on a GPU
 
 
 @dataclass
@@ -30,10 +31,13 @@ class Batch:
     probabilities have to be exactly 1.
     """
 
+    planned: int  # the number of the batch that the plan would put them into
     rows: list[int]  # the places of its B answers among the R of the rollout
     ids_BS: Any
     attention_BS: Any
-    answer_BS: Any  # True where the hidden state predicts an answer token
+    # N: where the hidden state predicts an answer token, counted through all B * S, so that nobody
+    # has to ask the device how many there are
+    places_N: Any
     targets_N: Any  # the answer tokens
     counts: list[int]  # of each row's answer tokens: nobody has to ask the device for them
 
@@ -43,63 +47,52 @@ class Batch:
         return len(self.targets_N)
 
 
-def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list[Batch]:
-    """The answers in batches of similar length."""
-    import torch
+def batches_of(
+    answers: Answers, size: int, *, pad_id: int, device: Any, planned: int | None = None
+) -> list[Batch]:
+    """The answers in batches of similar length.
 
+    Args:
+        size: Answers of a batch.
+        planned: Those of the plan, which are cut into batches of `size`; None: so many.
+    """
+    planned = planned or size
     lengths = [
         len(prompt) + len(answer)
         for prompt, answer in zip(answers.prompts, answers.ids, strict=True)
     ]
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    found = []
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        width = max(lengths[row] for row in rows)
-        ids_BS = torch.full((len(rows), width), pad_id)
-        attention_BS = torch.zeros((len(rows), width), dtype=torch.long)
-        answer_BS = torch.zeros((len(rows), width), dtype=torch.bool)
-        for place, row in enumerate(rows):
-            ids_BS[place, : lengths[row]] = torch.tensor([*answers.prompts[row], *answers.ids[row]])
-            attention_BS[place, : lengths[row]] = 1
-            answer_BS[place, len(answers.prompts[row]) - 1 : lengths[row] - 1] = True
-        targets_N = ids_BS[:, 1:][answer_BS[:, :-1]]
-        found.append(
-            Batch(
-                rows,
-                ids_BS.to(device, non_blocking=True),
-                attention_BS.to(device, non_blocking=True),
-                answer_BS.to(device, non_blocking=True),
-                targets_N.to(device, non_blocking=True),
-                [len(answers.ids[row]) for row in rows],
-            )
-        )
-    return found
+    whole = [order[start : start + planned] for start in range(0, len(order), planned)]
+    return [
+        _batch(answers, number, rows[start : start + size], pad_id=pad_id, device=device)
+        for number, rows in enumerate(whole)
+        for start in range(0, len(rows), size)
+    ]
 
 
-def split_batch(batch: Batch, size: int) -> list[Batch]:
-    """The batch in parts of at most `size` answers, in their order, each as wide as its longest."""
+def _batch(answers: Answers, planned: int, rows: list[int], *, pad_id: int, device: Any) -> Batch:
     import torch
 
-    if len(batch.rows) <= size:
-        return [batch]
-    lengths = batch.attention_BS.sum(1).tolist()
-    targets = batch.targets_N.split(batch.counts)
-    found = []
-    for start in range(0, len(batch.rows), size):
-        part = slice(start, start + size)
-        width = max(lengths[part])
-        found.append(
-            Batch(
-                batch.rows[part],
-                batch.ids_BS[part, :width],
-                batch.attention_BS[part, :width],
-                batch.answer_BS[part, :width],
-                torch.cat(targets[part]),
-                batch.counts[part],
-            )
-        )
-    return found
+    texts = [[*answers.prompts[row], *answers.ids[row]] for row in rows]
+    width = max(map(len, texts))
+    ids_BS = torch.full((len(rows), width), pad_id)
+    attention_BS = torch.zeros((len(rows), width), dtype=torch.long)
+    places: list[int] = []
+    for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        ids_BS[place, : len(text)] = torch.tensor(text)
+        attention_BS[place, : len(text)] = 1
+        first = place * width + len(answers.prompts[row]) - 1
+        places += range(first, first + len(answers.ids[row]))
+    places_N = torch.tensor(places)
+    return Batch(
+        planned=planned,
+        rows=rows,
+        ids_BS=ids_BS.to(device, non_blocking=True),
+        attention_BS=attention_BS.to(device, non_blocking=True),
+        places_N=places_N.to(device, non_blocking=True),
+        targets_N=ids_BS.flatten()[places_N + 1].to(device, non_blocking=True),
+        counts=[len(answers.ids[row]) for row in rows],
+    )
 
 
 def scatter_answers(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
@@ -163,9 +156,8 @@ def add_hidden_states(model: Any) -> None:
 
 def hidden_states(model: Any, batch: Batch) -> Any:
     """The hidden states that predict the batch's answer tokens, laid end to end: N, H."""
-    return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)[
-        batch.answer_BS
-    ]
+    hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
+    return hidden_BSH.flatten(0, 1)[batch.places_N]
 
 
 def token_log_probs(
@@ -174,7 +166,7 @@ def token_log_probs(
     temperature: float,
     *,
     with_entropy: bool = False,
-    budget_bytes: int = LOGIT_BYTES,
+    at_once: int | None = None,
 ) -> tuple[Any, Any | None]:
     """(log-probability of each answer token: N, entropy of the distribution it was drawn from: N),
     in float32, under softmax(logits / temperature). The entropy is None without `with_entropy`.
@@ -187,24 +179,16 @@ def token_log_probs(
         batch: Prompts and answers.
         temperature: That the answers were drawn with.
         with_entropy: Compute the entropy, too; it has no gradient.
-        budget_bytes: For the logits of one part.
+        at_once: P; None: as many as suit the device.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if plain_head(base):
-        hidden_NH, head = hidden_states(model, batch), base.get_output_embeddings()
-    else:  # a head with a soft cap or a scale: the logits as the model computes them
-        hidden_NH, head = (
-            model(
-                input_ids=batch.ids_BS, attention_mask=batch.attention_BS, use_cache=False
-            ).logits[batch.answer_BS],
-            torch.nn.Identity(),
-        )
+    head = head_of(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    hidden_NH, size = hidden_states(model, batch), int(head.module.weight.shape[0])
 
     def part(hidden_PH: Any, targets_P: Any) -> tuple[Any, Any]:
-        logits_PV = head(hidden_PH).float()
+        logits_PV = head.logits(hidden_PH, size)
         if temperature != 1:
             logits_PV = logits_PV / temperature
         chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(
@@ -214,8 +198,8 @@ def token_log_probs(
             entropy_P = entropies(logits_PV) if with_entropy else chosen_P.detach()
         return chosen_P, entropy_P
 
-    size = max(1, budget_bytes // (4 * base.get_output_embeddings().weight.shape[0]))
-    parts = list(zip(hidden_NH.split(size), batch.targets_N.split(size), strict=True))
+    at_once = at_once or tokens_at_once(size, hidden_NH.device.type)
+    parts = list(zip(hidden_NH.split(at_once), batch.targets_N.split(at_once), strict=True))
     again = torch.is_grad_enabled() and len(parts) > 1
     results = [
         checkpoint(part, hidden, targets, use_reentrant=False) if again else part(hidden, targets)
@@ -223,3 +207,14 @@ def token_log_probs(
     ]
     chosen_N = torch.cat([chosen for chosen, _ in results])
     return chosen_N, torch.cat([entropy for _, entropy in results]) if with_entropy else None
+
+
+def tokens_at_once(size: int, device: str) -> int:
+    """How many tokens the head is applied to at a time: P.
+
+    Args:
+        size: Of the vocabulary.
+        device: Its type. A GPU needs so many tokens to be busy; a CPU is as fast with few.
+    """
+    fitting = max(1, LOGIT_BYTES // (4 * size))
+    return fitting if device == "cpu" else max(fitting, GPU_TOKENS)

@@ -21,8 +21,6 @@ from trainers.say.progress import say
 from trainers.step import settings
 
 STEPS = 2
-# The peak does not grow with more micro-batches than this: gradients exist from the first one on.
-MICRO_BATCHES = 2
 
 
 def measure(
@@ -34,6 +32,7 @@ def measure(
     versions: dict[str, str],
     *,
     evaluate: Callable[..., float | None],
+    most_batches: int | None = None,
 ) -> None:
     """Write dry_run.json into the stage's folder.
 
@@ -44,11 +43,13 @@ def measure(
         build: Makes the trainer: of a job, its sequences, steps and callback.
         versions: Of the libraries, for the record.
         evaluate: The loss of one evaluation batch, or None if there is none.
+        most_batches: Micro-batches of a step: the peak does not grow with more, since gradients
+            exist from the first one on. None: all.
     """
     from trainers.keep.progress import RunCallback
 
     stage, processes = job.stage, settings.world_size()
-    micro_batches = min(stage.grad_accum, MICRO_BATCHES)
+    micro_batches = min(stage.grad_accum, most_batches or stage.grad_accum)
     order = (-lengths(groups)).argsort(kind="stable")[: stage.micro_batch_size]
     longest = [groups[int(place)] for place in order]
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]

@@ -96,6 +96,10 @@ class Objective(Generic[Item]):
     note = ""  # what users of the objective should know
     # of the trainer's logs, what goes into metrics.jsonl beside the loss
     logged: Sequence[str] = ()
+    balances_experts = True  # its trainer can add the loss that balances the experts of a mixture
+    # of an optimizer step, so many micro-batches show its peak of memory in a dry run; None: all
+    measured_batches: int | None = 2
+    resumes_itself = False  # its trainer's `train` puts back the checkpoint that it is told
     measures_loss = False  # whether there is a loss of held-out rows to measure during training
 
     # ------------------------------------------------------------------ before the model is loaded
@@ -202,6 +206,14 @@ class Objective(Generic[Item]):
         trained on), once training is over.
         """
         return (), []
+
+    def outcome(self, job: Job) -> Mapping[str, Any]:
+        """Further fields of the stage's result, once training is over."""
+        return {}
+
+    def resolved(self, job: Job) -> Mapping[str, Any]:
+        """Fields of the settings that were really used, in place of the usual ones."""
+        return {}
 
 
 class WithHead(Objective[Item]):

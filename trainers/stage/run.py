@@ -44,6 +44,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
             measure(
                 loaded.job, loaded.sequences, loaded.data, loaded.memory, loaded.builder.build,
                 loaded.opened.versions, evaluate=objective.evaluation_loss,
+                most_batches=objective.measured_batches,
             )  # fmt: skip
         elif job.part == JUDGE:
             judge_saved(loaded, parts)

@@ -15,7 +15,7 @@ from trainers.step import settings
 from trainers.step.make_optimizer import put_own
 from trainers.step.sharding import adjust_sharding, by_the_reader, sharding_arguments
 from trainers.updates import Update
-from trainers.updates.experts import choose_balance, returning_routers
+from trainers.updates.experts import Balance, choose_balance, returning_routers
 
 
 class TrainerBuilder(NamedTuple):
@@ -65,13 +65,15 @@ class TrainerBuilder(NamedTuple):
                 job, partial(self.update.peft_config, job.stage, job.options, self.model)
             )
         )
-        balance = choose_balance(
-            self.model,
-            peft_config,
-            self.objective.config_class(),
-            job.stage.trl,
-            writes=self.objective.writes,
-        )
+        balance = Balance(on=False, arguments={}, said=None)
+        if self.objective.balances_experts:
+            balance = choose_balance(
+                self.model,
+                peft_config,
+                self.objective.config_class(),
+                job.stage.trl,
+                writes=self.objective.writes,
+            )
         # ORPO and CPO ask the config whether to train with the loss, and only when they are built.
         with returning_routers(self.model, balance.on):
             trainer: Any = self.objective.trainer(

@@ -5,7 +5,7 @@ it, so that a model whose weights are spread over them can be trained, saved and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,9 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         curve.load_best(trainer.model)
         for line in curve.record().sentences():
             tell(job, line)
-    resolved = resolved_settings(
-        job, trainer, loaded.opened.device, loaded.opened.threads, loaded.stops
+    resolved = replace(
+        resolved_settings(job, trainer, loaded.opened.device, loaded.opened.threads, loaded.stops),
+        **loaded.objective.resolved(job),
     )
     model = plain_model(trainer)
     with waiting("saving the result"):
@@ -86,6 +87,7 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         files=files,
         versions=loaded.opened.versions,
         resolved=resolved,
+        **loaded.objective.outcome(job),
     )
     return Trained(model, result)
 
@@ -101,10 +103,11 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
         resume[1]["step"] >= built.steps or (curve is not None and curve.stopped)
     )
     try:
-        if place is not None and is_trained:
+        own = built.loaded.objective.resumes_itself
+        if place is not None and is_trained and not own:
             load_weights(trainer, place)
         else:
-            if place is not None:
+            if place is not None and not own:
                 trainer.add_callback(Resuming(trainer, place))
             with built.job.process.stop.finishing_steps():
                 trainer.train(resume_from_checkpoint=str(place) if place else None)

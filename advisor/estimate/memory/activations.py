@@ -31,8 +31,8 @@ EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 TILE_BYTES, CPU_TILE_BYTES = 4, 33
 OWN_TILE_BYTES = 2**26  # trainers/step/tiled_loss.py, TILE_BYTES: logits of a tile in float32
-# trainers/ppo/rollout.py: float32 logits held at once. trainers/rollouts/: answers at once.
-PART_LOGIT_BYTES = 64 * 2**20
+# trainers/ppo/rollout.py: float32 logits held at once; on a GPU those of at least so many tokens.
+PART_LOGIT_BYTES, PART_GPU_TOKENS = 64 * 2**20, 2048
 PART_COPIES = 3  # logits, their exponentials, their gradient
 WRITING_COPIES = 3  # of one token's logits: themselves, divided by the temperature, probabilities
 LOGITS = "logits and loss"
@@ -228,7 +228,10 @@ def _tiles(run: Run) -> Term:
 
 
 def _parts(run: Run, copies: int, with_what: str) -> Term:
-    logits = min(run.tokens * run.dims.vocab * 4, PART_LOGIT_BYTES)
+    part = PART_LOGIT_BYTES
+    if not run.device.is_cpu:
+        part = max(part, PART_GPU_TOKENS * run.dims.vocab * 4)
+    logits = min(run.tokens * run.dims.vocab * 4, part)
     because = f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}"
     return term_of(LOGITS, copies * logits, because, src.PPO)
 

@@ -6,7 +6,7 @@ pytest.importorskip("torch")
 
 from advisor.plan.keys import key_specs
 from tests.trainers.ppo.modules import metrics
-from trainers.ppo.loop import train
+from trainers.ppo import train
 
 BASE = {
     "max_steps": 3,

@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 
 from advisor.methods.optimizers import OPTIMIZERS
 from trainers.job.files import read_json
-from trainers.ppo import math
-from trainers.ppo.loop import train
+from trainers.ppo import math, train
+from trainers.ppo.learning import BUCKET_BYTES, Learner, average_gradients
+from trainers.ppo.optimizer import PPOArguments, make_optimizer, set_rates
 from trainers.ppo.roles import POLICY, VALUE
-from trainers.ppo.steps import PPOArguments, make_optimizer, set_rates
-from trainers.ppo.update import BUCKET_BYTES, average_gradients
 
 
 class Block(torch.nn.Module):
@@ -191,12 +190,10 @@ def test_processes_whiten_over_all_their_tokens(keep_mean):
 
 def test_the_device_is_read_once_an_inner_step(make, monkeypatch):
     """Numbers of all micro-batches are read together: one read for the two of each step."""
-    from trainers.ppo.update import PPO
-
     reads: list[int] = []
-    real_list, real = torch.Tensor.tolist, PPO._gradients
+    real_list, real = torch.Tensor.tolist, Learner.gradients
 
-    def gradients(self, minibatch, *others):
+    def gradients(self, *given):
         counted = 0
 
         def read(tensor):
@@ -210,10 +207,10 @@ def test_the_device_is_read_once_an_inner_step(make, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "tolist", read)
             patch.setattr(torch.Tensor, "item", refuse)
-            found = real(self, minibatch, *others)
+            found = real(self, *given)
         reads.append(counted)
         return found
 
-    monkeypatch.setattr(PPO, "_gradients", gradients)
+    monkeypatch.setattr(Learner, "gradients", gradients)
     train(make(max_steps=1, grad_accum=4, minibatches=2, ppo_epochs=1, job_judge=False))
     assert reads == [1, 1]

@@ -15,8 +15,10 @@ from trainers.ppo.rollout import (
     answer_mask,
     batches_of,
     gather_answers,
+    hidden_states,
     scatter_answers,
     token_log_probs,
+    tokens_at_once,
 )
 from trainers.rollouts.engine import Answers, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
@@ -55,11 +57,9 @@ def test_parts_of_the_head_give_the_same_numbers_and_gradients(model):
     answers = write(model)
     (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
     results = []
-    for budget in (2**30, 30 * 4 * 3):  # everything at once; three tokens of thirty words
+    for at_once in (1000, 3):
         model.zero_grad()
-        log_probs, entropy = token_log_probs(
-            model, batch, 1.0, with_entropy=True, budget_bytes=budget
-        )
+        log_probs, entropy = token_log_probs(model, batch, 1.0, with_entropy=True, at_once=at_once)
         log_probs.sum().backward()
         results.append(
             (
@@ -71,6 +71,39 @@ def test_parts_of_the_head_give_the_same_numbers_and_gradients(model):
         )
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
+    """At a vocabulary of 152,000 words the host takes 110 tokens at a time, a GPU 2,048; of a small
+    vocabulary both take all that 64 MiB hold.
+    """
+    assert [tokens_at_once(152_064, device) for device in ("cpu", "cuda")] == [110, 2048]
+    assert [tokens_at_once(4096, device) for device in ("cpu", "cuda")] == [4096, 4096]
+
+
+@pytest.mark.parametrize(
+    "scales", [{"logit_scale": 0.5}, {"final_logit_softcapping": 3.0, "logits_scaling": 2.0}]
+)
+def test_a_head_with_a_cap_or_a_scale_is_applied_in_parts_too(model, scales, monkeypatch):
+    """The log-probabilities are those of scaled and capped logits, and no more than a part of them
+    is there at a time.
+    """
+    answers = write(model)
+    (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
+    with torch.no_grad():
+        logits = model.lm_head(hidden_states(model, batch))
+    logits = logits * scales.get("logit_scale", 1) / scales.get("logits_scaling", 1)
+    if cap := scales.get("final_logit_softcapping"):
+        logits = cap * torch.tanh(logits / cap)
+    for name, value in scales.items():
+        monkeypatch.setattr(model.config, name, value, raising=False)
+    seen = []
+    hook = model.lm_head.register_forward_hook(lambda *given: seen.append(len(given[1][0])))
+    found, _ = token_log_probs(model, batch, 1.0, at_once=3)
+    hook.remove()
+    assert max(seen) == 3
+    wanted = logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0]
+    torch.testing.assert_close(found, wanted)
 
 
 def test_log_probs_are_those_of_the_plain_model(model):

@@ -4,7 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from trainers.ppo.steps import prompts_of_update, rate_share
+from trainers.ppo.loop import shuffled
+from trainers.ppo.optimizer import rate_share
 
 
 def test_every_prompt_is_answered_once_before_any_is_answered_again():
@@ -12,19 +13,12 @@ def test_every_prompt_is_answered_once_before_any_is_answered_again():
     another order.
     """
     seen = [
-        prompt for step in range(5) for prompt in prompts_of_update(step, range(10), size=4, seed=1)
+        prompt
+        for first in range(0, 20, 4)
+        for prompt in shuffled(range(10), range(first, first + 4), seed=1)
     ]
     assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
     assert seen[:10] != seen[10:20]
-
-
-def test_processes_share_the_prompts_of_an_update():
-    """Two processes take together what one of twice the size takes."""
-    alone = prompts_of_update(3, range(100), size=8, seed=1)
-    parts = [
-        prompts_of_update(3, range(100), size=4, seed=1, rank=rank, world=2) for rank in (0, 1)
-    ]
-    assert parts[0] + parts[1] == alone
 
 
 def test_learning_rates():

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.trainers.test_trackers import as_written, events, expected, tracked
-from trainers.ppo.loop import train
+from trainers.ppo import train
 
 
 def test_tensorboard_has_the_numbers_of_each_update(make):

@@ -10,8 +10,10 @@ pytest.importorskip("torch")
 from advisor.record.files import trained_record
 from tests.trainers.ppo.modules import metrics
 from trainers.job.job import JUDGE, TRAIN
-from trainers.ppo import heldout
-from trainers.ppo.loop import train
+from trainers.ppo import heldout, train
+from trainers.ppo.objective import PPO
+from trainers.say.progress import Parts
+from trainers.stage.loaded_stage import build_stage, load_stage
 
 
 def result(job):
@@ -36,9 +38,9 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
     measured = []
     original = heldout.HeldOutEvaluator._measure
 
-    def measure(self, prompts, **options):
-        measured.append(self.job.part)
-        return original(self, prompts, **options)
+    def measure(self, prompts, *, whole=True):
+        measured.extend([self.job.part] * whole)
+        return original(self, prompts, whole=whole)
 
     monkeypatch.setattr(heldout.HeldOutEvaluator, "_measure", measure)
     two = make(job_run=tmp_path / "two", **keys)
@@ -50,5 +52,34 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
     assert result(two) == result(one)
     assert not trained_record(two.output).exists()
 
-    for job in (one, two):
-        assert len([line["holdout_wins"] for line in metrics(job.run)[:-1]]) == 2
+    def wins(job):
+        lines = metrics(job.run)
+        return [(line["holdout_wins"], line["holdout_losses"]) for line in lines[:-1]]
+
+    assert len(wins(one)) == 2
+    assert wins(two) == wins(one)
+
+
+def test_processes_share_the_prompts_that_are_answered_on_the_way(make, monkeypatch):
+    """Each process answers its own prompts before training and during it, and counts with the
+    others: an unchanged policy neither wins nor loses.
+    """
+    job = replace(make(holdout=0.2), part=TRAIN)
+    with Parts("ppo", shown=False) as parts:
+        built = build_stage(load_stage(job, PPO(), parts), processes=1)
+    asked, evaluator = [], built.trainer.evaluator
+    original = built.trainer.generate
+
+    def generate(prompts, *others):
+        asked.append([row.number for row in prompts])
+        return original(prompts, *others)
+
+    monkeypatch.setattr(built.trainer, "generate", generate)
+    monkeypatch.setattr(heldout, "process_count", lambda: 5)
+    for rank in range(5):
+        monkeypatch.setattr(heldout, "process_rank", lambda rank=rank: rank)
+        evaluator.begin()
+        assert evaluator.evaluate_midway() == {"holdout_wins": 0, "holdout_losses": 0}
+        assert asked[-1] == asked[-2] == [row.number for row in evaluator.prompts[rank::5]]
+    monkeypatch.setattr(heldout, "sum_over_processes", lambda table: [[7.0, 2.0]])
+    assert evaluator.evaluate_midway() == {"holdout_wins": 7, "holdout_losses": 2}

@@ -1,49 +1,16 @@
-"""The prompts, the learning rate and the optimizer of an update; each depends on the plan and the
-number of the update alone.
-"""
+"""The optimizer of PPO, over policy and value, and the learning rate of each update."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from advisor.methods.optimizers import optimizer
 from advisor.plan.model import Stage
 from trainers.ppo.roles import POLICY, VALUE, Roles
 from trainers.step.make_optimizer import make
-
-Item = TypeVar("Item")
-
-
-def prompts_of_update(
-    step: int, prompts: Sequence[Item], *, size: int, seed: int, rank: int = 0, world: int = 1
-) -> list[Item]:
-    """The prompts of one update: the next of an endless stream of all prompts, shuffled anew each
-    time.
-
-    Args:
-        step: The number of the update, from 0.
-        prompts: All prompts.
-        size: Prompts per update and process.
-        seed: Of the order.
-        rank: Of this process.
-        world: The number of processes.
-    """
-    import torch
-
-    first = (step * world + rank) * size
-    orders: dict[int, list[int]] = {}
-    found: list[Item] = []
-    for place in range(first, first + size):
-        epoch, within = divmod(place, len(prompts))
-        if epoch not in orders:
-            orders[epoch] = torch.randperm(
-                len(prompts), generator=torch.Generator().manual_seed(seed + epoch)
-            ).tolist()
-        found.append(prompts[orders[epoch][within]])
-    return found
 
 
 def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float:

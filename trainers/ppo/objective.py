@@ -1,0 +1,272 @@
+"""PPO as an objective: what the plan says, as everything that its loop needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from advisor.ground.errors import Fault, InputError
+from advisor.plan.vllm import unservable
+from advisor.record.content import folder_digest
+from advisor.record.stage import Check, RewardRecord
+from trainers.evaluation import Subject
+from trainers.evaluation.rewards import prompt_row
+from trainers.evaluation.saved_result import Probe
+from trainers.job.job import JUDGE, TRAIN, Job
+from trainers.job.machine import process_count, process_rank
+from trainers.job.types import Tokenizer
+from trainers.keep.checkpoint_store import fingerprint
+from trainers.ppo.heldout import HeldOutEvaluator
+from trainers.ppo.learning import Learner, StepSettings, mean_over_processes
+from trainers.ppo.loop import LOGGED, PPOTrainer
+from trainers.ppo.math import KLCoefficient
+from trainers.ppo.optimizer import PPOArguments, make_optimizer
+from trainers.ppo.roles import POLICY, VALUE, Roles, build_roles
+from trainers.rewards.scoring import Rewards
+from trainers.rewards.sources import (
+    NOTHING_SCORES,
+    build_rewards,
+    model_folders,
+    parts_of,
+    reward_faults,
+    reward_files,
+    source_note,
+)
+from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
+from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
+from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
+from trainers.rows import Prepared
+from trainers.rows.conversation import PROMPTS, Prompt
+from trainers.say.progress import tell
+from trainers.stage.objective import Build, Objective, Opened
+from trainers.step import settings
+from trainers.step.trained_dtype import train_in_float32
+
+STEP_OPTIONS = tuple(item.name for item in fields(StepSettings) if item.name != "max_grad_norm")
+# Keys of the stage that the loop reads, for the record.
+RECORDED = (
+    "optimizer", "learning_rate", "scheduler", "warmup", "micro_batch_size", "grad_accum", "seed",
+)  # fmt: skip
+SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
+
+
+class PPO(Objective[Prompt]):
+    """Makes answers of the model likelier or less likely by their reward, against a value."""
+
+    config = "trainers.ppo.optimizer:PPOArguments"
+    trained_by = "trainers.ppo.loop:PPOTrainer"
+    kind = PROMPTS
+    logged: Sequence[str] = LOGGED
+    balances_experts = False
+    resumes_itself = True
+    measured_batches = None  # all prompts of an update are answered together
+    roles: Roles
+    rewards: Rewards | None  # None: the reward model of the roles alone
+    server: OpenServer | None  # that generates the answers; None: this process
+    data: Prepared[Prompt]
+    built: PPOTrainer
+
+    def faults(self, job: Job) -> list[Fault]:
+        return [*reward_faults(job), *unservable(job.stage, job.options), *key_faults(job)]
+
+    def seq_len(self, job: Job) -> int:
+        """What an answer leaves of seq_len."""
+        return job.stage.seq_len - int(job.options["response_tokens"])
+
+    def load(self, opened: Opened[Prompt]) -> Any:
+        """The policy. Raises InputError if the reward or the model does not fit the stage."""
+        import torch
+
+        job, data, tokenizer = opened.job, opened.data, opened.tokenizer
+        prompts = (*data.train, *data.holdout)
+        folder = reward_model_folder(job, prompts)
+        self.data, self.server = data, open_rollouts(job)
+        torch.manual_seed(job.stage.seed)
+        self.rewards = (
+            build_rewards(job, tokenizer, prompts, opened.device, scored_elsewhere=folder)
+            if folder is None or len(parts_of(job, prompts)) > 1
+            else None
+        )
+        rows = [SimpleNamespace(input_ids=row.prompt_ids) for row in data.train]
+        self.roles, notes = build_roles(job, opened.device, opened.update, tokenizer, folder, rows)
+        if self.rewards is not None:
+            self.logged = (*LOGGED, *self.rewards.logs)
+        if job.part != JUDGE:
+            for note in (source_note(job, prompts), *notes):
+                tell(job, note or "")
+        return self.roles.parts[POLICY].model
+
+    def trainer(self, build: Build[Prompt]) -> Any:
+        import torch
+
+        job, tokenizer, roles = build.job, build.tokenizer, self.roles
+        stage, options = job.stage, job.options
+        device = next(build.model.parameters()).device
+        prepare(roles, recomputes=stage.gradient_checkpointing)
+        torch.manual_seed(stage.seed + process_rank())
+        dtype = settings.autocast_dtype(job, device)
+        args = PPOArguments(**stage.trl)
+
+        def autocast() -> Any:
+            """The context of forward passes."""
+            return torch.autocast(device.type, getattr(torch, dtype)) if dtype else nullcontext()
+
+        def policy() -> Any:
+            return roles.use(POLICY)
+
+        trained = [one for role in (POLICY, VALUE) for one in roles.trained(role).values()]
+        local = TransformersEngine(
+            policy,
+            pad_id=tokenizer.pad_token_id,
+            models=roles.models,
+            trained=sum(one.numel() for one in trained),
+            least=max(AT_ONCE, stage.micro_batch_size),
+            room=stage.micro_batch_size / job.entry.stage.micro_batch_size,
+            autocast=autocast,
+        )
+        learner = Learner(
+            roles=roles,
+            settings=StepSettings(
+                max_grad_norm=float(args.max_grad_norm),
+                **{name: options[name] for name in STEP_OPTIONS},
+            ),
+            optimizer=make_optimizer(stage, options, roles, args),
+            device=device,
+            autocast=autocast,
+            scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
+            mean=mean_over_processes() if process_count() > 1 and job.part != JUDGE else None,
+        )
+        horizon = options["kl_horizon"] or KLCoefficient.horizon
+        built: Any = PPOTrainer(
+            job=job,
+            args=args,
+            steps=build.arguments["max_steps"],
+            prompts=list(build.rows),
+            learner=learner,
+            kl_coefficient=KLCoefficient(options["kl_coef"], options["kl_target"], horizon),
+            processing_class=tokenizer,
+            stops=stop_ids(build.model),
+            engine=engine_of(job, self.server, local, policy),
+            local=local,
+            rewards=self.rewards,
+        )
+        if job.part == TRAIN and job.judge and not job.dry_run:
+            self.evaluator(Subject(job, built, self.data, ""))
+        roles.back_to_policy()
+        self.built = built
+        return built
+
+    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
+        row = prompt_row(sorted(data.train, key=lambda row: row.tokens)[len(data.train) // 2])
+        return Probe(row=row, pad_id=tokenizer.pad_token_id)
+
+    def evaluator(self, subject: Subject[Prompt]) -> HeldOutEvaluator:
+        trainer: Any = subject.trainer
+        trainer.evaluator = HeldOutEvaluator(subject)
+        return cast(HeldOutEvaluator, trainer.evaluator)
+
+    def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
+        """What gives the reward."""
+        folders = model_folders(job, (*data.train, *data.holdout))
+        texts = [file.read_text("utf-8") for file in reward_files(job)]
+        return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
+
+    def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
+        parts = [] if self.rewards is None else self.rewards.parts
+        lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
+        records = reward_records(lines, parts)
+        checks = [Check(name, False, text) for name, text in self.built.warnings.items()]
+        checks += [*reward_checks(records, parts), *missing_checks(lines, parts)]
+        return records, [*checks, *self.built.watch.checks()]
+
+    def outcome(self, job: Job) -> dict[str, Any]:
+        lines = self.built.lines
+        first, last = (lines[0]["reward"], lines[-1]["reward"]) if lines else (None, None)
+        return {"reward_first": first, "reward_last": last}
+
+    def resolved(self, job: Job) -> dict[str, Any]:
+        stage, roles = job.stage, self.roles
+        sizes = {
+            role: sum(parameter.numel() for parameter in roles.trained(role).values())
+            for role in (POLICY, VALUE)
+        }
+        extra = {
+            "reward": source_note(job, (*self.data.train, *self.data.holdout)),
+            **{key: getattr(stage, key) for key in RECORDED},
+            **asdict(self.built.args.for_optimizer(stage.optimizer)),
+            "prompts_an_update": stage.effective_batch_size * process_count(),
+            "value_parameters": sizes[VALUE],
+            "one_base": roles.shared,
+        }
+        return {"trainable_parameters": sizes[POLICY], "extra": extra}
+
+
+def key_faults(job: Job) -> list[Fault]:
+    """Keys of the stage that cannot be what they are, or have no effect."""
+    stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
+    found: list[tuple[str, str, str]] = []  # what, what is allowed, a hint
+    if stage.options.get("dropout"):
+        why = "PPO compares probabilities before and after a step, which dropout would change"
+        found.append((f"'dropout' has no effect: {why} at random", "", "remove it"))
+    if options["kl_horizon"] is not None and options["kl_target"] is None:
+        why = "without kl_target the KL coefficient is fixed"
+        found.append((f"'kl_horizon' has no effect: {why}", "", "set kl_target, or remove it"))
+    if options["minibatches"] > stage.grad_accum:
+        what = (
+            f"minibatches {options['minibatches']} are more than the {stage.grad_accum} batches of"
+            " an update (grad_accum)"
+        )
+        found.append((what, f"1 to {stage.grad_accum}", ""))
+    if options["response_tokens"] + SHORTEST_PROMPT > stage.seq_len:
+        what = (
+            f"response_tokens {options['response_tokens']} leave no room for a prompt within"
+            f" seq_len {stage.seq_len}"
+        )
+        found.append((what, "", "raise seq_len, or lower response_tokens"))
+    if job.plan.launch.strategy not in (None, "ddp"):
+        allowed = "launch.strategy: ddp; objectives grpo and rloo also train with fsdp"
+        found.append(("PPO in several processes needs the whole model in each", allowed, ""))
+    return [
+        Fault(where=at, what=f"{at} {what}", allowed=allowed, hint=hint)
+        for what, allowed, hint in found
+    ]
+
+
+def reward_model_folder(job: Job, prompts: Sequence[Prompt]) -> Path | None:
+    """The folder of the first reward model, which becomes a role; None if there is none.
+
+    Raises InputError if nothing gives a reward.
+    """
+    if not parts_of(job, prompts):
+        raise InputError(
+            "nothing gives the answers a reward",
+            where=f"stage {job.stage.name}",
+            allowed=f"a stage with objective rm before it; {NOTHING_SCORES}",
+        )
+    folders = model_folders(job, prompts)
+    return folders[0] if folders else None
+
+
+def prepare(roles: Roles, *, recomputes: bool) -> None:
+    """Make the models ready for training, without dropout: only the step may change the
+    probability of a token.
+    """
+    import torch
+
+    for model in roles.models():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0
+        train_in_float32(model)
+    if recomputes:
+        roles.recompute()
+    for model in roles.models():
+        # Libraries recompute activations in training mode only; without dropout nothing else
+        # differs.
+        model.train(recomputes)
