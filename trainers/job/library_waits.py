@@ -57,48 +57,47 @@ def watch_downloads(bars: Any) -> None:
         if kwargs.get("unit") == "B" and not str(kwargs.get("desc")).startswith(TRANSFER):
             downloads.follow(self)
 
-    bars.__init__ = new_begin
-    bars.is_watched = True
+    bars.__init__, bars.is_watched = new_begin, True
 
 
 class Downloads:
-    """The files that are being downloaded, as one wait."""
+    """The files that are being downloaded, in threads, as one wait."""
 
     def __init__(self) -> None:
         self.wait: Wait | None = None
-        self.done: dict[Any, int] = {}  # bytes of each, by its bar
-        self.open: set[Any] = set()  # those that go on
-        self.lock = threading.RLock()  # files are downloaded in threads
+        self.bars: list[Any] = []  # of all files since the wait began
+        self.open = 0  # how many of them go on
+        self.lock = threading.RLock()
 
     def follow(self, bar: Any) -> None:
         """A file begins, of which some bytes may be there already."""
         update, close = bar.update, bar.close
 
         def new_update(count: float | None = 1) -> Any:
-            self._add(bar, int(count or 0))
+            self._add(int(count or 0))
             return update(count)
 
         def new_close() -> None:
-            self._end(bar)
+            bar.update, bar.close = update, close  # it may be closed again
+            self._end()
             close()
 
         bar.update, bar.close = new_update, new_close
         with self.lock:
             if not self.open:
-                self.done, self.wait = {}, board.open("downloading", unit=BYTES, done=bar.n)
-            self.open.add(bar)
-            self._add(bar, bar.n)
+                self.bars, self.wait = [], board.open("downloading", unit=BYTES, done=bar.n)
+            self.bars.append(bar)
+            self.open += 1
+            self._add(bar.n if len(self.bars) > 1 else 0)
 
-    def _add(self, bar: Any, count: int) -> None:
+    def _add(self, count: int) -> None:
         with self.lock:
-            if bar in self.open and self.wait is not None:
-                self.done[bar] = self.done.get(bar, 0) + count
-                self.wait.total = sum(int(one.total or 0) for one in self.done)
-                self.wait.at(sum(self.done.values()))
+            assert self.wait is not None
+            self.wait.total = sum(int(bar.total or 0) for bar in self.bars)
+            self.wait.at(self.wait.done + count)
 
-    def _end(self, bar: Any) -> None:
+    def _end(self) -> None:
         with self.lock:
-            if bar in self.open and self.wait is not None:
-                self.open.discard(bar)
-                if not self.open:
-                    board.close(self.wait)
+            self.open -= 1
+            if not self.open and self.wait is not None:
+                board.close(self.wait)
