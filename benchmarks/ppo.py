@@ -74,7 +74,8 @@ if sft:
 from trainers.ppo.loop import shuffled
 from trainers.ppo.objective import PPO
 from trainers.say.progress import Parts
-from trainers.stage.loaded_stage import build_stage, load_stage
+from trainers.stage.build import build_stage
+from trainers.stage.load import load_stage
 
 with Parts("ppo", shown=False) as parts:
     loaded = load_stage(job, PPO(), parts)

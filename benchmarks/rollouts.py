@@ -40,9 +40,9 @@ import torch
 from contextlib import nullcontext
 from importlib import import_module
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.stage.objective import Opened
-from trainers.stage.opening import open_stage, prepare
-from trainers.stage.trainer_builder import TrainerBuilder
+from trainers.say.progress import Parts
+from trainers.stage.build import build_trainer
+from trainers.stage.load import load_stage
 from trainers.job.job import make_job
 from trainers.job.machine import quiet_libraries, use_cores
 from trainers.rollouts import transformers_engine
@@ -83,8 +83,7 @@ norms = []
 if objective == "ppo":
     from trainers.ppo.loop import shuffled
     from trainers.ppo.objective import PPO
-    from trainers.say.progress import Parts
-    from trainers.stage.loaded_stage import build_stage, load_stage
+    from trainers.stage.build import build_stage
 
     with Parts("ppo", shown=False) as parts:
         loaded = load_stage(job, PPO(), parts)
@@ -95,19 +94,15 @@ if objective == "ppo":
         prompts = shuffled(loaded.data.train, range(step * size, (step + 1) * size), seed=0)
         norms.append(ppo.update(prompts)["grad_norm"])
 else:
-    from transformers import TrainerCallback, set_seed
+    from transformers import TrainerCallback
 
     class Norms(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **_):
             norms.extend([logs["grad_norm"]] if "grad_norm" in logs else [])
 
     objective = import_module("trainers.grpo").GRPO()
-    _, device, _, update = open_stage(job, objective.config_class, objective.faults)
-    set_seed(0)
-    tokenizer, rows = prepare(job, objective)
-    loaded = objective.load(Opened(job=job, device=device, update=update, tokenizer=tokenizer, data=rows))
-    builder = TrainerBuilder(objective, loaded, tokenizer, device, update)
-    trainer = builder.build(job, objective.sequences(job, rows.train, loaded), steps=steps, callback=Norms(), save=False)
+    stage_ = load_stage(job, objective, Parts("grpo", shown=False))
+    trainer = build_trainer(stage_, stage_.sequences, steps=steps, callback=Norms(), save=False)
     began, cpu = time.perf_counter(), time.process_time()
     trainer.train()
 print(json.dumps({

@@ -14,8 +14,8 @@ from trainers.job.types import Model, Trainer
 from trainers.rows import PackedBatches, Row, dataset_columns
 from trainers.rows.stage_rows import sequences_of
 from trainers.stage import run as stage
+from trainers.stage.load import prepare
 from trainers.stage.objective import Build, EvaluatedBy, Objective
-from trainers.stage.opening import prepare
 
 
 class SFT(Objective[Row]):

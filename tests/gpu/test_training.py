@@ -14,16 +14,16 @@ from tests.trainers.runs import break_at, losses, trained
 @pytest.fixture
 def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The trainers that were built, for a look at their models and optimizers."""
-    from trainers.stage.trainer_builder import TrainerBuilder
+    from trainers.stage import build as module
 
     built: list[Any] = []
-    original = TrainerBuilder.build
+    original = module.build_trainer
 
-    def build(self: Any, *args: Any, **rest: Any) -> Any:
-        built.append(original(self, *args, **rest))
+    def build(*args: Any, **rest: Any) -> Any:
+        built.append(original(*args, **rest))
         return built[-1]
 
-    monkeypatch.setattr(TrainerBuilder, "build", build)
+    monkeypatch.setattr(module, "build_trainer", build)
     return built
 
 

@@ -241,12 +241,12 @@ if os.environ.get("RANK"):
     import time
 
     from trainers.step import settings
-    from trainers.stage import loaded_stage
+    from trainers.stage import load
     from trainers.say import processes as joining
 
     joining.JOIN_S = settings.JOIN_S = 6
     if os.environ["RANK"] == "1" and os.environ["HANGS"] == "joining":
-        loaded_stage.connect = lambda device: time.sleep(600)
+        load.connect = lambda device: time.sleep(600)
     elif os.environ["RANK"] == "1":
         from trainers.keep.progress import RunCallback
 

@@ -188,17 +188,17 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
         register_optimizer_step_pre_hook,
     )
 
-    from trainers.stage.trainer_builder import TrainerBuilder
+    from trainers.stage import build as module
 
     seen, models = Seen(), []
-    original = TrainerBuilder.build
+    original = module.build_trainer
 
-    def build(self: Any, *args: Any, **rest: Any) -> Any:
-        trainer = original(self, *args, **rest)
+    def build(*args: Any, **rest: Any) -> Any:
+        trainer = original(*args, **rest)
         models.append(trainer.model)
         return trainer
 
-    monkeypatch.setattr(TrainerBuilder, "build", build)
+    monkeypatch.setattr(module, "build_trainer", build)
     hooks = (register_optimizer_step_pre_hook(seen.before),
              register_optimizer_step_post_hook(seen.after))  # fmt: skip
     yield seen, models

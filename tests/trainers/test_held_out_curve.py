@@ -24,7 +24,7 @@ from trainers.keep.held_out_curve import (
     schedule,
     trained_parameters,
 )
-from trainers.stage.opening import prepare
+from trainers.stage.load import prepare
 
 SHORT = {"max_steps": 4, "holdout": 0.2, "job_judge": False}
 # Six rows that have nothing in common with the four held out: seen 13 times, they are learned by

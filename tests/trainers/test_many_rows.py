@@ -20,7 +20,7 @@ from pathlib import Path
 
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers import sft
-from trainers.stage import loaded_stage
+from trainers.stage import load
 from trainers.job.job import make_job
 
 model, data, run = sys.argv[1:]
@@ -32,14 +32,14 @@ plan = Plan(
     stages=(Stage(name="sft", objective="sft", update="lora", **keys),),
 )
 job = make_job(plan, stage="sft", run=Path(run), folder=Path(run))
-prepare, began_s = loaded_stage.prepare, time.monotonic()
+prepare, began_s = load.prepare, time.monotonic()
 
 def timed(*args):
     found = prepare(*args)
     print(json.dumps({"prepared_s": time.monotonic() - began_s}), flush=True)
     return found
 
-loaded_stage.prepare = timed
+load.prepare = timed
 sft.train(job)
 peaks = [resource.getrusage(who).ru_maxrss << 10
          for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

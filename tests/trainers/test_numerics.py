@@ -12,9 +12,9 @@ import pytest
 from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
 from trainers.job.evaluating import evaluating
 from trainers.rollouts.transformers_engine import TransformersEngine
-from trainers.stage.objective import Opened
-from trainers.stage.opening import open_stage, prepare
-from trainers.stage.trainer_builder import TrainerBuilder
+from trainers.say.progress import Parts
+from trainers.stage.build import build_trainer
+from trainers.stage.load import load_stage
 from trainers.step.trained_dtype import round_to_base, train_in_float32
 
 OBJECTIVES = {
@@ -95,20 +95,10 @@ class Heard:
 
 def built(job, name, *, steps=1):
     """(our trainer for the job, what it logs), with nothing trained yet."""
-    from transformers import set_seed
-
-    objective = objective_of(name)
-    _, device, _, update = open_stage(job, objective.config_class, objective.faults)
-    set_seed(job.stage.seed)
-    tokenizer, data = prepare(job, objective)
-    model = objective.load(
-        Opened(job=job, device=device, update=update, tokenizer=tokenizer, data=data)
-    )
+    loaded = load_stage(job, objective_of(name), Parts(name, shown=False))
     heard = Heard()
-    builder = TrainerBuilder(objective, model, tokenizer, device, update)
-    sequences = objective.sequences(job, data.train, model)
-    trainer = builder.build(job, sequences, steps=steps, callback=heard, save=False)
-    trainer.own_data = data
+    trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=heard, save=False)
+    trainer.own_data = loaded.data
     return trainer, heard.lines
 
 

@@ -157,23 +157,14 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     """Padding equals the end token: in the batches that the trainer makes, the end of every answer
     still has its label, and padding has none.
     """
-    import torch
+    from trainers.say.progress import Parts
+    from trainers.stage.build import build_trainer
+    from trainers.stage.load import load_stage
 
-    import trainers.sft as module
-    from trainers.stage.trainer_builder import TrainerBuilder
-    from trainers.start.loading import load_model
-    from trainers.updates import load_update
-
-    job = make(seq_len=64, holdout=0.0)
-    tokenizer = load_tokenizer(job)
+    loaded = load_stage(make(seq_len=64, holdout=0.0), sft.SFT(), Parts("sft", shown=False))
+    tokenizer = loaded.tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    data = prepare_rows(job, tokenizer)
-    device = torch.device("cpu")
-    update = load_update("lora")
-    builder = TrainerBuilder(
-        module.SFT(), load_model(job, device, update), tokenizer, device, update
-    )
-    trainer = builder.build(job, [(row,) for row in data.train], steps=1, callback=_Silent())
+    trainer = build_trainer(loaded, loaded.sequences, steps=1, callback=_Silent())
     batch = next(iter(trainer.get_train_dataloader()))
     for ids, labels, seen in zip(
         batch["input_ids"].tolist(),

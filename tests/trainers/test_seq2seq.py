@@ -262,7 +262,7 @@ def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
 def test_labels_begin_with_the_language_that_is_written(stage, tiny_nllb):
     """The input carries the language that is read, the output that which is written."""
     from trainers.seq2seq import Seq2Seq
-    from trainers.stage.opening import prepare
+    from trainers.stage.load import prepare
 
     job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn")
     tokenizer, data = prepare(job, Seq2Seq())

@@ -196,7 +196,7 @@ def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_pa
     moved = replace(small, plan=replace(small.plan, model=str(tmp_path / "model-2")))
     found = machine.check_versions(quantized=False)
     monkeypatch.setattr(
-        "trainers.stage.opening.check_versions", lambda **_: {**found, "torch": "9.9.9"}
+        "trainers.stage.load.check_versions", lambda **_: {**found, "torch": "9.9.9"}
     )
     capsys.readouterr()
     trained(moved)

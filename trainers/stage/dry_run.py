@@ -4,68 +4,45 @@ of one evaluation batch. Nothing is saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DRY_RUN, StageMeasurement
 from advisor.record.stage import Measured
 from trainers.job.files import write_json
-from trainers.job.job import Job
-from trainers.job.machine import MemoryMeter, is_main_process
-from trainers.job.types import Trainer
-from trainers.rows import Prepared
+from trainers.job.machine import is_main_process
 from trainers.rows.sequences import lengths
 from trainers.say.progress import say
+from trainers.stage.build import build_trainer
+from trainers.stage.load import LoadedStage
 from trainers.step import settings
 
 STEPS = 2
 
 
-def measure(
-    job: Job,
-    groups: Sequence[Sequence[Any]],
-    data: Prepared[Any],
-    memory: MemoryMeter,
-    build: Callable[..., Trainer],
-    versions: dict[str, str],
-    *,
-    evaluate: Callable[..., float | None],
-    most_batches: int | None = None,
-) -> None:
-    """Write dry_run.json into the stage's folder.
-
-    Args:
-        groups: The trainer's sequences, each a row or several packed ones.
-        data: The rows they came from, for their counts.
-        memory: A meter that counts from before the model was loaded.
-        build: Makes the trainer: of a job, its sequences, steps and callback.
-        versions: Of the libraries, for the record.
-        evaluate: The loss of one evaluation batch, or None if there is none.
-        most_batches: Micro-batches of a step: the peak does not grow with more, since gradients
-            exist from the first one on. None: all.
-    """
+def measure(loaded: LoadedStage) -> None:
+    """Write dry_run.json into the stage's folder."""
     from trainers.keep.progress import RunCallback
 
+    job, memory, groups = loaded.job, loaded.memory, loaded.sequences
     stage, processes = job.stage, settings.world_size()
-    micro_batches = min(stage.grad_accum, most_batches or stage.grad_accum)
+    # The peak does not grow with more micro-batches: gradients exist from the first one on.
+    micro_batches = min(stage.grad_accum, loaded.objective.measured_batches or stage.grad_accum)
     order = (-lengths(groups)).argsort(kind="stable")[: stage.micro_batch_size]
     longest = [groups[int(place)] for place in order]
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
     shown = is_main_process()
     watch = RunCallback(job, steps=STEPS, memory=memory)
     short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
-    trainer = build(
-        short, batch * micro_batches * STEPS * processes, steps=STEPS, callback=watch, save=False
-    )
+    shortened = replace(loaded, opened=replace(loaded.opened, job=short))
+    rows = batch * micro_batches * STEPS * processes
+    trainer = build_trainer(shortened, rows, steps=STEPS, callback=watch, save=False)
     try:
         trainer.train()
     finally:
         watch.close()
     training_bytes = memory.peak_bytes()
-    rows = [group[0] for group in batch]
-    evaluation_loss = evaluate(trainer, rows)
+    evaluation_loss = loaded.objective.evaluation_loss(trainer, [group[0] for group in batch])
     if not shown:
         return
     step_s = watch.step_times_s[-1]
@@ -90,8 +67,8 @@ def measure(
         batch_tokens=sum(row.tokens for group in batch for row in group),
         losses=tuple(watch.losses),
         evaluation_loss=evaluation_loss,
-        data=data.counts(),
-        versions=versions,
+        data=loaded.data.counts(),
+        versions=dict(loaded.opened.versions),
     )
     write_json(job.output / DRY_RUN, record.to_dict())
     kind = (

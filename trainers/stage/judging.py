@@ -32,7 +32,8 @@ from trainers.keep.records import (
 from trainers.keep.results import load_saved
 from trainers.keep.resuming import evaluated
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, say, tell
-from trainers.stage.loaded_stage import BuiltStage, LoadedStage, build_stage
+from trainers.stage.build import BuiltStage, build_stage
+from trainers.stage.load import LoadedStage
 from trainers.stage.training import Trained, plain_model
 
 
@@ -44,10 +45,10 @@ class Before(NamedTuple):
     evaluator: Evaluator | None  # which has evaluated it
 
 
-def measure_before(built: BuiltStage, parts: Parts) -> Before:
+def measure_before(built: BuiltStage) -> Before:
     """Ask and evaluate the model before its first step."""
     job, loaded, trainer = built.job, built.loaded, built.trainer
-    parts.begin(BEFORE)
+    loaded.parts.begin(BEFORE)
     probe = loaded.objective.probe(job, loaded.data, loaded.tokenizer)
     answer = probe.answer(trainer.model)
     evaluator = (
@@ -67,7 +68,7 @@ def measure_before(built: BuiltStage, parts: Parts) -> Before:
     return Before(probe, answer, evaluator)
 
 
-def judge_here(built: BuiltStage, before: Before, trained: Trained, parts: Parts) -> None:
+def judge_here(built: BuiltStage, before: Before, trained: Trained) -> None:
     """Check what was saved, compare before and after, and write result.json.
 
     Raises TrainingFailed if the result is not the trained model, or has no effect.
@@ -76,12 +77,12 @@ def judge_here(built: BuiltStage, before: Before, trained: Trained, parts: Parts
         checks = check_saved(
             built.job, trained.model, built.job.output, before.probe, before.answer
         )
-    finish(built.job, trained.result, checks, before.evaluator, parts)
+    finish(built.loaded, trained.result, checks, before.evaluator)
     if built.job.process.bases is not None:
         built.job.process.bases.release(trained.model)
 
 
-def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
+def judge_saved(loaded: LoadedStage) -> None:
     """Do the same with what other processes have trained and saved: their record says what they
     know of it. If they trained something else than the plan says now, the record is removed.
 
@@ -95,8 +96,8 @@ def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
     built = build_stage(loaded, processes=record.processes)
     if not belongs(job, record, built.store):
         return
-    before = measure_before(built, parts)
-    parts.begin(AFTER, text=JUDGING_ALONE)
+    before = measure_before(built)
+    loaded.parts.begin(AFTER, text=JUDGING_ALONE)
     with waiting("loading the saved result"):
         load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
     model = plain_model(built.trainer)
@@ -109,7 +110,7 @@ def judge_saved(loaded: LoadedStage, parts: Parts) -> None:
     except TrainingFailed:
         forget_trained(output)  # the next attempt saves the result again
         raise
-    finish(job, without_handover(record), checks, before.evaluator, parts)
+    finish(loaded, without_handover(record), checks, before.evaluator)
     forget_trained(output)
     if job.process.bases is not None:
         job.process.bases.release(model)
@@ -137,26 +138,21 @@ def belongs(job: Job, record: TrainedStage, store: CheckpointStore) -> bool:
 
 
 def finish(
-    job: Job,
-    trained: StageResult,
-    checks: Sequence[Check],
-    evaluator: Evaluator | None,
-    parts: Parts,
+    loaded: LoadedStage, trained: StageResult, checks: Sequence[Check], evaluator: Evaluator | None
 ) -> None:
     """Evaluate the trained model, say what was found, and write result.json.
 
     Args:
-        job: The stage.
         trained: What the training said of it.
         checks: Of what was saved.
         evaluator: Has evaluated the model before training; None: nothing is compared.
-        parts: The clock of this process.
     """
-    job.enter(EVALUATING)
+    loaded.job.enter(EVALUATING)
     if evaluator is not None:
         evaluator.evaluate_tuned()
-    of_evaluator = compared(evaluator)
-    conclude(job, trained, [*checks, *trained.checks, *of_evaluator.checks], of_evaluator, parts)
+    found = compared(evaluator)
+    every = [*checks, *trained.checks, *found.checks]
+    conclude(loaded.job, trained, every, found, loaded.parts)
 
 
 class Compared(NamedTuple):

@@ -35,7 +35,9 @@ class Opened(Generic[Item]):
     """A stage whose model is not loaded yet."""
 
     job: Job
+    versions: Mapping[str, str]  # of the libraries
     device: Device
+    threads: int  # that torch computes with
     update: Update
     tokenizer: Tokenizer
     data: Prepared[Item]

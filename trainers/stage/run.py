@@ -2,7 +2,7 @@
 
 | module | part of a stage |
 | --- | --- |
-| opening.py, loaded_stage.py | libraries, rows, model, trainer |
+| load.py, build.py | libraries, rows and model; then the trainer |
 | training.py | the steps and the saved result, in all processes of the run |
 | judging.py | the model before training, the saved result, result.json |
 
@@ -21,9 +21,10 @@ from trainers.job.process import BEFORE_STEPS, TRAINING
 from trainers.keep.records import dependency, forget_trained, keep_trained
 from trainers.keep.resuming import last_checkpoint
 from trainers.say.progress import Parts
+from trainers.stage.build import BuiltStage, build_stage
 from trainers.stage.dry_run import measure
 from trainers.stage.judging import judge_here, judge_saved, measure_before
-from trainers.stage.loaded_stage import BuiltStage, LoadedStage, build_stage, load_stage
+from trainers.stage.load import LoadedStage, load_stage
 from trainers.stage.objective import Objective
 from trainers.stage.training import Resume, train_steps
 from trainers.step import settings
@@ -41,39 +42,35 @@ def train(job: Job, objective: Objective[Any]) -> None:
         loaded = load_stage(job, objective, parts)
         if job.dry_run:
             job.enter(TRAINING)
-            measure(
-                loaded.job, loaded.sequences, loaded.data, loaded.memory, loaded.builder.build,
-                loaded.opened.versions, evaluate=objective.evaluation_loss,
-                most_batches=objective.measured_batches,
-            )  # fmt: skip
+            measure(loaded)
         elif job.part == JUDGE:
-            judge_saved(loaded, parts)
+            judge_saved(loaded)
         elif job.part == TRAIN:
-            train_alone(loaded, parts)
+            train_alone(loaded)
         else:
-            train_and_judge(loaded, parts)
+            train_and_judge(loaded)
 
 
-def train_and_judge(loaded: LoadedStage, parts: Parts) -> None:
+def train_and_judge(loaded: LoadedStage) -> None:
     """The whole stage in this process: the model before training is the one that is trained."""
     built, resume = begin_training(loaded)
-    before = measure_before(built, parts)
-    judge_here(built, before, train_steps(built, resume, parts), parts)
+    before = measure_before(built)
+    judge_here(built, before, train_steps(built, resume))
 
 
-def train_alone(loaded: LoadedStage, parts: Parts) -> None:
+def train_alone(loaded: LoadedStage) -> None:
     """The training alone; all processes of the run ask the trained model one row, which the saved
     one has to answer in the same way.
     """
     if is_main_process():
         forget_trained(loaded.job.output)
     built, resume = begin_training(loaded)
-    trained = train_steps(built, resume, parts)
+    trained = train_steps(built, resume)
     probe = loaded.objective.probe(built.job, loaded.data, loaded.tokenizer)
     answer = probe.answer(trained.model)
     if is_main_process():
         keep_trained(
-            built.job.output, replace(trained.result, times=parts.times()), answer,
+            built.job.output, replace(trained.result, times=loaded.parts.times()), answer,
             processes=settings.world_size(), depends_on=dependency(built.store),
             answered_in=answered_in(built),
         )  # fmt: skip

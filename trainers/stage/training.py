@@ -21,8 +21,8 @@ from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve
 from trainers.keep.records import launch_record, resolved_settings
 from trainers.keep.resuming import resume_metrics
 from trainers.keep.trackers import Trackers
-from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, Parts, say, tell
-from trainers.stage.loaded_stage import BuiltStage
+from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, say, tell
+from trainers.stage.build import BuiltStage
 from trainers.step.make_optimizer import rounding_warning
 from trainers.step.token_counting import Tokens
 from trainers.step.trained_dtype import round_to_base
@@ -38,7 +38,7 @@ class Trained:
     result: StageResult  # as far as it goes without judging
 
 
-def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
+def train_steps(built: BuiltStage, resume: Resume) -> Trained:
     """Train what is left of the stage and save the result.
 
     Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
@@ -54,12 +54,12 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
         callback.trackers = Trackers(job)
     loaded.memory.reset()
-    parts.begin(TRAIN)
+    loaded.parts.begin(TRAIN)
     job.enter(TRAINING)
     _run_steps(built, resume)
     measured = measurement(loaded.memory, callback, trainer.all_tokens())
     launch = launch_record(job, trainer.model, loaded.memory)
-    parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
+    loaded.parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
     job.enter(SAVING)
     if curve is not None:
         curve.load_best(trainer.model)
@@ -85,7 +85,7 @@ def train_steps(built: BuiltStage, resume: Resume, parts: Parts) -> Trained:
         rewards=rewards or None,
         checks=(*rounding_checks(job), *noticed),
         files=files,
-        versions=loaded.opened.versions,
+        versions=dict(loaded.opened.versions),
         resolved=resolved,
         **loaded.objective.outcome(job),
     )
@@ -96,18 +96,17 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
     """Train the steps that are left; none, if the checkpoint is behind the last one."""
     from trainers.keep.checkpoints import Resuming, load_weights
 
-    trainer, callback = built.trainer, built.callback
+    trainer, callback, itself = built.trainer, built.callback, built.loaded.objective.resumes_itself
     curve: HeldOutCurve | None = callback.curve
     place = resume[0] if resume is not None else None
     is_trained = resume is not None and (
         resume[1]["step"] >= built.steps or (curve is not None and curve.stopped)
     )
     try:
-        own = built.loaded.objective.resumes_itself
-        if place is not None and is_trained and not own:
+        if place is not None and is_trained and not itself:
             load_weights(trainer, place)
         else:
-            if place is not None and not own:
+            if place is not None and not itself:
                 trainer.add_callback(Resuming(trainer, place))
             with built.job.process.stop.finishing_steps():
                 trainer.train(resume_from_checkpoint=str(place) if place else None)

@@ -13,7 +13,8 @@ from trainers.job.job import JUDGE, TRAIN
 from trainers.ppo import heldout, train
 from trainers.ppo.objective import PPO
 from trainers.say.progress import Parts
-from trainers.stage.loaded_stage import build_stage, load_stage
+from trainers.stage.build import build_stage
+from trainers.stage.load import load_stage
 
 
 def result(job):
