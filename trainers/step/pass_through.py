@@ -108,7 +108,9 @@ IDLE: tuple[tuple[str, str, Callable[[Job], bool]], ...] = (
 )
 SMOOTHED = ("SFTConfig", "TrainingArguments")  # whose loss label_smoothing_factor changes
 FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")  # what values are tried beside
-TRACKED = ("tensorboard", "wandb")  # services that the plan's own key turns on
+TRACKED = (  # services that the plan's own key turns on
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
 
 
 def check_passed_through(

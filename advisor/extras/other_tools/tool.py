@@ -26,7 +26,9 @@ from advisor.ground.yaml_files import LINK, read_shipped
 from advisor.methods.optimizers import OPTIMIZERS, optimizer, plan_name
 from advisor.methods.stage import stage_keys
 
-TRACKERS = ("tensorboard", "wandb")  # what a plan has words for
+TRACKERS = (  # what a plan has words for
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
 MAX_BYTES = 1_000_000  # of a file that a configuration names
 
 
@@ -141,7 +143,7 @@ def _read_trackers(value: Any, context: Context) -> Any:
     named = [name for name in map(str, listed) if name != "none"]
     if any(name not in TRACKERS for name in named):
         raise CannotCarry(
-            f"a plan's trackers are {' and '.join(TRACKERS)}; `trl: {{report_to: [...]}}` of the"
+            f"a plan's trackers are {', '.join(TRACKERS)}; `trl: {{report_to: [...]}}` of the"
             " stage hands other services on to transformers"
         )
     return list(dict.fromkeys(named))

@@ -1,4 +1,6 @@
-"""TensorBoard and Weights & Biases get the numbers of a training, too (docs/trackers.md)."""
+"""TensorBoard, Weights & Biases and others get the numbers of a training, too
+(docs/trackers.md).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
 from advisor.extras.protocol import Checked, Extra
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     from advisor.launch.call import Call
 
 
-Tracker = Literal["tensorboard", "wandb"]
-TRACKERS: tuple[str, ...] = get_args(Tracker)
+# Those that accelerate logs to.
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
+TESTED = ("tensorboard", "wandb")  # what the extra of the package installs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class TrackersExtra(Extra):
     """The key `trackers`; trainers/keep/trackers.py logs."""
 
     NAME = "trackers"
-    HELP = "logs into TensorBoard and Weights & Biases, too"
+    HELP = "logs into TensorBoard, Weights & Biases and others, too"
     KEYS = TrackerKeys
     BESIDE_STAGES = True
     INSTALLS = "trackers"
@@ -61,7 +66,9 @@ def tracker_faults(names: Sequence[str]) -> Iterator[Fault]:
             where="trackers",
             what=f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             allowed="a plan without `trackers` logs into metrics.jsonl and report.html",
-            hint=install_line(TrackersExtra.INSTALLS),
+            hint=install_line(TrackersExtra.INSTALLS)
+            if set(missing) <= set(TESTED)
+            else f"pip install {' '.join(missing)}",
         )
     elif "wandb" in names and not _may_send():
         yield Fault(

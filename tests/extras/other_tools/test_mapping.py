@@ -55,11 +55,11 @@ def test_every_key_of_the_file_ends_in_one_list():
 
 
 def test_trackers_are_carried_and_an_upload_is_told():
-    """The two that a plan knows, also as a list; of others, and of an upload, the way out."""
+    """Those that a plan knows, also as a list; of others, and of an upload, the way out."""
     named = {"model_name_or_path": "m", "report_to": ["wandb", "tensorboard"]}
     assert trl(named).ours["trackers"] == ["wandb", "tensorboard"]
     assert trl(named | {"report_to": "none"}).ours["trackers"] == []
-    found = trl(named | {"report_to": "mlflow", "push_to_hub": True, "hub_model_id": "a/b"})
+    found = trl(named | {"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"})
     lost = {one.key: one.why for one in found.lost}
     assert "trl: {report_to" in lost["report_to"]
     assert "push_to: owner/name" in lost["push_to_hub"]
