@@ -1,10 +1,9 @@
-"""The chat with results: who answers, where it appears, what interrupts it, what is no chat."""
+"""The chat with results: who answers, what interrupts it, what is no chat."""
 
 from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,9 @@ pytest.importorskip("torch")
 
 from advisor.ground.errors import InputError
 from tests.trainers.test_results import lora_run
-from trainers.tools import answer_screen, chat, chat_session
-from trainers.tools.chat import greeting, talk
-from trainers.tools.chat_session import ChatSession
+from trainers.tools import chat
+from trainers.tools.chat import ChatSession, greeting, talk
 from trainers.tools.results import BASE, load_results, record_of, results_of
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +31,11 @@ def loaded(run):
 
 @pytest.fixture
 def person(loaded):
-    """The session of a person at a terminal that has no columns."""
+    """The session of a person at a terminal."""
     return ChatSession(loaded, io.StringIO(), max_new_tokens=4, is_interactive=True)
 
 
-def test_base_and_result_answer_a_person_one_beside_the_other(person):
+def test_base_and_result_answer_a_person_one_after_the_other(person):
     """Each behind its name."""
     assert person.active == [BASE, "legal"]
     person.ask("hello")
@@ -63,22 +54,6 @@ def test_a_pipe_gets_the_plain_answers_of_the_result(run, monkeypatch, capsys):
     assert out.count("\n") == 2
 
 
-def test_a_wide_terminal_has_columns(person, monkeypatch):
-    """Both answers stand in one row at last; a narrow one has them one after the other."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stdout", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    person.out = screen
-    for width, is_wide in (("120", True), ("80", False)):
-        monkeypatch.setenv("COLUMNS", width)
-        screen.truncate(0)
-        person.ask("hello")
-        lines = screen.getvalue().splitlines()
-        assert any("base" in line and "legal" in line for line in lines) == is_wide
-        assert ("[base] " in screen.getvalue()) == (not is_wide)
-    assert screen.getvalue().count("\x1b[?25h") == screen.getvalue().count("\x1b[?25l")
-
-
 def test_an_interrupted_question_leaves_the_conversation_as_it_was(person, monkeypatch, capsys):
     """Ctrl-C in an answer ends it alone: what was said before stays, for both models."""
     person.ask("hello")
@@ -87,7 +62,7 @@ def test_an_interrupted_question_leaves_the_conversation_as_it_was(person, monke
     monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
     answers = []
 
-    def press(self, name, asked, screen):
+    def press(self, name, asked):
         answers.append(json.loads(json.dumps(person.history)))
         if len(answers) == 2:
             raise KeyboardInterrupt
@@ -131,11 +106,11 @@ def test_words_that_leave_are_no_questions(person, monkeypatch, word):
 
 def test_a_full_context_is_said_and_the_chat_goes_on(person, monkeypatch, capsys):
     """An answer that it cuts, and a conversation that is longer; a pipe ends with an error."""
-    monkeypatch.setattr(chat_session, "context_of", lambda model: 30)
+    monkeypatch.setattr(chat, "context_of", lambda model: 30)
     lines = iter(["hello", "hello " * 40, "/new", "exit"])
     monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
     person.max_new_tokens = 64
-    monkeypatch.setattr(chat_session, "stops_of", lambda model: [])
+    monkeypatch.setattr(chat, "stops_of", lambda model: [])
     assert talk(person, is_interactive=True) == 0
     said = capsys.readouterr().err
     assert "base: the context of 30 tokens is full; /new starts a new conversation" in said
@@ -146,7 +121,7 @@ def test_a_full_context_is_said_and_the_chat_goes_on(person, monkeypatch, capsys
 
 def test_an_answer_that_is_cut_is_said(person, monkeypatch, capsys):
     """By the limit of the command."""
-    monkeypatch.setattr(chat_session, "stops_of", lambda model: [])
+    monkeypatch.setattr(chat, "stops_of", lambda model: [])
     person.ask("hello")
     assert "legal: cut at 4 tokens; --max-new-tokens allows more" in capsys.readouterr().err
 
@@ -222,15 +197,3 @@ def test_a_reward_model_scores_the_answer_behind_each_question(
     first, second, third = capsys.readouterr().out.split()
     assert first != second == third
     assert float(first) < 100
-
-
-def test_the_columns_have_room(monkeypatch):
-    """Three models need a wider terminal than two."""
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    monkeypatch.setenv("COLUMNS", "100")
-    two = answer_screen.screen_for(["a", "b"], sys.stdout, is_named=True, may_move=True)
-    two.close()
-    three = answer_screen.screen_for(["a", "b", "c"], sys.stdout, is_named=True, may_move=True)
-    assert isinstance(two, answer_screen.SideBySide)
-    assert isinstance(three, answer_screen.OneAfterAnother)
