@@ -20,7 +20,7 @@ from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss
 from trainers.evaluation.metrics import Comparison, compare
-from trainers.job.job import Job, label
+from trainers.job.job import Job
 from trainers.job.machine import check_versions, torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
@@ -28,7 +28,6 @@ from trainers.rows import Prepared, Row
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.padding import in_order, padded_batch, token_batches, track_batches
 from trainers.rows.stage_rows import prepare_rows
-from trainers.say.progress import say
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
 from trainers.teachers.answers import (
@@ -106,30 +105,26 @@ class Distillation(Objective[Row]):
         data: Prepared[Prompt] = prepare_rows(
             job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - limit
         )
-        nothing = Written([tokenizer.eos_token_id], True)
+        eos, notes = tokenizer.eos_token_id, []
+        held, asked = held_out(data.holdout), list(data.train)
         if job.dry_run:  # of the length that answers may have
-            longest = Written([tokenizer.eos_token_id] * limit, True)
-            return answered(
-                data,
-                [answered_row(prompt, longest, tokenizer) for prompt in data.train],
-                [answered_row(prompt, longest, tokenizer) for prompt in data.holdout],
-                (),
-            )
-        held = held_out(data.holdout)
-        asked = [] if job.options["on_policy"] == 1 else list(data.train)
-        written = self.write_answers(job, tokenizer, [*held, *asked], data.digest)
-        notes = [cut_note(written, limit)]
-        if len(held) < len(data.holdout):
-            notes.append(f"{len(data.holdout) - len(held):,} held-out requests are not measured on")
-        train = written[len(held) :] or [nothing] * len(data.train)
-        if not asked:
-            notes.append(f"the student itself answers the {len(data.train):,} requests of training")
-        return answered(
-            data,
-            [answered_row(*pair, tokenizer) for pair in zip(data.train, train, strict=True)],
-            [answered_row(*pair, tokenizer) for pair in zip(held, written, strict=False)],
-            notes,
-        )
+            written = [Written([eos] * limit, True)] * len([*held, *asked])
+        else:
+            if job.options["on_policy"] == 1:
+                count = f"{len(asked):,} requests of training"
+                notes.append(f"the student itself answers the {count}")
+                asked = []
+            written = self.write_answers(job, tokenizer, [*held, *asked], data.digest)
+            notes.append(cut_note(written, limit))
+            if len(held) < len(data.holdout):
+                rest = len(data.holdout) - len(held)
+                notes.append(f"{rest:,} held-out requests are not measured on")
+            written += [Written([eos], True)] * (len(data.train) - len(asked))
+        rows = [
+            answered_row(prompt, answer, tokenizer)
+            for prompt, answer in zip([*held, *data.train], written, strict=True)
+        ]
+        return answered(data, rows[: len(held)], rows[len(held) :], notes)
 
     def write_answers(
         self, job: Job, tokenizer: Tokenizer, prompts: Sequence[Prompt], digest: str
@@ -164,10 +159,10 @@ class Distillation(Objective[Row]):
                     stops=stop_ids(teacher),
                 )
                 found = engine.generate([list(prompt.prompt_ids) for prompt in block], sampling)
-            return [Written(*one) for one in zip(found.ids, found.ended, strict=True)]
+            return list(map(Written, found.ids, found.ended))
 
         file = answers_file(job, f"{digest} {len(prompts)}", teacher_digest(job))
-        return written_answers(file, prompts, write, say=lambda text: say(f"{label(job)}: {text}"))
+        return written_answers(file, prompts, write)
 
     # ------------------------------------------------------------------ training
 

@@ -22,25 +22,17 @@ from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
-from trainers.job.job import Job, label
+from trainers.job.job import Job
 from trainers.job.machine import is_main_process
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
-from trainers.rewards.watch import (
-    Watch,
-    differ_checks,
-    missing_checks,
-    reward_checks,
-    reward_records,
-    stage_lines,
-)
+from trainers.rewards.watch import Watch, about_rewards, differ_checks
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.conversation import PROMPTS, Prompt
-from trainers.say.progress import say
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
 from trainers.step import settings
@@ -164,13 +156,7 @@ class GRPO(Objective[Prompt]):
             built.rollout_log = RolloutLog.of(
                 job, build.arguments["max_steps"], engine=built.engine.name
             )
-            built.add_callback(
-                WatchCallback(
-                    self.watch, self.rewards, self.logged, job.run / "metrics.jsonl",
-                    stage=job.stage.name, task=job.task,
-                    say=lambda text: say(f"{label(job)}: {text}"),
-                )
-            )  # fmt: skip
+            built.add_callback(WatchCallback(job, self.watch, self.rewards, self.logged))
         return built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
@@ -216,12 +202,7 @@ class GRPO(Objective[Prompt]):
         return super().save(job, trainer, model, tokenizer)
 
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-        lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
-        records = reward_records(lines, self.rewards.parts)
-        checks = [
-            *reward_checks(records, self.rewards.parts),
-            *missing_checks(lines, self.rewards.parts),
-        ]
+        records, checks = about_rewards(job, self.rewards.parts)
         return records, [*checks, *self.watch.checks(), *differ_checks(self.rewards)]
 
 

@@ -12,7 +12,7 @@ from trainers import distill
 from trainers.job.job import make_job
 from trainers.step.answer_loss import Head
 from trainers.teachers import answers as answers_module
-from trainers.teachers.divergence import divergences, in_slices, in_tiles, logit_divergences
+from trainers.teachers.divergence import Distance, logit_divergences
 from trainers.teachers.trainer import is_on_policy, prompt_length
 
 SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}
@@ -51,7 +51,7 @@ def lesson(make, teacher):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("by", [in_tiles, in_slices, divergences])
+@pytest.mark.parametrize("by", [Distance.in_tiles, Distance.in_slices, Distance.__call__])
 def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
     """In tiles of TRL's kernel and in slices of tokens, value and gradient are those of GKD's loss
     on whole logits.
@@ -64,9 +64,8 @@ def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
     mine, theirs = torch.nn.Linear(8, 32), torch.nn.Linear(12, 40)
     own_NH = torch.randn(5, 8, requires_grad=True)
     other_NH = torch.randn(5, 12)
-    found_N = by(
-        Head(mine), Head(theirs), own_NH, other_NH, beta=beta, temperature=temperature, size=32
-    )
+    heads = {"student": Head(mine), "teacher": Head(theirs)}
+    found_N = by(Distance(**heads, beta=beta, temperature=temperature), own_NH, other_NH)
     found = torch.autograd.grad(found_N.mean(), [own_NH, mine.weight])
     expected = GKDTrainer.generalized_jsd_loss(
         mine(own_NH)[None], theirs(other_NH)[None, :, :32].detach(),
@@ -78,7 +77,7 @@ def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("by", [in_tiles, in_slices])
+@pytest.mark.parametrize("by", [Distance.in_tiles, Distance.in_slices])
 def test_a_capped_and_scaled_head_is_scored_as_the_model_scores(by):
     """A soft cap and a scale of the logits count in tiles as in slices."""
     import torch
@@ -87,8 +86,8 @@ def test_a_capped_and_scaled_head_is_scored_as_the_model_scores(by):
     module = torch.nn.Linear(8, 32, bias=False)
     other = torch.nn.Linear(8, 32, bias=False)
     own_NH, other_NH = torch.randn(4, 8) * 9, torch.randn(4, 8) * 9
-    mine, theirs = Head(module, scale=0.5, cap=3.0), Head(other)
-    found_N = by(mine, theirs, own_NH, other_NH, beta=1.0, temperature=1.0, size=32)
+    heads = {"student": Head(module, scale=0.5, cap=3.0), "teacher": Head(other)}
+    found_N = by(Distance(**heads, beta=1.0), own_NH, other_NH)
     capped_NV = 3 * torch.tanh(module(own_NH) * 0.5 / 3)
     expected_N = logit_divergences(capped_NV, other(other_NH), beta=1.0)
     assert torch.allclose(found_N, expected_N, rtol=1e-4, atol=1e-6)

@@ -13,7 +13,6 @@ from advisor.methods.rewards import rollout_warnings
 from tests.conftest import examples
 from tests.trainers.alignment import SHORT, trained
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
-from trainers.rewards.penalties import overlong_penalty, repetition_penalty
 from trainers.rewards.rollout_log import (
     MOST_LINES,
     SAMPLES,
@@ -23,8 +22,8 @@ from trainers.rewards.rollout_log import (
     shortened,
 )
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled, weighted_sums
-from trainers.rewards.user_function import load_user_reward
-from trainers.rewards.verifiers import matches_all
+from trainers.rewards.sources import load_user_reward
+from trainers.rewards.verifiers import matches_all, overlong_penalty, repetition_penalty
 from trainers.rewards.watch import Watch, reward_checks, reward_records
 
 # --------------------------------------------------------------------------- the sum
@@ -130,7 +129,8 @@ def rollout(reward=0.0, **other):
 
 
 def log_in(folder, steps=4):
-    return RolloutLog(folder / "grpo" / "rollouts.jsonl", stage="grpo", task=None, steps=steps)
+    job = SimpleNamespace(output=folder / "grpo", stage=SimpleNamespace(name="grpo"), task=None)
+    return RolloutLog(job, steps)
 
 
 @pytest.mark.light
@@ -194,7 +194,7 @@ def test_a_resumed_run_writes_no_step_twice(tmp_path):
         log.write(step, [rollout(float(step))] * 2)
     before = log.path.read_bytes()
     log.path.write_bytes(before + b'{"stage": "grpo", "step": 4, "pro')
-    again = RolloutLog(log.path, stage="grpo", task=None, steps=4)  # resumed after step 2
+    again = log_in(tmp_path)  # resumed after step 2
     for step in (3, 4):
         assert again.is_due(step)
         again.write(step, [rollout(float(step))] * 2)
@@ -265,10 +265,10 @@ def test_a_reward_that_was_constant_over_the_run_is_named():
         ("exact", 0.0, 1.0, False),
         ("own", 2.0, 2.0, True),
     ]
-    (check,) = reward_checks(records, rewards)
+    (check,) = reward_checks(lines, rewards)
     assert (check.name, check.ok) == ("reward-own-differs", False)
-    silent = reward_records([{"rewards/long/mean": 0.0}], [Reward("", None, key="long")] * 2)[:1]
-    (fine,) = reward_checks(silent, [Reward("", None, key="long", is_penalty=True)])
+    silent = [Reward("", None, key="long", is_penalty=True), Reward("", None, key="other")]
+    (fine,) = reward_checks([{"rewards/long/mean": 0.0}], silent)
     assert fine.ok
     assert reward_records(lines, rewards[:1]) == ()
 
@@ -325,7 +325,7 @@ def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
     assert rollouts[:8] == before[:8]
 
 
-def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path):
+def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
     """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
     told answers apart then is not constant.
     """
@@ -335,22 +335,16 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path):
     path = tmp_path / "metrics.jsonl"
     earlier = [{**line, "step": step, "completions_clipped_ratio": 0.9} for step in range(1, 5)]
     path.write_text("".join(json.dumps(one) + "\n" for one in earlier))
-    said, rewards = [], Rewards([Reward("exact", None, seen=4, values={0.0})])
+    rewards = Rewards([Reward("exact", None, seen=4, values={0.0})])
     assert rewards.constant
-    callback = WatchCallback(
-        Watch(),
-        rewards,
-        ["completions/clipped_ratio"],
-        path,
-        stage="grpo",
-        task=None,
-        say=said.append,
-    )
+    stage = SimpleNamespace(name="grpo")
+    job = SimpleNamespace(run=tmp_path, stage=stage, task=None)
+    callback = WatchCallback(job, Watch(), rewards, ["completions/clipped_ratio"])
     state = SimpleNamespace(global_step=5)
     callback.on_train_begin(None, state, None)
     assert not rewards.constant
     callback.on_log(None, state, None, logs={"loss": 0.0, "completions/clipped_ratio": 1.0})
-    assert [text[:30] for text in said] == ["WARNING: 92% of the answers we"]
+    assert "grpo: WARNING: 92% of the answers were cut" in capsys.readouterr().err
 
 
 def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
@@ -415,4 +409,4 @@ def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):
     (tmp_path / "own.py").write_text("import sys\n\ndef leaves(**_):\n    sys.exit(3)\n")
     score = load_user_reward("own.py:leaves", tmp_path)
     with pytest.raises(TrainingFailed, match=r"own\.py:leaves failed: SystemExit: 3"):
-        score(["a"], ["b"], [None])
+        score([Answer("a", "b", None, [], [])])

@@ -31,7 +31,8 @@ def processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
 
     def rank():
-        return int(threading.current_thread().name)
+        name = threading.current_thread().name
+        return int(name) if name.isdigit() else 0
 
     monkeypatch.setattr(answers, "process_rank", rank)
     monkeypatch.setattr(answers, "is_main_process", lambda: rank() == 0)
@@ -40,7 +41,7 @@ def processes(monkeypatch):
         found = {}
 
         def work():
-            found[rank()] = written_answers(path, PROMPTS, teacher, say=lambda text: None)
+            found[rank()] = written_answers(path, PROMPTS, teacher)
 
         threads = [threading.Thread(target=work, name=str(number)) for number in (1, 0)]
         for thread in threads:
@@ -60,7 +61,7 @@ def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkey
     both = processes(tmp_path / "two.jsonl", teacher)
     assert sorted(teacher.asked) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]
     monkeypatch.setenv("WORLD_SIZE", "1")
-    one = written_answers(tmp_path / "one.jsonl", PROMPTS, Teacher(), say=lambda text: None)
+    one = written_answers(tmp_path / "one.jsonl", PROMPTS, Teacher())
     assert both == {0: one, 1: one}
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
@@ -71,13 +72,13 @@ def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkey
 
 
 def test_what_an_interrupted_attempt_has_is_not_asked_again(tmp_path, processes, monkeypatch):
-    """Whole blocks of one process, and the block that another one had finished, stay."""
+    """The blocks that either process had finished stay."""
     path = tmp_path / "two.jsonl"
     monkeypatch.setenv("WORLD_SIZE", "1")
-    written_answers(tmp_path / "one.jsonl", PROMPTS, Teacher(), say=lambda text: None)
+    written_answers(tmp_path / "one.jsonl", PROMPTS, Teacher())
     lines = (tmp_path / "one.jsonl").read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:BLOCK]))
     (tmp_path / "two.blocks").mkdir()
+    (tmp_path / "two.blocks" / "0.jsonl").write_bytes(b"".join(lines[:BLOCK]))
     (tmp_path / "two.blocks" / "3.jsonl").write_bytes(b"".join(lines[3 * BLOCK :]))
     monkeypatch.setenv("WORLD_SIZE", "2")
     teacher = Teacher()

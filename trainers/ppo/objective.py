@@ -36,7 +36,7 @@ from trainers.rewards.sources import (
     reward_files,
     source_note,
 )
-from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
+from trainers.rewards.watch import about_rewards
 from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
@@ -176,12 +176,9 @@ class PPO(Objective[Prompt]):
         return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
 
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-        parts = [] if self.rewards is None else self.rewards.parts
-        lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
-        records = reward_records(lines, parts)
+        records, found = about_rewards(job, [] if self.rewards is None else self.rewards.parts)
         checks = [Check(name, False, text) for name, text in self.built.warnings.items()]
-        checks += [*reward_checks(records, parts), *missing_checks(lines, parts)]
-        return records, [*checks, *self.built.watch.checks()]
+        return records, [*checks, *found, *self.built.watch.checks()]
 
     def outcome(self, job: Job) -> dict[str, Any]:
         lines = self.built.lines

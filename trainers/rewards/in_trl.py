@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from trainers.job.job import Job
 from trainers.rewards.rollout_log import Rollout
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
 from trainers.rewards.watch import Watch, stage_lines
 from trainers.say.metrics_file import metric_name
+from trainers.say.progress import tell
 
 
 @dataclass
@@ -60,28 +61,22 @@ def reward_functions(rewards: Rewards, scored: Scored) -> list[Callable[..., lis
 
 def _function(rewards: Rewards, part: Reward, scored: Scored) -> Callable[..., list[Score]]:
     def score(
-        *,
         prompts: Sequence[str],
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
-        answer: Sequence[str | None],
-        ids: Sequence[list[int]],
-        log_metric: Callable[[str, float], None] | None = None,
-        **_: Any,
+        log_metric: Callable[[str, float], None],
+        **columns: Any,
     ) -> list[Score]:
         if part is rewards.parts[0]:
+            parts = (prompts, completions, columns["answer"], columns["ids"], completion_ids)
+            scored.answers = [Answer(*one) for one in zip(*parts, strict=True)]
             scored.scores.clear()
-            scored.answers = [
-                Answer(*parts)
-                for parts in zip(prompts, completions, answer, ids, completion_ids, strict=True)
-            ]
         found = part(scored.answers)
         scored.scores.append(found)
         if part is rewards.parts[-1]:
             check_scored(rewards.sums(scored.scores))
-        if part.may_miss and log_metric is not None:
-            missing = sum(value is None for value in found) / max(1, len(found))
-            log_metric(f"rewards/{part.key}/missing", missing)
+        if part.may_miss:
+            log_metric(f"rewards/{part.key}/missing", found.count(None) / max(1, len(found)))
         return found
 
     score.__name__ = part.key  # what TRL calls it in its metrics
@@ -92,32 +87,19 @@ class WatchCallback(TrainerCallback):
     """Says once what is wrong with the numbers of a trainer.
 
     Args:
+        job: The stage.
         watch: Decides, and keeps what was said.
         rewards: Learn whether an earlier attempt of the stage has told answers apart.
         names: Of the trainer's logs that metrics.jsonl has.
-        metrics: metrics.jsonl, with the lines of earlier attempts when training begins.
-        stage: The name of the stage, in its lines.
-        task: The name of the task, in its lines.
-        say: Called with each sentence.
     """
 
-    def __init__(
-        self,
-        watch: Watch,
-        rewards: Rewards,
-        names: Sequence[str],
-        metrics: Path,
-        *,
-        stage: str,
-        task: str | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self.names, self.metrics, self.of_stage = names, metrics, (stage, task)
-        self.say, self.watch, self.rewards = say, watch, rewards
+    def __init__(self, job: Job, watch: Watch, rewards: Rewards, names: Sequence[str]) -> None:
+        self.job, self.watch, self.rewards, self.names = job, watch, rewards, names
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stage, task = self.of_stage
-        earlier = stage_lines(self.metrics, stage=stage, task=task)
+        job = self.job
+        path = job.run / "metrics.jsonl"
+        earlier = stage_lines(path, stage=job.stage.name, task=job.task)
         self.watch.see_earlier(earlier)
         self.rewards.differed = any(line.get("reward_std") for line in earlier)
 
@@ -126,4 +108,4 @@ class WatchCallback(TrainerCallback):
             return
         line = {metric_name(name): logs[name] for name in self.names if name in logs}
         for text in self.watch.see({**line, "step": state.global_step}):
-            self.say(f"WARNING: {text}")
+            tell(self.job, f"WARNING: {text}")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.ground.files import DISK, Disk, cannot_write
+from advisor.ground.files import DISK, cannot_write
 from advisor.ground.terminal import json_shown, mask_secrets
 from advisor.record.run import ROLLOUTS
 from trainers.job.files import json_value
@@ -43,36 +43,21 @@ class RolloutLog:
     """The file, as long as the stage trains.
 
     Args:
-        path: Of the file.
-        stage: The name of the stage, in the lines.
-        task: The name of the task, in the lines.
+        job: The stage.
         steps: Optimizer steps of the whole stage.
         engine: What writes the answers.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        stage: str,
-        task: str | None,
-        steps: int,
-        engine: str = "transformers",
-        disk: Disk = DISK,
-    ) -> None:
-        self.path, self.stage, self.task, self.steps = path, stage, task, steps
-        self.engine, self.disk = engine, disk
+    def __init__(self, job: Job, steps: int, *, engine: str = "transformers") -> None:
+        self.path, self.stage, self.task = job.output / ROLLOUTS, job.stage.name, job.task
+        self.steps, self.engine = steps, engine
         self.every = max(1, math.ceil(steps * SAMPLES / MOST_LINES))
         self.last: int | None = None  # the last step in the file; None: not opened yet
 
     @classmethod
     def of(cls, job: Job, steps: int, *, engine: str = "transformers") -> RolloutLog | None:
         """The log of a stage; None in a dry run, which writes no files of a run."""
-        if job.dry_run:
-            return None
-        return cls(
-            job.output / ROLLOUTS, stage=job.stage.name, task=job.task, steps=steps, engine=engine
-        )
+        return None if job.dry_run else cls(job, steps, engine=engine)
 
     def is_due(self, step: int) -> bool:
         """Whether answers of this step are written: of the first, the last, and every K-th; of each
@@ -81,7 +66,7 @@ class RolloutLog:
         The first call removes what an earlier attempt wrote of this step and later ones.
         """
         if self.last is None:
-            cut_metrics(self.path, stage=self.stage, task=self.task, after=step - 1, disk=self.disk)
+            cut_metrics(self.path, stage=self.stage, task=self.task, after=step - 1)
             self.last = last_step(self.path)
         if step <= self.last:
             return False
@@ -95,7 +80,7 @@ class RolloutLog:
         lines = [self.line(step, rollouts[place]) for place in sampled(rollouts)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.disk.append(self.path, "".join(lines).encode())
+            DISK.append(self.path, "".join(lines).encode())
         except OSError as error:
             raise cannot_write(self.path, error) from error
         self.last = step

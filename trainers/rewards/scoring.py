@@ -39,30 +39,28 @@ class Reward:
     may_miss: bool = False  # whether it may give None
     is_penalty: bool = False  # it is at most 0: an answer without fault gets 0
     seen: int = 0  # answers with a score
-    missing: int = 0  # answers without
-    values: set[float] = field(default_factory=set)
+    values: set[float] = field(default_factory=set)  # two different scores at most
 
     def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[Score]:
         """The rewards. Raises TrainingFailed if there are too few or one is not finite.
 
         Args:
-            counts: Whether these answers count for `constant` and `missing`.
+            counts: Whether these answers count for `constant`.
         """
         assert self.score is not None
         with waiting(f"scoring {len(answers):,} answers with {self.name}"):
-            found = [None if value is None else float(value) for value in self.score(answers)]
+            found = list(self.score(answers))
         if len(found) != len(answers):
             raise TrainingFailed(
                 f"{self.name} gave {len(found)} rewards for {len(answers)} answers",
                 hint="give one number for each answer",
             )
-        given = [value for value in found if value is not None]
-        wrong = [value for value in given if not math.isfinite(value)]
-        if wrong:
-            raise TrainingFailed(
-                f"{self.name} gave {wrong[0]} as a reward",
-                hint="give a finite number for every answer, even for a bad one",
-            )
+        for value, answer in zip(found, answers, strict=True):
+            if value is not None and not math.isfinite(value):
+                raise TrainingFailed(
+                    f"{self.name} gave {value} as a reward for the answer {answer.text[:80]!r}",
+                    hint="give a finite number for every answer, even for a bad one",
+                )
         if counts:
             self.count(found)
         return found
@@ -71,7 +69,6 @@ class Reward:
         """Take note of scores of the training."""
         given = [value for value in found if value is not None]
         self.seen += len(given)
-        self.missing += len(found) - len(given)
         if len(self.values) < 2:
             self.values.update(given)
 
@@ -79,13 +76,6 @@ class Reward:
     def constant(self) -> bool:
         """True if all answers so far got the same reward: then nothing can be learned from it."""
         return self.seen > 0 and len(self.values) == 1
-
-    def constant_text(self) -> str:
-        """What was constant, in words."""
-        return (
-            f"{self.name} gave {next(iter(self.values)):g} to all {self.seen:,} answers of the"
-            " training"
-        )
 
 
 @dataclass
@@ -95,9 +85,9 @@ class Rewards:
     parts: list[Reward]
     differed: bool = False  # in an earlier attempt of the stage, which was resumed
 
-    def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[Score]:
+    def __call__(self, answers: Sequence[Answer]) -> list[Score]:
         """The weighted sum of each answer's scores, as `weighted_sums` has it."""
-        return self.sums([part(answers, counts=counts) for part in self.parts])
+        return self.sums([part(answers) for part in self.parts])
 
     def sums(self, scores: Sequence[Sequence[Score]]) -> list[Score]:
         """The weighted sum of each answer's scores.
@@ -115,15 +105,11 @@ class Rewards:
     @property
     def logs(self) -> list[str]:
         """Names of the logs of single rewards: of several, and of one that may miss answers."""
+        several = ["mean", "std"] if self.several else []
         return [
             f"rewards/{part.key}/{number}"
             for part in self.parts
-            for number, is_logged in (
-                ("mean", self.several),
-                ("std", self.several),
-                ("missing", part.may_miss),
-            )
-            if is_logged
+            for number in (*several, *(["missing"] if part.may_miss else []))
         ]
 
     @property
@@ -139,7 +125,12 @@ class Rewards:
 
     def constant_text(self) -> str:
         """What was constant, in words."""
-        return "; ".join(part.constant_text() for part in self.parts if part.constant)
+        return "; ".join(
+            f"{part.name} gave {next(iter(part.values)):g} to all {part.seen:,} answers of the"
+            " training"
+            for part in self.parts
+            if part.constant
+        )
 
     @property
     def name(self) -> str:
@@ -159,11 +150,8 @@ def weighted_sums(scores: Sequence[Sequence[Score]], weights: Sequence[float]) -
     """
     sums: list[Score] = []
     for of_answer in zip(*scores, strict=True):
-        given = [
-            weight * score
-            for weight, score in zip(weights, of_answer, strict=True)
-            if score is not None
-        ]
+        pairs = zip(weights, of_answer, strict=True)
+        given = [weight * score for weight, score in pairs if score is not None]
         sums.append(math.fsum(given) if given else None)
     return sums
 
@@ -183,5 +171,4 @@ def filled(sums: Sequence[Score]) -> list[float]:
     """
     check_scored(sums)
     given = [value for value in sums if value is not None]
-    mean = sum(given) / len(given)
-    return [mean if value is None else value for value in sums]
+    return [sum(given) / len(given) if value is None else value for value in sums]

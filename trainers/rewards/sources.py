@@ -6,49 +6,56 @@ The notes of the run name them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
 from trainers.job.job import Job
 from trainers.job.types import Device, Tokenizer
 from trainers.rewards.model import check_same_tokens, load_reward_model, model_scores, reward_folder
-from trainers.rewards.penalties import overlong_penalty, repetition_penalty
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
-from trainers.rewards.user_function import load_user_reward
-from trainers.rewards.verifiers import matches, matches_all, same_answer, schema_validator
+from trainers.rewards.verifiers import (
+    matches,
+    matches_all,
+    overlong_penalty,
+    repetition_penalty,
+    same_answer,
+    schema_validator,
+)
 from trainers.rows.conversation import Prompt
 
 NGRAM = 3  # words; open-r1's default
+NOTHING_SCORES = (
+    "verifier: exact, regex, format or json_schema; reward_model: a folder or a stage; reward:"
+    " file.py:function; rewards: a list of several"
+)
+IN_WORDS = {
+    "reward": "the user's own code: ",
+    "reward_model": "the model ",
+    "verifier": "the verifier ",
+}
 
 
 # --------------------------------------------------------------------------- which
 
 
-def earlier_reward_model(job: Job) -> str | None:
-    """The name of the latest stage before this one that trains a reward model."""
-    before = []
-    for item in job.plan.stages:
-        if item.name == job.stage.name:
-            break
-        if objective(item.objective).scores:
-            before.append(item.name)
-    return before[-1] if before else None
-
-
 def parts_of(job: Job, prompts: Sequence[Prompt] | None = None) -> tuple[RewardPart, ...]:
-    """The rewards of a stage: what it says, else the reward model of an earlier stage, else the
-    verifiable answers of the data; empty if there is nothing.
+    """The rewards of a stage: what it says, else the latest reward model of an earlier stage, else
+    the verifiable answers of the data; empty if there is nothing.
     """
     parts = reward_parts(job.options)
     if parts:
         return parts
-    earlier = earlier_reward_model(job)
-    if earlier:
-        return (RewardPart(source="reward_model", value=earlier, name=earlier),)
+    names = [item.name for item in job.plan.stages]
+    earlier = job.plan.stages[: names.index(job.stage.name)]
+    scoring = [item.name for item in earlier if objective(item.objective).scores]
+    if scoring:
+        return (RewardPart(source="reward_model", value=scoring[-1], name=scoring[-1]),)
     if prompts and all(row.verifiable for row in prompts):
         return (RewardPart(source="verifier", value="exact", name="exact"),)
     return ()
@@ -85,47 +92,44 @@ def reward_faults(job: Job) -> list[Fault]:
         in_list = len(fault.place) > 1 and isinstance(fault.place[1], int)
         where = f"{at}: {fault.place[0]}[{fault.place[1]}]" if in_list else at
         faults.append(Fault(where=where, what=fault.what, allowed=fault.allowed, hint=fault.hint))
-    parts = reward_parts(job.options)
-    for part in parts:
+    for part in reward_parts(job.options):
         if part.source == "reward":
-            faults += _function_faults(job, part.value, at)
-    schemas = [part.options["schema"] for part in parts if "schema" in part.options]
-    if not parts and job.options.get("schema"):
-        schemas.append(job.options["schema"])
-    faults += [
-        Fault(
-            where=at,
-            what=f"schema: no such file: {job.folder / schema}",
-            allowed="a file with a JSON schema, relative to the plan",
-        )
-        for schema in schemas
-        if not (job.folder / schema).is_file()
-    ]
+            path, _, name = part.value.rpartition(":")
+            file, allowed = job.folder / Path(path).expanduser(), "file.py:function"
+            if not path or not name.isidentifier():
+                faults.append(Fault(where=at, what=f"reward is '{part.value}'", allowed=allowed))
+            elif not file.is_file():
+                what = f"reward: no such file: {file}"
+                faults.append(
+                    Fault(where=at, what=what, allowed=f"{allowed}, relative to the plan")
+                )
+        if "schema" in part.options and not (job.folder / str(part.options["schema"])).is_file():
+            what = f"schema: no such file: {job.folder / str(part.options['schema'])}"
+            allowed = "a file with a JSON schema, relative to the plan"
+            faults.append(Fault(where=at, what=what, allowed=allowed))
     return faults
 
 
-def _function_faults(job: Job, reward: str, at: str) -> list[Fault]:
-    path, _, name = reward.rpartition(":")
-    if not path or not name.isidentifier():
-        return [Fault(where=at, what=f"reward is '{reward}'", allowed="file.py:function")]
-    file = job.folder / Path(path).expanduser()
-    return (
-        []
-        if file.is_file()
-        else [
-            Fault(
-                where=at,
-                what=f"reward: no such file: {file}",
-                allowed="file.py:function, relative to the plan",
-            )
-        ]
-    )
+def source_note(job: Job, prompts: Sequence[Prompt]) -> str | None:
+    """What the notes of the run say about the reward; None if nothing gives one."""
+    parts = parts_of(job, prompts)
+    words = [
+        f"{IN_WORDS[part.source]}{part.value}"
+        + (f" ({part.name})" if part.name not in part.value else "")
+        for part in parts
+    ]
+    if len(parts) > 1:
+        pairs = zip(parts, words, strict=True)
+        listed = "; ".join(f"{part.weight:g} x {word}" for part, word in pairs)
+        return f"the reward is a weighted sum: {listed}"
+    if not parts:
+        return None
+    is_chosen = parts[0].source != "verifier" or reward_parts(job.options)
+    why = "" if is_chosen else ", since every row has an answer that can be verified"
+    return f"the reward is {words[0]}{why}"
 
 
-NOTHING_SCORES = (
-    "verifier: exact, regex, format or json_schema; reward_model: a folder or a stage; reward:"
-    " file.py:function; rewards: a list of several"
-)
+# --------------------------------------------------------------------------- building them
 
 
 def build_rewards(
@@ -156,47 +160,18 @@ def build_rewards(
         if part.source == "verifier":
             reward = _verifier(job, part, prompts)
         elif part.source == "reward":
-            reward = _user_function(job, part)
+            score = load_user_reward(part.value, job.folder)
+            reward = Reward(f"reward {part.value}", score, may_miss=True)
         else:
             folder = reward_folder(job, part.value)
+            reward = Reward(f"reward model {folder.name}", None)
             if folder == scored_elsewhere:
-                reward = Reward(f"reward model {folder.name}", None)
                 scored_elsewhere = None
             else:
-                reward = _reward_model(job, folder, tokenizer, device)
+                reward.score = _model_score(job, folder, tokenizer, device)
         reward.key, reward.weight = part.name, part.weight
-        reward.is_penalty = part.value in PENALTIES and part.source == "verifier"
         rewards.append(reward)
     return Rewards(rewards)
-
-
-def source_note(job: Job, prompts: Sequence[Prompt]) -> str | None:
-    """What the notes of the run say about the reward; None if nothing gives one."""
-    parts = parts_of(job, prompts)
-    if len(parts) > 1:
-        listed = "; ".join(f"{part.weight:g} x {_in_words(part)}" for part in parts)
-        return f"the reward is a weighted sum: {listed}"
-    if not parts:
-        return None
-    (part,) = parts
-    if part.source == "verifier" and not reward_parts(job.options):
-        return (
-            "the reward is the verifier exact, since every row has an answer that can be verified"
-        )
-    return f"the reward is {_in_words(part)}"
-
-
-def _in_words(part: RewardPart) -> str:
-    words = {
-        "reward": "the user's own code: ",
-        "reward_model": "the model ",
-        "verifier": "the verifier ",
-    }
-    named = f" ({part.name})" if part.name not in part.value else ""
-    return f"{words[part.source]}{part.value}{named}"
-
-
-# --------------------------------------------------------------------------- each kind
 
 
 def _verifier(job: Job, part: RewardPart, prompts: Sequence[Prompt]) -> Reward:
@@ -210,45 +185,84 @@ def _verifier(job: Job, part: RewardPart, prompts: Sequence[Prompt]) -> Reward:
             f" {len(missing):,} have none (rows {listed}{', ...' if len(missing) > 5 else ''})",
             where=f"stage {job.stage.name}",
         )
-    named = f"verifier {kind}" if part.name == kind else f"verifier {kind} ({part.name})"
-    if kind == "json_schema":
-        valid = schema_validator(job.folder / str(part.options["schema"]))
-        return Reward(named, lambda answers: [float(valid(item.text)) for item in answers])
     limit = int(job.options.get("response_tokens") or job.stage.seq_len)
     overlong = overlong_tokens(part.options, limit)
     ngram = int(part.options.get("ngram") or NGRAM)
-
-    def score(answer: Answer) -> Score:
-        if kind == "exact":
-            return float(same_answer(answer.text, answer.expected or ""))
-        if kind == "regex":
-            return float(matches(answer.text, pattern, answer.expected))
-        if kind == "format":
-            return float(matches_all(answer.text, pattern, answer.expected))
-        if kind == "length":
-            return overlong_penalty(len(answer.answer_ids), limit=limit, overlong=overlong)
-        return repetition_penalty(answer.text, ngram=ngram)
-
-    return Reward(named, lambda answers: [score(item) for item in answers])
-
-
-def _user_function(job: Job, part: RewardPart) -> Reward:
-    score = load_user_reward(part.value, job.folder)
-    return Reward(
-        f"reward {part.value}",
-        lambda answers: score(
-            [item.prompt for item in answers],
-            [item.text for item in answers],
-            [item.expected for item in answers],
+    if kind == "json_schema":
+        valid = schema_validator(job.folder / str(part.options["schema"]))
+    verifiers: dict[str, Callable[[Answer], float]] = {
+        "exact": lambda answer: same_answer(answer.text, answer.expected or ""),
+        "regex": lambda answer: matches(answer.text, pattern, answer.expected),
+        "format": lambda answer: matches_all(answer.text, pattern, answer.expected),
+        "json_schema": lambda answer: valid(answer.text),
+        "length": lambda answer: overlong_penalty(
+            len(answer.answer_ids), limit=limit, overlong=overlong
         ),
-        may_miss=True,
+        "repetition": lambda answer: repetition_penalty(answer.text, ngram=ngram),
+    }
+    verify = verifiers[kind]
+    return Reward(
+        f"verifier {kind}" if part.name == kind else f"verifier {kind} ({part.name})",
+        lambda answers: [float(verify(answer)) for answer in answers],
+        is_penalty=kind in PENALTIES,
     )
 
 
-def _reward_model(job: Job, folder: Path, tokenizer: Tokenizer, device: Device) -> Reward:
+def _model_score(
+    job: Job, folder: Path, tokenizer: Tokenizer, device: Device
+) -> Callable[[Sequence[Answer]], Sequence[Score]]:
     check_same_tokens(job, tokenizer, folder)
     model = load_reward_model(job, folder, device)
-    return Reward(
-        f"reward model {folder.name}",
-        lambda answers: model_scores(model, answers, at_once=job.stage.micro_batch_size),
-    )
+    return lambda answers: model_scores(model, answers, at_once=job.stage.micro_batch_size)
+
+
+def load_user_reward(named: str, folder: Path) -> Callable[[Sequence[Answer]], list[Score]]:
+    """The function that `reward: file.py:function` names, for all trainers:
+
+        def score(prompts: list[str], completions: list[str], **columns) -> list[float | None]
+
+    with the arguments that TRL's trainers use; the column `answer` is the right answer in the data,
+    or None. A score of None says that the function cannot judge the answer.
+
+    Raises InputError if there is none, and TrainingFailed, when called, if it fails.
+
+    Args:
+        folder: What a relative path is relative to.
+    """
+    file, _, name = named.rpartition(":")
+    path = folder / Path(file).expanduser()
+    spec = importlib.util.spec_from_file_location("own_reward", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file", where="reward")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{path} cannot be loaded: {type(error).__name__}: {error}", where="reward"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise InputError(
+            f"{path} has no function '{name}'",
+            where="reward",
+            allowed=", ".join(there) or "it defines no function",
+        )
+    parameters = inspect.signature(function).parameters.values()
+    takes_columns = any(one.name == "answer" or one.kind is one.VAR_KEYWORD for one in parameters)
+
+    def score(answers: Sequence[Answer]) -> list[Score]:
+        columns = {"answer": [one.expected for one in answers]} if takes_columns else {}
+        texts = [one.text for one in answers]
+        try:
+            found = function(prompts=[one.prompt for one in answers], completions=texts, **columns)
+            return [None if value is None else float(value) for value in found]
+        except (Exception, SystemExit) as error:
+            raise TrainingFailed(
+                f"{named} failed: {type(error).__name__}: {error}",
+                where="reward",
+                hint="it is called as f(prompts=[...], completions=[...], answer=[...])",
+            ) from error
+
+    return score

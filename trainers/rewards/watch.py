@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.methods.rewards import RolloutWarning, rollout_warnings
+from advisor.methods.rewards import rollout_warnings
 from advisor.record.stage import Check, RewardRecord
+from trainers.job.job import Job
 from trainers.rewards.scoring import Reward, Rewards
 from trainers.say.metrics_file import metrics_line
 
 FIRST = 3  # the mean of so many lines is the start of the run
-SHARES = ("zero_spread", "cut", "clipped")
 # Number -> its names in metrics.jsonl, of TRL's trainers and of PPO's.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "zero_spread": ("frac_reward_zero_std",),
@@ -41,12 +41,18 @@ class Watch:
 
     def see(self, line: Mapping[str, Any]) -> list[str]:
         """What is wrong and was not said before."""
-        self.lines.append(numbers_of(line))
+        self.lines.append(
+            {
+                name: float(line[key])
+                for name, keys in NAMES.items()
+                for key in keys
+                if isinstance(line.get(key), int | float)
+            }
+        )
         most = max(warning.lines for warning in rollout_warnings().values())
         del self.lines[FIRST:-most]
-        new = {
-            name: text for name, text in warnings_of(self.lines).items() if name not in self.warned
-        }
+        found = warnings_of(self.lines)
+        new = {name: text for name, text in found.items() if name not in self.warned}
         self.warned |= {name: f"step {line['step']}: {text}" for name, text in new.items()}
         return list(new.values())
 
@@ -55,30 +61,26 @@ class Watch:
         return [Check(f"rollouts-{name}", False, text) for name, text in self.warned.items()]
 
 
-def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics by the names above, as far as it has them."""
-    return {
-        name: float(line[key])
-        for name, keys in NAMES.items()
-        for key in keys
-        if isinstance(line.get(key), int | float)
-    }
-
-
 def warnings_of(lines: Sequence[Mapping[str, float]]) -> dict[str, str]:
     """Name -> what is wrong, with numbers and what to change.
 
     Args:
-        lines: The first lines of the run, and the last ones, as `numbers_of` gives them.
+        lines: Numbers by NAMES: of the first lines of the run, and of the last ones.
     """
     found = {}
     for name, limit in rollout_warnings().items():
-        if len(lines) < limit.lines:
-            continue
         recent = lines[-limit.lines :]
-        number = mean_of(recent, name) if name in SHARES else _grown(lines[:FIRST], recent)
-        if number is not None and number > limit.limit:
-            found[name] = _sentence(name, number, limit, lines[:FIRST], recent)
+        if len(recent) < limit.lines:
+            continue
+        if name == "length":
+            said = rise_in_length(lines[:FIRST], recent, limit.limit)
+        else:
+            share, said = mean_of(recent, name), ""
+            if share is not None and share > limit.limit:
+                lines_mean = f"mean of the last {limit.lines} lines; the limit is {limit.limit:.0%}"
+                said = f"{share:.0%} of {limit.what} ({lines_mean})"
+        if said:
+            found[name] = f"{said}: {limit.because}. {limit.hint[:1].upper()}{limit.hint[1:]}"
     return found
 
 
@@ -88,34 +90,19 @@ def mean_of(lines: Sequence[Mapping[str, float]], name: str) -> float | None:
     return sum(values) / len(values) if values and len(values) == len(lines) else None
 
 
-def _grown(
-    first: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]]
-) -> float | None:
-    """How many times as long answers are as at the start; None if the reward did not rise."""
-    ends = [mean_of(part, name) for name in ("tokens", "reward") for part in (first, recent)]
-    tokens_first, tokens, reward_first, reward = ends
-    if None in ends or not tokens_first or (reward or 0.0) <= (reward_first or 0.0):
-        return None
-    return (tokens or 0.0) / tokens_first
-
-
-def _sentence(
-    name: str,
-    number: float,
-    limit: RolloutWarning,
-    first: Sequence[Mapping[str, float]],
-    recent: Sequence[Mapping[str, float]],
+def rise_in_length(
+    first: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]], times: float
 ) -> str:
-    if name in SHARES:
-        return (
-            f"{number:.0%} of {limit.what} (mean of the last {limit.lines} lines; the limit is"
-            f" {limit.limit:.0%}): {limit.because}. {limit.hint[:1].upper()}{limit.hint[1:]}"
-        )
+    """How the reward rose while answers grew to more than so many times their length; "" if they
+    did not.
+    """
     was, now = mean_of(first, "tokens"), mean_of(recent, "tokens")
     low, high = mean_of(first, "reward"), mean_of(recent, "reward")
+    if not was or now is None or low is None or high is None or high <= low or now <= times * was:
+        return ""
     return (
         f"the reward rose from {low:.3g} to {high:.3g} while answers grew from {was:.0f} to"
-        f" {now:.0f} tokens: {limit.because}. {limit.hint[:1].upper()}{limit.hint[1:]}"
+        f" {now:.0f} tokens"
     )
 
 
@@ -164,40 +151,39 @@ def _values(lines: Sequence[Mapping[str, Any]], name: str, number: str) -> list[
     return [value for value in found if isinstance(value, int | float)]
 
 
-def reward_checks(records: Sequence[RewardRecord], rewards: Sequence[Reward]) -> list[Check]:
+def reward_checks(lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]) -> list[Check]:
     """Rewards that told no two answers apart: a warning, unless it is a penalty that nothing
-    deserved.
+    deserved; and rewards that did not score every answer, with their share over the whole run.
     """
-    penalties = {reward.key for reward in rewards if reward.is_penalty}
     found = []
-    for one in records:
+    for reward, one in zip(rewards, reward_records(lines, rewards), strict=False):
         if not one.constant:
             continue
-        name = f"reward-{one.name}-differs"
-        if one.name in penalties and not one.last:
-            found.append(Check(name, True, f"no answer of the training got the penalty {one.name}"))
-            continue
+        is_fine = reward.is_penalty and not one.last
         text = (
-            f"reward {one.name} gave {one.last:g} to every answer of the training: it taught"
+            f"no answer of the training got the penalty {one.name}"
+            if is_fine
+            else f"reward {one.name} gave {one.last:g} to every answer of the training: it taught"
             " nothing. Remove it, or make it tell answers apart"
         )
-        found.append(Check(name, False, text))
-    return found
-
-
-def missing_checks(lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]) -> list[Check]:
-    """Rewards that did not score every answer, with their share over the whole run."""
-    found = []
+        found.append(Check(f"reward-{one.name}-differs", is_fine, text))
     for reward in rewards:
         shares = _values(lines, reward.key, "missing")
         if sum(shares):
-            share = sum(shares) / len(shares)
             text = (
-                f"reward {reward.key} gave no score to {share:.1%} of the answers: it was left out"
-                " for them"
+                f"reward {reward.key} gave no score to {sum(shares) / len(shares):.1%} of the"
+                " answers: it was left out for them"
             )
             found.append(Check(f"reward-{reward.key}-missing", True, text))
     return found
+
+
+def about_rewards(
+    job: Job, rewards: Sequence[Reward]
+) -> tuple[tuple[RewardRecord, ...], list[Check]]:
+    """(what became of each of several rewards, what was noticed), once training is over."""
+    lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
+    return reward_records(lines, rewards), reward_checks(lines, rewards)
 
 
 def differ_checks(rewards: Rewards) -> list[Check]:

@@ -105,6 +105,11 @@ IDLE: tuple[tuple[str, str, Callable[[Job], bool]], ...] = (
     ),
     ("ddp_*", "launch.processes of 2 or more", lambda job: job.plan.launch.processes > 1),
     ("vllm_i*", "the stage's rollouts: vllm", lambda job: asks_server(job.stage)),
+    (
+        "multi_objective_aggregation",
+        "several entries in the stage's rewards",
+        lambda job: len(job.options.get("rewards") or ()) > 1,
+    ),
 )
 SMOOTHED = ("SFTConfig", "TrainingArguments")  # whose loss label_smoothing_factor changes
 FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")  # what values are tried beside

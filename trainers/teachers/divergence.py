@@ -14,6 +14,7 @@ Dimensions: N learned tokens laid end to end, H hidden size (each model its own)
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from trainers.step.answer_loss import Head
@@ -21,87 +22,60 @@ from trainers.step.answer_loss import Head
 SLICE_LOGITS = 2**25  # of one model in a slice: 128 MiB in float32
 
 
-def vocabulary(*heads: Head) -> int:
-    """Tokens that all of the heads score: matrices of one tokenizer may be padded differently."""
-    return min(int(head.module.weight.shape[0]) for head in heads)
-
-
-def divergences(
-    student: Head,
-    teacher: Head,
-    student_NH: Any,
-    teacher_NH: Any,
-    *,
-    beta: float,
-    temperature: float,
-    size: int,
-) -> Any:
-    """The divergence at each token, in nats: N. Its gradient goes to the student alone.
-
-    Args:
-        student_NH: Hidden states before the head.
-        teacher_NH: The teacher's, of the same tokens, without gradients.
-        beta: 0 forward KL, 1 reverse KL, between them Jensen-Shannon.
-        temperature: Both models' logits are divided by it.
-        size: Tokens of the vocabulary that both have.
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Called with the hidden states before both heads (N, H), it gives the divergence at each
+    token, in nats: N. Its gradient goes to the student alone.
     """
-    if not len(student_NH):
-        return student_NH.sum(dim=-1)
-    plain = student.is_plain and teacher.is_plain and student_NH.device.type == "cuda"
-    by = in_tiles if plain else in_slices
-    return by(
-        student, teacher, student_NH, teacher_NH, beta=beta, temperature=temperature, size=size
-    )
 
+    student: Head
+    teacher: Head
+    beta: float  # 0 forward KL, 1 reverse KL, between them Jensen-Shannon
+    temperature: float = 1.0  # both models' logits are divided by it
 
-def in_tiles(
-    student: Head,
-    teacher: Head,
-    student_NH: Any,
-    teacher_NH: Any,
-    *,
-    beta: float,
-    temperature: float,
-    size: int,
-) -> Any:
-    """What `divergences` gives, by TRL's kernel, for heads that are plain matrices."""
-    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+    @property
+    def size(self) -> int:
+        """Tokens that both heads score: matrices of one tokenizer may be padded differently."""
+        return min(int(head.module.weight.shape[0]) for head in (self.student, self.teacher))
 
-    found_N, _ = ChunkedDivergenceFunction.apply(
-        student_NH, *_matrix(student, size), teacher_NH, *_matrix(teacher, size),
-        float(beta), temperature, student.scale, student.cap, teacher.scale, teacher.cap,
-    )  # fmt: skip
-    return found_N
+    def __call__(self, student_NH: Any, teacher_NH: Any) -> Any:
+        if not len(student_NH):
+            return student_NH.sum(dim=-1)
+        is_plain = self.student.is_plain and self.teacher.is_plain
+        if is_plain and student_NH.device.type == "cuda":
+            return self.in_tiles(student_NH, teacher_NH)
+        return self.in_slices(student_NH, teacher_NH)
 
+    def in_tiles(self, student_NH: Any, teacher_NH: Any) -> Any:
+        """By TRL's kernel, for heads that are plain matrices."""
+        from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
-def in_slices(
-    student: Head,
-    teacher: Head,
-    student_NH: Any,
-    teacher_NH: Any,
-    *,
-    beta: float,
-    temperature: float,
-    size: int,
-) -> Any:
-    """What `divergences` gives, from the logits of some tokens at a time; those of several slices
-    are computed again in the backward pass.
-    """
-    import torch
-    from torch.utils.checkpoint import checkpoint
+        mine, theirs = self.student, self.teacher
+        found_N, _ = ChunkedDivergenceFunction.apply(
+            student_NH, *_matrix(mine, self.size), teacher_NH, *_matrix(theirs, self.size),
+            float(self.beta), self.temperature, mine.scale, mine.cap, theirs.scale, theirs.cap,
+        )  # fmt: skip
+        return found_N
 
-    def of_slice(own_NH: Any, other_NH: Any) -> Any:
-        return logit_divergences(
-            student.logits(own_NH, size) / temperature,
-            teacher.logits(other_NH, size).detach() / temperature,
-            beta=beta,
-        )
+    def in_slices(self, student_NH: Any, teacher_NH: Any) -> Any:
+        """From the logits of some tokens at a time; those of several slices are computed again in
+        the backward pass.
+        """
+        import torch
+        from torch.utils.checkpoint import checkpoint
 
-    step = max(1, SLICE_LOGITS // size)
-    if len(student_NH) <= step:
-        return of_slice(student_NH, teacher_NH)
-    slices = zip(student_NH.split(step), teacher_NH.split(step), strict=True)
-    return torch.cat([checkpoint(of_slice, *these, use_reentrant=False) for these in slices])
+        def of_slice(own_NH: Any, other_NH: Any) -> Any:
+            return logit_divergences(
+                self.student.logits(own_NH, self.size) / self.temperature,
+                self.teacher.logits(other_NH, self.size).detach() / self.temperature,
+                beta=self.beta,
+            )
+
+        step = max(1, SLICE_LOGITS // self.size)
+        if len(student_NH) <= step:
+            return of_slice(student_NH, teacher_NH)
+        slices = zip(student_NH.split(step), teacher_NH.split(step), strict=True)
+        return torch.cat([checkpoint(of_slice, *these, use_reentrant=False) for these in slices])
 
 
 def logit_divergences(student_NV: Any, teacher_NV: Any, *, beta: float) -> Any:

@@ -28,7 +28,7 @@ from trainers.rows.row import IGNORED
 from trainers.stage.trl_classes import SFT
 from trainers.step.answer_loss import add_hidden_call, head_of
 from trainers.step.token_counting import read_in
-from trainers.teachers.divergence import divergences, vocabulary
+from trainers.teachers.divergence import Distance
 
 ROOM = 8  # tokens that seq_len has to leave for an answer; else the data's answer is kept
 
@@ -94,21 +94,19 @@ class Distilling(SFT):
 
     # ------------------------------------------------------------------ the student's answers
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        batches, count = super().get_batch_samples(*args, **kwargs)
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        batches = list(islice(epoch_iterator, num_batches))
         first = self.state.global_step * self.args.gradient_accumulation_steps
         chosen = [
             place
             for place in range(len(batches))
             if is_on_policy(first + place, self.lesson.on_policy)
         ]
-        if not chosen:
-            return batches, count
         answered = iter(self.answer([row for place in chosen for row in rows_of(batches[place])]))
         for place in chosen:
             rows = list(islice(answered, len(batches[place]["input_ids"])))
             batches[place] = self.data_collator(rows)
-        return batches, self._get_num_items_in_batch(batches, self.args.device)
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The rows with answers of the student in place of their last ones."""
@@ -122,7 +120,8 @@ class Distilling(SFT):
         if not asked:
             return rows
         prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
-        with own_random_numbers(self.args.device, self.lesson.seed, self.state.global_step):
+        step, rank = self.state.global_step, process_rank()
+        with own_random_numbers(self.args.device, self.lesson.seed, step, rank=rank):
             sampling = Sampling(
                 limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
                 temperature=self.lesson.temperature,
@@ -193,12 +192,11 @@ class Distilling(SFT):
         teacher, teacher_NH = self.teacher_states(asked, learned_BT)
 
         def distance(student: Any, hidden_BTH: Any) -> Any:
-            mine, theirs = head_of(student), head_of(teacher)
-            return divergences(
-                mine, theirs, hidden_BTH[:, :-1][learned_BT], teacher_NH,
+            between = Distance(
+                student=head_of(student), teacher=head_of(teacher),
                 beta=lesson.beta, temperature=lesson.temperature,
-                size=vocabulary(mine, theirs),
             )  # fmt: skip
+            return between(hidden_BTH[:, :-1][learned_BT], teacher_NH)
 
         more = (
             {"output_router_logits": True} if self.aux_loss_enabled and self.model.training else {}
@@ -238,11 +236,11 @@ class Distilling(SFT):
 
 
 @contextmanager
-def own_random_numbers(device: Any, seed: int, step: int) -> Iterator[None]:
+def own_random_numbers(device: Any, seed: int, step: int, *, rank: int = 0) -> Iterator[None]:
     """Random numbers that depend on the seed, the step and the process, and leave those of the
     training as they were.
     """
     cards = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cards):
-        torch.manual_seed((seed * 1_000_003 + step) * 4096 + process_rank())
+        torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
         yield
