@@ -11,27 +11,23 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from advisor.data import read_examples
-from trainers.rows import ANSWERS, IGNORED, Templater, prepare_stage_rows
+from trainers.rows import IGNORED, Templater
+from trainers.rows.conversation import answer_rows
+from trainers.rows.row import LeftOut
 
 
 def main() -> None:
     model, chats, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    data = prepare_stage_rows(
-        list(read_examples(chats)),
-        Templater(AutoTokenizer.from_pretrained(model), learn_all=False),
-        kind=ANSWERS,
-        seq_len=1024,
-        truncation="drop",
-        holdout=0.0,
-        seed=0,
-    )
+    templater = Templater(AutoTokenizer.from_pretrained(model))
+    built = answer_rows(read_examples(chats), templater, LeftOut())
+    found = [row for row in built if row.tokens <= 1024]
     rows = [
         {
             "input_ids": list(row.input_ids),
             "attention_mask": [1] * row.tokens,
             "labels": [IGNORED, *row.labels[1:]],
         }
-        for row in data.train
+        for row in found
     ]
     tokens = folder / "tokens"
     tokens.mkdir()
@@ -40,9 +36,9 @@ def main() -> None:
     DatasetDict({"train": Dataset.from_list(rows)}).save_to_disk(str(folder / "dataset"))
     counts = {
         "rows": len(rows),
-        "all_tokens": data.tokens,
-        "learned": data.learned_tokens,
-        "longest": max(row.tokens for row in data.train),
+        "all_tokens": sum(row.tokens for row in found),
+        "learned": sum(row.learned for row in found),
+        "longest": max(row.tokens for row in found),
     }
     print(json.dumps(counts))
 

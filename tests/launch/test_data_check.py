@@ -155,7 +155,8 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
 
     from advisor.data import read_examples
     from advisor.ground.errors import InputError
-    from trainers.rows import Templater, prepare_stage_rows
+    from tests.trainers.fitting import prepare_stage_rows
+    from trainers.rows import Templater
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     path = kinds / f"{name}.jsonl"

@@ -1,13 +1,16 @@
 """Rows that are built, fitted and divided without a file, for tests of the rules alone."""
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 from advisor.data.example import question_mark, text_mark
-from trainers.rows import ANSWERS, Row
+from trainers.rows import ANSWERS, Prepared, Row
 from trainers.rows.conversation import answer_rows
 from trainers.rows.row import LeftOut
 from trainers.rows.selection import Limits, fit_record, fit_row, held_out_mask
+from trainers.rows.stage_rows import Preparation
 
 
 def tokenise(examples, templater) -> list[Row]:
@@ -33,18 +36,29 @@ def fit_rows(rows, *, seq_len, truncation, cut=None) -> SimpleNamespace:
     return SimpleNamespace(rows=[piece for _, pieces in found for piece in pieces], **record)
 
 
+def prepare_stage_rows(
+    examples, templater, *, seq_len, truncation, holdout, seed, kind=ANSWERS
+) -> Prepared:
+    """All rows of a stage, kept and read back, in memory."""
+    limits = Limits(seq_len, truncation, seed)
+    preparation = Preparation(templater=templater, limits=limits, holdout=holdout, kind=kind)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        preparation.write(path, examples, "")
+        found = preparation.read(path, "")
+        return replace(found, train=tuple(found.train), holdout=tuple(found.holdout))
+
+
 def split_rows(rows, *, share, seed) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows, each in the order of their file."""
     import numpy
 
     keys = {question_mark(row.key, seed): row.key for row in rows}
+    marks = [(question_mark(row.key, seed), text_mark(row.text, seed), 1) for row in rows]
     held = held_out_mask(
-        questions=numpy.array([question_mark(row.key, seed) for row in rows], numpy.uint64),
-        texts=numpy.array([text_mark(row.text, seed) for row in rows], numpy.uint64),
-        sizes=numpy.ones(len(rows), numpy.int64),
-        share=share,
+        numpy.array(marks, [("question", "u8"), ("text", "u8"), ("pieces", "i8")]),
+        share,
         blank=question_mark("", seed),
-        strata=None,
         keys_of=lambda marks: {mark: keys[mark] for mark in marks},
     )
     sides = [], []

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
+from tests.trainers.fitting import prepare_stage_rows
 from tests.trainers.test_masks import FEW, SAID
-from trainers.rows import ANSWERS, Templater, prepare_stage_rows
+from trainers.rows import ANSWERS, Templater
 from trainers.rows.conversation import PROMPTS
 from trainers.rows.heads import CLASSES, class_columns, class_names
 from trainers.rows.preference import (

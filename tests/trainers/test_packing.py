@@ -70,7 +70,7 @@ def largest_difference(model, rows) -> float:
     import torch
 
     with torch.no_grad():
-        together = packed_logits(model, rows)
+        together = packed_logits(model, [row.input_ids for row in rows])
         alone = torch.cat(
             [
                 model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
@@ -124,7 +124,7 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
         for line, group in enumerate(groups):
             assert torch.allclose(
                 logits[line, : sum(row.tokens for row in group)],
-                packed_logits(model, group),
+                packed_logits(model, [row.input_ids for row in group]),
                 atol=2e-5,
             )
 

@@ -10,10 +10,11 @@ import pytest
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import LLAMA3, family_tokenizer
+from tests.trainers.fitting import prepare_stage_rows
 from trainers import sft
 from trainers.__main__ import main
 from trainers.job.files import read_json
-from trainers.rows import IGNORED, Templater, prepare_stage_rows
+from trainers.rows import IGNORED, Templater
 from trainers.rows.conversation import answer_row
 from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from tests.trainers.fitting import fit_rows, split_rows, tokenise
-from trainers.rows import IGNORED, Row, Templater, dataset_columns, pack, prepare_stage_rows
+from tests.trainers.fitting import fit_rows, prepare_stage_rows, split_rows, tokenise
+from trainers.rows import IGNORED, Row, Templater, dataset_columns, pack
 from trainers.rows.row import ids_of
 from trainers.rows.selection import cut_row
 from trainers.rows.stage_rows import prepare_rows

@@ -319,7 +319,7 @@ def test_thoughts_that_the_template_leaves_out_are_told():
     """DeepSeek-R1's template cuts the thoughts off each answer, so that none is learned."""
     from advisor.data.example import Example, Message
     from tests.trainers.families import byte_level
-    from trainers.rows.stage_rows import prepare_stage_rows
+    from tests.trainers.fitting import prepare_stage_rows
     from trainers.rows.template import Templater
 
     tokenizer = byte_level(("<|im_end|>",), eos="<|im_end|>")

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import InputError
 from advisor.ground.progress import track, waiting
 from advisor.record.stage import Check, Evaluation, SampleAnswer
 from trainers.evaluation import Subject
@@ -41,7 +40,9 @@ from trainers.evaluation.metrics import (
 from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import keep_value, kept_value
 from trainers.job.types import Tokenizer
-from trainers.rows import ANSWERS, Row, Templater, prepare_stage_rows
+from trainers.rows import Row, Templater
+from trainers.rows.conversation import answer_rows
+from trainers.rows.row import LeftOut
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
@@ -256,16 +257,5 @@ def general_rows(tokenizer: Tokenizer, seq_len: int) -> list[Row]:
     """The fixed general prompts, as rows of this tokenizer; [] if none is within `seq_len`."""
     from advisor.data import read_examples
 
-    try:
-        data = prepare_stage_rows(
-            list(read_examples(GENERAL)),
-            Templater(tokenizer, learn_all=False),
-            kind=ANSWERS,
-            seq_len=seq_len,
-            truncation="drop",
-            holdout=0.0,
-            seed=0,
-        )
-    except InputError:  # none of them is as short as the rows of this stage
-        return []
-    return list(data.train)
+    rows = answer_rows(read_examples(GENERAL), Templater(tokenizer), LeftOut())
+    return [row for row in rows if row.tokens <= seq_len]

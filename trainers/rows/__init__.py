@@ -18,7 +18,7 @@ shortened or left out is counted.
 from trainers.rows.conversation import ANSWERS
 from trainers.rows.packing import PackedBatches, dataset_columns, pack
 from trainers.rows.row import IGNORED, Kind, Row
-from trainers.rows.stage_rows import Prepared, prepare_stage_rows
+from trainers.rows.stage_rows import Prepared
 from trainers.rows.template import Templater
 
 __all__ = [
@@ -31,5 +31,4 @@ __all__ = [
     "Templater",
     "dataset_columns",
     "pack",
-    "prepare_stage_rows",
 ]

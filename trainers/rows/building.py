@@ -52,7 +52,7 @@ NUMBERS = [
 class Chunk:
     """What some examples give, or all of them."""
 
-    numbers: list[Any] = field(default_factory=list)  # arrays of NUMBERS
+    numbers: bytearray = field(default_factory=bytearray)  # of NUMBERS: grows without a copy
     left: LeftOut = field(default_factory=LeftOut)
     seen: int = 0  # examples
     answered: int = 0  # of them that teach an answer
@@ -113,7 +113,7 @@ class ChunkBuilder:
             rows.extend(pieces)
             repeated.extend(place > 0 for place in range(len(pieces)))
             found.texts_alone = found.texts_alone and getattr(row, "document", False)
-        found.numbers = [numpy.array(numbers, NUMBERS)]
+        found.numbers += numpy.array(numbers, NUMBERS).tobytes()
         found.batch = rows_batch(rows, kind.row, repeated)
         found.notes, found.turn_ends = templater.notes, templater.turn_ends
         found.plain_template = templater.gave_template

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.ground.errors import InputError
 from advisor.methods.kernels import is_flash
@@ -177,8 +176,7 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leak:
+class Leak(NamedTuple):
     """How far the predictions of a row move when another row is packed in front of it, and when
     both are one text.
 
@@ -187,8 +185,8 @@ class Leak:
     """
 
     packed: float  # divergence
-    joined: float
     packed_gap: float
+    joined: float
     joined_gap: float
     rounding: float  # the largest gap that rounding alone explains
     share: float  # of the joined text's numbers that inexact arithmetic explains
@@ -229,7 +227,7 @@ def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None
         return model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False).logits[0]
 
     with evaluating(model):
-        packed_SV = packed_ids_logits(model, (first, second), flash=flash)
+        packed_SV = packed_logits(model, (first, second), flash=flash)
         alone_TV, joined_TV, packed_TV = (
             torch.log_softmax(logits.float()[-len(second) :], dim=-1)
             for logits in (predict(second), predict((*first, *second)), packed_SV)
@@ -240,16 +238,7 @@ def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None
         divergence_T = (alone_TV.exp() * (alone_TV - other_TV)).sum(-1)
         return float(divergence_T.mean()), float((alone_TV - other_TV).abs()[likely_TV].max())
 
-    (packed, packed_gap), (joined, joined_gap) = moved(packed_TV), moved(joined_TV)
-    rounding, share = inexactness(model, packed_SV)
-    return Leak(
-        packed=packed,
-        joined=joined,
-        packed_gap=packed_gap,
-        joined_gap=joined_gap,
-        rounding=rounding,
-        share=share,
-    )
+    return Leak(*moved(packed_TV), *moved(joined_TV), *inexactness(model, packed_SV))
 
 
 def inexactness(model: Any, logits_SV: Any) -> tuple[float, float]:
@@ -267,17 +256,12 @@ def inexactness(model: Any, logits_SV: Any) -> tuple[float, float]:
     return max(SAME_LOG_PROBS, STEPS * step), SHARE
 
 
-def packed_logits(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Any:
-    """The model's logits over rows packed into one sequence: S, V.
+def packed_logits(model: Any, rows: Sequence[Sequence[int]], *, flash: bool = False) -> Any:
+    """The model's logits over the token ids of rows packed into one sequence: S, V.
 
     Args:
         flash: Also give the bounds of the rows, as flash attention takes them.
     """
-    return packed_ids_logits(model, [row.input_ids for row in rows], flash=flash)
-
-
-def packed_ids_logits(model: Any, rows: Sequence[Sequence[int]], *, flash: bool) -> Any:
-    """The same for the token ids of rows."""
     import torch
 
     device = next(model.parameters()).device

@@ -134,29 +134,27 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> FitRecord:
 
 
 def held_out_mask(
-    *,
-    questions: Array,
-    texts: Array,
-    sizes: Array,
+    rows: Array,
     share: float,
+    *,
     blank: int,
-    strata: Array | None,
     keys_of: Callable[[Collection[int]], Mapping[int, str]],
+    strata: Array | None = None,
 ) -> Array:
     """Which rows to hold out.
 
     Args:
-        questions: The `question_mark` of each row, uint64.
-        texts: The `text_mark` of each, uint64.
-        sizes: How many sequences each row gives; none with 0.
+        rows: `question` (its mark), `text` (its mark) and `pieces` of each row; none without
+            pieces.
         share: The share of sequences to hold out.
         blank: The mark of no question at all.
-        strata: A number for the stratum of each row, or None.
         keys_of: Gives the questions that some marks stand for.
+        strata: A number for the stratum of each row (a class), of which the same share is held out.
     """
     import numpy
 
-    groups = _groups(questions, texts, int(sizes.sum()), blank, keys_of)
+    sizes = rows["pieces"]
+    groups = _groups(rows["question"], rows["text"], int(sizes.sum()), blank, keys_of)
     # Sorted by their marks, which is the order in which groups are held out.
     names, firsts, group_of = numpy.unique(groups, return_index=True, return_inverse=True)
     group_sizes = numpy.bincount(group_of, weights=sizes, minlength=len(names)).astype(numpy.int64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,46 +128,41 @@ class Preparation:
                     found.add(chunk)
             if found.plain_template:  # which another process gave to its tokenizer
                 templater.use_plain_template()
-            places, columns, about = self._divide(found, rows)
+            order, about = self._divide(found, rows)
             if skipped is not None:
                 about["rows"] = skipped.seen
                 about["dropped"] += skipped.total
                 about["notes"] = [*guesses, *skipped.lines(), *about["notes"]]
             remove_rows(path.parent, path.stem.rpartition("-")[0])
-            write_rows(path, rows, places, columns, digest=digest, about=about)
+            write_rows(path, rows, order, digest=digest, about=about)
 
-    def _divide(
-        self, found: Chunk, rows: RowsWriter
-    ) -> tuple[list[Array], dict[str, Array], dict[str, Any]]:
-        """(the places of the rows to train on and of those held out, fields that the review gives
-        to these rows, what to say of them).
+    def _divide(self, found: Chunk, rows: RowsWriter) -> tuple[dict[str, Array], dict[str, Any]]:
+        """(the places of the rows to train on and then of those held out, with fields that the
+        review gives them; what to say of them).
         """
         import numpy
 
         kind, limits, templater = self.kind, self.limits, self.templater
         found.left.raise_if_too_many(found.seen)
-        of: Array = numpy.concatenate([numpy.empty(0, NUMBERS), *found.numbers])
+        of: Array = numpy.frombuffer(found.numbers, NUMBERS)
         if not len(of):
             raise InputError("the data has no rows")
-        found.numbers.clear()
         review = Review()
         if kind.review is not None:
             review = kind.review(
                 Marked(numbers=of["number"], texts=of["text"], marks=of["mark"], names=found.names)
             )
         keep = review.keep if review.keep is not None else numpy.ones(len(of), bool)
-        fit = fit_record(of[keep], kind, limits)
+        fit = fit_record(of if keep.all() else of[keep], kind, limits)
         pieces, used = of["pieces"], keep & (of["pieces"] > 0)
         table = rows.table()
         held = numpy.zeros(len(of), bool)
         held[used] = held_out_mask(
-            questions=of["question"][used],
-            texts=of["text"][used],
-            sizes=pieces[used],
-            share=self.holdout,
+            of if used.all() else of[used],
+            self.holdout,
             blank=question_mark("", limits.seed),
-            strata=of["mark"][used] if kind.stratified else None,
             keys_of=lambda marks: _keys(marks, of["question"], pieces, table),
+            strata=of["mark"][used] if kind.stratified else None,
         )
         disagreement = templater.thoughts_note(found.answered, found.thoughtful)
         notes = [
@@ -191,12 +186,14 @@ class Preparation:
             "chat_template": templater.tokenizer.chat_template if templater.gave_template else None,
         }
         order = numpy.argsort(numpy.repeat(of["number"], pieces), kind="stable")
-        sides = [order[numpy.repeat(side, pieces)[order]] for side in (used & ~held, used & held)]
+        train, holdout = (
+            order[numpy.repeat(side, pieces)[order]] for side in (used & ~held, used & held)
+        )
+        places = numpy.concatenate([train, holdout])
         columns = {
-            name: numpy.repeat(values, pieces)[numpy.concatenate(sides)]
-            for name, values in review.columns.items()
+            name: numpy.repeat(values, pieces)[places] for name, values in review.columns.items()
         }
-        return sides, columns, about
+        return {"place": places, **columns}, {**about, "train": len(train)}
 
     def read(self, path: Path, digest: str) -> Prepared[Any] | None:
         """What was written, or None if there is nothing or it is not as it was written.
@@ -230,37 +227,6 @@ def _keys(
         mark: table.values(row, ["key"])["key"]
         for mark, row in zip(known.tolist(), rows.tolist(), strict=True)
     }
-
-
-def prepare_stage_rows(
-    examples: Iterable[Example],
-    templater: Templater,
-    *,
-    seq_len: int,
-    truncation: str,
-    holdout: float,
-    seed: int,
-    kind: Kind[Any] = ANSWERS,
-) -> Prepared[Any]:
-    """Rows of some examples in memory, ready to train on.
-
-    Raises InputError, each row named, if too many cannot be trained on.
-
-    Args:
-        seq_len: The longest row, in tokens.
-        truncation: stop | drop | truncate, as in the plan.
-        holdout: The share of rows to hold out.
-        seed: Of the split.
-        kind: What the objective trains on.
-    """
-    limits = Limits(seq_len, truncation, seed)
-    preparation = Preparation(templater=templater, limits=limits, holdout=holdout, kind=kind)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.json"
-        preparation.write(path, examples)
-        found = preparation.read(path, "")
-        assert found is not None
-        return replace(found, train=tuple(found.train), holdout=tuple(found.holdout))
 
 
 def prepare_rows(

@@ -245,8 +245,7 @@ class StoredRows(View):
 def write_rows(
     path: Path,
     rows: RowsWriter,
-    places: Sequence[Array],
-    columns: Mapping[str, Array],
+    order: Mapping[str, Array],
     *,
     digest: str,
     about: Mapping[str, Any],
@@ -255,25 +254,23 @@ def write_rows(
 
     Args:
         path: Of the JSON file that says what they are.
-        places: Of the rows to train on, and of those held out.
-        columns: Values of a field for all rows that are kept, in that order.
+        order: `place` of each row to train on and then of each held out, with values of fields
+            that are not as in `rows`.
         digest: Of all that they depend on.
-        about: What to say of them.
+        about: What to say of them, and how many there are to `train` on.
     """
-    import numpy
     import pyarrow as pa
 
-    table = pa.table({"place": numpy.concatenate(places), **columns})
-    order = _beside(path, "order")
-    temporary = order.with_name(f"{TEMPORARY}{os.getpid()}-{order.name}")
+    table, target = pa.table(dict(order)), _beside(path, "order")
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
     try:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-        for source, target in ((rows.path, _beside(path, "rows")), (temporary, order)):
+        for source, name in ((rows.path, "rows"), (temporary, "order")):
             DISK.sync(source)
-            DISK.rename(source, target)
+            DISK.rename(source, _beside(path, name))
         files = {name: DISK.digest(_beside(path, name)) for name in ("rows", "order")}
-        keep_value(path, digest, {**about, "train": len(places[0]), "files": files})
+        keep_value(path, digest, {**about, "files": files})
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

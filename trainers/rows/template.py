@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from advisor.data.example import Message, system_in_question
 from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
@@ -54,16 +54,6 @@ ALL_LEARNED = "the mask would also cover what others say"
 
 
 FEW_ANSWERS = 3  # of a conversation; of more, one rendering each would take too long
-
-
-class Writing(NamedTuple):
-    """A conversation and what is known of how the template writes it."""
-
-    messages: Sequence[Message]
-    tools: Sequence[Mapping[str, Any]]
-    full: str
-    tagged: Sequence[Span] | None  # ranges of the {% generation %} tag
-    before: dict[int, str]  # index of an answer -> the text that stands before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +186,29 @@ class Templater:
                 " system turn)",
             ) from None
 
+    def written(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, list[Span] | None]:
+        """(the conversation as text, the ranges of the {% generation %} tag, one for each answer);
+        None in their place if the template has no such tag.
+        """
+        template = self.tokenizer.get_chat_template(tools=list(tools) or None)
+        if not GENERATION_TAG.search(template):
+            return self.render(messages, tools), None
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        with self._refusals():
+            texts, ranges = render_jinja_template(
+                [template_messages(messages)],
+                tools=list(tools) or None,
+                chat_template=template,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
+        found = [(start, end) for start, end in ranges[0]]
+        answers = sum(message.role == "assistant" for message in messages)
+        return texts[0], found if len(found) == answers else None
+
     def thoughts_note(self, answered: int, thoughtful: int) -> str | None:
         """What to do if the model thinks and the data holds no thoughts, or the other way round;
         None if they agree.
@@ -271,45 +284,6 @@ class Templater:
         )
         return moved
 
-    def _answer_opening(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ) -> str:
-        """What the template writes in front of a new answer."""
-        before = messages or (
-            Message("user", OTHER_TEXTS[0]),
-        )  # an empty conversation cannot be rendered
-        asked, waiting = self.render(before, tools, prompt=True), self.render(before, tools)
-        return asked[shared_prefix_length(asked, waiting) :]
-
-    def _text_before_first(self, tools: Sequence[Mapping[str, Any]], full: str) -> str:
-        """The text before the first answer of a conversation that the assistant begins."""
-        header = self._answer_opening((), tools)
-        place = full.find(header)
-        return full[: place + len(header)] if header and place >= 0 else ""
-
-    def _written(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, list[Span] | None]:
-        """(the conversation as text, the ranges of the {% generation %} tag, one for each answer);
-        None if the template has no such tag.
-        """
-        template = self.tokenizer.get_chat_template(tools=list(tools) or None)
-        if not GENERATION_TAG.search(template):
-            return self.render(messages, tools), None
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        with self._refusals():
-            texts, ranges = render_jinja_template(
-                [template_messages(messages)],
-                tools=list(tools) or None,
-                chat_template=template,
-                return_assistant_tokens_mask=True,
-                **self.tokenizer.special_tokens_map,
-            )
-        found = [(start, end) for start, end in ranges[0]]
-        answers = sum(message.role == "assistant" for message in messages)
-        return texts[0], found if len(found) == answers else None
-
     # ------------------------------------------------------------------ the answers
 
     def chat(
@@ -328,8 +302,7 @@ class Templater:
         """
         own = self.without_system(messages)
         messages, since = own, since - (len(messages) - len(own))
-        full, tagged = self._written(messages, tools)
-        writing = Writing(messages, tools, full, tagged, {})
+        writing = Writing(self, messages, tools)
         learned = []
         for index, message in enumerate(messages):
             if message.role != "assistant" or message.weight == 0 or index < since:
@@ -340,260 +313,22 @@ class Templater:
                 self.note("an empty answer is read but not learned")
                 continue
             learned.append(index)
-        spans = self._spans_alike(writing, learned)
+        spans = writing.spans_alike(learned)
         if spans is None:
             spans = []
             for index in learned:
-                spans.append(self._checked_span(writing, index, spans))
+                spans.append(writing.checked(index, writing.span(index), spans))
         if messages and messages[-1].role == "assistant":
-            prompt = self._text_before(writing, len(messages) - 1)
-            if prompt and not full.startswith(prompt):
+            prompt = writing.before(len(messages) - 1)
+            if prompt and not writing.full.startswith(prompt):
                 self.note(
                     "a new answer is begun by the template in another way than the answers in the"
                     " data (a thinking model, mostly)"
                 )
         else:
             prompt = self.render(messages, tools, prompt=True) if messages else ""
-        self._note_oddities(messages, tools, full)
-        return Chat(full, tuple(spans), prompt)
-
-    def _text_before(self, writing: Writing, index: int) -> str:
-        """The text that a model would read before it wrote an answer."""
-        if index not in writing.before:
-            writing.before[index] = (
-                self.render(writing.messages[:index], writing.tools, prompt=True)
-                if index
-                else self._text_before_first(writing.tools, writing.full)
-            )
-        return writing.before[index]
-
-    def _spans_alike(self, writing: Writing, learned: Sequence[int]) -> list[Span] | None:
-        """The ranges of many answers without a rendering for each: two answers that stand between
-        the same marks begin and end at the same places in them. Those of the first and last answer
-        between such marks are found by rendering, and have to agree.
-
-        None if there are few answers, or if that cannot be shown.
-        """
-        full, final = writing.full, len(writing.messages) - 1
-        words = self._word_places(writing) if len(learned) > FEW_ANSWERS else None
-        if words is None:
-            return None
-        inner = [index for index in learned if index != final]
-        known: dict[tuple[str, str], Span] = {}  # marks around -> characters of them that belong
-        around, last = {}, {}
-        for index in inner:
-            (_, left), (start, end), (right, _) = words[index - 1 : index + 2]
-            around[index] = full[left:start], full[end:right]
-            last[around[index]] = index
-        spans: list[Span] = []
-        try:
-            for index in learned:
-                start, end = words[index]
-                marks = around.get(index)
-                if marks in known and last[marks] != index:
-                    lead, tail = known[marks]
-                    span = start - lead, end + tail
-                else:
-                    span = self._answer_span(writing, index)
-                    own = start - span[0], span[1] - end
-                    if marks is not None and (
-                        known.setdefault(marks, own) != own
-                        or not 0 <= own[0] <= len(marks[0])
-                        or not 0 <= own[1] <= len(marks[1])
-                    ):
-                        return None
-                self._check_span(writing, index, span, spans)
-                spans.append(span)
-        except Unusable:
-            return None
-        return spans
-
-    def _word_places(self, writing: Writing) -> list[Span] | None:
-        """Where the words of each message stand in the text, found by rendering the conversation
-        once more with other words; None if the template does more than to put marks around them,
-        or if questions and answers do not alternate.
-        """
-        messages, full = writing.messages, writing.full
-        first = int(messages[0].role == "system")
-        turns = ["user", "assistant"] * len(messages)
-        if [message.role for message in messages[first:]] != turns[: len(messages) - first] or any(
-            message.extra
-            or not message.content.strip()
-            or "</think>" in message.content
-            or self.special_text.search(message.content)
-            for message in messages
-        ):
-            return None
-        others = [f"\u00a4{place}\u00a5" for place in range(len(messages))]
-        try:
-            text = self.render(
-                [replace(one, content=other) for one, other in zip(messages, others, strict=True)],
-                writing.tools,
-            )
-        except Unusable:
-            return None
-        if re.findall("\u00a4\\d+\u00a5", text) != others:
-            return None
-        before, *marks = re.split("\u00a4\\d+\u00a5", text)
-        if not full.startswith(before):
-            return None
-        place, found = len(before), []
-        for message, mark in zip(messages, marks, strict=True):
-            for words in (message.content, message.content.strip()):
-                end = place + len(words)
-                if full.startswith(words, place) and full.startswith(mark, end):
-                    break
-            else:
-                return None
-            spoken = message.content.strip()
-            start = place + words.index(spoken)
-            found.append((start, start + len(spoken)))
-            place = end + len(mark)
-        return found if place == len(full) else None
-
-    def _checked_span(self, writing: Writing, index: int, before: Sequence[Span]) -> Span:
-        span = self._answer_span(writing, index)
-        self._check_span(writing, index, span, before)
-        return span
-
-    def _answer_span(self, writing: Writing, index: int) -> Span:
-        """The range of one answer."""
-        messages, tools, full = writing.messages, writing.tools, writing.full
-
-        def upto() -> str:
-            if index == len(messages) - 1:
-                return full
-            return self.render(messages[: index + 1], tools)
-
-        if writing.tagged is not None:
-            turn = sum(message.role == "assistant" for message in messages[:index])
-            return self._span_with_end_token(
-                full, writing.tagged[turn], lambda: self._text_after(messages, index, tools, upto())
-            )
-        before, until = self._text_before(writing, index), upto()
-        if full.startswith(before) and full.startswith(until) and len(before) < len(until):
-            return self._span_without_tail(full, (len(before), len(until)), messages[index])
-        return self._span_by_rewording(messages, index, tools, full, until)
-
-    def _check_span(self, writing: Writing, index: int, span: Span, before: Sequence[Span]) -> None:
-        """Raise Unusable if the range does not hold the words of the message, or more than one
-        turn.
-        """
-        message, (start, end) = writing.messages[index], span
-        text = writing.full[start:end]
-        where = f"turn {index + 1}"
-        if start >= end or spoken_text(message) not in text or (before and start < before[-1][1]):
-            raise Unusable(HIDDEN, where)
-        if any(name not in text for name in called_functions(message)):
-            raise Unusable(NO_TOOLS, where)
-
-    def _span_without_tail(self, full: str, span: Span, message: Message) -> Span:
-        """The range without what the template writes after the token that ends the turn: no model
-        has to write that.
-        """
-        start, end = span
-        stops = list(self.special_text.finditer(full, start, end))
-        words_end = end  # where the special tokens at the end begin
-        for token in reversed(stops):
-            if full[token.end() : words_end].strip():
-                break
-            words_end = token.start()
-        spoken = spoken_text(message)
-        # An answer such as "t" is also a part of <|endoftext|>.
-        place = full.rfind(spoken, start, words_end)
-        if place < 0:
-            place = full.rfind(spoken, start, end)
-        if spoken and place >= 0 and not called_functions(message):
-            stop = self.special_text.search(full, place + len(spoken), end)
-            if stop:
-                return start, stop.end()
-        kept = len(full[:end].rstrip())
-        return start, (
-            stops[-1].end()
-            if stops and not full[stops[-1].end() : end].strip()
-            else max(start, kept)
-        )
-
-    def _span_with_end_token(self, full: str, span: Span, after: Callable[[], str]) -> Span:
-        """The range up to and including the token that ends the turn, if one follows the answer.
-
-        Args:
-            after: Gives what the template writes after this answer if it is the last.
-        """
-        start, end = span
-        answer = full[start:end].rstrip()
-        last = list(self.special_text.finditer(answer))
-        if last and last[-1].end() == len(answer):
-            return start, start + len(answer)
-        stop = self.special_text.search(after())
-        follows = self.special_text.match(full, len(full) - len(full[end:].lstrip()))
-        # If the conversation ends without a stop token, what follows here is the mark of the next
-        # speaker.
-        return (
-            (start, follows.end())
-            if stop and follows
-            else (start, max(start, len(full[:end].rstrip())))
-        )
-
-    def _text_after(
-        self, messages: Sequence[Message], index: int, tools: Sequence[Mapping[str, Any]], upto: str
-    ) -> str:
-        """What the template writes after an answer if the conversation ends there."""
-        _, end = self._changed_span(messages[: index + 1], index, tools, upto)
-        return upto[end:]
-
-    def _changed_span(
-        self, messages: Sequence[Message], index: int, tools: Sequence[Mapping[str, Any]], full: str
-    ) -> Span:
-        """The range of a message's own words in the text, found by changing them."""
-        starts, ends = [], []
-        for other in OTHER_TEXTS:
-            changed = list(messages)
-            changed[index] = with_other_words(messages[index], other)
-            text = self.render(changed, tools)
-            start = shared_prefix_length(full, text)
-            end = shared_prefix_length(full[::-1], text[::-1])
-            starts.append(start)
-            ends.append(len(full) - end)
-        return min(starts), max(ends)
-
-    def _span_by_rewording(
-        self,
-        messages: Sequence[Message],
-        index: int,
-        tools: Sequence[Mapping[str, Any]],
-        full: str,
-        upto: str,
-    ) -> Span:
-        """The range of an answer if the template writes earlier turns in another way than the last
-        one, found by changing the answer's words.
-        """
-        start, end = self._changed_span(messages, index, tools, full)
-        after = self._text_after(messages, index, tools, upto)
-        header = self._answer_opening(messages[:index], tools)
-        opened = full.rfind(header, 0, start) if header else -1
-        own = opened + len(header)
-        question = messages[index - 1].content.strip() if index else ""
-        if (
-            opened < 0
-            # A short one, such as "a", also stands in what the template writes before an answer.
-            or (
-                (question and question in full[own:start])
-                and self._changed_span(messages, index - 1, tools, full)[1] > own
-            )
-        ):
-            # The mark of an earlier turn, or none: begin at the first word. This would find only a
-            # part of a call.
-            if called_functions(messages[index]):
-                raise Unusable(HIDDEN, f"turn {index + 1}")
-            own = start
-        if called_functions(messages[index]):
-            # The change is inside the call: what closes the call, up to the last mark that both
-            # texts have, belongs to it.
-            same = after[: shared_prefix_length(after, full[end:])]
-            marks = list(self.special_text.finditer(same))
-            return own, end + (marks[-1].end() if marks else len(same.rstrip()))
-        return self._span_with_end_token(full, (own, end), lambda: after)
+        self._note_oddities(messages, tools, writing.full)
+        return Chat(writing.full, tuple(spans), prompt)
 
     def _note_oddities(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
@@ -714,6 +449,245 @@ class Templater:
             if foreign
             else ""
         )
+
+
+class Writing:
+    """A conversation as the template writes it, and where its answers are."""
+
+    def __init__(
+        self, templater: Templater, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.messages, self.tools = messages, tools
+        self.templater, self.special_text = templater, templater.special_text
+        self.full, self.tagged = templater.written(messages, tools)
+        self._beginnings: dict[tuple[int, bool], str] = {(len(messages), False): self.full}
+
+    def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        """Other messages with the same tools."""
+        return self.templater.render(messages, self.tools, prompt=prompt)
+
+    def _beginning(self, size: int, *, prompt: bool = False) -> str:
+        """The text of the first messages, rendered once."""
+        key = size, prompt
+        if key not in self._beginnings:
+            # An empty conversation cannot be rendered.
+            first = self.messages[:size] or (Message("user", OTHER_TEXTS[0]),)
+            self._beginnings[key] = self.render(first, prompt=prompt)
+        return self._beginnings[key]
+
+    def before(self, index: int) -> str:
+        """The text that a model would read before it wrote an answer."""
+        if index:
+            return self._beginning(index, prompt=True)
+        header = self._opening(0)
+        place = self.full.find(header)
+        return self.full[: place + len(header)] if header and place >= 0 else ""
+
+    def _opening(self, index: int) -> str:
+        """What the template writes in front of a new answer."""
+        asked, waiting = self._beginning(index, prompt=True), self._beginning(index)
+        return asked[shared_prefix_length(asked, waiting) :]
+
+    def span(self, index: int) -> Span:
+        """The range of one answer, with the token that ends its turn."""
+        if self.tagged is not None:
+            turn = sum(message.role == "assistant" for message in self.messages[:index])
+            return self._with_end_token(self.tagged[turn], lambda: self._after(index))
+        before, upto = self.before(index), self._beginning(index + 1)
+        if self.full.startswith(before) and self.full.startswith(upto) and len(before) < len(upto):
+            return self._without_tail((len(before), len(upto)), self.messages[index])
+        return self._by_rewording(index)
+
+    def checked(self, index: int, span: Span, before: Sequence[Span]) -> Span:
+        """The range. Raises Unusable if it does not hold the words of the message, or more than one
+        turn.
+
+        Args:
+            before: Those of the answers before it.
+        """
+        message, (start, end) = self.messages[index], span
+        text = self.full[start:end]
+        where = f"turn {index + 1}"
+        if start >= end or spoken_text(message) not in text or (before and start < before[-1][1]):
+            raise Unusable(HIDDEN, where)
+        if any(name not in text for name in called_functions(message)):
+            raise Unusable(NO_TOOLS, where)
+        return span
+
+    # ------------------------------------------------------------------ many answers
+
+    def spans_alike(self, learned: Sequence[int]) -> list[Span] | None:
+        """The ranges of many answers without a rendering for each: two answers that stand between
+        the same marks begin and end at the same places in them. Those of the first and last answer
+        between such marks are found by rendering, and have to agree.
+
+        None if there are few answers, or if that cannot be shown.
+        """
+        words = self._word_places() if len(learned) > FEW_ANSWERS else None
+        if words is None:
+            return None
+        full, known, spans = self.full, dict[tuple[str, str], Span](), list[Span]()
+        around, last = {}, {}
+        for index in learned:
+            if index < len(self.messages) - 1:
+                (_, left), (start, end), (right, _) = words[index - 1 : index + 2]
+                around[index] = full[left:start], full[end:right]
+                last[around[index]] = index
+        try:
+            for index in learned:
+                (start, end), marks = words[index], around.get(index)
+                if marks in known and last[marks] != index:
+                    lead, tail = known[marks]  # characters of the marks that belong to the answer
+                    span = start - lead, end + tail
+                else:
+                    span = self.span(index)
+                    own = start - span[0], span[1] - end
+                    if marks is not None and not (
+                        known.setdefault(marks, own) == own
+                        and all(
+                            0 <= size <= len(mark) for size, mark in zip(own, marks, strict=True)
+                        )
+                    ):
+                        return None
+                spans.append(self.checked(index, span, spans))
+        except Unusable:
+            return None
+        return spans
+
+    def _word_places(self) -> list[Span] | None:
+        """Where the words of each message stand in the text, found by rendering the conversation
+        once more with other words; None if the template does more than to put marks around them,
+        or if questions and answers do not alternate.
+        """
+        messages, full = self.messages, self.full
+        turns = messages[int(messages[0].role == "system") :]
+        if any(
+            turn.role != ("user", "assistant")[place % 2] for place, turn in enumerate(turns)
+        ) or any(
+            message.extra
+            or not message.content.strip()
+            or "</think>" in message.content
+            or self.special_text.search(message.content)
+            for message in messages
+        ):
+            return None
+        others = [f"\u00a4{place}\u00a5" for place in range(len(messages))]
+        try:
+            text = self.render(
+                [replace(one, content=other) for one, other in zip(messages, others, strict=True)]
+            )
+        except Unusable:
+            return None
+        before, *marks = re.split("\u00a4\\d+\u00a5", text)
+        if re.findall("\u00a4\\d+\u00a5", text) != others or not full.startswith(before):
+            return None
+        place, found = len(before), []
+        for message, mark in zip(messages, marks, strict=True):
+            spoken = message.content.strip()
+            for words in (message.content, spoken):
+                end = place + len(words)
+                if full.startswith(words, place) and full.startswith(mark, end):
+                    break
+            else:
+                return None
+            start = place + words.index(spoken)
+            found.append((start, start + len(spoken)))
+            place = end + len(mark)
+        return found if place == len(full) else None
+
+    # ------------------------------------------------------------------ one answer
+
+    def _without_tail(self, span: Span, message: Message) -> Span:
+        """The range without what the template writes after the token that ends the turn: no model
+        has to write that.
+        """
+        (start, end), full = span, self.full
+        stops = list(self.special_text.finditer(full, start, end))
+        words_end = end  # where the special tokens at the end begin
+        for token in reversed(stops):
+            if full[token.end() : words_end].strip():
+                break
+            words_end = token.start()
+        spoken = spoken_text(message)
+        # An answer such as "t" is also a part of <|endoftext|>.
+        place = full.rfind(spoken, start, words_end)
+        if place < 0:
+            place = full.rfind(spoken, start, end)
+        if spoken and place >= 0 and not called_functions(message):
+            stop = self.special_text.search(full, place + len(spoken), end)
+            if stop:
+                return start, stop.end()
+        if stops and not full[stops[-1].end() : end].strip():
+            return start, stops[-1].end()
+        return start, max(start, len(full[:end].rstrip()))
+
+    def _with_end_token(self, span: Span, after: Callable[[], str]) -> Span:
+        """The range up to and including the token that ends the turn, if one follows the answer.
+
+        Args:
+            after: Gives what the template writes after this answer if it is the last.
+        """
+        (start, end), full = span, self.full
+        answer = full[start:end].rstrip()
+        last = list(self.special_text.finditer(answer))
+        if last and last[-1].end() == len(answer):
+            return start, start + len(answer)
+        follows = self.special_text.match(full, len(full) - len(full[end:].lstrip()))
+        # If the conversation ends without a stop token, what follows here is the mark of the next
+        # speaker.
+        if follows and self.special_text.search(after()):
+            return start, follows.end()
+        return start, max(start, len(full[:end].rstrip()))
+
+    def _after(self, index: int) -> str:
+        """What the template writes after an answer if the conversation ends there."""
+        upto = self._beginning(index + 1)
+        return upto[self._changed(index, self.messages[: index + 1], upto)[1] :]
+
+    def _changed(self, index: int, messages: Sequence[Message], text: str) -> Span:
+        """The range of a message's own words in the text of some messages, found by changing
+        them.
+        """
+        starts, ends = [], []
+        for other in OTHER_TEXTS:
+            changed = list(messages)
+            changed[index] = with_other_words(messages[index], other)
+            found = self.render(changed)
+            starts.append(shared_prefix_length(text, found))
+            ends.append(len(text) - shared_prefix_length(text[::-1], found[::-1]))
+        return min(starts), max(ends)
+
+    def _by_rewording(self, index: int) -> Span:
+        """The range of an answer if the template writes earlier turns in another way than the last
+        one, found by changing the answer's words.
+        """
+        messages, full = self.messages, self.full
+        start, end = self._changed(index, messages, full)
+        after, header = self._after(index), self._opening(index)
+        opened = full.rfind(header, 0, start) if header else -1
+        own = opened + len(header)
+        question = messages[index - 1].content.strip() if index else ""
+        calls = called_functions(messages[index])
+        if (
+            opened < 0
+            # A short one, such as "a", also stands in what the template writes before an answer.
+            or (
+                (question and question in full[own:start])
+                and self._changed(index - 1, messages, full)[1] > own
+            )
+        ):
+            # The mark of an earlier turn, or none: begin at the first word. This would find only a
+            # part of a call.
+            if calls:
+                raise Unusable(HIDDEN, f"turn {index + 1}")
+            own = start
+        if calls:
+            # The change is inside the call: what closes the call, up to the last mark that both
+            # texts have, belongs to it.
+            same = after[: shared_prefix_length(after, full[end:])]
+            marks = list(self.special_text.finditer(same))
+            return own, end + (marks[-1].end() if marks else len(same.rstrip()))
+        return self._with_end_token((own, end), lambda: after)
 
 
 def shared_prefix_length(one: str, other: str) -> int:
