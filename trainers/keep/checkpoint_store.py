@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -101,8 +101,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A complete checkpoint, verified."""
 
     path: Path
@@ -151,14 +150,12 @@ class CheckpointStore:
         removed. Raises MachineNotReady.
         """
         place = self.place(step)
-        try:
+        with self.writing(step):
             for name in self.disk.names(self.folder):
                 unfinished = COMPLETE not in self.disk.names(self.folder / name)
                 if name == place.name or (name.startswith(PREFIX) and unfinished):
                     self.disk.remove(self.folder / name)
             self.disk.make_folder(place)
-        except OSError as error:
-            raise cannot_write(place, error, way_out=ELSEWHERE) from error
         return place
 
     @contextmanager
@@ -190,7 +187,7 @@ class CheckpointStore:
             beside: Files of the stage's checkpoint folder that it needs as well.
         """
         place = self.place(step)
-        try:
+        with self.writing(step):
             self.disk.sync_tree(place)
             if self.metrics is not None and self.metrics.is_file():
                 self.disk.sync(self.metrics)
@@ -210,11 +207,8 @@ class CheckpointStore:
             # The names of the folders above may be new, too: run/stages/STAGE/checkpoints.
             for folder in (self.folder, *self.folder.parents[:4]):
                 self.disk.sync(folder)
-        except OSError as error:
-            self.disk.discard(place)
-            raise cannot_write(place, error, way_out=ELSEWHERE) from error
         self._delete_older(step)
-        return Checkpoint(path=place, record=record)
+        return Checkpoint(place, record)
 
     def _content(self, path: Path) -> dict[str, Any]:
         return {"bytes": self.disk.size(path), "sha256": self.disk.digest(path)}
@@ -263,7 +257,7 @@ class CheckpointStore:
                 self.disk.discard(path / COMPLETE)  # it counts as unfinished from here on
                 damaged = True
                 continue
-            found = Checkpoint(path=path, record=record)
+            found = Checkpoint(path, record)
             break
         for reason, names in others.items():
             verb = "is" if len(names) == 1 else "are"
@@ -287,16 +281,13 @@ class CheckpointStore:
     def _read(self, path: Path) -> dict[str, Any]:
         """What complete.json says. Raises Damaged."""
         try:
-            record = json.loads(self.disk.read(path / COMPLETE))
+            record: dict[str, Any] = json.loads(self.disk.read(path / COMPLETE))
+            is_as_written = record["sha256"] == _digest_of_record(record)
         except FileNotFoundError:
             raise Damaged(f"has no {COMPLETE}: it was not finished") from None
         except NotADirectoryError:
             raise Damaged("is not a folder") from None
-        except (ValueError, RecursionError):
-            raise Damaged(f"is damaged ({COMPLETE} is not JSON)") from None
-        try:  # the parser nests deeper than what walks its values
-            is_as_written = record["sha256"] == _digest_of_record(record)
-        except (TypeError, LookupError, AttributeError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             is_as_written = False
         if not is_as_written:
             raise Damaged(f"is damaged ({COMPLETE} is not what was written)")
@@ -306,20 +297,19 @@ class CheckpointStore:
 
     def _verify(self, path: Path, record: Mapping[str, Any]) -> None:
         """Raise Damaged if a file is not what was written, or is not there."""
-        faults: list[str] = []
-        for folder, files in ((path, record["files"]), (self.folder, record["beside"])):
-            for name, content in files.items():
-                faults += filter(None, [self._fault(folder / name, name, content)])
-        if faults:
-            more = f", and {len(faults) - SHOWN_FILES} more" if len(faults) > SHOWN_FILES else ""
-            raise Damaged(f"is damaged ({', '.join(faults[:SHOWN_FILES])}{more})")
+        files = {name: (path / name, known) for name, known in record["files"].items()}
+        files |= {name: (self.folder / name, known) for name, known in record["beside"].items()}
+        faults = [self._fault(name, *one) for name, one in files.items()]
+        if found := [fault for fault in faults if fault]:
+            more = f", and {len(found) - SHOWN_FILES} more" if len(found) > SHOWN_FILES else ""
+            raise Damaged(f"is damaged ({', '.join(found[:SHOWN_FILES])}{more})")
 
-    def _fault(self, path: Path, name: str, content: Mapping[str, Any]) -> str | None:
+    def _fault(self, name: str, path: Path, known: Mapping[str, Any]) -> str | None:
         try:
             size = self.disk.size(path)
-            if size != content["bytes"]:
-                return f"{name} has {size:,} bytes instead of {content['bytes']:,}"
-            if self.disk.digest(path) != content["sha256"]:
+            if size != known["bytes"]:
+                return f"{name} has {size:,} bytes instead of {known['bytes']:,}"
+            if self.disk.digest(path) != known["sha256"]:
                 return f"{name} has other content than was written"
         except (FileNotFoundError, NotADirectoryError):
             return f"{name} is missing"
@@ -366,31 +356,22 @@ def _digest_of_record(record: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------- when to save
 
 LARGEST_SHARE = 0.05  # of the time that saving may take
-SHORT_S = 1.0  # a save that takes less is never put off where the steps say so: ten in a run
+SHORT_S = 1.0  # a save that takes less is not put off
 
 
+@dataclass
 class SaveClock:
-    """Decides after each step whether to save: after so many steps or so many minutes, whichever
-    comes first, but less often where saving would take more than a small share of the time.
-
-    Args:
-        every: Steps between checkpoints.
-        is_asked: The plan names these steps: they are kept, however long saving takes.
-        minutes: The longest time between checkpoints; None: steps alone count.
-        now_s: A clock in seconds.
+    """When to save: after so many steps or so many minutes, whichever comes first, but later where
+    saving would take more than a small share of the time and the plan does not name the steps.
     """
 
-    def __init__(
-        self,
-        every: int,
-        *,
-        is_asked: bool,
-        minutes: float | None,
-        now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.every, self.is_asked, self.minutes, self.now_s = every, is_asked, minutes, now_s
-        self.took_s = 0.0  # the last save
-        self.is_waiting = False  # due, but too near to the last one
+    every: int  # steps between checkpoints
+    is_asked: bool  # the plan names them
+    minutes: float | None  # the longest time between checkpoints; None: steps alone count
+    now_s: Callable[[], float] = time.monotonic
+    took_s: float = 0.0  # the last save
+
+    def __post_init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
@@ -400,13 +381,12 @@ class SaveClock:
     def is_due(self, step: int) -> bool:
         """Whether to save after this step."""
         trained_s = self.now_s() - self.last_s
-        if step % self.every == 0:
-            if self.is_asked or self.took_s < SHORT_S:
-                return True
-            self.is_waiting = True
-        if self.minutes is not None and trained_s >= self.minutes * 60:
-            self.is_waiting = True
-        return self.is_waiting and self.took_s <= LARGEST_SHARE * (trained_s + self.took_s)
+        is_step = step % self.every == 0
+        is_late = self.minutes is not None and trained_s >= self.minutes * 60
+        self.is_waiting = self.is_waiting or is_step or is_late
+        is_short = self.took_s <= LARGEST_SHARE * (trained_s + self.took_s)
+        is_kept = is_step and (self.is_asked or self.took_s < SHORT_S)
+        return is_kept or (self.is_waiting and is_short)
 
     def saved(self, took_s: float) -> None:
         """A checkpoint was written, and took so long."""

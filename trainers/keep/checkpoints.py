@@ -36,6 +36,7 @@ from trainers.step.optimizer_states import (
 )
 
 STATE, DIVIDED = "training_state.safetensors", "divided"  # a file, and a folder of files
+WEIGHT = "weight"  # before a parameter's name, where others have the name of a state
 TREE = "tree"  # in the header of a file
 
 
@@ -128,36 +129,22 @@ def save_training(
         weights: Whether the parameters themselves are written.
         more: Whatever else has to be put back, by name.
     """
-    divided: dict[str, Any] = {}
-
-    def own(name: str, value: Any) -> Any:
-        if not _is_divided(value):
-            return value
-        divided[name] = value.detach()
-        return {DIVIDED: str(value.dtype).removeprefix("torch.")}
-
     plain = _plain(optimizer)
-    states = {
-        name: {
-            key: own(f"state:{key}:{name}", value)
-            for key, value in plain.state.get(parameter, {}).items()
-        }
-        for name, parameter in parameters.items()
-    }
-    known = {name: own(f"weight:{name}", one) for name, one in parameters.items() if weights}
-    groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in plain.param_groups
-    ]
-    if divided:
-        from torch.distributed import checkpoint
-        from torch.distributed.checkpoint import HuggingFaceStorageWriter
-
-        writer = HuggingFaceStorageWriter(str(place / DIVIDED), save_distributed=True)
-        checkpoint.save(divided, storage_writer=writer)
+    parts = {f"{WEIGHT}:{name}": one.detach() for name, one in parameters.items() if weights}
+    for name, parameter in parameters.items():
+        state = plain.state.get(parameter, {})
+        parts |= {f"{key}:{name}": value for key, value in state.items()}
+    dtypes = write_divided(place / DIVIDED, parts) if process_count() > 1 else {}
     if is_main_process():
-        value = {"states": states, "weights": known, "groups": groups, **more}
-        write_state(place / STATE, value)
+        value = {
+            "parts": {name: one for name, one in parts.items() if name not in dtypes},
+            "divided": dtypes,
+            "groups": [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in plain.param_groups
+            ],
+        }  # fmt: skip
+        write_state(place / STATE, value | more)
     write_state(place / random_state_file(process_rank()), random_states())
 
 
@@ -171,36 +158,47 @@ def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) ->
         optimizer: Over them; None: weights alone.
     """
     value: dict[str, Any] = read_state(place / STATE)
-    states, weights, groups = (value.pop(name) for name in ("states", "weights", "groups"))
-    divided: dict[str, Any] = {}
-
-    def found(name: str, known: Any, parameter: Any) -> Any:
-        if not (isinstance(known, dict) and DIVIDED in known):
-            return known
-        divided[name] = torch.zeros_like(parameter.detach(), dtype=getattr(torch, known[DIVIDED]))
-        return divided[name]
-
-    read = {
-        name: {
-            key: found(f"state:{key}:{name}", known, parameters[name])
-            for key, known in state.items()
-        }
-        for name, state in (states.items() if optimizer is not None else ())
-    }
-    for name, known in weights.items():
-        if isinstance(known, dict):
-            divided[f"weight:{name}"] = parameters[name].detach()
-        else:
-            parameters[name].detach().copy_(known)
+    parts, dtypes, groups = (value.pop(name) for name in ("parts", "divided", "groups"))
+    divided = {}
+    for name, dtype in dtypes.items():
+        key, _, of = name.partition(":")
+        own = parameters[of].detach()
+        if key == WEIGHT:
+            divided[name] = own
+        elif optimizer is not None:
+            divided[name] = torch.zeros_like(own, dtype=getattr(torch, dtype))
     if divided:
-        from torch.distributed import checkpoint
-        from torch.distributed.checkpoint import HuggingFaceStorageReader
-
-        reader = HuggingFaceStorageReader(str(place / DIVIDED))
-        checkpoint.load(divided, storage_reader=reader)
+        read_divided(place / DIVIDED, divided)
+    states: dict[str, dict[str, Any]] = {name: {} for name in parameters}
+    for name, part in {**parts, **divided}.items():
+        key, _, of = name.partition(":")
+        if key != WEIGHT:
+            states[of][key] = part
+        elif name not in divided:
+            parameters[of].detach().copy_(part)
     if optimizer is not None:
-        put_states(_plain(optimizer), parameters, read, groups)
+        put_states(_plain(optimizer), parameters, states, groups)
     return value
+
+
+def write_divided(folder: Path, parts: Mapping[str, Any]) -> dict[str, str]:
+    """Write those of the tensors of which each process holds a part; name -> dtype of them."""
+    from torch.distributed import checkpoint
+    from torch.distributed.tensor import DTensor
+
+    divided = {name: one for name, one in parts.items() if isinstance(one, DTensor)}
+    if divided:
+        writer = checkpoint.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        checkpoint.save(divided, storage_writer=writer)
+    return {name: str(one.dtype).removeprefix("torch.") for name, one in divided.items()}
+
+
+def read_divided(folder: Path, parts: dict[str, Any]) -> None:
+    """Fill the parts of this process from whatever so many processes have written."""
+    from torch.distributed import checkpoint
+
+    reader = checkpoint.HuggingFaceStorageReader(str(folder))
+    checkpoint.load(parts, storage_reader=reader)
 
 
 def trained_parameters(model: Any) -> dict[str, Any]:
@@ -211,12 +209,6 @@ def trained_parameters(model: Any) -> dict[str, Any]:
 def _plain(optimizer: Any) -> Any:
     """The optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
-
-
-def _is_divided(value: Any) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(value, DTensor)
 
 
 def random_state_file(rank: int) -> str:
