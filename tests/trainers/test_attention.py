@@ -139,7 +139,7 @@ def test_checkpoints_depend_on_the_word_in_the_plan(packed, has, capsys):
         chosen = with_attention(packed(), GPU)
     assert chosen.stage.attention == "flash_attention_2"
     assert capsys.readouterr().err.count("\n") == 1
-    settings = dependencies(chosen, steps=1, rows="").settings
+    settings = dependencies(chosen, {}, steps=1).settings
     assert settings["attention"] == "auto"
 
 

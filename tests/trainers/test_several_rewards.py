@@ -381,7 +381,7 @@ def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
 
     def found(code):
         (tmp_path / "own.py").write_text(code)
-        return dependencies(align("grpo", rewards=TWO), steps=3, rows="x" * 16)
+        return dependencies(align("grpo", rewards=TWO), {"rows": "x" * 16}, steps=3)
 
     first, other = found(OWN), found(OWN + "# changed")
     assert "own.py" in first.parts

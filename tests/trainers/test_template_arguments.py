@@ -145,7 +145,8 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     """Training rows, the prompts to be answered, prepared rows, the checkpoint's fingerprint and
     the name of the run all change with the argument.
     """
-    from trainers.keep.resuming import open_store
+    from trainers.keep.checkpoint_store import fingerprint
+    from trainers.keep.resuming import dependencies
     from trainers.rows.conversation import PROMPTS
     from trainers.rows.stage_rows import prepare_rows
     from trainers.start.loading import load_tokenizer
@@ -162,7 +163,7 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
                 row.prompt,
                 prepare_rows(job, tokenizer, PROMPTS).train[0].prompt,
                 rows.digest,
-                open_store(job, {"torch": "1"}, steps=1, rows="rows").digest,
+                fingerprint(dependencies(job, {"rows": "rows"}, steps=1).depends_on),
                 plan_digest(job.plan),
             )
         )

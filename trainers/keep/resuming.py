@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
@@ -22,10 +22,11 @@ from advisor.plan.entries import path_from, stage_paths
 from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
 from trainers.job.files import read_json
-from trainers.job.job import Job, label
+from trainers.job.job import Job
 from trainers.job.machine import process_count
 from trainers.keep.checkpoint_store import (
     COMPLETE,
+    Checkpoint,
     CheckpointStore,
     Dependencies,
     SaveClock,
@@ -33,7 +34,7 @@ from trainers.keep.checkpoint_store import (
 )
 from trainers.rows import Prepared
 from trainers.say.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
-from trainers.say.progress import say, tell
+from trainers.say.progress import tell
 from trainers.step import settings
 from trainers.step.sharding import from_main, is_sharded
 
@@ -43,11 +44,10 @@ LEFT_OUT = {"options", *(name for name, key in stage_keys().items() if not key.u
 
 def dependencies(
     job: Job,
+    parts: Mapping[str, str],
     *,
     steps: int,
-    rows: str,
-    commit: str | None = None,
-    more: Mapping[str, str] | None = None,
+    model: Any = None,
     processes: int | None = None,
 ) -> Dependencies:
     """Everything that a checkpoint of the stage goes on from.
@@ -55,10 +55,9 @@ def dependencies(
     Raises InputError or MachineNotReady if a file of it cannot be read.
 
     Args:
+        parts: Digests by name: of the rows, and of what the objective depends on.
         steps: Optimizer steps of the whole stage.
-        rows: A digest of the rows that are trained on.
-        commit: Of a base model from the hub; None: a folder, or not known.
-        more: Further parts, by name: digests of what the objective depends on.
+        model: The loaded model, whose config knows its commit on the hub.
         processes: How many train the stage; default: those of this run. What judges is one.
     """
     processes = processes or process_count()
@@ -72,7 +71,7 @@ def dependencies(
         "steps": steps,
         "template": job.plan.template,
     }
-    parts = {"base_model": _base(job, commit), "rows": rows, **_files(job), **(more or {})}
+    parts = {"base_model": _base(job, model), **_files(job), **parts}
     if job.start is not None:
         parts["start"] = folder_digest(job.start)
     return Dependencies(
@@ -92,10 +91,11 @@ def _grouping(job: Job) -> dict[str, Any]:
     return {"group_by_length": True, "micro_batch_size": job.entry.stage.micro_batch_size}
 
 
-def _base(job: Job, commit: str | None) -> str:
+def _base(job: Job, model: Any) -> str:
     """A digest of the base model's files; of its name and commit if it is one of the hub."""
     source = job.base_model
     if not Path(source).is_dir():
+        commit = getattr(getattr(model, "config", None), "_commit_hash", None)
         return hashlib.sha256(f"{source}@{commit or job.plan.revision}".encode()).hexdigest()
     try:
         record = read_record(job.run)  # what the launcher has read just now is not read again
@@ -117,30 +117,10 @@ def _files(job: Job) -> dict[str, str]:
 # --------------------------------------------------------------------------- the stage's own
 
 
-def open_store(
-    job: Job,
-    versions: Mapping[str, str],
-    *,
-    steps: int,
-    rows: str,
-    model: Any = None,
-    more: Mapping[str, str] | None = None,
-    processes: int | None = None,
-) -> CheckpointStore:
-    """The stage's checkpoints, with what they depend on.
-
-    Args:
-        versions: Of the libraries.
-        steps: Optimizer steps of the whole stage.
-        rows: A digest of the rows that are trained on.
-        model: The loaded model, whose config knows its commit on the hub.
-        more: Further parts that they depend on, by name.
-        processes: How many train the stage; default: those of this run.
-    """
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more, processes=processes)
+def open_store(job: Job, depends_on: Dependencies, versions: Mapping[str, str]) -> CheckpointStore:
+    """The stage's checkpoints, with what they depend on and the versions of the libraries."""
     versions = {**versions, "advise": __version__}
-    return CheckpointStore(job.checkpoints, parts, versions, job.run / "metrics.jsonl")
+    return CheckpointStore(job.checkpoints, depends_on, versions, job.run / "metrics.jsonl")
 
 
 def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
@@ -155,46 +135,37 @@ def save_clock(job: Job, steps: int) -> SaveClock:
     return SaveClock(every, is_asked=stage.save_steps is not None, minutes=stage.save_minutes)
 
 
-def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:
-    """(the checkpoint to resume from, its record); None if there is none. Says what is wrong with
-    those that are not used.
+def last_checkpoint(job: Job, store: CheckpointStore) -> Checkpoint | None:
+    """The checkpoint to resume from. Says what is wrong with those that are not used.
 
     The main process looks, and all take what it finds. Call it once the processes are connected.
     """
 
-    def look() -> str | None:
+    def look() -> int | None:
         found = store.newest(lambda line: tell(job, line))
-        return None if found is None else found.path.name
+        return None if found is None else found.step
 
-    name = from_main(look) if process_count() > 1 else look()
-    return (
-        None if name is None else (store.folder / name, read_json(store.folder / name / COMPLETE))
-    )
-
-
-class _Of(TypedDict):
-    """Whose lines."""
-
-    stage: str
-    task: str | None
+    step = from_main(look) if process_count() > 1 else look()
+    if step is None:
+        return None
+    return Checkpoint(store.place(step), read_json(store.place(step) / COMPLETE))
 
 
-def resume_metrics(
-    job: Job, resume: tuple[Any, Mapping[str, Any]] | None, steps: int
-) -> tuple[list[float], float]:
+def resume_metrics(job: Job, resume: Checkpoint | None, steps: int) -> tuple[list[float], float]:
     """(the losses of the steps before the checkpoint, whose lines stay in metrics.jsonl, the clock
     at the last of them, in seconds of training); says where training resumes.
     """
-    after = resume[1]["step"] if resume is not None else 0
-    path, of_stage = job.run / "metrics.jsonl", _Of(stage=job.stage.name, task=job.task)
-    losses, dropped = cut_metrics(path, **of_stage, after=after)
+    path, stage = job.run / "metrics.jsonl", job.stage.name
+    after = resume.step if resume is not None else 0
+    losses, dropped = cut_metrics(path, stage=stage, task=job.task, after=after)
     if dropped:
-        say(f"{label(job)}: {unreadable_lines(dropped)}")
+        tell(job, unreadable_lines(dropped))
     if resume is None:
         return [], 0.0
-    record = resume[1]
-    say(
-        f"{label(job)}: resuming after step {record['step']} of {steps}, learning rate"
-        f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data"
+    record = resume.record
+    tell(
+        job,
+        f"resuming after step {resume.step} of {steps}, learning rate"
+        f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data",
     )
-    return losses, last_elapsed_s(path, **of_stage)
+    return losses, last_elapsed_s(path, stage=stage, task=job.task)

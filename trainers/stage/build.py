@@ -11,7 +11,7 @@ from typing import Any
 
 from trainers.job.job import JUDGE, Job
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.resuming import open_store, save_clock
+from trainers.keep.resuming import dependencies, open_store, save_clock
 from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened
 from trainers.say.progress import tell
@@ -54,10 +54,9 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
 
     job, objective, data = loaded.job, loaded.objective, loaded.data
     steps = settings.total_steps(job, len(loaded.sequences), processes=processes)
-    store = open_store(
-        job, loaded.opened.versions, steps=steps, rows=data.digest, model=loaded.model,
-        more=objective.depends_on(job, data), processes=processes,
-    )  # fmt: skip
+    parts = {"rows": data.digest, **objective.depends_on(job, data)}
+    depends_on = dependencies(job, parts, steps=steps, model=loaded.model, processes=processes)
+    store = open_store(job, depends_on, loaded.opened.versions)
     callback = RunCallback(
         job, steps=steps, memory=loaded.memory, store=store, saves=save_clock(job, steps),
         logged=objective.logged,

@@ -4,9 +4,7 @@ it, so that a model whose weights are spread over them can be trained, saved and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from advisor.ground.progress import waiting
@@ -17,6 +15,7 @@ from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process
 from trainers.job.process import SAVING, TRAINING
 from trainers.job.types import Model, Trainer
+from trainers.keep.checkpoint_store import Checkpoint
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
 from trainers.keep.records import launch_record, resolved_settings
 from trainers.keep.resuming import resume_metrics
@@ -27,7 +26,7 @@ from trainers.step.make_optimizer import rounding_warning
 from trainers.step.token_counting import Tokens
 from trainers.step.trained_dtype import round_to_base
 
-Resume = tuple[Path, Mapping[str, Any]] | None  # the checkpoint, and its record
+Resume = Checkpoint | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
     loaded = built.loaded
     curve = held_out_curve(built)
     if curve is not None:
-        curve.resume(resume[1].get("held_out") if resume is not None else None)
+        curve.resume(resume.record.get("held_out") if resume is not None else None)
         curve.keep_for(built.store.records())
         callback.curve = curve
     if is_main_process():
@@ -98,9 +97,9 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
 
     trainer, callback, itself = built.trainer, built.callback, built.loaded.objective.resumes_itself
     curve: HeldOutCurve | None = callback.curve
-    place = resume[0] if resume is not None else None
+    place = resume.path if resume is not None else None
     is_trained = resume is not None and (
-        resume[1]["step"] >= built.steps or (curve is not None and curve.stopped)
+        resume.step >= built.steps or (curve is not None and curve.stopped)
     )
     try:
         if place is not None and is_trained and not itself:

@@ -111,7 +111,7 @@ class World:
         metrics = job.run / "metrics.jsonl"
         store = CheckpointStore(
             job.checkpoints,
-            dependencies(job, steps=STEPS, rows=hashlib.sha256(data).hexdigest()),
+            dependencies(job, {"rows": hashlib.sha256(data).hexdigest()}, steps=STEPS),
             {"torch": "2.13.0"},
             metrics,
             self.disk,
