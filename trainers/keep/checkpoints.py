@@ -25,18 +25,10 @@ from trainers.job.machine import is_main_process, process_count, process_rank, w
 from trainers.job.random_states import random_states, restore_random_states
 from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore
 from trainers.keep.results import load_saved, save_weights
-from trainers.step.optimizer_states import (
-    is_projector,
-    is_quantised,
-    projector,
-    projector_parts,
-    put_states,
-    quantised,
-    quantised_parts,
-)
 
 STATE, DIVIDED = "training_state.safetensors", "divided"  # a file, and a folder of files
 WEIGHT = "weight"  # before a parameter's name, where others have the name of a state
+PAGED = ("state1", "state2")  # what bitsandbytes pages
 TREE = "tree"  # in the header of a file
 
 
@@ -71,10 +63,6 @@ def take_out_tensors(value: Any, tensors: dict[str, Any]) -> Any:
 
     Raises TypeError for a value that neither JSON nor safetensors can hold.
     """
-    if is_quantised(value):
-        return {"quantised": take_out_tensors(quantised_parts(value), tensors)}
-    if is_projector(value):
-        return {"projector": take_out_tensors(projector_parts(value), tensors)}
     if isinstance(value, torch.Tensor):
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().cpu().contiguous()
@@ -99,10 +87,6 @@ def put_back_tensors(value: Any, tensors: dict[str, Any]) -> Any:
     ((kind, inner),) = value.items()
     if kind == "tensor":
         return tensors[inner]
-    if kind == "quantised":
-        return quantised(put_back_tensors(inner, tensors))
-    if kind == "projector":
-        return projector(put_back_tensors(inner, tensors))
     if kind == "map":
         return {
             put_back_tensors(key, tensors): put_back_tensors(item, tensors) for key, item in inner
@@ -177,8 +161,33 @@ def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) ->
         elif name not in divided:
             parameters[of].detach().copy_(part)
     if optimizer is not None:
-        put_states(_plain(optimizer), parameters, states, groups)
+        names = {id(one): name for name, one in parameters.items()}
+        plain = _plain(optimizer)
+        for group, saved in zip(plain.param_groups, groups, strict=True):
+            group |= saved
+            for parameter in group["params"]:
+                if state := states[names[id(parameter)]]:
+                    plain.state[parameter] = placed(state, plain, group, parameter)
     return value
+
+
+def placed(
+    state: Mapping[str, Any], optimizer: Any, group: Mapping[str, Any], parameter: Any
+) -> dict[str, Any]:
+    """The state of a parameter where the optimizer expects it, in its own dtypes: torch's way to
+    load it would cast all to that of the weights, and take paged memory away.
+    """
+    found = dict(state)
+    is_paged = getattr(optimizer, "is_paged", False)
+    counts = bool(group.get("fused") or group.get("capturable"))  # on the device, by a kernel
+    for key, value in state.items():
+        if is_paged and key in PAGED:
+            # Small ones are not paged; bitsandbytes decides by the parameter's size.
+            found[key] = optimizer.get_state_buffer(parameter, dtype=value.dtype).copy_(value)
+        elif isinstance(value, torch.Tensor):
+            device = value.device if key == "step" and not counts else parameter.device
+            found[key] = value.to(device, copy=True)  # not what was read, whose memory is the file
+    return found
 
 
 def write_divided(folder: Path, parts: Mapping[str, Any]) -> dict[str, str]:

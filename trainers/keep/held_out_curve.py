@@ -30,7 +30,6 @@ from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import disk_refused
 from trainers.rows.sequences import lengths
 from trainers.step import settings
-from trainers.step.optimizer_states import as_evaluated
 from trainers.step.out_of_memory import in_halves
 from trainers.step.sharding import is_sharded, put_whole, whole_parameters
 
@@ -195,10 +194,6 @@ class HeldOutCurve:
         """The mean loss after a step, the same in every process; notes the best one, and whether
         the run should stop.
         """
-        with as_evaluated(getattr(self.trainer, "optimizer", None)):
-            return self._measure(step)
-
-    def _measure(self, step: int) -> float:
         began = time.monotonic()
         states = random_states()
         sums = [

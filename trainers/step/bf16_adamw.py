@@ -192,14 +192,3 @@ class BFloat16AdamW(torch.optim.Optimizer):
             upper, rest = split_halves(exact)
             weights.copy_(upper)
             lower.copy_(rest)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the states back as they were saved: torch would cast all to the weights' dtype."""
-        super().load_state_dict(state_dict)
-        saved = state_dict["state"]
-        places = [place for group in state_dict["param_groups"] for place in group["params"]]
-        parameters = [one for group in self.param_groups for one in group["params"]]
-        for place, parameter in zip(places, parameters, strict=True):
-            for name, value in saved.get(place, {}).items():
-                if isinstance(value, torch.Tensor):
-                    self.state[parameter][name] = value.to(parameter.device, copy=True)
