@@ -108,9 +108,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def requested_jobs(given: argparse.Namespace) -> list[Job]:
     """The job of a command line, or one for each task named there.
 
-    Raises InputError for names the plan does not have, and for a plan that cannot be read.
+    Raises InputError for names the plan does not have, for a stage of another objective, and for a
+    plan that cannot be read.
     """
-    return _jobs(given, read_plan(given.plan), given.stage, given.objective)
+    jobs = jobs_of(given, read_plan(given.plan), given.stage)
+    objective = jobs[0].stage.objective
+    if objective != given.objective:
+        raise InputError(
+            f"stage {given.stage} has objective {objective}, not {given.objective}",
+            where=f"stage {given.stage}",
+            allowed=f"python -P -m trainers {objective}",
+        )
+    return jobs
 
 
 def later_jobs(given: argparse.Namespace) -> list[Job]:
@@ -118,14 +127,14 @@ def later_jobs(given: argparse.Namespace) -> list[Job]:
     plan = read_plan(given.plan)
     names = [stage.name for stage in plan.stages]
     behind = names[names.index(given.stage) + 1 :]
-    return [job for name in behind for job in _jobs(given, plan, name, None)]
+    return [job for name in behind for job in jobs_of(given, plan, name)]
 
 
-def _jobs(given: argparse.Namespace, plan: Plan, stage: str, objective: str | None) -> list[Job]:
+def jobs_of(given: argparse.Namespace, plan: Plan, stage: str) -> list[Job]:
+    """The jobs of one stage: one for each task that the command line names."""
     return [
         make_job(
             plan,
-            objective=objective,
             stage=stage,
             task=task,
             run=given.run,

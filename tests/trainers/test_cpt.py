@@ -49,7 +49,7 @@ def read(make, tmp_path):
                 **keys,
             },
         )
-        return make_job(job.plan, stage="sft", run=job.run, folder=tmp_path, objective="cpt")
+        return make_job(job.plan, stage="sft", run=job.run, folder=tmp_path)
 
     return build
 

@@ -156,14 +156,7 @@ def model_source(folder: Path, model: str) -> str:
 
 
 def make_job(
-    plan: Plan,
-    *,
-    stage: str,
-    run: Path,
-    folder: Path,
-    task: str | None = None,
-    objective: str | None = None,
-    **rest: Any,
+    plan: Plan, *, stage: str, run: Path, folder: Path, task: str | None = None, **rest: Any
 ) -> Job:
     """The job of one stage of a plan.
 
@@ -174,7 +167,6 @@ def make_job(
         run: The run folder.
         folder: What relative paths of the plan are relative to.
         task: The name of the task; needed if the plan has tasks.
-        objective: What the stage's objective has to be; None: any.
         rest: Further fields of Job.
     """
     stages, tasks = [item.name for item in plan.stages], [item.name for item in plan.tasks]
@@ -202,12 +194,6 @@ def make_job(
         for entry in entries(plan)
         if entry.stage.name == stage and (entry.task.name if entry.task else None) == task
     )
-    if objective is not None and entry.stage.objective != objective:
-        raise InputError(
-            f"stage {stage} has objective {entry.stage.objective}, not {objective}",
-            where=f"stage {stage}",
-            allowed=f"python -P -m trainers {entry.stage.objective}",
-        )
     if process_count() > 1:  # they train, whoever started them; one process judges
         rest["part"] = rest.get("part") or TRAIN
     return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)

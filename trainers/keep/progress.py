@@ -17,6 +17,7 @@ from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
 from trainers.keep.held_out_curve import HeldOutCurve
+from trainers.keep.resuming import save_clock
 from trainers.keep.trackers import Trackers
 from trainers.say.metrics_file import append_line, metric_name
 from trainers.say.progress import say
@@ -40,7 +41,6 @@ class RunCallback(TrainerCallback):
         steps: Optimizer steps of the whole run.
         memory: The meter whose peak is shown.
         store: The stage's checkpoints; None: none is written.
-        saves: Says when a checkpoint is due; None: none is written.
         logged: Names of the trainer's logs to write and show beside the loss.
     """
 
@@ -51,14 +51,15 @@ class RunCallback(TrainerCallback):
         steps: int,
         memory: MemoryMeter,
         store: CheckpointStore | None = None,
-        saves: SaveClock | None = None,
         logged: Sequence[str] = (),
     ) -> None:
         self.job, self.shown, self.stop = job, is_main_process(), job.process.stop
         self.label = f"{label(job)} (dry run)" if job.dry_run else label(job)
         self.writes = self.shown and not job.dry_run
         self.steps, self.memory, self.store = steps, memory, store
-        self.logged, self.saves = logged, saves
+        self.logged = logged
+        self.saves = None if store is None else save_clock(job, steps)  # when one is due
+        self.last_s = self.save_began_s = 0.0
         self.stopped_at: int | None = None  # the step after which it was asked to stop
         self.wait: Wait | None = None  # for the steps
         self.parts: Wait | None = None  # for the micro-batches of one step

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainers.job.job import JUDGE, Job
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.keep.resuming import dependencies, open_store, save_clock
+from trainers.keep.resuming import dependencies, open_store
 from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened
 from trainers.say.progress import tell
@@ -58,8 +58,7 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     depends_on = dependencies(job, parts, steps=steps, model=loaded.model, processes=processes)
     store = open_store(job, depends_on, loaded.opened.versions)
     callback = RunCallback(
-        job, steps=steps, memory=loaded.memory, store=store, saves=save_clock(job, steps),
-        logged=objective.logged,
+        job, steps=steps, memory=loaded.memory, store=store, logged=objective.logged
     )  # fmt: skip
     trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=callback)
     if trainer.orders_rows:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.ground.progress import board
@@ -98,14 +98,27 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
 
 
 def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
-    """The stage on this machine, with its rows. Raises as `load_stage` does."""
-    ready = ready_process(job, objective)
+    """The stage in this process, with its rows. Raises as `load_stage` does."""
+    narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
+    versions = check_versions(quantized=narrow)
+    device = torch_device(job.plan.launch.device)
+    threads = use_cores()
+    use_faster_products(device)
+    keep_freed_memory(device)
+    quiet_libraries()
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
     from trainers.start.attention import with_attention
+    from trainers.start.kernels import use_triton_if_it_works
 
-    job = with_room(with_attention(job, ready.device))
+    update = load_update(job.stage.update)
+    check_stage(job, objective, update, device)
+    tell(job, use_triton_if_it_works(device.type))
+    if rounding := make_optimizer.rounding_warning(job.stage):
+        tell(job, f"WARNING: {rounding}")
+    tell(job, make_optimizer.rate_note(job.stage))
+    job = with_room(with_attention(job, device))
     # A module starts from the same numbers, whatever this process did before.
     set_seed(job.stage.seed)
     tokenizer, data = prepare(job, objective)
@@ -114,37 +127,17 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
             tell(job, line)
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     return Opened(
-        job=job, versions=ready.versions, device=ready.device, threads=ready.threads,
-        update=ready.update, tokenizer=tokenizer, data=data,
+        job=job, versions=versions, device=device, threads=threads, update=update,
+        tokenizer=tokenizer, data=data,
     )  # fmt: skip
 
 
-class Ready(NamedTuple):
-    """What a stage finds in the process that trains it."""
-
-    versions: dict[str, str]  # of the libraries
-    device: Device
-    threads: int
-    update: Update
-
-
-def ready_process(job: Job, objective: Any) -> Ready:
-    """The device and libraries of this process, ready.
-
-    Raises InputError with everything that the stage cannot do here, and MachineNotReady for missing
-    or untested libraries and devices.
+def check_stage(job: Job, objective: Objective[Any], update: Update, device: Device) -> None:
+    """Raise InputError with everything that the stage cannot do here, and ChecksPassed for a stage
+    that was only to be checked.
     """
-    narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
-    versions = check_versions(quantized=narrow)
-    device = torch_device(job.plan.launch.device)
-    threads = use_cores()
-    use_faster_products(device)
-    keep_freed_memory(device)
-    quiet_libraries()
-    from trainers.start.kernels import use_triton_if_it_works
     from trainers.start.loading import dtype_faults
 
-    update = load_update(job.stage.update)
     common = settings.training_arguments(job, device, steps=1)
     check_passed_through(job, objective.config_class(), update, common)
     found = [*dtype_faults(job, device), *objective.faults(job)]
@@ -152,11 +145,6 @@ def ready_process(job: Job, objective: Any) -> Ready:
         raise InputError(faults=found)
     if job.only_checks:
         raise ChecksPassed
-    tell(job, use_triton_if_it_works(device.type))
-    if rounding := make_optimizer.rounding_warning(job.stage):
-        tell(job, f"WARNING: {rounding}")
-    tell(job, make_optimizer.rate_note(job.stage))
-    return Ready(versions, device, threads, update)
 
 
 def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
