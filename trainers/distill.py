@@ -148,10 +148,7 @@ class Distillation(Objective[Row]):
             with own_random_numbers(device, job.stage.seed, -1 - number):
                 teacher = self.teacher
                 engine = TransformersEngine(
-                    lambda: nullcontext(teacher),
-                    pad_id=tokenizer.pad_token_id,
-                    models=lambda: [teacher],
-                    least=len(block),
+                    lambda: nullcontext(teacher), models=lambda: [teacher], least=len(block)
                 )
                 sampling = Sampling(
                     limit=int(job.options["response_tokens"]),

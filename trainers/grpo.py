@@ -143,7 +143,6 @@ class GRPO(Objective[Prompt]):
         built.ids_of = {row.prompt: row.prompt_ids for row in rows}
         local = TransformersEngine(
             built.policy,
-            pad_id=build.tokenizer.pad_token_id,
             models=lambda: [built.accelerator.unwrap_model(built.model)],
             least=job.stage.micro_batch_size * generations,
             room=job.stage.micro_batch_size / job.entry.stage.micro_batch_size,

@@ -118,7 +118,7 @@ def fixed_answers(monkeypatch, trainer_class):
 
     monkeypatch.setattr(
         "trainers.rollouts.transformers_engine.generate_batch",
-        lambda model, prompts, sampling, **_: generate(prompts),
+        lambda model, prompts, *_: generate(prompts),
     )
     monkeypatch.setattr(
         trainer_class, "_generate_single_turn", lambda self, ids, *_, **__: (generate(ids), None)
@@ -327,7 +327,7 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
 
     def at_once(tokens, rows, **options):
-        engine = TransformersEngine(nullcontext, pad_id=0, models=lambda: [model], **options)
+        engine = TransformersEngine(nullcontext, models=lambda: [model], **options)
         return engine.rows_at_once([[0]] * rows, tokens - 1)
 
     assert at_once(100, 64, least=2) == 64

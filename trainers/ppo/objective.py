@@ -118,12 +118,9 @@ class PPO(Objective[Prompt]):
         def policy() -> Any:
             return roles.use(POLICY)
 
-        trained = [one for role in (POLICY, VALUE) for one in roles.trained(role).values()]
         local = TransformersEngine(
             policy,
-            pad_id=tokenizer.pad_token_id,
             models=roles.models,
-            trained=sum(one.numel() for one in trained),
             least=max(AT_ONCE, stage.micro_batch_size),
             room=stage.micro_batch_size / job.entry.stage.micro_batch_size,
             autocast=autocast,

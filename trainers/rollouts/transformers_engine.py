@@ -33,9 +33,7 @@ class TransformersEngine:
 
     Args:
         policy: Makes the context in which the model is the policy.
-        pad_id: The padding token, for prompts of different lengths.
         models: All models on the device, the policy first: what they hold bounds the answers.
-        trained: Trained weights of all models; default: those that require gradients.
         least: How many answers fit in any case.
         room: The share of what would fit: less than 1 once a stage has run out of memory.
         autocast: Makes the context that generation runs in.
@@ -48,15 +46,13 @@ class TransformersEngine:
         self,
         policy: Callable[[], AbstractContextManager[Any]],
         *,
-        pad_id: int,
         models: Callable[[], Sequence[Any]],
-        trained: int | None = None,
         least: int = AT_ONCE,
         room: float = 1.0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.policy, self.pad_id, self.models = policy, pad_id, models
-        self.trained, self.least, self.room, self.autocast = trained, least, room, autocast
+        self.policy, self.models, self.autocast = policy, models, autocast
+        self.least, self.room = least, room
 
     def load_weights(self) -> None:
         """Nothing to do: the policy itself generates."""
@@ -86,9 +82,7 @@ class TransformersEngine:
         ):  # fmt: skip
             for start in range(0, len(order), at_once):
                 part = order[start : start + at_once]
-                answers = generate_batch(
-                    model, [rows[row] for row in part], sampling, pad_id=self.pad_id, count=count
-                )
+                answers = generate_batch(model, [rows[row] for row in part], sampling, count)
                 found |= dict(zip(part, answers, strict=True))
                 count.finished(len(part))
         ids, ends = [found[row] for row in range(len(rows))], set(sampling.stops)
@@ -97,7 +91,7 @@ class TransformersEngine:
     def rows_at_once(self, rows: Sequence[Sequence[int]], limit: int) -> int:
         """How many answers to generate together: of a divided model as many in each process."""
         models, longest = self.models(), max(map(len, rows)) + limit
-        fits = free_bytes(models, self.trained) // max(1, row_bytes(models[0], longest))
+        fits = free_bytes(models) // max(1, row_bytes(models[0], longest))
         fitting = max(1, int(self.room * min(len(rows), max(self.least, fits))))
         return least_of_all(fitting) if is_divided(models[0]) else fitting
 
@@ -116,7 +110,7 @@ def row_bytes(model: Any, tokens: int) -> int:
     return tokens * a_token + 4 * LOGIT_COPIES * int(config.vocab_size)
 
 
-def free_bytes(models: Sequence[Any], trained: int | None = None) -> int:
+def free_bytes(models: Sequence[Any]) -> int:
     """What the device has for answers."""
     import torch
 
@@ -125,8 +119,7 @@ def free_bytes(models: Sequence[Any], trained: int | None = None) -> int:
         return HOST_BYTES
     weights = [one for model in models for one in model.parameters()]
     held = sum(one.numel() * one.element_size() for one in weights)
-    if trained is None:
-        trained = sum(one.numel() for one in weights if one.requires_grad)
+    trained = sum(one.numel() for one in weights if one.requires_grad)
     total = torch.cuda.get_device_properties(device).total_memory
     return int(SHARE * (total - held - OPTIMIZER_BYTES * trained))
 
@@ -138,12 +131,7 @@ def stop_ids(model: Any) -> list[int]:
 
 
 def generate_batch(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    *,
-    pad_id: int,
-    count: AnswerCount,
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, count: AnswerCount
 ) -> list[list[int]]:
     """One answer to each prompt, all generated together: its tokens, with the one that ended it.
 
@@ -151,19 +139,16 @@ def generate_batch(
         model: The policy, in `generating`.
         prompts: As token ids; they are padded on the left.
         sampling: How answers are drawn.
-        pad_id: The padding token.
         count: Shows how far they are.
     """
-    from transformers import LogitsProcessorList
-
     device = next(model.parameters()).device
     width = max(map(len, prompts))
-    config = generation_config(sampling, pad_id)
+    config = generation_config(sampling)
     with _generation_settings(model, config):
         output = model.generate(
-            **padded_inputs(prompts, pad_id, device, on_left=True),
+            **padded_inputs(prompts, config.pad_token_id, device, on_left=True),
             generation_config=config,
-            logits_processor=LogitsProcessorList([count.watch(width, sampling.stops)]),
+            logits_processor=[count.watch(width, sampling.stops)],
             # All processes compute each token of a divided model, until the last answer ends.
             synced_gpus=is_divided(model),
         )
@@ -175,23 +160,21 @@ def generate_batch(
     return answers
 
 
-def generation_config(sampling: Sampling, pad_id: int) -> Any:
+def generation_config(sampling: Sampling) -> Any:
     """The settings of transformers for this sampling, and for nothing else."""
     from transformers import GenerationConfig
 
-    drawn = sampling.temperature > 0
+    drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    is_drawn = sampling.temperature > 0
     options: dict[str, Any] = {
         "max_new_tokens": sampling.limit,
         "min_new_tokens": sampling.shortest or None,
-        "do_sample": drawn,
-        "temperature": sampling.temperature if drawn else None,
-        "top_k": sampling.top_k if drawn else None,
-        "top_p": sampling.top_p if drawn else None,
-        "min_p": sampling.min_p if drawn else None,
+        "do_sample": is_drawn,
+        **(drawn if is_drawn else dict.fromkeys(drawn)),
         "repetition_penalty": sampling.repetition_penalty,
         "use_cache": True,
         "eos_token_id": list(sampling.stops),
-        "pad_token_id": pad_id,
+        "pad_token_id": sampling.stops[0],  # nothing looks at it
     }
     return GenerationConfig(**{**options, **sampling.more})
 

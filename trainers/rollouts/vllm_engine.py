@@ -12,16 +12,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shutil
-import tempfile
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.progress import waiting
@@ -53,8 +50,7 @@ ADAPTER = "default"  # PEFT's name of the policy's module
 WAIT_BETWEEN_S = 0.5
 
 
-@dataclass(frozen=True)
-class OpenServer:
+class OpenServer(NamedTuple):
     """A server that has what the stage needs."""
 
     client: VLLMClient
@@ -65,8 +61,8 @@ def open_rollouts(job: Job) -> OpenServer | None:
     """The server that generates the answers of the stage, asked before any model is loaded; None if
     the stage's own process generates.
 
-    A dry run measures the memory of training alone, so that it asks no server; nor does judging,
-    which lets the model itself answer.
+    A dry run measures the memory of training alone and asks none; nor does judging, which lets the
+    model itself answer.
 
     Raises MachineNotReady if the server is not there or lacks what the stage needs.
     """
@@ -116,10 +112,8 @@ def open_server(client: VLLMClient, needs: ServerNeeds, *, stage: str) -> tuple[
             f"the vLLM server at {client.url} {error}",
             where=f"stage {stage}",
             allowed=f"a server started with: {serve_line(needs)}",
-            hint=(
-                "start it that way, let `advise run` start one (launch.vllm: {python: ...}), or"
-                " train with rollouts: transformers"
-            ),
+            hint="start it that way, let `advise run` start one (launch.vllm: {python: ...}), or"
+            " train with rollouts: transformers",
         ) from None
     note = f"answers come from vLLM {version or '(unknown version)'} at {client.url}"
     if (version_of(version) or READ) > READ:
@@ -150,12 +144,11 @@ class VLLMEngine:
         run: Path,
         stage: str,
     ) -> None:
-        self.client, self.base, self.policy, self.sends = server.client, server.base, policy, sends
-        self.run, self.stage = run, stage
+        self.client, self.base = server
+        self.policy, self.sends, self.run, self.stage = policy, sends, run, stage
         self.model = self.base  # what requests name: the base, or the adapter with the last weights
         self.version = 0
-        self.folders: list[Path] = []
-        self._remove = weakref.finalize(self, _remove_all, self.folders)
+        self.folders: list[TemporaryDirectory[str]] = []  # with weights, the newest last
 
     # ---------------------------------------------------------------- weights
 
@@ -184,8 +177,11 @@ class VLLMEngine:
         problem: OSError | None = None
         for place in folders_for_weights(self.client.url, self.run):
             try:
-                folder = Path(tempfile.mkdtemp(prefix="advise-weights-", dir=place))
-                self.folders.append(folder)
+                made = TemporaryDirectory(
+                    prefix="advise-weights-", dir=place, ignore_cleanup_errors=True
+                )
+                self.folders.append(made)
+                folder = Path(made.name)
                 (write_adapter if self.sends == "adapter" else write_weights)(model, folder, whole)
             except OSError as error:
                 problem = problem or error
@@ -203,17 +199,23 @@ class VLLMEngine:
             if self.sends == "adapter":
                 body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
                 self.client.post(LORA, body)
-                if self.model != self.base:
-                    self.client.post("/v1/unload_lora_adapter", {"lora_name": self.model})
+                self._unload()
             else:
-                self.client.post(
-                    WEIGHTS, {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-                )
+                given = {"weights_path": str(folder)}
+                self.client.post(WEIGHTS, {"method": "reload_weights", "kwargs": given})
                 self._forget_prefixes()
         except ServerFault as error:
             raise self._lost(error) from None
-        while len(self.folders) > (1 if self.sends == "adapter" else 0):
-            shutil.rmtree(self.folders.pop(0), ignore_errors=True)
+        self._remove(all_but=1 if self.sends == "adapter" else 0)
+
+    def _remove(self, *, all_but: int = 0) -> None:
+        while len(self.folders) > all_but:
+            self.folders.pop(0).cleanup()
+
+    def _unload(self) -> None:
+        """Let the server drop the adapter of the step before, if there is one."""
+        if self.model != self.base:
+            self.client.post("/v1/unload_lora_adapter", {"lora_name": self.model})
 
     def _forget_prefixes(self) -> None:
         """Let the server drop what it computed with the old weights; it refuses while a request
@@ -235,11 +237,9 @@ class VLLMEngine:
 
         Raises TrainingFailed if the server does not answer.
         """
-        size = max(1, math.ceil(len(prompts) / REQUESTS))
-        parts = [
-            [list(prompt) for prompt in prompts[start : start + size]]
-            for start in range(0, len(prompts), size)
-        ]
+        asked = list(map(list, prompts))
+        size = max(1, math.ceil(len(asked) / REQUESTS))
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
         body = request(sampling, n) | {"model": self.model}
         try:
             with (
@@ -259,10 +259,10 @@ class VLLMEngine:
         ends = set(sampling.stops)
         ids = [[int(token) for token in choice["token_ids"]] for choice in choices]
         return Answers(
-            [list(prompt) for prompt in prompts for _ in range(n)],
+            [prompt for prompt in asked for _ in range(n)],
             ids,
             [answer[-1] in ends for answer in ids],
-            [log_probs_of(choice) for choice in choices],
+            list(map(log_probs_of, choices)),
         )
 
     def _ask(self, body: dict[str, Any], prompts: list[list[int]], n: int) -> list[dict[str, Any]]:
@@ -280,27 +280,20 @@ class VLLMEngine:
         return choices
 
     def _lost(self, error: ServerFault) -> TrainingFailed:
-        return TrainingFailed(
-            f"the vLLM server at {self.client.url} {error}",
-            where=f"stage {self.stage}",
-            hint=(
-                "start it again, then the run: it resumes from its last checkpoint; or train with"
-                " rollouts: transformers, which begins the stage anew"
-            ),
+        hint = (
+            "start it again, then the run: it resumes from its last checkpoint; or train with"
+            " rollouts: transformers, which begins the stage anew"
         )
+        what = f"the vLLM server at {self.client.url} {error}"
+        return TrainingFailed(what, where=f"stage {self.stage}", hint=hint)
 
     def close(self) -> None:
         """Let the server drop the adapter, and remove what was written."""
-        if self.model != self.base and is_main_process():
+        if is_main_process():
             with suppress(ServerFault):  # it is gone, and the adapter with it
-                self.client.post("/v1/unload_lora_adapter", {"lora_name": self.model})
+                self._unload()
         self.model = self.base
         self._remove()
-
-
-def _remove_all(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def request(sampling: Sampling, n: int) -> dict[str, Any]:

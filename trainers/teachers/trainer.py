@@ -151,7 +151,6 @@ class Distilling(SFT):
         beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
         return TransformersEngine(
             self.policy,
-            pad_id=self.processing_class.pad_token_id,
             models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
             autocast=self.accelerator.autocast,
             room=room,

@@ -35,7 +35,7 @@ def model(toy_model):
 
 def write(model, **keys):
     torch.manual_seed(0)
-    engine = TransformersEngine(lambda: nullcontext(model), pad_id=0, models=lambda: [model])
+    engine = TransformersEngine(lambda: nullcontext(model), models=lambda: [model])
     sampling = Sampling(**{"limit": 10, "temperature": 0.7, "stops": [2], **keys})
     return engine.generate(PROMPTS, sampling)
 

@@ -19,7 +19,7 @@ def test_parts_hold_prompts_of_similar_length(tiny_model, monkeypatch):
     same as all at once.
     """
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    engine = module.TransformersEngine(lambda: nullcontext(model), pad_id=0, models=lambda: [model])
+    engine = module.TransformersEngine(lambda: nullcontext(model), models=lambda: [model])
     greedy = Sampling(limit=6, stops=[2], temperature=0)
     together = engine.generate(PROMPTS, greedy)
     lengths, real = [], module.generate_batch

@@ -170,7 +170,7 @@ class StandIn:
         else:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         model = self.base.eval()
-        engine = TransformersEngine(lambda: nullcontext(model), pad_id=0, models=lambda: [model])
+        engine = TransformersEngine(lambda: nullcontext(model), models=lambda: [model])
         sampling = Sampling(
             limit=body["max_tokens"], stops=body["stop_token_ids"], shortest=body["min_tokens"],
             temperature=body["temperature"], top_p=body["top_p"], top_k=body["top_k"],
