@@ -3,6 +3,7 @@ as llama.cpp reads it.
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,43 @@ def test_the_long_contexts_of_llama_3_keep_their_frequencies(tmp_path):
 
 
 # --------------------------------------------------------------------------- tokenizers
+
+
+def test_what_a_configuration_says_of_yarn_stands_in_the_file():
+    """Under llama.cpp's names. It multiplies its own attention factor (1 + 0.1 ln of the factor) by
+    the one in the file; what is as by default is not written.
+    """
+    from gguf import Keys
+    from transformers import Qwen2Config
+
+    def keys(**own):
+        rope = {
+            "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+            "original_max_position_embeddings": 64, **own,
+        }  # fmt: skip
+        config = Qwen2Config(
+            hidden_size=32, num_attention_heads=4, max_position_embeddings=256, rope_parameters=rope
+        )
+        found = settings(config)
+        return {key: found[key] for key in found if key.startswith("rope.scaling.")}
+
+    def name(key):
+        return key.format(arch="").removeprefix(".")
+
+    rope = Keys.Rope
+    plain = keys()
+    assert set(plain) == {
+        name(rope.SCALING_TYPE), name(rope.SCALING_FACTOR), name(rope.SCALING_ORIG_CTX_LEN)
+    }  # fmt: skip
+    own = 1 + 0.1 * math.log(4)
+    assert keys(attention_factor=1.0, beta_fast=64, beta_slow=2) == plain | {
+        name(rope.SCALING_ATTN_FACTOR): pytest.approx(1 / own),
+        name(rope.SCALING_YARN_BETA_FAST): 64.0,
+        name(rope.SCALING_YARN_BETA_SLOW): 2.0,
+    }
+    both = keys(mscale=0.707, mscale_all_dim=1.0)
+    wanted = (1 + 0.0707 * math.log(4)) / own / own
+    assert both[name(rope.SCALING_ATTN_FACTOR)] == pytest.approx(wanted)
 
 
 def test_a_byte_level_tokenizer_stands_in_the_file_as_it_is(tiny_model, tmp_path):

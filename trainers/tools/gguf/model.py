@@ -66,6 +66,8 @@ def check_family(config: Any, where: str) -> None:
     rope = config.rope_parameters
     if rope["rope_type"] not in ROPE_TYPES:
         wrong.append(f"rope_type '{rope['rope_type']}' is none of {', '.join(ROPE_TYPES)}")
+    if rope["rope_type"] == "yarn" and not rope.get("truncate", True):
+        wrong.append("YaRN's range of dimensions is not rounded (truncate is False)")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         wrong.append("only a part of each head is rotated (partial_rotary_factor)")
     if wrong:
@@ -103,7 +105,28 @@ def settings(config: Any) -> dict[str, Any]:
     if rope["rope_type"] == "yarn":
         before = int(rope["original_max_position_embeddings"])
         values["rope.scaling.original_context_length"] = before
+        values |= _yarn(config)
     return values
+
+
+def _yarn(config: Any) -> dict[str, float]:
+    """What a configuration says of YaRN beside its factor. llama.cpp has the same defaults, and
+    multiplies its own attention factor by `attn_factor`.
+    """
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = config.rope_parameters
+    _, attention = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+    own = 0.1 * math.log(max(1.0, float(rope["factor"]))) + 1.0
+    found = {
+        f"rope.scaling.yarn_{name}": float(rope[name])
+        for name in ("beta_fast", "beta_slow")
+        if rope.get(name) is not None
+    }
+    if not math.isclose(attention, own):
+        found["rope.scaling.attn_factor"] = attention / own
+    return found
 
 
 def rotation_factors(config: Any) -> Any | None:
