@@ -152,7 +152,7 @@ def plain_answer(base: Any, folder: Path, answer: Callable[[Any], Any]) -> Any |
 
 def check_plain(
     folder: Path, plain: Any | None, trained: Any, *, difference: Callable[[Any, Any], float],
-    limit: float, what: str, changed: str | None = None,
+    limit: float, what: str,
 ) -> list[Check]:  # fmt: skip
     """Whether the saved LoRA is the trained model without PEFT, too; [] for other modules.
 
@@ -163,7 +163,6 @@ def check_plain(
         difference: Of two answers.
         limit: The largest difference that rounding explains.
         what: The answers are, in words.
-        changed: The first layer whose base in memory is not the one on disk.
     """
     config = read_config(folder)
     if config is None:
@@ -176,11 +175,6 @@ def check_plain(
             " or serve it with PEFT"
         )
         return [Check(NAME, True, text)]
-    if changed is not None:
-        # Then the file's matrices belong to weights that nobody else has.
-        return [
-            Check(NAME, False, f"training changed the base itself: {changed} is not as on disk")
-        ]
     gap = difference(trained, plain)
     text = (
         f"applied as W + BA, as {engines} do: {what} differ by at most {gap:.2g} (limit {limit:g})"
@@ -190,33 +184,3 @@ def check_plain(
     if config.get("use_rslora"):
         text += "; llama.cpp scales by alpha / rank and knows no rslora: merge it first there"
     return [Check(NAME, gap <= limit, text)]
-
-
-def base_differs(model: Any, folder: Path) -> str | None:
-    """The first corrected layer whose base weights are not those on disk; None if all are, or if
-    they cannot be compared.
-
-    Args:
-        model: With the LoRA on it, in memory.
-        folder: Where the weights of its base are.
-    """
-    import torch
-    from safetensors import safe_open
-
-    layers = {
-        name: module.get_base_layer().weight
-        for name, module in model.get_base_model().named_modules()
-        if hasattr(module, "lora_A") and hasattr(module.get_base_layer(), "weight")
-    }
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            for name, weight in layers.items():
-                if f"{name}.weight" not in names or not weight.dtype.is_floating_point:
-                    continue
-                there = file.get_tensor(f"{name}.weight")
-                if there.shape == weight.shape and not torch.equal(
-                    there.to(weight.dtype), weight.detach().cpu()
-                ):
-                    return name
-    return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.types import FSDP
 from advisor.record.stage import Check
 from trainers.evaluation.loss import Sample
-from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
+from trainers.evaluation.plain_lora import check_plain, plain_answer
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Model
-from trainers.rows import Row
 from trainers.rows.padding import padded_inputs
 from trainers.rows.sequences import lengths, numbers_of
 from trainers.start.fused_layers import fuse_like
@@ -39,16 +38,6 @@ ROUNDED_SHARE = 0.05
 LIKELY = 10.0  # in nats: below that, rounding alone moves log-probabilities
 
 
-def log_probs(model: Model, row: Row, pad_id: int) -> Any:
-    """Log-probabilities at the last T tokens of a row: T, V; float32 on the host."""
-    import torch
-
-    inputs = padded_inputs([row.input_ids], pad_id, next(model.parameters()).device)
-    with evaluating(model):
-        logits_TV = model(**inputs, use_cache=False).logits[0, -SHOWN_TOKENS:]
-    return torch.log_softmax(logits_TV.float(), dim=-1).cpu()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """One row that the checks give to a model, and the kind of head that answers."""
@@ -59,14 +48,22 @@ class Probe:
     head: str = "CausalLM"
 
     def answer(self, model: Model) -> Any:
-        """Log-probabilities at the row's last tokens, or the scores of the head; float32 on the
-        host.
+        """Log-probabilities at T tokens of the row, the last ones or of an output the first, by
+        vocabulary; or the scores of the head; float32 on the host.
         """
+        import torch
+
+        device = next(model.parameters()).device
+        inputs = padded_inputs([self.row.input_ids], self.pad_id, device)
+        if self.head == SEQ2SEQ:  # which a decoder writes
+            inputs["labels"] = torch.tensor([list(self.row.labels[:SHOWN_TOKENS])], device=device)
+        with evaluating(model):
+            options = {} if self.head == SCORES else {"use_cache": False}
+            logits = model(**inputs, **options).logits[0].float()
         if self.head == SCORES:
-            return head_scores(model, self.row)
-        if self.head == SEQ2SEQ:
-            return output_log_probs(model, self.row)
-        return log_probs(model, self.row, self.pad_id)
+            return logits.cpu()
+        shown_TV = logits if self.head == SEQ2SEQ else logits[-SHOWN_TOKENS:]
+        return torch.log_softmax(shown_TV, dim=-1).cpu()
 
     @property
     def what(self) -> str:
@@ -78,34 +75,6 @@ class Probe:
         if self.head != SCORES:
             return difference(one, other)
         return float(((one - other).abs() / one.abs().clamp(min=1)).max())
-
-
-def output_log_probs(model: Model, row: Any) -> Any:
-    """Log-probabilities at the first T tokens of the row's output, which a decoder writes: T, V;
-    float32 on the host.
-    """
-    import torch
-
-    device = next(model.parameters()).device
-    ids, labels = (
-        torch.tensor([list(part)], device=device)
-        for part in (row.input_ids, row.labels[:SHOWN_TOKENS])
-    )
-    with evaluating(model):
-        found = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, use_cache=False
-        ).logits[0]
-    return torch.log_softmax(found.float(), dim=-1).cpu()
-
-
-def head_scores(model: Model, row: Any) -> Any:
-    """The outputs of a classification or reward head for a row, float32 on the host."""
-    import torch
-
-    ids = torch.tensor([list(row.input_ids)], device=next(model.parameters()).device)
-    with evaluating(model):
-        found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
-    return found.float().cpu()
 
 
 def probe_row(rows: Sequence[Any]) -> Any:
@@ -132,7 +101,7 @@ def likely_tokens(log_probs_TV: Any) -> Any:
 
 
 def check_saved(
-    job: Job, model: Model, folder: Path, probe: Probe, before: Any,
+    job: Job, model: Any, folder: Path, probe: Probe, before: Any,
     *, trained: Any | None = None, answered_in: str | None = None,
 ) -> list[Check]:  # fmt: skip
     """Load the saved result and compare it with the trained model and with the model before
@@ -165,56 +134,38 @@ def check_saved(
     sharded = is_read and job.plan.launch.strategy == FSDP and job.stage.precision != "pure"
     if sharded and not exact:
         limit = max(limit, ROUNDED_SHARE * probe.difference(trained, before))
-    plain, changed = None, None
-    if isinstance(model, PeftModel):
-        how, loaded, plain, changed = _load_module(job, model, folder, probe)
+    is_module, plain = isinstance(model, PeftModel), None
+    if is_module:
+        how, loaded, plain = _load_module(job, model, folder, probe)
     else:
         how, loaded = _load_whole(job, model, folder, probe)
         if loaded is None and is_read:
             how, loaded = "read into the model before training", probe.answer(model)
-    checks = []
     if loaded is not None:
         gap = probe.difference(trained, loaded) if answered_in is None else 0.0
         if is_read:  # the model that is evaluated has to agree, too
             gap = max(gap, *_gaps_of_read(model, probe, trained, loaded, answered_in))
-        checks.append(
-            Check(
-                "saved-model-is-the-trained-one",
-                gap <= limit,
-                f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})",
-            )
-        )
+        same = gap <= limit
+        found = f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})"
     else:
         same = _same_tensors(model, folder)
-        checks.append(
-            Check(
-                "saved-model-is-the-trained-one",
-                same,
-                f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory",
-            )
-        )
-    if not checks[0].ok:
+        found = f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory"
+    if not same:
         raise TrainingFailed(
-            f"what was saved in {folder} is not the trained model: {checks[0].text}",
+            f"what was saved in {folder} is not the trained model: {found}",
             hint="the disk or a library damaged it; run the stage again",
         )
-    if isinstance(model, PeftModel):
-        with model.disable_adapter():
-            base = probe.answer(model)
-    else:
-        base = before
+    with model.disable_adapter() if is_module else nullcontext():
+        base = probe.answer(model) if is_module else before
     # A module may differ from its base before training: a prefix that starts from a real prompt
     # does.
     change = min(
         probe.difference(loaded if loaded is not None else trained, other)
         for other in (base, before)
     )
-    what = "the saved adapter" if isinstance(model, PeftModel) else "training"
-    effect = Check(
-        "changes-the-base-model",
-        change > CHANGED,
-        f"{what} changes the {probe.what} of a training row by up to {change:.2g}",
-    )
+    what = "the saved adapter" if is_module else "training"
+    text = f"{what} changes the {probe.what} of a training row by up to {change:.2g}"
+    effect = Check("changes-the-base-model", change > CHANGED, text)
     if not effect.ok and job.max_steps is None:
         raise TrainingFailed(
             f"{what} has no effect: the answers are the same as before",
@@ -223,8 +174,8 @@ def check_saved(
                 " warm-up)"
             ),
         )
-    checks.append(effect)
-    if not isinstance(model, PeftModel):
+    checks = [Check("saved-model-is-the-trained-one", same, found), effect]
+    if not is_module:
         return checks
     return checks + check_plain(
         folder,
@@ -234,7 +185,6 @@ def check_saved(
         # Other engines round a 16-bit sum in another place than PEFT does.
         limit=limit if exact else max(limit, ROUNDED_SHARE * change),
         what=probe.what,
-        changed=changed,
     )
 
 
@@ -254,71 +204,50 @@ def _gaps_of_read(
 
 def _load_module(
     job: Job, model: AdaptedModel, folder: Path, probe: Probe
-) -> tuple[str, Any, Any | None, str | None]:
+) -> tuple[str, Any, Any | None]:
     """(how the saved adapter was loaded by plain PEFT, its answer, that without PEFT if it has
-    one, the first layer whose base is not the one on disk).
+    one).
 
     The base comes from disk if a second one fits; else the trained one serves.
     """
+    from peft import PeftConfig, PeftModel
+
     if _room_for_second(model, job):
-        plain: list[Any] = []
-        device = None if quantization_config(job) else next(model.parameters()).device
-        second = _watched(model, probe, folder, device, plain).from_pretrained(
-            str(folder), **_options(job, model, probe)
-        )
-        result = probe.answer(second)
-        del second
-        return f"loaded by AutoPeftModelFor{probe.head}", result, plain[0], None
+        saved = PeftConfig.from_pretrained(str(folder))
+        source = str(saved.base_model_name_or_path)
+        base = _load(job, model, probe, source, revision=saved.revision)
+        # Before PEFT touches it.
+        plain = plain_answer(base, folder, probe.answer)
+        result = probe.answer(PeftModel.from_pretrained(base, str(folder)))
+        return f"loaded by PEFT on AutoModelFor{probe.head}", result, plain
     with model.disable_adapter():
         alone = plain_answer(model.get_base_model(), folder, probe.answer)
-    source = Path(str(model.peft_config["default"].base_model_name_or_path))
-    changed = base_differs(model, source) if source.is_dir() and alone is not None else None
     model.load_adapter(str(folder), "saved", is_trainable=False)
     model.set_adapter("saved")
     result = probe.answer(model)
     model.set_adapter("default")
     model.delete_adapter("saved")
     how = "loaded by PEFT beside the trained adapter (no room for a second base)"
-    return how, result, alone, changed
-
-
-def _watched(
-    trained: Model, probe: Probe, folder: Path, device: Any | None, plain: list[Any]
-) -> Any:
-    """PEFT's class that loads base and adapter, which adds to the list what the base answers with
-    the adapter as other engines apply it, before PEFT touches it. The base has the kernels of the
-    trained model.
-    """
-    import peft
-
-    loader: Any = getattr(peft, f"AutoPeftModelFor{probe.head}")
-    original: Any = loader._target_peft_class
-
-    class Watching(original):
-        @classmethod
-        def from_pretrained(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
-            base = keep_weights_unpacked(model if device is None else model.to(device))
-            fuse_like(base, trained)
-            plain.append(plain_answer(base, folder, probe.answer))
-            return original.from_pretrained(base, *args, **kwargs)
-
-    Watching.__name__ = original.__name__  # PEFT compares the names
-    return type(loader.__name__, (loader,), {"_target_peft_class": Watching})
+    return how, result, alone
 
 
 def _load_whole(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:
     """(how the saved model was loaded, its answer or None if there was no room to load it)."""
     if not _room_for_second(model, job):
         return "read from disk (no room for a second model)", None
+    result = probe.answer(_load(job, model, probe, str(folder)))
+    return f"loaded by AutoModelFor{probe.head}", result
+
+
+def _load(job: Job, model: Model, probe: Probe, source: str, **more: Any) -> Any:
+    """A second model from its files, in the form and with the kernels of the trained one."""
     import transformers
 
+    device = next(model.parameters()).device
     loader = getattr(transformers, f"AutoModelFor{probe.head}")
-    second = loader.from_pretrained(str(folder), **_options(job, model, probe)).to(
-        next(model.parameters()).device
-    )
-    result = probe.answer(fuse_like(second, model))
-    del second
-    return f"loaded by AutoModelFor{probe.head}", result
+    second = loader.from_pretrained(source, **_options(job, model, probe), **more)
+    placed = second if quantization_config(job) is not None else second.to(device)
+    return fuse_like(keep_weights_unpacked(placed), model)
 
 
 def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:
