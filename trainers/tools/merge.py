@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import AdviseError, InputError, TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.progress import board, track, waiting
-from advisor.ground.terminal import show_streams
 from advisor.methods import update
 from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
-from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.machine import torch_device
 from trainers.start.model_files import reading
+from trainers.tools.command import run_command
 from trainers.tools.results import Result, load_results, record_of, results_of
 from trainers.updates.experts import own_router_settings
 
@@ -54,18 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
-    show_streams()
-    use_cores()
-    quiet_libraries()
-    try:
-        for line in export(
-            given.run, given.out, only=given.only, device=torch_device(given.device)
-        ):
+
+    def work() -> None:
+        device = torch_device(given.device)
+        for line in export(given.run, given.out, only=given.only, device=device):
             print(line, flush=True)
-    except AdviseError as error:
-        print(f"error: {error.text()}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_command(work)
 
 
 def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:

@@ -172,15 +172,12 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
         raise InputError(
             f"two results are called {', '.join(twice)}", hint="give the runs names of their own"
         )
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     loaded = Loaded(results=results, device=device)
     for result in results:
         check_files(str(result.folder), folder_faults)
-        with reading(result.folder, "the tokenizer"):
-            loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(
-                str(result.folder), trust_remote_code=result.trust_remote_code
-            )
+        loaded.tokenizers[result.label] = load_tokenizer(result)
         if result.base_key not in loaded.models:
             loaded.models[result.base_key] = load_whole(result, result.model, device)
         if not result.is_module:
@@ -192,6 +189,16 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
                 model.generation_config = GenerationConfig.from_pretrained(str(result.folder))
         model.eval()
     return loaded
+
+
+def load_tokenizer(result: Result) -> Any:
+    """The tokenizer that was saved with a result."""
+    from transformers import AutoTokenizer
+
+    with reading(result.folder, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            str(result.folder), trust_remote_code=result.trust_remote_code
+        )
 
 
 def load_module(result: Result, model: Any) -> Any:

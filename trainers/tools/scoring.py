@@ -5,94 +5,93 @@ answer.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.methods import objective
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 from trainers.job.evaluating import evaluating
 from trainers.start.model_files import reading
-from trainers.tools.results import Result, load_module, load_whole, prompt_ids, record_of, result_of
+from trainers.tools.results import (
+    load_module,
+    load_tokenizer,
+    load_whole,
+    prompt_ids,
+    record_of,
+    result_of,
+)
 
+HEAD = "SequenceClassification"
 SHOWN_CLASSES = 3
 HEAD_NAMES = {"score", "classifier", "out_proj"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scorer:
-    """One result in memory."""
+@dataclass
+class Scoring:
+    """Says what a result makes of each line: the class of a text, or the reward of an answer, which
+    is the line behind its question.
+    """
 
-    result: Result
-    stage: StageRecord
+    label: str
     model: Any
     tokenizer: Any
     device: Any
     classes: tuple[str, ...] | None  # None: it scores answers
-
-    def label(self, text: str) -> str:
-        """'Billing 0.93, Returns 0.04': the likeliest classes of a text."""
-        import torch
-
-        assert self.classes is not None
-        inputs = self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        shares_C = torch.softmax(self._logits(inputs), dim=-1)
-        best = shares_C.argsort(descending=True)[:SHOWN_CLASSES].tolist()
-        return ", ".join(f"{self.classes[place]} {shares_C[place]:.2f}" for place in best)
-
-    def score(self, question: str, answer: str) -> float:
-        """The reward of an answer."""
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        if getattr(self.tokenizer, "chat_template", None):
-            inputs = prompt_ids(self.tokenizer, messages, is_answered=True)
-        else:
-            text = question + answer
-            inputs = self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-        return float(self._logits(inputs)[0])
-
-    def _logits(self, inputs: Any) -> Any:
-        with evaluating(self.model):
-            return self.model(**inputs.to(self.device)).logits[0].float().cpu()
-
-
-class Scoring:
-    """Says what a scorer makes of each line: the class of a text, or the reward of an answer, which
-    is the line behind its question.
-    """
-
-    def __init__(self, scorer: Scorer, out: TextIO) -> None:
-        self.scorer, self.out = scorer, out
-        self.question: str | None = None
+    question: str | None = None
 
     @property
     def prompt(self) -> str:
         """What is asked for next."""
-        if self.scorer.classes is not None:
+        if self.classes is not None:
             return "text> "
         return "question> " if self.question is None else "answer> "
 
     def introduction(self) -> str:
         """What answers."""
-        name, classes = self.scorer.result.label, self.scorer.classes
-        if classes is not None:
-            return f"{name} names the class of each line: {len(classes)} classes, with their shares"
-        return f"{name} scores answers: a line with a question, then a line with an answer to it"
+        if self.classes is None:
+            return (
+                f"{self.label} scores answers: a line with a question, then a line with an answer"
+                " to it"
+            )
+        return (
+            f"{self.label} names the class of each line: {len(self.classes)} classes, with their"
+            " shares"
+        )
 
     def line(self, line: str) -> bool:
         """Answer a line; False ends the chat."""
-        if self.scorer.classes is not None:
-            self._print(self.scorer.label(line))
+        if self.classes is not None:
+            print(self.likeliest(line, self.classes), flush=True)
         elif self.question is None:
             self.question = line
         else:
             question, self.question = self.question, None
-            self._print(f"{self.scorer.score(question, line):.3f}")
+            print(f"{self.score(question, line):.3f}", flush=True)
         return True
 
-    def _print(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+    def likeliest(self, text: str, classes: Sequence[str]) -> str:
+        """'Billing 0.93, Returns 0.04': the likeliest classes of a text."""
+        shares_C = self._logits(self._tokens(text)).softmax(-1)
+        best = shares_C.argsort(descending=True)[:SHOWN_CLASSES].tolist()
+        return ", ".join(f"{classes[place]} {shares_C[place]:.2f}" for place in best)
+
+    def score(self, question: str, answer: str) -> float:
+        """The reward of an answer."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            return float(self._logits(self._tokens(question + answer))[0])
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return float(self._logits(prompt_ids(self.tokenizer, messages, is_answered=True))[0])
+
+    def _tokens(self, text: str) -> Any:
+        return self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+
+    def _logits(self, inputs: Any) -> Any:
+        with evaluating(self.model):
+            return self.model(**inputs.to(self.device)).logits[0].float().cpu()
 
 
 def scoring_stage(record: RunRecord) -> StageRecord | None:
@@ -107,33 +106,18 @@ def scoring_stage(record: RunRecord) -> StageRecord | None:
     return last[-1] if last and not writes else None
 
 
-def load_scorer(run: Path, stage: StageRecord, device: Any) -> Scorer:
+def load_scoring(run: Path, stage: StageRecord, device: Any) -> Scoring:
     """The result of a stage, ready to score or to classify. Raises InputError for damaged files."""
-    from transformers import AutoTokenizer
-
     record = record_of(run)
     result = result_of(run, record, stage)
     classes = class_names(result.folder, stage) if record.is_classifier(stage) else None
-    head: dict[str, Any] = {
-        "head": "SequenceClassification",
-        "num_labels": len(classes) if classes else 1,
-    }
-    with reading(result.folder, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(result.folder), trust_remote_code=result.trust_remote_code
-        )
+    head: dict[str, Any] = {"head": HEAD, "num_labels": len(classes) if classes else 1}
+    tokenizer = load_tokenizer(result)
     if result.is_module:
         model = load_module(result, load_whole(result, result.model, device, **head))
     else:
         model = load_whole(result, str(result.folder), device, **head)
-    return Scorer(
-        result=result,
-        stage=stage,
-        model=model.eval(),
-        tokenizer=tokenizer,
-        device=device,
-        classes=classes,
-    )
+    return Scoring(result.label, model.eval(), tokenizer, device, classes)
 
 
 def class_names(folder: Path, stage: StageRecord) -> tuple[str, ...]:

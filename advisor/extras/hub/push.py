@@ -157,20 +157,18 @@ def push_results(ending: Ending) -> AdviseError | None:
 
 def _push(stage: StageRecord, target: str, folder: Path) -> dict[str, str]:
     """Upload a result in one commit. Returns what run.json keeps; raises what prevents it."""
+    from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     api = _api()
+    names = [*(stage.files or ()), *([CARD] if (folder / CARD).is_file() else [])]
+    files = [CommitOperationAdd(name, str(folder / name)) for name in names]
     message = f"Upload the result of stage {stage.plan_stage}"
     disable_progress_bars()
     try:
         # Who made the repository before decided who may read it.
         api.create_repo(target, private=True, exist_ok=True)
-        made = api.upload_folder(
-            repo_id=target,
-            folder_path=folder,
-            allow_patterns=[*(stage.files or ()), CARD],
-            commit_message=message,
-        )
+        made = api.create_commit(target, files, commit_message=message)
     finally:
         enable_progress_bars()
     return {

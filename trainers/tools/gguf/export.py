@@ -20,26 +20,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from advisor.data.templates.bounded import bound_chat_templates
-from advisor.ground.errors import (
-    AdviseError,
-    InputError,
-    MachineNotReady,
-    Stopped,
-    TrainingFailed,
-    did_you_mean,
-)
+from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed, did_you_mean
 from advisor.ground.files import TEMPORARY, cannot_write, free_bytes, shown_path
 from advisor.ground.progress import board, waiting
-from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.methods import update
 from advisor.record.files import label, writing_stages
 from trainers.job.files import read_json, write_json
-from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.machine import torch_device
 from trainers.start.model_files import reading
 from trainers.tools import merge
+from trainers.tools.command import run_command
 from trainers.tools.gguf.llama_cpp import HOW, ask, find_llama_cpp
 from trainers.tools.gguf.model import Written, read_config, tensors, write_model
 from trainers.tools.gguf.proof import prove, reference_of
@@ -251,23 +243,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", default="")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
-    show_streams()
-    use_cores()
-    quiet_libraries()
-    bound_chat_templates()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    say = partial(print, flush=True)
-    try:
-        device = torch_device(given.device)
+
+    def work() -> None:
+        device, say = torch_device(given.device), partial(print, flush=True)
         job = Job(run=given.run, out=given.out, kind=given.kind, device=device, say=say)
         export(job, only=given.only)
-    except KeyboardInterrupt:
-        print("error: stopped; nothing half-written is left", file=sys.stderr)
-        return Stopped.exit_code
-    except AdviseError as error:
-        print(f"error: {error.text()}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_command(work, stopped="error: stopped; nothing half-written is left")
 
 
 if __name__ == "__main__":
