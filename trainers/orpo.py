@@ -13,7 +13,7 @@ from typing import Any
 from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
-from trainers.rows.preference import Pair
+from trainers.rows.preference import Pair, tokenised_columns
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective
 
@@ -23,6 +23,7 @@ class ORPO(DPO):
 
     config = "trl.experimental.orpo:ORPOConfig"
     trained_by = "trainers.stage.pair_trainers:ORPO"
+    columns = staticmethod(tokenised_columns)
     evaluated_by = staticmethod(partial(PreferenceEvaluator, learns_answers=True))
     note = (
         "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen"

@@ -11,15 +11,14 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from advisor.data import read_examples
-from trainers.rows import IGNORED, Templater
-from trainers.rows.conversation import answer_rows
+from trainers.rows import ANSWERS, IGNORED, Templater
 from trainers.rows.row import LeftOut
 
 
 def main() -> None:
     model, chats, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     templater = Templater(AutoTokenizer.from_pretrained(model))
-    built = answer_rows(read_examples(chats), templater, LeftOut())
+    built = ANSWERS.rows(read_examples(chats), templater, LeftOut())
     found = [row for row in built if row.tokens <= 1024]
     rows = [
         {

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 from advisor.data.example import question_mark, text_mark
 from trainers.rows import ANSWERS, Prepared, Row
-from trainers.rows.conversation import answer_rows
 from trainers.rows.row import LeftOut
 from trainers.rows.selection import Limits, fit_record, fit_row, held_out_mask
 from trainers.rows.stage_rows import Preparation
@@ -16,7 +15,7 @@ from trainers.rows.stage_rows import Preparation
 def tokenise(examples, templater) -> list[Row]:
     """Every example as a row. Raises InputError if more than a few have nothing to learn."""
     left = LeftOut()
-    rows = list(answer_rows(examples, templater, left))
+    rows = list(ANSWERS.rows(examples, templater, left))
     left.raise_if_too_many(len(examples))
     return rows
 

@@ -187,11 +187,11 @@ def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
 
     from advisor.data import read_examples
     from trainers.rows import Templater
-    from trainers.rows.heads import cut_both, rewriting_rows
+    from trainers.rows.heads import REWRITINGS, cut_both
     from trainers.rows.row import LeftOut
 
     tokenizer, left = AutoTokenizer.from_pretrained(tiny_t5), LeftOut()
-    row = next(rewriting_rows(read_examples(backwards), Templater(tokenizer), left))
+    row = next(REWRITINGS.rows(read_examples(backwards), Templater(tokenizer), left))
     assert row.labels[-1] == row.input_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(row.labels, skip_special_tokens=True) == row.expected
     assert tokenizer.decode(row.input_ids, skip_special_tokens=True) == row.prompt

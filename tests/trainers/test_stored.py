@@ -62,7 +62,7 @@ def test_rows_are_read_as_they_were_built(kind, job, tmp_path, small_batches):
 
     found = prepared_in(job, tmp_path / "one", kind)
     templater = Templater(load_tokenizer(job))
-    built = kind.build(read_examples(recognise(str(job.data_path))), templater, LeftOut())
+    built = kind.rows(read_examples(recognise(str(job.data_path))), templater, LeftOut())
     expected = {(row.number, getattr(row, "label", None)): row for row in built}
     assert len(found.train) + len(found.holdout) == len(expected)
     for rows in (found.train, found.holdout):
@@ -122,17 +122,16 @@ def test_several_processes_prepare_the_same_file(
     assert len(found[1][2]) == 3  # nothing temporary is left
 
 
-def build_alone(examples, templater, left):
+def build_alone(example, templater):
     """Rows without a tokenizer; some examples end their process."""
-    for example in examples:
-        if example.text == "refused":
-            raise InputError(f"row {example.row}: refused", hint="repair it")
-        if example.text == "broken":
-            raise ValueError(f"row {example.row} is a bug")
-        if example.text == "killed" and multiprocessing.parent_process() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        ids = ids_of([1, 2, 3, example.row])
-        yield Row(example.row, ids, ids, "", "", "", f"key {example.row}", f"text {example.row}")
+    if example.text == "refused":
+        raise InputError(f"row {example.row}: refused", hint="repair it")
+    if example.text == "broken":
+        raise ValueError(f"row {example.row} is a bug")
+    if example.text == "killed" and multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ids = ids_of([1, 2, 3, example.row])
+    return [Row(example.row, ids, ids, "", "", "", f"key {example.row}", f"text {example.row}")]
 
 
 ALONE: Kind[Row] = Kind(name="answers", row=Row, build=build_alone, cut=cut_row)
@@ -202,9 +201,9 @@ class CountedRow(Row):
         CountedRow.alive -= 1
 
 
-def build_counted(examples, templater, left):
-    for row in build_alone(examples, templater, left):
-        yield CountedRow(*(getattr(row, name) for name in Row.__dataclass_fields__))
+def build_counted(example, templater):
+    (row,) = build_alone(example, templater)
+    return [CountedRow(*(getattr(row, name) for name in Row.__dataclass_fields__))]
 
 
 def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):

@@ -40,8 +40,7 @@ from trainers.evaluation.metrics import (
 from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import keep_value, kept_value
 from trainers.job.types import Tokenizer
-from trainers.rows import Row, Templater
-from trainers.rows.conversation import answer_rows
+from trainers.rows import ANSWERS, Row, Templater
 from trainers.rows.row import LeftOut
 
 GENERAL = Path(__file__).parent / "general.jsonl"
@@ -257,5 +256,5 @@ def general_rows(tokenizer: Tokenizer, seq_len: int) -> list[Row]:
     """The fixed general prompts, as rows of this tokenizer; [] if none is within `seq_len`."""
     from advisor.data import read_examples
 
-    rows = answer_rows(read_examples(GENERAL), Templater(tokenizer), LeftOut())
+    rows = ANSWERS.rows(read_examples(GENERAL), Templater(tokenizer), LeftOut())
     return [row for row in rows if row.tokens <= seq_len]

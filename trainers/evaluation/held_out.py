@@ -18,9 +18,6 @@ def collated(trainer: Any, columns: Mapping[str, Sequence[Any]]) -> dict[str, An
     features = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
-    tokenise = getattr(trainer, "tokenize_row", None)  # ORPO's and CPO's own columns
-    if tokenise is not None:
-        features = [{**feature, **tokenise(feature)} for feature in features]
     inputs = dict(trainer.data_collator(features))
     if getattr(trainer, "precompute_ref_logps", False):
         inputs.update(reference_log_probs(trainer, inputs))

@@ -100,7 +100,7 @@ class ChunkBuilder:
         numbers: list[tuple[int, ...]] = []
         rows: list[Any] = []
         repeated: list[bool] = []
-        for row in kind.build(examples, templater, found.left):
+        for row in kind.rows(examples, templater, found.left):
             outcome, pieces = fit_row(row, kind, limits)
             mark = 0
             if kind.mark is not None:

@@ -4,7 +4,7 @@ sft and cpt; and prompts for training by reward, from any data with a question.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from advisor.data.example import question_key as question_key
 from trainers.rows.row import (
     IGNORED,
     Kind,
-    LeftOut,
     Marked,
     Review,
     Row,
@@ -56,18 +55,12 @@ def with_answer(example: Example) -> Example:
     return example
 
 
-def answer_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Row]:
-    """Every example as a row; an example with nothing to learn is counted in `left`."""
-    for example in examples:
-        try:
-            row = answer_row(example, templater)
-        except Unusable as error:
-            left.add(example.row, *error.args)
-            continue
-        if row.learned:
-            yield row
-        else:
-            left.add(example.row, NOTHING_LEARNED)
+def answer_rows(example: Example, templater: Templater) -> list[Row]:
+    """One example as a row from which something is learned. Raises Unusable."""
+    row = answer_row(example, templater)
+    if not row.learned:
+        raise Unusable(NOTHING_LEARNED)
+    return [row]
 
 
 def answer_row(example: Example, templater: Templater) -> Row:
@@ -203,15 +196,9 @@ class Prompt:
         return 0
 
 
-def prompt_rows(
-    examples: Iterable[Example], templater: Templater, left: LeftOut
-) -> Iterator[Prompt]:
-    """Every example's question; an example without one is counted in `left`."""
-    for example in examples:
-        try:
-            yield tokenise_prompt(example, templater)
-        except Unusable as error:
-            left.add(example.row, *error.args)
+def prompt_rows(example: Example, templater: Templater) -> list[Prompt]:
+    """The question of one example. Raises Unusable."""
+    return [tokenise_prompt(example, templater)]
 
 
 def tokenise_prompt(example: Example, templater: Templater) -> Prompt:

@@ -8,7 +8,7 @@ tokenizer puts its own tokens around each text (an end, a language).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,9 @@ from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from trainers.rows.row import (
     Kind,
-    LeftOut,
     Marked,
     Review,
+    Unusable,
     ids_of,
     normalise_text,
     row_numbers,
@@ -52,19 +52,13 @@ class Labelled:
         return 1
 
 
-def label_rows(
-    examples: Iterable[Example], templater: Templater, left: LeftOut
-) -> Iterator[Labelled]:
-    """Every example with a class as a row, its class not numbered yet; an example without one is
-    counted in `left`.
-    """
-    for example in examples:
-        if example.text is None or example.label is None:
-            left.add(example.row, NO_CLASS)
-            continue
-        ids, _ = templater.encode(example.text, special=True)
-        same = normalise_text(example.text)
-        yield Labelled(example.row, ids_of(ids), -1, example.label, example.text, same, same)
+def label_rows(example: Example, templater: Templater) -> list[Labelled]:
+    """An example with a class as a row, its class not numbered yet. Raises Unusable."""
+    if example.text is None or example.label is None:
+        raise Unusable(NO_CLASS)
+    ids, _ = templater.encode(example.text, special=True)
+    same = normalise_text(example.text)
+    return [Labelled(example.row, ids_of(ids), -1, example.label, example.text, same, same)]
 
 
 def class_names(names: Iterable[str]) -> list[str]:
@@ -166,33 +160,29 @@ class Rewriting:
         return len(self.labels)
 
 
-def rewriting_rows(
-    examples: Iterable[Example], templater: Templater, left: LeftOut
-) -> Iterator[Rewriting]:
-    """Every example with an answer as a row; one without is counted in `left`. Of preferences the
-    chosen answer is the output.
+def rewriting_rows(example: Example, templater: Templater) -> list[Rewriting]:
+    """An example with an answer as a row; of preferences the chosen answer is the output. Raises
+    Unusable.
     """
-    for example in examples:
-        before, answer = input_and_output(example)
-        if answer is None:
-            left.add(example.row, NO_OUTPUT)
-            continue
-        prompt = "\n\n".join(message.content for message in before if message.content)
-        expected = answer.content
-        if not prompt.strip() or not expected.strip():
-            left.add(example.row, EMPTY)
-            continue
-        ids, _ = templater.encode(prompt, special=True)
-        yield Rewriting(
-            number=example.row,
-            input_ids=ids_of(ids),
-            labels=ids_of(templater.tokenizer(text_target=expected)["input_ids"]),
-            prompt=prompt,
-            shown=before[-1].content,
-            expected=expected,
-            key=normalise_text(prompt),
-            text=normalise_text(f"{prompt}\n{expected}"),
-        )
+    before, answer = input_and_output(example)
+    if answer is None:
+        raise Unusable(NO_OUTPUT)
+    prompt = "\n\n".join(message.content for message in before if message.content)
+    expected = answer.content
+    if not prompt.strip() or not expected.strip():
+        raise Unusable(EMPTY)
+    ids, _ = templater.encode(prompt, special=True)
+    row = Rewriting(
+        number=example.row,
+        input_ids=ids_of(ids),
+        labels=ids_of(templater.tokenizer(text_target=expected)["input_ids"]),
+        prompt=prompt,
+        shown=before[-1].content,
+        expected=expected,
+        key=normalise_text(prompt),
+        text=normalise_text(f"{prompt}\n{expected}"),
+    )
+    return [row]
 
 
 def input_and_output(example: Example) -> tuple[tuple[Message, ...], Message | None]:

@@ -7,7 +7,7 @@ once, here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from trainers.rows.conversation import (
     split_last_answer,
 )
 from trainers.rows.row import (
+    IGNORED,
     Kind,
-    LeftOut,
     Marked,
     Review,
     Unusable,
@@ -136,13 +136,9 @@ def tokenise_answer(
     )
 
 
-def pair_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Pair]:
-    """Every example with two answers as a pair; any other is counted in `left`."""
-    for example in examples:
-        try:
-            yield tokenise_pair(example, templater)
-        except Unusable as error:
-            left.add(example.row, *error.args)
+def pair_rows(example: Example, templater: Templater) -> list[Pair]:
+    """One example as a pair. Raises Unusable."""
+    return [tokenise_pair(example, templater)]
 
 
 def tokenise_pair(example: Example, templater: Templater) -> Pair:
@@ -227,19 +223,6 @@ def review_pairs(rows: Marked) -> Review:
     return Review(notes=notes)
 
 
-def feedback_rows(
-    examples: Iterable[Example], templater: Templater, left: LeftOut
-) -> Iterator[Feedback]:
-    """Every example with feedback as a row; a pair gives two, its chosen answer liked and its
-    rejected one not.
-    """
-    for example in examples:
-        try:
-            yield from tokenise_feedback(example, templater)
-        except Unusable as error:
-            left.add(example.row, *error.args)
-
-
 def tokenise_feedback(example: Example, templater: Templater) -> list[Feedback]:
     """The answers of one example with their feedback. Raises Unusable."""
     templater.begin_row(example.row)
@@ -310,7 +293,7 @@ PAIRS: Kind[Pair] = Kind(
 FEEDBACK: Kind[Feedback] = Kind(
     name="feedback",
     row=Feedback,
-    build=feedback_rows,
+    build=tokenise_feedback,
     cut=cut_feedback,
     mark=is_liked,
     review=review_feedback,
@@ -321,12 +304,28 @@ FEEDBACK: Kind[Feedback] = Kind(
 
 
 def preference_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
-    """What TRL's DPO trainer batches, and those of ORPO and CPO read."""
+    """What TRL's DPO trainer batches."""
     return {
         "prompt_ids": [list(row.prompt_ids) for row in rows],
         "chosen_ids": [list(row.chosen_ids) for row in rows],
         "rejected_ids": [list(row.rejected_ids) for row in rows],
     }
+
+
+def tokenised_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
+    """What TRL's ORPO and CPO trainers batch."""
+    prompts = [list(row.prompt_ids) for row in rows]
+    table = {
+        "prompt_input_ids": prompts,
+        "prompt_attention_mask": [[1] * len(prompt) for prompt in prompts],
+    }
+    for side in ("chosen", "rejected"):
+        answers = [list(getattr(row, f"{side}_ids")) for row in rows]
+        both = list(zip(prompts, answers, strict=True))
+        table[f"{side}_input_ids"] = [prompt + answer for prompt, answer in both]
+        table[f"{side}_attention_mask"] = [[1] * len(ids) for ids in table[f"{side}_input_ids"]]
+        table[f"{side}_labels"] = [[IGNORED] * len(prompt) + answer for prompt, answer in both]
+    return table
 
 
 def reward_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:

@@ -149,8 +149,8 @@ class PreparedRow(Protocol):
 
 
 Item = TypeVar("Item", bound=PreparedRow)
-# Gets the examples, a `template.Templater` and where to count what is left out.
-Build = Callable[[Iterable[Example], Any, LeftOut], Iterator[Item]]
+# Gets an example and a `template.Templater`; gives its rows, or raises Unusable.
+Build = Callable[[Example, Any], Sequence[Item]]
 Cut = Callable[[Item, int], "Item | None"]
 
 
@@ -208,3 +208,13 @@ class Kind(Generic[Item]):
     keeps_marks: bool = False  # the values themselves too: few different texts
     review: Callable[[Marked], Review] | None = None
     stratified: bool = False  # hold out the same share of the rows of each mark
+
+    def rows(self, examples: Iterable[Example], templater: Any, left: LeftOut) -> Iterator[Item]:
+        """The rows of the examples, numbers of classes aside; an example that gives none is counted
+        in `left`.
+        """
+        for example in examples:
+            try:
+                yield from self.build(example, templater)
+            except Unusable as error:
+                left.add(example.row, *error.args)

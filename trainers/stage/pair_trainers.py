@@ -1,11 +1,10 @@
 """The trainers of pairs that TRL calls experimental: ORPO, and CPO for its loss of SimPO.
 
-Both tokenise pairs themselves; here they read the token ids of `preference_columns`.
+Both would tokenise pairs themselves; here they read `tokenised_columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from peft import get_peft_model, prepare_model_for_kbit_training
@@ -13,7 +12,6 @@ from transformers import set_seed
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-from trainers.rows.row import IGNORED
 from trainers.stage.trl_trainer import StageTrainer
 
 
@@ -36,20 +34,6 @@ class PairTrainer(StageTrainer):
                 )
             model = get_peft_model(model, peft_config)
         super().__init__(model=model, args=args, **kwargs)
-
-    def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
-        """The columns of a pair that is tokenised already."""
-        prompt = list(feature["prompt_ids"])
-        row: dict[str, Any] = {
-            "prompt_input_ids": prompt,
-            "prompt_attention_mask": [1] * len(prompt),
-        }
-        for side in ("chosen", "rejected"):
-            answer = list(feature[f"{side}_ids"])
-            row[f"{side}_input_ids"] = prompt + answer
-            row[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
-            row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
-        return row
 
 
 class ORPO(PairTrainer, ORPOTrainer):
