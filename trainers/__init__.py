@@ -17,8 +17,8 @@ trainer, evaluation), and their `train` hands an instance of it to `trainers.sta
 
 | room | what is in it, from the bottom up: a room imports those above it in this table |
 | --- | --- |
-| job | the job of a stage, this machine, files |
-| say | parts, waits and stops, said while a stage runs |
+| job | the job of a stage, the process that trains it, this machine, files |
+| say | progress said while a stage runs; waiting for other processes |
 | rows | examples as token ids and labels |
 | updates | which weights are trained: one module for each update scheme |
 | step | one optimizer step: losses, precision, optimizers, division, memory |
