@@ -23,7 +23,7 @@ from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.job.job import Job
-from trainers.job.machine import is_main_process
+from trainers.job.machine import is_main_process, process_count
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
@@ -35,7 +35,6 @@ from trainers.rows import Prepared
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
-from trainers.step import settings
 
 LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
@@ -92,7 +91,7 @@ class GRPO(Objective[Prompt]):
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
         data: Prepared[Prompt] = super().rows(job, tokenizer)
-        at_once = job.stage.micro_batch_size * settings.world_size()
+        at_once = job.stage.micro_batch_size * process_count()
         if len(data.train) < at_once:
             raise InputError(
                 f"{len(data.train)} prompts to train on, and {at_once} are answered at once",
@@ -117,8 +116,8 @@ class GRPO(Objective[Prompt]):
 
         job, rows = build.job, list(build.rows)
         generations = job.options["generations"]
-        together = steps_together(job, len(rows), processes=settings.world_size())
-        rows = filled(rows, together * job.stage.micro_batch_size * settings.world_size())
+        together = steps_together(job, len(rows), processes=process_count())
+        rows = filled(rows, together * job.stage.micro_batch_size * process_count())
         own = {
             "beta": job.options["beta"],
             "num_generations": generations,

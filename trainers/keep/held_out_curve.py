@@ -25,11 +25,11 @@ from advisor.record.stage import HeldOut
 from trainers.evaluation.loss import held_out
 from trainers.job.files import make_folder
 from trainers.job.job import Job
+from trainers.job.machine import process_count
 from trainers.job.random_states import random_states, restore_random_states
 from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import disk_refused
 from trainers.rows.sequences import lengths
-from trainers.step import settings
 from trainers.step.out_of_memory import in_halves
 from trainers.step.sharding import is_sharded, put_whole, whole_parameters
 
@@ -465,7 +465,7 @@ def make_curve(
         loss: (the sum of the losses of a micro-batch, how many were added up).
         writes: Whether this process writes files.
     """
-    stage, world = job.stage, settings.world_size()
+    stage, world = job.stage, process_count()
     mean = int(lengths(sequences).sum(dtype="int64")) / len(sequences)
     plan = schedule(
         holdout,

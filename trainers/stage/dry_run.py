@@ -10,7 +10,7 @@ from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DRY_RUN, StageMeasurement
 from advisor.record.stage import Measured
 from trainers.job.files import write_json
-from trainers.job.machine import is_main_process
+from trainers.job.machine import is_main_process, process_count
 from trainers.rows.sequences import lengths
 from trainers.say.progress import say
 from trainers.stage.build import build_trainer
@@ -25,7 +25,7 @@ def measure(loaded: LoadedStage) -> None:
     from trainers.keep.progress import RunCallback
 
     job, memory, groups = loaded.job, loaded.memory, loaded.sequences
-    stage, processes = job.stage, settings.world_size()
+    stage, processes = job.stage, process_count()
     # The peak does not grow with more micro-batches: gradients exist from the first one on.
     micro_batches = min(stage.grad_accum, loaded.objective.measured_batches or stage.grad_accum)
     order = (-lengths(groups)).argsort(kind="stable")[: stage.micro_batch_size]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainers.job.job import JUDGE, TRAIN, Job, label
-from trainers.job.machine import is_main_process, wait_for_all
+from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.job.process import BEFORE_STEPS, TRAINING
 from trainers.keep.records import dependency, forget_trained, keep_trained
 from trainers.keep.resuming import last_checkpoint
@@ -71,7 +71,7 @@ def train_alone(loaded: LoadedStage) -> None:
     if is_main_process():
         keep_trained(
             built.job.output, replace(trained.result, times=loaded.parts.times()), answer,
-            processes=settings.world_size(), depends_on=dependency(built.store),
+            processes=process_count(), depends_on=dependency(built.store),
             answered_in=answered_in(built),
         )  # fmt: skip
     wait_for_all()  # nobody leaves before it is written
@@ -86,7 +86,7 @@ def answered_in(built: BuiltStage) -> str | None:
 
 def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
     """The stage with its trainer, and the checkpoint to resume from."""
-    built = build_stage(loaded, processes=settings.world_size())
+    built = build_stage(loaded, processes=process_count())
     if is_sharded(loaded.job):
         make_divisible(built.trainer.model, mixed=loaded.job.stage.precision == "mixed")
     resume = last_checkpoint(built.job, built.store)

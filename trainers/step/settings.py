@@ -82,7 +82,7 @@ def loader_workers(device: Device) -> int:
     The order of the rows and the random numbers of the trainer are the same with and without them.
     Only forked ones: others would have to be handed the rows by pickle.
     """
-    cores = usable_cores() // world_size()
+    cores = usable_cores() // process_count()
     can_fork = multiprocessing.get_start_method() == "fork"
     return 2 if device.type == "cuda" and cores > 1 and can_fork else 0
 
@@ -150,11 +150,6 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
         config._n_gpu = 1
     prepare_sharding(config, job)
     return config
-
-
-def world_size() -> int:
-    """How many processes this run has, as the launcher says."""
-    return process_count()
 
 
 def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:
