@@ -87,10 +87,10 @@ if way == "separate":  # a base of its own under each role
         part.model = copy.deepcopy(part.model)
     from trainers.ppo.optimizer import make_optimizer
     from trainers.ppo.roles import unwrap_peft
-    from trainers.ppo.rollout import add_hidden_states
+    from trainers.step.answer_loss import add_hidden_call
     for part in ppo.roles.parts.values():
         vars(unwrap_peft(part.model)).pop("forward", None)
-        add_hidden_states(unwrap_peft(part.model))
+        add_hidden_call(unwrap_peft(part.model))
     ppo.learner.optimizer = ppo.optimizer = make_optimizer(stage, job.options, ppo.roles, ppo.args)
 memory.reset()
 seconds, rewards = [], []

@@ -196,11 +196,12 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """
     from advisor.estimate.memory.activations import PART_GPU_TOKENS, PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
-    from trainers.ppo.rollout import GPU_TOKENS, LOGIT_BYTES
+    from trainers.ppo.rollout import LOGIT_BYTES
     from trainers.rollouts.transformers_engine import AT_ONCE
+    from trainers.step.answer_loss import TILE_TOKENS
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
-    assert PART_GPU_TOKENS == GPU_TOKENS
+    assert PART_GPU_TOKENS == TILE_TOKENS
     spec = RunSpec(
         objective="ppo",
         micro_batch_size=8,

@@ -180,15 +180,6 @@ def approximate_kl(log_probs_BT: Any, old_BT: Any) -> Any:
     return torch.exp(change_BT) - 1 - change_BT
 
 
-def entropies(logits_NV: Any) -> Any:
-    """Entropy of each distribution, in nats: log sum exp(z) - sum p z."""
-    import torch
-
-    return torch.logsumexp(logits_NV, dim=-1) - torch.einsum(
-        "nv,nv->n", torch.softmax(logits_NV, dim=-1), logits_NV
-    )  # no table of products
-
-
 def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
     """Share of the variance of the returns that the values explain: 1 - Var(R - V) / Var(R); 0 if
     returns do not vary.

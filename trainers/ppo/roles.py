@@ -30,10 +30,11 @@ from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Device, Tokenizer
-from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
+from trainers.ppo.rollout import Batch, answer_log_probs, answer_states, hidden_states
 from trainers.rewards.model import check_same_tokens, load_reward_model
 from trainers.start.loading import load_model, read_adapter_config
 from trainers.start.model_files import reading
+from trainers.step.answer_loss import add_hidden_call
 from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
@@ -59,10 +60,10 @@ class Roles:
     def __init__(self, parts: dict[str, RoleModel], *, shared: bool) -> None:
         self.parts, self.shared = parts, shared
         self._on: str | None = None
-        for part in parts.values():
-            base = unwrap_peft(part.model)
-            if role_needs_hidden(base):
-                add_hidden_states(base)
+        asked = [part for part in parts.values() if part.head is not None or has_head(part.model)]
+        bases = [unwrap_peft(part.model) for part in asked]
+        for base in {id(base): base for base in bases}.values():
+            add_hidden_call(base)
 
     @contextmanager
     def use(self, role: str) -> Iterator[Any]:
@@ -89,12 +90,12 @@ class Roles:
         the policy or the reference model.
         """
         with self.use(role) as model:
-            return token_log_probs(model, batch, temperature, with_entropy=with_entropy)
+            return answer_log_probs(model, batch, temperature, with_entropy=with_entropy)
 
     def values(self, batch: Batch) -> Any:
         """The value before each answer token: N."""
         with self.use(VALUE) as model:
-            return apply_head(self.parts[VALUE].head, hidden_states(model, batch))
+            return apply_head(self.parts[VALUE].head, answer_states(model, batch))
 
     def scores(self, batch: Batch) -> Any:
         """The reward model's score of each answer with its prompt: B."""
@@ -104,9 +105,7 @@ class Roles:
         pad_id = padding_of(part.model)
         with self.use(REWARD) as model:
             if part.head is not None:
-                hidden_BSH = model(
-                    input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True
-                )
+                hidden_BSH = hidden_states(model, batch)
                 last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
                 return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
             ids, attention = [batch.ids_BS], [batch.attention_BS]
@@ -158,10 +157,11 @@ def unwrap_peft(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def role_needs_hidden(base: Any) -> bool:
+def has_head(model: Any) -> bool:
     """True if the head of the model is on the hidden states of its backbone, as in decoders; an
     encoder has a pooler between.
     """
+    base = unwrap_peft(model)
     return base.get_output_embeddings() is not None or hasattr(base, "score")
 
 
@@ -266,9 +266,8 @@ def _four_models(
         parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
         value = load_reward_model(job, reward, device)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
-    if hasattr(value, "score") and role_needs_hidden(value):
+    if hasattr(value, "score") and has_head(value):
         weight = value.score.weight
-        add_hidden_states(value)
         del value.score  # its weight continues in a head with a bias
     else:
         value = copy.deepcopy(policy)

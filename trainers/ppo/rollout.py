@@ -8,19 +8,16 @@ hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import functools
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.ppo.math import entropies
 from trainers.rollouts.engine import Answers
-from trainers.step.answer_loss import head_of
+from trainers.step.answer_loss import TILE_TOKENS, head_of, token_log_probs
 
-# Of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens.
+# Of float32 logits held at once by a CPU, which is as fast with few; a vocabulary of 50,000 gives
+# parts of 335 tokens.
 LOGIT_BYTES = 64 * 2**20
-GPU_TOKENS = 2048  # at least, on a GPU
 
 
 @dataclass
@@ -134,87 +131,52 @@ def answer_mask(answers: Answers, device: Any) -> Any:
 # --------------------------------------------------------------------------- log-probabilities
 
 
-def add_hidden_states(model: Any) -> None:
-    """Give a model with a head a forward that, called with `hidden_only=True`, returns its last
-    hidden states (B, S, H) and computes no logits.
-    """
-    if getattr(model.forward, "gives_hidden_states", False):
-        return
-    original = model.forward
-
-    @functools.wraps(type(model).forward)
-    def forward(self: Any, *args: Any, hidden_only: bool = False, **kwargs: Any) -> Any:
-        if not hidden_only:
-            return original(*args, **kwargs)
-        kwargs.pop("labels", None)
-        kwargs["use_cache"] = False
-        return getattr(self, self.base_model_prefix)(*args, **kwargs).last_hidden_state
-
-    forward.gives_hidden_states = True  # type: ignore[attr-defined]  # a mark for the next call
-    model.forward = types.MethodType(forward, model)
-
-
 def hidden_states(model: Any, batch: Batch) -> Any:
-    """The hidden states that predict the batch's answer tokens, laid end to end: N, H."""
-    hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
-    return hidden_BSH.flatten(0, 1)[batch.places_N]
-
-
-def token_log_probs(
-    model: Any,
-    batch: Batch,
-    temperature: float,
-    *,
-    with_entropy: bool = False,
-    at_once: int | None = None,
-) -> tuple[Any, Any | None]:
-    """(log-probability of each answer token: N, entropy of the distribution it was drawn from: N),
-    in float32, under softmax(logits / temperature). The entropy is None without `with_entropy`.
-
-    The head is applied to P tokens at a time. For gradients each part is recomputed in the backward
-    pass, so that the logits of one part (P, V) are all that is ever held.
+    """The hidden states before the head: B, S, H. No logits are computed for them.
 
     Args:
-        model: With `add_hidden_states`.
+        model: With `add_hidden_call`.
+        batch: Prompts and answers.
+    """
+    return model(
+        input_ids=batch.ids_BS, attention_mask=batch.attention_BS, at_head=lambda _, hidden: hidden
+    )[0]
+
+
+def answer_states(model: Any, batch: Batch) -> Any:
+    """Those that predict the batch's answer tokens, laid end to end: N, H."""
+    return hidden_states(model, batch).flatten(0, 1)[batch.places_N]
+
+
+def answer_log_probs(
+    model: Any, batch: Batch, temperature: float, *, with_entropy: bool = False
+) -> tuple[Any, Any | None]:
+    """What `token_log_probs` says of the batch's answer tokens: N, N.
+
+    Args:
+        model: With `add_hidden_call`.
         batch: Prompts and answers.
         temperature: That the answers were drawn with.
-        with_entropy: Compute the entropy, too; it has no gradient.
-        at_once: P; None: as many as suit the device.
+        with_entropy: Compute the entropy, too.
     """
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
+    hidden_NH = answer_states(model, batch)
     head = head_of(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    hidden_NH, size = hidden_states(model, batch), int(head.module.weight.shape[0])
-
-    def part(hidden_PH: Any, targets_P: Any) -> tuple[Any, Any]:
-        logits_PV = head.logits(hidden_PH, size)
-        if temperature != 1:
-            logits_PV = logits_PV / temperature
-        chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(
-            logits_PV, dim=-1
-        )
-        with torch.no_grad():  # for display and guards, not part of the loss
-            entropy_P = entropies(logits_PV) if with_entropy else chosen_P.detach()
-        return chosen_P, entropy_P
-
-    at_once = at_once or tokens_at_once(size, hidden_NH.device.type)
-    parts = list(zip(hidden_NH.split(at_once), batch.targets_N.split(at_once), strict=True))
-    again = torch.is_grad_enabled() and len(parts) > 1
-    results = [
-        checkpoint(part, hidden, targets, use_reentrant=False) if again else part(hidden, targets)
-        for hidden, targets in parts
-    ]
-    chosen_N = torch.cat([chosen for chosen, _ in results])
-    return chosen_N, torch.cat([entropy for _, entropy in results]) if with_entropy else None
+    return token_log_probs(
+        hidden_NH,
+        head,
+        batch.targets_N,
+        temperature=temperature,
+        with_entropy=with_entropy,
+        tile=tokens_at_once(int(head.module.weight.shape[0]), hidden_NH.device.type),
+    )
 
 
 def tokens_at_once(size: int, device: str) -> int:
-    """How many tokens the head is applied to at a time: P.
+    """How many tokens the head is applied to at a time.
 
     Args:
         size: Of the vocabulary.
-        device: Its type. A GPU needs so many tokens to be busy; a CPU is as fast with few.
+        device: Its type.
     """
     fitting = max(1, LOGIT_BYTES // (4 * size))
-    return fitting if device == "cpu" else max(fitting, GPU_TOKENS)
+    return fitting if device == "cpu" else max(fitting, TILE_TOKENS)

@@ -9,7 +9,6 @@ torch = pytest.importorskip("torch")
 from trainers.ppo.math import (
     KLCoefficient,
     approximate_kl,
-    entropies,
     explained_variance,
     generalized_advantages,
     kl_penalty,
@@ -108,14 +107,6 @@ def test_how_far_a_policy_has_moved():
     """A ratio of 2 counts 2 - 1 - ln 2; none counts nothing."""
     torch.testing.assert_close(
         approximate_kl(tensor([math.log(2), 0]), tensor([0, 0])), tensor([1 - math.log(2), 0])
-    )
-
-
-def test_entropy_of_even_and_certain_choices():
-    """Four equal logits: ln 4. Probabilities 1/4 and 3/4: 0.5623 nats."""
-    assert entropies(torch.zeros(1, 4)).item() == pytest.approx(math.log(4))
-    assert entropies(torch.log(torch.tensor([[0.25, 0.75]]))).item() == pytest.approx(
-        0.25 * math.log(4) + 0.75 * math.log(4 / 3)
     )
 
 

@@ -10,18 +10,19 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainers.ppo import rollout
 from trainers.ppo.rollout import (
-    add_hidden_states,
+    answer_log_probs,
     answer_mask,
+    answer_states,
     batches_of,
     gather_answers,
-    hidden_states,
     scatter_answers,
-    token_log_probs,
     tokens_at_once,
 )
 from trainers.rollouts.engine import Answers, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.step.answer_loss import add_hidden_call
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 
@@ -29,7 +30,7 @@ PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 @pytest.fixture(scope="module")
 def model(toy_model):
     loaded = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32).eval()
-    add_hidden_states(loaded)
+    add_hidden_call(loaded)
     return loaded
 
 
@@ -50,7 +51,7 @@ def test_answers_end_at_the_first_stop_token_and_keep_it(model):
         assert ended or len(ids) == 20
 
 
-def test_parts_of_the_head_give_the_same_numbers_and_gradients(model):
+def test_parts_of_the_head_give_the_same_numbers_and_gradients(model, monkeypatch):
     """Log-probabilities, entropies and gradients do not depend on how many logits are held at
     once.
     """
@@ -59,7 +60,8 @@ def test_parts_of_the_head_give_the_same_numbers_and_gradients(model):
     results = []
     for at_once in (1000, 3):
         model.zero_grad()
-        log_probs, entropy = token_log_probs(model, batch, 1.0, with_entropy=True, at_once=at_once)
+        monkeypatch.setattr(rollout, "tokens_at_once", lambda *_, count=at_once: count)
+        log_probs, entropy = answer_log_probs(model, batch, 1.0, with_entropy=True)
         log_probs.sum().backward()
         results.append(
             (
@@ -91,7 +93,7 @@ def test_a_head_with_a_cap_or_a_scale_is_applied_in_parts_too(model, scales, mon
     answers = write(model)
     (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
     with torch.no_grad():
-        logits = model.lm_head(hidden_states(model, batch))
+        logits = model.lm_head(answer_states(model, batch))
     logits = logits * scales.get("logit_scale", 1) / scales.get("logits_scaling", 1)
     if cap := scales.get("final_logit_softcapping"):
         logits = cap * torch.tanh(logits / cap)
@@ -99,7 +101,8 @@ def test_a_head_with_a_cap_or_a_scale_is_applied_in_parts_too(model, scales, mon
         monkeypatch.setattr(model.config, name, value, raising=False)
     seen = []
     hook = model.lm_head.register_forward_hook(lambda *given: seen.append(len(given[1][0])))
-    found, _ = token_log_probs(model, batch, 1.0, at_once=3)
+    monkeypatch.setattr(rollout, "tokens_at_once", lambda *_: 3)
+    found, _ = answer_log_probs(model, batch, 1.0)
     hook.remove()
     assert max(seen) == 3
     wanted = logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0]
@@ -115,7 +118,7 @@ def test_log_probs_are_those_of_the_plain_model(model):
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
         table = scatter_answers(
-            [(batch, token_log_probs(model, batch, 1.0)[0]) for batch in batches],
+            [(batch, answer_log_probs(model, batch, 1.0)[0]) for batch in batches],
             answer_mask(answers, "cpu"),
         )
         for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
