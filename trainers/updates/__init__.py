@@ -7,10 +7,11 @@ defaults filled in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol, cast
+from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import method_roots
@@ -22,43 +23,44 @@ from trainers.rows.row import PreparedRow
 __path__ += [str(root / "trainers" / "updates") for root in method_roots()[1:]]
 
 
-class Update(Protocol):
-    """What the module of an update scheme holds."""
+# field of a PEFT config -> the plan's key that sets it, in every scheme
+COMMON_KEYS: Mapping[str, str] = {
+    "task_type": "objective",
+    "peft_type": "update",
+    "inference_mode": "objective",
+    "base_model_name_or_path": "model",
+    "revision": "revision",
+}
+
+
+def nothing(*_: Any) -> None:
+    """None, of whatever a scheme has nothing to say."""
+
+
+def no_faults(stage: Stage) -> list[Fault]:
+    """Nothing of a stage's keys can be wrong."""
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What the module of an update scheme holds, by these names; what it leaves out is as here."""
 
     # field of the PEFT config -> the plan's key that sets it; such a field is refused in `peft:`
-    PLAN_KEYS: Mapping[str, str]
-
-    def config_class(self) -> type | None:
-        """The PEFT config class whose fields `peft:` may set; None if PEFT takes no part."""
-        ...
-
-    def faults(self, stage: Stage) -> list[Fault]:
-        """What in the stage this scheme cannot do, with the reason."""
-        ...
-
-    def peft_config(self, stage: Stage, options: Mapping[str, Any], model: Model) -> Any | None:
-        """The PEFT config of the module for this model; None if the weights themselves are trained.
-
-        Raises InputError if the model has no place for such a module.
-        """
-        ...
-
-    def start(
-        self,
-        stage: Stage,
-        options: Mapping[str, Any],
-        model: Model,
-        tokenizer: Tokenizer,
-        rows: Sequence[PreparedRow],
-    ) -> str | None:
-        """Give a new module its first weights, if PEFT's own are not the right ones; what was done,
-        in words, or None.
-
-        Args:
-            model: With the module on it.
-            rows: The training rows.
-        """
-        ...
+    PLAN_KEYS: Mapping[str, str] = field(default_factory=dict)
+    # The PEFT config class whose fields `peft:` may set; None if PEFT takes no part.
+    config_class: Callable[[], type | None] = nothing
+    # What in the stage this scheme cannot do, with the reason.
+    faults: Callable[[Stage], list[Fault]] = no_faults
+    # The PEFT config of the module for this model, from the stage and its options; None if the
+    # weights themselves are trained. Raises InputError if the model has no place for such a module.
+    peft_config: Callable[[Stage, Mapping[str, Any], Model], Any | None] = nothing
+    # Give a new module its first weights, if PEFT's own are not the right ones; what was done, in
+    # words, or None. Of the stage, its options, the model with the module on it, and the training
+    # rows.
+    start: Callable[
+        [Stage, Mapping[str, Any], Model, Tokenizer, Sequence[PreparedRow]], str | None
+    ] = nothing
 
 
 def task_type(model: Model) -> str:
@@ -71,11 +73,13 @@ def task_type(model: Model) -> str:
 
 
 def load_update(name: str) -> Update:
-    """The module of an update scheme. Raises InputError if there is none."""
+    """The update scheme of a module. Raises InputError if there is none."""
     known = sorted(module.name for module in iter_modules(__path__))
     if name not in known:
         raise InputError(
             f"update '{name}' cannot be trained by this version",
             allowed=f"trainers exist for: {', '.join(known)}",
         )
-    return cast(Update, import_module(f"{__name__}.{name}"))
+    module = import_module(f"{__name__}.{name}")
+    parts = [part.name for part in fields(Update) if hasattr(module, part.name)]
+    return Update(**{part: getattr(module, part) for part in parts})

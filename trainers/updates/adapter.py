@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
-from trainers.job.types import Model, Tokenizer
-from trainers.rows.row import PreparedRow
-from trainers.updates import task_type
+from trainers.job.types import Model
+from trainers.updates import COMMON_KEYS, task_type
 
 PLAN_KEYS: Mapping[str, str] = {
+    **COMMON_KEYS,
     "bottleneck": "bottleneck",
     "placement": "placement",
     "dropout": "dropout",
-    "task_type": "objective",
-    "peft_type": "update",
-    "inference_mode": "objective",
-    "base_model_name_or_path": "model",
     "base_hidden_size": "model",
     "base_layers": "model",
-    "revision": "revision",
 }
 
 
@@ -63,14 +58,3 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
             hint="another placement may fit; update: lora fits every architecture",
         ) from None
     return config
-
-
-def start(
-    stage: Stage,
-    options: Mapping[str, Any],
-    model: Model,
-    tokenizer: Tokenizer,
-    rows: Sequence[PreparedRow],
-) -> None:
-    """None: an adapter's up-projection is zero, so it changes nothing until it is trained."""
-    return None

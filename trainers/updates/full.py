@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from advisor.ground.errors import Fault
 from advisor.plan.model import Stage
-from trainers.job.types import Model, Tokenizer
-from trainers.rows.row import PreparedRow
-
-PLAN_KEYS: Mapping[str, str] = {}
-
-
-def config_class() -> type | None:
-    """None: PEFT takes no part."""
-    return None
 
 
 def faults(stage: Stage) -> list[Fault]:
@@ -41,19 +29,3 @@ def faults(stage: Stage) -> list[Fault]:
             )
         )
     return found
-
-
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> None:
-    """None: the weights themselves are trained."""
-    return None
-
-
-def start(
-    stage: Stage,
-    options: Mapping[str, Any],
-    model: Model,
-    tokenizer: Tokenizer,
-    rows: Sequence[PreparedRow],
-) -> None:
-    """None: there is no module."""
-    return None

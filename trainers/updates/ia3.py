@@ -7,20 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import InputError
 from advisor.plan.model import Stage
 from trainers.job.types import AdaptedModel, Model, Tokenizer
 from trainers.rows.row import PreparedRow
-from trainers.updates import task_type
+from trainers.updates import COMMON_KEYS, task_type
 from trainers.updates.experts import find_experts
 
-PLAN_KEYS: Mapping[str, str] = {
-    "task_type": "objective",
-    "peft_type": "update",
-    "inference_mode": "objective",
-    "base_model_name_or_path": "model",
-    "revision": "revision",
-}
+PLAN_KEYS = COMMON_KEYS
 # Where the paper puts them, by what families call these layers: keys, values, the MLP's output.
 SCALED = (("k_proj", "key", "k"), ("v_proj", "value", "v"))
 FEEDFORWARD = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "lin2")
@@ -32,11 +26,6 @@ def config_class() -> type | None:
     from peft import IA3Config
 
     return IA3Config
-
-
-def faults(stage: Stage) -> list[Fault]:
-    """Nothing of a stage's own keys can be wrong: IA3 has none."""
-    return []
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:

@@ -5,6 +5,7 @@ On a 4-bit base (quantization: nf4) this is QLoRA.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.job.types import Model, Tokenizer
 from trainers.rows.row import PreparedRow
-from trainers.updates import task_type
+from trainers.updates import COMMON_KEYS, task_type
+from trainers.updates.experts import ends_with
 from trainers.updates.lora_targets import (
     ALL_LINEAR,
     choose_targets,
@@ -21,16 +23,12 @@ from trainers.updates.lora_targets import (
 )
 
 PLAN_KEYS: Mapping[str, str] = {
+    **COMMON_KEYS,
     "r": "rank",
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
     "target_modules": "target_modules",
     "use_rslora": "rslora",
-    "task_type": "objective",
-    "peft_type": "update",
-    "inference_mode": "objective",
-    "base_model_name_or_path": "model",
-    "revision": "revision",
 }
 # Values of PEFT's init_lora_weights that leave the base as it is and need nothing but the base.
 STARTS = ("gaussian", "orthogonal")
@@ -143,15 +141,20 @@ def _embeddings(model: Model, stage: Stage) -> dict[str, Any]:
 def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
     """Raise InputError if the rank is larger than every layer that is corrected."""
     import torch
-    from peft.tuners.tuners_utils import check_target_module_exists
 
-    everything = config.target_modules == ALL_LINEAR
-    head = model.get_output_embeddings()
+    targets, head = config.target_modules, model.get_output_embeddings()
+
+    def is_corrected(name: str, module: Any) -> bool:
+        if targets == ALL_LINEAR:
+            return module is not head
+        if isinstance(targets, str):  # a regular expression, to PEFT
+            return re.fullmatch(targets, name) is not None
+        return ends_with(name, targets)
+
     widths = {
         name: min(module.in_features, module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and (module is not head if everything else bool(check_target_module_exists(config, name)))
+        if isinstance(module, torch.nn.Linear) and is_corrected(name, module)
     }
     if widths and rank > max(widths.values()):
         name = max(widths, key=lambda key: widths[key])

@@ -22,6 +22,9 @@ NAMED = (ALL_LINEAR, SHARED, WITH_EXPERTS)
 EMBEDDINGS = "embed_tokens"  # not linear, and PEFT can correct them
 INSIDE_LORA = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")
 HEADS = ("score", "classifier")  # of models that score, as PEFT knows them
+# PEFT 0.21, tuners_utils.py: what it refuses to correct, and in which families.
+MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+READ_BY_KERNELS = ("out_proj", "conv1d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,17 +230,10 @@ def matching_layers(
 
 
 def is_refused(name: str, model: Model) -> bool:
-    """True for a layer that PEFT refuses to correct in this architecture: out_proj of Mamba, whose
+    """True for a layer that PEFT refuses to correct in this architecture: those of Mamba whose
     kernel reads the weight itself.
     """
-    from peft import LoraConfig
-    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
-
-    try:
-        _check_lora_target_modules_mamba(LoraConfig(), model, name.rsplit(".", 1)[-1])
-    except ValueError:
-        return True
-    return False
+    return model.config.model_type in MAMBA and name.rsplit(".", 1)[-1] in READ_BY_KERNELS
 
 
 def taken_for_experts(names: Sequence[str], model: Model) -> list[str]:

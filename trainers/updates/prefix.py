@@ -17,19 +17,15 @@ from advisor.plan.model import Stage
 from trainers.job.evaluating import evaluating
 from trainers.job.types import AdaptedModel, Model, Tokenizer
 from trainers.rows.row import IGNORED, PreparedRow
-from trainers.updates import task_type
+from trainers.updates import COMMON_KEYS, task_type
 
 PLAN_KEYS: Mapping[str, str] = {
+    **COMMON_KEYS,
     "num_virtual_tokens": "prefix_tokens",
     "token_dim": "model",
     "num_attention_heads": "model",
     "num_layers": "model",
     "num_transformer_submodules": "model",
-    "task_type": "objective",
-    "peft_type": "update",
-    "inference_mode": "objective",
-    "base_model_name_or_path": "model",
-    "revision": "revision",
 }
 # Fields that would start the prefix from something else than real activations.
 OTHER_STARTS = ("prefix_projection", "encoder_hidden_size", "init_weights")
@@ -109,7 +105,7 @@ def start(
 
     Raises InputError if text and rows have too few tokens, or the text too many.
     """
-    from peft.tuners.cartridge.utils import prompt_embeddings_from_past_key_values
+    import torch
 
     length, text = options["prefix_tokens"], options["prefix_text"]
     ids = text_ids(tokenizer, text) if text else []
@@ -134,9 +130,11 @@ def start(
         )
     adapted = cast(AdaptedModel, model)
     cache = _cache(adapted.get_base_model(), ids[:length])  # a prefix changes nothing in the base
-    adapted.prompt_encoder["default"].load_prompt_embeddings(
-        prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length)
-    )
+    # PEFT has a row for each token: keys and values of each layer in turn, their heads in order.
+    states = [tensor[0].transpose(0, 1).flatten(1) for pair in cache for tensor in pair]
+    weight = adapted.prompt_encoder["default"].embedding.weight
+    with torch.no_grad():
+        weight.copy_(torch.cat(states, dim=1))
     parts = [f"prefix_text ({given} tokens)"] * bool(given) + [
         f"the answers of the first {used} training row{'s' * (used > 1)} ({length - given} tokens)"
     ] * bool(used)
