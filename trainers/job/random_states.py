@@ -25,7 +25,8 @@ def restore_random_states(value: dict[str, Any]) -> None:
     import numpy
     import torch
 
-    random.setstate(value["python"])
+    version, numbers, last = value["python"]
+    random.setstate((version, tuple(numbers), last))
     kind, keys, *rest = value["numpy"]
     numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
     torch.random.set_rng_state(value["torch"])

@@ -29,24 +29,35 @@ from trainers.keep.results import load_saved, save_weights
 STATE, DIVIDED = "training_state.safetensors", "divided"  # a file, and a folder of files
 WEIGHT = "weight"  # before a parameter's name, where others have the name of a state
 PAGED = ("state1", "state2")  # what bitsandbytes pages
-TREE = "tree"  # in the header of a file
+TREE, TENSOR = "tree", "tensor"  # in the header of a file, and what stands there for a tensor
 
 
 # --------------------------------------------------------------------------- one file
 
 
 def write_state(path: Path, value: Any) -> None:
-    """Write a nested value with tensors as one safetensors file."""
+    """Write a value of JSON in which tensors may stand, as one safetensors file; tuples become
+    lists.
+
+    Raises TypeError for a value that neither JSON nor safetensors can hold.
+    """
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    tree, seen = take_out_tensors(value, tensors), set()
-    for name, one in tensors.items():
-        memory = one.untyped_storage().data_ptr()
-        if memory in seen:  # bitsandbytes has one table for all states: a file holds each alone
-            tensors[name] = one.clone()
-        seen.add(memory)
-    save_file(tensors, path, metadata={TREE: json.dumps(tree)})
+    memory = set()
+
+    def take_out(one: Any) -> dict[str, str]:
+        if not isinstance(one, torch.Tensor):
+            raise TypeError(f"a checkpoint cannot hold a {type(one).__name__}")
+        name, content = f"t{len(tensors)}", one.detach().cpu().contiguous()
+        place = content.untyped_storage().data_ptr()
+        # bitsandbytes has one table for all states, but a file holds each tensor alone.
+        tensors[name] = content.clone() if place in memory else content
+        memory.add(place)
+        return {TENSOR: name}
+
+    tree = json.dumps(value, default=take_out)
+    save_file(tensors, path, metadata={TREE: tree})
 
 
 def read_state(path: Path) -> Any:
@@ -54,47 +65,11 @@ def read_state(path: Path) -> Any:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return put_back_tensors(json.loads(file.metadata()[TREE]), tensors)
 
+        def put_back(one: dict[str, Any]) -> Any:
+            return file.get_tensor(one[TENSOR]) if one.keys() == {TENSOR} else one
 
-def take_out_tensors(value: Any, tensors: dict[str, Any]) -> Any:
-    """The value as JSON, with every tensor moved into `tensors` and its name in its place.
-
-    Raises TypeError for a value that neither JSON nor safetensors can hold.
-    """
-    if isinstance(value, torch.Tensor):
-        name = f"t{len(tensors)}"
-        tensors[name] = value.detach().cpu().contiguous()
-        return {"tensor": name}
-    if isinstance(value, dict):
-        return {
-            "map": [
-                [take_out_tensors(key, tensors), take_out_tensors(item, tensors)]
-                for key, item in value.items()
-            ]
-        }
-    if isinstance(value, tuple | list):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [take_out_tensors(item, tensors) for item in value]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
-
-
-def put_back_tensors(value: Any, tensors: dict[str, Any]) -> Any:
-    """The value that `take_out_tensors` was given."""
-    ((kind, inner),) = value.items()
-    if kind == "tensor":
-        return tensors[inner]
-    if kind == "map":
-        return {
-            put_back_tensors(key, tensors): put_back_tensors(item, tensors) for key, item in inner
-        }
-    if kind in ("tuple", "list"):
-        items = [put_back_tensors(item, tensors) for item in inner]
-        return tuple(items) if kind == "tuple" else items
-    return inner
+        return json.loads(file.metadata()[TREE], object_hook=put_back)
 
 
 # --------------------------------------------------------------------------- one checkpoint
@@ -164,7 +139,9 @@ def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) ->
         names = {id(one): name for name, one in parameters.items()}
         plain = _plain(optimizer)
         for group, saved in zip(plain.param_groups, groups, strict=True):
-            group |= saved
+            group |= {
+                key: tuple(one) if isinstance(one, list) else one for key, one in saved.items()
+            }
             for parameter in group["params"]:
                 if state := states[names[id(parameter)]]:
                     plain.state[parameter] = placed(state, plain, group, parameter)

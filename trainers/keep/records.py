@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.files import DISK, ELSEWHERE, cannot_write
+from advisor.ground.files import DISK, write_atomically
 from advisor.ground.types import DDP
 from advisor.ground.units import GIB
 from advisor.methods.optimizers import optimizer
@@ -58,12 +58,9 @@ def resolved_settings(
 
     from trainers.start.loading import unquantised_parameters
 
-    model, entry = trainer.model, optimizer(job.stage.optimizer)
+    model, stage, entry = trainer.model, job.stage, optimizer(job.stage.optimizer)
     adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
-    trainable = sum(
-        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
-    )
-    stage = job.stage
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     planned = recorded_values(stage) | {
         "kernels": fused_in(model),
         "double_quantization": (
@@ -78,15 +75,11 @@ def resolved_settings(
         device=str(device),
         threads=threads,
         autocast=settings.autocast_dtype(job, device),
-        trainable_dtype=(
-            str(
-                next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
-            ).removeprefix("torch.")
-        ),
+        trainable_dtype=str(trained[0].dtype).removeprefix("torch."),
         unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
         **template_record(trainer.processing_class),
         options=job.options,
-        trainable_parameters=trainable,
+        trainable_parameters=sum(parameter.numel() for parameter in trained),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stop_tokens_added=tuple(stops),
         trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
@@ -137,11 +130,8 @@ def keep_trained(
 
     make_folder(folder / TRAINED)
     path, content = folder / TRAINED / ANSWER, save({"answer": answer.contiguous()})
-    try:
-        DISK.replace(path, content)
-        saved = SavedFile(bytes=len(content), sha256=DISK.digest(path))
-    except OSError as error:
-        raise cannot_write(path, error, way_out=ELSEWHERE) from error
+    write_atomically(path, content)
+    saved = SavedFile(bytes=len(content), sha256=DISK.digest(path))
     known = {part.name: getattr(result, part.name) for part in fields(StageResult)}
     record = TrainedStage(**known, answer=saved, answered_in=answered_in, **about)
     write_json(trained_record(folder), record.to_dict())
