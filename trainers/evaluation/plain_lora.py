@@ -150,17 +150,12 @@ def plain_answer(base: Any, folder: Path, answer: Callable[[Any], Any]) -> Any |
         return None
 
 
-def check_plain(
-    folder: Path, plain: Any | None, trained: Any, *, difference: Callable[[Any, Any], float],
-    limit: float, what: str,
-) -> list[Check]:  # fmt: skip
+def check_plain(folder: Path, gap: float | None, *, limit: float, what: str) -> list[Check]:
     """Whether the saved LoRA is the trained model without PEFT, too; [] for other modules.
 
     Args:
         folder: Of the adapter.
-        plain: What `plain_answer` gave.
-        trained: The trained model's answer.
-        difference: Of two answers.
+        gap: How far what `plain_answer` gave is from the trained model's; None: it gave none.
         limit: The largest difference that rounding explains.
         what: The answers are, in words.
     """
@@ -168,14 +163,13 @@ def check_plain(
     if config is None:
         return []
     engines = "vLLM and llama.cpp"
-    if plain is None:
+    if gap is None:
         why = why_not_plain(config) or "corrections of routed experts"
         text = (
             f"not compared: {why} cannot be applied as W + BA, as {engines} do; merge the result,"
             " or serve it with PEFT"
         )
         return [Check(NAME, True, text)]
-    gap = difference(trained, plain)
     text = (
         f"applied as W + BA, as {engines} do: {what} differ by at most {gap:.2g} (limit {limit:g})"
     )

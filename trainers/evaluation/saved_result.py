@@ -177,15 +177,10 @@ def check_saved(
     checks = [Check("saved-model-is-the-trained-one", same, found), effect]
     if not is_module:
         return checks
-    return checks + check_plain(
-        folder,
-        plain,
-        trained,
-        difference=probe.difference,
-        # Other engines round a 16-bit sum in another place than PEFT does.
-        limit=limit if exact else max(limit, ROUNDED_SHARE * change),
-        what=probe.what,
-    )
+    # Other engines round a 16-bit sum in another place than PEFT does.
+    plain_limit = limit if exact else max(limit, ROUNDED_SHARE * change)
+    plain_gap = None if plain is None else probe.difference(trained, plain)
+    return checks + check_plain(folder, plain_gap, limit=plain_limit, what=probe.what)
 
 
 def _gaps_of_read(

@@ -20,7 +20,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 from trainers.job.machine import torch_device
-from trainers.job.types import Model, Tokenizer
+from trainers.job.types import Model
 from trainers.rows import Row
 from trainers.tools.command import run_command
 from trainers.tools.results import BASE, load_results, results_of
@@ -54,7 +54,11 @@ def cross_losses(
 ) -> dict[str, dict[str, float | None]]:
     """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None
     if nothing was held out.
+
+    Raises InputError for data that cannot be read.
     """
+    from trainers.rows.stage_rows import prepare_rows
+
     device = torch_device(plan.launch.device)
     results = results_of(run)
     board.label, board.folder = "comparing", run
@@ -62,7 +66,10 @@ def cross_losses(
         loaded = load_results(results, device)
     found: dict[str, dict[str, float | None]] = {}
     for result in track(results, "modules on each other's rows", unit="tasks"):
-        held = held_out_rows(plan, folder, run, result.label, loaded.tokenizers[result.label], rows)
+        # Those that the training of the task held out.
+        stage, task = plan.stages[-1].name, result.label
+        job = make_job(plan, stage=stage, run=run, folder=folder, task=task)
+        held = held_out(prepare_rows(job, loaded.tokenizers[task]).holdout, limit=rows)
         found[result.label] = {}
         for label in loaded.labels:
             with loaded.use(label) as (model, tokenizer):
@@ -73,27 +80,6 @@ def cross_losses(
         task: {"base" if label == BASE else label: loss for label, loss in losses.items()}
         for task, losses in found.items()
     }
-
-
-def held_out_rows(
-    plan: Plan, folder: Path, run: Path, task: str, tokenizer: Tokenizer, limit: int
-) -> list[Row]:
-    """The rows that the training of the task held out, at most `limit` of them.
-
-    Raises InputError for data that cannot be read.
-
-    Args:
-        plan: With the task.
-        folder: What relative paths of the plan are relative to.
-        run: The run folder.
-        task: The name of the task.
-        tokenizer: That of the task's result.
-        limit: How many rows.
-    """
-    from trainers.rows.stage_rows import prepare_rows
-
-    job = make_job(plan, stage=plan.stages[-1].name, run=run, folder=folder, task=task)
-    return held_out(prepare_rows(job, tokenizer).holdout, limit=limit)
 
 
 def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:

@@ -187,69 +187,53 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
     Args:
         counted: Give token counts.
     """
+    more = {}
     if example.chosen:
         both = tokenise_pair(example, templater)
-        sides = (
-            ("the better answer: made likelier", both.chosen_ids),
-            ("the worse answer: made less likely", both.rejected_ids),
-        )
-        return [
-            _part(title, templater, [*both.prompt_ids, *ids], len(both.prompt_ids), counted)
-            for title, ids in sides
+        sequences = [
+            ("the better answer: made likelier", both.prompt_ids, both.chosen_ids),
+            ("the worse answer: made less likely", both.prompt_ids, both.rejected_ids),
         ]
-    if example.good is not None:
+    elif example.good is not None:
         (answer,) = tokenise_feedback(example, templater)
-        return [
-            _part(
-                "an answer that people liked" if answer.label else "an answer that people rejected",
-                templater,
-                [*answer.prompt_ids, *answer.completion_ids],
-                len(answer.prompt_ids),
-                counted,
-            )
-        ]
-    if example.answer is not None:
+        title = f"an answer that people {'liked' if answer.label else 'rejected'}"
+        sequences = [(title, answer.prompt_ids, answer.completion_ids)]
+    elif example.answer is not None:
         question = tokenise_prompt(example, templater)
-        part = _part(
-            "a prompt: the model writes the answer",
-            templater,
-            list(question.prompt_ids),
-            len(question.prompt_ids),
-            counted,
-        )
-        return [part | {"answer": example.answer}]
-    row = answer_row(example, templater)
-    title = "a text" if row.document else "a conversation"
+        sequences = [("a prompt: the model writes the answer", question.prompt_ids, ())]
+        more = {"answer": example.answer}
+    else:
+        row = answer_row(example, templater)
+        title = "a text" if row.document else "a conversation"
+        marks = [label != IGNORED for label in row.labels]
+        return [_part(title, templater, row.input_ids, marks, counted=counted)]
     return [
         _part(
             title,
             templater,
-            list(row.input_ids),
-            [label != IGNORED for label in row.labels],
-            counted,
+            [*prompt, *answer_ids],
+            [False] * len(prompt) + [True] * len(answer_ids),
+            counted=counted,
         )
+        | more
+        for title, prompt, answer_ids in sequences
     ]
 
 
 def _part(
-    title: str, templater: Templater, ids: list[int], learned: Sequence[bool] | int, counted: bool
+    title: str, templater: Templater, ids: Sequence[int], marks: Sequence[bool], *, counted: bool
 ) -> dict[str, Any]:
     """One sequence.
 
     Args:
-        learned: For each token; or the first token of those that are learned.
+        marks: Of each token, whether it is learned.
     """
-    marks = (
-        [place >= learned for place in range(len(ids))]
-        if isinstance(learned, int)
-        else list(learned)
-    )
     stretches, place, before = [], 0, ""
     for mark, group in groupby(marks):
         place += len(list(group))
         # Decoded from the start, because some tokenizers drop a space at the beginning of the text.
         text = templater.tokenizer.decode(
-            ids[:place], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            list(ids[:place]), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         stretches.append({"text": text[len(before) :], "learned": mark})
         before = text
