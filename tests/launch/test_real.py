@@ -20,6 +20,7 @@ from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.distributed.comparing import LIMIT, apart, left_by
 from tests.launch.conftest import MACHINE, running, wait_for
+from tests.trainers.runs import kinds_of_files
 from trainers.job.job import make_job
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +175,8 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     assert (launch.strategy, launch.processes, launch.nodes) == ("fsdp", 2, 1)
     assert launch.sharded_tensors > 10
     assert len(launch.peak_gib_per_rank) == 2
+    assert len(list(done.folder.rglob("divided/*.safetensors"))) >= 2
+    assert kinds_of_files(done.folder) <= {"safetensors", "text", "arrow"}
     # The same in this process, whose steps have as many rows.
     from trainers import sft
 

@@ -39,3 +39,26 @@ def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(RunCallback, "on_log", crash)
         with pytest.raises(RuntimeError, match="plug"):
             sft.train(job)
+
+
+# The first bytes of a file that Python or torch has pickled, alone and in an archive.
+PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+
+def kind_of(path):
+    """What a file of a run folder is, by its first bytes: its name may say anything."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    if content[8:9] == b"{" and 8 + size <= len(content):
+        json.loads(content[8 : 8 + size])
+        return "safetensors"
+    if content.startswith(b"ARROW1"):  # rows that are kept
+        return "arrow"
+    if content.startswith(PICKLED) or b"\0" in content:
+        return f"{path.name}: {content[:8]!r}"
+    return "text"
+
+
+def kinds_of_files(folder):
+    """What the files below a folder are."""
+    return {kind_of(path) for path in folder.rglob("*") if path.is_file()}

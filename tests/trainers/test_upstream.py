@@ -2,13 +2,13 @@
 
 import ast
 import inspect
-import json
 import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from tests.trainers.runs import kinds_of_files
 from trainers.keep.checkpoint_store import COMPLETE
 
 ROOT = Path(__file__).parents[2]
@@ -150,24 +150,6 @@ def test_our_overrides_take_what_the_library_passes():
     assert checked > 40
 
 
-# The first bytes of a file that Python or torch has pickled, alone and in an archive.
-PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
-
-
-def kind_of(path):
-    """What a file of a run folder is, by its first bytes: its name may say anything."""
-    content = path.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    if content[8:9] == b"{" and 8 + size <= len(content):
-        json.loads(content[8 : 8 + size])
-        return "safetensors"
-    if content.startswith(b"ARROW1"):  # rows that are kept
-        return "arrow"
-    if content.startswith(PICKLED) or b"\0" in content:
-        return f"{path.name}: {content[:8]!r}"
-    return "text"
-
-
 def test_a_run_folder_holds_no_pickle(make, monkeypatch):
     """Every file is safetensors, Arrow or text by what it holds: whatever transformers adds to a checkpoint
     next is noticed.
@@ -177,8 +159,7 @@ def test_a_run_folder_holds_no_pickle(make, monkeypatch):
 
     job = make(max_steps=2, save_steps=1, job_judge=False)
     stage.train(job, SFT())
-    files = [path for path in job.run.rglob("*") if path.is_file()]
-    kept = [path for path in files if job.checkpoints in path.parents]
+    kept = [path for path in job.checkpoints.rglob("*") if path.is_file()]
     assert COMPLETE in {path.name for path in kept}
     assert len(kept) > 8
-    assert {kind_of(path) for path in files} == {"safetensors", "text", "arrow"}
+    assert kinds_of_files(job.run) == {"safetensors", "text", "arrow"}
