@@ -228,7 +228,8 @@ class PPOTrainer:
             rewards_RT, values_RT, mask_RT, gamma=options["gamma"], lam=options["lam"]
         )
         advantages_RT = formulas.whiten(advantages_RT, mask_RT, over_processes=learner.mean)
-        self._log_rollouts(prompts, answers, parts, scores_R, advantages_RT, mask_RT)
+        means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
+        self._log_rollouts(prompts, answers, parts, scores_R, means_R)
         engine_numbers: dict[str, Any] = {}
         if answers.log_probs:  # another program has drawn the answers
             weights_RT, mismatch, capped = formulas.importance_weights(
@@ -388,15 +389,13 @@ class PPOTrainer:
         answers: Answers,
         parts: Mapping[str, Sequence[Score]],
         scores_R: Any,
-        advantages_RT: Any,
-        mask_RT: Any,
+        advantages_R: Any,
     ) -> None:
         """Write the answers with what they were worth, if this is an update to write."""
         log, step = self.rollout_log, self.state.global_step + 1
         if log is None or not log.is_due(step):
             return
-        means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
-        texts, scores, advantages = self.texts(answers), scores_R.tolist(), means_R.tolist()
+        texts, scores, advantages = self.texts(answers), scores_R.tolist(), advantages_R.tolist()
         rollouts = [
             Rollout(
                 prompt=row.prompt,

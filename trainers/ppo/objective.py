@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 from advisor.ground.errors import Fault, InputError
@@ -91,8 +90,7 @@ class PPO(Objective[Prompt]):
             if folder is None or len(parts_of(job, prompts)) > 1
             else None
         )
-        rows = [SimpleNamespace(input_ids=row.prompt_ids) for row in data.train]
-        self.roles, notes = build_roles(job, opened.device, opened.update, tokenizer, folder, rows)
+        self.roles, notes = build_roles(opened, folder)
         if self.rewards is not None:
             self.logged = (*LOGGED, *self.rewards.logs)
         if job.part != JUDGE:

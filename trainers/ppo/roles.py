@@ -20,22 +20,23 @@ laid end to end, H hidden size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.job.job import Job
-from trainers.job.types import AdaptedModel, Device, Tokenizer
+from trainers.job.types import AdaptedModel, Device
 from trainers.ppo.rollout import Batch, answer_log_probs, answer_states, hidden_states
 from trainers.rewards.model import check_same_tokens, load_reward_model
+from trainers.stage.objective import Opened
 from trainers.start.loading import load_model, read_adapter_config
 from trainers.start.model_files import reading
 from trainers.step.answer_loss import add_hidden_call
-from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
 ADAPTERS = {POLICY: "default", REFERENCE: "reference", REWARD: "reward", VALUE: "value"}
@@ -197,30 +198,20 @@ def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
 # --------------------------------------------------------------------------- building
 
 
-def build_roles(
-    job: Job,
-    device: Device,
-    update: Update,
-    tokenizer: Tokenizer,
-    reward: Path | None,
-    rows: Sequence[Any],
-) -> tuple[Roles, list[str]]:
+def build_roles(opened: Opened[Any], reward: Path | None) -> tuple[Roles, list[str]]:
     """(the roles of a stage, notes on which models they share).
 
     Raises InputError if the reward model or an earlier module does not fit the policy.
 
     Args:
-        job: The stage.
-        device: Of all models.
-        update: The stage's update scheme.
-        tokenizer: Of the policy.
+        opened: The stage.
         reward: The reward model's folder; None: a verifier or a function gives the reward.
-        rows: Training rows with input_ids, for a module that starts from text.
     """
+    job, device, update, tokenizer = opened.job, opened.device, opened.update, opened.tokenizer
     if reward is not None:
         check_same_tokens(job, tokenizer, reward)
     if not methods().update(job.stage.update).is_module:
-        return _four_models(job, device, update, reward)
+        return _four_models(opened, reward)
     from peft import PeftModel, get_peft_model
 
     model, notes = load_model(job, device, update), []
@@ -230,7 +221,8 @@ def build_roles(
         reference = RoleModel(model, ADAPTERS[REFERENCE])
     else:
         model = get_peft_model(model, update.peft_config(job.stage, job.options, model))
-        started = update.start(job.stage, job.options, model, tokenizer, rows)
+        rows = [SimpleNamespace(input_ids=row.prompt_ids) for row in opened.data.train]
+        started = update.start(job.stage, job.options, model, tokenizer, cast(Any, rows))
         notes += [started] if started else []
         reference = RoleModel(model, BASE)
     parts = {POLICY: RoleModel(model, ADAPTERS[POLICY]), REFERENCE: reference}
@@ -255,10 +247,9 @@ def build_roles(
     return Roles(parts, shared=True), notes
 
 
-def _four_models(
-    job: Job, device: Device, update: Update, reward: Path | None
-) -> tuple[Roles, list[str]]:
-    policy = load_model(job, device, update)
+def _four_models(opened: Opened[Any], reward: Path | None) -> tuple[Roles, list[str]]:
+    job, device = opened.job, opened.device
+    policy = load_model(job, device, opened.update)
     parts = {POLICY: RoleModel(policy), REFERENCE: RoleModel(copy.deepcopy(policy))}
     value: Any = None
     weight: Any = None

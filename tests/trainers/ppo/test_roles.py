@@ -1,5 +1,7 @@
 """Four roles on one base: each says exactly what its own model says when it is loaded alone."""
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,6 +14,8 @@ from tests.trainers.ppo.modules import UPDATES, save_module
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
 from trainers.ppo.rollout import batches_of
 from trainers.rollouts.engine import Answers
+from trainers.rows import Prepared
+from trainers.stage.objective import Opened
 from trainers.updates import load_update
 
 TEXTS = Answers(
@@ -61,10 +65,17 @@ def built(make, update, start, reward, tokenizer, **keys):
         reward_model=str(reward) if reward else None,
         **{**UPDATES[update], **keys},
     )
-    rows = [type("Row", (), {"input_ids": prompt}) for prompt in TEXTS.prompts]
-    roles, notes = build_roles(
-        job, torch.device("cpu"), load_update(update), tokenizer, reward, rows
+    rows = [SimpleNamespace(prompt_ids=prompt) for prompt in TEXTS.prompts]
+    opened = Opened(
+        job=job,
+        device=torch.device("cpu"),
+        update=load_update(update),
+        versions={},
+        threads=1,
+        tokenizer=tokenizer,
+        data=Prepared(train=rows, holdout=(), rows=len(rows)),
     )
+    roles, notes = build_roles(opened, reward)
     for model in roles.models():
         model.eval()
     return roles, notes
