@@ -22,7 +22,7 @@ from trainers.evaluation.saved_result import SCORES
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.types import Trainer
 from trainers.rows.heads import CLASSES, Labelled, class_columns, class_names
-from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
 from trainers.rows.sequences import values_of
 from trainers.stage.objective import Build, Opened, WithHead
 

@@ -26,7 +26,7 @@ from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import PROMPTS, Prompt
-from trainers.rows.padding import in_order, padded_batch, token_batches, track_batches
+from trainers.rows.packing import in_order, padded_batch, token_batches, track_batches
 from trainers.rows.stage_rows import prepare_rows
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened

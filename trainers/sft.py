@@ -11,8 +11,8 @@ from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import mean_loss
 from trainers.job.job import Job
 from trainers.job.types import Model, Trainer
-from trainers.rows import PackedBatches, Row, dataset_columns
-from trainers.rows.stage_rows import sequences_of
+from trainers.rows import PackedBatches, Row, dataset_columns, pack
+from trainers.rows.sequences import Groups
 from trainers.stage import run as stage
 from trainers.stage.load import prepare
 from trainers.stage.objective import Build, EvaluatedBy, Objective
@@ -27,7 +27,7 @@ class SFT(Objective[Row]):
     measures_loss = True
 
     def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
-        return sequences_of(job, rows, model)
+        return pack(rows, job.stage.seq_len) if job.stage.packing else Groups(rows)
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {

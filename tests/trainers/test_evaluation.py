@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainers.rows.padding import in_order, token_batches
+from trainers.rows.packing import in_order, token_batches
 from trainers.rows.row import IGNORED, Row
 
 pytest.importorskip("torch")

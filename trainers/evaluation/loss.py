@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from trainers.job.evaluating import generating, measuring_as_trained
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rows import IGNORED, Row
-from trainers.rows.padding import (
+from trainers.rows.packing import (
     in_order,
     padded_batch,
     padded_inputs,

@@ -14,7 +14,7 @@ from trainers.evaluation.metrics import proportion_interval
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.files import keep_value, kept_value
 from trainers.job.types import Trainer
-from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
 from trainers.rows.preference import Pair
 
 HELD_OUT_PAIRS, TRIAL_PAIRS = 256, 8

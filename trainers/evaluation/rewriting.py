@@ -15,7 +15,7 @@ from trainers.evaluation.loss import SAMPLES, Sample, greedy_answers
 from trainers.job.evaluating import measuring_as_trained
 from trainers.rows import IGNORED
 from trainers.rows.heads import Rewriting, rewriting_columns
-from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
 
 
 def output_losses(trainer: Any, rows: Sequence[Rewriting]) -> list[float]:

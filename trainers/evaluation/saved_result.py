@@ -19,7 +19,7 @@ from trainers.evaluation.plain_lora import check_plain, plain_answer
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Model
-from trainers.rows.padding import padded_inputs
+from trainers.rows.packing import padded_inputs
 from trainers.rows.sequences import lengths, numbers_of
 from trainers.start.fused_layers import fuse_like
 from trainers.start.loading import keep_weights_unpacked, placement, quantization_config

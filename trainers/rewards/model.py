@@ -14,7 +14,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer
-from trainers.rows.padding import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
 
 
 def reward_folder(job: Job, named: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from trainers.job.evaluating import generating
 from trainers.job.machine import least_of_all
 from trainers.rollouts.engine import Answers, Sampling
-from trainers.rows.padding import padded_inputs
+from trainers.rows.packing import padded_inputs
 from trainers.say.progress import AnswerCount, counting_answers
 from trainers.step.sharding import is_divided
 

@@ -26,13 +26,12 @@ from advisor.record.stage import DataCounts
 from trainers.job.files import digest_of
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
-from trainers.job.types import Model, Tokenizer
+from trainers.job.types import Tokenizer
 from trainers.rows.building import NUMBERS, Chunk, ChunkBuilder, built_chunks
 from trainers.rows.conversation import ANSWERS
-from trainers.rows.packing import pack
-from trainers.rows.row import Item, Kind, Marked, Review, Row, rows_word
+from trainers.rows.row import Item, Kind, Marked, Review, rows_word
 from trainers.rows.selection import Limits, fit_record, held_out_mask
-from trainers.rows.sequences import Array, Groups, lengths, numbers_of
+from trainers.rows.sequences import Array, lengths, numbers_of
 from trainers.rows.stored import RowsWriter, RowTable, read_rows, remove_rows, write_rows
 from trainers.rows.template import Templater
 from trainers.say.processes import others_wait_for, wait_for
@@ -325,8 +324,3 @@ def _tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": tokenizer.chat_template,
     }
-
-
-def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
-    """Rows as the sequences of the trainer: one row in each, or several packed ones."""
-    return pack(rows, job.stage.seq_len) if job.stage.packing else Groups(rows)
