@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, damage):
     assert step == 3
     assert name in said[0]
     assert said[0].startswith("checkpoint-6 ")
-    assert said[0].endswith(": not used")
+    assert said[0].endswith(", and is not used")
     write(store, 9)
     assert names(store) == ["checkpoint-3", "checkpoint-9"]
     assert look(store) == (9, [])
@@ -182,7 +182,7 @@ def test_the_last_two_are_kept_and_what_a_killed_run_left_is_removed(store):
     assert names(store) == ["checkpoint-12", "checkpoint-6", "checkpoint-9"]
     step, said = look(store)
     assert step == 9
-    assert said == ["checkpoint-12 has no complete.json: it was not finished: not used"]
+    assert said == ["checkpoint-12 has no complete.json: it was not finished, and is not used"]
     store.begin(11)
     assert names(store) == ["checkpoint-11", "checkpoint-6", "checkpoint-9"]
 

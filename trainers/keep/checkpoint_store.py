@@ -253,7 +253,7 @@ class CheckpointStore:
                 self._verify(path, record)
             except (Damaged, OSError) as error:
                 said = f"cannot be read ({error})" if isinstance(error, OSError) else error
-                say(f"{path.name} {said}: not used")
+                say(f"{path.name} {said}, and is not used")
                 self.disk.discard(path / COMPLETE)  # it counts as unfinished from here on
                 damaged = True
                 continue
