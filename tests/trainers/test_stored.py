@@ -186,6 +186,52 @@ def test_a_stop_ends_the_workers(tokenizer, two_processes, monkeypatch, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def kill_at(moment: int) -> None:
+    """End this process before it does something to a file after so many times."""
+    from advisor.ground.files import Disk
+
+    left = iter(range(moment))
+
+    def killing(done):
+        def method(self, *paths):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done(self, *paths)
+
+        return method
+
+    for name in ("write", "sync", "rename", "remove", "digest"):
+        setattr(Disk, name, killing(getattr(Disk, name)))
+
+
+def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tokenizer, tmp_path):
+    """Killed before each thing that is done to a file: what is read afterwards is all of it, as
+    undisturbed, or nothing.
+    """
+    examples = [Example(row=row, text="") for row in range(1, 9)]
+    prepares, path = preparation(tokenizer, holdout=0.3), tmp_path / "rows.json"
+    prepares.write(path, examples, "digest")
+    whole = prepares.read(path, "digest")
+    outcomes = set()
+    for moment in range(100):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        pid = os.fork()
+        if pid == 0:
+            kill_at(moment)
+            prepares.write(path, examples, "digest")
+            os._exit(0)
+        ended = os.waitpid(pid, 0)[1] == 0
+        found = prepares.read(path, "digest")
+        assert found in (None, whole)
+        outcomes.add(found is None)
+        if ended:
+            break
+    assert ended
+    assert moment > 8
+    assert outcomes == {True, False}
+
+
 class CountedRow(Row):
     """A row that counts how many of its kind are there."""
 
