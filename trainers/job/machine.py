@@ -125,45 +125,46 @@ def torch_device(wanted: str) -> Any:
     """
     import torch
 
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if wanted == "cpu":
         return torch.device("cpu")
+    on_cpu = "`advise --gpu none` makes a plan for the CPU"
     if wanted == "mps":
         if torch.backends.mps.is_available():
             return torch.device("mps")
-        raise MachineNotReady(
-            "the plan is for an Apple GPU (launch.device: mps), which torch cannot use here",
-            hint="`advise --gpu none` makes a plan for the CPU",
-        )
+        what = "the plan is for an Apple GPU (launch.device: mps), which torch cannot use here"
+        raise MachineNotReady(what, hint=on_cpu)
+    plan, torch_here = (
+        f"the plan is for a GPU (launch.device: {wanted})",
+        f"torch {torch.__version__}",
+    )
     build = torch.version.hip if wanted == "rocm" else torch.version.cuda
     if build is None:
+        needed = "ROCm" if wanted == "rocm" else "CUDA"
         raise MachineNotReady(
-            f"the plan is for a GPU (launch.device: {wanted}), but the installed torch"
-            f" {torch.__version__} is built without {'ROCm' if wanted == 'rocm' else 'CUDA'}",
+            f"{plan}, but the installed {torch_here} is built without {needed}",
             hint=(
-                "install the torch build for your driver (pytorch.org/get-started shows the line),"
-                " or make a plan for the CPU with `advise --gpu none`"
+                "install the torch build for your driver (pytorch.org/get-started shows the line);"
+                f" {on_cpu}"
             ),
         )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     if not torch.cuda.is_available() or torch.cuda.device_count() <= local:
         raise MachineNotReady(
-            f"the plan is for a GPU (launch.device: {wanted}), but torch {torch.__version__} (CUDA"
-            f" {build}) finds {torch.cuda.device_count()} usable here",
+            f"{plan}, but {torch_here} (CUDA {build}) finds {torch.cuda.device_count()} usable"
+            " here",
             allowed=(
                 "a driver that supports this CUDA version and a visible device"
                 " (CUDA_VISIBLE_DEVICES)"
             ),
-            hint="`advise probe` shows what is there; `advise --gpu none` makes a plan for the CPU",
+            hint=f"`advise probe` shows what is there; {on_cpu}",
         )
     device = torch.device("cuda", local)
     try:
         torch.cuda.set_device(device)
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:
-        raise MachineNotReady(
-            f"the GPU cannot be used by torch {torch.__version__}: {str(error).splitlines()[0]}",
-            hint="`advise probe` shows driver and device",
-        ) from None
+        what = f"the GPU cannot be used by {torch_here}: {str(error).splitlines()[0]}"
+        raise MachineNotReady(what, hint="`advise probe` shows driver and device") from None
     return device
 
 
@@ -304,21 +305,15 @@ def _meeting_group() -> Any:
 # --------------------------------------------------------------------------- memory
 
 
-def _status_bytes(field: str) -> int | None:
+def resident_bytes(*, highest: bool = False) -> int:
+    """This process's resident memory now, or its highest; the highest where the system tells no
+    other.
+    """
+    field = "VmHWM:" if highest else "VmRSS:"
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field + ":"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
-    return None
-
-
-def resident_bytes() -> int:
-    """This process's resident memory now."""
-    value = _status_bytes("VmRSS")
-    return value if value is not None else _highest_resident()
-
-
-def _highest_resident() -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -362,8 +357,7 @@ class MemoryMeter:
             import torch
 
             return int(torch.cuda.max_memory_allocated(self.device))
-        peak = _status_bytes("VmHWM")
-        return max(0, (peak if peak is not None else _highest_resident()) - self.baseline_bytes)
+        return max(0, resident_bytes(highest=True) - self.baseline_bytes)
 
     def in_use(self) -> tuple[int, int | None]:
         """(bytes now, the limit if it is known): what torch holds of the GPU, or what this process
