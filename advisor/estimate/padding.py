@@ -29,7 +29,6 @@ SAMPLE = 600  # rows that are laid into sequences to see how many one holds
 # What the longest row may be longer than the longest of a sample, or than its characters say: as in
 # the choice of a sequence length (advice/search/rows.py).
 LONGEST_MARGIN = 1.25
-PLACES = 64  # of the longest row, for the sums of several rows
 
 
 def padded_tokens(
@@ -103,57 +102,6 @@ def row_lengths(
         length = min(seq_len, longest if is_last else min(edge + around, longest))
         found[length] = found.get(length, 0) + max(1, round(count * share * rows / measured))
     return tuple(sorted(found.items()))
-
-
-@lru_cache(maxsize=1024)
-def largest_flat_batch(lengths: tuple[tuple[int, int], ...], seq_len: int, rows: int) -> int:
-    """Tokens of the largest micro-batch of an epoch where its rows are laid end to end, without
-    padding: no micro-batch of half of all shuffles is larger.
-
-    Lengths are taken as even within each bin, which begins where the one before it ends, the first
-    at half of its end. Longer rows count as seq_len.
-    """
-    top = max(1, min(seq_len, lengths[-1][0]))
-    if rows == 1:
-        return top
-    places = [0.0] * (PLACES + 1)
-    below = lengths[0][0] // 2
-    for edge, count in lengths:
-        first, last = (
-            min(PLACES, math.ceil(PLACES * min(length, top) / top)) for length in (below + 1, edge)
-        )
-        for place in range(first, last + 1):
-            places[place] += count / (last - first + 1)
-        below = edge
-    total = sum(places)
-    share = [place / total for place in places]
-    wanted, upto = 0.5 ** (1 / max(1.0, total / rows)), 0.0
-    for place, chance in enumerate(_sums(share, rows)):
-        upto += chance
-        if upto >= wanted:
-            return min(rows * top, max(top, math.ceil(place * top / PLACES)))
-    return rows * top
-
-
-def _sums(share: Sequence[float], rows: int) -> list[float]:
-    """The distribution of the sum of so many lengths, each with this one."""
-    found, power = [1.0], list(share)
-    while rows:
-        if rows & 1:
-            found = _folded(found, power)
-        rows >>= 1
-        if rows:
-            power = _folded(power, power)
-    return found
-
-
-def _folded(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    found = [0.0] * (len(one) + len(other) - 1)
-    for place, chance in enumerate(one):
-        if chance:
-            for further, each in enumerate(other):
-                found[place + further] += chance * each
-    return found
 
 
 def rows_in_sequence(tokens: TokenStats, seq_len: int) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims, dims_of
-from advisor.estimate.padding import largest_flat_batch, padded_tokens, row_lengths
+from advisor.estimate.padding import padded_tokens, row_lengths
 from advisor.estimate.trainers import OURS, Trainer
 from advisor.estimate.types import derived
 from advisor.ground.types import GpuSpec, Hardware, ModelShape, TokenStats
@@ -27,11 +27,6 @@ DIVIDES: Mapping[str, tuple[str, ...]] = {
     "states": ("fsdp", "zero3", "zero2", "zero1"),
 }
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
-# Families whose layers look at whole rows, none through a window: on the CPU the bundled trainers
-# lay their rows end to end (trainers/step/flat_rows.py, which tries it on the model itself).
-WHOLE_ROWS = frozenset(
-    ("llama", "qwen2", "qwen3", "granite", "olmo", "olmo2", "gpt2", "gpt_neox", "opt", "smollm3")
-)
 STAGE_KEYS = frozenset(item.name for item in fields(Stage))
 
 
@@ -95,7 +90,6 @@ class Rows:
 
     # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
     lengths: tuple[tuple[int, int], ...] = ()
-    unpadded: bool = False  # rows of a micro-batch are laid end to end, by `lengths`
     stats: TokenStats | None = None  # of the data, from which lengths follow
     share: float = 1.0  # of the data that is read
     in_epoch: int | None = None  # rows of the data, if time is to count their padding
@@ -210,28 +204,12 @@ class Run:
             return rows.lengths
         return row_lengths(rows.stats, seq_len=self.stage.seq_len, share=rows.share)
 
-    @derived
-    def unpadded(self) -> bool:
-        """Whether rows of a micro-batch are laid end to end, without padding."""
-        stage = self.stage
-        return self.rows.unpadded or (
-            self._knows_data
-            and self.device.is_cpu
-            and self.objective.logits == "tiles_on_gpu"
-            and stage.update != "prefix"  # it stands before each row
-            and stage.attention in ("sdpa", "auto")
-            and self.model.architecture in WHOLE_ROWS
-            and not stage.group_by_length  # rows as long as the longest meet in a batch
-        )
-
     @property
     def padded_length(self) -> float | None:
         """Tokens of a sequence of a micro-batch on average, with padding; None if not known."""
         stage, rows = self.stage, self.rows
         if rows.stats is None or rows.in_epoch is None or self.objective.generates:
             return None
-        if self.unpadded:
-            return 1.0  # as long as the rows are
         return padded_tokens(
             rows.stats, seq_len=stage.seq_len, micro=stage.micro_batch_size,
             per_step=stage.effective_batch_size * self.gpus, rows=rows.in_epoch,
@@ -253,11 +231,7 @@ class Run:
 
     @derived
     def tokens(self) -> int:
-        """Tokens of the largest micro-batch: each sequence as long as the longest row, or laid end
-        to end.
-        """
-        if self.unpadded and self.lengths and not self.stage.packing:
-            return largest_flat_batch(self.lengths, self.stage.seq_len, self.sequences)
+        """Tokens of the largest micro-batch: each sequence as long as the longest row."""
         return self.sequences * self.longest_tokens
 
     @derived
@@ -459,22 +433,19 @@ class Run:
 
     @derived
     def loss(self) -> str:
-        """How logits become a loss: full, fused, chunked, parts (our PPO: a few tokens at a time)
-        or tiled (ours on the CPU: gradients are made with the logits).
+        """How logits become a loss: full, fused, chunked, or parts (ours on the CPU, and our PPO: a
+        few tokens at a time).
 
-        The bundled trainers score in tiles on a GPU. On the CPU they do so if the output matrix is
-        frozen (trainers/stage/answer_loss.py), and hold the learned tokens' logits whole if it
-        trains. PPO is our own.
+        The bundled trainers score in tiles of TRL's kernel on a GPU, and elsewhere in parts
+        (trainers/step/answer_loss.py). PPO is our own.
         """
         logits = self.objective.logits
         whole_on_cpu = self.device.is_cpu and logits == "tiles_on_gpu"
         whole = logits in ("whole", "parts") or whole_on_cpu
         if stated := self.stated.get("loss"):
             found = str(stated)
-        elif logits == "parts" and self.is_ours:
+        elif self.is_ours and (logits == "parts" or whole_on_cpu):
             found = "parts"
-        elif whole_on_cpu and self.is_ours and self.is_module and not self.embeddings:
-            found = "tiled"
         else:
             found = "full" if whole else "chunked"
         chunks = self.trainer["chunks_plain_loss"] and found == "full" and not whole

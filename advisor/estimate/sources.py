@@ -50,9 +50,9 @@ TRL_LOSS = Source(
     checked="2026-11-25",
     kind="vendor",
 )
-TILES = Source(
-    title="trainers/step/tiled_loss.py: tiles of 64 MiB of float32 logits, with their gradient",
-    checked="2026-11-27",
+PARTS = Source(
+    title="trainers/step/answer_loss.py: float32 logits of 2,048 tokens at a time",
+    checked="2026-11-30",
     kind="vendor",
 )
 MALLOC = Source(

@@ -161,14 +161,6 @@ def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch
     assert masked - plain == 2 * LENGTH + 2 * 2 * (4 - 2) * 24  # heads of keys and values, each 24
 
 
-def test_rows_laid_end_to_end_keep_their_attention_twice():
-    """Once for each row, as the kernel saves it, and once joined, as the next product saves it."""
-    settings = BlockSettings(trains=True, weight_bytes=4, stream_bytes=4, norm_bytes=4, gpu=False)
-    together, apart = (kept(settings._replace(apart=one)) for one in (False, True))
-    config = config_of("llama")
-    assert apart - together == 4 * config.num_attention_heads * config.head_dim
-
-
 def kept(settings: BlockSettings) -> float:
     shape = shape_from_config(config_of("llama").to_dict(), "llama", origin="hub", source="")
     dims = dims_of(shape)

@@ -89,6 +89,15 @@ def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
             yield from tensors_in(value.values())
 
 
+def asks_a_mask(func: Any, args: Any) -> bool:
+    """Whether an operation takes or writes what a mask chooses, of which the host has to know how
+    much it is: CUDA calls `nonzero` below the dispatcher. One value is written without.
+    """
+    if func._opname not in INDEXING or ("put" in func._opname and args[2].numel() == 1):
+        return False
+    return any(one.dtype in (torch.bool, torch.uint8) for one in tensors_in(args[1:2]))
+
+
 class Operations(TorchDispatchMode):
     """Gives each result of an operation the device of its inputs, and refuses mixed ones."""
 
@@ -109,7 +118,7 @@ class Operations(TorchDispatchMode):
             on_gpu = any(device == GPU for _, device in inputs)
             if on_gpu:
                 self.check(func, args, inputs)
-                if func._opname in WAITS:
+                if func._opname in WAITS or asks_a_mask(func, args):
                     self.wait(func._opname)
             result = func(*args, **kwargs)
             device = GPU if on_gpu or (self.depth and not inputs) else HOST

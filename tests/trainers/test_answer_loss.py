@@ -8,7 +8,14 @@ from trl.kernels import ChunkedLogProbFunction
 
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.rows.row import IGNORED
-from trainers.step.answer_loss import TILE_WORDS, Head, answer_places, head_of, token_log_probs
+from trainers.step.answer_loss import (
+    TILE_WORDS,
+    Head,
+    answer_log_probs,
+    answer_places,
+    head_of,
+    token_log_probs,
+)
 
 
 def by_whole_logits(hidden, head, targets, temperature):
@@ -101,3 +108,33 @@ def test_places_are_those_that_predict_a_learned_token():
     """Never across two rows: the first token of a row is predicted by none."""
     labels = torch.tensor([[7, 8, IGNORED, 9], [5, IGNORED, IGNORED, 6]])
     assert answer_places(labels).tolist() == [0, 2, 6]
+
+
+def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
+    """CUDA finds out how much a mask chooses below the dispatcher: reading by a mask and writing
+    other than one value holds the host up, and so did TRL's head, twice a micro-batch.
+    """
+    labels = torch.tensor([[IGNORED, 5, 6, IGNORED], [IGNORED, IGNORED, 7, 8]])
+    places = answer_places(labels)
+    layer = torch.nn.Linear(16, 200)
+    with pretend_gpu() as calls:
+        waits = calls.operations.waits
+        hidden = torch.randn(2, 4, 16).to(GPU, non_blocking=True).requires_grad_()
+        on_gpu, mask = (
+            labels.to(GPU, non_blocking=True),
+            (labels != IGNORED).to(GPU, non_blocking=True),
+        )
+        layer.to(GPU)
+        waits.clear()
+        model = types.SimpleNamespace(
+            config=types.SimpleNamespace(get_text_config=lambda: types.SimpleNamespace()),
+            get_output_embeddings=lambda: layer,
+        )
+        log_probs = answer_log_probs(
+            model, hidden, labels_BT=on_gpu, places_N=places.to(GPU, non_blocking=True)
+        )
+        log_probs.sum().backward()
+        hidden.detach()[mask] = 0.0
+        assert waits == []
+        assert hidden[mask].shape == (4, 16)
+        assert [wait.split()[0] for wait in waits] == ["index"]

@@ -122,11 +122,18 @@ def test_packing_gives_the_rows_their_own_attention(make):
 
 def test_our_loss_is_trls_loss(make, monkeypatch):
     """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
-    import trainers.stage.answer_loss as answer_loss
+    from trl import SFTTrainer
+
+    from trainers.stage.trl_classes import SFT
 
     job = make(micro_batch_size=4, max_steps=2, job_judge=False)
     trained(job)
-    monkeypatch.setattr(answer_loss, "plain_head", lambda model: False)
+
+    def by_trl(self, model, inputs, *args, **kwargs):
+        inputs.pop("answer_places", None)
+        return SFTTrainer.compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SFT, "compute_loss", by_trl)
     trl = make(micro_batch_size=4, max_steps=2, job_judge=False, job_run=job.run.parent / "trl")
     trained(trl)
     assert losses(job) == pytest.approx(losses(trl), rel=1e-5)

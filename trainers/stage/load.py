@@ -31,7 +31,6 @@ from trainers.stage.objective import Objective, Opened
 from trainers.stage.recipes import ChecksPassed
 from trainers.start.packing_check import unpacked_if_seen
 from trainers.step import make_optimizer, settings
-from trainers.step.cpu_products import use_faster_products
 from trainers.step.out_of_memory import with_room
 from trainers.step.pass_through import check_passed_through
 from trainers.updates import Update, load_update
@@ -103,7 +102,6 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     versions = check_versions(quantized=narrow)
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
-    use_faster_products(device)
     keep_freed_memory(device)
     quiet_libraries()
     # Imported here: reading the command line and refusing a plan must not wait for them.

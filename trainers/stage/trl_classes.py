@@ -6,17 +6,17 @@ Dimensions: N learned tokens of a micro-batch laid end to end.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from trl import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer
-from trl.trainer.utils import add_fused_lm_head
 
 from trainers.evaluation.rewriting import token_losses
 from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
-from trainers.stage.answer_loss import add_answer_loss, plain_head
 from trainers.stage.trl_trainer import StageTrainer
+from trainers.step.answer_loss import PLACES, KnowsAnswers, add_hidden_call, answer_log_probs
 from trainers.step.token_counting import read_in
 
 
@@ -24,38 +24,28 @@ class SFT(StageTrainer, SFTTrainer):
     """Learns the next token of answers or texts: a mean over all learned tokens of an optimizer
     step.
 
-    TRL's own step also computes entropy and token accuracy of every micro-batch and, without Triton
-    (on the CPU), scores every position in tiles. Neither is needed here: the loss and its gradients
-    are the same, and the step is faster.
+    TRL's own step also computes entropy and token accuracy of every micro-batch, asks a GPU which
+    tokens are learned, and without Triton (on the CPU) scores every position in tiles. None of that
+    is needed here: the loss and its gradients are the same, and the step is faster.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self._own_loss = self.args.label_smoothing_factor == 0
-        self._whole_logits = (
-            self._own_loss
-            and not self.aux_loss_enabled
-            and self.args.device.type == "cpu"
-            and plain_head(base)
+        add_hidden_call(
+            self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         )
-        if self._whole_logits:
-            takes_flat = add_answer_loss(base, is_divided=bool(self.args.fsdp))
-            module = getattr(self.model, "active_peft_config", None)
-            # A prefix stands before each row, so that rows stay apart.
-            self.lays_flat = takes_flat and not getattr(module, "is_prompt_learning", False)
-        elif self._own_loss:
-            add_fused_lm_head(base, outputs=("log_probs",))
+        collator: Any = vars(self)["data_collator"]
+        self.data_collator: Any = KnowsAnswers(collator)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        real = inputs.pop(REAL, None)
+        real, places_N = inputs.pop(REAL, None), inputs.pop(PLACES, None)
         if self.model.training:
             self.count_tokens(read_in(inputs) if real is None else real, inputs)
         # TRL's own loss gathers over all processes, and one of them evaluates alone.
         evaluates = not self.model.training
-        if return_outputs or not (self._own_loss or evaluates):
+        if return_outputs or not (self.args.label_smoothing_factor == 0 or evaluates):
             return SFTTrainer.compute_loss(
                 self,
                 model,
@@ -63,17 +53,11 @@ class SFT(StageTrainer, SFTTrainer):
                 return_outputs=return_outputs,
                 num_items_in_batch=num_items_in_batch,
             )
-        balance = None
-        if self._whole_logits:
-            log_probs_N = model(**inputs, answer_loss=True)
-        else:
-            inputs["use_cache"] = False
-            asked = (
-                {"output_router_logits": True} if self.aux_loss_enabled and not evaluates else {}
-            )
-            # N is B * T here, with zeros on tokens that are not learned.
-            outputs = model(**inputs, **asked, fused_lm_head=True)
-            log_probs_N, balance = outputs.log_probs, outputs.aux_loss
+        asked = {name: value for name, value in inputs.items() if name != "labels"}
+        if self.aux_loss_enabled and not evaluates:
+            asked["output_router_logits"] = True
+        score = partial(answer_log_probs, labels_BT=inputs["labels"], places_N=places_N)
+        log_probs_N, balance = model(**asked, at_head=score)
         losses_N = -log_probs_N
         if self.args.loss_type == "dft" and not evaluates:
             losses_N = losses_N * log_probs_N.exp().detach()

@@ -35,7 +35,6 @@ class StageTrainer(SafeCheckpoints, Trainer):
 
     batches: Batches | None = None  # the order of the rows, set before the training
     orders_rows = True  # False: TRL's own order stays (KTO's pairs of rows, answers of GRPO)
-    lays_flat = False  # rows of a micro-batch end to end: no padding is computed
 
     def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
         before = float32_weights(kwargs["model"])
@@ -100,8 +99,7 @@ class StageTrainer(SafeCheckpoints, Trainer):
             inputs: The micro-batch, whose shapes hold the padding.
         """
         places = sum(inputs[name].numel() for name in token_columns(inputs))
-        # Only on the CPU are rows laid flat: reading the count waits for nothing there.
-        self._largest_batch = max(self._largest_batch, int(read) if self.lays_flat else places)
+        self._largest_batch = max(self._largest_batch, places)
         self.add_tokens(read, places, learned_in(inputs))
 
     def add_tokens(self, read: Any, computed: int, learned: Any | None) -> None:

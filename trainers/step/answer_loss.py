@@ -20,6 +20,7 @@ from typing import Any
 from trainers.job.types import Model
 from trainers.rows.row import IGNORED
 
+PLACES = "answer_places"  # of a micro-batch; the trainer takes it out before the model sees it
 TILE_TOKENS = 2048  # fewer would have a GPU read the output matrix more often than it computes
 TILE_WORDS = 32768  # of TRL's kernel: the width that TRL itself gives it
 
@@ -92,6 +93,9 @@ def token_log_probs(
         with_entropy: Compute the entropy, too.
         tile: Tokens whose logits are held at a time, where TRL's kernel is not used.
     """
+    # A model that is spread over several GPUs may end on another than its head.
+    device = next(head.module.parameters()).device
+    hidden_NH, targets_N = hidden_NH.to(device), targets_N.to(device)
     if hidden_NH.device.type == "cuda" and head.is_plain:
         from trl.kernels import ChunkedLogProbFunction
 
@@ -134,6 +138,37 @@ def answer_places(labels_BT: Any) -> Any:
     return learned_BT.flatten().nonzero()[:, 0] - 1
 
 
+class KnowsAnswers:
+    """A collator whose micro-batches also hold, under PLACES, the `answer_places`."""
+
+    def __init__(self, collator: Callable[[Any], Any]) -> None:
+        self.collator = collator
+
+    def __call__(self, features: Any) -> Any:
+        batch = self.collator(features)
+        return {**batch, PLACES: answer_places(batch["labels"])}
+
+
+def at_places(states_BTH: Any, places_N: Any) -> Any:
+    """What stands at the places: N, H. Their number is known on the host."""
+    return states_BTH.flatten(0, 1).index_select(0, places_N.to(states_BTH.device))
+
+
+def answer_log_probs(model: Model, hidden_BTH: Any, *, labels_BT: Any, places_N: Any | None) -> Any:
+    """The log-probability of each learned token: N.
+
+    Args:
+        model: Has the head.
+        hidden_BTH: What its layers make of the micro-batch.
+        labels_BT: Its labels.
+        places_N: The `answer_places` of the labels; None: asked for, which waits for a GPU.
+    """
+    if places_N is None:
+        places_N = answer_places(labels_BT)
+    targets_N = at_places(labels_BT, places_N + 1)
+    return token_log_probs(at_places(hidden_BTH, places_N), head_of(model), targets_N)[0]
+
+
 def add_hidden_call(model: Model) -> None:
     """Give a causal model a forward that, called with `at_head`, returns what that makes of the
     model and its hidden states before the head (B, T, H), and the loss that balances experts if
@@ -148,6 +183,8 @@ def add_hidden_call(model: Model) -> None:
         if at_head is None:
             return original(*args, **kwargs)
         kwargs["use_cache"] = False
+        if kwargs.get("labels") is None:  # PEFT passes on all that it knows
+            kwargs.pop("labels", None)
         if not kwargs.get("output_router_logits"):
             return at_head(self, self.base_model(*args, **kwargs).last_hidden_state), None
         seen: list[Any] = []

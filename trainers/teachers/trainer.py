@@ -26,7 +26,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.machine import process_rank
 from trainers.rows.row import IGNORED
 from trainers.stage.trl_classes import SFT
-from trainers.step.answer_loss import add_hidden_call, head_of
+from trainers.step.answer_loss import PLACES, answer_places, at_places, head_of
 from trainers.step.token_counting import read_in
 from trainers.teachers.divergence import Distance
 
@@ -88,7 +88,6 @@ class Distilling(SFT):
         self.student = (
             self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         )
-        add_hidden_call(self.student)
         self.engine: Any = None  # generates the student's answers; set once this is made
         self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
 
@@ -187,22 +186,24 @@ class Distilling(SFT):
         """(the divergence at each learned token: N, the loss that balances experts or None)."""
         lesson = self.lesson
         asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        learned_BT = inputs["labels"][:, 1:] != IGNORED
-        teacher, teacher_NH = self.teacher_states(asked, learned_BT)
+        places_N = inputs.get(PLACES)
+        if places_N is None:
+            places_N = answer_places(inputs["labels"])
+        teacher, teacher_NH = self.teacher_states(asked, places_N)
 
         def distance(student: Any, hidden_BTH: Any) -> Any:
             between = Distance(
                 student=head_of(student), teacher=head_of(teacher),
                 beta=lesson.beta, temperature=lesson.temperature,
             )  # fmt: skip
-            return between(hidden_BTH[:, :-1][learned_BT], teacher_NH)
+            return between(at_places(hidden_BTH, places_N), teacher_NH)
 
         more = (
             {"output_router_logits": True} if self.aux_loss_enabled and self.model.training else {}
         )
         return model(**asked, **more, at_head=distance)
 
-    def teacher_states(self, asked: Mapping[str, Any], learned_BT: Any) -> tuple[Any, Any]:
+    def teacher_states(self, asked: Mapping[str, Any], places_N: Any) -> tuple[Any, Any]:
         """(the teacher without PEFT's wrapping, its hidden states: N, H)."""
         autocast = self.accelerator.autocast() if torch.is_grad_enabled() else nullcontext()
         with torch.no_grad():
@@ -214,7 +215,7 @@ class Distilling(SFT):
                 teacher = self.student
                 with self.without_module() as model, autocast:
                     hidden_BTH, _ = model(**asked, at_head=lambda _, hidden_BTH: hidden_BTH)
-        return teacher, hidden_BTH[:, :-1][learned_BT]
+        return teacher, at_places(hidden_BTH, places_N)
 
     @contextmanager
     def without_module(self) -> Iterator[Any]:

@@ -39,7 +39,7 @@ def block_key(run: Run) -> BlockSettings:
     wide = 4 if run.weight_bytes == 4 and run.hidden_bytes == 4 else 2
     # Rows of several lengths are padded, and the mask that says so is not left out: SDPA then takes
     # the memory-efficient kernel (transformers, integrations/sdpa_attention.py, use_gqa_in_sdpa).
-    # On the CPU the bundled trainers need one too where rows are not laid end to end.
+    # On the CPU the bundled trainers need one too.
     padded = run.ragged > 0 or (run.device.is_cpu and run.is_ours and _needs_mask(run))
     masked = padded and (run.sequences > 1 or run.stage.update == "prefix")
     masked = masked and run.trainer["masks_padding"] and run.stage.attention == "sdpa"
@@ -64,7 +64,6 @@ def block_key(run: Run) -> BlockSettings:
         if masked or run.eager or any(_whole_scores(kind) for kind in run.dims.kinds)
         else 0,
         masked=masked,
-        apart=run.device.is_cpu and run.unpadded and (run.sequences > 1 or run.stage.packing),
         repeats_keys=run.trainer["repeats_keys"],
         flash=run.stage.attention == "flash_attention_2",
         fused_norms=run.trainer["fused_norms"] or run.has_fused_layers or run.stage.compile,
@@ -84,7 +83,7 @@ def _needs_mask(run: Run) -> bool:
     """Whether rows that the CPU trains on are padded, or have a prefix before them, so that queries
     and keys differ in number (transformers, masking_utils.py, _ignore_causal_mask_sdpa).
     """
-    return run.stage.update == "prefix" or (len(run.lengths) > 1 and not run.unpadded)
+    return run.stage.update == "prefix" or len(run.lengths) > 1
 
 
 def _whole_scores(kind: LayerKind) -> bool:
@@ -177,7 +176,7 @@ def weighted_values(
             "sdpa", [q, k, v], q.width * v.width / k.width, wide, saves=[q, k, v],
             saves_output=True, beside=beside, scratch=scratch,
         )  # fmt: skip
-        return o.copy(out) if o.style.rotary == "joined" or s.apart else out
+        return o.copy(out) if o.style.rotary == "joined" else out
     if o.tape.sizes[v.storage] > v.size:  # matmul copies a view that it cannot flatten
         v = o.copy(v)
     size = heads * s.seq_len

@@ -39,9 +39,6 @@ class BlockSettings(NamedTuple):
     # A mask beside the scores, so that SDPA takes the memory-efficient kernel, which saves it with
     # one number for each pair of tokens.
     masked: bool = False
-    # Attention takes the rows of one line one after the other, and joins their results
-    # (trainers/step/flat_rows.py).
-    apart: bool = False
     repeats_keys: bool = False  # keys and values are copied for each query head before SDPA
     # One kernel that saves its input alone (Liger's RMSNorm, torch.compile).
     fused_norms: bool = False

@@ -30,7 +30,7 @@ EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
 # twice, log-probabilities, probabilities, the gradient and three steps towards it.
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 TILE_BYTES, CPU_TILE_BYTES = 4, 33
-OWN_TILE_BYTES = 2**26  # trainers/step/tiled_loss.py, TILE_BYTES: logits of a tile in float32
+OWN_TILE_TOKENS = 2048  # trainers/step/answer_loss.py: tokens whose logits are held on the CPU
 # trainers/ppo/rollout.py: float32 logits held at once; on a GPU those of at least so many tokens.
 PART_LOGIT_BYTES, PART_GPU_TOKENS = 64 * 2**20, 2048
 PART_COPIES = 3  # logits, their exponentials, their gradient
@@ -152,8 +152,6 @@ def loss_memory(run: Run) -> list[Term]:
         return []
     if run.loss == "parts":
         return [_parts(run, PART_COPIES, "with exponentials and gradient")]
-    if run.loss == "tiled":
-        return [_tiles(run)]
     is_chunked = run.loss == "chunked"
     if is_chunked and run.trainer["keeps_chunks"]:
         because = "logits are computed in chunks and every chunk is kept"
@@ -203,8 +201,6 @@ def evaluation_memory(run: Run) -> Iterator[Term]:
     yield term_of("one layer", tokens * layer, because, src.BLOCKS)
     if run.loss == "parts":
         yield _parts(run, PART_COPIES - 1, "with exponentials")
-    elif run.loss == "tiled":
-        yield _tiles(run)
     elif run.has_logits:
         per = LOSS_FUSED_BYTES if run.loss == "fused" else EVALUATION_BYTES
         per = LOSS_COMPILED_BYTES if run.compiled_loss else per
@@ -212,28 +208,14 @@ def evaluation_memory(run: Run) -> Iterator[Term]:
         yield term_of(LOGITS, size, "the loss alone is kept, never the logits", src.LOSS)
 
 
-def _tiles(run: Run) -> Term:
-    """Logits of as many tokens as our loss on the CPU takes at once, and each token's gradient:
-    logits and log-probabilities of a tile, and beside them what the tile before left.
-    """
-    logits = run.tokens * run.dims.vocab * 4
-    tile = min(logits, OWN_TILE_BYTES)
-    held = tile + max(tile, 2 * min(tile, logits - tile))
-    because = (
-        f"tiles of {OWN_TILE_BYTES / 2**20:.0f} MiB, up to three at a time, instead of the logits"
-        f" of {run.tokens:,} tokens, and a gradient for each hidden state"
-    )
-    size = held + run.tokens * run.dims.hidden * run.hidden_bytes
-    return term_of(LOGITS, size, because, src.TILES)
-
-
 def _parts(run: Run, copies: int, with_what: str) -> Term:
-    part = PART_LOGIT_BYTES
-    if not run.device.is_cpu:
+    is_ppo = run.objective.logits == "parts"
+    part = PART_LOGIT_BYTES if is_ppo else OWN_TILE_TOKENS * run.dims.vocab * 4
+    if is_ppo and not run.device.is_cpu:
         part = max(part, PART_GPU_TOKENS * run.dims.vocab * 4)
     logits = min(run.tokens * run.dims.vocab * 4, part)
     because = f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}"
-    return term_of(LOGITS, copies * logits, because, src.PPO)
+    return term_of(LOGITS, copies * logits, because, src.PPO if is_ppo else src.PARTS)
 
 
 def rollout_memory(run: Run) -> Iterator[Term]:

@@ -318,7 +318,7 @@ def _unfit(run: Run, layer: int, loss: int) -> float:
     """Bytes of RAM that a run again of one layer and the loss freed and that serve nobody later."""
     if run.checkpointing == "none":
         return 0.0
-    return layer + (CPU_LOSS_KEPT * loss if run.loss in ("tiled", "full") else 0.0)
+    return layer + (CPU_LOSS_KEPT * loss if run.loss in ("parts", "full") else 0.0)
 
 
 def _blocks_held(
