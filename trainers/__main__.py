@@ -37,8 +37,8 @@ from trainers.job.machine import process_count, process_rank, several_machines
 from trainers.job.process import LOADING, RESUMES, Bases, Process
 from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.stage.recipes import check_later_stages, load_recipe
-from trainers.step.out_of_memory import first_line, is_out_of_memory
-from trainers.step.pass_through import refused_by_library
+from trainers.step import out_of_memory as memory
+from trainers.step.pass_through import first_line, refused_by_library
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
@@ -183,26 +183,25 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     """What a library's exception means for the person who started the run; a bug if it means
     nothing known, with the traceback in the stage's trainer-error.log.
     """
-    text = str(error)
-    if is_out_of_memory(error):
-        return out_of_memory(first_line(error), job)
+    said = first_line(error)
+    if memory.is_out_of_memory(error):
+        return out_of_memory(memory.first_line(error), job)
     if process_count() > 1 and is_lost_connection(error):
         return ConnectionLost(
-            f"the connection to another process was lost: {text.splitlines()[0] if text else ''}",
+            f"the connection to another process was lost: {said}",
             hint=(
                 "that process ended without a message of its own; its output is above (a crash"
                 " inside a library, or the kernel's out-of-memory killer: `dmesg` says)"
             ),
         )
     if isinstance(error, OSError) and error.errno is not None:
+        where = str(error.filename or "file")
         return MachineNotReady(
-            str(error.strerror),
-            where=str(error.filename or "file"),
-            hint="check free space and permissions",
+            str(error.strerror), where=where, hint="check free space and permissions"
         )
     if isinstance(error, OSError):  # transformers: a model that is not there, offline, gated
         return InputError(
-            f"the model cannot be loaded: {text.splitlines()[0] if text else error!r}",
+            f"the model cannot be loaded: {said}",
             hint=(
                 "check the model's name, `hf auth login` for gated models, and the connection"
                 " (HF_HUB_OFFLINE)"
@@ -211,20 +210,14 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     refused = refused_code(error, job.base_model if job is not None else "the model")
     if refused is not None:
         return refused
-    bug = AdviseError(
-        f"unexpected {type(error).__name__}: {text.splitlines()[0] if text else ''}",
-        hint="this is a bug",
-    )
-    if job is not None:
-        log = job.output / f"trainer-{Path(error_file()).stem}.log"
-        make_folder(job.output)
-        trace = mask_secrets(shown("".join(traceback.format_exception(error))))
-        log.write_text(trace, encoding="utf-8")
-        passed = refused_by_library(error, job, log)
-        if passed is not None:
-            return passed
-        bug = AdviseError(bug.faults[0].headline, hint=f"this is a bug; the details are in {log}")
-    return bug
+    what = f"unexpected {type(error).__name__}: {said}"
+    if job is None:
+        return AdviseError(what, hint="this is a bug")
+    log = make_folder(job.output) / f"trainer-{Path(error_file()).stem}.log"
+    trace = mask_secrets(shown("".join(traceback.format_exception(error))))
+    log.write_text(trace, encoding="utf-8")
+    passed = refused_by_library(error, job, log)
+    return passed or AdviseError(what, hint=f"this is a bug; the details are in {log}")
 
 
 # What torch.distributed, gloo and NCCL say in the processes that remain.
