@@ -22,7 +22,7 @@ from trainers.evaluation.saved_result import SCORES
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.types import Trainer
 from trainers.rows.heads import CLASSES, Labelled, class_columns, class_names
-from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import head_outputs
 from trainers.rows.sequences import values_of
 from trainers.stage.objective import Build, Opened, WithHead
 
@@ -92,18 +92,15 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
     """The outputs of the head for R rows and C classes, in the order of the rows: R, C; float32 on
     the host.
     """
-    import torch
-
-    device, pad = trainer.args.device, trainer.processing_class.pad_token_id
     texts = [row.input_ids for row in rows]
-    at_once = trainer.args.per_device_train_batch_size
-    batches = token_batches(list(map(len, texts)), at_once)
+    at_once, pad_id = (
+        trainer.args.per_device_train_batch_size,
+        trainer.processing_class.pad_token_id,
+    )
     with measuring_as_trained(trainer):
-        parts = [
-            trainer.model(**padded_inputs([texts[place] for place in batch], pad, device)).logits
-            for batch in track_batches(batches, "predictions", unit="texts")
-        ]
-    return torch.stack(in_order(batches, list(torch.cat(parts).float().cpu())))
+        return head_outputs(
+            trainer.model, texts, pad_id, at_once=at_once, what="predictions", unit="texts"
+        )
 
 
 class ClassEvaluator:

@@ -79,26 +79,15 @@ class PreferenceEvaluator(TextEvaluator):
         if not learns_answers:
             self.rows = []  # then the likelihood of the chosen answers alone is no aim
 
-    def losses(self, rows: Sequence[Row]) -> list[float]:
-        return [
-            -total / row.learned
-            for total, row in zip(answer_log_probs(self.trainer, rows), rows, strict=True)
-        ]
-
     def own_scores(self) -> dict[str, list[float]]:
         tokenizer = self.trainer.processing_class
         if not self.held:
             return {}
         if isinstance(self.held[0], Feedback):
-            return {
-                "answers": answer_log_probs(
-                    self.trainer,
-                    [
-                        answer_row(tokenizer, row, row.completion_ids, row.expected)
-                        for row in self.held
-                    ],
-                )
-            }
+            rows = [
+                answer_row(tokenizer, row, row.completion_ids, row.expected) for row in self.held
+            ]
+            return {"answers": answer_log_probs(self.trainer, rows)}
         both = [both_sides(tokenizer, row) for row in self.held]
         return {
             name: answer_log_probs(self.trainer, [row[place] for row in both])

@@ -4,6 +4,7 @@ whether its certainty is right, and whether length alone would do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from trainers.evaluation.metrics import proportion_interval
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.files import keep_value, kept_value
 from trainers.job.types import Trainer
-from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import head_outputs
 from trainers.rows.preference import Pair
 
 HELD_OUT_PAIRS, TRIAL_PAIRS = 256, 8
@@ -27,17 +28,12 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
 
     if not rows:
         return torch.zeros(0, 2)
-    model, device, pad = trainer.model, trainer.args.device, trainer.processing_class.pad_token_id
     texts = [[*row.prompt_ids, *ids] for row in rows for ids in (row.chosen_ids, row.rejected_ids)]
     # A micro-batch has so many pairs.
     at_once = 2 * trainer.args.per_device_train_batch_size
-    batches = token_batches(list(map(len, texts)), at_once)
     with measuring_as_trained(trainer):
-        parts = [
-            model(**padded_inputs([texts[place] for place in batch], pad, device)).logits[:, 0]
-            for batch in track_batches(batches, "scores", unit="answers")
-        ]
-    return torch.tensor(in_order(batches, torch.cat(parts).float().tolist())).view(-1, 2)
+        pad_id = trainer.processing_class.pad_token_id
+        return head_outputs(trainer.model, texts, pad_id, at_once=at_once)[:, 0].view(-1, 2)
 
 
 class RewardModelEvaluator:
@@ -80,73 +76,59 @@ class RewardModelEvaluator:
     @property
     def right(self) -> int:
         """How many chosen answers score higher than the rejected ones."""
-        return sum(chosen > rejected for chosen, rejected in self.after)
+        return count_right(self.after)
+
+    @property
+    def longer_by(self) -> list[int]:
+        """By how much the chosen answers are longer, or shorter if the training pairs prefer
+        that.
+        """
+        sign = 1 if self.longer else -1
+        return [sign * length_difference(row) for row in self.rows]
 
     @property
     def length_right(self) -> float:
         """How many pairs a preference for length alone gets right, in the direction of the training
         pairs; pairs of equal length count half.
         """
-        sign = 1 if self.longer else -1
-        return sum(
-            0.5 if length_difference(row) == 0 else float(sign * length_difference(row) > 0)
-            for row in self.rows
-        )
+        return sum(0.5 if by == 0 else float(by > 0) for by in self.longer_by)
+
+    @property
+    def agreement(self) -> float:
+        """The share of pairs in which scores and length prefer the same answer."""
+        both = zip(self.after, self.longer_by, strict=True)
+        uneven = [value for (one, other), by in both if (value := (one - other) * by) != 0]
+        return sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence."""
-        interval = proportion_interval(self.right, len(self.rows))
+        rows = len(self.rows)
+        interval = proportion_interval(self.right, rows)
         if interval is None:
             return "not distinguishable", "nothing was held out to score"
-        word = (
-            "better"
-            if interval[0] > 0.5
-            else "worse"
-            if interval[1] < 0.5
-            else "not distinguishable"
+        word, than = "not distinguishable", "from chance"
+        if interval[0] > 0.5 or interval[1] < 0.5:
+            word, than = "better" if interval[0] > 0.5 else "worse", "than chance"
+        before = f", {count_right(self.before) / rows:.1%} before" if self.before else ""
+        return word, (
+            f"{word} {than}: the better answer scores higher in {self.right / rows:.1%} of {rows}"
+            f" held-out pairs (95 % interval {interval[0]:.1%} to {interval[1]:.1%}){before}"
         )
-        than = "than chance" if word != "not distinguishable" else "from chance"
-        before = (
-            f", {sum(one > other for one, other in self.before) / len(self.rows):.1%} before"
-            if self.before
-            else ""
-        )
-        share = (
-            f"{self.right / len(self.rows):.1%} of {len(self.rows)} held-out pairs (95 % interval"
-            f" {interval[0]:.1%} to {interval[1]:.1%})"
-        )
-        return word, f"{word} {than}: the better answer scores higher in {share}{before}"
 
     def checks(self) -> list[Check]:
         """Whether the scores are more than the length of the answers."""
-        rows = len(self.rows)
+        rows, by_length = len(self.rows), self.length_right
         if not rows:
             return []
-        by_length, interval = (
-            self.length_right / rows,
-            proportion_interval(round(self.length_right), rows),
-        )
-        biased = by_length >= self.right / rows and interval is not None and interval[0] > 0.5
-        rule = f"preferring the {'longer' if self.longer else 'shorter'} answer"
+        interval = proportion_interval(round(by_length), rows)
+        biased = by_length >= self.right and interval is not None and interval[0] > 0.5
         text = (
-            f"{rule} is right in {by_length:.1%} of the held-out pairs, the scores in"
-            f" {self.right / rows:.1%}; they agree with it in {self._agreement():.1%}"
+            f"preferring the {'longer' if self.longer else 'shorter'} answer is right in"
+            f" {by_length / rows:.1%} of the held-out pairs, the scores in {self.right / rows:.1%};"
+            f" they agree with it in {self.agreement:.1%}"
+            + ("; length alone does as well" if biased else "")
         )
-        return [
-            Check(
-                "scores-are-more-than-length",
-                not biased,
-                text + ("; length alone does as well" if biased else ""),
-            )
-        ]
-
-    def _agreement(self) -> float:
-        agreements = [
-            (chosen - rejected) * length_difference(row) * (1 if self.longer else -1)
-            for (chosen, rejected), row in zip(self.after, self.rows, strict=True)
-        ]
-        uneven = [value for value in agreements if value != 0]
-        return sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
+        return [Check("scores-are-more-than-length", not biased, text)]
 
     def record(self) -> Evaluation:
         """The comparison for result.json."""
@@ -155,7 +137,7 @@ class RewardModelEvaluator:
             return Evaluation(rows=0)
         margins = [chosen - rejected for chosen, rejected in self.after]
         accuracy = self.right / rows
-        before = sum(one > other for one, other in self.before) / rows if self.before else None
+        before = count_right(self.before) / rows if self.before else None
         metric = Metric(before=before, after=accuracy, rows=rows, word=self.verdict()[0])
         own = {
             "pair_accuracy": accuracy,
@@ -166,10 +148,15 @@ class RewardModelEvaluator:
             "length": {
                 "prefers": "longer" if self.longer else "shorter",
                 "accuracy": self.length_right / rows,
-                "agreement": self._agreement(),
+                "agreement": self.agreement,
             },
         }
         return Evaluation(rows=rows, metrics={"pair_accuracy": metric}, extra=own)
+
+
+def count_right(scores: Sequence[Sequence[float]]) -> int:
+    """How many chosen answers score higher than the rejected ones."""
+    return sum(chosen > rejected for chosen, rejected in scores)
 
 
 def length_difference(row: Pair) -> int:
@@ -185,31 +172,13 @@ def calibration(margins: Sequence[float]) -> dict[str, Any]:
     answer it scores higher. The gap is the expected calibration error (Guo et al. 2017,
     arXiv:1706.04599) over bins that hold any pair.
     """
-    import math
-
     pairs = [(1 / (1 + math.exp(-min(abs(margin), 500.0))), margin > 0) for margin in margins]
-    bins = []
+    bins, gap = [], 0.0
     for low, high in BINS:
-        inside = [
-            (certainty, right)
-            for certainty, right in pairs
-            if low <= certainty < high or (high == 1.0 and certainty == 1.0)
-        ]
+        inside = [pair for pair in pairs if low <= pair[0] < high or pair[0] == high == 1.0]
         if inside:
-            certainty, accuracy = (
-                sum(item[0] for item in inside) / len(inside),
-                sum(item[1] for item in inside) / len(inside),
-            )
-            bins.append(
-                {
-                    "from": low,
-                    "to": high,
-                    "pairs": len(inside),
-                    "certainty": certainty,
-                    "accuracy": accuracy,
-                }
-            )
-    gap = sum(item["pairs"] * abs(item["certainty"] - item["accuracy"]) for item in bins) / len(
-        pairs
-    )
+            certainty, accuracy = (sum(side) / len(inside) for side in zip(*inside, strict=True))
+            gap += len(inside) * abs(certainty - accuracy) / len(pairs)
+            found = {"from": low, "to": high, "pairs": len(inside)}
+            bins.append({**found, "certainty": certainty, "accuracy": accuracy})
     return {"bins": bins, "error": gap}

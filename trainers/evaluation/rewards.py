@@ -10,7 +10,7 @@ from typing import Any
 
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import Measurements, TextEvaluator
-from trainers.evaluation.loss import answer_log_probs, held_out
+from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import Comparison, compare
 from trainers.rewards.scoring import Answer, Rewards, Score
 from trainers.rows import IGNORED, Prepared, Row
@@ -52,12 +52,6 @@ class RewardEvaluator(TextEvaluator):
         self.rewards = rewards
         self.prompts = [prompt_row(row) for row in self.held]
         self.limit = int(job.options["response_tokens"])
-
-    def losses(self, rows: Sequence[Row]) -> list[float]:
-        return [
-            -total / row.learned
-            for total, row in zip(answer_log_probs(self.trainer, rows), rows, strict=True)
-        ]
 
     def _measure(self, *, bounded: bool = True) -> Measurements:
         found = super()._measure(bounded=bounded)

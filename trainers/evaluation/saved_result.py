@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from trainers.evaluation.loss import Sample
 from trainers.evaluation.plain_lora import check_plain, plain_answer
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
+from trainers.job.machine import free_host_bytes
 from trainers.job.types import AdaptedModel, Model
 from trainers.rows.packing import padded_inputs
 from trainers.rows.sequences import lengths, numbers_of
@@ -275,11 +276,7 @@ def _room_for_second(model: Model, job: Job) -> bool:
     device = next(model.parameters()).device
     if device.type == "cuda":
         return bool(need < torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return bool(2 * need < int(line.split()[1]) * 1024)
-    return bool(need < 2**31)
+    return bool(2 * need < free_host_bytes())
 
 
 def _same_tensors(model: Model, folder: Path) -> bool:

@@ -305,6 +305,13 @@ def _meeting_group() -> Any:
 # --------------------------------------------------------------------------- memory
 
 
+def free_host_bytes() -> int:
+    """Memory of this machine that programs can have without swapping."""
+    import psutil  # comes with accelerate
+
+    return int(psutil.virtual_memory().available)
+
+
 def resident_bytes(*, highest: bool = False) -> int:
     """This process's resident memory now, or its highest; the highest where the system tells no
     other.

@@ -14,7 +14,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer
-from trainers.rows.packing import in_order, padded_inputs, token_batches, track_batches
+from trainers.rows.packing import head_outputs
 
 
 def reward_folder(job: Job, named: str) -> Path:
@@ -157,21 +157,10 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     Args:
         at_once: How many of the longest texts go through the model together.
     """
-    import torch
-
-    device = next(model.parameters()).device
-    pad = model.config.get_text_config().pad_token_id
+    if not answers:
+        return []
     texts = [[*answer.prompt_ids, *answer.answer_ids] for answer in answers]
-    # Without a padding token it scores single texts alone.
-    batches = (
-        token_batches(list(map(len, texts)), at_once)
-        if pad is not None
-        else [[place] for place in range(len(texts))]
-    )
+    pad_id = model.config.get_text_config().pad_token_id
     with evaluating(model):
-        parts = [
-            model(**padded_inputs([texts[place] for place in batch], pad or 0, device)).logits[:, 0]
-            for batch in track_batches(batches, "scores", unit="answers")
-        ]
-    scores = torch.cat(parts).float().tolist() if parts else []
-    return in_order(batches, scores)
+        scores: list[float] = head_outputs(model, texts, pad_id, at_once=at_once)[:, 0].tolist()
+    return scores

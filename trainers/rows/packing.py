@@ -20,7 +20,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.progress import waiting
 from advisor.methods.kernels import is_flash
 from trainers.job.evaluating import evaluating, first_float_dtype, half_dtype
-from trainers.job.types import Device
+from trainers.job.types import Device, Model
 from trainers.rows.row import IGNORED, Row
 from trainers.rows.sequences import Groups, lengths
 
@@ -347,3 +347,33 @@ def padded_batch(rows: Sequence[Row], pad_id: int, device: Device) -> dict[str, 
     labels = padded([row.labels for row in rows], IGNORED)
     inputs = padded_inputs([row.input_ids for row in rows], pad_id, device)
     return {**inputs, "labels": labels.to(device)}
+
+
+def head_outputs(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    pad_id: int | None,
+    *,
+    at_once: int,
+    what: str = "scores",
+    unit: str = "answers",
+) -> Any:
+    """The outputs of the head of a model that evaluates, for N texts: N, C; float32 on the host.
+
+    Args:
+        pad_id: None: the model scores single texts alone.
+        at_once: How many of the longest texts go through the model together.
+        what: Is shown while it takes.
+        unit: Of the texts, in the plural.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    batches = token_batches(list(map(len, texts)), at_once)
+    if pad_id is None:
+        batches = [[place] for place in range(len(texts))]
+    parts = [
+        model(**padded_inputs([texts[place] for place in batch], pad_id or 0, device)).logits
+        for batch in track_batches(batches, what, unit=unit)
+    ]
+    return torch.stack(in_order(batches, list(torch.cat(parts).float().cpu())))

@@ -12,7 +12,6 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.progress import track, waiting
 from trainers.job.evaluating import evaluating
+from trainers.job.machine import free_host_bytes
 from trainers.start.model_files import reading
 from trainers.tools.gguf.llama_cpp import EngineFailed
 from trainers.tools.gguf.model import Written
@@ -236,10 +236,7 @@ def _model(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    exact = True
-    with suppress(OSError):
-        text = Path("/proc/meminfo").read_text("utf-8")
-        exact = 3 * size < int(text.partition("MemAvailable:")[2].split()[0]) * 1024
+    exact = 3 * size < free_host_bytes()
     with reading(folder):
         return AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=torch.float32 if exact else "auto", trust_remote_code=False
