@@ -77,16 +77,6 @@ class Classifier(WithHead[Labelled]):
     def evaluator(self, subject: Subject[Labelled]) -> ClassEvaluator:
         return ClassEvaluator(subject)
 
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Labelled]) -> float | None:
-        from torch import tensor
-        from torch.nn.functional import cross_entropy
-
-        found = class_logits(trainer, rows)
-        return float(cross_entropy(found, tensor([row.label for row in rows])))
-
-    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Labelled]) -> tuple[float, float]:
-        return (self.evaluation_loss(trainer, inputs) or 0.0) * len(inputs), len(inputs)
-
 
 def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
     """The outputs of the head for R rows and C classes, in the order of the rows: R, C; float32 on

@@ -18,13 +18,13 @@ from advisor.ground.errors import Fault
 from advisor.plan.vllm import asks_server, unservable
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
-from trainers.evaluation.loss import held_out, mean_loss
+from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import Comparison, compare
 from trainers.job.job import Job
 from trainers.job.machine import check_versions, torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
-from trainers.rows import Prepared, Row
+from trainers.rows import Prepared, Row, dataset_columns
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.packing import in_order, padded_batch, token_batches, track_batches
 from trainers.rows.stage_rows import prepare_rows
@@ -55,6 +55,7 @@ class Distillation(Objective[Row]):
     """Learns a teacher's distribution over the next token, at every token of an answer."""
 
     config = "trl:SFTConfig"
+    trained_by = "trainers.teachers.trainer:Distilling"
     measures_loss = True
     logged = ("completions/mean_length", "completions/clipped_ratio")
     teacher: Any = None  # the teacher's model, once something needs it
@@ -180,33 +181,33 @@ class Distillation(Objective[Row]):
             check_vocabulary(self.teacher, opened.tokenizer, (*data.train, *data.holdout))
         return model
 
-    def trainer(self, build: Build[Row]) -> Trainer:
-        from trainers.rows import dataset_columns
-        from trainers.rows.sequences import rows_dataset
-        from trainers.teachers.trainer import Distilling, Lesson
-
-        job, options = build.job, build.job.options
-        own = {
+    def own_arguments(self, job: Job) -> dict[str, Any]:
+        return {
             "max_length": job.stage.seq_len,
             "packing": False,
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
-        built: Any = Distilling(
-            model=build.model,
-            args=build.config(self.config_class(), own),
-            train_dataset=rows_dataset(build.sequences, partial(dataset_columns, lengths=False)),
-            processing_class=build.tokenizer,
-            peft_config=build.peft_config,
-            lesson=Lesson(
-                teacher=self.teacher,
-                beta=options["beta"],
-                temperature=options["temperature"],
-                on_policy=options["on_policy"],
-                response_tokens=int(options["response_tokens"]),
-                seq_len=job.stage.seq_len,
-                seed=job.stage.seed,
-            ),
+
+    def dataset(self, build: Build[Row]) -> Any:
+        return build.dataset(build.sequences, partial(dataset_columns, lengths=False))
+
+    def trainer_parts(self, build: Build[Row], config: Any) -> dict[str, Any]:
+        from trainers.teachers.trainer import Lesson
+
+        options = build.job.options
+        lesson = Lesson(
+            teacher=self.teacher,
+            beta=options["beta"],
+            temperature=options["temperature"],
+            on_policy=options["on_policy"],
+            response_tokens=int(options["response_tokens"]),
+            seq_len=build.job.stage.seq_len,
+            seed=build.job.stage.seed,
         )
+        return {"peft_config": build.peft_config, "lesson": lesson}
+
+    def trainer(self, build: Build[Row]) -> Trainer:
+        job, built = build.job, cast(Any, super().trainer(build))
         room = job.stage.micro_batch_size / job.entry.stage.micro_batch_size
         built.engine = engine_of(job, self.server, built.local_engine(room), built.policy)
         return built
@@ -215,19 +216,6 @@ class Distillation(Objective[Row]):
 
     def evaluator(self, subject: Subject[Row]) -> TextEvaluator:
         return DistillationEvaluator(subject)
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
-        total, count = self.held_out_loss(trainer, rows)
-        mean_loss(trainer, rows)
-        return total / count if count else None
-
-    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Row]) -> Sequence[Row]:
-        return rows
-
-    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Row]) -> tuple[float, float]:
-        batch = padded_batch(inputs, trainer.processing_class.pad_token_id, trainer.args.device)
-        found_N = cast(Any, trainer).row_distances(batch)
-        return float(found_N.sum()), len(found_N)
 
     def depends_on(self, job: Job, data: Prepared[Row]) -> dict[str, str]:
         return {"teacher": teacher_digest(job)}

@@ -7,14 +7,12 @@ the module; a model that is trained whole is held twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from trainers.evaluation.loss import answer_log_probs
-from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_rows
+from trainers.evaluation.pairs import PreferenceEvaluator, chosen_rows
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer, Trainer
+from trainers.job.types import Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, preference_columns
 from trainers.stage import run as stage
@@ -46,10 +44,6 @@ class DPO(Objective[Pair]):
     def probe(self, job: Job, data: Prepared[Pair], tokenizer: Tokenizer) -> Probe:
         (row,) = chosen_rows(tokenizer, [probe_row(data.train)])
         return Probe(row=row, pad_id=tokenizer.pad_token_id)
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Pair]) -> float | None:
-        sides = [side for row in rows for side in both_sides(trainer.processing_class, row)]
-        return -sum(answer_log_probs(trainer, sides)) / sum(row.learned for row in rows)
 
 
 def train(job: Job) -> None:

@@ -12,20 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.evaluation.held_out import collated
-from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.job.types import Model, Tokenizer
 from trainers.rows import Prepared, Row
-from trainers.rows.preference import (
-    FEEDBACK,
-    Feedback,
-    columns_with_others,
-    feedback_columns,
-    with_others,
-)
+from trainers.rows.preference import FEEDBACK, Feedback, columns_with_others, with_others
 from trainers.rows.sequences import Groups, Picked, values_of
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective
@@ -98,13 +90,6 @@ class KTO(Objective[Feedback]):
     def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Tokenizer) -> Probe:
         row = as_row(tokenizer, probe_row(data.train))
         return Probe(row=row, pad_id=tokenizer.pad_token_id)
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Feedback]) -> float | None:
-        answers = [as_row(trainer.processing_class, row) for row in rows]
-        return -sum(answer_log_probs(trainer, answers)) / sum(row.learned for row in rows)
-
-    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Feedback]) -> Any:
-        return collated(trainer, feedback_columns(rows, batch=len(rows))), len(rows)
 
 
 def as_row(tokenizer: Tokenizer, row: Feedback) -> Row:

@@ -10,7 +10,7 @@ AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.evaluation import Subject
-from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
+from trainers.evaluation.reward_model import RewardModelEvaluator
 from trainers.evaluation.saved_result import SCORES, Probe, probe_row
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.job.types import Model, Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, reward_columns
 from trainers.rows.sequences import used_ids
@@ -61,12 +61,6 @@ class RewardModel(Objective[Pair]):
 
     def evaluator(self, subject: Subject[Pair]) -> RewardModelEvaluator:
         return RewardModelEvaluator(subject, scored_before=start_task(subject.job) == "SEQ_CLS")
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Pair]) -> float | None:
-        from torch.nn.functional import logsigmoid
-
-        scores = pair_scores(trainer, rows)
-        return float(-logsigmoid(scores[:, 0] - scores[:, 1]).mean())
 
 
 # --------------------------------------------------------------------------- what it starts from

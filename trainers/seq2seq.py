@@ -9,14 +9,13 @@ A stage with objective sft and `head: seq2seq`. The result loads with plain Auto
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
-from trainers.evaluation.rewriting import RewritingEvaluator, output_losses
+from trainers.evaluation.rewriting import RewritingEvaluator
 from trainers.evaluation.saved_result import SEQ2SEQ
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer, Trainer
+from trainers.job.types import Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.heads import REWRITINGS, Rewriting, rewriting_columns
 from trainers.stage.objective import Build, Opened, WithHead
@@ -88,12 +87,6 @@ class Seq2Seq(WithHead[Rewriting]):
         # The model shifts the output by one place: that is what its decoder reads.
         collator = DataCollatorForSeq2Seq(build.tokenizer, model=build.model)
         return {**super().trainer_parts(build, config), "data_collator": collator}
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Rewriting]) -> float | None:
-        return sum(output_losses(trainer, rows)) / sum(row.learned for row in rows)
-
-    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Rewriting]) -> tuple[float, float]:
-        return sum(output_losses(trainer, inputs)), sum(row.learned for row in inputs)
 
 
 def set_languages(job: Job, tokenizer: Tokenizer) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
-from trainers.evaluation.loss import mean_loss
 from trainers.job.job import Job
-from trainers.job.types import Model, Trainer
+from trainers.job.types import Model
 from trainers.rows import PackedBatches, Row, dataset_columns, pack
 from trainers.rows.sequences import Groups
 from trainers.stage import run as stage
@@ -45,16 +44,6 @@ class SFT(Objective[Row]):
         packs = stage.packing and not config.packing  # flash attention packs by itself
         collator = PackedBatches(build.tokenizer.pad_token_id) if packs else None
         return {"peft_config": build.peft_config, "data_collator": collator}
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
-        return mean_loss(trainer, rows)
-
-    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Row]) -> Sequence[Row]:
-        return rows
-
-    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Row]) -> tuple[float, float]:
-        learned = sum(row.learned for row in inputs)
-        return (mean_loss(trainer, inputs) or 0.0) * learned, learned
 
 
 def objective_of(job: Job) -> Objective[Any]:

@@ -28,7 +28,7 @@ DISK_BYTES_PER_S = 1e9
 TOKENISED_PER_S = 5e5
 DOWNLOAD_BYTES_PER_S = 30e6  # assumed: a line of 250 Mbit/s
 # Held-out loss and checkpoints while it trains: about ten of each, in 5 % of the time each
-# (trainers/keep/held_out_curve.py and save_clock.py; a test compares the numbers).
+# (trainers/keep/held_out_curve.py and checkpoint_store.py; a test compares the numbers).
 TIMES_MEASURED, MOST_ROWS, LARGEST_SHARE = 10, 256, 0.05
 MOST_STEPS_UNSAVED = 500
 WITH_MOMENTS = 3  # a checkpoint holds what trains, and two moments of it

@@ -28,7 +28,7 @@ from advisor.record.stage import Expected, ExpectedTerm, LearnedRecord, Times
 from advisor.situation.of_plan import evaluation_rows, plan_run
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
-KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
+KEPT_BEST = 1  # with keep: best, an older one that was the best step
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -162,9 +162,10 @@ def disk_need(
     known.
 
     A checkpoint holds what is trained, in the dtype of the weights (modules: float32), and what the
-    optimizer keeps of it; the weights of the best step (keep: best) stand alone.
+    optimizer keeps of it.
     """
-    copies = 1 + KEPT_CHECKPOINTS + (KEPT_BEST if stage.keep == "best" else 0)
+    checkpoints = KEPT_CHECKPOINTS + (KEPT_BEST if stage.keep == "best" else 0)
+    copies = 1 + checkpoints
     run, states = None, None
     if shape is not None:
         run = plan_run(plan, stage, shape, Hardware(kind="unknown", origin="stated"))
@@ -173,9 +174,9 @@ def disk_need(
     if update(stage.update).is_module:
         if run is None or states is None:
             return None
-        return 4 * run.trainable * copies + KEPT_CHECKPOINTS * round(states)
+        return 4 * run.trainable * copies + checkpoints * round(states)
     files = model_folder.glob("*.safetensors") if model_folder is not None and not shape else ()
     size = sum(path.stat().st_size for path in files)
     size = shape.params * BYTES[stage.weights_dtype] if shape is not None else size
     kept = 2 * size if states is None else round(states)  # AdamW's, as wide as the weights
-    return size * copies + KEPT_CHECKPOINTS * kept if size else None
+    return size * copies + checkpoints * kept if size else None

@@ -242,7 +242,7 @@ def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
     done = adjustments(entry, folder)
     rows = done[-1].micro_batch_size if done else entry.stage.micro_batch_size
     change = next_batch(entry.stage, rows)
-    if change is None or doing_of(folder) not in ("training", ""):
+    if change is None or doing_of(folder) not in ("training", "evaluating", ""):
         return None
     task = entry.task.name if entry.task else None
     step = last_step(folder.parent.parent, entry.stage.name, task)

@@ -291,7 +291,7 @@ def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
 
 def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     """For full fine-tuning the result is one copy of the weights and each of three checkpoints
-    three of them; with `keep: best` the weights of the best step stand there up to three times.
+    three of them; with `keep: best` there is one checkpoint more, of the best step.
     """
     from dataclasses import replace
 
@@ -308,7 +308,7 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     shape = ModelShape(id="m", origin="size", params=1_000_000)
     assert disk_need(plan, plan.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3)
     best = replace(plan, stages=(replace(plan.stages[0], keep="best"),))
-    assert disk_need(best, best.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3 + 3)
+    assert disk_need(best, best.stages[0], shape, None) == 4_000_000 * (1 + 4 * 3)
     # No moments in place of two of 4 bytes, where the shape says what they are kept for.
     known = replace(
         shape, params=9_000_000, hidden_size=64, layers=2, vocab_size=320, intermediate_size=96

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from safetensors import SafetensorError
 
-from advisor.ground.errors import MachineNotReady
+from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.files import Disk
 from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
@@ -219,14 +219,15 @@ class FullDisk(Disk):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_file_beside_the_checkpoints_is_verified_too(store):
-    """The weights of the best step belong to the checkpoints that may go back to them."""
-    best = store.folder / "best-3.safetensors"
-    best.write_bytes(b"best")
-    store.begin(9)
-    store.complete(9, ABOUT, beside=[best.name])
-    assert store.newest().step == 9
-    flip_bit(best)
-    step, said = look(store)
-    assert step == 6
-    assert "best-3.safetensors" in said[0]
+def test_the_checkpoint_of_the_best_step_stays(store):
+    """As long as a run may go on from a checkpoint that goes back to it."""
+    write(store, 9, best_step=3)
+    assert names(store) == ["checkpoint-3", "checkpoint-6", "checkpoint-9"]
+    write(store, 12, best_step=12)
+    assert names(store) == ["checkpoint-12", "checkpoint-3", "checkpoint-9"]
+    write(store, 15, best_step=12)
+    assert names(store) == ["checkpoint-12", "checkpoint-15"]
+    assert store.verified(12).name == "checkpoint-12"
+    flip_bit(store.folder / "checkpoint-12" / "adapter_model.safetensors")
+    with pytest.raises(TrainingFailed, match="the best step, checkpoint-12, is damaged"):
+        store.verified(12)

@@ -14,15 +14,14 @@ import pytest
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at
 from trainers import sft
-from trainers.evaluation.held_out import measuring
 from trainers.job.files import read_json
 from trainers.keep.held_out_curve import (
     HeldOutCurve,
     Schedule,
+    even_batch,
+    even_count,
     forward_share,
-    micro_batches,
     schedule,
-    trained_parameters,
 )
 from trainers.stage.load import prepare
 
@@ -87,8 +86,8 @@ def same(one, other):
 @pytest.mark.parametrize(
     ("held", "steps", "tokens", "every", "rows", "share"),
     [
-        # 10 x 50 rows x 100 tokens x 1/2 is a twentieth of 500,000 tokens.
-        (400, 1000, 500_000, 100, 50, 0.05),
+        # 10 x 48 rows x 100 tokens x 1/2 is less than a twentieth of 500,000 tokens, 52 rows more.
+        (400, 1000, 500_000, 100, 48, 0.048),
         # All of them where they cost less: 10 x 20 x 100 / 2 of 500,000.
         (20, 1000, 500_000, 100, 20, 0.02),
         (4000, 1000, 100_000_000, 100, 256, 256 * 10 * 50 / 100_000_000),
@@ -106,7 +105,7 @@ def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
     """
     found = schedule(
         [Length(100)] * held,
-        steps=steps, trained_tokens=tokens, forward=0.5, batch=4, wanted=False,
+        steps=steps, trained_tokens=tokens, forward=0.5, micro=4, wanted=False,
     )  # fmt: skip
     assert (found.every, found.rows) == (every, rows)
     assert found.share == pytest.approx(share)
@@ -115,13 +114,13 @@ def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
 def test_padding_counts_as_time():
     """Rows of unequal length cost what their padded micro-batches cost."""
     rows = [Length(10)] * 100 + [Length(190)] * 100
-    found = schedule(rows, steps=100, trained_tokens=200_000, forward=0.5, batch=200, wanted=False)
+    found = schedule(rows, steps=100, trained_tokens=200_000, forward=0.5, micro=200, wanted=False)
     assert found.rows == 10  # 10 evaluations x 10 rows x 190 x 1/2: 9,500 of 200,000
 
 
 def test_a_run_too_short_for_a_curve_has_one_only_if_the_plan_asks():
     """Three evaluations of four rows must have room in 5 %, or the plan must need them."""
-    short = {"steps": 20, "trained_tokens": 5_000, "forward": 0.5, "batch": 4}
+    short = {"steps": 20, "trained_tokens": 5_000, "forward": 0.5, "micro": 4}
     assert schedule([Length(100)] * 50, **short, wanted=False) is None
     assert schedule([Length(100)] * 50, **short, wanted=True) == Schedule(2, 8, 0.8)
     assert schedule([Length(1)] * 3, **short, wanted=False) is None
@@ -138,38 +137,17 @@ def test_looking_costs_a_third_of_full_training_and_more_beside_a_reference(make
     assert forward_share(align("dpo", update="full")) == pytest.approx(2 / 4)
 
 
-def test_no_micro_batch_has_a_single_row():
-    """Five rows of four at once are two and three: KTO compares the rows of a micro-batch."""
-    groups = micro_batches([Length(size) for size in (5, 3, 1, 4, 2)], 4)
-    assert [[row.tokens for row in group] for group in groups] == [[1, 2], [3, 4, 5]]
-    assert micro_batches([], 4) == []
-
-
-def test_processes_share_the_rows_and_come_to_one_number(monkeypatch):
-    """Each of two processes measures its own micro-batches; both get the number of one alone."""
-    import torch
-
-    batches = [(0.1, 3.0), (0.7, 5.0), (0.2, 4.0)]
-    tables = []
-
-    def curve(own, processes):
-        trainer = SimpleNamespace(
-            accelerator=SimpleNamespace(num_processes=processes), args=SimpleNamespace(device="cpu")
-        )
-        shares = [part if place % processes == own else None for place, part in enumerate(batches)]
-        return HeldOutCurve(
-            trainer, Schedule(1, 3, 0.05), shares, lambda _, part: part,
-            steps=9, of_rows=3, folder=None,
-        )  # fmt: skip
-
-    alone = curve(0, 1).measure(1)
-    assert alone == pytest.approx(1.0 / 12)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: tables.append(table.clone()))
-    for own in (0, 1):
-        curve(own, 2).measure(1)
-    together = tables[0] + tables[1]
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: table.copy_(together))
-    assert curve(0, 2).measure(1) == curve(1, 2).measure(1) == alone
+@pytest.mark.parametrize(
+    ("rows", "micro", "processes", "count", "batch"),
+    [(6, 4, 1, 6, 3), (7, 4, 1, 6, 3), (20, 8, 1, 20, 5), (251, 4, 1, 249, 3), (16, 4, 2, 16, 4),
+     (10, 4, 2, 8, 4), (3, 8, 1, 3, 3), (1, 8, 2, 1, 1)],
+)  # fmt: skip
+def test_every_process_has_full_micro_batches(rows, micro, processes, count, batch):
+    """As many of the rows as fill micro-batches of one size, of more than half of those that are
+    trained on: then the mean of their losses is that of the rows.
+    """
+    assert even_count(rows, micro, processes) == count
+    assert even_batch(count // processes, micro) == batch
 
 
 def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
@@ -190,24 +168,10 @@ def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "rm", "orpo"])
-def test_pairs_are_measured_by_their_own_loss_without_a_trace(
-    objective, align, trained_once, monkeypatch
-):
+def test_pairs_are_measured_by_their_own_loss_without_a_trace(objective, align, trained_once):
     """The same holds for the losses of TRL's trainers, whose statistics of the training stay as
-    they were, and none of which waits for another process; DPO and KTO begin with the loss of a
-    model that is its own reference.
+    they were; DPO and KTO begin with the loss of a model that is its own reference.
     """
-    from accelerate import Accelerator
-
-    measure = HeldOutCurve.measure
-
-    def alone(self, step):
-        with monkeypatch.context() as patch:
-            for name in ("gather", "gather_for_metrics"):
-                patch.setattr(Accelerator, name, lambda *_, **__: pytest.fail("waits for others"))
-            return measure(self, step)
-
-    monkeypatch.setattr(HeldOutCurve, "measure", alone)
     job = align(objective, early_stopping=50, job_judge=False)
     import_module(f"trainers.{objective}").train(job)
     plain = trained_once(objective)
@@ -246,17 +210,19 @@ def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
     """`keep: best` goes back to the evaluation with the lowest loss; each evaluation has a line in
     metrics.jsonl, however few steps have one.
     """
+    from trainers.stage.trl_classes import SFT
+
     job = overfit(keep="best", trl={"logging_steps": 7})
     seen = {}
-    measure = HeldOutCurve.measure
+    evaluate = SFT.evaluate
 
-    def remember(self, step):
-        seen[step] = {
-            name: part.detach().clone() for name, part in trained_parameters(self.trainer.model)
+    def remember(self, **keys):
+        seen[self.state.global_step] = {
+            name: part.detach().clone() for name, part in self.model.named_parameters()
         }
-        return measure(self, step)
+        return evaluate(self, **keys)
 
-    monkeypatch.setattr(HeldOutCurve, "measure", remember)
+    monkeypatch.setattr(SFT, "evaluate", remember)
     sft.train(job)
     curve = dict(curve_of(job))
     best = min(curve, key=curve.get)
@@ -268,7 +234,7 @@ def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
     held = read_json(job.output / "result.json")["held_out"]
     assert (held["kept_step"], held["best_step"], held["best_loss"]) == (best, best, curve[best])
     assert held["last_loss"] == curve[20] > curve[best]
-    assert [path.name for path in job.checkpoints.glob("best-*")] == [f"best-{best}.safetensors"]
+    assert f"checkpoint-{best}" in [path.name for path in job.checkpoints.iterdir()]
     assert f"the weights of step {best} are the result" in capsys.readouterr().err
 
 
@@ -312,7 +278,7 @@ def test_a_run_resumes_with_its_best_step_and_its_patience(where, overfit, monke
             patch.setattr(sft.SFT, "save", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 sft.train(killed)
-        monkeypatch.setattr(HeldOutCurve, "measure", lambda *_: pytest.fail("trained again"))
+        monkeypatch.setattr(HeldOutCurve, "add", lambda *_: pytest.fail("trained again"))
     sft.train(killed)
     assert curve_of(killed) == curve_of(whole)
     assert same(weights(killed), weights(whole))
@@ -331,13 +297,9 @@ def test_nothing_to_measure_is_refused_before_the_model_loads(make, monkeypatch)
 
 def test_the_loss_that_balances_experts_is_not_measured():
     """A trainer that adds it while it trains leaves it out of the held-out loss."""
-    from torch.nn import Linear
+    from trainers.stage.trl_trainer import StageTrainer
 
-    trainer = SimpleNamespace(
-        accelerator=SimpleNamespace(), model=Linear(1, 1).train(), aux_loss_enabled=True
-    )
-    with measuring(trainer):
-        assert not trainer.aux_loss_enabled
-        assert not trainer.model.training
+    trainer = SimpleNamespace(aux_loss_enabled=True)
+    trainer.compute_loss = lambda *_: trainer.aux_loss_enabled
+    assert StageTrainer.held_out_loss(trainer, None, {}) is False
     assert trainer.aux_loss_enabled
-    assert trainer.model.training

@@ -83,6 +83,8 @@ class Heard:
         from transformers import TrainerCallback
 
         class Callback(TrainerCallback):
+            store = None  # no checkpoints
+
             def __init__(self):
                 self.lines = []
 
@@ -97,7 +99,7 @@ def built(job, name, *, steps=1):
     """(our trainer for the job, what it logs), with nothing trained yet."""
     loaded = load_stage(job, objective_of(name), Parts(name, shown=False))
     heard = Heard()
-    trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=heard, save=False)
+    trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=heard)
     trainer.own_data = loaded.data
     return trainer, heard.lines
 

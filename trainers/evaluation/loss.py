@@ -62,13 +62,6 @@ def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     return [-total / max(1, row.learned) for total, row in zip(sums, rows, strict=True)]
 
 
-def mean_loss(trainer: Trainer, rows: Sequence[Row]) -> float | None:
-    """Mean loss per learned token over the rows, or None without rows."""
-    return (
-        -sum(answer_log_probs(trainer, rows)) / sum(row.learned for row in rows) if rows else None
-    )
-
-
 def log_prob_sums(model: Model, rows: Sequence[Row], pad_id: int, *, at_once: int) -> list[float]:
     """The sum of the log-probabilities of each row's learned tokens, by a model that evaluates.
 

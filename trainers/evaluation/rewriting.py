@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers.evaluation.generation import TextEvaluator
-from trainers.evaluation.held_out import collated, on_device
 from trainers.evaluation.loss import SAMPLES, Sample, greedy_answers
 from trainers.job.evaluating import measuring_as_trained
 from trainers.rows import IGNORED
@@ -31,7 +30,11 @@ def output_losses(trainer: Any, rows: Sequence[Rewriting]) -> list[float]:
 
 def row_loss_sums(trainer: Any, rows: Sequence[Rewriting]) -> Any:
     """The sum of the losses of all tokens of each row's output: B."""
-    inputs = on_device(trainer, collated(trainer, rewriting_columns(rows)))
+    columns = rewriting_columns(rows)
+    features = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    inputs = trainer.data_collator(features).to(trainer.args.device)
     losses = token_losses(trainer.model, inputs)
     return losses.view(len(rows), -1).sum(1)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from safetensors import SafetensorError
 
-from advisor.ground.errors import MachineNotReady
+from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.files import DISK, ELSEWHERE, Disk, cannot_write
 from trainers.job.files import digest_of, json_value
 
@@ -173,9 +173,7 @@ class CheckpointStore:
                 raise
             raise disk_refused(self.folder, error) from error
 
-    def complete(
-        self, step: int, about: Mapping[str, Any], *, beside: Sequence[str] = ()
-    ) -> Checkpoint:
+    def complete(self, step: int, about: Mapping[str, Any]) -> Checkpoint:
         """Mark the checkpoint as complete, once every process has written its part, and delete
         those that are not needed any more.
 
@@ -183,8 +181,8 @@ class CheckpointStore:
 
         Args:
             step: Optimizer steps (or updates) done.
-            about: What a resumed run shows or needs to know: steps, learning_rate, epoch, ...
-            beside: Files of the stage's checkpoint folder that it needs as well.
+            about: What a resumed run shows or needs to know: steps, learning_rate, epoch, ...;
+                `best_step` names an earlier checkpoint that stays with this one.
         """
         place = self.place(step)
         with self.writing(step):
@@ -199,7 +197,6 @@ class CheckpointStore:
                 "settings": json_value(self.dependencies.settings),
                 "versions": dict(self.versions),
                 "files": {name: self._content(place / name) for name in self.disk.files(place)},
-                "beside": {name: self._content(self.folder / name) for name in beside},
             }
             record["sha256"] = _digest_of_record(record)
             text = json.dumps(record, indent=2, allow_nan=False)
@@ -214,11 +211,13 @@ class CheckpointStore:
         return {"bytes": self.disk.size(path), "sha256": self.disk.digest(path)}
 
     def _delete_older(self, step: int) -> None:
-        """Delete all but the newest complete checkpoints of this run, now that the one of `step` is
-        on the disk.
+        """Delete all but the newest complete checkpoints of this run and those of their best steps,
+        now that the one of `step` is on the disk.
         """
         own = [one for one in self._steps() if one <= step and self._is_own(self.place(one))]
-        kept = {self.place(one).name for one in own[-KEPT:]}
+        newest = own[-KEPT:]
+        best = [self._read(self.place(one)).get("best_step") for one in newest]
+        kept = {f"{PREFIX}{one}" for one in [*newest, *best]}
         for name in self.disk.names(self.folder):
             if name.startswith(PREFIX) and name not in kept:
                 self.disk.discard(self.folder / name)
@@ -229,10 +228,21 @@ class CheckpointStore:
         except (Damaged, OSError):
             return False
 
-    def records(self) -> list[Mapping[str, Any]]:
-        """The records of the complete checkpoints of this run that are there, oldest first."""
-        paths = [self.place(step) for step in self._steps()]
-        return [self._read(path) for path in paths if self._is_own(path)]
+    def verified(self, step: int) -> Path:
+        """The checkpoint of an earlier step, whose weights become the result.
+
+        Raises TrainingFailed if it is not what was written.
+        """
+        path = self.place(step)
+        try:
+            self._verify(path, self._read(path))
+        except (Damaged, OSError) as error:
+            raise TrainingFailed(
+                f"the checkpoint of the best step, {path.name}, {error}",
+                where=str(self.folder),
+                hint="remove this folder, to train the stage again",
+            ) from error
+        return path
 
     # ---------------------------------------------------------------- reading
 
@@ -296,10 +306,14 @@ class CheckpointStore:
         return record
 
     def _verify(self, path: Path, record: Mapping[str, Any]) -> None:
-        """Raise Damaged if a file is not what was written, or is not there."""
-        files = {name: (path / name, known) for name, known in record["files"].items()}
-        files |= {name: (self.folder / name, known) for name, known in record["beside"].items()}
-        faults = [self._fault(name, *one) for name, one in files.items()]
+        """Raise Damaged if a file is not what was written, or is not there, in the checkpoint or in
+        that of its best step.
+        """
+        best = record.get("best_step")
+        if best not in (None, record["step"]):
+            self._verify(self.place(best), self._read(self.place(best)))
+        files = record["files"].items()
+        faults = [self._fault(name, path / name, known) for name, known in files]
         if found := [fault for fault in faults if fault]:
             more = f", and {len(found) - SHOWN_FILES} more" if len(found) > SHOWN_FILES else ""
             raise Damaged(f"is damaged ({', '.join(found[:SHOWN_FILES])}{more})")

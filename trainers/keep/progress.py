@@ -62,11 +62,11 @@ class RunCallback(TrainerCallback):
         self.last_s = self.save_began_s = 0.0
         self.stopped_at: int | None = None  # the step after which it was asked to stop
         self.wait: Wait | None = None  # for the steps
-        self.parts: Wait | None = None  # for the micro-batches of one step
+        self.parts: Wait | None = None  # for the micro-batches of one step, or of held-out rows
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
-        self.curve: HeldOutCurve | None = None  # likewise; None: nothing is measured on the way
+        self.curve: HeldOutCurve | None = None  # None: nothing is measured on the way
+        self.line: dict[str, Any] | None = None  # of a step whose held-out loss is being measured
         self.trackers: Trackers | None = None  # likewise; None: there are none
-        self.held_out: dict[int, float] = {}  # step -> held-out loss
         self.held_out_s = 0.0
         self.losses: list[float] = []
         self.step_times_s: list[float] = []
@@ -95,23 +95,14 @@ class RunCallback(TrainerCallback):
             self.parts()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure and save what is due, and stop if any process was asked to. Log what was
-        measured, what is saved, and the last step, whatever the distance between two lines.
+        """Measure and save what is due, and stop if any process was asked to. Log what is measured,
+        what is saved, and the last step, whatever the distance between two lines.
         """
-        if self.parts is not None:
-            board.close(self.parts)
-            self.parts = None
+        self._close_parts()
         if self.wait is not None:
             self.wait.done = state.global_step
-        if self.curve is not None and self.curve.is_due(state.global_step):
-            began_s = time.monotonic()
-            self.held_out[state.global_step] = self.curve.measure(state.global_step)
-            control.should_log = True  # so that the step has a line in metrics.jsonl
-            if self.curve.stopped:
-                control.should_training_stop = True
-            took_s = time.monotonic() - began_s
-            self.held_out_s += took_s
-            self.last_s += took_s  # measuring is not part of a step's time
+        if self._measures(state.global_step):
+            control.should_evaluate = control.should_log = True
         if self.saves is not None:
             self._decide(state.global_step, control, self.saves)
         if (
@@ -127,8 +118,15 @@ class RunCallback(TrainerCallback):
         """Whether the step's line must hold its own loss alone: the first, the last, and one whose
         held-out loss is measured, which may be the last. The step before it then has a line, too.
         """
-        is_measured = self.curve is not None and self.curve.is_due(step)
-        return step == self.first_step + 1 or step >= self.steps or is_measured
+        return step == self.first_step + 1 or step >= self.steps or self._measures(step)
+
+    def _measures(self, step: int) -> bool:
+        return self.curve is not None and self.curve.is_due(step)
+
+    def _close_parts(self) -> None:
+        if self.parts is not None:
+            board.close(self.parts)
+            self.parts = None
 
     def _decide(self, step: int, control: Any, saves: SaveClock) -> None:
         """Save and stop in all processes or in none."""
@@ -165,48 +163,32 @@ class RunCallback(TrainerCallback):
         per_s = tokens / max(now - self.last_s, 1e-9)
         self.last_s, self.last_step = now, state.global_step
         self.save_began_s = now  # the GPU has done its work, which saving would have waited for
-        memory = self.memory.peak_bytes()
-        held_out = self.held_out.get(state.global_step)
-        self._write(
-            {
-                "stage": self.job.stage.name,
-                "task": self.job.task,
-                "step": state.global_step,
-                "steps": self.steps,
-                "loss": loss,
-                **({"holdout_loss": held_out} if held_out is not None else {}),
-                "learning_rate": rate,
-                "grad_norm": norm,
-                "tokens_per_s": round(per_s, 1),
-                "elapsed_s": round(self.earlier_s + now - self.began_s, 3),
-                "memory_bytes": memory,
-                **{metric_name(key): logs[key] for key in self.logged if key in logs},
-            }
+        line = {
+            "stage": self.job.stage.name,
+            "task": self.job.task,
+            "step": state.global_step,
+            "steps": self.steps,
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens_per_s": round(per_s, 1),
+            "memory_bytes": self.memory.peak_bytes(),
+            **{metric_name(key): logs[key] for key in self.logged if key in logs},
+        }
+        own = [key for key in self.logged if logs.get(key) is not None][:SHOWN]
+        self.shown_numbers = "".join(
+            f", {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}" for key in own
         )
-        left_s = (
-            (self.steps - state.global_step)
-            * (now - self.began_s)
-            / max(state.global_step - self.first_step, 1)
-        )
-        if self.wait is not None:
-            own = "".join(
-                f", {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}"
-                for key in [key for key in self.logged if logs.get(key) is not None][:SHOWN]
-            )
-            self.wait.at(
-                state.global_step,
-                text=f"loss {loss:.3f}{self._last_held_out()}{own}, {per_s:,.0f} tokens/s",
-                left_s=left_s,
-            )
-            if state.global_step >= self.steps:
-                board.say_now()
-            elif held_out is not None or state.global_step == self.first_step + 1:
-                board.say_in_log()
         # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered,
         # so only the loss counts.
-        if not math.isfinite(loss) or (
+        is_lost = not math.isfinite(loss) or (
             norm is not None and not math.isfinite(norm) and not args.fp16
-        ):
+        )
+        if control.should_evaluate and not is_lost:
+            self.line = line
+            return
+        self._finish(line)
+        if is_lost:
             what = (
                 f"the loss became {loss}"
                 if not math.isfinite(loss)
@@ -225,6 +207,50 @@ class RunCallback(TrainerCallback):
                 ),
             )
 
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if self.shown and self.parts is None:
+            total = len(eval_dataloader)
+            self.parts = board.open("held-out loss", total=total, unit="micro-batches")
+        if self.parts is not None:
+            self.parts()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
+    ) -> None:
+        """Note the held-out loss; save what became the best, and where the run ends."""
+        self._close_parts()
+        if self.curve is None or self.line is None:
+            return
+        took_s = time.monotonic() - self.last_s
+        is_best = self.curve.add(state.global_step, metrics["eval_loss"], took_s)
+        control.should_training_stop |= self.curve.stopped
+        control.should_save |= self.curve.stopped or (is_best and self.curve.keeps_best)
+        self.held_out_s += took_s
+        self.last_s = self.save_began_s = time.monotonic()  # no part of a step's time
+        self._finish(self.line | {"holdout_loss": metrics["eval_loss"]})
+        self.line = None
+
+    def _finish(self, line: dict[str, Any]) -> None:
+        """Write the line of a step and show it."""
+        step = line["step"]
+        elapsed_s = time.monotonic() - self.began_s
+        self._write(line | {"elapsed_s": round(self.earlier_s + elapsed_s, 3)})
+        if self.wait is None:
+            return
+        done = max(step - self.first_step, 1)
+        self.wait.at(
+            step,
+            text=f"loss {line['loss']:.3f}{self._last_held_out()}{self.shown_numbers},"
+            f" {line['tokens_per_s']:,.0f} tokens/s",
+            left_s=(self.steps - step) * elapsed_s / done,
+        )
+        if step >= self.steps:
+            board.say_now()
+        elif "holdout_loss" in line or step == self.first_step + 1:
+            board.say_in_log()
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         wait_for_all()  # each process writes its random state into the checkpoint
         if state.is_world_process_zero and self.store is not None:
@@ -236,16 +262,11 @@ class RunCallback(TrainerCallback):
                 ),
                 0.0,
             )
-            about = {
-                "steps": self.steps,
-                "learning_rate": rate,
-                "epoch": state.epoch or 0.0,
-                **({"held_out": self.curve.state()} if self.curve is not None else {}),
-            }
-            beside = self.curve.files() if self.curve is not None else []
-            self.store.complete(state.global_step, about, beside=beside)
+            about = {"steps": self.steps, "learning_rate": rate, "epoch": state.epoch or 0.0}
             if self.curve is not None:
-                self.curve.keep_for(self.store.records())
+                best = self.curve.kept_step if self.curve.keeps_best else None
+                about |= {"held_out": self.curve.measured, "best_step": best}
+            self.store.complete(state.global_step, about)
         self.last_s = time.monotonic()  # saving is not part of a step's time
         if self.saves is not None:
             self.saves.saved(self.last_s - self.save_began_s)
@@ -267,11 +288,11 @@ class RunCallback(TrainerCallback):
             self.trackers.close()
 
     def _last_held_out(self) -> str:
-        if not self.held_out:
+        if self.curve is None or not self.curve.measured:
             return ""
-        step, loss = max(self.held_out.items())
-        at = "" if step == self.last_step else f" (step {step})"
-        return f", held-out {loss:.3f}{at}"
+        last = self.curve.measured[-1]
+        at = "" if last.step == self.last_step else f" (step {last.step})"
+        return f", held-out {math.nan if last.loss is None else last.loss:.3f}{at}"
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.writes:

@@ -10,7 +10,9 @@ from functools import partial
 from typing import Any
 
 from trainers.job.job import JUDGE, Job
+from trainers.job.machine import process_count
 from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.held_out_curve import asks_for_curve, even_batch, make_curve
 from trainers.keep.resuming import dependencies, open_store
 from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened
@@ -60,7 +62,12 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     callback = RunCallback(
         job, steps=steps, memory=loaded.memory, store=store, logged=objective.logged
     )  # fmt: skip
-    trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=callback)
+    if objective.measures_loss and (job.judge or asks_for_curve(job)) and job.part != JUDGE:
+        callback.curve = make_curve(job, data.holdout, loaded.sequences, steps=steps)
+    trainer = build_trainer(
+        loaded, loaded.sequences, steps=steps, callback=callback,
+        held_out=callback.curve.rows if callback.curve is not None else (),
+    )  # fmt: skip
     if trainer.orders_rows:
         trainer.batches = Batches.of(job, loaded.sequences, processes=processes)
         if job.part != JUDGE:
@@ -76,7 +83,7 @@ def build_trainer(
     *,
     steps: int,
     callback: Any,
-    save: bool = True,
+    held_out: Sequence[Any] = (),
 ) -> Any:
     """The objective's trainer, with our callback alone.
 
@@ -84,7 +91,7 @@ def build_trainer(
         sequences: Those of the stage, or what a dry run takes of them.
         steps: Optimizer steps.
         callback: A RunCallback.
-        save: Write checkpoints.
+        held_out: The rows that are evaluated on while it trains.
     """
     from transformers import PrinterCallback
     from transformers.trainer_callback import ProgressCallback
@@ -96,8 +103,11 @@ def build_trainer(
     update, stage, options = loaded.opened.update, loaded.job.stage, loaded.job.options
     arguments = settings.training_arguments(job, loaded.opened.device, steps=steps)
     arguments |= sharding_arguments(job, model)
-    if not save:
-        arguments["save_strategy"] = "no"
+    arguments["save_strategy"] = "no" if callback.store is None else "steps"
+    if held_out:
+        arguments["per_device_eval_batch_size"] = even_batch(
+            len(held_out) // process_count(), stage.micro_batch_size
+        )
     continues = hasattr(model, "peft_config")
     # A prefix asks the model for the shape of its keys, and starts from some of them.
     asked = partial(update.peft_config, stage, options, model)
@@ -115,6 +125,7 @@ def build_trainer(
                 tokenizer=loaded.tokenizer,
                 peft_config=peft_config,
                 sequences=sequences,
+                held_out=held_out,
                 arguments={**arguments, **balance.arguments},
             )
         )

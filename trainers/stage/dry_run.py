@@ -36,13 +36,17 @@ def measure(loaded: LoadedStage) -> None:
     short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
     shortened = replace(loaded, opened=replace(loaded.opened, job=short))
     rows = batch * micro_batches * STEPS * processes
-    trainer = build_trainer(shortened, rows, steps=STEPS, callback=watch, save=False)
+    measures = loaded.objective.measures_loss
+    evaluated = [group[0] for group in batch] if measures else []
+    trainer = build_trainer(
+        shortened, rows, steps=STEPS, callback=watch, held_out=evaluated * processes
+    )
     try:
         trainer.train()
     finally:
         watch.close()
     training_bytes = memory.peak_bytes()
-    evaluation_loss = loaded.objective.evaluation_loss(trainer, [group[0] for group in batch])
+    evaluation_loss = loaded.objective.evaluation_loss(trainer, evaluated)
     if not shown:
         return
     step_s = watch.step_times_s[-1]

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 from advisor.ground.errors import Fault
 from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation import Evaluator, Subject
-from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer, Trainer
@@ -54,6 +53,7 @@ class Build(Generic[Item]):
     # model comes with the module of an earlier stage.
     peft_config: Any
     sequences: Sequence[Sequence[Item]]  # of `Objective.sequences`, or a part of them
+    held_out: Sequence[Item] = ()  # rows that the trainer evaluates on, in full micro-batches
     arguments: Mapping[str, Any]  # for the config class: what every objective has in common
 
     @property
@@ -166,6 +166,9 @@ class Objective(Generic[Item]):
             "processing_class": build.tokenizer,
             "dropout": build.dropout,
         }
+        if build.held_out:
+            alone = replace(build, sequences=Groups(build.held_out))
+            common["eval_dataset"] = self.dataset(alone)
         trainer: Trainer = self.trainer_class()(**common | self.trainer_parts(build, config))
         return trainer
 
@@ -182,20 +185,11 @@ class Objective(Generic[Item]):
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Item]) -> float | None:
         """The loss of one evaluation batch, for a dry run to measure its memory; None if this
         objective has none.
-        """
-        return None
 
-    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Item]) -> Any:
-        """A micro-batch of held-out rows as `held_out_loss` takes it. Called before training."""
-        return collated(trainer, self.columns(rows)), len(rows)
-
-    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
-        """(the sum of the losses of a micro-batch, how many were added up): the loss that is
-        trained on, on rows that are not. It must leave no trace in the training, and wait for no
-        other process. Called only if `measures_loss`.
+        Args:
+            rows: On which the trainer evaluates.
         """
-        batch, count = inputs
-        return trainer_loss(trainer, batch) * count, count
+        return trainer.evaluate()["eval_loss"] if self.measures_loss else None
 
     def save(
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
@@ -244,7 +238,3 @@ class WithHead(Objective[Item]):
         if build.peft_config is None:
             return {}
         return {"model": get_peft_model(build.model, build.peft_config)}
-
-    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Item]) -> Any:
-        """The rows: `held_out_loss` batches them."""
-        return rows

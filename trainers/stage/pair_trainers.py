@@ -39,6 +39,10 @@ class PairTrainer(StageTrainer):
 class ORPO(PairTrainer, ORPOTrainer):
     """Learns the chosen answers, and to prefer them."""
 
+    prediction_step = ORPOTrainer.prediction_step  # `compute_loss` counts among the training's
+
 
 class CPO(PairTrainer, CPOTrainer):
     """Learns that the chosen answer wins by a margin (SimPO)."""
+
+    prediction_step = CPOTrainer.prediction_step

@@ -11,16 +11,16 @@ from advisor.ground.progress import waiting
 from advisor.record.run import RUNNING, StageResult
 from advisor.record.stage import Check, Measured
 from trainers.job.job import TRAIN as TRAIN_ALONE
-from trainers.job.job import Job, label
+from trainers.job.job import Job
 from trainers.job.machine import MemoryMeter, is_main_process
 from trainers.job.process import SAVING, TRAINING
 from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import Checkpoint
-from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, asks_for_curve, make_curve
+from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
 from trainers.keep.records import launch_record, resolved_settings
 from trainers.keep.resuming import resume_metrics
 from trainers.keep.trackers import Trackers
-from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, say, tell
+from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, tell
 from trainers.stage.build import BuiltStage
 from trainers.step.make_optimizer import rounding_warning
 from trainers.step.token_counting import Tokens
@@ -42,13 +42,14 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
 
     Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
     """
+    from trainers.keep.checkpoints import load_weights
+
     job, trainer, callback = built.job, built.trainer, built.callback
     loaded = built.loaded
-    curve = held_out_curve(built)
-    if curve is not None:
-        curve.resume(resume.record.get("held_out") if resume is not None else None)
-        curve.keep_for(built.store.records())
-        callback.curve = curve
+    curve: HeldOutCurve | None = callback.curve
+    say_curve(built, curve)
+    if curve is not None and resume is not None:
+        curve.measured = [HeldOutLoss(*one) for one in resume.record.get("held_out", ())]
     if is_main_process():
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
         callback.trackers = Trackers(job)
@@ -61,7 +62,9 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
     loaded.parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
     job.enter(SAVING)
     if curve is not None:
-        curve.load_best(trainer.model)
+        if curve.kept_step != curve.last_step:
+            assert curve.kept_step is not None
+            load_weights(trainer, built.store.verified(curve.kept_step))
         for line in curve.record().sentences():
             tell(job, line)
     resolved = replace(
@@ -114,30 +117,13 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
     built.job.process.stop.end_if_asked(callback.stopped_at, built.steps)
 
 
-def held_out_curve(built: BuiltStage) -> HeldOutCurve | None:
-    """What measures the held-out loss while the stage trains; None if nothing is measured. Says
-    what it will measure.
-    """
+def say_curve(built: BuiltStage, curve: HeldOutCurve | None) -> None:
+    """Say what will be measured while the stage trains, or why nothing is."""
     job, loaded = built.job, built.loaded
-    objective, holdout = loaded.objective, loaded.data.holdout
-    if not objective.measures_loss or not (job.judge or asks_for_curve(job)):
-        return None
-    shown = is_main_process()
-    curve = make_curve(
-        job,
-        built.trainer,
-        holdout,
-        loaded.sequences,
-        steps=built.steps,
-        inputs=objective.held_out_inputs,
-        loss=objective.held_out_loss,
-        writes=shown,
-    )
-    if shown and curve is not None:
-        say(f"{label(job)}: {curve.describe()}")
-    elif shown and holdout:
-        say(f"{label(job)}: held-out loss is measured before and after training alone: {SHORT_RUN}")
-    return curve
+    if curve is not None:
+        tell(job, curve.describe())
+    elif loaded.objective.measures_loss and loaded.data.holdout and job.judge:
+        tell(job, f"held-out loss is measured before and after training alone: {SHORT_RUN}")
 
 
 def plain_model(trainer: Trainer) -> Any:

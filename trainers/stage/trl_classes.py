@@ -29,6 +29,8 @@ class SFT(StageTrainer, SFTTrainer):
     is needed here: the loss and its gradients are the same, and the step is faster.
     """
 
+    first_label = 1  # what no token stands before is not predicted
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         add_hidden_call(
@@ -127,6 +129,8 @@ class Seq2Seq(StageTrainer):
     """Learns to write the output of an input: a mean over the tokens of an optimizer step, however
     it is divided into micro-batches.
     """
+
+    first_label = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

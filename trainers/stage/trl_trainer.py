@@ -18,9 +18,11 @@ from transformers import Trainer
 
 from advisor.methods import update
 from trainers.job.job import Job
+from trainers.job.random_states import random_states, restore_random_states
 from trainers.job.types import Model
 from trainers.keep.checkpoints import SafeCheckpoints
 from trainers.rows.batches import Batches, Rounds, RowOrder
+from trainers.rows.row import IGNORED
 from trainers.step.sharding import divided_copy
 from trainers.step.token_counting import Tokens, learned_in, read_in, token_columns
 from trainers.step.trained_dtype import float32_weights, train_in_float32
@@ -35,6 +37,9 @@ class StageTrainer(SafeCheckpoints, Trainer):
 
     batches: Batches | None = None  # the order of the rows, set before the training
     orders_rows = True  # False: TRL's own order stays (KTO's pairs of rows, answers of GRPO)
+    # The first label of a row that counts, where the loss is a mean over learned tokens; None: it
+    # is one over rows.
+    first_label: int | None = None
 
     def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
         before = float32_weights(kwargs["model"])
@@ -130,6 +135,41 @@ class StageTrainer(SafeCheckpoints, Trainer):
         count = int(self._tokens_seen) * int(self.accelerator.num_processes)
         self._tokens_seen = 0
         return count
+
+    # ---------------------------------------------------------------- held-out rows
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of the held-out rows, in full micro-batches. Random numbers stay as they are."""
+        states = random_states()
+        if self.first_label is not None:
+            places = range(len(self.eval_dataset))
+            labels = [self.eval_dataset[row]["labels"][self.first_label :] for row in places]
+            learned = sum(one != IGNORED for row in labels for one in row)
+            self._learned_per_row = learned / len(labels)
+        found = super().evaluate(*args, **kwargs)
+        restore_random_states(states)
+        return found
+
+    def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        """(the loss of a micro-batch, None, None): a mean over rows or, weighed by them, tokens."""
+        weight: Any = 1.0
+        if self.first_label is not None:
+            learned = (inputs["labels"][:, self.first_label :] != IGNORED).sum()
+            weight = learned / (self.args.eval_batch_size * self._learned_per_row)
+        with torch.no_grad():
+            loss = self.held_out_loss(model, inputs)
+        return loss.detach() * weight, None, None
+
+    def held_out_loss(self, model: Any, inputs: Any) -> Any:
+        """The loss that is trained on, without the one that balances experts: that says nothing of
+        the answers.
+        """
+        balances = getattr(self, "aux_loss_enabled", False)
+        self.aux_loss_enabled = False
+        try:
+            return self.compute_loss(model, inputs)
+        finally:
+            self.aux_loss_enabled = balances
 
     # ---------------------------------------------------------------- what is not wanted
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import re
-import sys
 import traceback
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,7 +19,6 @@ from advisor.record.run import ADJUSTED
 from advisor.record.smaller import valid_adjustments
 from advisor.record.stage import Adjusted
 from trainers.job.job import Job
-from trainers.job.machine import process_count
 from trainers.say.progress import tell
 
 # What torch, its libraries and the system say, in lower case.
@@ -90,28 +87,6 @@ def give_back_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def in_halves(rows: Sequence[Item], measure: Callable[[Sequence[Item]], Found]) -> list[Found]:
-    """What is measured of all rows at once; if they do not fit, of each half of them, and so on.
-
-    For what needs no gradients: nothing has to be undone. One process of several, which others may
-    wait for, cannot do a forward pass again by itself: the error then ends the attempt.
-    """
-    try:
-        return [measure(rows)]
-    except Exception as error:
-        if len(rows) < 2 or process_count() > 1 or not is_out_of_memory(error):
-            raise
-        let_go(error)
-    give_back_memory()
-    middle = (len(rows) + 1) // 2
-    print(
-        f"out of memory: {len(rows)} rows are too many to look at at once, now {middle}",
-        file=sys.stderr,
-        flush=True,
-    )
-    return [*in_halves(rows[:middle], measure), *in_halves(rows[middle:], measure)]
 
 
 # --------------------------------------------------------------------------- a smaller micro-batch

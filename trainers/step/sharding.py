@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -315,31 +315,3 @@ def whole_weights(model: Model, *, trained_only: bool) -> Mapping[str, Any]:
             seen[id(one)] = value.cpu() if is_main_process() else None
         found[name] = seen[id(one)]
     return found if is_main_process() else {}
-
-
-def whole_parameters(parameters: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Name -> value of parameters, whole and on the host, in the main process; {} in the others.
-    Call it in all of them.
-    """
-    found = {}
-    for name, parameter in parameters:
-        value = whole(parameter.detach())
-        if is_main_process():
-            found[name] = value.cpu()
-    return found
-
-
-def put_whole(parameter: Any, value: Any) -> None:
-    """Give a parameter, or the part of it that this process holds, the whole value that every
-    process has.
-    """
-    import torch
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    with torch.no_grad():
-        if isinstance(parameter, DTensor):
-            device = torch.device(parameter.device_mesh.device_type)
-            value = distribute_tensor(
-                value.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
-            )
-        parameter.copy_(value)

@@ -229,6 +229,10 @@ class Distilling(SFT):
         finally:
             model.train(was_training)
 
+    def held_out_loss(self, model: Any, inputs: Any) -> Any:
+        with self.accelerator.autocast():
+            return self.distances(model, inputs)[0].mean()
+
     def row_distances(self, inputs: Mapping[str, Any]) -> Any:
         """The divergence at each learned token of rows that are not trained on: N."""
         with evaluating(self.model):
