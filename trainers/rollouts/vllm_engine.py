@@ -3,8 +3,7 @@
 A LoRA is written as an adapter, under a new name each time, so that no cache of the server holds
 anything of the last one; a model that is trained whole is written whole and reloaded. Both travel
 as safetensors in a folder that only this user can read: in memory if the server is on this machine.
-The importance weights that correct for the server's other arithmetic are the trainers' part, the
-addresses of the server are in advisor/plan/vllm.py.
+Its addresses are in advisor/plan/vllm.py; trainers correct for its other arithmetic.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ from trainers.step.sharding import is_divided, whole_weights
 REQUESTS = 32  # at the same time; each has its share of the prompts
 ADAPTER = "default"  # PEFT's name of the policy's module
 WAIT_BETWEEN_S = 0.5
+PREFIX = "advise-weights-"  # of a folder
 
 
 class OpenServer(NamedTuple):
@@ -68,20 +68,16 @@ def open_rollouts(job: Job) -> OpenServer | None:
     """
     if not asks_server(job.stage) or job.part == JUDGE:
         return None
-    notes = ["the dry run generates in its own process and asks no server"]
-    server = None
-    if not job.dry_run:
-        needs = server_needs(job.stage, job.options, model=job.whole_model(job.start))
-        timeout_s = (job.plan.launch.vllm or VLLMServer()).timeout_s
-        client = VLLMClient.at(server_url(job.plan, os.environ), timeout_s)
-        server, note = open_server(client, needs, stage=job.stage.name)
-        notes = [note]
-        if job.stage.quantization is not None:
-            notes.append(
-                "the server's base is not quantised: importance weights correct for the difference"
-            )
-    for note in notes:
-        tell(job, note)
+    if job.dry_run:
+        tell(job, "the dry run generates in its own process and asks no server")
+        return None
+    needs = server_needs(job.stage, job.options, model=job.whole_model(job.start))
+    timeout_s = (job.plan.launch.vllm or VLLMServer()).timeout_s
+    client = VLLMClient.at(server_url(job.plan, os.environ), timeout_s)
+    server, note = open_server(client, needs, stage=job.stage.name)
+    tell(job, note)
+    if job.stage.quantization is not None:
+        tell(job, "the server's base is not quantised: importance weights correct for it")
     return server
 
 
@@ -161,15 +157,13 @@ class VLLMEngine:
         self.version += 1
         # The same in all processes; the run's own, should others use the server.
         run = hashlib.sha256(f"{self.run} {self.stage}".encode()).hexdigest()[:8]
-        name = f"advise-{run}-{self.version}"
+        name, is_adapter = f"advise-{run}-{self.version}", self.sends == "adapter"
         with self.policy() as model:
-            whole = None
-            if is_divided(model):
-                whole = whole_weights(model, trained_only=self.sends == "adapter")
+            whole = whole_weights(model, trained_only=is_adapter) if is_divided(model) else None
             if is_main_process():
                 self._send(name, self._written(model, whole))
         wait_for_all()
-        if self.sends == "adapter":
+        if is_adapter:
             self.model = name
 
     def _written(self, model: Any, whole: Mapping[str, Any] | None) -> Path:
@@ -177,9 +171,7 @@ class VLLMEngine:
         problem: OSError | None = None
         for place in folders_for_weights(self.client.url, self.run):
             try:
-                made = TemporaryDirectory(
-                    prefix="advise-weights-", dir=place, ignore_cleanup_errors=True
-                )
+                made = TemporaryDirectory(None, PREFIX, place, ignore_cleanup_errors=True)
                 self.folders.append(made)
                 folder = Path(made.name)
                 (write_adapter if self.sends == "adapter" else write_weights)(model, folder, whole)
