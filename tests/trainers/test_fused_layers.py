@@ -99,8 +99,25 @@ def test_fused_layers_that_give_the_same_numbers_stay(model, make, liger, capsys
     assert "kernels: liger, which gives the numbers" in capsys.readouterr().err
     assert modeling_llama.LlamaRMSNorm is before["LlamaRMSNorm"]
     assert modeling_llama.apply_rotary_pos_emb is not before["apply_rotary_pos_emb"]
-    fuse_layers(model, make(), CPU)  # another stage, without kernels
-    assert modeling_llama.apply_rotary_pos_emb is before["apply_rotary_pos_emb"]
+
+
+def test_a_second_model_leaves_the_kernels_of_the_first_alone(model, make, liger):
+    """A teacher or reward model that loads after the policy, without kernels or with some that do
+    not fit: the function that the policy's layers look up stays replaced.
+    """
+    from transformers.models.llama import modeling_llama
+
+    plain = modeling_llama.apply_rotary_pos_emb
+    liger(norm)
+    fuse_layers(model, make(kernels="liger"), CPU)
+    replaced = modeling_llama.apply_rotary_pos_emb
+    assert replaced is not plain
+    second = copy.deepcopy(model)
+    fuse_layers(second, make(), CPU)
+    assert modeling_llama.apply_rotary_pos_emb is replaced
+    liger(norm_off_by_one)
+    fuse_layers(second, make(kernels="liger"), CPU)
+    assert modeling_llama.apply_rotary_pos_emb is not plain
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -50,9 +50,9 @@ AWAY = 2**-6  # gradients from above: small enough that those of norms stay with
 
 def fuse_layers(model: Model, job: Job, device: Device) -> None:
     """Put the stage's fused kernels into a freshly loaded model, if they give its numbers; else
-    leave it as it was, and say why.
+    leave it as it was, and say why. Those of a model that was loaded before, such as the policy
+    beside its reward model, stay.
     """
-    restore_functions()
     word = job.stage.kernels
     if word == "none" or (word == AUTO and device.type != "cuda" and not triton_is_interpreted()):
         return
@@ -142,11 +142,10 @@ PUT_IN: Mapping[str, Callable[[Any], None]] = {LIGER: put_in_liger, "hub": put_i
 _functions: dict[tuple[str, str], Any] = {}  # (module, name) -> the function before it was replaced
 
 
-def restore_functions() -> None:
-    """Undo what earlier kernels replaced for all models of an architecture."""
-    for (name, key), old in _functions.items():
-        setattr(sys.modules[name], key, old)
-    _functions.clear()
+def restore_functions(keep: Collection[tuple[str, str]] = ()) -> None:
+    """Undo what kernels replaced for all models of an architecture, but for these functions."""
+    for name, key in _functions.keys() - set(keep):
+        setattr(sys.modules[name], key, _functions.pop((name, key)))
 
 
 def _architectures() -> dict[str, Any]:
@@ -193,13 +192,14 @@ class _Outcome:
 def _undone_on_failure(model: Model) -> Iterator[_Outcome]:
     """Give every module of the model the attributes that it had, if a reason is noted."""
     before = [(module, dict(module.__dict__)) for module in model.modules()]
+    in_use = set(_functions)
     outcome = _Outcome()
     yield outcome
     if outcome.reason:
         for module, attributes in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-        restore_functions()
+        restore_functions(keep=in_use)
 
 
 class Call(NamedTuple):
