@@ -6,8 +6,8 @@ generation.py    a model that writes
 pairs.py         preference training
 rewards.py       training by reward
 reward_model.py  a reward model
-cross_task.py    every task's module on every task's rows
-saved_result.py  whether the saved result is the trained model
+rewriting.py     a sequence-to-sequence model
+saved_result.py  whether the saved result is the trained model; plain_lora.py without PEFT
 """
 
 from __future__ import annotations
