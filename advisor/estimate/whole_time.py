@@ -37,7 +37,7 @@ HELD_BY = ("catalogue", "hub", "suggested")  # where a model comes from that may
 HELD_OUT_ROWS, SAMPLES, GENERAL = 64, 16, 24
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4  # where max_steps stops the stage
 PROMPTS, TRIAL_PROMPTS = 32, 4  # of a stage that learns from its own answers
-LONGEST_SAMPLE, GENERATION_S = 128, 45.0
+LONGEST_SAMPLE, GENERATION_S, FEWEST_TOGETHER = 128, 45.0, 4
 GENERAL_TOKENS = 60  # assumed: a general prompt with its answer and a chat template
 PROBES = 4  # forward passes that compare the saved result with the trained one and the base
 # Passes over what is saved: written, read for its SHA-256, and loaded again.
@@ -145,7 +145,8 @@ def _measuring_s(run: Run, machine: Machine, evaluated: EvaluationRows, *, tuned
         length = float(run.options.get("response_tokens") or answer)
     # As many together as have the tokens of a micro-batch.
     budget = run.stage.micro_batch_size * run.stage.seq_len
-    at_once = max(1, min(count, int(budget // (evaluated.row_tokens + limit))))
+    fitting = max(FEWEST_TOGETHER, int(budget // (evaluated.row_tokens + limit)))
+    at_once = max(1, min(count, fitting))
     _, token_s = inference_s(run, machine, tokens=evaluated.row_tokens, at_once=at_once)
     batch_s = length * token_s
     writing = -(-count // at_once) * batch_s

@@ -170,7 +170,7 @@ def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
     with pytest.raises(InputError, match=told):
         templater.render((Message("user", "Hello"),))
     with pytest.raises(InputError, match=told):
-        templater._tagged_spans((Message("user", "Hello"),), (), "Hello")
+        templater.chat((Message("user", "Hello"), Message("assistant", "Hi")))
 
 
 @pytest.mark.train

@@ -111,6 +111,7 @@ def test_the_numbers_are_those_of_the_trainers():
     assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
     assert (module.SAMPLES, module.LONGEST_SAMPLE) == (loss.SAMPLES, loss.LONGEST_SAMPLE)
     assert module.GENERATION_S == generation.GENERATION_S
+    assert module.FEWEST_TOGETHER == generation.FEWEST_TOGETHER
     assert len(generation.GENERAL.read_text().splitlines()) == module.GENERAL
     assert (module.TIMES_MEASURED, module.MOST_ROWS, module.LARGEST_SHARE) == (
         held_out_curve.MOST_TIMES, held_out_curve.MOST_ROWS, held_out_curve.LARGEST_SHARE,

@@ -45,6 +45,7 @@ from trainers.rows.row import LeftOut
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
+FEWEST_TOGETHER = 4  # sample answers
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4
 
 
@@ -119,10 +120,12 @@ class TextEvaluator:
         )
 
     def answers_at_once(self) -> int:
-        """As many as have the tokens of a micro-batch, if all are as long as the longest."""
+        """As many as have the tokens of a micro-batch, if all are as long as the longest, and
+        FEWEST_TOGETHER at least: they hold no gradients.
+        """
         stage = self.job.stage
         longest = max((len(row.input_ids) for row in self.prompts), default=0) + self.limit
-        return max(1, stage.micro_batch_size * stage.seq_len // longest)
+        return max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
 
     def own_prompts(self, rows: Sequence[Row]) -> list[Row]:
         """The rows whose prompts are answered."""

@@ -37,9 +37,13 @@ def measure(loaded: LoadedStage) -> None:
     shortened = replace(loaded, opened=replace(loaded.opened, job=short))
     rows = batch * micro_batches * STEPS * processes
     measures = loaded.objective.measures_loss
-    evaluated = [group[0] for group in batch] if measures else []
+    evaluated = [group[0] for group in batch]
     trainer = build_trainer(
-        shortened, rows, steps=STEPS, callback=watch, held_out=evaluated * processes
+        shortened,
+        rows,
+        steps=STEPS,
+        callback=watch,
+        held_out=evaluated * processes if measures else [],
     )
     try:
         trainer.train()
