@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "upstream.md").read_text("utf-8")
 ROW = re.compile(r"^\| `([\w.]+)` \| `([\w./]+)` \| (.+?) \| `([\w./]+)::(\w+)` \|$", re.MULTILINE)
 NAMES = {name: Path(where) for name, where, *_ in ROW.findall(PAGE)}
+MOST = 60  # names: each may cost us a release
 LIBRARIES = ("transformers", "accelerate", "trl", "peft", "bitsandbytes", "torch")
 OUR_CODE = ("trainers", "advisor/peft_adapter")
 
@@ -51,7 +52,7 @@ def listed_methods():
 def test_every_row_names_a_file_and_a_test():
     """Each row of the page is complete: our file names the attribute, the test is there."""
     rows = ROW.findall(PAGE)
-    assert len(rows) == len(NAMES) > 40
+    assert 40 < len(rows) == len(NAMES) <= MOST
     assert len(rows) == len(re.findall(r"^\| `", PAGE, re.MULTILINE))
     for name, where, _, test_file, test in rows:
         last = name.rpartition(".")[2]

@@ -94,7 +94,6 @@ def build_trainer(
         held_out: The rows that are evaluated on while it trains.
     """
     from transformers import PrinterCallback
-    from transformers.trainer_callback import ProgressCallback
 
     from trainers.start.compiling import compile_said
     from trainers.start.loading import unquantised_parameters
@@ -144,7 +143,6 @@ def build_trainer(
         tell(job, by_the_reader(job, start))
     trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
     callback.trainer = trainer
     tell(job, put_own(trainer, stage))
     if stage.compile:
