@@ -73,8 +73,6 @@ def train_all(given: argparse.Namespace, process: Process) -> int:
             recipe.train(job)
     except KeyboardInterrupt:
         return record_failure(job, Stopped(f"stopped {process.stop.costs}", hint=RESUMES))
-    except OutOfMemory as error:  # in the smallest parts, too
-        return record_failure(job, out_of_memory(error.args[0].partition(": ")[2], job))
     except AdviseError as error:
         return record_failure(job, error)
     except Exception as error:

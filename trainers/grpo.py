@@ -36,7 +36,6 @@ from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective, Opened
 
-LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
 

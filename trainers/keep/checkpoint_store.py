@@ -264,7 +264,8 @@ class CheckpointStore:
             except (Damaged, OSError) as error:
                 said = f"cannot be read ({error})" if isinstance(error, OSError) else error
                 say(f"{path.name} {said}, and is not used")
-                self.disk.discard(path / COMPLETE)  # it counts as unfinished from here on
+                if isinstance(error, Damaged):  # an error of the disk may pass by
+                    self.disk.discard(path / COMPLETE)  # it counts as unfinished from here on
                 damaged = True
                 continue
             found = Checkpoint(path, record)
@@ -276,10 +277,8 @@ class CheckpointStore:
             self._say_other_versions(found, say)
             self._say_other_processes(found, say)
         elif others or damaged:
-            say(
-                "no checkpoint can be used: starting from the beginning; what is there stays until"
-                " a new one is complete"
-            )
+            stay = "; what is there stays until a new one is complete" if others else ""
+            say(f"no checkpoint can be used: starting from the beginning{stay}")
         return found
 
     def _steps(self) -> list[int]:

@@ -23,7 +23,7 @@ from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
 from trainers.job.files import read_json
 from trainers.job.job import Job
-from trainers.job.machine import process_count
+from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.keep.checkpoint_store import (
     COMPLETE,
     Checkpoint,
@@ -145,7 +145,9 @@ def last_checkpoint(job: Job, store: CheckpointStore) -> Checkpoint | None:
         found = store.newest(lambda line: tell(job, line))
         return None if found is None else found.step
 
-    step = from_main(look) if process_count() > 1 else look()
+    found = look() if is_main_process() else None
+    wait_for_all()  # on the host, and for long: whole checkpoints are read
+    step = from_main(lambda: found) if process_count() > 1 else found
     if step is None:
         return None
     return Checkpoint(store.place(step), read_json(store.place(step) / COMPLETE))

@@ -130,7 +130,8 @@ class PPOTrainer:
                     logs |= self._look(self.evaluator)
                 self._tell("on_step_end")
                 # The guards of a resumed run compare with the first lines.
-                if self.control.should_log or step % write_every == 0 or step < FIRST:
+                is_written = self.control.should_log or step % write_every == 0 or step < FIRST
+                if is_written or "holdout_wins" in logs or not math.isfinite(logs["loss"]):
                     self._tell("on_log", logs=logs)
                 self.guard({**logs, "step": step + 1})
                 if self.control.should_save and self.checkpoint_store is not None:
@@ -142,6 +143,8 @@ class PPOTrainer:
 
     def _begin(self, resume_from_checkpoint: str | None) -> None:
         job = self.job
+        if not job.dry_run and self.evaluator is not None:
+            self.evaluator.begin()  # the policy before training: nothing is loaded yet
         if resume_from_checkpoint is not None:
             self.load(Path(resume_from_checkpoint))
         if not job.dry_run:
@@ -151,8 +154,6 @@ class PPOTrainer:
             self.watch.see_earlier(self.lines)
             if is_main_process():
                 self.rollout_log = RolloutLog.of(job, self.steps, engine=self.engine.name)
-            if self.evaluator is not None and self.state.global_step < self.steps:
-                self.evaluator.begin()
         self._tell("on_train_begin")
 
     def _look(self, evaluator: HeldOutEvaluator) -> dict[str, int]:
@@ -460,8 +461,9 @@ class PPOTrainer:
         """Nothing: there are none but those that were added."""
 
     def _tell(self, event: str, **about: Any) -> None:
+        args = SimpleNamespace(**vars(self.args), fp16=self.learner.scaler is not None)
         for callback in self.callbacks:
-            getattr(callback, event)(self.args, self.state, self.control, **about)
+            getattr(callback, event)(args, self.state, self.control, **about)
 
     def all_tokens(self) -> Tokens:
         """The tokens of prompts and answers, as if each process had as many as this one."""

@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.methods import update
@@ -168,20 +170,21 @@ class VLLMEngine:
 
     def _written(self, model: Any, whole: Mapping[str, Any] | None) -> Path:
         """A new folder with the policy's weights."""
-        problem: OSError | None = None
+        problem: OSError | SafetensorError | None = None
         for place in folders_for_weights(self.client.url, self.run):
             try:
                 made = TemporaryDirectory(None, PREFIX, place, ignore_cleanup_errors=True)
                 self.folders.append(made)
                 folder = Path(made.name)
                 (write_adapter if self.sends == "adapter" else write_weights)(model, folder, whole)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 problem = problem or error
             else:
                 return folder
         assert problem is not None
+        said = getattr(problem, "strerror", None) or problem
         raise MachineNotReady(
-            f"the weights for the vLLM server cannot be written: {problem.strerror or problem}",
+            f"the weights for the vLLM server cannot be written: {said}",
             where=f"stage {self.stage}",
             hint="free some space there, or train with rollouts: transformers",
         ) from problem

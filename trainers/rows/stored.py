@@ -213,7 +213,14 @@ class StoredRows(View):
         return len(self.places)
 
     def at(self, place: int) -> Any:
-        fields = self.table.values(int(self.places[place]), tuple(fields_of(self.kind)))
+        row, columns = int(self.places[place]), self.table.columns
+        # What a later piece of a text has in common with the first stands there alone, far away.
+        names = [
+            name
+            for name in fields_of(self.kind)
+            if name not in ("key", "text") or columns[name][row].is_valid
+        ]
+        fields = dict.fromkeys(fields_of(self.kind), "") | self.table.values(row, names)
         for name, values in self.columns.items():
             fields[name] = values[place].item()
         return self.kind(**fields)

@@ -12,7 +12,7 @@ from advisor.record.run import RUNNING, StageResult
 from advisor.record.stage import Check, Measured
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.job import Job
-from trainers.job.machine import MemoryMeter, is_main_process
+from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.job.process import SAVING, TRAINING
 from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import Checkpoint
@@ -64,7 +64,10 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
     if curve is not None:
         if curve.kept_step != curve.last_step:
             assert curve.kept_step is not None
-            load_weights(trainer, built.store.verified(curve.kept_step))
+            if is_main_process():  # it reads all that was written
+                built.store.verified(curve.kept_step)
+            wait_for_all()
+            load_weights(trainer, built.store.place(curve.kept_step))
         for line in curve.record().sentences():
             tell(job, line)
     resolved = replace(

@@ -28,10 +28,10 @@ def unpacked_if_seen(
     """
     if not job.stage.packing:
         return job, data
-    stage = job.stage
+    stage = job.entry.stage  # as planned: checkpoints depend on it
     try:
         with on_device(model, job, device) as tried:
-            check_packing(tried, data.train, stage=stage.name, attention=stage.attention)
+            check_packing(tried, data.train, stage=stage.name, attention=job.stage.attention)
     except InputError as error:
         if not stage.group_by_length:
             raise
@@ -50,9 +50,10 @@ def unpacked_if_seen(
     )
     if is_main_process():
         say(f"{label(job)}: WARNING: {note}")
-    # Not `stage`, in which this machine's attention stands: checkpoints depend on the plan's.
-    changed = replace(job.entry.stage, packing=False, micro_batch_size=micro, grad_accum=accum)
+    # Rows for the sequences that memory had room for, if an earlier attempt ran out of it.
+    room = job.most_rows and max(1, micro * job.most_rows // stage.micro_batch_size)
+    changed = replace(stage, packing=False, micro_batch_size=micro, grad_accum=accum)
     return (
-        replace(job, entry=replace(job.entry, stage=changed)),
+        replace(job, entry=replace(job.entry, stage=changed), most_rows=room),
         replace(data, notes=(*data.notes, note)),
     )

@@ -7,11 +7,8 @@ more accumulation, from its last checkpoint or the beginning: adjusted.json says
 from __future__ import annotations
 
 import errno
-import gc
 import re
-import traceback
 from dataclasses import replace
-from typing import TypeVar
 
 from advisor.ground.errors import OutOfMemory
 from advisor.record.files import try_read_part
@@ -37,8 +34,6 @@ WORDS = (
     "failed to map segment from shared object",
     "error return without exception set",  # of an extension in C whose allocation failed
 )
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -70,23 +65,6 @@ def first_line(error: BaseException) -> str:
     text = (str(root).splitlines() or [""])[0]
     text = re.sub(r"^\[enforce fail at .*?\] err == 0\. ", "", text).strip()
     return text or "the system has no more memory for this process"
-
-
-def let_go(error: BaseException) -> None:
-    """Drop what the frames of an error hold: all activations of the step that failed."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen.__traceback__, seen = None, seen.__context__
-
-
-def give_back_memory() -> None:
-    """Collect what nothing refers to any more, and hand the allocator's free blocks back."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 # --------------------------------------------------------------------------- a smaller micro-batch

@@ -74,6 +74,8 @@ REFUSED: Mapping[str, str] = {
     "restore_callback_states_from_checkpoint": "a run resumes automatically",
     "ignore_data_skip": "a run that resumes goes on with the rows that were not seen yet",
     "save_only_model": "a checkpoint must be complete to resume from",
+    "save_total_limit": "a run keeps its last two checkpoints, and that of its best step",
+    "save_on_each_node": "the machines of a run write one checkpoint together",
     "save_safetensors": "weights are always saved as safetensors",
     "num_generations_eval": "rewards are measured before and after training",
     "generation_batch_size": "all prompts of an optimizer step are answered together",

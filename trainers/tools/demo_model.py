@@ -139,7 +139,7 @@ def find_converted(folder: Path) -> Path | None:
     record = read_json(folder / COMPLETE)
     if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
         return None
-    there = {path.name: path.stat().st_size for path in folder.iterdir()}
+    there = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     sizes: dict[str, int] = record.get("sizes", {})
     return folder if sizes and sizes.items() <= there.items() else None
 

@@ -97,6 +97,7 @@ def evaluate(
         limit: Questions; None: all.
     """
     from lm_eval.__main__ import cli_evaluate
+    from transformers import PreTrainedModel
 
     device = torch_device(base.plan.launch.device)
     path = path_from(base.run, task).resolve()
@@ -112,7 +113,10 @@ def evaluate(
         ]
         # Relative data files are beside the task's; what it prints is no answer of ours.
         here = path.parent if is_file else Path.cwd()
-        with chdir(here), redirect_stdout(sys.stderr), patch.object(sys, "argv", command):
+        # No result has tokens of its own: the harness would cut a padded vocabulary.
+        as_it_is = patch.object(PreTrainedModel, "resize_token_embeddings")
+        called = patch.object(sys, "argv", command)
+        with chdir(here), redirect_stdout(sys.stderr), called, as_it_is:
             cli_evaluate()
         return written(Path(out))
 
@@ -122,6 +126,7 @@ def written(out: Path) -> dict[str, Any]:
     `n-samples`, and of `samples` the number of the question, the filter and the metrics.
     """
     (file,) = out.rglob("results_*.json")
+    stamp = file.stem.removeprefix("results_")  # another task's name may begin with this one's
     found = json.loads(file.read_text("utf-8"))
     kept = ("results", "group_subtasks", "higher_is_better", "n-samples")
     plain = {key: found.get(key) for key in kept}
@@ -130,7 +135,7 @@ def written(out: Path) -> dict[str, Any]:
     }
     samples: dict[str, list[dict[str, Any]]] = {}
     for name in found["configs"]:
-        for lines in out.rglob(f"samples_{name}_*.jsonl"):
+        for lines in out.rglob(f"samples_{name}_{stamp}.jsonl"):
             rows = map(json.loads, lines.read_text("utf-8").splitlines())
             samples[name] = [
                 {key: one[key] for key in ("doc_id", "filter", *one["metrics"]) if key in one}
