@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -248,19 +249,22 @@ def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
     assert notes == ()
 
 
-def test_a_process_killed_while_it_appends_leaves_whole_lines(path):
-    """Killed at any moment it leaves a file whose lines can all be read, and that takes the next."""
+def test_a_process_killed_while_it_appends_costs_its_own_line_alone(path):
+    """Killed at any moment it leaves a file that takes the next line, and of its own at most the
+    half that reached the disk, which is counted: the kernel ends a write between two pages.
+    """
     code = (
         "from advisor.situation.past_runs import note_past_run; from tests.test_past_runs import RUN\n"
         "while True: note_past_run(RUN)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    for _ in range(3):
+    for kills in (1, 2, 3):
         size = path.stat().st_size if path.exists() else 0
         with subprocess.Popen([sys.executable, "-c", code], env=env) as child:
             while child.poll() is None and (not path.exists() or path.stat().st_size < size + 5000):
                 time.sleep(0.001)
             child.kill()
         assert note_past_run(RUN) == ""
-        assert read_past_runs()[1] == ()
+        torn = [int(re.search(r": (\d+) lines? left out", note)[1]) for note in read_past_runs()[1]]
+        assert sum(torn) <= kills
     assert len(runs_in(path)) > 15
