@@ -69,3 +69,15 @@ def test_each_answer_has_the_one_before_it_in_its_batch():
     whole = feedback_columns(rows, batch=4)
     assert [ids[0] for ids in whole["KL_completion_ids"]] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
     assert [other.number for _, other in with_others(rows, batch=4)] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
+
+
+@pytest.mark.train
+def test_rows_of_a_trainer_are_not_filtered():
+    """Its data set's `map` does nothing: a filter, which goes through it, is refused."""
+    from trainers.rows.sequences import rows_dataset
+
+    made = rows_dataset([1, 2, 3], lambda rows: {"number": list(rows)})
+    assert made.map(lambda row: row) is made
+    assert made[:]["number"] == [1, 2, 3]
+    with pytest.raises(TypeError, match="chosen already"):
+        made.filter(lambda row: False)

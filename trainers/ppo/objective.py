@@ -122,6 +122,10 @@ class PPO(Objective[Prompt]):
             least=max(AT_ONCE, stage.micro_batch_size),
             room=stage.micro_batch_size / job.entry.stage.micro_batch_size,
             autocast=autocast,
+            # Of both roles, whichever was used last: a resumed run answers as many at once.
+            trained=sum(
+                one.numel() for role in (POLICY, VALUE) for one in roles.trained(role).values()
+            ),
         )
         learner = Learner(
             roles=roles,

@@ -37,6 +37,7 @@ class TransformersEngine:
         least: How many answers fit in any case.
         room: The share of what would fit: less than 1 once a stage has run out of memory.
         autocast: Makes the context that generation runs in.
+        trained: Parameters that are trained on the device; default: those with gradients now.
     """
 
     name = "transformers"
@@ -50,9 +51,10 @@ class TransformersEngine:
         least: int = AT_ONCE,
         room: float = 1.0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        trained: int | None = None,
     ) -> None:
         self.policy, self.models, self.autocast = policy, models, autocast
-        self.least, self.room = least, room
+        self.least, self.room, self.trained = least, room, trained
 
     def load_weights(self) -> None:
         """Nothing to do: the policy itself generates."""
@@ -91,7 +93,7 @@ class TransformersEngine:
     def rows_at_once(self, rows: Sequence[Sequence[int]], limit: int) -> int:
         """How many answers to generate together: of a divided model as many in each process."""
         models, longest = self.models(), max(map(len, rows)) + limit
-        fits = free_bytes(models) // max(1, row_bytes(models[0], longest))
+        fits = free_bytes(models, self.trained) // max(1, row_bytes(models[0], longest))
         fitting = max(1, int(self.room * min(len(rows), max(self.least, fits))))
         return least_of_all(fitting) if is_divided(models[0]) else fitting
 
@@ -110,7 +112,7 @@ def row_bytes(model: Any, tokens: int) -> int:
     return tokens * a_token + 4 * LOGIT_COPIES * int(config.vocab_size)
 
 
-def free_bytes(models: Sequence[Any]) -> int:
+def free_bytes(models: Sequence[Any], trained: int | None = None) -> int:
     """What the device has for answers."""
     import torch
 
@@ -119,7 +121,8 @@ def free_bytes(models: Sequence[Any]) -> int:
         return HOST_BYTES
     weights = [one for model in models for one in model.parameters()]
     held = sum(one.numel() * one.element_size() for one in weights)
-    trained = sum(one.numel() for one in weights if one.requires_grad)
+    if trained is None:
+        trained = sum(one.numel() for one in weights if one.requires_grad)
     total = torch.cuda.get_device_properties(device).total_memory
     return int(SHARE * (total - held - OPTIMIZER_BYTES * trained))
 

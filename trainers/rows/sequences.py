@@ -157,6 +157,10 @@ def rows_dataset(rows: Sequence[Any], columns: Columns) -> Any:
             """The same: what a trainer would do to prepare rows is done."""
             return self
 
+        def filter(self, *args: Any, **options: Any) -> Any:
+            """Refused: it goes through `map`, and would keep every row without a word."""
+            raise TypeError("these rows are chosen already")
+
     def transform(batch: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
         found = columns([rows[place] for place in next(iter(batch.values()))])
         return {name: found[name] for name in batch}
