@@ -28,7 +28,6 @@ from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.checkpoints import load_random_states, load_training, save_training
 from trainers.ppo import math as formulas
-from trainers.ppo.guards import CONSTANT, FIRST, findings
 from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.learning import Experience, Learner
 from trainers.ppo.optimizer import PPOArguments, rate_share, set_rates
@@ -36,7 +35,7 @@ from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
 from trainers.ppo.rollout import Batch, answer_mask, batches_of, scatter_answers
 from trainers.rewards.rollout_log import Rollout, RolloutLog
 from trainers.rewards.scoring import Answer, Rewards, Score, filled
-from trainers.rewards.watch import Watch, stage_lines
+from trainers.rewards.watch import FIRST, Watch, stage_lines
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.conversation import Prompt
@@ -77,9 +76,6 @@ class PPOTrainer:
     checkpoint_store: CheckpointStore | None = None
     # What the loop keeps.
     callbacks: list[TrainerCallback] = field(default_factory=list)
-    lines: list[dict[str, Any]] = field(default_factory=list)  # that the guards look at
-    warnings: dict[str, str] = field(default_factory=dict)  # finding -> when, what, hint
-    watch: Watch = field(default_factory=Watch)
     rollout_log: RolloutLog | None = None  # None: nothing is written
     tokens: int = 0  # read since the training began or resumed
     new_tokens: int = 0  # since the last line of metrics
@@ -88,6 +84,7 @@ class PPOTrainer:
 
     def __post_init__(self) -> None:
         self.options = self.job.options
+        self.watch = Watch(self.options["kl_limit"])
         self.roles: Roles = self.learner.roles
         self.model = self.roles.parts[POLICY].model
         self.optimizer = self.learner.optimizer
@@ -150,8 +147,8 @@ class PPOTrainer:
         if not job.dry_run:
             wait_for_all()  # the lines of later updates are cut off
             # In all processes: their guards come to the same.
-            self.lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
-            self.watch.see_earlier(self.lines)
+            path = job.run / "metrics.jsonl"
+            self.watch.see_earlier(stage_lines(path, stage=job.stage.name, task=job.task))
             if is_main_process():
                 self.rollout_log = RolloutLog.of(job, self.steps, engine=self.engine.name)
         self._tell("on_train_begin")
@@ -166,18 +163,11 @@ class PPOTrainer:
 
     def guard(self, line: Mapping[str, Any]) -> None:
         """Report what is wrong, once each; raise TrainingFailed if it stops the run."""
-        job, shown = self.job, is_main_process()
-        self.lines.append(dict(line))
-        del self.lines[FIRST:-CONSTANT]
-        said = self.watch.see({**line, "cut": 1 - line["ended"]})
-        for finding in findings(self.lines, kl_limit=self.options["kl_limit"]):
+        job, said = self.job, self.watch.see(line)
+        for finding in self.watch.found:
             if finding.stops and job.max_steps is None and not job.dry_run:
                 raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
-            text = f"{finding.what}: {finding.hint}"
-            if finding.name not in self.warnings:
-                said.append(text)
-            self.warnings.setdefault(finding.name, f"update {line['step']}: {text}")
-        for text in said if shown else ():
+        for text in said if is_main_process() else ():
             say(f"{label(job)}: WARNING: {text}")
 
     # ---------------------------------------------------------------- one update

@@ -176,11 +176,10 @@ class PPO(Objective[Prompt]):
 
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
         records, found = about_rewards(job, [] if self.rewards is None else self.rewards.parts)
-        checks = [Check(name, False, text) for name, text in self.built.warnings.items()]
-        return records, [*checks, *found, *self.built.watch.checks()]
+        return records, [*found, *self.built.watch.checks()]
 
     def outcome(self, job: Job) -> dict[str, Any]:
-        lines = self.built.lines
+        lines = self.built.watch.lines
         first, last = (lines[0]["reward"], lines[-1]["reward"]) if lines else (None, None)
         return {"reward_first": first, "reward_last": last}
 

@@ -1,12 +1,16 @@
 """Signs in the numbers of a stage that learns from its own answers that they teach little, or teach
 the wrong thing; and what became of each reward.
 
-Limits and reasons stand in rules/data/rollouts.yaml. Nothing here ends a run.
+Limits and reasons of what is said of every such stage stand in rules/data/rollouts.yaml. PPO, which
+alone has a policy that a bound holds near the reference model, is looked at more closely, and some
+of that ends its run.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +27,57 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "cut": ("completions_clipped_ratio", "cut"),
     "clipped": ("clip_ratio_region_mean", "clip_fraction"),
     "tokens": ("completions_mean_length", "response_tokens"),
-    "reward": ("reward",),
 }
+# Updates in a row in which all answers got the same reward: a rare one may be missed a few times.
+CONSTANT = 5
+# Entropy below this share of the first is reported. It does not stop the run, since some tasks have
+# one right answer.
+THIN = 0.2
+SHORT = 0.2  # of the first answers' length
+LEAST_TOKENS = 4.0  # answers that were shorter at the start cannot collapse
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, and what to change."""
+
+    name: str
+    what: str
+    hint: str
+    stops: bool = False  # ends the run, unless it is a trial
 
 
 class Watch:
-    """Looks at each line of metrics; holds what it has warned of."""
+    """Looks at each line of metrics; holds what it has warned of.
 
-    def __init__(self) -> None:
-        self.lines: list[dict[str, float]] = []
+    Args:
+        kl_limit: Nats per token that PPO's policy may move from the reference model; None: not PPO.
+    """
+
+    def __init__(self, kl_limit: float | None = None) -> None:
+        self.kl_limit = kl_limit
+        self.lines: list[Mapping[str, Any]] = []  # the first and the last ones
+        self.found: list[Finding] = []  # in the last line
         self.warned: dict[str, str] = {}  # name -> text
 
-    def see_earlier(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def see_earlier(self, lines: Lines) -> None:
         """Take note of the lines of earlier attempts, which have warned by themselves."""
         for line in lines:
             self.see(line)
 
     def see(self, line: Mapping[str, Any]) -> list[str]:
         """What is wrong and was not said before."""
-        self.lines.append(
-            {
-                name: float(line[key])
-                for name, keys in NAMES.items()
-                for key in keys
-                if isinstance(line.get(key), int | float)
-            }
-        )
-        most = max(warning.lines for warning in rollout_warnings().values())
+        self.lines.append({"cut": 1 - line["ended"], **line} if "ended" in line else line)
+        most = max(CONSTANT, *(warning.lines for warning in rollout_warnings().values()))
         del self.lines[FIRST:-most]
-        found = warnings_of(self.lines)
-        new = {name: text for name, text in found.items() if name not in self.warned}
+        self.found = warnings_of(self.lines)
+        if self.kl_limit is not None:
+            self.found += policy_findings(self.lines, kl_limit=self.kl_limit)
+        new = {
+            one.name: f"{one.what}: {one.hint}" for one in self.found if one.name not in self.warned
+        }
         self.warned |= {name: f"step {line['step']}: {text}" for name, text in new.items()}
         return list(new.values())
 
@@ -61,13 +86,13 @@ class Watch:
         return [Check(f"rollouts-{name}", False, text) for name, text in self.warned.items()]
 
 
-def warnings_of(lines: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Name -> what is wrong, with numbers and what to change.
+def warnings_of(lines: Lines) -> list[Finding]:
+    """What passes a limit of rules/data/rollouts.yaml, with numbers and what to change.
 
     Args:
-        lines: Numbers by NAMES: of the first lines of the run, and of the last ones.
+        lines: The first lines of the run, and the last ones.
     """
-    found = {}
+    found = []
     for name, limit in rollout_warnings().items():
         recent = lines[-limit.lines :]
         if len(recent) < limit.lines:
@@ -80,19 +105,23 @@ def warnings_of(lines: Sequence[Mapping[str, float]]) -> dict[str, str]:
                 lines_mean = f"mean of the last {limit.lines} lines; the limit is {limit.limit:.0%}"
                 said = f"{share:.0%} of {limit.what} ({lines_mean})"
         if said:
-            found[name] = f"{said}: {limit.because}. {limit.hint[:1].upper()}{limit.hint[1:]}"
+            hint = f"{limit.because}. {limit.hint[:1].upper()}{limit.hint[1:]}"
+            found.append(Finding(name, said, hint))
     return found
 
 
-def mean_of(lines: Sequence[Mapping[str, float]], name: str) -> float | None:
+def mean_of(lines: Lines, name: str) -> float | None:
     """The mean of a number over the lines; None if one of them has none."""
-    values = [line[name] for line in lines if name in line]
+    values = [
+        value
+        for line in lines
+        for key in NAMES.get(name, (name,))
+        if isinstance(value := line.get(key), int | float)
+    ]
     return sum(values) / len(values) if values and len(values) == len(lines) else None
 
 
-def rise_in_length(
-    first: Sequence[Mapping[str, float]], recent: Sequence[Mapping[str, float]], times: float
-) -> str:
+def rise_in_length(first: Lines, recent: Lines, times: float) -> str:
     """How the reward rose while answers grew to more than so many times their length; "" if they
     did not.
     """
@@ -104,6 +133,87 @@ def rise_in_length(
         f"the reward rose from {low:.3g} to {high:.3g} while answers grew from {was:.0f} to"
         f" {now:.0f} tokens"
     )
+
+
+def policy_findings(lines: Lines, *, kl_limit: float) -> list[Finding]:
+    """What is wrong with PPO's policy after the last update.
+
+    Args:
+        lines: Metrics of the first updates, and of the last ones.
+        kl_limit: Nats per token that the policy may move from the reference model.
+    """
+    now, recent, found = lines[-1], lines[-CONSTANT:], []
+    if now["kl"] > kl_limit:
+        what = (
+            f"the policy has moved {now['kl']:.2f} nats per token from the reference model, the"
+            f" bound is {kl_limit:g}"
+        )
+        hint = (
+            "raise kl_coef (double it), lower the learning_rate (a third of it) or ppo_epochs;"
+            " kl_limit moves the bound"
+        )
+        found.append(Finding("kl", what, hint, stops=True))
+    if len(recent) == CONSTANT and all(line["reward_spread"] < 1e-9 for line in recent):
+        what = (
+            f"every answer of the last {CONSTANT} updates got the same reward"
+            f" ({now['reward']:.3g}): there is nothing to learn from"
+        )
+        hint = (
+            "look at what the reward returns: a reward model that was not trained, a function that"
+            " gives every answer the same number, or answers that are all the same"
+        )
+        found.append(Finding("constant-reward", what, hint, stops=True))
+    if len(lines) <= FIRST:
+        return found
+    entropy, length, reward = (
+        mean_of(lines[:FIRST], name) or 0.0 for name in ("entropy", "tokens", "reward")
+    )
+    if now["entropy"] < THIN * entropy:
+        what = (
+            f"the policy hardly varies its answers any more: entropy {now['entropy']:.2f} nats,"
+            f" {entropy:.2f} at the start"
+        )
+        hint = "raise kl_coef, lower the learning_rate, or raise the temperature"
+        found.append(Finding("entropy", what, hint))
+    if length >= LEAST_TOKENS and now["response_tokens"] < max(1.5, SHORT * length):
+        what = (
+            f"answers have shrunk to {now['response_tokens']:.1f} tokens, from {length:.1f} at the"
+            " start"
+        )
+        hint = (
+            "the reward may favour empty answers: look at its scores of short answers, or raise"
+            " kl_coef"
+        )
+        found.append(Finding("short", what, hint, stops=True))
+    if "holdout_wins" in now and is_gamed(now, reward):
+        what = (
+            f"the reward is being gamed: it rose from {reward:.3g} to {now['reward']:.3g} in"
+            f" training, but on held-out prompts the answers win {now['holdout_wins']} and lose"
+            f" {now['holdout_losses']} against those of the start"
+        )
+        hint = (
+            "take an earlier checkpoint, raise kl_coef, use more prompts, or a better reward model"
+        )
+        found.append(Finding("gamed", what, hint))
+    return found
+
+
+def is_gamed(now: Mapping[str, Any], reward_first: float) -> bool:
+    """Whether the training reward rises while answers to held-out prompts lose against those of the
+    start more often than chance allows.
+
+    Args:
+        now: Metrics of the last update: reward, and how many held-out prompts have an answer that
+            scores above that of the start (holdout_wins) or below (holdout_losses).
+        reward_first: The training reward of the first updates.
+
+    Source: a one-sided sign test at 5 %, by the normal approximation.
+    """
+    wins, losses = now["holdout_wins"], now["holdout_losses"]
+    decided = wins + losses
+    if decided < 5 or now["reward"] <= reward_first:
+        return False
+    return bool((losses - wins) / math.sqrt(decided) >= 1.645)
 
 
 # --------------------------------------------------------------------------- afterwards

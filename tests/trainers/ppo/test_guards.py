@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers.ppo.guards import findings, reward_hacked
+from trainers.rewards.watch import Watch, is_gamed
 
 pytestmark = pytest.mark.light
 
@@ -10,14 +10,14 @@ FINE = {"kl": 0.1, "reward": 0.5, "reward_spread": 0.2, "entropy": 2.0, "respons
 
 
 def told(*changes, before=3):
-    lines = [FINE] * before + [FINE | change for change in changes]
-    return {finding.name: finding for finding in findings(lines, kl_limit=1.0)}
+    watch = Watch(kl_limit=1.0)
+    watch.see_earlier({**FINE, "step": 1, **change} for change in (*[{}] * before, *changes))
+    return {finding.name: finding for finding in watch.found}
 
 
 def test_nothing_is_told_of_a_run_that_goes_well():
     """Numbers like those of the start raise nothing."""
-    assert told({}, {}) == {}
-    assert findings([], kl_limit=1.0) == []
+    assert told({}, {}) == told() == {}
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_a_rare_reward_is_not_a_constant_one():
 def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
     """16 prompts: 4 won and 12 lost is 2 standard errors below even; 6 and 10 is 1."""
 
-    def is_gamed(first, now, wins, losses):
+    def gamed(first, now, wins, losses):
         line = {"reward": now, "holdout_wins": wins, "holdout_losses": losses}
-        return reward_hacked(line, first) is not None
+        return is_gamed(line, first)
 
-    assert is_gamed(0.1, 0.5, wins=4, losses=12)
-    assert not is_gamed(0.1, 0.5, wins=6, losses=10)
-    assert not is_gamed(0.5, 0.4, wins=4, losses=12)
-    assert not is_gamed(0.1, 0.5, wins=0, losses=4)
+    assert gamed(0.1, 0.5, wins=4, losses=12)
+    assert not gamed(0.1, 0.5, wins=6, losses=10)
+    assert not gamed(0.5, 0.4, wins=4, losses=12)
+    assert not gamed(0.1, 0.5, wins=0, losses=4)
     assert list(told({"reward": 0.9, "holdout_wins": 1, "holdout_losses": 15})) == ["gamed"]
