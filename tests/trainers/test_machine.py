@@ -131,7 +131,6 @@ def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypa
 
     monkeypatch.setattr(chunked_logprob, "_TRITON_AVAILABLE", True)
     monkeypatch.setattr(utils, "is_triton_available", lambda: True)
-    monkeypatch.setattr(kernels, "triton_works", lambda: False)
     monkeypatch.setattr(kernels, "why_no_triton", lambda: "there is no C compiler (gcc)")
     assert kernels.use_triton_if_it_works("cpu") == ""
     assert chunked_logprob._use_triton(GPU)
@@ -139,7 +138,7 @@ def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypa
     assert "without Triton's kernels, because there is no C compiler (gcc)" in note
     assert not chunked_logprob._use_triton(GPU)
     assert not utils.is_triton_available()
-    monkeypatch.setattr(kernels, "triton_works", lambda: True)
+    monkeypatch.setattr(kernels, "why_no_triton", lambda: "")
     assert kernels.use_triton_if_it_works("cuda") == ""
 
 

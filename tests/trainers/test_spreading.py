@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from trainers.job.job import JUDGE, TRAIN
-from trainers.start.spreading import WEIGHTS_SHARE, is_spread, spread
+from trainers.start.loading import WEIGHTS_SHARE, is_spread, spread
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 

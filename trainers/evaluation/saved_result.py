@@ -22,9 +22,8 @@ from trainers.job.machine import free_host_bytes
 from trainers.job.types import AdaptedModel, Model
 from trainers.rows.packing import padded_inputs
 from trainers.rows.sequences import lengths, numbers_of
-from trainers.start.fused_layers import fuse_like
-from trainers.start.loading import keep_weights_unpacked, placement, quantization_config
-from trainers.start.spreading import is_spread
+from trainers.start.kernels import fused_in, put_in
+from trainers.start.loading import is_spread, keep_weights_unpacked, placement, quantization_config
 
 SEQ2SEQ, SCORES = "Seq2SeqLM", "SequenceClassification"
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
@@ -243,7 +242,8 @@ def _load(job: Job, model: Model, probe: Probe, source: str, **more: Any) -> Any
     loader = getattr(transformers, f"AutoModelFor{probe.head}")
     second = loader.from_pretrained(source, **_options(job, model, probe), **more)
     placed = second if quantization_config(job) is not None else second.to(device)
-    return fuse_like(keep_weights_unpacked(placed), model)
+    put_in(placed, fused_in(model))
+    return keep_weights_unpacked(placed)
 
 
 def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from trainers.job.machine import MemoryMeter, process_count, process_rank, sum_o
 from trainers.job.types import Device, Model, Trainer
 from trainers.keep.checkpoint_store import CheckpointStore, fingerprint
 from trainers.rows.template import template_record
-from trainers.start.fused_layers import fused_in
+from trainers.start.kernels import fused_in
 from trainers.step import settings
 from trainers.step.sharding import sharded_tensors
 

@@ -95,7 +95,7 @@ def build_trainer(
     """
     from transformers import PrinterCallback
 
-    from trainers.start.compiling import compile_said
+    from trainers.start.kernels import compile_layers
     from trainers.start.loading import unquantised_parameters
 
     job, objective, model = loaded.job, loaded.objective, loaded.model
@@ -146,5 +146,5 @@ def build_trainer(
     callback.trainer = trainer
     tell(job, put_own(trainer, stage))
     if stage.compile:
-        tell(job, compile_said(trainer.model))
+        tell(job, compile_layers(trainer.model))
     return trainer

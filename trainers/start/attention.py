@@ -10,7 +10,7 @@ Dimensions: S tokens of all rows laid end to end, H heads, D width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -26,8 +26,9 @@ from trainers.start.kernels import first_line, gpu_of, why_not
 
 # The fastest first. Hopper's own kernels come before those for every GPU since Ampere
 # (arXiv:2407.08608: 1.5 to 2 times as fast); a package that was built here comes before the hub.
-HOPPER = ("flash_attention_3", "kernels-community/flash-attn3")
-OTHERS = (
+FLASH = (
+    "flash_attention_3",
+    "kernels-community/flash-attn3",
     "flash_attention_2",
     "kernels-community/flash-attn2",
     "kernels-community/aiter-flash-attn",
@@ -38,13 +39,6 @@ ROWS = (5, 9, 3)  # tokens of the rows that a kernel is tried on
 TOLERANCE = 0.03
 
 
-class Choice(NamedTuple):
-    """What `auto` takes."""
-
-    attention: str
-    said: str  # one line for a person; empty if there was nothing to choose
-
-
 def with_attention(job: Job, device: Device) -> Job:
     """The job with `attention: auto` resolved for this machine, which is told.
 
@@ -52,54 +46,43 @@ def with_attention(job: Job, device: Device) -> Job:
     that the plan names does not load, or gives wrong numbers: a wrong one would train in silence.
     """
     named = job.stage.attention
-    if named != AUTO:
-        if is_flash(named) and kernel(named) is not None and device.type == "cuda":
-            _check_named(job, device)
-        return job
-    choice = choose(job, device)
-    tell(job, choice.said)
-    return replace(job, attention=choice.attention)
+    if named == AUTO:
+        attention, said = choose(job, device)
+        tell(job, said)
+        return replace(job, attention=attention)
+    if is_flash(named) and device.type == "cuda":
+        reason = why_wrong(named, model_support(job), device)
+        if reason:
+            raise MachineNotReady(
+                f"attention is {named}, which {reason}",
+                where=f"stage {job.stage.name}",
+                allowed="attention: sdpa, or auto, which takes what works",
+                hint=f"set attention: sdpa; {HUB_PACKAGE} loads kernels from the hub or its cache",
+            )
+    return job
 
 
-def _check_named(job: Job, device: Device) -> None:
-    named = job.stage.attention
-    reason = why_wrong(named, model_support(job), device)
-    if reason:
-        raise MachineNotReady(
-            f"attention is {named}, which {reason}",
-            where=f"stage {job.stage.name}",
-            allowed="attention: sdpa, or auto, which takes what works",
-            hint=f"set attention: sdpa; {HUB_PACKAGE} loads kernels from the hub or its cache",
-        )
-
-
-def choose(job: Job, device: Device) -> Choice:
-    """What `auto` takes for the stage on the device, and why."""
+def choose(job: Job, device: Device) -> tuple[str, str]:
+    """(what `auto` takes for the stage on the device, one line that says why; empty if there was
+    nothing to choose).
+    """
     support = model_support(job)
     plain = "sdpa" if support.sdpa else "eager"
     if device.type != "cuda" or not job.stage.packing:
-        return Choice(plain, "")
+        return plain, ""
+    build, capability = gpu_of(device)
     against: list[str] = []
-    for one in _candidates(device):
-        reason = _why_unfit(one, support, job, device) or why_wrong(one.name, support, device)
-        if not reason:
-            return Choice(one.name, f"attention: {one.name}, for rows of any lengths end to end")
-        against.append(f"{one.name}: {reason}")
-    build, capability = gpu_of(device)
-    two = kernel("flash_attention_2")
-    missing = two is not None and build == "cuda" and two.runs_on(capability)
-    missing = missing and support.flash and installed.why_no_hub() != ""
-    hint = f"; pip install {installed.hub_install()} brings one" if missing else ""
-    return Choice(plain, f"attention: {plain}: no flash attention ({'; '.join(against)}){hint}")
-
-
-def _candidates(device: Device) -> Iterator[Kernel]:
-    """The flash attentions built for this GPU, the fastest first."""
-    build, capability = gpu_of(device)
-    for name in (*HOPPER, *OTHERS):
+    for name in FLASH:
         one = kernel(name)
-        if one is not None and build in one.devices and one.runs_on(capability):
-            yield one
+        if one is None or build not in one.devices or not one.runs_on(capability):
+            continue
+        reason = _why_unfit(one, support, job, device) or why_wrong(name, support, device)
+        if not reason:
+            return name, f"attention: {name}, for rows of any lengths end to end"
+        against.append(f"{name}: {reason}")
+    can_install = support.flash and against and build == "cuda" and installed.why_no_hub()
+    hint = f"; pip install {installed.hub_install()} brings one" if can_install else ""
+    return plain, f"attention: {plain}: no flash attention ({'; '.join(against)}){hint}"
 
 
 # --------------------------------------------------------------------------- what the model takes
@@ -118,26 +101,21 @@ class Support(NamedTuple):
 def model_support(job: Job) -> Support:
     """What transformers says of the model's class: sdpa alone for code of the model's own."""
     import transformers
-    from transformers import AutoConfig
 
     from trainers.start.model_files import reading
 
     source = job.base_model
     with reading(source):
-        config: Any = AutoConfig.from_pretrained(
+        config: Any = transformers.AutoConfig.from_pretrained(
             source, revision=job.plan.revision, trust_remote_code=job.plan.trust_remote_code
         )
     text = config.get_text_config()
     classes = transformers.MODEL_MAPPING.get(type(config), ())
     kinds = classes if isinstance(classes, tuple) else (classes,)
     heads = getattr(text, "num_attention_heads", None) or 1
-    widths = [
-        getattr(text, name, None)
-        for name in ("head_dim", "global_head_dim", "qk_head_dim", "v_head_dim")
-    ]
-    known = [width for width in widths if isinstance(width, int)]
+    names = ("head_dim", "global_head_dim", "qk_head_dim", "v_head_dim")
+    known = [one for name in names if isinstance(one := getattr(text, name, None), int)]
     hidden = getattr(text, "hidden_size", None)
-    widest = max(known) if known else hidden // heads if hidden else None
     # Models with numbers beside the scores (sinks) list the kernels that know them.
     particular = any(getattr(kind, "_compatible_flash_implementations", None) for kind in kinds)
     return Support(
@@ -146,7 +124,7 @@ def model_support(job: Job) -> Support:
         and all(kind._supports_flash_attn for kind in kinds)
         and not particular
         and len(set(known)) <= 1,  # heads of several widths: each kernel has its own opinion
-        widest_head=widest,
+        widest_head=max(known, default=hidden // heads if hidden else None),
         heads=heads,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
     )
@@ -199,10 +177,11 @@ def load_flash(name: str) -> Callable[..., Any]:
 
 
 def largest_gap(flash: Callable[..., Any], support: Support, device: Device) -> float:
-    """The largest difference of an output or gradient from that of each row alone, as a share of
-    the largest.
+    """The largest difference of an output or gradient from that of each row alone in float32, as a
+    share of the largest.
     """
     import torch
+    from torch.nn.functional import scaled_dot_product_attention
 
     dtype = half_dtype(device)
     generator = torch.Generator().manual_seed(0)
@@ -221,27 +200,18 @@ def largest_gap(flash: Callable[..., Any], support: Support, device: Device) -> 
     )  # fmt: skip
     out_SHD = found[0] if isinstance(found, tuple) else found
     mine = [out_SHD, *torch.autograd.grad(out_SHD, inputs, away_SHD)]
-    theirs = reference([tensor.detach() for tensor in inputs], away_SHD)
+    exact = [tensor.detach().float().requires_grad_(True) for tensor in inputs]
+    rows = []
+    for parts in zip(*(tensor.split(ROWS) for tensor in exact), strict=True):
+        q, k, v = (part.transpose(0, 1)[None] for part in parts)
+        out = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        rows.append(out[0].transpose(0, 1))
+    true_SHD = torch.cat(rows)
+    theirs = [true_SHD, *torch.autograd.grad(true_SHD, exact, away_SHD.float())]
     return max(
         float((one - other).detach().float().abs().max() / other.detach().float().abs().max())
         for one, other in zip(mine, theirs, strict=True)
     )
-
-
-def reference(tensors: Sequence[Any], away_SHD: Any) -> list[Any]:
-    """(output, gradients of q, k and v) of causal attention in float32, each row for itself."""
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
-    inputs = [tensor.float().requires_grad_(True) for tensor in tensors]
-    rows = []
-    for parts in zip(*(tensor.split(ROWS) for tensor in inputs), strict=True):
-        q, k, v = (part.transpose(0, 1)[None] for part in parts)
-        shared = q.shape[1] // k.shape[1]
-        k, v = (one.repeat_interleave(shared, 1) for one in (k, v))
-        rows.append(scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1))
-    out_SHD = torch.cat(rows)
-    return [out_SHD, *torch.autograd.grad(out_SHD, inputs, away_SHD.float())]
 
 
 def usable_here(attention: str, device_type: str) -> str:

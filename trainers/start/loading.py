@@ -18,14 +18,12 @@ from advisor.methods.optimizers import optimizer
 from advisor.model_files.config import is_number
 from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.plan.checks import optimizer_faults
-from trainers.job.job import Job
+from trainers.job.foreign_code import explain_refused_code
+from trainers.job.job import JUDGE, Job
 from trainers.job.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.rows.template_arguments import give_arguments
-from trainers.start.fused_layers import fuse_layers
-from trainers.start.kernels import bitsandbytes_faults, kernel_faults
+from trainers.start.kernels import bitsandbytes_faults, fuse_layers, kernel_faults
 from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
-from trainers.start.quantised_checkpoints import written_out
-from trainers.start.spreading import spread
 from trainers.step.settings import autocast_dtype
 from trainers.step.sharding import is_sharded, one_reads_for_all, reads_once, unread
 from trainers.step.trained_dtype import dither
@@ -33,6 +31,7 @@ from trainers.updates import Update
 from trainers.updates.experts import find_experts, silence_routers
 
 PREFIX = "PREFIX_TUNING"  # PEFT's name
+WEIGHTS_SHARE = 0.9  # of a GPU's free memory; the rest is for activations and answers
 
 
 def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
@@ -162,6 +161,59 @@ def placement(device: Device) -> dict[str, Any]:
     copies for eight GPUs. On the CPU and on an Apple GPU, which share that memory, there are none.
     """
     return {"device_map": {"": device}} if device.type == "cuda" else {}
+
+
+def written_out(
+    source: str, *, trust_remote_code: bool, revision: str | None = None
+) -> dict[str, Any]:
+    """What `from_pretrained` needs to write out a checkpoint of MXFP4 or FP8 in the dtype it is
+    asked for; empty for any other.
+
+    Left to itself transformers keeps MXFP4 packed if the package `kernels` is installed, and then
+    refuses to train it.
+
+    Args:
+        source: A folder or hub id.
+        trust_remote_code: Of the plan.
+        revision: Of a model of the hub.
+
+    Raises InputError for a model that needs code of its own.
+    """
+    from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
+
+    with explain_refused_code(source):
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+    stored = getattr(config, "quantization_config", None) or {}
+    method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
+    classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
+    wanted = classes.get(str(getattr(method, "value", method)))
+    return {} if wanted is None else {"quantization_config": wanted(dequantize=True)}
+
+
+def spread(job: Job, device: Device) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that fill the first GPU and go on to the next ones; {} for
+    training, and where there is one GPU or none.
+
+    A model that fits on the first GPU is there alone, as without them.
+    """
+    if job.part != JUDGE or device.type != "cuda":
+        return {}
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < 2:
+        return {}
+    free = {number: torch.cuda.mem_get_info(number)[0] for number in range(count)}
+    room = {number: int(WEIGHTS_SHARE * found) for number, found in free.items()}
+    return {"device_map": "sequential", "max_memory": room}
+
+
+def is_spread(model: Model) -> bool:
+    """Whether the model's modules are on more than one device."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return len(set((getattr(base, "hf_device_map", None) or {}).values())) > 1
 
 
 def load_base(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +16,9 @@ from trainers.rows import Prepared, pack
 from trainers.rows.packing import check_packing
 from trainers.rows.sequences import lengths
 from trainers.say.progress import say
-from trainers.start.few_layers import on_device
+from trainers.start.loading import written_out
+from trainers.start.model_files import reading
+from trainers.step.sharding import reads_once
 
 
 def unpacked_if_seen(
@@ -57,3 +62,43 @@ def unpacked_if_seen(
         replace(job, entry=replace(job.entry, stage=changed), most_rows=room),
         replace(data, notes=(*data.notes, note)),
     )
+
+
+@contextmanager
+def on_device(model: Model, job: Job, device: Device) -> Iterator[Any]:
+    """The model; or, of one that is read once for all processes, a copy of its first layers on the
+    device, for as long as this lasts.
+    """
+    if not reads_once(job):
+        yield model
+        return
+    import torch
+
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    source = base.config.name_or_path
+    options: dict[str, Any] = {"revision": job.plan.revision} if source == job.base_model else {}
+    options["trust_remote_code"] = job.plan.trust_remote_code
+    with reading(source):
+        few = type(base).from_pretrained(
+            source,
+            config=first_layers(base.config),
+            dtype=getattr(torch, job.stage.weights_dtype),
+            attn_implementation=job.stage.attention,
+            device_map={"": device},
+            **options,
+            **written_out(source, **options),
+        )
+    yield few
+
+
+def first_layers(config: Any) -> Any:
+    """The config of the first layers: as many as hold one of each kind, two at least."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    count, kinds = text.num_hidden_layers, getattr(text, "layer_types", None) or ()
+    few = min(count, max([2, *(1 + kinds.index(kind) for kind in set(kinds))]))
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == count:
+            setattr(text, name, value[:few])
+    text.num_hidden_layers = few
+    return config

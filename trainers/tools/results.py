@@ -24,9 +24,8 @@ from advisor.record.files import record_of as record_of
 from advisor.record.run import RunRecord, StageRecord
 from trainers.job.job import is_hub_id
 from trainers.start.attention import usable_here
-from trainers.start.loading import keep_weights_unpacked, placement
+from trainers.start.loading import keep_weights_unpacked, placement, written_out
 from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
-from trainers.start.quantised_checkpoints import written_out
 from trainers.updates.experts import silence_routers
 
 BASE = "base"

@@ -1,6 +1,8 @@
-"""What is tried on a model before it is divided runs on the device, on the model's first layers."""
+"""Packing is tried on the device, of a model before it is divided on its first layers; where it
+cannot be had, rows of similar length share a micro-batch.
+"""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +10,11 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
+from advisor.ground.errors import InputError
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from tests.trainers.test_packing import rows_of
-from trainers.start import few_layers, fused_layers, loading
-from trainers.start.few_layers import first_layers
-from trainers.start.packing_check import unpacked_if_seen
+from trainers.start import loading, packing_check
+from trainers.start.packing_check import first_layers, unpacked_if_seen
 
 FLASH = "refuses-the-host"
 
@@ -20,7 +22,7 @@ FLASH = "refuses-the-host"
 @pytest.fixture
 def divided(make, monkeypatch):
     """`divided(**keys)`: (a job, its model on the host as before a division)."""
-    monkeypatch.setattr(few_layers, "reads_once", lambda job: True)
+    monkeypatch.setattr(packing_check, "reads_once", lambda job: True)
 
     def build(**keys):
         job = make(weights_dtype="bfloat16", **keys)
@@ -58,22 +60,6 @@ def test_rows_are_packed_where_attention_takes_the_gpu_alone(divided, flash):
         assert next(model.parameters()).device.type == "cpu"
 
 
-def test_fused_kernels_are_tried_on_the_gpu(divided, monkeypatch):
-    """The first layers are tried there, and the kernels are put into the whole model."""
-    seen, put = [], []
-    monkeypatch.setattr(fused_layers, "_why_unfit", lambda *_: "")
-    monkeypatch.setattr(fused_layers, "PUT_IN", {"liger": put.append})
-    monkeypatch.setattr(
-        fused_layers, "_tried", lambda name, model: seen.append(next(model.parameters()).device)
-    )
-    with pretend_gpu():
-        job, model = divided()
-        job = replace(job, entry=replace(job.entry, stage=replace(job.stage, kernels="liger")))
-        fused_layers.fuse_layers(model, job, GPU)
-    assert seen == [GPU]
-    assert put == [model]
-
-
 def test_the_first_layers_hold_each_kind():
     """Two layers, or as many as hold one of each kind; lists by layer are cut as well."""
     from transformers import Gemma3TextConfig, LlamaConfig
@@ -83,3 +69,30 @@ def test_the_first_layers_hold_each_kind():
     mixed = first_layers(Gemma3TextConfig(num_hidden_layers=26))
     assert mixed.num_hidden_layers == len(mixed.layer_types) == 6
     assert set(mixed.layer_types) == {"sliding_attention", "full_attention"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows of a stage."""
+
+    train: list
+    notes: tuple = ()
+
+
+def test_rows_that_are_not_packed_keep_to_what_memory_had_room_for(make, monkeypatch):
+    """After a restart with a quarter of the sequences a quarter of the rows go through the model
+    together, and an optimizer step learns as many as before.
+    """
+
+    def refuse(*_, **__):
+        raise InputError("stage sft: packing cannot be used: rows see each other")
+
+    monkeypatch.setattr(packing_check, "check_packing", refuse)
+    job = make(packing=True, group_by_length=True, seq_len=32, micro_batch_size=4, grad_accum=2)
+    data = Data(rows_of([8] * 64))
+    sizes = []
+    for room in (None, 1):
+        found, _ = unpacked_if_seen(replace(job, most_rows=room), data, None, None)
+        sizes.append((found.stage.micro_batch_size, found.stage.grad_accum))
+        assert not found.stage.packing
+    assert sizes == [(16, 2), (4, 8)]
