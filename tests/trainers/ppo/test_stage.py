@@ -277,7 +277,7 @@ def test_a_reward_that_never_differs_is_told_and_stops_the_run(make):
     )
     train(trial)
     told = {check["name"]: check for check in result(trial)["checks"]}
-    assert not told["constant-reward"]["ok"]
+    assert not told["rollouts-constant-reward"]["ok"]
 
 
 def test_a_reward_that_is_no_number_stops_the_run(make):
