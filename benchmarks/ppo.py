@@ -53,7 +53,8 @@ folder = Path(folder)
 import torch
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers.job.job import make_job
-from trainers.job.machine import quiet_libraries, use_cores
+from trainers.job.libraries import quiet_libraries
+from trainers.job.machine import use_cores
 
 quiet_libraries()
 use_cores()

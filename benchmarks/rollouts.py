@@ -44,7 +44,8 @@ from trainers.say.progress import Parts
 from trainers.stage.build import build_trainer
 from trainers.stage.load import load_stage
 from trainers.job.job import make_job
-from trainers.job.machine import quiet_libraries, use_cores
+from trainers.job.libraries import quiet_libraries
+from trainers.job.machine import use_cores
 from trainers.rollouts import transformers_engine
 
 quiet_libraries()

@@ -21,7 +21,8 @@ from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import Comparison, compare
 from trainers.job.job import Job
-from trainers.job.machine import check_versions, torch_device
+from trainers.job.libraries import check_versions
+from trainers.job.machine import torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row, dataset_columns

@@ -150,7 +150,7 @@ def test_libraries_cannot_ask_either(with_code, monkeypatch):
     """A load by TRL or PEFT, which pass nothing, is refused and asks nothing."""
     from transformers import AutoConfig
 
-    from trainers.job.machine import quiet_libraries
+    from trainers.job.libraries import quiet_libraries
 
     quiet_libraries()
     monkeypatch.setattr("builtins.input", lambda *words: "y")

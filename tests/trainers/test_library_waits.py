@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("huggingface_hub")
 
 from advisor.ground.progress import BYTES, board
-from trainers.job.library_waits import watch_downloads
+from trainers.job.libraries import watch_downloads
 
 
 @pytest.fixture
@@ -56,8 +56,7 @@ def test_the_libraries_are_watched_once_they_are_quiet():
     import huggingface_hub.utils
     import transformers
 
-    from trainers.job.library_waits import watch_loading
-    from trainers.job.machine import quiet_libraries
+    from trainers.job.libraries import quiet_libraries, watch_loading
 
     quiet_libraries()
     assert huggingface_hub.utils.tqdm.is_watched

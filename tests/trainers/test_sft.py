@@ -18,7 +18,7 @@ from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.__main__ import main
-from trainers.job import machine
+from trainers.job import libraries
 from trainers.job.files import read_json
 from trainers.job.machine import is_main_process
 from trainers.job.process import TRAINING
@@ -201,7 +201,7 @@ def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_pa
     broken.run.rename(tmp_path / "moved")
     small = make(**keys | {"micro_batch_size": 2, "grad_accum": 2}, job_run=tmp_path / "moved")
     moved = replace(small, plan=replace(small.plan, model=str(tmp_path / "model-2")))
-    found = machine.check_versions(quantized=False)
+    found = libraries.check_versions(quantized=False)
     monkeypatch.setattr(
         "trainers.stage.load.check_versions", lambda **_: {**found, "torch": "9.9.9"}
     )
@@ -346,7 +346,7 @@ def test_untested_versions_are_refused_with_both_named(monkeypatch):
     import importlib.metadata
 
     from advisor.ground.errors import MachineNotReady
-    from trainers.job.machine import check_versions
+    from trainers.job.libraries import check_versions
 
     real = importlib.metadata.version
     monkeypatch.setattr(

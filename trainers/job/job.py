@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, did_you_mean
+from advisor.model_files.hub_cache import is_hub_id
 from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
@@ -125,11 +126,6 @@ class Job:
 def label(job: Job) -> str:
     """What messages call the stage."""
     return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
-
-
-def is_hub_id(text: str) -> bool:
-    """True for 'owner/name' and 'name', False for what can only be a path."""
-    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
 def model_source(folder: Path, model: str) -> str:

@@ -1,5 +1,4 @@
-"""What a trainer needs of the machine: tested library versions, the device of the plan, memory
-counters.
+"""What a trainer needs of the machine: the device of the plan, processes, memory counters.
 
 Importing this module before torch, transformers and trl also switches off their telemetry and
 progress messages.
@@ -8,12 +7,8 @@ progress messages.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
-import logging
 import os
 import sys
-import tomllib
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -21,10 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import Fault, MachineNotReady
-from advisor.ground.resources import install_line, resource_root
-from trainers.job.foreign_code import never_ask
-from trainers.job.library_waits import watch_libraries
+from advisor.ground.errors import MachineNotReady
 from trainers.job.types import Device
 
 # Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
@@ -43,79 +35,6 @@ for name, value in {
     "OMP_WAIT_POLICY": "passive",
 }.items():
     os.environ.setdefault(name, value)
-
-ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
-FOR_QUANTIZATION = ("bitsandbytes",)
-
-
-@cache
-def tested_ranges() -> dict[str, str]:
-    """Library -> the versions that the trainers have been tested with (">=1.16,<1.17"), from the
-    `train` extra, which is the only place that lists them.
-    """
-    from packaging.requirements import Requirement
-
-    with suppress(importlib.metadata.PackageNotFoundError):
-        listed = map(Requirement, importlib.metadata.requires("finetune-advisor") or [])
-        wanted = [one for one in listed if one.marker and one.marker.evaluate({"extra": "train"})]
-        if wanted:
-            return {one.name.lower(): str(one.specifier) for one in wanted}
-    # A checkout on PYTHONPATH, not installed.
-    project = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [Requirement(line) for line in project["optional-dependencies"]["train"]]
-    return {one.name.lower(): str(one.specifier) for one in wanted}
-
-
-def check_versions(*, quantized: bool) -> dict[str, str]:
-    """Library -> installed version.
-
-    Raises MachineNotReady, with the installed and the wanted version of each library that is
-    missing or untested.
-
-    Args:
-        quantized: Whether bitsandbytes is needed: for weights, or states of the optimizer.
-    """
-    from packaging.specifiers import SpecifierSet
-
-    faults, versions = [], {}
-    for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
-        wanted = tested_ranges().get(name, "")
-        install = install_line()
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            what = f"{name} is not installed"
-        else:
-            if SpecifierSet(wanted).contains(versions[name], prereleases=True):
-                continue
-            what = (
-                f"{name} {versions[name]} is installed, which the trainers have not been tested"
-                " with"
-            )
-        faults.append(Fault(what=what, allowed=f"wanted: {name}{wanted}", hint=install))
-    if faults:
-        raise MachineNotReady(faults=faults)
-    return versions | {"python": ".".join(map(str, sys.version_info[:3]))}
-
-
-def quiet_libraries() -> None:
-    """Silence warnings, logs, progress bars and questions of the libraries: we count ourselves what
-    is dropped or changed. Chat templates get their limits.
-    """
-    import datasets
-    import transformers
-
-    from advisor.data.templates.bounded import bound_chat_templates
-
-    warnings.filterwarnings("ignore")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    watch_libraries()
-    never_ask()
-    bound_chat_templates()
 
 
 def torch_device(wanted: str) -> Any:

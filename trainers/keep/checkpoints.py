@@ -11,6 +11,7 @@ checkpoint_store.py says when a checkpoint is complete, and which one a run resu
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.progress import waiting
 from trainers.job.files import read_json
 from trainers.job.machine import is_main_process, process_count, process_rank, wait_for_all
-from trainers.job.random_states import random_states, restore_random_states
 from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore
 from trainers.keep.results import load_saved, save_weights
 
@@ -220,6 +220,32 @@ def load_random_states(place: Path, *, seed: int) -> None:
             " as if it had never stopped",
             hint="remove this checkpoint: the same command then resumes from the one before it",
         )
+
+
+def random_states() -> dict[str, Any]:
+    """The states of every generator that training, or a user's reward, may draw from."""
+    import numpy
+
+    kind, keys, *rest = numpy.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(numpy.asarray(keys, dtype="int64")), *rest),
+        "torch": torch.random.get_rng_state(),
+        "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_random_states(value: dict[str, Any]) -> None:
+    """Set every generator to a state that `random_states` returned."""
+    import numpy
+
+    version, numbers, last = value["python"]
+    random.setstate((version, tuple(numbers), last))
+    kind, keys, *rest = value["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
+    torch.random.set_rng_state(value["torch"])
+    if value["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.random.set_rng_state(value["cuda"])
 
 
 # --------------------------------------------------------------------------- transformers

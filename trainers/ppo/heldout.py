@@ -19,7 +19,7 @@ from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import keep_value, kept_value
 from trainers.job.job import TRAIN
 from trainers.job.machine import process_count, process_rank, sum_over_processes
-from trainers.job.random_states import random_states, restore_random_states
+from trainers.keep.checkpoints import random_states, restore_random_states
 from trainers.ppo.roles import POLICY
 from trainers.rewards.scoring import filled
 from trainers.rollouts.engine import Answers

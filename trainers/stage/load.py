@@ -13,14 +13,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.progress import board
 from advisor.methods.optimizers import optimizer
 from trainers.job.job import JUDGE, Job
-from trainers.job.machine import (
-    MemoryMeter,
-    check_versions,
-    keep_freed_memory,
-    quiet_libraries,
-    torch_device,
-    use_cores,
-)
+from trainers.job.libraries import check_versions, quiet_libraries
+from trainers.job.machine import MemoryMeter, keep_freed_memory, torch_device, use_cores
 from trainers.job.process import LOADING, WHILE_LOADING
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.keep.held_out_curve import check_held_out

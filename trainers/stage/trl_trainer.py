@@ -18,9 +18,8 @@ from transformers import Trainer
 
 from advisor.methods import update
 from trainers.job.job import Job
-from trainers.job.random_states import random_states, restore_random_states
 from trainers.job.types import Model
-from trainers.keep.checkpoints import SafeCheckpoints
+from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_random_states
 from trainers.rows.batches import Batches, Rounds, RowOrder
 from trainers.rows.row import IGNORED
 from trainers.step.sharding import divided_copy

@@ -24,7 +24,7 @@ from advisor.model_files.folder import (
     read_header,
     tokenizer_faults,
 )
-from trainers.job.foreign_code import refused_code
+from trainers.job.libraries import refused_code
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,9})\.")
 SHOWN = 4

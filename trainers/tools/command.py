@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.terminal import show_streams
-from trainers.job.machine import quiet_libraries, use_cores
+from trainers.job.libraries import quiet_libraries
+from trainers.job.machine import use_cores
 
 
 def run_command(

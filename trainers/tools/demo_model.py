@@ -29,7 +29,7 @@ from advisor.ground.resources import install_line
 from advisor.ground.units import format_gib
 from advisor.model_files.hub_cache import is_offline
 from trainers.job.files import make_folder, read_json, write_json
-from trainers.job.machine import quiet_libraries
+from trainers.job.libraries import quiet_libraries
 from trainers.tools.command import run_command
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -37,7 +37,8 @@ from advisor.record.run import ERROR, RunRecord
 from advisor.record.stage import ErrorRecord
 from trainers.job.files import write_json
 from trainers.job.job import Job, make_job
-from trainers.job.machine import quiet_libraries, torch_device, use_cores
+from trainers.job.libraries import quiet_libraries
+from trainers.job.machine import torch_device, use_cores
 from trainers.start.loading import load_tokenizer
 from trainers.step.out_of_memory import first_line, is_out_of_memory
 from trainers.tools.results import record_of, result_of

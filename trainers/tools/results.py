@@ -17,12 +17,12 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.methods import update
 from advisor.model_files.folder import base_faults, folder_faults
+from advisor.model_files.hub_cache import is_hub_id
 from advisor.plan.entries import entries, start_folder_of, whole_model
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record.files import label, writing_stages
 from advisor.record.files import record_of as record_of
 from advisor.record.run import RunRecord, StageRecord
-from trainers.job.job import is_hub_id
 from trainers.start.attention import usable_here
 from trainers.start.loading import keep_weights_unpacked, placement, written_out
 from trainers.start.model_files import check_adapter, check_files, check_loaded, reading

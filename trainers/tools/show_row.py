@@ -21,7 +21,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.terminal import show_streams
 from advisor.model_files.folder import tokenizer_faults
 from trainers.job.job import model_source
-from trainers.job.machine import quiet_libraries
+from trainers.job.libraries import quiet_libraries
 from trainers.rows.conversation import answer_row, tokenise_prompt
 from trainers.rows.preference import tokenise_feedback, tokenise_pair
 from trainers.rows.row import IGNORED, Unusable, rows_word
