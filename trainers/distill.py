@@ -166,7 +166,6 @@ class Distillation(Objective[Row]):
     # ------------------------------------------------------------------ training
 
     def load(self, opened: Opened[Row]) -> Model:
-        from trainers.stage.trl_trainer import frozen_copy
         from trainers.start.loading import check_vocabulary
 
         job, data = opened.job, opened.data
@@ -176,8 +175,6 @@ class Distillation(Objective[Row]):
             self.teacher = None
         elif self.teacher is None:
             self.teacher = load_teacher(job, opened.device)
-        if self.teacher is model:  # bases are kept between tasks, and this one is trained
-            self.teacher = frozen_copy(model)
         if self.teacher is not None:
             check_vocabulary(self.teacher, opened.tokenizer, (*data.train, *data.holdout))
         return model

@@ -62,9 +62,8 @@ def test_on_the_cpu_nothing_is_placed(make, loads):
     assert "device_map" not in loads[0]
 
 
-def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
-    """The models beside the trained one, too: rewards, the reload check, chat and merge."""
-    from trainers.evaluation.saved_result import _options
+def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
+    """The models beside the trained one, too: rewards, what is checked, chat and merge."""
     from trainers.rewards.model import load_reward_model
     from trainers.tools.results import Result, load_whole
 
@@ -81,12 +80,6 @@ def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, 
     write_fake_model(tmp_path, config)
     load_whole(Result(**fields, quantization=None, model=str(tmp_path)), str(tmp_path), "cuda:0")
     assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
-    model = types.SimpleNamespace(
-        parameters=lambda: iter([types.SimpleNamespace(device=GPU)]),
-        config=types.SimpleNamespace(num_labels=1),
-    )
-    options = _options(job, model, types.SimpleNamespace(head="CausalLM"))
-    assert options["device_map"] == {"": GPU}
 
 
 # --------------------------------------------------------------------------- kernels

@@ -7,7 +7,7 @@ pairs.py         preference training
 rewards.py       training by reward
 reward_model.py  a reward model
 rewriting.py     a sequence-to-sequence model
-saved_result.py  whether the saved result is the trained model; plain_lora.py without PEFT
+saved_result.py  whether the saved result is the trained model
 """
 
 from __future__ import annotations

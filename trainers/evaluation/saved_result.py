@@ -4,6 +4,7 @@ and it differs from its base.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,15 +16,13 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.types import FSDP
 from advisor.record.stage import Check
 from trainers.evaluation.loss import Sample
-from trainers.evaluation.plain_lora import check_plain, plain_answer
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
 from trainers.job.machine import free_host_bytes
-from trainers.job.types import AdaptedModel, Model
+from trainers.job.types import Model
 from trainers.rows.packing import padded_inputs
 from trainers.rows.sequences import lengths, numbers_of
-from trainers.start.kernels import fused_in, put_in
-from trainers.start.loading import is_spread, keep_weights_unpacked, placement, quantization_config
+from trainers.start.loading import is_spread, load_frozen
 
 SEQ2SEQ, SCORES = "Seq2SeqLM", "SequenceClassification"
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
@@ -35,6 +34,20 @@ CHANGED = 1e-6
 # Of the effect of the training: what rounding in another place may cost over all layers in 16 bit.
 # SmolLM2-135M in bfloat16 differed by 0.57 where training had changed 27.
 ROUNDED_SHARE = 0.05
+ADAPTER_CONFIG = "adapter_config.json"
+PLAIN = "the-same-without-peft"
+# What PEFT's LoRA can do and W + s B A cannot say, by the field of its config.
+NOT_PLAIN = {
+    "use_dora": "DoRA",
+    "rank_pattern": "ranks that differ between layers",
+    "alpha_pattern": "scales that differ between layers",
+    "lora_bias": "biases",
+    "trainable_token_indices": "single trained tokens",
+    "layer_replication": "repeated layers",
+    "alora_invocation_tokens": "activation by tokens",
+    "target_parameters": "corrections of routed experts",
+}
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # values of PEFT's init_lora_weights
 LIKELY = 10.0  # in nats: below that, rounding alone moves log-probabilities
 
 
@@ -134,13 +147,10 @@ def check_saved(
     sharded = is_read and job.plan.launch.strategy == FSDP and job.stage.precision != "pure"
     if sharded and not exact:
         limit = max(limit, ROUNDED_SHARE * probe.difference(trained, before))
-    is_module, plain = isinstance(model, PeftModel), None
-    if is_module:
-        how, loaded, plain = _load_module(job, model, folder, probe)
-    else:
-        how, loaded = _load_whole(job, model, folder, probe)
-        if loaded is None and is_read:
-            how, loaded = "read into the model before training", probe.answer(model)
+    is_module = isinstance(model, PeftModel)
+    how, loaded = _loaded_again(job, model, folder, probe)
+    if loaded is None and is_read:
+        how, loaded = "read into the model before training", probe.answer(model)
     if loaded is not None:
         gap = probe.difference(trained, loaded) if answered_in is None else 0.0
         if is_read:  # the model that is evaluated has to agree, too
@@ -149,7 +159,7 @@ def check_saved(
         found = f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})"
     else:
         same = _same_tensors(model, folder)
-        found = f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory"
+        found = f"{how}: the saved tensors {'are' if same else 'are not'} those in memory"
     if not same:
         raise TrainingFailed(
             f"what was saved in {folder} is not the trained model: {found}",
@@ -175,12 +185,7 @@ def check_saved(
             ),
         )
     checks = [Check("saved-model-is-the-trained-one", same, found), effect]
-    if not is_module:
-        return checks
-    # Other engines round a 16-bit sum in another place than PEFT does.
-    plain_limit = limit if exact else max(limit, ROUNDED_SHARE * change)
-    plain_gap = None if plain is None else probe.difference(trained, plain)
-    return checks + check_plain(folder, plain_gap, limit=plain_limit, what=probe.what)
+    return checks + plain_lora(folder)
 
 
 def _gaps_of_read(
@@ -197,71 +202,15 @@ def _gaps_of_read(
     return probe.difference(trained, rounded), probe.difference(loaded, here)
 
 
-def _load_module(
-    job: Job, model: AdaptedModel, folder: Path, probe: Probe
-) -> tuple[str, Any, Any | None]:
-    """(how the saved adapter was loaded by plain PEFT, its answer, that without PEFT if it has
-    one).
-
-    The base comes from disk if a second one fits; else the trained one serves.
-    """
-    from peft import PeftConfig, PeftModel
-
-    if _room_for_second(model, job):
-        saved = PeftConfig.from_pretrained(str(folder))
-        source = str(saved.base_model_name_or_path)
-        base = _load(job, model, probe, source, revision=saved.revision)
-        # Before PEFT touches it.
-        plain = plain_answer(base, folder, probe.answer)
-        result = probe.answer(PeftModel.from_pretrained(base, str(folder)))
-        return f"loaded by PEFT on AutoModelFor{probe.head}", result, plain
-    with model.disable_adapter():
-        alone = plain_answer(model.get_base_model(), folder, probe.answer)
-    model.load_adapter(str(folder), "saved", is_trainable=False)
-    model.set_adapter("saved")
-    result = probe.answer(model)
-    model.set_adapter("default")
-    model.delete_adapter("saved")
-    how = "loaded by PEFT beside the trained adapter (no room for a second base)"
-    return how, result, alone
-
-
-def _load_whole(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:
-    """(how the saved model was loaded, its answer or None if there was no room to load it)."""
+def _loaded_again(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:
+    """(how what was saved was loaded from its files, its answer); no answer if there is no room."""
     if not _room_for_second(model, job):
         return "read from disk (no room for a second model)", None
-    result = probe.answer(_load(job, model, probe, str(folder)))
-    return f"loaded by AutoModelFor{probe.head}", result
-
-
-def _load(job: Job, model: Model, probe: Probe, source: str, **more: Any) -> Any:
-    """A second model from its files, in the form and with the kernels of the trained one."""
-    import transformers
-
-    device = next(model.parameters()).device
-    loader = getattr(transformers, f"AutoModelFor{probe.head}")
-    second = loader.from_pretrained(source, **_options(job, model, probe), **more)
-    placed = second if quantization_config(job) is not None else second.to(device)
-    put_in(placed, fused_in(model))
-    return keep_weights_unpacked(placed)
-
-
-def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:
-    import torch
-
-    device = next(model.parameters()).device
-    options: dict[str, Any] = {
-        "dtype": getattr(torch, job.stage.weights_dtype),
-        "attn_implementation": job.stage.attention,
-        "trust_remote_code": job.plan.trust_remote_code,
-        **placement(device),
-    }
-    quantized = quantization_config(job)
-    if quantized is not None:
-        options |= {"quantization_config": quantized, "device_map": {"": device}}
-    if probe.head == SCORES:
-        options["num_labels"] = model.config.num_labels
-    return options
+    options = {"num_labels": model.config.num_labels} if probe.head == SCORES else {}
+    device, base = next(model.parameters()).device, job.whole_model(folder)
+    second = load_frozen(job, device, str(folder), base=base, head=probe.head, **options)
+    on = "PEFT on " if (folder / ADAPTER_CONFIG).is_file() else ""
+    return f"loaded by {on}AutoModelFor{probe.head}", probe.answer(second)
 
 
 def _room_for_second(model: Model, job: Job) -> bool:
@@ -279,20 +228,52 @@ def _room_for_second(model: Model, job: Job) -> bool:
     return bool(2 * need < free_host_bytes())
 
 
-def _same_tensors(model: Model, folder: Path) -> bool:
-    """True if each tensor on disk equals the one in memory; one at a time, to save memory."""
+def _same_tensors(model: Any, folder: Path) -> bool:
+    """True if the tensors on disk equal those in memory; one at a time, to save memory. Experts of
+    a mixture, which transformers saves under other names than it keeps them, are not compared.
+    """
     import torch
+    from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
-    mine = model.state_dict()
+    is_module = hasattr(model, "peft_config")
+    mine = get_peft_model_state_dict(model) if is_module else model.state_dict()
     seen = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (not a dict)
+            for name in set(file.keys()) & mine.keys():
                 seen += 1
-                if name not in mine or not torch.equal(file.get_tensor(name), mine[name].cpu()):
+                if not torch.equal(file.get_tensor(name), mine[name].cpu()):
                     return False
     return seen > 0
+
+
+def plain_lora(folder: Path) -> list[Check]:
+    """Whether vLLM and llama.cpp, which know nothing of PEFT, apply the saved LoRA as PEFT does: as
+    W + s B A. [] for other results.
+    """
+    path = folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if config.get("peft_type") != "LORA":
+        return []
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(CHANGES_BASE):
+        text = f"PEFT changes the base by its start, {start}: other engines apply another model"
+        return [Check(PLAIN, False, f"{text}; merge the result, or serve it with PEFT")]
+    others = [words for field, words in NOT_PLAIN.items() if config.get(field)]
+    others += ["biases"] if config.get("bias") not in (None, "none") else []
+    if others:
+        text = (
+            f"{' and '.join(dict.fromkeys(others))} cannot be applied as W + BA, as vLLM and"
+            " llama.cpp do; merge the result, or serve it with PEFT"
+        )
+        return [Check(PLAIN, True, text)]
+    text = "can be applied as W + BA, as vLLM and llama.cpp do"
+    if config.get("modules_to_save"):
+        text += f"; {', '.join(config['modules_to_save'])} saved whole: most servers want it merged"
+    if config.get("use_rslora"):
+        text += "; llama.cpp scales by alpha / rank and knows no rslora: merge it first there"
+    return [Check(PLAIN, True, text)]
 
 
 def check_stops(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.methods import objective
-from advisor.model_files.folder import base_faults, folder_faults, tokenizer_faults
+from advisor.model_files.folder import folder_faults, tokenizer_faults
 from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer
 from trainers.rows.packing import head_outputs
+
+SCORES = "SequenceClassification"
 
 
 def reward_folder(job: Job, named: str) -> Path:
@@ -75,80 +78,30 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
-    """The reward model, frozen, in the stage's dtype.
+    """The reward model, frozen, in the stage's dtype; a whole one is not quantised.
 
     Raises InputError if it gives no single score.
     """
-    import torch
-    import transformers
-
-    from trainers.start.loading import placement
-    from trainers.start.model_files import check_files, check_loaded, reading
+    from trainers.start.loading import load_frozen, read_adapter_config
+    from trainers.start.model_files import check_files
 
     check_files(str(folder), folder_faults)
-    options: dict[str, Any] = {
-        "dtype": getattr(torch, job.stage.weights_dtype),
-        "attn_implementation": job.stage.attention,
-        "num_labels": 1,
-        "trust_remote_code": job.plan.trust_remote_code,
-        **placement(device),
-    }
     if (folder / "adapter_config.json").is_file():
-        model = _with_adapter(job, folder, device, options)
+        is_scoring = read_adapter_config(folder).get("task_type") == "SEQ_CLS"
+        what, base = "the module in it generates text", job.whole_model(folder)
     else:
-        labels = json.loads((folder / "config.json").read_text("utf-8"))
-        names = labels.get("architectures")
+        names = json.loads((folder / "config.json").read_text("utf-8")).get("architectures")
         kind = str(names[0]) if isinstance(names, list) and names else "a model"
-        if "ForSequenceClassification" not in kind:
-            raise InputError(
-                f"{folder} holds {kind}, which gives no scores",
-                where=f"stage {job.stage.name}: reward_model",
-                allowed="a model with a head for one score",
-            )
-        with reading(folder, "the reward model"):
-            loader = transformers.AutoModelForSequenceClassification
-            model, info = loader.from_pretrained(
-                str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
-        check_loaded(model, info, str(folder), new_head=False)
-        model = model.to(device)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
-
-
-def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any]) -> Any:
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
-
-    from trainers.start.loading import (
-        keep_weights_unpacked,
-        quantization_config,
-        read_adapter_config,
-        register_method,
-    )
-    from trainers.start.model_files import check_adapter, check_files, reading
-
-    config = read_adapter_config(folder)
-    if config.get("task_type") != "SEQ_CLS":
+        is_scoring = "ForSequenceClassification" in kind
+        what, base = f"it holds {kind}", str(folder)
+        job = replace(job, entry=replace(job.entry, stage=replace(job.stage, quantization=None)))
+    if not is_scoring:
         raise InputError(
-            f"the module in {folder} generates text and gives no scores",
+            f"{folder} gives no scores: {what}",
             where=f"stage {job.stage.name}: reward_model",
-            allowed="the result of a stage with objective rm",
+            allowed="the result of a stage with objective rm, or a model with a head for one score",
         )
-    register_method(config)
-    source = job.whole_model(folder)
-    check_files(source, base_faults)
-    if source == job.base_model and job.plan.revision:
-        options = {**options, "revision": job.plan.revision}
-    quantized = quantization_config(job)
-    if quantized is not None:
-        options = {**options, "quantization_config": quantized, "device_map": {"": device}}
-    with reading(folder, "the adapter"):
-        base = AutoModelForSequenceClassification.from_pretrained(source, **options)
-        model = PeftModel.from_pretrained(base, str(folder))
-        check_adapter(model, folder)
-    return keep_weights_unpacked(model) if quantized is not None else model.to(device)
+    return load_frozen(job, device, str(folder), base=base, head=SCORES, num_labels=1)
 
 
 def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> list[float]:

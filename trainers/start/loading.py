@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,13 @@ def is_spread(model: Model) -> bool:
 
 
 def load_base(
-    job: Job, device: Device, source: str | None = None, *, head: str = "CausalLM", **extra: Any
+    job: Job,
+    device: Device,
+    source: str | None = None,
+    *,
+    head: str = "CausalLM",
+    new_head: bool | None = None,
+    **extra: Any,
 ) -> Any:
     """The model that a stage or a check starts from, in the stage's dtype, on the device.
 
@@ -227,12 +234,14 @@ def load_base(
     Args:
         source: A folder or hub id; default: the plan's model.
         head: CausalLM, Seq2SeqLM or SequenceClassification, as in transformers' AutoModelFor...
+        new_head: Of a model that is only read, beside the one that is trained: whether a head that
+            scores or classifies may be new. None: this one is trained.
         extra: Further arguments of `from_pretrained`.
     """
     import torch
     import transformers
 
-    source = source or job.base_model
+    source, is_trained = source or job.base_model, new_head is None
     quantized = quantization_config(job)
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
@@ -242,7 +251,8 @@ def load_base(
     options |= extra
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
-    options |= unread(job) if reads_once(job) else placement(device)
+    is_shared = is_trained and reads_once(job)
+    options |= unread(job) if is_shared else placement(device)
     # A head that scores or classifies may be new; everything else has to be in the files.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     check_files(source, base_faults)
@@ -263,20 +273,20 @@ def load_base(
         str(device),
         repr(sorted((name, str(value)) for name, value in options.items())),
     )
-    bases = job.process.bases
+    bases = job.process.bases if is_trained else None
     if bases is not None and key in bases.kept:
         return bases.kept[key]
     try:
-        with reading(source), one_reads_for_all(job):
+        with reading(source), one_reads_for_all(job) if is_shared else nullcontext():
             model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
                 source, **options
             )
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
-    check_loaded(model, info, source)
-    if "device_map" not in options and not reads_once(job):
+    check_loaded(model, info, source, new_head=new_head is not False)
+    if "device_map" not in options and not is_shared:
         model = model.to(device)
-    if trains_in_products(job, device, source):
+    if is_trained and trains_in_products(job, device, source):
         dither(model, job.stage.seed)
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)
@@ -392,6 +402,26 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
     return model
 
 
+def load_frozen(job: Job, device: Device, source: str, *, base: str, **options: Any) -> Any:
+    """A model that is only read: a reward model, a teacher, what a stage has saved.
+
+    Raises InputError if its files cannot be read, or are not those of one model.
+
+    Args:
+        source: A folder with a whole model or a module, or a hub id.
+        base: What the module belongs to.
+        options: Of `load_base`.
+    """
+    folder = Path(source)
+    if (folder / "adapter_config.json").is_file():
+        register_method(read_adapter_config(folder))
+        whole = load_base(job, device, base, new_head=True, **options)
+        model = _with_module(job, whole, folder)
+    else:
+        model = load_base(job, device, source, new_head=False, **options)
+    return model.requires_grad_(False).eval()
+
+
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """The config of the module in the folder.
 
@@ -435,8 +465,7 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
             raise
         lines = [line.strip() for line in str(error.__cause__).splitlines() if line.strip()]
         raise InputError(
-            f"stage {job.stage.name} continues from {start}, which does not fit"
-            f" {base.config.name_or_path}: {lines[-1] if lines else ''}",
+            f"{start} does not fit {base.config.name_or_path}: {lines[-1] if lines else ''}",
             where=f"stage {job.stage.name}",
             hint="an adapter belongs to the base it was trained on",
         ) from None

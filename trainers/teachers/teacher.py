@@ -114,9 +114,9 @@ def load_teacher(job: Job, device: Device) -> Any:
 
     Raises InputError if its files cannot be read, or its module cannot be merged into its base.
     """
-    from trainers.start.loading import load_base, read_adapter_config, register_method, update_of
+    from trainers.start.loading import load_frozen, read_adapter_config, update_of
 
-    source = teacher_source(job)
+    source = base = teacher_source(job)
     # Nothing of it is trained, so that mixed precision needs no float32 weights of it.
     dtype = settings.autocast_dtype(job, device) or job.stage.weights_dtype
     stage = replace(
@@ -125,23 +125,15 @@ def load_teacher(job: Job, device: Device) -> Any:
         weights_dtype=dtype,  # type: ignore[arg-type]
     )
     own = replace(job, entry=replace(job.entry, stage=stage))
-    folder = Path(source)
-    if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        config = read_adapter_config(folder)
-        register_method(config)
-        module = update_of(config)
+    is_module = (Path(source) / "adapter_config.json").is_file()
+    if is_module:
+        config = read_adapter_config(Path(source))
+        module, base = update_of(config), str(config.get("base_model_name_or_path"))
         if config.get("task_type") != "CAUSAL_LM" or module is None or not module.merges:
             raise InputError(
                 f"{source} holds a module that cannot be merged into its base",
                 where=f"stage {job.stage.name}: teacher",
                 allowed="a LoRA or a whole model that writes",
             )
-        base = load_base(own, device, str(config.get("base_model_name_or_path")))
-        teacher = PeftModel.from_pretrained(base, source).merge_and_unload()
-    else:
-        teacher = load_base(own, device, source)
-    for parameter in teacher.parameters():
-        parameter.requires_grad_(False)
-    return teacher.eval()
+    teacher = load_frozen(own, device, source, base=base)
+    return teacher.merge_and_unload() if is_module else teacher

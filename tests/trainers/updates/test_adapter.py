@@ -170,7 +170,5 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     from trainers.job.job import make_job
 
     plan = replace(job.plan, stages=(stage,))
-    with pytest.raises(
-        InputError, match=r"continues from .*elsewhere, which does not fit .*tiny-model"
-    ):
+    with pytest.raises(InputError, match=r"elsewhere,? .*does not fit .*tiny-model"):
         sft.train(make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path))

@@ -160,41 +160,22 @@ def test_an_orthogonal_start_has_an_even_rank(make):
         sft.train(make(rank=5, peft={"init_lora_weights": "orthogonal"}))
 
 
-def test_what_peft_makes_of_a_decomposition_is_noticed(make, tmp_path):
-    """An OLoRA as PEFT saves it is right in PEFT and another model in vLLM and llama.cpp: the check
-    says so.
-    """
-    import torch
-    from peft import LoraConfig, get_peft_model
+@pytest.mark.parametrize(
+    ("options", "is_ok", "said"),
+    [
+        ({}, True, "can be applied as W + BA"),
+        ({"init_lora_weights": "olora"}, False, "changes the base by its start, olora"),
+        ({"use_dora": True, "bias": "all"}, True, "DoRA and biases cannot be applied"),
+        ({"use_rslora": True, "modules_to_save": ["lm_head"]}, True, "lm_head saved whole"),
+    ],
+)
+def test_what_other_engines_cannot_apply_is_noticed(options, is_ok, said, tmp_path):
+    """An OLoRA as PEFT saves it is right in PEFT and another model in vLLM and llama.cpp."""
+    from peft import LoraConfig
 
-    from trainers.evaluation.plain_lora import check_plain, plain_answer
-    from trainers.start import loading
+    from trainers.evaluation.saved_result import plain_lora
 
-    job = make()
-    base, fresh = (loading.load_base(job, torch.device("cpu")) for _ in range(2))
-    config = LoraConfig(r=4, init_lora_weights="olora", target_modules="all-linear")
-    model = get_peft_model(base, config).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(tmp_path, save_embedding_layers=False)
-
-    def answer(asked):
-        with torch.no_grad():
-            return asked(input_ids=torch.arange(3, 11)[None]).logits
-
-    there, plain = answer(model), plain_answer(fresh.eval(), tmp_path, answer)
-
-    gap = float((there - plain).abs().max())
-    (found,) = check_plain(tmp_path, gap, limit=1e-3, what="logits")
-    assert not found.ok
-
-
-def test_w_plus_ba_is_the_trained_model_in_16_bit_too(make):
-    """bfloat16 rounds each layer's sum; applied without PEFT it is rounded in the same place."""
-    keys = {"weights_dtype": "bfloat16", "learning_rate": 0.01}
-    result = trained(make(rank=4, max_steps=4, **keys))
-    (check,) = (one for one in result["checks"] if one["name"] == "the-same-without-peft")
-    assert check["ok"]
-    assert "differ by at most 0 (" in check["text"]
+    LoraConfig(r=4, target_modules="all-linear", **options).save_pretrained(tmp_path)
+    (found,) = plain_lora(tmp_path)
+    assert found.ok is is_ok
+    assert said in found.text
