@@ -89,14 +89,15 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
     """The state of every optimizer that runs here, after a step over a small Llama, to the byte."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from trainers.step.make_optimizer import model_optimizer
+    from trainers.step.make_optimizer import make
 
     model = tiny(getattr(torch, dtype))
     stage = Stage(
         name="sft", objective="sft", update="full", learning_rate=1e-4, optimizer=name,
         weights_dtype=dtype,
     )  # fmt: skip
-    made = model_optimizer(stage, model)
+    groups = [{"params": [*model.parameters()], "weight_decay": 0.0}]
+    made = make(stage, groups, [model])
     ids = torch.randint(0, 320, (1, 8))
     model(input_ids=ids, labels=ids).loss.backward()
     made.step()

@@ -23,12 +23,12 @@ from trainers import sft
 from trainers.keep.checkpoints import load_training, save_training, trained_parameters
 from trainers.step.make_optimizer import (
     hidden_matrices,
-    model_optimizer,
+    make,
+    optimizer_note,
     put_own,
-    rate_note,
     rounded_away,
 )
-from trainers.step.muon import MuonWithAdamW
+from trainers.step.own_optimizers import MuonWithAdamW
 
 ON_CPU = [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices]
 
@@ -75,7 +75,17 @@ def steps_of(made: Any, model: Any, numbers: range) -> None:
 
 def built(name: str, model: Any, dtype: str) -> Any:
     decayed = ["q_proj.weight", "down_proj.weight", "experts"]
-    return model_optimizer(stage(name, weights_dtype=dtype), model, decayed=decayed)
+    groups = [
+        {
+            "params": [
+                one for path, one in model.named_parameters() if (path in decayed) == pulled
+            ],
+            "lr": 1e-3,
+            "weight_decay": 0.1 if pulled else 0.0,
+        }
+        for pulled in (True, False)
+    ]
+    return make(stage(name, weights_dtype=dtype), groups, [model])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -145,12 +155,13 @@ def test_a_step_of_muon_has_the_size_of_adamws():
     """
     for rows, columns in ((128, 128), (256, 64), (64, 256)):
         weight = torch.nn.Parameter(torch.zeros(rows, columns))
-        made = MuonWithAdamW([{"params": [weight], "muon": True}], lr=1e-3)
+        made = MuonWithAdamW([{"params": [weight]}], matrices=[weight], lr=1e-3)
         weight.grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
         made.step()
         assert 0.15e-3 < float(weight.detach().square().mean().sqrt()) < 0.25e-3
+    vector = torch.nn.Parameter(torch.zeros(3))
     with pytest.raises(ValueError, match="only supports 2D"):
-        MuonWithAdamW([{"params": [torch.nn.Parameter(torch.zeros(3))], "muon": True}])
+        MuonWithAdamW([{"params": [vector]}], matrices=[vector])
 
 
 def test_embeddings_output_and_experts_are_no_hidden_matrices():
@@ -219,9 +230,9 @@ def test_a_name_that_no_plan_can_give_is_refused(name):
 def test_another_learning_rate_is_pointed_out():
     """Of the optimizer whose rate is not AdamW's; of the others nothing."""
     assert "learning rate 0.0002 under sgd: no rate" in (
-        rate_note(stage("sgd", learning_rate=2e-4)) or ""
+        optimizer_note(stage("sgd", learning_rate=2e-4), "cpu") or ""
     )
-    assert rate_note(stage("muon")) is None
+    assert optimizer_note(stage("muon"), "cpu") is None
 
 
 def test_which_optimizers_keep_small_updates():

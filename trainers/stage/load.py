@@ -109,7 +109,7 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     tell(job, use_triton_if_it_works(device.type))
     if rounding := make_optimizer.rounding_warning(job.stage):
         tell(job, f"WARNING: {rounding}")
-    tell(job, make_optimizer.rate_note(job.stage))
+    tell(job, make_optimizer.optimizer_note(job.stage, device.type))
     job = with_room(with_attention(job, device))
     # A module starts from the same numbers, whatever this process did before.
     set_seed(job.stage.seed)

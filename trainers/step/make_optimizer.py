@@ -1,22 +1,23 @@
-"""The plan's optimizer, built over a model with the groups of transformers' Trainer or over groups
-of one's own; and what to know of it.
+"""The plan's optimizer, on a trainer of transformers or over groups of one's own; and what to know
+of it.
 
-transformers' Trainer makes most of them itself, from the name that `settings` gives it; the others
-are put on it here. PPO, which has no Trainer, has all of them made here.
+transformers makes most of them, from the name that `settings` gives it; the others are our own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from advisor.methods import update
-from advisor.methods.optimizers import Optimizer, optimizer, read_arguments
+from advisor.methods.kernels import TRITON_NEEDS, why_no_triton
+from advisor.methods.optimizers import optimizer, read_arguments
 from advisor.plan.model import Stage
 from trainers.job.types import Model
 
+OVER_BFLOAT16 = ("adamw_split", "adamw_stochastic")
 # The standard deviation of weights that the warning supposes: usual for models of 1B to 10B, and
 # what most are initialised with.
 USUAL_WEIGHT = 0.02
@@ -28,48 +29,18 @@ WAYS_OUT = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What an optimizer is made of, beside its parameters."""
-
-    stage: Stage
-    entry: Optimizer
-    models: Sequence[Model]  # whose parameters the groups hold
-    betas: tuple[float, ...]
-    eps: float
-
-    @property
-    def adam(self) -> dict[str, Any]:
-        """The arguments of every Adam."""
-        return {"betas": self.betas, "eps": self.eps}
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What `trl: {optim_args: ...}` sets, and defaults."""
-        return read_arguments(self.entry.name, self.stage.trl.get("optim_args"))
-
-
-Groups = list[dict[str, Any]]
-
-
 def put_own(trainer: Any, stage: Stage) -> str | None:
     """Let transformers' trainer step with the plan's optimizer where it does not make it itself;
     what a person should know of it.
     """
-    entry = optimizer(stage.optimizer)
-    if entry.transformers is not None:
-        return None
     given = trainer.args
-
-    def make_own(model: Model) -> Any:
-        return model_optimizer(
-            stage, model, betas=(given.adam_beta1, given.adam_beta2), eps=given.adam_epsilon,
-            decayed=trainer.get_decay_parameter_names(model),
-        )  # fmt: skip
-
-    trainer.optimizer_cls_and_kwargs = (lambda: make_own, {})
+    adam = {"betas": (given.adam_beta1, given.adam_beta2), "eps": given.adam_epsilon}
+    found = _own(stage, [trainer.model], adam)
+    if found is None:
+        return None
+    trainer.optimizer_cls_and_kwargs = found
     stacks = [one for one in trainer.model.parameters() if one.requires_grad and one.ndim > 2]
-    if entry.name != "muon" or not stacks:
+    if stage.optimizer != "muon" or not stacks:
         return None
     return (
         f"muon moves matrices: the weights of experts, {len(stacks)} tensors of three dimensions,"
@@ -77,117 +48,66 @@ def put_own(trainer: Any, stage: Stage) -> str | None:
     )
 
 
-def model_optimizer(
-    stage: Stage,
-    model: Model,
-    *,
-    betas: tuple[float, float] | None = None,
-    eps: float = 1e-8,
-    decayed: Sequence[str] = (),
-) -> Any:
-    """The stage's optimizer over what trains of a model.
-
-    Args:
-        stage: Names it, its learning rate and weight decay.
-        model: The model.
-        betas: Of Adam; None: the optimizer's own.
-        eps: Of Adam.
-        decayed: The names of the parameters that weight decay pulls: no norms and biases.
-    """
-    trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
-    kept = set(decayed)
-    groups = [
-        {
-            "params": [one for name, one in trained if (name in kept) == pulled],
-            "lr": stage.learning_rate,
-            "weight_decay": stage.weight_decay if pulled else 0.0,
-        }
-        for pulled in (True, False)
-    ]
-    return make(stage, groups, [model], betas=betas, eps=eps)
-
-
 def make(
     stage: Stage,
-    groups: Groups,
+    groups: Sequence[dict[str, Any]],
     models: Sequence[Model],
     *,
-    betas: tuple[float, float] | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Any:
     """The stage's optimizer over groups of parameters, each with its lr and weight_decay.
 
-    Arguments as of `model_optimizer`; `models` hold the parameters.
+    Args:
+        stage: Names it.
+        groups: The groups.
+        models: Those that hold the parameters.
+        betas: Of Adam.
+        eps: Of Adam.
     """
-    entry = optimizer(stage.optimizer)
-    chosen = betas or entry.betas or (0.9, 0.999)
-    wanted = Wanted(stage=stage, entry=entry, models=models, betas=chosen, eps=eps)
-    return MAKERS[entry.name]([group for group in groups if group["params"]], wanted)
-
-
-def _adamw(groups: Groups, wanted: Wanted) -> Any:
     import torch
 
-    fused = wanted.entry.name == "adamw_fused"
-    return torch.optim.AdamW(groups, fused=fused, **wanted.adam)
+    found = _own(stage, models, {"betas": betas, "eps": eps})
+    if found is None:
+        from transformers import Trainer
+        from transformers.training_args import OptimizerNames
 
+        asked: Any = SimpleNamespace(
+            optim=OptimizerNames(optimizer(stage.optimizer).transformers),
+            learning_rate=stage.learning_rate, adam_beta1=betas[0], adam_beta2=betas[1],
+            adam_epsilon=eps, optim_args=stage.trl.get("optim_args"),
+        )  # fmt: skip
+        found = Trainer.get_optimizer_cls_and_kwargs(asked)
+    kind, arguments = found
+    made = kind([group for group in groups if group["params"]], **arguments)
+    if arguments.get("optim_bits") == 8:  # as transformers' Trainer does
+        import bitsandbytes
 
-def _bfloat16_adamw(groups: Groups, wanted: Wanted) -> Any:
-    from trainers.step.bf16_adamw import BFloat16AdamW
-
-    keeps: Any = wanted.entry.name.removeprefix("adamw_")
-    return BFloat16AdamW(groups, keeps=keeps, seed=wanted.stage.seed, **wanted.adam)
-
-
-def _bitsandbytes(groups: Groups, wanted: Wanted) -> Any:
-    import bitsandbytes
-    import torch
-
-    narrow = "8bit" in wanted.entry.name
-    made = bitsandbytes.optim.AdamW(
-        groups, lr=wanted.stage.learning_rate, optim_bits=8 if narrow else 32,
-        is_paged=wanted.entry.is_paged, **wanted.adam,
-    )  # fmt: skip
-    if narrow:  # as transformers' Trainer does
         manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
-        for model in wanted.models:
-            for module in model.modules():
-                if isinstance(module, torch.nn.Embedding):
-                    manager.register_module_override(module, "weight", {"optim_bits": 32})
+        for module in (module for model in models for module in model.modules()):
+            if isinstance(module, torch.nn.Embedding):
+                manager.register_module_override(module, "weight", {"optim_bits": 32})
     return made
 
 
-def _adafactor(groups: Groups, wanted: Wanted) -> Any:
-    from transformers import Adafactor
+def _own(
+    stage: Stage, models: Sequence[Model], adam: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """(the class of an optimizer of ours, its arguments), as transformers' Trainer takes them; None
+    for one that transformers has.
+    """
+    adam = {"lr": stage.learning_rate, **adam}
+    if stage.optimizer in OVER_BFLOAT16:
+        from trainers.step.own_optimizers import BFloat16AdamW
 
-    return Adafactor(groups, scale_parameter=False, relative_step=False)
+        keeps = stage.optimizer.removeprefix("adamw_")
+        return BFloat16AdamW, {"keeps": keeps, "seed": stage.seed, **adam}
+    if stage.optimizer != "muon":
+        return None
+    from trainers.step.own_optimizers import MuonWithAdamW
 
-
-def _sgd(groups: Groups, wanted: Wanted) -> Any:
-    import torch
-
-    return torch.optim.SGD(groups, lr=wanted.stage.learning_rate, **wanted.arguments)
-
-
-def _muon(groups: Groups, wanted: Wanted) -> Any:
-    from trainers.step.muon import MuonWithAdamW
-
-    matrices = {id(one) for one in hidden_matrices(wanted.models)}
-    parts = [
-        {**group, "params": chosen, "muon": moved}
-        for group in groups
-        for moved in (True, False)
-        if (chosen := [one for one in group["params"] if (id(one) in matrices) == moved])
-    ]
-    return MuonWithAdamW(parts, **wanted.adam, **wanted.arguments)
-
-
-MAKERS: Mapping[str, Callable[[Groups, Wanted], Any]] = {
-    "adamw": _adamw, "adamw_fused": _adamw, "adamw_split": _bfloat16_adamw,
-    "adamw_stochastic": _bfloat16_adamw, "adamw_8bit": _bitsandbytes,
-    "paged_adamw": _bitsandbytes, "paged_adamw_8bit": _bitsandbytes, "adafactor": _adafactor,
-    "sgd": _sgd, "muon": _muon,
-}  # fmt: skip
+    own = read_arguments("muon", stage.trl.get("optim_args"))
+    return MuonWithAdamW, {"matrices": hidden_matrices(models), **adam, **own}
 
 
 def hidden_matrices(models: Sequence[Model]) -> list[Any]:
@@ -217,8 +137,12 @@ def hidden_matrices(models: Sequence[Model]) -> list[Any]:
 # --------------------------------------------------------------------------- what to know of it
 
 
-def rate_note(stage: Stage) -> str | None:
-    """What to know of the learning rate under this optimizer; None where it is AdamW's."""
+def optimizer_note(stage: Stage, device_type: str) -> str | None:
+    """What to know of this optimizer before the model loads: that AdamW's learning rates do not
+    apply to it, or that its steps are not compiled on this GPU; None of most.
+    """
+    if stage.optimizer in OVER_BFLOAT16 and device_type == "cuda" and (why := why_no_triton()):
+        return f"{stage.optimizer} is not compiled, because {why}: slower steps; {TRITON_NEEDS}"
     why = optimizer(stage.optimizer).own_rate
     return f"learning rate {stage.learning_rate:g} under {stage.optimizer}: {why}" if why else None
 
@@ -235,7 +159,7 @@ def rounded_away(stage: Stage) -> float:
         stage.weights_dtype != "bfloat16"
         or update(stage.update).is_module
         or optimizer(stage.optimizer).keeps_small_updates
-        or optimizer(stage.optimizer).name == "sgd"  # its steps have the size of the gradient
+        or stage.optimizer == "sgd"  # its steps have the size of the gradient
     ):
         return 0.0
     # Numbers of [2^k, 2^(k+1)) are 2^(k-7) apart: those below this power of two move.

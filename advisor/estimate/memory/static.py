@@ -27,7 +27,7 @@ NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
 DEEPSPEED_SUB_GROUP = 1_000_000_000  # sub_group_size of its configuration
 # Our own AdamW over bfloat16 weights: how many weights it moves at once, and the float32 numbers
-# that stand beside each meanwhile (trainers/step/bf16_adamw.py, CHUNK).
+# that stand beside each meanwhile (trainers/step/own_optimizers.py, CHUNK).
 CHUNK_ELEMENTS, CHUNK_BYTES = 2**22, 40
 # Optimizers that go tensor by tensor hold up to three float32 copies of one: the update, the
 # factors of its singular values or the steps towards an orthogonal matrix.

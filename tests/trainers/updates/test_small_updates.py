@@ -23,14 +23,15 @@ from advisor.plan.model import Stage
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.keep import checkpoints
-from trainers.step.bf16_adamw import (
+from trainers.step import own_optimizers
+from trainers.step.make_optimizer import optimizer_note, rounded_away, rounding_warning
+from trainers.step.own_optimizers import (
     CHUNK,
     BFloat16AdamW,
     join_halves,
     round_stochastically,
     split_halves,
 )
-from trainers.step.make_optimizer import rounded_away, rounding_warning
 
 WEIGHTS, STEPS = 20_000, 100
 STAGE = Stage(
@@ -97,6 +98,66 @@ def test_what_each_format_keeps(rate, plain_moves, plain_turns, rounded_turns):
     assert along == pytest.approx(1, abs=0.15)
     # What the model computes with is the float32 weight, rounded once to the nearest.
     assert float((seen - split).abs().max()) <= 2.0**-10
+
+
+def run_of(kind: str) -> list[Any]:
+    """Weights and states after five steps of parameters of several sizes and dtypes."""
+    random = torch.Generator().manual_seed(5)
+    sizes = ((133,), (20, 15), (64,), (17,))
+    parameters = [torch.nn.Parameter(torch.randn(size, generator=random)) for size in sizes]
+    for one in parameters[:3]:
+        one.data = one.data.bfloat16()
+    optimizer = BFloat16AdamW(parameters, keeps=kind, seed=1, lr=1e-3, weight_decay=0.1)
+    for step in range(5):
+        for one in parameters:
+            one.grad = torch.randn(one.shape, generator=random).to(one.dtype)
+        optimizer.param_groups[0]["lr"] = 1e-3 / (step + 1)
+        optimizer.step()
+    states = [value for one in parameters for value in optimizer.state[one].values()]
+    return [*parameters, *(value for value in states if isinstance(value, torch.Tensor))]
+
+
+@pytest.mark.parametrize("kind", ["split", "stochastic"])
+def test_steps_are_compiled_once_for_each_dtype(kind, monkeypatch):
+    """Neither a step nor a learning rate nor the size of a part compiles anew. The numbers are those
+    of plain code; torch's front end fuses one product with a sum, which rounds once less.
+    """
+    monkeypatch.setattr(own_optimizers, "CHUNK", 64)
+    plain = run_of(kind)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    made = own_optimizers.compiled("eager")
+    monkeypatch.setattr(own_optimizers, "compiled", lambda: made)
+    monkeypatch.setattr(own_optimizers, "compiles", lambda device_type: True)
+    for mine, theirs in zip(run_of(kind), plain, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_weights_in_float32_move_as_torchs_adamw_moves_them():
+    """To the bit, whatever the order of its operations is."""
+    random = torch.Generator().manual_seed(6)
+    mine = torch.nn.Parameter(torch.randn(5000, generator=random))
+    theirs = torch.nn.Parameter(mine.detach().clone())
+    keys: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
+    both = (
+        BFloat16AdamW([mine], keeps="split", seed=1, **keys),
+        torch.optim.AdamW([theirs], foreach=False, **keys),
+    )
+    for _ in range(5):
+        mine.grad = theirs.grad = torch.randn(5000, generator=random)
+        for optimizer in both:
+            optimizer.step()
+    assert torch.equal(mine, theirs)
+
+
+def test_without_triton_a_run_on_a_gpu_is_told_that_steps_are_slower():
+    """In one line; on the CPU, and with other optimizers, nothing is said."""
+    stage = replace(STAGE, optimizer="adamw_split")
+    told = optimizer_note(stage, "cuda") or ""
+    assert "adamw_split is not compiled, because the package triton is not installed" in told
+    assert optimizer_note(stage, "cpu") is None
+    assert optimizer_note(replace(STAGE, optimizer="adamw"), "cuda") is None
 
 
 def test_the_second_moment_does_not_stall():
