@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -34,7 +35,6 @@ class Classifier(WithHead[Labelled]):
 
     trained_by = "trainers.stage.trl_classes:Classes"
     kind = CLASSES
-    columns = staticmethod(class_columns)
     head = SCORES
     head_name = "classes"
     why_not_packed = "several texts would share a row, and each row has one class"
@@ -67,6 +67,10 @@ class Classifier(WithHead[Labelled]):
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         return model
+
+    def dataset(self, build: Build[Labelled]) -> Any:
+        columns = partial(class_columns, numbers=build.model.config.label2id)
+        return build.dataset(build.rows, columns)
 
     def trainer_parts(self, build: Build[Labelled], config: Any) -> dict[str, Any]:
         from transformers import DataCollatorWithPadding
@@ -105,7 +109,9 @@ class ClassEvaluator:
         self.names = class_names(chain.from_iterable(values_of(part, "name") for part in parts))
         trial = subject.job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
-        self.most_common = Counter(values_of(data.train, "label")).most_common(1)[0][0]
+        numbers = {name: place for place, name in enumerate(self.names)}
+        self.true = [numbers[row.name] for row in self.rows]
+        self.most_common = numbers[Counter(values_of(data.train, "name")).most_common(1)[0][0]]
         self.predicted: list[int] = []
 
     def evaluate_base(self) -> None:
@@ -122,10 +128,9 @@ class ClassEvaluator:
         """The accuracy against that of the baseline; None if nothing was held out."""
         if not self.predicted:
             return None
-        true = [row.label for row in self.rows]
         return compare(
-            [float(label == self.most_common) for label in true],
-            [float(label == guess) for label, guess in zip(true, self.predicted, strict=True)],
+            [float(label == self.most_common) for label in self.true],
+            [float(label == guess) for label, guess in zip(self.true, self.predicted, strict=True)],
             higher_is_better=True,
         )
 
@@ -142,11 +147,7 @@ class ClassEvaluator:
 
     def checks(self) -> list[Check]:
         """Whether more than one class is predicted."""
-        if (
-            not self.predicted
-            or len(set(self.predicted)) > 1
-            or len({row.label for row in self.rows}) < 2
-        ):
+        if not self.predicted or len(set(self.predicted)) > 1 or len(set(self.true)) < 2:
             return []
         return [
             Check(
@@ -160,10 +161,10 @@ class ClassEvaluator:
         """The comparison for result.json."""
         if not self.predicted:
             return Evaluation(rows=0)
-        found = classification(self.predicted, [row.label for row in self.rows], self.names)
+        found = classification(self.predicted, self.true, self.names)
         accuracy = self.accuracy
         macro_f1 = Metric(after=found["macro_f1"], rows=found["rows"], word="measured alone")
-        shown = list(zip(self.rows, self.predicted, strict=True))[:SAMPLES]
+        shown = list(zip(self.rows, self.true, self.predicted, strict=True))[:SAMPLES]
         return Evaluation(
             rows=len(self.rows),
             decides="accuracy",
@@ -178,10 +179,10 @@ class ClassEvaluator:
                     expected=row.name,
                     base=self.names[self.most_common],
                     tuned=self.names[guess],
-                    score_before=float(row.label == self.most_common),
-                    score_after=float(row.label == guess),
+                    score_before=float(label == self.most_common),
+                    score_after=float(label == guess),
                 )
-                for row, guess in shown
+                for row, label, guess in shown
             ),
             sample_metric="accuracy",
             extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 from advisor.data.example import question_mark, text_mark
 from trainers.rows import ANSWERS, Prepared, Row
-from trainers.rows.row import LeftOut
-from trainers.rows.selection import Limits, fit_record, fit_row, held_out_mask
-from trainers.rows.stage_rows import Preparation
+from trainers.rows.row import LeftOut, Limits, fit_record, fit_row
+from trainers.rows.stage_rows import Preparation, held_out_mask
 
 
 def tokenise(examples, templater) -> list[Row]:
@@ -44,21 +43,23 @@ def prepare_stage_rows(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         preparation.write(path, examples, "")
-        found = preparation.read(path, "")
-        return replace(found, train=tuple(found.train), holdout=tuple(found.holdout))
+        return in_memory(preparation.read(path, ""))
+
+
+def in_memory(found: Prepared | None) -> Prepared | None:
+    """The same with its rows in memory: equal to others with equal rows."""
+    return found and replace(found, train=tuple(found.train), holdout=tuple(found.holdout))
 
 
 def split_rows(rows, *, share, seed) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows, each in the order of their file."""
     import numpy
 
-    keys = {question_mark(row.key, seed): row.key for row in rows}
     marks = [(question_mark(row.key, seed), text_mark(row.text, seed), 1) for row in rows]
     held = held_out_mask(
         numpy.array(marks, [("question", "u8"), ("text", "u8"), ("pieces", "i8")]),
         share,
         blank=question_mark("", seed),
-        keys_of=lambda marks: {mark: keys[mark] for mark in marks},
     )
     sides = [], []
     for row, is_held in sorted(zip(rows, held, strict=True), key=lambda pair: pair[0].number):

@@ -19,13 +19,13 @@ from trainers.rows.heads import CLASSES, class_columns, class_names
 from trainers.rows.preference import (
     FEEDBACK,
     PAIRS,
-    feedback_columns,
+    columns_with_others,
+    pair_rows,
     preference_columns,
     reward_columns,
-    tokenise_pair,
+    with_others,
 )
 from trainers.rows.row import Unusable
-from trainers.rows.stage_rows import prepare_rows
 
 SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
 
@@ -50,7 +50,7 @@ def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
     answer ends with the token that ends a turn.
     """
     family, tokenizer = FAMILIES[name], family_tokenizer(name)
-    row = tokenise_pair(preference(question, *answers), Templater(tokenizer))
+    (row,) = pair_rows(preference(question, *answers), Templater(tokenizer))
     for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
         whole = tokenizer.decode([*row.prompt_ids, *ids])
         assert whole.endswith(family.last(said))
@@ -67,7 +67,7 @@ def test_pairs_are_the_tokens_that_trl_would_make():
 
     tokenizer = family_tokenizer("smollm")
     example = preference("Where is my parcel?", "On its way.", "No idea.")
-    row = tokenise_pair(example, Templater(tokenizer))
+    (row,) = pair_rows(example, Templater(tokenizer))
     turns = {
         side: [
             {"role": "user", "content": "Where is my parcel?"},
@@ -94,7 +94,7 @@ def test_the_template_is_applied_once():
     """
     for name in ("llama3", "gemma", "mistral"):
         tokenizer = family_tokenizer(name)
-        row = tokenise_pair(preference("Well?", "Yes.", "No."), Templater(tokenizer))
+        (row,) = pair_rows(preference("Well?", "Yes.", "No."), Templater(tokenizer))
         for ids in (*reward_columns([row])["chosen_ids"], *reward_columns([row])["rejected_ids"]):
             assert ids[0] == tokenizer.bos_token_id
             assert Counter(ids)[tokenizer.bos_token_id] == 1
@@ -190,7 +190,7 @@ def test_feedback_keeps_its_verdicts(tiny_tokenizer):
         (3, "Never.<|im_end|>", False),
     ]
     assert "2 answers people liked, 2 they did not" in data.notes
-    columns = feedback_columns(data.train, batch=2)
+    columns = columns_with_others(with_others(data.train, batch=2))
     assert columns["KL_completion_ids"] == [
         list(data.train[place].completion_ids) for place in (1, 0, 3, 2)
     ]
@@ -296,8 +296,7 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
     data = prepare_stage_rows(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
     names = class_names(row.name for row in data.train)
     assert names == ["1", "2", "10"]
-    assert all(names[row.label] == row.name for row in data.train)
-    table = class_columns(data.train)
+    table = class_columns(data.train, numbers={name: place for place, name in enumerate(names)})
     assert tokenizer.decode(table["input_ids"][0]) == "<bos> text 0"
     assert table["labels"][:3] == [1, 2, 0]
 
@@ -343,20 +342,6 @@ def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
 
 
 # --------------------------------------------------------------------------- kept, and TRL
-
-
-@pytest.mark.parametrize("kind", [PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
-def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
-    """Rows of every kind are read back from the run folder equal in every field."""
-    from trainers.start.loading import load_tokenizer
-
-    job = make(job_data=pairs_file)
-    first = prepare_rows(job, load_tokenizer(job), kind)
-    (file,) = (job.run / "prepared").glob("*-rows.arrow")
-    before = file.stat().st_mtime_ns
-    assert prepare_rows(job, load_tokenizer(job), kind) == first
-    assert file.stat().st_mtime_ns == before
-    assert len(first.train) > 0
 
 
 @pytest.fixture
@@ -406,7 +391,11 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     config, trainer_class, table = {
         "dpo": (DPOConfig, trl_classes.DPO, preference_columns),
         "rm": (RewardConfig, trl_classes.Reward, reward_columns),
-        "kto": (KTOConfig, trl_classes.KTO, lambda rows: feedback_columns(rows, batch=4)),
+        "kto": (
+            KTOConfig,
+            trl_classes.KTO,
+            lambda rows: columns_with_others(with_others(rows, batch=4)),
+        ),
     }[objective]
     model = (
         AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
@@ -455,7 +444,7 @@ def test_a_conversation_that_the_template_refuses_is_no_pair():
         rejected=(Message("assistant", "No."),),
     )
     with pytest.raises(Unusable, match="roles must alternate"):
-        tokenise_pair(example, Templater(tokenizer))
+        pair_rows(example, Templater(tokenizer))
 
 
 def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none():

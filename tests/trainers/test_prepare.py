@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from tests.trainers.fitting import fit_rows, prepare_stage_rows, split_rows, tokenise
+from tests.trainers.fitting import fit_rows, in_memory, prepare_stage_rows, split_rows, tokenise
 from trainers.rows import IGNORED, Row, Templater, dataset_columns, pack
-from trainers.rows.row import ids_of
-from trainers.rows.selection import cut_row
+from trainers.rows.row import cut_row, ids_of
 from trainers.rows.stage_rows import prepare_rows
 
 
@@ -260,31 +259,6 @@ def test_nothing_left_is_an_error():
 # --------------------------------------------------------------------------- split and packing
 
 
-def test_duplicates_never_stand_on_both_sides(tokenizer):
-    """Rows that ask the same, in whatever spelling of case and space, are all trained on or all
-    held out.
-    """
-    examples = [
-        chat(f"Question {number // 3}?", f"Answer {number}.", row=number + 1)
-        for number in range(60)
-    ]
-    examples += [chat(f"  question {number}?", "again", row=100 + number) for number in range(20)]
-    rows = tokenise(examples, Templater(tokenizer))
-    for seed in range(5):
-        train, held = split_rows(rows, share=0.3, seed=seed)
-        # Most questions repeat here, so rows are grouped by what they say as a whole.
-        assert not {row.text for row in train} & {row.text for row in held}
-        assert len(train) + len(held) == len(rows)
-    unique = tokenise(
-        [chat(f"Question {number}?", "a", row=number) for number in range(20)]
-        + [chat("question  7?", "b", row=50)],
-        Templater(tokenizer),
-    )
-    for seed in range(20):
-        train, held = split_rows(unique, share=0.3, seed=seed)
-        assert not {row.key for row in train} & {row.key for row in held}
-
-
 def test_the_split_depends_on_content_and_seed_alone(tokenizer):
     """The order of the file does not change which rows are held out; the seed does."""
     rows = tokenise(
@@ -346,27 +320,13 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     from trainers.start.loading import load_tokenizer
 
     job = make(seq_len=64)
-    first = prepare_rows(job, load_tokenizer(job))
+    first = in_memory(prepare_rows(job, load_tokenizer(job)))
     monkeypatch.setattr(
         module, "read_examples", lambda *args, **kwargs: pytest.fail("prepared again")
     )
-    second = prepare_rows(job, load_tokenizer(job))
+    second = in_memory(prepare_rows(job, load_tokenizer(job)))
     assert second == first
     assert first.digest
-
-
-def test_the_same_input_gives_the_same_bytes(make, tmp_path):
-    """Two runs over the same data write the same file, byte for byte."""
-    from trainers.start.loading import load_tokenizer
-
-    files = []
-    for name in ("one", "other"):
-        job = make(seq_len=64, job_run=tmp_path / name)
-        prepare_rows(job, load_tokenizer(job))
-        folder = tmp_path / name / "prepared"
-        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert len(files[0]) == 3
-    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
@@ -418,8 +378,7 @@ def test_a_broken_file_is_prepared_again(damage, make):
     from trainers.start.loading import load_tokenizer
 
     job = make(seq_len=64)
-    first = prepare_rows(job, load_tokenizer(job))
-    first = replace(first, train=tuple(first.train), holdout=tuple(first.holdout))
+    first = in_memory(prepare_rows(job, load_tokenizer(job)))
     (file,) = (job.run / "prepared").glob("*-rows.arrow")
     whole = file.read_bytes()
     token = whole.index(ids_of(first.train[0].input_ids).tobytes())
@@ -429,9 +388,9 @@ def test_a_broken_file_is_prepared_again(damage, make):
         file.write_bytes(whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :])
     else:
         file.with_name(file.name.replace("-rows.arrow", ".json")).unlink()
-    assert prepare_rows(job, load_tokenizer(job)) == first
+    assert in_memory(prepare_rows(job, load_tokenizer(job))) == first
     assert file.read_bytes() == whole
-    assert prepare_rows(job, load_tokenizer(job)) == first
+    assert in_memory(prepare_rows(job, load_tokenizer(job))) == first
 
 
 def test_the_plain_template_comes_back_with_the_rows(make):

@@ -3,7 +3,7 @@
 import pytest
 
 from trainers.rows import Row, dataset_columns
-from trainers.rows.preference import Feedback, feedback_columns, with_others
+from trainers.rows.preference import Feedback, columns_with_others, with_others
 from trainers.rows.row import ids_of
 from trainers.rows.sequences import Groups, Picked, flattened, lengths, values_of
 
@@ -66,7 +66,7 @@ def test_each_answer_has_the_one_before_it_in_its_batch():
     rows = [
         Feedback(number, ids_of([1]), ids_of([number]), True, "", "", "", "") for number in range(9)
     ]
-    whole = feedback_columns(rows, batch=4)
+    whole = columns_with_others(with_others(rows, batch=4))
     assert [ids[0] for ids in whole["KL_completion_ids"]] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
     assert [other.number for _, other in with_others(rows, batch=4)] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
 

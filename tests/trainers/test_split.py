@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tests.conftest import examples
 from tests.trainers.fitting import fit_rows, split_rows
 from trainers.rows import IGNORED, Row
-from trainers.rows.row import normalise_text
-from trainers.rows.selection import cut_row, split_text
+from trainers.rows.row import cut_row, normalise_text, split_text
 
 pytestmark = pytest.mark.light
 

@@ -10,32 +10,30 @@ import pytest
 
 from advisor.data.example import Example
 from advisor.ground.errors import InputError, MachineNotReady
-from trainers.rows import ANSWERS, Kind, Row, Templater, building, stored
+from tests.trainers.fitting import in_memory
+from trainers.rows import ANSWERS, Kind, Row, Templater, sequences
 from trainers.rows import stage_rows as preparing
 from trainers.rows.conversation import PROMPTS
 from trainers.rows.preference import FEEDBACK, PAIRS
-from trainers.rows.row import LeftOut, Marked, ids_of
-from trainers.rows.selection import Limits, cut_row
-from trainers.rows.sequences import lengths, numbers_of, used_ids, values_of
+from trainers.rows.row import LeftOut, Limits, Marked, cut_row, ids_of
+from trainers.rows.sequences import StoredRows, lengths, used_ids, values_of
 from trainers.rows.stage_rows import Preparation, prepare_rows
-from trainers.rows.stored import StoredRows
 from trainers.say.processes import ConnectionLost, others_wait_for, wait_for
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
     """Record batches of a few rows, and pages that are given back all the time."""
-    monkeypatch.setattr(building, "CHUNK_EXAMPLES", 4)
-    monkeypatch.setattr(stored, "BATCH_ROWS", 8)
-    monkeypatch.setattr(stored, "READ_AT_ONCE", 3)
+    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 4)
+    monkeypatch.setattr(sequences, "READ_AT_ONCE", 3)
 
 
 @pytest.fixture
 def two_processes(monkeypatch):
     """Two workers build all rows but the first few."""
-    monkeypatch.setattr(building, "CHUNK_EXAMPLES", 4)
-    monkeypatch.setattr(building, "ALONE_ROWS", 5)
-    monkeypatch.setattr(building, "process_count", lambda: 2)
+    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 4)
+    monkeypatch.setattr(preparing, "ALONE_ROWS", 5)
+    monkeypatch.setattr(preparing, "builders", lambda: 2)
     yield
     assert not multiprocessing.active_children()
 
@@ -63,11 +61,13 @@ def test_rows_are_read_as_they_were_built(kind, job, tmp_path, small_batches):
     found = prepared_in(job, tmp_path / "one", kind)
     templater = Templater(load_tokenizer(job))
     built = kind.rows(read_examples(recognise(str(job.data_path))), templater, LeftOut())
-    expected = {(row.number, getattr(row, "label", None)): row for row in built}
+    expected = {
+        (row.number, getattr(row, "label", None)): replace(row, key="", text="") for row in built
+    }
     assert len(found.train) + len(found.holdout) == len(expected)
     for rows in (found.train, found.holdout):
         whole = tuple(rows)
-        assert isinstance(rows, StoredRows)
+        assert isinstance(rows.parts[0], StoredRows)
         assert isinstance(rows[0], kind.row)
         assert whole == tuple(expected[one.number, getattr(one, "label", None)] for one in whole)
         assert [one.number for one in whole] == sorted(one.number for one in whole)
@@ -75,31 +75,14 @@ def test_rows_are_read_as_they_were_built(kind, job, tmp_path, small_batches):
         assert tuple(rows[1:3]) == whole[1:3]
         assert rows[-1] == whole[-1]
         assert lengths(rows).tolist() == [row.tokens for row in whole]
-        assert numbers_of(rows, "learned").tolist() == [row.learned for row in whole]
-        assert list(values_of(rows, "text")) == [row.text for row in whole]
-        assert pickle.loads(pickle.dumps(rows)) == whole
+        for name in {"learned", "shown", "label"} & set(dir(kind.row)):
+            assert values_of(rows, name).tolist() == [getattr(row, name) for row in whole]
+        assert tuple(pickle.loads(pickle.dumps(rows))) == whole
         with pytest.raises(IndexError):
             rows[len(rows)]
     if kind is PAIRS:
         used = used_ids(tuple(found.train) + tuple(found.holdout), "chosen_ids")
         assert used_ids(found.train, "chosen_ids") == used
-
-
-def test_a_text_that_was_split_is_kept_once(make, tmp_path, small_batches):
-    """Its pieces have one text between them in the file. Who asks for the texts gets it of each; a
-    piece itself, which is read in each epoch, has none but the first.
-    """
-    path = tmp_path / "texts.txt"
-    path.write_text("\n<|endoftext|>\n".join(f"word{number} " * 300 for number in range(6)))
-    job = make(job_data=path, objective="cpt", seq_len=32, holdout=0.0)
-    rows = prepared_in(job, tmp_path / "run", ANSWERS).train
-    (file,) = (tmp_path / "run" / "prepared").glob("*-rows.arrow")
-    texts = list(values_of(rows, "text"))
-    assert len(rows) > 60
-    assert len(set(texts)) == 6
-    assert [row.text or text for row, text in zip(rows, texts, strict=True)] == texts
-    assert sum(bool(row.text) for row in rows) == 6
-    assert file.stat().st_size < 2 * len("".join(set(texts))) + 12 * int(lengths(rows).sum())
 
 
 @pytest.mark.parametrize("kind", [ANSWERS, PAIRS, PROMPTS], ids=lambda kind: kind.name)
@@ -112,11 +95,11 @@ def test_several_processes_prepare_the_same_file(
 
     found = []
     for name, processes in (("one", 1), ("two", 2)):
-        monkeypatch.setattr(building, "process_count", lambda count=processes: count)
+        monkeypatch.setattr(preparing, "builders", lambda count=processes: count)
         tokenizer = load_tokenizer(job)
         if not template:
             tokenizer.chat_template = None
-        data = prepare_rows(replace(job, run=tmp_path / name), tokenizer, kind)
+        data = in_memory(prepare_rows(replace(job, run=tmp_path / name), tokenizer, kind))
         files = (tmp_path / name / "prepared").iterdir()
         found.append(
             (data, tokenizer.chat_template, {file.name: file.read_bytes() for file in files})
@@ -170,9 +153,8 @@ def test_a_row_that_fails_in_a_worker_ends_all_with_its_own_error(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stop_ends_the_workers(tokenizer, two_processes, monkeypatch, tmp_path):
+def test_a_stop_ends_the_workers(tokenizer, two_processes, tmp_path):
     """Ctrl-C, which the workers leave to their parent, ends them and removes what was kept."""
-    monkeypatch.setattr(stored, "BATCH_ROWS", 1)
 
     def examples():
         for row in range(1, 200):
@@ -214,7 +196,7 @@ def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tokenizer, 
     examples = [Example(row=row, text="") for row in range(1, 9)]
     prepares, path = preparation(tokenizer, holdout=0.3), tmp_path / "rows.json"
     prepares.write(path, examples, "digest")
-    whole = prepares.read(path, "digest")
+    whole = in_memory(prepares.read(path, "digest"))
     outcomes = set()
     for moment in range(100):
         for file in tmp_path.iterdir():
@@ -225,7 +207,7 @@ def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tokenizer, 
             prepares.write(path, examples, "digest")
             os._exit(0)
         ended = os.waitpid(pid, 0)[1] == 0
-        found = prepares.read(path, "digest")
+        found = in_memory(prepares.read(path, "digest"))
         assert found in (None, whole)
         outcomes.add(found is None)
         if ended:
@@ -263,8 +245,8 @@ def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):
     from trainers.rows import dataset_columns, pack
     from trainers.rows.sequences import rows_dataset
 
-    monkeypatch.setattr(stored, "BATCH_ROWS", 1000)
-    monkeypatch.setattr(building, "process_count", lambda: 1)
+    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 512)
+    monkeypatch.setattr(preparing, "builders", lambda: 1)
     kind = replace(ALONE, row=CountedRow, build=build_counted)
     examples = (Example(row=row, text="") for row in range(1, 20_001))
     CountedRow.alive = CountedRow.most = 0
@@ -288,7 +270,7 @@ def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):
 def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
     """The others read what it wrote, however long they have to wait for it."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    first = prepared_in(job, tmp_path, PAIRS)
+    first = in_memory(prepared_in(job, tmp_path, PAIRS))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(preparing, "_made", lambda *args, **keys: pytest.fail("prepared again"))
     files = {path: path.read_bytes() for path in (tmp_path / "prepared").iterdir()}
@@ -300,7 +282,7 @@ def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
             path.write_bytes(content)
 
     monkeypatch.setattr("trainers.say.processes.time.sleep", write_later)
-    assert prepared_in(job, tmp_path, PAIRS) == first
+    assert in_memory(prepared_in(job, tmp_path, PAIRS)) == first
 
 
 def test_a_main_process_that_fails_leaves_nobody_waiting(make, tmp_path, monkeypatch):

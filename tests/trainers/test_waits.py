@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from tests.trainers.alignment import SHORT, trained
-from trainers.rows.building import CHUNK_EXAMPLES
+from trainers.rows.stage_rows import CHUNK_EXAMPLES
 from trainers.say import progress as counting_answers
 
 # Every objective measures before and after, and trains.

@@ -21,7 +21,7 @@ from trainers.job.job import Job
 from trainers.job.machine import free_host_bytes
 from trainers.job.types import Model
 from trainers.rows.packing import padded_inputs
-from trainers.rows.sequences import lengths, numbers_of
+from trainers.rows.sequences import lengths, values_of
 from trainers.start.loading import is_spread, load_frozen
 
 SEQ2SEQ, SCORES = "Seq2SeqLM", "SequenceClassification"
@@ -93,9 +93,9 @@ class Probe:
 def probe_row(rows: Sequence[Any]) -> Any:
     """The training row for the checks: a short one with the most to learn."""
     short = lengths(rows).argsort(kind="stable")[: max(1, len(rows) // 2)]
-    learned = numbers_of(rows, "learned")[short]
+    learned = values_of(rows, "learned")[short]
     most = short[learned == learned.max()]
-    return rows[int(most[numbers_of(rows, "number")[most].argmin()])]
+    return rows[int(most[values_of(rows, "number")[most].argmin()])]
 
 
 def difference(one: Any, other: Any) -> float:

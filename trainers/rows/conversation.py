@@ -10,19 +10,8 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.data.example import question_key as question_key
-from trainers.rows.row import (
-    IGNORED,
-    Kind,
-    Marked,
-    Review,
-    Row,
-    Unusable,
-    ids_of,
-    normalise_text,
-    rows_word,
-)
-from trainers.rows.selection import cut_row
-from trainers.rows.template import Templater
+from trainers.rows.row import IGNORED, Kind, Row, Unusable, cut_row, ids_of, normalise_text
+from trainers.rows.template import Chat, Templater
 
 NOTHING_LEARNED = "no token to learn: no answer, an empty one, or every answer has weight 0"
 NEITHER = "neither a conversation nor a text"
@@ -68,83 +57,63 @@ def answer_row(example: Example, templater: Templater) -> Row:
     templater.begin_row(example.row)
     example = with_answer(example)
     if not example.messages:
-        return text_row(example, templater)
-    if example.plain and not templater.own_template:
-        return plain_row(example, templater)
-    templater.use_plain_template()
-    return chat_row(example, templater)
-
-
-def chat_row(example: Example, templater: Templater) -> Row:
-    """A conversation, of which the assistant's answers are learned. Raises Unusable."""
-    chat = templater.chat(example.messages, example.tools)
-    ids, learned = templater.tokenise(chat)
-    last = example.messages[-1]
-    context = example.messages[:-1] if last.role == "assistant" else example.messages
-    expected = last.content if last.role == "assistant" else ""
-    shown = context[-1].content if context else ""
-    return _row(
-        example,
-        ids,
-        learned,
-        prompt=chat.prompt,
-        shown=shown,
-        expected=expected,
-        key=question_key(context),
-        text=normalise_text(chat.text),
+        # Every token is learned, and an end token after the last separates documents.
+        text = example.text or ""
+        ids, _ = templater.encode(text, special=True)
+        learned = [True] * len(ids)
+        templater.append_end_token(ids, learned)
+        about: dict[str, Any] = {"prompt": "", "shown": "", "expected": "", "document": True}
+        key = normalise_text(text)
+    else:
+        chat, ids, learned = tokenise(example.messages, example, templater)
+        last, text = example.messages[-1], chat.text
+        is_answer = last.role == "assistant"
+        context = example.messages[:-1] if is_answer else example.messages
+        about = {
+            "prompt": chat.prompt,
+            "shown": context[-1].content if context else "",
+            "expected": last.content if is_answer else "",
+        }
+        plain = is_plain_text(example, templater)
+        key = normalise_text(chat.prompt) if plain else question_key(context)
+    return Row(
+        number=example.row,
+        input_ids=ids_of(ids),
+        labels=ids_of(token if mark else IGNORED for token, mark in zip(ids, learned, strict=True)),
+        key=key,
+        text=normalise_text(text),
+        **about,
     )
 
 
-def plain_row(example: Example, templater: Templater) -> Row:
-    """Prompt and completion without a template: plain text, of which the completion is learned."""
-    prompt = "".join(message.content for message in example.messages[:-1])
-    answer = example.messages[-1].content
-    full, start = join_texts(prompt, answer)
-    ids, offsets = templater.encode(full, special=True)
+def is_plain_text(example: Example, templater: Templater) -> bool:
+    """True if prompt and answer follow each other as plain text, without a chat template."""
+    return example.plain and not templater.own_template
+
+
+def tokenise(
+    messages: Sequence[Message], example: Example, templater: Templater, *, since: int = 0
+) -> tuple[Chat, list[int], list[bool]]:
+    """(a conversation as text, as token ids, which of them are learned). Raises Unusable.
+
+    Args:
+        example: Where it comes from.
+        since: Only answers from this message on are learned.
+    """
+    if not is_plain_text(example, templater):
+        templater.use_plain_template()
+        chat = templater.chat(messages, example.tools, since=since)
+        return chat, *templater.tokenise(chat)
+    first = since or len(messages) - 1
+    prompt = "".join(message.content for message in messages[:first])
+    answer = "".join(message.content for message in messages[first:])
+    # A space between them if neither brings one.
+    glue = "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
+    text, start = prompt + glue + answer, len(prompt)
+    ids, offsets = templater.encode(text, special=True)
     learned = [templater.learn_all or (a >= start and b > a) for a, b in offsets]
     templater.append_end_token(ids, learned)
-    return _row(
-        example,
-        ids,
-        learned,
-        prompt=prompt,
-        shown=prompt,
-        expected=answer,
-        key=normalise_text(prompt),
-        text=normalise_text(full),
-    )
-
-
-def join_texts(prompt: str, answer: str) -> tuple[str, int]:
-    """(prompt and completion as one text, where the completion begins), with a space between them
-    if neither brings one.
-    """
-    glue = "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
-    return prompt + glue + answer, len(prompt)
-
-
-def text_row(example: Example, templater: Templater) -> Row:
-    """Raw text: every token is learned, and an end token after the last separates documents."""
-    text = example.text or ""
-    ids, _ = templater.encode(text, special=True)
-    learned = [True] * len(ids)
-    templater.append_end_token(ids, learned)
-    return _row(
-        example,
-        ids,
-        learned,
-        document=True,
-        prompt="",
-        shown="",
-        expected="",
-        key=normalise_text(text),
-        text=normalise_text(text),
-    )
-
-
-def _row(example: Example, ids: list[int], learned: list[bool], **rest: Any) -> Row:
-    labels = ids_of(token if mark else IGNORED for token, mark in zip(ids, learned, strict=True))
-    return Row(number=example.row, input_ids=ids_of(ids), labels=labels, **rest)
+    return Chat(text, ((start, len(text)),), prompt), ids, learned
 
 
 ANSWERS: Kind[Row] = Kind(name="answers", row=Row, build=answer_rows, cut=cut_row)
@@ -180,8 +149,8 @@ class Prompt:
     answer: str | None
     verifiable: bool
     shown: str
-    key: str
-    text: str
+    key: str = ""
+    text: str = ""
 
     @property
     def tokens(self) -> int:
@@ -198,18 +167,13 @@ class Prompt:
 
 def prompt_rows(example: Example, templater: Templater) -> list[Prompt]:
     """The question of one example. Raises Unusable."""
-    return [tokenise_prompt(example, templater)]
-
-
-def tokenise_prompt(example: Example, templater: Templater) -> Prompt:
-    """The question of one example. Raises Unusable."""
     templater.begin_row(example.row)
     context, reference = question_of(example)
     if not any(message.role in ("user", "tool") and message.content.strip() for message in context):
         raise Unusable(NO_PROMPT)
     shown, key = context[-1].content, question_key(context)
     answer = example.answer if example.answer is not None else example.label
-    plain = example.plain and not templater.own_template
+    plain = is_plain_text(example, templater)
     if plain:
         text = "".join(message.content for message in context)
     else:
@@ -217,7 +181,7 @@ def tokenise_prompt(example: Example, templater: Templater) -> Prompt:
         context = tuple(templater.without_system(context))
         text = templater.render(context, example.tools, prompt=True)
     ids, _ = templater.encode(text, special=plain)
-    return Prompt(
+    row = Prompt(
         number=example.row,
         prompt_ids=ids_of(ids),
         prompt=text,
@@ -227,6 +191,7 @@ def tokenise_prompt(example: Example, templater: Templater) -> Prompt:
         key=key,
         text=normalise_text(text),
     )
+    return [row]
 
 
 def question_of(example: Example) -> tuple[tuple[Message, ...], str]:
@@ -244,22 +209,6 @@ def asked_and_expected(row: Prompt) -> tuple[str, str | None]:
     return row.prompt, row.answer if row.verifiable else None
 
 
-def drop_repeats(rows: Marked) -> Review:
-    """Each prompt once for each expected answer.
-
-    The model writes its own answers, so a repeated prompt teaches nothing more.
-    """
-    import numpy
-
-    _, first = numpy.unique(rows.marks, return_index=True)
-    again = len(rows.marks) - len(first)
-    if not again:
-        return Review()
-    keep = numpy.zeros(len(rows.marks), bool)
-    keep[first] = True
-    return Review(keep=keep, notes=[f"{rows_word(again)} left out: repeated prompts"])
-
-
 PROMPTS: Kind[Prompt] = Kind(
     name="prompts",
     row=Prompt,
@@ -268,5 +217,5 @@ PROMPTS: Kind[Prompt] = Kind(
     unit="prompts",
     limit="seq_len less response_tokens, which is",
     mark=asked_and_expected,
-    review=drop_repeats,
+    once=True,  # the model writes its own answers: a repeated prompt teaches nothing more
 )

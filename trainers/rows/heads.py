@@ -8,22 +8,13 @@ tokenizer puts its own tokens around each text (an end, a language).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from trainers.rows.row import (
-    Kind,
-    Marked,
-    Review,
-    Unusable,
-    ids_of,
-    normalise_text,
-    row_numbers,
-    rows_word,
-)
+from trainers.rows.row import Kind, Marked, Unusable, ids_of, normalise_text, row_numbers, rows_word
 from trainers.rows.template import Templater
 
 NO_CLASS = "no text with a class"
@@ -37,11 +28,10 @@ class Labelled:
 
     number: int
     input_ids: Sequence[int]
-    label: int
-    name: str
+    name: str  # of the class
     shown: str
-    key: str
-    text: str
+    key: str = ""
+    text: str = ""
 
     @property
     def tokens(self) -> int:
@@ -53,12 +43,12 @@ class Labelled:
 
 
 def label_rows(example: Example, templater: Templater) -> list[Labelled]:
-    """An example with a class as a row, its class not numbered yet. Raises Unusable."""
+    """An example with a class as a row. Raises Unusable."""
     if example.text is None or example.label is None:
         raise Unusable(NO_CLASS)
     ids, _ = templater.encode(example.text, special=True)
     same = normalise_text(example.text)
-    return [Labelled(example.row, ids_of(ids), -1, example.label, example.text, same, same)]
+    return [Labelled(example.row, ids_of(ids), example.label, example.text, same, same)]
 
 
 def class_names(names: Iterable[str]) -> list[str]:
@@ -76,22 +66,16 @@ def class_of(row: Labelled) -> str:
     return row.name
 
 
-def number_classes(rows: Marked) -> Review:
-    """The number of each row's class. Raises InputError if there is only one class."""
-    import numpy
-
-    names = class_names(rows.names.values())
+def review_classes(rows: Marked) -> list[str]:
+    """Notes on the classes. Raises InputError if there is only one class."""
+    counts = rows.counts()
+    names = class_names(counts)
     if len(names) < 2:
         raise InputError(
             f"every row has the class '{names[0]}'",
             allowed="two classes or more",
             hint="name the column of the classes with --map label=COLUMN",
         )
-    marks, class_of_row = numpy.unique(rows.marks, return_inverse=True)
-    own = [rows.names[mark] for mark in marks.tolist()]
-    counts = dict(zip(own, numpy.bincount(class_of_row).tolist(), strict=True))
-    place = {name: index for index, name in enumerate(names)}
-    labels = numpy.array([place[name] for name in own])[class_of_row]
     rare = [f"{name} ({counts[name]})" for name in names if counts[name] < 5]
     notes = [
         f"{len(names)} classes, from {min(counts.values()):,} to {max(counts.values()):,} rows each"
@@ -104,14 +88,18 @@ def number_classes(rows: Marked) -> Review:
     if contrary := rows.contrary():
         notes.append(
             f"{rows_word(len(contrary))} have the text of another row and another class"
-            f" ({row_numbers(contrary, len(contrary))})"
+            f" ({row_numbers(contrary)})"
         )
-    return Review(notes=notes, columns={"label": labels})
+    return notes
 
 
 def cut_text(row: Labelled, seq_len: int) -> Labelled:
     """The row with a shorter text. The last token stays: it closes the text for encoders."""
-    return replace(row, input_ids=ids_of((*row.input_ids[: seq_len - 1], row.input_ids[-1])))
+    return replace(row, input_ids=_cut(row.input_ids, seq_len))
+
+
+def _cut(ids: Sequence[int], length: int) -> Sequence[int]:
+    return ids if len(ids) <= length else ids_of((*ids[: length - 1], ids[-1]))
 
 
 CLASSES: Kind[Labelled] = Kind(
@@ -121,16 +109,20 @@ CLASSES: Kind[Labelled] = Kind(
     cut=cut_text,
     mark=class_of,
     keeps_marks=True,
-    review=number_classes,
+    review=review_classes,
     stratified=True,
 )
 
 
-def class_columns(rows: Sequence[Labelled]) -> dict[str, list[Any]]:
-    """The columns of a sequence classification trainer."""
+def class_columns(rows: Sequence[Labelled], *, numbers: Mapping[str, int]) -> dict[str, list[Any]]:
+    """The columns of a sequence classification trainer.
+
+    Args:
+        numbers: Of the classes, by name.
+    """
     return {
         "input_ids": [list(row.input_ids) for row in rows],
-        "labels": [row.label for row in rows],
+        "labels": [numbers[row.name] for row in rows],
     }
 
 
@@ -147,8 +139,8 @@ class Rewriting:
     prompt: str
     shown: str
     expected: str
-    key: str
-    text: str
+    key: str = ""
+    text: str = ""
 
     @property
     def tokens(self) -> int:
@@ -198,10 +190,6 @@ def cut_both(row: Rewriting, seq_len: int) -> Rewriting:
     the text.
     """
     return replace(row, input_ids=_cut(row.input_ids, seq_len), labels=_cut(row.labels, seq_len))
-
-
-def _cut(ids: Sequence[int], length: int) -> Sequence[int]:
-    return ids if len(ids) <= length else ids_of((*ids[: length - 1], ids[-1]))
 
 
 REWRITINGS: Kind[Rewriting] = Kind(

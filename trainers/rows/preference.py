@@ -15,18 +15,16 @@ from advisor.data.example import Example, Message
 from trainers.rows.conversation import (
     NO_TURNS,
     assistant_text,
-    join_texts,
     question_key,
     split_last_answer,
+    tokenise,
 )
 from trainers.rows.row import (
     IGNORED,
     Kind,
     Marked,
-    Review,
     Unusable,
     ids_of,
-    mark_of,
     normalise_text,
     row_numbers,
     rows_word,
@@ -37,7 +35,6 @@ from trainers.rows.template import Templater
 NO_PAIR = "no pair of a better and a worse answer"
 NO_VERDICT = "no verdict: neither liked nor rejected"
 SAME_ANSWERS = "both answers are the same once they are written as the model sees them"
-LIKED, REJECTED = b"liked", b"rejected"
 OTHER_QUESTION = "the two answers do not follow the same text"
 
 
@@ -52,8 +49,8 @@ class Pair:
     shown: str
     chosen: str
     rejected: str
-    key: str
-    text: str
+    key: str = ""
+    text: str = ""
 
     @property
     def tokens(self) -> int:
@@ -79,8 +76,8 @@ class Feedback:
     label: bool
     shown: str
     expected: str
-    key: str
-    text: str
+    key: str = ""
+    text: str = ""
 
     @property
     def tokens(self) -> int:
@@ -111,21 +108,8 @@ def tokenise_answer(
     """A prompt and one answer to it. Raises Unusable."""
     if not context or not answer:
         raise Unusable(NO_TURNS)
-    if example.plain and not templater.own_template:
-        prompt = "".join(message.content for message in context)
-        text, start = join_texts(prompt, "".join(message.content for message in answer))
-        ids, offsets = templater.encode(text, special=True)
-        learned = [a >= start and b > a for a, b in offsets]
-        templater.append_end_token(ids, learned)
-        split = learned.index(True)
-        return TokenisedAnswer(ids[:split], ids[split:], prompt, text)
-    templater.use_plain_template()
-    chat = templater.chat(
-        (*context, *(replace(message, weight=1.0) for message in answer)),
-        example.tools,
-        since=len(context),
-    )
-    ids, learned = templater.tokenise(chat)
+    messages = (*context, *(replace(message, weight=1.0) for message in answer))
+    chat, ids, learned = tokenise(messages, example, templater, since=len(context))
     if not any(learned):
         raise Unusable(NO_TURNS)
     first, last = learned.index(True), len(learned) - learned[::-1].index(True)
@@ -137,11 +121,6 @@ def tokenise_answer(
 
 
 def pair_rows(example: Example, templater: Templater) -> list[Pair]:
-    """One example as a pair. Raises Unusable."""
-    return [tokenise_pair(example, templater)]
-
-
-def tokenise_pair(example: Example, templater: Templater) -> Pair:
     """One example as a pair. Raises Unusable."""
     templater.begin_row(example.row)
     if not example.chosen or not example.rejected:
@@ -171,7 +150,7 @@ def tokenise_pair(example: Example, templater: Templater) -> Pair:
     if chosen.answer_ids == rejected.answer_ids:
         raise Unusable(SAME_ANSWERS)
     texts = [assistant_text(side) for side in (example.chosen, example.rejected)]
-    return Pair(
+    row = Pair(
         number=example.row,
         prompt_ids=ids_of(prompt_ids),
         chosen_ids=ids_of(chosen.answer_ids),
@@ -183,6 +162,7 @@ def tokenise_pair(example: Example, templater: Templater) -> Pair:
         # The same for a pair and its reverse: the split must not separate them.
         text=normalise_text(chosen.prompt) + "\n" + "\n".join(sorted(map(normalise_text, texts))),
     )
+    return [row]
 
 
 def _shorter(side: TokenisedAnswer, size: int) -> TokenisedAnswer:
@@ -209,25 +189,22 @@ def chosen_bytes(row: Pair) -> bytes:
     return ids_of(row.chosen_ids).tobytes()
 
 
-def review_pairs(rows: Marked) -> Review:
+def review_pairs(rows: Marked) -> list[str]:
     """A note on pairs that are there in both directions."""
     contrary = rows.contrary()
-    notes = (
-        [
-            f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and"
-            f" once that one preferred ({row_numbers(contrary, len(contrary))})"
-        ]
-        if contrary
-        else []
-    )
-    return Review(notes=notes)
+    if not contrary:
+        return []
+    return [
+        f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and"
+        f" once that one preferred ({row_numbers(contrary)})"
+    ]
 
 
-def tokenise_feedback(example: Example, templater: Templater) -> list[Feedback]:
+def feedback_rows(example: Example, templater: Templater) -> list[Feedback]:
     """The answers of one example with their feedback. Raises Unusable."""
     templater.begin_row(example.row)
     if example.chosen and example.rejected:
-        both = tokenise_pair(example, templater)
+        (both,) = pair_rows(example, templater)
         sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))
         return [
             Feedback(
@@ -266,19 +243,17 @@ def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
     return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
 
 
-def is_liked(row: Feedback) -> bytes:
+def is_liked(row: Feedback) -> bool:
     """The feedback on an answer."""
-    return LIKED if row.label else REJECTED
+    return row.label
 
 
-def review_feedback(rows: Marked) -> Review:
+def review_feedback(rows: Marked) -> list[str]:
     """A note on how many answers people liked."""
-    count, liked = len(rows.marks), int((rows.marks == mark_of(LIKED)).sum())
+    count, liked = len(rows.marks), rows.counts().get(True, 0)
     if 0 < liked < count:
-        note = f"{liked:,} answers people liked, {count - liked:,} they did not"
-    else:
-        note = f"all {count:,} answers have the same verdict: nothing says what makes one better"
-    return Review(notes=[note])
+        return [f"{liked:,} answers people liked, {count - liked:,} they did not"]
+    return [f"all {count:,} answers have the same verdict: nothing says what makes one better"]
 
 
 PAIRS: Kind[Pair] = Kind(
@@ -293,9 +268,10 @@ PAIRS: Kind[Pair] = Kind(
 FEEDBACK: Kind[Feedback] = Kind(
     name="feedback",
     row=Feedback,
-    build=tokenise_feedback,
+    build=feedback_rows,
     cut=cut_feedback,
     mark=is_liked,
+    keeps_marks=True,
     review=review_feedback,
 )
 
@@ -336,19 +312,14 @@ def reward_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
     }
 
 
-def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[Any]]:
-    """What TRL's KTO trainer batches.
+def with_others(rows: Sequence[Feedback], *, batch: int) -> Groups:
+    """Each row with the one before it in its batch; the first with the last. Its prompt also gets
+    the answer of that one, from which KTO estimates how far the model has moved (arXiv:2402.01306,
+    section 4.1).
 
     Args:
-        batch: Rows that go through one device at once. Each prompt also gets the answer of the row
-            before it in its batch, from which KTO estimates how far the model has moved
-            (arXiv:2402.01306, section 4.1).
+        batch: Rows that go through one device at once.
     """
-    return columns_with_others(with_others(rows, batch=batch))
-
-
-def with_others(rows: Sequence[Feedback], *, batch: int) -> Groups:
-    """Each row with the one before it in its batch; the first with the last."""
     import numpy
 
     count = len(rows)

@@ -1,5 +1,5 @@
-"""One training sequence as token ids and labels, what a kind of rows says of itself, and a count of
-rows that cannot be trained on.
+"""One training sequence as token ids and labels, a count of rows that cannot be trained on, what a
+kind of rows says of itself, and what becomes of rows that are too long.
 """
 
 from __future__ import annotations
@@ -7,14 +7,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from advisor.data.example import Example
 from advisor.data.example import normalise_text as normalise_text
 from advisor.ground.errors import Fault, InputError
-from trainers.rows.sequences import Array
 
+Array: TypeAlias = Any  # numpy's, which is imported where it is used
 IGNORED = -100  # the label of a token that is read but not learned
 # With more unusable or over-long rows than this the run stops. advisor.data refuses a file at the
 # same share.
@@ -36,7 +36,11 @@ def ids_of(numbers: Iterable[int]) -> array[int]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training sequence."""
+    """One training sequence.
+
+    `key` and `text` decide on which side of the split a row of any kind stands. They are not kept:
+    a row that is read from the run folder has none.
+    """
 
     number: int  # the row's number in the data file, from 1
     input_ids: Sequence[int]
@@ -44,8 +48,8 @@ class Row:
     prompt: str  # as the template writes it, for sample answers; empty for raw text
     shown: str  # the last question of the prompt, for people
     expected: str
-    key: str  # equal for rows that ask the same
-    text: str  # equal for rows that say the same
+    key: str = ""  # equal for rows that ask the same
+    text: str = ""  # equal for rows that say the same
     document: bool = False  # raw text, or a piece of it: can be split without loss
 
     @property
@@ -63,9 +67,9 @@ def rows_word(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
 
 
-def row_numbers(numbers: Sequence[int], count: int) -> str:
+def row_numbers(numbers: Sequence[int]) -> str:
     """'row 4' or 'rows 4, 9, 17, ...'."""
-    few = numbers[:5]
+    few, count = numbers[:5], len(numbers)
     return (
         f"row{'' if count == 1 else 's'}"
         f" {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
@@ -74,39 +78,33 @@ def row_numbers(numbers: Sequence[int], count: int) -> str:
 
 @dataclass(slots=True)
 class LeftOut:
-    """Rows that cannot be trained on: how many and which, by reason."""
+    """Rows that cannot be trained on: which, by reason."""
 
-    counts: dict[str, int] = field(default_factory=dict)
-    rows: dict[str, list[int]] = field(default_factory=dict)  # the first twenty of each reason
+    rows: dict[str, array[int]] = field(default_factory=dict)
     # the first twenty, with what exactly was wrong
     first: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
-        return sum(self.counts.values())
+        return sum(map(len, self.rows.values()))
 
     def add(self, number: int, reason: str, detail: str = "") -> None:
         """Count a row. `detail` is the part of the reason that differs from row to row."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        rows = self.rows.setdefault(reason, [])
-        if len(rows) < SHOWN_ROWS:
-            rows.append(number)
+        self.rows.setdefault(reason, array("q")).append(number)
         if len(self.first) < SHOWN_ROWS:
             self.first.append((number, f"{reason}: {detail}" if detail else reason))
 
     def merge(self, later: LeftOut) -> None:
         """Count also the rows that were left out of what comes later in the file."""
-        for reason, count in later.counts.items():
-            self.counts[reason] = self.counts.get(reason, 0) + count
-            rows = self.rows.setdefault(reason, [])
-            rows.extend(later.rows[reason][: SHOWN_ROWS - len(rows)])
+        for reason, numbers in later.rows.items():
+            self.rows.setdefault(reason, array("q")).extend(numbers)
         self.first.extend(later.first[: SHOWN_ROWS - len(self.first)])
 
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no token to learn (rows 4, 9, 17)'."""
         return [
-            f"{rows_word(count)} left out: {reason} ({row_numbers(self.rows[reason], count)})"
-            for reason, count in self.counts.items()
+            f"{rows_word(len(numbers))} left out: {reason} ({row_numbers(numbers)})"
+            for reason, numbers in self.rows.items()
         ]
 
     def raise_if_too_many(self, seen: int) -> None:
@@ -167,7 +165,14 @@ class Marked:
     numbers: Array  # of their lines
     texts: Array  # equal for rows that say the same
     marks: Array  # equal for rows with an equal `Kind.mark`
-    names: Mapping[int, str]  # mark -> what it stands for, if the kind keeps it
+    names: Mapping[int, Any]  # mark -> what it stands for, if the kind keeps it
+
+    def counts(self) -> dict[Any, int]:
+        """How many rows have each mark, by what it stands for."""
+        import numpy
+
+        marks, counts = numpy.unique(self.marks, return_counts=True)
+        return dict(zip(map(self.names.__getitem__, marks.tolist()), counts.tolist(), strict=True))
 
     def contrary(self) -> list[int]:
         """The numbers of the rows whose text another row has with another mark."""
@@ -179,15 +184,6 @@ class Marked:
         several[text_of[differs]] = True
         found: list[int] = self.numbers[several[text_of]].tolist()
         return found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Review:
-    """What a look at all rows finds."""
-
-    notes: list[str] = field(default_factory=list)
-    keep: Array | None = None  # which rows; None: all of them
-    columns: Mapping[str, Array] = field(default_factory=dict)  # a field's value for each row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,15 +202,131 @@ class Kind(Generic[Item]):
     # what `review` compares rows by, beside their texts
     mark: Callable[[Item], object] | None = None
     keeps_marks: bool = False  # the values themselves too: few different texts
-    review: Callable[[Marked], Review] | None = None
+    review: Callable[[Marked], list[str]] | None = None  # notes on all rows
+    once: bool = False  # of the rows with one mark the first alone
     stratified: bool = False  # hold out the same share of the rows of each mark
 
     def rows(self, examples: Iterable[Example], templater: Any, left: LeftOut) -> Iterator[Item]:
-        """The rows of the examples, numbers of classes aside; an example that gives none is counted
-        in `left`.
-        """
+        """The rows of the examples; an example that gives none is counted in `left`."""
         for example in examples:
             try:
                 yield from self.build(example, templater)
             except Unusable as error:
                 left.add(example.row, *error.args)
+
+
+# ------------------------------------------------------------------------------------ lengths
+
+KEPT, CUT, SPLIT, TOO_LONG, NOTHING_LEFT = range(5)  # what happens to a row
+
+
+def cut_row(row: Row, seq_len: int) -> Row | None:
+    """The row without its end; None if nothing to learn would be left."""
+    cut = replace(row, input_ids=row.input_ids[:seq_len], labels=row.labels[:seq_len])
+    return cut if cut.learned else None
+
+
+def split_text(row: Row, seq_len: int) -> Iterator[Row]:
+    """A text as pieces of at most `seq_len` tokens.
+
+    Each begins with the last token of the one before, which is read there and not learned again. So
+    every token of the text except its first is learned exactly once, and every piece has something
+    to predict.
+    """
+    for start in range(0, row.tokens - 1, seq_len - 1):
+        labels = row.labels[start : start + seq_len]
+        yield replace(
+            row,
+            input_ids=row.input_ids[start : start + seq_len],
+            labels=ids_of((IGNORED, *labels[1:])) if start else labels,
+        )
+
+
+class Limits(NamedTuple):
+    """What rows have to fit into."""
+
+    seq_len: int
+    truncation: str  # stop | drop | truncate
+    seed: int  # of the split
+
+
+def fit_row(row: Item, kind: Kind[Item], limits: Limits) -> tuple[int, Sequence[Item]]:
+    """(what happens to a row, the rows that come of it)."""
+    if row.tokens <= limits.seq_len:
+        return KEPT, (row,)
+    if isinstance(row, Row) and row.document:
+        return SPLIT, tuple(split_text(row, limits.seq_len))  # type: ignore[arg-type]  # Item is Row
+    if limits.truncation != "truncate" or kind.cut is None:
+        return TOO_LONG, ()
+    shorter = kind.cut(row, limits.seq_len)
+    return (NOTHING_LEFT, ()) if shorter is None else (CUT, (shorter,))
+
+
+class FitRecord(NamedTuple):
+    """What happened to rows that were too long."""
+
+    dropped: int
+    truncated: int
+    split: int
+    notes: list[str]
+
+
+def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> FitRecord:
+    """The counts and notes on all rows.
+
+    Raises InputError if too many are too long and the plan does not say what to do, or if none is
+    left.
+
+    Args:
+        rows: `number`, `tokens` before it was cut or split, and `outcome` of each row.
+        kind: Theirs.
+        limits: What they have to fit into.
+    """
+    import numpy
+
+    numbers, tokens, outcomes = (rows[name] for name in ("number", "tokens", "outcome"))
+    seq_len, truncation, unit, limit = limits.seq_len, limits.truncation, kind.unit, kind.limit
+    long = int(((tokens > seq_len) & (outcomes != SPLIT)).sum())
+    if truncation == "stop" and long > STOP_SHARE * len(tokens):
+        lengths = numpy.sort(tokens)
+        ways = "truncation: drop (leave them out)" + (
+            " or truncation: truncate (cut their end)" if kind.cut is not None else ""
+        )
+        raise InputError(
+            f"{long:,} of {len(tokens):,} {unit} are longer than {limit} {seq_len} (95 % are"
+            f" within {lengths[int(0.95 * (len(lengths) - 1))]:,} tokens, the longest has"
+            f" {lengths[-1]:,})",
+            allowed=f"truncation: stop allows {STOP_SHARE:.0%} of the {unit}",
+            hint=f"raise seq_len, or set {ways}",
+        )
+    dropped = numbers[outcomes == TOO_LONG].tolist()
+    unanswered = numbers[outcomes == NOTHING_LEFT].tolist()
+    truncated, split = int((outcomes == CUT).sum()), int((outcomes == SPLIT).sum())
+    notes = []
+    if truncated:
+        notes.append(
+            f"{truncated:,} {unit} were cut at {limit} {seq_len}: their answers have no end"
+        )
+    if dropped:
+        which = row_numbers(dropped)
+        notes.append(
+            f"{len(dropped):,} of {len(tokens):,} {unit} were left out: longer than {limit}"
+            f" {seq_len} ({which})"
+        )
+    if unanswered:
+        which = row_numbers(unanswered)
+        notes.append(
+            f"{len(unanswered):,} {unit} were left out: nothing to learn is left of them within"
+            f" {limit} {seq_len} ({which})"
+        )
+    if split:
+        notes.append(
+            f"{split:,} texts were split into pieces of {limit} {seq_len}; every token is"
+            " still learned once"
+        )
+    if len(dropped) + len(unanswered) == len(tokens):
+        raise InputError(
+            f"no row fits into {limit} {seq_len}",
+            hint=f"the shortest has {int(tokens.min()):,} tokens",
+        )
+    return FitRecord(len(dropped) + len(unanswered), truncated, split, notes)

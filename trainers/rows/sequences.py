@@ -2,16 +2,35 @@
 order, packing) is an array, and a row is made when somebody reads it; and the `datasets.Dataset`
 that trainers read them through.
 
+Prepared rows stand in an Arrow file that is mapped into memory: 100 million tokens within the
+memory of a few. Pages that were read are given back from time to time: they stay in the system's
+cache, and no process counts them as its own. Beside them a file of numpy has the places of the rows
+to train on before those held out. A JSON file with counts and notes is written last and says what
+the other two have to be: without it, or with other bytes in one of them, nothing was prepared.
+
 Whoever trains on rows takes any `Sequence` of them; of a plain one the arrays are computed when
 they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+import dataclasses
+import hashlib
+import mmap
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
 
-Array: TypeAlias = Any  # numpy's, which is imported where it is used
+from advisor.ground.files import DISK, TEMPORARY, cannot_write
+from trainers.job.files import keep_value, kept_value, make_folder
+from trainers.rows.row import Array
+
+NUMBERS = ("tokens", "learned")  # of a row, in columns beside its fields
+READ_AT_ONCE = 256  # rows; then the pages around them are given back
 # Rows of a trainer -> its columns, one entry for each of them.
 Columns = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
 
@@ -23,8 +42,8 @@ class View(Sequence[Any]):
         """The one at a place from 0."""
         raise NotImplementedError
 
-    def numbers_of(self, name: str) -> Array:
-        """A number of each row, such as its tokens; of a group of rows the sum."""
+    def values_of(self, name: str) -> Array:
+        """A field of each row, such as its tokens; of a group of rows the sum."""
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Any:
@@ -34,40 +53,28 @@ class View(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return map(self.at, range(len(self)))
 
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Sequence)
-            and len(self) == len(other)
-            and all(one == two for one, two in zip(self, other, strict=True))
-        )
 
-    __hash__ = None  # type: ignore[assignment]  # as a list has none
-
-
-def numbers_of(rows: Sequence[Any], name: str) -> Array:
-    """A number of each row (tokens, learned, number); of stored rows none is made for it."""
+def values_of(rows: Sequence[Any], name: str) -> Array:
+    """A number, truth or name of each row; of rows in a file, that column alone is read."""
     import numpy
 
     if isinstance(rows, View):
-        return rows.numbers_of(name)
-    return numpy.fromiter((getattr(row, name) for row in rows), numpy.int64, len(rows))
+        return rows.values_of(name)
+    return numpy.array([getattr(row, name) for row in rows])
 
 
 def lengths(rows: Sequence[Any]) -> Array:
     """Tokens of each row, or of all rows of each group."""
-    return numbers_of(rows, "tokens")
-
-
-def values_of(rows: Iterable[Any], name: str) -> Iterator[Any]:
-    """One field of each row; of rows in a file, that column alone is read."""
-    own = getattr(rows, "values_of", None)
-    return own(name) if own is not None else (getattr(row, name) for row in rows)
+    return values_of(rows, "tokens")
 
 
 def used_ids(rows: Sequence[Any], name: str) -> set[int]:
-    """The different tokens in a field of token ids of all rows."""
-    own = getattr(rows, "used_ids", None)
-    return own(name) if own is not None else {token for row in rows for token in getattr(row, name)}
+    """The different tokens in a field of token ids of all rows, and of the others in their file."""
+    if isinstance(rows, Picked):
+        return set().union(*(used_ids(part, name) for part in rows.parts))
+    if isinstance(rows, StoredRows):
+        return rows.used_ids(name)
+    return {token for row in rows for token in getattr(row, name)}
 
 
 class Picked(View):
@@ -93,10 +100,10 @@ class Picked(View):
         part = int(self.starts.searchsorted(row, side="right")) - 1
         return self.parts[part][int(row - self.starts[part])]
 
-    def numbers_of(self, name: str) -> Array:
+    def values_of(self, name: str) -> Array:
         import numpy
 
-        return numpy.concatenate([numbers_of(part, name) for part in self.parts])[self.places]
+        return numpy.concatenate([values_of(part, name) for part in self.parts])[self.places]
 
 
 class Groups(View):
@@ -119,10 +126,10 @@ class Groups(View):
         start = self.ends[place - 1] if place else 0
         return tuple(self.rows[int(row)] for row in self.order[start : self.ends[place]])
 
-    def numbers_of(self, name: str) -> Array:
+    def values_of(self, name: str) -> Array:
         import numpy
 
-        found = numbers_of(self.rows, name)
+        found = values_of(self.rows, name)
         if self.ends is None:
             return found
         sums = found[self.order].cumsum(dtype=numpy.int64)[self.ends - 1]
@@ -173,18 +180,205 @@ def rows_dataset(rows: Sequence[Any], columns: Columns) -> Any:
 
 
 def copied_dataset(rows: Sequence[Any], columns: Columns) -> Any:
-    """The same as a table in memory, four bytes a token: some trainers put columns beside it."""
+    """The same as a table in memory: some trainers put columns beside it."""
+    from datasets import Dataset, concatenate_datasets
+
+    starts = range(0, len(rows), 1000)
+    return concatenate_datasets(
+        [Dataset.from_dict(dict(columns(rows[start : start + 1000]))) for start in starts]
+    )
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+@cache
+def kept_fields(kind: type) -> dict[str, Any]:
+    """The fields of a class of rows that are kept, each with its type."""
+    hints = get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)} - {"key", "text"}
+    return {name: hint for name, hint in hints.items() if name in names}
+
+
+def rows_batch(rows: Sequence[Any], kind: type) -> Any:
+    """Rows as one Arrow record batch: their fields, and the numbers asked of all rows."""
+    import numpy
     import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
-    def table(some: Sequence[Any]) -> Any:
-        found = columns(some)
-        ids = pa.list_(pa.int32())
-        types = {
-            name: ids if isinstance(values[0], list) else None for name, values in found.items()
+    ids = pa.large_list(pa.int32())
+    types = {int: pa.int64(), bool: pa.bool_(), Sequence[int]: ids}
+    columns = {}
+    for name, hint in kept_fields(kind).items():
+        values = [getattr(row, name) for row in rows]
+        if hint == Sequence[int]:  # without making a Python number of each
+            values = [numpy.asarray(value, numpy.int32) for value in values]
+        columns[name] = pa.array(values, types.get(hint, pa.large_string()))
+    for name in NUMBERS:
+        columns[name] = pa.array([getattr(row, name) for row in rows], pa.int32())
+    return pa.record_batch(columns)
+
+
+class StoredRows(View):
+    """All rows of a file, each read when it is asked for.
+
+    Args:
+        path: A file of record batches as `rows_batch` makes them.
+        kind: The class of the rows.
+    """
+
+    def __init__(self, path: Path, kind: type) -> None:
+        import pyarrow as pa
+
+        self.path, self.kind = path, kind
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        table = pa.ipc.open_file(pa.py_buffer(self._map)).read_all()
+        self.columns = {name: table.column(name) for name in table.column_names}
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self.columns["tokens"])
+
+    def __reduce__(self) -> Any:
+        return StoredRows, (self.path, self.kind)
+
+    def at(self, place: int) -> Any:
+        fields = {name: _value(self.columns[name][place]) for name in kept_fields(self.kind)}
+        self._read += 1
+        if self._read >= READ_AT_ONCE:
+            self._give_back()
+        return self.kind(**fields)
+
+    def values_of(self, name: str) -> Array:
+        found = self.columns[name].to_numpy().copy()
+        self._give_back()
+        return found
+
+    def used_ids(self, name: str) -> set[int]:
+        """The different tokens in a field of token ids."""
+        import numpy
+
+        found: set[int] = set()
+        for chunk in self.columns[name].chunks:
+            found.update(numpy.unique(chunk.values.to_numpy()).tolist())
+            self._give_back()
+        return found
+
+    def _give_back(self) -> None:
+        """Let the system take the pages that were read; they come again when needed."""
+        self._read = 0
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _value(found: Any) -> Any:
+    numbers = getattr(found, "values", None)  # of a list
+    return found.as_py() if numbers is None else array("i", numbers.to_numpy().tobytes())
+
+
+class RowsWriter:
+    """Writes record batches into a file, which goes with the context unless it is kept.
+
+    Raises MachineNotReady if the disk does not take them.
+
+    Args:
+        path: Of the JSON file that says what the rows are; the others stand beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files = {name: _beside(path, name) for name in ("rows", "order")}
+        self._new = {
+            name: file.with_name(f"{TEMPORARY}{os.getpid()}-{file.name}")
+            for name, file in self.files.items()
         }
-        return pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
+        self._file: Any = None
+        self._writer: Any = None
 
-    parts = [table(rows[start : start + 1000]) for start in range(0, len(rows), 1000)]
-    return Dataset(InMemoryTable(pa.concat_tables(parts)))
+    def __enter__(self) -> RowsWriter:
+        make_folder(self.path.parent)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with suppress(OSError):
+            self._close()
+        for new in self._new.values():
+            DISK.discard(new)
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            self._writer.close()
+            file.close()
+
+    def add(self, batch: Any) -> None:
+        """Add rows behind the others."""
+        import pyarrow as pa
+
+        try:
+            if self._writer is None:
+                self._file = pa.OSFile(str(self._new["rows"]), "wb")
+                self._writer = pa.ipc.new_file(self._file, batch.schema)
+            self._writer.write_batch(batch)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def keep(self, places: Array, *, digest: str, about: Mapping[str, Any]) -> None:
+        """Keep the rows, whole or not at all.
+
+        Args:
+            places: Of the rows to train on and then of those held out.
+            digest: Of all that they depend on.
+            about: What to say of them, and how many there are to `train` on.
+        """
+        import numpy
+
+        try:
+            self._close()
+            with self._new["order"].open("wb") as file:
+                numpy.save(file, places)
+            for name, new in self._new.items():
+                DISK.sync(new)
+                DISK.rename(new, self.files[name])
+            digests = {name: DISK.digest(kept) for name, kept in self.files.items()}
+            keep_value(self.path, digest, {**about, "files": digests})
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}-{name}.{'arrow' if name == 'rows' else 'npy'}")
+
+
+def read_rows(path: Path, kind: type, digest: str) -> tuple[Picked, Picked, dict[str, Any]] | None:
+    """(the rows to train on, those held out, what was said of them, with a `digest` of the rows
+    themselves); None if they are not there as they were written.
+
+    Args:
+        digest: Of all that they depend on.
+    """
+    import numpy
+
+    about = kept_value(path, digest)
+    if about is None:
+        return None
+    files, train = about.pop("files"), about.pop("train")
+    try:
+        # Before anything is read of them: Arrow trusts the offsets in a file.
+        if any(DISK.digest(_beside(path, name)) != own for name, own in files.items()):
+            return None
+        rows, places = StoredRows(_beside(path, "rows"), kind), numpy.load(_beside(path, "order"))
+    except OSError:
+        return None
+    about["digest"] = hashlib.sha256("".join(files.values()).encode()).hexdigest()
+    return Picked([rows], places[:train]), Picked([rows], places[train:]), about
+
+
+def remove_rows(folder: Path, name: str) -> None:
+    """Remove all kept rows of a name, whatever they were prepared from, and what earlier starts
+    said of them.
+    """
+    kept = [f"{name}-*.{ending}" for ending in ("arrow", "npy", "json")]
+    for pattern in (*kept, f"{TEMPORARY}failed-*-{name}-*"):
+        for path in folder.glob(pattern):
+            DISK.discard(path)

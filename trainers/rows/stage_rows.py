@@ -3,42 +3,91 @@ training and held-out rows with a record of the others, and kept in the run fold
 
 The same data, tokenizer, settings and code give the same files, byte for byte, so that no rows are
 prepared twice.
+
+Examples are built some at a time and in several processes: what is kept of each in memory is a few
+numbers, and the rows themselves are Arrow record batches, which go to the disk. On Linux the
+workers are forks, as those of torch's data loaders are: they start at once and share the parent's
+memory, where a new process would import torch with transformers (350 MB, seconds); elsewhere there
+are none. They use neither the GPU nor threads.
+
+Rows that say or ask the same stay on one side, and the split depends on content and seed alone. Of
+each row only eight bytes of a digest of its question and eight of its text are looked at. Two
+different ones among ten million agree with a probability of 3 in a million, and would then only
+stay on one side.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from functools import cache as once
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
 
 from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
-from advisor.data.example import question_mark
+from advisor.data.example import FEWEST_GROUPS, question_mark, text_mark
 from advisor.data.read.hub import is_hub_id
 from advisor.data.read.source import DataSource
+from advisor.data.templates.chat_text import answers_of, holds_thoughts
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import waiting
 from advisor.record.stage import DataCounts
 from trainers.job.files import digest_of
 from trainers.job.job import Job
-from trainers.job.machine import is_main_process, process_count
+from trainers.job.machine import is_main_process, process_count, usable_cores
 from trainers.job.types import Tokenizer
-from trainers.rows.building import NUMBERS, Chunk, ChunkBuilder, built_chunks
 from trainers.rows.conversation import ANSWERS
-from trainers.rows.row import Item, Kind, Marked, Review, rows_word
-from trainers.rows.selection import Limits, fit_record, held_out_mask
-from trainers.rows.sequences import Array, lengths, numbers_of
-from trainers.rows.stored import RowsWriter, RowTable, read_rows, remove_rows, write_rows
+from trainers.rows.row import (
+    Array,
+    Item,
+    Kind,
+    LeftOut,
+    Limits,
+    Marked,
+    fit_record,
+    fit_row,
+    mark_of,
+    rows_word,
+)
+from trainers.rows.sequences import (
+    RowsWriter,
+    lengths,
+    read_rows,
+    remove_rows,
+    rows_batch,
+    values_of,
+)
 from trainers.rows.template import Templater
 from trainers.say.processes import others_wait_for, wait_for
 
 TEACH_ANSWERS = ("answers", "pairs", "feedback")  # kinds of rows whose answers are in the data
 # Besides our own code, what decides how text becomes tokens.
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
+CHUNK_EXAMPLES, CHUNK_CHARS = 4096, 1 << 20  # built at once: the first of the two that is reached
+ALONE_ROWS = 10_000  # are built before workers are worth their start of a few seconds
+MOST_WORKERS = 16  # what one process can read and write for
+# What is kept of each row before it is cut or split.
+NUMBERS = [
+    ("number", "i8"),
+    ("question", "u8"),  # question_mark
+    ("text", "u8"),  # text_mark
+    ("mark", "u8"),  # of what the review of a kind compares
+    ("tokens", "i4"),
+    ("pieces", "i4"),  # rows that came of it
+    ("outcome", "i1"),  # of row.fit_row
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +129,41 @@ class Prepared(Generic[Item]):
     @property
     def learned_tokens(self) -> int:
         """Those of them that the loss counts."""
-        return int(numbers_of(self.train, "learned").sum(dtype="int64"))
+        return int(values_of(self.train, "learned").sum(dtype="int64"))
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What some examples give, or all of them."""
+
+    numbers: bytearray = field(default_factory=bytearray)  # of NUMBERS: grows without a copy
+    left: LeftOut = field(default_factory=LeftOut)
+    seen: int = 0  # examples
+    answered: int = 0  # of them that teach an answer
+    thoughtful: int = 0  # whose answers hold thoughts
+    texts_alone: bool = True
+    names: dict[int, Any] = field(default_factory=dict)  # mark -> what it stands for, if kept
+    # What the templater learned from them.
+    notes: Counter[str] = field(default_factory=Counter)
+    turn_ends: set[int] = field(default_factory=set)
+    plain_template: bool = False  # given to the tokenizer, which had none
+    batch: Any = None  # an Arrow record batch of their rows, within seq_len
+
+    def add(self, later: Chunk) -> None:
+        """Count also what later examples give, without their rows."""
+        self.numbers += later.numbers
+        self.left.merge(later.left)
+        self.seen += later.seen
+        self.answered += later.answered
+        self.thoughtful += later.thoughtful
+        self.texts_alone = self.texts_alone and later.texts_alone
+        self.names.update(later.names)
+        self.notes.update(later.notes)
+        self.turn_ends |= later.turn_ends
+        self.plain_template = self.plain_template or later.plain_template
+
+
+Build = Callable[[Sequence[Example]], Chunk]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +180,38 @@ class Preparation:
     limits: Limits
     holdout: float
     kind: Kind[Any]
+
+    def build(self, examples: Sequence[Example]) -> Chunk:
+        """The rows of the examples. Raises what the kind raises for a row that ends the run."""
+        import numpy
+
+        kind, limits, templater = self.kind, self.limits, self.templater
+        templater.notes = Counter()
+        answers = list(map(answers_of, examples))
+        found = Chunk(
+            seen=len(examples),
+            answered=sum(map(bool, answers)),
+            thoughtful=sum(any(map(holds_thoughts, one)) for one in answers),
+        )
+        numbers: list[tuple[int, ...]] = []
+        rows: list[Any] = []
+        for row in kind.rows(examples, templater, found.left):
+            outcome, pieces = fit_row(row, kind, limits)
+            mark = 0
+            if kind.mark is not None:
+                value = kind.mark(row)
+                mark = mark_of(value)
+                if kind.keeps_marks:
+                    found.names[mark] = value
+            marks = question_mark(row.key, limits.seed), text_mark(row.text, limits.seed), mark
+            numbers.append((row.number, *marks, row.tokens, len(pieces), outcome))
+            rows.extend(pieces)
+            found.texts_alone = found.texts_alone and getattr(row, "document", False)
+        found.numbers += numpy.array(numbers, NUMBERS).tobytes()
+        found.batch = rows_batch(rows, kind.row)
+        found.notes, found.turn_ends = templater.notes, templater.turn_ends
+        found.plain_template = templater.gave_template
+        return found
 
     def write(
         self,
@@ -117,28 +232,25 @@ class Preparation:
             skipped: What happens to rows while their file is read.
             guesses: Notes on how it is read.
         """
-        templater, found = self.templater, Chunk()
-        builder = ChunkBuilder(self.kind, templater, self.limits)
+        found = Chunk()
         with RowsWriter(path) as rows:
             with waiting("reading and tokenising", unit="rows") as done:
-                for chunk in built_chunks(examples, builder):
+                for chunk in built_chunks(examples, self.build):
                     done(chunk.seen)
                     rows.add(chunk.batch)
                     found.add(chunk)
             if found.plain_template:  # which another process gave to its tokenizer
-                templater.use_plain_template()
-            order, about = self._divide(found, rows)
+                self.templater.use_plain_template()
+            places, about = self._divide(found)
             if skipped is not None:
                 about["rows"] = skipped.seen
                 about["dropped"] += skipped.total
                 about["notes"] = [*guesses, *skipped.lines(), *about["notes"]]
             remove_rows(path.parent, path.stem.rpartition("-")[0])
-            write_rows(path, rows, order, digest=digest, about=about)
+            rows.keep(places, digest=digest, about=about)
 
-    def _divide(self, found: Chunk, rows: RowsWriter) -> tuple[dict[str, Array], dict[str, Any]]:
-        """(the places of the rows to train on and then of those held out, with fields that the
-        review gives them; what to say of them).
-        """
+    def _divide(self, found: Chunk) -> tuple[Array, dict[str, Any]]:
+        """(the places of the rows to train on and then of those held out, what to say of them)."""
         import numpy
 
         kind, limits, templater = self.kind, self.limits, self.templater
@@ -146,21 +258,24 @@ class Preparation:
         of: Array = numpy.frombuffer(found.numbers, NUMBERS)
         if not len(of):
             raise InputError("the data has no rows")
-        review = Review()
+        keep, reviewed = numpy.ones(len(of), bool), []
         if kind.review is not None:
-            review = kind.review(
+            reviewed = kind.review(
                 Marked(numbers=of["number"], texts=of["text"], marks=of["mark"], names=found.names)
             )
-        keep = review.keep if review.keep is not None else numpy.ones(len(of), bool)
-        fit = fit_record(of if keep.all() else of[keep], kind, limits)
+        if kind.once:
+            keep[:] = False
+            keep[numpy.unique(of["mark"], return_index=True)[1]] = True
+        again = int((~keep).sum())
+        if again:
+            reviewed = [f"{rows_word(again)} left out: repeated {kind.unit}"]
+        fit = fit_record(of[keep] if again else of, kind, limits)
         pieces, used = of["pieces"], keep & (of["pieces"] > 0)
-        table = rows.table()
         held = numpy.zeros(len(of), bool)
         held[used] = held_out_mask(
             of if used.all() else of[used],
             self.holdout,
             blank=question_mark("", limits.seed),
-            keys_of=lambda marks: _keys(marks, of["question"], pieces, table),
             strata=of["mark"][used] if kind.stratified else None,
         )
         disagreement = templater.thoughts_note(found.answered, found.thoughtful)
@@ -168,15 +283,20 @@ class Preparation:
             *templater.remarks,
             *([disagreement] if disagreement and kind.name in TEACH_ANSWERS else []),
             *found.left.lines(),
-            *review.notes,
+            *reviewed,
             *fit.notes,
             *(f"{rows_word(count)}: {text}" for text, count in found.notes.items()),
         ]
         if self.holdout > 0 and not held.any():
             notes.append("nothing is held out: there are too few different rows")
+        order = numpy.argsort(numpy.repeat(of["number"], pieces), kind="stable")
+        train, holdout = (
+            order[numpy.repeat(side, pieces)[order]] for side in (used & ~held, used & held)
+        )
         about = {
             "rows": found.seen,
-            "dropped": found.left.total + int((~keep).sum()) + fit.dropped,
+            "train": len(train),
+            "dropped": found.left.total + again + fit.dropped,
             "truncated": fit.truncated,
             "split": fit.split,
             "notes": notes,
@@ -184,15 +304,7 @@ class Preparation:
             "turn_ends": sorted(found.turn_ends),
             "chat_template": templater.tokenizer.chat_template if templater.gave_template else None,
         }
-        order = numpy.argsort(numpy.repeat(of["number"], pieces), kind="stable")
-        train, holdout = (
-            order[numpy.repeat(side, pieces)[order]] for side in (used & ~held, used & held)
-        )
-        places = numpy.concatenate([train, holdout])
-        columns = {
-            name: numpy.repeat(values, pieces)[places] for name, values in review.columns.items()
-        }
-        return {"place": places, **columns}, {**about, "train": len(train)}
+        return numpy.concatenate([train, holdout]), about
 
     def read(self, path: Path, digest: str) -> Prepared[Any] | None:
         """What was written, or None if there is nothing or it is not as it was written.
@@ -211,21 +323,72 @@ class Preparation:
         return Prepared(train=train, holdout=holdout, **about)
 
 
-def _keys(
-    marks: Collection[int], questions: Array, pieces: Array, table: RowTable
-) -> dict[int, str]:
-    """The questions that some marks stand for, read from the rows."""
+def held_out_mask(rows: Array, share: float, *, blank: int, strata: Array | None = None) -> Array:
+    """Which rows to hold out.
+
+    Args:
+        rows: `question` (its mark), `text` (its mark) and `pieces` of each row; none without
+            pieces.
+        share: The share of sequences to hold out.
+        blank: The mark of no question at all.
+        strata: A number for the stratum of each row (a class), of which the same share is held out.
+    """
     import numpy
 
-    places = numpy.flatnonzero(
-        (pieces > 0) & numpy.isin(questions, numpy.fromiter(marks, numpy.uint64, len(marks)))
-    )
-    known, first = numpy.unique(questions[places], return_index=True)
-    rows = (numpy.cumsum(pieces) - pieces)[places[first]]  # the first row of each
-    return {
-        mark: table.values(row, ["key"])["key"]
-        for mark, row in zip(known.tolist(), rows.tolist(), strict=True)
-    }
+    sizes = rows["pieces"]
+    groups = _groups(rows["question"], rows["text"], int(sizes.sum()), blank)
+    # Sorted by their marks, which is the order in which groups are held out.
+    names, firsts, group_of = numpy.unique(groups, return_index=True, return_inverse=True)
+    group_sizes = numpy.bincount(group_of, weights=sizes, minlength=len(names)).astype(numpy.int64)
+    stratum_of = strata[firsts] if strata is not None else numpy.zeros(len(names), numpy.int64)
+    chosen = numpy.zeros(len(names), bool)
+    for stratum in numpy.unique(stratum_of):
+        places = numpy.flatnonzero(stratum_of == stratum)
+        wanted = round(share * int(group_sizes[places].sum()))
+        if share > 0 and wanted == 0 and len(places) >= FEWEST_GROUPS and strata is None:
+            wanted = 1
+        taken, left = 0, len(places)
+        for place in places.tolist():
+            if taken >= wanted:
+                break
+            size = int(group_sizes[place])
+            if taken + size <= wanted and left > 1:
+                chosen[place] = True
+                taken += size
+                left -= 1
+    return chosen[group_of]
+
+
+def _groups(questions: Array, texts: Array, sequences: int, blank: int) -> Array:
+    """The mark of the group of each row: rows of one group must stay together.
+
+    It is the smallest of the group's questions; of a group without a question, that of its text.
+    """
+    import numpy
+
+    if len(numpy.unique(questions)) * 2 < sequences:
+        return texts
+    nothing = numpy.iinfo(numpy.uint64).max
+    asks = questions != blank  # rows without a question have nothing in common but that
+    groups = numpy.where(asks, questions, nothing)
+
+    def spread(place_of: Array, these: Array) -> None:
+        """The smallest mark among these rows of each place goes to all of them."""
+        least = numpy.full(place_of.max() + 1, nothing)
+        numpy.minimum.at(least, place_of[these], groups[these])
+        groups[these] = least[place_of[these]]
+
+    text_of = numpy.unique(texts, return_inverse=True)[1]
+    spread(text_of, slice(None))
+    if (groups != questions)[asks].any():  # a text has several questions
+        question_of = numpy.unique(questions, return_inverse=True)[1]
+        changes = True
+        while changes:
+            before = groups.copy()
+            spread(question_of, asks)
+            spread(text_of, slice(None))
+            changes = (before != groups).any()
+    return numpy.where(groups == nothing, texts, groups)
 
 
 def prepare_rows(
@@ -324,3 +487,97 @@ def _tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": tokenizer.chat_template,
     }
+
+
+# ------------------------------------------------------------------------------------ building
+
+
+def built_chunks(examples: Iterable[Example], build: Build) -> Iterator[Chunk]:
+    """What the examples give, some at a time and in their order.
+
+    Raises MachineNotReady if a worker is ended from outside.
+    """
+    chunks, alone = _chunks_of(examples), 0
+    for chunk in chunks:
+        yield build(chunk)
+        alone += len(chunk)
+        if alone >= ALONE_ROWS and builders() > 1:
+            yield from _built_by_workers(chunks, build, builders())
+
+
+def builders() -> int:
+    """How many processes build rows: one for each usable core, at most 16."""
+    return min(usable_cores(), MOST_WORKERS) if sys.platform == "linux" else 1
+
+
+def _chunks_of(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """The examples in groups that depend on nothing but them."""
+    chunk: list[Example] = []
+    size_chars = 0
+    for example in examples:
+        chunk.append(example)
+        size_chars += len(example.text or "") + sum(
+            len(message.content)
+            for group in (example.messages, example.chosen, example.rejected)
+            for message in group
+        )
+        if len(chunk) >= CHUNK_EXAMPLES or size_chars >= CHUNK_CHARS:
+            yield chunk
+            chunk, size_chars = [], 0
+    if chunk:
+        yield chunk
+
+
+# ------------------------------------------------------------------------------------ workers
+
+_build: Build | None = None  # a worker's own
+
+
+def _built_by_workers(
+    chunks: Iterator[list[Example]], build: Build, processes: int
+) -> Iterator[Chunk]:
+    """What the chunks give, one for each process on its way."""
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(processes, context, _begin_worker, (build,))
+    at_work: deque[Any] = deque()
+    try:
+        for chunk in chunks:
+            with warnings.catch_warnings():  # Python 3.12 warns of forks beside threads
+                warnings.simplefilter("ignore", DeprecationWarning)
+                at_work.append(pool.submit(_build_in_worker, chunk))
+            if len(at_work) > processes:
+                yield at_work.popleft().result()
+        while at_work:
+            yield at_work.popleft().result()
+    except BrokenProcessPool:
+        raise MachineNotReady(
+            "a process that builds rows was ended from outside",
+            hint=(
+                "most likely by the kernel, for lack of memory: `dmesg` says; with fewer CPU cores"
+                " (taskset) there are fewer of them"
+            ),
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(build: Build) -> None:
+    """Leave signals to the parent, which ends its workers, and end if it is gone."""
+    global _build
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _build = build
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _build_in_worker(examples: Sequence[Example]) -> Chunk:
+    assert _build is not None
+    return _build(examples)

@@ -22,8 +22,8 @@ from advisor.ground.terminal import show_streams
 from advisor.model_files.folder import tokenizer_faults
 from trainers.job.job import model_source
 from trainers.job.libraries import quiet_libraries
-from trainers.rows.conversation import answer_row, tokenise_prompt
-from trainers.rows.preference import tokenise_feedback, tokenise_pair
+from trainers.rows.conversation import answer_row, prompt_rows
+from trainers.rows.preference import feedback_rows, pair_rows
 from trainers.rows.row import IGNORED, Unusable, rows_word
 from trainers.rows.template import Templater
 from trainers.rows.template_arguments import give_arguments
@@ -189,17 +189,17 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
     """
     more = {}
     if example.chosen:
-        both = tokenise_pair(example, templater)
+        (both,) = pair_rows(example, templater)
         sequences = [
             ("the better answer: made likelier", both.prompt_ids, both.chosen_ids),
             ("the worse answer: made less likely", both.prompt_ids, both.rejected_ids),
         ]
     elif example.good is not None:
-        (answer,) = tokenise_feedback(example, templater)
+        (answer,) = feedback_rows(example, templater)
         title = f"an answer that people {'liked' if answer.label else 'rejected'}"
         sequences = [(title, answer.prompt_ids, answer.completion_ids)]
     elif example.answer is not None:
-        question = tokenise_prompt(example, templater)
+        (question,) = prompt_rows(example, templater)
         sequences = [("a prompt: the model writes the answer", question.prompt_ids, ())]
         more = {"answer": example.answer}
     else:
