@@ -86,13 +86,13 @@ if way == "separate":  # a base of its own under each role
     for role in list(ppo.roles.parts)[1:]:
         part = ppo.roles.parts[role]
         part.model = copy.deepcopy(part.model)
-    from trainers.ppo.optimizer import make_optimizer
-    from trainers.ppo.roles import unwrap_peft
+    from trainers.ppo.optimizer import PPOArguments, make_optimizer
+    from trainers.updates.experts import unwrapped
     from trainers.step.answer_loss import add_hidden_call
     for part in ppo.roles.parts.values():
-        vars(unwrap_peft(part.model)).pop("forward", None)
-        add_hidden_call(unwrap_peft(part.model))
-    ppo.learner.optimizer = ppo.optimizer = make_optimizer(stage, job.options, ppo.roles, ppo.args)
+        vars(unwrapped(part.model)).pop("forward", None)
+        add_hidden_call(unwrapped(part.model))
+    ppo.learner.optimizer = ppo.optimizer = make_optimizer(stage, job.options, ppo.roles, PPOArguments())
 memory.reset()
 seconds, rewards = [], []
 for step in range(own["max_steps"]):

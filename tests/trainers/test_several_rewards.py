@@ -367,12 +367,13 @@ def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
     from trainers.ppo.loop import PPOTrainer
 
     rewards = Rewards([Reward("own", lambda answers: [1.0, None, 4.0], key="own", may_miss=True)])
-    ppo = SimpleNamespace(rewards=rewards, texts=lambda answers: ["a", "b", "c"])
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: "a")
+    ppo = SimpleNamespace(rewards=rewards, processing_class=tokenizer)
     prompts = [SimpleNamespace(prompt="", answer=None, prompt_ids=[])] * 3
-    parts = {}
-    sums = PPOTrainer.sums(ppo, prompts, SimpleNamespace(ids=[[1]] * 3), [], parts)
-    assert filled(sums) == [1.0, 2.5, 4.0]
-    assert parts == {"own": [1.0, None, 4.0]}
+    answers = SimpleNamespace(ids=[[1]] * 3, ended=[True] * 3)
+    scores = PPOTrainer.score(ppo, prompts, answers).scores
+    assert scores == [[1.0, None, 4.0]]
+    assert filled(rewards.sums(scores)) == [1.0, 2.5, 4.0]
 
 
 def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):

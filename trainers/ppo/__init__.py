@@ -7,7 +7,6 @@ math.py       the formulas, pure functions on tensors
 rollout.py    answers in batches, and their log-probabilities
 roles.py      policy, reference, reward and value: modules on one base, or four models
 optimizer.py  what steps, and how fast
-heldout.py    held-out prompts before, during and after
 objective.py  what the plan says, as the things above; trainers/stage does all else of a stage
 """
 

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from statistics import fmean, pstdev
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
@@ -23,27 +25,35 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from trainers.job.job import Job, label
-from trainers.job.machine import is_main_process, process_count, process_rank, wait_for_all
+from trainers.job.machine import (
+    is_main_process,
+    process_count,
+    process_rank,
+    sum_over_processes,
+    wait_for_all,
+)
 from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.checkpoints import load_random_states, load_training, save_training
 from trainers.ppo import math as formulas
-from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.learning import Experience, Learner
-from trainers.ppo.optimizer import PPOArguments, rate_share, set_rates
-from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
-from trainers.ppo.rollout import Batch, answer_mask, batches_of, scatter_answers
-from trainers.rewards.rollout_log import Rollout, RolloutLog
+from trainers.ppo.optimizer import TrainerArguments, rate_share, set_rates
+from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, Roles
+from trainers.ppo.rollout import Batch, batches_of, scatter_answers, table_of
+from trainers.rewards.in_trl import Scored
+from trainers.rewards.model import model_scores
+from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Answer, Rewards, Score, filled
 from trainers.rewards.watch import FIRST, Watch, stage_lines
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.conversation import Prompt
+from trainers.rows.packing import in_order
 from trainers.say.progress import say
 from trainers.step import settings
 from trainers.step.token_counting import Tokens
 
-EVALUATIONS = 4  # how often held-out prompts are answered during a run
+LOOKS = 4  # how often held-out prompts are answered during a run
 Item = TypeVar("Item")
 # What of an update's numbers goes into metrics.jsonl, beside those of every objective.
 LOGGED = (
@@ -61,7 +71,7 @@ class PPOTrainer:
     """
 
     job: Job
-    args: PPOArguments
+    args: TrainerArguments
     steps: int  # updates of the whole run
     prompts: Sequence[Prompt]
     learner: Learner
@@ -70,8 +80,9 @@ class PPOTrainer:
     stops: Sequence[int]
     engine: Engine  # generates the answers that are learned from
     local: TransformersEngine  # in this process: generates those of evaluations
-    rewards: Rewards | None = None  # None: the reward model of the roles alone
-    evaluator: HeldOutEvaluator | None = None  # None: nothing is compared
+    rewards: Rewards
+    # That this process answers during the run, to see a gamed reward; None: no process does.
+    held_out: Sequence[Prompt] | None = None
     # Set by the frame; None: a dry run, which writes none.
     checkpoint_store: CheckpointStore | None = None
     # What the loop keeps.
@@ -91,7 +102,13 @@ class PPOTrainer:
         self.autocast: Callable[[], Any] = self.learner.autocast
         self.state, self.control = TrainerState(), TrainerControl()
         self.state.is_world_process_zero = is_main_process()
-        self.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
+        # What evaluations ask of a trainer.
+        self.accelerator = SimpleNamespace(
+            unwrap_model=lambda model, **_: model, autocast=self.autocast
+        )
+        for part in self.rewards.parts:
+            if part.score is None:
+                part.score = self.role_scores
 
     # ---------------------------------------------------------------- the loop
 
@@ -104,7 +121,7 @@ class PPOTrainer:
 
         stage, world, rank = self.job.stage, process_count(), process_rank()
         self._begin(resume_from_checkpoint)
-        look_every = max(1, math.ceil(self.steps / (EVALUATIONS + 1)))
+        look_every = max(1, math.ceil(self.steps / (LOOKS + 1)))
         write_every = settings.lines_every(self.steps)
         shortest = self.options["response_tokens"] if self.job.dry_run else 0
         with closing(self.engine):
@@ -123,8 +140,8 @@ class PPOTrainer:
                 self.state.epoch = (step + 1) * size * world / len(self.prompts)
                 self.state.log_history = [{"learning_rate": logs["learning_rate"]}]
                 is_last = step + 1 == self.steps
-                if self.evaluator is not None and (step + 1) % look_every == 0 and not is_last:
-                    logs |= self._look(self.evaluator)
+                if self.held_out is not None and (step + 1) % look_every == 0 and not is_last:
+                    logs |= self.look()
                 self._tell("on_step_end")
                 # The guards of a resumed run compare with the first lines.
                 is_written = self.control.should_log or step % write_every == 0 or step < FIRST
@@ -140,8 +157,8 @@ class PPOTrainer:
 
     def _begin(self, resume_from_checkpoint: str | None) -> None:
         job = self.job
-        if not job.dry_run and self.evaluator is not None:
-            self.evaluator.begin()  # the policy before training: nothing is loaded yet
+        if self.held_out is not None:  # by the policy before training: nothing is loaded yet
+            self.scores_before = self.held_out_scores()
         if resume_from_checkpoint is not None:
             self.load(Path(resume_from_checkpoint))
         if not job.dry_run:
@@ -153,13 +170,31 @@ class PPOTrainer:
                 self.rollout_log = RolloutLog.of(job, self.steps, engine=self.engine.name)
         self._tell("on_train_begin")
 
-    def _look(self, evaluator: HeldOutEvaluator) -> dict[str, int]:
+    def look(self) -> dict[str, int]:
+        """How many held-out answers score above those of the start, and how many below, by their
+        names in metrics.jsonl. Call it in every process.
+        """
         began = time.monotonic()
-        found = evaluator.evaluate_midway()
+        pairs = [
+            (new, old)
+            for new, old in zip(self.held_out_scores(), self.scores_before, strict=True)
+            if new is not None and old is not None
+        ]
+        wins, losses = sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
+        ((all_wins, all_losses),) = sum_over_processes([[float(wins), float(losses)]])
         for callback in self.callbacks:
             if hasattr(callback, "leave_out"):
                 callback.leave_out(time.monotonic() - began)
-        return found
+        return {"holdout_wins": int(all_wins), "holdout_losses": int(all_losses)}
+
+    def held_out_scores(self) -> list[Score]:
+        """The reward of the policy's likeliest answer to each held-out prompt of this process."""
+        if not self.held_out:
+            return []
+        answers = self.generate(self.held_out, self.local, temperature=0.0)
+        scores = self.rewards.sums(self.score(self.held_out, answers).scores)
+        self.roles.back_to_policy()
+        return scores
 
     def guard(self, line: Mapping[str, Any]) -> None:
         """Report what is wrong, once each; raise TrainingFailed if it stops the run."""
@@ -186,11 +221,12 @@ class PPOTrainer:
         self.engine.load_weights()
         answers = self.generate(prompts, self.engine, shortest=shortest)
         writing_s = time.monotonic() - began
-        batches, mask_RT = self.batches(answers), answer_mask(answers, device)
+        batches = self.batches(answers)
+        mask_RT = table_of([[1.0] * len(ids) for ids in answers.ids], device)
         # Role by role, so that modules are switched three times per update, not three times per
         # batch.
-        parts: dict[str, list[Score]] = {}
-        scores_R = torch.tensor(filled(self.sums(prompts, answers, batches, parts)), device=device)
+        scored = self.score(prompts, answers)
+        scores_R = torch.tensor(filled(self.rewards.sums(scored.scores)), device=device)
         policy = self.followed("probabilities under the policy", batches, self._policy_log_probs)
         reference = self.followed(
             "probabilities under the reference model",
@@ -199,7 +235,7 @@ class PPOTrainer:
         )
         values = self.followed("values", batches, self.roles.values)
         old_RT, reference_RT, values_RT = (
-            scatter_answers(list(zip(batches, numbers, strict=True)), mask_RT)
+            scatter_answers(batches, numbers)
             for numbers in ([numbers[:, 0] for numbers in policy], reference, values)
         )
         # ---- Rewards
@@ -220,11 +256,13 @@ class PPOTrainer:
         )
         advantages_RT = formulas.whiten(advantages_RT, mask_RT, over_processes=learner.mean)
         means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
-        self._log_rollouts(prompts, answers, parts, scores_R, means_R)
+        log, number = self.rollout_log, self.state.global_step + 1
+        if log is not None and log.is_due(number):
+            log.write(number, scored.rollouts(self.rewards, means_R.tolist(), self.stops))
         engine_numbers: dict[str, Any] = {}
         if answers.log_probs:  # another program has drawn the answers
             weights_RT, mismatch, capped = formulas.importance_weights(
-                old_RT, drawn_log_probs(answers, old_RT), mask_RT
+                old_RT, table_of(answers.log_probs, device), mask_RT
             )
             # They are positive, so that a token's loss times its weight is the loss of its
             # advantage times the weight.
@@ -250,7 +288,7 @@ class PPOTrainer:
                 "explained_variance": formulas.explained_variance(values_RT, returns_RT, mask_RT),
                 "response_tokens": mask_RT.sum(1).mean(),
                 "ended": ended_R.float().mean(),
-                **self._of_each_reward(parts),
+                **self._of_each_reward(scored),
                 **engine_numbers,
             }
         )
@@ -264,20 +302,17 @@ class PPOTrainer:
 
     # ---------------------------------------------------------------- rollouts
 
-    def generate(self, prompts: Sequence[Prompt], engine: Engine, *, shortest: int = 0) -> Answers:
+    def generate(self, prompts: Sequence[Prompt], engine: Engine, **keys: Any) -> Answers:
         """The policy's answers.
 
         Args:
-            shortest: No stop token before so many tokens.
+            prompts: An answer to each.
+            engine: Generates them.
+            keys: Of `Sampling`, in place of the stage's.
         """
-        sampling = Sampling(
-            limit=self.options["response_tokens"],
-            temperature=self.options["temperature"],
-            stops=self.stops,
-            shortest=shortest,
-        )
+        own = {"limit": self.options["response_tokens"], "temperature": self.options["temperature"]}
         ids = [list(row.prompt_ids) for row in prompts]
-        return engine.generate(ids, sampling)
+        return engine.generate(ids, Sampling(**{**own, "stops": self.stops, **keys}))
 
     def batches(self, answers: Answers) -> list[Batch]:
         """The answers in batches of micro_batch_size."""
@@ -311,95 +346,49 @@ class PPOTrainer:
         found = self.roles.log_probs(POLICY, batch, self.options["temperature"], with_entropy=True)
         return torch.stack(list(found), dim=1)
 
-    def texts(self, answers: Answers) -> list[str]:
-        """The answers as people read them, without the token that ends them."""
+    # ---------------------------------------------------------------- rewards
+
+    def score(self, prompts: Sequence[Prompt], answers: Answers) -> Scored:
+        """The answers with what each reward says of them, before any penalty."""
         decode = self.processing_class.decode
-        return [
+        texts = [
             decode(ids[:-1] if ended else ids, skip_special_tokens=True).strip()
             for ids, ended in zip(answers.ids, answers.ended, strict=True)
         ]
+        given = [
+            Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
+            for row, text, ids in zip(prompts, texts, answers.ids, strict=True)
+        ]
+        return Scored(given, [part(given, counts=False) for part in self.rewards.parts])
 
-    # ---------------------------------------------------------------- rewards
-
-    def sums(
-        self,
-        prompts: Sequence[Prompt],
-        answers: Answers,
-        batches: Sequence[Batch],
-        parts: dict[str, list[Score]] | None = None,
-    ) -> list[Score]:
-        """The reward of each answer, before any penalty; None for one that no reward scores.
-
-        Args:
-            parts: Where each reward's own scores go, by its name.
-        """
-        if self.rewards is None:
-            found = [self._role_scores(batches)]
-            keys, sums = ["reward"], found[0]
-        else:
-            scored = [
-                Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
-                for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
-            ]
-            found = [
-                self._role_scores(batches) if part.score is None else part(scored, counts=False)
-                for part in self.rewards.parts
-            ]
-            keys, sums = [part.key for part in self.rewards.parts], self.rewards.sums(found)
-        if parts is not None:
-            parts |= dict(zip(keys, found, strict=True))
-        return sums
-
-    def _role_scores(self, batches: Sequence[Batch]) -> list[Score]:
+    def role_scores(self, answers: Sequence[Answer]) -> list[float]:
         """What the reward model of the roles says of each answer."""
         import torch
 
+        part = self.roles.parts[REWARD]
+        if part.head is None:  # it has a base of its own
+            with self.autocast():
+                size = self.job.stage.micro_batch_size
+                return model_scores(part.model, answers, at_once=size)
+        ids = [[*one.answer_ids] for one in answers]
+        batches = self.batches(Answers([one.prompt_ids for one in answers], ids, []))
         scores = torch.cat(self.followed("scores", batches, self.roles.scores)).float().tolist()
-        rows = [row for batch in batches for row in batch.rows]
-        return [score for _, score in sorted(zip(rows, scores, strict=True))]
+        self.roles.back_to_policy()
+        return in_order([batch.rows for batch in batches], scores)
 
-    def _of_each_reward(self, parts: Mapping[str, Sequence[Score]]) -> dict[str, float]:
+    def _of_each_reward(self, scored: Scored) -> dict[str, float]:
         """Mean and spread of each of several rewards, and the share of answers without a score, by
         their names in metrics.jsonl.
         """
         found: dict[str, float] = {}
-        for name in self.rewards.logs if self.rewards is not None else ():
-            _, key, number = name.split("/")
-            given = [score for score in parts[key] if score is not None]
-            mean = sum(given) / max(1, len(given))
-            found[name] = {
-                "mean": mean,
-                "std": (sum((one - mean) ** 2 for one in given) / max(1, len(given))) ** 0.5,
-                "missing": 1 - len(given) / len(parts[key]),
-            }[number]
-        return found
-
-    def _log_rollouts(
-        self,
-        prompts: Sequence[Prompt],
-        answers: Answers,
-        parts: Mapping[str, Sequence[Score]],
-        scores_R: Any,
-        advantages_R: Any,
-    ) -> None:
-        """Write the answers with what they were worth, if this is an update to write."""
-        log, step = self.rollout_log, self.state.global_step + 1
-        if log is None or not log.is_due(step):
-            return
-        texts, scores, advantages = self.texts(answers), scores_R.tolist(), advantages_R.tolist()
-        rollouts = [
-            Rollout(
-                prompt=row.prompt,
-                answer=texts[place],
-                rewards={name: of_part[place] for name, of_part in parts.items()},
-                reward=scores[place],
-                advantage=advantages[place],
-                tokens=len(answers.ids[place]),
-                ended=answers.ended[place],
-            )
-            for place, row in enumerate(prompts)
-        ]
-        log.write(step, rollouts)
+        for part, scores in zip(self.rewards.parts, scored.scores, strict=True):
+            given = [score for score in scores if score is not None] or [0.0]
+            found |= {
+                f"rewards/{part.key}/mean": fmean(given),
+                f"rewards/{part.key}/std": pstdev(given),
+                f"rewards/{part.key}/missing": scores.count(None) / len(scores),
+            }
+        return {name: found[name] for name in self.rewards.logs}
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -451,9 +440,8 @@ class PPOTrainer:
         """Nothing: there are none but those that were added."""
 
     def _tell(self, event: str, **about: Any) -> None:
-        args = SimpleNamespace(**vars(self.args), fp16=self.learner.scaler is not None)
         for callback in self.callbacks:
-            getattr(callback, event)(args, self.state, self.control, **about)
+            getattr(callback, event)(self.args, self.state, self.control, **about)
 
     def all_tokens(self) -> Tokens:
         """The tokens of prompts and answers, as if each process had as many as this one."""
@@ -474,22 +462,10 @@ def shuffled(items: Sequence[Item], places: range, *, seed: int) -> list[Item]:
     """
     import torch
 
-    orders: dict[int, list[int]] = {}
-    found: list[Item] = []
-    for place in places:
-        epoch, within = divmod(place, len(items))
-        if epoch not in orders:
-            random = torch.Generator().manual_seed(seed + epoch)
-            orders[epoch] = torch.randperm(len(items), generator=random).tolist()
-        found.append(items[orders[epoch][within]])
-    return found
+    @cache
+    def order(epoch: int) -> list[int]:
+        random = torch.Generator().manual_seed(seed + epoch)
+        found: list[int] = torch.randperm(len(items), generator=random).tolist()
+        return found
 
-
-def drawn_log_probs(answers: Answers, like_RT: Any) -> Any:
-    """The log-probabilities that the answers were drawn with: R, T."""
-    import torch
-
-    drawn_RT = torch.zeros_like(like_RT)
-    for row, values in enumerate(answers.log_probs):
-        drawn_RT[row, : len(values)] = torch.tensor(values)
-    return drawn_RT
+    return [items[order(place // len(items))[place % len(items)]] for place in places]

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
 from advisor.record.stage import Check, RewardRecord
 from trainers.evaluation import Subject
-from trainers.evaluation.rewards import prompt_row
+from trainers.evaluation.loss import held_out
+from trainers.evaluation.rewards import TRIAL_PROMPTS, RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
-from trainers.job.job import JUDGE, TRAIN, Job
+from trainers.job.job import JUDGE, Job
 from trainers.job.machine import process_count, process_rank
 from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import fingerprint
-from trainers.ppo.heldout import HeldOutEvaluator
-from trainers.ppo.learning import Learner, StepSettings, mean_over_processes
+from trainers.ppo.learning import Learner, mean_over_processes
 from trainers.ppo.loop import LOGGED, PPOTrainer
 from trainers.ppo.math import KLCoefficient
-from trainers.ppo.optimizer import PPOArguments, make_optimizer
+from trainers.ppo.optimizer import PPOArguments, TrainerArguments, make_optimizer
 from trainers.ppo.roles import POLICY, VALUE, Roles, build_roles
 from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import (
@@ -45,12 +45,12 @@ from trainers.stage.objective import Build, Objective, Opened
 from trainers.step import settings
 from trainers.step.trained_dtype import train_in_float32
 
-STEP_OPTIONS = tuple(item.name for item in fields(StepSettings) if item.name != "max_grad_norm")
 # Keys of the stage that the loop reads, for the record.
 RECORDED = (
     "optimizer", "learning_rate", "scheduler", "warmup", "micro_batch_size", "grad_accum", "seed",
 )  # fmt: skip
 SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
+MIDWAY_PROMPTS = 16  # held-out prompts that are answered during the run
 
 
 class PPO(Objective[Prompt]):
@@ -64,7 +64,7 @@ class PPO(Objective[Prompt]):
     resumes_itself = True
     measured_batches = None  # all prompts of an update are answered together
     roles: Roles
-    rewards: Rewards | None  # None: the reward model of the roles alone
+    rewards: Rewards
     server: OpenServer | None  # that generates the answers; None: this process
     data: Prepared[Prompt]
     built: PPOTrainer
@@ -85,14 +85,11 @@ class PPO(Objective[Prompt]):
         folder = reward_model_folder(job, prompts)
         self.data, self.server = data, open_rollouts(job)
         torch.manual_seed(job.stage.seed)
-        self.rewards = (
-            build_rewards(job, tokenizer, prompts, opened.device, scored_elsewhere=folder)
-            if folder is None or len(parts_of(job, prompts)) > 1
-            else None
+        self.rewards = build_rewards(
+            job, tokenizer, prompts, opened.device, scored_elsewhere=folder
         )
         self.roles, notes = build_roles(opened, folder)
-        if self.rewards is not None:
-            self.logged = (*LOGGED, *self.rewards.logs)
+        self.logged = (*LOGGED, *self.rewards.logs)
         if job.part != JUDGE:
             for note in (source_note(job, prompts), *notes):
                 tell(job, note or "")
@@ -107,7 +104,10 @@ class PPO(Objective[Prompt]):
         prepare(roles, recomputes=stage.gradient_checkpointing)
         torch.manual_seed(stage.seed + process_rank())
         dtype = settings.autocast_dtype(job, device)
-        args = PPOArguments(**stage.trl)
+        scales = dtype == "float16"
+        args = TrainerArguments(
+            **stage.trl, fp16=scales, per_device_train_batch_size=stage.micro_batch_size
+        )
 
         def autocast() -> Any:
             """The context of forward passes."""
@@ -129,18 +129,19 @@ class PPO(Objective[Prompt]):
         )
         learner = Learner(
             roles=roles,
-            settings=StepSettings(
-                max_grad_norm=float(args.max_grad_norm),
-                **{name: options[name] for name in STEP_OPTIONS},
-            ),
+            options=options,
+            max_grad_norm=float(args.max_grad_norm),
             optimizer=make_optimizer(stage, options, roles, args),
             device=device,
             autocast=autocast,
-            scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
-            mean=mean_over_processes() if process_count() > 1 and job.part != JUDGE else None,
+            scaler=torch.amp.GradScaler(device.type) if scales else None,
+            mean=mean_over_processes if process_count() > 1 and job.part != JUDGE else None,
         )
         horizon = options["kl_horizon"] or KLCoefficient.horizon
-        built: Any = PPOTrainer(
+        trial = job.max_steps is not None
+        held = held_out(self.data.holdout, limit=TRIAL_PROMPTS if trial else MIDWAY_PROMPTS)
+        looks = held and job.judge and not job.dry_run
+        self.built = PPOTrainer(
             job=job,
             args=args,
             steps=build.arguments["max_steps"],
@@ -152,21 +153,17 @@ class PPO(Objective[Prompt]):
             engine=engine_of(job, self.server, local, policy),
             local=local,
             rewards=self.rewards,
+            held_out=held[process_rank() :: process_count()] if looks else None,
         )
-        if job.part == TRAIN and job.judge and not job.dry_run:
-            self.evaluator(Subject(job, built, self.data, ""))
         roles.back_to_policy()
-        self.built = built
-        return built
+        return self.built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
         row = prompt_row(sorted(data.train, key=lambda row: row.tokens)[len(data.train) // 2])
         return Probe(row=row, pad_id=tokenizer.pad_token_id)
 
-    def evaluator(self, subject: Subject[Prompt]) -> HeldOutEvaluator:
-        trainer: Any = subject.trainer
-        trainer.evaluator = HeldOutEvaluator(subject)
-        return cast(HeldOutEvaluator, trainer.evaluator)
+    def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
+        return RewardEvaluator(subject, self.rewards)
 
     def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
         """What gives the reward."""
@@ -175,7 +172,7 @@ class PPO(Objective[Prompt]):
         return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
 
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-        records, found = about_rewards(job, [] if self.rewards is None else self.rewards.parts)
+        records, found = about_rewards(job, self.rewards.parts)
         return records, [*found, *self.built.watch.checks()]
 
     def outcome(self, job: Job) -> dict[str, Any]:
@@ -192,7 +189,7 @@ class PPO(Objective[Prompt]):
         extra = {
             "reward": source_note(job, (*self.data.train, *self.data.holdout)),
             **{key: getattr(stage, key) for key in RECORDED},
-            **asdict(self.built.args.for_optimizer(stage.optimizer)),
+            **asdict(PPOArguments(**stage.trl).for_optimizer(stage.optimizer)),
             "prompts_an_update": stage.effective_batch_size * process_count(),
             "value_parameters": sizes[VALUE],
             "one_base": roles.shared,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from advisor.methods.optimizers import optimizer
 from advisor.plan.model import Stage
-from trainers.ppo.roles import POLICY, VALUE, Roles
+from trainers.ppo.roles import POLICY, VALUE, RoleModel, Roles
 from trainers.step.make_optimizer import make
 
 
@@ -49,18 +49,13 @@ class PPOArguments:
     optim_args: str | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed, ends in (
-            ("max_grad_norm", "a number above 0", (0.0, math.inf)),
-            ("adam_epsilon", "a number above 0", (0.0, math.inf)),
-            ("adam_beta1", "a number from 0 to below 1", (-1e-9, 1.0)),
-            ("adam_beta2", "a number from 0 to below 1", (-1e-9, 1.0)),
-        ):
+        for name in ("max_grad_norm", "adam_epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a number above 0")
+        for name in ("adam_beta1", "adam_beta2"):
             value = getattr(self, name)
-            if value is None and name.startswith("adam_beta"):
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not ends[0] < value < ends[1]:
-                raise ValueError(f"{name} is {value!r}, expected {allowed}")
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a number from 0 to below 1")
 
     def for_optimizer(self, name: str) -> PPOArguments:
         """These, with the betas of the optimizer where `trl:` sets none."""
@@ -70,6 +65,14 @@ class PPOArguments:
             adam_beta1=usual[0] if self.adam_beta1 is None else self.adam_beta1,
             adam_beta2=usual[1] if self.adam_beta2 is None else self.adam_beta2,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerArguments(PPOArguments):
+    """With what callbacks and evaluations ask of a trainer."""
+
+    fp16: bool  # gradients are scaled, so that an infinite one only costs its step
+    per_device_train_batch_size: int
 
 
 def make_optimizer(
@@ -85,56 +88,35 @@ def make_optimizer(
         roles: What trains.
         arguments: What `trl:` sets.
     """
-    rates = {
-        POLICY: stage.learning_rate,
-        VALUE: options["value_learning_rate"] or stage.learning_rate,
-    }
     groups: list[dict[str, Any]] = []
-    for role, rate in rates.items():
-        without = undecayed(roles, role) if stage.weight_decay else set()
-        parameters = [parameter.requires_grad_(True) for parameter in roles.trained(role).values()]
-        for decay in (stage.weight_decay, 0.0) if without else (stage.weight_decay,):
+    for role, rate in (
+        (POLICY, stage.learning_rate),
+        (VALUE, options["value_learning_rate"] or stage.learning_rate),
+    ):
+        own = {"lr": rate, "full_rate": rate, "role": role}
+        decayed, trained = decayed_parameters(roles.parts[role]), roles.trained(role).values()
+        for decay in dict.fromkeys((stage.weight_decay, 0.0)):
             chosen = [
-                one for one in parameters if not without or (id(one) in without) != bool(decay)
+                one.requires_grad_(True)
+                for one in trained
+                if (stage.weight_decay if id(one) in decayed else 0.0) == decay
             ]
-            if chosen:
-                groups.append(
-                    {
-                        "params": chosen,
-                        "lr": rate,
-                        "full_rate": rate,
-                        "role": role,
-                        "weight_decay": decay,
-                    }
-                )
-    own = arguments.for_optimizer(stage.optimizer)
-    assert own.adam_beta1 is not None
-    assert own.adam_beta2 is not None
-    models = [part.model for part in map(roles.parts.__getitem__, rates)]
+            groups.append({"params": chosen, "weight_decay": decay, **own})
+    given: Any = arguments.for_optimizer(stage.optimizer)
+    models = {id(model): model for model in (roles.parts[role].model for role in (POLICY, VALUE))}
     return make(
-        stage,
-        groups,
-        list({id(one): one for one in models}.values()),
-        betas=(float(own.adam_beta1), float(own.adam_beta2)),
-        eps=float(own.adam_epsilon),
-    )
+        stage, groups, list(models.values()),
+        betas=(given.adam_beta1, given.adam_beta2), eps=given.adam_epsilon,
+    )  # fmt: skip
 
 
-# What transformers' Trainer.get_decay_parameter_names leaves out, by name.
-NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+def decayed_parameters(part: RoleModel) -> set[int]:
+    """The identities of a role's parameters that are neither norms nor biases."""
+    from transformers import Trainer
 
-
-def undecayed(roles: Roles, role: str) -> set[int]:
-    """The identities of a role's norms and biases."""
-    import torch
-    from transformers.trainer_pt_utils import get_parameter_names
-
-    part = roles.parts[role]
     found: set[int] = set()
-    for model in (part.model, part.head):
-        if model is not None:
-            decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], list(NO_DECAY)))
-            found |= {
-                id(parameter) for name, parameter in model.named_parameters() if name not in decayed
-            }
+    for module in (part.model, part.head):
+        if module is not None:
+            names = set(Trainer.get_decay_parameter_names(cast(Any, None), module))
+            found |= {id(one) for name, one in module.named_parameters() if name in names}
     return found

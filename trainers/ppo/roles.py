@@ -37,11 +37,12 @@ from trainers.stage.objective import Opened
 from trainers.start.loading import load_model, read_adapter_config
 from trainers.start.model_files import reading
 from trainers.step.answer_loss import add_hidden_call
+from trainers.updates.experts import unwrapped
+from trainers.updates.lora_targets import HEADS
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
 ADAPTERS = {POLICY: "default", REFERENCE: "reference", REWARD: "reward", VALUE: "value"}
 BASE = "(base)"
-HEADS = ("score", "classifier")  # what transformers calls the layer that scores
 
 
 @dataclass
@@ -61,9 +62,8 @@ class Roles:
     def __init__(self, parts: dict[str, RoleModel], *, shared: bool) -> None:
         self.parts, self.shared = parts, shared
         self._on: str | None = None
-        asked = [part for part in parts.values() if part.head is not None or has_head(part.model)]
-        bases = [unwrap_peft(part.model) for part in asked]
-        for base in {id(base): base for base in bases}.values():
+        asked = [part for role, part in parts.items() if role != REWARD or part.head is not None]
+        for base in {id(base): base for base in (unwrapped(one.model) for one in asked)}.values():
             add_hidden_call(base)
 
     @contextmanager
@@ -99,28 +99,13 @@ class Roles:
             return apply_head(self.parts[VALUE].head, answer_states(model, batch))
 
     def scores(self, batch: Batch) -> Any:
-        """The reward model's score of each answer with its prompt: B."""
-        import torch
-
+        """The score of each answer with its prompt, by the reward model on the shared base: B."""
         part = self.parts[REWARD]
-        pad_id = padding_of(part.model)
         with self.use(REWARD) as model:
-            if part.head is not None:
-                hidden_BSH = hidden_states(model, batch)
-                last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
-                return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
-            ids, attention = [batch.ids_BS], [batch.attention_BS]
-            if pad_id is None:  # the model scores single texts alone
-                lengths = batch.attention_BS.sum(1).tolist()
-                ids = [row[None, :n] for row, n in zip(batch.ids_BS, lengths, strict=True)]
-                attention = [torch.ones_like(text) for text in ids]
-            else:
-                ids[0] = batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id)
-            found = [
-                model(input_ids=text, attention_mask=mask).logits[:, 0].float()
-                for text, mask in zip(ids, attention, strict=True)
-            ]
-            return torch.cat(found)
+            hidden_BSH = hidden_states(model, batch)
+            pad_id = unwrapped(model).config.get_text_config().pad_token_id
+            last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
+            return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
 
     def trained(self, role: str) -> dict[str, Any]:
         """The trained parameters of the policy or the value, by name."""
@@ -153,19 +138,6 @@ class Roles:
             self.parts[role].model.activation_checkpointing_enable({"use_reentrant": False})
 
 
-def unwrap_peft(model: Any) -> Any:
-    """The model without PEFT's wrapping."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def has_head(model: Any) -> bool:
-    """True if the head of the model is on the hidden states of its backbone, as in decoders; an
-    encoder has a pooler between.
-    """
-    base = unwrap_peft(model)
-    return base.get_output_embeddings() is not None or hasattr(base, "score")
-
-
 def apply_head(head: Any, hidden_NH: Any) -> Any:
     """The outputs of a small head on hidden states: N, in float32, because autocast would round
     every reward and value to three digits.
@@ -174,12 +146,6 @@ def apply_head(head: Any, hidden_NH: Any) -> Any:
 
     with torch.autocast(hidden_NH.device.type, enabled=False):
         return head(hidden_NH.float())[:, 0]
-
-
-def padding_of(model: Any) -> int | None:
-    """The padding token of the model's config; None if it names none."""
-    found = unwrap_peft(model).config.get_text_config().pad_token_id
-    return found if isinstance(found, int) and found >= 0 else None
 
 
 def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
@@ -216,8 +182,7 @@ def build_roles(opened: Opened[Any], reward: Path | None) -> tuple[Roles, list[s
 
     model, notes = load_model(job, device, update), []
     if isinstance(model, PeftModel):
-        assert job.start is not None  # where the module on the model came from
-        add_module(model, job.start, ADAPTERS[REFERENCE])
+        copy_module(model, POLICY, REFERENCE)
         reference = RoleModel(model, ADAPTERS[REFERENCE])
     else:
         model = get_peft_model(model, update.peft_config(job.stage, job.options, model))
@@ -229,12 +194,12 @@ def build_roles(opened: Opened[Any], reward: Path | None) -> tuple[Roles, list[s
     width, weight = model.config.get_text_config().hidden_size, None
     if reward is not None and _same_base(job, model, reward):
         weight = add_module(model, reward, ADAPTERS[REWARD])
-        add_module(model, reward, ADAPTERS[VALUE])
+        copy_module(model, REWARD, VALUE)
         head = score_head(width, weight, device, trained=False)
         parts[REWARD] = RoleModel(model, ADAPTERS[REWARD], head)
         notes.append("policy, reference, reward and value share one base")
     else:
-        copy_module(model, ADAPTERS[POLICY], ADAPTERS[VALUE])
+        copy_module(model, POLICY, VALUE)
         beside = ""
         if reward is not None:
             parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
@@ -255,9 +220,9 @@ def _four_models(opened: Opened[Any], reward: Path | None) -> tuple[Roles, list[
     weight: Any = None
     if reward is not None:
         parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
-        value = load_reward_model(job, reward, device)
+        value = copy.deepcopy(parts[REWARD].model)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
-    if hasattr(value, "score") and has_head(value):
+    if hasattr(value, "score"):
         weight = value.score.weight
         del value.score  # its weight continues in a head with a bias
     else:
@@ -320,18 +285,17 @@ def add_module(model: AdaptedModel, folder: Path, name: str) -> Any:
     return next((weight for key, weight in heads.items() if key.endswith("weight")), None)
 
 
-def copy_module(model: AdaptedModel, source: str, name: str) -> None:
-    """Add a copy of a module that is on the model, under another name."""
+def copy_module(model: AdaptedModel, source: str, role: str) -> None:
+    """Add a copy of the module of one role for another."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    weights = {
-        key: value.detach().clone()
-        for key, value in get_peft_model_state_dict(
-            model, adapter_name=source, save_embedding_layers=False
-        ).items()
-    }
-    model.add_adapter(name, copy.deepcopy(model.peft_config[source]))
-    set_peft_model_state_dict(model, weights, adapter_name=name)
+    weights = get_peft_model_state_dict(
+        model, adapter_name=ADAPTERS[source], save_embedding_layers=False
+    )
+    config = copy.deepcopy(model.peft_config[ADAPTERS[source]])
+    config.inference_mode = role != VALUE
+    model.add_adapter(ADAPTERS[role], config)
+    set_peft_model_state_dict(model, weights, adapter_name=ADAPTERS[role])
 
 
 def _same_base(job: Job, model: AdaptedModel, reward: Path) -> bool:

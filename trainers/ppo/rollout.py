@@ -2,8 +2,8 @@
 of a whole batch. trainers/rollouts/ generates the answers.
 
 Dimensions: R answers of a rollout, T tokens of the longest of them; B answers of a batch, S tokens
-of prompt and answer together, N answer tokens of the batch laid end to end, P of them at a time; H
-hidden size, V vocabulary.
+of prompt and answer together, N answer tokens of the batch laid end to end; H hidden size, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers.rollouts.engine import Answers
-from trainers.step.answer_loss import TILE_TOKENS, head_of, token_log_probs
+from trainers.rows.packing import in_order, padded_inputs
+from trainers.step.answer_loss import TILE_TOKENS, at_places, head_of, token_log_probs
 
 # Of float32 logits held at once by a CPU, which is as fast with few; a vocabulary of 50,000 gives
 # parts of 335 tokens.
@@ -32,9 +33,7 @@ class Batch:
     rows: list[int]  # the places of its B answers among the R of the rollout
     ids_BS: Any
     attention_BS: Any
-    # N: where the hidden state predicts an answer token, counted through all B * S, so that nobody
-    # has to ask the device how many there are
-    places_N: Any
+    places_N: Any  # where the hidden state predicts an answer token, counted through all B * S
     targets_N: Any  # the answer tokens
     counts: list[int]  # of each row's answer tokens: nobody has to ask the device for them
 
@@ -54,59 +53,57 @@ def batches_of(
         planned: Those of the plan, which are cut into batches of `size`; None: so many.
     """
     planned = planned or size
-    lengths = [
-        len(prompt) + len(answer)
-        for prompt, answer in zip(answers.prompts, answers.ids, strict=True)
-    ]
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    texts = [[*prompt, *ids] for prompt, ids in zip(answers.prompts, answers.ids, strict=True)]
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     whole = [order[start : start + planned] for start in range(0, len(order), planned)]
+
+    def batch(number: int, rows: list[int]) -> Batch:
+        import torch
+
+        inputs = padded_inputs([texts[row] for row in rows], pad_id, device)
+        width = max(len(texts[row]) for row in rows)
+        places: list[int] = []
+        for place, row in enumerate(rows):
+            first = place * width + len(answers.prompts[row]) - 1
+            places += range(first, first + len(answers.ids[row]))
+        return Batch(
+            planned=number,
+            rows=rows,
+            ids_BS=inputs["input_ids"],
+            attention_BS=inputs["attention_mask"],
+            places_N=torch.tensor(places, device=device),
+            targets_N=torch.tensor([one for row in rows for one in answers.ids[row]]).to(device),
+            counts=[len(answers.ids[row]) for row in rows],
+        )
+
     return [
-        _batch(answers, number, rows[start : start + size], pad_id=pad_id, device=device)
+        batch(number, rows[start : start + size])
         for number, rows in enumerate(whole)
         for start in range(0, len(rows), size)
     ]
 
 
-def _batch(answers: Answers, planned: int, rows: list[int], *, pad_id: int, device: Any) -> Batch:
+def table_of(lines: Sequence[Any], device: Any) -> Any:
+    """Numbers of each answer's tokens as one table, with zeros after its end: R, T; float32."""
     import torch
 
-    texts = [[*answers.prompts[row], *answers.ids[row]] for row in rows]
-    width = max(map(len, texts))
-    ids_BS = torch.full((len(rows), width), pad_id)
-    attention_BS = torch.zeros((len(rows), width), dtype=torch.long)
-    places: list[int] = []
-    for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
-        ids_BS[place, : len(text)] = torch.tensor(text)
-        attention_BS[place, : len(text)] = 1
-        first = place * width + len(answers.prompts[row]) - 1
-        places += range(first, first + len(answers.ids[row]))
-    places_N = torch.tensor(places)
-    return Batch(
-        planned=planned,
-        rows=rows,
-        ids_BS=ids_BS.to(device, non_blocking=True),
-        attention_BS=attention_BS.to(device, non_blocking=True),
-        places_N=places_N.to(device, non_blocking=True),
-        targets_N=ids_BS.flatten()[places_N + 1].to(device, non_blocking=True),
-        counts=[len(answers.ids[row]) for row in rows],
-    )
+    found = [torch.as_tensor(line, dtype=torch.float32, device=device) for line in lines]
+    return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
 
-def scatter_answers(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
-    """The numbers of all batches' answer tokens as one table: R, T, with zeros after the end of
-    each answer.
+def scatter_answers(batches: Sequence[Batch], parts: Sequence[Any]) -> Any:
+    """The numbers of all batches' answer tokens as one table: R, T.
 
     Args:
-        parts: Each batch with its numbers: N.
-        mask_RT: What `answer_mask` returned.
+        batches: Of all R answers.
+        parts: Of each batch the numbers of its answer tokens: N.
     """
-    import torch
-
-    table_RT = torch.zeros(mask_RT.shape, dtype=torch.float32, device=mask_RT.device)
-    for batch, values_N in parts:
-        for row, values in zip(batch.rows, values_N.float().split(batch.counts), strict=True):
-            table_RT[row, : len(values)] = values
-    return table_RT
+    lines = [
+        line
+        for batch, values_N in zip(batches, parts, strict=True)
+        for line in values_N.split(batch.counts)
+    ]
+    return table_of(in_order([batch.rows for batch in batches], lines), parts[0].device)
 
 
 def gather_answers(table_RT: Any, batch: Batch) -> Any:
@@ -116,16 +113,6 @@ def gather_answers(table_RT: Any, batch: Batch) -> Any:
     return torch.cat(
         [table_RT[row, :count] for row, count in zip(batch.rows, batch.counts, strict=True)]
     )
-
-
-def answer_mask(answers: Answers, device: Any) -> Any:
-    """Ones on the tokens of each answer, zeros after its end: R, T."""
-    import torch
-
-    mask_RT = torch.zeros((len(answers.ids), max(map(len, answers.ids))))
-    for row, ids in enumerate(answers.ids):
-        mask_RT[row, : len(ids)] = 1
-    return mask_RT.to(device)
 
 
 # --------------------------------------------------------------------------- log-probabilities
@@ -145,7 +132,7 @@ def hidden_states(model: Any, batch: Batch) -> Any:
 
 def answer_states(model: Any, batch: Batch) -> Any:
     """Those that predict the batch's answer tokens, laid end to end: N, H."""
-    return hidden_states(model, batch).flatten(0, 1)[batch.places_N]
+    return at_places(hidden_states(model, batch), batch.places_N)
 
 
 def answer_log_probs(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from advisor.methods.optimizers import OPTIMIZERS
 from trainers.job.files import read_json
 from trainers.ppo import math, train
-from trainers.ppo.learning import BUCKET_BYTES, Learner, average_gradients
+from trainers.ppo.learning import Learner
 from trainers.ppo.optimizer import PPOArguments, make_optimizer, set_rates
 from trainers.ppo.roles import POLICY, VALUE
 
@@ -124,38 +124,6 @@ def test_clipping_acts_and_is_recorded(make):
     moved = sum(float((one**2).sum()) for name, one in saved.items() if "lora_B" in name) ** 0.5
     assert 0.00025 < moved <= 0.0005 * 1.001
     assert read_json(job.output / "result.json")["resolved"]["max_grad_norm"] == 0.001
-
-
-def test_gradients_are_averaged_in_few_messages():
-    """Many small gradients go in one message of each dtype, a large one alone; each parameter gets
-    its own mean.
-    """
-    big = BUCKET_BYTES // 4 + 1
-    sizes = [(3, 5), (7,), (big,), (2, 2), (4,)]
-    dtypes = [torch.float32, torch.float32, torch.float32, torch.float32, torch.bfloat16]
-    parameters = [
-        torch.nn.Parameter(torch.zeros(size, dtype=dtype))
-        for size, dtype in zip(sizes, dtypes, strict=True)
-    ]
-    parameters.insert(2, torch.nn.Parameter(torch.zeros(9)))  # without a gradient
-    for number, parameter in enumerate(parameters):
-        if number != 2:
-            parameter.grad = torch.full_like(parameter, float(number + 1))
-    sent = []
-
-    def mean(tensor: Any) -> Any:
-        sent.append((tensor.dtype, tensor.numel()))
-        return tensor / 2
-
-    average_gradients(parameters, mean)
-    assert sent == [
-        (torch.float32, 22), (torch.float32, big), (torch.float32, 4), (torch.bfloat16, 4),
-    ]  # fmt: skip
-    for number, parameter in enumerate(parameters):
-        if number != 2:
-            assert parameter.grad.shape == parameter.shape
-            assert set(parameter.grad.reshape(-1).tolist()) == {(number + 1) / 2}
-    assert parameters[2].grad is None
 
 
 @pytest.mark.parametrize("keep_mean", [False, True])

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainers.ppo import rollout
 from trainers.ppo.rollout import (
     answer_log_probs,
-    answer_mask,
     answer_states,
     batches_of,
     gather_answers,
@@ -118,8 +117,7 @@ def test_log_probs_are_those_of_the_plain_model(model):
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
         table = scatter_answers(
-            [(batch, answer_log_probs(model, batch, 1.0)[0]) for batch in batches],
-            answer_mask(answers, "cpu"),
+            batches, [answer_log_probs(model, batch, 1.0)[0] for batch in batches]
         )
         for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
             logits = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
@@ -148,13 +146,9 @@ def test_tables_and_batches_are_each_others_inverse():
     (batch,) = batches_of(answers, 2, pad_id=0, device="cpu")
     assert batch.rows == [1, 0]
     assert batch.targets_N.tolist() == [7, 5, 6, 2]
-    numbers = torch.arange(4.0)
-    assert (
-        gather_answers(
-            scatter_answers([(batch, numbers)], answer_mask(answers, "cpu")), batch
-        ).tolist()
-        == numbers.tolist()
-    )
+    table = scatter_answers([batch], [torch.arange(1.0, 5.0)])
+    assert table.tolist() == [[2.0, 3.0, 4.0], [1.0, 0.0, 0.0]]
+    assert gather_answers(table, batch).tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_the_tokenizer_of_the_toy_model_writes_what_it_reads(toy_model):

@@ -127,20 +127,25 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     """Before any step the policy is the one that wrote: no token's probability differs by a bit,
     with recomputed activations too.
     """
-    from trainers.ppo.loop import PPOTrainer
+    from trainers.ppo.learning import Learner
 
-    errors = []
-    real = PPOTrainer.update
+    first = []  # of each update: what its first minibatch returns
+    real, learn = Learner.gradients, Learner.learn
 
-    def update(self, prompts, **keys):
-        found = real(self, prompts, **keys)
-        errors.append(self.learner.first_ratio_error)
+    def gradients(self, *given):
+        found = real(self, *given)
+        first[-1].append(found["step_kl"])
         return found
 
-    monkeypatch.setattr(PPOTrainer, "update", update)
+    def begin(self, experience):
+        first.append([])
+        return learn(self, experience)
+
+    monkeypatch.setattr(Learner, "learn", begin)
+    monkeypatch.setattr(Learner, "gradients", gradients)
     for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
         train(make(max_steps=2, job_judge=False, **keys))
-    assert errors == [0.0] * 4
+    assert [update[0] for update in first] == [0.0] * 4
 
 
 RESUMED = {

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -9,8 +10,9 @@ pytest.importorskip("torch")
 
 from advisor.record.files import trained_record
 from tests.trainers.ppo.modules import metrics
+from trainers.evaluation.rewards import RewardEvaluator
 from trainers.job.job import JUDGE, TRAIN
-from trainers.ppo import heldout, train
+from trainers.ppo import loop, objective, train
 from trainers.ppo.objective import PPO
 from trainers.say.progress import Parts
 from trainers.stage.build import build_stage
@@ -37,13 +39,13 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
     one = make(job_run=tmp_path / "one", **keys)
     train(one)
     measured = []
-    original = heldout.HeldOutEvaluator._measure
+    original = RewardEvaluator._measure
 
-    def measure(self, prompts, *, whole=True):
-        measured.extend([self.job.part] * whole)
-        return original(self, prompts, whole=whole)
+    def measure(self, **keys):
+        measured.append(self.job.part)
+        return original(self, **keys)
 
-    monkeypatch.setattr(heldout.HeldOutEvaluator, "_measure", measure)
+    monkeypatch.setattr(RewardEvaluator, "_measure", measure)
     two = make(job_run=tmp_path / "two", **keys)
     train(replace(two, part=TRAIN))
     assert not measured
@@ -67,20 +69,16 @@ def test_processes_share_the_prompts_that_are_answered_on_the_way(make, monkeypa
     """
     job = replace(make(holdout=0.2), part=TRAIN)
     with Parts("ppo", shown=False) as parts:
-        built = build_stage(load_stage(job, PPO(), parts), processes=1)
-    asked, evaluator = [], built.trainer.evaluator
-    original = built.trainer.generate
-
-    def generate(prompts, *others):
-        asked.append([row.number for row in prompts])
-        return original(prompts, *others)
-
-    monkeypatch.setattr(built.trainer, "generate", generate)
-    monkeypatch.setattr(heldout, "process_count", lambda: 5)
+        loaded = load_stage(job, PPO(), parts)
+    monkeypatch.setattr(objective, "process_count", lambda: 5)
+    shares = []
     for rank in range(5):
-        monkeypatch.setattr(heldout, "process_rank", lambda rank=rank: rank)
-        evaluator.begin()
-        assert evaluator.evaluate_midway() == {"holdout_wins": 0, "holdout_losses": 0}
-        assert asked[-1] == asked[-2] == [row.number for row in evaluator.prompts[rank::5]]
-    monkeypatch.setattr(heldout, "sum_over_processes", lambda table: [[7.0, 2.0]])
-    assert evaluator.evaluate_midway() == {"holdout_wins": 7, "holdout_losses": 2}
+        monkeypatch.setattr(objective, "process_rank", lambda rank=rank: rank)
+        ppo = build_stage(loaded, processes=1).trainer
+        shares.append([row.number for row in ppo.held_out])
+        ppo.scores_before = ppo.held_out_scores()
+        assert ppo.look() == {"holdout_wins": 0, "holdout_losses": 0}
+    assert sorted(chain(*shares)) == [row.number for row in loaded.data.holdout]
+    assert len(shares[0]) == 3
+    monkeypatch.setattr(loop, "sum_over_processes", lambda table: [[7.0, 2.0]])
+    assert ppo.look() == {"holdout_wins": 7, "holdout_losses": 2}
