@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 # How several GPUs share the work: a whole model on each, or one model split over them.
 DDP, FSDP = "ddp", "fsdp"
+# The services that get a run's numbers: those that accelerate logs to.
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
+TRACKERS: tuple[str, ...] = get_args(Tracker)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -128,6 +128,9 @@ def digest_of(contents: Contents) -> str:
     return digest.hexdigest()
 
 
+_read_here: dict[Path, Contents] = {}  # by this process: a folder may be several things of a run
+
+
 def folder_digest(folder: Path | str, known: Contents | None = None) -> str:
     """A digest of the files of a model or an adapter: configuration, weights, tokenizer, code.
 
@@ -137,7 +140,9 @@ def folder_digest(folder: Path | str, known: Contents | None = None) -> str:
         folder: A folder in Hugging Face layout.
         known: What its files held earlier.
     """
-    return digest_of(read_contents(model_files(Path(folder)), known))
+    place = Path(folder).resolve()
+    found = _read_here[place] = read_contents(model_files(place), known or _read_here.get(place))
+    return digest_of(found)
 
 
 def model_files(folder: Path) -> dict[str, Path]:

@@ -130,3 +130,17 @@ def test_digests_need_no_heavy_package():
     """Launcher and trainers use the same digests: no torch."""
     code = "import sys, advisor.record.content; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_that_is_several_things_of_a_run_is_read_once(tmp_path, settled, monkeypatch):
+    """A reward model is a file of the plan and what gives the reward; once it is written again, it
+    is read again.
+    """
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"one")
+    first = content.folder_digest(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(content.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert content.folder_digest(tmp_path) == first
+    path.write_bytes(b"two")
+    assert content.folder_digest(tmp_path) != first

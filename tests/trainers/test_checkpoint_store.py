@@ -122,7 +122,7 @@ def test_a_checkpoint_under_another_steps_name_is_not_believed(store):
         ({"parts": {"base_model": "b", "rows": "x"}}, "the rows have changed"),
         ({"parts": {"base_model": "x", "rows": "r"}}, "the base model has changed"),
         ({"parts": {"base_model": "b", "rows": "r", "start": "s"}}, "the stage starts from has"),
-        ({"divided": True}, "each process held all of the model when it was written"),
+        ({"divided": True}, "whether each process holds a part of the model has"),
     ],
 )
 def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, changed, reason):
@@ -134,8 +134,9 @@ def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, c
     assert reason in said[0]
     assert "starting from the beginning" in said[1]
     assert look(store) == (6, [])
-    other.begin(5)
-    assert look(store)[0] == 6
+    for at in (5, 6):
+        other.begin(at)
+        assert look(store)[0] == 6
     write(other, 5)
     assert names(other) == ["checkpoint-5"]
     write(other, 6)
@@ -231,3 +232,33 @@ def test_the_checkpoint_of_the_best_step_stays(store):
     flip_bit(store.folder / "checkpoint-12" / "adapter_model.safetensors")
     with pytest.raises(TrainingFailed, match="the best step, checkpoint-12, is damaged"):
         store.verified(12)
+
+
+def test_an_error_of_the_disk_that_passes_destroys_no_checkpoint(store):
+    """What cannot be read now may be sound: it is used once it can be read, also where the run has
+    come to the same step meanwhile.
+    """
+    sick = replace(store, disk=SickDisk())
+    step, said = look(sick)
+    assert step == 3
+    assert "checkpoint-6 cannot be read" in said[0]
+    assert look(store) == (6, [])
+    sick.begin(6)
+    assert look(store) == (6, [])
+
+
+class SickDisk(Disk):
+    def digest(self, path):
+        if path.parent.name == "checkpoint-6":
+            raise OSError(errno.EIO, "Input/output error")
+        return super().digest(path)
+
+
+def test_a_full_disk_says_how_much_a_checkpoint_takes(store):
+    """As much as the one before it, or more than there is of the first; and what can be freed."""
+    first = replace(store, folder=store.folder.parent / "first")
+    (first.begin(9) / "half").write_bytes(b"x" * 2**20)
+    for where, text in ((store, "about 0.0 MiB"), (first, "more than 1.0 MiB")):
+        full = pytest.raises(MachineNotReady, match=f"{text}, and .* free .*checkpoints/")
+        with full, where.writing(9):
+            raise OSError(errno.ENOSPC, "No space left on device")

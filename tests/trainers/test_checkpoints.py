@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from advisor.ground.errors import MachineNotReady
 from trainers.job.files import keep_value, kept_value
 from trainers.keep import checkpoints
-from trainers.keep.checkpoint_store import CheckpointStore, Dependencies
+from trainers.keep.checkpoint_store import Checkpoint, CheckpointStore, Dependencies
 
 
 @pytest.mark.parametrize("written_by", [1, 2])
@@ -67,14 +67,15 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, m
     monkeypatch.setattr(checkpoints, "save_training", lambda *_, **__: order.append("written"))
     trainer = checkpoints.SafeCheckpoints()
     state = SimpleNamespace(is_world_process_zero=True, global_step=1, log_history=[], epoch=1)
+    state.save_to_json = lambda path: order.append("state")
     trainer.state, trainer.checkpoint_store, trainer.is_fsdp_enabled = state, store, False
     trainer.model = torch.nn.Linear(1, 1)
     trainer.optimizer = trainer.lr_scheduler = torch.optim.SGD(trainer.model.parameters())
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
-    trainer.save_model(str(tmp_path / "checkpoint-1"))
+    trainer._save_checkpoint(trainer.model, None)
     watch = progress.RunCallback(make(), steps=2, memory=None, store=store)
     watch.on_save(None, state, None)
-    assert order == ["began", "waited", "weights", "written", "waited", "completed"]
+    assert order == ["began", "waited", "state", "weights", "written", "waited", "completed"]
 
 
 @pytest.mark.parametrize("value", [[0.5, -1.25], {"asked": ["é", None], "loss": 3.75}])
@@ -90,3 +91,17 @@ def test_an_evaluation_that_was_kept_counts_only_if_it_is_unaltered(tmp_path, va
     for damaged in (text.replace("5", "7"), text[:-9], "[]", '{"fingerprint": "mark"}'):
         path.write_text(damaged)
         assert kept_value(path, "mark") is None
+
+
+def test_the_main_process_alone_reads_what_the_run_goes_on_from(tmp_path, monkeypatch, make):
+    """Its record is not read again, unverified, by each; they wait for it on the host, for long."""
+    from trainers.keep import resuming
+
+    order = []
+    found = Checkpoint(tmp_path / "checkpoint-3", {"step": 3})
+    store = SimpleNamespace(newest=lambda say: order.append("looked") or found)
+    monkeypatch.setattr(resuming, "wait_for_all", lambda: order.append("waited"))
+    monkeypatch.setattr(resuming, "from_main", lambda look: order.append("told") or look())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resuming.last_checkpoint(make(), store) is found
+    assert order == ["looked", "waited", "told"]

@@ -68,6 +68,8 @@ def fault(make, align, monkeypatch):
     [
         ("sft", {"eval_steps": 5}, "'eval_steps' cannot be set: held-out loss is measured"),
         ("sft", {"hub_model_id": "a/b"}, "the plan's key push_to uploads the result"),
+        ("sft", {"save_total_limit": 1}, "keeps its last two checkpoints"),
+        ("sft", {"save_on_each_node": True}, "write one checkpoint together"),
         ("sft", {"push_to_hub": True}, "set by the plan's own key push_to"),
         ("sft", {"learning_rate": 1e-5}, "set by the plan's own key learning_rate"),
         ("sft", {"report_to": "tensorboard"}, "write `trackers: [tensorboard]` beside the stages"),

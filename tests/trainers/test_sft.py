@@ -1,5 +1,6 @@
 """Supervised fine-tuning of a tiny model, in this process."""
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.__main__ import main
@@ -354,6 +355,20 @@ def test_untested_versions_are_refused_with_both_named(monkeypatch):
     )
     with pytest.raises(MachineNotReady, match=r"trl 0\.1 is installed.*\n\s*wanted: trl.*>=1"):
         check_versions(quantized=False)
+
+
+def test_a_disk_that_is_full_at_the_last_file_of_a_checkpoint_says_so(make, monkeypatch):
+    """Also where it is the library that writes the file; nothing of the checkpoint stays."""
+    from transformers import TrainerState
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TrainerState, "save_to_json", full)
+    job = make(max_steps=1, job_judge=False)
+    with pytest.raises(MachineNotReady, match=r"no space left to write it\n.*takes more than"):
+        sft.train(job)
+    assert list(job.checkpoints.iterdir()) == []
 
 
 def test_no_pickle_no_telemetry(make, monkeypatch):

@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,14 +25,15 @@ from typing import Any, Final, NamedTuple
 from safetensors import SafetensorError
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
-from advisor.ground.files import DISK, ELSEWHERE, Disk, cannot_write
+from advisor.ground.files import DISK, ELSEWHERE, NO_SPACE, Disk, cannot_write, free_bytes
+from advisor.ground.units import format_gib
 from trainers.job.files import digest_of, json_value
 
 COMPLETE: Final = "complete.json"
 PREFIX: Final = "checkpoint-"
+ASIDE: Final = "-aside"  # behind the name of one whose step is being written once more
 KEPT = 2  # complete checkpoints
 SHOWN_FILES = 3
-DIVIDED = "divided"
 FORM = "2"  # of the files in a checkpoint; another one cannot be read
 CHANGED = {  # what a person calls a part that is not as it was
     "base_model": "the base model has changed",
@@ -40,6 +41,7 @@ CHANGED = {  # what a person calls a part that is not as it was
     "rows": "the rows have changed",
     "reward": "what gives the reward has changed",
     "form": "another version of these trainers wrote it, in a form that this one does not read",
+    "divided": "whether each process holds a part of the model has changed (launch.strategy)",
 }
 
 Say = Callable[[str], None]
@@ -62,38 +64,25 @@ class Dependencies:
     @property
     def depends_on(self) -> dict[str, str]:
         """Name of the part -> digest."""
-        divided = {DIVIDED: "true"} if self.divided else {}
+        divided = {"divided": "true"} if self.divided else {}
         settings = fingerprint(self.settings)
         return {**self.parts, "settings": settings, "form": FORM, **divided}
 
     def differences(self, record: Mapping[str, Any]) -> list[str]:
         """What is not as it was when a checkpoint was written, in words; none: it can be used."""
-        before, now = record["depends_on"], self.depends_on
-        found = []
-        for key in sorted({*before, *now}):
-            if before.get(key) == now.get(key):
-                continue
-            if key == DIVIDED:
-                had, has = ("a part", "all") if key in before else ("all", "a part")
-                found.append(
-                    f"each process held {had} of the model when it was written, and holds {has} of"
-                    " it in this run (launch.strategy)"
-                )
-            elif key == "settings":
-                found += self._changed_settings(record) or ["the settings have changed"]
-            else:
-                found.append(CHANGED.get(key, f"{key} has changed"))
+        changed = _changed(record["depends_on"], self.depends_on)
+        found = [CHANGED.get(key, f"{key} has changed") for key in changed if key != "settings"]
+        if "settings" in changed:
+            before, now = record.get("settings") or {}, json_value(self.settings)
+            found += [
+                f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}"
+                for key in _changed(before, now)
+            ] or ["the settings have changed"]
         return found
 
-    def _changed_settings(self, record: Mapping[str, Any]) -> list[str]:
-        before, now = record.get("settings"), json_value(self.settings)
-        if not isinstance(before, dict):
-            return []
-        return [
-            f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
 
 
 def _shown(value: Any) -> str:
@@ -147,14 +136,18 @@ class CheckpointStore:
 
     def begin(self, step: int) -> Path:
         """The empty folder for the checkpoint of a step; what a killed run left unfinished is
-        removed. Raises MachineNotReady.
+        removed, and a complete one of the same step is put aside until the new one is. Raises
+        MachineNotReady.
         """
         place = self.place(step)
         with self.writing(step):
             for name in self.disk.names(self.folder):
-                unfinished = COMPLETE not in self.disk.names(self.folder / name)
-                if name == place.name or (name.startswith(PREFIX) and unfinished):
-                    self.disk.remove(self.folder / name)
+                path = self.folder / name
+                if name.startswith(PREFIX) and COMPLETE not in self.disk.names(path):
+                    self.disk.remove(path)
+                elif name == place.name:
+                    self.disk.remove(self.folder / f"{name}{ASIDE}")
+                    self.disk.rename(path, self.folder / f"{name}{ASIDE}")
             self.disk.make_folder(place)
         return place
 
@@ -168,10 +161,24 @@ class CheckpointStore:
         try:
             yield
         except (OSError, SafetensorError) as error:
+            size = self._usual_size(self.place(step))
             self.disk.discard(self.place(step))
             if isinstance(error, OSError) and error.errno is None:  # nothing that the system said
                 raise
-            raise disk_refused(self.folder, error) from error
+            raise disk_refused(self.folder, error, size) from error
+
+    def _usual_size(self, unfinished: Path) -> str:
+        """What a checkpoint of the stage takes, in words; empty if that cannot be told."""
+
+        def size(path: Path) -> int:
+            return sum(self.disk.size(path / name) for name in self.disk.files(path))
+
+        with suppress(OSError):  # another process has just removed it
+            whole = [path for path in map(self.place, self._steps()) if path != unfinished]
+            if whole:
+                return f"about {format_gib(max(map(size, whole)))}"
+            return f"more than {format_gib(size(unfinished))}"
+        return ""
 
     def complete(self, step: int, about: Mapping[str, Any]) -> Checkpoint:
         """Mark the checkpoint as complete, once every process has written its part, and delete
@@ -251,6 +258,11 @@ class CheckpointStore:
 
         Says what is wrong with those that are not used, and what happens instead.
         """
+        for name in self.disk.names(self.folder):
+            place = self.folder / name.removesuffix(ASIDE)
+            if name.endswith(ASIDE) and COMPLETE not in self.disk.names(place):
+                self.disk.remove(place)
+                self.disk.rename(self.folder / name, place)
         others: dict[str, list[str]] = {}
         damaged, found = False, None
         for step in reversed(self._steps()):
@@ -274,8 +286,7 @@ class CheckpointStore:
             verb = "is" if len(names) == 1 else "are"
             say(f"{' and '.join(sorted(names))} {verb} not used: {reason}")
         if found is not None:
-            self._say_other_versions(found, say)
-            self._say_other_processes(found, say)
+            self._say_what_differs(found, say)
         elif others or damaged:
             stay = "; what is there stays until a new one is complete" if others else ""
             say(f"no checkpoint can be used: starting from the beginning{stay}")
@@ -328,7 +339,8 @@ class CheckpointStore:
             return f"{name} is missing"
         return None
 
-    def _say_other_processes(self, found: Checkpoint, say: Say) -> None:
+    def _say_what_differs(self, found: Checkpoint, say: Say) -> None:
+        """What is not as it was, and does not keep the run from going on."""
         count, now = found.record["processes"], self.dependencies.processes
         if count != now:
             say(
@@ -336,8 +348,6 @@ class CheckpointStore:
                 f" this run has {now}: each step has the same rows as before; random numbers"
                 " (dropout) are others from here on"
             )
-
-    def _say_other_versions(self, found: Checkpoint, say: Say) -> None:
         before = found.record["versions"]
         changed = [
             f"{library} {before[library]} -> {version}"
@@ -352,12 +362,22 @@ class CheckpointStore:
             )
 
 
-def disk_refused(folder: Path, error: OSError | SafetensorError) -> MachineNotReady:
-    """The error of files that could not be written."""
-    if isinstance(error, OSError):
+def disk_refused(folder: Path, error: OSError | SafetensorError, size: str = "") -> MachineNotReady:
+    """The error of files that could not be written.
+
+    Args:
+        size: What they take together, if it is known: '1.2 GiB'.
+    """
+    if isinstance(error, OSError) and error.errno not in NO_SPACE:
         return cannot_write(folder, error, way_out=ELSEWHERE)
-    return MachineNotReady(  # a full disk, in the words of its library
-        f"cannot be written: {error}", where=str(folder), hint=f"free some space, or {ELSEWHERE}"
+    # A full disk, in the words of the system or of the library.
+    said = "no space left to write it"
+    takes = f": it takes {size}, and {format_gib(free_bytes(folder))} are free" if size else ""
+    return MachineNotReady(
+        said if isinstance(error, OSError) else f"cannot be written: {error}",
+        where=str(folder),
+        hint=f"free some space{takes} (stages/*/checkpoints/ of runs that are done can go), or"
+        f" {ELSEWHERE}",
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.progress import waiting
@@ -252,8 +253,8 @@ def restore_random_states(value: dict[str, Any]) -> None:
 
 
 class SafeCheckpoints:
-    """A mixin for transformers' Trainer, whose arguments say `save_only_model`: what it saves as
-    the model is all that a run needs to resume, without pickle. `Resuming` puts it back.
+    """A mixin for transformers' Trainer: checkpoints with all that a run needs to resume, without
+    pickle. `Resuming` puts it back.
     """
 
     model: Any
@@ -264,7 +265,7 @@ class SafeCheckpoints:
     is_fsdp_enabled: bool
     checkpoint_store: CheckpointStore  # set before training
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint of this step; `RunCallback.on_save`, which is called next, completes
         it. Weights have the plain layout, unless each process holds a part of them.
         """
@@ -275,8 +276,10 @@ class SafeCheckpoints:
         model, place = unwrapped(self), store.place(step)
         scaler = getattr(self.accelerator, "scaler", None)
         with store.writing(step), waiting("saving a checkpoint"):
-            if is_main_process() and not self.is_fsdp_enabled:
-                save_weights(model, place)
+            if is_main_process():
+                self.state.save_to_json(str(place / TRAINER_STATE_NAME))
+                if not self.is_fsdp_enabled:
+                    save_weights(model, place)
             save_training(
                 place, trained_parameters(model), self.optimizer, weights=self.is_fsdp_enabled,
                 scheduler=self.lr_scheduler.state_dict(),
@@ -285,9 +288,6 @@ class SafeCheckpoints:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: `Resuming` reads weights with all else, once there is an optimizer."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: the run's report describes the model."""
 
 
 def unwrapped(trainer: Any) -> Any:

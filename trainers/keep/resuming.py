@@ -21,11 +21,9 @@ from advisor.methods.stage import stage_keys
 from advisor.plan.entries import path_from, stage_paths
 from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
-from trainers.job.files import read_json
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.keep.checkpoint_store import (
-    COMPLETE,
     Checkpoint,
     CheckpointStore,
     Dependencies,
@@ -140,17 +138,9 @@ def last_checkpoint(job: Job, store: CheckpointStore) -> Checkpoint | None:
 
     The main process looks, and all take what it finds. Call it once the processes are connected.
     """
-
-    def look() -> int | None:
-        found = store.newest(lambda line: tell(job, line))
-        return None if found is None else found.step
-
-    found = look() if is_main_process() else None
+    found = store.newest(lambda line: tell(job, line)) if is_main_process() else None
     wait_for_all()  # on the host, and for long: whole checkpoints are read
-    step = from_main(lambda: found) if process_count() > 1 else found
-    if step is None:
-        return None
-    return Checkpoint(store.place(step), read_json(store.place(step) / COMPLETE))
+    return from_main(lambda: found) if process_count() > 1 else found
 
 
 def resume_metrics(job: Job, resume: Checkpoint | None, steps: int) -> tuple[list[float], float]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
+from advisor.ground.types import TRACKERS
 from advisor.methods.stage import stage_keys
 from advisor.plan.vllm import asks_server
 from trainers.job.job import Job
@@ -115,9 +116,6 @@ IDLE: tuple[tuple[str, str, Callable[[Job], bool]], ...] = (
 )
 SMOOTHED = ("SFTConfig", "TrainingArguments")  # whose loss label_smoothing_factor changes
 FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")  # what values are tried beside
-TRACKED = (  # services that the plan's own key turns on
-    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb",
-)  # fmt: skip
 
 
 def check_passed_through(
@@ -227,7 +225,7 @@ def report_faults(at: str, value: Any) -> Iterator[Fault]:
         if name == "all":
             what = "'report_to' is all: metrics would go to every service installed here"
             yield Fault(where=at, what=what, hint="name the service that you mean")
-        elif name in TRACKED:
+        elif name in TRACKERS:
             what = f"'report_to' names {name}, which the plan's own key trackers turns on"
             hint = f"remove it, and write `trackers: [{name}]` beside the stages"
             yield Fault(where=at, what=what, hint=hint)

@@ -22,13 +22,11 @@ from advisor.ground.errors import AdviseError, InputError, unknown_name
 from advisor.ground.files import read_at_most
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, OneOf, Shape, Text
+from advisor.ground.types import TRACKERS
 from advisor.ground.yaml_files import LINK, read_shipped
 from advisor.methods.optimizers import OPTIMIZERS, optimizer, plan_name
 from advisor.methods.stage import stage_keys
 
-TRACKERS = (  # what a plan has words for
-    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb",
-)  # fmt: skip
 MAX_BYTES = 1_000_000  # of a file that a configuration names
 
 

@@ -10,21 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import Fault
 from advisor.ground.resources import install_line
+from advisor.ground.types import Tracker
 
 if TYPE_CHECKING:
     from advisor.launch.call import Call
 
 
-# Those that accelerate logs to.
-Tracker = Literal[
-    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
-]
 TESTED = ("tensorboard", "wandb")  # what the extra of the package installs
 
 
