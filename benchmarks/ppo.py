@@ -75,7 +75,7 @@ if sft:
 from trainers.ppo.loop import shuffled
 from trainers.ppo.objective import PPO
 from trainers.say.progress import Parts
-from trainers.stage.build import build_stage
+from trainers.stage.load import build_stage
 from trainers.stage.load import load_stage
 
 with Parts("ppo", shown=False) as parts:

@@ -41,7 +41,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers.say.progress import Parts
-from trainers.stage.build import build_trainer
+from trainers.stage.load import build_trainer
 from trainers.stage.load import load_stage
 from trainers.job.job import make_job
 from trainers.job.libraries import quiet_libraries
@@ -84,7 +84,7 @@ norms = []
 if objective == "ppo":
     from trainers.ppo.loop import shuffled
     from trainers.ppo.objective import PPO
-    from trainers.stage.build import build_stage
+    from trainers.stage.load import build_stage
 
     with Parts("ppo", shown=False) as parts:
         loaded = load_stage(job, PPO(), parts)
@@ -98,12 +98,14 @@ else:
     from transformers import TrainerCallback
 
     class Norms(TrainerCallback):
+        store = None  # no checkpoints
+
         def on_log(self, args, state, control, logs=None, **_):
             norms.extend([logs["grad_norm"]] if "grad_norm" in logs else [])
 
     objective = import_module("trainers.grpo").GRPO()
     stage_ = load_stage(job, objective, Parts("grpo", shown=False))
-    trainer = build_trainer(stage_, stage_.sequences, steps=steps, callback=Norms(), save=False)
+    trainer = build_trainer(stage_, stage_.sequences, steps=steps, callback=Norms())
     began, cpu = time.perf_counter(), time.process_time()
     trainer.train()
 print(json.dumps({

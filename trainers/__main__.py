@@ -36,7 +36,8 @@ from trainers.job.libraries import refused_code
 from trainers.job.machine import process_count, process_rank, several_machines
 from trainers.job.process import LOADING, RESUMES, Bases, Process
 from trainers.say.processes import ConnectionLost, run_and_leave
-from trainers.stage.recipes import check_later_stages, load_recipe
+from trainers.stage.load import check_later_stages
+from trainers.stage.objective import load_recipe
 from trainers.step import out_of_memory as memory
 from trainers.step.pass_through import first_line, refused_by_library
 

@@ -9,7 +9,6 @@ knows the names of its classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -21,20 +20,107 @@ from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import SCORES
 from trainers.job.evaluating import measuring_as_trained
-from trainers.job.types import Trainer
 from trainers.rows.heads import CLASSES, Labelled, class_columns, class_names
 from trainers.rows.packing import head_outputs
 from trainers.rows.sequences import values_of
-from trainers.stage.objective import Build, Opened, WithHead
+from trainers.stage.objective import Build, EvaluatedBy, Opened, WithHead
 
 HELD_OUT, TRIAL_ROWS = 500, 16
+
+
+class ClassEvaluator:
+    """Accuracy on held-out texts, against always predicting the most common class.
+
+    A new head has learned nothing, so that baseline stands for the model before training.
+    """
+
+    def __init__(self, subject: Subject[Labelled]) -> None:
+        self.trainer, data = subject.trainer, subject.data
+        parts = (data.train, data.holdout)
+        self.names = class_names(chain.from_iterable(values_of(part, "name") for part in parts))
+        trial = subject.job.max_steps is not None
+        self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
+        self.most_common: str = Counter(values_of(data.train, "name")).most_common(1)[0][0]
+        self.predicted: list[int] = []
+        self.scores: list[tuple[float, float]] = []  # of the baseline, of the model: 1 if right
+        self.accuracy: Comparison | None = None  # of both; None if nothing was held out
+
+    def evaluate_base(self) -> None:
+        """Do nothing: before training the outputs of the head are random."""
+
+    def evaluate_tuned(self) -> None:
+        """Predict the classes of the held-out texts."""
+        if not self.rows:
+            return
+        trainer, texts = self.trainer, [row.input_ids for row in self.rows]
+        at_once = trainer.args.per_device_train_batch_size
+        pad_id = trainer.processing_class.pad_token_id
+        with measuring_as_trained(trainer):
+            logits_RC = head_outputs(
+                trainer.model, texts, pad_id, at_once=at_once, what="predictions", unit="texts"
+            )
+        self.predicted = logits_RC.argmax(-1).tolist()
+        both = zip(self.rows, self.predicted, strict=True)
+        self.scores = [
+            (float(row.name == self.most_common), float(row.name == self.names[guess]))
+            for row, guess in both
+        ]
+        before, after = map(list, zip(*self.scores, strict=True))
+        self.accuracy = compare(before, after, higher_is_better=True)
+
+    def verdict(self) -> tuple[str, str]:
+        """One word and one sentence."""
+        if self.accuracy is None:
+            return verdict({})
+        word, text = verdict({"accuracy": self.accuracy})
+        return word, f"{text} (before: always the most common class, {self.most_common})"
+
+    def checks(self) -> list[Check]:
+        """Whether more than one class is predicted."""
+        guesses, classes = set(self.predicted), {row.name for row in self.rows}
+        if len(guesses) != 1 or len(classes) < 2:
+            return []
+        text = f"the predicted class of every held-out text is {self.names[self.predicted[0]]}"
+        return [Check("calls-more-than-one-class", False, text)]
+
+    def record(self) -> Evaluation:
+        """The comparison for result.json."""
+        if self.accuracy is None:
+            return Evaluation(rows=0)
+        true = [self.names.index(row.name) for row in self.rows]
+        found = classification(self.predicted, true, self.names)
+        macro_f1 = Metric(after=found["macro_f1"], rows=found["rows"], word="measured alone")
+        shown = zip(self.rows[:SAMPLES], self.predicted, self.scores, strict=False)
+        return Evaluation(
+            rows=len(self.rows),
+            decides="accuracy",
+            metrics={"accuracy": self.accuracy.record(), "macro_f1": macro_f1},
+            confusion=Confusion(
+                labels=tuple(found["confusion"]["labels"]),
+                counts=tuple(map(tuple, found["confusion"]["counts"])),
+            ),
+            samples=tuple(
+                SampleAnswer(
+                    prompt=row.shown,
+                    expected=row.name,
+                    base=self.most_common,
+                    tuned=self.names[guess],
+                    score_before=before,
+                    score_after=after,
+                )
+                for row, guess, (before, after) in shown
+            ),
+            sample_metric="accuracy",
+            extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},
+        )
 
 
 class Classifier(WithHead[Labelled]):
     """Learns the class of each text."""
 
-    trained_by = "trainers.stage.trl_classes:Classes"
+    trained_by = "trainers.stage.trl_trainer:Classes"
     kind = CLASSES
+    evaluated_by: EvaluatedBy | None = ClassEvaluator
     head = SCORES
     head_name = "classes"
     why_not_packed = "several texts would share a row, and each row has one class"
@@ -77,113 +163,3 @@ class Classifier(WithHead[Labelled]):
 
         collator = DataCollatorWithPadding(build.tokenizer)
         return {**super().trainer_parts(build, config), "data_collator": collator}
-
-    def evaluator(self, subject: Subject[Labelled]) -> ClassEvaluator:
-        return ClassEvaluator(subject)
-
-
-def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
-    """The outputs of the head for R rows and C classes, in the order of the rows: R, C; float32 on
-    the host.
-    """
-    texts = [row.input_ids for row in rows]
-    at_once, pad_id = (
-        trainer.args.per_device_train_batch_size,
-        trainer.processing_class.pad_token_id,
-    )
-    with measuring_as_trained(trainer):
-        return head_outputs(
-            trainer.model, texts, pad_id, at_once=at_once, what="predictions", unit="texts"
-        )
-
-
-class ClassEvaluator:
-    """Accuracy on held-out texts, against always predicting the most common class.
-
-    A new head has learned nothing, so that baseline stands for the model before training.
-    """
-
-    def __init__(self, subject: Subject[Labelled]) -> None:
-        self.trainer, data = subject.trainer, subject.data
-        parts = (data.train, data.holdout)
-        self.names = class_names(chain.from_iterable(values_of(part, "name") for part in parts))
-        trial = subject.job.max_steps is not None
-        self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
-        numbers = {name: place for place, name in enumerate(self.names)}
-        self.true = [numbers[row.name] for row in self.rows]
-        self.most_common = numbers[Counter(values_of(data.train, "name")).most_common(1)[0][0]]
-        self.predicted: list[int] = []
-
-    def evaluate_base(self) -> None:
-        """Do nothing: before training the outputs of the head are random."""
-
-    def evaluate_tuned(self) -> None:
-        """Predict the classes of the held-out texts."""
-        self.predicted = (
-            class_logits(self.trainer, self.rows).argmax(-1).tolist() if self.rows else []
-        )
-
-    @property
-    def accuracy(self) -> Comparison | None:
-        """The accuracy against that of the baseline; None if nothing was held out."""
-        if not self.predicted:
-            return None
-        return compare(
-            [float(label == self.most_common) for label in self.true],
-            [float(label == guess) for label, guess in zip(self.true, self.predicted, strict=True)],
-            higher_is_better=True,
-        )
-
-    def verdict(self) -> tuple[str, str]:
-        """One word and one sentence."""
-        accuracy = self.accuracy
-        if accuracy is None:
-            return verdict({})
-        word, text = verdict({"accuracy": accuracy})
-        return (
-            word,
-            f"{text} (before: always the most common class, {self.names[self.most_common]})",
-        )
-
-    def checks(self) -> list[Check]:
-        """Whether more than one class is predicted."""
-        if not self.predicted or len(set(self.predicted)) > 1 or len(set(self.true)) < 2:
-            return []
-        return [
-            Check(
-                "calls-more-than-one-class",
-                False,
-                f"the predicted class of every held-out text is {self.names[self.predicted[0]]}",
-            )
-        ]
-
-    def record(self) -> Evaluation:
-        """The comparison for result.json."""
-        if not self.predicted:
-            return Evaluation(rows=0)
-        found = classification(self.predicted, self.true, self.names)
-        accuracy = self.accuracy
-        macro_f1 = Metric(after=found["macro_f1"], rows=found["rows"], word="measured alone")
-        shown = list(zip(self.rows, self.true, self.predicted, strict=True))[:SAMPLES]
-        return Evaluation(
-            rows=len(self.rows),
-            decides="accuracy",
-            metrics={**({"accuracy": accuracy.record()} if accuracy else {}), "macro_f1": macro_f1},
-            confusion=Confusion(
-                labels=tuple(found["confusion"]["labels"]),
-                counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),
-            ),
-            samples=tuple(
-                SampleAnswer(
-                    prompt=row.shown,
-                    expected=row.name,
-                    base=self.names[self.most_common],
-                    tuned=self.names[guess],
-                    score_before=float(label == self.most_common),
-                    score_after=float(label == guess),
-                )
-                for row, label, guess in shown
-            ),
-            sample_metric="accuracy",
-            extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},
-        )

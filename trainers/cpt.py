@@ -20,7 +20,7 @@ from trainers.rows import Prepared, Row
 from trainers.rows.sequences import Picked, lengths
 from trainers.rows.stage_rows import prepare_rows
 from trainers.sft import SFT
-from trainers.stage import run as stage
+from trainers.stage.run import trains
 
 
 class CPT(SFT):
@@ -51,15 +51,9 @@ class CPT(SFT):
 
 def general_text(job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
     """The rows of the file named by `replay`."""
-    other = replace(
-        job,
-        entry=replace(
-            job.entry,
-            name=f"{job.entry.name}-replay",
-            data=replace(job.data, path=str(job.options["replay"]), format=None, mapping=None),
-        ),
-    )
-    prepared = prepare_rows(other, tokenizer)
+    own = replace(job.data, path=str(job.options["replay"]), format=None, mapping=None)
+    entry = replace(job.entry, name=f"{job.entry.name}-replay", data=own)
+    prepared = prepare_rows(replace(job, entry=entry), tokenizer)
     parts = (prepared.train, prepared.holdout)
     return replace(prepared, train=Picked(parts, range(sum(map(len, parts)))))
 
@@ -74,25 +68,17 @@ def with_replay(
     wanted = own * share / (1 - share)
     order = list(range(len(general)))
     random.Random(seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
-    sizes = lengths(general)
-    replayed: list[int] = []
-    taken = 0
-    for place in order:
-        if taken >= wanted:
-            break
-        replayed.append(place)
-        taken += int(sizes[place])
-    mixed = [*range(len(data.train)), *(len(data.train) + place for place in replayed)]
+    sums = lengths(general)[order].cumsum(dtype="int64")
+    count = min(len(order), int(sums.searchsorted(wanted)) + 1)
+    taken = int(sums[count - 1])
+    mixed = [*range(len(data.train)), *(len(data.train) + place for place in order[:count])]
     random.Random(seed + 1).shuffle(mixed)  # noqa: S311
     short = "" if taken >= wanted else f" (wanted {share:.0%}: there is no more general text)"
     note = (
-        f"{len(replayed):,} rows of general text mixed in: {taken / (own + taken):.1%} of the"
-        f" tokens{short}"
+        f"{count:,} rows of general text mixed in: {taken / (own + taken):.1%} of the tokens{short}"
     )
     train = Picked([data.train, general], mixed)
     return replace(data, train=train, notes=(*data.notes, note))
 
 
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, CPT())
+train = trains(CPT)

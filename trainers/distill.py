@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, cast
 
 from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
 from advisor.plan.vllm import asks_server, unservable
-from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import Comparison, compare
@@ -25,12 +23,13 @@ from trainers.job.libraries import check_versions
 from trainers.job.machine import torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
-from trainers.rows import Prepared, Row, dataset_columns
+from trainers.rows import Prepared, Row
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.packing import in_order, padded_batch, token_batches, track_batches
 from trainers.rows.stage_rows import prepare_rows
-from trainers.stage import run as stage
-from trainers.stage.objective import Build, Objective, Opened
+from trainers.sft import SFT
+from trainers.stage.objective import Build, EvaluatedBy, Opened, room_faults
+from trainers.stage.run import trains
 from trainers.teachers.answers import (
     Written,
     answered,
@@ -48,16 +47,40 @@ from trainers.teachers.teacher import (
 )
 
 TEACHER, DATA = "teacher", "data"
-SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 DISTANCE = "divergence from the teacher"
 
 
-class Distillation(Objective[Row]):
+class DistillationEvaluator(TextEvaluator):
+    """Also measures the distance to the teacher on held-out rows."""
+
+    def own_scores(self) -> dict[str, list[float]]:
+        trainer = cast(Any, self.trainer)
+        device, pad = trainer.args.device, trainer.processing_class.pad_token_id
+        at_once = trainer.args.per_device_train_batch_size
+        batches = token_batches([row.tokens for row in self.rows], at_once)
+        means = []
+        for batch in track_batches(batches, "distance to the teacher"):
+            rows = [self.rows[place] for place in batch]
+            found_N = trainer.row_distances(padded_batch(rows, pad, device))
+            means += [part.mean() for part in found_N.split([row.learned for row in rows])]
+        return {DISTANCE: in_order(batches, list(map(float, means)))}
+
+    def own_parts(self) -> dict[str, Comparison]:
+        before, after = self.base.scores.get(DISTANCE), self.tuned.scores.get(DISTANCE)
+        if not before or not after:
+            return {}
+        return {
+            DISTANCE: compare(
+                before, after, higher_is_better=False, weights=[row.learned for row in self.rows]
+            )
+        }
+
+
+class Distillation(SFT):
     """Learns a teacher's distribution over the next token, at every token of an answer."""
 
-    config = "trl:SFTConfig"
     trained_by = "trainers.teachers.trainer:Distilling"
-    measures_loss = True
+    evaluated_by: EvaluatedBy | None = DistillationEvaluator
     logged = ("completions/mean_length", "completions/clipped_ratio")
     teacher: Any = None  # the teacher's model, once something needs it
     server: OpenServer | None = None  # that generates the student's answers
@@ -66,20 +89,14 @@ class Distillation(Objective[Row]):
         teacher_source(job)
         if job.options.get("teacher_quantization"):
             check_versions(quantized=True)
-        stage_, found = job.stage, list(unservable(job.stage, job.options))
-        at = f"stage {stage_.name}"
-        answer = int(job.options["response_tokens"])
-        if self.answers_from(job) == TEACHER and answer + SHORTEST_PROMPT > stage_.seq_len:
-            what = f"{at} response_tokens {answer} leave no room for a prompt within seq_len"
-            found.append(
-                Fault(
-                    what=f"{what} {stage_.seq_len}", hint="raise seq_len, or lower response_tokens"
-                )
-            )
-        if asks_server(stage_) and job.options["on_policy"] == 0:
+        stage, found = job.stage, list(unservable(job.stage, job.options))
+        at = f"stage {stage.name}"
+        if self.answers_from(job) == TEACHER:
+            found += room_faults(job)
+        if asks_server(stage) and job.options["on_policy"] == 0:
             what = "rollouts: vllm has no effect: at on_policy 0 the student writes nothing"
             found.append(Fault(where=at, what=what, hint="raise on_policy, or remove rollouts"))
-        if stage_.trl.get("loss_type") not in (None, "nll"):
+        if stage.trl.get("loss_type") not in (None, "nll"):
             what = "trl: 'loss_type' has no effect: the loss is the distance to the teacher"
             found.append(Fault(where=at, what=what, hint="remove it; beta says which distance"))
         return found
@@ -163,6 +180,9 @@ class Distillation(Objective[Row]):
         file = answers_file(job, f"{digest} {len(prompts)}", teacher_digest(job))
         return written_answers(file, prompts, write)
 
+    def depends_on(self, job: Job, data: Prepared[Row]) -> dict[str, str]:
+        return {"teacher": teacher_digest(job)}
+
     # ------------------------------------------------------------------ training
 
     def load(self, opened: Opened[Row]) -> Model:
@@ -179,16 +199,6 @@ class Distillation(Objective[Row]):
             check_vocabulary(self.teacher, opened.tokenizer, (*data.train, *data.holdout))
         return model
 
-    def own_arguments(self, job: Job) -> dict[str, Any]:
-        return {
-            "max_length": job.stage.seq_len,
-            "packing": False,
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-        }
-
-    def dataset(self, build: Build[Row]) -> Any:
-        return build.dataset(build.sequences, partial(dataset_columns, lengths=False))
-
     def trainer_parts(self, build: Build[Row], config: Any) -> dict[str, Any]:
         from trainers.teachers.trainer import Lesson
 
@@ -202,7 +212,7 @@ class Distillation(Objective[Row]):
             seq_len=build.job.stage.seq_len,
             seed=build.job.stage.seed,
         )
-        return {"peft_config": build.peft_config, "lesson": lesson}
+        return {**super().trainer_parts(build, config), "lesson": lesson}
 
     def trainer(self, build: Build[Row]) -> Trainer:
         job, built = build.job, cast(Any, super().trainer(build))
@@ -210,41 +220,5 @@ class Distillation(Objective[Row]):
         built.engine = engine_of(job, self.server, built.local_engine(room), built.policy)
         return built
 
-    # ------------------------------------------------------------------ measuring
 
-    def evaluator(self, subject: Subject[Row]) -> TextEvaluator:
-        return DistillationEvaluator(subject)
-
-    def depends_on(self, job: Job, data: Prepared[Row]) -> dict[str, str]:
-        return {"teacher": teacher_digest(job)}
-
-
-class DistillationEvaluator(TextEvaluator):
-    """Also measures the distance to the teacher on held-out rows."""
-
-    def own_scores(self) -> dict[str, list[float]]:
-        trainer = cast(Any, self.trainer)
-        device, pad = trainer.args.device, trainer.processing_class.pad_token_id
-        at_once = trainer.args.per_device_train_batch_size
-        batches = token_batches([row.tokens for row in self.rows], at_once)
-        means = []
-        for batch in track_batches(batches, "distance to the teacher"):
-            rows = [self.rows[place] for place in batch]
-            found_N = trainer.row_distances(padded_batch(rows, pad, device))
-            means += [part.mean() for part in found_N.split([row.learned for row in rows])]
-        return {DISTANCE: in_order(batches, list(map(float, means)))}
-
-    def own_parts(self) -> dict[str, Comparison]:
-        before, after = self.base.scores.get(DISTANCE), self.tuned.scores.get(DISTANCE)
-        if not before or not after:
-            return {}
-        return {
-            DISTANCE: compare(
-                before, after, higher_is_better=False, weights=[row.learned for row in self.rows]
-            )
-        }
-
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, Distillation())
+train = trains(Distillation)

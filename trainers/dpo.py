@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainers.evaluation.pairs import PreferenceEvaluator, chosen_rows
-from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer
-from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, preference_columns
-from trainers.stage import run as stage
-from trainers.stage.objective import Build, EvaluatedBy, Objective
+from trainers.stage.objective import EvaluatedBy, Objective
+from trainers.stage.run import trains
 
 
 class DPO(Objective[Pair]):
@@ -25,27 +22,16 @@ class DPO(Objective[Pair]):
     """
 
     config = "trl:DPOConfig"
-    trained_by = "trainers.stage.trl_classes:DPO"
+    trained_by = "trainers.stage.trl_trainer:DPO"
     kind = PAIRS
     columns = staticmethod(preference_columns)
     evaluated_by: EvaluatedBy | None = PreferenceEvaluator
     measures_loss = True
+    has_reference = True
     logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {"max_length": None, "beta": job.options["beta"]}
 
-    def trainer_parts(self, build: Build[Pair], config: Any) -> dict[str, Any]:
-        from trainers.stage.trl_trainer import reference_model
 
-        reference = reference_model(build.job, build.model, config)
-        return {**super().trainer_parts(build, config), "ref_model": reference}
-
-    def probe(self, job: Job, data: Prepared[Pair], tokenizer: Tokenizer) -> Probe:
-        (row,) = chosen_rows(tokenizer, [probe_row(data.train)])
-        return Probe(row=row, pad_id=tokenizer.pad_token_id)
-
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, DPO())
+train = trains(DPO)

@@ -2,26 +2,24 @@
 answers to each prompt, several of them, are compared by a reward.
 
 The rows of a step are prompts. All prompts of an optimizer step are answered together,
-`generations` times each, or in as few parts as fit into memory; `micro_batch_size` answers go
-through one forward pass. Each answer is used for one update, so that clipping has an effect only
-from `trl: {num_iterations: 2}` on.
+`generations` times each, or in as few parts as fit into memory; of fewer prompts than a step has,
+the first come again. `micro_batch_size` answers go through one forward pass. Each answer is used
+for one update, so that clipping has an effect only from `trl: {num_iterations: 2}` on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import cycle, islice
+from typing import Any, cast
 
-from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.ground.errors import Fault, TrainingFailed
 from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
 from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation import Subject
-from trainers.evaluation.generation import general_rows
-from trainers.evaluation.loss import answer_log_probs
-from trainers.evaluation.rewards import RewardEvaluator, prompt_row
-from trainers.evaluation.saved_result import Probe
+from trainers.evaluation.rewards import RewardEvaluator
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
 from trainers.job.types import Model, Tokenizer, Trainer
@@ -33,10 +31,8 @@ from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.conversation import PROMPTS, Prompt
-from trainers.stage import run as stage
-from trainers.stage.objective import Build, Objective, Opened
-
-SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
+from trainers.stage.objective import Build, Objective, Opened, room_faults
+from trainers.stage.run import trains
 
 
 class GRPO(Objective[Prompt]):
@@ -64,25 +60,22 @@ class GRPO(Objective[Prompt]):
     server: OpenServer | None = None  # that generates the answers; None: this process
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
-        """What this objective alone sets in TRL's config."""
-        return {"epsilon": job.options["clip_range"]}
+        generations, clip_range = job.options["generations"], job.options.get("clip_range")
+        clipped = {} if clip_range is None else {"epsilon": clip_range}  # RLOO has no such key
+        return clipped | {
+            "beta": job.options["beta"],
+            "num_generations": generations,
+            "max_completion_length": job.options["response_tokens"],
+            # TRL answers all of these together, as many as an optimizer step has.
+            "gradient_accumulation_steps": job.stage.grad_accum * generations,
+            "per_device_eval_batch_size": generations,
+            "remove_unused_columns": False,
+            "reward_weights": [part.weight for part in self.rewards.parts],
+        }
 
     def faults(self, job: Job) -> list[Fault]:
-        found = [*reward_faults(job), *unservable(job.stage, job.options)]
-        answer = job.options["response_tokens"]
-        if answer + SHORTEST_PROMPT > job.stage.seq_len:
-            what = (
-                f"response_tokens {answer} leave no room for a prompt"
-                f" within seq_len {job.stage.seq_len}"
-            )
-            found.append(
-                Fault(
-                    where=f"stage {job.stage.name}",
-                    what=what,
-                    hint="raise seq_len, or lower response_tokens",
-                )
-            )
-        return found
+        served = unservable(job.stage, job.options)
+        return [*reward_faults(job), *served, *room_faults(job)]
 
     def seq_len(self, job: Job) -> int:
         """What an answer leaves of seq_len."""
@@ -90,13 +83,6 @@ class GRPO(Objective[Prompt]):
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
         data: Prepared[Prompt] = super().rows(job, tokenizer)
-        at_once = job.stage.micro_batch_size * process_count()
-        if len(data.train) < at_once:
-            raise InputError(
-                f"{len(data.train)} prompts to train on, and {at_once} are answered at once",
-                where=f"stage {job.stage.name}",
-                hint="lower micro_batch_size, or add prompts",
-            )
         note = source_note(job, (*data.train, *data.holdout))
         return replace(data, notes=(*data.notes, note)) if note else data
 
@@ -108,73 +94,42 @@ class GRPO(Objective[Prompt]):
         self.logged = (*type(self).logged, *self.rewards.logs)
         return super().load(opened)
 
-    def trainer(self, build: Build[Prompt]) -> Trainer:
-        from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
-        from trainers.rollouts.transformers_engine import TransformersEngine
-        from trainers.rows.sequences import rows_dataset
+    def dataset(self, build: Build[Prompt]) -> Any:
+        stage = build.job.stage
+        size = stage.effective_batch_size * process_count()
+        return build.dataset(filled(build.rows, size), prompt_columns)
 
-        job, rows = build.job, list(build.rows)
-        generations = job.options["generations"]
-        together = steps_together(job, len(rows), processes=process_count())
-        rows = filled(rows, together * job.stage.micro_batch_size * process_count())
-        own = {
-            "beta": job.options["beta"],
-            "num_generations": generations,
-            "max_completion_length": job.options["response_tokens"],
-            "gradient_accumulation_steps": job.stage.grad_accum * generations,
-            "steps_per_generation": together * generations,
-            "per_device_eval_batch_size": generations,
-            "remove_unused_columns": False,
-            "reward_weights": [part.weight for part in self.rewards.parts],
-            **self.own_arguments(job),
-        }
-        scored = Scored()
-        built: Any = self.trainer_class()(
-            model=build.model,
-            reward_funcs=reward_functions(self.rewards, scored),
-            args=build.config(self.config_class(), own),
-            train_dataset=rows_dataset(rows, prompt_columns),
-            processing_class=build.tokenizer,
-            peft_config=build.peft_config,
-            dropout=build.dropout,
-        )
-        built.ids_of = {row.prompt: row.prompt_ids for row in rows}
+    def trainer_parts(self, build: Build[Prompt], config: Any) -> dict[str, Any]:
+        from trainers.rewards.in_trl import Scored, reward_functions
+
+        self.scored = Scored()
+        functions = reward_functions(self.rewards, self.scored)
+        return {**super().trainer_parts(build, config), "reward_funcs": functions}
+
+    def trainer(self, build: Build[Prompt]) -> Trainer:
+        from trainers.rewards.in_trl import WatchCallback
+        from trainers.rollouts.transformers_engine import TransformersEngine
+
+        job, built = build.job, cast(Any, super().trainer(build))
+        built.ids_of = {row.prompt: row.prompt_ids for row in build.rows}
         local = TransformersEngine(
             built.policy,
             models=lambda: [built.accelerator.unwrap_model(built.model)],
-            least=job.stage.micro_batch_size * generations,
+            least=job.stage.micro_batch_size * job.options["generations"],
             room=job.stage.micro_batch_size / job.entry.stage.micro_batch_size,
             # PEFT's generate goes past the forward that accelerate put autocast around.
             autocast=built.accelerator.autocast,
         )
         built.rollouts_from(engine_of(job, self.server, local, built.policy))
-        built.rewards, built.scored, self.watch = self.rewards, scored, Watch()
+        built.rewards, built.scored, self.watch = self.rewards, self.scored, Watch()
         if is_main_process() and not job.dry_run:
-            built.rollout_log = RolloutLog.of(
-                job, build.arguments["max_steps"], engine=built.engine.name
-            )
+            steps = build.arguments["max_steps"]
+            built.rollout_log = RolloutLog.of(job, steps, engine=built.engine.name)
             built.add_callback(WatchCallback(job, self.watch, self.rewards, self.logged))
         return built
 
-    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
-        return Probe(
-            row=prompt_row(min(data.train, key=lambda row: (row.tokens, row.number))),
-            pad_id=tokenizer.pad_token_id,
-        )
-
     def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
         return RewardEvaluator(subject, self.rewards)
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Prompt]) -> float | None:
-        general = general_rows(
-            trainer.processing_class,
-            trainer.args.max_completion_length + max(row.tokens for row in rows),
-        )[: len(rows)]
-        return (
-            -sum(answer_log_probs(trainer, general)) / sum(row.learned for row in general)
-            if general
-            else None
-        )
 
     def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
         """The reward model's files; those of a verifier or a function are keys of the stage."""
@@ -203,22 +158,6 @@ class GRPO(Objective[Prompt]):
         return records, [*checks, *self.watch.checks(), *differ_checks(self.rewards)]
 
 
-def steps_together(job: Job, prompts: int, *, processes: int) -> int:
-    """How many micro-batches of prompts are answered together: those of an optimizer step, or the
-    largest equal part of it that there are prompts for.
-    """
-    accumulated = job.stage.grad_accum
-    return max(
-        (
-            count
-            for count in range(1, accumulated + 1)
-            if accumulated % count == 0
-            and count * job.stage.micro_batch_size * processes <= prompts
-        ),
-        default=1,
-    )
-
-
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:
     """The columns of the trainer: prompts, the answers that rewards compare with, token ids."""
     return {
@@ -230,11 +169,9 @@ def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:
 
 def filled(rows: Sequence[Prompt], size: int) -> list[Prompt]:
     """The prompts, and the first of them again until `size` divides their number: TRL leaves out
-    what does not fill a part.
+    what does not fill an optimizer step.
     """
-    return [*rows, *rows[: -len(rows) % size]]
+    return list(islice(cycle(rows), -(-len(rows) // size) * size))
 
 
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, GRPO())
+train = trains(GRPO)

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
-from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
 from trainers.job.types import Model, Tokenizer
-from trainers.rows import Prepared, Row
+from trainers.rows import Prepared
 from trainers.rows.preference import FEEDBACK, Feedback, columns_with_others, with_others
 from trainers.rows.sequences import Groups, Picked, values_of
-from trainers.stage import run as stage
 from trainers.stage.objective import Build, Objective
+from trainers.stage.run import trains
 
 FEWEST_AT_ONCE = 4
 
@@ -29,10 +28,11 @@ class KTO(Objective[Feedback]):
     """Makes answers that people liked likelier, and others less likely."""
 
     config = "trl:KTOConfig"
-    trained_by = "trainers.stage.trl_classes:KTO"
+    trained_by = "trainers.stage.trl_trainer:KTO"
     kind = FEEDBACK
     evaluated_by = PreferenceEvaluator
     measures_loss = True
+    has_reference = True
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
     def faults(self, job: Job) -> list[Fault]:
@@ -81,22 +81,5 @@ class KTO(Objective[Feedback]):
         batch = build.job.stage.micro_batch_size
         return build.dataset(with_others(build.rows, batch=batch), columns_with_others)
 
-    def trainer_parts(self, build: Build[Feedback], config: Any) -> dict[str, Any]:
-        from trainers.stage.trl_trainer import reference_model
 
-        reference = reference_model(build.job, build.model, config)
-        return {**super().trainer_parts(build, config), "ref_model": reference}
-
-    def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Tokenizer) -> Probe:
-        row = as_row(tokenizer, probe_row(data.train))
-        return Probe(row=row, pad_id=tokenizer.pad_token_id)
-
-
-def as_row(tokenizer: Tokenizer, row: Feedback) -> Row:
-    """An answer with feedback as a row whose answer is learned."""
-    return answer_row(tokenizer, row, row.completion_ids, row.expected)
-
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, KTO())
+train = trains(KTO)

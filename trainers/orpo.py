@@ -13,9 +13,8 @@ from typing import Any
 from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
-from trainers.rows.preference import Pair, tokenised_columns
-from trainers.stage import run as stage
-from trainers.stage.objective import Build, Objective
+from trainers.rows.preference import tokenised_columns
+from trainers.stage.run import trains
 
 
 class ORPO(DPO):
@@ -29,6 +28,7 @@ class ORPO(DPO):
         "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen"
         " answers are learned too, as in the paper's code"
     )
+    has_reference = puts_module = False
     logged = ("rewards/margins", "rewards/accuracies", "nll_loss", "log_odds_ratio")
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
@@ -38,10 +38,5 @@ class ORPO(DPO):
             "remove_unused_columns": False,
         }
 
-    def trainer_parts(self, build: Build[Pair], config: Any) -> dict[str, Any]:
-        return Objective.trainer_parts(self, build, config)  # no reference model
 
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, ORPO())
+train = trains(ORPO)

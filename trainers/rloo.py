@@ -6,11 +6,8 @@ The rows of a step are prompts, as in trainers/grpo.py.
 
 from __future__ import annotations
 
-from typing import Any
-
 from trainers.grpo import GRPO
-from trainers.job.job import Job
-from trainers.stage import run as stage
+from trainers.stage.run import trains
 
 
 class RLOO(GRPO):
@@ -19,10 +16,5 @@ class RLOO(GRPO):
     config = "trl:RLOOConfig"
     trained_by = "trainers.stage.rollout_trainers:RLOO"
 
-    def own_arguments(self, job: Job) -> dict[str, Any]:
-        return {}
 
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, RLOO())
+train = trains(RLOO)

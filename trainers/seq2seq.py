@@ -28,7 +28,7 @@ LANGUAGES = ("source_language", "target_language")
 class Seq2Seq(WithHead[Rewriting]):
     """Learns to write the output of each input."""
 
-    trained_by = "trainers.stage.trl_classes:Seq2Seq"
+    trained_by = "trainers.stage.trl_trainer:Seq2Seq"
     kind = REWRITINGS
     columns = staticmethod(rewriting_columns)
     evaluated_by = RewritingEvaluator
@@ -47,8 +47,7 @@ class Seq2Seq(WithHead[Rewriting]):
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Rewriting]:
         set_languages(job, tokenizer)
-        data: Prepared[Rewriting] = super().rows(job, tokenizer)
-        return data
+        return super().rows(job, tokenizer)
 
     def load(self, opened: Opened[Rewriting]) -> Any:
         """The model, which writes the target language.
@@ -60,17 +59,15 @@ class Seq2Seq(WithHead[Rewriting]):
         from trainers.start.loading import load_base
         from trainers.start.model_files import reading
 
-        job = opened.job
-        with reading(job.base_model):
+        job, plan, base = opened.job, opened.job.plan, opened.job.base_model
+        with reading(base):
             config = AutoConfig.from_pretrained(
-                job.base_model,
-                revision=job.plan.revision,
-                trust_remote_code=job.plan.trust_remote_code,
+                base, revision=plan.revision, trust_remote_code=plan.trust_remote_code
             )
         if not getattr(config, "is_encoder_decoder", False):
             raise InputError(
-                f"seq2seq, and {job.base_model} is a"
-                f" {config.model_type}, which has no encoder beside its decoder",
+                f"seq2seq, and {base} is a {config.model_type}, which has no encoder beside its"
+                " decoder",
                 where=f"stage {job.stage.name}: head",
                 allowed="T5, BART, NLLB, Marian, Pegasus and others of their kind",
                 hint="leave `head` out for a model that writes on its own",
@@ -95,38 +92,27 @@ def set_languages(job: Job, tokenizer: Tokenizer) -> None:
     Raises InputError if it needs to know and the stage does not say, or says an unknown one.
     """
     given = {name: job.options.get(name) for name in LANGUAGES}
-    at = f"stage {job.stage.name}"
+    at, base = f"stage {job.stage.name}", job.base_model
     if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
-        if any(given.values()):
+        if named := [name for name in LANGUAGES if given[name]]:
             raise InputError(
-                f"{' and '.join(name for name in LANGUAGES if given[name])}: the tokenizer of"
-                f" {job.base_model} knows no languages",
+                f"{' and '.join(named)}: the tokenizer of {base} knows no languages",
                 where=at,
                 hint="write the task in front of each input instead, as T5 wants it",
             )
         return
-    known = sorted(_languages(tokenizer))
+    special = (entry.content for entry in tokenizer.added_tokens_decoder.values() if entry.special)
+    known = sorted(token for token in special if CODE.fullmatch(token))
     faults = []
     for name, language in given.items():
         if language is None or language not in known:
-            what = "is not said" if language is None else f"is {language}, which it does not know"
-            faults.append(
-                Fault(
-                    where=at,
-                    what=(f"{job.base_model} reads and writes many languages, and {name} {what}"),
-                    allowed=f"{', '.join(known[:8])}, ... ({len(known)} in all)",
-                    hint=did_you_mean(str(language), known)
-                    if language is not None
-                    else f"--set stages.0.{name}=... says it",
-                )
-            )
+            what, hint = "is not said", f"--set stages.0.{name}=... says it"
+            if language is not None:
+                what, hint = f"is {language}, which it does not know", did_you_mean(language, known)
+            what = f"{base} reads and writes many languages, and {name} {what}"
+            allowed = f"{', '.join(known[:8])}, ... ({len(known)} in all)"
+            faults.append(Fault(where=at, what=what, allowed=allowed, hint=hint))
     if faults:
         raise InputError(faults=faults)
     languages: Any = tokenizer
     languages.src_lang, languages.tgt_lang = given["source_language"], given["target_language"]
-
-
-def _languages(tokenizer: Any) -> set[str]:
-    """The names of languages that are tokens of their own."""
-    special = (entry.content for entry in tokenizer.added_tokens_decoder.values() if entry.special)
-    return {token for token in special if CODE.fullmatch(token)}

@@ -12,18 +12,31 @@ from trainers.job.job import Job
 from trainers.job.types import Model
 from trainers.rows import PackedBatches, Row, dataset_columns, pack
 from trainers.rows.sequences import Groups
-from trainers.stage import run as stage
 from trainers.stage.load import prepare
 from trainers.stage.objective import Build, EvaluatedBy, Objective
+from trainers.stage.run import trains
 
 
 class SFT(Objective[Row]):
     """Learns the answers of the examples, or every token of a text."""
 
     config = "trl:SFTConfig"
-    trained_by = "trainers.stage.trl_classes:SFT"
+    trained_by = "trainers.stage.trl_trainer:SFT"
     evaluated_by: EvaluatedBy | None = TextEvaluator
     measures_loss = True
+
+    @classmethod
+    def of(cls, job: Job) -> Objective[Any]:
+        """SFT; with `head: classes` a classifier, with `head: seq2seq` an encoder and a decoder."""
+        if job.options.get("head") == "classes":
+            from trainers.classes import Classifier
+
+            return Classifier()
+        if job.options.get("head") == "seq2seq":
+            from trainers.seq2seq import Seq2Seq
+
+            return Seq2Seq()
+        return cls()
 
     def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
         return pack(rows, job.stage.seq_len) if job.stage.packing else Groups(rows)
@@ -46,24 +59,9 @@ class SFT(Objective[Row]):
         return {"peft_config": build.peft_config, "data_collator": collator}
 
 
-def objective_of(job: Job) -> Objective[Any]:
-    """SFT; with `head: classes` a classifier, with `head: seq2seq` an encoder and a decoder."""
-    if job.options.get("head") == "classes":
-        from trainers.classes import Classifier
-
-        return Classifier()
-    if job.options.get("head") == "seq2seq":
-        from trainers.seq2seq import Seq2Seq
-
-        return Seq2Seq()
-    return SFT()
-
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, objective_of(job))
+train = trains(SFT)
 
 
 def check_rows(job: Job) -> None:
     """Prepare the rows. Raises InputError for data that cannot be trained on."""
-    prepare(job, objective_of(job))
+    prepare(job, SFT.of(job))

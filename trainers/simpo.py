@@ -14,7 +14,7 @@ from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
 from trainers.orpo import ORPO
-from trainers.stage import run as stage
+from trainers.stage.run import trains
 
 # Fields of TRL's config that this stage sets, and where to say it instead.
 SET_HERE = {
@@ -48,6 +48,4 @@ class SimPO(ORPO):
         return super().own_arguments(job) | own
 
 
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write the result into its folder."""
-    stage.train(job, SimPO())
+train = trains(SimPO)

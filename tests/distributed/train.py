@@ -30,7 +30,7 @@ from advisor.plan.read import read_plan
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.machine import is_main_process, process_count
 from trainers.say.processes import run_and_leave
-from trainers.stage.recipes import load_recipe
+from trainers.stage.objective import load_recipe
 
 TRAINED, REFUSED, FAILED = "trained", "refused", "failed"
 

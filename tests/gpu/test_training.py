@@ -14,7 +14,7 @@ from tests.trainers.runs import break_at, losses, trained
 @pytest.fixture
 def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The trainers that were built, for a look at their models and optimizers."""
-    from trainers.stage import build as module
+    from trainers.stage import load as module
 
     built: list[Any] = []
     original = module.build_trainer

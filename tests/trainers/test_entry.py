@@ -10,7 +10,7 @@ import pytest
 import trainers
 from advisor.ground.errors import InputError
 from trainers.__main__ import main
-from trainers.stage import recipes
+from trainers.stage import objective as recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml"))
@@ -93,7 +93,6 @@ def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     assert "stage dpo: trl: 'adam_beta1' is a list" in said
     assert "stage ppo: response_tokens 256 leave no room for a prompt within seq_len 64" in said
     asked = []
-    monkeypatch.setattr(recipes, "OURS", tmp_path)
     monkeypatch.setattr(recipes.load_recipe("dpo"), "train", asked.append)
     assert main(command) == 2  # there are no rows
     assert asked == []

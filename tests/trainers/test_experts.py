@@ -143,7 +143,7 @@ def base_trainer(model, objective_arguments=None, **arguments):
     from trl import SFTConfig
 
     from tests.trainers.families import byte_level
-    from trainers.stage.trl_classes import SFT
+    from trainers.stage.trl_trainer import SFT
 
     tokenizer = byte_level(("<e>",), eos="<e>")
     assert isinstance(tokenizer, PreTrainedTokenizerFast)

@@ -188,7 +188,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
         register_optimizer_step_pre_hook,
     )
 
-    from trainers.stage import build as module
+    from trainers.stage import load as module
 
     seen, models = Seen(), []
     original = module.build_trainer

@@ -210,7 +210,7 @@ def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
     """`keep: best` goes back to the evaluation with the lowest loss; each evaluation has a line in
     metrics.jsonl, however few steps have one.
     """
-    from trainers.stage.trl_classes import SFT
+    from trainers.stage.trl_trainer import SFT
 
     job = overfit(keep="best", trl={"logging_steps": 7})
     seen = {}
@@ -303,3 +303,30 @@ def test_the_loss_that_balances_experts_is_not_measured():
     trainer.compute_loss = lambda *_: trainer.aux_loss_enabled
     assert StageTrainer.held_out_loss(trainer, None, {}) is False
     assert trainer.aux_loss_enabled
+
+
+def test_held_out_labels_are_counted_once(make, monkeypatch):
+    """From the second evaluation on each held-out row is read once, for its loss."""
+    from transformers import TrainerCallback
+
+    from trainers.say.progress import Parts
+    from trainers.stage.load import build_trainer, load_stage
+
+    read = []
+    columns = sft.dataset_columns
+
+    def counted(rows, **keys):
+        read.extend(rows)
+        return columns(rows, **keys)
+
+    monkeypatch.setattr(sft, "dataset_columns", counted)
+    loaded = load_stage(make(holdout=0.2), sft.SFT(), Parts("sft", shown=False))
+    held, callback = loaded.data.holdout[:4], TrainerCallback()
+    callback.store = None  # no checkpoints
+    trainer = build_trainer(
+        loaded, loaded.sequences, steps=1, callback=callback, held_out=held
+    )  # fmt: skip
+    first = trainer.evaluate()["eval_loss"]
+    read.clear()
+    assert trainer.evaluate()["eval_loss"] == first
+    assert len(read) == len(held) == 4

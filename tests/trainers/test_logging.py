@@ -89,18 +89,18 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
 
 def test_a_loss_that_is_not_finite_between_two_lines_is_noticed(make, monkeypatch, like_a_gpu):
     """It stops the run at the next line, which comes before the next checkpoint is written."""
-    from trainers.stage import trl_classes
+    from trainers.stage import trl_trainer
 
     like_a_gpu()
     calls = []
 
-    class Broken(trl_classes.SFT):
+    class Broken(trl_trainer.SFT):
         def compute_loss(self, *args, **kwargs):
             loss = super().compute_loss(*args, **kwargs)
             calls.append(loss)
             return loss * float("nan") if len(calls) == 2 else loss
 
-    monkeypatch.setattr(trl_classes, "SFT", Broken)
+    monkeypatch.setattr(trl_trainer, "SFT", Broken)
     job = make(max_steps=6, save_steps=6, job_judge=False)
     with pytest.raises(TrainingFailed, match=r"the loss became nan in steps 2 to 3; nothing was"):
         sft.train(job)

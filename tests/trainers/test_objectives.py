@@ -376,7 +376,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl import DPOConfig, KTOConfig, RewardConfig
 
-    from trainers.stage import trl_classes
+    from trainers.stage import trl_trainer
 
     examples = [
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
@@ -389,11 +389,11 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
         **SETTINGS,
     )
     config, trainer_class, table = {
-        "dpo": (DPOConfig, trl_classes.DPO, preference_columns),
-        "rm": (RewardConfig, trl_classes.Reward, reward_columns),
+        "dpo": (DPOConfig, trl_trainer.DPO, preference_columns),
+        "rm": (RewardConfig, trl_trainer.Reward, reward_columns),
         "kto": (
             KTOConfig,
-            trl_classes.KTO,
+            trl_trainer.KTO,
             lambda rows: columns_with_others(with_others(rows, batch=4)),
         ),
     }[objective]

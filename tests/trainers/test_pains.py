@@ -159,8 +159,7 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     still has its label, and padding has none.
     """
     from trainers.say.progress import Parts
-    from trainers.stage.build import build_trainer
-    from trainers.stage.load import load_stage
+    from trainers.stage.load import build_trainer, load_stage
 
     loaded = load_stage(make(seq_len=64, holdout=0.0), sft.SFT(), Parts("sft", shown=False))
     tokenizer = loaded.tokenizer

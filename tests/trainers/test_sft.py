@@ -125,7 +125,7 @@ def test_our_loss_is_trls_loss(make, monkeypatch):
     """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
     from trl import SFTTrainer
 
-    from trainers.stage.trl_classes import SFT
+    from trainers.stage.trl_trainer import SFT
 
     job = make(micro_batch_size=4, max_steps=2, job_judge=False)
     trained(job)

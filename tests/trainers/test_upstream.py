@@ -95,7 +95,7 @@ def our_classes():
     from advisor.peft_adapter.model import BottleneckModel
     from trainers.stage.pair_trainers import CPO, ORPO
     from trainers.stage.rollout_trainers import GRPO, RLOO
-    from trainers.stage.trl_classes import DPO, KTO, SFT, Classes, Reward, Seq2Seq
+    from trainers.stage.trl_trainer import DPO, KTO, SFT, Classes, Reward, Seq2Seq
     from trainers.teachers.trainer import Distilling
 
     return [

@@ -33,7 +33,6 @@ class Job:
     judge: bool = True  # whether the model is evaluated before and after
     part: str | None = None  # TRAIN or JUDGE alone; None: both, one after the other
     attention: str | None = None  # what `attention: auto` is on this machine; None: as planned
-    only_checks: bool = False  # end once the stage is found to be one that can be trained here
     process: Process = field(default_factory=Process, compare=False, repr=False)
     most_rows: int | None = None  # of a micro-batch, that memory has room for; None: as planned
 

@@ -12,13 +12,7 @@ objective.py  what the plan says, as the things above; trainers/stage does all e
 
 from __future__ import annotations
 
-from trainers.job.job import Job
+from trainers.stage.run import trains
 
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two updates of it, and write the result into its folder."""
-    # Whoever wants the formulas alone need not import the rest.
-    from trainers.ppo.objective import PPO
-    from trainers.stage import run
-
-    run.train(job, PPO())
+# Whoever wants the formulas alone need not import the rest.
+train = trains("trainers.ppo.objective:PPO")

@@ -1,61 +1,57 @@
-"""A stage before its training: libraries and device of this process, then its rows, then its model.
-The process that trains it and the one that judges its result load the same.
+"""A stage before its training: libraries and device of this process, then its rows, then its model,
+then its trainer. The process that trains it and the one that judges its result build the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import board
 from advisor.methods.optimizers import optimizer
 from trainers.job.job import JUDGE, Job
 from trainers.job.libraries import check_versions, quiet_libraries
-from trainers.job.machine import MemoryMeter, keep_freed_memory, torch_device, use_cores
+from trainers.job.machine import (
+    MemoryMeter,
+    keep_freed_memory,
+    process_count,
+    torch_device,
+    use_cores,
+)
 from trainers.job.process import LOADING, WHILE_LOADING
 from trainers.job.types import Device, Model, Tokenizer
-from trainers.keep.held_out_curve import check_held_out
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.held_out_curve import asks_for_curve, check_held_out, even_batch, make_curve
+from trainers.keep.resuming import dependencies, open_store
 from trainers.rows import Prepared
+from trainers.rows.batches import Batches
+from trainers.rows.sequences import flattened
 from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
-from trainers.stage.objective import Objective, Opened
-from trainers.stage.recipes import ChecksPassed
+from trainers.stage.objective import Build, Objective, Opened, load_recipe
 from trainers.start.packing_check import unpacked_if_seen
 from trainers.step import make_optimizer, settings
 from trainers.step.out_of_memory import with_room
 from trainers.step.pass_through import check_passed_through
+from trainers.step.sharding import adjust_sharding, by_the_reader, sharding_arguments
 from trainers.updates import Update, load_update
+from trainers.updates.experts import Balance, choose_balance, returning_routers
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedStage:
-    """The rows and the model of a stage."""
+class LoadedStage(Opened[Any]):
+    """The rows and the model of a stage; its job is packed as this model and memory allow."""
 
     objective: Objective[Any]
-    opened: Opened[Any]  # packed as the model allows
     parts: Parts  # the clock of this process
     memory: MemoryMeter  # counts from before the model was loaded
     model: Model  # without the module that the stage adds
     stops: list[str]  # tokens that were added to those that end an answer
     sequences: Sequence[Sequence[Any]]
-
-    @property
-    def job(self) -> Job:
-        """With what `auto` is on this machine, packed as this model and memory allow."""
-        return self.opened.job
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the rows."""
-        return self.opened.tokenizer
-
-    @property
-    def data(self) -> Prepared[Any]:
-        """The rows."""
-        return self.opened.data
 
 
 def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage:
@@ -80,8 +76,8 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
     job, data = unpacked_if_seen(opened.job, data, model, device)
     return LoadedStage(
+        **vars(opened) | {"job": job, "data": data},
         objective=objective,
-        opened=replace(opened, job=job, data=data),
         parts=parts,
         memory=memory,
         model=model,
@@ -92,20 +88,14 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
 
 def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     """The stage in this process, with its rows. Raises as `load_stage` does."""
-    narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
-    versions = check_versions(quantized=narrow)
-    device = torch_device(job.plan.launch.device)
-    threads = use_cores()
-    keep_freed_memory(device)
-    quiet_libraries()
+    versions, device, threads = open_machine(job)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
     from trainers.start.attention import with_attention
     from trainers.start.kernels import use_triton_if_it_works
 
-    update = load_update(job.stage.update)
-    check_stage(job, objective, update, device)
+    update = check_stage(job, objective, device)
     tell(job, use_triton_if_it_works(device.type))
     if rounding := make_optimizer.rounding_warning(job.stage):
         tell(job, f"WARNING: {rounding}")
@@ -124,19 +114,50 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     )  # fmt: skip
 
 
-def check_stage(job: Job, objective: Objective[Any], update: Update, device: Device) -> None:
-    """Raise InputError with everything that the stage cannot do here, and ChecksPassed for a stage
-    that was only to be checked.
+def open_machine(job: Job) -> tuple[Mapping[str, str], Device, int]:
+    """(versions of the libraries, the device, threads that torch computes with).
+
+    Raises MachineNotReady for what the machine lacks.
     """
+    narrow = job.stage.quantization is not None or bool(optimizer(job.stage.optimizer).library)
+    versions = check_versions(quantized=narrow)
+    device = torch_device(job.plan.launch.device)
+    threads = use_cores()
+    keep_freed_memory(device)
+    quiet_libraries()
+    return versions, device, threads
+
+
+def check_stage(job: Job, objective: Objective[Any], device: Device) -> Update:
+    """The stage's update. Raises InputError with everything that the stage cannot do here."""
     from trainers.start.loading import dtype_faults
 
+    update = load_update(job.stage.update)
     common = settings.training_arguments(job, device, steps=1)
     check_passed_through(job, objective.config_class(), update, common)
     found = [*dtype_faults(job, device), *objective.faults(job)]
     if found:
         raise InputError(faults=found)
-    if job.only_checks:
-        raise ChecksPassed
+    return update
+
+
+def check_later_stages(jobs: Sequence[Job]) -> None:
+    """Raise InputError with what the stages behind these cannot do here: their keys, and what they
+    pass on to TRL and PEFT. A recipe that says nothing of its objective is not asked: it might
+    begin to train.
+    """
+    faults: list[Fault] = []
+    for job in jobs:
+        objective_of = getattr(load_recipe(job.stage.objective).train, "objective_of", None)
+        if objective_of is None:
+            continue
+        try:
+            _, device, _ = open_machine(job)
+            check_stage(job, objective_of(job), device)
+        except InputError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise InputError(faults=faults)
 
 
 def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
@@ -162,3 +183,131 @@ def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
     )
     by = f"; chat template: {data.template}" if data.template and template else ""
     return [f"{rows}; {tokens:,} tokens{learned}{by}", *(f"note: {note}" for note in data.notes)]
+
+
+# --------------------------------------------------------------------------- its trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltStage:
+    """A loaded stage and its trainer."""
+
+    loaded: LoadedStage
+    steps: int  # optimizer steps of the whole stage
+    store: CheckpointStore
+    callback: Any  # a RunCallback
+    trainer: Any
+
+    @property
+    def job(self) -> Job:
+        """The stage."""
+        return self.loaded.job
+
+    @property
+    def continues(self) -> bool:
+        """Whether the model came with the module of an earlier stage."""
+        return hasattr(self.loaded.model, "peft_config")
+
+
+def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
+    """The stage with its trainer.
+
+    Args:
+        processes: How many train it.
+    """
+    from trainers.keep.progress import RunCallback
+
+    job, objective, data = loaded.job, loaded.objective, loaded.data
+    steps = settings.total_steps(job, len(loaded.sequences), processes=processes)
+    parts = {"rows": data.digest, **objective.depends_on(job, data)}
+    depends_on = dependencies(job, parts, steps=steps, model=loaded.model, processes=processes)
+    store = open_store(job, depends_on, loaded.versions)
+    callback = RunCallback(
+        job, steps=steps, memory=loaded.memory, store=store, logged=objective.logged
+    )  # fmt: skip
+    if objective.measures_loss and (job.judge or asks_for_curve(job)) and job.part != JUDGE:
+        callback.curve = make_curve(job, data.holdout, loaded.sequences, steps=steps)
+    trainer = build_trainer(
+        loaded, loaded.sequences, steps=steps, callback=callback,
+        held_out=callback.curve.rows if callback.curve is not None else (),
+    )  # fmt: skip
+    if trainer.orders_rows:
+        trainer.batches = Batches.of(job, loaded.sequences, processes=processes)
+        if job.part != JUDGE:
+            pairs = objective.kind.name == "pairs"
+            tell(job, trainer.batches.describe(len(data.train), pairs=pairs))
+    trainer.checkpoint_store = store
+    return BuiltStage(loaded=loaded, steps=steps, store=store, callback=callback, trainer=trainer)
+
+
+def build_trainer(
+    loaded: LoadedStage,
+    sequences: Sequence[Sequence[Any]],
+    *,
+    steps: int,
+    callback: Any,
+    held_out: Sequence[Any] = (),
+) -> Any:
+    """The objective's trainer, with our callback alone.
+
+    Args:
+        sequences: Those of the stage, or what a dry run takes of them.
+        steps: Optimizer steps.
+        callback: A RunCallback.
+        held_out: The rows that are evaluated on while it trains.
+    """
+    from transformers import PrinterCallback
+
+    from trainers.start.kernels import compile_layers
+    from trainers.start.loading import unquantised_parameters
+
+    job, objective, model = loaded.job, loaded.objective, loaded.model
+    update, stage, options = loaded.update, loaded.job.stage, loaded.job.options
+    arguments = settings.training_arguments(job, loaded.device, steps=steps)
+    arguments |= sharding_arguments(job, model)
+    arguments["save_strategy"] = "no" if callback.store is None else "steps"
+    if held_out:
+        arguments["per_device_eval_batch_size"] = even_batch(
+            len(held_out) // process_count(), stage.micro_batch_size
+        )
+    continues = hasattr(model, "peft_config")
+    # A prefix asks the model for the shape of its keys, and starts from some of them.
+    asked = partial(update.peft_config, stage, options, model)
+    peft_config = None if continues else by_the_reader(job, asked)
+    balance = Balance(on=False, arguments={}, said=None)
+    if objective.balances_experts:
+        config = objective.config_class()
+        balance = choose_balance(model, peft_config, config, stage.trl, writes=objective.writes)
+    # ORPO and CPO ask the config whether to train with the loss, and only when they are built.
+    with returning_routers(model, balance.on):
+        trainer: Any = objective.trainer(
+            Build(
+                job=job,
+                model=model,
+                tokenizer=loaded.tokenizer,
+                peft_config=peft_config,
+                sequences=sequences,
+                held_out=held_out,
+                arguments={**arguments, **balance.arguments},
+            )
+        )
+    plain = unquantised_parameters(trainer.model)
+    if plain is not None and plain[1]:
+        tell(
+            job,
+            f"note: {stage.quantization} quantises linear layers alone: {plain[0]:,} parameters"
+            f" keep {stage.weights_dtype}, {plain[1]:,} of them in routed experts",
+        )
+    tell(job, balance.said)
+    adjust_sharding(trainer, job)
+    if not continues:
+        whole = trainer.accelerator.unwrap_model(trainer.model)
+        start = partial(update.start, stage, options, whole, loaded.tokenizer, flattened(sequences))
+        tell(job, by_the_reader(job, start))
+    trainer.add_callback(callback)
+    trainer.remove_callback(PrinterCallback)
+    callback.trainer = trainer
+    tell(job, make_optimizer.put_own(trainer, stage))
+    if stage.compile:
+        tell(job, compile_layers(trainer.model))
+    return trainer

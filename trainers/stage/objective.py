@@ -1,4 +1,4 @@
-"""What an objective does its own way.
+"""What an objective does its own way, and the recipes, which are found by the objective's name.
 
 An objective is one file: a class of a few attributes (what it trains on, which class of TRL trains
 it and how its result is evaluated), with what is special about it. stage/run.py trains it.
@@ -7,11 +7,14 @@ it and how its result is evaluated), with what is special about it. stage/run.py
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pkgutil import resolve_name
+from importlib import import_module
+from pkgutil import iter_modules, resolve_name
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from advisor.ground.errors import Fault
+import trainers
+from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, probe_row
@@ -27,6 +30,7 @@ from trainers.updates import Update
 
 Item = TypeVar("Item", bound=PreparedRow)
 EvaluatedBy: TypeAlias = Callable[[Subject[Any]], Evaluator]
+SHORTEST_PROMPT = 8  # tokens that an answer has to leave for it within seq_len
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +65,6 @@ class Build(Generic[Item]):
         """The rows of all sequences, one after the other."""
         return flattened(self.sequences)
 
-    @property
-    def dropout(self) -> float:
-        """Of the module, which TRL switches off with all others."""
-        return float(self.job.options.get("dropout", 0.0))
-
-    def config(self, config_class: type, own: Mapping[str, Any]) -> Any:
-        """The config of the trainer: the common arguments, the objective's own, and `trl:`.
-
-        Raises InputError for values of `trl:` that it refuses.
-        """
-        return settings.build_config(config_class, {**self.arguments, **own}, self.job)
-
     def dataset(self, rows: Sequence[Any], columns: Columns) -> Any:
         """The rows as the data set of the trainer."""
         # TRL puts the log-probabilities of the reference model into columns beside the rows.
@@ -89,7 +81,7 @@ class Objective(Generic[Item]):
     # Where the classes are, as "module:name": they import torch, and only a stage that is trained
     # needs them.
     config: ClassVar[str]  # TRL's or transformers' config, whose fields `trl:` may set
-    trained_by: ClassVar[str]  # of stage/trl_classes.py and its like
+    trained_by: ClassVar[str]  # of stage/trl_trainer.py and its like
     kind: Kind[Any] = ANSWERS
     columns: Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]  # rows as the trainer's columns
     evaluated_by: EvaluatedBy | None = None
@@ -103,6 +95,13 @@ class Objective(Generic[Item]):
     measured_batches: int | None = 2
     resumes_itself = False  # its trainer's `train` puts back the checkpoint that it is told
     measures_loss = False  # whether there is a loss of held-out rows to measure during training
+    has_reference = False  # its trainer compares with the model as it was before the stage
+    puts_module = True  # its trainer puts the module on the model; else that is done before
+
+    @classmethod
+    def of(cls, job: Job) -> Objective[Any]:
+        """The objective of a stage: this one, or another that the stage's keys ask for."""
+        return cls()
 
     # ------------------------------------------------------------------ before the model is loaded
 
@@ -144,32 +143,45 @@ class Objective(Generic[Item]):
         """What this objective alone sets in the config."""
         return {}
 
-    def trainer_class(self) -> Any:
-        """The class that `trained_by` names."""
-        return resolve_name(self.trained_by)
-
     def dataset(self, build: Build[Item]) -> Any:
         """The data set of the trainer."""
         return build.dataset(build.rows, self.columns)
 
     def trainer_parts(self, build: Build[Item], config: Any) -> dict[str, Any]:
-        """What the trainer gets beside its model, config, data set and tokenizer."""
-        return {"peft_config": build.peft_config}
+        """What the trainer gets beside its config, data set and tokenizer."""
+        parts: dict[str, Any] = {}
+        if self.puts_module:
+            parts["peft_config"] = build.peft_config
+        elif build.peft_config is not None:
+            from peft import get_peft_model
+            from transformers import set_seed
+
+            set_seed(build.job.stage.seed)  # the module starts from random numbers
+            parts["model"] = get_peft_model(build.model, build.peft_config)
+        if self.has_reference:
+            from trainers.stage.trl_trainer import reference_model
+
+            parts["ref_model"] = reference_model(build.job, build.model, config)
+        return parts
 
     def trainer(self, build: Build[Item]) -> Trainer:
-        """The trainer, without callbacks."""
-        config = build.config(self.config_class(), self.own_arguments(build.job))
-        common = {
+        """The trainer, without callbacks. Raises InputError for values of `trl:` it refuses."""
+        job = build.job
+        arguments = {**build.arguments, **self.own_arguments(job)}
+        config = settings.build_config(self.config_class(), arguments, job)
+        given = {
             "model": build.model,
             "args": config,
             "train_dataset": self.dataset(build),
             "processing_class": build.tokenizer,
-            "dropout": build.dropout,
+            # Of the module, which TRL switches off with all others.
+            "dropout": float(job.options.get("dropout", 0.0)),
         }
         if build.held_out:
             alone = replace(build, sequences=Groups(build.held_out))
-            common["eval_dataset"] = self.dataset(alone)
-        trainer: Trainer = self.trainer_class()(**common | self.trainer_parts(build, config))
+            given["eval_dataset"] = self.dataset(alone)
+        given |= self.trainer_parts(build, config)
+        trainer: Trainer = resolve_name(self.trained_by)(**given)
         return trainer
 
     # ------------------------------------------------------------------ what it has learned
@@ -181,15 +193,6 @@ class Objective(Generic[Item]):
     def evaluator(self, subject: Subject[Item]) -> Evaluator | None:
         """Measures the model before and after; None: nothing is compared."""
         return None if self.evaluated_by is None else self.evaluated_by(subject)
-
-    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Item]) -> float | None:
-        """The loss of one evaluation batch, for a dry run to measure its memory; None if this
-        objective has none.
-
-        Args:
-            rows: On which the trainer evaluates.
-        """
-        return trainer.evaluate()["eval_loss"] if self.measures_loss else None
 
     def save(
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
@@ -216,6 +219,7 @@ class WithHead(Objective[Item]):
     """A model with a head that this stage sets up, trained by transformers' own trainer."""
 
     config = "transformers:TrainingArguments"
+    puts_module = False
     head_name: ClassVar[str]  # in a plan
     why_not_packed: ClassVar[str]
 
@@ -231,10 +235,51 @@ class WithHead(Objective[Item]):
             found.append(Fault(where=at, what=what, allowed="one stage alone"))
         return found
 
-    def trainer_parts(self, build: Build[Item], config: Any) -> dict[str, Any]:
-        """The model with its module, which only TRL's trainers put there themselves."""
-        from peft import get_peft_model
 
-        if build.peft_config is None:
-            return {}
-        return {"model": get_peft_model(build.model, build.peft_config)}
+def room_faults(job: Job) -> list[Fault]:
+    """That an answer of `response_tokens` leaves no room for a prompt, if it does not."""
+    stage, answer = job.stage, int(job.options["response_tokens"])
+    if answer + SHORTEST_PROMPT <= stage.seq_len:
+        return []
+    what = f"response_tokens {answer} leave no room for a prompt within seq_len {stage.seq_len}"
+    hint = "raise seq_len, or lower response_tokens"
+    return [Fault(where=f"stage {stage.name}", what=what, hint=hint)]
+
+
+# --------------------------------------------------------------------------- recipes
+
+
+def load_recipe(name: str) -> Any:
+    """The module of an objective, which has a function `train`.
+
+    Raises InputError if there is no such module, or if it is no recipe.
+    """
+    if name not in _modules():
+        fault = unknown_name("objective", name, recipes(), at="python -m trainers")
+        raise InputError(faults=[fault])
+    module = import_module(f"{trainers.__name__}.{name}")
+    if not hasattr(module, "train"):
+        raise InputError(
+            "a recipe needs a function train(job), and this module has none",
+            where=str(module.__file__),
+            allowed=f"recipes: {', '.join(recipes())}",
+        )
+    return module
+
+
+def recipes() -> list[str]:
+    """The names of all objectives that can be trained here.
+
+    Imports every module of this package; one that cannot be imported is left out.
+    """
+    found = []
+    for name in _modules():
+        with suppress(Exception):  # a recipe that is broken must not hide the others
+            if hasattr(import_module(f"{trainers.__name__}.{name}"), "train"):
+                found.append(name)
+    return found
+
+
+def _modules() -> list[str]:
+    found = (module.name for module in iter_modules(trainers.__path__))
+    return sorted(name for name in found if not name.startswith("_"))

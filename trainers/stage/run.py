@@ -1,10 +1,11 @@
-"""The frame that objectives train in. What an objective does its own way stands in objective.py.
+"""A stage, from its first check to its judged result. What an objective does its own way stands in
+objective.py.
 
 | module | part of a stage |
 | --- | --- |
-| load.py, build.py | libraries, rows and model; then the trainer |
-| training.py | the steps and the saved result, in all processes of the run |
-| judging.py | the model before training, the saved result, result.json |
+| load.py | libraries, rows and model, then the trainer |
+| training.py | the steps and the saved result, in all processes of the run; a dry run |
+| run.py | the model before training, the saved result, result.json |
 
 One process does all of it. Several processes train, and leave the rest to one process of its own
 that `advise run` starts when they are done: none of them runs a model while others wait.
@@ -12,24 +13,59 @@ that `advise run` starts when they are done: none of them runs a model while oth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, NamedTuple, cast
 
+from advisor.ground.errors import TrainingFailed
+from advisor.ground.progress import waiting
+from advisor.methods import methods
+from advisor.record.run import DONE, RESULT
+from advisor.record.stage import Check
+from advisor.record.verdict import Verdict
+from trainers.evaluation import Evaluator, Subject
+from trainers.evaluation.saved_result import Probe, check_saved
+from trainers.job.files import write_json
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.job.process import BEFORE_STEPS, TRAINING
-from trainers.keep.records import dependency, forget_trained, keep_trained
-from trainers.keep.resuming import last_checkpoint
-from trainers.say.progress import Parts
-from trainers.stage.build import BuiltStage, build_stage
-from trainers.stage.dry_run import measure
-from trainers.stage.judging import judge_here, judge_saved, measure_before
-from trainers.stage.load import LoadedStage, load_stage
+from trainers.job.process import AFTER_STEPS, BEFORE_STEPS, EVALUATING, TRAINING
+from trainers.keep.records import (
+    dependency,
+    forget_trained,
+    keep_trained,
+    read_trained,
+    together,
+    without_handover,
+)
+from trainers.keep.results import load_saved
+from trainers.keep.resuming import evaluated
+from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, tell
+from trainers.stage.load import BuiltStage, LoadedStage, build_stage, load_stage
 from trainers.stage.objective import Objective
-from trainers.stage.training import Resume, train_steps
+from trainers.stage.training import Trained, measure, plain_model, train_steps
 from trainers.step import settings
-from trainers.step.before_dividing import make_divisible
-from trainers.step.sharding import casts_weights, is_sharded
+from trainers.step.sharding import casts_weights
+
+
+def trains(objective: type[Objective[Any]] | str) -> Callable[[Job], None]:
+    """The function `train` of a recipe.
+
+    Args:
+        objective: Its class, or where that is, as "module:name".
+    """
+
+    def objective_of(job: Job) -> Objective[Any]:
+        found: Any = resolve_name(objective) if isinstance(objective, str) else objective
+        return cast(Objective[Any], found.of(job))
+
+    def trained(job: Job) -> None:
+        """Train the stage, or measure two steps of it, and write the result into its folder."""
+        train(job, objective_of(job))
+
+    vars(trained)["objective_of"] = objective_of  # which stages before it ask
+    return trained
 
 
 def train(job: Job, objective: Objective[Any]) -> None:
@@ -48,47 +84,145 @@ def train(job: Job, objective: Objective[Any]) -> None:
         elif job.part == TRAIN:
             train_alone(loaded)
         else:
-            train_and_judge(loaded)
+            built = begin_training(loaded)
+            before = measure_before(built)
+            judge_here(built, before, train_steps(built))
 
 
-def train_and_judge(loaded: LoadedStage) -> None:
-    """The whole stage in this process: the model before training is the one that is trained."""
-    built, resume = begin_training(loaded)
-    before = measure_before(built)
-    judge_here(built, before, train_steps(built, resume))
+def begin_training(loaded: LoadedStage) -> BuiltStage:
+    """The stage with its trainer, in every process that trains it."""
+    built = build_stage(loaded, processes=process_count())
+    loaded.job.process.stop.costs = BEFORE_STEPS
+    return built
 
 
 def train_alone(loaded: LoadedStage) -> None:
     """The training alone; all processes of the run ask the trained model one row, which the saved
     one has to answer in the same way.
     """
+    job = loaded.job
     if is_main_process():
-        forget_trained(loaded.job.output)
-    built, resume = begin_training(loaded)
-    trained = train_steps(built, resume)
-    probe = loaded.objective.probe(built.job, loaded.data, loaded.tokenizer)
-    answer = probe.answer(trained.model)
+        forget_trained(job.output)
+    built = begin_training(loaded)
+    trained = train_steps(built)
+    answer = loaded.objective.probe(job, loaded.data, loaded.tokenizer).answer(trained.model)
     if is_main_process():
+        # FSDP casts the weights that it computes with; others compute as anybody would load them.
+        dtype = settings.autocast_dtype(job, loaded.device) if casts_weights(job) else None
         keep_trained(
-            built.job.output, replace(trained.result, times=loaded.parts.times()), answer,
-            processes=process_count(), depends_on=dependency(built.store),
-            answered_in=answered_in(built),
+            job.output, replace(trained.result, times=loaded.parts.times()), answer,
+            processes=process_count(), depends_on=dependency(built.store), answered_in=dtype,
         )  # fmt: skip
     wait_for_all()  # nobody leaves before it is written
 
 
-def answered_in(built: BuiltStage) -> str | None:
-    """The dtype that FSDP casts weights to; None if the model computes as anybody would load it."""
-    if not casts_weights(built.job):
-        return None
-    return settings.autocast_dtype(built.job, built.loaded.opened.device)
+# --------------------------------------------------------------------------- what training changed
 
 
-def begin_training(loaded: LoadedStage) -> tuple[BuiltStage, Resume]:
-    """The stage with its trainer, and the checkpoint to resume from."""
-    built = build_stage(loaded, processes=process_count())
-    if is_sharded(loaded.job):
-        make_divisible(built.trainer.model, mixed=loaded.job.stage.precision == "mixed")
-    resume = last_checkpoint(built.job, built.store)
-    built.job.process.stop.costs = BEFORE_STEPS
-    return built, resume
+class Before(NamedTuple):
+    """The model before training."""
+
+    probe: Probe
+    answer: Any  # to the probe
+    evaluator: Evaluator | None  # which has evaluated it
+
+
+def measure_before(built: BuiltStage) -> Before:
+    """Ask and evaluate the model before its first step."""
+    job, loaded, trainer = built.job, built.loaded, built.trainer
+    loaded.parts.begin(BEFORE)
+    probe = loaded.objective.probe(job, loaded.data, loaded.tokenizer)
+    answer = probe.answer(trainer.model)
+    subject = Subject(job, trainer, loaded.data, evaluated(built.store, loaded.data))
+    evaluator = loaded.objective.evaluator(subject) if job.judge else None
+    job.enter(EVALUATING)
+    if evaluator is not None:
+        # A new prefix starts from a prompt, which changes answers before any training: the
+        # comparison is with the model as it came.
+        changed = methods().update(job.stage.update).changes_at_start and not built.continues
+        with trainer.model.disable_adapter() if changed else nullcontext():
+            evaluator.evaluate_base()
+    return Before(probe, answer, evaluator)
+
+
+def judge_here(built: BuiltStage, before: Before, trained: Trained) -> None:
+    """Check what was saved, compare before and after, and write result.json.
+
+    Raises TrainingFailed if the result is not the trained model, or has no effect.
+    """
+    job = built.job
+    with waiting("checking the saved result"):
+        checks = check_saved(job, trained.model, job.output, before.probe, before.answer)
+    finish(built.loaded, trained, checks, before.evaluator)
+
+
+def judge_saved(loaded: LoadedStage) -> None:
+    """Do the same with what other processes have trained and saved: their record says what they
+    know of it. A record that cannot be read, or of something else than the plan says now, is
+    removed, so that the stage is trained or saved again.
+
+    Raises TrainingFailed if the result is not the trained model, or has no effect.
+    """
+    job, output = loaded.job, loaded.job.output
+    job.process.stop.costs = AFTER_STEPS
+    found = read_trained(output)
+    if found is None:
+        tell(job, "the record of the training cannot be read: the result is saved again")
+        forget_trained(output)
+        return
+    record, answer = found
+    built = build_stage(loaded, processes=record.processes)
+    if record.depends_on != dependency(built.store):
+        tell(job, "what was trained is not what the plan says now: it is trained again")
+        forget_trained(output)
+        return
+    before = measure_before(built)
+    loaded.parts.begin(AFTER, text=JUDGING_ALONE)
+    with waiting("loading the saved result"):
+        load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
+    model = plain_model(built.trainer)
+    try:
+        with waiting("checking the saved result"):
+            checks = check_saved(
+                job, model, output, before.probe, before.answer,
+                trained=answer, answered_in=record.answered_in,
+            )  # fmt: skip
+    except TrainingFailed:
+        forget_trained(output)  # the next attempt saves the result again
+        raise
+    finish(loaded, Trained(model, without_handover(record)), checks, before.evaluator)
+    forget_trained(output)
+
+
+def finish(
+    loaded: LoadedStage, trained: Trained, checks: Sequence[Check], evaluator: Evaluator | None
+) -> None:
+    """Evaluate the trained model, say what was found, and write result.json.
+
+    Args:
+        trained: The model, and what the training said of it.
+        checks: Of what was saved.
+        evaluator: Has evaluated the model before training; None: nothing is compared.
+    """
+    job, evaluation, word, text = loaded.job, None, None, None
+    job.enter(EVALUATING)
+    checks = [*checks, *trained.result.checks]
+    if evaluator is not None:
+        evaluator.evaluate_tuned()
+        evaluation, (word, text) = evaluator.record(), evaluator.verdict()
+        checks += evaluator.checks()
+    for check in checks:
+        tell(job, f"{'ok' if check.ok else 'WARNING'}: {check.text}")
+    times = together(trained.result.times, loaded.parts.times())
+    result = replace(
+        trained.result,
+        status=DONE,
+        duration_s=times.total_s,
+        times=times,
+        evaluation=evaluation,
+        checks=tuple(checks),
+        verdict=Verdict(ok=all(check.ok for check in checks), word=word, text=text),
+    )
+    write_json(job.output / RESULT, result.to_dict())
+    if job.process.bases is not None:
+        job.process.bases.release(trained.model)

@@ -1,55 +1,64 @@
-"""The training of a stage: its steps, and the saved result. Every process of the run does all of
-it, so that a model whose weights are spread over them can be trained, saved and asked.
+"""The training of a stage: its steps and the saved result, or in a dry run two steps on the longest
+batch, of which nothing is saved. Every process of the run does all of it, so that a model whose
+weights are spread over them can be trained, saved and asked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from advisor.ground.progress import waiting
-from advisor.record.run import RUNNING, StageResult
+from advisor.ground.units import format_duration, format_gib
+from advisor.record.run import DRY_RUN, RUNNING, StageMeasurement, StageResult
 from advisor.record.stage import Check, Measured
+from trainers.job.files import write_json
 from trainers.job.job import TRAIN as TRAIN_ALONE
-from trainers.job.job import Job
-from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
+from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.job.process import SAVING, TRAINING
 from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import Checkpoint
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
 from trainers.keep.records import launch_record, resolved_settings
-from trainers.keep.resuming import resume_metrics
+from trainers.keep.resuming import last_checkpoint, resume_metrics
 from trainers.keep.trackers import Trackers
-from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, tell
-from trainers.stage.build import BuiltStage
+from trainers.rows.sequences import lengths
+from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, say, tell
+from trainers.stage.load import BuiltStage, LoadedStage, build_trainer
+from trainers.step import settings
+from trainers.step.before_dividing import make_divisible
 from trainers.step.make_optimizer import rounding_warning
-from trainers.step.token_counting import Tokens
+from trainers.step.sharding import is_sharded
 from trainers.step.trained_dtype import round_to_base
 
-Resume = Checkpoint | None
+DRY_STEPS = 2  # of a dry run
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """A trained and saved stage."""
 
     model: Model
     result: StageResult  # as far as it goes without judging
 
 
-def train_steps(built: BuiltStage, resume: Resume) -> Trained:
+def train_steps(built: BuiltStage) -> Trained:
     """Train what is left of the stage and save the result.
 
     Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
     """
     from trainers.keep.checkpoints import load_weights
 
-    job, trainer, callback = built.job, built.trainer, built.callback
-    loaded = built.loaded
+    job, trainer, callback, loaded = built.job, built.trainer, built.callback, built.loaded
     curve: HeldOutCurve | None = callback.curve
-    say_curve(built, curve)
-    if curve is not None and resume is not None:
-        curve.measured = [HeldOutLoss(*one) for one in resume.record.get("held_out", ())]
+    if is_sharded(job):
+        make_divisible(trainer.model, mixed=job.stage.precision == "mixed")
+    resume = last_checkpoint(job, built.store)
+    if curve is not None:
+        tell(job, curve.describe())
+        measured_before = resume.record.get("held_out", ()) if resume is not None else ()
+        curve.measured = [HeldOutLoss(*one) for one in measured_before]
+    elif loaded.objective.measures_loss and loaded.data.holdout and job.judge:
+        tell(job, f"held-out loss is measured before and after training alone: {SHORT_RUN}")
     if is_main_process():
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
         callback.trackers = Trackers(job)
@@ -57,7 +66,7 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
     loaded.parts.begin(TRAIN)
     job.enter(TRAINING)
     _run_steps(built, resume)
-    measured = measurement(loaded.memory, callback, trainer.all_tokens())
+    measured = measurement(loaded, callback)
     launch = launch_record(job, trainer.model, loaded.memory)
     loaded.parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
     job.enter(SAVING)
@@ -71,13 +80,15 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
         for line in curve.record().sentences():
             tell(job, line)
     resolved = replace(
-        resolved_settings(job, trainer, loaded.opened.device, loaded.opened.threads, loaded.stops),
+        resolved_settings(job, trainer, loaded.device, loaded.threads, loaded.stops),
         **loaded.objective.resolved(job),
     )
     model = plain_model(trainer)
     with waiting("saving the result"):
         files = loaded.objective.save(job, trainer, model, loaded.tokenizer)
     rewards, noticed = loaded.objective.about_rewards(job)
+    if warning := rounding_warning(job.stage):
+        noticed = [Check("updates_rounded_away", False, warning), *noticed]
     result = StageResult(
         status=RUNNING,
         steps=curve.last_step if curve is not None and curve.stopped else built.steps,
@@ -88,16 +99,16 @@ def train_steps(built: BuiltStage, resume: Resume) -> Trained:
         data=loaded.data.counts(),
         held_out=curve.record() if curve is not None else None,
         rewards=rewards or None,
-        checks=(*rounding_checks(job), *noticed),
+        checks=tuple(noticed),
         files=files,
-        versions=dict(loaded.opened.versions),
+        versions=dict(loaded.versions),
         resolved=resolved,
         **loaded.objective.outcome(job),
     )
     return Trained(model, result)
 
 
-def _run_steps(built: BuiltStage, resume: Resume) -> None:
+def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:
     """Train the steps that are left; none, if the checkpoint is behind the last one."""
     from trainers.keep.checkpoints import Resuming, load_weights
 
@@ -120,39 +131,23 @@ def _run_steps(built: BuiltStage, resume: Resume) -> None:
     built.job.process.stop.end_if_asked(callback.stopped_at, built.steps)
 
 
-def say_curve(built: BuiltStage, curve: HeldOutCurve | None) -> None:
-    """Say what will be measured while the stage trains, or why nothing is."""
-    job, loaded = built.job, built.loaded
-    if curve is not None:
-        tell(job, curve.describe())
-    elif loaded.objective.measures_loss and loaded.data.holdout and job.judge:
-        tell(job, f"held-out loss is measured before and after training alone: {SHORT_RUN}")
-
-
 def plain_model(trainer: Trainer) -> Any:
     """The trainer's model as anybody would load it: its own dtypes, no autocast, with its cache."""
-    model = without_autocast(trainer.accelerator.unwrap_model(trainer.model))
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    # accelerate's own unwrapping (keep_fp32_wrapper=False) would also remove the forward of our
+    # losses.
+    original = vars(model).pop("_original_forward", None)
+    if original is not None:
+        model.forward = original
     round_to_base(model)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = True
     return model
 
 
-def without_autocast(model: Any) -> Any:
-    """The model without accelerate's autocast around its forward, so that it is evaluated and
-    checked as anybody would load it.
-
-    accelerate's own unwrapping (keep_fp32_wrapper=False) would also remove the forward of our
-    losses.
-    """
-    original = vars(model).pop("_original_forward", None)
-    if original is not None:
-        model.forward = original
-    return model
-
-
-def measurement(memory: MemoryMeter, callback: Any, tokens: Tokens) -> Measured:
+def measurement(loaded: LoadedStage, callback: Any) -> Measured:
     """What the run cost, for result.json."""
+    memory, tokens = loaded.memory, callback.trainer.all_tokens()
     return Measured(
         peak_bytes=memory.peak_bytes(),
         counter=memory.counter,
@@ -167,7 +162,66 @@ def measurement(memory: MemoryMeter, callback: Any, tokens: Tokens) -> Measured:
     )
 
 
-def rounding_checks(job: Job) -> list[Check]:
-    """A failed check where the weights' format rounds many updates away."""
-    warning = rounding_warning(job.stage)
-    return [Check("updates_rounded_away", False, warning)] if warning else []
+# --------------------------------------------------------------------------- a dry run
+
+
+def measure(loaded: LoadedStage) -> None:
+    """Write the memory and time of DRY_STEPS optimizer steps on the longest batch of the data, and
+    of one evaluation batch, into the stage's folder.
+    """
+    from trainers.keep.progress import RunCallback
+
+    job, memory, groups, objective = loaded.job, loaded.memory, loaded.sequences, loaded.objective
+    stage, processes = job.stage, process_count()
+    # The peak does not grow with more micro-batches: gradients exist from the first one on.
+    micro_batches = min(stage.grad_accum, objective.measured_batches or stage.grad_accum)
+    order = (-lengths(groups)).argsort(kind="stable")[: stage.micro_batch_size]
+    batch = [groups[int(order[place % len(order)])] for place in range(stage.micro_batch_size)]
+    watch = RunCallback(job, steps=DRY_STEPS, memory=memory)
+    short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
+    trainer = build_trainer(
+        replace(loaded, job=short),
+        batch * micro_batches * DRY_STEPS * processes,
+        steps=DRY_STEPS,
+        callback=watch,
+        held_out=[group[0] for group in batch] * processes if objective.measures_loss else [],
+    )
+    try:
+        trainer.train()
+    finally:
+        watch.close()
+    training_bytes = memory.peak_bytes()
+    evaluation_loss = trainer.evaluate()["eval_loss"] if objective.measures_loss else None
+    if not is_main_process():
+        return
+    steps = settings.total_steps(job, len(groups), processes=processes)
+    step_s = watch.step_times_s[-1] * stage.grad_accum / micro_batches
+    peak = f"peak {format_gib(memory.peak_bytes())}"
+    measured = replace(
+        measurement(loaded, watch),
+        training_peak_bytes=training_bytes,
+        baseline_bytes=memory.baseline_bytes,
+        step_s=step_s,
+        step_times_s=tuple(watch.step_times_s),
+        micro_batches=micro_batches,
+    )
+    record = StageMeasurement(
+        measured=measured,
+        steps=steps,
+        longest_batch_duration_s=step_s * steps,
+        batch_tokens=sum(row.tokens for group in batch for row in group),
+        losses=tuple(watch.losses),
+        evaluation_loss=evaluation_loss,
+        data=loaded.data.counts(),
+        versions=dict(loaded.versions),
+    )
+    write_json(job.output / DRY_RUN, record.to_dict())
+    kind = (
+        "allocated on the GPU"
+        if memory.on_gpu
+        else "growth of resident memory from before the model was loaded"
+    )
+    say(
+        f"{stage.name}: {peak} ({kind}), {step_s:.2f} s a step on"
+        f" the longest batch, {steps:,} steps: at most {format_duration(step_s * steps)}"
+    )

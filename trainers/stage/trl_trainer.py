@@ -1,9 +1,12 @@
-"""What every trainer of a stage adds to that of TRL: rows in our order, as they are prepared,
-checkpoints without pickle, a count of tokens, and nothing reported to anyone.
+"""The trainers of stages: what each of them adds to that of TRL (rows in our order, as they are
+prepared, checkpoints without pickle, a count of tokens, and nothing reported to anyone), and a
+class for each of TRL's. Those that generate answers are in rollout_trainers.py, those that TRL
+calls experimental in pair_trainers.py.
 
-trl_classes.py holds the trainers themselves, one class for each of TRL's. A step of any of them
-goes this way: rows come in the order of `batches`, the collator of TRL puts them together,
-`compute_loss` counts their tokens and hands them to the loss of the class.
+A step of any of them goes this way: rows come in the order of `batches`, the collator of TRL puts
+them together, `compute_loss` counts their tokens and hands them to the loss of the class.
+
+Dimensions: N learned tokens of a micro-batch laid end to end.
 """
 
 from __future__ import annotations
@@ -11,17 +14,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from transformers import Trainer
+from trl import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer
 
 from advisor.methods import update
+from trainers.evaluation.rewriting import token_losses
 from trainers.job.job import Job
 from trainers.job.types import Model
 from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_random_states
 from trainers.rows.batches import Batches, Rounds, RowOrder
+from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
+from trainers.step.answer_loss import PLACES, KnowsAnswers, add_hidden_call, answer_log_probs
 from trainers.step.sharding import divided_copy
 from trainers.step.token_counting import Tokens, learned_in, read_in, token_columns
 from trainers.step.trained_dtype import float32_weights, train_in_float32
@@ -43,9 +51,11 @@ class StageTrainer(SafeCheckpoints, Trainer):
     def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
         before = float32_weights(kwargs["model"])
         super().__init__(*args, **kwargs)
-        self._tokens_seen: Any = 0  # since the last line of metrics
-        self._all_tokens: tuple[Any, int, Any] = (0, 0, None)  # read, computed, learned
-        self._largest_batch = 0
+        # Tokens in this process so far; numbers on a GPU, which nobody waits for.
+        self._read: Any = 0
+        self._told: Any = 0  # of those read, what lines of metrics have counted
+        self._learned: Any | None = None
+        self._computed = self._largest_batch = 0
         # Also because TRL casts adapters of a quantised base to bfloat16.
         train_in_float32(self.model)
         for name, parameter in self.model.named_parameters():
@@ -108,31 +118,26 @@ class StageTrainer(SafeCheckpoints, Trainer):
 
     def add_tokens(self, read: Any, computed: int, learned: Any | None) -> None:
         """Add so many to the counts: without padding, with it, and those in the loss."""
-        self._tokens_seen = self._tokens_seen + read
-        before, all_computed, all_learned = self._all_tokens
-        if learned is not None:  # asking a count whether it is zero would wait for the GPU
-            all_learned = learned if all_learned is None else all_learned + learned
-        self._all_tokens = (before + read, all_computed + computed, all_learned)
+        self._read = self._read + read
+        self._computed += computed
+        if learned is not None:
+            self._learned = learned if self._learned is None else self._learned + learned
 
     def all_tokens(self) -> Tokens:
         """The counts since the training began (as if each process had counted as many as this
         one).
         """
         many = int(self.accelerator.num_processes)
-        read, computed, learned = self._all_tokens
-        return Tokens(
-            int(read) * many,
-            computed * many,
-            None if learned is None else int(learned) * many,
-            self._largest_batch or None,
-        )
+        learned = None if self._learned is None else int(self._learned) * many
+        read, computed = int(self._read) * many, self._computed * many
+        return Tokens(read, computed, learned, self._largest_batch or None)
 
     def take_token_count(self) -> int:
         """Tokens, without padding, trained on since the last call, in all processes (as if each saw
         as many as this one).
         """
-        count = int(self._tokens_seen) * int(self.accelerator.num_processes)
-        self._tokens_seen = 0
+        count = int(self._read - self._told) * int(self.accelerator.num_processes)
+        self._told = self._read
         return count
 
     # ---------------------------------------------------------------- held-out rows
@@ -140,21 +145,23 @@ class StageTrainer(SafeCheckpoints, Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of the held-out rows, in full micro-batches. Random numbers stay as they are."""
         states = random_states()
-        if self.first_label is not None:
-            places = range(len(self.eval_dataset))
-            labels = [self.eval_dataset[row]["labels"][self.first_label :] for row in places]
-            learned = sum(one != IGNORED for row in labels for one in row)
-            self._learned_per_row = learned / len(labels)
         found = super().evaluate(*args, **kwargs)
         restore_random_states(states)
         return found
+
+    @cached_property
+    def learned_per_row(self) -> float:
+        """Learned tokens of a held-out row, on average."""
+        labels = self.eval_dataset[:]["labels"]
+        learned = sum(one != IGNORED for row in labels for one in row[self.first_label :])
+        return float(learned / len(labels))
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
         """(the loss of a micro-batch, None, None): a mean over rows or, weighed by them, tokens."""
         weight: Any = 1.0
         if self.first_label is not None:
             learned = (inputs["labels"][:, self.first_label :] != IGNORED).sum()
-            weight = learned / (self.args.eval_batch_size * self._learned_per_row)
+            weight = learned / (self.args.eval_batch_size * self.learned_per_row)
         with torch.no_grad():
             loss = self.held_out_loss(model, inputs)
         return loss.detach() * weight, None, None
@@ -178,6 +185,122 @@ class StageTrainer(SafeCheckpoints, Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: nobody reads the count, and it would visit every parameter on every micro-batch."""
         return 0
+
+
+# -------------------------------------------------------------------- one class for each of TRL's
+
+
+class SFT(StageTrainer, SFTTrainer):
+    """Learns the next token of answers or texts: a mean over all learned tokens of an optimizer
+    step.
+
+    TRL's own step also computes entropy and token accuracy of every micro-batch, asks a GPU which
+    tokens are learned, and without Triton (on the CPU) scores every position in tiles. None of that
+    is needed here: the loss and its gradients are the same, and the step is faster.
+    """
+
+    first_label = 1  # what no token stands before is not predicted
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        add_hidden_call(base)
+        self.data_collator: Any = KnowsAnswers(self.data_collator)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        real, places_N = inputs.pop(REAL, None), inputs.pop(PLACES, None)
+        trains = self.model.training
+        if trains:
+            self.count_tokens(read_in(inputs) if real is None else real, inputs)
+            if self.args.label_smoothing_factor != 0:
+                return SFTTrainer.compute_loss(
+                    self, model, inputs, num_items_in_batch=num_items_in_batch
+                )
+        asked = {name: value for name, value in inputs.items() if name != "labels"}
+        if self.aux_loss_enabled and trains:
+            asked["output_router_logits"] = True
+        score = partial(answer_log_probs, labels_BT=inputs["labels"], places_N=places_N)
+        log_probs_N, balance = model(**asked, at_head=score)
+        losses_N = -log_probs_N
+        if self.args.loss_type == "dft" and trains:
+            losses_N = losses_N * log_probs_N.exp().detach()
+        return self.mean_loss(losses_N, balance, num_items_in_batch)
+
+    def mean_loss(self, losses_N: Any, balance: Any | None, num_items_in_batch: Any | None) -> Any:
+        """The loss of a micro-batch, of which accumulated steps and processes make the mean
+        over all learned tokens.
+
+        Args:
+            losses_N: Of each learned token.
+            balance: The loss that balances experts; None if there is none.
+            num_items_in_batch: Learned tokens of the whole batch, so that accumulation does not
+                change the result; None: the micro-batch counts alone.
+        """
+        accumulated = num_items_in_batch is not None
+        learned = num_items_in_batch if accumulated else len(losses_N)
+        loss = losses_N.sum() / torch.as_tensor(learned, device=losses_N.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and accumulated:
+            loss = loss * self.accelerator.num_processes
+        if balance is not None:
+            # A mean over the tokens of the micro-batch: accumulated steps share it, and
+            # processes average it.
+            steps = self.current_gradient_accumulation_steps if accumulated else 1
+            loss = loss + self.router_aux_loss_coef * balance / steps
+        return loss
+
+
+class DPO(StageTrainer, DPOTrainer):
+    """Learns from pairs of a chosen and a rejected answer."""
+
+
+class KTO(StageTrainer, KTOTrainer):
+    """Learns from answers that people liked or did not."""
+
+    orders_rows = False  # each row stands behind the one whose answer its prompt also gets
+
+
+class Reward(StageTrainer, RewardTrainer):
+    """Learns to score the chosen answer of a pair higher."""
+
+
+class Classes(StageTrainer):
+    """Learns the class of a text: a mean over the rows of a micro-batch, which transformers divides
+    by grad_accum unless it takes a model whose forward has **kwargs for one that does so itself.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+
+
+class Seq2Seq(StageTrainer):
+    """Learns to write the output of an input: a mean over the tokens of an optimizer step, however
+    it is divided into micro-batches.
+    """
+
+    first_label = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Then it counts the tokens of all micro-batches of a step, and divides by nothing else.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        mask, labels = inputs["attention_mask"], inputs["labels"]
+        written = (labels != IGNORED).sum()
+        if self.model.training:  # tokens that are read, and that are written
+            self.add_tokens(mask.sum() + written, mask.numel() + labels.numel(), written)
+        smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
+        total = token_losses(model, inputs, smoothing=smoothing).sum()
+        if num_items_in_batch is None:
+            return total / written
+        if self.args.average_tokens_across_devices:
+            total = total * self.accelerator.num_processes
+        return total / num_items_in_batch
 
 
 # -------------------------------------------------------------------- reference models

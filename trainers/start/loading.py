@@ -21,7 +21,7 @@ from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_fa
 from advisor.plan.checks import optimizer_faults
 from trainers.job.job import JUDGE, Job
 from trainers.job.libraries import explain_refused_code
-from trainers.job.types import AdaptedModel, Device, Model, Tokenizer
+from trainers.job.types import Device, Model, Tokenizer
 from trainers.rows.template_arguments import give_arguments
 from trainers.start.kernels import bitsandbytes_faults, fuse_layers, kernel_faults
 from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
@@ -398,7 +398,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
     if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further
         model.peft_config["default"].inference_mode = False
         model.prompt_encoder["default"].requires_grad_(True)
-    _check_same_module(job, model, update, base)
+    check_same_module(job, model.peft_config["default"], update)
     return model
 
 
@@ -472,11 +472,10 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
     return model
 
 
-def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any) -> None:
+def check_same_module(job: Job, there: Any, update: Update) -> None:
     """Raise InputError if the stage says anything else of its module than the one it continues
-    from: another rank, for example, would have no effect.
+    from, whose config is `there`: another rank, for example, would have no effect.
     """
-    there = model.peft_config["default"]
     if update.config_class() is not type(there):
         raise InputError(
             f"stage {job.stage.name} is update {job.stage.update}, but it continues from a"

@@ -25,7 +25,7 @@ import torch
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import process_rank
 from trainers.rows.row import IGNORED
-from trainers.stage.trl_classes import SFT
+from trainers.stage.trl_trainer import SFT
 from trainers.step.answer_loss import PLACES, answer_places, at_places, head_of
 from trainers.step.token_counting import read_in
 from trainers.teachers.divergence import Distance
@@ -172,15 +172,11 @@ class Distilling(SFT):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if return_outputs or not self.model.training:
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
+        if not self.model.training:
+            return super().compute_loss(model, inputs)
         self.count_tokens(read_in(inputs), inputs)
         found_N, balance = self.distances(model, inputs)
-        if num_items_in_batch is None:
-            return self.mean_loss(found_N, balance, len(found_N))
-        return self.mean_loss(found_N, balance, num_items_in_batch, accumulated=True)
+        return self.mean_loss(found_N, balance, num_items_in_batch)
 
     def distances(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any | None]:
         """(the divergence at each learned token: N, the loss that balances experts or None)."""

@@ -15,8 +15,7 @@ from trainers.job.job import JUDGE, TRAIN
 from trainers.ppo import loop, objective, train
 from trainers.ppo.objective import PPO
 from trainers.say.progress import Parts
-from trainers.stage.build import build_stage
-from trainers.stage.load import load_stage
+from trainers.stage.load import build_stage, load_stage
 
 
 def result(job):
