@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.runs import kinds_of_files
+from trainers import sft
 from trainers.keep.checkpoint_store import COMPLETE
 
 ROOT = Path(__file__).parents[2]
@@ -152,15 +153,12 @@ def test_our_overrides_take_what_the_library_passes():
 
 
 def test_a_run_folder_holds_no_pickle(make, monkeypatch):
-    """Every file is safetensors, Arrow or text by what it holds: whatever transformers adds to a checkpoint
-    next is noticed.
+    """Every file is safetensors, Arrow, plain numbers or text by what it holds: whatever
+    transformers adds to a checkpoint next is noticed.
     """
-    from trainers.sft import SFT
-    from trainers.stage import run as stage
-
     job = make(max_steps=2, save_steps=1, job_judge=False)
-    stage.train(job, SFT())
+    sft.train(job)
     kept = [path for path in job.checkpoints.rglob("*") if path.is_file()]
     assert COMPLETE in {path.name for path in kept}
     assert len(kept) > 8
-    assert kinds_of_files(job.run) == {"safetensors", "text", "arrow"}
+    assert kinds_of_files(job.run) == {"safetensors", "text", "arrow", "numbers"}
