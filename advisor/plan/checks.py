@@ -378,6 +378,10 @@ def _key_faults(entry: Optimizer, stage: Stage) -> list[Fault]:
             if key in stage.trl:
                 what = f"'{key}' has no effect: optimizer {entry.name} is no Adam"
                 found.append(Fault(where=trl, what=what, hint="remove it"))
+    norm = stage.trl.get("max_grad_norm")
+    if isinstance(norm, int | float) and not norm >= 0:
+        what = f"'max_grad_norm' is {norm}: gradients would not be clipped"
+        found.append(Fault(where=trl, what=what, allowed="a number above 0, or 0 to clip nothing"))
     given = stage.trl.get("optim_args")
     try:
         read_arguments(entry.name, given if isinstance(given, str) else None)

@@ -186,6 +186,7 @@ def test_embeddings_output_and_experts_are_no_hidden_matrices():
             {"trl": {"adam_beta1": 0.8}},
             "'adam_beta1' has no effect: optimizer sgd is no Adam",
         ),
+        ("adamw", {"trl": {"max_grad_norm": -1.0}}, "'max_grad_norm' is -1.0: gradients would not"),
         ("adamw", {"trl": {"optim_args": "rank=3"}}, "adamw reads no 'rank', nor any"),
     ],
 )

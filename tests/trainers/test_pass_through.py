@@ -14,6 +14,7 @@ from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.__main__ import explain_error
 from trainers.sft import SFT
+from trainers.step import pass_through
 from trainers.step.pass_through import (
     PLAN_KEYS,
     REFUSED,
@@ -72,8 +73,8 @@ def fault(make, align, monkeypatch):
         ("sft", {"save_on_each_node": True}, "write one checkpoint together"),
         ("sft", {"push_to_hub": True}, "set by the plan's own key push_to"),
         ("sft", {"learning_rate": 1e-5}, "set by the plan's own key learning_rate"),
-        ("sft", {"report_to": "tensorboard"}, "write `trackers: [tensorboard]` beside the stages"),
-        ("sft", {"report_to": "all"}, "metrics would go to every service"),
+        ("sft", {"report_to": "tensorboard"}, "names tensorboard, and the plan's own key"),
+        ("sft", {"report_to": "all"}, "write `trackers: [NAME]` beside the stages"),
         ("sft", {"ref_model_sync_steps": 2}, "unknown key 'ref_model_sync_steps'"),
         ("dpo", {"label_smoothing_factor": 0.1}, "this objective has another loss"),
         ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "'loss_weights"),
@@ -151,6 +152,22 @@ def test_values_fit_the_types_of_fields_as_yaml_writes_them(value, hint, expecte
     assert fits(value, hint) is expected
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"peft": {"exclude_modules": r"([a-z._0-9]+)*!"}},
+        {"peft": {"rank_pattern": {r"(\w+\.?)*!": 4}}},
+        {"target_modules": r"(.*)*!"},
+    ],
+)
+def test_a_pattern_that_takes_for_ever_is_refused(keys, fault, monkeypatch):
+    """Before PEFT matches it with the names of a model, which nobody could stop."""
+    monkeypatch.setattr(pass_through, "PATTERN_S", 1)
+    text = fault(**keys)
+    assert "takes for ever to match a module's name" in text
+    assert ("stage sft: peft" in text) == ("peft" in keys)
+
+
 def test_keys_that_act_are_taken(make):
     """The usual expert's settings pass."""
     job = make(
@@ -160,7 +177,7 @@ def test_keys_that_act_are_taken(make):
             "lr_scheduler_kwargs": {},
         },
         peft={
-            "use_dora": True, "rank_pattern": {"q_proj": 4}, "modules_to_save": ["lm_head"],
+            "use_dora": True, "rank_pattern": {r"layers.\d+.*q_proj": 4}, "modules_to_save": ["lm_head"],
             "trainable_token_indices": {"embed_tokens": [1, 2]}, "layers_to_transform": 0,
             "init_lora_weights": "gaussian",
         },
@@ -206,5 +223,5 @@ def test_what_a_library_refuses_names_the_keys(make):
     assert "trl: torch_compile_backend, peft: lora_bias): Expecting value" in told.text()
     assert "trainer-error.log" in told.text()
     assert explain_error(library, make()).exit_code == 70
-    ours = raised(list, idle_faults("trl", None))
+    ours = raised(list, idle_faults("trl", None, None))
     assert explain_error(ours, job).exit_code == 70

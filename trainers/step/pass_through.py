@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -62,34 +64,38 @@ REFUSED: Mapping[str, str] = {
     "chat_template_path": "the model's own chat template is used and stored with the result",
     "dataset_*": "rows are read and tokenised before TRL sees them",
     "shuffle_dataset": "the order follows from the seed",
-    "eos_token": "the tokenizer's own is used",
-    "pad_token": "the tokenizer's own is used",
-    "remove_unused_columns": "the columns are the trainer's own",
-    "label_names": "the columns are the trainer's own",
+    **dict.fromkeys(("eos_token", "pad_token"), "the tokenizer's own is used"),
+    **dict.fromkeys(("remove_unused_columns", "label_names"), "the columns are the trainer's own"),
     "disable_dropout": (
         "the plan's key dropout sets that of the module; the base has none if two models are"
         " compared"
     ),
     "optim_target_modules": "no optimizer of a plan projects gradients",
-    "resume_from_checkpoint": "a run resumes automatically",
-    "restore_callback_states_from_checkpoint": "a run resumes automatically",
+    **dict.fromkeys(
+        ("resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
+        "a run resumes automatically",
+    ),
     "ignore_data_skip": "a run that resumes goes on with the rows that were not seen yet",
     "save_only_model": "a checkpoint must be complete to resume from",
     "save_total_limit": "a run keeps its last two checkpoints, and that of its best step",
     "save_on_each_node": "the machines of a run write one checkpoint together",
     "save_safetensors": "weights are always saved as safetensors",
     "num_generations_eval": "rewards are measured before and after training",
-    "generation_batch_size": "all prompts of an optimizer step are answered together",
-    "steps_per_generation": "all prompts of an optimizer step are answered together",
+    **dict.fromkeys(
+        ("generation_batch_size", "steps_per_generation"),
+        "all prompts of an optimizer step are answered together",
+    ),
     "log_completions*": "rollouts.jsonl in the stage's folder has samples of all steps",
     "do_train": "a stage trains",
-    "do_eval": "held-out loss is measured before and after training",
-    "do_predict": "held-out loss is measured before and after training",
-    "eval_*": "held-out loss is measured about ten times a run, by our own evaluation",
-    "*_full_eval": "held-out loss is measured about ten times a run, by our own evaluation",
-    "load_best_model_at_end": "the plan's key keep says which weights are the result",
-    "metric_for_best_model": "the plan's key keep says which weights are the result",
-    "greater_is_better": "the plan's key keep says which weights are the result",
+    **dict.fromkeys(
+        ("do_eval", "do_predict", "eval_*", "*_full_eval"),
+        "held-out loss is measured before, about ten times during and after training, by our own"
+        " evaluation",
+    ),
+    **dict.fromkeys(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "the plan's key keep says which weights are the result",
+    ),
     "hub_*": "the plan's key push_to uploads the result, and nothing else",
     "logging_nan_inf_filter": "a loss that is not finite must be seen",
     "disable_tqdm": "our trainers show progress themselves",
@@ -99,23 +105,35 @@ REFUSED: Mapping[str, str] = {
     ),
     "vllm_[!i]*": "the plan's `launch.vllm` says where the server is, or how it is started",
 }
+SMOOTHED = ("SFTConfig", "TrainingArguments")  # whose loss label_smoothing_factor changes
 # Fields that act only beside another key of the plan.
-IDLE: tuple[tuple[str, str, Callable[[Job], bool]], ...] = (
+IDLE: tuple[tuple[str, str, Callable[[Job, type], bool]], ...] = (
     (
         "*_checkpointing_kwargs",
         "the stage's gradient_checkpointing: true",
-        lambda job: job.stage.gradient_checkpointing,
+        lambda job, _: job.stage.gradient_checkpointing,
     ),
-    ("ddp_*", "launch.processes of 2 or more", lambda job: job.plan.launch.processes > 1),
-    ("vllm_i*", "the stage's rollouts: vllm", lambda job: asks_server(job.stage)),
+    ("ddp_*", "launch.processes of 2 or more", lambda job, _: job.plan.launch.processes > 1),
+    ("vllm_i*", "the stage's rollouts: vllm", lambda job, _: asks_server(job.stage)),
     (
         "multi_objective_aggregation",
         "several entries in the stage's rewards",
-        lambda job: len(job.options.get("rewards") or ()) > 1,
+        lambda job, _: len(job.options.get("rewards") or ()) > 1,
+    ),
+    (
+        "label_smoothing_factor",
+        "objective sft: this objective has another loss",
+        lambda _, config_class: config_class.__name__ in SMOOTHED,
     ),
 )
-SMOOTHED = ("SFTConfig", "TrainingArguments")  # whose loss label_smoothing_factor changes
 FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")  # what values are tried beside
+# Names as models have them, on which patterns of `peft:` are tried before there is a model.
+USUAL_NAMES = (
+    "model.language_model.layers.31.self_attn.q_proj", "model.layers.31.mlp.experts.127.down_proj",
+    "transformer.encoder.layer.11.attention.self.query", "transformer.h.11.mlp.dense_h_to_4h",
+)  # fmt: skip
+PATTERN_S = 10  # that a pattern may take on these, and Python to start
+TRY_PATTERN = "import re, sys; [re.match(sys.argv[1], name) for name in sys.argv[2:]]"
 
 
 def check_passed_through(
@@ -129,14 +147,15 @@ def check_passed_through(
     """
     stage = job.stage
     at = f"stage {stage.name}: trl"
-    faults = [*key_faults(at, stage.trl, config_class, PLAN_KEYS), *idle_faults(at, job)]
-    faults += smoothing_faults(at, stage.trl, config_class)
-    faults += report_faults(at, stage.trl.get("report_to"))
+    faults = [*key_faults(at, stage.trl, config_class, PLAN_KEYS)]
+    faults += idle_faults(at, job, config_class)
     # The plan's batch sizes are left out: objectives fit them to fields of their own.
     beside = {key: common[key] for key in FRAME if key in fields_of(config_class)}
     faults += value_faults(at, passed(stage.trl, PLAN_KEYS), config_class, beside)
     peft_class = update.config_class()
     if peft_class is not None:
+        targets = {"target_modules": job.options.get("target_modules")}
+        faults += pattern_faults(f"stage {stage.name}", targets)
         at = f"stage {stage.name}: peft"
         options = {
             field: job.options[key]
@@ -145,6 +164,7 @@ def check_passed_through(
         }
         faults += key_faults(at, stage.peft, peft_class, update.PLAN_KEYS)
         faults += value_faults(at, passed(stage.peft, update.PLAN_KEYS), peft_class, options)
+        faults += pattern_faults(at, stage.peft)
     elif stage.peft:
         what = f"'peft' has no effect: update {stage.update} does not use PEFT"
         faults.append(Fault(where=f"stage {stage.name}", what=what, hint="remove it"))
@@ -199,35 +219,21 @@ def passed(given: Mapping[str, Any], plan_keys: Mapping[str, str]) -> dict[str, 
     return {key: given[key] for key in given if key not in plan_keys and refusal_of(key) is None}
 
 
-def idle_faults(at: str, job: Job) -> Iterator[Fault]:
-    """Keys that would have no effect without another key of the plan."""
-    for key in job.stage.trl:
+def idle_faults(at: str, job: Job, config_class: type) -> Iterator[Fault]:
+    """Keys that would have no effect without another key of the plan, or beside it."""
+    for key, value in job.stage.trl.items():
         for name, words, acts in IDLE:
-            if fnmatchcase(key, name) and not acts(job):
+            if fnmatchcase(key, name) and not acts(job, config_class):
                 yield Fault(
                     where=at,
                     what=f"'{key}' would have no effect",
                     allowed=f"with {words}",
                     hint="remove it, or set that too",
                 )
-
-
-def smoothing_faults(at: str, given: Mapping[str, Any], config_class: type) -> Iterator[Fault]:
-    """transformers' label smoothing, which most losses do not read."""
-    if "label_smoothing_factor" in given and config_class.__name__ not in SMOOTHED:
-        what = "'label_smoothing_factor' would have no effect: this objective has another loss"
-        yield Fault(where=at, what=what, hint="remove it")
-
-
-def report_faults(at: str, value: Any) -> Iterator[Fault]:
-    """Services that must be named, and those that the plan's own key names."""
-    for name in value if isinstance(value, list) else [value]:
-        if name == "all":
-            what = "'report_to' is all: metrics would go to every service installed here"
-            yield Fault(where=at, what=what, hint="name the service that you mean")
-        elif name in TRACKERS:
-            what = f"'report_to' names {name}, which the plan's own key trackers turns on"
-            hint = f"remove it, and write `trackers: [{name}]` beside the stages"
+        named = value if isinstance(value, list) else [value]
+        if key == "report_to" and (own := [one for one in named if one in ("all", *TRACKERS)]):
+            what = f"'report_to' names {own[0]}, and the plan's own key trackers turns services on"
+            hint = "remove it, and write `trackers: [NAME]` beside the stages"
             yield Fault(where=at, what=what, hint=hint)
 
 
@@ -249,6 +255,26 @@ def value_faults(
             config_class(**{**beside, **known})
         except Exception as error:  # whatever a library raises about what it was given
             yield refused(error, known, at=at)
+
+
+def pattern_faults(at: str, given: Mapping[str, Any]) -> Iterator[Fault]:
+    """Regular expressions that take for ever on a name, such as `(.*)*x`: nothing could stop PEFT
+    while it matches them.
+    """
+    for key, value in given.items():
+        texts = (
+            [value] if isinstance(value, str) else value if isinstance(value, list | dict) else ()
+        )
+        for text in texts:
+            if not isinstance(text, str) or not set(text) & set("*+{"):
+                continue
+            command = [sys.executable, "-ISc", TRY_PATTERN, rf"(.*\.)?({text})$", *USUAL_NAMES]
+            try:
+                subprocess.run(command, timeout=PATTERN_S, capture_output=True, check=False)
+            except subprocess.TimeoutExpired:
+                what = f"'{key}': {text} takes for ever to match a module's name"
+                hint = "repeat nothing that repeats itself: a* in place of (a*)*"
+                yield Fault(where=at, what=what, allowed="names, or simple patterns", hint=hint)
 
 
 def fits(value: Any, hint: Any) -> bool:
