@@ -89,6 +89,7 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
 def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     """The stage in this process, with its rows. Raises as `load_stage` does."""
     versions, device, threads = open_machine(job)
+    settings.choose_products(job, device)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
