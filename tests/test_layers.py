@@ -38,8 +38,8 @@ JOINING = {"advisor.situation.build", "advisor.situation.suggestions", "advisor.
 FOR_TRAINERS = {"plan", "record", "methods", "model_files", "data", "ground", "peft_adapter"}
 # Of the trainers, from the bottom up: no two rooms stand on one line.
 TRAINERS = (
-    *("job", "say", "rows", "updates", "step", "start", "rewards", "evaluation", "keep"),
-    *("rollouts", "stage", "teachers", "ppo", "recipes", "tools", "__main__"),
+    *("job", "say", "rows", "updates", "step", "start", "rewards", "rollouts", "evaluation"),
+    *("keep", "stage", "teachers", "ppo", "recipes", "tools", "__main__"),
 )
 MOST_LOADED = 131  # modules of advisor/, by `advise --json`
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")

@@ -16,8 +16,7 @@ from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
 from advisor.plan.vllm import asks_server, unservable
 from trainers.evaluation.generation import TextEvaluator
-from trainers.evaluation.loss import held_out
-from trainers.evaluation.metrics import Comparison, compare
+from trainers.evaluation.loss import Sample, held_out
 from trainers.job.job import Job
 from trainers.job.libraries import check_versions
 from trainers.job.machine import torch_device
@@ -53,7 +52,7 @@ DISTANCE = "divergence from the teacher"
 class DistillationEvaluator(TextEvaluator):
     """Also measures the distance to the teacher on held-out rows."""
 
-    def own_scores(self) -> dict[str, list[float]]:
+    def own_scores(self, samples: Sequence[Sample]) -> dict[str, list[float | None]]:
         trainer = cast(Any, self.trainer)
         device, pad = trainer.args.device, trainer.processing_class.pad_token_id
         at_once = trainer.args.per_device_train_batch_size
@@ -65,15 +64,11 @@ class DistillationEvaluator(TextEvaluator):
             means += [part.mean() for part in found_N.split([row.learned for row in rows])]
         return {DISTANCE: in_order(batches, list(map(float, means)))}
 
-    def own_parts(self) -> dict[str, Comparison]:
-        before, after = self.base.scores.get(DISTANCE), self.tuned.scores.get(DISTANCE)
-        if not before or not after:
-            return {}
-        return {
-            DISTANCE: compare(
-                before, after, higher_is_better=False, weights=[row.learned for row in self.rows]
-            )
-        }
+    def is_better_higher(self, name: str) -> bool:
+        return False
+
+    def weights(self, name: str) -> list[float]:
+        return [row.learned for row in self.rows]
 
 
 class Distillation(SFT):

@@ -19,7 +19,7 @@ from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
 from advisor.record.stage import Check, RewardRecord, SavedFile
 from trainers.evaluation import Subject
-from trainers.evaluation.rewards import RewardEvaluator
+from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
 from trainers.job.types import Model, Tokenizer, Trainer

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
-from trainers.evaluation.rewriting import RewritingEvaluator
+from trainers.evaluation.generation import RewritingEvaluator
 from trainers.evaluation.saved_result import SEQ2SEQ
 from trainers.job.job import Job
 from trainers.job.types import Tokenizer

@@ -105,7 +105,7 @@ def test_times_of_a_chain_add_up():
 def test_the_numbers_are_those_of_the_trainers():
     """The advisor never imports the trainers; what they measure is written down twice."""
     pytest.importorskip("torch")
-    from trainers.evaluation import generation, loss, pairs, rewards
+    from trainers.evaluation import generation, loss, pairs
     from trainers.keep import checkpoint_store, held_out_curve
 
     assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
@@ -121,5 +121,5 @@ def test_the_numbers_are_those_of_the_trainers():
         generation.TRIAL_ROWS, generation.TRIAL_SAMPLES, generation.TRIAL_GENERAL,
     )  # fmt: skip
     assert (module.PROMPTS, module.TRIAL_PROMPTS) == (
-        rewards.HELD_OUT_PROMPTS, rewards.TRIAL_PROMPTS,
+        pairs.HELD_OUT_PROMPTS, pairs.TRIAL_PROMPTS,
     )  # fmt: skip

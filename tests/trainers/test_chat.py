@@ -110,7 +110,7 @@ def test_a_full_context_is_said_and_the_chat_goes_on(person, monkeypatch, capsys
     lines = iter(["hello", "hello " * 40, "/new", "exit"])
     monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
     person.max_new_tokens = 64
-    monkeypatch.setattr(chat, "stops_of", lambda model: [])
+    monkeypatch.setattr(chat, "stop_ids", lambda model: [])
     assert talk(person, is_interactive=True) == 0
     said = capsys.readouterr().err
     assert "base: the context of 30 tokens is full; /new starts a new conversation" in said
@@ -121,7 +121,7 @@ def test_a_full_context_is_said_and_the_chat_goes_on(person, monkeypatch, capsys
 
 def test_an_answer_that_is_cut_is_said(person, monkeypatch, capsys):
     """By the limit of the command."""
-    monkeypatch.setattr(chat, "stops_of", lambda model: [])
+    monkeypatch.setattr(chat, "stop_ids", lambda model: [])
     person.ask("hello")
     assert "legal: cut at 4 tokens; --max-new-tokens allows more" in capsys.readouterr().err
 

@@ -69,16 +69,17 @@ def test_evaluation_computes_in_the_precision_of_the_training(make, monkeypatch)
 
     from tests.trainers.runs import trained
     from trainers.evaluation import loss
+    from trainers.rollouts import transformers_engine
 
-    seen = {"log_prob_sums": [], "stops_of": []}
-    for name, found in seen.items():
-        original = getattr(loss, name)
+    seen = {"log_prob_sums": [], "generate_batch": []}
+    for module, (name, found) in zip((loss, transformers_engine), seen.items(), strict=True):
+        original = getattr(module, name)
 
         def watching(*args, found=found, original=original, **options):
             found.append(torch.is_autocast_enabled("cpu"))
             return original(*args, **options)
 
-        monkeypatch.setattr(loss, name, watching)
+        monkeypatch.setattr(module, name, watching)
     trained(make(precision="mixed", max_steps=4))
     assert seen["log_prob_sums"] == [True] * 4  # held-out rows and general prompts, twice
-    assert seen["stops_of"][::2] == [True] * 2  # while answers are written; then they are read
+    assert seen["generate_batch"] == [True] * 2

@@ -3,10 +3,8 @@
 loss.py          loss and sample answers of one model
 metrics.py       scores of answers, and whether a difference is more than chance
 generation.py    a model that writes
-pairs.py         preference training
-rewards.py       training by reward
+pairs.py         preference training, and training by reward
 reward_model.py  a reward model
-rewriting.py     a sequence-to-sequence model
 saved_result.py  whether the saved result is the trained model
 """
 

@@ -22,21 +22,15 @@ from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
     SAMPLES,
     Sample,
+    greedy_answers,
     held_out,
+    output_losses,
     perplexity,
     prompts_to_answer,
     row_losses,
-    sample_answers,
     sample_limit,
 )
-from trainers.evaluation.metrics import (
-    Comparison,
-    choose_metrics,
-    compare,
-    compare_answers,
-    score_answers,
-    verdict,
-)
+from trainers.evaluation.metrics import Comparison, choose_metrics, compare, score_answers, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.job.files import keep_value, kept_value
 from trainers.job.types import Tokenizer
@@ -56,7 +50,8 @@ class Measurements:
     losses: list[float] = field(default_factory=list)  # mean per learned token, of held-out rows
     general: list[float] = field(default_factory=list)  # the same, of the general prompts
     samples: list[Sample] = field(default_factory=list)
-    scores: dict[str, list[float]] = field(default_factory=dict)  # what an objective adds
+    # What an objective adds; None: an answer has no score.
+    scores: dict[str, list[float | None]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -100,7 +95,6 @@ class TextEvaluator:
             losses = self.losses(self.rows)
         with waiting("general prompts"):
             general = self.losses(self.general_rows)
-        scores = self.own_scores()
         samples: list[Sample] = []
         writing = time.monotonic()
         each = self.answers_at_once()
@@ -115,7 +109,7 @@ class TextEvaluator:
             losses=losses,
             general=general,
             samples=samples,
-            scores=scores,
+            scores=self.own_scores(samples),
             seconds=time.monotonic() - began,
         )
 
@@ -137,19 +131,44 @@ class TextEvaluator:
 
     def sample(self, rows: Sequence[Row]) -> list[Sample]:
         """Greedy answers to the rows' prompts."""
-        return sample_answers(self.trainer, rows, limit=self.limit)
+        tokenizer = self.trainer.processing_class
+        # Rendered prompts have their own special tokens; a prompt without a template gets the
+        # tokenizer's.
+        special = not getattr(tokenizer, "chat_template", None)
+        prompts = tokenizer([row.prompt for row in rows], add_special_tokens=special)["input_ids"]
+        return greedy_answers(self.trainer, prompts, limit=self.limit)
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         """Loss per learned token of each row."""
         return row_losses(self.trainer, rows)
 
-    def own_scores(self) -> dict[str, list[float]]:
-        """Further measurements of an objective, by name."""
+    def own_scores(self, samples: Sequence[Sample]) -> dict[str, list[float | None]]:
+        """Further measurements of an objective, by name; the first one decides."""
         return {}
 
     def own_parts(self) -> dict[str, Comparison]:
-        """Comparisons of an objective that come before all others."""
-        return {}
+        """Comparisons of these measurements, of what has both."""
+        found = {}
+        for name, before in self.base.scores.items():
+            both = zip(before, self.tuned.scores.get(name, []), strict=False)
+            pairs = [(one, other) for one, other in both if one is not None and other is not None]
+            if pairs:
+                one, other = zip(*pairs, strict=True)
+                found[name] = compare(
+                    one,
+                    other,
+                    higher_is_better=self.is_better_higher(name),
+                    weights=self.weights(name),
+                )
+        return found
+
+    def is_better_higher(self, name: str) -> bool:
+        """Whether more is better of one of its own measurements."""
+        return True
+
+    def weights(self, name: str) -> Sequence[float] | None:
+        """Of the rows of one of its own measurements, if they do not weigh the same."""
+        return None
 
     def own_record(self) -> dict[str, Any]:
         """What an objective adds to the record."""
@@ -160,48 +179,34 @@ class TextEvaluator:
     @property
     def loss(self) -> Comparison | None:
         """Loss per learned token on the held-out rows; None if nothing was held out."""
-        if not self.rows or not self.tuned.losses:
-            return None
-        return compare(
-            self.base.losses,
-            self.tuned.losses,
-            higher_is_better=False,
-            weights=[row.learned for row in self.rows],
-        )
+        return compare_losses(self.base.losses, self.tuned.losses, self.rows)
 
     @property
     def general(self) -> Comparison | None:
         """Loss on the fixed general prompts."""
-        if not self.tuned.general:
-            return None
-        return compare(
-            self.base.general,
-            self.tuned.general,
-            higher_is_better=False,
-            weights=[row.learned for row in self.general_rows],
-        )
+        return compare_losses(self.base.general, self.tuned.general, self.general_rows)
 
-    def sample_scores(self) -> tuple[str | None, list[tuple[float, float] | tuple[None, None]]]:
-        """(the metric that scores sample answers, the scores of each before and after)."""
+    def scored_answers(self) -> dict[str, list[list[float]]]:
+        """The scores of all answers before and after, by the metrics that suit the expected ones;
+        {} without any.
+        """
         expected = [row.expected for row in self.prompts]
         if not self.tuned.samples or not all(expected):
-            return None, [(None, None)] * len(self.prompts)
-        metric = choose_metrics(expected)[0]
-        before, after = (
-            score_answers(metric, [sample.text for sample in found.samples], expected)
-            for found in (self.base, self.tuned)
-        )
-        return metric, list(zip(before, after, strict=True))
+            return {}
+        return {
+            metric: [
+                score_answers(metric, [sample.text for sample in found.samples], expected)
+                for found in (self.base, self.tuned)
+            ]
+            for metric in choose_metrics(expected)
+        }
 
     def answers(self) -> dict[str, Comparison]:
-        """Scores of the generated answers, by the metrics that suit the expected ones."""
-        if not self.tuned.samples or not all(row.expected for row in self.prompts):
-            return {}
-        return compare_answers(
-            [sample.text for sample in self.base.samples],
-            [sample.text for sample in self.tuned.samples],
-            [row.expected for row in self.prompts],
-        )
+        """What became of those scores."""
+        return {
+            metric: compare(*both, higher_is_better=True)
+            for metric, both in self.scored_answers().items()
+        }
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence on the task."""
@@ -223,9 +228,11 @@ class TextEvaluator:
     def record(self) -> Evaluation:
         """The comparison for result.json."""
         loss, general = self.loss, self.general
-        metric, scores = self.sample_scores()
-        samples = zip(self.prompts, self.base.samples, self.tuned.samples, scores, strict=True)
-        own = self.own_parts()
+        scored, own = self.scored_answers(), self.own_parts()
+        metric = next(iter(scored), None)
+        nothing = [None] * len(self.prompts)
+        scores = scored[metric] if metric else (nothing, nothing)
+        samples = zip(self.prompts, self.base.samples, self.tuned.samples, *scores, strict=True)
         return Evaluation(
             holdout_loss_before=loss.before if loss else None,
             holdout_loss_after=loss.after if loss else None,
@@ -248,11 +255,43 @@ class TextEvaluator:
                     score_before=score_before,
                     score_after=score_after,
                 )
-                for row, base, tuned, (score_before, score_after) in samples
+                for row, base, tuned, score_before, score_after in samples
             ),
             sample_metric=metric,
             extra=self.own_record(),
         )
+
+
+class RewritingEvaluator(TextEvaluator):
+    """Measures losses and outputs of a sequence-to-sequence model. There are no general prompts:
+    such a model has one task.
+    """
+
+    def own_prompts(self, rows: Sequence[Any]) -> list[Any]:
+        """The first few rows."""
+        return list(rows[:SAMPLES])
+
+    def own_general(self) -> list[Any]:
+        return []
+
+    def losses(self, rows: Sequence[Any]) -> list[float]:
+        """Loss per token of the output of each row."""
+        sums = output_losses(self.trainer, rows)
+        return [total / row.learned for total, row in zip(sums, rows, strict=True)]
+
+    def sample(self, rows: Sequence[Any]) -> list[Sample]:
+        """Greedy outputs."""
+        return greedy_answers(self.trainer, [row.input_ids for row in rows], limit=self.limit)
+
+
+def compare_losses(
+    before: Sequence[float], after: Sequence[float], rows: Sequence[Row]
+) -> Comparison | None:
+    """The mean loss per learned token of these rows; None if it was not measured."""
+    if not rows or not after:
+        return None
+    weights = [row.learned for row in rows]
+    return compare(before, after, higher_is_better=False, weights=weights)
 
 
 def general_rows(tokenizer: Tokenizer, seq_len: int) -> list[Row]:

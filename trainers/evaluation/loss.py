@@ -6,22 +6,18 @@ never kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from trainers.job.evaluating import generating, measuring_as_trained
-from trainers.job.types import Model, Tokenizer, Trainer
+from trainers.job.evaluating import measuring_as_trained
+from trainers.job.types import Model, Trainer
+from trainers.rollouts.engine import Sampling
+from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 from trainers.rows import IGNORED, Row
-from trainers.rows.packing import (
-    in_order,
-    padded_batch,
-    padded_inputs,
-    token_batches,
-    track_batches,
-)
-from trainers.say.progress import counting_answers
+from trainers.rows.heads import Rewriting, rewriting_columns
+from trainers.rows.packing import in_order, padded_batch, token_batches, track_batches
 
 HELD_OUT_ROWS = 64
 Item = TypeVar("Item")
@@ -84,6 +80,45 @@ def log_prob_sums(model: Model, rows: Sequence[Row], pad_id: int, *, at_once: in
     return in_order(batches, torch.cat(sums).tolist())
 
 
+def output_losses(trainer: Any, rows: Sequence[Rewriting]) -> list[float]:
+    """The sum of the losses of all tokens of each row's output, in the order of the rows."""
+    batches = token_batches([row.tokens for row in rows], trainer.args.per_device_train_batch_size)
+    sums: list[float] = []
+    with measuring_as_trained(trainer):
+        for batch in track_batches(batches, "losses"):
+            columns = rewriting_columns([rows[place] for place in batch])
+            features = [
+                dict(zip(columns, values, strict=True))
+                for values in zip(*columns.values(), strict=True)
+            ]
+            inputs = trainer.data_collator(features).to(trainer.args.device)
+            sums += token_losses(trainer.model, inputs).view(len(batch), -1).sum(1).tolist()
+    return in_order(batches, sums)
+
+
+def token_losses(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -> Any:
+    """The cross-entropy of each token of the outputs of B rows, one row after the other, 0 behind
+    their ends: B * T, with T tokens of the longest output, of a vocabulary V.
+
+    Args:
+        smoothing: The share of each target that is spread over the whole vocabulary.
+    """
+    import torch
+
+    labels_BT = inputs["labels"]
+    given = dict(inputs)
+    if "decoder_input_ids" in given:  # else the model shifts the labels itself, as NLLB does
+        given.pop("labels")
+    logits_BTV = model(**given, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits_BTV.float().view(-1, logits_BTV.shape[-1]),
+        labels_BT.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+
+
 @contextmanager
 def fused_head(model: Model) -> Iterator[None]:
     """Inside, the model gives the log-probabilities of learned tokens without whole logits."""
@@ -117,67 +152,27 @@ def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     return chosen
 
 
-def sample_answers(trainer: Trainer, rows: Sequence[Row], *, limit: int) -> list[Sample]:
-    """Greedy answers to the rows' prompts, all together, at most `limit` tokens each."""
-    tokenizer, device = trainer.processing_class, next(trainer.model.parameters()).device
-    # Rendered prompts have their own special tokens; a prompt without a template gets the
-    # tokenizer's.
-    special = not getattr(tokenizer, "chat_template", None)
-    prompts = tokenizer([row.prompt for row in rows], add_special_tokens=special)["input_ids"]
-    inputs = padded_inputs(prompts, tokenizer.pad_token_id, device, on_left=True)
-    return greedy_answers(trainer, inputs, limit=limit, width=inputs["input_ids"].shape[1])
-
-
 def greedy_answers(
-    trainer: Trainer, inputs: Mapping[str, Any], *, limit: int, width: int
+    trainer: Trainer, prompts: Sequence[Sequence[int]], *, limit: int
 ) -> list[Sample]:
-    """What the trainer's model writes on a batch of inputs.
-
-    Args:
-        width: How many tokens of the output are no answer: the prompt's, or a decoder's first.
-    """
-    model, count = trainer.model, len(inputs["input_ids"])
-    with (
-        generating(model), trainer.accelerator.autocast(),
-        counting_answers(count, limit, "answers at once") as counted,
-    ):  # fmt: skip
-        output = model.generate(
-            **inputs,
-            logits_processor=[counted.watch(width, stops_of(model))],
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            use_cache=True,
+    """The likeliest answers of the trainer's model, all together, at most `limit` tokens each."""
+    model, tokenizer = trainer.model, trainer.processing_class
+    engine = TransformersEngine(
+        lambda: nullcontext(model),
+        models=lambda: [model],
+        least=len(prompts),
+        autocast=trainer.accelerator.autocast,
+    )
+    found = engine.generate(prompts, Sampling(limit=limit, stops=stop_ids(model), temperature=0))
+    written = zip(found.ids, found.ended, strict=True)
+    return [
+        Sample(
+            text=tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            tokens=len(ids),
+            stopped=ended,
         )
-    return samples_of(output[:, width:].tolist(), model, trainer.processing_class)
-
-
-def samples_of(
-    written: Iterable[Sequence[int]], model: Model, tokenizer: Tokenizer
-) -> list[Sample]:
-    """The texts that the model wrote, each up to the first token that ends an answer."""
-    stop_ids = set(stops_of(model))
-    samples = []
-    for line in written:
-        end = next((place for place, token in enumerate(line) if token in stop_ids), None)
-        ids = line if end is None else line[:end]
-        samples.append(
-            Sample(
-                text=tokenizer.decode(ids, skip_special_tokens=True).strip(),
-                tokens=len(ids),
-                stopped=end is not None,
-            )
-        )
-    return samples
-
-
-def stops_of(model: Model) -> list[int]:
-    """The tokens that end an answer; [] if the model names none."""
-    stops = model.generation_config.eos_token_id
-    return list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
+        for ids, ended in ((ids[:-1] if ended else ids, ended) for ids, ended in written)
+    ]
 
 
 def sample_limit(rows: Sequence[Row]) -> int:

@@ -179,20 +179,6 @@ def score_answers(metric: str, answers: Sequence[str], expected: Sequence[str]) 
     ]
 
 
-def compare_answers(
-    base: Sequence[str], tuned: Sequence[str], expected: Sequence[str]
-) -> dict[str, Comparison]:
-    """Every metric that suits the expected answers."""
-    return {
-        metric: compare(
-            score_answers(metric, base, expected),
-            score_answers(metric, tuned, expected),
-            higher_is_better=True,
-        )
-        for metric in choose_metrics(expected)
-    }
-
-
 # --------------------------------------------------------------------------- classes
 
 

@@ -1,5 +1,5 @@
-"""The evaluation of preference training: held-out pairs or answers with feedback before and after,
-with sample answers and general prompts.
+"""The evaluation of preference training, on held-out pairs or answers with feedback, and of
+training by reward, on answers to held-out prompts; both with general prompts.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from typing import Any
 
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
-from trainers.evaluation.loss import SAMPLES, answer_log_probs, held_out
-from trainers.evaluation.metrics import Comparison, compare, proportion_interval
+from trainers.evaluation.loss import SAMPLES, Sample, answer_log_probs, held_out
+from trainers.evaluation.metrics import proportion_interval
 from trainers.job.types import Tokenizer
+from trainers.rewards.scoring import Answer, Rewards
 from trainers.rows import IGNORED, Prepared, Row
+from trainers.rows.conversation import Prompt
 from trainers.rows.preference import Feedback, Pair
 from trainers.rows.row import ids_of
 
 HELD_OUT, TRIAL = 64, 8
+HELD_OUT_PROMPTS, TRIAL_PROMPTS = 32, 4
+MARGIN = "preference margin"
+LIKED = "log-probability of liked answers less that of others"
 
 
 def answer_row(
@@ -79,7 +84,7 @@ class PreferenceEvaluator(TextEvaluator):
         if not learns_answers:
             self.rows = []  # then the likelihood of the chosen answers alone is no aim
 
-    def own_scores(self) -> dict[str, list[float]]:
+    def own_scores(self, samples: Sequence[Sample]) -> dict[str, list[float | None]]:
         tokenizer = self.trainer.processing_class
         if not self.held:
             return {}
@@ -87,68 +92,89 @@ class PreferenceEvaluator(TextEvaluator):
             rows = [
                 answer_row(tokenizer, row, row.completion_ids, row.expected) for row in self.held
             ]
-            return {"answers": answer_log_probs(self.trainer, rows)}
+            sums = answer_log_probs(self.trainer, rows)
+            liked = (1 if row.label else -1 for row in self.held)
+            return {LIKED: [sign * value for sign, value in zip(liked, sums, strict=True)]}
         both = [both_sides(tokenizer, row) for row in self.held]
-        return {
-            name: answer_log_probs(self.trainer, [row[place] for row in both])
-            for place, name in enumerate(("better", "worse"))
-        }
-
-    def own_parts(self) -> dict[str, Comparison]:
-        before, after = self.base.scores, self.tuned.scores
-        if not before or not after:
-            return {}
-        if "answers" in before:
-            signs = [1.0 if row.label else -1.0 for row in self.held]
-            one, other = (
-                [sign * value for sign, value in zip(signs, scores["answers"], strict=True)]
-                for scores in (before, after)
-            )
-            return {
-                "log-probability of liked answers less that of others": compare(
-                    one, other, higher_is_better=True
-                )
-            }
-        one, other = margins(before), margins(after)
-        right = [[float(margin > 0) for margin in values] for values in (one, other)]
-        return {
-            "preference margin": compare(one, other, higher_is_better=True),
-            "pair accuracy": compare(*right, higher_is_better=True),
-        }
+        sides = (answer_log_probs(self.trainer, side) for side in zip(*both, strict=True))
+        margins = [chosen - rejected for chosen, rejected in zip(*sides, strict=True)]
+        return {MARGIN: [*margins], "pair accuracy": [float(margin > 0) for margin in margins]}
 
     def own_record(self) -> dict[str, Any]:
-        before, after = self.base.scores, self.tuned.scores
-        if not before or not after:
+        name = next(iter(self.base.scores), None)
+        if name is None or name not in self.tuned.scores:
             return {"pairs": 0}
-        if "answers" in before:
-            moved = [
-                (now > was) == row.label
-                for was, now, row in zip(
-                    before["answers"], after["answers"], self.held, strict=True
-                )
-            ]
-            return {
-                "feedback_rows": len(moved),
-                "moved_as_judged": sum(moved) / len(moved),
-                "moved_as_judged_interval": list(proportion_interval(sum(moved), len(moved)) or ()),
-            }
-        grew = [now > was for was, now in zip(margins(before), margins(after), strict=True)]
-        means = {
-            f"{name}_answers_log_prob": {
-                when: sum(scores[name]) / len(scores[name])
-                for when, scores in (("before", before), ("after", after))
-            }
-            for name in before
-        }
+        both: Any = zip(self.base.scores[name], self.tuned.scores[name], strict=True)
+        grew = [now > was for was, now in both]
         # DPO calls this the accuracy of its rewards: the margin against the model it started from.
+        rows, share = {MARGIN: ("pairs", "reward_accuracy")}.get(
+            name, ("feedback_rows", "moved_as_judged")
+        )
         return {
-            "pairs": len(grew),
-            "reward_accuracy": sum(grew) / len(grew),
-            "reward_accuracy_interval": list(proportion_interval(sum(grew), len(grew)) or ()),
-            **means,
+            rows: len(grew),
+            share: sum(grew) / len(grew),
+            f"{share}_interval": list(proportion_interval(sum(grew), len(grew)) or ()),
         }
 
 
-def margins(scores: dict[str, list[float]]) -> list[float]:
-    """By how much the chosen answer of each pair is likelier: a difference of log-probabilities."""
-    return [better - worse for better, worse in zip(scores["better"], scores["worse"], strict=True)]
+def prompt_row(row: Prompt) -> Row:
+    """A prompt as a row without a token to learn."""
+    return Row(
+        row.number,
+        row.prompt_ids,
+        ids_of([IGNORED] * len(row.prompt_ids)),
+        row.prompt,
+        row.shown,
+        row.answer or "",
+        row.key,
+        row.text,
+    )
+
+
+class RewardEvaluator(TextEvaluator):
+    """Lets the model answer held-out prompts greedily, and scores the answers by the reward."""
+
+    def __init__(self, subject: Subject[Prompt], rewards: Rewards) -> None:
+        job, data = subject.job, subject.data
+        trial = job.max_steps is not None
+        self.held = held_out(data.holdout, limit=TRIAL_PROMPTS if trial else HELD_OUT_PROMPTS)
+        # No row has a loss: prompts have nothing to learn.
+        nothing: Prepared[Row] = Prepared(train=(), holdout=(), rows=data.rows)
+        super().__init__(Subject(job, subject.trainer, nothing, subject.fingerprint))
+        self.rewards = rewards
+        self.prompts = [prompt_row(row) for row in self.held]
+        self.limit = int(job.options["response_tokens"])
+
+    def own_scores(self, samples: Sequence[Sample]) -> dict[str, list[float | None]]:
+        """The reward of each answer, and each of several."""
+        tokenizer = self.trainer.processing_class
+        answers = [
+            Answer(
+                row.prompt,
+                sample.text,
+                row.answer,
+                row.prompt_ids,
+                [
+                    *tokenizer(sample.text, add_special_tokens=False)["input_ids"],
+                    *([tokenizer.eos_token_id] * sample.stopped),
+                ],
+            )
+            for row, sample in zip(self.held, samples, strict=False)
+        ]
+        if not answers:
+            return {}
+        parts = [part(answers, counts=False) for part in self.rewards.parts]
+        named = {
+            f"reward {part.key}": scores
+            for part, scores in zip(self.rewards.parts, parts, strict=True)
+        }
+        return {"reward": self.rewards.sums(parts), **(named if self.rewards.several else {})}
+
+    def is_better_higher(self, name: str) -> bool:
+        weights = {f"reward {part.key}": part.weight for part in self.rewards.parts}
+        return weights.get(name, 1) > 0
+
+    def own_record(self) -> dict[str, Any]:
+        samples = self.tuned.samples
+        ended = sum(sample.stopped for sample in samples) / len(samples) if samples else None
+        return {"prompts": len(samples), "answers_ended": ended}

@@ -14,7 +14,7 @@ from advisor.record.content import folder_digest
 from advisor.record.stage import Check, RewardRecord
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import held_out
-from trainers.evaluation.rewards import TRIAL_PROMPTS, RewardEvaluator, prompt_row
+from trainers.evaluation.pairs import TRIAL_PROMPTS, RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import process_count, process_rank

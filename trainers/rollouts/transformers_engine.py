@@ -128,9 +128,9 @@ def free_bytes(models: Sequence[Any], trained: int | None = None) -> int:
 
 
 def stop_ids(model: Any) -> list[int]:
-    """The tokens that end an answer."""
+    """The tokens that end an answer; [] if the model names none."""
     stops = model.generation_config.eos_token_id
-    return list(stops) if isinstance(stops, list | tuple) else [stops]
+    return list(stops) if isinstance(stops, list | tuple) else [] if stops is None else [stops]
 
 
 def generate_batch(
@@ -140,16 +140,18 @@ def generate_batch(
 
     Args:
         model: The policy, in `generating`.
-        prompts: As token ids; they are padded on the left.
+        prompts: As token ids; they are padded on the left, for an encoder on the right.
         sampling: How answers are drawn.
         count: Shows how far they are.
     """
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
+    device, encodes = next(model.parameters()).device, bool(model.config.is_encoder_decoder)
+    width = 1 if encodes else max(map(len, prompts))  # a decoder begins with a token of its own
     config = generation_config(sampling)
+    for name in ("decoder_start_token_id", "forced_bos_token_id"):
+        setattr(config, name, getattr(model.generation_config, name, None))
     with _generation_settings(model, config):
         output = model.generate(
-            **padded_inputs(prompts, config.pad_token_id, device, on_left=True),
+            **padded_inputs(prompts, config.pad_token_id, device, on_left=not encodes),
             generation_config=config,
             logits_processor=[count.watch(width, sampling.stops)],
             # All processes compute each token of a divided model, until the last answer ends.

@@ -22,7 +22,7 @@ from transformers import Trainer
 from trl import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer
 
 from advisor.methods import update
-from trainers.evaluation.rewriting import token_losses
+from trainers.evaluation.loss import token_losses
 from trainers.job.job import Job
 from trainers.job.types import Model
 from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_random_states

@@ -23,9 +23,9 @@ from advisor.ground.errors import InputError, Stopped, did_you_mean
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import shown
 from advisor.record.run import RunRecord, last_of_each_task
-from trainers.evaluation.loss import stops_of
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import torch_device
+from trainers.rollouts.transformers_engine import stop_ids
 from trainers.start.model_files import reading
 from trainers.tools.command import run_command
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, record_of, results_of
@@ -159,7 +159,7 @@ class ChatSession:
                     streamer=Stream(tokenizer, skip_prompt=True, skip_special_tokens=True),
                 )
             written = output[0, length:].tolist()
-            is_cut = len(written) >= limit and written[-1] not in stops_of(model)
+            is_cut = len(written) >= limit and written[-1] not in stop_ids(model)
         note = ""
         if is_cut and limit < self.max_new_tokens:
             note = f"the context of {context:,} tokens is full; /new starts a new conversation"
