@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from advisor.record.files import trained_record
 from tests.trainers.ppo.modules import metrics
-from trainers.evaluation.rewards import RewardEvaluator
+from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.job import JUDGE, TRAIN
 from trainers.ppo import loop, objective, train
 from trainers.ppo.objective import PPO
