@@ -57,7 +57,8 @@ def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
     said = capsys.readouterr().err
     assert "trained without the load-balancing loss, because experts and routers are frozen" in said
     assert (
-        "target_modules all-linear corrects k_proj, o_proj, q_proj, v_proj, not the routed" in said
+        "target_modules all-linear corrects self_attn.k_proj, self_attn.o_proj, self_attn.q_proj, self_attn.v_proj, not"
+        in said
     )
     assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"]
     checks = {check["name"]: check for check in result["checks"]}
@@ -299,7 +300,7 @@ def test_layers_that_peft_refuses_are_left_out():
         ({"target_modules": "with-experts", "peft": {"use_dora": True}}, "cannot have peft"),
         (
             {"target_modules": "with-experts", "peft": {"init_lora_weights": "orthogonal"}},
-            "experts are many in one tensor",
+            "added to one tensor of all of them",
         ),
     ],
 )

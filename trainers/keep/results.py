@@ -14,7 +14,7 @@ from advisor.record.stage import SavedFile
 from trainers.job.machine import is_main_process
 from trainers.keep.checkpoint_store import disk_refused
 from trainers.step.sharding import sharded_tensors, whole_prompt, whole_weights
-from trainers.updates.experts import own_router_settings
+from trainers.updates.experts import returning_routers
 
 
 def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
@@ -29,7 +29,7 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
         if isinstance(model, PeftModel)
         else {}
     )
-    with own_router_settings(model), whole_prompt(model, state_dict or {}):
+    with returning_routers(model), whole_prompt(model, state_dict or {}):
         model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty
 

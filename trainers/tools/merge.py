@@ -27,7 +27,7 @@ from trainers.job.machine import torch_device
 from trainers.start.model_files import reading
 from trainers.tools.command import run_command
 from trainers.tools.results import Result, load_results, record_of, results_of
-from trainers.updates.experts import own_router_settings
+from trainers.updates.experts import returning_routers
 
 ROWS = 8
 TOKENS = 64  # of each row
@@ -128,7 +128,7 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
         again = [_log_probs(merged, row) for row in track(rows, "the merged model")]
         found.append((_gap(name, unmerged, again), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
-    with own_router_settings(merged), waiting("saving the merged model"):
+    with returning_routers(merged), waiting("saving the merged model"):
         merged.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
     if (result.folder / "generation_config.json").is_file():

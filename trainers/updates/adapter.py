@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import InputError
 from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
 from trainers.job.types import Model
@@ -24,20 +24,6 @@ PLAN_KEYS: Mapping[str, str] = {
 def config_class() -> type | None:
     """Our own BottleneckConfig."""
     return BottleneckConfig
-
-
-def faults(stage: Stage) -> list[Fault]:
-    """The values of `peft:` that the config refuses."""
-    passed = {
-        key: value
-        for key, value in stage.peft.items()
-        if key in BottleneckConfig.__dataclass_fields__ and key not in PLAN_KEYS
-    }
-    try:
-        BottleneckConfig(**passed)
-    except (TypeError, ValueError) as error:
-        return [Fault(where=f"stage {stage.name}: peft", what=str(error))]
-    return []
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:

@@ -101,27 +101,16 @@ def silence_routers(model: Any) -> Any:
 
 
 @contextmanager
-def own_router_settings(model: Any) -> Iterator[None]:
-    """Inside, the config of the model has the values that the base came with."""
+def returning_routers(model: Any, on: bool | None = None) -> Iterator[None]:
+    """Inside, the config asks for the balancing loss, or does not, or (None) has the values that
+    the base came with; afterwards it is silent.
+    """
     base = unwrapped(model)
-    settings: Mapping[str, Any] = vars(base).get("router_settings", {})
-    config = base.config.get_text_config() if settings else None
-    before = {key: getattr(config, key) for key in settings}
-    for key, value in settings.items():
-        setattr(config, key, value)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
+    config = base.config.get_text_config()
+    asked = vars(base).get("router_settings", {}) if on is None else {FLAG: on}
+    for key, value in asked.items():
+        if hasattr(config, key):
             setattr(config, key, value)
-
-
-@contextmanager
-def returning_routers(model: Any, on: bool) -> Iterator[None]:
-    """Inside, the config asks for the balancing loss, or does not; afterwards it is silent."""
-    config = unwrapped(model).config.get_text_config()
-    if hasattr(config, FLAG):
-        setattr(config, FLAG, on)
     try:
         yield
     finally:

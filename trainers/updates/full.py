@@ -7,25 +7,9 @@ from advisor.plan.model import Stage
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """A quantised base cannot be trained, nor can bare 16-bit floats without their scale."""
-    found = []
-    if stage.quantization is not None:
-        found.append(
-            Fault(
-                where=f"stage {stage.name}",
-                what=(
-                    f"quantization {stage.quantization} needs a frozen base,"
-                    " and update full trains the weights themselves"
-                ),
-                allowed="update: lora",
-            )
-        )
-    if stage.weights_dtype == "float16":
-        found.append(
-            Fault(
-                where=f"stage {stage.name}",
-                what=("float16 weights cannot be trained in place: their gradients underflow"),
-                allowed="weights_dtype: bfloat16, or float32 with precision: mixed",
-            )
-        )
-    return found
+    """Bare 16-bit floats cannot be trained without their scale."""
+    if stage.weights_dtype != "float16":
+        return []
+    what = "float16 weights cannot be trained in place: their gradients underflow"
+    allowed = "weights_dtype: bfloat16, or float32 with precision: mixed"
+    return [Fault(where=f"stage {stage.name}", what=what, allowed=allowed)]

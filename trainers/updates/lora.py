@@ -5,7 +5,6 @@ On a 4-bit base (quantization: nf4) this is QLoRA.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,13 +13,7 @@ from advisor.plan.model import Stage
 from trainers.job.types import Model, Tokenizer
 from trainers.rows.row import PreparedRow
 from trainers.updates import COMMON_KEYS, task_type
-from trainers.updates.experts import ends_with
-from trainers.updates.lora_targets import (
-    ALL_LINEAR,
-    choose_targets,
-    describe_targets,
-    target_faults,
-)
+from trainers.updates.lora_targets import choose_targets, describe_targets, last_part, target_faults
 
 PLAN_KEYS: Mapping[str, str] = {
     **COMMON_KEYS,
@@ -81,16 +74,14 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     from peft import LoraConfig
 
     extra = _embeddings(model, stage) if options["train_embeddings"] else {}
-    config = LoraConfig(
+    return LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"] if options["alpha"] is not None else 2 * options["rank"],
         lora_dropout=options["dropout"],
         use_rslora=options["rslora"],
         task_type=task_type(model),
-        **{**stage.peft, **choose_targets(stage, options, model).fields(stage.peft), **extra},
+        **{**stage.peft, **choose_targets(stage, options, model), **extra},
     )
-    _check_rank(options["rank"], config, model, stage)
-    return config
 
 
 def start(
@@ -100,7 +91,10 @@ def start(
     tokenizer: Tokenizer,
     rows: Sequence[PreparedRow],
 ) -> str | None:
-    """Which layers are corrected, and a note on those that are narrower than the rank."""
+    """Which layers are corrected, and a note on those that are narrower than the rank.
+
+    Raises InputError if all of them are.
+    """
     from peft.tuners.lora import LoraLayer
 
     notes = []
@@ -109,11 +103,20 @@ def start(
         notes.append(targets)
     rank = options["rank"]
     layers = {
-        name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features)
+        last_part(name): min(module.in_features, module.out_features)
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer)
     }
     narrow = {name: width for name, width in sorted(layers.items()) if width < rank}
+    if narrow and len(narrow) == len(layers):
+        widest = max(narrow, key=lambda name: narrow[name])
+        raise InputError(
+            f"rank {rank} is larger than every layer it would correct: the"
+            f" widest is {narrow[widest]} ({widest})",
+            where=f"stage {stage.name}",
+            allowed=f"rank: 1 to {narrow[widest]}",
+            hint="8 to 64 is usual; update: full trains the whole matrices",
+        )
     if narrow:
         listed = ", ".join(f"{name} {width}" for name, width in narrow.items())
         notes.append(
@@ -127,7 +130,7 @@ def _embeddings(model: Model, stage: Stage) -> dict[str, Any]:
     """The fields of LoraConfig that train the embeddings and the output layer whole: one matrix if
     the model ties them.
     """
-    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    names = {id(module): last_part(name) for name, module in model.named_modules()}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is None or head.weight is embeddings.weight
     wanted = [names[id(embeddings)]] if tied else [names[id(embeddings)], names[id(head)]]
@@ -136,32 +139,3 @@ def _embeddings(model: Model, stage: Stage) -> dict[str, Any]:
             dict.fromkeys([*(stage.peft.get("modules_to_save") or []), *wanted])
         )
     } | ({"ensure_weight_tying": True} if tied else {})
-
-
-def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
-    """Raise InputError if the rank is larger than every layer that is corrected."""
-    import torch
-
-    targets, head = config.target_modules, model.get_output_embeddings()
-
-    def is_corrected(name: str, module: Any) -> bool:
-        if targets == ALL_LINEAR:
-            return module is not head
-        if isinstance(targets, str):  # a regular expression, to PEFT
-            return re.fullmatch(targets, name) is not None
-        return ends_with(name, targets)
-
-    widths = {
-        name: min(module.in_features, module.out_features)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and is_corrected(name, module)
-    }
-    if widths and rank > max(widths.values()):
-        name = max(widths, key=lambda key: widths[key])
-        raise InputError(
-            f"rank {rank} is larger than every layer it would correct: the"
-            f" widest is {widths[name]} ({name.rsplit('.', 1)[-1]})",
-            where=f"stage {stage.name}",
-            allowed=f"rank: 1 to {widths[name]}",
-            hint="8 to 64 is usual; update: full trains the whole matrices",
-        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
@@ -27,52 +26,35 @@ MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 READ_BY_KERNELS = ("out_proj", "conv1d")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What LoRA corrects, as fields of PEFT's LoraConfig."""
-
-    modules: str | list[str]
-    parameters: tuple[str, ...] = ()
-
-    def fields(self, passed: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields, with the parameters that the stage's `peft:` names."""
-        parameters = [*self.parameters, *(passed.get("target_parameters") or ())]
-        return {"target_modules": self.modules} | (
-            {"target_parameters": list(dict.fromkeys(parameters))} if parameters else {}
-        )
-
-
 def target_faults(stage: Stage) -> list[Fault]:
     """What corrections of routed experts cannot be combined with."""
     if stage.options.get("target_modules") != WITH_EXPERTS:
         return []
     at = f"stage {stage.name}: target_modules: {WITH_EXPERTS}"
     # PEFT multiplies the correction out and adds it to the tensor of all experts.
-    why = "corrections of routed experts are added to the weights themselves"
-    found = []
-    if stage.options.get("dropout"):
-        what = f"{at} cannot have dropout: {why}, so that no input is left to drop"
-        found.append(Fault(where=at, what=what, hint=f"dropout: 0, or target_modules: {SHARED}"))
-    for key in ("use_dora", "lora_bias"):
-        if stage.peft.get(key):
-            what = f"{at} cannot have peft: {{{key}: true}}: {why}"
-            found.append(Fault(where=at, what=what, hint=f"remove it, or target_modules: {SHARED}"))
-    if decomposes(stage):
-        what = (
-            f"{at} cannot have peft: {{init_lora_weights: orthogonal}}, made for one matrix:"
-            " experts are many in one tensor"
-        )
-        found.append(Fault(where=at, what=what, hint=f"remove it, or target_modules: {SHARED}"))
-    return found
+    why = "corrections of routed experts are added to one tensor of all of them"
+    hint = f"remove it, or target_modules: {SHARED}"
+    return [
+        Fault(where=at, what=f"{at} cannot have {key}: {why}", hint=hint)
+        for key in for_matrices(stage)
+    ]
 
 
-def decomposes(stage: Stage) -> bool:
-    """True if LoRA starts from the shape of a linear layer's matrix."""
-    return stage.peft.get("init_lora_weights") == "orthogonal"
+def for_matrices(stage: Stage) -> list[str]:
+    """The stage's keys that act on the input or the matrix of a layer, which a correction added to
+    a tensor leaves alone.
+    """
+    start = stage.peft.get("init_lora_weights")
+    return [
+        *(["dropout"] if stage.options.get("dropout") else []),
+        *(f"peft: {{{key}: true}}" for key in ("use_dora", "lora_bias") if stage.peft.get(key)),
+        *(["peft: {init_lora_weights: orthogonal}"] if start == "orthogonal" else []),
+    ]
 
 
-def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Targets:
-    """The layers that the stage's `target_modules` names in this model.
+def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """The fields of PEFT's LoraConfig for the layers that the stage's `target_modules` names in
+    this model.
 
     Raises InputError if it names none, a router, or the output layer.
     """
@@ -90,32 +72,23 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Ta
             )
         if wanted not in NAMED:
             matching_layers(wanted, layers, stage, experts)
-            return Targets(modules=wanted)
+            return {"target_modules": wanted}
         allowed = [name for name in layers if not is_refused(name, model)]
-        if allowed == layers:
-            return Targets(modules=ALL_LINEAR)
-        return Targets(
-            modules=shortest_endings(allowed, [name for name, _ in model.named_modules()])
-        )
+        return {"target_modules": ALL_LINEAR if allowed == layers else allowed}
     shared = [name for name in layers if not experts.owns(name) and not is_refused(name, model)]
     chosen = shared if wanted in NAMED else matching_layers(wanted, layers, stage, experts)
-    everything = [name for name, _ in model.named_modules()]
-    taken = taken_for_experts(shortest_endings(chosen, everything), model)
-    apart = [name for name in chosen if ends_with(name, taken)]
-    modules = shortest_endings([name for name in chosen if name not in apart], everything)
+    taken = taken_for_experts({last_part(name) for name in chosen}, model)
+    modules = [name for name in chosen if last_part(name) not in taken]
     if not isinstance(wanted, str):
-        modules += [name for name in wanted if name.rsplit(".", 1)[-1] == EMBEDDINGS]
-    can_be_parameters = (
-        stage.quantization is None
-        and not options["dropout"]
-        and not any(stage.peft.get(key) for key in ("use_dora", "lora_bias"))
-        and not decomposes(stage)
-    )
-    parameters = [f"{name}.weight" for name in apart] if can_be_parameters else []
+        modules += [name for name in wanted if last_part(name) == EMBEDDINGS]
+    parameters = list(stage.peft.get("target_parameters") or ())
+    if stage.quantization is None and not for_matrices(stage):
+        apart = [name for name in chosen if last_part(name) in taken]
+        parameters += [after_layer(f"{name}.weight") for name in apart]
     if wanted == WITH_EXPERTS:
-        parameters += experts.parameters
-    return Targets(
-        modules=modules, parameters=tuple(dict.fromkeys(after_layer(name) for name in parameters))
+        parameters += map(after_layer, experts.parameters)
+    return {"target_modules": modules} | (
+        {"target_parameters": list(dict.fromkeys(parameters))} if parameters else {}
     )
 
 
@@ -129,22 +102,10 @@ def describe_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> 
     if experts is None:
         return None
     config = cast(AdaptedModel, model).peft_config["default"]
-    wanted = options["target_modules"]
-    parameters = sorted(config.target_parameters or ())
-    routed = [
-        name for name in parameters if any(ends_with(one, [name]) for one in experts.parameters)
-    ]
-    others = [name.removesuffix(".weight") for name in parameters if name not in routed]
-    listed = ", ".join(sorted({after_layer(name) for name in config.target_modules} | {*others}))
-    text = (
-        f"mixture of experts: target_modules"
-        f" {wanted if isinstance(wanted, str) else ', '.join(wanted)} corrects {listed}"
-    )
-    text += (
-        f" and the routed experts ({', '.join(map(after_layer, routed))})"
-        if routed
-        else ", not the routed experts"
-    )
+    wanted, tensors = options["target_modules"], config.target_parameters or ()
+    routed = sorted(one for one in tensors if any(ends_with(e, [one]) for e in experts.parameters))
+    others = [one.removesuffix(".weight") for one in tensors if one not in routed]
+    listed = ", ".join(sorted({after_layer(one) for one in (*config.target_modules, *others)}))
     untouched = sorted(
         {
             after_layer(name)
@@ -152,12 +113,21 @@ def describe_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> 
             if wanted in NAMED and not experts.owns(name) and not INSIDE_LORA.search(name)
         }
     )
-    if untouched:
-        text += (
+    return (
+        f"mixture of experts: target_modules"
+        f" {wanted if isinstance(wanted, str) else ', '.join(wanted)} corrects {listed}"
+        + (
+            f" and the routed experts ({', '.join(map(after_layer, routed))})"
+            if routed
+            else ", not the routed experts"
+        )
+        + (
             f"; PEFT takes the names of {', '.join(untouched)} for those of routed experts, so they"
             f" stay as they are (without quantization and dropout they can be corrected)"
+            if untouched
+            else ""
         )
-    return text
+    )
 
 
 def linear_layers(model: Model) -> list[str]:
@@ -170,7 +140,7 @@ def linear_layers(model: Model) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and module is not head
-        and name.rsplit(".", 1)[-1] not in HEADS
+        and last_part(name) not in HEADS
     ]
 
 
@@ -182,7 +152,7 @@ def matching_layers(
     Raises InputError if a name is no layer, is the output layer, or is a router.
     """
     at = f"stage {stage.name}: target_modules names"
-    ends = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    ends = sorted({last_part(name) for name in layers})
     allowed = f"{', '.join(NAMED if experts else NAMED[:1])}, or some of: {', '.join(ends)}"
     if "lm_head" in wanted:
         raise InputError(
@@ -209,7 +179,7 @@ def matching_layers(
             target
             for target in wanted
             if not any(ends_with(name, [target]) for name in layers)
-            and target.rsplit(".", 1)[-1] != EMBEDDINGS
+            and last_part(target) != EMBEDDINGS
         ]
     if missing:
         raise InputError(
@@ -233,10 +203,10 @@ def is_refused(name: str, model: Model) -> bool:
     """True for a layer that PEFT refuses to correct in this architecture: those of Mamba whose
     kernel reads the weight itself.
     """
-    return model.config.model_type in MAMBA and name.rsplit(".", 1)[-1] in READ_BY_KERNELS
+    return model.config.model_type in MAMBA and last_part(name) in READ_BY_KERNELS
 
 
-def taken_for_experts(names: Sequence[str], model: Model) -> list[str]:
+def taken_for_experts(names: Iterable[str], model: Model) -> set[str]:
     """Those of the names that PEFT would take for routed experts or the router.
 
     PEFT 0.21 renames what transformers 4 called them, also where a shared layer has that name.
@@ -244,33 +214,21 @@ def taken_for_experts(names: Sequence[str], model: Model) -> list[str]:
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
-    taken = []
+    taken = set()
     for name in names:
         # Both halves of a fused matrix, because one alone is refused.
-        twins = {
-            name,
-            *(re.sub(r"(gate|up)_proj$", f"{half}_proj", name) for half in ("gate", "up")),
-        }
+        halves = (re.sub("^(gate|up)_proj$", f"{half}_proj", name) for half in ("gate", "up"))
+        twins = {name, *halves}
         config = LoraConfig(target_modules=sorted(twins))
         convert_peft_config_for_transformers(config, model, None)
-        if not set(config.target_modules or ()) >= {name}:
-            taken.append(name)
+        if name not in (config.target_modules or ()):
+            taken.add(name)
     return taken
 
 
-def shortest_endings(names: Sequence[str], everything: Iterable[str]) -> list[str]:
-    """Endings that match these modules and no other: the last part, the part after the number of
-    the layer, or the whole name.
-    """
-    wanted = set(names)
-    others = [name for name in everything if name not in wanted]
-    found = []
-    for name in names:
-        for ending in (name.rsplit(".", 1)[-1], after_layer(name), name):
-            if not any(ends_with(other, [ending]) for other in others):
-                break
-        found.append(ending)
-    return sorted(set(found))
+def last_part(name: str) -> str:
+    """The layer's own name: q_proj."""
+    return name.rsplit(".", 1)[-1]
 
 
 def after_layer(name: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import InputError
 from advisor.plan.model import Stage
 from trainers.job.evaluating import evaluating
 from trainers.job.types import AdaptedModel, Model, Tokenizer
@@ -26,9 +26,9 @@ PLAN_KEYS: Mapping[str, str] = {
     "num_attention_heads": "model",
     "num_layers": "model",
     "num_transformer_submodules": "model",
+    # They would start the prefix from something else than real activations.
+    **dict.fromkeys(("prefix_projection", "encoder_hidden_size", "init_weights"), "prefix_text"),
 }
-# Fields that would start the prefix from something else than real activations.
-OTHER_STARTS = ("prefix_projection", "encoder_hidden_size", "init_weights")
 
 
 def config_class() -> type | None:
@@ -36,25 +36,6 @@ def config_class() -> type | None:
     from peft import PrefixTuningConfig
 
     return PrefixTuningConfig
-
-
-def faults(stage: Stage) -> list[Fault]:
-    """Fields that would start the prefix from something else. What a prefix cannot be combined with
-    is in rules/updates/prefix.yaml.
-    """
-    at = f"stage {stage.name}"
-    return [
-        Fault(
-            where=at,
-            what=(
-                f"peft: '{key}' cannot be set: the prefix starts from the model's own keys and"
-                " values of a real prompt"
-            ),
-            hint="remove it; prefix_text chooses the prompt",
-        )
-        for key in OTHER_STARTS
-        if key in stage.peft
-    ]
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
@@ -74,7 +55,8 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
             where=f"stage {stage.name}",
         )
     # Measured, because the keys of configs differ between architectures.
-    shapes = {tuple(tensor.shape) for layer in _cache(model, [0]) for tensor in layer}
+    layers = _cache(model, [0])
+    shapes = {tuple(tensor.shape) for layer in layers for tensor in layer}
     if len(shapes) != 1:
         raise InputError(
             f"the layers of {type(model).__name__} have keys and values of"
@@ -85,7 +67,7 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     _, heads, _, width = next(iter(shapes))
     return PrefixTuningConfig(
         num_virtual_tokens=length,
-        num_layers=len(_cache(model, [0])),
+        num_layers=len(layers),
         num_attention_heads=heads,
         token_dim=heads * width,
         task_type=task_type(model),

@@ -126,7 +126,7 @@ def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, mo
     with pytest.raises(InputError) as caught:
         sft.train(make(update="prefix", peft={"prefix_projection": True, "num_virtual_tokens": 3}))
     text = str(caught.value)
-    assert "'prefix_projection' cannot be set" in text
+    assert "'prefix_projection' is set by the plan's own key prefix_text" in text
     assert "'num_virtual_tokens' is set by the plan's own key prefix_tokens" in text
 
 
