@@ -26,7 +26,7 @@ from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
-from trainers.rewards.watch import Watch, about_rewards, differ_checks
+from trainers.rewards.watch import Watch, about_rewards
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
@@ -124,8 +124,8 @@ class GRPO(Objective[Prompt]):
         built.rewards, built.scored, self.watch = self.rewards, self.scored, Watch()
         if is_main_process() and not job.dry_run:
             steps = build.arguments["max_steps"]
-            built.rollout_log = RolloutLog.of(job, steps, engine=built.engine.name)
-            built.add_callback(WatchCallback(job, self.watch, self.rewards, self.logged))
+            built.rollout_log = RolloutLog(job, steps, engine=built.engine.name)
+            built.add_callback(WatchCallback(job, self.watch, self.logged))
         return built
 
     def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
@@ -142,20 +142,21 @@ class GRPO(Objective[Prompt]):
     ) -> dict[str, SavedFile]:
         """Write the result.
 
-        Raises TrainingFailed if every answer got the same reward, so that nothing was learned: the
-        main process, whose answers are those that the checks look at.
+        Raises TrainingFailed if no two answers to one prompt got different rewards, so that nothing
+        was learned: in the main process, which logs them.
         """
-        if is_main_process() and self.rewards.constant and job.max_steps is None:
+        differ = self.watch.differ_check(self.rewards)
+        if is_main_process() and not differ.ok and job.max_steps is None:
             hint = (
                 "look at the sample answers: the task may be too hard for the model (train it on"
                 " examples first), or the reward does not measure it"
             )
-            raise TrainingFailed(f"nothing was learned: {self.rewards.constant_text()}", hint=hint)
+            raise TrainingFailed(f"nothing was learned: {differ.text}", hint=hint)
         return super().save(job, trainer, model, tokenizer)
 
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
         records, checks = about_rewards(job, self.rewards.parts)
-        return records, [*checks, *self.watch.checks(), *differ_checks(self.rewards)]
+        return records, [*checks, *self.watch.checks(), self.watch.differ_check(self.rewards)]
 
 
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:

@@ -556,7 +556,7 @@ def test_a_reward_that_never_differs_is_told(align, tmp_path):
         "def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n"
     )
     with pytest.raises(
-        TrainingFailed, match=r"nothing was learned: reward own\.py:score gave 1 to all 24 answers"
+        TrainingFailed, match=r"learned: reward own\.py:score never told .* apart, and gave 1 to"
     ):
         trained(align("grpo", **SHORT))
 

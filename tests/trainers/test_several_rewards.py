@@ -335,14 +335,12 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
     earlier = [{**line, "step": step, "completions_clipped_ratio": 0.9} for step in range(1, 5)]
     path.write_text("".join(json.dumps(one) + "\n" for one in earlier))
-    rewards = Rewards([Reward("exact", None, seen=4, values={0.0})])
-    assert rewards.constant
     stage = SimpleNamespace(name="grpo")
-    job = SimpleNamespace(run=tmp_path, stage=stage, task=None)
-    callback = WatchCallback(job, Watch(), rewards, ["completions/clipped_ratio"])
+    job, watch = SimpleNamespace(run=tmp_path, stage=stage, task=None), Watch()
+    callback = WatchCallback(job, watch, ["completions/clipped_ratio"])
     state = SimpleNamespace(global_step=5)
     callback.on_train_begin(None, state, None)
-    assert not rewards.constant
+    assert watch.differed
     callback.on_log(None, state, None, logs={"loss": 0.0, "completions/clipped_ratio": 1.0})
     assert "grpo: WARNING: 92% of the answers were cut" in capsys.readouterr().err
 

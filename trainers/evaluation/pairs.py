@@ -163,7 +163,7 @@ class RewardEvaluator(TextEvaluator):
         ]
         if not answers:
             return {}
-        parts = [part(answers, counts=False) for part in self.rewards.parts]
+        parts = [part(answers) for part in self.rewards.parts]
         named = {
             f"reward {part.key}": scores
             for part, scores in zip(self.rewards.parts, parts, strict=True)

@@ -167,7 +167,7 @@ class PPOTrainer:
             path = job.run / "metrics.jsonl"
             self.watch.see_earlier(stage_lines(path, stage=job.stage.name, task=job.task))
             if is_main_process():
-                self.rollout_log = RolloutLog.of(job, self.steps, engine=self.engine.name)
+                self.rollout_log = RolloutLog(job, self.steps, engine=self.engine.name)
         self._tell("on_train_begin")
 
     def look(self) -> dict[str, int]:
@@ -359,7 +359,7 @@ class PPOTrainer:
             Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
             for row, text, ids in zip(prompts, texts, answers.ids, strict=True)
         ]
-        return Scored(given, [part(given, counts=False) for part in self.rewards.parts])
+        return Scored(given, [part(given) for part in self.rewards.parts])
 
     def role_scores(self, answers: Sequence[Answer]) -> list[float]:
         """What the reward model of the roles says of each answer."""

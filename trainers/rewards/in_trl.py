@@ -56,31 +56,31 @@ def reward_functions(rewards: Rewards, scored: Scored) -> list[Callable[..., lis
     Args:
         scored: Where the answers and their scores are kept.
     """
-    return [_function(rewards, part, scored) for part in rewards.parts]
 
+    def function(part: Reward) -> Callable[..., list[Score]]:
+        def score(
+            prompts: Sequence[str],
+            completions: Sequence[str],
+            completion_ids: Sequence[Sequence[int]],
+            log_metric: Callable[[str, float], None],
+            **columns: Any,
+        ) -> list[Score]:
+            if part is rewards.parts[0]:
+                given = (prompts, completions, columns["answer"], columns["ids"], completion_ids)
+                scored.answers = [Answer(*one) for one in zip(*given, strict=True)]
+                scored.scores.clear()
+            found = part(scored.answers)
+            scored.scores.append(found)
+            if part is rewards.parts[-1]:
+                check_scored(rewards.sums(scored.scores))
+            if part.may_miss:
+                log_metric(f"rewards/{part.key}/missing", found.count(None) / max(1, len(found)))
+            return found
 
-def _function(rewards: Rewards, part: Reward, scored: Scored) -> Callable[..., list[Score]]:
-    def score(
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        completion_ids: Sequence[Sequence[int]],
-        log_metric: Callable[[str, float], None],
-        **columns: Any,
-    ) -> list[Score]:
-        if part is rewards.parts[0]:
-            parts = (prompts, completions, columns["answer"], columns["ids"], completion_ids)
-            scored.answers = [Answer(*one) for one in zip(*parts, strict=True)]
-            scored.scores.clear()
-        found = part(scored.answers)
-        scored.scores.append(found)
-        if part is rewards.parts[-1]:
-            check_scored(rewards.sums(scored.scores))
-        if part.may_miss:
-            log_metric(f"rewards/{part.key}/missing", found.count(None) / max(1, len(found)))
-        return found
+        score.__name__ = part.key  # what TRL calls it in its metrics
+        return score
 
-    score.__name__ = part.key  # what TRL calls it in its metrics
-    return score
+    return [function(part) for part in rewards.parts]
 
 
 class WatchCallback(TrainerCallback):
@@ -89,19 +89,15 @@ class WatchCallback(TrainerCallback):
     Args:
         job: The stage.
         watch: Decides, and keeps what was said.
-        rewards: Learn whether an earlier attempt of the stage has told answers apart.
         names: Of the trainer's logs that metrics.jsonl has.
     """
 
-    def __init__(self, job: Job, watch: Watch, rewards: Rewards, names: Sequence[str]) -> None:
-        self.job, self.watch, self.rewards, self.names = job, watch, rewards, names
+    def __init__(self, job: Job, watch: Watch, names: Sequence[str]) -> None:
+        self.job, self.watch, self.names = job, watch, names
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        job = self.job
-        path = job.run / "metrics.jsonl"
-        earlier = stage_lines(path, stage=job.stage.name, task=job.task)
-        self.watch.see_earlier(earlier)
-        self.rewards.differed = any(line.get("reward_std") for line in earlier)
+        path, stage = self.job.run / "metrics.jsonl", self.job.stage.name
+        self.watch.see_earlier(stage_lines(path, stage=stage, task=self.job.task))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:

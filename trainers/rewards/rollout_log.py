@@ -54,11 +54,6 @@ class RolloutLog:
         self.every = max(1, math.ceil(steps * SAMPLES / MOST_LINES))
         self.last: int | None = None  # the last step in the file; None: not opened yet
 
-    @classmethod
-    def of(cls, job: Job, steps: int, *, engine: str = "transformers") -> RolloutLog | None:
-        """The log of a stage; None in a dry run, which writes no files of a run."""
-        return None if job.dry_run else cls(job, steps, engine=engine)
-
     def is_due(self, step: int) -> bool:
         """Whether answers of this step are written: of the first, the last, and every K-th; of each
         step once.

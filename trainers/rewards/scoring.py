@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass
 class Reward:
-    """A number for each answer, and a count of how much they differ."""
+    """A number for each answer."""
 
     name: str  # in words, for the notes
     # None: PPO scores the answers by a model of its own (trainers/ppo/roles.py)
@@ -38,15 +38,9 @@ class Reward:
     weight: float = 1.0
     may_miss: bool = False  # whether it may give None
     is_penalty: bool = False  # it is at most 0: an answer without fault gets 0
-    seen: int = 0  # answers with a score
-    values: set[float] = field(default_factory=set)  # two different scores at most
 
-    def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[Score]:
-        """The rewards. Raises TrainingFailed if there are too few or one is not finite.
-
-        Args:
-            counts: Whether these answers count for `constant`.
-        """
+    def __call__(self, answers: Sequence[Answer]) -> list[Score]:
+        """The rewards. Raises TrainingFailed if there are too few or one is not finite."""
         assert self.score is not None
         with waiting(f"scoring {len(answers):,} answers with {self.name}"):
             found = list(self.score(answers))
@@ -61,21 +55,7 @@ class Reward:
                     f"{self.name} gave {value} as a reward for the answer {answer.text[:80]!r}",
                     hint="give a finite number for every answer, even for a bad one",
                 )
-        if counts:
-            self.count(found)
         return found
-
-    def count(self, found: Sequence[Score]) -> None:
-        """Take note of scores of the training."""
-        given = [value for value in found if value is not None]
-        self.seen += len(given)
-        if len(self.values) < 2:
-            self.values.update(given)
-
-    @property
-    def constant(self) -> bool:
-        """True if all answers so far got the same reward: then nothing can be learned from it."""
-        return self.seen > 0 and len(self.values) == 1
 
 
 @dataclass
@@ -83,7 +63,6 @@ class Rewards:
     """All rewards of a stage."""
 
     parts: list[Reward]
-    differed: bool = False  # in an earlier attempt of the stage, which was resumed
 
     def __call__(self, answers: Sequence[Answer]) -> list[Score]:
         """The weighted sum of each answer's scores, as `weighted_sums` has it."""
@@ -111,26 +90,6 @@ class Rewards:
             for part in self.parts
             for number in (*several, *(["missing"] if part.may_miss else []))
         ]
-
-    @property
-    def seen(self) -> int:
-        """Scores of the training so far."""
-        return sum(part.seen for part in self.parts)
-
-    @property
-    def constant(self) -> bool:
-        """True if no reward told any two answers apart so far: then nothing can be learned."""
-        same = all(part.constant or not part.seen for part in self.parts)
-        return same and self.seen > 0 and not self.differed
-
-    def constant_text(self) -> str:
-        """What was constant, in words."""
-        return "; ".join(
-            f"{part.name} gave {next(iter(part.values)):g} to all {part.seen:,} answers of the"
-            " training"
-            for part in self.parts
-            if part.constant
-        )
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "clipped": ("clip_ratio_region_mean", "clip_fraction"),
     "tokens": ("completions_mean_length", "response_tokens"),
 }
+ALIKE = 1e-6  # standard deviation of equal rewards: their mean in float32 is rounded
 # Updates in a row in which all answers got the same reward: a rare one may be missed a few times.
 CONSTANT = 5
 # Entropy below this share of the first is reported. It does not stop the run, since some tasks have
@@ -59,6 +60,7 @@ class Watch:
     def __init__(self, kl_limit: float | None = None) -> None:
         self.kl_limit = kl_limit
         self.lines: list[Mapping[str, Any]] = []  # the first and the last ones
+        self.differed = False  # whether any answers to one prompt got different rewards
         self.found: list[Finding] = []  # in the last line
         self.warned: dict[str, str] = {}  # name -> text
 
@@ -70,6 +72,7 @@ class Watch:
     def see(self, line: Mapping[str, Any]) -> list[str]:
         """What is wrong and was not said before."""
         self.lines.append({"cut": 1 - line["ended"], **line} if "ended" in line else line)
+        self.differed |= bool((line.get("reward_std") or 0.0) > ALIKE)
         most = max(CONSTANT, *(warning.lines for warning in rollout_warnings().values()))
         del self.lines[FIRST:-most]
         self.found = warnings_of(self.lines)
@@ -84,6 +87,15 @@ class Watch:
     def checks(self) -> list[Check]:
         """What was warned of, for the result."""
         return [Check(f"rollouts-{name}", False, text) for name, text in self.warned.items()]
+
+    def differ_check(self, rewards: Rewards) -> Check:
+        """Whether the answers of the training got different rewards: else nothing was learned."""
+        if self.differed or not self.lines:
+            text = f"{rewards.name} gave different rewards to answers to one prompt"
+            return Check("rewards-differ", True, text)
+        gave = f"{self.lines[-1].get('reward', 0.0):.3g} to every answer of the last step"
+        text = f"{rewards.name} never told two answers to one prompt apart, and gave {gave}"
+        return Check("rewards-differ", False, text)
 
 
 def warnings_of(lines: Lines) -> list[Finding]:
@@ -294,17 +306,3 @@ def about_rewards(
     """(what became of each of several rewards, what was noticed), once training is over."""
     lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
     return reward_records(lines, rewards), reward_checks(lines, rewards)
-
-
-def differ_checks(rewards: Rewards) -> list[Check]:
-    """Whether the answers of the training got different rewards; nothing if none was scored here:
-    another attempt has trained all of it.
-    """
-    if not rewards.seen:
-        return []
-    text = (
-        rewards.constant_text()
-        if rewards.constant
-        else f"{rewards.name} gave different rewards to the answers of the training"
-    )
-    return [Check("rewards-differ", not rewards.constant, text)]
