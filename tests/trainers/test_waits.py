@@ -14,7 +14,6 @@ import pytest
 
 from tests.trainers.alignment import SHORT, trained
 from trainers.rows.stage_rows import CHUNK_EXAMPLES
-from trainers.say import progress as counting_answers
 
 # Every objective measures before and after, and trains.
 ALWAYS = {
@@ -42,7 +41,6 @@ def heard(monkeypatch):
             found[wait.what].append((wait.done, wait.total))
 
     monkeypatch.setattr(board, "heard", hear)
-    monkeypatch.setattr(counting_answers, "LOOK_EVERY_S", 0.0)
     return found
 
 

@@ -19,8 +19,7 @@ from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
 from trainers.keep.held_out_curve import HeldOutCurve
 from trainers.keep.resuming import save_clock
 from trainers.keep.trackers import Trackers
-from trainers.say.metrics_file import append_line, metric_name
-from trainers.say.progress import say
+from trainers.say.progress import append_line, metric_name, say
 
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.

@@ -31,8 +31,7 @@ from trainers.keep.checkpoint_store import (
     fingerprint,
 )
 from trainers.rows import Prepared
-from trainers.say.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
-from trainers.say.progress import tell
+from trainers.say.progress import cut_metrics, stage_lines, tell
 from trainers.step import settings
 from trainers.step.sharding import from_main, is_sharded
 
@@ -148,10 +147,11 @@ def resume_metrics(job: Job, resume: Checkpoint | None, steps: int) -> tuple[lis
     at the last of them, in seconds of training); says where training resumes.
     """
     path, stage = job.run / "metrics.jsonl", job.stage.name
-    after = resume.step if resume is not None else 0
-    losses, dropped = cut_metrics(path, stage=stage, task=job.task, after=after)
-    if dropped:
-        tell(job, unreadable_lines(dropped))
+    after = 0 if resume is None else resume.step
+    if dropped := cut_metrics(path, stage=stage, task=job.task, after=after):
+        lines = "a line" if dropped == 1 else f"{dropped:,} lines"
+        lost = "that could not be read: dropped, training is not affected"
+        tell(job, f"metrics.jsonl held {lines} {lost}")
     if resume is None:
         return [], 0.0
     record = resume.record
@@ -160,4 +160,6 @@ def resume_metrics(job: Job, resume: Checkpoint | None, steps: int) -> tuple[lis
         f"resuming after step {resume.step} of {steps}, learning rate"
         f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data",
     )
-    return losses, last_elapsed_s(path, stage=stage, task=job.task)
+    kept = stage_lines(path, stage=stage, task=job.task)
+    elapsed_s = kept[-1].get("elapsed_s") if kept else None
+    return [line["loss"] for line in kept if "loss" in line], float(elapsed_s or 0.0)

@@ -44,12 +44,12 @@ from trainers.rewards.in_trl import Scored
 from trainers.rewards.model import model_scores
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Answer, Rewards, Score, filled
-from trainers.rewards.watch import FIRST, Watch, stage_lines
+from trainers.rewards.watch import FIRST, Watch
 from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.conversation import Prompt
 from trainers.rows.packing import in_order
-from trainers.say.progress import say
+from trainers.say.progress import say, stage_lines
 from trainers.step import settings
 from trainers.step.token_counting import Tokens
 

@@ -13,9 +13,8 @@ from transformers import TrainerCallback
 from trainers.job.job import Job
 from trainers.rewards.rollout_log import Rollout
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
-from trainers.rewards.watch import Watch, stage_lines
-from trainers.say.metrics_file import metric_name
-from trainers.say.progress import tell
+from trainers.rewards.watch import Watch
+from trainers.say.progress import metric_name, stage_lines, tell
 
 
 @dataclass

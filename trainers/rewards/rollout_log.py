@@ -19,7 +19,7 @@ from advisor.record.run import ROLLOUTS
 from trainers.job.files import json_value
 from trainers.job.job import Job
 from trainers.rewards.scoring import Score
-from trainers.say.metrics_file import cut_metrics, metrics_line
+from trainers.say.progress import cut_metrics, metrics_line
 
 SAMPLES = 8  # answers of a step
 MOST_LINES = 1000  # of a stage, about

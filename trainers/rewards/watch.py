@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from advisor.methods.rewards import rollout_warnings
 from advisor.record.stage import Check, RewardRecord
 from trainers.job.job import Job
 from trainers.rewards.scoring import Reward, Rewards
-from trainers.say.metrics_file import metrics_line
+from trainers.say.progress import stage_lines
 
 FIRST = 3  # the mean of so many lines is the start of the run
 # Number -> its names in metrics.jsonl, of TRL's trainers and of PPO's.
@@ -229,16 +228,6 @@ def is_gamed(now: Mapping[str, Any], reward_first: float) -> bool:
 
 
 # --------------------------------------------------------------------------- afterwards
-
-
-def stage_lines(path: Path, *, stage: str, task: str | None) -> list[dict[str, Any]]:
-    """The lines of a stage in metrics.jsonl, those of earlier attempts included."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return [
-        line
-        for line in filter(None, map(metrics_line, lines))
-        if (line.get("stage"), line.get("task")) == (stage, task)
-    ]
 
 
 def reward_records(

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from advisor.ground.progress import Wait, waiting
 from trainers.job.evaluating import generating
 from trainers.job.machine import least_of_all
 from trainers.rollouts.engine import Answers, Sampling
 from trainers.rows.packing import padded_inputs
-from trainers.say.progress import AnswerCount, counting_answers
+from trainers.say.progress import watch_tokens
 from trainers.step.sharding import is_divided
 
 # Each token reads the weights once, so that more answers are hardly slower: at least so many.
@@ -80,13 +81,13 @@ class TransformersEngine:
         found: dict[int, list[int]] = {}
         with (
             self.policy() as model, self.autocast(), generating(model),
-            counting_answers(len(rows), sampling.limit) as count,
+            waiting("generating answers", total=len(rows), unit="answers") as wait,
         ):  # fmt: skip
             for start in range(0, len(order), at_once):
                 part = order[start : start + at_once]
-                answers = generate_batch(model, [rows[row] for row in part], sampling, count)
+                answers = generate_batch(model, [rows[row] for row in part], sampling, wait)
                 found |= dict(zip(part, answers, strict=True))
-                count.finished(len(part))
+                wait.at(wait.done + len(part), text="")
         ids, ends = [found[row] for row in range(len(rows))], set(sampling.stops)
         return Answers(rows, ids, [answer[-1] in ends for answer in ids])
 
@@ -134,7 +135,7 @@ def stop_ids(model: Any) -> list[int]:
 
 
 def generate_batch(
-    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, count: AnswerCount
+    model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, wait: Wait
 ) -> list[list[int]]:
     """One answer to each prompt, all generated together: its tokens, with the one that ended it.
 
@@ -142,7 +143,7 @@ def generate_batch(
         model: The policy, in `generating`.
         prompts: As token ids; they are padded on the left, for an encoder on the right.
         sampling: How answers are drawn.
-        count: Shows how far they are.
+        wait: Shows how far they are.
     """
     device, encodes = next(model.parameters()).device, bool(model.config.is_encoder_decoder)
     width = 1 if encodes else max(map(len, prompts))  # a decoder begins with a token of its own
@@ -153,7 +154,7 @@ def generate_batch(
         output = model.generate(
             **padded_inputs(prompts, config.pad_token_id, device, on_left=not encodes),
             generation_config=config,
-            logits_processor=[count.watch(width, sampling.stops)],
+            logits_processor=[watch_tokens(wait, width=width, limit=sampling.limit)],
             # All processes compute each token of a divided model, until the last answer ends.
             synced_gpus=is_divided(model),
         )

@@ -1,17 +1,22 @@
-"""What a stage tells a person beside its progress."""
+"""What a stage tells a person beside its progress; and metrics.jsonl, a line for each logged step,
+kept in step with the checkpoints.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.progress import Wait, board, waiting
+from advisor.ground.files import DISK, Disk, cannot_write, write_atomically
+from advisor.ground.progress import Wait, board
 from advisor.ground.terminal import shown
 from advisor.record.stage import Times
+from trainers.job.files import json_value
 from trainers.job.job import Job, label
 from trainers.job.machine import is_main_process
 
@@ -96,61 +101,82 @@ class Parts:
         return Times(total_s=round(sum(took_s.values()), 3), **took_s)
 
 
-LOOK_EVERY_S = 1.0
-
-
-class AnswerCount:
-    """How many answers of those that are generated together have ended, batch by batch. Nothing is
-    read from the device but once in a while: a token costs a look at the clock.
+def watch_tokens(wait: Wait, *, width: int, limit: int) -> Callable[[Any, Any], Any]:
+    """A logits processor that shows how long the answers are that are generated together, and
+    changes no logits; nothing is read from the device.
 
     Args:
-        wait: What shows them.
+        wait: For the answers.
+        width: Tokens of the prompts, with their padding; 1 for a decoder of its own.
         limit: The longest answer, in tokens.
     """
 
-    def __init__(self, wait: Wait, limit: int) -> None:
-        self.wait, self.limit = wait, limit
-        self.done = 0  # of the batches that are finished
+    def look(ids_BS: Any, logits_BV: Any) -> Any:
+        wait.at(text=f"token {ids_BS.shape[1] - width:,} of at most {limit:,}")
+        return logits_BV
 
-    def watch(self, width: int, stops: Sequence[int]) -> Callable[[Any, Any], Any]:
-        """A logits processor for one batch, which changes no logits.
-
-        Args:
-            width: Tokens of the prompts, with their padding; 1 for a decoder of its own.
-            stops: The tokens that end an answer.
-        """
-        import torch
-
-        looked_s = time.monotonic()
-
-        def look(ids_BS: Any, logits_BV: Any) -> Any:
-            nonlocal looked_s
-            length = ids_BS.shape[1] - width
-            if time.monotonic() - looked_s >= LOOK_EVERY_S and length > 0:
-                looked_s = time.monotonic()
-                ends = torch.tensor(list(stops), device=ids_BS.device)
-                ended = int(torch.isin(ids_BS[:, width:], ends).any(1).sum())
-                text = f"token {length:,} of at most {self.limit:,}"
-                self.wait.at(self.done + ended, text=text)
-            return logits_BV
-
-        return look
-
-    def finished(self, answers: int) -> None:
-        """A batch is done."""
-        self.done += answers
-        self.wait.at(self.done, text="")
+    return look
 
 
-@contextmanager
-def counting_answers(
-    count: int, limit: int, what: str = "generating answers"
-) -> Iterator[AnswerCount]:
-    """Show how many answers are there while the context lasts.
+# --------------------------------------------------------------------------- metrics.jsonl
 
-    Args:
-        count: How many there will be.
-        limit: The longest of them, in tokens.
+# A log of TRL's trainers -> its name here, where it is not the same with _ for /.
+RENAMED = {"sampling/sampling_logp_difference/mean": "engine_mismatch"}
+
+
+def metric_name(log: str) -> str:
+    """What metrics.jsonl calls a log of TRL's trainers.
+
+    `rewards/NAME/mean` keeps its name: NAME is the user's own.
     """
-    with waiting(what, total=count, unit="answers") as wait:
-        yield AnswerCount(wait, limit)
+    if log.startswith("rewards/") and log.count("/") > 1:
+        return log
+    return RENAMED.get(log) or log.replace("rewards/", "reward_").replace("/", "_")
+
+
+def append_line(path: Path, line: Mapping[str, Any], *, disk: Disk = DISK) -> None:
+    """Append a line. Raises MachineNotReady if the disk does not take it."""
+    try:
+        disk.append(path, (json.dumps(json_value(line)) + "\n").encode())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cut_metrics(path: Path, *, stage: str, task: str | None, after: int, disk: Disk = DISK) -> int:
+    """Remove the lines of this stage after a step, which a resumed run writes again, and those that
+    cannot be read; how many these were.
+    """
+    if not path.is_file():
+        return 0
+    kept, dropped = [], 0
+    lines = path.read_bytes().split(b"\n")
+    for line in lines[:-1]:  # behind the last end of a line: what a killed process did not finish
+        record = metrics_line(line)
+        if record is None:
+            dropped += bool(line.strip())
+        elif record["step"] <= after or not _is_of(record, stage, task):
+            kept.append(line + b"\n")
+    write_atomically(path, b"".join(kept), disk=disk)
+    return dropped
+
+
+def stage_lines(path: Path, *, stage: str, task: str | None) -> list[dict[str, Any]]:
+    """The lines of a stage in metrics.jsonl, those of earlier attempts included."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    found = filter(None, map(metrics_line, lines))
+    return [record for record in found if _is_of(record, stage, task)]
+
+
+def _is_of(record: Mapping[str, Any], stage: str, task: str | None) -> bool:
+    return (record.get("stage"), record.get("task")) == (stage, task)
+
+
+def metrics_line(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is none, such as one that a disk has damaged."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    return record if isinstance(record.get("loss"), int | float | None) else None

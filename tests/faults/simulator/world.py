@@ -20,7 +20,7 @@ from trainers.job.job import Job
 from trainers.keep.checkpoint_store import KEPT, CheckpointStore
 from trainers.keep.results import put_result
 from trainers.keep.resuming import dependencies
-from trainers.say.metrics_file import append_line, cut_metrics
+from trainers.say.progress import append_line, cut_metrics
 
 STEPS, EVERY = 6, 2
 STAGES = ("sft", "dpo")
