@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from advisor.data.templates.chat_text import (
     called_functions,
     contradiction_text,
     dropped_text,
+    may_think,
     missing_text,
+    names_of_tools,
     switch_of,
     template_file,
     template_messages,
@@ -35,7 +37,12 @@ from advisor.data.templates.chat_text import (
 )
 from advisor.ground.errors import InputError
 from trainers.rows.row import Unusable
-from trainers.rows.template_arguments import arguments_of, arguments_words
+from trainers.rows.template_arguments import (
+    GENERATION_TAG,
+    arguments_of,
+    arguments_words,
+    template_sources,
+)
 
 Span = tuple[int, int]  # of characters
 
@@ -43,7 +50,6 @@ BOS = "{{ bos_token }}"
 # Shows on screen how the plain template writes.
 SHOWN = (Message("user", "Hello"), Message("assistant", "Good morning"))
 OTHER_TEXTS = ("\u00a4 1", "2 \u00a5")  # with no common beginning or end
-GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # what templates write around turns
 MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>")
 
@@ -130,27 +136,20 @@ class Templater:
         given = arguments_words(arguments_of(self.tokenizer))
         return "the tokenizer's own" + (f" with {given}" if given else "")
 
-    @property
-    def template_file(self) -> str:
-        """The file that holds the chat template, for messages."""
-        folder = Path(str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"))
-        return str(template_file(folder))
-
     def use_plain_template(self) -> None:
         """Give a tokenizer without a template a plain one, so that training, saving and serving
         agree on it; say once how it writes.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
-            starts = self.tokenizer("", add_special_tokens=True)["input_ids"]
-            begins = self.tokenizer.bos_token_id is not None and starts[:1] == [
-                self.tokenizer.bos_token_id
-            ]
-            self.tokenizer.chat_template = (BOS if begins else "") + PLAIN_TEMPLATE
-            self.gave_template = True
-            self.remarks.append(
-                "the model has no chat template: a conversation is written as"
-                f" {self.render(SHOWN)!r}, and this plain template is stored with the result"
-            )
+        tokenizer = self.tokenizer
+        if getattr(tokenizer, "chat_template", None):
+            return
+        starts, bos = tokenizer("", add_special_tokens=True)["input_ids"], tokenizer.bos_token_id
+        tokenizer.chat_template = (BOS if bos in starts[:1] else "") + PLAIN_TEMPLATE
+        self.gave_template = True
+        self.remarks.append(
+            "the model has no chat template: a conversation is written as"
+            f" {self.render(SHOWN)!r}, and this plain template is stored with the result"
+        )
 
     def render(
         self,
@@ -178,7 +177,8 @@ class Templater:
         try:
             yield
         except TemplateLimit as error:
-            raise error.of(self.template_file, self.row) from None
+            folder = Path(str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"))
+            raise error.of(str(template_file(folder)), self.row) from None
         except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
             raise Unusable(
                 REFUSED,
@@ -219,28 +219,17 @@ class Templater:
         """
         if not self.own_template or not answered:
             return None
-        template = self.tokenizer.chat_template
-        sources = template.values() if isinstance(template, Mapping) else [template]
-        source = "\n".join(map(str, sources))
+        source = "\n".join(template_sources(self.tokenizer).values())
         arguments = arguments_of(self.tokenizer)
-
-        def asked(**given: Any) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": SHOWN[0].content}],
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    **given,
-                )
-            )
-
         if thoughtful and any(arguments.get(name) is False for name in SWITCHES):
             return contradiction_text(thoughtful, arguments)
         if thoughtful and not self._writes_thoughts:
             return dropped_text(thoughtful)
-        if "think" not in source and "reason" not in source:
+        if not may_think(source):
             return unknown_text(thoughtful) if thoughtful else None
-        switch = switch_of(source, asked)
+        write, question = self.tokenizer.apply_chat_template, template_messages(SHOWN[:1])
+        given = {"tokenize": False, "add_generation_prompt": True}
+        switch = switch_of(source, partial(write, question, **given))
         return missing_text(switch) if switch is not None and not thoughtful else None
 
     @cached_property
@@ -261,13 +250,11 @@ class Templater:
         conversation.
         """
         question = Message("user", OTHER_TEXTS[0])
-        try:
+        with suppress(Unusable):
             self.render((Message("system", OTHER_TEXTS[1]), question))
-        except Unusable:
-            try:
-                self.render((question,))
-            except Unusable:
-                return True
+            return True
+        with suppress(Unusable):
+            self.render((question,))
             return False
         return True
 
@@ -343,12 +330,7 @@ class Templater:
                 "a message holds a mark of the chat template as text (such as an end-of-turn"
                 " token): it is read as that token"
             )
-        names = [
-            tool.get("function", tool).get("name")
-            for tool in tools
-            if isinstance(tool, Mapping) and isinstance(tool.get("function", tool), Mapping)
-        ]
-        if any(isinstance(name, str) and name not in full for name in names):
+        if any(name not in full for name in names_of_tools(tools)):
             self.note("tools are not shown to the model: the chat template has no place for them")
 
     # ------------------------------------------------------------------ tokens
@@ -439,9 +421,10 @@ class Templater:
         """A remark on marks that the template writes and that are no tokens here: it belongs to
         another model.
         """
-        template = self.tokenizer.chat_template
-        text = template if isinstance(template, str) else " ".join(map(str, template.values()))
-        known = self.tokenizer.get_vocab()
+        text, known = (
+            " ".join(template_sources(self.tokenizer).values()),
+            self.tokenizer.get_vocab(),
+        )
         foreign = sorted({mark for mark in MARKS.findall(text) if mark not in known})
         return (
             f"; it writes {', '.join(foreign[:3])}, which"
@@ -518,8 +501,8 @@ class Writing:
 
     def spans_alike(self, learned: Sequence[int]) -> list[Span] | None:
         """The ranges of many answers without a rendering for each: two answers that stand between
-        the same marks begin and end at the same places in them. Those of the first and last answer
-        between such marks are found by rendering, and have to agree.
+        the same marks begin and end at the same places in them. Those of the first answer between
+        such marks are found by rendering.
 
         None if there are few answers, or if that cannot be shown.
         """
@@ -527,28 +510,22 @@ class Writing:
         if words is None:
             return None
         full, known, spans = self.full, dict[tuple[str, str], Span](), list[Span]()
-        around, last = {}, {}
-        for index in learned:
-            if index < len(self.messages) - 1:
-                (_, left), (start, end), (right, _) = words[index - 1 : index + 2]
-                around[index] = full[left:start], full[end:right]
-                last[around[index]] = index
         try:
             for index in learned:
-                (start, end), marks = words[index], around.get(index)
-                if marks in known and last[marks] != index:
+                start, end = words[index]
+                marks = None
+                if index < len(words) - 1:
+                    marks = full[words[index - 1][1] : start], full[end : words[index + 1][0]]
+                if marks in known:
                     lead, tail = known[marks]  # characters of the marks that belong to the answer
                     span = start - lead, end + tail
                 else:
                     span = self.span(index)
                     own = start - span[0], span[1] - end
-                    if marks is not None and not (
-                        known.setdefault(marks, own) == own
-                        and all(
-                            0 <= size <= len(mark) for size, mark in zip(own, marks, strict=True)
-                        )
-                    ):
-                        return None
+                    if marks is not None:
+                        if not (0 <= own[0] <= len(marks[0]) and 0 <= own[1] <= len(marks[1])):
+                            return None
+                        known[marks] = own
                 spans.append(self.checked(index, span, spans))
         except Unusable:
             return None
@@ -583,17 +560,15 @@ class Writing:
             return None
         place, found = len(before), []
         for message, mark in zip(messages, marks, strict=True):
-            spoken = message.content.strip()
-            for words in (message.content, spoken):
-                end = place + len(words)
-                if full.startswith(words, place) and full.startswith(mark, end):
-                    break
-            else:
+            spoken = message.content.strip()  # the space around it may be gone
+            start = full.find(spoken, place)
+            end = start + len(spoken)
+            following = full.find(mark, end)
+            if min(start, following) < 0 or (full[place:start] + full[end:following]).strip():
                 return None
-            start = place + words.index(spoken)
-            found.append((start, start + len(spoken)))
-            place = end + len(mark)
-        return found if place == len(full) else None
+            found.append((start, end))
+            place = following + len(mark)
+        return None if full[place:].strip() else found
 
     # ------------------------------------------------------------------ one answer
 
@@ -601,25 +576,19 @@ class Writing:
         """The range without what the template writes after the token that ends the turn: no model
         has to write that.
         """
-        (start, end), full = span, self.full
-        stops = list(self.special_text.finditer(full, start, end))
-        words_end = end  # where the special tokens at the end begin
-        for token in reversed(stops):
-            if full[token.end() : words_end].strip():
-                break
-            words_end = token.start()
-        spoken = spoken_text(message)
-        # An answer such as "t" is also a part of <|endoftext|>.
-        place = full.rfind(spoken, start, words_end)
-        if place < 0:
-            place = full.rfind(spoken, start, end)
-        if spoken and place >= 0 and not called_functions(message):
-            stop = self.special_text.search(full, place + len(spoken), end)
-            if stop:
-                return start, stop.end()
-        if stops and not full[stops[-1].end() : end].strip():
-            return start, stops[-1].end()
-        return start, max(start, len(full[:end].rstrip()))
+        start, end = span
+        text, spoken = self.full[start:end], spoken_text(message)
+        stops = list(self.special_text.finditer(text))
+        if spoken and not called_functions(message):
+            # An answer such as "t" is also a part of <|endoftext|>.
+            words = self.special_text.sub(lambda stop: "\0" * len(stop[0]), text)
+            place = max(words.rfind(spoken), text.rfind(spoken) if spoken not in words else -1)
+            for stop in stops:
+                if 0 <= place <= stop.start() - len(spoken):
+                    return start, start + stop.end()
+        if stops and not text[stops[-1].end() :].strip():
+            return start, start + stops[-1].end()
+        return start, start + len(text.rstrip())
 
     def _with_end_token(self, span: Span, after: Callable[[], str]) -> Span:
         """The range up to and including the token that ends the turn, if one follows the answer.

@@ -20,6 +20,8 @@ Value = bool | int | float | str
 GIVEN = {
     "messages", "tools", "documents", "add_generation_prompt", "continue_final_message",
 }  # fmt: skip
+# Of transformers; marks the answers.
+GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 SPECIAL_TOKEN = re.compile(r"\w+_token")
 # A line of ours. Templates are compiled with trim_blocks: the newline behind it writes nothing.
 WRITTEN = re.compile(
@@ -49,24 +51,13 @@ def argument_names(source: str) -> list[str]:
 
 def _parsed(source: str) -> Any:
     import jinja2
-    import jinja2.ext
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}` of transformers, which marks the answers."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2 reads it from the class
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
 
     environment = jinja2.Environment(  # noqa: S701 - it is parsed and never rendered
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     # What transformers gives to every template.
     environment.globals.update(raise_exception=None, strftime_now=None)
-    return environment.parse(source)
+    return environment.parse(GENERATION_TAG.sub("", source))
 
 
 def _names(node: Any) -> Iterable[tuple[str, str]]:
@@ -82,14 +73,9 @@ def _names(node: Any) -> Iterable[tuple[str, str]]:
         yield from _names(child)
 
 
-def written_arguments(source: str) -> dict[str, Value]:
-    """The arguments that stand in front of a template of ours."""
-    return _split(source)[0]
-
-
 def with_arguments(source: str, arguments: Mapping[str, Value]) -> str:
     """The template with these arguments in front of it, in place of those of the same names."""
-    before, own = _split(source)
+    before, own = split_arguments(source)
     lines = [
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}\n"
         for name, value in {**before, **arguments}.items()
@@ -97,21 +83,17 @@ def with_arguments(source: str, arguments: Mapping[str, Value]) -> str:
     return "".join([*lines, own])
 
 
-def without_arguments(source: str) -> str:
-    """The template as its author wrote it."""
-    return _split(source)[1]
-
-
 def with_fixed_arguments(source: str) -> str:
     """The template with its written arguments as they are, whatever a caller gives: llama.cpp and
     Ollama give every template enable_thinking, true unless somebody says otherwise.
     """
-    arguments, own = _split(source)
+    arguments, own = split_arguments(source)
     lines = [f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in arguments.items()]
     return "".join([*lines, own])
 
 
-def _split(source: str) -> tuple[dict[str, Value], str]:
+def split_arguments(source: str) -> tuple[dict[str, Value], str]:
+    """(the arguments in front of a template of ours, the template as its author wrote it)."""
     found: dict[str, Value] = {}
     while (line := WRITTEN.match(source)) is not None:
         try:
@@ -138,18 +120,16 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
     """
     if not arguments:
         return
-    template = tokenizer.chat_template
-    if not template:
+    sources = template_sources(tokenizer)
+    if not sources:
         raise InputError(
             f"{', '.join(arguments)} would have no effect: the tokenizer of {model} has"
             " no chat template",
             where="template",
             hint="remove `template` from the plan",
         )
-    several = isinstance(template, Mapping)
-    sources = dict(template) if several else {"default": template}
     try:
-        known = {name: argument_names(without_arguments(text)) for name, text in sources.items()}
+        known = {name: argument_names(split_arguments(text)[1]) for name, text in sources.items()}
     except Exception as error:  # jinja2's, or Python's for a template that is nested too deeply
         raise InputError(
             f"the chat template of {model} is broken: {str(error)[:120]}",
@@ -174,14 +154,22 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
         )
         for name, text in sources.items()
     }
+    several = isinstance(tokenizer.chat_template, Mapping)
     tokenizer.chat_template = written if several else written["default"]
 
 
 def arguments_of(tokenizer: Any) -> dict[str, Value]:
     """The arguments that are written into the tokenizer's chat template."""
-    template = getattr(tokenizer, "chat_template", None) or ""
-    sources = template.values() if isinstance(template, Mapping) else [template]
-    return {name: value for text in sources for name, value in written_arguments(text).items()}
+    found: dict[str, Value] = {}
+    for source in template_sources(tokenizer).values():
+        found |= split_arguments(source)[0]
+    return found
+
+
+def template_sources(tokenizer: Any) -> dict[str, str]:
+    """The tokenizer's chat templates by name: one, several, or none."""
+    template = getattr(tokenizer, "chat_template", None) or {}
+    return dict(template) if isinstance(template, Mapping) else {"default": template}
 
 
 def arguments_words(arguments: Mapping[str, Value]) -> str:
