@@ -24,7 +24,7 @@ from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import PROMPTS, Prompt
-from trainers.rows.packing import in_order, padded_batch, token_batches, track_batches
+from trainers.rows.packing import in_batches, padded_batch
 from trainers.rows.stage_rows import prepare_rows
 from trainers.sft import SFT
 from trainers.stage.objective import Build, EvaluatedBy, Opened, room_faults
@@ -56,13 +56,15 @@ class DistillationEvaluator(TextEvaluator):
         trainer = cast(Any, self.trainer)
         device, pad = trainer.args.device, trainer.processing_class.pad_token_id
         at_once = trainer.args.per_device_train_batch_size
-        batches = token_batches([row.tokens for row in self.rows], at_once)
-        means = []
-        for batch in track_batches(batches, "distance to the teacher"):
-            rows = [self.rows[place] for place in batch]
+
+        def means(places: list[int]) -> list[Any]:
+            rows = [self.rows[place] for place in places]
             found_N = trainer.row_distances(padded_batch(rows, pad, device))
-            means += [part.mean() for part in found_N.split([row.learned for row in rows])]
-        return {DISTANCE: in_order(batches, list(map(float, means)))}
+            return [part.mean() for part in found_N.split([row.learned for row in rows])]
+
+        sizes = [row.tokens for row in self.rows]
+        found = in_batches(sizes, at_once, means, "distance to the teacher")
+        return {DISTANCE: list(map(float, found))}
 
     def is_better_higher(self, name: str) -> bool:
         return False

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainers.rows.packing import in_order, token_batches
+from trainers.rows.packing import in_batches
 from trainers.rows.row import IGNORED, Row
 
 pytest.importorskip("torch")
@@ -24,16 +24,22 @@ def rows_of(lengths):
 @pytest.mark.light
 def test_a_batch_has_no_more_tokens_than_so_many_of_the_longest_rows():
     """Padding included; every row is in one batch, and comes back in its place."""
-    draw = random.Random(1)
+    draw, batches = random.Random(1), []
+
+    def taken(places):
+        batches.append(places)
+        return places
+
     for at_once in (1, 3, 8):
         lengths = [draw.randrange(1, 200) for _ in range(50)]
-        batches = token_batches(lengths, at_once)
-        assert sorted(place for batch in batches for place in batch) == list(range(50))
+        batches.clear()
+        assert in_batches(lengths, at_once, taken, "rows") == list(range(50))
         for batch in batches:
             assert len(batch) * max(lengths[place] for place in batch) <= at_once * max(lengths)
-        assert in_order(batches, [place for batch in batches for place in batch]) == list(range(50))
-    assert token_batches([], 4) == []
-    assert token_batches([5, 5, 20], 1) == [[0, 1], [2]]
+    batches.clear()
+    assert in_batches([5, 5, 20], 1, taken, "rows") == [0, 1, 2]
+    assert batches == [[0, 1], [2]]
+    assert in_batches([], 4, taken, "rows") == []
 
 
 def test_losses_of_rows_in_batches_are_those_of_each_row_alone(tiny_model):

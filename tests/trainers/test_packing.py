@@ -172,12 +172,12 @@ def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
     model = sharp(dtype)
     rows = rows_of([23, 31, 40, 61])
     found = leak(model, rows)
-    assert found.joined_gap > 10  # it does look at its context
+    assert found.joined > 10  # it does look at its context
     # In bfloat16 the gap is 0.3 or so on most processors, which a limit for float32 would refuse;
     # where all products are summed in one order there is none.
-    assert found.packed_gap <= found.rounding
+    assert found.accepted
     if dtype == "bfloat16":
-        assert found.packed_gap == 0 or found.packed_gap > 0.1
+        assert found.packed == 0 or found.packed > 0.1
     check_packing(model, rows, stage="cpt", attention="sdpa")
     # Nor does it matter how much the model makes of its context.
     deaf = tiny("llama", "sdpa").to(getattr(torch, dtype))

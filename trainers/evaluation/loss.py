@@ -17,7 +17,7 @@ from trainers.rollouts.engine import Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 from trainers.rows import IGNORED, Row
 from trainers.rows.heads import Rewriting, rewriting_columns
-from trainers.rows.packing import in_order, padded_batch, token_batches, track_batches
+from trainers.rows.packing import in_batches, padded_batch
 
 HELD_OUT_ROWS = 64
 Item = TypeVar("Item")
@@ -69,31 +69,31 @@ def log_prob_sums(model: Model, rows: Sequence[Row], pad_id: int, *, at_once: in
     if not rows:
         return []
     device = next(model.parameters()).device
-    batches = token_batches([row.tokens for row in rows], at_once)
+
+    def sums(places: list[int]) -> Any:
+        batch = padded_batch([rows[place] for place in places], pad_id, device)
+        return model(**batch, fused_lm_head=True).log_probs.sum(1)
+
     with fused_head(model):
-        sums = [
-            model(
-                **padded_batch([rows[place] for place in batch], pad_id, device), fused_lm_head=True
-            ).log_probs.sum(1)
-            for batch in track_batches(batches, "losses")
-        ]
-    return in_order(batches, torch.cat(sums).tolist())
+        found = in_batches([row.tokens for row in rows], at_once, sums, "losses")
+    return torch.stack(found).tolist()
 
 
 def output_losses(trainer: Any, rows: Sequence[Rewriting]) -> list[float]:
     """The sum of the losses of all tokens of each row's output, in the order of the rows."""
-    batches = token_batches([row.tokens for row in rows], trainer.args.per_device_train_batch_size)
-    sums: list[float] = []
+
+    def sums(places: list[int]) -> Any:
+        columns = rewriting_columns([rows[place] for place in places])
+        features = [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+        inputs = trainer.data_collator(features).to(trainer.args.device)
+        return token_losses(trainer.model, inputs).view(len(places), -1).sum(1)
+
+    sizes, at_once = [row.tokens for row in rows], trainer.args.per_device_train_batch_size
     with measuring_as_trained(trainer):
-        for batch in track_batches(batches, "losses"):
-            columns = rewriting_columns([rows[place] for place in batch])
-            features = [
-                dict(zip(columns, values, strict=True))
-                for values in zip(*columns.values(), strict=True)
-            ]
-            inputs = trainer.data_collator(features).to(trainer.args.device)
-            sums += token_losses(trainer.model, inputs).view(len(batch), -1).sum(1).tolist()
-    return in_order(batches, sums)
+        return list(map(float, in_batches(sizes, at_once, sums, "losses")))
 
 
 def token_losses(model: Any, inputs: Mapping[str, Any], *, smoothing: float = 0.0) -> Any:

@@ -12,8 +12,9 @@ vocabulary.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from advisor.ground.errors import InputError
@@ -21,7 +22,7 @@ from advisor.ground.progress import waiting
 from advisor.methods.kernels import is_flash
 from trainers.job.evaluating import evaluating, first_float_dtype, half_dtype
 from trainers.job.types import Device, Model
-from trainers.rows.row import IGNORED, Row
+from trainers.rows.row import IGNORED, Row, ids_of
 from trainers.rows.sequences import Groups, lengths
 
 Found = TypeVar("Found")
@@ -51,9 +52,8 @@ def bins_of(lengths: Any, seq_len: int) -> tuple[Any, Any]:
     """(the places of all rows, bin after bin; where each bin ends among them), from the lengths
     alone.
 
-    Best fit, longest first: a row goes to the fullest bin that has room for it. Rows of one length
-    are placed together, so that the work grows with the number of lengths, and the rows are only
-    sorted: ten million take two seconds.
+    Best fit, longest first: a row goes to the fullest bin that has room for it. (TRL's packing does
+    so with the tokens of a thousand rows at a time.)
 
     Args:
         lengths: An int array, none over `seq_len`.
@@ -61,45 +61,28 @@ def bins_of(lengths: Any, seq_len: int) -> tuple[Any, Any]:
     import numpy as np
 
     by_length = np.argsort(-lengths, kind="stable")
-    sizes, firsts, counts = np.unique(-lengths[by_length], return_index=True, return_counts=True)
     bin_of = np.empty(len(lengths), dtype=np.int32)  # of the rows in the order of `by_length`
-    rooms: dict[int, list[Any]] = {}  # tokens left -> arrays of such bins
+    rooms: dict[int, array[int]] = {}  # tokens left -> such bins
     filled: list[int] = []  # the keys of `rooms`, sorted
     bins = 0
-
-    def leave(room: int, these: Any) -> None:
-        if len(these) and room:
-            if room not in rooms:
-                rooms[room] = []
-                insort(filled, room)
-            rooms[room].append(these)
-
-    for size, first, count in zip((-sizes).tolist(), firsts.tolist(), counts.tolist(), strict=True):
-        end = first + count
-        while first < end:
-            place = bisect_left(filled, size)
-            if place < len(filled):
-                room = filled[place]
-                found = rooms[room].pop()
-                if not rooms[room]:
-                    del rooms[room]
-                    filled.pop(place)
-            else:  # new ones for all rows that are left
-                room = seq_len
-                new = -(-(end - first) // max(1, room // max(1, size)))
-                found = np.arange(bins, bins + new, dtype=np.int32)
-                bins += new
-            each = room // size if size else end - first  # rows of this length that fit into one
-            whole = min(len(found), (end - first) // each)
-            bin_of[first : first + whole * each] = np.repeat(found[:whole], each)
-            first += whole * each
-            leave(room - each * size, found[:whole])
-            if whole < len(found):
-                rest = end - first  # fewer than fill the next bin
-                bin_of[first:end] = found[whole]
-                first = end
-                leave(room - rest * size, found[whole : whole + 1])
-                leave(room, found[whole + 1 :])
+    for place, size in enumerate(lengths[by_length]):
+        size = int(size)
+        fitting = bisect_left(filled, size)
+        if fitting < len(filled):
+            room = filled[fitting]
+            bin_of[place] = rooms[room].pop()
+            if not rooms[room]:
+                del rooms[room], filled[fitting]
+        else:
+            room = seq_len
+            bin_of[place] = bins
+            bins += 1
+        left = room - size
+        if left:
+            if left not in rooms:
+                rooms[left] = ids_of(())
+                insort(filled, left)
+            rooms[left].append(bin_of[place])
     order = by_length[np.argsort(bin_of, kind="stable")].astype(np.int32)
     return order, np.bincount(bin_of, minlength=bins).cumsum()
 
@@ -181,32 +164,23 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
 
 class Leak(NamedTuple):
     """How far the predictions of a row move when another row is packed in front of it, and when
-    both are one text.
-
-    Divergences are means over the row's tokens of the Kullback-Leibler divergence from the row
-    alone, in nats; gaps are the largest differences of a log-probability.
+    both are one text: the largest differences of a log-probability from the row alone.
     """
 
-    packed: float  # divergence
-    packed_gap: float
+    packed: float
     joined: float
-    joined_gap: float
-    rounding: float  # the largest gap that rounding alone explains
-    share: float  # of the joined text's numbers that inexact arithmetic explains
+    explained: float  # how much of `packed` is the model's arithmetic
 
     @property
     def accepted(self) -> bool:
         """True if the row is as good as alone; also for a model that ignores its context."""
-        return self.packed_gap <= self.rounding or (
-            self.packed_gap <= self.share * self.joined_gap
-            and self.packed <= self.share * self.joined
-        )
+        return self.packed <= self.explained
 
     def text(self) -> str:
         """The numbers, in words."""
         return (
-            f"log-probabilities move by up to {self.packed_gap:.2g}, and by {self.joined_gap:.2g}"
-            f" if the rows are one text; divergence {self.packed:.2g} and {self.joined:.2g} nats"
+            f"log-probabilities move by up to {self.packed:.2g}, and by {self.joined:.2g} if the"
+            " rows are one text"
         )
 
 
@@ -236,27 +210,16 @@ def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None
             for logits in (predict(second), predict((*first, *second)), packed_SV)
         )
     likely_TV = alone_TV > alone_TV.max(dim=-1, keepdim=True).values - LIKELY
-
-    def moved(other_TV: Any) -> tuple[float, float]:
-        divergence_T = (alone_TV.exp() * (alone_TV - other_TV)).sum(-1)
-        return float(divergence_T.mean()), float((alone_TV - other_TV).abs()[likely_TV].max())
-
-    return Leak(*moved(packed_TV), *moved(joined_TV), *inexactness(model, packed_SV))
-
-
-def inexactness(model: Any, logits_SV: Any) -> tuple[float, float]:
-    """(the largest gap, the largest share of a full look across) that this model's arithmetic
-    explains.
-    """
-    import torch
-
+    packed, joined = (
+        float((alone_TV - other_TV).abs()[likely_TV].max()) for other_TV in (packed_TV, joined_TV)
+    )
     if getattr(model, "is_loaded_in_8bit", False):
-        return SAME_LOG_PROBS, SHARE_INT8
-    if logits_SV.dtype == first_float_dtype(model) == torch.float32:
-        return SAME_LOG_PROBS, 0.0
-    half = min(logits_SV.dtype, half_dtype(logits_SV.device), key=lambda dtype: dtype.itemsize)
-    step = torch.finfo(half).eps * float(logits_SV.float().abs().max())
-    return max(SAME_LOG_PROBS, STEPS * step), SHARE
+        return Leak(packed, joined, max(SAME_LOG_PROBS, SHARE_INT8 * joined))
+    if packed_SV.dtype == first_float_dtype(model) == torch.float32:
+        return Leak(packed, joined, SAME_LOG_PROBS)
+    half = min(packed_SV.dtype, half_dtype(device), key=lambda dtype: dtype.itemsize)
+    step = torch.finfo(half).eps * float(packed_SV.float().abs().max())
+    return Leak(packed, joined, max(SAME_LOG_PROBS, STEPS * step, SHARE * joined))
 
 
 def packed_logits(model: Any, rows: Sequence[Sequence[int]], *, flash: bool = False) -> Any:
@@ -290,29 +253,39 @@ def packed_logits(model: Any, rows: Sequence[Sequence[int]], *, flash: bool = Fa
 # ------------------------------------------------------------------------------------ padding
 
 
-def token_batches(lengths: Sequence[int], at_once: int) -> list[list[int]]:
-    """Places of the sequences, by length, in batches of at most as many tokens, padding included,
-    as `at_once` of the longest have.
+def in_batches(
+    sizes: Sequence[int],
+    at_once: int,
+    compute: Callable[[list[int]], Iterable[Found]],
+    what: str,
+    *,
+    unit: str = "rows",
+) -> list[Found]:
+    """What is found of each sequence, in their order.
+
+    Those of similar length go together, at most as many tokens in a batch, padding included, as
+    `at_once` of the longest have; with 0 each is alone.
+
+    Args:
+        sizes: Tokens of each.
+        compute: Gives what it finds of those at some places, in their order.
+        what: Is shown while it takes.
+        unit: Of the sequences, in the plural.
     """
-    budget = at_once * max(lengths, default=0)
+    budget = at_once * max(sizes, default=0)
     batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
         # The next one is the longest of its batch.
-        if batches and (len(batches[-1]) + 1) * lengths[place] <= budget:
+        if batches and (len(batches[-1]) + 1) * sizes[place] <= budget:
             batches[-1].append(place)
         else:
             batches.append([place])
-    return batches
-
-
-def track_batches(
-    batches: Sequence[Sequence[int]], what: str, *, unit: str = "rows"
-) -> Iterator[Sequence[int]]:
-    """The batches one by one, as a wait that counts their sequences."""
-    with waiting(what, total=sum(map(len, batches)), unit=unit) as done:
+    found: list[Found] = []
+    with waiting(what, total=len(sizes), unit=unit) as done:
         for batch in batches:
-            yield batch
+            found += compute(batch)
             done(len(batch))
+    return in_order(batches, found)
 
 
 def in_order(batches: Sequence[Sequence[int]], found: Sequence[Found]) -> list[Found]:
@@ -369,11 +342,11 @@ def head_outputs(
     import torch
 
     device = next(model.parameters()).device
-    batches = token_batches(list(map(len, texts)), at_once)
-    if pad_id is None:
-        batches = [[place] for place in range(len(texts))]
-    parts = [
-        model(**padded_inputs([texts[place] for place in batch], pad_id or 0, device)).logits
-        for batch in track_batches(batches, what, unit=unit)
-    ]
-    return torch.stack(in_order(batches, list(torch.cat(parts).float().cpu())))
+
+    def outputs(places: list[int]) -> Any:
+        inputs = padded_inputs([texts[place] for place in places], pad_id or 0, device)
+        return model(**inputs).logits
+
+    at_once = at_once if pad_id is not None else 0
+    found = in_batches(list(map(len, texts)), at_once, outputs, what, unit=unit)
+    return torch.stack(found).float().cpu()
