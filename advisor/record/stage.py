@@ -178,8 +178,8 @@ class SampleAnswer(JsonObject):
         float | None, "score of the answer before, by `sample_metric`", OMIT_NULL
     ] = None
     score_after: Annotated[float | None, "score of the answer after", OMIT_NULL] = None
-    reward_before: Annotated[float | None, "reward of the answer before (PPO)", OMIT_NULL] = None
-    reward_after: Annotated[float | None, "reward of the answer after (PPO)", OMIT_NULL] = None
+    reward_before: Annotated[float | None, "reward of the answer before", OMIT_NULL] = None
+    reward_after: Annotated[float | None, "reward of the answer after", OMIT_NULL] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -232,7 +232,10 @@ class TextEvaluator:
         metric = next(iter(scored), None)
         nothing = [None] * len(self.prompts)
         scores = scored[metric] if metric else (nothing, nothing)
-        samples = zip(self.prompts, self.base.samples, self.tuned.samples, *scores, strict=True)
+        both = self.base, self.tuned
+        rewards = (found.scores.get("reward", nothing) for found in both)
+        answers = (found.samples for found in both)
+        samples = zip(self.prompts, *answers, *scores, *rewards, strict=True)
         return Evaluation(
             holdout_loss_before=loss.before if loss else None,
             holdout_loss_after=loss.after if loss else None,
@@ -252,10 +255,12 @@ class TextEvaluator:
                     tuned=tuned.text,
                     base_stopped=base.stopped,
                     tuned_stopped=tuned.stopped,
-                    score_before=score_before,
-                    score_after=score_after,
+                    score_before=numbers[0],
+                    score_after=numbers[1],
+                    reward_before=numbers[2],
+                    reward_after=numbers[3],
                 )
-                for row, base, tuned, score_before, score_after in samples
+                for row, base, tuned, *numbers in samples
             ),
             sample_metric=metric,
             extra=self.own_record(),

@@ -22,6 +22,7 @@ from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
 from trainers.keep.records import launch_record, resolved_settings
 from trainers.keep.resuming import last_checkpoint, resume_metrics
 from trainers.keep.trackers import Trackers
+from trainers.rows.conversation import PROMPTS
 from trainers.rows.sequences import lengths
 from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, say, tell
 from trainers.stage.load import BuiltStage, LoadedStage, build_trainer
@@ -194,6 +195,8 @@ def measure(loaded: LoadedStage) -> None:
     evaluation_loss = trainer.evaluate()["eval_loss"] if objective.measures_loss else None
     if not is_main_process():
         return
+    # A prompt stands with the longest answer that the stage lets the model write to it.
+    answer = int(job.options["response_tokens"]) if objective.kind is PROMPTS else 0
     steps = settings.total_steps(job, len(groups), processes=processes)
     step_s = watch.step_times_s[-1] * stage.grad_accum / micro_batches
     peak = f"peak {format_gib(memory.peak_bytes())}"
@@ -209,7 +212,7 @@ def measure(loaded: LoadedStage) -> None:
         measured=measured,
         steps=steps,
         longest_batch_duration_s=step_s * steps,
-        batch_tokens=sum(row.tokens for group in batch for row in group),
+        batch_tokens=sum(row.tokens + answer for group in batch for row in group),
         losses=tuple(watch.losses),
         evaluation_loss=evaluation_loss,
         data=loaded.data.counts(),

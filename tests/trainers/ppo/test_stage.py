@@ -49,7 +49,9 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
     reward = found["evaluation"]["metrics"]["reward"]
     assert reward["word"] == "better"
     assert reward["interval"][0] > 0.5
-    assert "x" in found["evaluation"]["samples"][0]["tuned"]
+    sample = found["evaluation"]["samples"][0]
+    assert "x" in sample["tuned"]
+    assert sample["reward_after"] > sample["reward_before"]
     assert found["steps"] == 14
     assert found["resolved"]["one_base"] is True
 
@@ -326,13 +328,19 @@ def test_a_policy_far_from_its_start_stops_the_run(make):
 
 
 def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
-    """dry_run.json holds peak memory and the time of an update; no module is saved."""
-    job = make(job_dry_run=True, max_steps=20)
-    train(job)
-    found = json.loads((job.output / "dry_run.json").read_text())
+    """dry_run.json holds peak memory, the time of an update, and the tokens of the longest batch
+    with answers of full length; no module is saved.
+    """
+    tokens = []
+    for answer in (6, 12):
+        job = make(job_dry_run=True, max_steps=20, response_tokens=answer)
+        train(job)
+        found = json.loads((job.output / "dry_run.json").read_text())
+        tokens.append(found["batch_tokens"])
     assert found["measured"]["peak_bytes"] > 0
     assert found["measured"]["step_s"] > 0
     assert found["steps"] == 20
+    assert tokens[1] - tokens[0] == 16 * (12 - 6)  # a micro-batch of 16 prompts
     assert not list(job.output.glob("*.safetensors"))
 
 
