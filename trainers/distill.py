@@ -29,20 +29,18 @@ from trainers.rows.stage_rows import prepare_rows
 from trainers.sft import SFT
 from trainers.stage.objective import Build, EvaluatedBy, Opened, room_faults
 from trainers.stage.run import trains
-from trainers.teachers.answers import (
+from trainers.teachers.teacher import (
     Written,
     answered,
     answered_row,
-    answers_file,
-    cut_note,
-    written_answers,
-)
-from trainers.teachers.teacher import (
+    answers_folder,
     check_same_tokens,
+    cut_note,
     is_own_base,
     load_teacher,
     teacher_digest,
     teacher_source,
+    written_answers,
 )
 
 TEACHER, DATA = "teacher", "data"
@@ -150,7 +148,7 @@ class Distillation(SFT):
         Args:
             digest: Of the data that the requests come from.
         """
-        from trainers.rollouts.engine import Sampling
+        from trainers.rollouts import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
         from trainers.start.loading import enable_stop_tokens
         from trainers.teachers.trainer import own_random_numbers
@@ -174,8 +172,8 @@ class Distillation(SFT):
                 found = engine.generate([list(prompt.prompt_ids) for prompt in block], sampling)
             return list(map(Written, found.ids, found.ended))
 
-        file = answers_file(job, f"{digest} {len(prompts)}", teacher_digest(job))
-        return written_answers(file, prompts, write)
+        folder = answers_folder(job, f"{digest} {len(prompts)}")
+        return written_answers(folder, prompts, write)
 
     def depends_on(self, job: Job, data: Prepared[Row]) -> dict[str, str]:
         return {"teacher": teacher_digest(job)}

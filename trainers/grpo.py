@@ -27,7 +27,7 @@ from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
 from trainers.rewards.watch import Watch, about_rewards
-from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH
+from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.conversation import PROMPTS, Prompt

@@ -346,7 +346,7 @@ def test_a_damaged_reward_model_is_refused(damage, tiny_model, pairs, tmp_path):
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from trainers.rewards.model import load_reward_model
+    from trainers.rewards.sources import load_reward_model
 
     folder = tmp_path / "rm"
     loader = AutoModelForSequenceClassification

@@ -11,7 +11,7 @@ from tests.trainers.alignment import losses, trained
 from trainers import distill
 from trainers.job.job import make_job
 from trainers.step.answer_loss import Head
-from trainers.teachers import answers as answers_module
+from trainers.teachers import teacher as module
 from trainers.teachers.divergence import Distance, logit_divergences
 from trainers.teachers.trainer import is_on_policy, prompt_length
 
@@ -253,11 +253,13 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     """Requests without answers are answered by the teacher once, kept in the run folder, counted,
     and after a crash only those are written that are missing.
     """
-    monkeypatch.setattr(answers_module, "BLOCK", 4)
+    monkeypatch.setattr(module, "BLOCK", 4)
     keys = {"on_policy": 0.0, "job_data": problems, "max_steps": 2, "holdout": 0.25}
     whole = trained(lesson(**keys))
-    (file,) = (lesson(**keys).run / "prepared").glob("*-teacher-*.jsonl")
-    lines = file.read_bytes().splitlines(keepends=True)
+    (folder,) = (lesson(**keys).run / "prepared").glob("*-teacher-*")
+    written = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    assert list(written) == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    lines = b"".join(written.values()).splitlines()
     assert len(lines) == 12
     note = next(note for note in whole["data"]["notes"] if "the teacher wrote" in note)
     cut = sum(not json.loads(line)["ended"] for line in lines)
@@ -268,11 +270,13 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     )
     measured = whole["measured"]
     assert 0 < measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
-    again = lesson(**keys, job_run=file.parent.parent.parent / "again")
-    (again.run / "prepared").mkdir(parents=True)
-    (again.run / "prepared" / file.name).write_bytes(b"".join(lines[:6]) + b'{"ids": [')
+    again = lesson(**keys, job_run=folder.parent.parent.parent / "again")
+    half = again.run / "prepared" / folder.name
+    half.mkdir(parents=True)
+    (half / "0.jsonl").write_bytes(written["0.jsonl"])
+    (half / "1.jsonl").write_bytes(lines[4] + b'\n{"ids": [')
     assert trained(again)["data"] == whole["data"]
-    assert (again.run / "prepared" / file.name).read_bytes() == file.read_bytes()
+    assert {file.name: file.read_bytes() for file in half.iterdir()} == written
 
 
 def test_requests_alone_are_answered_by_student_and_teacher(lesson, problems, tmp_path):

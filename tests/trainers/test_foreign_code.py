@@ -99,7 +99,7 @@ def _load(model, tmp_path, align):
 def _reward(model, tmp_path, align):
     import torch
 
-    from trainers.rewards.model import load_reward_model
+    from trainers.rewards.sources import load_reward_model
 
     folder = tmp_path / "reward"
     shutil.copytree(model, folder)
@@ -112,7 +112,7 @@ def _reward(model, tmp_path, align):
 def _reward_module(model, tmp_path, align):
     import torch
 
-    from trainers.rewards.model import load_reward_model
+    from trainers.rewards.sources import load_reward_model
 
     config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(model)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

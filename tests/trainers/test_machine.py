@@ -64,7 +64,7 @@ def test_on_the_cpu_nothing_is_placed(make, loads):
 
 def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
     """The models beside the trained one, too: rewards, what is checked, chat and merge."""
-    from trainers.rewards.model import load_reward_model
+    from trainers.rewards.sources import load_reward_model
     from trainers.tools.results import Result, load_whole
 
     job = make()

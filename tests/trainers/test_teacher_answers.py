@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from trainers.teachers import answers
-from trainers.teachers.answers import BLOCK, Written, read_answers, written_answers
+from trainers.teachers import teacher as module
+from trainers.teachers.teacher import BLOCK, Written, written_answers
 
 PROMPTS = [f"prompt {number}" for number in range(3 * BLOCK + 5)]
 
@@ -34,8 +34,8 @@ def processes(monkeypatch):
         name = threading.current_thread().name
         return int(name) if name.isdigit() else 0
 
-    monkeypatch.setattr(answers, "process_rank", rank)
-    monkeypatch.setattr(answers, "is_main_process", lambda: rank() == 0)
+    monkeypatch.setattr(module, "process_rank", rank)
+    monkeypatch.setattr(module, "is_main_process", lambda: rank() == 0)
 
     def run(path, teacher):
         found = {}
@@ -54,34 +54,22 @@ def processes(monkeypatch):
 
 
 def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkeypatch):
-    """Each of two answers every second block, both come to the answers of one process, and none of
-    the files for blocks is left. A second call asks nobody.
+    """Each of two answers every second block, and both come to the answers of one process. A second
+    call asks nobody; a third asks for the blocks alone that are missing or damaged.
     """
     teacher = Teacher()
-    both = processes(tmp_path / "two.jsonl", teacher)
+    both = processes(tmp_path / "two", teacher)
     assert sorted(teacher.asked) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]
     monkeypatch.setenv("WORLD_SIZE", "1")
-    one = written_answers(tmp_path / "one.jsonl", PROMPTS, Teacher())
+    one = written_answers(tmp_path / "one", PROMPTS, Teacher())
+    assert len(one) == 3 * BLOCK + 5
     assert both == {0: one, 1: one}
-    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     again = Teacher()
-    assert processes(tmp_path / "two.jsonl", again) == both
+    assert processes(tmp_path / "two", again) == both
     assert not again.asked
-
-
-def test_what_an_interrupted_attempt_has_is_not_asked_again(tmp_path, processes, monkeypatch):
-    """The blocks that either process had finished stay."""
-    path = tmp_path / "two.jsonl"
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    written_answers(tmp_path / "one.jsonl", PROMPTS, Teacher())
-    lines = (tmp_path / "one.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "two.blocks").mkdir()
-    (tmp_path / "two.blocks" / "0.jsonl").write_bytes(b"".join(lines[:BLOCK]))
-    (tmp_path / "two.blocks" / "3.jsonl").write_bytes(b"".join(lines[3 * BLOCK :]))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    teacher = Teacher()
-    processes(path, teacher)
-    assert sorted(teacher.asked) == [("0", 2), ("1", 1)]
-    assert read_answers(path) == read_answers(tmp_path / "one.jsonl")
+    (tmp_path / "two" / "1.jsonl").unlink()
+    with (tmp_path / "two" / "2.jsonl").open("r+b") as file:
+        file.truncate(100)
+    assert processes(tmp_path / "two", again) == both
+    assert sorted(again.asked) == [("0", 2), ("1", 1)]

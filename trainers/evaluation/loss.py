@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.types import Model, Trainer
-from trainers.rollouts.engine import Sampling
+from trainers.rollouts import Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 from trainers.rows import IGNORED, Row
 from trainers.rows.heads import Rewriting, rewriting_columns

@@ -41,11 +41,11 @@ from trainers.ppo.optimizer import TrainerArguments, rate_share, set_rates
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, Roles
 from trainers.ppo.rollout import Batch, batches_of, scatter_answers, table_of
 from trainers.rewards.in_trl import Scored
-from trainers.rewards.model import model_scores
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Answer, Rewards, Score, filled
+from trainers.rewards.sources import model_scores
 from trainers.rewards.watch import FIRST, Watch
-from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
+from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.conversation import Prompt
 from trainers.rows.packing import in_order

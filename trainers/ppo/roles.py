@@ -32,7 +32,7 @@ from advisor.methods import methods
 from trainers.job.job import Job
 from trainers.job.types import AdaptedModel, Device
 from trainers.ppo.rollout import Batch, answer_log_probs, answer_states, hidden_states
-from trainers.rewards.model import check_same_tokens, load_reward_model
+from trainers.rewards.sources import check_same_tokens, load_reward_model
 from trainers.stage.objective import Opened
 from trainers.start.loading import load_model, read_adapter_config
 from trainers.start.model_files import reading

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.rollouts.engine import Answers
+from trainers.rollouts import Answers
 from trainers.rows.packing import in_order, padded_inputs
 from trainers.step.answer_loss import TILE_TOKENS, at_places, head_of, token_log_probs
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
+from advisor.model_files.folder import folder_faults
+from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
-from trainers.job.types import Device, Tokenizer
-from trainers.rewards.model import check_same_tokens, load_reward_model, model_scores, reward_folder
+from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
 from trainers.rewards.verifiers import (
     matches,
@@ -28,7 +32,9 @@ from trainers.rewards.verifiers import (
     schema_validator,
 )
 from trainers.rows.conversation import Prompt
+from trainers.rows.packing import head_outputs
 
+SCORES = "SequenceClassification"
 NGRAM = 3  # words; open-r1's default
 NOTHING_SCORES = (
     "verifier: exact, regex, format or json_schema; reward_model: a folder or a stage; reward:"
@@ -266,3 +272,99 @@ def load_user_reward(named: str, folder: Path) -> Callable[[Sequence[Answer]], l
             ) from error
 
     return score
+
+
+# --------------------------------------------------------------------------- reward models
+
+
+def reward_folder(job: Job, named: str) -> Path:
+    """The folder of a reward model: the result of a stage of the plan, or a folder.
+
+    Raises InputError if there is none.
+
+    Args:
+        named: What the stage says.
+    """
+    stages = {item.name: item for item in job.plan.stages}
+    if named in stages:
+        if not objective(stages[named].objective).scores:
+            raise InputError(
+                f"reward_model names the stage {named}, whose objective is"
+                f" {stages[named].objective}",
+                where=f"stage {job.stage.name}",
+                allowed="a stage with objective rm, or a folder",
+            )
+        folder = job.run / "stages" / (f"{named}-{job.task}" if job.task else named)
+    else:
+        folder = job.folder / Path(named).expanduser()
+    if not any((folder / file).is_file() for file in ("adapter_config.json", "config.json")):
+        hint = "run that stage first" if named in stages else ""
+        raise InputError(
+            f"{folder} holds no model",
+            where=f"stage {job.stage.name}: reward_model",
+            allowed="a stage with objective rm, or the folder of a reward model",
+            hint=hint,
+        )
+    return folder
+
+
+def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
+    """Raise InputError if the reward model has another tokenizer than the policy."""
+    from trainers.start.loading import vocabulary_of
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(
+            f"{folder} has no tokenizer",
+            where=f"stage {job.stage.name}: reward_model",
+            hint="save the tokenizer it was trained with into that folder",
+        )
+    mine, theirs = tokenizer.get_vocab(), vocabulary_of(job, str(folder), "the tokenizer")
+    if theirs != mine:
+        raise InputError(
+            f"the reward model in {folder} has another tokenizer"
+            f" ({len(theirs):,} tokens) than the model it would score ({len(mine):,})",
+            where=f"stage {job.stage.name}",
+            hint="train the reward model on the same base: objective rm in the same plan",
+        )
+
+
+def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
+    """The reward model, frozen, in the stage's dtype; a whole one is not quantised.
+
+    Raises InputError if it gives no single score.
+    """
+    from trainers.start.loading import load_frozen, read_adapter_config
+    from trainers.start.model_files import check_files
+
+    check_files(str(folder), folder_faults)
+    if (folder / "adapter_config.json").is_file():
+        is_scoring = read_adapter_config(folder).get("task_type") == "SEQ_CLS"
+        what, base = "the module in it generates text", job.whole_model(folder)
+    else:
+        names = json.loads((folder / "config.json").read_text("utf-8")).get("architectures")
+        kind = str(names[0]) if isinstance(names, list) and names else "a model"
+        is_scoring = "ForSequenceClassification" in kind
+        what, base = f"it holds {kind}", str(folder)
+        job = replace(job, entry=replace(job.entry, stage=replace(job.stage, quantization=None)))
+    if not is_scoring:
+        raise InputError(
+            f"{folder} gives no scores: {what}",
+            where=f"stage {job.stage.name}: reward_model",
+            allowed="the result of a stage with objective rm, or a model with a head for one score",
+        )
+    return load_frozen(job, device, str(folder), base=base, head=SCORES, num_labels=1)
+
+
+def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> list[float]:
+    """The reward model's score of each prompt with its answer.
+
+    Args:
+        at_once: How many of the longest texts go through the model together.
+    """
+    if not answers:
+        return []
+    texts = [[*answer.prompt_ids, *answer.answer_ids] for answer in answers]
+    pad_id = model.config.get_text_config().pad_token_id
+    with evaluating(model):
+        scores: list[float] = head_outputs(model, texts, pad_id, at_once=at_once)[:, 0].tolist()
+    return scores

@@ -13,7 +13,7 @@ from typing import Any
 from advisor.ground.progress import Wait, waiting
 from trainers.job.evaluating import generating
 from trainers.job.machine import least_of_all
-from trainers.rollouts.engine import Answers, Sampling
+from trainers.rollouts import Answers, Sampling
 from trainers.rows.packing import padded_inputs
 from trainers.say.progress import watch_tokens
 from trainers.step.sharding import is_divided

@@ -42,7 +42,7 @@ from advisor.plan.vllm import (
 )
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import is_main_process, wait_for_all
-from trainers.rollouts.engine import Answers, Engine, Sampling
+from trainers.rollouts import Answers, Engine, Sampling
 from trainers.say.progress import tell
 from trainers.step.sharding import is_divided, whole_weights
 

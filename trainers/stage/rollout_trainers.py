@@ -20,7 +20,7 @@ import trl.trainer.rloo_trainer
 from trainers.rewards.in_trl import Scored
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
-from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
+from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.stage.trl_trainer import StageTrainer, frozen_copy
 
 LARGEST_WEIGHT = 2.0  # of RLOO's importance weights

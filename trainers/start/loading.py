@@ -84,6 +84,24 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     return tokenizer
 
 
+def vocabulary_of(job: Job, source: str, what: str) -> dict[str, int]:
+    """The tokens of another model's tokenizer, with their numbers.
+
+    Raises InputError if its files cannot be read.
+
+    Args:
+        source: A folder or hub id.
+        what: Whose tokenizer it is, for the message.
+    """
+    from transformers import AutoTokenizer
+
+    check_files(source, tokenizer_faults)
+    with reading(source, what):
+        other = AutoTokenizer.from_pretrained(source, trust_remote_code=job.plan.trust_remote_code)
+    vocabulary: dict[str, int] = other.get_vocab()
+    return vocabulary
+
+
 def dtype_faults(job: Job, device: Device) -> list[Fault]:
     """The dtypes and kernels of the stage that this device does not have."""
     stage, found = job.stage, []

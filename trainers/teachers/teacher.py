@@ -1,4 +1,5 @@
-"""The teacher of a distillation: a model whose next-token distributions are learned.
+"""The teacher of a distillation: a model whose next-token distributions are learned, and that
+writes answers before training for requests that the data do not answer.
 
 Both distributions have to be over the same tokens, so the teacher's tokenizer is compared with the
 student's before any weight is read. Its output matrix may be padded to another size.
@@ -7,17 +8,28 @@ student's before any weight is read. Its output matrix may be padded to another 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.ground.files import DISK, cannot_write
+from advisor.ground.progress import track
 from advisor.methods import methods
-from advisor.model_files.folder import tokenizer_faults
 from advisor.plan.entries import path_from
 from advisor.record.content import folder_digest
+from trainers.job.files import digest_of, make_folder
 from trainers.job.job import Job, model_source
+from trainers.job.machine import is_main_process, process_count, process_rank
 from trainers.job.types import Device, Tokenizer
+from trainers.rows import Prepared, Row
+from trainers.rows.conversation import Prompt
+from trainers.rows.row import IGNORED, ids_of, normalise_text
+from trainers.say.processes import others_wait_for, wait_for
 from trainers.step import settings
 
 # Tokens that one of two tokenizers may lack: special tokens that a later release of a model added.
@@ -72,10 +84,7 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
     """Raise InputError if the teacher's tokenizer gives its tokens other numbers than the
     student's.
     """
-    from transformers import AutoTokenizer
-
-    from trainers.start.loading import read_adapter_config
-    from trainers.start.model_files import check_files, reading
+    from trainers.start.loading import read_adapter_config, vocabulary_of
 
     source = teacher_source(job)
     folder = Path(source)
@@ -85,10 +94,7 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
         source = str(read_adapter_config(folder).get("base_model_name_or_path"))
     if source == job.base_model:
         return
-    check_files(source, tokenizer_faults)
-    with reading(source, "the teacher's tokenizer"):
-        other = AutoTokenizer.from_pretrained(source, trust_remote_code=job.plan.trust_remote_code)
-    mine, theirs = tokenizer.get_vocab(), other.get_vocab()
+    mine, theirs = tokenizer.get_vocab(), vocabulary_of(job, source, "the teacher's tokenizer")
     names = {number: token for token, number in theirs.items()}
     wrong = [
         token
@@ -137,3 +143,128 @@ def load_teacher(job: Job, device: Device) -> Any:
             )
     teacher = load_frozen(own, device, source, base=base)
     return teacher.merge_and_unload() if is_module else teacher
+
+
+# --------------------------------------------------------------------------- its answers
+
+BLOCK = 32  # requests that are answered together
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One answer of the teacher."""
+
+    ids: list[int]
+    ended: bool  # by a stop token, not by the limit
+
+
+def answers_folder(job: Job, prompts: str) -> Path:
+    """Where the answers are kept: a folder for these requests, this teacher and these settings.
+
+    Args:
+        prompts: A digest of them.
+    """
+    depends = {
+        "prompts": prompts,
+        "teacher": teacher_digest(job),
+        "quantization": job.options.get("teacher_quantization"),
+        "temperature": job.options["temperature"],
+        "response_tokens": job.options["response_tokens"],
+        "seed": job.stage.seed,
+    }
+    return job.run / "prepared" / f"{job.entry.name}-teacher-{digest_of(depends)[:16]}"
+
+
+def read_answers(path: Path) -> list[Written]:
+    """The answers in a file, in order; [] without one. A damaged line ends the list."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            value = json.loads(line)
+            found.append(Written([int(token) for token in value["ids"]], bool(value["ended"])))
+        except (ValueError, KeyError, TypeError):
+            break
+    return found
+
+
+def written_answers(
+    folder: Path,
+    prompts: Sequence[Prompt],
+    write: Callable[[Sequence[Prompt], int], Sequence[Written]],
+) -> list[Written]:
+    """An answer to each request; those that are kept, and new ones for the others: a file for each
+    block of requests.
+
+    Each process lets its own copy of the teacher answer its share of the blocks. They are not
+    connected yet: they see each other's files. What is drawn depends on the seed and the number of
+    the block alone, so that an interrupted run gets the answers of an unbroken one, and any number
+    of processes those of one.
+
+    Raises MachineNotReady if the disk does not take the answers, ConnectionLost if the main process
+    fails or the launcher is gone.
+
+    Args:
+        write: Answers a block of requests; gets its number.
+    """
+    blocks = [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]
+    files = [folder / f"{number}.jsonl" for number in range(len(blocks))]
+
+    def kept(number: int) -> list[Written] | None:
+        known = read_answers(files[number])
+        return known if len(known) == len(blocks[number]) else None
+
+    mine = range(process_rank(), len(blocks), process_count())
+    with others_wait_for(folder) if is_main_process() else nullcontext():
+        try:
+            make_folder(folder)
+            for number in track(mine, "answers of the teacher", unit="answers", each=BLOCK):
+                if kept(number) is None:
+                    answers = write(blocks[number], number)
+                    lines = [json.dumps({"ids": one.ids, "ended": one.ended}) for one in answers]
+                    DISK.replace(files[number], "".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        looks = (partial(kept, number) for number in range(len(blocks)))
+        return [one for look in looks for one in wait_for(folder, look)]
+
+
+def answered_row(prompt: Prompt, answer: Written, tokenizer: Tokenizer) -> Row:
+    """A request with an answer to learn, as a row."""
+    text = tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
+    return Row(
+        number=prompt.number,
+        input_ids=ids_of([*prompt.prompt_ids, *answer.ids]),
+        labels=ids_of([*[IGNORED] * len(prompt.prompt_ids), *answer.ids]),
+        prompt=prompt.prompt,
+        shown=prompt.shown,
+        expected=text,
+        key=prompt.key,
+        text=normalise_text(prompt.prompt + text),
+    )
+
+
+def answered(
+    data: Prepared[Prompt], held: Sequence[Row], rows: Sequence[Row], notes: Sequence[str]
+) -> Prepared[Row]:
+    """The prepared requests with held-out and trained rows in their place."""
+    digest = hashlib.sha256(data.digest.encode())
+    for row in (*rows, *held):
+        digest.update(ids_of(row.input_ids).tobytes())
+    given: Any = data
+    return replace(
+        given,
+        train=tuple(rows),
+        holdout=tuple(held),
+        notes=(*data.notes, *notes),
+        digest=digest.hexdigest(),
+    )
+
+
+def cut_note(written: Sequence[Written], limit: int) -> str:
+    """How many answers there are, and how many the limit cut."""
+    cut = sum(not one.ended for one in written)
+    tokens = sum(len(one.ids) for one in written)
+    return (
+        f"the teacher wrote {len(written):,} answers of {tokens / max(1, len(written)):.0f} tokens"
+        f" on average; {cut:,} are cut at response_tokens {limit:,}"
+    )

@@ -109,7 +109,7 @@ class Distilling(SFT):
 
     def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The rows with answers of the student in place of their last ones."""
-        from trainers.rollouts.engine import Sampling
+        from trainers.rollouts import Sampling
         from trainers.rollouts.transformers_engine import stop_ids
 
         starts = [prompt_length(feature["labels"]) for feature in features]

@@ -13,7 +13,7 @@ from advisor.ground.errors import InputError
 from tests.trainers.ppo.modules import UPDATES, save_module
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
 from trainers.ppo.rollout import batches_of
-from trainers.rollouts.engine import Answers
+from trainers.rollouts import Answers
 from trainers.rows import Prepared
 from trainers.stage.objective import Opened
 from trainers.updates import load_update

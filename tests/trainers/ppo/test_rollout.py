@@ -19,7 +19,7 @@ from trainers.ppo.rollout import (
     scatter_answers,
     tokens_at_once,
 )
-from trainers.rollouts.engine import Answers, Sampling
+from trainers.rollouts import Answers, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.step.answer_loss import add_hidden_call
 

@@ -8,8 +8,8 @@ pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM
 
+from trainers.rollouts import Sampling
 from trainers.rollouts import transformers_engine as module
-from trainers.rollouts.engine import Sampling
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 

@@ -23,7 +23,7 @@ from tests.trainers.alignment import REWARD
 from tests.trainers.pretend_gpu import pretend_gpu
 from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
 from trainers.ppo.math import importance_weights
-from trainers.rollouts.engine import Sampling
+from trainers.rollouts import Sampling
 from trainers.rollouts.vllm_engine import OpenServer, VLLMEngine, open_server, write_weights
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]

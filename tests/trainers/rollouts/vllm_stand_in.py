@@ -156,7 +156,7 @@ class StandIn:
     def completions(self, body):
         import torch
 
-        from trainers.rollouts.engine import Sampling
+        from trainers.rollouts import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine
 
         missing = REQUIRED - set(body)
