@@ -111,13 +111,6 @@ def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
     assert found.share == pytest.approx(share)
 
 
-def test_padding_counts_as_time():
-    """Rows of unequal length cost what their padded micro-batches cost."""
-    rows = [Length(10)] * 100 + [Length(190)] * 100
-    found = schedule(rows, steps=100, trained_tokens=200_000, forward=0.5, micro=200, wanted=False)
-    assert found.rows == 10  # 10 evaluations x 10 rows x 190 x 1/2: 9,500 of 200,000
-
-
 def test_a_run_too_short_for_a_curve_has_one_only_if_the_plan_asks():
     """Three evaluations of four rows must have room in 5 %, or the plan must need them."""
     short = {"steps": 20, "trained_tokens": 5_000, "forward": 0.5, "micro": 4}

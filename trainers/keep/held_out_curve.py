@@ -66,7 +66,8 @@ def schedule(
     processes: int = 1,
 ) -> Schedule | None:
     """About ten measurements in `LARGEST_SHARE` of the computation; fewer and smaller ones in a
-    short run, and None where not even three of a few rows have room.
+    short run, and None where not even three of a few rows have room. Padding is left out, since
+    rows are measured in the order of their lengths.
 
     Args:
         rows: The held-out rows; each has `tokens`.
@@ -75,39 +76,29 @@ def schedule(
         forward: What `forward_share` returned.
         wanted: The plan asks for the measurements (`keep`, `early_stopping`), so that there are ten
             on at least a few rows at any cost.
-        micro: Rows that go through a device at once at most, padded to the longest.
+        micro: Rows that go through a device at once at most.
         processes: That share the rows.
     """
     if not rows or (len(rows) < FEWEST_ROWS and not wanted):
         return None
+    row_share = forward * sum(row.tokens for row in rows) / len(rows) / max(trained_tokens, 1)
 
-    def share(count: int, every: int) -> float:
-        chosen = chosen_rows(rows, count)
-        batch = even_batch(count // processes, micro)
-        groups = [chosen[start : start + batch] for start in range(0, count, batch)]
-        width = sum(len(group) * max(row.tokens for row in group) for group in groups)
-        return math.ceil(steps / every) * width * forward / max(trained_tokens, 1)
-
-    def affordable(every: int) -> int:
-        mean = sum(row.tokens for row in rows) / len(rows)
-        most = LARGEST_SHARE * trained_tokens / (forward * mean * math.ceil(steps / every))
-        count = even_count(min(len(rows), MOST_ROWS, int(most)), micro, processes)
-        while count and share(count, every) > LARGEST_SHARE:
-            count = even_count(count - 1, micro, processes)
-        return count
-
-    if wanted:
-        every = math.ceil(steps / MOST_TIMES)
-        least = even_count(min(len(rows), ENOUGH_ROWS), micro, processes)
-        count = max(affordable(every), least)
-        return Schedule(every, count, share(count, every))
-    for times in range(MOST_TIMES, FEWEST_TIMES - 1, -1):
+    def plan(times: int, least: int) -> Schedule | None:
         every = math.ceil(steps / times)
-        count = affordable(every)
-        enough = ENOUGH_ROWS if times > FEWEST_TIMES else FEWEST_ROWS
-        if count >= even_count(min(enough, len(rows)), micro, processes):
-            return Schedule(every, count, share(count, every))
-    return None
+        share = math.ceil(steps / every) * row_share  # of one row that is measured every time
+        affordable = min(len(rows), MOST_ROWS, int(LARGEST_SHARE / share + 1e-9))
+        fewest = even_count(min(len(rows), least), micro, processes)
+        count = even_count(affordable, micro, processes)
+        if count < fewest and not wanted:
+            return None
+        count = max(count, fewest)
+        return Schedule(every, count, count * share)
+
+    plans = (
+        plan(times, ENOUGH_ROWS if times > FEWEST_TIMES else FEWEST_ROWS)
+        for times in range(MOST_TIMES, FEWEST_TIMES - 1, -1)
+    )
+    return next(filter(None, plans), None)
 
 
 def chosen_rows(rows: Sequence[Any], count: int) -> list[Any]:
