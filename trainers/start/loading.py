@@ -48,11 +48,8 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     from transformers import AutoTokenizer
 
     start = job.start
-    source = (
-        str(start)
-        if start is not None and (start / "tokenizer_config.json").is_file()
-        else job.base_model
-    )
+    is_own = start is not None and (start / "tokenizer_config.json").is_file()
+    source = str(start) if is_own else job.base_model
     revision = job.plan.revision if source == job.base_model else None
     check_files(source, tokenizer_faults)
     with reading(source, "the tokenizer"):
@@ -67,15 +64,13 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
             allowed="a number",
         )
     give_arguments(tokenizer, job.plan.template, model=source)
-    if tokenizer.eos_token_id is None and writes:
+    end = tokenizer.eos_token_id
+    if end is None and (writes or tokenizer.pad_token_id is None):
+        lacks = "end token (eos_token)" if writes else "padding token and no end token"
+        why = ": without one no model learns to stop" if writes else ""
         raise InputError(
-            f"the tokenizer of {source} has no end token (eos_token)",
-            hint="set eos_token in its tokenizer_config.json: without one no model learns to stop",
-        )
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise InputError(
-            f"the tokenizer of {source} has neither a padding token nor an end token",
-            hint="set pad_token in its tokenizer_config.json",
+            f"the tokenizer of {source} has no {lacks}",
+            hint=f"set {'eos_token' if writes else 'pad_token'} in its tokenizer_config.json{why}",
         )
     if tokenizer.pad_token_id is None:
         # Labels are built before padding, so a padding token equal to the end token masks nothing.
@@ -104,47 +99,30 @@ def vocabulary_of(job: Job, source: str, what: str) -> dict[str, int]:
 
 def dtype_faults(job: Job, device: Device) -> list[Fault]:
     """The dtypes and kernels of the stage that this device does not have."""
-    stage, found = job.stage, []
-    at = f"stage {stage.name}"
-    if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
-        found.append(
-            Fault(
-                where=at,
-                what="float16 weights need a CUDA GPU",
-                allowed="weights_dtype: float32 or bfloat16 here",
-            )
-        )
-    elif stage.weights_dtype == "float16" and stage.precision == "pure":
-        found.append(
-            Fault(
-                where=at,
-                what="float16 without loss scaling loses small gradients",
-                allowed="precision: mixed, or weights_dtype: bfloat16",
-            )
-        )
-    if is_flash(stage.attention) and (stage.weights_dtype, stage.precision) == ("float32", "pure"):
-        found.append(
-            Fault(
-                where=at,
-                what=f"{stage.attention} computes in 16 bits, and this stage is float32 alone",
-                allowed="precision: mixed, weights_dtype: bfloat16, or attention: sdpa",
-            )
-        )
-    found += kernel_faults(stage, device)
-    library = optimizer(stage.optimizer).library
-    if device.type == "cuda" and (stage.quantization is not None or (library == "bitsandbytes")):
-        found += bitsandbytes_faults(stage=stage.name)
-    if device.type == "cuda" and stage.weights_dtype == "bfloat16":
-        import torch
+    import torch
 
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            found.append(
-                Fault(
-                    where=at,
-                    what="this GPU has no bfloat16",
-                    allowed="weights_dtype: float16 with precision: mixed, or float32",
-                )
-            )
+    stage, on_gpu = job.stage, device.type == "cuda"
+    dtypes = (stage.weights_dtype, stage.precision)
+    said: list[tuple[str, str]] = []  # (what, allowed)
+    if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
+        said.append(("float16 weights need a CUDA GPU", "weights_dtype: float32 or bfloat16 here"))
+    elif dtypes == ("float16", "pure"):
+        what = "float16 without loss scaling loses small gradients"
+        said.append((what, "precision: mixed, or weights_dtype: bfloat16"))
+    if is_flash(stage.attention) and dtypes == ("float32", "pure"):
+        what = f"{stage.attention} computes in 16 bits, and this stage is float32 alone"
+        said.append((what, "precision: mixed, weights_dtype: bfloat16, or attention: sdpa"))
+    if (
+        on_gpu
+        and stage.weights_dtype == "bfloat16"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        allowed = "weights_dtype: float16 with precision: mixed, or float32"
+        said.append(("this GPU has no bfloat16", allowed))
+    found = [Fault(where=f"stage {stage.name}", what=one, allowed=two) for one, two in said]
+    found += kernel_faults(stage, device)
+    if on_gpu and (stage.quantization or optimizer(stage.optimizer).library == "bitsandbytes"):
+        found += bitsandbytes_faults(stage=stage.name)
     return [*found, *optimizer_faults(stage, device.type)]
 
 
@@ -182,9 +160,7 @@ def placement(device: Device) -> dict[str, Any]:
     return {"device_map": {"": device}} if device.type == "cuda" else {}
 
 
-def written_out(
-    source: str, *, trust_remote_code: bool, revision: str | None = None
-) -> dict[str, Any]:
+def written_out(source: str, **options: Any) -> dict[str, Any]:
     """What `from_pretrained` needs to write out a checkpoint of MXFP4 or FP8 in the dtype it is
     asked for; empty for any other.
 
@@ -193,17 +169,14 @@ def written_out(
 
     Args:
         source: A folder or hub id.
-        trust_remote_code: Of the plan.
-        revision: Of a model of the hub.
+        options: `trust_remote_code` of the plan, `revision` of a model of the hub.
 
     Raises InputError for a model that needs code of its own.
     """
     from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
 
     with explain_refused_code(source):
-        config = AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(source, **options)
     stored = getattr(config, "quantization_config", None) or {}
     method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
     classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
@@ -260,45 +233,37 @@ def load_base(
     import transformers
 
     source, is_trained = source or job.base_model, new_head is None
-    quantized = quantization_config(job)
+    is_shared = is_trained and reads_once(job)
+    code: dict[str, Any] = {"trust_remote_code": job.plan.trust_remote_code}
+    if source == job.base_model and job.plan.revision:
+        code["revision"] = job.plan.revision
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
-        "trust_remote_code": job.plan.trust_remote_code,
+        # A head that scores or classifies may be new; everything else has to be in the files.
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+        **code,
+        **extra,
+        **(unread(job) if is_shared else placement(device)),
     }
-    options |= extra
-    if source == job.base_model and job.plan.revision:
-        options["revision"] = job.plan.revision
-    is_shared = is_trained and reads_once(job)
-    options |= unread(job) if is_shared else placement(device)
-    # A head that scores or classifies may be new; everything else has to be in the files.
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     check_files(source, base_faults)
+    quantized = quantization_config(job)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     else:
         with reading(source):
-            options |= written_out(
-                source,
-                revision=options.get("revision"),
-                trust_remote_code=job.plan.trust_remote_code,
-            )
+            options |= written_out(source, **code)
     options |= spread(job, device)
-    key = (
-        source,
-        head,
-        job.stage.kernels,
-        str(device),
-        repr(sorted((name, str(value)) for name, value in options.items())),
-    )
+    said = repr(sorted((name, str(value)) for name, value in options.items()))
+    key = (source, head, job.stage.kernels, str(device), said)
     bases = job.process.bases if is_trained else None
     if bases is not None and key in bases.kept:
         return bases.kept[key]
     try:
         with reading(source), one_reads_for_all(job) if is_shared else nullcontext():
-            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
-                source, **options
-            )
+            loader = getattr(transformers, f"AutoModelFor{head}")
+            model, info = loader.from_pretrained(source, **options)
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     check_loaded(model, info, source, new_head=new_head is not False)
@@ -395,15 +360,16 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
         return merged
     prefix = config.get("peft_type") == PREFIX
     model = _with_module(job, base, start, is_trainable=not prefix)
-    if prefix and methods().update(job.stage.update).peft_type == PREFIX:
-        fitting, keys = (
-            update.peft_config(job.stage, job.options, base),
-            ("num_layers", "num_attention_heads", "token_dim"),
-        )
-        # Read from the file: PEFT adjusts what it loads to the model.
+    if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further
+        model.peft_config["default"].inference_mode = False
+        model.prompt_encoder["default"].requires_grad_(True)
+    check_same_module(job, model.peft_config["default"], update)
+    if prefix:
+        # Compared with the file: PEFT adjusts what it loads to the model.
+        fitting = update.peft_config(job.stage, job.options, base)
         wrong = [
             f"{key} {config.get(key)}, the model has {getattr(fitting, key)}"
-            for key in keys
+            for key in ("num_layers", "num_attention_heads", "token_dim")
             if config.get(key) != getattr(fitting, key)
         ]
         if wrong:
@@ -413,10 +379,6 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
                 where=f"stage {job.stage.name}",
                 hint="a prefix belongs to the base it was trained on",
             )
-    if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further
-        model.peft_config["default"].inference_mode = False
-        model.prompt_encoder["default"].requires_grad_(True)
-    check_same_module(job, model.peft_config["default"], update)
     return model
 
 
@@ -501,16 +463,11 @@ def check_same_module(job: Job, there: Any, update: Update) -> None:
             where=f"stage {job.stage.name}",
             hint="use the same update in both stages",
         )
-    mine = {
-        key: job.options[plan_key]
-        for key, plan_key in update.PLAN_KEYS.items()
-        if plan_key in job.options and job.stage.options.get(plan_key) is not None
-    }
-    for key, value in mine.items():
-        other = getattr(there, key, None)
-        if key != "target_modules" and value != other:
+    for key, plan_key in update.PLAN_KEYS.items():
+        mine, other = job.stage.options.get(plan_key), getattr(there, key, None)
+        if key != "target_modules" and mine is not None and mine != other:
             raise InputError(
-                f"{update.PLAN_KEYS[key]} is {value}, the adapter it continues from has {other}",
+                f"{plan_key} is {mine}, the adapter it continues from has {other}",
                 where=f"stage {job.stage.name}",
                 hint="give both stages the same value",
             )
