@@ -51,7 +51,7 @@ from trainers.rows.conversation import Prompt
 from trainers.rows.packing import in_order
 from trainers.say.progress import say, stage_lines
 from trainers.step import settings
-from trainers.step.token_counting import Tokens
+from trainers.step.answer_loss import Tokens
 
 LOOKS = 4  # how often held-out prompts are answered during a run
 Item = TypeVar("Item")

@@ -27,9 +27,8 @@ from trainers.rows.sequences import lengths
 from trainers.say.progress import AFTER, SAVING_ALONE, TRAIN, say, tell
 from trainers.stage.load import BuiltStage, LoadedStage, build_trainer
 from trainers.step import settings
-from trainers.step.before_dividing import make_divisible
 from trainers.step.make_optimizer import rounding_warning
-from trainers.step.sharding import is_sharded
+from trainers.step.sharding import is_sharded, make_divisible
 from trainers.step.trained_dtype import round_to_base
 
 DRY_STEPS = 2  # of a dry run

@@ -29,9 +29,17 @@ from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_ra
 from trainers.rows.batches import Batches, Rounds, RowOrder
 from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
-from trainers.step.answer_loss import PLACES, KnowsAnswers, add_hidden_call, answer_log_probs
+from trainers.step.answer_loss import (
+    PLACES,
+    KnowsAnswers,
+    Tokens,
+    add_hidden_call,
+    answer_log_probs,
+    learned_in,
+    read_in,
+    token_columns,
+)
 from trainers.step.sharding import divided_copy
-from trainers.step.token_counting import Tokens, learned_in, read_in, token_columns
 from trainers.step.trained_dtype import float32_weights, train_in_float32
 
 

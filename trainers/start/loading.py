@@ -245,7 +245,7 @@ def load_base(
         "ignore_mismatched_sizes": True,
         **code,
         **extra,
-        **(unread(job) if is_shared else placement(device)),
+        **(unread() if is_shared else placement(device)),
     }
     check_files(source, base_faults)
     quantized = quantization_config(job)
@@ -261,7 +261,7 @@ def load_base(
     if bases is not None and key in bases.kept:
         return bases.kept[key]
     try:
-        with reading(source), one_reads_for_all(job) if is_shared else nullcontext():
+        with reading(source), one_reads_for_all() if is_shared else nullcontext():
             loader = getattr(transformers, f"AutoModelFor{head}")
             model, info = loader.from_pretrained(source, **options)
     except ImportError as error:

@@ -36,16 +36,11 @@ def is_sharded(job: Job) -> bool:
 
 
 @contextmanager
-def one_reads_for_all(job: Job) -> Iterator[None]:
+def one_reads_for_all() -> Iterator[None]:
     """Inside, `from_pretrained` with `unread()` makes a model without memory in all processes of a
     machine but the first, with the buffers that no file holds. accelerate then sends each process
     its part.
-
-    Not for quantised weights, which transformers quantises in every process.
     """
-    if not reads_once(job):
-        yield
-        return
     names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # what transformers asks
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "true"))
@@ -53,20 +48,22 @@ def one_reads_for_all(job: Job) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
 
 
 def reads_once(job: Job) -> bool:
-    """Whether one process of a machine reads the base for all of them."""
+    """Whether one process of a machine reads the base for all of them. Each reads quantised
+    weights, which transformers quantises in every process.
+    """
     return is_sharded(job) and job.stage.quantization is None
 
 
-def unread(job: Job) -> dict[str, Any]:
-    """Arguments of `from_pretrained` with which this process reads no weights; {} if it reads."""
-    reads = not reads_once(job) or os.environ.get("LOCAL_RANK", "0") == "0"
+def unread() -> dict[str, Any]:
+    """Arguments of `from_pretrained` with which all processes of a machine but the first read no
+    weights.
+    """
+    reads = os.environ.get("LOCAL_RANK", "0") == "0"
     return {} if reads else {"device_map": {"": "meta"}}
 
 
@@ -140,19 +137,29 @@ def prepare_sharding(config: Any, job: Job) -> None:
     """What the arguments of transformers cannot say of FSDP2. Call it between making them and
     making the trainer, which divides a reference model as it is built.
 
+    Under mixed precision accelerate's own policy adds gradients up in 16 bits and returns logits in
+    them. Weights that are trained in place are float32. They are put together in the 16 bits that
+    their products are computed in: in float32 twice as much would be sent, and the copies that
+    autocast makes of them would stay on each GPU from the forward pass to the backward pass, whole.
+    A module's base has the dtype of the plan, its 4-bit weights that of their storage, and its own
+    few weights are float32: autocast does the rest, as in one process.
+
     accelerate knows FSDP for accelerators alone, and takes several CPU processes for plain data
     parallelism, whatever the arguments say. Memory of a machine without an accelerator is not
     pinned, which torch refuses there.
     """
     if not getattr(config, "fsdp", None):
         return
+    import torch
     from accelerate import PartialState
     from accelerate.utils import DistributedType
-    from torch.distributed.fsdp import CPUOffloadPolicy
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 
-    policy = precision_policy(config, job)
-    if policy is not None:
-        config.fsdp_plugin_args["mixed_precision_policy"] = policy
+    if config.bf16 or config.fp16:
+        half = torch.bfloat16 if config.bf16 else torch.float16
+        config.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
+            param_dtype=half if casts_weights(job) else None, reduce_dtype=torch.float32
+        )
     if config.use_cpu:
         assert config.device.type == "cpu"  # the state is made when the device is asked for
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
@@ -160,30 +167,73 @@ def prepare_sharding(config: Any, job: Job) -> None:
             config.fsdp_plugin_args["cpu_offload"] = CPUOffloadPolicy(pin_memory=False)
 
 
-def precision_policy(config: Any, job: Job) -> Any:
-    """What FSDP2 casts under mixed precision, in place of accelerate's policy, which adds gradients
-    up in 16 bits and returns logits in them; None without mixed precision.
-
-    Weights that are trained in place are float32. They are put together in the 16 bits that their
-    products are computed in: in float32 twice as much would be sent, and the copies that autocast
-    makes of them would stay on each GPU from the forward pass to the backward pass, whole. A
-    module's base has the dtype of the plan, its 4-bit weights that of their storage, and its own
-    few weights are float32: autocast does the rest, as in one process.
-    """
-    if not (config.bf16 or config.fp16):
-        return None
-    import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
-    half = torch.bfloat16 if config.bf16 else torch.float16
-    return MixedPrecisionPolicy(
-        param_dtype=half if casts_weights(job) else None, reduce_dtype=torch.float32
-    )
-
-
 def casts_weights(job: Job) -> bool:
     """Whether FSDP casts the weights that it puts together, if precision is mixed."""
     return is_sharded(job) and not update(job.stage.update).is_module
+
+
+def make_divisible(model: Any, *, mixed: bool) -> None:
+    """Let accelerate divide the model as it is. Call it in every process, before it is trained.
+
+    Raises InputError for a model that it cannot divide.
+
+    Args:
+        mixed: The precision is mixed.
+    """
+    # A copy of the embeddings that trains, and its original, would be parts of different units.
+    embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
+    original = getattr(getattr(embeddings, "original_module", None), "weight", None)
+    if original is not None and getattr(output, "weight", None) is original:
+        raise InputError(
+            "modules_to_save names the embeddings alone, and the model's output layer is the same"
+            " tensor: such a model cannot be divided among several processes",
+            where="launch.strategy",
+            allowed="strategy: ddp, or train_embeddings: true, which trains both as one",
+        )
+    _give_memory(model, mixed=mixed)
+    _keep_ties(model)
+
+
+def _give_memory(model: Any, *, mixed: bool) -> None:
+    """Give addresses to the parameters of processes that read no weights, and no memory: nothing is
+    written there before each process gets its part.
+
+    accelerate knows the optimizer's parameters by their addresses: of several that have none, one
+    would be trained in the place of all. Under mixed precision it makes float32 copies of what
+    trains, which fill memory, unless it is float32 already.
+    """
+    import torch
+
+    given: dict[int, Any] = {}  # tied weights stay one tensor
+    for module in model.modules():
+        for name, one in list(module.named_parameters(recurse=False)):
+            if one.is_meta:
+                if id(one) not in given:
+                    dtype = torch.float32 if mixed and one.requires_grad else one.dtype
+                    memory = torch.empty_like(one, device="cpu", dtype=dtype)
+                    given[id(one)] = torch.nn.Parameter(memory, one.requires_grad)
+                setattr(module, name, given[id(one)])
+
+
+def _keep_ties(model: Any) -> None:
+    """Let `model.tie_weights()` tie what is tied now, and nothing else.
+
+    accelerate calls it twice while it divides a model. transformers' own ties what the base model's
+    config says: to the copy of the embeddings that a module trains, an output layer that had been
+    frozen; and it fails at a copy of the output layer.
+    """
+    names: dict[int, list[str]] = {}
+    for name, one in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(one), []).append(name)
+    ties = [found for found in names.values() if len(found) > 1]
+
+    def tie_weights(*_: Any, **__: Any) -> None:
+        for first, *others in ties:
+            for name in others:
+                place, own = name.rpartition(".")[::2]
+                setattr(model.get_submodule(place), own, model.get_parameter(first))
+
+    model.tie_weights = tie_weights
 
 
 def divided_copy(model: Any, config: Any) -> Any:

@@ -27,13 +27,28 @@ def train_in_float32(model: Any) -> None:
             if is_half(parameter):
                 parameter.data = parameter.data.float()
         # Tied embeddings and output layer are two modules with one weight: each casts for itself.
-        module.casts = [
-            module.register_forward_pre_hook(to_float32, with_kwargs=True),
-            module.register_forward_hook(Back(dtype)),
-        ]
+        module.casts = _cast_around(module, dtype)
     for parameter in model.parameters():
         if parameter.requires_grad and is_half(parameter):
             parameter.data = parameter.data.float()
+
+
+def _cast_around(module: Any, dtype: Any) -> list[Any]:
+    """Let a module take 16-bit numbers as float32, and return this dtype; the hooks that do."""
+
+    def widened(value: Any) -> Any:
+        return value.float() if hasattr(value, "is_floating_point") and is_half(value) else value
+
+    def before(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return tuple(map(widened, given)), {key: widened(one) for key, one in named.items()}
+
+    def after(_: Any, given: tuple[Any, ...], output: Any) -> Any:
+        return output.to(dtype) if hasattr(output, "to") else output
+
+    return [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after),
+    ]
 
 
 def dither(model: Any, seed: int) -> None:
@@ -110,23 +125,3 @@ def trained_copies(model: Any) -> Iterator[tuple[Any, Any]]:
 def is_half(tensor: Any) -> bool:
     """True for a float of 16 bits."""
     return bool(tensor.is_floating_point() and tensor.element_size() == 2)
-
-
-def to_float32(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """The inputs of a module, 16-bit floats among them as float32."""
-    return tuple(map(as_float32, given)), {key: as_float32(one) for key, one in named.items()}
-
-
-def as_float32(value: Any) -> Any:
-    """A 16-bit tensor as float32; anything else as it is."""
-    return value.float() if hasattr(value, "is_floating_point") and is_half(value) else value
-
-
-class Back:
-    """A forward hook that gives a module's output the dtype of the base."""
-
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
-
-    def __call__(self, module: Any, given: tuple[Any, ...], output: Any) -> Any:
-        return output.to(self.dtype) if hasattr(output, "to") else output

@@ -26,8 +26,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.machine import process_rank
 from trainers.rows.row import IGNORED
 from trainers.stage.trl_trainer import SFT
-from trainers.step.answer_loss import PLACES, answer_places, at_places, head_of
-from trainers.step.token_counting import read_in
+from trainers.step.answer_loss import PLACES, answer_places, at_places, head_of, read_in
 from trainers.teachers.divergence import Distance
 
 ROOM = 8  # tokens that seq_len has to leave for an answer; else the data's answer is kept

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from advisor.ground.errors import InputError
-from trainers.step.before_dividing import make_divisible
+from trainers.step.sharding import make_divisible
 
 
 def with_copies(folder, *names, tied=False):
