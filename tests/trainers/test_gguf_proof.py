@@ -6,7 +6,6 @@ transformers computes, and a file with a mistake is noticed.
 
 import os
 import stat
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,13 @@ pytest.importorskip("torch")
 
 import torch
 
+from tests.trainers.test_gguf_files import write
 from tests.trainers.test_results import lora_run
 from tests.trainers.tiny_families import tiny
 from trainers.tools.gguf import model
 from trainers.tools.gguf.export import Job, export
-from trainers.tools.gguf.llama_cpp import ask, find_llama_cpp
-from trainers.tools.gguf.model import FAMILIES, write_model
-from trainers.tools.gguf.proof import QUESTIONS, prove, reference_of
+from trainers.tools.gguf.model import FAMILIES
+from trainers.tools.gguf.proof import QUESTIONS, find_llama_server, prove, reference_of
 
 pytestmark = pytest.mark.long
 LOUDER = 6.0  # attention then decides what comes next
@@ -30,16 +29,16 @@ LOUDER = 6.0  # attention then decides what comes next
 
 @pytest.fixture(scope="module")
 def llama_cpp():
-    found = find_llama_cpp()
+    found = find_llama_server()
     if found is None:
-        pytest.skip("llama.cpp is not installed: npm install node-llama-cpp, or ADVISE_LLAMA_CPP")
+        pytest.skip("llama-server is not installed: llama.cpp on PATH, or ADVISE_LLAMA_CPP")
     return found
 
 
 def proof_of(llama_cpp, folder: Path, path: Path, kind=""):
-    written = write_model(folder, path, kind=kind)
-    reference = reference_of(folder, written, QUESTIONS[:2])
-    return prove(partial(ask, llama_cpp), path, reference, kind=written.kind)
+    loaded, tokenizer, written = write(folder, path, kind=kind)
+    reference = reference_of(loaded.float(), tokenizer, written, QUESTIONS[:2])
+    return prove(llama_cpp, path, reference, written.kind)
 
 
 CASES = [(family, {}) for family in sorted(FAMILIES)]
@@ -88,24 +87,23 @@ def wrong_pairs(monkeypatch):
 
 
 def wrong_norms(monkeypatch):
-    load = model._load
-
-    def shifted(file, name, part, config):
-        return load(file, name, part, config) + (1.0 if part.endswith("norm") else 0.0)
-
-    monkeypatch.setattr(model, "_load", shifted)
+    plain = model.numbers
+    more = {1: 1.0}  # of each dimension
+    monkeypatch.setattr(
+        model, "numbers", lambda one, heads: plain(one, heads) + more.get(one.dim(), 0.0)
+    )
 
 
 def wrong_names(monkeypatch):
-    load, exchanged = model._load, {"gate_proj": "up_proj", "up_proj": "gate_proj"}
+    plain, exchanged = model.tensors, {"ffn_gate": "ffn_up", "ffn_up": "ffn_gate"}
 
-    def other(file, name, part, config):
-        for one, two in exchanged.items():
-            if one in name:
-                return load(file, name.replace(one, two), part, config)
-        return load(file, name, part, config)
+    def other(loaded):
+        parts = ((name.split("."), tensor) for name, tensor in plain(loaded).items())
+        return {
+            ".".join(exchanged.get(part, part) for part in name): tensor for name, tensor in parts
+        }
 
-    monkeypatch.setattr(model, "_load", other)
+    monkeypatch.setattr(model, "tensors", other)
 
 
 @pytest.mark.parametrize("mistake", [wrong_pairs, wrong_norms, wrong_names])
@@ -127,14 +125,11 @@ def test_eight_bits_agree_at_most_places(llama_cpp, tmp_path):
 
 def test_a_damaged_file_is_a_fault_of_the_proof(llama_cpp, tmp_path):
     """What llama.cpp says of it is passed on, and nothing crashes."""
-    folder = tiny("llama", tmp_path / "model", torch.bfloat16)
-    path = tmp_path / "out.gguf"
-    written = write_model(folder, path)
+    folder, path = tiny("llama", tmp_path / "model", torch.bfloat16), tmp_path / "out.gguf"
+    loaded, tokenizer, written = write(folder, path)
     path.write_bytes(path.read_bytes()[:-1000])
-    reference = reference_of(folder, written, QUESTIONS[:1])
-    proof = prove(partial(ask, llama_cpp), path, reference, kind="BF16")
-    assert proof.faults
-    assert "GGUF" in proof.faults[0] or "load" in proof.faults[0]
+    proof = prove(llama_cpp, path, reference_of(loaded, tokenizer, written), "BF16")
+    assert "gguf" in proof.faults[0].lower() or "load" in proof.faults[0]
 
 
 def test_each_task_is_a_model_that_is_proved(llama_cpp, tiny_model, tmp_path):

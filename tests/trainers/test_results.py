@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
 
 def test_a_talk_goes_to_the_voices_that_are_on(run):
     """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new
-    forgets, /quit ends.
+    forgets.
     """
     import torch
 
@@ -129,7 +130,6 @@ def test_a_talk_goes_to_the_voices_that_are_on(run):
     assert "[base]" in out.getvalue()
     assert talk.command("/new")
     assert talk.history == {}
-    assert not talk.command("/quit")
 
 
 def test_questions_come_from_a_pipe(run, monkeypatch, capsys):
@@ -216,3 +216,32 @@ def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_pat
         "stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]\n"
     )
     assert {result.model for result in results_of(moved)} == {str(tmp_path / "model")}
+
+
+def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatch):
+    """Chat, merge and export took the newest one."""
+    import torch
+    import transformers
+
+    from trainers.tools import results
+
+    record = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"model": "nobody/model"}))
+    (tmp_path / "plan.yaml").write_text(
+        "name: x\nmodel: nobody/model\nrevision: abc\ndata: {path: gone.jsonl}\n"
+        "stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]\n"
+    )
+    asked = {}
+
+    def load(source, **options):
+        asked.update(options)
+        raise ValueError
+
+    monkeypatch.setattr(results, "written_out", lambda source, **options: {})
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(InputError, match="nobody/model"):
+        results.load_result(
+            replace(results_of(tmp_path)[0], folder=run / "stages" / "sft-legal"),
+            torch.device("cpu"),
+        )
+    assert asked["revision"] == "abc"

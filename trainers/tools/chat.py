@@ -12,24 +12,37 @@ that begin with / steer.
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
+from advisor.ground.files import shown_path
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import shown
-from advisor.record.run import RunRecord, last_of_each_task
+from advisor.methods import objective
+from advisor.model_files.folder import read_header
+from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import torch_device
 from trainers.rollouts.transformers_engine import stop_ids
 from trainers.start.model_files import reading
-from trainers.tools.command import run_command
-from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, record_of, results_of
-from trainers.tools.scoring import Scoring, load_scoring, scoring_stage
+from trainers.tools import run_command
+from trainers.tools.results import (
+    BASE,
+    Loaded,
+    load_result,
+    load_results,
+    load_tokenizer,
+    prompt_ids,
+    record_of,
+    result_of,
+    results_of,
+)
 
 HELP = (
     "/base, /use NAME or /all  which model answers: the untrained one, one of them, every one\n"
@@ -38,6 +51,8 @@ HELP = (
     "exit, quit or Ctrl-D      the end; Ctrl-C stops an answer"
 )
 LEAVE = ("exit", "quit", "/exit", "/quit", "/q")
+SHOWN_CLASSES = 3
+HEAD_NAMES = {"score", "classifier", "out_proj"}
 Message = dict[str, str]
 
 
@@ -51,6 +66,8 @@ class ChatSession:
         system: The system prompt.
         is_interactive: A person reads: the base answers, too.
     """
+
+    prompt = "> "
 
     def __init__(
         self,
@@ -68,31 +85,23 @@ class ChatSession:
         self.active = [BASE, *results] if is_interactive and len(results) == 1 else results
         self.history: dict[str, list[Message]] = {}
 
-    @property
-    def prompt(self) -> str:
-        """What is asked for next."""
-        return "> "
-
     def introduction(self) -> str:
         """What answers, and how to steer it."""
+        if self.is_interactive:
+            how = "answer, one after the other" if len(self.active) > 1 else "answers"
+            return f"{' and '.join(self.active)} {how}. /help says what else; exit ends"
         results, bases = len(self.loaded.results), len(self.loaded.models)
-        there = (
+        return (
             f"{results} result{'s' if results > 1 else ''} on {bases}"
             f" base{'s' if bases > 1 else ''}: {', '.join(self.loaded.labels)}"
         )
-        if not self.is_interactive:
-            return there
-        how = "answer, one after the other" if len(self.active) > 1 else "answers"
-        return f"{' and '.join(self.active)} {how}. /help says what else; exit ends"
 
-    def line(self, line: str) -> bool:
-        """Answer a question, or obey a line that begins with '/'; False ends the chat."""
+    def line(self, line: str) -> None:
+        """Answer a question, or obey a line that begins with '/'."""
         if line.startswith("/"):
-            return self.command(line)
-        self.ask(line)
-        return True
-
-    # ---------------------------------------------------------------- answers
+            say(self.command(line))
+        else:
+            self.ask(line)
 
     def ask(self, question: str) -> None:
         """Stream the answer of each model that is switched on.
@@ -112,9 +121,8 @@ class ChatSession:
             if note:
                 say(f"{name}: {note}")
         for name, answer in answers.items():
-            self.history.setdefault(name, []).extend(
-                [asked, {"role": "assistant", "content": answer}]
-            )
+            said = [asked, {"role": "assistant", "content": answer}]
+            self.history.setdefault(name, []).extend(said)
 
     def _write(self, text: str) -> None:
         self.out.write(text)
@@ -124,19 +132,14 @@ class ChatSession:
         """(a model's answer, why it is cut off; empty if it is not)."""
         from transformers import TextStreamer
 
-        pieces: list[str] = []
         write = self._write
 
         class Stream(TextStreamer):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                pieces.append(text)
                 write(text)
 
-        messages = [
-            *([{"role": "system", "content": self.system}] if self.system else []),
-            *self.history.get(name, []),
-            asked,
-        ]
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, *self.history.get(name, []), asked]
         with self.loaded.use(name) as (model, tokenizer), evaluating(model):
             inputs = prompt_ids(tokenizer, messages).to(self.loaded.device)
             length = inputs["input_ids"].shape[1]
@@ -160,49 +163,132 @@ class ChatSession:
                 )
             written = output[0, length:].tolist()
             is_cut = len(written) >= limit and written[-1] not in stop_ids(model)
-        note = ""
+        answer = tokenizer.decode(written, skip_special_tokens=True).strip()
         if is_cut and limit < self.max_new_tokens:
-            note = f"the context of {context:,} tokens is full; /new starts a new conversation"
-        elif is_cut:
-            note = f"cut at {limit:,} tokens; --max-new-tokens allows more"
-        return "".join(pieces).strip(), note
+            full = f"the context of {context:,} tokens is full"
+            return answer, f"{full}; /new starts a new conversation"
+        return answer, f"cut at {limit:,} tokens; --max-new-tokens allows more" if is_cut else ""
 
-    # ---------------------------------------------------------------- lines that steer
-
-    def command(self, line: str) -> bool:
-        """Obey a line that begins with '/'; False ends the chat."""
+    def command(self, line: str) -> str:
+        """Obey a line that begins with '/'; what to say of it."""
         word, _, rest = line.partition(" ")
-        rest = rest.strip()
-        if word in LEAVE:
-            return False
-        if word == "/base":
-            self.active = [BASE]
-        elif word == "/all":
-            self.active = list(self.loaded.labels)
-        elif word == "/use" and rest in self.loaded.labels:
-            self.active = [rest]
-        elif word == "/use":
-            say(
-                f"no model '{rest}'; there are {', '.join(self.loaded.labels)}."
-                f" {did_you_mean(rest, self.loaded.labels)}".strip()
-            )
-            return True
-        elif word == "/system":
-            self.system, self.history = rest or None, {}
-        elif word == "/new":
-            self.history = {}
-            say("a new conversation")
-            return True
+        rest, labels = rest.strip(), self.loaded.labels
+        if word == "/use" and rest not in labels:
+            near = did_you_mean(rest, labels)
+            return f"no model '{rest}'; there are {', '.join(labels)}. {near}".strip()
+        if word in ("/base", "/all", "/use"):
+            self.active = {"/base": [BASE], "/all": labels, "/use": [rest]}[word]
+        elif word in ("/system", "/new"):
+            self.system, self.history = (rest or None) if word == "/system" else self.system, {}
+            return "a new conversation"
         else:
-            say(HELP if word == "/help" else f"unknown: {word}\n{HELP}")
-            return True
-        say(f"now: {', '.join(self.active)}")
-        return True
+            return HELP if word == "/help" else f"unknown: {word}\n{HELP}"
+        return f"now: {', '.join(self.active)}"
 
 
 def context_of(model: Any) -> int | None:
     """The most tokens the model reads and writes together; None if its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+# --------------------------------------------------------------------------- scores and classes
+
+
+@dataclass
+class Scoring:
+    """Says what a result makes of each line: the class of a text, or the reward of an answer, which
+    is the line behind its question.
+    """
+
+    label: str
+    model: Any
+    tokenizer: Any
+    device: Any
+    classes: tuple[str, ...] | None  # None: it scores answers
+    question: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What is asked for next."""
+        if self.classes is not None:
+            return "text> "
+        return "question> " if self.question is None else "answer> "
+
+    def introduction(self) -> str:
+        """What answers."""
+        if self.classes is not None:
+            count = f"{len(self.classes)} classes, with their shares"
+            return f"{self.label} names the class of each line: {count}"
+        how = "a line with a question, then a line with an answer to it"
+        return f"{self.label} scores answers: {how}"
+
+    def line(self, line: str) -> None:
+        """Answer a line: the likeliest classes ('Billing 0.93, Returns 0.04'), or the reward."""
+        if self.classes is None and self.question is None:
+            self.question = line
+            return
+        question, self.question = self.question, None
+        if question is not None and getattr(self.tokenizer, "chat_template", None):
+            said = [{"role": "user", "content": question}, {"role": "assistant", "content": line}]
+            inputs = prompt_ids(self.tokenizer, said, is_answered=True)
+        else:
+            text = f"{question or ''}{line}"
+            inputs = self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        with evaluating(self.model):
+            logits_C = self.model(**inputs.to(self.device)).logits[0].float().cpu()
+        if self.classes is None:
+            print(f"{float(logits_C[0]):.3f}", flush=True)
+            return
+        shares_C = logits_C.softmax(-1)
+        best = shares_C.argsort(descending=True)[:SHOWN_CLASSES].tolist()
+        print(", ".join(f"{self.classes[at]} {shares_C[at]:.2f}" for at in best), flush=True)
+
+
+def load_scoring(run: Path, device: Any) -> Scoring | None:
+    """The last result of a run, if it scores or classifies and none that writes is finished.
+
+    Raises InputError for damaged files.
+    """
+    record = record_of(run)
+    done = [stage for stage in record.stages if stage.status == DONE]
+    if not done or any(
+        not objective(stage.objective).scores and not record.is_classifier(stage) for stage in done
+    ):
+        return None
+    stage = last_of_each_task(done)[-1]
+    result = result_of(run, record, stage)
+    classes = class_names(result.folder, stage) if record.is_classifier(stage) else None
+    tokenizer, outputs = load_tokenizer(result), len(classes) if classes else 1
+    model = load_result(result, device, head="SequenceClassification", num_labels=outputs)
+    return Scoring(result.label, model, tokenizer, device, classes)
+
+
+def class_names(folder: Path, stage: StageRecord) -> tuple[str, ...]:
+    """The names of the head's outputs, in their order; numbers where they were not kept.
+
+    A whole model's config.json holds them. A module has none, so the record of its evaluation does.
+
+    Raises InputError if the module has no head.
+    """
+    with suppress(OSError, ValueError, KeyError, AttributeError):
+        names = json.loads((folder / "config.json").read_text("utf-8"))["id2label"]
+        return tuple(str(names[place]) for place in sorted(names, key=int))
+    confusion = stage.evaluation.confusion if stage.evaluation is not None else None
+    if confusion is not None:
+        return confusion.labels
+    with reading(folder, "the adapter"):
+        heads = [
+            tensor.shape[0]
+            for file in sorted(folder.glob("*.safetensors"))
+            for name, tensor in read_header(file).items()
+            if HEAD_NAMES.intersection(name.split(".")) and len(tensor.shape) == 2
+        ]
+    if not heads:
+        raise InputError("it holds no head that classifies", where=str(folder))
+    return tuple(f"class {place}" for place in range(heads[0]))
+
+
+# --------------------------------------------------------------------------- the command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -230,11 +316,11 @@ def chat(given: Any) -> int:
     device = torch_device(given.device)
     board.label = "chat"
     with waiting("loading the models"):
-        scoring = open_scoring(given, device)
+        scoring = load_scoring(given.runs[0], device) if len(given.runs) == 1 else None
         answer = scoring or open_session(given, device, is_interactive=is_interactive)
     if is_interactive:
         for run in given.runs:
-            say("\n".join(greeting(run, record_of(run))))
+            say(greeting(run, record_of(run)))
     say(answer.introduction())
     return talk(answer, is_interactive=is_interactive)
 
@@ -265,28 +351,17 @@ def open_session(given: Any, device: Any, *, is_interactive: bool) -> ChatSessio
         system=given.system,
         is_interactive=is_interactive,
     )
-    if given.voices:
-        session.active = list(given.voices)
+    session.active = list(given.voices) or session.active
     return session
 
 
-def open_scoring(given: Any, device: Any) -> Scoring | None:
-    """The result of a run that scores or classifies; None if the results write."""
-    if len(given.runs) > 1:
-        return None
-    (run,) = given.runs
-    stage = scoring_stage(record_of(run))
-    return load_scoring(run, stage, device) if stage is not None else None
-
-
-def greeting(run: Path, record: RunRecord) -> list[str]:
+def greeting(run: Path, record: RunRecord) -> str:
     """Which run and base; `advise chat` has said its verdict before."""
-    where = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
     last = last_of_each_task(record.stages)
     how = f"{last[-1].objective} with {last[-1].update}" if last else "nothing trained"
     base = Path(record.model or "").name or record.model
     trial = f", a trial of at most {record.max_steps} steps" if record.max_steps else ""
-    return [f"{where}: {how} on {base}{trial}"]
+    return f"{shown_path(run)}: {how} on {base}{trial}"
 
 
 def talk(answer: ChatSession | Scoring, *, is_interactive: bool) -> int:
@@ -294,7 +369,7 @@ def talk(answer: ChatSession | Scoring, *, is_interactive: bool) -> int:
     is_leaving = False  # Ctrl-C was pressed at the prompt just now
     while True:
         try:
-            line = read_line(answer.prompt, is_interactive=is_interactive)
+            line = read_line(answer.prompt, is_interactive=is_interactive).strip()
         except EOFError:
             return 0
         except KeyboardInterrupt:
@@ -304,20 +379,16 @@ def talk(answer: ChatSession | Scoring, *, is_interactive: bool) -> int:
             say("\nexit or Ctrl-D ends the chat; so does Ctrl-C again")
             continue
         is_leaving = False
-        line = line.strip()
         if line.lower() in LEAVE:
             return 0
         try:
-            if line and not answer.line(line):
-                return 0
-        except KeyboardInterrupt:
+            if line:
+                answer.line(line)
+        except (KeyboardInterrupt, InputError) as error:
             if not is_interactive:
                 raise
-            say("\ninterrupted: this question and what was answered do not count")
-        except InputError as error:
-            if not is_interactive:
-                raise
-            say(error.text())
+            stopped = "\ninterrupted: this question and what was answered do not count"
+            say(error.text() if isinstance(error, InputError) else stopped)
 
 
 def read_line(prompt: str, *, is_interactive: bool) -> str:

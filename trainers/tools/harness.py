@@ -1,12 +1,12 @@
-"""lm-evaluation-harness's own command on a run's base or on its saved results, in a process that
-ends before, or begins after, a trainer holds the device.
+"""lm-evaluation-harness on a run's base or on its saved results, in a process that ends before, or
+begins after, a trainer holds the device.
 
 Run: python -P -m trainers.tools.harness RUN REQUEST
 
 REQUEST is a JSON file: `{"limit": questions or null, "wanted": [{"name": "base" or a stage,
-"task": a name of the harness or a file, "to": where the answer goes}, ...]}`. Each answer is
-written as soon as it is there, so that a stopped call loses one at most. What goes wrong is in
-RUN/benchmarks/error.json.
+"task": a name of the harness or a file, "to": where the answer goes}, ...]}`, in the order of
+models. Each answer is written as soon as it is there, so that a stopped call loses one at most.
+What goes wrong is in RUN/benchmarks/error.json.
 """
 
 from __future__ import annotations
@@ -18,36 +18,33 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams
-from advisor.methods import methods
 from advisor.plan.entries import path_from
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
-from advisor.record.run import ERROR, RunRecord
+from advisor.record.run import ERROR
 from advisor.record.stage import ErrorRecord
 from trainers.job.files import write_json
 from trainers.job.job import Job, make_job
 from trainers.job.libraries import quiet_libraries
 from trainers.job.machine import torch_device, use_cores
-from trainers.start.loading import load_tokenizer
+from trainers.start.loading import load_base, load_tokenizer
 from trainers.step.out_of_memory import first_line, is_out_of_memory
-from trainers.tools.results import record_of, result_of
+from trainers.tools import results as saved
+from trainers.tools.results import BASE
 
-BASE = "base"
 # Requests that go through the model at once. On a GPU the harness finds what fits; a processor
 # gains nothing from more.
-CPU_BATCH, GPU_BATCH = "8", "auto"
+CPU_BATCH, GPU_BATCH = 8, "auto"
 RAW_TEXT = "cpt"  # the objective that learns texts as they are, without a chat template
+KEPT = ("results", "group_subtasks", "higher_is_better", "n-samples")  # of what it answers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,87 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def answer(run: Path, request: dict[str, Any]) -> None:
     """Ask each model what is wanted of it, and write the answers down.
 
+    Questions go through the chat template if the base has one of its own, and the last stage trains
+    through it. A base without a template gets none, nor does its result: both are asked in the same
+    words.
+
     Raises InputError for a benchmark that cannot be asked, OutOfMemory, MachineNotReady.
     """
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")  # read as the library is imported
     use_cores()
     quiet_libraries()
-    plan, record = read_plan(run / PLAN_FILE), record_of(run)
+    base = base_job(read_plan(run / PLAN_FILE), run)
     board.folder = run
-    base = base_job(plan, run)
-    template = through_template(base)
+    trains = base.stage.objective != RAW_TEXT
+    template = trains and bool(getattr(load_tokenizer(base), "chat_template", None))
+    asked, model = "", None
     for one in request["wanted"]:
         name, task, began_s = one["name"], Path(one["task"]).name, time.monotonic()
         board.label = "before training" if name == BASE else f"after training, {name}"
-        model = base_arguments(base) if name == BASE else result_arguments(base, record, name)
         with waiting(f"benchmark {task}"), explained(task):
+            if asked != name:
+                model = None  # before the next one needs the memory
+                asked, model = name, asked_model(base, name)
             results = evaluate(base, one["task"], model, template, request["limit"])
         told = {"chat_template": template, "version": version("lm_eval")}
         told |= {"seconds": time.monotonic() - began_s, "results": results}
         write_json(Path(one["to"]), told)
-
-
-def evaluate(
-    base: Job, task: str, model: dict[str, Any], template: bool, limit: int | None
-) -> dict[str, Any]:
-    """What `lm-eval run` writes of a benchmark, without the texts of its questions.
-
-    Args:
-        base: The last stage, from the plan's model.
-        task: An entry of `evaluation.tasks`.
-        model: The harness's arguments of its model.
-        template: Ask through the chat template.
-        limit: Questions; None: all.
-    """
-    from lm_eval.__main__ import cli_evaluate
-    from transformers import PreTrainedModel
-
-    device = torch_device(base.plan.launch.device)
-    path = path_from(base.run, task).resolve()
-    is_file = task.endswith((".yaml", ".yml"))
-    with TemporaryDirectory() as out:
-        command = [
-            *("lm-eval", "run", "--model", "hf", "--model_args", json.dumps(model)),
-            *("--tasks", str(path) if is_file else task, "--device", str(device)),
-            *("--batch_size", CPU_BATCH if device.type == "cpu" else GPU_BATCH),
-            *("--output_path", out, "--log_samples"),
-            *(() if limit is None else ("--limit", str(limit))),
-            *(("--apply_chat_template", "--fewshot_as_multiturn", "true") if template else ()),
-        ]
-        # Relative data files are beside the task's; what it prints is no answer of ours.
-        here = path.parent if is_file else Path.cwd()
-        # No result has tokens of its own: the harness would cut a padded vocabulary.
-        as_it_is = patch.object(PreTrainedModel, "resize_token_embeddings")
-        called = patch.object(sys, "argv", command)
-        with chdir(here), redirect_stdout(sys.stderr), called, as_it_is:
-            cli_evaluate()
-        return written(Path(out))
-
-
-def written(out: Path) -> dict[str, Any]:
-    """`results`, `configs` (the lists of metrics), `group_subtasks`, `higher_is_better`,
-    `n-samples`, and of `samples` the number of the question, the filter and the metrics.
-    """
-    (file,) = out.rglob("results_*.json")
-    stamp = file.stem.removeprefix("results_")  # another task's name may begin with this one's
-    found = json.loads(file.read_text("utf-8"))
-    kept = ("results", "group_subtasks", "higher_is_better", "n-samples")
-    plain = {key: found.get(key) for key in kept}
-    plain["configs"] = {
-        name: {"metric_list": one.get("metric_list")} for name, one in found["configs"].items()
-    }
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for name in found["configs"]:
-        for lines in out.rglob(f"samples_{name}_{stamp}.jsonl"):
-            rows = map(json.loads, lines.read_text("utf-8").splitlines())
-            samples[name] = [
-                {key: one[key] for key in ("doc_id", "filter", *one["metrics"]) if key in one}
-                for one in rows
-            ]
-    return {**plain, "samples": samples}
-
-
-# --------------------------------------------------------------------------- the models
 
 
 def base_job(plan: Plan, run: Path) -> Job:
@@ -155,46 +96,65 @@ def base_job(plan: Plan, run: Path) -> Job:
     return replace(job, entry=replace(job.entry, starts_from=None, start_folder=None))
 
 
-def through_template(base: Job) -> bool:
-    """Whether questions go through the chat template: the base has one of its own, and the last
-    stage trains through it.
+def asked_model(base: Job, name: str) -> Any:
+    """The plan's model, or the saved result of a stage, as the harness takes it.
 
-    A base without a template gets none, nor does its result: both are asked in the same words.
+    It is loaded here, as it was trained: a base in 4 or 8 bits, which the harness cannot make, and
+    with as many embeddings as it has, which the harness would cut to the tokenizer's.
     """
-    trains = base.stage.objective != RAW_TEXT
-    return trains and bool(getattr(load_tokenizer(base), "chat_template", None))
+    from lm_eval.models.huggingface import HFLM
+
+    device = torch_device(base.plan.launch.device)
+    if name == BASE:
+        model, tokenizer = load_base(base, device), load_tokenizer(base)
+    else:
+        record = saved.record_of(base.run)
+        stage = record.stage(name)
+        assert stage is not None
+        result = saved.result_of(base.run, record, stage)
+        model, tokenizer = saved.load_result(result, device), saved.load_tokenizer(result)
+    size = CPU_BATCH if device.type == "cpu" else GPU_BATCH
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size)
 
 
-def base_arguments(base: Job, source: str | None = None) -> dict[str, Any]:
-    """The harness's arguments of the plan's model, or of another: in the dtype of the stage. A base
-    that trains in 4 or 8 bits is asked in that dtype too, since the harness cannot make them.
+def evaluate(base: Job, task: str, model: Any, template: bool, limit: int | None) -> dict[str, Any]:
+    """What the harness answers of a benchmark, without the texts of its questions: KEPT, the lists
+    of metrics, and of `samples` the number of the question, the filter and the metrics.
+
+    Args:
+        base: The last stage, from the plan's model.
+        task: An entry of `evaluation.tasks`.
+        model: As the harness takes it.
+        template: Ask through the chat template.
+        limit: Questions; None: all.
     """
-    source = source or base.base_model
-    found: dict[str, Any] = {
-        "pretrained": source,
-        "dtype": base.stage.weights_dtype,
-        "trust_remote_code": base.plan.trust_remote_code,
+    from lm_eval import simple_evaluate
+    from lm_eval.utils import handle_non_serializable
+
+    path = path_from(base.run, task).resolve()
+    is_file = task.endswith((".yaml", ".yml"))
+    # Relative data files are beside the task's; what it prints is no answer of ours.
+    with chdir(path.parent if is_file else Path.cwd()), redirect_stdout(sys.stderr):
+        found = simple_evaluate(
+            model=model,
+            tasks=[str(path) if is_file else task],
+            limit=limit,
+            log_samples=True,
+            apply_chat_template=template,
+            fewshot_as_multiturn=template,
+        )
+    kept = {key: found.get(key) for key in KEPT}
+    kept["configs"] = {
+        name: {"metric_list": one.get("metric_list")} for name, one in found["configs"].items()
     }
-    if base.plan.template:
-        found["chat_template_args"] = dict(base.plan.template)
-    if base.plan.revision is not None and not Path(source).is_dir():
-        found["revision"] = base.plan.revision
-    if base.stage.quantization and torch_device(base.plan.launch.device).type == "cuda":
-        found["parallelize"] = True  # what does not fit on the device waits on the host
-    return found
-
-
-def result_arguments(base: Job, record: RunRecord, name: str) -> dict[str, Any]:
-    """The same of the saved result of a stage."""
-    stage = record.stage(name)
-    assert stage is not None
-    result = result_of(base.run, record, stage)
-    folder = str(result.folder)
-    if not result.is_module:
-        return base_arguments(base, folder)
-    if imports := methods().update(result.update).imports:
-        import_module(imports)  # registers the method with PEFT
-    return {**base_arguments(base, result.model), "peft": folder, "tokenizer": folder}
+    kept["samples"] = {
+        name: [
+            {key: row[key] for key in ("doc_id", "filter", *row["metrics"]) if key in row}
+            for row in rows
+        ]
+        for name, rows in found["samples"].items()
+    }
+    return dict(json.loads(json.dumps(kept, default=handle_non_serializable)))
 
 
 @contextmanager

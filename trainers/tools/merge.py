@@ -20,13 +20,20 @@ from typing import Any
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.progress import board, track, waiting
 from advisor.methods import update
+from advisor.record.files import writing_stages
 from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.machine import torch_device
-from trainers.start.model_files import reading
-from trainers.tools.command import run_command
-from trainers.tools.results import Result, load_results, record_of, results_of
+from trainers.tools import run_command
+from trainers.tools.results import (
+    Result,
+    load_module,
+    load_result,
+    load_tokenizer,
+    record_of,
+    result_of,
+)
 from trainers.updates.experts import returning_routers
 
 ROWS = 8
@@ -41,6 +48,33 @@ class Gap:
     base: str  # what it was merged into
     greatest: float  # difference of log-probabilities
     same_choice: float  # share of positions with the same most likely token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """A plain model in memory, and how far each candidate is from the unmerged one."""
+
+    model: Any
+    tokenizer: Any
+    best: Gap
+    gaps: Sequence[Gap]
+    rows: int
+
+    def lines(self, label: str) -> list[str]:
+        """What was done, in sentences."""
+        lines = [f"{label}: merged into {self.best.base}"]
+        lines += [
+            f"  {gap.base}: log-probabilities of {self.rows} held-out rows differ by at most"
+            f" {gap.greatest:.3g}, the most likely token is the same at {gap.same_choice:.1%} of"
+            " places"
+            for gap in self.gaps
+        ]
+        if self.best.greatest > SAME:
+            lines.append(
+                "  not the same model: 16-bit and 4-bit weights round differently; serve the"
+                " adapter on its own base where the answers must be those of the test"
+            )
+        return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,18 +102,15 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
 
     Raises InputError, TrainingFailed.
     """
-    results = [result for result in results_of(run) if only in (None, result.label)]
-    if not results:
-        raise InputError(
-            "the run has no such result",
-            where=f"--only {only}",
-            allowed=", ".join(result.label for result in results_of(run)),
-        )
+    record = record_of(run)
+    results = [result_of(run, record, stage) for stage in writing_stages(run, record, only=only)]
     for result in results:
-        if not update(result.update).merges:
+        method = update(result.update)
+        if not method.merges:
+            whole = "was trained whole: it is a plain model already"
+            why = (method.why_not_merged or "cannot be merged") if method.is_module else whole
             raise InputError(
-                f"{result.label} {_why_not(result)}: {result.folder}",
-                allowed="LoRA results can be merged",
+                f"{result.label} {why}: {result.folder}", allowed="LoRA results can be merged"
             )
     lines = []
     for result in results:
@@ -89,92 +120,63 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
             raise InputError(
                 f"{target} is not empty", where=str(target), hint="name another folder with --out"
             )
-        lines += _merge_one(run, result, target, device)
+        merged = merge(run, result, device)
+        with returning_routers(merged.model), waiting("saving the merged model"):
+            merged.model.save_pretrained(str(target))
+        merged.tokenizer.save_pretrained(str(target))
+        if (settings := result.folder / "generation_config.json").is_file():
+            (target / settings.name).write_text(settings.read_text("utf-8"), "utf-8")
+        noted = {"from": str(result.folder), "merged_into": merged.best.base, "rows": merged.rows}
+        write_json(target / "merge.json", noted | {"gaps": [vars(gap) for gap in merged.gaps]})
+        first, *more = merged.lines(result.label)
+        lines += [f"{first}, in {target}", *more]
     return lines
 
 
-def _why_not(result: Result) -> str:
-    """Why a result cannot be merged into its base: '... is a prefix, which ...'."""
-    method = update(result.update)
-    if not method.is_module:
-        return "was trained whole: it is a plain model already"
-    return method.why_not_merged or "cannot be merged"
+def merge(run: Path, result: Result, device: Any) -> Merged:
+    """One result merged into the nearest base.
 
-
-def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str]:
-    with waiting("loading the result"):
-        loaded = load_results([result], device)
+    Raises InputError if the run was never evaluated, TrainingFailed if the merged model of plain
+    float32 weights is another one.
+    """
     texts = held_out_texts(run, result)
-    with loaded.use(result.label) as (model, tokenizer):
-        rows = [
-            tokenizer(
-                text,
-                return_tensors="pt",
-                truncation=True,
-                max_length=512,
-                return_token_type_ids=False,
-            ).to(device)
-            for text in texts
-        ]
-        unmerged = [_log_probs(model, row) for row in track(rows, "the unmerged model")]
+    with waiting("loading the result"):
+        model, tokenizer = load_result(result, device), load_tokenizer(result)
+    options = {"return_tensors": "pt", "return_token_type_ids": False}
+    rows = [
+        tokenizer(text, truncation=True, max_length=512, **options).to(device) for text in texts
+    ]
+    unmerged = [_log_probs(model, row) for row in track(rows, "the unmerged model")]
     found: list[tuple[Gap, Any]] = []
-    for name, base in _bases(loaded, result, device):
-        from peft import PeftModel
-
-        with reading(result.folder, "the adapter"):
-            adapted = PeftModel.from_pretrained(base, str(result.folder))
+    for name, adapted in _candidates(result, model, device):
         with waiting(f"merging into {name}"):
             merged = adapted.merge_and_unload()
         again = [_log_probs(merged, row) for row in track(rows, "the merged model")]
         found.append((_gap(name, unmerged, again), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
-    with returning_routers(merged), waiting("saving the merged model"):
-        merged.save_pretrained(str(target))
-    tokenizer.save_pretrained(str(target))
-    if (result.folder / "generation_config.json").is_file():
-        (target / "generation_config.json").write_text(
-            (result.folder / "generation_config.json").read_text("utf-8"), "utf-8"
-        )
-    record = {
-        "from": str(result.folder),
-        "merged_into": best.base,
-        "rows": len(rows),
-        "gaps": [vars(gap) for gap, _ in found],
-    }
-    write_json(target / "merge.json", record)
-    lines = [f"{result.label}: merged into {best.base}, in {target}"]
-    lines += [
-        f"  {gap.base}: log-probabilities of {len(rows)} held-out rows differ by at most"
-        f" {gap.greatest:.3g}, the most likely token is the same at {gap.same_choice:.1%} of places"
-        for gap, _ in found
-    ]
     exact = result.weights_dtype == "float32" and "flash" not in result.attention
     if result.quantization is None and best.greatest > SAME and exact:
         raise TrainingFailed(
             f"the merged model differs from the unmerged one by {best.greatest:.3g} (limit"
-            f" {SAME:g}): {target} is kept for inspection",
+            f" {SAME:g}): it is not saved",
+            where=result.label,
             hint="keep the adapter, or report this",
         )
-    if best.greatest > SAME:
-        lines.append(
-            "  not the same model: 16-bit and 4-bit weights round differently; serve the adapter on"
-            " its own base where the answers must be those of the test"
-        )
-    return lines
+    gaps = [gap for gap, _ in found]
+    return Merged(model=merged, tokenizer=tokenizer, best=best, gaps=gaps, rows=len(rows))
 
 
-def _bases(loaded: Any, result: Result, device: Any) -> list[tuple[str, Any]]:
-    """What the module can be merged into, by name. The base in memory is used up."""
-    with waiting("loading the original weights"):
-        plain = load_results([replace(result, quantization=None)], device)
-    original = plain.models[replace(result, quantization=None).base_key].unload()
+def _candidates(result: Result, model: Any, device: Any) -> list[tuple[str, Any]]:
+    """The module on what it can be merged into, by name. The model itself is used up."""
     name = f"the original weights ({result.weights_dtype})"
     if result.quantization is None:
-        return [(name, original)]
-    written_out = loaded.models[result.base_key].unload().dequantize()
+        return [(name, model)]
+    with waiting("loading the original weights"):
+        original = load_result(replace(result, quantization=None), device)
+    written_out = model.unload().dequantize().to(original.dtype)
     return [
         (name, original),
-        (f"the {result.quantization} weights written out", written_out.to(original.dtype)),
+        (f"the {result.quantization} weights written out", load_module(result, written_out)),
     ]
 
 
@@ -204,12 +206,13 @@ def _log_probs(model: Any, row: Any) -> Any:
 
 
 def _gap(name: str, unmerged: Sequence[Any], merged: Sequence[Any]) -> Gap:
-    greatest, same, places = 0.0, 0, 0
-    for one, other in zip(unmerged, merged, strict=True):
-        greatest = max(greatest, difference(one, other))
-        same += int((one.argmax(-1) == other.argmax(-1)).sum())
-        places += one.shape[0]
-    return Gap(base=name, greatest=greatest, same_choice=same / max(1, places))
+    pairs = list(zip(unmerged, merged, strict=True))
+    same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in pairs)
+    return Gap(
+        base=name,
+        greatest=max((difference(one, other) for one, other in pairs), default=0.0),
+        same_choice=same / max(1, sum(one.shape[0] for one in unmerged)),
+    )
 
 
 if __name__ == "__main__":

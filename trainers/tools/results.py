@@ -19,6 +19,7 @@ from advisor.methods import update
 from advisor.model_files.folder import base_faults, folder_faults
 from advisor.model_files.hub_cache import is_hub_id
 from advisor.plan.entries import entries, start_folder_of, whole_model
+from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record.files import label, writing_stages
 from advisor.record.files import record_of as record_of
@@ -38,6 +39,7 @@ class Result:
     label: str
     folder: Path
     model: str  # the base it belongs to, or came from
+    revision: str | None = None  # of a base on the hub
     update: str
     quantization: str | None
     double_quantization: bool
@@ -52,13 +54,8 @@ class Result:
     @property
     def base_key(self) -> tuple[Any, ...]:
         """Results with the same key share one base in memory."""
-        return (
-            self.model,
-            self.quantization,
-            self.double_quantization,
-            self.weights_dtype,
-            self.attention,
-        )
+        form = (self.quantization, self.double_quantization, self.weights_dtype, self.attention)
+        return (self.model, self.revision, *form)
 
 
 def results_of(run: Path, *, prefix: str = "") -> list[Result]:
@@ -72,18 +69,26 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
 
 def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str = "") -> Result:
     """The result of a finished stage. Raises InputError if its base is not there."""
-    settings = record.settings(stage)
+    settings, plan, base = record.settings(stage), plan_of(run), base_of(run, record, stage)
     return Result(
         label=f"{prefix}{label(stage)}",
         folder=run / stage.folder,
-        model=base_of(run, record, stage),
+        model=base,
+        revision=plan.revision if plan is not None and base == plan.model else None,
         update=stage.update,
         quantization=stage.quantization,
         double_quantization=settings.double_quantization is not False,
         weights_dtype=settings.weights_dtype or "float32",
         attention=settings.attention or "sdpa",
-        trust_remote_code=trusts_code(run),
+        trust_remote_code=plan is not None and plan.trust_remote_code,
     )
+
+
+def plan_of(run: Path) -> Plan | None:
+    """The plan in a run folder, if it can be read."""
+    with suppress(AdviseError):
+        return read_plan(run / PLAN_FILE)
+    return None
 
 
 def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
@@ -110,24 +115,15 @@ def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
     )
 
 
-def trusts_code(run: Path) -> bool:
-    """Whether the plan of a run says that code which comes with the model may run."""
-    try:
-        return read_plan(run / PLAN_FILE).trust_remote_code
-    except AdviseError:
-        return False
-
-
 @dataclass
 class Loaded:
     """Results in memory. `use(label)` makes one of them, or the base, answer."""
 
     results: Sequence[Result]
     device: Any
-    models: dict[tuple[Any, ...], Any] = field(
-        default_factory=dict
-    )  # base key -> model, with every module on it
-    whole: dict[str, Any] = field(default_factory=dict)  # label -> a model that was trained whole
+    # base key -> the base, with every module on it; label -> a model that was trained whole
+    models: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
     tokenizers: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -135,28 +131,21 @@ class Loaded:
         return [BASE, *(result.label for result in self.results)]
 
     def result(self, label: str) -> Result:
-        return (
-            self.results[0]
-            if label == BASE
-            else next(result for result in self.results if result.label == label)
-        )
+        """The result of that name; of the base the first one, which belongs to it."""
+        return next((one for one in self.results if one.label == label), self.results[0])
 
     @contextmanager
     def use(self, label: str) -> Iterator[tuple[Any, Any]]:
         """The model and the tokenizer, with this module on (or every module off, for the base)."""
         result = self.result(label)
-        if label != BASE and not result.is_module:
+        if label in self.whole:
             yield self.whole[label], self.tokenizers[label]
             return
         model = self.models[result.base_key]
         if label != BASE:
             model.set_adapter(label)
-        off = (
-            model.disable_adapter()
-            if label == BASE and hasattr(model, "disable_adapter")
-            else nullcontext()
-        )
-        with off:
+        is_off = label == BASE and hasattr(model, "disable_adapter")
+        with model.disable_adapter() if is_off else nullcontext():
             yield model, self.tokenizers[result.label]
 
 
@@ -165,29 +154,31 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
 
     Raises InputError where two have one name or a base is not there.
     """
-    names = [result.label for result in results]
-    twice = sorted({name for name in names if names.count(name) > 1} | ({BASE} & set(names)))
-    if twice:
+    names = [BASE, *(result.label for result in results)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
             f"two results are called {', '.join(twice)}", hint="give the runs names of their own"
         )
-    from transformers import GenerationConfig
-
     loaded = Loaded(results=results, device=device)
     for result in results:
         check_files(str(result.folder), folder_faults)
         loaded.tokenizers[result.label] = load_tokenizer(result)
         if result.base_key not in loaded.models:
             loaded.models[result.base_key] = load_whole(result, result.model, device)
-        if not result.is_module:
+        if result.is_module:
+            model = load_module(result, loaded.models[result.base_key])
+            loaded.models[result.base_key] = model
+        else:
             loaded.whole[result.label] = load_whole(result, str(result.folder), device)
-            continue
-        model = loaded.models[result.base_key] = load_module(result, loaded.models[result.base_key])
-        if (result.folder / "generation_config.json").is_file():
-            with reading(result.folder, "generation_config.json"):
-                model.generation_config = GenerationConfig.from_pretrained(str(result.folder))
-        model.eval()
     return loaded
+
+
+def load_result(result: Result, device: Any, **head: Any) -> Any:
+    """The model of one result, on a base of its own; arguments as those of `load_whole`."""
+    check_files(str(result.folder), folder_faults)
+    if result.is_module:
+        return load_module(result, load_whole(result, result.model, device, **head))
+    return load_whole(result, str(result.folder), device, **head)
 
 
 def load_tokenizer(result: Result) -> Any:
@@ -201,18 +192,23 @@ def load_tokenizer(result: Result) -> Any:
 
 
 def load_module(result: Result, model: Any) -> Any:
-    """The model with the module of a result on it, beside those that it has."""
-    if update(result.update).imports:
-        import_module(update(result.update).imports)  # registers the method with PEFT
-    with reading(result.folder, "the adapter"):
-        if hasattr(model, "peft_config"):
-            model.load_adapter(str(result.folder), adapter_name=result.label)
-        else:
-            from peft import PeftModel
+    """The model with the module of a result on it, beside those that it has, ready to answer."""
+    from peft import PeftModel
+    from transformers import GenerationConfig
 
-            model = PeftModel.from_pretrained(model, str(result.folder), adapter_name=result.label)
+    if imports := update(result.update).imports:
+        import_module(imports)  # registers the method with PEFT
+    folder = str(result.folder)
+    with reading(folder, "the adapter"):
+        if isinstance(model, PeftModel):
+            model.load_adapter(folder, adapter_name=result.label)
+        else:
+            model = PeftModel.from_pretrained(model, folder, adapter_name=result.label)
         check_adapter(model, result.folder, name=result.label)
-    return model
+    if (result.folder / "generation_config.json").is_file():
+        with reading(folder, "generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
 
 
 def load_whole(
@@ -227,35 +223,32 @@ def load_whole(
     """
     import torch
     import transformers
-    from transformers import BitsAndBytesConfig
 
     check_files(source, base_faults)
-    dtype = getattr(torch, result.weights_dtype)
+    dtype, is_base = getattr(torch, result.weights_dtype), source == result.model
+    asked: dict[str, Any] = {"trust_remote_code": result.trust_remote_code}
+    if is_base and result.revision is not None:
+        asked["revision"] = result.revision
     options: dict[str, Any] = {
         "dtype": dtype,
         "attn_implementation": usable_here(result.attention, torch.device(device).type),
-        "trust_remote_code": result.trust_remote_code,
+        **asked,
         **placement(torch.device(device)),
         **extra,
     }
-    quantized = result.quantization if source == result.model else None
-    if quantized == "nf4":
-        four_bit = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=result.double_quantization,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        options |= {"quantization_config": four_bit, "device_map": {"": device}}
-    elif quantized == "int8":
-        options |= {
-            "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
-            "device_map": {"": device},
-        }
-    else:
-        with reading(source):
-            options |= written_out(source, trust_remote_code=result.trust_remote_code)
+    quantized = result.quantization if is_base else None
     with reading(source):
+        if quantized is None:
+            options |= written_out(source, **asked)
+        else:
+            bits = transformers.BitsAndBytesConfig(
+                load_in_8bit=quantized == "int8",
+                load_in_4bit=quantized == "nf4",
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=result.double_quantization,
+                bnb_4bit_compute_dtype=dtype,
+            )
+            options |= {"quantization_config": bits, "device_map": {"": device}}
         model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -276,16 +269,16 @@ def prompt_ids(
         is_answered: The last message is an answer, so that no beginning of one follows.
     """
     bound_chat_templates()
-    if getattr(tokenizer, "chat_template", None):
-        file = template_file(Path(tokenizer.name_or_path))
-        try:
-            with reading(file, "the chat template"):
-                return tokenizer.apply_chat_template(
-                    list(messages),
-                    add_generation_prompt=not is_answered,
-                    return_tensors="pt",
-                    return_dict=True,
-                )
-        except TemplateLimit as error:
-            raise error.of(str(file)) from None
-    return tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
+    if not getattr(tokenizer, "chat_template", None):
+        return tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
+    file = template_file(Path(tokenizer.name_or_path))
+    try:
+        with reading(file, "the chat template"):
+            return tokenizer.apply_chat_template(
+                list(messages),
+                add_generation_prompt=not is_answered,
+                return_tensors="pt",
+                return_dict=True,
+            )
+    except TemplateLimit as error:
+        raise error.of(str(file)) from None

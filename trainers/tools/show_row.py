@@ -20,6 +20,7 @@ from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.terminal import show_streams
 from advisor.model_files.folder import tokenizer_faults
+from advisor.record.stage import ErrorRecord
 from trainers.job.job import model_source
 from trainers.job.libraries import quiet_libraries
 from trainers.rows.conversation import answer_row, prompt_rows
@@ -45,29 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model")
     parser.add_argument("--map", nargs="*", default=[], metavar="ROLE=COLUMN")
     parser.add_argument("--template", type=json.loads, default={})
-    given = parser.parse_args(argv)
+    given = vars(parser.parse_args(argv))
+    mapping = dict(item.split("=", 1) for item in given.pop("map")) or None
     show_streams()
     quiet_libraries()
     code = 0
     try:
-        document = show_row(
-            given.data,
-            row=given.row,
-            model=given.model,
-            mapping=dict(item.split("=", 1) for item in given.map) or None,
-            template=given.template,
-        )
+        document = show_row(**given, mapping=mapping)
     except AdviseError as error:
-        first = error.faults[0]
-        document = {
-            "error": {
-                "what": error.text() if len(error.faults) > 1 else first.headline,
-                "allowed": first.allowed,
-                "hint": first.hint,
-                "exit_code": error.exit_code,
-            }
-        }
-        code = error.exit_code
+        document, code = {"error": ErrorRecord.of(error).to_dict()}, error.exit_code
     print(json.dumps(document, ensure_ascii=True))
     return code
 
@@ -86,15 +73,8 @@ def show_row(
     chat template does not read.
     """
     example, why_not = example_of(data, row, mapping)
-    shown: dict[str, Any] = {
-        "path": str(data),
-        "row": row,
-        "model": model,
-        "parts": [],
-        "notes": [],
-        "left_out": why_not,
-        "template": None,
-    }
+    shown: dict[str, Any] = {"path": str(data), "row": row, "model": model}
+    shown |= {"parts": [], "notes": [], "left_out": why_not, "template": None}
     if example is None:
         return shown
     tokenizer = tokenizer_of(model) if model is not None else stand_in()
@@ -102,14 +82,30 @@ def show_row(
         give_arguments(tokenizer, template or {}, model=model)
     templater = Templater(tokenizer)
     try:
-        shown["parts"] = parts_of(example, templater, counted=model is not None)
+        shown["parts"] = parts_of(example, templater)
     except Unusable as error:
         shown["left_out"] = ": ".join(error.args)
     shown["template"] = templater.template_source if model is not None else STAND_IN
+    if model is None:
+        for part in shown["parts"]:
+            part |= {"tokens": None, "learned_tokens": None}
     if example.text is not None and not example.messages and example.label is None:
         shown["template"] = "none (raw text)"
     shown["notes"] = [*(templater.remarks if model is not None else ()), *templater.notes]
     return shown
+
+
+class _SkippedExcept(SkippedRows):
+    """Skipped rows, with the reason for one of them."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__()
+        self.row, self.why = row, ""
+
+    def add(self, reason: str, row: int) -> None:
+        super().add(reason, row)
+        if row == self.row:
+            self.why = REASONS.get(reason, reason)
 
 
 def example_of(
@@ -123,29 +119,15 @@ def example_of(
     for example in read_examples(data, mapping=mapping, skipped=watching):
         if example.row == row:
             return example, None
-        if watching.why is not None or example.row > row:
+        if watching.why or example.row > row:
             break
-    if watching.why is not None:
+    if watching.why:
         return None, watching.why
     raise InputError(
         f"there is no row {row}",
         where=str(data),
         allowed=f"it has {rows_word(watching.seen)}, counted from 1",
     )
-
-
-class _SkippedExcept(SkippedRows):
-    """Skipped rows, with the reason for one of them."""
-
-    def __init__(self, row: int) -> None:
-        super().__init__()
-        self.row = row
-        self.why: str | None = None
-
-    def add(self, reason: str, row: int) -> None:
-        super().add(reason, row)
-        if row == self.row:
-            self.why = REASONS.get(reason, reason)
 
 
 def tokenizer_of(model: str) -> Any:
@@ -164,28 +146,18 @@ def stand_in() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     end = "<|end|>"
-    raw = Tokenizer(
-        models.BPE(
-            {
-                byte: place
-                for place, byte in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), end])
-            },
-            [],
-        )
-    )
+    texts = [*sorted(pre_tokenizers.ByteLevel.alphabet()), end]
+    raw = Tokenizer(models.BPE({text: place for place, text in enumerate(texts)}, []))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([end])
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=end)
 
 
-def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[dict[str, Any]]:
+def parts_of(example: Example, templater: Templater) -> list[dict[str, Any]]:
     """The sequences of the example, each in stretches that are learned or only read.
 
     Raises Unusable.
-
-    Args:
-        counted: Give token counts.
     """
     more = {}
     if example.chosen:
@@ -204,24 +176,17 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
         more = {"answer": example.answer}
     else:
         row = answer_row(example, templater)
-        title = "a text" if row.document else "a conversation"
         marks = [label != IGNORED for label in row.labels]
-        return [_part(title, templater, row.input_ids, marks, counted=counted)]
+        title = "a text" if row.document else "a conversation"
+        return [_part(title, templater, row.input_ids, marks)]
     return [
-        _part(
-            title,
-            templater,
-            [*prompt, *answer_ids],
-            [False] * len(prompt) + [True] * len(answer_ids),
-            counted=counted,
-        )
-        | more
-        for title, prompt, answer_ids in sequences
+        _part(title, templater, [*prompt, *ids], [False] * len(prompt) + [True] * len(ids)) | more
+        for title, prompt, ids in sequences
     ]
 
 
 def _part(
-    title: str, templater: Templater, ids: Sequence[int], marks: Sequence[bool], *, counted: bool
+    title: str, templater: Templater, ids: Sequence[int], marks: Sequence[bool]
 ) -> dict[str, Any]:
     """One sequence.
 
@@ -237,12 +202,8 @@ def _part(
         )
         stretches.append({"text": text[len(before) :], "learned": mark})
         before = text
-    return {
-        "title": title,
-        "stretches": stretches,
-        "tokens": len(ids) if counted else None,
-        "learned_tokens": sum(marks) if counted else None,
-    }
+    counts = {"tokens": len(ids), "learned_tokens": sum(marks)}
+    return {"title": title, "stretches": stretches, **counts}
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -27,16 +26,14 @@ from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
 from advisor.methods import update
 from advisor.record.files import label, writing_stages
-from trainers.job.files import read_json, write_json
-from trainers.job.machine import torch_device
+from trainers.job.files import make_folder, read_json, write_json
+from trainers.job.machine import free_host_bytes, torch_device
 from trainers.start.model_files import reading
-from trainers.tools import merge
-from trainers.tools.command import run_command
-from trainers.tools.gguf.llama_cpp import HOW, ask, find_llama_cpp
-from trainers.tools.gguf.model import Written, read_config, tensors, write_model
-from trainers.tools.gguf.proof import prove, reference_of
-from trainers.tools.gguf.tokens import read_tokens
-from trainers.tools.results import Result, record_of, result_of
+from trainers.tools import run_command
+from trainers.tools.gguf.model import Tokens, Written, check_family, read_tokens, write_model
+from trainers.tools.gguf.proof import HOW, Proof, find_llama_server, prove, reference_of
+from trainers.tools.merge import merge
+from trainers.tools.results import Result, load_result, load_tokenizer, record_of, result_of
 
 RECORD = "proof.json"
 DIFFERS = ".differs.gguf"  # of a file that was compared and is not the model: nobody serves it
@@ -51,34 +48,42 @@ class Job:
 
     run: Path
     out: Path
+    only: str | None = None  # one task or stage
     kind: str = ""  # of the files, such as Q4_K_M; empty: 16 bit
     device: Any = "cpu"  # that LoRA results are merged on
     say: Callable[[str], None]  # takes what was done, line by line
 
 
-def export(job: Job, *, only: str | None = None) -> list[Path]:
+def export(job: Job) -> list[Path]:
     """Write and compare the results of a run, each as a model of its own. Without llama.cpp nothing
     is compared, and that is said.
 
     Raises InputError for a result that a GGUF file cannot hold, MachineNotReady for a type that
     PROGRAM makes where it is not, TrainingFailed if a file differs from the model.
     """
-    library = find_llama_cpp()
+    program = find_llama_server()
     check_kind(job.kind)
     record = record_of(job.run)
-    stages = writing_stages(job.run, record, only=only)
+    stages = writing_stages(job.run, record, only=job.only)
     results = [result_of(job.run, record, stage) for stage in stages]
     title = record.name or job.run.name
     names = [title if len(stages) == 1 else f"{title}-{label(stage)}" for stage in stages]
-    for result, name in zip(results, names, strict=True):
-        _check(job, result, name)
+    tokens = [_check(job, result, name) for result, name in zip(results, names, strict=True)]
     files: list[Path] = []
-    for stage, result, name in zip(stages, results, names, strict=True):
+    make_folder(job.out)
+    for stage, result, name, own in zip(stages, results, names, tokens, strict=True):
         board.label = result.label
         samples = stage.evaluation.samples if stage.evaluation is not None else ()
         asked = list(dict.fromkeys(sample.prompt for sample in samples if sample.prompt))
-        files.append(_one(job, result, name, asked, library))
-    if library is None:
+        path = job.out / f"{TEMPORARY}{name}.gguf"
+        try:
+            written, proof = _write(job, result, own, path, program, asked)
+            files.append(_keep(job, result, path, written, proof))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        finally:
+            path.unlink(missing_ok=True)
+    if program is None:
         job.say("written; not compared with the trained model: there is no llama.cpp here.")
         job.say(f"  To compare (optional): {HOW}; then run this again")
     if differ := [file.name for file in files if file.name.endswith(DIFFERS)]:
@@ -89,11 +94,14 @@ def export(job: Job, *, only: str | None = None) -> list[Path]:
     return files
 
 
-def _check(job: Job, result: Result, name: str) -> None:
-    """Raise InputError for a result that no GGUF file holds or llama.cpp does not know, or if its
-    file is there and was compared, MachineNotReady if merged weights, a 16-bit file and a smaller
-    one do not fit on the disk.
+def _check(job: Job, result: Result, name: str) -> Tokens:
+    """The tokenizer of a result. Raises InputError for one that no GGUF file holds or llama.cpp
+    does not know, or if its file is there and was compared, MachineNotReady if the files do not fit
+    on the disk.
     """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     method = update(result.update)
     if method.is_module and not method.merges:
         raise InputError(
@@ -103,13 +111,13 @@ def _check(job: Job, result: Result, name: str) -> None:
             hint="serve it with transformers and PEFT (its README.md shows how), or train it with"
             " LoRA",
         )
-    folder = _model_folder(result)
-    config = read_config(folder)
-    tensors(folder, config)
-    read_tokens(result.folder, config.vocab_size)
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    merged = stored * (2 if result.weights_dtype == "float32" else 1) if result.is_module else 0
-    need = merged + stored + (0 if job.kind in OURS else stored)
+    source = result.model if result.is_module else str(result.folder)
+    with reading(source), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        check_family(config, source)
+        outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    tokens = read_tokens(load_tokenizer(result), result.folder, config.vocab_size)
+    need = (2 if job.kind in OURS else 4) * sum(one.numel() for one in outline.parameters())
     free = free_bytes(job.out)
     if need > free:
         raise MachineNotReady(
@@ -125,45 +133,59 @@ def _check(job: Job, result: Result, name: str) -> None:
                 where=str(path),
                 hint="delete it, or name another folder with --out",
             )
+    return tokens
 
 
-def _model_folder(result: Result) -> Path:
-    """The folder of a whole result, or of its base. Raises InputError if that is not here."""
-    if not result.is_module:
-        return result.folder
-    from transformers.utils import cached_file
+def _write(
+    job: Job, result: Result, tokens: Tokens, path: Path, program: Path | None, asked: Sequence[str]
+) -> tuple[Written, Proof | None]:
+    """Write one file, and compare it with the model where llama.cpp is here."""
+    if result.is_module:
+        merged = merge(job.run, result, job.device)
+        model, tokenizer = merged.model.cpu(), merged.tokenizer
+        for line in merged.lines(result.label):
+            job.say(line)
+    else:
+        with waiting("loading the model"):
+            model, tokenizer = load_result(result, "cpu"), load_tokenizer(result)
+    name = path.stem.removeprefix(TEMPORARY)
+    if job.kind in OURS:
+        written = write_model(model, tokens, path, kind=job.kind, name=name)
+    else:
+        sixteen = path.with_name(f"{TEMPORARY}16bit.gguf")
+        try:
+            written = write_model(model, tokens, sixteen, name=name)
+            written = replace(written, kind=_quantise(sixteen, path, job.kind))
+        finally:
+            sixteen.unlink(missing_ok=True)
+    if program is None:
+        return written, None
+    # In float32 every rounding that shows is llama.cpp's, if there is room for that.
+    if 4 * sum(one.numel() for one in model.parameters()) < free_host_bytes():
+        model = model.float()
+    return written, prove(program, path, reference_of(model, tokenizer, written, asked), job.kind)
 
-    with reading(result.model, "the base"):
-        return Path(cached_file(result.model, "config.json", local_files_only=True)).parent
+
+def _quantise(sixteen: Path, path: Path, kind: str) -> str:
+    """Make a file of a smaller type of a 16-bit one; the type. Raises MachineNotReady with what
+    llama.cpp said.
+    """
+    command = [str(shutil.which(PROGRAM)), str(sixteen), str(path), kind]
+    with waiting(f"quantising to {kind}"):
+        done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise MachineNotReady(f"{PROGRAM} cannot make {kind}: {' '.join(said[-1:])}", hint=HOW)
+    return kind
 
 
-def _recorded(out: Path) -> list[dict[str, Any]]:
-    """The files that proof.json names and that are still there."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return [one for one in read_json(out / RECORD)["files"] if (out / one["file"]).is_file()]
-    return []
-
-
-def _one(job: Job, result: Result, name: str, asked: Sequence[str], library: Path | None) -> Path:
-    """Write one file, compare it, and give it the name that the comparison allows."""
-    path, proof = job.out / f"{TEMPORARY}{name}.gguf", None
-    try:
-        with _whole_model(job, result) as folder:
-            write = partial(write_model, folder, name=name, tokens_of=result.folder)
-            written = (
-                write(path, kind=job.kind) if job.kind in OURS else _smaller(write, path, job.kind)
-            )
-            if library is not None:
-                of = reference_of(folder, written, asked, tokens_of=result.folder)
-                proof = prove(partial(ask, library), path, of, kind=written.kind)
-        file = job.out / f"{name}-{written.kind}.gguf"
-        file.with_suffix(DIFFERS).unlink(missing_ok=True)  # of an earlier export
-        differs = proof is not None and bool(proof.faults)
-        file = path.replace(file.with_suffix(DIFFERS) if differs else file)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        path.unlink(missing_ok=True)
+def _keep(job: Job, result: Result, path: Path, written: Written, proof: Proof | None) -> Path:
+    """Give a file the name that the comparison allows, and record it. Returns where it is."""
+    differs = proof is not None and bool(proof.faults)
+    name = path.name.removeprefix(TEMPORARY).removesuffix(".gguf")
+    file = job.out / f"{name}-{written.kind}.gguf"
+    file.with_suffix(DIFFERS).unlink(missing_ok=True)  # of an earlier export
+    file = path.replace(file.with_suffix(DIFFERS) if differs else file)
     size_bytes = file.stat().st_size
     job.say(f"{result.label}: {shown_path(file)} ({format_gib(size_bytes)}, {written.kind})")
     for line in (*written.notes, *(proof.lines() if proof is not None else ())):
@@ -174,27 +196,17 @@ def _one(job: Job, result: Result, name: str, asked: Sequence[str], library: Pat
     own["proof"] = asdict(proof) if proof is not None else None
     own["proved"] = proof is not None and not differs
     versions = {name: version(name) for name in ("gguf", "torch", "transformers", "peft")}
-    versions |= {"advise": __version__, "llama_cpp": str(library) if library else ""}
     others = [one for one in _recorded(job.out) if one["file"] != file.name]
-    document = {"schema_version": 1, "files": [*others, own], "versions": versions}
-    write_json(job.out / RECORD, document)
+    document = {"schema_version": 1, "files": [*others, own]}
+    write_json(job.out / RECORD, document | {"versions": versions | {"advise": __version__}})
     return file
 
 
-@contextmanager
-def _whole_model(job: Job, result: Result) -> Iterator[Path]:
-    """The folder with the whole model of a result; a merged one is removed afterwards."""
-    if not result.is_module:
-        yield result.folder
-        return
-    merged = job.out / f"{TEMPORARY}merged"
-    shutil.rmtree(merged, ignore_errors=True)
-    try:
-        for line in merge.export(job.run, merged, only=result.label, device=job.device):
-            job.say(line.replace(f", in {merged}", ""))
-        yield merged
-    finally:
-        shutil.rmtree(merged, ignore_errors=True)
+def _recorded(out: Path) -> list[dict[str, Any]]:
+    """The files that proof.json names and that are still there."""
+    noted = read_json(out / RECORD)
+    files = noted.get("files") if isinstance(noted, dict) else None
+    return [one for one in files or [] if (out / one["file"]).is_file()]
 
 
 def check_kind(kind: str) -> None:
@@ -216,24 +228,6 @@ def check_kind(kind: str) -> None:
         )
 
 
-def _smaller(write: Callable[[Path], Written], path: Path, kind: str) -> Written:
-    """Write a 16-bit file, and of it one in a smaller type. Raises MachineNotReady with what
-    llama.cpp said.
-    """
-    sixteen = path.with_name(f"{TEMPORARY}16bit.gguf")
-    command = [str(shutil.which(PROGRAM)), str(sixteen), str(path), kind]
-    try:
-        written = write(sixteen)
-        with waiting(f"quantising to {kind}"):
-            done = subprocess.run(command, capture_output=True, check=False)
-    finally:
-        sixteen.unlink(missing_ok=True)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-        raise MachineNotReady(f"{PROGRAM} cannot make {kind}: {' '.join(said[-1:])}", hint=HOW)
-    return replace(written, kind=kind)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="trainers.tools.gguf", description=__doc__)
@@ -242,13 +236,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only")
     parser.add_argument("--kind", default="")
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args(argv)
+    given = vars(parser.parse_args(argv))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def work() -> None:
-        device, say = torch_device(given.device), partial(print, flush=True)
-        job = Job(run=given.run, out=given.out, kind=given.kind, device=device, say=say)
-        export(job, only=given.only)
+        device = torch_device(given.pop("device"))
+        export(Job(**given, device=device, say=partial(print, flush=True)))
 
     return run_command(work, stopped="error: stopped; nothing half-written is left")
 

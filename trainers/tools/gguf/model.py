@@ -1,26 +1,29 @@
-"""A model folder as one GGUF file (16 bit, or 8 bit in blocks): sizes and rotation as the
-configuration has them, tensors by the names and in the order of rows that llama.cpp has. What
-llama.cpp would compute otherwise is refused, with every reason.
+"""A model in memory as one GGUF file (16 bit, or 8 bit in blocks): sizes and rotation as the
+configuration has them, tensors by the names and in the order of rows that llama.cpp has, and the
+tokenizer as a list of tokens with their kinds, merges and the way texts are cut. What llama.cpp
+would compute otherwise is refused, with every reason.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.progress import BYTES, waiting
-from advisor.model_files.folder import StoredTensor as Header
-from advisor.model_files.folder import read_header
+from advisor.ground.progress import waiting
 from trainers.job.files import read_json
+from trainers.rows.template_arguments import with_fixed_arguments
 from trainers.start.model_files import reading
-from trainers.tools.gguf.tokens import WAY_OUT, read_tokens
 
+WAY_OUT = (
+    "`advise export RUN --to merged` writes a plain model, of which llama.cpp's own"
+    " convert_hf_to_gguf.py makes a GGUF file (nothing is proved then)"
+)
 # `model_type`, which is GGUF's name too -> key of config.json -> what llama.cpp computes with.
 # A family needs a case of tests/trainers/test_gguf_proof.py and a comparison of its vocabulary.
 SILU: dict[str, Sequence[Any]] = {"hidden_act": ("silu", "swish")}
@@ -31,22 +34,22 @@ FAMILIES = {
 }
 NEIGHBOURS = ("llama",)  # rows 2i and 2i + 1 of a head are rotated together, not i and i + half
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-SINGLE = "model.safetensors"
 F16_LARGEST = 65504.0
-NOT_WEIGHTS = re.compile(r".*rotary_emb\.inv_freq")  # that old checkpoints hold
-
-
-def read_config(folder: Path) -> Any:
-    """The configuration of a model of a family that is proved, with transformers' defaults.
-
-    Raises InputError with everything that GGUF cannot say of it.
-    """
-    from transformers import AutoConfig
-
-    with reading(folder):
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    check_family(config, str(folder))
-    return config
+_TIKTOKEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BYTES, WORDS = ("ByteLevel", False), ("ByteLevel", True)  # the second by the words of GPT-2
+# (the steps by which a tokenizer over bytes cuts a text, whether it leaves words of the vocabulary
+# unmerged) -> GGUF's name for that. Others are refused: a wrong name changes the tokens of some
+# texts, and nobody notices.
+CUTS = {
+    ((WORDS,), False): "gpt-2",
+    ((("Digits", True), WORDS), False): "smollm",
+    ((("Split", _TIKTOKEN % ""), BYTES), False): "qwen2",
+    ((("Split", _TIKTOKEN % "{1,3}"), BYTES), True): "llama-bpe",
+    ((("Split", _TIKTOKEN % "{1,3}"), BYTES), False): "smaug-bpe",
+}
 
 
 def check_family(config: Any, where: str) -> None:
@@ -109,15 +112,22 @@ def settings(config: Any) -> dict[str, Any]:
     return values
 
 
+def _rotation(config: Any) -> tuple[Any, float]:
+    """(the frequencies: half a head, what attention is multiplied by), as transformers has them."""
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    make = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]]
+    frequencies, attention = make(config, torch.device("cpu"))
+    return frequencies, float(attention)
+
+
 def _yarn(config: Any) -> dict[str, float]:
     """What a configuration says of YaRN beside its factor. llama.cpp has the same defaults, and
     multiplies its own attention factor by `attn_factor`.
     """
-    import torch
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
     rope = config.rope_parameters
-    _, attention = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+    _, attention = _rotation(config)
     own = 0.1 * math.log(max(1.0, float(rope["factor"]))) + 1.0
     found = {
         f"rope.scaling.yarn_{name}": float(rope[name])
@@ -129,110 +139,39 @@ def _yarn(config: Any) -> dict[str, float]:
     return found
 
 
-def rotation_factors(config: Any) -> Any | None:
-    """What each frequency is divided by, as Llama 3.1 and later do: a tensor of half a head;
-    None for a model that scales none of them on its own.
-    """
-    if config.rope_parameters["rope_type"] != "llama3":
-        return None
-    import torch
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    _, _, width = _sizes(config)
-    places = torch.arange(0, width, 2, dtype=torch.float32) / width
-    return 1.0 / config.rope_parameters["rope_theta"] ** places / scaled
-
-
 # --------------------------------------------------------------------------- tensors
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """A tensor of a GGUF file. One is in memory at a time."""
+def tensors(model: Any) -> dict[str, Any]:
+    """Every tensor of a model by GGUF's name, rows still in their own order.
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str  # where it lies, as safetensors calls it: F32, BF16, F16
-    load: Callable[[], Any]
+    Of Llama 3.1 and later one more says what each frequency is divided by: half a head.
 
-
-def tensors(folder: Path, config: Any) -> list[Tensor]:
-    """Every tensor of a model folder as GGUF has it, in the order of layers.
-
-    Raises InputError if GGUF has no name for one, or the folder holds no whole model.
+    Raises InputError if GGUF has no name for one.
     """
     import gguf
+    import torch
 
+    config = model.config
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     table = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    found: list[tuple[int, str, Tensor]] = []
-    unknown: list[str] = []
-    for file, name, header in _headers(folder):
+    found = {}
+    for name, tensor in model.state_dict().items():
         # llama.cpp takes the embeddings where there is no output matrix.
-        tied = name == "lm_head.weight" and config.tie_word_embeddings
-        if tied or NOT_WEIGHTS.fullmatch(name):
+        if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         called = table.get_name(name, try_suffixes=(".weight", ".bias"))
         if called is None:
-            unknown.append(name)
-            continue
-        load = partial(_load, file, name, called.split(".")[-2], config)
-        tensor = Tensor(name=called, shape=header.shape, dtype=header.dtype, load=load)
-        layer = int(called.split(".")[1]) if called.startswith("blk.") else -1
-        found.append((layer, name, tensor))
-    if unknown:
-        raise InputError(
-            f"GGUF has no place for {len(unknown)} tensors of a {config.model_type} model:"
-            f" {', '.join(sorted(unknown)[:3])}",
-            where=str(folder),
-            hint=WAY_OUT,
-        )
-    _refuse_other_shapes(folder, config)  # before weights are turned about
-    found.sort(key=lambda one: one[:2])
-    factors = rotation_factors(config)
-    last = []
-    if factors is not None:
-        shape = tuple(factors.shape)
-        last = [Tensor(name="rope_freqs.weight", shape=shape, dtype="F32", load=lambda: factors)]
-    return [*(tensor for *_, tensor in found), *last]
-
-
-def _refuse_other_shapes(folder: Path, config: Any) -> None:
-    """Raise InputError for weights that are missing, or of another shape than config.json says."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    there = {name: tuple(header.shape) for _, name, header in _headers(folder)}
-    wrong = [
-        f"{name} {'is missing' if name not in there else f'has the shape {list(there[name])}'}"
-        for name, wanted in model.state_dict().items()
-        if there.get(name) != tuple(wanted.shape)
-        and not (name == "lm_head.weight" and config.tie_word_embeddings)
-    ]
-    if wrong:
-        what = f"the weights are not those of its config.json: {', '.join(wrong[:3])}"
-        raise InputError(what, where=str(folder), hint="copy or download the folder again")
-
-
-def _headers(folder: Path) -> list[tuple[Path, str, Header]]:
-    index = folder / "model.safetensors.index.json"
-    with reading(folder):
-        names = read_json(index)["weight_map"].values() if index.is_file() else [SINGLE]
-        files = [folder / name for name in sorted(set(names))]
-        return [(file, *entry) for file in files for entry in read_header(file).items()]
-
-
-def _load(file: Path, name: str, part: str, config: Any) -> Any:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        tensor = opened.get_tensor(name)
-    heads, groups, _ = _sizes(config)
-    turned = {"attn_q": heads, "attn_k": groups} if config.model_type in NEIGHBOURS else {}
-    return neighbours(tensor, turned[part]) if part in turned else tensor
+            raise InputError(
+                f"GGUF has no place for {name} of a {config.model_type} model", hint=WAY_OUT
+            )
+        found[called] = tensor
+    if config.rope_parameters["rope_type"] == "llama3":
+        _, _, width = _sizes(config)
+        places = torch.arange(0, width, 2, dtype=torch.float32) / width
+        plain = 1.0 / config.rope_parameters["rope_theta"] ** places
+        found["rope_freqs.weight"] = plain / _rotation(config)[0]
+    return found
 
 
 def neighbours(rows: Any, heads: int) -> Any:
@@ -243,6 +182,11 @@ def neighbours(rows: Any, heads: int) -> Any:
     """
     half = rows.shape[0] // heads // 2
     return rows.reshape(heads, 2, half, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+def numbers(tensor: Any, heads: int | None) -> Any:
+    """A tensor as a numpy array of float32; the rows of so many heads as llama.cpp rotates them."""
+    return (neighbours(tensor, heads) if heads else tensor).float().contiguous().numpy()
 
 
 # --------------------------------------------------------------------------- the file
@@ -259,91 +203,206 @@ class Written:
 
 
 def write_model(
-    folder: Path, path: Path, *, kind: str = "", name: str = "", tokens_of: Path | None = None
+    model: Any, tokens: Tokens, path: Path, *, kind: str = "", name: str = ""
 ) -> Written:
-    """Write the model of a folder (safetensors, as save_pretrained leaves it) as GGUF.
+    """Write a model, which is on the CPU, as GGUF.
 
     Raises InputError for a model that GGUF cannot hold.
 
     Args:
         kind: F16, BF16, Q8_0, or empty for the 16-bit type that loses nothing, or else least.
         name: What the file calls the model.
-        tokens_of: The folder with tokenizer and chat template, if it is another one.
     """
     import gguf
     import numpy
 
-    config = read_config(folder)
-    found = tensors(folder, config)
-    tokens = read_tokens(tokens_of or folder, config.vocab_size)
-    sixteen, rounding = _sixteen_bit(found)
+    config = model.config
+    sixteen, rounding = sixteen_bit(model)
     kind = kind or sixteen
+    heads, groups, _ = _sizes(config)
+    turned = {"attn_q": heads, "attn_k": groups} if config.model_type in NEIGHBOURS else {}
     values: dict[str, Any] = {
-        "general.name": name or folder.name,
+        "general.name": name,
         "general.type": "model",
         "general.file_type": int(gguf.LlamaFileType[f"MOSTLY_{kind}"]),
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
     }
     values |= {f"{config.model_type}.{key}": value for key, value in settings(config).items()}
-    # llama.cpp computes with norms and biases in 32 bit; a block of 8-bit numbers is 32 long.
-    kinds = [
-        gguf.GGMLQuantizationType[
-            "F32" if len(one.shape) == 1 else sixteen if one.shape[-1] % 32 else kind
-        ]
-        for one in found
-    ]
-    total = sum(math.prod(one.shape) for one in found) * 2
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, config.model_type)
     types = gguf.GGUFValueType
     type_of = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
+    lazy = gguf.LazyNumpyTensor
+    writer = gguf.GGUFWriter(path, config.model_type)
     try:
         for key, value in (values | tokens.values).items():
             writer.add_key_value(key, value, type_of.get(type(value), types.ARRAY))
-        for one, type_ in zip(found, kinds, strict=True):
-            shape = gguf.quant_shape_to_byte_shape(one.shape, type_)
-            byte = numpy.dtype(numpy.uint8)
-            writer.add_tensor_info(one.name, shape, byte, math.prod(shape), raw_dtype=type_)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        with waiting("writing GGUF", total=total, unit=BYTES) as done:
-            for one, type_ in zip(found, kinds, strict=True):
-                writer.write_tensor_data(packed(one.load(), type_))
-                done(math.prod(one.shape) * 2)
+        for name, tensor in tensors(model).items():
+            # llama.cpp computes with norms and biases in 32 bit; a block of 8 bits is 32 long.
+            stored = "F32" if tensor.dim() == 1 else sixteen if tensor.shape[-1] % 32 else kind
+            type_ = gguf.GGMLQuantizationType[stored]
+            shape = lazy.meta_with_dtype_and_shape(numpy.float32, tuple(tensor.shape))
+            read = partial(numbers, heads=turned.get(name.split(".")[-2]))
+            data = gguf.quantize(lazy(meta=shape, args=(tensor,), func=read), type_)
+            writer.add_tensor(name, data, raw_dtype=type_)
+        with waiting("writing GGUF"):
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
     finally:
         writer.close()
     notes = [*([rounding] if kind == sixteen else []), *tokens.notes]
     return Written(kind=kind, ends=tokens.ends, begins=tokens.begins, notes=notes)
 
 
-def _sixteen_bit(found: Sequence[Tensor]) -> tuple[str, str]:
+def sixteen_bit(model: Any) -> tuple[str, str]:
     """(F16 or BF16, what it costs): the type of the weights themselves if they have 16 bits.
 
     Of 32-bit weights F16 keeps 11 bits of each number and BF16 8, so F16 is taken unless a number
     is too large for it.
     """
-    matrices = [one for one in found if len(one.shape) > 1]
-    dtypes = {one.dtype for one in matrices}
-    if dtypes in ({"BF16"}, {"F16"}):
-        return dtypes.pop(), "the weights have 16 bits already: nothing is rounded"
-    largest, worst = 0.0, 0.0
-    with waiting("looking at the weights", total=len(matrices), unit="tensors") as done:
-        for one in matrices:
-            tensor = one.load().float()
-            largest = max(largest, float(tensor.abs().max()))
-            worst = max(worst, float((tensor.half().float() - tensor).abs().max()))
-            done()
+    own = {"torch.float16": "F16", "torch.bfloat16": "BF16"}.get(str(model.dtype))
+    if own is not None:
+        return own, "the weights have 16 bits already: nothing is rounded"
+    matrices = (one for one in model.state_dict().values() if one.dim() > 1)
+    largest = max(float(one.abs().max()) for one in matrices)
     if largest > F16_LARGEST:
         return "BF16", f"a weight of {largest:.3g} is too large for F16: rounded to bfloat16"
-    return "F16", f"32-bit weights rounded to F16, by at most {worst:.2g}"
+    return "F16", "32-bit weights rounded to F16"
 
 
-def packed(tensor: Any, kind: Any) -> Any:
-    """The numbers of a tensor in a type of GGUF, as a numpy array."""
-    import gguf
-    import torch
+# --------------------------------------------------------------------------- the tokenizer
 
-    if kind == gguf.GGMLQuantizationType.BF16:
-        return tensor.bfloat16().contiguous().view(torch.uint8).numpy()
-    return gguf.quantize(tensor.float().contiguous().numpy(), kind)
+
+@dataclass(kw_only=True)
+class Tokens:
+    """A tokenizer for GGUF."""
+
+    values: dict[str, Any]  # GGUF key -> value
+    begins: bool = False  # llama.cpp puts the first token in front of a text
+    ends: list[int] = field(default_factory=list)  # tokens that end an answer
+    notes: list[str] = field(default_factory=list)  # what GGUF cannot hold, in sentences
+
+
+def in_template(tokenizer: Any, question: str) -> str:
+    """A question as the chat template writes it; without a template, as it is."""
+    if not getattr(tokenizer, "chat_template", None):
+        return question
+    asked = [{"role": "user", "content": question}]
+    with reading(tokenizer.name_or_path, "the chat template"):
+        return str(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False))
+
+
+def read_tokens(tokenizer: Any, folder: Path, vocab_size: int) -> Tokens:
+    """The tokenizer of a model folder. Raises InputError where llama.cpp has no such tokenizer.
+
+    Args:
+        vocab_size: Rows of the embeddings. Those without a token get a name of their own.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise _refused(folder, "it has no tokenizer.json that transformers can use")
+    state = json.loads(backend.to_str())
+    if (kind := state["model"]["type"]) != "BPE" or state["model"].get("byte_fallback"):
+        raise _refused(folder, f"it is of the kind {kind} and does not merge bytes")
+    found = Tokens(values=_vocabulary(state, vocab_size))
+    if (count := len(found.values["tokenizer.ggml.tokens"])) > vocab_size:
+        raise _refused(folder, f"it has {count} tokens, and the model {vocab_size} embeddings")
+    if state["normalizer"] is not None:
+        if (kind := state["normalizer"]["type"]) != "NFC":
+            raise _refused(folder, f"it changes texts first ({kind})")
+        found.notes.append(
+            "the tokenizer composes accents first (NFC), and llama.cpp does not: send composed text"
+        )
+    found.values["tokenizer.ggml.pre"] = _way_of_cutting(state, folder)
+    _special(found, tokenizer, folder)
+    return found
+
+
+def _refused(folder: Path, why: str) -> InputError:
+    what = f"llama.cpp does not know this tokenizer: {why}"
+    return InputError(what, where=str(folder), hint=WAY_OUT)
+
+
+def _vocabulary(state: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Every token by its number, its kind, and the merges in their order."""
+    from gguf import TokenType
+
+    added = {token["id"]: token for token in state["added_tokens"]}
+    names = {number: text for text, number in state["model"]["vocab"].items()}
+    names |= {number: token["content"] for number, token in added.items()}
+    kinds = []
+    for number in range(max(vocab_size, max(names) + 1)):
+        kind = TokenType.NORMAL if number in names else TokenType.UNUSED
+        names.setdefault(number, f"[PAD{number}]")
+        if number in added:
+            kind = TokenType.CONTROL if added[number]["special"] else TokenType.USER_DEFINED
+        kinds.append(int(kind))
+    merges = state["model"]["merges"]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [names[number] for number in range(len(kinds))],
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": [one if isinstance(one, str) else " ".join(one) for one in merges],
+    }
+
+
+def _way_of_cutting(state: Mapping[str, Any], folder: Path) -> str:
+    """GGUF's name for the steps by which a tokenizer cuts a text. Raises InputError."""
+    first = state["pre_tokenizer"] or {"type": "none"}
+    cuts = tuple(_cut(step) for step in first.get("pretokenizers", [first]))
+    name = CUTS.get((cuts, bool(state["model"].get("ignore_merges"))))
+    if name is None:
+        raise InputError(
+            "llama.cpp's name for the way this tokenizer cuts texts is not known",
+            where=str(folder),
+            allowed=f"known: {', '.join(CUTS.values())}",
+            hint=f"it cuts by {json.dumps(cuts, ensure_ascii=False)[:300]}; {WAY_OUT}",
+        )
+    return name
+
+
+def _cut(step: Mapping[str, Any]) -> tuple[str, Any]:
+    """One step of a pre-tokenizer, as CUTS writes it."""
+    kind = step["type"]
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return kind, step.get("use_regex", True)
+    if kind == "Digits":
+        return kind, step["individual_digits"]
+    if kind == "Split" and (step["behavior"], step["invert"]) == ("Isolated", False):
+        return kind, step["pattern"].get("Regex")
+    return "another", json.dumps(step, ensure_ascii=False)
+
+
+def _special(found: Tokens, tokenizer: Any, folder: Path) -> None:
+    """Special tokens, what is added to a text, and the chat template. An answer ends at the token
+    of the tokenizer and those that generation_config.json adds.
+    """
+    named = (read_json(folder / "generation_config.json") or {}).get("eos_token_id")
+    ends = dict.fromkeys([tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])])
+    found.ends = [int(number) for number in ends if number is not None]
+    special = {
+        "bos": tokenizer.bos_token_id,
+        "unknown": tokenizer.unk_token_id,
+        "padding": tokenizer.pad_token_id,
+        # llama.cpp ends an answer at each of these three.
+        **dict(zip(("eos", "eot", "eom"), found.ends, strict=False)),
+    }
+    found.values |= {
+        f"tokenizer.ggml.{name}_token_id": number
+        for name, number in special.items()
+        if number is not None
+    }
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    whole, text = tokenizer("x")["input_ids"], in_template(tokenizer, "x")
+    found.begins = whole[0] == tokenizer.bos_token_id
+    if template:  # the training had what it writes, and nothing else
+        found.begins = found.begins and text.startswith(tokenizer.bos_token)
+        found.values["tokenizer.chat_template"] = with_fixed_arguments(template)
+    else:
+        found.notes.append(
+            "the model has no chat template: programs that chat with it will guess one"
+        )
+    found.values["tokenizer.ggml.add_bos_token"] = found.begins
+    adds_end = not template and len(whole) > 1 and whole[-1] in found.ends
+    found.values["tokenizer.ggml.add_eos_token"] = adds_end

@@ -1,35 +1,42 @@
 """Whether a GGUF file is the model: llama.cpp reads the same tokens, writes the same answers, and
 stops where they end.
 
-At each place of an answer that transformers wrote greedily, llama.cpp computes its own most likely
-token behind the same tokens. If all agree, its greedy answer is the same one: nothing else
+At each place of an answer that transformers wrote greedily, llama-server computes its own most
+likely token behind the same tokens. If all agree, its greedy answer is the same one: nothing else
 decides it.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import track, waiting
 from trainers.job.evaluating import evaluating
-from trainers.job.machine import free_host_bytes
-from trainers.start.model_files import reading
-from trainers.tools.gguf.llama_cpp import EngineFailed
-from trainers.tools.gguf.model import Written
-from trainers.tools.gguf.tokens import in_template, load_tokenizer
+from trainers.job.machine import usable_cores
+from trainers.tools.gguf.model import Written, in_template
 
+VARIABLE, PROGRAM = "ADVISE_LLAMA_CPP", "llama-server"
+HOW = f"install llama.cpp ({PROGRAM} on PATH, or {VARIABLE}=FOLDER)"
+LIMIT_S = 3600.0  # for one answer: a large model on few cores takes long, but not longer
 ANSWER_TOKENS = 48  # compared of each answer
 LONGEST_ANSWER = 256  # looked at for an end
 PROMPT_TOKENS = 384  # of one prompt: what is longer is cut at its begin
 ASKED = 6  # prompts
-WATCHED = 16  # most likely tokens that may be near ties, at each place
 # Texts in which tokenizers differ: spaces, line breaks, digits, scripts, marks, emoji, code.
 TEXTS = (
     "", "Hello world", " leading, two  and   three    spaces ", "!!!??? ---- ==== ____ ....",
@@ -54,8 +61,7 @@ NEAR_TIE = 0.05  # in nats: so far apart two tokens may be where a 16-bit file t
 # agreed at under half of the places.
 AGREEMENT = {"F16": 0.95, "BF16": 0.95, "Q8_0": 0.85, "Q6_K": 0.85, "Q5_K": 0.8, "Q4_K": 0.7}
 OTHERS = 0.6
-
-Engine = Callable[[dict[str, Any]], Mapping[str, Any]]  # libllama.answer, in its process
+Post = Callable[[str, dict[str, Any]], Mapping[str, Any]]  # (path, value): the server's answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +70,7 @@ class Answer:
 
     prompt: Sequence[int]
     tokens: Sequence[int]
-    stopped: bool  # the last token is one that ends an answer
-    # At each place: by how many nats the likeliest tokens are less likely than the first.
-    behind: Sequence[Mapping[int, float]]
+    logits_TV: Any  # that it chose from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,7 @@ class Reference:
     readings: Sequence[tuple[str, bool, Sequence[int]]]  # text, with what is added to it?, tokens
     answers: Sequence[Answer]
     ends: Sequence[int]  # tokens that end an answer
+    inside: Sequence[int] = ()  # marks of the tokenizer that do not, and are in answers
 
 
 @dataclass(kw_only=True)
@@ -86,11 +91,11 @@ class Proof:
     needed: float  # share of places that must be the same
     texts: int  # whose tokens were compared
     prompts: int
-    ends: int  # answers that end in transformers
     places: int = 0  # tokens of answers that were compared
     same: int = 0  # places with the same most likely token
+    ends: int = 0  # answers that end in transformers
     ended: int = 0  # answers that llama.cpp ends at the same token
-    ties: list[float] = field(default_factory=list)  # differences where another was taken
+    ties: list[float] = field(default_factory=list)  # nats behind, where another was taken
     faults: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -109,7 +114,7 @@ class Proof:
         ]
 
 
-def prove(engine: Engine, path: Path, of: Reference, *, kind: str) -> Proof:
+def prove(program: Path, path: Path, of: Reference, kind: str) -> Proof:
     """Compare a file of this type with what transformers computed. What llama.cpp cannot do is a
     fault of the proof.
     """
@@ -118,34 +123,49 @@ def prove(engine: Engine, path: Path, of: Reference, *, kind: str) -> Proof:
         needed=AGREEMENT.get(kind) or AGREEMENT.get(kind[:4], OTHERS),  # Q5_K_S as Q5_K_M
         texts=len({text for text, *_ in of.readings}),
         prompts=len(of.answers),
-        ends=sum(answer.stopped for answer in of.answers),
     )
-    longest = max(len(one.prompt) + len(one.tokens) for one in of.answers)
-    request = {
-        "model": str(path),
-        "context": 64 * math.ceil((longest + 8) / 64),
-        "texts": [(text, is_whole) for text, is_whole, _ in of.readings],
-        "ends": sorted({*of.ends, *(token for one in of.answers for token in one.tokens)}),
-        "answers": [(one.prompt, one.tokens) for one in of.answers],
-    }
+    context = max(len(one.prompt) + len(one.tokens) for one in of.answers) + 8
     try:
-        with waiting(f"answering in llama.cpp ({kind})"):
-            found = engine(request)
-    except EngineFailed as error:
-        proof.faults.append(str(error))
-        return proof
-    for (text, _, ours), theirs in zip(of.readings, found["tokens"], strict=True):
-        if list(ours) != list(theirs):
+        with serving(program, path, context) as post:
+            compare(proof, of, post)
+    except (OSError, HTTPException, ValueError, LookupError) as error:
+        proof.faults.insert(0, f"llama.cpp: {error or type(error).__name__}")
+    return proof
+
+
+def compare(proof: Proof, of: Reference, post: Post) -> None:
+    """Note what llama.cpp finds in a file beside what transformers computed."""
+    for text, whole, ours in of.readings:
+        asked = {"content": text, "add_special": whole, "parse_special": True}
+        theirs = post("/tokenize", asked)["tokens"]
+        if list(ours) != theirs:
             pairs = enumerate(zip(ours, theirs, strict=False))
             at = next((place for place, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
             proof.faults.append(
                 f"the text {text[:40]!r} has other tokens in llama.cpp, from token {at}:"
-                f" {list(theirs[at : at + 4])} instead of {list(ours[at : at + 4])}"
+                f" {theirs[at : at + 4]} instead of {list(ours[at : at + 4])}"
             )
-    for token in set(of.ends) - set(found["ends"]):
-        proof.faults.append(f"llama.cpp does not stop at token {token}, which ends an answer")
-    for answer, choices in zip(of.answers, found["choices"], strict=True):
-        _compare_answer(proof, answer, choices, set(found["ends"]))
+    plain = post("/tokenize", {"content": "a", "add_special": False})["tokens"][0]
+    for token in [*of.ends, *of.inside]:
+        stops = _next(post, of.answers[0].prompt, token)["stop_type"] == "eos"
+        if token in of.ends and not stops:
+            proof.faults.append(f"llama.cpp does not stop at token {token}, which ends an answer")
+        elif stops and token not in of.ends:
+            proof.faults.append(
+                f"llama.cpp stops at token {token} inside an answer, where transformers goes on"
+                " (if it ends answers, eos_token_id in generation_config.json has to list it)"
+            )
+    for answer in track(of.answers, "answering in llama.cpp", unit="prompts"):
+        for place, token in enumerate(answer.tokens):
+            found = _next(post, [*answer.prompt, *answer.tokens[:place]], plain)
+            best = int(found["completion_probabilities"][0]["top_logprobs"][0]["id"])
+            proof.places += 1
+            proof.same += best == token
+            if best != token:
+                logits_V = answer.logits_TV[place]
+                proof.ties.append(float(logits_V.max() - logits_V[best]))
+        proof.ends += token in of.ends
+        proof.ended += token in of.ends and best == token
     if proof.kind in EXACT and max(proof.ties, default=0.0) > NEAR_TIE:
         proof.faults.append(
             f"llama.cpp takes another token where transformers is sure: {max(proof.ties):.2g}"
@@ -154,54 +174,45 @@ def prove(engine: Engine, path: Path, of: Reference, *, kind: str) -> Proof:
     if proof.same < proof.needed * proof.places:
         proof.faults.append(
             f"only {proof.same / proof.places:.1%} of {proof.places} tokens are the same;"
-            f" {kind} needs {proof.needed:.0%}"
+            f" {proof.kind} needs {proof.needed:.0%}"
         )
     if proof.ends and not proof.ended:
         proof.faults.append("no answer ends in llama.cpp where it ends in transformers")
-    return proof
 
 
-def _compare_answer(proof: Proof, answer: Answer, choices: Sequence[int], ends: set[int]) -> None:
-    inside = answer.tokens[:-1] if answer.stopped else answer.tokens
-    if stops := [token for token in inside if token in ends]:
-        proof.faults.append(
-            f"llama.cpp stops at token {stops[0]} inside an answer, where transformers goes on"
-            " (if it ends answers, eos_token_id in generation_config.json has to list it)"
-        )
-    for token, best, behind in zip(answer.tokens, choices, answer.behind, strict=True):
-        proof.places += 1
-        proof.same += best == token
-        if best != token:
-            proof.ties.append(behind.get(best, max(behind.values())))
-    proof.ended += answer.stopped and choices[-1] == answer.tokens[-1]
+def _next(post: Post, tokens: Sequence[int], written: int) -> Mapping[str, Any]:
+    """What llama.cpp says of the token behind these: its own choice, and whether it stops at the
+    one that it has to write. That one is a whole character: newer versions refuse to answer with a
+    part of one.
+    """
+    asked = {"prompt": list(tokens), "n_predict": 1, "n_probs": 1, "logit_bias": [[written, 1e4]]}
+    return post("/completion", asked)
 
 
 # --------------------------------------------------------------------------- transformers
 
 
 def reference_of(
-    folder: Path, written: Written, questions: Sequence[str], *, tokens_of: Path | None = None
+    model: Any, tokenizer: Any, written: Written, questions: Sequence[str] = ()
 ) -> Reference:
-    """Load the model of a folder and let it answer these questions, and our own. Raises InputError.
+    """What a model answers to these questions, and to our own. Raises InputError.
 
     Args:
         written: What the file says of its tokens.
-        tokens_of: The folder with the tokenizer, if it is another one.
     """
-    tokenizer = load_tokenizer(tokens_of or folder)
     asked = [in_template(tokenizer, one) for one in [*questions, *QUESTIONS][:ASKED]]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked]
-    with waiting("loading the model in transformers"):
-        model = _model(folder)
     answers = [
         _answer(model, prompt, written.ends, ANSWER_TOKENS)
         for prompt in track(prompts, "answering in transformers", unit="prompts")
     ]
-    if not any(answer.stopped for answer in answers):  # one that ends has to be seen
+    if not any(one.tokens[-1] in written.ends for one in answers):  # one that ends has to be seen
         with waiting("looking for an answer that ends, in transformers"):
             answers[0] = _answer(model, prompts[0], written.ends, LONGEST_ANSWER)
     readings = readings_of(tokenizer, asked, begins=written.begins)
-    return Reference(readings=readings, answers=answers, ends=written.ends)
+    marks = {token for one in answers for token in one.tokens} & {*tokenizer.added_tokens_decoder}
+    inside = sorted(marks - {*written.ends})
+    return Reference(readings=readings, answers=answers, ends=written.ends, inside=inside)
 
 
 def readings_of(
@@ -212,35 +223,22 @@ def readings_of(
     Left out are accents that the tokenizer composes first, and llama.cpp does not: a note of the
     export says so.
     """
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    chats = bool(tokenizer.chat_template)
+    composes = tokenizer.backend_tokenizer.normalizer is not None
+    first = [tokenizer.bos_token_id] if begins else []
     prompts = dict.fromkeys([*asked, *(in_template(tokenizer, text) for text in TEXTS)])
-    found = []
+    found: list[tuple[str, bool, Sequence[int]]] = []
     for text in dict.fromkeys([*TEXTS, *prompts]):
-        if state["normalizer"] is not None and not unicodedata.is_normalized("NFC", text):
+        if composes and not unicodedata.is_normalized("NFC", text):
             continue
         alone = tokenizer(text, add_special_tokens=False)["input_ids"]
         found.append((text, False, alone))
-        if not chats:
+        if not tokenizer.chat_template:
             found.append((text, True, tokenizer(text)["input_ids"]))
         elif begins and text in prompts:  # a server leaves the first token to llama.cpp
             found.append((text.removeprefix(tokenizer.bos_token), True, alone))
         else:
-            found.append((text, True, [*([tokenizer.bos_token_id] if begins else []), *alone]))
+            found.append((text, True, [*first, *alone]))
     return found
-
-
-def _model(folder: Path) -> Any:
-    """In float32 every rounding that shows is llama.cpp's, if there is room for that."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    exact = 3 * size < free_host_bytes()
-    with reading(folder):
-        return AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32 if exact else "auto", trust_remote_code=False
-        ).eval()
 
 
 def _answer(model: Any, prompt: Sequence[int], ends: Sequence[int], limit: int) -> Answer:
@@ -273,12 +271,90 @@ def _answer(model: Any, prompt: Sequence[int], ends: Sequence[int], limit: int) 
             where=str(getattr(model, "name_or_path", "the model")),
             hint="its weights hold NaN or infinity: train it again, with a lower rate",
         )
-    top = logits_TV.topk(min(WATCHED, logits_TV.shape[-1]), dim=-1)
-    behind = zip(top.indices.tolist(), (top.values[:, :1] - top.values).tolist(), strict=True)
     tokens = out.sequences[0, len(prompt) :].tolist()
-    return Answer(
-        prompt=prompt,
-        tokens=tokens,
-        stopped=tokens[-1] in ends,
-        behind=[dict(zip(*place, strict=True)) for place in behind],
-    )
+    return Answer(prompt=prompt, tokens=tokens, logits_TV=logits_TV)
+
+
+# --------------------------------------------------------------------------- llama.cpp
+
+
+def find_llama_server() -> Path | None:
+    """The program that exports are proved with: in ADVISE_LLAMA_CPP (the program or a folder with
+    it), else on PATH; None if there is none.
+
+    Raises MachineNotReady if ADVISE_LLAMA_CPP names a place without one.
+    """
+    if named := os.environ.get(VARIABLE):
+        place = Path(named).expanduser()
+        found = [place] if place.is_file() else sorted(place.rglob(PROGRAM))
+        found = [path for path in found if os.access(path, os.X_OK) and path.is_file()]
+        if not found:
+            raise MachineNotReady(
+                f"{VARIABLE} is {named}: there is no {PROGRAM} there",
+                allowed="the program, or a folder with it",
+                hint=HOW,
+            )
+        return found[0].resolve()
+    on_path = shutil.which(PROGRAM)
+    return Path(on_path).resolve() if on_path else None
+
+
+@contextmanager
+def serving(program: Path, path: Path, context: int) -> Iterator[Post]:
+    """llama-server with a file: what posts a request to it. Raises OSError with what it said.
+
+    It gets half of the cores: its threads wait for each other by spinning, so that one more than
+    there is room for makes every token ten times as slow.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(str(program), "-m", str(path), "--host", "127.0.0.1", "--port", str(port)),
+        *("-c", str(context), "-np", "1", "-ngl", "0", "-t", str(max(1, usable_cores() // 2))),
+    ]
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            with waiting("loading in llama.cpp"):
+                _wait_until_ready(server, port)
+            yield partial(_post, port)
+        except (OSError, HTTPException) as error:
+            log.seek(0)
+            said = log.read().decode("utf-8", "replace").strip().splitlines()
+            told = [line for line in said if "error" in line.lower() or "fail" in line.lower()]
+            raise OSError(
+                f"{error or type(error).__name__}; it said: {'; '.join((told or said)[-3:])}"
+            ) from error
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Raises OSError if the server ends, TimeoutError if it does not answer."""
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < LIMIT_S:
+        if server.poll() is not None:
+            raise OSError(f"it crashed (exit {server.returncode})")
+        try:
+            _post(port, "/tokenize", {"content": ""})
+        except (ConnectionError, HTTPException):  # it does not listen yet, or reads the file
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError(f"it did not answer in {LIMIT_S:g} s")
+
+
+def _post(port: int, path: str, value: dict[str, Any]) -> Mapping[str, Any]:
+    """The server's answer. Raises OSError, HTTPException."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+    try:
+        connection.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise HTTPException(f"{path}: {answer.status} {text[:200]}")
+    return dict(json.loads(text))

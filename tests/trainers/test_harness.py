@@ -1,0 +1,100 @@
+"""Benchmarks of a run: each model is loaded once for all of them, with the embeddings it has. The
+library itself is a stand-in; tests/extras/benchmarks/test_scores.py asks the real one.
+"""
+
+import json
+import shutil
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from trainers.tools import harness
+
+PLAN = (
+    "version: 1\nname: x\nmodel: {model}\ndata: {{path: d.jsonl}}\n"
+    "stages: [{{name: sft, objective: sft, update: lora, learning_rate: 1e-4}}]\n"
+    "launch: {{device: cpu}}\n"
+)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a stand-in of lm-evaluation-harness was given: models, and tasks with their folder."""
+    seen = SimpleNamespace(models=[], tasks=[])
+
+    def load(pretrained, tokenizer, batch_size):
+        seen.models.append(pretrained)
+        return pretrained
+
+    def evaluate(model, tasks, **_):
+        seen.tasks.append((tasks[0], harness.Path.cwd()))
+        row = {"doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": 1.0, "doc": "a question"}
+        return {
+            "results": {"a": {"acc,none": torch.tensor(1.0).numpy().max()}},
+            "configs": {"a": {"metric_list": None, "doc_to_text": "..."}},
+            "samples": {"a": [row]},
+        }
+
+    for name, parts in {
+        "lm_eval": {"simple_evaluate": evaluate},
+        "lm_eval.models": {},
+        "lm_eval.models.huggingface": {"HFLM": load},
+        "lm_eval.utils": {"handle_non_serializable": float},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(parts)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(harness, "version", lambda name: "0")
+    return seen
+
+
+def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, tmp_path):
+    """A vocabulary that is padded stays so; a task file finds the data beside it; each answer is a
+    file of its own, without the texts of its questions.
+    """
+    from transformers import AutoModelForCausalLM
+
+    padded = AutoModelForCausalLM.from_pretrained(tiny_model)
+    rows = padded.config.vocab_size + 24
+    padded.resize_token_embeddings(rows)
+    shutil.copytree(tiny_model, tmp_path / "model")
+    padded.save_pretrained(tmp_path / "model")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "plan.yaml").write_text(PLAN.format(model=tmp_path / "model"))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"schema_version": 1, "status": "done", "model": "m", "stages": []})
+    )
+    wanted = [
+        {"name": "base", "task": task, "to": str(tmp_path / "benchmarks" / f"{number}.json")}
+        for number, task in enumerate(["arc_easy", "tasks/own.yaml"])
+    ]
+    (tmp_path / "request.json").write_text(json.dumps({"limit": None, "wanted": wanted}))
+    assert harness.main([str(tmp_path), str(tmp_path / "request.json")]) == 0
+    (model,) = asked.models
+    assert model.get_input_embeddings().weight.shape[0] == rows
+    own = tmp_path / "tasks" / "own.yaml"
+    assert [task for task, _ in asked.tasks] == ["arc_easy", str(own)]
+    assert asked.tasks[1][1] == own.parent
+    for one in wanted:
+        told = json.loads(harness.Path(one["to"]).read_text())["results"]
+        assert told["results"] == {"a": {"acc,none": 1.0}}
+        (row,) = told["samples"]["a"]
+        assert row == {"doc_id": 0, "filter": "none", "acc": 1.0}
+
+
+def test_what_the_library_raises_names_the_benchmark(asked, tiny_model, tmp_path, monkeypatch):
+    """In error.json, with exit code 2."""
+
+    def refuse(**_):
+        raise KeyError("no_such")
+
+    monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", refuse)
+    (tmp_path / "plan.yaml").write_text(PLAN.format(model=tiny_model))
+    wanted = [{"name": "base", "task": "arc_easy", "to": str(tmp_path / "a.json")}]
+    (tmp_path / "request.json").write_text(json.dumps({"limit": 2, "wanted": wanted}))
+    assert harness.main([str(tmp_path), str(tmp_path / "request.json")]) == 2
+    said = json.loads((tmp_path / "benchmarks" / "error.json").read_text())
+    assert said["what"].startswith("evaluation.tasks: arc_easy: lm-evaluation-harness cannot run")
