@@ -39,7 +39,7 @@ from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.stage.load import check_later_stages
 from trainers.stage.objective import load_recipe
 from trainers.step import out_of_memory as memory
-from trainers.step.pass_through import first_line, refused_by_library
+from trainers.step.settings import first_line, refused_by_library
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"

@@ -14,8 +14,8 @@ from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.__main__ import explain_error
 from trainers.sft import SFT
-from trainers.step import pass_through
-from trainers.step.pass_through import (
+from trainers.step import settings
+from trainers.step.settings import (
     PLAN_KEYS,
     REFUSED,
     check_passed_through,
@@ -162,7 +162,7 @@ def test_values_fit_the_types_of_fields_as_yaml_writes_them(value, hint, expecte
 )
 def test_a_pattern_that_takes_for_ever_is_refused(keys, fault, monkeypatch):
     """Before PEFT matches it with the names of a model, which nobody could stop."""
-    monkeypatch.setattr(pass_through, "PATTERN_S", 1)
+    monkeypatch.setattr(settings, "PATTERN_S", 1)
     text = fault(**keys)
     assert "takes for ever to match a module's name" in text
     assert ("stage sft: peft" in text) == ("peft" in keys)

@@ -36,7 +36,7 @@ from trainers.stage.objective import Build, Objective, Opened, load_recipe
 from trainers.start.packing_check import unpacked_if_seen
 from trainers.step import make_optimizer, settings
 from trainers.step.out_of_memory import with_room
-from trainers.step.pass_through import check_passed_through
+from trainers.step.settings import check_passed_through
 from trainers.step.sharding import adjust_sharding, by_the_reader, sharding_arguments
 from trainers.updates import Update, load_update
 from trainers.updates.experts import Balance, choose_balance, returning_routers

@@ -22,7 +22,8 @@ from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
 from trainers.job.types import Device
 from trainers.say.progress import tell
-from trainers.start.kernels import first_line, gpu_of, why_not
+from trainers.start.kernels import gpu_of, why_not
+from trainers.step.settings import first_line
 
 # The fastest first. Hopper's own kernels come before those for every GPU since Ampere
 # (arXiv:2407.08608: 1.5 to 2 times as fast); a package that was built here comes before the hub.
@@ -144,7 +145,7 @@ def _why_unfit(one: Kernel, support: Support, job: Job, device: Device) -> str:
     if refused:
         return "; ".join(refused)
     reason = why_not(one, device)
-    return reason.what.removeprefix("which ").removeprefix("but ") if reason else ""
+    return reason.what if reason else ""
 
 
 # --------------------------------------------------------------------------- a few numbers
@@ -219,6 +220,5 @@ def usable_here(attention: str, device_type: str) -> str:
     this machine lacks it.
     """
     one = kernel(attention)
-    if one is None:
-        return "sdpa" if attention == AUTO else attention
-    return attention if device_type == "cuda" and not one.why_not_installed else "sdpa"
+    can = attention != AUTO if one is None else device_type == "cuda" and not one.why_not_installed
+    return attention if can else "sdpa"

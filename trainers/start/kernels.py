@@ -18,6 +18,7 @@ from advisor.plan.model import Stage
 from trainers.job.job import Job
 from trainers.job.types import Device, Model
 from trainers.say.progress import tell
+from trainers.step.settings import first_line
 
 
 def why_no_triton() -> str:
@@ -69,9 +70,9 @@ def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
             faults.append(
                 Fault(
                     where=f"stage {stage.name}",
-                    what=f"{key} is {one.name}, {reason.what}",
+                    what=f"{key} is {one.name}, which {reason.what}",
                     allowed=f"{key}: {instead}, or auto, which takes what works",
-                    hint=f"{reason.hint}set {key}: {instead}",
+                    hint=f"{reason.hint}{', or ' if reason.hint else ''}set {key}: {instead}",
                 )
             )
     if stage.compile and (why := installed.why_no_torch_compile(device.type)):
@@ -90,8 +91,8 @@ def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
 class WhyNot(NamedTuple):
     """Why a kernel cannot be used."""
 
-    what: str  # goes on from "attention is X, "
-    hint: str = ""  # ends with "or "
+    what: str  # goes on from "attention is X, which "
+    hint: str = ""
 
 
 def why_not(one: Kernel, device: Device) -> WhyNot | None:
@@ -101,23 +102,27 @@ def why_not(one: Kernel, device: Device) -> WhyNot | None:
     if device.type != "cuda":
         if one.name == "liger" and installed.triton_is_interpreted():
             return None
-        return WhyNot(f"which needs a CUDA or ROCm GPU, this stage runs on {device.type}")
+        return WhyNot(f"needs a CUDA or ROCm GPU, and this stage runs on {device.type}")
     build, capability = gpu_of(device)
     if build not in one.devices:
-        return WhyNot(f"which has no kernels for {build}")
+        return WhyNot(f"has no kernels for {build}")
     if not one.runs_on(capability):
-        has = ".".join(map(str, capability or ()))
-        return WhyNot(f"which needs {one.needs}, and this GPU has {has}")
+        return WhyNot(f"needs {one.needs}, and this GPU has {'.'.join(map(str, capability or ()))}")
     if reason := one.why_not_installed:
         wanted = installed.hub_install() if one.hub else one.package
-        return WhyNot(
-            f"which needs the package {' or '.join(one.packages)}: {reason}",
-            f"pip install {wanted}, or ",
-        )
+        what = f"needs the package {' or '.join(one.packages)}: {reason}"
+        return WhyNot(what, f"pip install {wanted}")
     if one.triton and (reason := why_no_triton()):
-        return WhyNot(f"which is compiled here, and {reason}", f"{installed.TRITON_NEEDS}; or ")
+        return WhyNot(f"is compiled here, and {reason}", installed.TRITON_NEEDS)
     if one.module and installed.is_installed(one.module):
-        return _why_not_imported(one.module, str(one.package))
+        try:
+            importlib.import_module(one.module)
+        except Exception as error:
+            again = "pip install --force-reinstall --no-build-isolation --no-deps"
+            return WhyNot(
+                f"needs {_built(str(one.package))}, which cannot be loaded: {first_line(error)}",
+                f"it was probably built for another torch: {again} {one.package}",
+            )
     return None
 
 
@@ -128,18 +133,6 @@ def gpu_of(device: Device) -> tuple[str, tuple[int, ...] | None]:
     if torch.version.hip:
         return "rocm", None
     return "cuda", tuple(torch.cuda.get_device_capability(device))
-
-
-def _why_not_imported(module: str, package: str) -> WhyNot | None:
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        return WhyNot(
-            f"but {_built(package)} cannot be loaded: {first_line(error)}",
-            "it was probably built for another torch: pip install --force-reinstall"
-            f" --no-build-isolation --no-deps {package}, or ",
-        )
-    return None
 
 
 def bitsandbytes_faults(*, stage: str) -> list[Fault]:
@@ -178,12 +171,6 @@ def _built(package: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         version = ""
     return f"{package}{f' {version}' if version else ''} (with torch {torch.__version__})"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; its type if it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 # --------------------------------------------------------------------------- fused layers
@@ -245,8 +232,7 @@ def _why_unfit(name: str, model: Model, device: Device) -> str:
     one = kernel(name)
     reason = why_not(one, device) if one is not None else None
     if reason is not None:
-        hint = reason.hint.removesuffix(", or ").removesuffix("; or ")
-        return f"it {reason.what.removeprefix('which ')}{f' ({hint})' if hint else ''}"
+        return f"it {reason.what}{f' ({reason.hint})' if reason.hint else ''}"
     if name == "liger":
         patches: Any = importlib.import_module("liger_kernel.transformers.monkey_patch")
         if model.config.model_type not in patches.MODEL_TYPE_TO_APPLY_LIGER_FN:

@@ -25,6 +25,7 @@ from advisor.model_files.folder import (
     tokenizer_faults,
 )
 from trainers.job.libraries import refused_code
+from trainers.step.out_of_memory import is_out_of_memory
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,9})\.")
 SHOWN = 4
@@ -33,17 +34,9 @@ OF_THE_FOLDER = (
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
     errno.EACCES, errno.EPERM,
 )  # fmt: skip
-# Of the machine, whatever was being read. torch has no types of its own for most of them.
-OF_THE_MACHINE = (
-    "out of memory",
-    "can't allocate memory",
-    "can't start new thread",
-    "cuda error",
-    "cuda driver",
-    "hip error",
-    "nccl",
-)
-MACHINE_TYPES = ("OutOfMemoryError", "AcceleratorError", "DistBackendError", "DistNetworkError")
+# Of the machine, whatever was being read, beside a lack of memory.
+OF_THE_MACHINE = ("cuda error", "cuda driver", "hip error", "nccl")
+MACHINE_TYPES = ("AcceleratorError", "DistBackendError", "DistNetworkError")
 # What is left over if a quantised checkpoint is read as if it were plain.
 SCALES = re.compile(
     r"\.(weight_scale(_inv)?|input_scale|qweight|qzeros|scales|g_idx|weight_packed|absmax|SCB|"
@@ -80,12 +73,12 @@ def _is_of_the_source(error: BaseException) -> bool:
     # tokenizers and safetensors panic on some damaged files, with an error that is no Exception.
     if not isinstance(error, Exception):
         return type(error).__name__ == "PanicException"
-    others = AdviseError | MemoryError | ImportError
-    if isinstance(error, others) or type(error).__name__ in MACHINE_TYPES:
+    if isinstance(error, AdviseError | ImportError) or is_out_of_memory(error):
         return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in OF_THE_FOLDER
-    return not any(words in str(error).lower() for words in OF_THE_MACHINE)
+    is_of_machine = any(words in str(error).lower() for words in OF_THE_MACHINE)
+    return not is_of_machine and type(error).__name__ not in MACHINE_TYPES
 
 
 def _faults(source: str, what: str, error: BaseException) -> list[Fault]:

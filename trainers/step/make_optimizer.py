@@ -116,21 +116,19 @@ def hidden_matrices(models: Sequence[Model]) -> list[Any]:
     """
     import torch
 
-    found = []
+    found: list[Any] = []
     for model in models:
         ends = [getattr(model, name, None) for name in ("score", "classifier", "lm_head")]
         for name in ("get_input_embeddings", "get_output_embeddings"):
-            ask = getattr(model, name, None)
-            ends.append(ask and ask())
+            ends.append(getattr(model, name)() if hasattr(model, name) else None)
         apart = {id(one) for module in ends if module is not None for one in module.parameters()}
-        for module in model.modules():
-            if isinstance(module, torch.nn.Embedding):
-                continue
-            found += [
-                one
-                for one in module.parameters(recurse=False)
-                if one.requires_grad and one.ndim == 2 and id(one) not in apart
-            ]
+        found += [
+            one
+            for module in model.modules()
+            if not isinstance(module, torch.nn.Embedding)
+            for one in module.parameters(recurse=False)
+            if one.requires_grad and one.ndim == 2 and id(one) not in apart
+        ]
     return found
 
 

@@ -1,22 +1,39 @@
-"""A stage as arguments of TRL's config class."""
+"""A stage as arguments of TRL's config class; and `trl:` and `peft:`, which a plan passes on to the
+config classes of TRL and PEFT, checked before a model is loaded.
+
+Keys that the plan has itself and those of one list here are refused, each with the reason. A value
+has to be of the type that the class says of its field. All else the class itself refuses, or the
+library when it reads the value.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import multiprocessing
-from collections.abc import Iterable, Mapping
+import subprocess
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.shape import value_words
+from advisor.ground.types import TRACKERS
 from advisor.methods.optimizers import optimizer
-from advisor.methods.stage import trl_arguments
+from advisor.methods.stage import stage_keys, trl_arguments
+from advisor.plan.vllm import asks_server
 from trainers.job.job import Job
 from trainers.job.machine import process_count, usable_cores
 from trainers.job.types import Device
 from trainers.say.processes import JOIN_S
-from trainers.step.pass_through import refused
 from trainers.step.sharding import is_sharded, prepare_sharding
+from trainers.updates import Update
 
 
 def autocast_dtype(job: Job, device: Device) -> str | None:
@@ -182,3 +199,317 @@ def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:
         if not name.startswith(("hub_", "push_to_hub", "_"))
         and (name in kept or (name in defaults and value != defaults[name]))
     }
+
+
+# ------------------------------------------------------------------ what is passed on
+
+# Argument of TRL or transformers -> the plan's key that sets it. These are refused in `trl:`.
+PLAN_KEYS: Mapping[str, str] = {
+    **{
+        argument: name
+        for name, key in stage_keys().items()
+        for argument in (*key.uses.trl, *key.uses.decides)
+    },
+    "bf16": "weights_dtype and precision",
+    "fp16": "weights_dtype and precision",
+    "model_init_kwargs": "weights_dtype, attention, quantization, kernels",
+    "trust_remote_code": "trust_remote_code (of the plan)",
+    "use_cpu": "launch.device",
+    "deepspeed": "launch.strategy",
+    "fsdp": "launch.strategy",
+    "fsdp_config": "launch.strategy",
+    "parallelism_config": "launch.strategy",
+    "completion_only_loss": "loss_on",
+    "assistant_only_loss": "loss_on",
+    "beta": "beta",
+    "num_generations": "generations",
+    "max_completion_length": "response_tokens",
+    "epsilon": "clip_range",
+    "use_vllm": "rollouts",
+    "chat_template_kwargs": "template",
+    "reward_weights": "rewards",
+    "auto_find_batch_size": "micro_batch_size",
+    "liger_kernel_config": "kernels",
+    "push_to_hub": "push_to",
+    "output_dir": "advise run --output",
+    "logging_dir": "advise run --output",
+}
+# Keys that the trainers set or that would have no effect in them (* is any text), with the reason.
+REFUSED: Mapping[str, str] = {
+    "chat_template_path": "the model's own chat template is used and stored with the result",
+    "dataset_*": "rows are read and tokenised before TRL sees them",
+    "shuffle_dataset": "the order follows from the seed",
+    **dict.fromkeys(("eos_token", "pad_token"), "the tokenizer's own is used"),
+    **dict.fromkeys(("remove_unused_columns", "label_names"), "the columns are the trainer's own"),
+    "disable_dropout": (
+        "the plan's key dropout sets that of the module; the base has none if two models are"
+        " compared"
+    ),
+    "optim_target_modules": "no optimizer of a plan projects gradients",
+    **dict.fromkeys(
+        ("resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
+        "a run resumes automatically",
+    ),
+    "ignore_data_skip": "a run that resumes goes on with the rows that were not seen yet",
+    "save_only_model": "a checkpoint must be complete to resume from",
+    "save_total_limit": "a run keeps its last two checkpoints, and that of its best step",
+    "save_on_each_node": "the machines of a run write one checkpoint together",
+    "save_safetensors": "weights are always saved as safetensors",
+    "num_generations_eval": "rewards are measured before and after training",
+    **dict.fromkeys(
+        ("generation_batch_size", "steps_per_generation"),
+        "all prompts of an optimizer step are answered together",
+    ),
+    "log_completions*": "rollouts.jsonl in the stage's folder has samples of all steps",
+    "do_train": "a stage trains",
+    **dict.fromkeys(
+        ("do_eval", "do_predict", "eval_*", "*_full_eval"),
+        "held-out loss is measured before, about ten times during and after training, by our own"
+        " evaluation",
+    ),
+    **dict.fromkeys(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "the plan's key keep says which weights are the result",
+    ),
+    "hub_*": "the plan's key push_to uploads the result, and nothing else",
+    "logging_nan_inf_filter": "a loss that is not finite must be seen",
+    "disable_tqdm": "our trainers show progress themselves",
+    "use_cache": "the cache is off in training, and on if the model generates text",
+    "*transformers_continuous_batching*": (
+        "the stage's rollouts says what generates: transformers, or a vLLM server, which batches so"
+    ),
+    "vllm_[!i]*": "the plan's `launch.vllm` says where the server is, or how it is started",
+}
+SMOOTHED = ("SFTConfig", "TrainingArguments")  # whose loss label_smoothing_factor changes
+# Fields that act only beside another key of the plan.
+IDLE: tuple[tuple[str, str, Callable[[Job, type], bool]], ...] = (
+    (
+        "*_checkpointing_kwargs",
+        "the stage's gradient_checkpointing: true",
+        lambda job, _: job.stage.gradient_checkpointing,
+    ),
+    ("ddp_*", "launch.processes of 2 or more", lambda job, _: job.plan.launch.processes > 1),
+    ("vllm_i*", "the stage's rollouts: vllm", lambda job, _: asks_server(job.stage)),
+    (
+        "multi_objective_aggregation",
+        "several entries in the stage's rewards",
+        lambda job, _: len(job.options.get("rewards") or ()) > 1,
+    ),
+    (
+        "label_smoothing_factor",
+        "objective sft: this objective has another loss",
+        lambda _, config_class: config_class.__name__ in SMOOTHED,
+    ),
+)
+FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")  # what values are tried beside
+# Names as models have them, on which patterns of `peft:` are tried before there is a model.
+USUAL_NAMES = (
+    "model.language_model.layers.31.self_attn.q_proj", "model.layers.31.mlp.experts.127.down_proj",
+    "transformer.encoder.layer.11.attention.self.query", "transformer.h.11.mlp.dense_h_to_4h",
+)  # fmt: skip
+PATTERN_S = 10  # that a pattern may take on these, and Python to start
+TRY_PATTERN = "import re, sys; [re.match(sys.argv[1], name) for name in sys.argv[2:]]"
+
+
+def check_passed_through(
+    job: Job, config_class: type, update: Update, common: Mapping[str, Any]
+) -> None:
+    """Raise InputError for every key of `trl:` and `peft:` that cannot be passed on, and for values
+    that the config classes refuse.
+
+    Args:
+        common: The arguments of the stage that every objective has in common.
+    """
+    stage = job.stage
+    at = f"stage {stage.name}: trl"
+    faults = [*key_faults(at, stage.trl, config_class, PLAN_KEYS)]
+    faults += idle_faults(at, job, config_class)
+    # The plan's batch sizes are left out: objectives fit them to fields of their own.
+    beside = {key: common[key] for key in FRAME if key in fields_of(config_class)}
+    faults += value_faults(at, passed(stage.trl, PLAN_KEYS), config_class, beside)
+    peft_class = update.config_class()
+    if peft_class is not None:
+        targets = {"target_modules": job.options.get("target_modules")}
+        faults += pattern_faults(f"stage {stage.name}", targets)
+        at = f"stage {stage.name}: peft"
+        options = {
+            field: job.options[key]
+            for field, key in update.PLAN_KEYS.items()
+            if job.options.get(key) is not None
+        }
+        faults += key_faults(at, stage.peft, peft_class, update.PLAN_KEYS)
+        faults += value_faults(at, passed(stage.peft, update.PLAN_KEYS), peft_class, options)
+        faults += pattern_faults(at, stage.peft)
+    elif stage.peft:
+        what = f"'peft' has no effect: update {stage.update} does not use PEFT"
+        faults.append(Fault(where=f"stage {stage.name}", what=what, hint="remove it"))
+    faults += update.faults(stage)
+    if faults:
+        raise InputError(faults=faults)
+
+
+def fields_of(config_class: type) -> dict[str, Any]:
+    """The fields that the constructor takes -> their types; Any if a type cannot be told."""
+    names = [item.name for item in dataclasses.fields(config_class) if item.init]
+    try:
+        hints = typing.get_type_hints(config_class)
+    except (NameError, TypeError):
+        hints = {}
+    return {name: hints.get(name, Any) for name in names}
+
+
+# ------------------------------------------------------------------ keys
+
+
+def key_faults(
+    at: str, given: Mapping[str, Any], config_class: type, plan_keys: Mapping[str, str]
+) -> Iterator[Fault]:
+    """Keys that do not reach the config class, each with the reason."""
+    fields = fields_of(config_class)
+    for key in given:
+        reason = refusal_of(key)
+        if key in plan_keys:
+            own = plan_keys[key]
+            what = f"'{key}' is set by the plan's own key {own}"
+            yield Fault(where=at, what=what, hint=f"remove it and set {own}")
+        elif reason is not None:
+            yield Fault(where=at, what=f"'{key}' cannot be set: {reason}", hint="remove it")
+        elif key not in fields:
+            known = [name for name in fields if name not in plan_keys and not refusal_of(name)]
+            library = config_class.__module__.split(".")[0]
+            allowed = (
+                f"fields of {library}'s {config_class.__name__} that the plan does not set itself"
+            )
+            fault = unknown_name("key", key, known, at=at)
+            yield dataclasses.replace(fault, allowed=allowed)
+
+
+def refusal_of(key: str) -> str | None:
+    """Why the key is refused, whatever the plan says; None: it is passed on."""
+    return next((why for name, why in REFUSED.items() if fnmatchcase(key, name)), None)
+
+
+def passed(given: Mapping[str, Any], plan_keys: Mapping[str, str]) -> dict[str, Any]:
+    """The keys that are neither the plan's own nor refused."""
+    return {key: given[key] for key in given if key not in plan_keys and refusal_of(key) is None}
+
+
+def idle_faults(at: str, job: Job, config_class: type) -> Iterator[Fault]:
+    """Keys that would have no effect without another key of the plan, or beside it."""
+    for key, value in job.stage.trl.items():
+        for name, words, acts in IDLE:
+            if fnmatchcase(key, name) and not acts(job, config_class):
+                yield Fault(
+                    where=at,
+                    what=f"'{key}' would have no effect",
+                    allowed=f"with {words}",
+                    hint="remove it, or set that too",
+                )
+        named = value if isinstance(value, list) else [value]
+        if key == "report_to" and (own := [one for one in named if one in ("all", *TRACKERS)]):
+            what = f"'report_to' names {own[0]}, and the plan's own key trackers turns services on"
+            hint = "remove it, and write `trackers: [NAME]` beside the stages"
+            yield Fault(where=at, what=what, hint=hint)
+
+
+# ------------------------------------------------------------------ values
+
+
+def value_faults(
+    at: str, given: Mapping[str, Any], config_class: type, beside: Mapping[str, Any]
+) -> Iterator[Fault]:
+    """Values of the wrong type; if there are none, what the config class itself refuses."""
+    hints = fields_of(config_class)
+    known = {key: value for key, value in given.items() if key in hints}
+    wrong = [key for key, value in known.items() if not fits(value, hints[key])]
+    for key in wrong:
+        words = inspect.formatannotation(hints[key]).replace("typing.", "")
+        yield Fault(where=at, what=f"'{key}' is {value_words(known[key])}", allowed=words)
+    if known and not wrong:
+        try:
+            config_class(**{**beside, **known})
+        except Exception as error:  # whatever a library raises about what it was given
+            yield refused(error, known, at=at)
+
+
+def pattern_faults(at: str, given: Mapping[str, Any]) -> Iterator[Fault]:
+    """Regular expressions that take for ever on a name, such as `(.*)*x`: nothing could stop PEFT
+    while it matches them.
+    """
+    for key, value in given.items():
+        texts = (
+            [value] if isinstance(value, str) else value if isinstance(value, list | dict) else ()
+        )
+        for text in texts:
+            if not isinstance(text, str) or not set(text) & set("*+{"):
+                continue
+            command = [sys.executable, "-ISc", TRY_PATTERN, rf"(.*\.)?({text})$", *USUAL_NAMES]
+            try:
+                subprocess.run(command, timeout=PATTERN_S, capture_output=True, check=False)
+            except subprocess.TimeoutExpired:
+                what = f"'{key}': {text} takes for ever to match a module's name"
+                hint = "repeat nothing that repeats itself: a* in place of (a*)*"
+                yield Fault(where=at, what=what, allowed="names, or simple patterns", hint=hint)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a YAML file is of the type: a whole number is a float, too, and a single
+    value stands for a list of it, as DPO takes one loss.
+    """
+    from huggingface_hub.dataclasses import type_validator
+
+    for form in (value, with_floats(value), [value]):
+        with suppress(TypeError):
+            type_validator("value", form, hint)
+            return True
+    return False
+
+
+def with_floats(value: Any) -> Any:
+    """The value with its whole numbers as floats."""
+    if isinstance(value, dict):
+        return {key: with_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def refused(error: Exception, given: Mapping[str, Any], *, at: str) -> Fault:
+    """What a config class says against the values, with the keys that it names, or all of them."""
+    text = first_line(error)
+    keys = "', '".join([key for key in given if key in text] or given)
+    return Fault(
+        where=at, what=f"'{keys}': {text}", hint="see the library's documentation of the key"
+    )
+
+
+def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | None:
+    """The error of a library that was given values of `trl:` or `peft:`, with the keys that it is
+    probably about; None where the stage has none, or the error is our own.
+
+    Args:
+        error: What was raised while the stage was built or trained.
+        job: The stage.
+        log: Where its traceback is.
+    """
+    given = {"trl": job.stage.trl, "peft": job.stage.peft}
+    if not any(given.values()):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = Path(__file__).resolve().parent.parent
+    if not frames or Path(frames[-1].filename).resolve().is_relative_to(ours):
+        return None
+    text = first_line(error)
+    keys = [f"{part}: {key}" for part, values in given.items() for key in values]
+    named = [key for key in keys if key.rpartition(" ")[2] in text] or keys
+    return InputError(
+        f"a library refuses what the plan passes on to it ({', '.join(named)}): {text}",
+        where=f"stage {job.stage.name}",
+        hint=f"correct or remove {'these keys' if len(named) > 1 else 'the key'}; the details are"
+        f" in {log}",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The message of an error, on one line."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

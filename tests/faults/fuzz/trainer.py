@@ -141,7 +141,7 @@ def fields_of(objective: str) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
 
 def reaching(kind: type) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
     """The fields that a plan may set, each with its type: refusing the others is tested elsewhere."""
-    from trainers.step.pass_through import PLAN_KEYS, fields_of, passed
+    from trainers.step.settings import PLAN_KEYS, fields_of, passed
 
     hints = passed(fields_of(kind), PLAN_KEYS)
     return [
@@ -153,7 +153,7 @@ def reaching(kind: type) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
 
 def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
     """A value, four times of five one of the right type."""
-    from trainers.step.pass_through import fits
+    from trainers.step.settings import fits
 
     value = odd_value(field, mutator)
     for _ in range(40 if mutator.dice.random() < 0.8 else 0):
