@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from advisor.ground.errors import InputError
@@ -20,6 +19,9 @@ from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import SCORES
 from trainers.job.evaluating import measuring_as_trained
+from trainers.job.job import Job
+from trainers.job.types import Tokenizer
+from trainers.rows import Prepared
 from trainers.rows.heads import CLASSES, Labelled, class_columns, class_names
 from trainers.rows.packing import head_outputs
 from trainers.rows.sequences import values_of
@@ -36,8 +38,7 @@ class ClassEvaluator:
 
     def __init__(self, subject: Subject[Labelled]) -> None:
         self.trainer, data = subject.trainer, subject.data
-        parts = (data.train, data.holdout)
-        self.names = class_names(chain.from_iterable(values_of(part, "name") for part in parts))
+        self.names = all_classes(data)
         trial = subject.job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
         self.most_common: str = Counter(values_of(data.train, "name")).most_common(1)[0][0]
@@ -115,6 +116,13 @@ class ClassEvaluator:
         )
 
 
+def all_classes(data: Prepared[Labelled]) -> list[str]:
+    """The names of the classes of all rows, in the order of their numbers."""
+    return class_names(
+        name for side in (data.train, data.holdout) for name in values_of(side, "name")
+    )
+
+
 class Classifier(WithHead[Labelled]):
     """Learns the class of each text."""
 
@@ -127,25 +135,33 @@ class Classifier(WithHead[Labelled]):
     writes = False
     measures_loss = True
 
-    def load(self, opened: Opened[Labelled]) -> Any:
-        """The model with a new head that has one output for each class.
-
-        Raises InputError if all rows of a class were held out.
-        """
-        from transformers import set_seed
-
-        from trainers.start.loading import load_base
-
-        job, data, tokenizer = opened.job, opened.data, opened.tokenizer
-        learned = set(values_of(data.train, "name"))
-        names = class_names(chain(learned, values_of(data.holdout, "name")))
-        missing = set(names) - learned
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Labelled]:
+        """The texts. Raises InputError for one class alone, or if all rows of one were held out."""
+        data: Prepared[Labelled] = super().rows(job, tokenizer)
+        names = all_classes(data)
+        if len(names) < 2:
+            raise InputError(
+                f"every row has the class '{names[0]}'",
+                allowed="two classes or more",
+                hint="name the column of the classes with --map label=COLUMN",
+            )
+        missing = set(names) - set(values_of(data.train, "name"))
         if missing:
             raise InputError(
                 f"no training row has the class {', '.join(sorted(missing))}: all of its rows were"
                 " held out",
                 hint="add rows of it, or set a smaller holdout",
             )
+        return data
+
+    def load(self, opened: Opened[Labelled]) -> Any:
+        """The model with a new head that has one output for each class."""
+        from transformers import set_seed
+
+        from trainers.start.loading import load_base
+
+        job, data, tokenizer = opened.job, opened.data, opened.tokenizer
+        names = all_classes(data)
         set_seed(job.stage.seed)  # the head starts from random numbers
         model = load_base(job, opened.device, None, head=SCORES, num_labels=len(names))
         model.config.id2label = dict(enumerate(names))

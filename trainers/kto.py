@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
@@ -55,14 +56,16 @@ class KTO(Objective[Feedback]):
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Feedback]:
         data: Prepared[Feedback] = super().rows(job, tokenizer)
         at = f"stage {job.stage.name}"
-        if len(set(values_of(data.train, "label"))) < 2:
-            verdict = "liked" if data.train[0].label else "rejected"
+        liked = int(values_of(data.train, "label").sum())
+        if liked in (0, len(data.train)):
+            verdict = "liked" if liked else "rejected"
             what = f"people {verdict} all {len(data.train):,} answers: nothing says what makes one"
             raise InputError(f"{what} better", where=at, allowed="liked and rejected answers")
         if len(data.train) < FEWEST_AT_ONCE:
             what = f"{len(data.train)} answers are too few for KTO"
             raise InputError(what, where=at, allowed=f"{FEWEST_AT_ONCE} or more")
-        return data
+        note = f"{liked:,} answers people liked, {len(data.train) - liked:,} they did not"
+        return replace(data, notes=(*data.notes, note))
 
     def sequences(
         self, job: Job, rows: Sequence[Feedback], model: Model

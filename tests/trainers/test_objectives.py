@@ -189,7 +189,6 @@ def test_feedback_keeps_its_verdicts(tiny_tokenizer):
         (3, "Soon.<|im_end|>", True),
         (3, "Never.<|im_end|>", False),
     ]
-    assert "2 answers people liked, 2 they did not" in data.notes
     columns = columns_with_others(with_others(data.train, batch=2))
     assert columns["KL_completion_ids"] == [
         list(data.train[place].completion_ids) for place in (1, 0, 3, 2)
@@ -320,15 +319,8 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
 
 
-def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
-    """There is nothing to tell apart in one class; one text in two classes is counted."""
-    with pytest.raises(InputError, match="every row has the class 'a'"):
-        prepare_stage_rows(
-            [Example(row=number, text=f"text {number}", label="a") for number in range(9)],
-            Templater(tiny_tokenizer),
-            kind=CLASSES,
-            **SETTINGS,
-        )
+def test_contradictions_of_classes_are_counted(tiny_tokenizer):
+    """One text in two classes is counted."""
     examples = [
         Example(row=1, text="Good tea", label="a"),
         Example(row=2, text="good  tea", label="b"),

@@ -15,7 +15,7 @@ from trainers.rows import ANSWERS, Kind, Row, Templater, sequences
 from trainers.rows import stage_rows as preparing
 from trainers.rows.conversation import PROMPTS
 from trainers.rows.preference import FEEDBACK, PAIRS
-from trainers.rows.row import LeftOut, Limits, Marked, cut_row, ids_of
+from trainers.rows.row import LeftOut, Limits, cut_row, ids_of
 from trainers.rows.sequences import StoredRows, lengths, used_ids, values_of
 from trainers.rows.stage_rows import Preparation, prepare_rows
 from trainers.say.processes import ConnectionLost, others_wait_for, wait_for
@@ -323,10 +323,6 @@ def test_rows_of_one_text_with_two_marks_are_contrary():
     """All rows of such a text, in the order of the file, and no others."""
     import numpy
 
-    rows = Marked(
-        numbers=numpy.array([1, 2, 3, 4, 5]),
-        texts=numpy.array([7, 8, 7, 9, 8], numpy.uint64),
-        marks=numpy.array([1, 1, 2, 1, 1], numpy.uint64),
-        names={},
-    )
-    assert rows.contrary() == [1, 3]
+    rows = [(1, 7, 1), (2, 8, 1), (3, 7, 2), (4, 9, 1), (5, 8, 1)]
+    of = numpy.array(rows, [("number", "i8"), ("text", "u8"), ("mark", "u8")])
+    assert preparing.contrary_rows(of) == [1, 3]

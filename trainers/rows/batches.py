@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
@@ -124,12 +124,11 @@ class Batches:
         sizes = np.diff(np.append(starts, len(lengths)))
         return int((np.maximum.reduceat(lengths, starts).astype(np.int64) * sizes).sum())
 
-    def padding(self, *, grouped: bool | None = None) -> float:
+    def padding(self) -> float:
         """The share of an epoch's tokens that is padding; of pairs, beside what is always added to
         the shorter side.
         """
-        one = self if grouped is None else replace(self, grouped=grouped)
-        return 1 - int(self.lengths.sum(dtype="int64")) / max(1, one.computed(one.order(0)))
+        return 1 - int(self.lengths.sum(dtype="int64")) / max(1, self.computed(self.order(0)))
 
     def describe(self, rows: int, *, pairs: bool = False) -> str:
         """What the batches are, in a line; empty where nothing can be padded.
@@ -138,33 +137,25 @@ class Batches:
             rows: How many there are; more than sequences if they are packed.
             pairs: The shorter side of each is filled up to the longer one besides.
         """
-        said = self._padding_said(rows, pairs=pairs)
-        if not self.doubled:
-            return said
-        twice = (
-            f"{self.doubled} of {len(self.lengths):,} sequences are read twice in a pass:"
-            f" {self.processes - self.doubled} are left at its end for {self.processes} processes"
-        )
-        return f"{said}; {twice}" if said else twice
-
-    def _padding_said(self, rows: int, *, pairs: bool) -> str:
-        share = self.padding()
-        sequences = len(self.lengths)
+        sequences, said = len(self.lengths), []
+        share = f"{self.padding():.0%} of the tokens computed are padding"
         if rows > sequences:
             each = rows * min(self.per_step, sequences) / sequences
-            return (
+            said.append(
                 f"{rows:,} rows in {sequences:,} packed sequences, about {each:.0f} rows in an"
-                f" optimizer step; {share:.0%} of the tokens computed are padding"
+                f" optimizer step; {share}"
             )
-        if self.micro == 1 or sequences < 2:
-            return ""
-        beside = ", beside that of the shorter answers" if pairs else ""
-        if self.grouped:
-            return (
-                f"rows of similar length share a batch: {share:.0%} of the tokens computed are"
-                f" padding ({self.padding(grouped=False):.0%} with rows at random){beside}"
+        elif self.micro > 1 and sequences > 1:
+            alike = "rows of similar length share a batch: " if self.grouped else ""
+            beside = ", beside that of the shorter answers" if pairs else ""
+            said.append(f"{alike}{share}{beside}")
+        if self.doubled:
+            said.append(
+                f"{self.doubled} of {sequences:,} sequences are read twice in a pass:"
+                f" {self.processes - self.doubled} are left at its end for {self.processes}"
+                " processes"
             )
-        return f"{share:.0%} of the tokens computed are padding{beside}"
+        return "; ".join(said)
 
 
 class RowOrder:

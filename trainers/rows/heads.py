@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example, Message
-from advisor.ground.errors import InputError
-from trainers.rows.row import Kind, Marked, Unusable, ids_of, normalise_text, row_numbers, rows_word
+from trainers.rows.row import Kind, Unusable, ids_of, normalise_text
 from trainers.rows.template import Templater
 
 NO_CLASS = "no text with a class"
@@ -66,33 +65,6 @@ def class_of(row: Labelled) -> str:
     return row.name
 
 
-def review_classes(rows: Marked) -> list[str]:
-    """Notes on the classes. Raises InputError if there is only one class."""
-    counts = rows.counts()
-    names = class_names(counts)
-    if len(names) < 2:
-        raise InputError(
-            f"every row has the class '{names[0]}'",
-            allowed="two classes or more",
-            hint="name the column of the classes with --map label=COLUMN",
-        )
-    rare = [f"{name} ({counts[name]})" for name in names if counts[name] < 5]
-    notes = [
-        f"{len(names)} classes, from {min(counts.values()):,} to {max(counts.values()):,} rows each"
-    ]
-    if rare:
-        notes.append(
-            "classes with fewer than five rows:"
-            f" {', '.join(rare[:10])}{' ...' if len(rare) > 10 else ''}"
-        )
-    if contrary := rows.contrary():
-        notes.append(
-            f"{rows_word(len(contrary))} have the text of another row and another class"
-            f" ({row_numbers(contrary)})"
-        )
-    return notes
-
-
 def cut_text(row: Labelled, seq_len: int) -> Labelled:
     """The row with a shorter text. The last token stays: it closes the text for encoders."""
     return replace(row, input_ids=_cut(row.input_ids, seq_len))
@@ -108,8 +80,7 @@ CLASSES: Kind[Labelled] = Kind(
     build=label_rows,
     cut=cut_text,
     mark=class_of,
-    keeps_marks=True,
-    review=review_classes,
+    contrary="have the text of another row and another class",
     stratified=True,
 )
 

@@ -121,22 +121,17 @@ class PackedBatches:
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
-        width = max(len(example["input_ids"]) for example in examples)
-        shape = (len(examples), width)
         # Padding has position 0 throughout, so that the mask takes each of its tokens for a row of
         # its own, which no other token sees.
+        positions = [
+            [place for length in example["seq_lengths"] for place in range(length)]
+            for example in examples
+        ]
         batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "labels": torch.full(shape, IGNORED),
-            "position_ids": torch.zeros(shape, dtype=torch.long),
+            "input_ids": padded([example["input_ids"] for example in examples], self.pad_id),
+            "labels": padded([example["labels"] for example in examples], IGNORED),
+            "position_ids": padded(positions, 0),
         }
-        for line, example in enumerate(examples):
-            size = len(example["input_ids"])
-            batch["input_ids"][line, :size] = torch.tensor(example["input_ids"])
-            batch["labels"][line, :size] = torch.tensor(example["labels"])
-            batch["position_ids"][line, :size] = torch.cat(
-                [torch.arange(length) for length in example["seq_lengths"]]
-            )
         batch[REAL] = torch.tensor(sum(len(example["input_ids"]) for example in examples))
         return batch
 
@@ -298,12 +293,12 @@ def padded(sequences: Sequence[Sequence[int]], pad: int, *, on_left: bool = Fals
     """Sequences as one tensor on the host, padded on one side to the longest."""
     import torch
 
-    width = max(map(len, sequences))
-    found = torch.full((len(sequences), width), pad)
-    for line, sequence in zip(found, sequences, strict=True):
-        place = slice(width - len(sequence), None) if on_left else slice(len(sequence))
-        line[place] = torch.tensor(sequence)
-    return found
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(sequence) for sequence in sequences],
+        batch_first=True,
+        padding_value=pad,
+        padding_side="left" if on_left else "right",
+    )
 
 
 def padded_inputs(

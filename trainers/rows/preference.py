@@ -19,16 +19,7 @@ from trainers.rows.conversation import (
     split_last_answer,
     tokenise,
 )
-from trainers.rows.row import (
-    IGNORED,
-    Kind,
-    Marked,
-    Unusable,
-    ids_of,
-    normalise_text,
-    row_numbers,
-    rows_word,
-)
+from trainers.rows.row import IGNORED, Kind, Unusable, ids_of, normalise_text
 from trainers.rows.sequences import Groups
 from trainers.rows.template import Templater
 
@@ -189,17 +180,6 @@ def chosen_bytes(row: Pair) -> bytes:
     return ids_of(row.chosen_ids).tobytes()
 
 
-def review_pairs(rows: Marked) -> list[str]:
-    """A note on pairs that are there in both directions."""
-    contrary = rows.contrary()
-    if not contrary:
-        return []
-    return [
-        f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and"
-        f" once that one preferred ({row_numbers(contrary)})"
-    ]
-
-
 def feedback_rows(example: Example, templater: Templater) -> list[Feedback]:
     """The answers of one example with their feedback. Raises Unusable."""
     templater.begin_row(example.row)
@@ -243,19 +223,6 @@ def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
     return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
 
 
-def is_liked(row: Feedback) -> bool:
-    """The feedback on an answer."""
-    return row.label
-
-
-def review_feedback(rows: Marked) -> list[str]:
-    """A note on how many answers people liked."""
-    count, liked = len(rows.marks), rows.counts().get(True, 0)
-    if 0 < liked < count:
-        return [f"{liked:,} answers people liked, {count - liked:,} they did not"]
-    return [f"all {count:,} answers have the same verdict: nothing says what makes one better"]
-
-
 PAIRS: Kind[Pair] = Kind(
     name="pairs",
     row=Pair,
@@ -263,16 +230,10 @@ PAIRS: Kind[Pair] = Kind(
     cut=cut_pair,
     unit="pairs",
     mark=chosen_bytes,
-    review=review_pairs,
+    contrary=("contradict each other: the same two answers, once this and once that one preferred"),
 )
 FEEDBACK: Kind[Feedback] = Kind(
-    name="feedback",
-    row=Feedback,
-    build=feedback_rows,
-    cut=cut_feedback,
-    mark=is_liked,
-    keeps_marks=True,
-    review=review_feedback,
+    name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback
 )
 
 

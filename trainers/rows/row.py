@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -158,34 +158,6 @@ def mark_of(value: object) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Marked:
-    """All rows of a file as a review sees them: one number each, in the order of the file."""
-
-    numbers: Array  # of their lines
-    texts: Array  # equal for rows that say the same
-    marks: Array  # equal for rows with an equal `Kind.mark`
-    names: Mapping[int, Any]  # mark -> what it stands for, if the kind keeps it
-
-    def counts(self) -> dict[Any, int]:
-        """How many rows have each mark, by what it stands for."""
-        import numpy
-
-        marks, counts = numpy.unique(self.marks, return_counts=True)
-        return dict(zip(map(self.names.__getitem__, marks.tolist()), counts.tolist(), strict=True))
-
-    def contrary(self) -> list[int]:
-        """The numbers of the rows whose text another row has with another mark."""
-        import numpy
-
-        _, first, text_of = numpy.unique(self.texts, return_index=True, return_inverse=True)
-        differs = self.marks != self.marks[first][text_of]
-        several = numpy.zeros(len(first), bool)
-        several[text_of[differs]] = True
-        found: list[int] = self.numbers[several[text_of]].tolist()
-        return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kind(Generic[Item]):
     """One kind of rows: what an objective trains on.
@@ -199,10 +171,8 @@ class Kind(Generic[Item]):
     cut: Cut[Item] | None
     unit: str = "rows"
     limit: str = "seq_len"  # what messages call the longest length
-    # what `review` compares rows by, beside their texts
-    mark: Callable[[Item], object] | None = None
-    keeps_marks: bool = False  # the values themselves too: few different texts
-    review: Callable[[Marked], list[str]] | None = None  # notes on all rows
+    mark: Callable[[Item], object] | None = None  # what rows are compared by, beside their texts
+    contrary: str = ""  # what is said of rows with the text of another row and another mark
     once: bool = False  # of the rows with one mark the first alone
     stratified: bool = False  # hold out the same share of the rows of each mark
 
@@ -299,34 +269,32 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> FitRecord:
             allowed=f"truncation: stop allows {STOP_SHARE:.0%} of the {unit}",
             hint=f"raise seq_len, or set {ways}",
         )
-    dropped = numbers[outcomes == TOO_LONG].tolist()
-    unanswered = numbers[outcomes == NOTHING_LEFT].tolist()
     truncated, split = int((outcomes == CUT).sum()), int((outcomes == SPLIT).sum())
     notes = []
     if truncated:
         notes.append(
             f"{truncated:,} {unit} were cut at {limit} {seq_len}: their answers have no end"
         )
-    if dropped:
-        which = row_numbers(dropped)
-        notes.append(
-            f"{len(dropped):,} of {len(tokens):,} {unit} were left out: longer than {limit}"
-            f" {seq_len} ({which})"
-        )
-    if unanswered:
-        which = row_numbers(unanswered)
-        notes.append(
-            f"{len(unanswered):,} {unit} were left out: nothing to learn is left of them within"
-            f" {limit} {seq_len} ({which})"
-        )
+    dropped = 0
+    for outcome, text in (
+        (TOO_LONG, f"of {len(tokens):,} {unit} were left out: longer than {limit} {seq_len}"),
+        (
+            NOTHING_LEFT,
+            f"{unit} were left out: nothing to learn is left of them within {limit} {seq_len}",
+        ),
+    ):
+        gone = numbers[outcomes == outcome].tolist()
+        dropped += len(gone)
+        if gone:
+            notes.append(f"{len(gone):,} {text} ({row_numbers(gone)})")
     if split:
         notes.append(
             f"{split:,} texts were split into pieces of {limit} {seq_len}; every token is"
             " still learned once"
         )
-    if len(dropped) + len(unanswered) == len(tokens):
+    if dropped == len(tokens):
         raise InputError(
             f"no row fits into {limit} {seq_len}",
             hint=f"the shortest has {int(tokens.min()):,} tokens",
         )
-    return FitRecord(len(dropped) + len(unanswered), truncated, split, notes)
+    return FitRecord(dropped, truncated, split, notes)

@@ -55,10 +55,10 @@ from trainers.rows.row import (
     Kind,
     LeftOut,
     Limits,
-    Marked,
     fit_record,
     fit_row,
     mark_of,
+    row_numbers,
     rows_word,
 )
 from trainers.rows.sequences import (
@@ -83,7 +83,7 @@ NUMBERS = [
     ("number", "i8"),
     ("question", "u8"),  # question_mark
     ("text", "u8"),  # text_mark
-    ("mark", "u8"),  # of what the review of a kind compares
+    ("mark", "u8"),  # of what its kind compares
     ("tokens", "i4"),
     ("pieces", "i4"),  # rows that came of it
     ("outcome", "i1"),  # of row.fit_row
@@ -138,11 +138,8 @@ class Chunk:
 
     numbers: bytearray = field(default_factory=bytearray)  # of NUMBERS: grows without a copy
     left: LeftOut = field(default_factory=LeftOut)
-    seen: int = 0  # examples
-    answered: int = 0  # of them that teach an answer
-    thoughtful: int = 0  # whose answers hold thoughts
-    texts_alone: bool = True
-    names: dict[int, Any] = field(default_factory=dict)  # mark -> what it stands for, if kept
+    # Of examples: those seen, that teach an answer, with thoughts in it, that are no plain text.
+    counts: Counter[str] = field(default_factory=Counter)
     # What the templater learned from them.
     notes: Counter[str] = field(default_factory=Counter)
     turn_ends: set[int] = field(default_factory=set)
@@ -153,14 +150,10 @@ class Chunk:
         """Count also what later examples give, without their rows."""
         self.numbers += later.numbers
         self.left.merge(later.left)
-        self.seen += later.seen
-        self.answered += later.answered
-        self.thoughtful += later.thoughtful
-        self.texts_alone = self.texts_alone and later.texts_alone
-        self.names.update(later.names)
+        self.counts.update(later.counts)
         self.notes.update(later.notes)
         self.turn_ends |= later.turn_ends
-        self.plain_template = self.plain_template or later.plain_template
+        self.plain_template |= later.plain_template
 
 
 Build = Callable[[Sequence[Example]], Chunk]
@@ -188,7 +181,8 @@ class Preparation:
         kind, limits, templater = self.kind, self.limits, self.templater
         templater.notes = Counter()
         answers = list(map(answers_of, examples))
-        found = Chunk(
+        found = Chunk()
+        found.counts.update(
             seen=len(examples),
             answered=sum(map(bool, answers)),
             thoughtful=sum(any(map(holds_thoughts, one)) for one in answers),
@@ -197,16 +191,11 @@ class Preparation:
         rows: list[Any] = []
         for row in kind.rows(examples, templater, found.left):
             outcome, pieces = fit_row(row, kind, limits)
-            mark = 0
-            if kind.mark is not None:
-                value = kind.mark(row)
-                mark = mark_of(value)
-                if kind.keeps_marks:
-                    found.names[mark] = value
+            mark = 0 if kind.mark is None else mark_of(kind.mark(row))
             marks = question_mark(row.key, limits.seed), text_mark(row.text, limits.seed), mark
             numbers.append((row.number, *marks, row.tokens, len(pieces), outcome))
             rows.extend(pieces)
-            found.texts_alone = found.texts_alone and getattr(row, "document", False)
+            found.counts["talks"] += not getattr(row, "document", False)
         found.numbers += numpy.array(numbers, NUMBERS).tobytes()
         found.batch = rows_batch(rows, kind.row)
         found.notes, found.turn_ends = templater.notes, templater.turn_ends
@@ -236,7 +225,7 @@ class Preparation:
         with RowsWriter(path) as rows:
             with waiting("reading and tokenising", unit="rows") as done:
                 for chunk in built_chunks(examples, self.build):
-                    done(chunk.seen)
+                    done(chunk.counts["seen"])
                     rows.add(chunk.batch)
                     found.add(chunk)
             if found.plain_template:  # which another process gave to its tokenizer
@@ -254,21 +243,21 @@ class Preparation:
         import numpy
 
         kind, limits, templater = self.kind, self.limits, self.templater
-        found.left.raise_if_too_many(found.seen)
+        seen = found.counts["seen"]
+        found.left.raise_if_too_many(seen)
         of: Array = numpy.frombuffer(found.numbers, NUMBERS)
         if not len(of):
             raise InputError("the data has no rows")
         keep, reviewed = numpy.ones(len(of), bool), []
-        if kind.review is not None:
-            reviewed = kind.review(
-                Marked(numbers=of["number"], texts=of["text"], marks=of["mark"], names=found.names)
-            )
+        if kind.contrary and (contrary := contrary_rows(of)):
+            which = row_numbers(contrary)
+            reviewed.append(f"{rows_word(len(contrary))} {kind.contrary} ({which})")
         if kind.once:
             keep[:] = False
             keep[numpy.unique(of["mark"], return_index=True)[1]] = True
         again = int((~keep).sum())
         if again:
-            reviewed = [f"{rows_word(again)} left out: repeated {kind.unit}"]
+            reviewed.append(f"{rows_word(again)} left out: repeated {kind.unit}")
         fit = fit_record(of[keep] if again else of, kind, limits)
         pieces, used = of["pieces"], keep & (of["pieces"] > 0)
         held = numpy.zeros(len(of), bool)
@@ -278,7 +267,7 @@ class Preparation:
             blank=question_mark("", limits.seed),
             strata=of["mark"][used] if kind.stratified else None,
         )
-        disagreement = templater.thoughts_note(found.answered, found.thoughtful)
+        disagreement = templater.thoughts_note(found.counts["answered"], found.counts["thoughtful"])
         notes = [
             *templater.remarks,
             *([disagreement] if disagreement and kind.name in TEACH_ANSWERS else []),
@@ -294,13 +283,13 @@ class Preparation:
             order[numpy.repeat(side, pieces)[order]] for side in (used & ~held, used & held)
         )
         about = {
-            "rows": found.seen,
+            "rows": seen,
             "train": len(train),
             "dropped": found.left.total + again + fit.dropped,
             "truncated": fit.truncated,
             "split": fit.split,
             "notes": notes,
-            "template": "none (raw text)" if found.texts_alone else templater.template_source,
+            "template": templater.template_source if found.counts["talks"] else "none (raw text)",
             "turn_ends": sorted(found.turn_ends),
             "chat_template": templater.tokenizer.chat_template if templater.gave_template else None,
         }
@@ -321,6 +310,18 @@ class Preparation:
             tokenizer.chat_template = template
         about |= {name: tuple(about[name]) for name in ("notes", "turn_ends")}
         return Prepared(train=train, holdout=holdout, **about)
+
+
+def contrary_rows(rows: Array) -> list[int]:
+    """The numbers of the rows whose text another row has with another mark."""
+    import numpy
+
+    _, first, text_of = numpy.unique(rows["text"], return_index=True, return_inverse=True)
+    differs = rows["mark"] != rows["mark"][first][text_of]
+    several = numpy.zeros(len(first), bool)
+    several[text_of[differs]] = True
+    found: list[int] = rows["number"][several[text_of]].tolist()
+    return found
 
 
 def held_out_mask(rows: Array, share: float, *, blank: int, strata: Array | None = None) -> Array:
