@@ -9,17 +9,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.distributed.cells import fill
+from tests.distributed.cells import setting_cells, table_cells, world_cells
+from tests.distributed.models import fill
 from tests.distributed.page import page
-from tests.distributed.trained import Result, wrong
-from tests.distributed.whole import train_settings, train_table, wrong_worlds
-from tests.distributed.worlds import train_worlds
+from tests.distributed.results import train_cells, wrong
 
 
 def main() -> int:
@@ -28,26 +26,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="advise-strategies-", dir=given.folder) as name:
         folder = Path(name)
         fill(folder)
-        cells = train_table(folder, given.only)
-        told = wrong(cells.values())
-        show(cells.values())
-        if not given.only:
-            settings, worlds = train_settings(folder), train_worlds(folder)
-            show(settings.values())
-            told += [*wrong(settings.values()), *wrong_worlds(worlds)]
-            if given.write:
-                given.write.write_text(page(cells, settings, worlds), encoding="utf-8")
+        cells = [*table_cells(), *setting_cells(), *world_cells()]
+        found = train_cells(folder, [cell for cell in cells if cell.is_any_of(given.only)])
+    for cell, one in found.items():
+        told = f"{one.far:.0e}" if one.far is not None else one.text.partition("\n")[0]
+        print(f"{cell.name:42} {cell.world:20} {one.status:8} {told}"[:160])
+    if given.write:
+        given.write.write_text(page(found), encoding="utf-8")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
-    for one in told:
-        print(f"\nNOT AS IT SHOULD BE: {one}")
-    return 1 if told else 0
+    faults = wrong(found.values())
+    for fault in faults:
+        print(f"\nNOT AS IT SHOULD BE: {fault}")
+    return 1 if faults else 0
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.distributed", description=__doc__)
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME",
-        help="cells of the table alone: of an objective, an update or a strategy",
+        help="cells of an objective, an update, a strategy, a precision or a setting",
     )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="for scratch files")
     parser.add_argument(
@@ -57,13 +54,6 @@ def arguments() -> argparse.Namespace:
     if given.only and given.write:
         parser.error("--write needs all cells: leave --only out")
     return given
-
-
-def show(results: Iterable[Result]) -> None:
-    """A line for each training."""
-    for one in results:
-        told = f"{one.far:.0e}" if one.far is not None else one.text.partition("\n")[0]
-        print(f"{one.name:34} {one.strategy:14} {one.status:8} {told}"[:160], flush=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""The cells of the table: a plan for each strategy, update and objective."""
+"""The trainings: a plan for each strategy, update and objective, in both precisions; for settings of
+a stage; and for other numbers of processes.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.conftest import save_tiny_model
-from tests.distributed.comparing import LIMIT, LIMIT_MIXED
+from tests.distributed.comparing import CAST, LIMIT, LIMIT_MIXED, ROUNDED
+from tests.distributed.models import ENCODER, MIXTURE, MODEL, TEACHER, TRANSLATOR, UNTIED
 
-MODEL, TEACHER, TRANSLATOR = "model", "teacher", "translator"
-MIXTURE, ENCODER, UNTIED = "mixture", "encoder", "untied"
 MICRO, STEP_ROWS, STEPS = 4, 16, 4
 STAGE: dict[str, Any] = {
     "name": "s",
@@ -65,13 +66,64 @@ UPDATES: Mapping[str, Mapping[str, Any]] = {
     "ia3": {"update": "ia3"},
 }
 ONE, DDP, FSDP = "one process", "ddp", "fsdp"
-STRATEGIES: Mapping[str, Mapping[str, Any]] = {
-    ONE: {},
-    DDP: {"strategy": "ddp"},
-    FSDP: {"strategy": "fsdp"},
-}
+STRATEGIES = (ONE, DDP, FSDP)
 PURE, MIXED = "pure", "mixed"
 PRECISIONS = (PURE, MIXED)
+WAYS = tuple(product(STRATEGIES, PRECISIONS))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Keys of a stage that change how its steps are computed, and what they are tried with."""
+
+    keys: Mapping[str, Any]
+    update: str = "lora"
+    objective: str = "sft"
+    rounded: bool = False  # in 16 bits: losses alone are compared, and may differ a little more
+    samples: bool = False  # each process draws random numbers of its own
+
+
+def _optimizer(name: str, **keys: Any) -> Setting:
+    return Setting({"optimizer": name, **keys}, "full", rounded=bool(keys))
+
+
+HALF = {"weights_dtype": "bfloat16"}
+SETTINGS: Mapping[str, Setting] = {
+    **{name: _optimizer(name) for name in ("adamw_fused", "sgd", "adafactor", "adamw_8bit")},
+    "muon": Setting({"optimizer": "muon"}, "full", rounded=True),  # its matrix products
+    "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
+    "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),
+    "bfloat16 weights": Setting(HALF, "full", rounded=True),
+    "bfloat16 base": Setting(HALF, "lora", rounded=True),
+    "bfloat16, nf4": Setting(HALF, "lora, nf4", rounded=True),
+    "packing": Setting({"packing": True}, "full"),
+    "packing, cpt": Setting({"packing": True}, "full", "cpt"),
+    "group_by_length": Setting({"group_by_length": True}, "full"),
+    "gradient_checkpointing": Setting({"gradient_checkpointing": True}, "full"),
+    "gradient_checkpointing, module": Setting({"gradient_checkpointing": True}, "lora"),
+    "gradient_checkpointing, nf4": Setting({"gradient_checkpointing": True}, "lora, nf4"),
+    "keep: best": Setting({"keep": "best"}, "full"),
+    "early_stopping": Setting({"early_stopping": 1}, "lora"),
+    "train_embeddings": Setting({"train_embeddings": True}),
+    "rslora": Setting({"rslora": True}),
+    "dora": Setting({"peft": {"use_dora": True}}),
+    "modules_to_save, tied": Setting({"peft": {"modules_to_save": ["embed_tokens"]}}),
+    "dropout": Setting({"dropout": 0.1}, samples=True),
+    "three epochs": Setting({"max_steps": None, "epochs": 3.0}, "full"),
+    "mixture of experts": Setting({"model": MIXTURE}, "full"),
+    "mixture of experts, module": Setting({"model": MIXTURE}, "lora"),
+    "mixture of experts, with-experts": Setting(
+        {"model": MIXTURE, "target_modules": "with-experts"}
+    ),
+    "an encoder with classes": Setting({"model": ENCODER}, "full", "sft, classes"),
+    "an encoder with classes, module": Setting({"model": ENCODER}, "lora", "sft, classes"),
+    "untied output": Setting({"model": UNTIED}, "full"),
+}
+# Of trainings by several numbers of processes: the steps, and the one whose checkpoint others
+# resume from.
+LAST, RESUMED = 6, 3
+WORLD = "six steps"
+WORLD_SETTING = Setting({"max_steps": LAST, "save_steps": RESUMED, "micro_batch_size": 2})
 
 
 @dataclass(frozen=True)
@@ -80,23 +132,61 @@ class Cell:
 
     strategy: str
     update: str
-    objective: str
+    objective: str = "sft"
     precision: str = PURE
+    setting: str = ""
+    processes: int = 2  # of any strategy but one process
+    after: Cell | None = None  # whose checkpoint it resumes from
+    keys: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of its stage
 
     @property
     def name(self) -> str:
         """What is trained, however it is shared."""
-        return f"{self.objective}: {self.update}, {self.precision}"
+        return f"{self.setting or self.objective}: {self.update}, {self.precision}"
 
     @property
-    def place(self) -> tuple[str, str]:
-        """The same, and how it is shared."""
-        return self.name, self.strategy
+    def count(self) -> int:
+        """How many processes train it."""
+        return 1 if self.strategy == ONE else self.processes
+
+    @property
+    def world(self) -> str:
+        """How it is shared."""
+        how = ONE if self.strategy == ONE else f"{self.strategy}, {self.processes} processes"
+        return f"{how}, after {self.after.world}" if self.after else how
 
     def is_any_of(self, words: Collection[str]) -> bool:
         """Whether one of the words names it, or there is none."""
-        mine = {self.strategy, self.update, self.objective, self.precision}
+        mine = {self.strategy, self.update, self.objective, self.precision, self.setting}
         return not words or bool(mine & set(words))
+
+    @property
+    def more(self) -> Setting:
+        """Its setting."""
+        found = {**SETTINGS, WORLD: WORLD_SETTING}.get(self.setting)
+        return found or Setting({}, self.update, self.objective)
+
+    @property
+    def samples(self) -> bool:
+        """Whether each process draws what no other one does."""
+        return LESSONS[self.objective].samples or self.more.samples
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the checkpoint cannot be used: each process held a part, and now holds all."""
+        return self.after is not None and (self.strategy == FSDP) != (self.after.strategy == FSDP)
+
+    @property
+    def reference(self) -> Cell | None:
+        """What it has to be equal to; None: to nothing."""
+        strategy = DDP if self.samples else ONE
+        found = replace(self, strategy=strategy, processes=2, after=None)
+        return None if self == found or (self.strategy == ONE and self.samples) else found
+
+    @property
+    def losses_alone(self) -> bool:
+        """Whether weights are rounded to 16 bits, which are not compared."""
+        return self.casts or self.more.rounded
 
     @property
     def casts(self) -> bool:
@@ -105,178 +195,71 @@ class Cell:
 
     @property
     def limit(self) -> float:
-        """How far it may be from one process."""
+        """How far it may be from its reference."""
+        if self.losses_alone:
+            return CAST if self.casts else ROUNDED
         return LIMIT_MIXED if self.precision == MIXED else LIMIT
 
-    @property
-    def file(self) -> str:
-        """The name of its plan."""
-        words = f"{self.objective} {self.update} {self.precision} {self.strategy}"
-        return f"{words.replace(',', '').replace(' ', '-')}.yaml"
+    def plan(self, folder: Path) -> Path:
+        """The path of its plan."""
+        shared = f"{self.world} {self.setting} {' '.join(map(str, self.keys.values()))}"
+        words = f"{self.objective} {self.update} {self.precision} {shared}".strip()
+        return folder / f"{re.sub(r'[^a-z0-9_]+', '-', words)}.yaml"
 
 
-def all_cells() -> Iterator[Cell]:
-    """Every cell of the table."""
-    for strategy in STRATEGIES:
-        for objective in LESSONS:
-            for update in UPDATES:
-                for precision in PRECISIONS:
-                    yield Cell(strategy, update, objective, precision)
+def table_cells() -> Iterator[Cell]:
+    """Every strategy with every objective and update, in both precisions."""
+    for strategy, objective, update, precision in product(STRATEGIES, LESSONS, UPDATES, PRECISIONS):
+        yield Cell(strategy, update, objective, precision)
 
 
-def write_plan(
-    folder: Path, cell: Cell, *, processes: int = 2, name: str = "", **keys: Any
-) -> Path:
+def setting_cells() -> Iterator[Cell]:
+    """Every setting, shared in every way, in both precisions."""
+    for name, (strategy, precision) in product(SETTINGS, WAYS):
+        one = SETTINGS[name]
+        yield Cell(strategy, one.update, one.objective, precision, name)
+
+
+WORLDS = ((ONE, 1), (DDP, 2), (DDP, 4), (FSDP, 2), (FSDP, 4))
+# Who resumes from whose checkpoint.
+RESUMES = ((0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2), (3, 4), (4, 3), (3, 1), (1, 3))
+
+
+def world_cells() -> Iterator[Cell]:
+    """The same training by one, two and four processes, and from each other's checkpoints."""
+    for update in ("full", "lora"):
+        worlds = [
+            Cell(strategy, update, setting=WORLD, processes=max(2, processes))
+            for strategy, processes in WORLDS
+        ]
+        yield from worlds
+        for before, to in RESUMES:
+            yield replace(worlds[to], after=worlds[before])
+
+
+def write_plan(folder: Path, cell: Cell) -> Path:
     """The plan of a cell, whose optimizer step has as many rows on any number of processes.
 
     Args:
         folder: Where the models and rows lie.
-        processes: Of every strategy but `one process`.
-        name: In front of the name of the file.
-        keys: Of the stage, in place of those of the cell; `data` and `model` of the plan.
     """
     lesson = LESSONS[cell.objective]
-    count = 1 if cell.strategy == ONE else processes
-    model, data = keys.pop("model", lesson.model), keys.pop("data", lesson.data)
+    keys = {**cell.more.keys, **cell.keys}
+    model = keys.pop("model", lesson.model)
     micro = keys.get("micro_batch_size", MICRO)
     stage = {
         **STAGE, **lesson.keys, **UPDATES[cell.update],
-        "precision": cell.precision, "grad_accum": STEP_ROWS // (micro * count), **keys,
+        "precision": cell.precision, "grad_accum": STEP_ROWS // (micro * cell.count), **keys,
     }  # fmt: skip
-    launch = {**STRATEGIES[cell.strategy], **({"processes": count} if count > 1 else {})}
+    shared = {} if cell.count == 1 else {"strategy": cell.strategy, "processes": cell.count}
     plan = {
         "version": 1,
         "name": "table",
         "model": f"./{model}",
-        "data": {"path": f"{data}.jsonl"},
+        "data": {"path": f"{lesson.data}.jsonl"},
         "stages": [{key: value for key, value in stage.items() if value is not None}],
-        "launch": {"device": "cpu", **launch},
+        "launch": {"device": "cpu", **shared},
     }
-    path = folder / f"{name}{cell.file}"
+    path = cell.plan(folder)
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
-
-
-# --------------------------------------------------------------------------- models and rows
-
-REWARD = (
-    "def score(prompts, completions, **columns):\n"
-    "    return [text.count('e') / (1 + len(text)) for text in completions]\n"
-)
-ROWS = 80  # four steps of sixteen, and some held out
-WORDS = ("red", "blue", "green", "tea", "cup", "kettle", "shop", "parcel")
-
-
-def _chat(n: int) -> dict[str, Any]:
-    asked, said = f"Where is parcel {n}?", f"Thank you, parcel {n} is in the red van."
-    return {
-        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-    }
-
-
-def _label(n: int) -> dict[str, Any]:
-    return {"text": f"kettle {n} is {WORDS[n % 8]}", "label": "good" if n % 3 else "bad"}
-
-
-def _rewriting(n: int) -> dict[str, Any]:
-    word = WORDS[n % 8]
-    return {"prompt": f"{WORDS[n // 8 % 8]} {word} {n}", "completion": word.upper()}
-
-
-def _text(n: int) -> dict[str, Any]:
-    told = " ".join(f"The shop sells tea number {n + at}, cups and kettles." for at in range(3))
-    return {"text": told}
-
-
-def _pair(n: int) -> dict[str, Any]:
-    more = " We look at the cups." if n % 2 else ""
-    return {
-        "prompt": f"Where is order {n}?",
-        "chosen": f"Thank you for writing, order {n}.{more}",
-        "rejected": f"Go away, order {n}.",
-    }
-
-
-def _vote(n: int) -> dict[str, Any]:
-    good, bad = f"Thank you for writing, order {n}.", f"Go away, order {n}."
-    return {
-        "prompt": f"Where is order {n}?",
-        "completion": bad if n % 2 else good,
-        "label": n % 2 == 0,
-    }
-
-
-DATA: Mapping[str, Callable[[int], dict[str, Any]]] = {
-    "chats": _chat, "labels": _label, "rewritings": _rewriting, "texts": _text, "pairs": _pair,
-    "votes": _vote,
-}  # fmt: skip
-
-
-def fill(folder: Path) -> None:
-    """Write the models and the rows."""
-    for name, row in DATA.items():
-        lines = (json.dumps(row(n)) + "\n" for n in range(ROWS))
-        (folder / f"{name}.jsonl").write_text("".join(lines))
-    (folder / "own.py").write_text(REWARD)
-    (folder / MODEL).mkdir()
-    save_tiny_model(folder / MODEL)
-    _save_teacher(folder)
-    _save_translator(folder / TRANSLATOR)
-    _save_others(folder)
-
-
-def _save_teacher(folder: Path) -> None:
-    """The tiny model with other weights."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(folder / MODEL)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for one in model.parameters():
-            one.add_(torch.randn_like(one) * 0.02)
-    model.save_pretrained(folder / TEACHER)
-    AutoTokenizer.from_pretrained(folder / MODEL).save_pretrained(folder / TEACHER)
-
-
-def _save_translator(folder: Path) -> None:
-    """A random T5."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    from tests.trainers.test_seq2seq import save_tokenizer
-
-    tokenizer = save_tokenizer(folder)
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
-        feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-        dropout_rate=0.0,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-
-
-def _save_others(folder: Path) -> None:
-    """A mixture of experts, an encoder, and the tiny model with an output layer of its own."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
-
-    from tests.trainers.moe import tiny_mixture
-
-    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, **ends}
-    mixture = tiny_mixture("qwen3_moe", **size)
-    torch.manual_seed(0)
-    encoder = BertModel(
-        BertConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-    known = LlamaConfig.from_pretrained(folder / MODEL)
-    known.tie_word_embeddings = False
-    for name, model in ((MIXTURE, mixture), (ENCODER, encoder), (UNTIED, LlamaForCausalLM(known))):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
-from itertools import product
 
-from tests.distributed.cells import LESSONS, ONE, PRECISIONS, STRATEGIES, UPDATES, Cell
-from tests.distributed.comparing import CAST, LIMIT, Apart
-from tests.distributed.settings import SETTINGS, SettingCell
+from tests.distributed.cells import LESSONS, UPDATES, WAYS, Cell, setting_cells, world_cells
+from tests.distributed.comparing import CAST, LIMIT
+from tests.distributed.results import Result, reason
 from tests.distributed.train import REFUSED, TRAINED
-from tests.distributed.trained import Place, Result, reason
-from tests.distributed.worlds import UPDATES as OF_WORLDS
-from tests.distributed.worlds import WORLDS, Found, Step, World, compared
 
 HEAD = """\
 # Strategies, updates and objectives
@@ -57,40 +53,38 @@ the checkpoint that another number of processes wrote behind step 3.
 REASONS = "## Why it is refused\n"
 
 
-def page(
-    cells: Mapping[Place, Result], settings: Mapping[Place, Result], worlds: Sequence[Found]
-) -> str:
+def page(found: Mapping[Cell, Result]) -> str:
     """The whole page."""
     reasons: dict[str, int] = {}
+
+    def shown(cells: Iterable[Cell]) -> list[str]:
+        return [_shown(found[cell], reasons) for cell in cells]
+
     parts = [HEAD.format(about=_about(), limit=f"{LIMIT:.0e}", cast=f"{CAST:.0e}")]
-    ways = list(product(STRATEGIES, PRECISIONS))
-    for strategy, precision in ways:
+    for strategy, precision in WAYS:
         rows = [
-            [
-                objective,
-                *(
-                    _shown(cells[Cell(strategy, update, objective, precision).place], reasons)
-                    for update in UPDATES
-                ),
-            ]
-            for objective in LESSONS
+            [name, *shown(Cell(strategy, update, name, precision) for update in UPDATES)]
+            for name in LESSONS
         ]
         parts += [f"### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
     rows = [
-        [
-            name, one.objective, one.update,
-            *(
-                _shown(settings[SettingCell(name, strategy, precision).place], reasons)
-                for strategy, precision in ways
-            ),
-        ]
-        for name, one in SETTINGS.items()
-    ]  # fmt: skip
-    names = [f"{strategy}, {precision}" for strategy, precision in ways]
+        [name, cells[0].objective, cells[0].update, *shown(cells)]
+        for name, cells in _by(setting_cells(), lambda cell: cell.setting)
+    ]
+    names = [f"{strategy}, {precision}" for strategy, precision in WAYS]
     parts += [SETTINGS_HEAD, table(["setting", "objective", "update", *names], rows)]
-    parts += [WORLDS_HEAD, table(["", *OF_WORLDS], _world_rows(worlds))]
+    rows = [[name, *shown(cells)] for name, cells in _by(world_cells(), lambda cell: cell.world)]
+    parts += [WORLDS_HEAD, table(["", "full", "lora"], rows[1:])]  # all but one process
     told = [f"{number}. {text}" for text, number in reasons.items()]
     return "\n".join([*parts, REASONS, *told, ""])
+
+
+def _by(cells: Iterable[Cell], key: Callable[[Cell], str]) -> list[tuple[str, list[Cell]]]:
+    """The cells that have a key in common."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(key(cell), []).append(cell)
+    return list(found.items())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -100,40 +94,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _shown(one: Result, reasons: dict[str, int]) -> str:
-    """A cell: how far from one process, or the number of the reason why it is refused."""
+    """A cell: how far from its reference, or the number of the reason why it is refused."""
     if one.status == REFUSED:
         number = reasons.setdefault(reason(one.text), len(reasons) + 1)
         return f"[{number}]"
     if one.status != TRAINED:
         return "FAILED"
-    if one.strategy == ONE:
-        return "trained"
-    far = "trained" if one.far is None else _number(one.far)
-    return f"{far}*" if one.samples else far
-
-
-def _number(far: float) -> str:
-    return f"{far:.0e}" if far else "0"
-
-
-def _world_rows(worlds: Sequence[Found]) -> list[list[str]]:
-    """A row for each number of processes, and for each that goes on from another one."""
-    far = compared(worlds)
-    pairs: list[tuple[World, World | None]] = [(world, None) for world in WORLDS[1:]]
-    pairs += [(one.step.world, one.step.after) for one in worlds if one.step.after is not None]
-    return [
-        [
-            f"{world}" + (f", after {after}" if after else ""),
-            *(_from_there(Step(world, update, after), far) for update in OF_WORLDS),
-        ]
-        for world, after in dict.fromkeys(pairs)
-    ]
-
-
-def _from_there(step: Step, far: Mapping[Step, Apart]) -> str:
-    if step.begins_anew:
+    if one.cell.begins_anew:
         return "begins anew, and says why"
-    return _number(far[step].most) if step in far else "FAILED"
+    far = "trained" if one.far is None else f"{one.far:.0e}" if one.far else "0"
+    return f"{far}*" if one.cell.samples and one.cell.count > 1 else far
 
 
 def _about() -> str:

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("trl")
 
-from tests.distributed.cells import FSDP, ONE, PRECISIONS, Cell, fill
+from tests.distributed.cells import FSDP, ONE, PRECISIONS, Cell
+from tests.distributed.models import fill
+from tests.distributed.results import train_cells, wrong
 from tests.distributed.train import TRAINED
-from tests.distributed.trained import wrong
-from tests.distributed.whole import train_cells
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 TRAINED_FOR = (("sft", "full"), ("sft", "lora"), ("sft", "lora, nf4"), ("dpo", "full"))
@@ -30,5 +30,5 @@ def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
     found = train_cells(tmp_path, cells)
     assert wrong(found.values()) == []
     assert {one.status for one in found.values()} == {TRAINED}
-    first = [found[cell.place].left.losses[0] for cell in cells if cell.objective == "dpo"]
+    first = [found[cell].left.losses[0] for cell in cells if cell.objective == "dpo"]
     assert first == [pytest.approx(math.log(2), abs=1e-6)] * 4

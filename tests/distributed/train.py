@@ -1,10 +1,10 @@
-"""Train many plans in one start of processes, and write what became of each; one process with
---judge checks what several have saved.
+"""Train plans, one after another in the same processes, and write what became of each; one process
+with --judge checks what several have saved.
 
     torchrun --nproc-per-node 2 -m tests.distributed.train PLAN ...
     python -m tests.distributed.train --judge PLAN ...
 
-torch takes ten seconds to start, and a tiny training two.
+torch takes ten seconds to start, and a tiny training one.
 """
 
 from __future__ import annotations
@@ -12,21 +12,15 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
-
-import torch
-from torch.distributed.fsdp import FSDPModule
-from transformers import Trainer
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
+from tests.distributed.held import Held
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.machine import is_main_process, process_count
 from trainers.say.processes import run_and_leave
@@ -49,118 +43,39 @@ def job_of(path: Path, part: str) -> Job:
     )
 
 
-class Held:
-    """What this process holds: the most memory of its own until the first micro-batch, and behind
-    it the gradients that are whole, in bytes, and the parts of the reference model.
+def outcome(path: Path, part: str, *, looks: bool) -> dict[str, Any]:
+    """Train one plan, or judge what was: trained, refused with a reason, or failed.
+
+    Args:
+        looks: Also at the pages of each process, which takes half a core.
     """
-
-    size: int | None = None
-    reference_units: int | None = None
-
-    def __init__(self) -> None:
-        self.step = Trainer.training_step
-        self.pages = Pages()
-
-    def __enter__(self) -> Held:
-        def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
-            self.pages.stop()
-            loss = self.step(trainer, model, *given, **named)
-            if self.size is None:
-                self.size = whole_gradient_bytes(model)
-                self.reference_units = units(getattr(trainer, "ref_model", None))
-            return loss
-
-        Trainer.training_step = step
-        self.pages.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Trainer.training_step = self.step
-        self.pages.stop()
-
-
-def whole_gradient_bytes(model: Any) -> int:
-    """Of gradients that FSDP has not divided yet."""
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    groups = [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
-    found = [
-        gradient
-        for group in groups
-        for one in group.fsdp_params
-        for gradient in (one.unsharded_accumulated_grad, one.unsharded_param.grad)
-        if gradient is not None
-    ]
-    return sum(one.numel() * one.element_size() for one in found)
-
-
-class Pages:
-    """The most memory that is this process's alone and was written to, beyond what it had before,
-    in bytes: pages of a file that is read through a map are no part of it.
-    """
-
-    def start(self) -> None:
-        self.before, self.most, self.over = dirty_bytes(), 0, Event()
-        self.watch = Thread(target=self._look, daemon=True)
-        self.watch.start()
-
-    def _look(self) -> None:
-        while not self.over.wait(0.01):
-            self.most = max(self.most, dirty_bytes() - self.before)
-
-    def stop(self) -> None:
-        self.over.set()
-        self.watch.join()
-
-
-def dirty_bytes() -> int:
-    """Private pages of this process that were written to."""
-    text = Path("/proc/self/smaps_rollup").read_text("ascii")
-    return 1024 * sum(map(int, re.findall(r"^Private_Dirty: +([0-9]+) kB$", text, re.MULTILINE)))
-
-
-def of_all(value: Any) -> list[Any]:
-    """A value of each process."""
-    values: list[Any] = [value] * process_count()
-    if process_count() > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def units(model: Any) -> int:
-    """In how many parts a model is divided that are put together one after the other."""
-    modules = model.modules() if model is not None else ()
-    return sum(isinstance(one, FSDPModule) for one in modules)
-
-
-def outcome(path: Path, part: str = TRAIN) -> dict[str, Any]:
-    """Train one plan, or judge what was: trained, refused with a reason, or failed."""
-    began, environment = time.monotonic(), dict(os.environ)
+    environment = dict(os.environ)
     try:
         job = job_of(path, part)
-        with Held() as held:
+        with Held(looks=looks) as held:
             load_recipe(job.stage.objective).train(job)
-        most = None if held.size is None else max(of_all(held.size))
-        found = {"status": TRAINED, "text": "", "held": most}
-        found |= {"dirty": of_all(held.pages.most), "reference_units": held.reference_units}
+        return {"status": TRAINED, "text": "", "held": held.by_all()}
     except InputError as error:
-        found = {"status": REFUSED, "text": error.text()}
+        return {"status": REFUSED, "text": error.text()}
     except AdviseError as error:
-        found = {"status": FAILED, "text": error.text()}
+        return {"status": FAILED, "text": error.text()}
     except Exception:
-        found = {"status": FAILED, "text": traceback.format_exc()}
+        return {"status": FAILED, "text": traceback.format_exc()}
     finally:  # transformers leaves there how it divided the model
         os.environ.clear()
         os.environ.update(environment)
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
 def main(given: Sequence[str] = sys.argv[1:]) -> int:
     part = JUDGE if "--judge" in given else TRAIN
-    for plan in (Path(one) for one in given if one != "--judge"):
-        found = outcome(plan, part)
+    for number, plan in enumerate(Path(one) for one in given if not one.startswith("--")):
+        found = outcome(plan, part, looks="--pages" in given)
         gc.collect()
+        if number == 0:  # a million objects of libraries, which a look for garbage takes 0.2 s for
+            gc.freeze()
         if is_main_process():
             place = outcome_file(plan)
+            print(f"{place.name} {found['status']}", flush=True)  # `said` ends here
             draft = place.with_suffix(".draft")
             draft.write_text(json.dumps(found))
             draft.rename(place)

@@ -1,0 +1,117 @@
+"""What a process holds while it trains: bytes of its tensors, and pages of memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+
+from trainers.job.machine import process_count
+
+
+class Held:
+    """Behind the first micro-batch: bytes of this process's weights, gradients, whole gradients
+    that are not divided yet, and reference, and in how many parts that is divided. Before the last
+    one, those of the optimizer's states. Until the first one, if it looks at them, the most private
+    pages that were written to, and of files read through a map.
+    """
+
+    def __init__(self, *, looks: bool) -> None:
+        self.step = Trainer.training_step
+        self.pages = Pages() if looks else None
+        self.found: dict[str, int] = {}
+
+    def __enter__(self) -> Held:
+        def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
+            if self.pages is not None and not self.found:
+                self.found |= self.pages.stop()
+            states = trainer.optimizer.state.values() if trainer.optimizer else ()
+            self.found["optimizer"] = size(value for state in states for value in state.values())
+            loss = self.step(trainer, model, *given, **named)
+            if "weights" not in self.found:
+                reference = getattr(trainer, "ref_model", None)
+                self.found |= {
+                    "weights": size(model.parameters()),
+                    "gradients": size(one.grad for one in model.parameters()),
+                    "whole gradients": size(whole_gradients(model)),
+                    "reference": size(reference.parameters() if reference is not None else ()),
+                    "reference units": len(units(reference)),
+                }
+            return loss
+
+        Trainer.training_step = step
+        if self.pages is not None:
+            self.pages.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Trainer.training_step = self.step
+        if self.pages is not None:
+            self.pages.stop()
+
+    def by_all(self) -> list[dict[str, int]]:
+        """What each process found. Call it in all of them."""
+        values: list[Any] = [self.found] * process_count()
+        if process_count() > 1:
+            torch.distributed.all_gather_object(values, self.found)
+        return values
+
+
+def size(tensors: Iterable[Any]) -> int:
+    """Bytes of tensors that lie in this process: its parts of divided ones."""
+    here = (one.to_local() if isinstance(one, DTensor) else one for one in tensors)
+    kept = {id(one): one for one in here if isinstance(one, torch.Tensor)}
+    return sum(one.numel() * one.element_size() for one in kept.values())
+
+
+def units(model: Any) -> list[FSDPModule]:
+    """The parts of a model that are put together one after the other."""
+    modules = model.modules() if model is not None else ()
+    return [one for one in modules if isinstance(one, FSDPModule)]
+
+
+def whole_gradients(model: Any) -> list[Any]:
+    """Gradients that FSDP has not divided yet."""
+    groups = [group for unit in units(model) for group in unit._get_fsdp_state()._fsdp_param_groups]
+    return [
+        gradient
+        for group in groups
+        for one in group.fsdp_params
+        for gradient in (one.unsharded_accumulated_grad, one.unsharded_param.grad)
+    ]
+
+
+class Pages:
+    """The most memory of this process, beyond what it had before: private pages that were written
+    to, and pages of files that are read through a map.
+    """
+
+    def start(self) -> None:
+        self.before, self.most, self.over = smaps(), {}, Event()
+        self.watch = Thread(target=self._look, daemon=True)
+        self.watch.start()
+
+    def _look(self) -> None:
+        while not self.over.wait(0.01):
+            for name, value in smaps().items():
+                self.most[name] = max(self.most.get(name, 0), value - self.before[name])
+
+    def stop(self) -> dict[str, int]:
+        self.over.set()
+        self.watch.join()
+        return self.most
+
+
+def smaps() -> dict[str, int]:
+    """Bytes of this process: `dirty`, `mapped`."""
+    text = Path("/proc/self/smaps_rollup").read_text("ascii")
+    found = {name: 1024 * int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.M)}
+    mapped = found["Private_Clean"] + found["Shared_Clean"]
+    return {"dirty": found["Private_Dirty"], "mapped": mapped}

@@ -1,0 +1,226 @@
+"""Cells that are trained: trained, refused or failed, and how far each is from the same training in
+one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tests.distributed.cells import FSDP, LAST, Cell, write_plan
+from tests.distributed.comparing import Apart, Left, apart, left_by
+from tests.distributed.train import FAILED, REFUSED, TRAINED, outcome_file
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET_S = 240.0  # without a plan done: the processes wait for each other
+TAIL = 1500  # characters of the output that are shown
+ANEW = "each process held "  # what a run says that cannot go on from a checkpoint
+
+
+@dataclass
+class Result:
+    """What became of a cell."""
+
+    cell: Cell
+    status: str  # TRAINED, REFUSED or FAILED
+    text: str = ""  # why it is refused, or how it failed
+    said: str = ""  # by its processes
+    held: list[dict[str, int]] = field(default_factory=list)  # by each process
+    left: Left | None = None
+    apart: Apart | None = None  # from its reference
+
+    @property
+    def far(self) -> float | None:
+        """How far it is from its reference; None: it has none."""
+        if self.apart is None:
+            return None
+        return self.apart.loss if self.cell.losses_alone else self.apart.most
+
+    def fail(self, text: str) -> None:
+        """It is not as it should be."""
+        self.status, self.text = FAILED, text
+
+
+# --------------------------------------------------------------------------- processes
+
+
+def train_plans(plans: Sequence[Path], processes: int, *options: str) -> dict[Path, dict[str, Any]]:
+    """Plan -> what became of it, trained by so many processes. Processes that end or hang at a plan
+    are started again for the plans behind it.
+
+    Args:
+        plans: Each into a folder beside it.
+        options: --judge: check what was trained and saved. --pages: look at pages of memory.
+    """
+    for plan in plans:
+        outcome_file(plan).unlink(missing_ok=True)
+    left, found = list(plans), {}
+    while left:
+        log = left[0].with_suffix(".log")
+        ended, here = _start(left, processes, log, options), left
+        said = log.read_text("utf-8", errors="replace")
+        left = [plan for plan in left if not outcome_file(plan).exists()]
+        for plan in (plan for plan in here if plan not in left):
+            found[plan] = json.loads(outcome_file(plan).read_text("utf-8"))
+            found[plan]["said"], _, said = said.partition(f"{outcome_file(plan).name} ")
+        if left:
+            found[left[0]] = {"status": FAILED, "text": f"{ended}: {said[-TAIL:]}", "said": said}
+            left = left[1:]
+    return found
+
+
+def _start(plans: Sequence[Path], processes: int, log: Path, options: Sequence[str]) -> str:
+    """How processes ended that were to train the plans."""
+    launcher = [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+    ]  # fmt: skip
+    command = [
+        sys.executable, "-P", *(launcher if processes > 1 else []),
+        "-m", "tests.distributed.train", *options, *map(str, plans),
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with log.open("wb") as file:
+        started = subprocess.Popen(
+            command, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    done, since = -1, time.monotonic()
+    while started.poll() is None:
+        time.sleep(0.1)
+        count = sum(outcome_file(plan).exists() for plan in plans)
+        if count > done:
+            done, since = count, time.monotonic()
+        if time.monotonic() - since > QUIET_S:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+            return f"nothing happened for {QUIET_S:.0f} s"
+    return f"exit code {started.returncode}"
+
+
+def train_alone(plans: Sequence[Path], *options: str) -> dict[Path, dict[str, Any]]:
+    """The same by two processes that know nothing of each other, each with half of the plans."""
+    with ThreadPoolExecutor(2) as pool:
+        halves = pool.map(lambda half: train_plans(half, 1, *options), (plans[::2], plans[1::2]))
+        return {plan: one for found in halves for plan, one in found.items()}
+
+
+# --------------------------------------------------------------------------- cells
+
+
+def train_cells(folder: Path, cells: Iterable[Cell], *options: str) -> dict[Cell, Result]:
+    """Train the cells, those of a strategy and a number of processes by one start, and those that
+    resume from others' checkpoints behind them; compare, and let one process judge what several
+    have saved.
+    """
+    found: dict[Cell, Result] = {}
+
+    def order(cell: Cell) -> tuple[bool, int, str]:
+        return cell.after is not None, cell.count, cell.strategy
+
+    for (resumes, count, _), group in groupby(sorted(cells, key=order), order):
+        plans = {write_plan(folder, cell): cell for cell in group}
+        if resumes:
+            for plan, cell in plans.items():
+                half(cell.after.plan(folder).with_suffix(""), plan.with_suffix(""))
+        if count == 1:
+            outcomes = train_alone(list(plans), *options)
+        else:
+            outcomes = train_plans(list(plans), count, *options)
+        for plan, cell in plans.items():
+            found[cell] = _result(cell, plan, outcomes[plan])
+    shared = {
+        cell.plan(folder): one
+        for cell, one in found.items()
+        if one.status == TRAINED and cell.count > 1
+    }
+    for plan, judged in train_alone(list(shared), "--judge").items():
+        if judged["status"] != TRAINED:
+            shared[plan].fail(f"judged: {judged['text']}")
+    for result in found.values():
+        _compare(result, found)
+    return found
+
+
+def half(run: Path, into: Path) -> None:
+    """A copy of a finished run as it was behind its first checkpoint."""
+    shutil.copytree(run, into)
+    (stage,) = (into / "stages").iterdir()
+    for path in stage.iterdir():
+        if path.name == "checkpoints":
+            shutil.rmtree(path / f"checkpoint-{LAST}")
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _result(cell: Cell, plan: Path, one: Mapping[str, Any]) -> Result:
+    """What became of a cell; it failed if the model was not shared as the plan says."""
+    result = Result(cell, one["status"], one["text"], one["said"], one.get("held", []))
+    if result.status != TRAINED:
+        return result
+    try:
+        result.left = left_by(plan.with_suffix(""))
+    except (OSError, ValueError) as error:
+        result.fail(f"it left nothing to compare: {error}")
+        return result
+    divided = result.left.launch["sharded_tensors"]
+    whole = max(one.get("whole gradients", 0) for one in result.held)
+    if (divided > 0) != (cell.strategy == FSDP):
+        result.fail(f"{divided} tensors are divided")
+    elif whole:
+        result.fail(f"{whole} bytes of whole gradients are held behind a micro-batch")
+    elif cell.begins_anew and ANEW not in result.said:
+        result.fail("it does not say why it begins anew")
+    elif cell.after and not cell.begins_anew and "resuming after step" not in result.said:
+        result.fail("it does not resume from the checkpoint")
+    return result
+
+
+def _compare(result: Result, found: Mapping[Cell, Result]) -> None:
+    """Note how far it is from its reference, where both have trained."""
+    other = found.get(result.cell.reference) if result.cell.reference else None
+    if result.left is None or other is None or other.left is None:
+        return
+    try:
+        result.apart = apart(other.left, result.left)
+    except ValueError as error:
+        result.fail(f"it left something else: {error}")
+
+
+def reason(text: str) -> str:
+    """Why a plan is refused, without its own place and the way out."""
+    first = text.splitlines()[0]
+    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)", "", first).strip()
+
+
+def is_located(text: str) -> bool:
+    """Whether a refusal says where in the plan."""
+    return bool(re.match(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)", text))
+
+
+def wrong(results: Iterable[Result]) -> list[str]:
+    """What may not be: a plan that failed, a refusal without a place, and losses or weights that
+    are far from the reference's.
+    """
+    told = []
+    for one in results:
+        name = f"{one.cell.name}, {one.cell.world}"
+        if one.status == FAILED:
+            told.append(f"{name}: {one.text}")
+        elif one.status == REFUSED and not is_located(one.text):
+            told.append(f"{name}: refused without a place: {one.text}")
+        if one.far is not None and not one.far <= one.cell.limit:
+            told.append(f"{name}: {one.far}, and at most {one.cell.limit} is allowed")
+    return told
