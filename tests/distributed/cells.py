@@ -203,20 +203,21 @@ class Cell:
     def plan(self, folder: Path) -> Path:
         """The path of its plan."""
         shared = f"{self.world} {self.setting} {' '.join(map(str, self.keys.values()))}"
-        words = f"{self.objective} {self.update} {self.precision} {shared}".strip()
-        return folder / f"{re.sub(r'[^a-z0-9_]+', '-', words)}.yaml"
+        words = re.findall(r"\w+", f"{self.objective} {self.update} {self.precision} {shared}")
+        return folder / f"{'-'.join(words)}.yaml"
 
 
-def table_cells() -> Iterator[Cell]:
-    """Every strategy with every objective and update, in both precisions."""
+def all_cells() -> Iterator[Cell]:
+    """Everything that is trained: the table, settings, and numbers of processes."""
     for strategy, objective, update, precision in product(STRATEGIES, LESSONS, UPDATES, PRECISIONS):
         yield Cell(strategy, update, objective, precision)
+    yield from setting_cells()
+    yield from world_cells()
 
 
 def setting_cells() -> Iterator[Cell]:
     """Every setting, shared in every way, in both precisions."""
-    for name, (strategy, precision) in product(SETTINGS, WAYS):
-        one = SETTINGS[name]
+    for (name, one), (strategy, precision) in product(SETTINGS.items(), WAYS):
         yield Cell(strategy, one.update, one.objective, precision, name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,19 +21,17 @@ from trainers.job.machine import process_count
 class Held:
     """Behind the first micro-batch: bytes of this process's weights, gradients, whole gradients
     that are not divided yet, and reference, and in how many parts that is divided. Before the last
-    one, those of the optimizer's states. Until the first one, if it looks at them, the most private
-    pages that were written to, and of files read through a map.
+    one, those of the optimizer's states. Until the first one, its pages.
     """
 
-    def __init__(self, *, looks: bool) -> None:
+    def __init__(self) -> None:
         self.step = Trainer.training_step
-        self.pages = Pages() if looks else None
+        self.pages = Pages()
         self.found: dict[str, int] = {}
 
     def __enter__(self) -> Held:
         def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
-            if self.pages is not None and not self.found:
-                self.found |= self.pages.stop()
+            self.found |= self.pages.stop()
             states = trainer.optimizer.state.values() if trainer.optimizer else ()
             self.found["optimizer"] = size(value for state in states for value in state.values())
             loss = self.step(trainer, model, *given, **named)
@@ -47,14 +47,12 @@ class Held:
             return loss
 
         Trainer.training_step = step
-        if self.pages is not None:
-            self.pages.start()
+        self.pages.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         Trainer.training_step = self.step
-        if self.pages is not None:
-            self.pages.stop()
+        self.pages.stop()
 
     def by_all(self) -> list[dict[str, int]]:
         """What each process found. Call it in all of them."""
@@ -89,29 +87,40 @@ def whole_gradients(model: Any) -> list[Any]:
 
 
 class Pages:
-    """The most memory of this process, beyond what it had before: private pages that were written
-    to, and pages of files that are read through a map.
+    """Memory of this process beyond what it had before: the most that it wrote to and that it read
+    of files through a map, and what it had written when it stopped, in bytes.
     """
 
     def start(self) -> None:
-        self.before, self.most, self.over = smaps(), {}, Event()
+        trim()
+        self.before, self.most, self.over = pages(), {}, Event()
         self.watch = Thread(target=self._look, daemon=True)
         self.watch.start()
 
     def _look(self) -> None:
-        while not self.over.wait(0.01):
-            for name, value in smaps().items():
+        while not self.over.wait(0.003):
+            for name, value in pages().items():
                 self.most[name] = max(self.most.get(name, 0), value - self.before[name])
 
     def stop(self) -> dict[str, int]:
-        self.over.set()
-        self.watch.join()
+        if not self.over.is_set():
+            self.over.set()
+            self.watch.join()
+            trim()
+            self.most["after"] = pages()["written"] - self.before["written"]
         return self.most
 
 
-def smaps() -> dict[str, int]:
-    """Bytes of this process: `dirty`, `mapped`."""
-    text = Path("/proc/self/smaps_rollup").read_text("ascii")
-    found = {name: 1024 * int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.M)}
-    mapped = found["Private_Clean"] + found["Shared_Clean"]
-    return {"dirty": found["Private_Dirty"], "mapped": mapped}
+def trim() -> None:
+    """Give back pages that were freed."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def pages() -> dict[str, int]:
+    """Bytes of this process: `written` (anonymous: its alone), and `mapped` (pages of files)."""
+    text = Path("/proc/self/status").read_text("ascii")
+    found = {
+        name: 1024 * int(kib) for name, kib in re.findall(r"^(Rss\w+):\s+(\d+) kB$", text, re.M)
+    }
+    return {"written": found["RssAnon"], "mapped": found["RssFile"]}

@@ -56,20 +56,22 @@ class Result:
 # --------------------------------------------------------------------------- processes
 
 
-def train_plans(plans: Sequence[Path], processes: int, *options: str) -> dict[Path, dict[str, Any]]:
+def train_plans(
+    plans: Sequence[Path], processes: int, *, judge: bool = False
+) -> dict[Path, dict[str, Any]]:
     """Plan -> what became of it, trained by so many processes. Processes that end or hang at a plan
     are started again for the plans behind it.
 
     Args:
         plans: Each into a folder beside it.
-        options: --judge: check what was trained and saved. --pages: look at pages of memory.
+        judge: Check what was trained and saved.
     """
     for plan in plans:
         outcome_file(plan).unlink(missing_ok=True)
     left, found = list(plans), {}
     while left:
         log = left[0].with_suffix(".log")
-        ended, here = _start(left, processes, log, options), left
+        ended, here = _start(left, processes, log, judge=judge), left
         said = log.read_text("utf-8", errors="replace")
         left = [plan for plan in left if not outcome_file(plan).exists()]
         for plan in (plan for plan in here if plan not in left):
@@ -81,14 +83,14 @@ def train_plans(plans: Sequence[Path], processes: int, *options: str) -> dict[Pa
     return found
 
 
-def _start(plans: Sequence[Path], processes: int, log: Path, options: Sequence[str]) -> str:
+def _start(plans: Sequence[Path], processes: int, log: Path, *, judge: bool) -> str:
     """How processes ended that were to train the plans."""
     launcher = [
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
     ]  # fmt: skip
     command = [
         sys.executable, "-P", *(launcher if processes > 1 else []),
-        "-m", "tests.distributed.train", *options, *map(str, plans),
+        "-m", "tests.distributed.train", *(["--judge"] if judge else []), *map(str, plans),
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as file:
@@ -108,17 +110,17 @@ def _start(plans: Sequence[Path], processes: int, log: Path, options: Sequence[s
     return f"exit code {started.returncode}"
 
 
-def train_alone(plans: Sequence[Path], *options: str) -> dict[Path, dict[str, Any]]:
+def train_alone(plans: Sequence[Path], *, judge: bool = False) -> dict[Path, dict[str, Any]]:
     """The same by two processes that know nothing of each other, each with half of the plans."""
     with ThreadPoolExecutor(2) as pool:
-        halves = pool.map(lambda half: train_plans(half, 1, *options), (plans[::2], plans[1::2]))
+        halves = pool.map(lambda half: train_plans(half, 1, judge=judge), (plans[::2], plans[1::2]))
         return {plan: one for found in halves for plan, one in found.items()}
 
 
 # --------------------------------------------------------------------------- cells
 
 
-def train_cells(folder: Path, cells: Iterable[Cell], *options: str) -> dict[Cell, Result]:
+def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Cell, Result]:
     """Train the cells, those of a strategy and a number of processes by one start, and those that
     resume from others' checkpoints behind them; compare, and let one process judge what several
     have saved.
@@ -133,10 +135,7 @@ def train_cells(folder: Path, cells: Iterable[Cell], *options: str) -> dict[Cell
         if resumes:
             for plan, cell in plans.items():
                 half(cell.after.plan(folder).with_suffix(""), plan.with_suffix(""))
-        if count == 1:
-            outcomes = train_alone(list(plans), *options)
-        else:
-            outcomes = train_plans(list(plans), count, *options)
+        outcomes = train_alone(list(plans)) if count == 1 else train_plans(list(plans), count)
         for plan, cell in plans.items():
             found[cell] = _result(cell, plan, outcomes[plan])
     shared = {
@@ -144,7 +143,7 @@ def train_cells(folder: Path, cells: Iterable[Cell], *options: str) -> dict[Cell
         for cell, one in found.items()
         if one.status == TRAINED and cell.count > 1
     }
-    for plan, judged in train_alone(list(shared), "--judge").items():
+    for plan, judged in train_alone(list(shared), judge=True).items():
         if judged["status"] != TRAINED:
             shared[plan].fail(f"judged: {judged['text']}")
     for result in found.values():

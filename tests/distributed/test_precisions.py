@@ -1,4 +1,4 @@
-"""One model held by two processes trains as in one process, whatever precision the plan says."""
+"""Processes that share a training come to the same as one, whatever the plan says."""
 
 import math
 
@@ -6,15 +6,16 @@ import pytest
 
 pytest.importorskip("trl")
 
-from tests.distributed.cells import FSDP, ONE, PRECISIONS, Cell
+from tests.distributed.cells import FSDP, ONE, PRECISIONS, Cell, all_cells
 from tests.distributed.models import fill
 from tests.distributed.results import train_cells, wrong
-from tests.distributed.train import TRAINED
+from tests.distributed.train import REFUSED, TRAINED
 
-pytestmark = [pytest.mark.slow, pytest.mark.train]
+pytestmark = pytest.mark.train
 TRAINED_FOR = (("sft", "full"), ("sft", "lora"), ("sft", "lora, nf4"), ("dpo", "full"))
 
 
+@pytest.mark.slow
 def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
     """Losses and weights of four trainings are those of one process, the saved results are the
     trained models, no process holds whole gradients behind a micro-batch, and a policy that is
@@ -32,3 +33,15 @@ def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
     assert {one.status for one in found.values()} == {TRAINED}
     first = [found[cell].left.losses[0] for cell in cells if cell.objective == "dpo"]
     assert first == [pytest.approx(math.log(2), abs=1e-6)] * 4
+
+
+@pytest.mark.long
+def test_every_cell_is_trained_or_refused(tmp_path):
+    """All that `python -m tests.distributed` trains: with the losses and weights of one process, or
+    the plan is refused at its place. Between ddp and fsdp a resumed run begins anew and says why.
+    """
+    fill(tmp_path)
+    found = train_cells(tmp_path, all_cells())
+    assert len(found) == 546 + 180 + 30
+    assert wrong(found.values()) == []
+    assert {one.status for one in found.values()} == {TRAINED, REFUSED}

@@ -43,16 +43,12 @@ def job_of(path: Path, part: str) -> Job:
     )
 
 
-def outcome(path: Path, part: str, *, looks: bool) -> dict[str, Any]:
-    """Train one plan, or judge what was: trained, refused with a reason, or failed.
-
-    Args:
-        looks: Also at the pages of each process, which takes half a core.
-    """
+def outcome(path: Path, part: str) -> dict[str, Any]:
+    """Train one plan, or judge what was: trained, refused with a reason, or failed."""
     environment = dict(os.environ)
     try:
         job = job_of(path, part)
-        with Held(looks=looks) as held:
+        with Held() as held:
             load_recipe(job.stage.objective).train(job)
         return {"status": TRAINED, "text": "", "held": held.by_all()}
     except InputError as error:
@@ -69,7 +65,7 @@ def outcome(path: Path, part: str, *, looks: bool) -> dict[str, Any]:
 def main(given: Sequence[str] = sys.argv[1:]) -> int:
     part = JUDGE if "--judge" in given else TRAIN
     for number, plan in enumerate(Path(one) for one in given if not one.startswith("--")):
-        found = outcome(plan, part, looks="--pages" in given)
+        found = outcome(plan, part)
         gc.collect()
         if number == 0:  # a million objects of libraries, which a look for garbage takes 0.2 s for
             gc.freeze()

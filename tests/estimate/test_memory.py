@@ -181,6 +181,18 @@ def test_dpo_needs_a_reference_only_where_the_weights_themselves_change():
     assert peak(RunSpec(objective="dpo", micro_batch_size=4)) > peak(RunSpec(micro_batch_size=4))
 
 
+@pytest.mark.parametrize("precision", ["pure", "mixed"])
+def test_a_divided_reference_keeps_the_dtype_of_the_plan(precision):
+    """Mixed precision makes float32 of weights that train alone: 2 bytes of 8,190,735,360 weights
+    on two GPUs, and `python -m tests.distributed --memory` counts as many.
+    """
+    spec = RunSpec(
+        objective="dpo", update="full", weights_dtype="bfloat16", precision=precision,
+        gpus=2, sharding="fsdp",
+    )  # fmt: skip
+    assert terms(spec, "Qwen/Qwen3-8B", "optimizer step")["reference model"] == 8_190_735_360
+
+
 def test_ppo_on_adapters_shares_one_base_and_full_ppo_holds_four_models():
     """Full PPO needs policy, reference, reward and value at once; on adapters the four roles share
     the base.

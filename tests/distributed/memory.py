@@ -1,0 +1,177 @@
+"""Memory of divided stages beside the estimate: what each process holds, counted from its tensors,
+and its pages of memory while the base is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import yaml
+
+from advisor.estimate.memory import static
+from advisor.estimate.spec import SPEC, run_of_spec
+from advisor.situation.models import model_shape
+from tests.distributed.cells import FSDP, HALF, PRECISIONS, Cell, write_plan
+from tests.distributed.models import MODEL
+from tests.distributed.page import table
+from tests.distributed.results import train_plans
+from tests.distributed.train import TRAINED
+
+LARGE, LAYERS = "large", 8
+SIZE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": LAYERS}
+MOST = 0.1  # of the estimate that may be wrong
+OTHERS = 0.5  # of the base that the others may hold beyond their parts: buffers, and gaps in malloc
+WHAT = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "reference": "reference",
+    "after": "written after loading",
+    "loading": "more while loading: the first",
+    "others": "the others",
+}
+TITLE = "## Memory of divided stages\n"
+HEAD = f"""\
+{TITLE}
+A random model of {{params:.0f}} million weights in bfloat16, divided by `fsdp` among processes on the CPU. Each cell is what a process
+holds in MB, the largest of them, and in brackets what the [estimate](estimate.md) says of a GPU with the same settings. Weights,
+gradients (behind the first micro-batch), the optimizer's states and the reference are counted from the tensors of each process. Pages
+written (anonymous ones: `RssAnon`) come from the kernel: after loading they are the parts of weights and reference, which a GPU would
+hold. While it loads, the first process holds the whole base besides: in pages of its file, which the kernel can take
+back (`pure`, modules), or written in float32 (all weights under `mixed`). The others hold the buffers that weights come in and what
+malloc keeps of them, which a GPU's process does not. More than {MOST:.0%} between measurement and estimate fails, and of the others
+more than {OTHERS:.0%} of the base. `python -m tests.distributed --memory --write docs/strategies.md` measures it.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell with bytes of each process and those of the estimate, by part (WHAT)."""
+
+    cell: Cell
+    processes: list[Mapping[str, int]]
+    estimated: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """What is trained, and by how many micro-batches a step."""
+        return f"{self.cell.name}, {self.cell.keys['grad_accum']}"
+
+    def pairs(self) -> Iterable[tuple[str, int, int]]:
+        """(part, measured bytes of the process that holds most, estimated bytes)."""
+        for part in WHAT:
+            found = [one[part] for one in self.processes if part in one]
+            yield part, max(found), self.estimated[part]
+
+    def faults(self) -> list[str]:
+        """Where the estimate is not what was measured."""
+        return [
+            f"{self.name}, {self.cell.world}, {part}: {found:,} bytes, and {said:,} are estimated"
+            for part, found, said in self.pairs()
+            if (found > said if part == "others" else abs(found - said) > MOST * said)
+        ]
+
+
+def memory_cells(processes: int) -> list[Cell]:
+    """What is measured with so many processes."""
+    keys = {"model": LARGE, **HALF, "max_steps": 2, "micro_batch_size": 1}
+    trained = (("sft", "full", 1), ("sft", "full", 2), ("dpo", "full", 1), ("sft", "lora", 1))
+    return [
+        Cell(
+            FSDP, update, objective, precision, processes=processes, keys={**keys, "grad_accum": n}
+        )
+        for objective, update, n in trained
+        for precision in PRECISIONS
+    ]
+
+
+def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
+    """Train the cells and look at their processes.
+
+    Raises RuntimeError if one fails.
+
+    Args:
+        folder: With models and rows (`fill`).
+    """
+    if not (folder / LARGE).exists():
+        _save_large(folder)
+    measured = []
+    for count, group in groupby(cells, lambda cell: cell.count):
+        mine = {write_plan(folder, cell): cell for cell in group}
+        # The first trainings import what all need: their pages are looked at by nobody.
+        first = {write_plan(folder, replace(cell, keys={})): cell for cell in mine.values()}
+        outcomes = train_plans([*first, *mine], count)
+        for plan, cell in mine.items():
+            if outcomes[plan]["status"] != TRAINED:
+                raise RuntimeError(outcomes[plan]["text"])
+            held = [_beyond(one, is_first=not n) for n, one in enumerate(outcomes[plan]["held"])]
+            measured.append(Measured(cell, held, estimated(folder, plan)))
+    return measured
+
+
+def _save_large(folder: Path) -> None:
+    """The tiny model's tokenizer with a model that is large beside what a process needs anyway."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shutil.copytree(folder / MODEL, folder / LARGE)
+    config = AutoConfig.from_pretrained(folder / MODEL)
+    config.update(SIZE)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder / LARGE)
+
+
+def _beyond(held: Mapping[str, int], *, is_first: bool) -> dict[str, int]:
+    """The same with what a process had while it loaded, beyond its own parts."""
+    more = held["written"] - held["weights"] - held["reference"]
+    beside = {"loading": max(more, held["mapped"])} if is_first else {"others": more}
+    return {**held, **beside}
+
+
+def estimated(folder: Path, plan: Path) -> dict[str, int]:
+    """What the estimate says of a plan, as if its processes had a GPU each."""
+    told = yaml.safe_load(plan.read_text("utf-8"))
+    (stage,), gpus = told["stages"], told["launch"]["processes"]
+    spec = {key: stage[key] for key in SPEC.keys if key in stage}
+    shape, _ = model_shape(str(folder / told["model"]))
+    run = run_of_spec({**spec, "gpus": gpus, "sharding": FSDP}, shape)
+    kept = static.earlier_gradients(run) or static.gradients(run)
+    parts = {
+        "weights": static.weights(run), "gradients": kept, "reference": static.other_roles(run),
+        "optimizer": [static.optimizer_states(run)],
+    }  # fmt: skip
+    found = {name: sum(term.size_bytes for term in terms) for name, terms in parts.items()}
+    host = {one.name: one.size_bytes for one in static.host_moments(run)}
+    own = found["weights"] + found["reference"]
+    return {
+        **found,
+        "after": own,
+        "loading": host["loading"],
+        "others": round(OTHERS * host["loading"]),
+    }
+
+
+def section(measured: list[Measured]) -> str:
+    """The part of docs/strategies.md."""
+    rows = [
+        [one.name, str(one.cell.count)]
+        + [
+            f"{found / 1e6:.1f}" + ("" if part == "others" else f" ({said / 1e6:.1f})")
+            for part, found, said in one.pairs()
+        ]
+        for one in measured
+    ]
+    params = measured[0].estimated["weights"] * measured[0].cell.count / 2e6
+    header = ["trained, micro-batches a step", "processes", *WHAT.values()]
+    return f"{HEAD.format(params=params)}\n{table(header, rows)}\n"
+
+
+def in_page(text: str, written: str) -> str:
+    """The page with this section in place of its own."""
+    rest = re.sub(rf"{TITLE}.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"(?=^## Why)", lambda _: written, rest, count=1, flags=re.MULTILINE)
