@@ -324,9 +324,14 @@ class Run:
 
     @derived
     def weight_bytes(self) -> int:
-        """Bytes of an unquantised weight. accelerate upcasts FSDP's flat parameters that train."""
+        """Bytes of an unquantised weight. accelerate upcasts those that train under FSDP."""
         upcasts = self.is_fsdp and self.precision == "mixed" and not self.is_module
-        return 4 if self.device.is_cpu or upcasts else self.stated_bytes
+        return 4 if upcasts else self.frozen_bytes
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Bytes of an unquantised weight that nothing trains."""
+        return 4 if self.device.is_cpu else self.stated_bytes
 
     @derived
     def train_bytes(self) -> int:

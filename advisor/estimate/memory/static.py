@@ -175,7 +175,8 @@ def other_roles(run: Run) -> list[Term]:
         if not run.options.get("beta"):
             return []
         because += ", since beta is not zero"
-    return [term_of("reference model", base / run.sharing("weights"), because, src.COUNT)]
+    size = d.params * run.frozen_bytes / run.sharing("weights")
+    return [term_of("reference model", size, because, src.COUNT)]
 
 
 def optimizer_states(run: Run) -> Term:
