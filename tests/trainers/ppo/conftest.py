@@ -17,6 +17,11 @@ def share(prompts, completions, **columns):
     return [text.count("x") / max(1, len(text)) for text in completions]
 
 
+def early(prompts, completions):
+    """Share of letters before n, of which any answer has some."""
+    return [sum(letter < "n" for letter in text) / max(1, len(text)) for text in completions]
+
+
 def same(prompts, completions):
     return [0.5] * len(completions)
 

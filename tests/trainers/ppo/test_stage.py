@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,12 @@ from tests.trainers.ppo.modules import UPDATES, metrics, save_module
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.ppo import train
+from trainers.ppo.loop import PPOTrainer
+from trainers.ppo.objective import PPO
+from trainers.ppo.roles import POLICY, VALUE
 from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.say.progress import Parts
+from trainers.stage.load import build_stage, load_stage
 
 ROOT = Path(__file__).parents[3]
 
@@ -162,9 +168,10 @@ RESUMED = {
 
 def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
     """Stopped right behind its first checkpoint: the next call goes on from there, and every number
-    of every update is that of an unbroken run, and so is every answer in rollouts.jsonl.
+    of every update is that of an unbroken run, and so is every answer in rollouts.jsonl; held-out
+    answers are compared with those before any training.
     """
-    keys = {**RESUMED, "max_steps": 4}
+    keys = {**RESUMED, "max_steps": 4, "reward": "scores.py:early"}
     whole = make(**keys, job_run=tmp_path / "whole")
     train(whole)
     broken = make(**keys, job_run=tmp_path / "broken")
@@ -192,8 +199,6 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
     """A signal in an update: it is finished and saved, though no checkpoint was due, and the next
     call goes on from there to the weights of an unbroken run, under any optimizer.
     """
-    from trainers.ppo.loop import PPOTrainer
-
     keys = {
         **RESUMED, "max_steps": 3, "save_steps": 9, "job_judge": False, "holdout": 0,
         "optimizer": optimizer,
@@ -305,6 +310,30 @@ def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
     with pytest.raises(TrainingFailed, match="the loss became nan at step 1"):
         train(job)
     assert not job.checkpoints.is_dir()
+
+
+def test_a_step_whose_scaled_gradient_is_infinite_is_left_out(make, monkeypatch):
+    """In float16 the scaler tries smaller scales: the run goes on, and its line says what became of
+    the gradient.
+    """
+    monkeypatch.setattr("trainers.step.settings.autocast_dtype", lambda *_: "float16")
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**127, backoff_factor=2.0**-119)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    job = make(precision="mixed", max_steps=2, grad_accum=1, job_judge=False)
+    train(job)
+    norms = [line["grad_norm"] for line in metrics(job.run)]
+    assert norms[0] in (None, float("inf"))
+    assert 0 < norms[1] < 100
+
+
+def test_as_many_answers_fit_whichever_role_was_used_last(make):
+    """The engine counts the optimizer of policy and value from the start: a run that resumes draws
+    the same random numbers.
+    """
+    with Parts("ppo", shown=False) as parts:
+        ppo = build_stage(load_stage(make(job_judge=False), PPO(), parts), processes=1).trainer
+    trained = [one for role in (POLICY, VALUE) for one in ppo.roles.trained(role).values()]
+    assert ppo.local.trained == sum(one.numel() for one in trained)
 
 
 def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
