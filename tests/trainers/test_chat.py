@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from advisor.ground.errors import InputError
-from tests.trainers.test_results import lora_run
+from tests.trainers.test_results import lora_run, plan_of
 from trainers.tools import chat
 from trainers.tools.chat import ChatSession, greeting, talk
 from trainers.tools.results import BASE, load_results, record_of, results_of
@@ -168,6 +168,8 @@ def scoring_run(folder, tiny_model, *, names):
         "hardware": {"kind": "cpu"},
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
+    kind = "objective: sft, head: classes" if names else "objective: rm"
+    (folder / "plan.yaml").write_text(plan_of(tiny_model).replace("objective: sft", kind))
     return folder
 
 

@@ -130,6 +130,10 @@ def _results(model, tmp_path, align):
     shutil.copytree(model, tmp_path / "stages" / "sft")
     record["stages"] = [{**stage, "folder": "stages/sft"}]
     (tmp_path / RECORD).write_text(json.dumps(record))
+    (tmp_path / "plan.yaml").write_text(
+        f"name: x\nmodel: {model}\ndata: {{path: d.jsonl}}\n"
+        "stages: [{name: sft, objective: sft, update: full}]\n"
+    )
     load_results(results_of(tmp_path), torch.device("cpu"))
 
 
@@ -157,17 +161,3 @@ def test_libraries_cannot_ask_either(with_code, monkeypatch):
     with pytest.raises(ValueError, match="trust_remote_code"):
         AutoConfig.from_pretrained(str(with_code / "model"))
     assert not (with_code / "ran").exists()
-
-
-def test_the_plan_of_a_run_decides_for_its_results(tmp_path):
-    """Chat and export run a model's code if the plan of the run did, else not."""
-    from trainers.tools.results import plan_of
-
-    assert plan_of(tmp_path) is None
-    for said in ("", "trust_remote_code: true\n"):
-        text = (
-            f"version: 1\nname: x\nmodel: m\n{said}data: {{path: d.jsonl}}\n"
-            "stages: [{name: sft, objective: sft, update: lora}]\n"
-        )
-        (tmp_path / "plan.yaml").write_text(text)
-        assert plan_of(tmp_path).trust_remote_code is bool(said)

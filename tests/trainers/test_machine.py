@@ -73,12 +73,9 @@ def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads,
     scores = {"architectures": ["LlamaForSequenceClassification"], "tie_word_embeddings": True}
     write_fake_model(tmp_path, {**config, **scores})
     load_reward_model(job, tmp_path, GPU)
-    fields = {
-        name: None for name in Result.__dataclass_fields__ if name not in ("quantization", "model")
-    }
-    fields |= {"weights_dtype": "float32", "trust_remote_code": False}
     write_fake_model(tmp_path, config)
-    load_whole(Result(**fields, quantization=None, model=str(tmp_path)), str(tmp_path), "cuda:0")
+    result = Result(label="x", folder=tmp_path, base=str(tmp_path), job=job)
+    load_whole(result, str(tmp_path), "cuda:0")
     assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
 
 

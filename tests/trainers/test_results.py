@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +66,18 @@ def lora_run(
             }
         )
     )
+    (folder / "plan.yaml").write_text(plan_of(tiny_model, update, tasks))
     return folder
+
+
+def plan_of(model, update="lora", tasks=(), *, more="") -> str:
+    """The plan in a run folder."""
+    each = ", ".join(f"{{name: {task}, data: {{path: gone.jsonl}}}}" for task in tasks)
+    data = f"tasks: [{each}]" if tasks else "data: {path: gone.jsonl}"
+    return (
+        f"name: x\nmodel: {model}\n{data}\n{more}\n"
+        f"stages: [{{name: sft, objective: sft, update: {update}, learning_rate: 1e-4}}]\n"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -203,19 +213,15 @@ def test_two_results_of_one_name_are_refused(run):
 
 
 def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_path, tiny_model):
-    """Where the recorded folder is gone, the plan in the run folder says where the model is."""
-    record = json.loads((run / "run.json").read_text())
+    """The plan in the run folder says where the model is, whatever was recorded."""
     moved = tmp_path / "run"
     moved.mkdir()
-    (moved / "run.json").write_text(json.dumps(record | {"model": "/gone/model"}))
-    with pytest.raises(InputError, match=r"no longer there: /gone/model\n.*\(model:\) into "):
+    (moved / "run.json").write_text((run / "run.json").read_text())
+    (moved / "plan.yaml").write_text(plan_of("../model", tasks=("legal", "hr")))
+    with pytest.raises(InputError, match=r"plan\.yaml: no such folder: .*model\n.*\(model:\)"):
         results_of(moved)
     (tmp_path / "model").symlink_to(tiny_model)
-    (moved / "plan.yaml").write_text(
-        "name: x\nmodel: ../model\ndata: {path: gone.jsonl}\n"
-        "stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]\n"
-    )
-    assert {result.model for result in results_of(moved)} == {str(tmp_path / "model")}
+    assert {result.base for result in results_of(moved)} == {str(tiny_model)}
 
 
 def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatch):
@@ -223,25 +229,21 @@ def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatc
     import torch
     import transformers
 
-    from trainers.tools import results
+    from trainers.start import loading
+    from trainers.tools.results import load_result
 
-    record = json.loads((run / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(record | {"model": "nobody/model"}))
-    (tmp_path / "plan.yaml").write_text(
-        "name: x\nmodel: nobody/model\nrevision: abc\ndata: {path: gone.jsonl}\n"
-        "stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]\n"
-    )
+    (tmp_path / "run.json").write_text((run / "run.json").read_text())
+    plan = plan_of("nobody/model", tasks=("legal", "hr"), more="revision: abc")
+    (tmp_path / "plan.yaml").write_text(plan)
+    (tmp_path / "stages").symlink_to(run / "stages")
     asked = {}
 
     def load(source, **options):
         asked.update(options)
         raise ValueError
 
-    monkeypatch.setattr(results, "written_out", lambda source, **options: {})
+    monkeypatch.setattr(loading, "written_out", lambda source, **options: {})
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
     with pytest.raises(InputError, match="nobody/model"):
-        results.load_result(
-            replace(results_of(tmp_path)[0], folder=run / "stages" / "sft-legal"),
-            torch.device("cpu"),
-        )
+        load_result(results_of(tmp_path)[0], torch.device("cpu"))
     assert asked["revision"] == "abc"

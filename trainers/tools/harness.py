@@ -106,7 +106,7 @@ def asked_model(base: Job, name: str) -> Any:
 
     device = torch_device(base.plan.launch.device)
     if name == BASE:
-        model, tokenizer = load_base(base, device), load_tokenizer(base)
+        model, tokenizer = load_base(base, device, new_head=True), load_tokenizer(base)
     else:
         record = saved.record_of(base.run)
         stage = record.stage(name)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.progress import board, track, waiting
-from advisor.methods import update
 from advisor.record.files import writing_stages
 from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
@@ -105,7 +104,7 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
     record = record_of(run)
     results = [result_of(run, record, stage) for stage in writing_stages(run, record, only=only)]
     for result in results:
-        method = update(result.update)
+        method = result.method
         if not method.merges:
             whole = "was trained whole: it is a plain model already"
             why = (method.why_not_merged or "cannot be merged") if method.is_module else whole
@@ -154,8 +153,9 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
         again = [_log_probs(merged, row) for row in track(rows, "the merged model")]
         found.append((_gap(name, unmerged, again), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
-    exact = result.weights_dtype == "float32" and "flash" not in result.attention
-    if result.quantization is None and best.greatest > SAME and exact:
+    stage = result.stage
+    exact = stage.weights_dtype == "float32" and "flash" not in stage.attention
+    if stage.quantization is None and best.greatest > SAME and exact:
         raise TrainingFailed(
             f"the merged model differs from the unmerged one by {best.greatest:.3g} (limit"
             f" {SAME:g}): it is not saved",
@@ -168,15 +168,15 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
 
 def _candidates(result: Result, model: Any, device: Any) -> list[tuple[str, Any]]:
     """The module on what it can be merged into, by name. The model itself is used up."""
-    name = f"the original weights ({result.weights_dtype})"
-    if result.quantization is None:
+    name = f"the original weights ({result.stage.weights_dtype})"
+    if result.stage.quantization is None:
         return [(name, model)]
     with waiting("loading the original weights"):
-        original = load_result(replace(result, quantization=None), device)
+        original = load_result(result.unquantised(), device)
     written_out = model.unload().dequantize().to(original.dtype)
     return [
         (name, original),
-        (f"the {result.quantization} weights written out", load_module(result, written_out)),
+        (f"the {result.stage.quantization} weights written out", load_module(result, written_out)),
     ]
 
 

@@ -5,29 +5,28 @@ beside.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from importlib import import_module
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
 from advisor.data.templates.chat_text import template_file
-from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import PLAN_FILE, shown_path
+from advisor.ground.errors import InputError
+from advisor.ground.files import PLAN_FILE
 from advisor.methods import update
-from advisor.model_files.folder import base_faults, folder_faults
-from advisor.model_files.hub_cache import is_hub_id
-from advisor.plan.entries import entries, start_folder_of, whole_model
-from advisor.plan.model import Plan
-from advisor.plan.read import read_plan, resolve_path
+from advisor.methods.model import Update
+from advisor.model_files.folder import folder_faults
+from advisor.plan.entries import entries
+from advisor.plan.model import Stage
+from advisor.plan.read import read_plan
 from advisor.record.files import label, writing_stages
 from advisor.record.files import record_of as record_of
 from advisor.record.run import RunRecord, StageRecord
+from trainers.job.job import Job
 from trainers.start.attention import usable_here
-from trainers.start.loading import keep_weights_unpacked, placement, written_out
-from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
-from trainers.updates.experts import silence_routers
+from trainers.start.loading import load_base, read_adapter_config, register_method
+from trainers.start.model_files import check_adapter, check_files, reading
 
 BASE = "base"
 
@@ -38,14 +37,17 @@ class Result:
 
     label: str
     folder: Path
-    model: str  # the base it belongs to, or came from
-    revision: str | None = None  # of a base on the hub
-    update: str
-    quantization: str | None
-    double_quantization: bool
-    weights_dtype: str
-    attention: str
-    trust_remote_code: bool = False
+    base: str  # folder or hub id of what the module belongs to, or the model came from
+    job: Job  # of the stage that made it, by the plan in the run folder
+
+    @property
+    def stage(self) -> Stage:
+        """How it was trained, and is loaded."""
+        return self.job.stage
+
+    @property
+    def method(self) -> Update:
+        return update(self.stage.update)
 
     @property
     def is_module(self) -> bool:
@@ -54,8 +56,15 @@ class Result:
     @property
     def base_key(self) -> tuple[Any, ...]:
         """Results with the same key share one base in memory."""
-        form = (self.quantization, self.double_quantization, self.weights_dtype, self.attention)
-        return (self.model, self.revision, *form)
+        stage, plan = self.stage, self.job.plan
+        form = (stage.quantization, stage.double_quantization, stage.weights_dtype, stage.attention)
+        return (self.base, plan.revision, *form)
+
+    def unquantised(self) -> Result:
+        """The same on the original weights of its base."""
+        entry = self.job.entry
+        plain = replace(entry, stage=replace(entry.stage, quantization=None))
+        return replace(self, job=replace(self.job, entry=plain))
 
 
 def results_of(run: Path, *, prefix: str = "") -> list[Result]:
@@ -68,51 +77,24 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
 
 
 def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str = "") -> Result:
-    """The result of a finished stage. Raises InputError if its base is not there."""
-    settings, plan, base = record.settings(stage), plan_of(run), base_of(run, record, stage)
-    return Result(
-        label=f"{prefix}{label(stage)}",
-        folder=run / stage.folder,
-        model=base,
-        revision=plan.revision if plan is not None and base == plan.model else None,
-        update=stage.update,
-        quantization=stage.quantization,
-        double_quantization=settings.double_quantization is not False,
-        weights_dtype=settings.weights_dtype or "float32",
-        attention=settings.attention or "sdpa",
-        trust_remote_code=plan is not None and plan.trust_remote_code,
-    )
-
-
-def plan_of(run: Path) -> Plan | None:
-    """The plan in a run folder, if it can be read."""
-    with suppress(AdviseError):
-        return read_plan(run / PLAN_FILE)
-    return None
-
-
-def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
-    """The base of a result: the recorded one, or in a project that was moved since, the one
-    that the plan in the run folder leads to.
-
-    Raises InputError if it is in neither place.
-    """
-    recorded = record.base_model(stage)
-    if is_hub_id(recorded) or Path(recorded).is_dir():
-        return recorded
-    with suppress(AdviseError):
-        plan, place = read_plan(run / PLAN_FILE), run.resolve()
-        entry = next((one for one in entries(plan) if one.name == stage.name), None)
-        start = None if entry is None else start_folder_of(entry, run=place, folder=place)
-        folder = whole_model(plan, start, run=place, folder=place)
-        folder = folder or resolve_path(run / PLAN_FILE, plan.model)
-        if folder.is_dir():
-            return str(folder)
-    raise InputError(
-        f"the base of its result is no longer there: {recorded}",
-        where=str(run),
-        hint=f"put it back, or write its place (model:) into {shown_path(run / PLAN_FILE)}",
-    )
+    """The result of a finished stage. Raises InputError if its plan or its base is not there."""
+    plan = read_plan(run / PLAN_FILE)
+    entry = next((one for one in entries(plan) if one.name == stage.name), None)
+    if entry is None:
+        raise InputError(
+            f"it has no stage {stage.name}, whose result is here", where=str(run / PLAN_FILE)
+        )
+    entry = replace(entry, stage=replace(entry.stage, kernels="none"))
+    # What `auto` was on the machine that trained.
+    attention = record.settings(stage).attention or entry.stage.attention
+    job = Job(plan=plan, entry=entry, folder=run, run=run.resolve(), attention=attention)
+    try:
+        base = job.whole_model(job.start)
+    except InputError as error:
+        hint = "put it back, or write its place (model:) there"
+        raise InputError(error.faults[0].what, where=str(run / PLAN_FILE), hint=hint) from None
+    folder = run / stage.folder
+    return Result(label=f"{prefix}{label(stage)}", folder=folder, base=base, job=job)
 
 
 @dataclass
@@ -163,21 +145,21 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
     for result in results:
         check_files(str(result.folder), folder_faults)
         loaded.tokenizers[result.label] = load_tokenizer(result)
-        if result.base_key not in loaded.models:
-            loaded.models[result.base_key] = load_whole(result, result.model, device)
+        key = result.base_key
+        if key not in loaded.models:
+            loaded.models[key] = load_whole(result, result.base, device)
         if result.is_module:
-            model = load_module(result, loaded.models[result.base_key])
-            loaded.models[result.base_key] = model
+            loaded.models[key] = load_module(result, loaded.models[key])
         else:
             loaded.whole[result.label] = load_whole(result, str(result.folder), device)
     return loaded
 
 
 def load_result(result: Result, device: Any, **head: Any) -> Any:
-    """The model of one result, on a base of its own; arguments as those of `load_whole`."""
+    """The model of one result, on a base of its own; `head` and more as `load_base` takes them."""
     check_files(str(result.folder), folder_faults)
     if result.is_module:
-        return load_module(result, load_whole(result, result.model, device, **head))
+        return load_module(result, load_whole(result, result.base, device, **head))
     return load_whole(result, str(result.folder), device, **head)
 
 
@@ -187,7 +169,7 @@ def load_tokenizer(result: Result) -> Any:
 
     with reading(result.folder, "the tokenizer"):
         return AutoTokenizer.from_pretrained(
-            str(result.folder), trust_remote_code=result.trust_remote_code
+            str(result.folder), trust_remote_code=result.job.plan.trust_remote_code
         )
 
 
@@ -196,9 +178,8 @@ def load_module(result: Result, model: Any) -> Any:
     from peft import PeftModel
     from transformers import GenerationConfig
 
-    if imports := update(result.update).imports:
-        import_module(imports)  # registers the method with PEFT
     folder = str(result.folder)
+    register_method(read_adapter_config(result.folder))
     with reading(folder, "the adapter"):
         if isinstance(model, PeftModel):
             model.load_adapter(folder, adapter_name=result.label)
@@ -211,50 +192,18 @@ def load_module(result: Result, model: Any) -> Any:
     return model.eval()
 
 
-def load_whole(
-    result: Result, source: str, device: Any, *, head: str = "CausalLM", **extra: Any
-) -> Any:
+def load_whole(result: Result, source: str, device: Any, **head: Any) -> Any:
     """A whole model from its files, in the form that the result was trained in.
 
     Args:
         source: The base of the result, or its own folder.
-        head: As in transformers' AutoModelFor...
-        extra: Further arguments of `from_pretrained`.
+        head: Further arguments of `load_base`.
     """
     import torch
-    import transformers
 
-    check_files(source, base_faults)
-    dtype, is_base = getattr(torch, result.weights_dtype), source == result.model
-    asked: dict[str, Any] = {"trust_remote_code": result.trust_remote_code}
-    if is_base and result.revision is not None:
-        asked["revision"] = result.revision
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "attn_implementation": usable_here(result.attention, torch.device(device).type),
-        **asked,
-        **placement(torch.device(device)),
-        **extra,
-    }
-    quantized = result.quantization if is_base else None
-    with reading(source):
-        if quantized is None:
-            options |= written_out(source, **asked)
-        else:
-            bits = transformers.BitsAndBytesConfig(
-                load_in_8bit=quantized == "int8",
-                load_in_4bit=quantized == "nf4",
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=result.double_quantization,
-                bnb_4bit_compute_dtype=dtype,
-            )
-            options |= {"quantization_config": bits, "device_map": {"": device}}
-        model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    check_loaded(model, info, source)
-    placed = keep_weights_unpacked(model if quantized else model.to(device))
-    return silence_routers(placed).eval()
+    place = torch.device(device)
+    job = replace(result.job, attention=usable_here(result.stage.attention, place.type))
+    return load_base(job, place, source, new_head=source == result.base, **head).eval()
 
 
 def prompt_ids(

@@ -24,7 +24,6 @@ from advisor.ground.files import TEMPORARY, cannot_write, free_bytes, shown_path
 from advisor.ground.progress import board, waiting
 from advisor.ground.units import format_gib
 from advisor.ground.version import __version__
-from advisor.methods import update
 from advisor.record.files import label, writing_stages
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.machine import free_host_bytes, torch_device
@@ -102,7 +101,7 @@ def _check(job: Job, result: Result, name: str) -> Tokens:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    method = update(result.update)
+    method = result.method
     if method.is_module and not method.merges:
         raise InputError(
             f"{result.label} {method.why_not_merged}: a GGUF file cannot hold it",
@@ -111,7 +110,7 @@ def _check(job: Job, result: Result, name: str) -> Tokens:
             hint="serve it with transformers and PEFT (its README.md shows how), or train it with"
             " LoRA",
         )
-    source = result.model if result.is_module else str(result.folder)
+    source = result.base if result.is_module else str(result.folder)
     with reading(source), torch.device("meta"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         check_family(config, source)
