@@ -153,8 +153,10 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     )
     monkeypatch.syspath_prepend(tmp_path)
     (fault,) = dtype_faults(job, GPU)
-    assert "flash-attn (with torch" in fault.headline
-    assert "cannot be loaded: flash_attn_2_cuda.so: undefined symbol" in fault.headline
+    assert (
+        "needs flash-attn, which cannot be loaded: flash_attn_2_cuda.so: undefined symbol"
+        in fault.headline
+    )
     assert "built for another torch" in fault.hint
     assert fault.allowed.startswith("attention: sdpa")
     (tmp_path / "flash_attn.py").write_text("")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, NamedTuple
@@ -24,13 +23,11 @@ from trainers.step.settings import first_line
 def why_no_triton() -> str:
     """Why Triton cannot run its kernels here; empty if nothing speaks against it."""
     missing = installed.why_no_triton()
-    if missing:
-        return missing
     try:
-        importlib.import_module("triton")
+        missing or importlib.import_module("triton")
     except Exception as error:
         return f"triton cannot be imported ({first_line(error)})"
-    return ""
+    return missing
 
 
 def use_triton_if_it_works(device_type: str) -> str:
@@ -120,7 +117,7 @@ def why_not(one: Kernel, device: Device) -> WhyNot | None:
         except Exception as error:
             again = "pip install --force-reinstall --no-build-isolation --no-deps"
             return WhyNot(
-                f"needs {_built(str(one.package))}, which cannot be loaded: {first_line(error)}",
+                f"needs {one.package}, which cannot be loaded: {first_line(error)}",
                 f"it was probably built for another torch: {again} {one.package}",
             )
     return None
@@ -137,22 +134,20 @@ def gpu_of(device: Device) -> tuple[str, tuple[int, ...] | None]:
 
 def bitsandbytes_faults(*, stage: str) -> list[Fault]:
     """What keeps bitsandbytes from using the GPU: it has no library for this torch's CUDA."""
-    try:
-        native: Any = importlib.import_module("bitsandbytes.cextension")
-    except Exception as error:
-        reason = first_line(error)
-    else:
-        if getattr(type(native.lib), "compiled_with_cuda", False):
-            return []
-        own = vars(native.lib).get("error_msg", "")
-        reason = str(own).splitlines()[0] if own else "it found no library for this GPU"
     import torch
 
+    try:
+        library: Any = importlib.import_module("bitsandbytes.cextension").lib
+        if getattr(type(library), "compiled_with_cuda", False):
+            return []
+        reason = vars(library).get("error_msg") or "it found no library for this GPU"
+    except Exception as error:
+        reason = first_line(error)
     build = torch.version.cuda or torch.version.hip
     return [
         Fault(
             where=f"stage {stage}",
-            what=f"{_built('bitsandbytes')} cannot use this GPU: {reason}",
+            what=f"bitsandbytes cannot use this GPU: {str(reason).splitlines()[0]}",
             allowed=f"a bitsandbytes with a library for the CUDA of torch ({build})",
             hint=(
                 "`python -m bitsandbytes` says what it looks for; or train without it"
@@ -160,17 +155,6 @@ def bitsandbytes_faults(*, stage: str) -> list[Fault]:
             ),
         )
     ]
-
-
-def _built(package: str) -> str:
-    """'flash-attn 2.8.3 (torch 2.13.0)'."""
-    import torch
-
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        version = ""
-    return f"{package}{f' {version}' if version else ''} (with torch {torch.__version__})"
 
 
 # --------------------------------------------------------------------------- fused layers

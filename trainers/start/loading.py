@@ -190,15 +190,12 @@ def spread(job: Job, device: Device) -> dict[str, Any]:
 
     A model that fits on the first GPU is there alone, as without them.
     """
-    if job.part != JUDGE or device.type != "cuda":
-        return {}
     import torch
 
-    count = torch.cuda.device_count()
-    if count < 2:
+    if job.part != JUDGE or device.type != "cuda" or (count := torch.cuda.device_count()) < 2:
         return {}
-    free = {number: torch.cuda.mem_get_info(number)[0] for number in range(count)}
-    room = {number: int(WEIGHTS_SHARE * found) for number, found in free.items()}
+    free = (torch.cuda.mem_get_info(number)[0] for number in range(count))
+    room = {number: int(WEIGHTS_SHARE * found) for number, found in enumerate(free)}
     return {"device_map": "sequential", "max_memory": room}
 
 

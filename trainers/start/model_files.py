@@ -37,6 +37,18 @@ OF_THE_FOLDER = (
 # Of the machine, whatever was being read, beside a lack of memory.
 OF_THE_MACHINE = ("cuda error", "cuda driver", "hip error", "nccl")
 MACHINE_TYPES = ("AcceleratorError", "DistBackendError", "DistNetworkError")
+# What a library says, and what to do.
+NEWER = "check model_type in its config.json; a newer transformers may know it"
+HINTS = (
+    (
+        "Unrecognized configuration class",
+        "transformers has no such model of this family (model_type in config.json)",
+    ),
+    ("does not recognize this architecture", NEWER),
+    ("model type", NEWER),
+    ("Model type", NEWER),
+    ("attn_implementation", "set `attention: eager` in the stage"),
+)
 # What is left over if a quantised checkpoint is read as if it were plain.
 SCALES = re.compile(
     r"\.(weight_scale(_inv)?|input_scale|qweight|qzeros|scales|g_idx|weight_packed|absmax|SCB|"
@@ -125,13 +137,9 @@ def first_line(error: BaseException) -> str:
 
 
 def _hint(source: str, error: BaseException) -> str:
-    text = str(error)
-    if "Unrecognized configuration class" in text:
-        return "transformers has no such model of this family (model_type in config.json)"
-    if "does not recognize this architecture" in text or "model type" in text.lower():
-        return "check model_type in its config.json; a newer transformers may know it"
-    if "attn_implementation" in text:  # transformers' own sentence names an argument of its own
-        return "set `attention: eager` in the stage"
+    for words, hint in HINTS:
+        if words in str(error):
+            return hint
     if Path(source).is_dir():
         return "download or copy the folder again"
     return (
@@ -225,13 +233,8 @@ def check_adapter(model: Any, folder: Path, *, name: str = "default") -> None:
 
 
 def _where(source: str) -> str:
-    folder = Path(source)
-    if not folder.is_dir():
-        return "its files"
-    for name in (WEIGHTS, INDEX, PICKLED):
-        if (folder / name).is_file():
-            return name if name != INDEX else f"the files of {name}"
-    return "its files"
+    names = [name for name in (WEIGHTS, INDEX, PICKLED) if (Path(source) / name).is_file()]
+    return next(iter(names), "its files").replace(INDEX, f"the files of {INDEX}")
 
 
 def _may_be_new(model: Any, *, new_head: bool) -> Callable[[str], bool]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.job.job import Job, label
-from trainers.job.machine import is_main_process
+from trainers.job.job import Job
 from trainers.job.types import Device, Model
 from trainers.rows import Prepared, pack
 from trainers.rows.packing import check_packing
 from trainers.rows.sequences import lengths
-from trainers.say.progress import say
-from trainers.start.loading import written_out
-from trainers.start.model_files import reading
+from trainers.say.progress import tell
 from trainers.step.sharding import reads_once
 
 
@@ -35,8 +30,8 @@ def unpacked_if_seen(
         return job, data
     stage = job.entry.stage  # as planned: checkpoints depend on it
     try:
-        with on_device(model, job, device) as tried:
-            check_packing(tried, data.train, stage=stage.name, attention=job.stage.attention)
+        tried = tried_on(model, job, device)
+        check_packing(tried, data.train, stage=stage.name, attention=job.stage.attention)
     except InputError as error:
         if not stage.group_by_length:
             raise
@@ -45,16 +40,14 @@ def unpacked_if_seen(
         return job, data
     packed = pack(data.train, stage.seq_len)
     rows = len(data.train) / len(packed) * stage.effective_batch_size
-    longest = int(lengths(data.train).max())
-    micro = stage.micro_batch_size * max(1, stage.seq_len // longest)
-    micro = max(1, min(micro, round(rows)))
+    fit = stage.micro_batch_size * max(1, stage.seq_len // int(lengths(data.train).max()))
+    micro = max(1, min(fit, round(rows)))
     accum = max(1, round(rows / micro))
     note = (
         f"{why}: rows of similar length share a micro-batch instead, {micro} in each and"
         f" {micro * accum} in an optimizer step, about as many as packed"
     )
-    if is_main_process():
-        say(f"{label(job)}: WARNING: {note}")
+    tell(job, f"WARNING: {note}")
     # Rows for the sequences that memory had room for, if an earlier attempt ran out of it.
     room = job.most_rows and max(1, micro * job.most_rows // stage.micro_batch_size)
     changed = replace(stage, packing=False, micro_batch_size=micro, grad_accum=accum)
@@ -64,31 +57,25 @@ def unpacked_if_seen(
     )
 
 
-@contextmanager
-def on_device(model: Model, job: Job, device: Device) -> Iterator[Any]:
-    """The model; or, of one that is read once for all processes, a copy of its first layers on the
-    device, for as long as this lasts.
+def tried_on(model: Model, job: Job, device: Device) -> Any:
+    """The model; of one that is read once for all processes, and is on the host until it is
+    divided, one with its first layers on the device. Their weights are random: whether rows see
+    each other depends on the architecture.
     """
     if not reads_once(job):
-        yield model
-        return
+        return model
     import torch
+    from transformers import AutoModelForCausalLM
 
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    source = base.config.name_or_path
-    options: dict[str, Any] = {"revision": job.plan.revision} if source == job.base_model else {}
-    options["trust_remote_code"] = job.plan.trust_remote_code
-    with reading(source):
-        few = type(base).from_pretrained(
-            source,
-            config=first_layers(base.config),
+    devices = [device] if device.type == "cuda" else []
+    with torch.device(device), torch.random.fork_rng(devices):
+        return AutoModelForCausalLM.from_config(
+            first_layers(base.config),
             dtype=getattr(torch, job.stage.weights_dtype),
             attn_implementation=job.stage.attention,
-            device_map={"": device},
-            **options,
-            **written_out(source, **options),
-        )
-    yield few
+            trust_remote_code=job.plan.trust_remote_code,
+        ).eval()
 
 
 def first_layers(config: Any) -> Any:

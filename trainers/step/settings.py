@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 import multiprocessing
 import subprocess
@@ -458,20 +459,12 @@ def fits(value: Any, hint: Any) -> bool:
     """
     from huggingface_hub.dataclasses import type_validator
 
-    for form in (value, with_floats(value), [value]):
+    with_floats = json.loads(json.dumps(value, default=str), parse_int=float)
+    for form in (value, with_floats, [value]):
         with suppress(TypeError):
             type_validator("value", form, hint)
             return True
     return False
-
-
-def with_floats(value: Any) -> Any:
-    """The value with its whole numbers as floats."""
-    if isinstance(value, dict):
-        return {key: with_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_floats(item) for item in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def refused(error: Exception, given: Mapping[str, Any], *, at: str) -> Fault:
