@@ -21,7 +21,8 @@ from trainers.job.job import Job
 from trainers.job.libraries import check_versions
 from trainers.job.machine import torch_device
 from trainers.job.types import Model, Tokenizer, Trainer
-from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
+from trainers.rollouts.transformers_engine import AT_ONCE
+from trainers.rollouts.vllm_engine import OpenServer, open_rollouts
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.packing import in_batches, padded_batch
@@ -195,25 +196,14 @@ class Distillation(SFT):
         return model
 
     def trainer_parts(self, build: Build[Row], config: Any) -> dict[str, Any]:
-        from trainers.teachers.trainer import Lesson
-
-        options = build.job.options
-        lesson = Lesson(
-            teacher=self.teacher,
-            beta=options["beta"],
-            temperature=options["temperature"],
-            on_policy=options["on_policy"],
-            response_tokens=int(options["response_tokens"]),
-            seq_len=build.job.stage.seq_len,
-            seed=build.job.stage.seed,
-        )
-        return {**super().trainer_parts(build, config), "lesson": lesson}
+        own = {"job": build.job, "teacher": self.teacher}
+        return {**super().trainer_parts(build, config), **own}
 
     def trainer(self, build: Build[Row]) -> Trainer:
-        job, built = build.job, cast(Any, super().trainer(build))
-        room = job.stage.micro_batch_size / job.entry.stage.micro_batch_size
-        built.engine = engine_of(job, self.server, built.local_engine(room), built.policy)
-        return built
+        built: Any = super().trainer(build)
+        beside = [] if self.teacher is None else [self.teacher]
+        built.answer_by(build.job, self.server, least=AT_ONCE, beside=beside)
+        return cast(Trainer, built)
 
 
 train = trains(Distillation)

@@ -17,7 +17,7 @@ from typing import Any, cast
 from advisor.ground.errors import Fault, TrainingFailed
 from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
-from advisor.record.stage import Check, RewardRecord, SavedFile
+from advisor.record.stage import SavedFile
 from trainers.evaluation import Subject
 from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.job import Job
@@ -28,7 +28,7 @@ from trainers.rewards.scoring import Rewards
 from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
 from trainers.rewards.watch import Watch, about_rewards
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH
-from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
+from trainers.rollouts.vllm_engine import OpenServer, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.stage.objective import Build, Objective, Opened, room_faults
@@ -108,19 +108,11 @@ class GRPO(Objective[Prompt]):
 
     def trainer(self, build: Build[Prompt]) -> Trainer:
         from trainers.rewards.in_trl import WatchCallback
-        from trainers.rollouts.transformers_engine import TransformersEngine
 
         job, built = build.job, cast(Any, super().trainer(build))
         built.ids_of = {row.prompt: row.prompt_ids for row in build.rows}
-        local = TransformersEngine(
-            built.policy,
-            models=lambda: [built.accelerator.unwrap_model(built.model)],
-            least=job.stage.micro_batch_size * job.options["generations"],
-            room=job.stage.micro_batch_size / job.entry.stage.micro_batch_size,
-            # PEFT's generate goes past the forward that accelerate put autocast around.
-            autocast=built.accelerator.autocast,
-        )
-        built.rollouts_from(engine_of(job, self.server, local, built.policy))
+        least = job.stage.micro_batch_size * job.options["generations"]
+        built.answer_by(job, self.server, least=least)
         built.rewards, built.scored, self.watch = self.rewards, self.scored, Watch()
         if is_main_process() and not job.dry_run:
             steps = build.arguments["max_steps"]
@@ -154,9 +146,10 @@ class GRPO(Objective[Prompt]):
             raise TrainingFailed(f"nothing was learned: {differ.text}", hint=hint)
         return super().save(job, trainer, model, tokenizer)
 
-    def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-        records, checks = about_rewards(job, self.rewards.parts)
-        return records, [*checks, *self.watch.checks(), self.watch.differ_check(self.rewards)]
+    def outcome(self, job: Job) -> dict[str, Any]:
+        records, found = about_rewards(job, self.rewards.parts)
+        checks = (*found, *self.watch.checks(), self.watch.differ_check(self.rewards))
+        return {"rewards": records or None, "checks": checks}
 
 
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:

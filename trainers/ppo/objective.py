@@ -11,14 +11,11 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
-from advisor.record.stage import Check, RewardRecord
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import held_out
-from trainers.evaluation.pairs import TRIAL_PROMPTS, RewardEvaluator, prompt_row
-from trainers.evaluation.saved_result import Probe
+from trainers.evaluation.pairs import TRIAL_PROMPTS, RewardEvaluator
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import process_count, process_rank
-from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import fingerprint
 from trainers.ppo.learning import Learner, mean_over_processes
 from trainers.ppo.loop import LOGGED, PPOTrainer
@@ -41,7 +38,7 @@ from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
 from trainers.rows import Prepared
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.say.progress import tell
-from trainers.stage.objective import Build, Objective, Opened
+from trainers.stage.objective import Build, Objective, Opened, room_faults
 from trainers.step import settings
 from trainers.step.trained_dtype import train_in_float32
 
@@ -49,7 +46,6 @@ from trainers.step.trained_dtype import train_in_float32
 RECORDED = (
     "optimizer", "learning_rate", "scheduler", "warmup", "micro_batch_size", "grad_accum", "seed",
 )  # fmt: skip
-SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
 MIDWAY_PROMPTS = 16  # held-out prompts that are answered during the run
 
 
@@ -70,7 +66,8 @@ class PPO(Objective[Prompt]):
     built: PPOTrainer
 
     def faults(self, job: Job) -> list[Fault]:
-        return [*reward_faults(job), *unservable(job.stage, job.options), *key_faults(job)]
+        served = unservable(job.stage, job.options)
+        return [*reward_faults(job), *served, *room_faults(job), *key_faults(job)]
 
     def seq_len(self, job: Job) -> int:
         """What an answer leaves of seq_len."""
@@ -158,10 +155,6 @@ class PPO(Objective[Prompt]):
         roles.back_to_policy()
         return self.built
 
-    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
-        row = prompt_row(sorted(data.train, key=lambda row: row.tokens)[len(data.train) // 2])
-        return Probe(row=row, pad_id=tokenizer.pad_token_id)
-
     def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
         return RewardEvaluator(subject, self.rewards)
 
@@ -171,14 +164,12 @@ class PPO(Objective[Prompt]):
         texts = [file.read_text("utf-8") for file in reward_files(job)]
         return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
 
-    def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-        records, found = about_rewards(job, self.rewards.parts)
-        return records, [*found, *self.built.watch.checks()]
-
     def outcome(self, job: Job) -> dict[str, Any]:
-        lines = self.built.watch.lines
+        records, found = about_rewards(job, self.rewards.parts)
+        lines, checks = self.built.watch.lines, (*found, *self.built.watch.checks())
         first, last = (lines[0]["reward"], lines[-1]["reward"]) if lines else (None, None)
-        return {"reward_first": first, "reward_last": last}
+        named = {"reward_first": first, "reward_last": last}
+        return {**named, "rewards": records or None, "checks": checks}
 
     def resolved(self, job: Job) -> dict[str, Any]:
         stage, roles = job.stage, self.roles
@@ -213,12 +204,6 @@ def key_faults(job: Job) -> list[Fault]:
             " an update (grad_accum)"
         )
         found.append((what, f"1 to {stage.grad_accum}", ""))
-    if options["response_tokens"] + SHORTEST_PROMPT > stage.seq_len:
-        what = (
-            f"response_tokens {options['response_tokens']} leave no room for a prompt within"
-            f" seq_len {stage.seq_len}"
-        )
-        found.append((what, "", "raise seq_len, or lower response_tokens"))
     if job.plan.launch.strategy not in (None, "ddp"):
         allowed = "launch.strategy: ddp; objectives grpo and rloo also train with fsdp"
         found.append(("PPO in several processes needs the whole model in each", allowed, ""))

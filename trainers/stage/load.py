@@ -22,7 +22,7 @@ from trainers.job.machine import (
     torch_device,
     use_cores,
 )
-from trainers.job.process import LOADING, WHILE_LOADING
+from trainers.job.process import BEFORE_STEPS, LOADING, WHILE_LOADING
 from trainers.job.types import Device, Model, Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.held_out_curve import asks_for_curve, check_held_out, even_batch, make_curve
@@ -190,24 +190,18 @@ def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltStage:
-    """A loaded stage and its trainer."""
+class BuiltStage(LoadedStage):
+    """A stage with its trainer."""
 
-    loaded: LoadedStage
     steps: int  # optimizer steps of the whole stage
     store: CheckpointStore
     callback: Any  # a RunCallback
     trainer: Any
 
     @property
-    def job(self) -> Job:
-        """The stage."""
-        return self.loaded.job
-
-    @property
     def continues(self) -> bool:
         """Whether the model came with the module of an earlier stage."""
-        return hasattr(self.loaded.model, "peft_config")
+        return hasattr(self.model, "peft_config")
 
 
 def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
@@ -238,7 +232,9 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
             pairs = objective.kind.name == "pairs"
             tell(job, trainer.batches.describe(len(data.train), pairs=pairs))
     trainer.checkpoint_store = store
-    return BuiltStage(loaded=loaded, steps=steps, store=store, callback=callback, trainer=trainer)
+    if job.part != JUDGE:
+        job.process.stop.costs = BEFORE_STEPS
+    return BuiltStage(**vars(loaded), steps=steps, store=store, callback=callback, trainer=trainer)
 
 
 def build_trainer(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import trainers
 from advisor.ground.errors import Fault, InputError, unknown_name
-from advisor.record.stage import Check, RewardRecord, SavedFile
+from advisor.record.stage import SavedFile
 from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
@@ -200,14 +200,10 @@ class Objective(Generic[Item]):
         """Write the result into the stage's folder; its files. May raise TrainingFailed."""
         return results.save_result(model, tokenizer, job.output)
 
-    def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-        """(what became of each of several rewards, what was noticed about the answers that were
-        trained on), once training is over.
+    def outcome(self, job: Job) -> dict[str, Any]:
+        """Further fields of the stage's result, once training is over; `checks` are what was
+        noticed about the answers that were trained on.
         """
-        return (), []
-
-    def outcome(self, job: Job) -> Mapping[str, Any]:
-        """Further fields of the stage's result, once training is over."""
         return {}
 
     def resolved(self, job: Job) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +19,13 @@ import trl.trainer.rloo_trainer
 from trainers.rewards.in_trl import Scored
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards
-from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
-from trainers.stage.trl_trainer import StageTrainer, frozen_copy
+from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Sampling
+from trainers.stage.trl_trainer import AnswersItself, StageTrainer, frozen_copy
 
 LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 
 
-class RolloutTrainer(StageTrainer):
+class RolloutTrainer(AnswersItself, StageTrainer):
     """A mixin for both. What is set before the training: `ids_of` (a prompt's tokens), `rewards`,
     `scored`, and the engine.
     """
@@ -37,7 +36,6 @@ class RolloutTrainer(StageTrainer):
     scored: Scored
     rollout_log: RolloutLog | None = None  # None: in a dry run, and beside the main process
     ids_of: Mapping[str, Sequence[int]]
-    engine: Engine
     loaded_step = -1  # whose weights the engine has
     drawn: Sequence[Sequence[float]] = ()  # log-probabilities of the last answers
 
@@ -51,18 +49,6 @@ class RolloutTrainer(StageTrainer):
         finally:
             self.trl_module.create_model_from_path = loads
         self.differences: dict[str, list[float]] = defaultdict(list)  # since the last line
-
-    def rollouts_from(self, engine: Engine) -> None:
-        """Generate with this engine from now on."""
-        self.engine = engine
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        with closing(self.engine):
-            return super().train(*args, **kwargs)
-
-    def policy(self) -> AbstractContextManager[Any]:
-        """The context in which the model is the policy: it always is."""
-        return nullcontext(self.accelerator.unwrap_model(self.model))
 
     def answers_to(self, prompt_ids: Sequence[Sequence[int]]) -> Answers:
         """An answer to each prompt, which stands once for each of its answers."""
@@ -120,9 +106,9 @@ class GRPO(RolloutTrainer, trl.trainer.grpo_trainer.GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, rollout_func=roll_out, **kwargs)
 
-    def rollouts_from(self, engine: Engine) -> None:
-        super().rollouts_from(engine)
-        if engine.differs:
+    def answer_by(self, *args: Any, **kwargs: Any) -> None:
+        super().answer_by(*args, **kwargs)
+        if self.engine.differs:
             # TRL's name for an engine whose probabilities are not the trainer's: it then computes
             # those of the trainer before the step and corrects its loss by their ratio. That the
             # engine gets new weights is our part.

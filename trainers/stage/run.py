@@ -13,7 +13,7 @@ that `advise run` starts when they are done: none of them runs a model while oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pkgutil import resolve_name
@@ -23,14 +23,13 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
 from advisor.methods import methods
 from advisor.record.run import DONE, RESULT
-from advisor.record.stage import Check
 from advisor.record.verdict import Verdict
 from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job.files import write_json
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.job.process import AFTER_STEPS, BEFORE_STEPS, EVALUATING, TRAINING
+from trainers.job.process import AFTER_STEPS, EVALUATING, TRAINING
 from trainers.keep.records import (
     dependency,
     forget_trained,
@@ -84,16 +83,9 @@ def train(job: Job, objective: Objective[Any]) -> None:
         elif job.part == TRAIN:
             train_alone(loaded)
         else:
-            built = begin_training(loaded)
+            built = build_stage(loaded, processes=process_count())
             before = measure_before(built)
-            judge_here(built, before, train_steps(built))
-
-
-def begin_training(loaded: LoadedStage) -> BuiltStage:
-    """The stage with its trainer, in every process that trains it."""
-    built = build_stage(loaded, processes=process_count())
-    loaded.job.process.stop.costs = BEFORE_STEPS
-    return built
+            judge(built, before, train_steps(built))
 
 
 def train_alone(loaded: LoadedStage) -> None:
@@ -103,7 +95,7 @@ def train_alone(loaded: LoadedStage) -> None:
     job = loaded.job
     if is_main_process():
         forget_trained(job.output)
-    built = begin_training(loaded)
+    built = build_stage(loaded, processes=process_count())
     trained = train_steps(built)
     answer = loaded.objective.probe(job, loaded.data, loaded.tokenizer).answer(trained.model)
     if is_main_process():
@@ -129,12 +121,12 @@ class Before(NamedTuple):
 
 def measure_before(built: BuiltStage) -> Before:
     """Ask and evaluate the model before its first step."""
-    job, loaded, trainer = built.job, built.loaded, built.trainer
-    loaded.parts.begin(BEFORE)
-    probe = loaded.objective.probe(job, loaded.data, loaded.tokenizer)
+    job, trainer = built.job, built.trainer
+    built.parts.begin(BEFORE)
+    probe = built.objective.probe(job, built.data, built.tokenizer)
     answer = probe.answer(trainer.model)
-    subject = Subject(job, trainer, loaded.data, evaluated(built.store, loaded.data))
-    evaluator = loaded.objective.evaluator(subject) if job.judge else None
+    subject = Subject(job, trainer, built.data, evaluated(built.store, built.data))
+    evaluator = built.objective.evaluator(subject) if job.judge else None
     job.enter(EVALUATING)
     if evaluator is not None:
         # A new prefix starts from a prompt, which changes answers before any training: the
@@ -145,21 +137,10 @@ def measure_before(built: BuiltStage) -> Before:
     return Before(probe, answer, evaluator)
 
 
-def judge_here(built: BuiltStage, before: Before, trained: Trained) -> None:
-    """Check what was saved, compare before and after, and write result.json.
-
-    Raises TrainingFailed if the result is not the trained model, or has no effect.
-    """
-    job = built.job
-    with waiting("checking the saved result"):
-        checks = check_saved(job, trained.model, job.output, before.probe, before.answer)
-    finish(built.loaded, trained, checks, before.evaluator)
-
-
 def judge_saved(loaded: LoadedStage) -> None:
-    """Do the same with what other processes have trained and saved: their record says what they
-    know of it. A record that cannot be read, or of something else than the plan says now, is
-    removed, so that the stage is trained or saved again.
+    """Judge what other processes have trained and saved: their record says what they know of it. A
+    record that cannot be read, or of something else than the plan says now, is removed, so that the
+    stage is trained or saved again.
 
     Raises TrainingFailed if the result is not the trained model, or has no effect.
     """
@@ -180,42 +161,38 @@ def judge_saved(loaded: LoadedStage) -> None:
     loaded.parts.begin(AFTER, text=JUDGING_ALONE)
     with waiting("loading the saved result"):
         load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
-    model = plain_model(built.trainer)
+    done = Trained(plain_model(built.trainer), without_handover(record))
     try:
-        with waiting("checking the saved result"):
-            checks = check_saved(
-                job, model, output, before.probe, before.answer,
-                trained=answer, answered_in=record.answered_in,
-            )  # fmt: skip
+        judge(loaded, before, done, trained=answer, answered_in=record.answered_in)
     except TrainingFailed:
         forget_trained(output)  # the next attempt saves the result again
         raise
-    finish(loaded, Trained(model, without_handover(record)), checks, before.evaluator)
     forget_trained(output)
 
 
-def finish(
-    loaded: LoadedStage, trained: Trained, checks: Sequence[Check], evaluator: Evaluator | None
-) -> None:
-    """Evaluate the trained model, say what was found, and write result.json.
+def judge(loaded: LoadedStage, before: Before, done: Trained, **answered: Any) -> None:
+    """Check what was saved, compare before and after, say what was found, and write result.json.
+
+    Raises TrainingFailed if the result is not the trained model, or has no effect.
 
     Args:
-        trained: The model, and what the training said of it.
-        checks: Of what was saved.
-        evaluator: Has evaluated the model before training; None: nothing is compared.
+        done: The trained model, and what the training said of it.
+        answered: What `check_saved` needs of another process that has trained it.
     """
-    job, evaluation, word, text = loaded.job, None, None, None
+    job, evaluator, evaluation, word, text = loaded.job, before.evaluator, None, None, None
+    with waiting("checking the saved result"):
+        checks = check_saved(job, done.model, job.output, before.probe, before.answer, **answered)
     job.enter(EVALUATING)
-    checks = [*checks, *trained.result.checks]
+    checks += done.result.checks
     if evaluator is not None:
         evaluator.evaluate_tuned()
         evaluation, (word, text) = evaluator.record(), evaluator.verdict()
         checks += evaluator.checks()
     for check in checks:
         tell(job, f"{'ok' if check.ok else 'WARNING'}: {check.text}")
-    times = together(trained.result.times, loaded.parts.times())
+    times = together(done.result.times, loaded.parts.times())
     result = replace(
-        trained.result,
+        done.result,
         status=DONE,
         duration_s=times.total_s,
         times=times,
@@ -225,4 +202,4 @@ def finish(
     )
     write_json(job.output / RESULT, result.to_dict())
     if job.process.bases is not None:
-        job.process.bases.release(trained.model)
+        job.process.bases.release(done.model)

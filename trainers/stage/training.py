@@ -48,7 +48,7 @@ def train_steps(built: BuiltStage) -> Trained:
     """
     from trainers.keep.checkpoints import load_weights
 
-    job, trainer, callback, loaded = built.job, built.trainer, built.callback, built.loaded
+    job, trainer, callback, objective = built.job, built.trainer, built.callback, built.objective
     curve: HeldOutCurve | None = callback.curve
     if is_sharded(job):
         make_divisible(trainer.model, mixed=job.stage.precision == "mixed")
@@ -57,18 +57,18 @@ def train_steps(built: BuiltStage) -> Trained:
         tell(job, curve.describe())
         measured_before = resume.record.get("held_out", ()) if resume is not None else ()
         curve.measured = [HeldOutLoss(*one) for one in measured_before]
-    elif loaded.objective.measures_loss and loaded.data.holdout and job.judge:
+    elif objective.measures_loss and built.data.holdout and job.judge:
         tell(job, f"held-out loss is measured before and after training alone: {SHORT_RUN}")
     if is_main_process():
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
         callback.trackers = Trackers(job)
-    loaded.memory.reset()
-    loaded.parts.begin(TRAIN)
+    built.memory.reset()
+    built.parts.begin(TRAIN)
     job.enter(TRAINING)
     _run_steps(built, resume)
-    measured = measurement(loaded, callback)
-    launch = launch_record(job, trainer.model, loaded.memory)
-    loaded.parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
+    measured = measurement(built, callback)
+    launch = launch_record(job, trainer.model, built.memory)
+    built.parts.begin(AFTER, text=SAVING_ALONE if job.part == TRAIN_ALONE else None)
     job.enter(SAVING)
     if curve is not None:
         if curve.kept_step != curve.last_step:
@@ -80,15 +80,15 @@ def train_steps(built: BuiltStage) -> Trained:
         for line in curve.record().sentences():
             tell(job, line)
     resolved = replace(
-        resolved_settings(job, trainer, loaded.device, loaded.threads, loaded.stops),
-        **loaded.objective.resolved(job),
+        resolved_settings(job, trainer, built.device, built.threads, built.stops),
+        **objective.resolved(job),
     )
     model = plain_model(trainer)
     with waiting("saving the result"):
-        files = loaded.objective.save(job, trainer, model, loaded.tokenizer)
-    rewards, noticed = loaded.objective.about_rewards(job)
+        files = objective.save(job, trainer, model, built.tokenizer)
+    outcome = {"checks": (), **objective.outcome(job)}
     if warning := rounding_warning(job.stage):
-        noticed = [Check("updates_rounded_away", False, warning), *noticed]
+        outcome["checks"] = (Check("updates_rounded_away", False, warning), *outcome["checks"])
     result = StageResult(
         status=RUNNING,
         steps=curve.last_step if curve is not None and curve.stopped else built.steps,
@@ -96,14 +96,12 @@ def train_steps(built: BuiltStage) -> Trained:
         loss_last=callback.losses[-1] if callback.losses else None,
         measured=measured,
         launch=launch,
-        data=loaded.data.counts(),
+        data=built.data.counts(),
         held_out=curve.record() if curve is not None else None,
-        rewards=rewards or None,
-        checks=tuple(noticed),
         files=files,
-        versions=dict(loaded.versions),
+        versions=dict(built.versions),
         resolved=resolved,
-        **loaded.objective.outcome(job),
+        **outcome,
     )
     return Trained(model, result)
 
@@ -112,7 +110,7 @@ def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:
     """Train the steps that are left; none, if the checkpoint is behind the last one."""
     from trainers.keep.checkpoints import Resuming, load_weights
 
-    trainer, callback, itself = built.trainer, built.callback, built.loaded.objective.resumes_itself
+    trainer, callback, itself = built.trainer, built.callback, built.objective.resumes_itself
     curve: HeldOutCurve | None = callback.curve
     place = resume.path if resume is not None else None
     is_trained = resume is not None and (

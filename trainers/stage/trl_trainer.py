@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from trainers.evaluation.loss import token_losses
 from trainers.job.job import Job
 from trainers.job.types import Model
 from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_random_states
+from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.rollouts.vllm_engine import OpenServer, engine_of
 from trainers.rows.batches import Batches, Rounds, RowOrder
 from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
@@ -193,6 +196,41 @@ class StageTrainer(SafeCheckpoints, Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: nobody reads the count, and it would visit every parameter on every micro-batch."""
         return 0
+
+
+class AnswersItself:
+    """A mixin for trainers that learn from answers of the model itself."""
+
+    model: Any
+    accelerator: Any
+    engine: Any  # generates them; set before the training
+
+    def policy(self) -> AbstractContextManager[Any]:
+        """The context in which the model is the policy: it always is."""
+        return nullcontext(self.accelerator.unwrap_model(self.model))
+
+    def answer_by(
+        self, job: Job, server: OpenServer | None, *, least: int, beside: Sequence[Any] = ()
+    ) -> None:
+        """Let the server answer from now on; without one, this process.
+
+        Args:
+            least: How many answers fit into memory in any case.
+            beside: Further models on the device.
+        """
+        local = TransformersEngine(
+            self.policy,
+            models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
+            least=least,
+            room=job.stage.micro_batch_size / job.entry.stage.micro_batch_size,
+            # PEFT's generate goes past the forward that accelerate put autocast around.
+            autocast=self.accelerator.autocast,
+        )
+        self.engine = engine_of(job, server, local, self.policy)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with closing(self.engine):
+            return super().train(*args, **kwargs)  # type: ignore[misc]  # of the trainer beside it
 
 
 # -------------------------------------------------------------------- one class for each of TRL's

@@ -15,34 +15,21 @@ Dimensions: B rows, T tokens of the longest, N learned tokens laid end to end, H
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
 import torch
 
 from trainers.job.evaluating import evaluating
+from trainers.job.job import Job
 from trainers.job.machine import process_rank
 from trainers.rows.row import IGNORED
-from trainers.stage.trl_trainer import SFT
+from trainers.stage.trl_trainer import SFT, AnswersItself
 from trainers.step.answer_loss import PLACES, answer_places, at_places, head_of, read_in
 from trainers.teachers.divergence import Distance
 
 ROOM = 8  # tokens that seq_len has to leave for an answer; else the data's answer is kept
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What a stage learns of its teacher, and how."""
-
-    teacher: Any  # the model; None: the student without its module
-    beta: float
-    temperature: float
-    on_policy: float  # the share of micro-batches that the student answers
-    response_tokens: int
-    seq_len: int
-    seed: int
 
 
 def is_on_policy(number: int, share: float) -> bool:
@@ -74,20 +61,20 @@ def rows_of(batch: Mapping[str, Any]) -> list[dict[str, list[int]]]:
     ]
 
 
-class Distilling(SFT):
+class Distilling(AnswersItself, SFT):
     """SFT's trainer with the distance to a teacher as its loss.
 
     Args:
-        lesson: What is learned of the teacher.
+        job: The stage.
+        teacher: The model that is learned from; None: the student without its module.
     """
 
-    def __init__(self, *args: Any, lesson: Lesson, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, job: Job, teacher: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lesson = lesson
+        self.stage, self.options, self.teacher = job.stage, job.options, teacher
         self.student = (
             self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         )
-        self.engine: Any = None  # generates the student's answers; set once this is made
         self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
 
     # ------------------------------------------------------------------ the student's answers
@@ -98,7 +85,7 @@ class Distilling(SFT):
         chosen = [
             place
             for place in range(len(batches))
-            if is_on_policy(first + place, self.lesson.on_policy)
+            if is_on_policy(first + place, self.options["on_policy"])
         ]
         answered = iter(self.answer([row for place in chosen for row in rows_of(batches[place])]))
         for place in chosen:
@@ -112,17 +99,17 @@ class Distilling(SFT):
         from trainers.rollouts.transformers_engine import stop_ids
 
         starts = [prompt_length(feature["labels"]) for feature in features]
-        room = [self.lesson.seq_len - start for start in starts]
+        room = [self.stage.seq_len - start for start in starts]
         asked = [place for place, start in enumerate(starts) if start > 0 and room[place] >= ROOM]
         rows = [dict(feature) for feature in features]
         if not asked:
             return rows
         prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
         step, rank = self.state.global_step, process_rank()
-        with own_random_numbers(self.args.device, self.lesson.seed, step, rank=rank):
+        with own_random_numbers(self.args.device, self.stage.seed, step, rank=rank):
             sampling = Sampling(
-                limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
-                temperature=self.lesson.temperature,
+                limit=min(self.options["response_tokens"], max(room[place] for place in asked)),
+                temperature=self.options["temperature"],
                 stops=stop_ids(self.model),
             )
             self.engine.load_weights()
@@ -137,26 +124,6 @@ class Distilling(SFT):
             }
             self._written.append((len(answer), ended and len(answer) == len(written)))
         return rows
-
-    def policy(self) -> Any:
-        """The context in which the model is the student: it always is."""
-        return nullcontext(self.accelerator.unwrap_model(self.model))
-
-    def local_engine(self, room: float) -> Any:
-        """Generates the student's answers in this process; the teacher takes room beside it."""
-        from trainers.rollouts.transformers_engine import TransformersEngine
-
-        beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
-        return TransformersEngine(
-            self.policy,
-            models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
-            autocast=self.accelerator.autocast,
-            room=room,
-        )
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        with closing(self.engine):
-            return super().train(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._written and "loss" in logs:
@@ -179,7 +146,6 @@ class Distilling(SFT):
 
     def distances(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any | None]:
         """(the divergence at each learned token: N, the loss that balances experts or None)."""
-        lesson = self.lesson
         asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         places_N = inputs.get(PLACES)
         if places_N is None:
@@ -189,7 +155,7 @@ class Distilling(SFT):
         def distance(student: Any, hidden_BTH: Any) -> Any:
             between = Distance(
                 student=head_of(student), teacher=head_of(teacher),
-                beta=lesson.beta, temperature=lesson.temperature,
+                beta=self.options["beta"], temperature=self.options["temperature"],
             )  # fmt: skip
             return between(at_places(hidden_BTH, places_N), teacher_NH)
 
@@ -202,8 +168,8 @@ class Distilling(SFT):
         """(the teacher without PEFT's wrapping, its hidden states: N, H)."""
         autocast = self.accelerator.autocast() if torch.is_grad_enabled() else nullcontext()
         with torch.no_grad():
-            if self.lesson.teacher is not None:
-                teacher = self.lesson.teacher
+            if self.teacher is not None:
+                teacher = self.teacher
                 hidden_BTH = teacher.base_model(**asked, use_cache=False).last_hidden_state
             else:
                 # PEFT's switched-off prefix goes past the forward that has autocast around it.
