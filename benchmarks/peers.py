@@ -1,8 +1,9 @@
 """The same LoRA on the CPU by `advise run`, by TRL's command line and by LLaMA-Factory's, in turn.
 
 In the equal case the others read the files that `advise export --to trl|llamafactory` writes of
-our plan; their first and last losses are then to be ours. In the other case each tool has its own
-defaults. Every training must have gradients above zero and a falling loss.
+our plan; their first and last losses are then ours, but for the line end behind each answer, which
+they learn too. In the other case each tool has its own defaults. Every training must have gradients
+above zero and a falling loss.
 
 A step of the equal case has the same rows for all. Where batches differ, speed counts the tokens
 that the loss counts, so that padding and prompts are no work. ADVISE_BENCHMARK_ROWS and
