@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 from advisor.data import recognise
-from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
 from advisor.plan.vllm import asks_server, unservable
 from trainers.evaluation.generation import TextEvaluator
@@ -26,7 +25,7 @@ from trainers.rollouts.vllm_engine import OpenServer, open_rollouts
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.packing import in_batches, padded_batch
-from trainers.rows.stage_rows import prepare_rows
+from trainers.rows.stage_rows import data_source, prepare_rows
 from trainers.sft import SFT
 from trainers.stage.objective import Build, EvaluatedBy, Opened, room_faults
 from trainers.stage.run import trains
@@ -104,12 +103,7 @@ class Distillation(SFT):
         chosen = job.options.get("answers")
         if chosen is not None:
             return str(chosen)
-        path = (
-            job.data.path
-            if is_hub_id(job.data.path) and not job.data_path.exists()
-            else str(job.data_path)
-        )
-        kind = recognise(path, mapping=job.data.mapping).kind
+        kind = recognise(data_source(job), mapping=job.data.mapping).kind
         return TEACHER if kind == "prompts_with_verifier" else DATA
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
@@ -120,25 +114,21 @@ class Distillation(SFT):
         data: Prepared[Prompt] = prepare_rows(
             job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - limit
         )
-        eos, notes = tokenizer.eos_token_id, []
-        held, asked = held_out(data.holdout), list(data.train)
+        held, asked, notes = held_out(data.holdout), list(data.train), []
+        none, longest = ([tokenizer.eos_token_id] * count for count in (1, limit))
         if job.dry_run:  # of the length that answers may have
-            written = [Written([eos] * limit, True)] * len([*held, *asked])
+            written = [Written(longest, True)] * len([*held, *asked])
         else:
             if job.options["on_policy"] == 1:
-                count = f"{len(asked):,} requests of training"
-                notes.append(f"the student itself answers the {count}")
+                notes.append(f"the student itself answers the {len(asked):,} requests of training")
                 asked = []
             written = self.write_answers(job, tokenizer, [*held, *asked], data.digest)
             notes.append(cut_note(written, limit))
-            if len(held) < len(data.holdout):
-                rest = len(data.holdout) - len(held)
+            if rest := len(data.holdout) - len(held):
                 notes.append(f"{rest:,} held-out requests are not measured on")
-            written += [Written([eos], True)] * (len(data.train) - len(asked))
-        rows = [
-            answered_row(prompt, answer, tokenizer)
-            for prompt, answer in zip([*held, *data.train], written, strict=True)
-        ]
+            written += [Written(none, True)] * (len(data.train) - len(asked))
+        pairs = zip([*held, *data.train], written, strict=True)
+        rows = [answered_row(prompt, answer, tokenizer) for prompt, answer in pairs]
         return answered(data, rows[: len(held)], rows[len(held) :], notes)
 
     def write_answers(

@@ -37,21 +37,12 @@ class KTO(Objective[Feedback]):
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
     def faults(self, job: Job) -> list[Fault]:
-        size = job.stage.micro_batch_size
-        if size >= FEWEST_AT_ONCE:
-            return []
-        what = (
-            "KTO estimates the KL divergence from the rows of one batch, and micro_batch_size is"
-            f" {size}"
-        )
-        return [
-            Fault(
-                where=f"stage {job.stage.name}",
-                what=what,
-                allowed=f"micro_batch_size: {FEWEST_AT_ONCE} or more",
-                hint="a smaller grad_accum keeps the effective batch size",
-            )
-        ]
+        size, at = job.stage.micro_batch_size, f"stage {job.stage.name}"
+        what = "KTO estimates the KL divergence from the rows of one batch, and micro_batch_size is"
+        allowed = f"micro_batch_size: {FEWEST_AT_ONCE} or more"
+        hint = "a smaller grad_accum keeps the effective batch size"
+        fault = Fault(where=at, what=f"{what} {size}", allowed=allowed, hint=hint)
+        return [] if size >= FEWEST_AT_ONCE else [fault]
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Feedback]:
         data: Prepared[Feedback] = super().rows(job, tokenizer)

@@ -1,12 +1,11 @@
 """Preference data and stages on a tiny model, for the tests of alignment and of rewards."""
 
-import json
-from importlib import import_module
 from typing import Any
 
 from advisor.plan.model import Stage
-from trainers.job.files import read_json
-from trainers.job.job import Job
+from tests.trainers.runs import losses as losses
+from tests.trainers.runs import result_of as result_of
+from tests.trainers.runs import trained as trained
 
 QUESTIONS = (
     "Where is my parcel",
@@ -52,22 +51,3 @@ def stage_of(objective: str, **keys: Any) -> Stage:
         **{**small, **common},
         options={key: value for key, value in keys.items() if key not in common},
     )
-
-
-def trained(job: Job) -> dict[str, Any]:
-    """What the stage says of itself once it is done."""
-    import_module(f"trainers.{job.stage.objective}").train(job)
-    return result_of(job)
-
-
-def result_of(job: Job) -> dict[str, Any]:
-    """What a trained stage says of itself."""
-    return read_json(job.output / "result.json")
-
-
-def losses(job: Job) -> list[float]:
-    return [
-        line["loss"]
-        for line in map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
-        if line["stage"] == job.stage.name
-    ]

@@ -1,28 +1,33 @@
-"""SFT stages run in this process: what they leave, and how they go on after a crash."""
+"""Stages run in this process: what they leave, and how they go on after a crash."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import Any
 
 import numpy
 import pytest
 
-from trainers import sft
 from trainers.job.files import read_json
 from trainers.job.job import Job
 
 
 def trained(job: Job) -> dict[str, Any]:
     """What a stage says of itself once it is done."""
-    sft.train(job)
+    import_module(f"trainers.{job.stage.objective}").train(job)
+    return result_of(job)
+
+
+def result_of(job: Job) -> dict[str, Any]:
+    """What a trained stage says of itself."""
     return read_json(job.output / "result.json")
 
 
 def losses(job: Job) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()
-    ]
+    """Of the stage, in each line of metrics."""
+    lines = map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["stage"] == job.stage.name]
 
 
 def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +44,7 @@ def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RunCallback, "on_log", crash)
         with pytest.raises(RuntimeError, match="plug"):
-            sft.train(job)
+            trained(job)
 
 
 # The first bytes of a file that Python or torch has pickled, alone and in an archive.

@@ -10,13 +10,11 @@ import pytest
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import LLAMA3, family_tokenizer
-from tests.trainers.fitting import prepare_stage_rows
 from trainers import sft
 from trainers.__main__ import main
 from trainers.job.files import read_json
 from trainers.rows import IGNORED, Templater
 from trainers.rows.conversation import answer_row
-from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer
 
 
@@ -60,50 +58,6 @@ def test_3_truncation_that_would_remove_every_answer_stops_before_training(make,
         sft.train(job)
 
 
-def test_3_rows_that_lose_their_answer_are_left_out_with_a_count(make, file):
-    """Cutting takes the whole answer of some rows: they are dropped and named, and what is trained
-    on has something to learn.
-    """
-    rows = [chat(f"Question {number}?", "Yes. " * 40) for number in range(10)] + [
-        chat(f"{number} {LONG}", "Yes.") for number in range(3)
-    ]
-    job = make(
-        job_data=file(rows),
-        seq_len=64,
-        truncation="truncate",
-        max_steps=2,
-        warmup=0.0,
-        job_judge=False,
-    )
-    sft.train(job)
-    data = read_json(job.output / "result.json")["data"]
-    assert (data["truncated"], data["dropped"]) == (10, 3)
-    assert any(
-        "nothing to learn is left of them" in note and "rows 11, 12, 13" in note
-        for note in data["notes"]
-    )
-    assert all(row.learned for row in prepare_rows(job, load_tokenizer(job)).train)
-
-
-def test_4_long_rows_stop_the_run_with_how_many_and_how_long(make, file):
-    """By default more than 5 % of over-long rows stop the run with count, percentile, longest and
-    the ways out; nothing is cut in silence.
-    """
-    rows = [chat(f"Question {number}?", "Yes.") for number in range(18)] + [
-        chat(f"{number} {LONG}", "Yes.") for number in range(2)
-    ]
-    job = make(job_data=file(rows), seq_len=64)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"2 of 20 rows are longer than seq_len 64 \(95 % are within .* tokens, the longest has"
-            r" \d+\)"
-        ),
-    ) as caught:
-        sft.train(job)
-    assert "truncation: drop" in caught.value.faults[0].hint
-
-
 def test_4_what_was_dropped_is_in_the_result(make, file, capsys):
     """truncation: drop leaves rows out with a count, on the screen and in result.json, and each row
     is accounted for.
@@ -121,37 +75,6 @@ def test_4_what_was_dropped_is_in_the_result(make, file, capsys):
         "2 of 20 rows were left out: longer than seq_len 64 (rows 19, 20)"
         in capsys.readouterr().err
     )
-
-
-def test_5_a_template_without_generation_tag_masks_the_question(make):
-    """The tiny model's template has no such tag: questions are still not learned, in any row of the
-    file.
-    """
-    job = make(seq_len=64)
-    tokenizer = load_tokenizer(job)
-    assert "generation %}" not in tokenizer.chat_template
-    for row in prepare_rows(job, tokenizer).train:
-        learned = tokenizer.decode([label for label in row.labels if label != IGNORED])
-        assert learned == f"{row.expected}<|im_end|>"
-        assert 0 < row.learned < row.tokens / 2
-
-
-def test_5_a_mask_that_cannot_be_told_stops_the_run_with_the_rows(make, monkeypatch):
-    """A template that cuts what the assistant says short cannot be masked: named rows and an error,
-    never a guess.
-    """
-    import trainers.start.loading as loading
-
-    tokenizer = loading.load_tokenizer(make())
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        "message['content']", "message['content'][:9]"
-    )
-    monkeypatch.setattr(loading, "load_tokenizer", lambda job, **how: tokenizer)
-    with pytest.raises(
-        InputError, match="row 1: the chat template hides where an answer begins or ends"
-    ) as caught:
-        sft.train(make())
-    assert "30 of 30 rows" in caught.value.text() or "no row can be used" in caught.value.text()
 
 
 def test_6_the_end_token_is_learned_even_where_it_pads(make):
@@ -202,28 +125,6 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     assert read_json(job.output / "result.json")["resolved"]["stop_tokens_added"] == ["<|im_end|>"]
 
 
-def test_6_a_template_without_end_token_gets_one(tiny_tokenizer_copy):
-    """Where the template leaves the end token out, it is added and learned, and the rows are
-    counted.
-    """
-    tiny_tokenizer_copy.chat_template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
-        " add_generation_prompt %}assistant: {% endif %}"
-    )
-    rows = [
-        Example(
-            row=number,
-            messages=(Message("user", f"Question {number}?"), Message("assistant", "Yes.")),
-        )
-        for number in range(1, 4)
-    ]
-    data = prepare_stage_rows(
-        rows, Templater(tiny_tokenizer_copy), seq_len=64, truncation="stop", holdout=0.0, seed=1
-    )
-    assert all(row.labels[-1] == tiny_tokenizer_copy.eos_token_id for row in data.train)
-    assert "3 rows: rows end with <|im_end|>, which the chat template leaves out" in data.notes
-
-
 def test_7_the_models_own_template_is_used_and_saved(make):
     """No plan key puts another model's template on a model; the one in use is saved beside the
     adapter.
@@ -261,25 +162,6 @@ def test_7_a_template_of_another_model_is_noticed(tiny_tokenizer_copy):
         Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes."))), proper
     )
     assert not proper.notes
-
-
-def test_16_a_path_is_enough(make, file):
-    """A file in a folder of its own, with columns of its own naming, trains without being
-    registered anywhere.
-    """
-    job = make(
-        job_data=file(
-            [
-                {"prompt": f"Question {number}?", "completion": f"Answer {number}."}
-                for number in range(20)
-            ]
-        ),
-        max_steps=2,
-        warmup=0.0,
-        job_judge=False,
-    )
-    sft.train(job)
-    assert read_json(job.output / "result.json")["data"]["rows"] == 20
 
 
 def test_16_a_file_that_is_not_understood_says_what_it_has_and_what_is_known(make, file):

@@ -392,6 +392,13 @@ def _groups(questions: Array, texts: Array, sequences: int, blank: int) -> Array
     return numpy.where(groups == nothing, texts, groups)
 
 
+def data_source(job: Job) -> str:
+    """The path of the stage's data, or what a data set of the hub is called."""
+    # The reader reports anything else that is not there.
+    is_on_the_hub = is_hub_id(job.data.path) and not job.data_path.exists()
+    return job.data.path if is_on_the_hub else str(job.data_path)
+
+
 def prepare_rows(
     job: Job, tokenizer: Tokenizer, kind: Kind[Any] = ANSWERS, *, seq_len: int | None = None
 ) -> Prepared[Any]:
@@ -404,9 +411,7 @@ def prepare_rows(
         seq_len: The longest row, in tokens; default: the stage's. Less if the model still has to
             write an answer behind it.
     """
-    # A data set of the hub is not a path; the reader reports anything else that is not there.
-    is_on_the_hub = is_hub_id(job.data.path) and not job.data_path.exists()
-    source = find_data(job.data.path if is_on_the_hub else str(job.data_path))
+    source = find_data(data_source(job))
     stage = job.stage
     learn_all = job.options.get("loss_on") == "all"
     preparation = Preparation(
