@@ -125,11 +125,18 @@ def fused_head(model: Model) -> Iterator[None]:
     from trl.trainer.utils import add_fused_lm_head
 
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    before = vars(base).get("forward")
+    before, called = vars(base).get("forward"), base.forward
+    # A prefix that PEFT has switched off goes to the forward that its base had then.
+    is_off = model is not base and vars(model).get("forward") == called
     add_fused_lm_head(base)
+    outer: Any = model
+    if is_off:
+        outer.forward = base.forward
     try:
         yield
     finally:
+        if is_off:
+            outer.forward = called
         del base.forward
         if before is not None:
             base.forward = before
