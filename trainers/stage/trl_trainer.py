@@ -34,10 +34,10 @@ from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
 from trainers.step.answer_loss import (
     PLACES,
-    KnowsAnswers,
     Tokens,
     add_hidden_call,
     answer_log_probs,
+    knowing_answers,
     learned_in,
     read_in,
     token_columns,
@@ -251,7 +251,7 @@ class SFT(StageTrainer, SFTTrainer):
         super().__init__(*args, **kwargs)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_hidden_call(base)
-        self.data_collator: Any = KnowsAnswers(self.data_collator)
+        self.data_collator: Any = knowing_answers(self.data_collator)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -138,15 +138,14 @@ def answer_places(labels_BT: Any) -> Any:
     return learned_BT.flatten().nonzero()[:, 0] - 1
 
 
-class KnowsAnswers:
+def knowing_answers(collator: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A collator whose micro-batches also hold, under PLACES, the `answer_places`."""
 
-    def __init__(self, collator: Callable[[Any], Any]) -> None:
-        self.collator = collator
-
-    def __call__(self, features: Any) -> Any:
-        batch = self.collator(features)
+    def collate(features: Any) -> Any:
+        batch = collator(features)
         return {**batch, PLACES: answer_places(batch["labels"])}
+
+    return collate
 
 
 def at_places(states_BTH: Any, places_N: Any) -> Any:

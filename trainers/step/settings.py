@@ -29,6 +29,7 @@ from advisor.ground.types import TRACKERS
 from advisor.methods.optimizers import optimizer
 from advisor.methods.stage import stage_keys, trl_arguments
 from advisor.plan.vllm import asks_server
+from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
 from trainers.job.machine import process_count, usable_cores
 from trainers.job.types import Device
@@ -43,11 +44,7 @@ def autocast_dtype(job: Job, device: Device) -> str | None:
         return None
     if job.stage.weights_dtype == "float16":
         return "float16"
-    if device.type == "cuda":
-        import torch
-
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16"
+    return str(half_dtype(device)).removeprefix("torch.")
 
 
 def choose_products(job: Job, device: Device) -> None:
@@ -142,15 +139,12 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "dataloader_pin_memory": device.type == "cuda",
         "dataloader_num_workers": loader_workers(device),
     }
-    accelerator: dict[str, Any] = {}
-    if device.type == "cuda":
+    arguments["accelerator_config"] = {
         # From pinned memory: a batch is on its way while the GPU computes, and nobody waits for it.
-        accelerator["non_blocking"] = True
-    if is_sharded(job):
+        **({"non_blocking": True} if device.type == "cuda" else {}),
         # Else every process keeps whole gradients until the last micro-batch of a step.
-        accelerator["gradient_accumulation_kwargs"] = {"sync_each_batch": True}
-    if accelerator:
-        arguments["accelerator_config"] = accelerator
+        **({"gradient_accumulation_kwargs": {"sync_each_batch": True}} if is_sharded(job) else {}),
+    }
     if entry.betas is not None:
         arguments |= {"adam_beta1": entry.betas[0], "adam_beta2": entry.betas[1]}
     if stage.gradient_checkpointing:
@@ -183,22 +177,13 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
 
 def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:
     """The named values of a config, and every value that differs from its default."""
-    defaults = {
-        item.name: item.default
-        for item in dataclasses.fields(config)
-        if item.default is not dataclasses.MISSING
-    }
-    values = {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if hasattr(config, item.name)
-    }
     kept = set(keys)
     return {
-        name: value
-        for name, value in values.items()
-        if not name.startswith(("hub_", "push_to_hub", "_"))
-        and (name in kept or (name in defaults and value != defaults[name]))
+        item.name: value
+        for item in dataclasses.fields(config)
+        if not item.name.startswith(("hub_", "push_to_hub", "_"))
+        and (value := getattr(config, item.name, dataclasses.MISSING)) is not dataclasses.MISSING
+        and (item.name in kept or item.default not in (dataclasses.MISSING, value))
     }
 
 

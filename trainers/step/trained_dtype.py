@@ -19,9 +19,8 @@ def train_in_float32(model: Any) -> None:
     """
     if not hasattr(model, "peft_config"):
         return  # the stage's precision says what weights that are trained in place are
-    for base, module in trained_copies(model):
-        dtype = next((one.dtype for one in base.parameters() if is_half(one)), None)
-        if dtype is None or hasattr(module, "casts"):
+    for dtype, module in trained_copies(model):
+        if hasattr(module, "casts"):
             continue
         for parameter in module.parameters():
             if is_half(parameter):
@@ -101,25 +100,24 @@ def round_to_base(model: Any) -> None:
     """
     if not hasattr(model, "peft_config"):
         return
-    for base, module in trained_copies(model):
+    for dtype, module in trained_copies(model):
         for cast in module.__dict__.pop("casts", []):
             cast.remove()
-        dtype = next((one.dtype for one in base.parameters() if is_half(one)), None)
-        if dtype is not None:
-            for parameter in module.parameters():
-                parameter.data = parameter.data.to(dtype)
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
 
 
 def trained_copies(model: Any) -> Iterator[tuple[Any, Any]]:
-    """(module of the base, the copy of it that is trained) for each module that PEFT saves whole,
-    adapter by adapter.
+    """(dtype of a 16-bit module of the base, the copy of it that is trained) for each module that
+    PEFT saves whole, adapter by adapter.
     """
     from peft.utils.other import ModulesToSaveWrapper
 
     for wrapper in model.modules():
         if isinstance(wrapper, ModulesToSaveWrapper):
-            for module in wrapper.modules_to_save.values():
-                yield wrapper.original_module, module
+            dtypes = [one.dtype for one in wrapper.original_module.parameters() if is_half(one)]
+            for module in wrapper.modules_to_save.values() if dtypes else ():
+                yield dtypes[0], module
 
 
 def is_half(tensor: Any) -> bool:
