@@ -59,9 +59,6 @@ NO_TOOLS = "the chat template does not write tool calls"
 ALL_LEARNED = "the mask would also cover what others say"
 
 
-FEW_ANSWERS = 3  # of a conversation; of more, one rendering each would take too long
-
-
 @dataclass(frozen=True, slots=True)
 class Chat:
     """A conversation as text."""
@@ -300,11 +297,7 @@ class Templater:
                 self.note("an empty answer is read but not learned")
                 continue
             learned.append(index)
-        spans = writing.spans_alike(learned)
-        if spans is None:
-            spans = []
-            for index in learned:
-                spans.append(writing.checked(index, writing.span(index), spans))
+        spans = writing.spans(learned)
         if messages and messages[-1].role == "assistant":
             prompt = writing.before(len(messages) - 1)
             if prompt and not writing.full.startswith(prompt):
@@ -497,78 +490,43 @@ class Writing:
             raise Unusable(NO_TOOLS, where)
         return span
 
-    # ------------------------------------------------------------------ many answers
+    def spans(self, learned: Sequence[int]) -> list[Span]:
+        """The ranges of the answers. Raises Unusable if one cannot be found for certain.
 
-    def spans_alike(self, learned: Sequence[int]) -> list[Span] | None:
-        """The ranges of many answers without a rendering for each: two answers that stand between
-        the same marks begin and end at the same places in them. Those of the first answer between
-        such marks are found by rendering.
-
-        None if there are few answers, or if that cannot be shown.
-        """
-        words = self._word_places() if len(learned) > FEW_ANSWERS else None
-        if words is None:
-            return None
-        full, known, spans = self.full, dict[tuple[str, str], Span](), list[Span]()
-        try:
-            for index in learned:
-                start, end = words[index]
-                marks = None
-                if index < len(words) - 1:
-                    marks = full[words[index - 1][1] : start], full[end : words[index + 1][0]]
-                if marks in known:
-                    lead, tail = known[marks]  # characters of the marks that belong to the answer
-                    span = start - lead, end + tail
-                else:
-                    span = self.span(index)
-                    own = start - span[0], span[1] - end
-                    if marks is not None:
-                        if not (0 <= own[0] <= len(marks[0]) and 0 <= own[1] <= len(marks[1])):
-                            return None
-                        known[marks] = own
-                spans.append(self.checked(index, span, spans))
-        except Unusable:
-            return None
-        return spans
-
-    def _word_places(self) -> list[Span] | None:
-        """Where the words of each message stand in the text, found by rendering the conversation
-        once more with other words; None if the template does more than to put marks around them,
-        or if questions and answers do not alternate.
+        Long chats would take too many renderings: an answer that stands between the same marks as
+        the first one begins and ends at the same places in them.
         """
         messages, full = self.messages, self.full
-        turns = messages[int(messages[0].role == "system") :]
-        if any(
-            turn.role != ("user", "assistant")[place % 2] for place, turn in enumerate(turns)
-        ) or any(
-            message.extra
-            or not message.content.strip()
-            or "</think>" in message.content
-            or self.special_text.search(message.content)
-            for message in messages
-        ):
-            return None
-        others = [f"\u00a4{place}\u00a5" for place in range(len(messages))]
-        try:
-            text = self.render(
-                [replace(one, content=other) for one, other in zip(messages, others, strict=True)]
+        found: list[Span] = []
+        marks: tuple[str, str, str] | None = None  # before the first answer, in it on both sides
+        said = [message.content.strip() for message in messages]
+        plain = not any(map(self.special_text.search, said))
+        unlearned = {said[place] for place in range(len(said)) if place not in learned}
+        for index in learned:
+            question, words, span = said[index - 1], said[index], None
+            is_usual = (
+                plain
+                and 0 < index < len(messages) - 1
+                and messages[index - 1].role == "user"
+                and not messages[index].extra
+                and "</think>" not in words
+                and words not in unlearned
             )
-        except Unusable:
-            return None
-        before, *marks = re.split("\u00a4\\d+\u00a5", text)
-        if re.findall("\u00a4\\d+\u00a5", text) != others or not full.startswith(before):
-            return None
-        place, found = len(before), []
-        for message, mark in zip(messages, marks, strict=True):
-            spoken = message.content.strip()  # the space around it may be gone
-            start = full.find(spoken, place)
-            end = start + len(spoken)
-            following = full.find(mark, end)
-            if min(start, following) < 0 or (full[place:start] + full[end:following]).strip():
-                return None
-            found.append((start, end))
-            place = following + len(mark)
-        return None if full[place:].strip() else found
+            if marks and is_usual:
+                text = question + "".join(marks[:2]) + words + marks[2]
+                place = full.find(text, found[-1][1])
+                if place >= 0 and full.find(text, place + 1) < 0:
+                    span = place + len(question + marks[0]), place + len(text)
+            if span is None:
+                start, end = span = self.span(index)
+                asked, place = full.rfind(question, 0, start), full.find(words, start, end)
+                if is_usual and not marks and min(asked, place) >= 0:
+                    before = full[asked + len(question) : start]
+                    # Only if nobody writes such a mark but the template.
+                    if before.strip() and not any(before.strip() in one for one in said):
+                        marks = before, full[start:place], full[place + len(words) : end]
+            found.append(self.checked(index, span, found))
+        return found
 
     # ------------------------------------------------------------------ one answer
 
