@@ -17,7 +17,7 @@ from trainers.__main__ import parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
 from trainers.job.files import read_json
 from trainers.job.job import JUDGE, TRAIN
-from trainers.keep.records import read_trained, together
+from trainers.keep.results import read_trained, together
 
 CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
 KEYS = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}

@@ -1,18 +1,38 @@
-"""The weights of a stage in the layout that every library reads: written whole, on the disk before
-anything says that they are, and put back into a model that is built already.
+"""What a stage leaves: its weights in the layout that every library reads, written whole and on the
+disk before anything says that they are; the values that it was really trained with; and what its
+processes hand to the one that judges their result.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from advisor.ground.files import DISK, Disk
-from advisor.record.stage import SavedFile
-from trainers.job.machine import is_main_process
-from trainers.keep.checkpoint_store import disk_refused
+from advisor.ground.files import DISK, Disk, write_atomically
+from advisor.ground.types import DDP
+from advisor.ground.units import GIB
+from advisor.methods.optimizers import optimizer
+from advisor.methods.stage import recorded_values
+from advisor.record.files import ANSWER, TRAINED, TrainedStage, trained_record, try_read_part
+from advisor.record.run import ResolvedSettings, StageResult
+from advisor.record.stage import LaunchRecord, SavedFile, Times
+from trainers.job.files import make_folder, write_json
+from trainers.job.job import Job
+from trainers.job.machine import (
+    MemoryMeter,
+    is_main_process,
+    process_count,
+    process_rank,
+    sum_over_processes,
+)
+from trainers.job.types import Device, Model, Trainer
+from trainers.keep.checkpoint_store import CheckpointStore, disk_refused, fingerprint
+from trainers.rows.template import template_record
+from trainers.start.kernels import fused_in
+from trainers.step import settings
 from trainers.step.sharding import sharded_tensors, whole_prompt, whole_weights
 from trainers.updates.experts import returning_routers
 
@@ -123,3 +143,154 @@ def _load_whole(model: Any, folder: Path) -> None:
         str(folder), dtype=next(model.parameters()).dtype, trust_remote_code=False
     )
     model.load_state_dict(read.state_dict())
+
+
+# --------------------------------------------------------------------------- what was used
+
+# The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
+# differs from TRL's defaults is recorded.
+RECORDED_ARGUMENTS = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_steps",
+    "optim",
+    "per_device_train_batch_size",
+    "save_steps",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
+)
+
+
+def resolved_settings(
+    job: Job, trainer: Trainer, device: Device, threads: int, stops: list[str]
+) -> ResolvedSettings:
+    """Every value that was really used, defaults included."""
+    from peft import PeftModel
+
+    from trainers.start.loading import unquantised_parameters
+
+    model, stage, entry = trainer.model, job.stage, optimizer(job.stage.optimizer)
+    adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    planned = recorded_values(stage) | {
+        "kernels": fused_in(model),
+        "double_quantization": (
+            stage.double_quantization is not False if stage.quantization == "nf4" else None
+        ),
+        "group_by_length": stage.group_by_length and not stage.packing,
+    }
+    return ResolvedSettings(
+        **planned,
+        model=job.base_model,
+        start_from=None if job.start is None else str(job.start),
+        device=str(device),
+        threads=threads,
+        autocast=settings.autocast_dtype(job, device),
+        trainable_dtype=str(trained[0].dtype).removeprefix("torch."),
+        unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
+        **template_record(trainer.processing_class),
+        options=job.options,
+        trainable_parameters=sum(parameter.numel() for parameter in trained),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        stop_tokens_added=tuple(stops),
+        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
+        | ({} if entry.transformers else {"optim": entry.name}),
+        peft=adapter,
+        epochs=trainer.state.epoch,
+    )
+
+
+def launch_record(job: Job, model: Model, memory: MemoryMeter) -> LaunchRecord:
+    """What became of the plan's `launch`. Call it in every process."""
+    launch, count = job.plan.launch, process_count()
+    own = memory.peak_bytes() / GIB
+    table = [[own if rank == process_rank() else 0.0] for rank in range(count)]
+    return LaunchRecord(
+        strategy=(launch.strategy or DDP) if count > 1 else None,
+        processes=max(1, count // launch.nodes),
+        nodes=launch.nodes,
+        sharded_tensors=sharded_tensors(model),
+        peak_gib_per_rank=tuple(round(peak, 3) for (peak,) in sum_over_processes(table)),
+    )
+
+
+# --------------------------------------------------------------------------- for the judge
+
+
+def dependency(store: CheckpointStore) -> str:
+    """A digest of what the training depends on."""
+    found = store.dependencies
+    return fingerprint([found.parts, found.settings, found.processes])
+
+
+def keep_trained(
+    folder: Path, result: StageResult, answer: Any, *, answered_in: str | None = None, **about: Any
+) -> None:
+    """Write what `result` says and the trained model's answer into the stage's folder.
+
+    Raises MachineNotReady if the disk does not take it.
+
+    Args:
+        folder: Of the stage.
+        result: As far as it goes without judging.
+        answer: To the row of the checks.
+        answered_in: The dtype that the answer was computed in, if not that of the weights.
+        about: The other keys of TrainedStage.
+    """
+    from safetensors.torch import save
+
+    make_folder(folder / TRAINED)
+    path, content = folder / TRAINED / ANSWER, save({"answer": answer.contiguous()})
+    write_atomically(path, content)
+    saved = SavedFile(bytes=len(content), sha256=DISK.digest(path))
+    known = {part.name: getattr(result, part.name) for part in fields(StageResult)}
+    record = TrainedStage(**known, answer=saved, answered_in=answered_in, **about)
+    write_json(trained_record(folder), record.to_dict())
+
+
+def read_trained(folder: Path) -> tuple[TrainedStage, Any] | None:
+    """(the record of a stage that is trained and not judged, the trained model's answer); None if
+    there is none, or if it is not what was written.
+    """
+    from safetensors.torch import load
+
+    record = try_read_part(TrainedStage, trained_record(folder))
+    path = folder / TRAINED / ANSWER
+    if record is None or not path.is_file() or DISK.digest(path) != record.answer.sha256:
+        return None
+    return record, load(path.read_bytes())["answer"]
+
+
+def forget_trained(folder: Path) -> None:
+    """Remove the record: the stage is judged, or is trained again. The record itself goes first."""
+    trained_record(folder).unlink(missing_ok=True)
+    DISK.discard(folder / TRAINED)
+
+
+def without_handover(record: TrainedStage) -> StageResult:
+    """What the record says of the stage itself."""
+    known = {part.name: getattr(record, part.name) for part in fields(StageResult)}
+    return StageResult(**known)
+
+
+def together(one: Times | None, other: Times) -> Times:
+    """The times of both processes that worked on a stage, part by part."""
+    if one is None:
+        return other
+    names = [part.name for part in fields(Times) if part.name != "extra"]
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
+    sums: dict[str, Any] = {
+        name: None if pair == (None, None) else round(sum(value or 0.0 for value in pair), 3)
+        for name, pair in pairs.items()
+    }
+    return replace(other, **sums)

@@ -30,15 +30,15 @@ from trainers.job.files import write_json
 from trainers.job.job import JUDGE, TRAIN, Job, label
 from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.job.process import AFTER_STEPS, EVALUATING, TRAINING
-from trainers.keep.records import (
+from trainers.keep.results import (
     dependency,
     forget_trained,
     keep_trained,
+    load_saved,
     read_trained,
     together,
     without_handover,
 )
-from trainers.keep.results import load_saved
 from trainers.keep.resuming import evaluated
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, tell
 from trainers.stage.load import BuiltStage, LoadedStage, build_stage, load_stage

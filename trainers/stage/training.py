@@ -19,7 +19,7 @@ from trainers.job.process import SAVING, TRAINING
 from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import Checkpoint
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
-from trainers.keep.records import launch_record, resolved_settings
+from trainers.keep.results import launch_record, resolved_settings
 from trainers.keep.resuming import last_checkpoint, resume_metrics
 from trainers.keep.trackers import Trackers
 from trainers.rows.conversation import PROMPTS
