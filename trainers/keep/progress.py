@@ -52,13 +52,13 @@ class RunCallback(TrainerCallback):
         store: CheckpointStore | None = None,
         logged: Sequence[str] = (),
     ) -> None:
-        self.job, self.shown, self.stop = job, is_main_process(), job.process.stop
+        self.job, self.shown = job, is_main_process()
         self.label = f"{label(job)} (dry run)" if job.dry_run else label(job)
         self.writes = self.shown and not job.dry_run
-        self.steps, self.memory, self.store = steps, memory, store
-        self.logged = logged
+        self.steps, self.memory, self.store, self.logged = steps, memory, store, logged
         self.saves = None if store is None else save_clock(job, steps)  # when one is due
         self.last_s = self.save_began_s = 0.0
+        self.rate: float | None = None  # the last one that was logged
         self.stopped_at: int | None = None  # the step after which it was asked to stop
         self.wait: Wait | None = None  # for the steps
         self.parts: Wait | None = None  # for the micro-batches of one step, or of held-out rows
@@ -66,12 +66,11 @@ class RunCallback(TrainerCallback):
         self.curve: HeldOutCurve | None = None  # None: nothing is measured on the way
         self.line: dict[str, Any] | None = None  # of a step whose held-out loss is being measured
         self.trackers: Trackers | None = None  # likewise; None: there are none
-        self.held_out_s = 0.0
+        self.held_out_s = self.train_s = 0.0  # of this attempt
+        self.earlier_s = 0.0  # the clock of metrics.jsonl at the step that is resumed from
         self.losses: list[float] = []
         self.step_times_s: list[float] = []
         self.tokens = 0
-        self.train_s = 0.0  # of this attempt
-        self.earlier_s = 0.0  # the clock of metrics.jsonl at the step that is resumed from
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began_s = self.last_s = time.monotonic()
@@ -85,13 +84,20 @@ class RunCallback(TrainerCallback):
             )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.shown and args.gradient_accumulation_steps > 1:
-            total = args.gradient_accumulation_steps
-            self.parts = board.open("this step", total=total, unit="micro-batches")
+        self._open_parts("this step", args.gradient_accumulation_steps)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.parts is not None:
             self.parts()
+
+    def _open_parts(self, what: str, total: int) -> None:
+        if self.shown and total > 1:
+            self.parts = board.open(what, total=total, unit="micro-batches")
+
+    def _close_parts(self) -> None:
+        if self.parts is not None:
+            board.close(self.parts)
+            self.parts = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure and save what is due, and stop if any process was asked to. Log what is measured,
@@ -122,14 +128,11 @@ class RunCallback(TrainerCallback):
     def _measures(self, step: int) -> bool:
         return self.curve is not None and self.curve.is_due(step)
 
-    def _close_parts(self) -> None:
-        if self.parts is not None:
-            board.close(self.parts)
-            self.parts = None
-
     def _decide(self, step: int, control: Any, saves: SaveClock) -> None:
         """Save and stop in all processes or in none."""
-        is_stopped, is_due = self.stop.is_agreed(is_main_process() and saves.is_due(step))
+        is_stopped, is_due = self.job.process.stop.is_agreed(
+            is_main_process() and saves.is_due(step)
+        )
         if is_stopped and step < self.steps:
             control.should_training_stop = True
             self.stopped_at = step
@@ -151,26 +154,25 @@ class RunCallback(TrainerCallback):
         del state.log_history[:-KEPT_LOGS]
         if not logs or "loss" not in logs or state.global_step <= self.last_step:
             return
-        now = time.monotonic()
-        done = state.global_step - self.last_step
-        step_s = (now - self.last_s) / done
+        now, step = time.monotonic(), state.global_step
+        done, took_s = step - self.last_step, now - self.last_s
         tokens = self.trainer.take_token_count()
-        loss, norm, rate = logs["loss"], logs.get("grad_norm"), logs.get("learning_rate")
+        loss, norm, self.rate = logs["loss"], logs.get("grad_norm"), logs.get("learning_rate")
         self.losses.append(loss)
-        self.step_times_s.extend([step_s] * done)
+        self.step_times_s += [took_s / done] * done
         self.tokens += tokens
-        per_s = tokens / max(now - self.last_s, 1e-9)
-        self.last_s, self.last_step = now, state.global_step
-        self.save_began_s = now  # the GPU has done its work, which saving would have waited for
+        # The GPU has done its work, which saving would have waited for.
+        self.last_s = self.save_began_s = now
+        self.last_step = step
         line = {
             "stage": self.job.stage.name,
             "task": self.job.task,
-            "step": state.global_step,
+            "step": step,
             "steps": self.steps,
             "loss": loss,
-            "learning_rate": rate,
+            "learning_rate": self.rate,
             "grad_norm": norm,
-            "tokens_per_s": round(per_s, 1),
+            "tokens_per_s": round(tokens / max(took_s, 1e-9), 1),
             "memory_bytes": self.memory.peak_bytes(),
             **{metric_name(key): logs[key] for key in self.logged if key in logs},
         }
@@ -178,28 +180,18 @@ class RunCallback(TrainerCallback):
         self.shown_numbers = "".join(
             f", {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}" for key in own
         )
-        # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered,
-        # so only the loss counts.
-        is_lost = not math.isfinite(loss) or (
-            norm is not None and not math.isfinite(norm) and not args.fp16
-        )
-        if control.should_evaluate and not is_lost:
+        lost = None if math.isfinite(loss) else f"the loss became {loss}"
+        # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered.
+        if not (lost or args.fp16 or norm is None or math.isfinite(norm)):
+            lost = f"the gradient became {norm}"
+        if control.should_evaluate and lost is None:
             self.line = line
             return
         self._finish(line)
-        if is_lost:
-            what = (
-                f"the loss became {loss}"
-                if not math.isfinite(loss)
-                else f"the gradient became {norm}"
-            )
-            place = (
-                f"at step {state.global_step}"
-                if done == 1
-                else f"in steps {state.global_step - done + 1} to {state.global_step}"
-            )
+        if lost is not None:
+            place = f"at step {step}" if done == 1 else f"in steps {step - done + 1} to {step}"
             raise TrainingFailed(
-                f"{what} {place}; nothing was saved from it",
+                f"{lost} {place}; nothing was saved from it",
                 hint=(
                     "lower the learning_rate (a third of it), check the data for extreme rows, or"
                     " use weights_dtype: float32"
@@ -209,9 +201,8 @@ class RunCallback(TrainerCallback):
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        if self.shown and self.parts is None:
-            total = len(eval_dataloader)
-            self.parts = board.open("held-out loss", total=total, unit="micro-batches")
+        if self.parts is None:
+            self._open_parts("held-out loss", len(eval_dataloader))
         if self.parts is not None:
             self.parts()
 
@@ -235,7 +226,11 @@ class RunCallback(TrainerCallback):
         """Write the line of a step and show it."""
         step = line["step"]
         elapsed_s = time.monotonic() - self.began_s
-        self._write(line | {"elapsed_s": round(self.earlier_s + elapsed_s, 3)})
+        line = line | {"elapsed_s": round(self.earlier_s + elapsed_s, 3)}
+        if self.writes:
+            append_line(self.job.run / "metrics.jsonl", line)
+        if self.trackers is not None:
+            self.trackers.log(line, after=self.first_step)
         if self.wait is None:
             return
         done = max(step - self.first_step, 1)
@@ -253,15 +248,8 @@ class RunCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         wait_for_all()  # each process writes its random state into the checkpoint
         if state.is_world_process_zero and self.store is not None:
-            rate = next(
-                (
-                    entry["learning_rate"]
-                    for entry in reversed(state.log_history)
-                    if "learning_rate" in entry
-                ),
-                0.0,
-            )
-            about = {"steps": self.steps, "learning_rate": rate, "epoch": state.epoch or 0.0}
+            rate, epoch = self.rate or 0.0, state.epoch or 0.0
+            about = {"steps": self.steps, "learning_rate": rate, "epoch": epoch}
             if self.curve is not None:
                 best = self.curve.kept_step if self.curve.keeps_best else None
                 about |= {"held_out": self.curve.measured, "best_step": best}
@@ -292,12 +280,6 @@ class RunCallback(TrainerCallback):
         last = self.curve.measured[-1]
         at = "" if last.step == self.last_step else f" (step {last.step})"
         return f", held-out {math.nan if last.loss is None else last.loss:.3f}{at}"
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self.writes:
-            append_line(self.job.run / "metrics.jsonl", line)
-        if self.trackers is not None:
-            self.trackers.log(line, after=self.first_step)
 
     @property
     def all_train_s(self) -> float:
