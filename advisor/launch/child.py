@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from advisor.ground.progress import board
+from advisor.ground.signals import receiving
 
 # Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn
 # would do the same inside a fork of this process, which Python's manual warns about. 1 is
@@ -83,12 +84,10 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.stops = 0
         self.last_stop_s = 0.0
-        self.previous: dict[int, Any] = {}
+        self.signals = receiving(self._stop)
 
     def __enter__(self) -> Child:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-                self.previous[number] = signal.signal(number, self._stop)
+        self.signals.__enter__()
         board.hand_over()
         # What the child prints are messages: our own stdout is for data.
         self.process = subprocess.Popen(
@@ -153,8 +152,7 @@ class Child:
             # An error of our own: never leave the child running.
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        self.signals.__exit__(None, None, None)
 
 
 @contextmanager
@@ -167,16 +165,8 @@ def every_stop_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {
-        number: signal.signal(number, interrupt)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
+    with receiving(interrupt, (signal.SIGTERM, signal.SIGHUP)):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def free_port(host: str = "") -> int:

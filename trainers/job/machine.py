@@ -254,54 +254,41 @@ class MemoryMeter:
     """
 
     def __init__(self, device: Device) -> None:
-        self.on_gpu = device.type == "cuda"
         self.device = device
-        self.baseline_bytes = 0
-        self.total_bytes: int | None = None  # of the GPU
-        self.reset()
-        if not self.on_gpu:
-            self.baseline_bytes = resident_bytes()
+        self.cuda: Any = None  # torch's counters; None: there is no GPU
+        limit = os.environ.get(MEMORY_LIMIT, "")
+        self.total_bytes = int(limit) if limit.isdigit() else None  # None: not known
+        if device.type == "cuda":
+            import torch
 
-    @property
-    def counter(self) -> str:
-        """What is counted: allocated or rss_growth."""
-        return "allocated" if self.on_gpu else "rss_growth"
+            self.cuda = torch.cuda
+            self.total_bytes = int(torch.cuda.get_device_properties(device).total_memory)
+        self.counter = "rss_growth" if self.cuda is None else "allocated"  # what is counted
+        self.reset()
+        self.baseline_bytes = resident_bytes() if self.cuda is None else 0
 
     def reset(self) -> None:
         """Forget the peak so far, keep the baseline."""
-        if self.on_gpu:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self.device)
+        if self.cuda is not None:
+            self.cuda.reset_peak_memory_stats(self.device)
             return
         with suppress(OSError):  # 5: reset this process's high-water mark (proc(5), clear_refs)
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:
         """The peak since the last `reset`."""
-        if self.on_gpu:
-            import torch
-
-            return int(torch.cuda.max_memory_allocated(self.device))
+        if self.cuda is not None:
+            return int(self.cuda.max_memory_allocated(self.device))
         return max(0, resident_bytes(highest=True) - self.baseline_bytes)
 
     def in_use(self) -> tuple[int, int | None]:
         """(bytes now, the limit if it is known): what torch holds of the GPU, or what this process
         holds of the computer's memory.
         """
-        if not self.on_gpu:
-            limit = os.environ.get(MEMORY_LIMIT, "")
-            return resident_bytes(), int(limit) if limit.isdigit() else None
-        import torch
-
-        if self.total_bytes is None:
-            self.total_bytes = int(torch.cuda.get_device_properties(self.device).total_memory)
-        return int(torch.cuda.memory_reserved(self.device)), self.total_bytes
+        if self.cuda is not None:
+            return int(self.cuda.memory_reserved(self.device)), self.total_bytes
+        return resident_bytes(), self.total_bytes
 
     def reserved_bytes(self) -> int | None:
         """What torch reserved at its peak; None on the CPU."""
-        if not self.on_gpu:
-            return None
-        import torch
-
-        return int(torch.cuda.max_memory_reserved(self.device))
+        return None if self.cuda is None else int(self.cuda.max_memory_reserved(self.device))

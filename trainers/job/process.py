@@ -22,14 +22,12 @@ from types import FrameType
 from typing import Any
 
 from advisor.ground.errors import Stopped
+from advisor.ground.signals import receiving
 from trainers.job.machine import MemoryMeter, any_process, several_machines, wait_for_all
 from trainers.job.types import Device, Model
 
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
-)
 TOGETHER_S = 0.5  # signals that are this near to the one before are one request
 TOGETHER_ON_MACHINES_S = 5.0  # a scheduler's, and those that the machines pass on to each other
 # What a stop costs that ends the process at once.
@@ -44,10 +42,6 @@ class StopRequest:
     """Whether this process was asked to stop, and what it would cost now."""
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew."""
         self.is_noted = False  # asked to stop, once the step is finished
         self.costs = WHILE_LOADING
         self.owner = os.getpid()
@@ -73,18 +67,8 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Receive the signals, until the context ends."""
-        self.forget()
-        previous = {
-            number: signal.signal(number, self.receive)
-            for number in SIGNALS
-            if signal.getsignal(number) is not signal.SIG_IGN
-        }
-        try:
+        with receiving(self.receive):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self.forget()
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:

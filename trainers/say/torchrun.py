@@ -18,10 +18,10 @@ from types import FrameType
 
 import psutil  # comes with accelerate; here, since a second signal may find it half imported
 
+from advisor.ground.signals import STOPS
 from advisor.ground.terminal import show_streams
-from trainers.job.process import SIGNALS
 
-IGNORED = {number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
+IGNORED = {number for number in STOPS if signal.getsignal(number) is signal.SIG_IGN}
 
 
 def pass_on(number: int, frame: FrameType | None) -> None:
@@ -39,7 +39,7 @@ def pass_on(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """The exit code of the worker that failed first, as a shell gives it; 0 if none did."""
     show_streams()
-    for number in SIGNALS:
+    for number in STOPS:
         if number not in IGNORED:
             signal.signal(number, pass_on)
     from torch.distributed import run

@@ -218,7 +218,7 @@ def measure(loaded: LoadedStage) -> None:
     write_json(job.output / DRY_RUN, record.to_dict())
     kind = (
         "allocated on the GPU"
-        if memory.on_gpu
+        if memory.cuda is not None
         else "growth of resident memory from before the model was loaded"
     )
     say(
