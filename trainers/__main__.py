@@ -59,11 +59,14 @@ def train_all(given: argparse.Namespace, process: Process) -> int:
     job: Job | None = None
     try:
         recipe = load_recipe(given.objective)
-        jobs = [replace(job, process=process) for job in requested_jobs(given)]
+        plan = read_plan(given.plan)
+        jobs = [replace(job, process=process) for job in requested_jobs(given, plan)]
         process.bases = Bases() if len(jobs) > 1 else None
         if not given.dry_run:  # which comes to each stage at once
             job = jobs[0]
-            check_later_stages(later_jobs(given))
+            names = [stage.name for stage in plan.stages]
+            behind = names[names.index(given.stage) + 1 :]
+            check_later_stages([one for name in behind for one in jobs_of(given, plan, name)])
         check = getattr(recipe, "check_rows", None)
         if check is not None and len(jobs) > 1:
             job = jobs[0]
@@ -104,13 +107,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def requested_jobs(given: argparse.Namespace) -> list[Job]:
+def requested_jobs(given: argparse.Namespace, plan: Plan) -> list[Job]:
     """The job of a command line, or one for each task named there.
 
-    Raises InputError for names the plan does not have, for a stage of another objective, and for a
-    plan that cannot be read.
+    Raises InputError for names the plan does not have, and for a stage of another objective.
     """
-    jobs = jobs_of(given, read_plan(given.plan), given.stage)
+    jobs = jobs_of(given, plan, given.stage)
     objective = jobs[0].stage.objective
     if objective != given.objective:
         raise InputError(
@@ -119,14 +121,6 @@ def requested_jobs(given: argparse.Namespace) -> list[Job]:
             allowed=f"python -P -m trainers {objective}",
         )
     return jobs
-
-
-def later_jobs(given: argparse.Namespace) -> list[Job]:
-    """The same for each stage of the plan behind that of the command line."""
-    plan = read_plan(given.plan)
-    names = [stage.name for stage in plan.stages]
-    behind = names[names.index(given.stage) + 1 :]
-    return [job for name in behind for job in jobs_of(given, plan, name)]
 
 
 def jobs_of(given: argparse.Namespace, plan: Plan, stage: str) -> list[Job]:

@@ -10,7 +10,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -52,40 +53,37 @@ class Trackers:
         if self.open is None:
             self.open = {}
             for name in dict.fromkeys(self.job.plan.extra_key("trackers", "trackers") or ()):
-                try:
+                with self._or_give_up(name):
                     self.open[name] = open_tracker(self.job, name, after)
-                except Exception as error:  # whatever its library raises
-                    self._give_up(name, error)
         numbers = {
             key: float(value)
             for key, value in line.items()
             if key not in ABOUT and isinstance(value, int | float)
         }
         for name, tracker in list(self.open.items()):
-            try:
+            with self._or_give_up(name):
                 tracker.log(numbers, step=line["step"])
-            except Exception as error:
-                self._give_up(name, error)
 
     def close(self) -> None:
         """End the runs, but not those of a stage that fails: their libraries mark them as failed
         when the process ends.
         """
         failed = sys.exc_info()[0] is not None
-        for name, tracker in list((self.open or {}).items()):
-            try:
-                if not failed:
-                    tracker.finish()
-            except Exception as error:
-                self._give_up(name, error)
+        for name, tracker in () if failed else list((self.open or {}).items()):
+            with self._or_give_up(name):
+                tracker.finish()
         self.open = {}
 
-    def _give_up(self, name: str, error: Exception) -> None:
-        say(
-            f"{label(self.job)}: WARNING: {name} gets nothing more of this stage:"
-            f" {mask_secrets(first_line(error))}; metrics.jsonl has everything"
-        )
-        (self.open or {}).pop(name, None)
+    @contextmanager
+    def _or_give_up(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever its library raises
+            say(
+                f"{label(self.job)}: WARNING: {name} gets nothing more of this stage:"
+                f" {mask_secrets(first_line(error))}; metrics.jsonl has everything"
+            )
+            (self.open or {}).pop(name, None)
 
 
 def open_tracker(job: Job, name: str, after: int) -> Any:
