@@ -17,9 +17,9 @@ from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
 from trainers.job.types import Model, Tokenizer
 from trainers.rows import Prepared
-from trainers.rows.preference import FEEDBACK, Feedback, columns_with_others, with_others
+from trainers.rows.preference import FEEDBACK, Feedback, feedback_columns
 from trainers.rows.sequences import Groups, Picked, values_of
-from trainers.stage.objective import Build, Objective
+from trainers.stage.objective import Objective
 from trainers.stage.run import trains
 
 FEWEST_AT_ONCE = 4
@@ -31,6 +31,7 @@ class KTO(Objective[Feedback]):
     config = "trl:KTOConfig"
     trained_by = "trainers.stage.trl_trainer:KTO"
     kind = FEEDBACK
+    columns = staticmethod(feedback_columns)
     evaluated_by = PreferenceEvaluator
     measures_loss = True
     has_reference = True
@@ -70,10 +71,6 @@ class KTO(Objective[Feedback]):
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {"max_length": None, "beta": job.options["beta"]}
-
-    def dataset(self, build: Build[Feedback]) -> Any:
-        batch = build.job.stage.micro_batch_size
-        return build.dataset(with_others(build.rows, batch=batch), columns_with_others)
 
 
 train = trains(KTO)

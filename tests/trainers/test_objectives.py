@@ -19,11 +19,10 @@ from trainers.rows.heads import CLASSES, class_columns, class_names
 from trainers.rows.preference import (
     FEEDBACK,
     PAIRS,
-    columns_with_others,
+    feedback_columns,
     pair_rows,
     preference_columns,
     reward_columns,
-    with_others,
 )
 from trainers.rows.row import Unusable
 
@@ -189,9 +188,9 @@ def test_feedback_keeps_its_verdicts(tiny_tokenizer):
         (3, "Soon.<|im_end|>", True),
         (3, "Never.<|im_end|>", False),
     ]
-    columns = columns_with_others(with_others(data.train, batch=2))
+    columns = feedback_columns(data.train)
     assert columns["KL_completion_ids"] == [
-        list(data.train[place].completion_ids) for place in (1, 0, 3, 2)
+        list(data.train[place].completion_ids) for place in (3, 0, 1, 2)
     ]
 
 
@@ -383,11 +382,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     config, trainer_class, table = {
         "dpo": (DPOConfig, trl_trainer.DPO, preference_columns),
         "rm": (RewardConfig, trl_trainer.Reward, reward_columns),
-        "kto": (
-            KTOConfig,
-            trl_trainer.KTO,
-            lambda rows: columns_with_others(with_others(rows, batch=4)),
-        ),
+        "kto": (KTOConfig, trl_trainer.KTO, feedback_columns),
     }[objective]
     model = (
         AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)

@@ -3,7 +3,7 @@
 import pytest
 
 from trainers.rows import Row, dataset_columns
-from trainers.rows.preference import Feedback, columns_with_others, with_others
+from trainers.rows.preference import Feedback, feedback_columns
 from trainers.rows.row import ids_of
 from trainers.rows.sequences import Groups, Picked, flattened, lengths, values_of
 
@@ -60,15 +60,13 @@ def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
 
 
 def test_each_answer_has_the_one_before_it_in_its_batch():
-    """The dataset's batches have the columns that all rows at once would give, also where the last
-    batch is one row alone.
-    """
-    rows = [
-        Feedback(number, ids_of([1]), ids_of([number]), True, "", "", "", "") for number in range(9)
-    ]
-    whole = columns_with_others(with_others(rows, batch=4))
-    assert [ids[0] for ids in whole["KL_completion_ids"]] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
-    assert [other.number for _, other in with_others(rows, batch=4)] == [3, 0, 1, 2, 7, 4, 5, 6, 7]
+    """The batches that a trainer fetches give the prompt the answer of the row before it."""
+    from trainers.rows.sequences import rows_dataset
+
+    rows = [Feedback(number, ids_of([1]), ids_of([number]), True, "", "") for number in range(9)]
+    made = rows_dataset(rows, feedback_columns)
+    batch = made.__getitems__([4, 5, 6, 7])
+    assert [one["KL_completion_ids"] for one in batch] == [[7], [4], [5], [6]]
 
 
 @pytest.mark.train

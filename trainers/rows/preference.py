@@ -20,7 +20,6 @@ from trainers.rows.conversation import (
     tokenise,
 )
 from trainers.rows.row import IGNORED, Kind, Unusable, ids_of, normalise_text
-from trainers.rows.sequences import Groups
 from trainers.rows.template import Templater
 
 NO_PAIR = "no pair of a better and a worse answer"
@@ -273,33 +272,15 @@ def reward_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
     }
 
 
-def with_others(rows: Sequence[Feedback], *, batch: int) -> Groups:
-    """Each row with the one before it in its batch; the first with the last. Its prompt also gets
-    the answer of that one, from which KTO estimates how far the model has moved (arXiv:2402.01306,
-    section 4.1).
-
-    Args:
-        batch: Rows that go through one device at once.
+def feedback_columns(rows: Sequence[Feedback]) -> dict[str, list[Any]]:
+    """What TRL's KTO trainer batches, of the rows of a batch. Each prompt also gets the answer of
+    the row before it, the first that of the last, from which KTO estimates how far the model has
+    moved (arXiv:2402.01306, section 4.1).
     """
-    import numpy
-
-    count = len(rows)
-    order = [
-        place
-        for start in range(0, count, batch)
-        for place in (min(start + batch, count) - 1, *range(start, min(start + batch, count) - 1))
-    ]
-    if count > batch and count % batch == 1:
-        order[-1] = count - 2  # alone in its batch: its own answer says nothing
-    pairs = numpy.stack([numpy.arange(count), order], 1)
-    return Groups(rows, pairs.ravel(), numpy.arange(2, 2 * count + 1, 2))
-
-
-def columns_with_others(rows: Sequence[tuple[Feedback, ...]]) -> dict[str, list[Any]]:
-    """The columns of rows, each with the one whose answer its prompt also gets."""
+    answers = [list(row.completion_ids) for row in rows]
     return {
-        "prompt_ids": [list(row.prompt_ids) for row, _ in rows],
-        "completion_ids": [list(row.completion_ids) for row, _ in rows],
-        "KL_completion_ids": [list(other.completion_ids) for _, other in rows],
-        "label": [row.label for row, _ in rows],
+        "prompt_ids": [list(row.prompt_ids) for row in rows],
+        "completion_ids": answers,
+        "KL_completion_ids": [*answers[-1:], *answers[:-1]],
+        "label": [row.label for row in rows],
     }
