@@ -23,7 +23,6 @@ from trainers.job.job import Job
 from trainers.job.types import Model, Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, reward_columns
-from trainers.rows.sequences import used_ids
 from trainers.stage.objective import Objective, Opened
 from trainers.stage.run import trains
 from trainers.updates import load_update
@@ -174,12 +173,9 @@ def choose_padding(model: Model, tokenizer: Tokenizer, data: Prepared[Pair]) -> 
     if config.pad_token_id is not None and config.pad_token_id >= 0:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
         return
-    used = {
-        token
-        for rows in (data.train, data.holdout)
-        for name in ("prompt_ids", "chosen_ids", "rejected_ids")
-        for token in used_ids(rows, name)
-    }
+    used: set[int] = set()
+    for row in chain(data.train, data.holdout):
+        used.update(row.prompt_ids, row.chosen_ids, row.rejected_ids)
     added = sorted(tokenizer.get_added_vocab().values(), reverse=True)
     known = chain(added, sorted(tokenizer.get_vocab().values()))
     spare = next(token for token in known if token not in used)

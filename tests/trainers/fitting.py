@@ -30,7 +30,7 @@ def fit_rows(rows, *, seq_len, truncation, cut=None) -> SimpleNamespace:
         "tokens": numpy.array([row.tokens for row in rows]),
         "outcome": numpy.array([outcome for outcome, _ in found]),
     }
-    record = fit_record(numbers, kind, limits)._asdict()
+    record = fit_record(numbers, kind, limits)
     return SimpleNamespace(rows=[piece for _, pieces in found for piece in pieces], **record)
 
 

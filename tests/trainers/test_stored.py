@@ -16,7 +16,7 @@ from trainers.rows import stage_rows as preparing
 from trainers.rows.conversation import PROMPTS
 from trainers.rows.preference import FEEDBACK, PAIRS
 from trainers.rows.row import LeftOut, Limits, cut_row, ids_of
-from trainers.rows.sequences import StoredRows, lengths, used_ids, values_of
+from trainers.rows.sequences import StoredRows, lengths, values_of
 from trainers.rows.stage_rows import Preparation, prepare_rows
 from trainers.say.processes import ConnectionLost, others_wait_for, wait_for
 
@@ -80,9 +80,6 @@ def test_rows_are_read_as_they_were_built(kind, job, tmp_path, small_batches):
         assert tuple(pickle.loads(pickle.dumps(rows))) == whole
         with pytest.raises(IndexError):
             rows[len(rows)]
-    if kind is PAIRS:
-        used = used_ids(tuple(found.train) + tuple(found.holdout), "chosen_ids")
-        assert used_ids(found.train, "chosen_ids") == used
 
 
 @pytest.mark.parametrize("kind", [ANSWERS, PAIRS, PROMPTS], ids=lambda kind: kind.name)

@@ -74,26 +74,22 @@ class Batches:
         return max(FEWEST_STEPS, min(POOL_STEPS, steps)) * self.per_step
 
     def order(self, epoch: int) -> Any:
-        """Every place once, micro-batch after micro-batch."""
-        return self._grouped(epoch) if self.grouped else self._shuffled(epoch)
+        """Every place once, micro-batch after micro-batch.
 
-    def _shuffled(self, epoch: int) -> Any:
-        """As accelerate's SeedableRandomSampler does it, which would lose the epoch of a run that
-        several processes resume (accelerate 1.15: it does not look through its own two wrappers).
-        """
-        import torch
+        At random, as accelerate's SeedableRandomSampler does it, which would lose the epoch of a
+        run that several processes resume (accelerate 1.15: it does not look through its own two
+        wrappers).
 
-        generator = torch.Generator()
-        generator.manual_seed(self.seed + epoch)
-        return torch.randperm(len(self.lengths), generator=generator).numpy()
-
-    def _grouped(self, epoch: int) -> Any:
-        """Pools of rows drawn at random, each sorted by length and cut into micro-batches; these
+        Or pools of rows drawn at random, each sorted by length and cut into micro-batches; these
         are then dealt to the optimizer steps at random, so that a step has long and short rows.
-
         Within a step the longest come first: processes side by side then have about equal work. The
         step with the longest row comes first, so that memory that is too small is noticed at once.
         """
+        if not self.grouped:
+            import torch
+
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            return torch.randperm(len(self.lengths), generator=generator).numpy()
         import numpy as np
 
         random = np.random.default_rng([self.seed, epoch])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from advisor.data.example import Example, Message
@@ -60,11 +61,6 @@ def class_names(names: Iterable[str]) -> list[str]:
     )
 
 
-def class_of(row: Labelled) -> str:
-    """The name of a row's class."""
-    return row.name
-
-
 def cut_text(row: Labelled, seq_len: int) -> Labelled:
     """The row with a shorter text. The last token stays: it closes the text for encoders."""
     return replace(row, input_ids=_cut(row.input_ids, seq_len))
@@ -79,7 +75,7 @@ CLASSES: Kind[Labelled] = Kind(
     row=Labelled,
     build=label_rows,
     cut=cut_text,
-    mark=class_of,
+    mark=attrgetter("name"),
     contrary="have the text of another row and another class",
     stratified=True,
 )

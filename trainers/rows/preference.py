@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from advisor.data.example import Example, Message
@@ -174,11 +175,6 @@ def cut_pair(row: Pair, seq_len: int) -> Pair | None:
     return shorter if room > 0 and shorter.chosen_ids != shorter.rejected_ids else None
 
 
-def chosen_bytes(row: Pair) -> bytes:
-    """The better answer, to compare pairs by."""
-    return ids_of(row.chosen_ids).tobytes()
-
-
 def feedback_rows(example: Example, templater: Templater) -> list[Feedback]:
     """The answers of one example with their feedback. Raises Unusable."""
     templater.begin_row(example.row)
@@ -228,7 +224,7 @@ PAIRS: Kind[Pair] = Kind(
     build=pair_rows,
     cut=cut_pair,
     unit="pairs",
-    mark=chosen_bytes,
+    mark=attrgetter("chosen_ids"),
     contrary=("contradict each other: the same two answers, once this and once that one preferred"),
 )
 FEEDBACK: Kind[Feedback] = Kind(

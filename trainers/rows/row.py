@@ -150,7 +150,7 @@ Cut = Callable[[Item, int], "Item | None"]
 
 def mark_of(value: object) -> int:
     """Eight bytes of a digest of a value that two rows are compared by."""
-    content = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
+    content = repr(value).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
@@ -228,17 +228,8 @@ def fit_row(row: Item, kind: Kind[Item], limits: Limits) -> tuple[int, Sequence[
     return (NOTHING_LEFT, ()) if shorter is None else (CUT, (shorter,))
 
 
-class FitRecord(NamedTuple):
-    """What happened to rows that were too long."""
-
-    dropped: int
-    truncated: int
-    split: int
-    notes: list[str]
-
-
-def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> FitRecord:
-    """The counts and notes on all rows.
+def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> dict[str, Any]:
+    """How many rows were `dropped`, `truncated` and `split`, and `notes` on that.
 
     Raises InputError if too many are too long and the plan does not say what to do, or if none is
     left.
@@ -293,4 +284,4 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> FitRecord:
             f"no row fits into {limit} {seq_len}",
             hint=f"the shortest has {int(tokens.min()):,} tokens",
         )
-    return FitRecord(dropped, truncated, split, notes)
+    return {"dropped": dropped, "truncated": truncated, "split": split, "notes": notes}

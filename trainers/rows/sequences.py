@@ -68,15 +68,6 @@ def lengths(rows: Sequence[Any]) -> Array:
     return values_of(rows, "tokens")
 
 
-def used_ids(rows: Sequence[Any], name: str) -> set[int]:
-    """The different tokens in a field of token ids of all rows, and of the others in their file."""
-    if isinstance(rows, Picked):
-        return set().union(*(used_ids(part, name) for part in rows.parts))
-    if isinstance(rows, StoredRows):
-        return rows.used_ids(name)
-    return {token for row in rows for token in getattr(row, name)}
-
-
 class Picked(View):
     """Rows of one or several sequences, chosen and ordered by their places.
 
@@ -252,16 +243,6 @@ class StoredRows(View):
     def values_of(self, name: str) -> Array:
         found = self.columns[name].to_numpy().copy()
         self._give_back()
-        return found
-
-    def used_ids(self, name: str) -> set[int]:
-        """The different tokens in a field of token ids."""
-        import numpy
-
-        found: set[int] = set()
-        for chunk in self.columns[name].chunks:
-            found.update(numpy.unique(chunk.values.to_numpy()).tolist())
-            self._give_back()
         return found
 
     def _give_back(self) -> None:

@@ -273,7 +273,7 @@ class Preparation:
             *([disagreement] if disagreement and kind.name in TEACH_ANSWERS else []),
             *found.left.lines(),
             *reviewed,
-            *fit.notes,
+            *fit.pop("notes"),
             *(f"{rows_word(count)}: {text}" for text, count in found.notes.items()),
         ]
         if self.holdout > 0 and not held.any():
@@ -285,13 +285,12 @@ class Preparation:
         about = {
             "rows": seen,
             "train": len(train),
-            "dropped": found.left.total + again + fit.dropped,
-            "truncated": fit.truncated,
-            "split": fit.split,
+            **fit,
+            "dropped": found.left.total + again + fit["dropped"],
             "notes": notes,
             "template": templater.template_source if found.counts["talks"] else "none (raw text)",
             "turn_ends": sorted(found.turn_ends),
-            "chat_template": templater.tokenizer.chat_template if templater.gave_template else None,
+            "plain_template": templater.gave_template,
         }
         return numpy.concatenate([train, holdout]), about
 
@@ -304,10 +303,8 @@ class Preparation:
         if found is None:
             return None
         train, holdout, about = found
-        template = about.pop("chat_template")
-        tokenizer = self.templater.tokenizer
-        if template is not None and not tokenizer.chat_template:
-            tokenizer.chat_template = template
+        if about.pop("plain_template"):
+            self.templater.use_plain_template()
         about |= {name: tuple(about[name]) for name in ("notes", "turn_ends")}
         return Prepared(train=train, holdout=holdout, **about)
 
@@ -423,7 +420,12 @@ def prepare_rows(
     digest = digest_of(
         {
             "data": content_digest(source),
-            "tokenizer": _tokenizer_parts(tokenizer),
+            # Everything that turns conversations into tokens.
+            "tokenizer": {
+                "rules": tokenizer.backend_tokenizer.to_str(),
+                "special": {name: str(one) for name, one in tokenizer.special_tokens_map.items()},
+                "template": tokenizer.chat_template,
+            },
             "kind": kind.name,
             "settings": [
                 *preparation.limits,
@@ -482,17 +484,6 @@ def _code_digest() -> str:
     for library in LIBRARIES:
         digest.update(f"{library} {importlib.metadata.version(library)}\n".encode())
     return digest.hexdigest()
-
-
-def _tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Everything that turns conversations into tokens: vocabulary, rules, special tokens, chat
-    template.
-    """
-    return {
-        "rules": tokenizer.backend_tokenizer.to_str(),
-        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "template": tokenizer.chat_template,
-    }
 
 
 # ------------------------------------------------------------------------------------ building
