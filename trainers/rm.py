@@ -44,7 +44,7 @@ class RewardModel(Objective[Pair]):
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
-        reason = why_module_is_new(job)
+        reason = why_module_is_new(job, module_before(job))
         return replace(data, notes=(*data.notes, reason)) if reason else data
 
     def load(self, opened: Opened[Pair]) -> Any:
@@ -55,11 +55,12 @@ class RewardModel(Objective[Pair]):
 
         from trainers.start.loading import load_base
 
-        job = opened.job
+        job, module = opened.job, module_before(opened.job)
         set_seed(job.stage.seed)  # the head starts from random numbers
         model = load_base(job, opened.device, job.whole_model(job.start), head=SCORES, num_labels=1)
         choose_padding(model, opened.tokenizer, opened.data)
-        return model if why_module_is_new(job) != "" else with_module(job, model)
+        is_new = module is None or why_module_is_new(job, module)
+        return model if is_new else with_module(job, model, module)
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         return {"max_length": None}
@@ -71,83 +72,75 @@ class RewardModel(Objective[Pair]):
 # --------------------------------------------------------------------------- what it starts from
 
 
-def module_config(job: Job) -> dict[str, Any] | None:
-    """The config of the module that this stage continues from; None if it starts from whole
+def module_before(job: Job) -> Any | None:
+    """PEFT's config of the module that this stage continues from; None if it starts from whole
     weights.
+
+    Raises InputError if its files cannot be read.
     """
-    from trainers.start.loading import read_adapter_config
+    from peft import PeftConfig
+
+    from trainers.start.loading import read_adapter_config, register_method
+    from trainers.start.model_files import reading
 
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
         return None
-    return read_adapter_config(start)
+    register_method(read_adapter_config(start))
+    with reading(start, "the adapter"):
+        return PeftConfig.from_pretrained(str(start))
 
 
 def starts_from_scorer(job: Job) -> bool:
     """Whether the stage continues from a reward model."""
-    config = module_config(job)
-    if config is not None or job.start is None:
-        return config is not None and config.get("task_type") == "SEQ_CLS"
+    module = module_before(job)
+    if module is not None or job.start is None:
+        return module is not None and module.task_type == "SEQ_CLS"
     names = json.loads((job.start / "config.json").read_text("utf-8")).get("architectures") or [""]
     return "ForSequenceClassification" in names[0]
 
 
-def why_module_is_new(job: Job) -> str | None:
+def why_module_is_new(job: Job, module: Any | None) -> str:
     """Why the module of the reward model cannot start from that of the stage before, in words; ""
-    if it does, None if there is none.
+    if it does, or if there is none.
 
     A new module is no harm: PPO trains the policy's module further and only reads this one.
     """
-    from peft import PeftConfig
+    from trainers.start.loading import check_same_module
 
-    from trainers.start.loading import check_same_module, register_method
-
-    config = module_config(job)
-    if config is None:
-        return None
-    if methods().update(job.stage.update).is_module:
-        register_method(config)
-        try:
-            there = PeftConfig.from_pretrained(str(job.start))
-            check_same_module(job, there, load_update(job.stage.update))
-        except InputError as error:
-            return f"the reward model's module starts from the base: {error.faults[0].headline}"
+    try:
+        if module is not None and methods().update(job.stage.update).is_module:
+            check_same_module(job, module, load_update(job.stage.update))
+    except InputError as error:
+        return f"the reward model's module starts from the base: {error.faults[0].headline}"
     return ""
 
 
-def with_module(job: Job, model: Model) -> Any:
+def with_module(job: Job, model: Model, module: Any) -> Any:
     """The model with the module of the start folder, without a language head that was saved with
     it.
 
     Raises InputError if the module belongs to another model.
     """
-    from peft import (
-        PeftConfig,
-        get_peft_model,
-        get_peft_model_state_dict,
-        set_peft_model_state_dict,
-    )
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from trainers.start.loading import register_method
     from trainers.start.model_files import reading
 
     start = job.start
     assert start is not None
-    register_method(module_config(job) or {})
+    module.task_type, module.inference_mode = "SEQ_CLS", False
+    own = getattr(module, "modules_to_save", None) or []
+    module.modules_to_save = [name for name in own if name not in NO_MODULES] or None
     with reading(start, "the adapter"):
-        made = PeftConfig.from_pretrained(str(start))
         saved = load_file(start / "adapter_model.safetensors")
-        made.task_type, made.inference_mode = "SEQ_CLS", False
-        own = getattr(made, "modules_to_save", None) or []
-        made.modules_to_save = [name for name in own if name not in NO_MODULES] or None
-        wrapped = get_peft_model(model, made)
+        wrapped = get_peft_model(model, module)
         weights = {name: tensor for name, tensor in saved.items() if "lm_head" not in name}
         # A model that generates text has no score head, which PEFT wants to be in the file.
         weights = get_peft_model_state_dict(wrapped) | weights
         found = set_peft_model_state_dict(wrapped, weights)
     # PEFT loads a prefix separately and strictly, and still reports it as unexpected.
-    if found.unexpected_keys and not made.is_prompt_learning:
+    if found.unexpected_keys and not module.is_prompt_learning:
         raise InputError(
             f"the module in {start} belongs to another model:"
             f" {found.unexpected_keys[0]} has no place in it",
