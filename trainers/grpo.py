@@ -10,39 +10,29 @@ for one update, so that clipping has an effect only from `trl: {num_iterations: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any, cast
 
-from advisor.ground.errors import Fault, TrainingFailed
-from advisor.plan.vllm import unservable
-from advisor.record.content import folder_digest
+from advisor.ground.errors import TrainingFailed
 from advisor.record.stage import SavedFile
-from trainers.evaluation import Subject
-from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
 from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
-from trainers.rewards.scoring import Rewards
-from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
-from trainers.rewards.watch import Watch, about_rewards
+from trainers.rewards.watch import Watch
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH
-from trainers.rollouts.vllm_engine import OpenServer, open_rollouts
-from trainers.rows import Prepared
-from trainers.rows.conversation import PROMPTS, Prompt
-from trainers.stage.objective import Build, Objective, Opened, room_faults
+from trainers.rows.conversation import Prompt
+from trainers.stage.objective import Build, Opened, Rewarded
 from trainers.stage.run import trains
 
 
-class GRPO(Objective[Prompt]):
+class GRPO(Rewarded):
     """Makes those answers of the model likelier whose reward is above that of its other answers to
     the same prompt.
     """
 
     config = "trl:GRPOConfig"
     trained_by = "trainers.stage.rollout_trainers:GRPO"
-    kind = PROMPTS
     logged: tuple[str, ...] = (
         "reward",
         "reward_std",
@@ -55,9 +45,6 @@ class GRPO(Objective[Prompt]):
         ENGINE_MISMATCH,
         CORRECTION_CAPPED,
     )
-    rewards: Rewards
-    watch: Watch
-    server: OpenServer | None = None  # that generates the answers; None: this process
 
     def own_arguments(self, job: Job) -> dict[str, Any]:
         generations, clip_range = job.options["generations"], job.options.get("clip_range")
@@ -73,25 +60,8 @@ class GRPO(Objective[Prompt]):
             "reward_weights": [part.weight for part in self.rewards.parts],
         }
 
-    def faults(self, job: Job) -> list[Fault]:
-        served = unservable(job.stage, job.options)
-        return [*reward_faults(job), *served, *room_faults(job)]
-
-    def seq_len(self, job: Job) -> int:
-        """What an answer leaves of seq_len."""
-        return job.stage.seq_len - int(job.options["response_tokens"])
-
-    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
-        data: Prepared[Prompt] = super().rows(job, tokenizer)
-        note = source_note(job, (*data.train, *data.holdout))
-        return replace(data, notes=(*data.notes, note)) if note else data
-
     def load(self, opened: Opened[Prompt]) -> Any:
-        job, prompts = opened.job, (*opened.data.train, *opened.data.holdout)
-        # Before the model is loaded, because the server may be gone and the reward be refused.
-        self.server = open_rollouts(job)
-        self.rewards = build_rewards(job, opened.tokenizer, prompts, opened.device)
-        self.logged = (*type(self).logged, *self.rewards.logs)
+        self.open_rewards(opened)
         return super().load(opened)
 
     def dataset(self, build: Build[Prompt]) -> Any:
@@ -120,15 +90,6 @@ class GRPO(Objective[Prompt]):
             built.add_callback(WatchCallback(job, self.watch, self.logged))
         return built
 
-    def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
-        return RewardEvaluator(subject, self.rewards)
-
-    def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
-        """The reward model's files; those of a verifier or a function are keys of the stage."""
-        folders = model_folders(job, (*data.train, *data.holdout))
-        digests = [folder_digest(folder) for folder in folders]
-        return {f"reward {place}" if place else "reward": one for place, one in enumerate(digests)}
-
     def save(
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
     ) -> dict[str, SavedFile]:
@@ -147,9 +108,8 @@ class GRPO(Objective[Prompt]):
         return super().save(job, trainer, model, tokenizer)
 
     def outcome(self, job: Job) -> dict[str, Any]:
-        records, found = about_rewards(job, self.rewards.parts)
-        checks = (*found, *self.watch.checks(), self.watch.differ_check(self.rewards))
-        return {"rewards": records or None, "checks": checks}
+        found = super().outcome(job)
+        return {**found, "checks": (*found["checks"], self.watch.differ_check(self.rewards))}
 
 
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:

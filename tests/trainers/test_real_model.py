@@ -1,4 +1,4 @@
-"""The real 135M model through the real command: full, LoRA and QLoRA."""
+"""The real 135M model through the real command: every update teaches it the house style."""
 
 import json
 import os
@@ -10,6 +10,47 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "advisor" / "demo" / "support.jsonl"
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+QUESTIONS = ["Where is my parcel?", "Can I send the kettle back?", "Do you ship to Norway?"]
+ANSWER = """
+import sys
+import advisor.peft_adapter
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+folder, *questions = sys.argv[1:]
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoPeftModelForCausalLM.from_pretrained(folder).eval()
+for question in questions:
+    inputs = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**inputs, max_new_tokens=24, do_sample=False)
+    print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).replace("\\n", " "))
+"""
+
+
+def learned(folder, model, gain, *, rows=None, **keys):
+    """Where the result of a stage is, whose held-out loss has fallen by `gain` and whose checks
+    pass.
+
+    Args:
+        rows: Of the demonstration; None: all.
+    """
+    (folder / "train.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:rows]))
+    stage = {"name": "sft", "objective": "sft", "micro_batch_size": 2, **keys}
+    plan = folder / "plan.json"
+    data = {"path": "train.jsonl"}
+    about = {"version": 1, "name": "real", "model": str(model), "data": data, "stages": [stage]}
+    plan.write_text(json.dumps(about))
+    command = [sys.executable, "-P", "-m", "trainers", "sft", str(plan), "--stage", "sft"]
+    done = subprocess.run(
+        [*command, "--run", str(folder / "run")],
+        env=ENV, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    output = folder / "run" / "stages" / "sft"
+    result = json.loads((output / "result.json").read_text())
+    found = result["evaluation"]
+    assert found["holdout_loss_after"] < found["holdout_loss_before"] - gain
+    assert all(check["ok"] for check in result["checks"])
+    return output
 
 
 @pytest.mark.parametrize(
@@ -33,51 +74,36 @@ def test_it_learns_the_house_style(keys, tmp_path, smollm):
     """Eight steps lower the loss on held-out rows, and what was saved loads in plain PEFT or
     transformers.
     """
-    stage = {
-        "name": "sft",
-        "objective": "sft",
-        "max_steps": 8,
-        "micro_batch_size": 2,
-        "seq_len": 208,
-        "holdout": 0.02,  # four rows, which answer in one batch: answers take most of the time
-        "scheduler": "constant",
-        "warmup": 0.0,
-        **keys,
-    }
-    plan = tmp_path / "plan.json"
-    plan.write_text(
-        json.dumps(
-            {
-                "version": 1,
-                "name": "real",
-                "model": str(smollm),
-                "data": {"path": str(DATA)},
-                "stages": [stage],
-            }
-        )
+    # Four held-out rows, which answer in one batch: answers take most of the time.
+    steps = {"max_steps": 8, "seq_len": 208, "holdout": 0.02, "scheduler": "constant", "warmup": 0}
+    learned(tmp_path, smollm, 0.3, **steps, **keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param(
+            {"update": "adapter", "learning_rate": 2e-3, "epochs": 1, "grad_accum": 1}, id="adapter"
+        ),
+        pytest.param(
+            {"update": "prefix", "learning_rate": 5e-3, "epochs": 2, "grad_accum": 2},
+            id="prefix",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smollm):
+    """A pass or two over sixty rows lower the held-out loss, every check passes, and plain PEFT in a
+    new process answers as the shop does.
+    """
+    folder = learned(tmp_path, smollm, 1.0, rows=60, seq_len=256, holdout=0.1, **keys)
+    said = subprocess.run(
+        [sys.executable, "-c", ANSWER, str(folder), *QUESTIONS],
+        env=ENV, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    answers = said.stdout.strip().splitlines()
+    assert len(answers) == len(QUESTIONS), said.stderr
+    assert all(answer.startswith("Hello, and thank you for writing to") for answer in answers), (
+        answers
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "trainers",
-            "sft",
-            str(plan),
-            "--stage",
-            "sft",
-            "--run",
-            str(tmp_path / "run"),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "run" / "stages" / "sft" / "result.json").read_text())
-    assert (
-        result["evaluation"]["holdout_loss_after"]
-        < result["evaluation"]["holdout_loss_before"] - 0.3
-    )
-    assert all(check["ok"] for check in result["checks"])

@@ -9,36 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.plan.vllm import unservable
-from advisor.record.content import folder_digest
-from trainers.evaluation import Subject
 from trainers.evaluation.loss import held_out
-from trainers.evaluation.pairs import TRIAL_PROMPTS, RewardEvaluator
+from trainers.evaluation.pairs import TRIAL_PROMPTS
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import process_count, process_rank
-from trainers.keep.checkpoint_store import fingerprint
 from trainers.ppo.learning import Learner, mean_over_processes
 from trainers.ppo.loop import LOGGED, PPOTrainer
 from trainers.ppo.math import KLCoefficient
 from trainers.ppo.optimizer import PPOArguments, TrainerArguments, make_optimizer
 from trainers.ppo.roles import POLICY, VALUE, Roles, build_roles
-from trainers.rewards.scoring import Rewards
-from trainers.rewards.sources import (
-    NOTHING_SCORES,
-    build_rewards,
-    model_folders,
-    parts_of,
-    reward_faults,
-    reward_files,
-    source_note,
-)
-from trainers.rewards.watch import about_rewards
+from trainers.rewards.sources import NOTHING_SCORES, model_folders, parts_of, source_note
 from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
-from trainers.rollouts.vllm_engine import OpenServer, engine_of, open_rollouts
+from trainers.rollouts.vllm_engine import engine_of
 from trainers.rows import Prepared
-from trainers.rows.conversation import PROMPTS, Prompt
+from trainers.rows.conversation import Prompt
 from trainers.say.progress import tell
-from trainers.stage.objective import Build, Objective, Opened, room_faults
+from trainers.stage.objective import Build, Opened, Rewarded
 from trainers.step import settings
 from trainers.step.trained_dtype import train_in_float32
 
@@ -49,47 +35,33 @@ RECORDED = (
 MIDWAY_PROMPTS = 16  # held-out prompts that are answered during the run
 
 
-class PPO(Objective[Prompt]):
+class PPO(Rewarded):
     """Makes answers of the model likelier or less likely by their reward, against a value."""
 
     config = "trainers.ppo.optimizer:PPOArguments"
     trained_by = "trainers.ppo.loop:PPOTrainer"
-    kind = PROMPTS
     logged: Sequence[str] = LOGGED
     balances_experts = False
     resumes_itself = True
     measured_batches = None  # all prompts of an update are answered together
     roles: Roles
-    rewards: Rewards
-    server: OpenServer | None  # that generates the answers; None: this process
     data: Prepared[Prompt]
-    built: PPOTrainer
 
     def faults(self, job: Job) -> list[Fault]:
-        served = unservable(job.stage, job.options)
-        return [*reward_faults(job), *served, *room_faults(job), *key_faults(job)]
-
-    def seq_len(self, job: Job) -> int:
-        """What an answer leaves of seq_len."""
-        return job.stage.seq_len - int(job.options["response_tokens"])
+        return [*super().faults(job), *key_faults(job)]
 
     def load(self, opened: Opened[Prompt]) -> Any:
         """The policy. Raises InputError if the reward or the model does not fit the stage."""
         import torch
 
-        job, data, tokenizer = opened.job, opened.data, opened.tokenizer
-        prompts = (*data.train, *data.holdout)
-        folder = reward_model_folder(job, prompts)
-        self.data, self.server = data, open_rollouts(job)
+        job, self.data = opened.job, opened.data
+        folder = reward_model_folder(job, (*self.data.train, *self.data.holdout))
         torch.manual_seed(job.stage.seed)
-        self.rewards = build_rewards(
-            job, tokenizer, prompts, opened.device, scored_elsewhere=folder
-        )
+        self.open_rewards(opened, scored_elsewhere=folder)
         self.roles, notes = build_roles(opened, folder)
-        self.logged = (*LOGGED, *self.rewards.logs)
         if job.part != JUDGE:
-            for note in (source_note(job, prompts), *notes):
-                tell(job, note or "")
+            for note in notes:
+                tell(job, note)
         return self.roles.parts[POLICY].model
 
     def trainer(self, build: Build[Prompt]) -> Any:
@@ -138,7 +110,7 @@ class PPO(Objective[Prompt]):
         trial = job.max_steps is not None
         held = held_out(self.data.holdout, limit=TRIAL_PROMPTS if trial else MIDWAY_PROMPTS)
         looks = held and job.judge and not job.dry_run
-        self.built = PPOTrainer(
+        built = PPOTrainer(
             job=job,
             args=args,
             steps=build.arguments["max_steps"],
@@ -152,24 +124,14 @@ class PPO(Objective[Prompt]):
             rewards=self.rewards,
             held_out=held[process_rank() :: process_count()] if looks else None,
         )
+        self.watch = built.watch
         roles.back_to_policy()
-        return self.built
-
-    def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
-        return RewardEvaluator(subject, self.rewards)
-
-    def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
-        """What gives the reward."""
-        folders = model_folders(job, (*data.train, *data.holdout))
-        texts = [file.read_text("utf-8") for file in reward_files(job)]
-        return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
+        return built
 
     def outcome(self, job: Job) -> dict[str, Any]:
-        records, found = about_rewards(job, self.rewards.parts)
-        lines, checks = self.built.watch.lines, (*found, *self.built.watch.checks())
+        lines = self.watch.lines
         first, last = (lines[0]["reward"], lines[-1]["reward"]) if lines else (None, None)
-        named = {"reward_first": first, "reward_last": last}
-        return {**named, "rewards": records or None, "checks": checks}
+        return {"reward_first": first, "reward_last": last, **super().outcome(job)}
 
     def resolved(self, job: Job) -> dict[str, Any]:
         stage, roles = job.stage, self.roles

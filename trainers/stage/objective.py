@@ -10,18 +10,34 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules, resolve_name
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import trainers
 from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.plan.vllm import unservable
+from advisor.record.content import folder_digest
 from advisor.record.stage import SavedFile
 from trainers.evaluation import Evaluator, Subject
+from trainers.evaluation.pairs import RewardEvaluator
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.job.job import Job
 from trainers.job.types import Device, Model, Tokenizer, Trainer
 from trainers.keep import results
+from trainers.keep.checkpoint_store import fingerprint
+from trainers.rewards.scoring import Rewards
+from trainers.rewards.sources import (
+    build_rewards,
+    model_folders,
+    reward_faults,
+    reward_files,
+    source_note,
+)
+from trainers.rewards.watch import Watch, about_rewards
+from trainers.rollouts.vllm_engine import OpenServer, open_rollouts
 from trainers.rows import ANSWERS, Kind, Prepared
+from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.row import PreparedRow
 from trainers.rows.sequences import Columns, Groups, copied_dataset, flattened, rows_dataset
 from trainers.rows.stage_rows import prepare_rows
@@ -230,6 +246,52 @@ class WithHead(Objective[Item]):
             what = f"{at} head: {self.head_name} starts from the plan's model"
             found.append(Fault(where=at, what=what, allowed="one stage alone"))
         return found
+
+
+class Rewarded(Objective[Prompt]):
+    """Learns from answers of the model itself, which rewards score."""
+
+    kind = PROMPTS
+    rewards: Rewards
+    watch: Watch  # set by the trainer
+    server: OpenServer | None  # that generates the answers; None: this process
+
+    def faults(self, job: Job) -> list[Fault]:
+        served = unservable(job.stage, job.options)
+        return [*reward_faults(job), *served, *room_faults(job)]
+
+    def seq_len(self, job: Job) -> int:
+        """What an answer leaves of seq_len."""
+        return job.stage.seq_len - int(job.options["response_tokens"])
+
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
+        data: Prepared[Prompt] = super().rows(job, tokenizer)
+        note = source_note(job, (*data.train, *data.holdout))
+        return replace(data, notes=(*data.notes, note)) if note else data
+
+    def open_rewards(self, opened: Opened[Prompt], *, scored_elsewhere: Path | None = None) -> None:
+        """Ask for the server and the rewards: before a model is loaded, because the one may be gone
+        and the other be refused.
+        """
+        prompts = (*opened.data.train, *opened.data.holdout)
+        self.server = open_rollouts(opened.job)
+        self.rewards = build_rewards(
+            opened.job, opened.tokenizer, prompts, opened.device, scored_elsewhere=scored_elsewhere
+        )
+        self.logged = (*type(self).logged, *self.rewards.logs)
+
+    def evaluator(self, subject: Subject[Prompt]) -> RewardEvaluator:
+        return RewardEvaluator(subject, self.rewards)
+
+    def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
+        """What gives the reward."""
+        folders = model_folders(job, (*data.train, *data.holdout))
+        texts = [file.read_text("utf-8") for file in reward_files(job)]
+        return {"reward": fingerprint([*map(folder_digest, folders), *texts])}
+
+    def outcome(self, job: Job) -> dict[str, Any]:
+        records, found = about_rewards(job, self.rewards.parts)
+        return {"rewards": records or None, "checks": (*found, *self.watch.checks())}
 
 
 def room_faults(job: Job) -> list[Fault]:
