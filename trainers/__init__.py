@@ -12,8 +12,9 @@ objective needs its own file here, rules/objectives/<name>.yaml and no registrat
     check_rows(job)  Optional: raise InputError for data that cannot be trained on. If one call
                      trains several tasks, each is checked before the first is trained.
 
-Most recipes describe themselves as a subclass of `trainers.stage.objective.Objective` (rows, model,
-trainer, evaluation), and their `train` hands an instance of it to `trainers.stage.run.train`.
+Recipes describe themselves as a subclass of `trainers.stage.objective.Objective` (rows, model,
+trainer, evaluation), and end in `train = trains(...)` of `trainers.stage.run`, whose stages are
+checked before those in front of them train.
 
 | room | what is in it, from the bottom up: a room imports those above it in this table |
 | --- | --- |
