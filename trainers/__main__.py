@@ -34,7 +34,7 @@ from trainers.job.files import make_folder, write_json
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.libraries import refused_code
 from trainers.job.machine import process_count, process_rank, several_machines
-from trainers.job.process import LOADING, RESUMES, Bases, Process
+from trainers.job.process import LOADING, RESUMES, Process
 from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.stage.load import check_later_stages
 from trainers.stage.objective import load_recipe
@@ -61,7 +61,7 @@ def train_all(given: argparse.Namespace, process: Process) -> int:
         recipe = load_recipe(given.objective)
         plan = read_plan(given.plan)
         jobs = [replace(job, process=process) for job in requested_jobs(given, plan)]
-        process.bases = Bases() if len(jobs) > 1 else None
+        process.bases = {} if len(jobs) > 1 else None
         if not given.dry_run:  # which comes to each stage at once
             job = jobs[0]
             names = [stage.name for stage in plan.stages]

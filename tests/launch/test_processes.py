@@ -259,7 +259,7 @@ if os.environ.get("RANK"):
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("joining", "not all of the 2 processes joined the run within 6 seconds"),
+        ("joining", "not all of the 2 processes joined the run within 0.1 minutes"),
         ("training", "the connection to another process was lost"),
     ],
 )

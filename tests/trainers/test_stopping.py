@@ -181,7 +181,7 @@ class Clock:
             self.s += step_s
             if saves.is_due(step):
                 self.s += save_s
-                saves.saved(save_s)
+                saves.begin(save_s)
                 self.saved.append(step)
         self.share = len(self.saved) * save_s / self.s
 

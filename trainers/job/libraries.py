@@ -23,18 +23,6 @@ ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "saf
 FOR_QUANTIZATION = ("bitsandbytes",)
 
 
-@functools.cache
-def tested_ranges() -> dict[str, str]:
-    """Library -> the versions that the trainers have been tested with (">=1.16,<1.17"), from the
-    `train` extra, which is the only place that lists them.
-    """
-    from packaging.requirements import Requirement
-
-    project = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = map(Requirement, project["optional-dependencies"]["train"])
-    return {one.name.lower(): str(one.specifier) for one in wanted}
-
-
 def check_versions(*, quantized: bool) -> dict[str, str]:
     """Library -> installed version.
 
@@ -44,24 +32,27 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
     Args:
         quantized: Whether bitsandbytes is needed: for weights, or states of the optimizer.
     """
-    from packaging.specifiers import SpecifierSet
+    from packaging.requirements import Requirement
 
+    # The `train` extra is the only place that lists what the trainers have been tested with.
+    project = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))["project"]
+    tested = [Requirement(line) for line in project["optional-dependencies"]["train"]]
+    wanted = {one.name: one.specifier for one in tested}
     faults, versions = [], {}
     for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
-        wanted = tested_ranges().get(name, "")
-        install = install_line()
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             what = f"{name} is not installed"
         else:
-            if SpecifierSet(wanted).contains(versions[name], prereleases=True):
+            if wanted[name].contains(versions[name], prereleases=True):
                 continue
             what = (
                 f"{name} {versions[name]} is installed, which the trainers have not been tested"
                 " with"
             )
-        faults.append(Fault(what=what, allowed=f"wanted: {name}{wanted}", hint=install))
+        allowed = f"wanted: {name}{wanted[name]}"
+        faults.append(Fault(what=what, allowed=allowed, hint=install_line()))
     if faults:
         raise MachineNotReady(faults=faults)
     return versions | {"python": ".".join(map(str, sys.version_info[:3]))}

@@ -24,7 +24,7 @@ from typing import Any
 from advisor.ground.errors import Stopped
 from advisor.ground.signals import receiving
 from trainers.job.machine import MemoryMeter, any_process, several_machines, wait_for_all
-from trainers.job.types import Device, Model
+from trainers.job.types import Model
 
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 
@@ -100,48 +100,31 @@ class StopRequest:
             raise Stopped(f"stopped after {done}, with a checkpoint{rest}", hint=RESUMES)
 
 
-class Bases:
-    """Bases in memory for the modules of several tasks: each is loaded once, and given unchanged
-    from one training to the next.
-    """
-
-    def __init__(self) -> None:
-        self.kept: dict[Any, Any] = {}  # what a base was loaded as -> the base
-        self.before_bytes: int | None = None  # of this process, before the first one was loaded
-
-    def meter(self, device: Device) -> MemoryMeter:
-        """A meter that counts from before the base was loaded, even if by an earlier training."""
-        meter = MemoryMeter(device)
-        if self.before_bytes is None:
-            self.before_bytes = meter.baseline_bytes
-        meter.baseline_bytes = self.before_bytes
-        return meter
-
-    def release(self, model: Model) -> None:
-        """Take the module off its base, so that the next training finds the base as it was loaded.
-
-        Raises RuntimeError if the base is another one than was kept.
-        """
-        from peft import PeftModel
-
-        if not isinstance(model, PeftModel):
-            return
-        base = (
-            model.get_base_model()
-            if model.peft_config["default"].is_prompt_learning
-            else model.unload()
-        )
-        vars(base).pop("forward", None)  # the trainer's own loss
-        for parameter in base.parameters():
-            parameter.grad = None
-        if not any(base is kept for kept in self.kept.values()):
-            raise RuntimeError("unloading a module gave another base than the one that was loaded")
-
-
 @dataclass
 class Process:
     """What the trainings of one process share."""
 
     doing: str = LOADING  # memory that runs out while a model is loaded asks for something else
     stop: StopRequest = field(default_factory=StopRequest)
-    bases: Bases | None = None  # None: every training loads its own
+    memory: MemoryMeter | None = None  # counts from before the first model was loaded
+    # The bases in memory for the modules of several tasks, by what they were loaded as: each is
+    # loaded once, and given unchanged from one training to the next. None: there is one training.
+    bases: dict[Any, Any] | None = None
+
+    def release(self, model: Model) -> None:
+        """Take the module off a base that is kept, so that the next training finds it as it was
+        loaded.
+
+        Raises RuntimeError if the base is another one than was kept.
+        """
+        from peft import PeftModel
+
+        if self.bases is None or not isinstance(model, PeftModel):
+            return
+        is_prompt = model.peft_config["default"].is_prompt_learning
+        base = model.get_base_model() if is_prompt else model.unload()
+        vars(base).pop("forward", None)  # the trainer's own loss
+        for parameter in base.parameters():
+            parameter.grad = None
+        if not any(base is kept for kept in self.bases.values()):
+            raise RuntimeError("unloading a module gave another base than the one that was loaded")

@@ -203,7 +203,13 @@ class CheckpointStore:
                 "depends_on": self.dependencies.depends_on,
                 "settings": json_value(self.dependencies.settings),
                 "versions": dict(self.versions),
-                "files": {name: self._content(place / name) for name in self.disk.files(place)},
+                "files": {
+                    name: {
+                        "bytes": self.disk.size(place / name),
+                        "sha256": self.disk.digest(place / name),
+                    }
+                    for name in self.disk.files(place)
+                },
             }
             record["sha256"] = _digest_of_record(record)
             text = json.dumps(record, indent=2, allow_nan=False)
@@ -213,9 +219,6 @@ class CheckpointStore:
                 self.disk.sync(folder)
         self._delete_older(step)
         return Checkpoint(place, record)
-
-    def _content(self, path: Path) -> dict[str, Any]:
-        return {"bytes": self.disk.size(path), "sha256": self.disk.digest(path)}
 
     def _delete_older(self, step: int) -> None:
         """Delete all but the newest complete checkpoints of this run and those of their best steps,
@@ -403,13 +406,12 @@ class SaveClock:
     minutes: float | None  # the longest time between checkpoints; None: steps alone count
     now_s: Callable[[], float] = time.monotonic
     took_s: float = 0.0  # the last save
+    last_s: float = 0.0  # when training began, or a checkpoint had been written
+    is_waiting: bool = False  # a save was due, and is put off
 
-    def __post_init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Training begins, or a checkpoint has just been written."""
-        self.last_s, self.is_waiting = self.now_s(), False
+    def begin(self, took_s: float = 0.0) -> None:
+        """Training begins, or a checkpoint has just been written, which took so long."""
+        self.took_s, self.last_s, self.is_waiting = took_s, self.now_s(), False
 
     def is_due(self, step: int) -> bool:
         """Whether to save after this step."""
@@ -420,8 +422,3 @@ class SaveClock:
         is_short = self.took_s <= LARGEST_SHARE * (trained_s + self.took_s)
         is_kept = is_step and (self.is_asked or self.took_s < SHORT_S)
         return is_kept or (self.is_waiting and is_short)
-
-    def saved(self, took_s: float) -> None:
-        """A checkpoint was written, and took so long."""
-        self.took_s = took_s
-        self.begin()

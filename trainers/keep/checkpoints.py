@@ -28,6 +28,7 @@ from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore
 from trainers.keep.results import load_saved, save_weights
 
 STATE, DIVIDED = "training_state.safetensors", "divided"  # a file, and a folder of files
+RANDOM = "random_state_{}.safetensors"  # of each process
 WEIGHT = "weight"  # before a parameter's name, where others have the name of a state
 PAGED = ("state1", "state2")  # what bitsandbytes pages
 TREE, TENSOR = "tree", "tensor"  # in the header of a file, and what stands there for a tensor
@@ -105,7 +106,7 @@ def save_training(
             ],
         }  # fmt: skip
         write_state(place / STATE, value | more)
-    write_state(place / random_state_file(process_rank()), random_states())
+    write_state(place / RANDOM.format(process_rank()), random_states())
 
 
 def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
@@ -127,8 +128,11 @@ def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) ->
             divided[name] = own
         elif optimizer is not None:
             divided[name] = torch.zeros_like(own, dtype=getattr(torch, dtype))
-    if divided:
-        read_divided(place / DIVIDED, divided)
+    if divided:  # by whatever so many processes it was written
+        from torch.distributed import checkpoint
+
+        reader = checkpoint.HuggingFaceStorageReader(str(place / DIVIDED))
+        checkpoint.load(divided, storage_reader=reader)
     states: dict[str, dict[str, Any]] = {name: {} for name in parameters}
     for name, part in {**parts, **divided}.items():
         key, _, of = name.partition(":")
@@ -180,14 +184,6 @@ def write_divided(folder: Path, parts: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(one.dtype).removeprefix("torch.") for name, one in divided.items()}
 
 
-def read_divided(folder: Path, parts: dict[str, Any]) -> None:
-    """Fill the parts of this process from whatever so many processes have written."""
-    from torch.distributed import checkpoint
-
-    reader = checkpoint.HuggingFaceStorageReader(str(folder))
-    checkpoint.load(parts, storage_reader=reader)
-
-
 def trained_parameters(model: Any) -> dict[str, Any]:
     """Name -> parameter, of those that are trained."""
     return {name: one for name, one in model.named_parameters() if one.requires_grad}
@@ -196,11 +192,6 @@ def trained_parameters(model: Any) -> dict[str, Any]:
 def _plain(optimizer: Any) -> Any:
     """The optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
-
-
-def random_state_file(rank: int) -> str:
-    """The file in a checkpoint with the random states of one process."""
-    return f"random_state_{rank}.safetensors"
 
 
 def load_random_states(place: Path, *, seed: int) -> None:
@@ -213,7 +204,7 @@ def load_random_states(place: Path, *, seed: int) -> None:
     if (read_json(place / COMPLETE) or {}).get("processes", count) != count:
         step = int(place.name.rpartition("-")[2])
         set_seed((seed + 7919 * step + 104_729 * rank) % 2**32)  # any large primes
-    elif (path := place / random_state_file(rank)).is_file():
+    elif (path := place / RANDOM.format(rank)).is_file():
         restore_random_states(read_state(path))
     else:
         raise MachineNotReady(

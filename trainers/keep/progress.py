@@ -256,7 +256,7 @@ class RunCallback(TrainerCallback):
             self.store.complete(state.global_step, about)
         self.last_s = time.monotonic()  # saving is not part of a step's time
         if self.saves is not None:
-            self.saves.saved(self.last_s - self.save_began_s)
+            self.saves.begin(self.last_s - self.save_began_s)
 
     def leave_out(self, seconds: float) -> None:
         """What an objective has measured in a step is not part of the step's time."""

@@ -80,7 +80,6 @@ def wait_for(file: Path, look: Callable[[], Made | None]) -> Made:
 # For all to join, and for one that is alive and does not come to an exchange of gradients; one that
 # ends is noticed at once (docs/reliability.md). A model may be loaded meanwhile.
 JOIN_S = 1800
-NEVER_CAME = ("DistStoreError", "DistNetworkError")  # torch's, while processes connect
 
 
 def connect(device: Device) -> None:
@@ -102,21 +101,15 @@ def connect(device: Device) -> None:
     backend = "gloo" if device.type == "cpu" else "cuda:nccl,cpu:gloo"
     try:
         distributed.init_process_group(backend, timeout=timedelta(seconds=JOIN_S))
-    except RuntimeError as error:
-        if type(error).__name__ not in NEVER_CAME:
-            raise
+    except (distributed.DistStoreError, distributed.DistNetworkError) as error:
         raise ConnectionLost(
-            f"not all of the {process_count()} processes joined the run within {waited()}",
+            f"not all of the {process_count()} processes joined the run within {JOIN_S / 60:g}"
+            " minutes",
             hint=(
                 "one of them hangs, or cannot reach the others over the network; its output is"
                 " above"
             ),
         ) from error
-
-
-def waited() -> str:
-    """How long they wait, in words."""
-    return f"{JOIN_S // 60} minutes" if JOIN_S >= 60 else f"{JOIN_S} seconds"
 
 
 def run_and_leave(main: Callable[[], int]) -> int:

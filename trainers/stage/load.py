@@ -66,8 +66,8 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     opened = open_stage(job, objective)
     from trainers.start.loading import check_vocabulary, enable_stop_tokens
 
-    bases, device = job.process.bases, opened.device
-    memory = MemoryMeter(device) if bases is None else bases.meter(device)
+    device = opened.device
+    memory = job.process.memory = job.process.memory or MemoryMeter(device)
     board.memory = memory.in_use
     connect(device)  # their rows are there
     model = objective.load(opened)

@@ -201,5 +201,4 @@ def judge(loaded: LoadedStage, before: Before, done: Trained, **answered: Any) -
         verdict=Verdict(ok=all(check.ok for check in checks), word=word, text=text),
     )
     write_json(job.output / RESULT, result.to_dict())
-    if job.process.bases is not None:
-        job.process.bases.release(done.model)
+    job.process.release(done.model)

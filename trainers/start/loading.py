@@ -255,8 +255,8 @@ def load_base(
     said = repr(sorted((name, str(value)) for name, value in options.items()))
     key = (source, head, job.stage.kernels, str(device), said)
     bases = job.process.bases if is_trained else None
-    if bases is not None and key in bases.kept:
-        return bases.kept[key]
+    if bases is not None and key in bases:
+        return bases[key]
     try:
         with reading(source), one_reads_for_all() if is_shared else nullcontext():
             loader = getattr(transformers, f"AutoModelFor{head}")
@@ -271,7 +271,7 @@ def load_base(
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)
     if bases is not None:
-        bases.kept[key] = model
+        bases[key] = model
     return model
 
 
