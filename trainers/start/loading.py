@@ -266,25 +266,16 @@ def load_base(
     check_loaded(model, info, source, new_head=new_head is not False)
     if "device_map" not in options and not is_shared:
         model = model.to(device)
-    if is_trained and trains_in_products(job, device, source):
+    is_module = methods().update(job.stage.update).is_module
+    is_plans = is_trained and job.start is None and source == job.base_model
+    # What an earlier stage has trained, or adds to the weights, is on no few numbers any more.
+    if is_plans and not is_module and autocast_dtype(job, device) == "bfloat16":
         dither(model, job.stage.seed)
     model = silence_routers(keep_weights_unpacked(model))
     fuse_layers(model, job, device)
     if bases is not None:
         bases[key] = model
     return model
-
-
-def trains_in_products(job: Job, device: Device, source: str) -> bool:
-    """Whether the source is the plan's model, and its weights are trained in place under bfloat16
-    autocast. What an earlier stage has trained, or adds to them, is on no few numbers any more.
-    """
-    return (
-        job.start is None
-        and source == job.base_model
-        and not methods().update(job.stage.update).is_module
-        and autocast_dtype(job, device) == "bfloat16"
-    )
 
 
 def keep_weights_unpacked(model: Model) -> Any:
@@ -351,10 +342,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
     register_method(config)
     base = load_base(job, device, job.whole_model(start))
     if trains_all:
-        merged = _with_module(job, base, start).merge_and_unload()
-        for parameter in merged.parameters():
-            parameter.requires_grad_(True)
-        return merged
+        return _with_module(job, base, start).merge_and_unload().requires_grad_(True)
     prefix = config.get("peft_type") == PREFIX
     model = _with_module(job, base, start, is_trainable=not prefix)
     if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further

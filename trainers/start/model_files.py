@@ -104,24 +104,11 @@ def _faults(source: str, what: str, error: BaseException) -> list[Fault]:
         if found:
             return found
     if "weights_only" in str(error) or isinstance(error, UnpicklingError):
-        return [
-            Fault(
-                where=source,
-                what=(
-                    "its weights are a pickle that holds more than tensors, or is"
-                    " damaged; it was not executed"
-                ),
-                allowed=f"weights as {WEIGHTS}",
-                hint="look for a version of the model with *.safetensors files",
-            )
-        ]
-    return [
-        Fault(
-            where=source,
-            what=f"{what} cannot be loaded: {first_line(error)}",
-            hint=_hint(source, error),
-        )
-    ]
+        what = "its weights are a pickle that holds more than tensors or is damaged; it was not run"
+        hint = "look for a version of the model with *.safetensors files"
+        return [Fault(where=source, what=what, allowed=f"weights as {WEIGHTS}", hint=hint)]
+    what = f"{what} cannot be loaded: {first_line(error)}"
+    return [Fault(where=source, what=what, hint=_hint(source, error))]
 
 
 def first_line(error: BaseException) -> str:
@@ -187,20 +174,13 @@ def check_loaded(
     others = "weights and config.json are of different models: download both again"
     found = [Fault(where=at, what=what, hint=others) for what in said]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
-        what = f"the base model is incomplete: {_listed(missing)} {are} not in {where}"
+        what = f"the base model is incomplete: {where} lacks {_listed(missing)}"
         found.append(Fault(where=at, what=what, hint="download the whole model again"))
     # transformers reads the settings of generation without a look.
-    config = getattr(model, "generation_config", None)
-    settings = vars(config) if config is not None else {}
-    found += [
-        Fault(
-            where=source,
-            what=f"generation_config.json: {key} is {settings[key]!r}",
-            allowed=allowed,
-        )
-        for key, allowed in wrong_values(settings).items()
-    ]
+    settings = getattr(getattr(model, "generation_config", None), "__dict__", {})
+    for key, allowed in wrong_values(settings).items():
+        what = f"generation_config.json: {key} is {settings[key]!r}"
+        found.append(Fault(where=source, what=what, allowed=allowed))
     if found:
         raise InputError(faults=found)
 

@@ -171,17 +171,14 @@ def _move_part(
     of_step: tuple[Any, Any, Any],
     of_run: tuple[float, float, float],
 ) -> None:
-    """AdamW in float32 on some numbers, in the order of torch's own operations.
+    """AdamW in float32 on some numbers, in the order of torch's own operations. Weights, moments
+    and lower halves are changed in place.
 
     Args:
-        weights: These and the states are changed in place.
-        gradient: Of the weights.
-        first: The first moment.
-        second: The second moment.
-        lower: The lower halves of the weights; None: they are rounded at random, or are float32.
+        lower: None: the weights are rounded at random, or are float32.
         noise: Random int32; None for weights in float32.
         of_step: What decays weights, the root of the bias correction of the second moment, and the
-            negative step size. Tensors where this is compiled: it would be compiled anew for each
+            negative step size. Tensors where this is compiled, which would be done anew for each
             other number.
         of_run: beta1, beta2, eps.
     """

@@ -196,17 +196,12 @@ PLAN_KEYS: Mapping[str, str] = {
         for name, key in stage_keys().items()
         for argument in (*key.uses.trl, *key.uses.decides)
     },
-    "bf16": "weights_dtype and precision",
-    "fp16": "weights_dtype and precision",
+    **dict.fromkeys(("bf16", "fp16"), "weights_dtype and precision"),
     "model_init_kwargs": "weights_dtype, attention, quantization, kernels",
     "trust_remote_code": "trust_remote_code (of the plan)",
     "use_cpu": "launch.device",
-    "deepspeed": "launch.strategy",
-    "fsdp": "launch.strategy",
-    "fsdp_config": "launch.strategy",
-    "parallelism_config": "launch.strategy",
-    "completion_only_loss": "loss_on",
-    "assistant_only_loss": "loss_on",
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config"), "launch.strategy"),
+    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "loss_on"),
     "beta": "beta",
     "num_generations": "generations",
     "max_completion_length": "response_tokens",
@@ -217,8 +212,7 @@ PLAN_KEYS: Mapping[str, str] = {
     "auto_find_batch_size": "micro_batch_size",
     "liger_kernel_config": "kernels",
     "push_to_hub": "push_to",
-    "output_dir": "advise run --output",
-    "logging_dir": "advise run --output",
+    **dict.fromkeys(("output_dir", "logging_dir"), "advise run --output"),
 }
 # Keys that the trainers set or that would have no effect in them (* is any text), with the reason.
 REFUSED: Mapping[str, str] = {
@@ -306,29 +300,23 @@ def check_passed_through(
     Args:
         common: The arguments of the stage that every objective has in common.
     """
-    stage = job.stage
-    at = f"stage {stage.name}: trl"
-    faults = [*key_faults(at, stage.trl, config_class, PLAN_KEYS)]
-    faults += idle_faults(at, job, config_class)
+    stage, at, peft_class = job.stage, f"stage {job.stage.name}", update.config_class()
+    faults = [*key_faults(f"{at}: trl", stage.trl, config_class, PLAN_KEYS)]
+    faults += idle_faults(f"{at}: trl", job, config_class)
     # The plan's batch sizes are left out: objectives fit them to fields of their own.
     beside = {key: common[key] for key in FRAME if key in fields_of(config_class)}
-    faults += value_faults(at, passed(stage.trl, PLAN_KEYS), config_class, beside)
-    peft_class = update.config_class()
+    faults += value_faults(f"{at}: trl", passed(stage.trl, PLAN_KEYS), config_class, beside)
     if peft_class is not None:
-        targets = {"target_modules": job.options.get("target_modules")}
-        faults += pattern_faults(f"stage {stage.name}", targets)
-        at = f"stage {stage.name}: peft"
-        options = {
-            field: job.options[key]
-            for field, key in update.PLAN_KEYS.items()
-            if job.options.get(key) is not None
-        }
-        faults += key_faults(at, stage.peft, peft_class, update.PLAN_KEYS)
-        faults += value_faults(at, passed(stage.peft, update.PLAN_KEYS), peft_class, options)
-        faults += pattern_faults(at, stage.peft)
+        keys = {field: job.options.get(key) for field, key in update.PLAN_KEYS.items()}
+        beside = {field: value for field, value in keys.items() if value is not None}
+        faults += key_faults(f"{at}: peft", stage.peft, peft_class, update.PLAN_KEYS)
+        own = passed(stage.peft, update.PLAN_KEYS)
+        faults += value_faults(f"{at}: peft", own, peft_class, beside)
+        faults += pattern_faults(f"{at}: peft", stage.peft)
+        faults += pattern_faults(at, {"target_modules": keys.get("target_modules")})
     elif stage.peft:
         what = f"'peft' has no effect: update {stage.update} does not use PEFT"
-        faults.append(Fault(where=f"stage {stage.name}", what=what, hint="remove it"))
+        faults.append(Fault(where=at, what=what, hint="remove it"))
     faults += update.faults(stage)
     if faults:
         raise InputError(faults=faults)
@@ -353,20 +341,15 @@ def key_faults(
     """Keys that do not reach the config class, each with the reason."""
     fields = fields_of(config_class)
     for key in given:
-        reason = refusal_of(key)
-        if key in plan_keys:
-            own = plan_keys[key]
+        if own := plan_keys.get(key):
             what = f"'{key}' is set by the plan's own key {own}"
             yield Fault(where=at, what=what, hint=f"remove it and set {own}")
-        elif reason is not None:
+        elif reason := refusal_of(key):
             yield Fault(where=at, what=f"'{key}' cannot be set: {reason}", hint="remove it")
         elif key not in fields:
-            known = [name for name in fields if name not in plan_keys and not refusal_of(name)]
-            library = config_class.__module__.split(".")[0]
-            allowed = (
-                f"fields of {library}'s {config_class.__name__} that the plan does not set itself"
-            )
-            fault = unknown_name("key", key, known, at=at)
+            kind = f"{config_class.__module__.split('.')[0]}'s {config_class.__name__}"
+            fault = unknown_name("key", key, [*passed(fields, plan_keys)], at=at)
+            allowed = f"fields of {kind} that the plan does not set itself"
             yield dataclasses.replace(fault, allowed=allowed)
 
 
@@ -456,9 +439,8 @@ def refused(error: Exception, given: Mapping[str, Any], *, at: str) -> Fault:
     """What a config class says against the values, with the keys that it names, or all of them."""
     text = first_line(error)
     keys = "', '".join([key for key in given if key in text] or given)
-    return Fault(
-        where=at, what=f"'{keys}': {text}", hint="see the library's documentation of the key"
-    )
+    hint = "see the library's documentation of the key"
+    return Fault(where=at, what=f"'{keys}': {text}", hint=hint)
 
 
 def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | None:
@@ -471,14 +453,12 @@ def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | No
         log: Where its traceback is.
     """
     given = {"trl": job.stage.trl, "peft": job.stage.peft}
-    if not any(given.values()):
-        return None
+    keys = [f"{part}: {key}" for part, values in given.items() for key in values]
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(__file__).resolve().parent.parent
-    if not frames or Path(frames[-1].filename).resolve().is_relative_to(ours):
+    if not keys or not frames or Path(frames[-1].filename).resolve().is_relative_to(ours):
         return None
     text = first_line(error)
-    keys = [f"{part}: {key}" for part, values in given.items() for key in values]
     named = [key for key in keys if key.rpartition(" ")[2] in text] or keys
     return InputError(
         f"a library refuses what the plan passes on to it ({', '.join(named)}): {text}",
