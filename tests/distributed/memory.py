@@ -16,7 +16,7 @@ import yaml
 from advisor.estimate.memory import static
 from advisor.estimate.spec import SPEC, run_of_spec
 from advisor.situation.models import model_shape
-from tests.distributed.cells import FSDP, HALF, PRECISIONS, Cell, write_plan
+from tests.distributed.cells import FSDP, HALF, PRECISIONS, PURE, Cell, write_plan
 from tests.distributed.models import MODEL
 from tests.distributed.page import table
 from tests.distributed.results import train_plans
@@ -27,53 +27,47 @@ SIZE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": LAY
 MOST = 0.1  # of the estimate that may be wrong
 OTHERS = 0.5  # of the base that the others may hold beyond their parts: buffers, and gaps in malloc
 WHAT = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "optimizer": "optimizer",
-    "reference": "reference",
+    **{part: part for part in ("weights", "gradients", "optimizer", "reference")},
     "after": "written after loading",
     "loading": "more while loading: the first",
-    "others": "the others",
+    "others": "the others (at most)",
 }
 TITLE = "## Memory of divided stages\n"
 HEAD = f"""\
 {TITLE}
-A random model of {{params:.0f}} million weights in bfloat16, divided by `fsdp` among processes on the CPU. Each cell is what a process
-holds in MB, the largest of them, and in brackets what the [estimate](estimate.md) says of a GPU with the same settings. Weights,
-gradients (behind the first micro-batch), the optimizer's states and the reference are counted from the tensors of each process. Pages
-written (anonymous ones: `RssAnon`) come from the kernel: after loading they are the parts of weights and reference, which a GPU would
-hold. While it loads, the first process holds the whole base besides: in pages of its file, which the kernel can take
-back (`pure`, modules), or written in float32 (all weights under `mixed`). The others hold the buffers that weights come in and what
-malloc keeps of them, which a GPU's process does not. More than {MOST:.0%} between measurement and estimate fails, and of the others
-more than {OTHERS:.0%} of the base. `python -m tests.distributed --memory --write docs/strategies.md` measures it.
+A random model of {{params:.0f}} million weights in bfloat16, divided by `fsdp` among processes on the
+CPU. Each number is what the process that holds most has, in MB, and in brackets what the
+[estimate](estimate.md) says of a GPU with the same settings; they may differ by {MOST:.0%}. Weights,
+gradients behind the first micro-batch, states and reference are counted from the tensors of each
+process. Pages are counted by the kernel. After loading, those that were written (anonymous ones) are
+the parts of weights and reference, which a GPU would hold. While it loads, the first process has
+the whole base besides: in pages of its file, which the kernel can take back (`pure`, modules), or
+written in float32 (all weights under `mixed`). The others have the buffers that weights come in, and
+what malloc keeps of these. `python -m tests.distributed --memory --write docs/strategies.md`
+measures it.
 """
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell with bytes of each process and those of the estimate, by part (WHAT)."""
+    """A cell with bytes of the process that holds most, and those of the estimate, by part (WHAT)."""
 
     cell: Cell
-    processes: list[Mapping[str, int]]
-    estimated: Mapping[str, int]
+    found: Mapping[str, int]
+    said: Mapping[str, int]
 
     @property
     def name(self) -> str:
         """What is trained, and by how many micro-batches a step."""
         return f"{self.cell.name}, {self.cell.keys['grad_accum']}"
 
-    def pairs(self) -> Iterable[tuple[str, int, int]]:
-        """(part, measured bytes of the process that holds most, estimated bytes)."""
-        for part in WHAT:
-            found = [one[part] for one in self.processes if part in one]
-            yield part, max(found), self.estimated[part]
-
     def faults(self) -> list[str]:
         """Where the estimate is not what was measured."""
         return [
             f"{self.name}, {self.cell.world}, {part}: {found:,} bytes, and {said:,} are estimated"
-            for part, found, said in self.pairs()
-            if (found > said if part == "others" else abs(found - said) > MOST * said)
+            for part, said in self.said.items()
+            if (found := self.found[part]) > (1 + MOST) * said
+            or (found < (1 - MOST) * said and part != "others")
         ]
 
 
@@ -91,26 +85,22 @@ def memory_cells(processes: int) -> list[Cell]:
 
 
 def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
-    """Train the cells and look at their processes.
-
-    Raises RuntimeError if one fails.
-
-    Args:
-        folder: With models and rows (`fill`).
-    """
-    if not (folder / LARGE).exists():
-        _save_large(folder)
+    """Train the cells and look at their processes. Raises RuntimeError if one fails."""
+    _save_large(folder)
     measured = []
     for count, group in groupby(cells, lambda cell: cell.count):
         mine = {write_plan(folder, cell): cell for cell in group}
         # The first trainings import what all need: their pages are looked at by nobody.
-        first = {write_plan(folder, replace(cell, keys={})): cell for cell in mine.values()}
+        first = {write_plan(folder, replace(one, keys={}, precision=PURE)) for one in mine.values()}
         outcomes = train_plans([*first, *mine], count)
         for plan, cell in mine.items():
             if outcomes[plan]["status"] != TRAINED:
                 raise RuntimeError(outcomes[plan]["text"])
-            held = [_beyond(one, is_first=not n) for n, one in enumerate(outcomes[plan]["held"])]
-            measured.append(Measured(cell, held, estimated(folder, plan)))
+            held = outcomes[plan]["held"]
+            more = [one["written"] - one["weights"] - one["reference"] for one in held]
+            most = {name: max(one[name] for one in held) for name in held[0]}
+            most |= {"loading": max(more[0], held[0]["mapped"]), "others": max(more[1:])}
+            measured.append(Measured(cell, most, estimated(folder, plan)))
     return measured
 
 
@@ -124,13 +114,6 @@ def _save_large(folder: Path) -> None:
     config.update(SIZE)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder / LARGE)
-
-
-def _beyond(held: Mapping[str, int], *, is_first: bool) -> dict[str, int]:
-    """The same with what a process had while it loaded, beyond its own parts."""
-    more = held["written"] - held["weights"] - held["reference"]
-    beside = {"loading": max(more, held["mapped"])} if is_first else {"others": more}
-    return {**held, **beside}
 
 
 def estimated(folder: Path, plan: Path) -> dict[str, int]:
@@ -147,26 +130,18 @@ def estimated(folder: Path, plan: Path) -> dict[str, int]:
     }  # fmt: skip
     found = {name: sum(term.size_bytes for term in terms) for name, terms in parts.items()}
     host = {one.name: one.size_bytes for one in static.host_moments(run)}
-    own = found["weights"] + found["reference"]
-    return {
-        **found,
-        "after": own,
-        "loading": host["loading"],
-        "others": round(OTHERS * host["loading"]),
-    }
+    found |= {"after": found["weights"] + found["reference"], "loading": host["loading"]}
+    return {**found, "others": round(OTHERS * host["loading"])}
 
 
 def section(measured: list[Measured]) -> str:
     """The part of docs/strategies.md."""
     rows = [
         [one.name, str(one.cell.count)]
-        + [
-            f"{found / 1e6:.1f}" + ("" if part == "others" else f" ({said / 1e6:.1f})")
-            for part, found, said in one.pairs()
-        ]
+        + [f"{one.found[part] / 1e6:.1f} ({one.said[part] / 1e6:.1f})" for part in WHAT]
         for one in measured
     ]
-    params = measured[0].estimated["weights"] * measured[0].cell.count / 2e6
+    params = measured[0].said["weights"] * measured[0].cell.count / 2e6
     header = ["trained, micro-batches a step", "processes", *WHAT.values()]
     return f"{HEAD.format(params=params)}\n{table(header, rows)}\n"
 

@@ -19,4 +19,4 @@ def test_processes_hold_what_is_estimated(tmp_path):
     cells = [cell for cell in memory_cells(2) if (cell.objective, cell.precision) == ("dpo", MIXED)]
     (one,) = measure(tmp_path, cells)
     assert one.faults() == []
-    assert [held["reference units"] for held in one.processes] == [LAYERS + 1] * 2
+    assert one.found["reference units"] == LAYERS + 1
