@@ -71,13 +71,10 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     """Of 200 experiments with a true difference of 0.3, the 95 % interval misses it in few."""
     draw = random.Random(1)
     missed = 0
-    for seed in range(200):
+    for _ in range(200):
         before = [draw.gauss(0, 1) for _ in range(40)]
         low, high = compare(
-            before,
-            [value + 0.3 + draw.gauss(0, 1) for value in before],
-            higher_is_better=True,
-            seed=seed,
+            before, [value + 0.3 + draw.gauss(0, 1) for value in before], higher_is_better=True
         ).interval
         missed += not low <= 0.3 <= high
     assert 2 <= missed <= 24
@@ -85,9 +82,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 @pytest.mark.parametrize("rows", [3, 5, 16])
 def test_few_rows_have_an_interval_that_is_wide_enough(rows):
-    """Of 400 experiments with few rows the 95 % interval misses the truth in about one of twenty;
-    that of percentiles missed it in one of five with three rows.
-    """
+    """Of 400 experiments with few rows the 95 % interval misses the truth in about one of twenty."""
     draw = random.Random(rows)
     missed = 0
     for _ in range(400):

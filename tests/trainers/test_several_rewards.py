@@ -24,7 +24,7 @@ from trainers.rewards.rollout_log import (
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled, weighted_sums
 from trainers.rewards.sources import load_user_reward
 from trainers.rewards.verifiers import matches_all, overlong_penalty, repetition_penalty
-from trainers.rewards.watch import Watch, reward_checks, reward_records
+from trainers.rewards.watch import Watch, rewards_in
 
 # --------------------------------------------------------------------------- the sum
 
@@ -260,17 +260,16 @@ def test_a_reward_that_was_constant_over_the_run_is_named():
          "rewards/own/std": 0.0}
         for mean in (0.0, 1.0)
     ]  # fmt: skip
-    records = reward_records(lines, rewards)
+    records, (check,) = rewards_in(lines, rewards)
     assert [(one.name, one.first, one.last, one.constant) for one in records] == [
         ("exact", 0.0, 1.0, False),
         ("own", 2.0, 2.0, True),
     ]
-    (check,) = reward_checks(lines, rewards)
     assert (check.name, check.ok) == ("reward-own-differs", False)
     silent = [Reward("", None, key="long", is_penalty=True), Reward("", None, key="other")]
-    (fine,) = reward_checks([{"rewards/long/mean": 0.0}], silent)
+    _, (fine,) = rewards_in([{"rewards/long/mean": 0.0}], silent)
     assert fine.ok
-    assert reward_records(lines, rewards[:1]) == ()
+    assert rewards_in(lines, rewards[:1]) == ((), [])
 
 
 # --------------------------------------------------------------------------- in training

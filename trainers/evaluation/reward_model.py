@@ -38,72 +38,38 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
 
 class RewardModelEvaluator:
     """Scores the held-out pairs with the trained model, and before training with a model that was a
-    reward model already.
+    reward model already: the scores of a new head mean nothing.
     """
 
     def __init__(self, subject: Subject[Pair], *, scored_before: bool) -> None:
         job, data = subject.job, subject.data
-        self.job, self.trainer, self.fingerprint = job, subject.trainer, subject.fingerprint
+        self.trainer, self.fingerprint = subject.trainer, subject.fingerprint
         trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_PAIRS if trial else HELD_OUT_PAIRS)
         self.scored_before = scored_before
-        self.longer = sum(length_difference(row) > 0 for row in data.train) * 2 >= sum(
-            length_difference(row) != 0 for row in data.train
-        )
-        self.before: list[list[float]] = []
+        by = [length_difference(row) for row in data.train]
+        self.longer = sum(one > 0 for one in by) * 2 >= sum(one != 0 for one in by)
+        self.before: list[list[float]] = []  # the scores of each pair
         self.after: list[list[float]] = []
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        """Score the pairs before training; once, also if a run was resumed.
-
-        The scores of a new head mean nothing, so they are not taken.
-        """
+        """Score the pairs before training; once, also if a run was resumed."""
         if not self.scored_before or not self.rows:
             return
         known = kept_value(self.cache, self.fingerprint)
-        if known is not None:
-            self.before = known
-            return
-        self.before = pair_scores(self.trainer, self.rows).tolist()
-        keep_value(self.cache, self.fingerprint, self.before)
+        self.before = pair_scores(self.trainer, self.rows).tolist() if known is None else known
+        if known is None:
+            keep_value(self.cache, self.fingerprint, self.before)
 
     def evaluate_tuned(self) -> None:
         """Score the pairs with the trained model."""
-        if self.rows:
-            self.after = pair_scores(self.trainer, self.rows).tolist()
-
-    @property
-    def right(self) -> int:
-        """How many chosen answers score higher than the rejected ones."""
-        return count_right(self.after)
-
-    @property
-    def longer_by(self) -> list[int]:
-        """By how much the chosen answers are longer, or shorter if the training pairs prefer
-        that.
-        """
-        sign = 1 if self.longer else -1
-        return [sign * length_difference(row) for row in self.rows]
-
-    @property
-    def length_right(self) -> float:
-        """How many pairs a preference for length alone gets right, in the direction of the training
-        pairs; pairs of equal length count half.
-        """
-        return sum(0.5 if by == 0 else float(by > 0) for by in self.longer_by)
-
-    @property
-    def agreement(self) -> float:
-        """The share of pairs in which scores and length prefer the same answer."""
-        both = zip(self.after, self.longer_by, strict=True)
-        uneven = [value for (one, other), by in both if (value := (one - other) * by) != 0]
-        return sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
+        self.after = pair_scores(self.trainer, self.rows).tolist()
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence."""
-        rows = len(self.rows)
-        interval = proportion_interval(self.right, rows)
+        rows, right = len(self.rows), count_right(self.after)
+        interval = proportion_interval(right, rows)
         if interval is None:
             return "not distinguishable", "nothing was held out to score"
         word, than = "not distinguishable", "from chance"
@@ -111,44 +77,56 @@ class RewardModelEvaluator:
             word, than = "better" if interval[0] > 0.5 else "worse", "than chance"
         before = f", {count_right(self.before) / rows:.1%} before" if self.before else ""
         return word, (
-            f"{word} {than}: the better answer scores higher in {self.right / rows:.1%} of {rows}"
+            f"{word} {than}: the better answer scores higher in {right / rows:.1%} of {rows}"
             f" held-out pairs (95 % interval {interval[0]:.1%} to {interval[1]:.1%}){before}"
         )
 
+    def by_length(self) -> tuple[float, float]:
+        """(how many pairs a preference for length alone gets right, in the direction of the
+        training pairs, those of equal length by half; the share in which the scores agree with it).
+        """
+        sign = 1 if self.longer else -1
+        by = [sign * length_difference(row) for row in self.rows]
+        both = zip(self.after, by, strict=True)
+        uneven = [value for (one, other), more in both if (value := (one - other) * more) != 0]
+        right = sum(0.5 if more == 0 else float(more > 0) for more in by)
+        return right, sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
+
     def checks(self) -> list[Check]:
         """Whether the scores are more than the length of the answers."""
-        rows, by_length = len(self.rows), self.length_right
+        rows, right = len(self.rows), count_right(self.after)
         if not rows:
             return []
+        by_length, agreement = self.by_length()
         interval = proportion_interval(round(by_length), rows)
-        biased = by_length >= self.right and interval is not None and interval[0] > 0.5
+        biased = by_length >= right and interval is not None and interval[0] > 0.5
         text = (
             f"preferring the {'longer' if self.longer else 'shorter'} answer is right in"
-            f" {by_length / rows:.1%} of the held-out pairs, the scores in {self.right / rows:.1%};"
-            f" they agree with it in {self.agreement:.1%}"
+            f" {by_length / rows:.1%} of the held-out pairs, the scores in {right / rows:.1%};"
+            f" they agree with it in {agreement:.1%}"
             + ("; length alone does as well" if biased else "")
         )
         return [Check("scores-are-more-than-length", not biased, text)]
 
     def record(self) -> Evaluation:
         """The comparison for result.json."""
-        rows = len(self.rows)
+        rows, right = len(self.rows), count_right(self.after)
         if not rows:
             return Evaluation(rows=0)
         margins = [chosen - rejected for chosen, rejected in self.after]
-        accuracy = self.right / rows
         before = count_right(self.before) / rows if self.before else None
-        metric = Metric(before=before, after=accuracy, rows=rows, word=self.verdict()[0])
+        metric = Metric(before=before, after=right / rows, rows=rows, word=self.verdict()[0])
+        by_length, agreement = self.by_length()
         own = {
-            "pair_accuracy": accuracy,
-            "pair_accuracy_interval": list(proportion_interval(self.right, rows) or ()),
+            "pair_accuracy": right / rows,
+            "pair_accuracy_interval": list(proportion_interval(right, rows) or ()),
             "mean_margin": sum(margins) / rows,
             "mean_score": sum(map(sum, self.after)) / (2 * rows),
             "calibration": calibration(margins),
             "length": {
                 "prefers": "longer" if self.longer else "shorter",
-                "accuracy": self.length_right / rows,
-                "agreement": self.agreement,
+                "accuracy": by_length / rows,
+                "agreement": agreement,
             },
         }
         return Evaluation(rows=rows, metrics={"pair_accuracy": metric}, extra=own)

@@ -230,68 +230,57 @@ def is_gamed(now: Mapping[str, Any], reward_first: float) -> bool:
 # --------------------------------------------------------------------------- afterwards
 
 
-def reward_records(
-    lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]
-) -> tuple[RewardRecord, ...]:
-    """What became of each reward over the whole run, by the lines of metrics; empty for one."""
-    if len(rewards) < 2:
-        return ()
-    return tuple(_record(lines, reward) for reward in rewards)
-
-
-def _record(lines: Sequence[Mapping[str, Any]], reward: Reward) -> RewardRecord:
-    means, spreads, missing = (
-        _values(lines, reward.key, number) for number in ("mean", "std", "missing")
-    )
-    return RewardRecord(
-        name=reward.key,
-        weight=reward.weight,
-        first=means[0] if means else None,
-        last=means[-1] if means else None,
-        spread=sum(spreads) / len(spreads) if spreads else None,
-        missing=sum(missing) / len(missing) if missing else None,
-        constant=bool(means)
-        and max(spreads, default=0.0) < 1e-9
-        and max(means) - min(means) < 1e-9,
-    )
-
-
-def _values(lines: Sequence[Mapping[str, Any]], name: str, number: str) -> list[float]:
-    """A number of one reward in each line that has it."""
-    found = (line.get(f"rewards/{name}/{number}") for line in lines)
-    return [value for value in found if isinstance(value, int | float)]
-
-
-def reward_checks(lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]) -> list[Check]:
-    """Rewards that told no two answers apart: a warning, unless it is a penalty that nothing
-    deserved; and rewards that did not score every answer, with their share over the whole run.
-    """
-    found = []
-    for reward, one in zip(rewards, reward_records(lines, rewards), strict=False):
-        if not one.constant:
-            continue
-        is_fine = reward.is_penalty and not one.last
-        text = (
-            f"no answer of the training got the penalty {one.name}"
-            if is_fine
-            else f"reward {one.name} gave {one.last:g} to every answer of the training: it taught"
-            " nothing. Remove it, or make it tell answers apart"
-        )
-        found.append(Check(f"reward-{one.name}-differs", is_fine, text))
-    for reward in rewards:
-        shares = _values(lines, reward.key, "missing")
-        if sum(shares):
-            text = (
-                f"reward {reward.key} gave no score to {sum(shares) / len(shares):.1%} of the"
-                " answers: it was left out for them"
-            )
-            found.append(Check(f"reward-{reward.key}-missing", True, text))
-    return found
-
-
 def about_rewards(
     job: Job, rewards: Sequence[Reward]
 ) -> tuple[tuple[RewardRecord, ...], list[Check]]:
-    """(what became of each of several rewards, what was noticed), once training is over."""
-    lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
-    return reward_records(lines, rewards), reward_checks(lines, rewards)
+    """What `rewards_in` finds in the lines of the whole stage, once training is over."""
+    path = job.run / "metrics.jsonl"
+    return rewards_in(stage_lines(path, stage=job.stage.name, task=job.task), rewards)
+
+
+def rewards_in(
+    lines: Lines, rewards: Sequence[Reward]
+) -> tuple[tuple[RewardRecord, ...], list[Check]]:
+    """(what became of each of several rewards over the whole run, what was noticed).
+
+    A reward that told no two answers apart is a warning, unless it is a penalty that nothing
+    deserved; one that did not score every answer is named with the share.
+
+    Args:
+        lines: Of the stage in metrics.jsonl.
+        rewards: Of the stage.
+    """
+    records, checks = [], []
+    for reward in rewards:
+        means, spreads, missing = (
+            [value for line in lines if isinstance(value := line.get(name), int | float)]
+            for name in (f"rewards/{reward.key}/{one}" for one in ("mean", "std", "missing"))
+        )
+        is_constant = bool(means) and max([*spreads, max(means) - min(means)]) < 1e-9
+        if len(rewards) > 1:
+            record = RewardRecord(
+                name=reward.key,
+                weight=reward.weight,
+                first=means[0] if means else None,
+                last=means[-1] if means else None,
+                spread=sum(spreads) / len(spreads) if spreads else None,
+                missing=sum(missing) / len(missing) if missing else None,
+                constant=is_constant,
+            )
+            records.append(record)
+            if is_constant:
+                is_fine = reward.is_penalty and not means[-1]
+                text = (
+                    f"no answer of the training got the penalty {reward.key}"
+                    if is_fine
+                    else f"reward {reward.key} gave {means[-1]:g} to every answer of the training:"
+                    " it taught nothing. Remove it, or make it tell answers apart"
+                )
+                checks.append(Check(f"reward-{reward.key}-differs", is_fine, text))
+        if sum(missing):
+            text = (
+                f"reward {reward.key} gave no score to {sum(missing) / len(missing):.1%} of the"
+                " answers: it was left out for them"
+            )
+            checks.append(Check(f"reward-{reward.key}-missing", True, text))
+    return tuple(records), checks
