@@ -21,9 +21,9 @@ from trainers.rewards.rollout_log import (
     sampled,
     shortened,
 )
-from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled, weighted_sums
+from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward
-from trainers.rewards.verifiers import matches_all, overlong_penalty, repetition_penalty
+from trainers.rewards.verifiers import matches, overlong_penalty, repetition_penalty
 from trainers.rewards.watch import Watch, rewards_in
 
 # --------------------------------------------------------------------------- the sum
@@ -44,26 +44,10 @@ TABLES = st.integers(1, 4).flatmap(
 @pytest.mark.light
 @examples(1)
 @given(TABLES)
-def test_the_sum_leaves_missing_scores_out(table):
-    """Each answer gets the sum of weight times score over the rewards that score it, and none if
-    none does; the order of the rewards makes no difference.
-    """
-    answers, weights = table
-    scores = [list(column) for column in zip(*answers, strict=True)]
-    sums = weighted_sums(scores, weights)
-    for own, total in zip(answers, sums, strict=True):
-        known = [w * s for w, s in zip(weights, own, strict=True) if s is not None]
-        assert (total is None) == (not known)
-        assert total is None or total == pytest.approx(sum(known), abs=1e-6)
-    assert weighted_sums(scores[::-1], weights[::-1]) == sums
-    assert weighted_sums([*scores, [None] * len(answers)], [*weights, 5.0]) == sums
-
-
-@pytest.mark.light
-@examples(0.5)
-@given(TABLES)
 def test_the_sum_is_that_of_trl(table):
-    """The sum that PPO and the evaluation take is the one that TRL trains on."""
+    """The sum that PPO and the evaluation take is the one that TRL trains on: rewards that score an
+    answer count for it, and an answer that none scores has no sum.
+    """
     torch = pytest.importorskip("torch")
     answers, weights = table
     tensor = torch.tensor(
@@ -71,8 +55,10 @@ def test_the_sum_is_that_of_trl(table):
         dtype=torch.float64,
     )
     theirs = (tensor * torch.tensor(weights, dtype=torch.float64)).nansum(dim=1).tolist()
-    ours = weighted_sums([list(column) for column in zip(*answers, strict=True)], weights)
+    rewards = Rewards([Reward("", None, weight=weight) for weight in weights])
+    ours = rewards.sums([list(column) for column in zip(*answers, strict=True)])
     assert [value or 0.0 for value in ours] == pytest.approx(theirs, abs=1e-6)
+    assert [value is None for value in ours] == tensor.isnan().all(1).tolist()
 
 
 @pytest.mark.light
@@ -115,9 +101,9 @@ def test_the_repetition_penalty_is_the_share_of_repeated_sequences(text, ngram, 
 def test_a_format_has_to_match_the_whole_answer():
     """Text around it does not fit; lines and the wanted answer do."""
     pattern = r"<think>.*</think>\s*<answer>{answer}</answer>"
-    assert matches_all(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4")
-    assert not matches_all("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4")
-    assert not matches_all("<think>a</think><answer>8</answer>", pattern, "4+4")
+    assert matches(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4", whole=True)
+    assert not matches("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4", whole=True)
+    assert not matches("<think>a</think><answer>8</answer>", pattern, "4+4", whole=True)
 
 
 # --------------------------------------------------------------------------- rollouts.jsonl
@@ -386,20 +372,6 @@ def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
     assert first.parts != other.parts
     assert first.settings == other.settings
     assert first.settings["rewards"][1]["weight"] == -0.5
-
-
-@pytest.mark.light
-def test_a_part_is_called_once_with_all_answers():
-    """The sum asks each reward once."""
-    asked = []
-
-    def score(answers):
-        asked.append(len(answers))
-        return [1.0] * len(answers)
-
-    answers = [Answer("", text, None, [], []) for text in "ab"]
-    assert Rewards([Reward("a", score), Reward("b", score, weight=2.0)])(answers) == [3.0, 3.0]
-    assert asked == [2, 2]
 
 
 def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):

@@ -58,6 +58,8 @@ class Measurements:
 class TextEvaluator:
     """Measures losses and answers before and after training, and compares them."""
 
+    is_general = True  # whether the model does more than one task
+
     def __init__(self, subject: Subject[Row], *, generates: bool = True) -> None:
         job, data = subject.job, subject.data
         self.job, self.trainer, self.fingerprint = job, subject.trainer, subject.fingerprint
@@ -69,7 +71,11 @@ class TextEvaluator:
             else []
         )
         self.limit = sample_limit(self.prompts)
-        self.general_rows = self.own_general()[: TRIAL_GENERAL if self.trial else None]
+        self.general_rows = (
+            general_rows(self.trainer.processing_class, job.stage.seq_len)
+            if self.is_general
+            else []
+        )[: TRIAL_GENERAL if self.trial else None]
         self.base, self.tuned = Measurements(), Measurements()
         self.cache = job.output / "before.json"
 
@@ -124,10 +130,6 @@ class TextEvaluator:
     def own_prompts(self, rows: Sequence[Row]) -> list[Row]:
         """The rows whose prompts are answered."""
         return prompts_to_answer(rows, seq_len=self.job.stage.seq_len)
-
-    def own_general(self) -> list[Row]:
-        """The fixed general prompts, as rows."""
-        return general_rows(self.trainer.processing_class, self.job.stage.seq_len)
 
     def sample(self, rows: Sequence[Row]) -> list[Sample]:
         """Greedy answers to the rows' prompts."""
@@ -272,12 +274,11 @@ class RewritingEvaluator(TextEvaluator):
     such a model has one task.
     """
 
+    is_general = False
+
     def own_prompts(self, rows: Sequence[Any]) -> list[Any]:
         """The first few rows."""
         return list(rows[:SAMPLES])
-
-    def own_general(self) -> list[Any]:
-        return []
 
     def losses(self, rows: Sequence[Any]) -> list[float]:
         """Loss per token of the output of each row."""

@@ -103,14 +103,10 @@ def difference(one: Any, other: Any) -> float:
     in either: measured against the most likely one, because none of a large vocabulary may be
     likely in itself.
     """
-    likely = likely_tokens(one) | likely_tokens(other)
+    likely = [table > table.max(dim=-1, keepdim=True).values - LIKELY for table in (one, other)]
+    either = likely[0] | likely[1]
     # NaN is less than nothing: a table of them has no likely token, and is equal to none.
-    return float((one - other).abs()[likely].max()) if likely.any() else math.inf
-
-
-def likely_tokens(log_probs_TV: Any) -> Any:
-    """Which tokens are at most LIKELY less likely than the most likely one: T, V."""
-    return log_probs_TV > log_probs_TV.max(dim=-1, keepdim=True).values - LIKELY
+    return float((one - other).abs()[either].max()) if either.any() else math.inf
 
 
 def check_saved(
@@ -152,9 +148,13 @@ def check_saved(
     if loaded is None and is_read:
         how, loaded = "read into the model before training", probe.answer(model)
     if loaded is not None:
-        gap = probe.difference(trained, loaded) if answered_in is None else 0.0
+        gaps = [] if answered_in else [probe.difference(trained, loaded)]
         if is_read:  # the model that is evaluated has to agree, too
-            gap = max(gap, *_gaps_of_read(model, probe, trained, loaded, answered_in))
+            with rounded_to(model, answered_in) if answered_in else nullcontext():
+                gaps.append(probe.difference(trained, probe.answer(model)))
+        if answered_in:  # it is far from the trained one's own answer, and here in its own dtype
+            gaps.append(probe.difference(loaded, probe.answer(model)))
+        gap = max(gaps)
         same = gap <= limit
         found = f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})"
     else:
@@ -186,20 +186,6 @@ def check_saved(
         )
     checks = [Check("saved-model-is-the-trained-one", same, found), effect]
     return checks + plain_lora(folder)
-
-
-def _gaps_of_read(
-    model: Model, probe: Probe, trained: Any, loaded: Any, answered_in: str | None
-) -> tuple[float, ...]:
-    """How far the model that was read from the folder is from the trained one's answer; if that was
-    computed in another dtype, in that one, and from the loaded one's answer in its own.
-    """
-    here = probe.answer(model)
-    if answered_in is None:
-        return (probe.difference(trained, here),)
-    with rounded_to(model, answered_in):
-        rounded = probe.answer(model)
-    return probe.difference(trained, rounded), probe.difference(loaded, here)
 
 
 def _loaded_again(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:

@@ -64,17 +64,21 @@ class Rewards:
 
     parts: list[Reward]
 
-    def __call__(self, answers: Sequence[Answer]) -> list[Score]:
-        """The weighted sum of each answer's scores, as `weighted_sums` has it."""
-        return self.sums([part(answers) for part in self.parts])
-
     def sums(self, scores: Sequence[Sequence[Score]]) -> list[Score]:
-        """The weighted sum of each answer's scores.
+        """sum(weight * score) of each answer over the rewards that score it; None if none does.
 
         Args:
             scores: Of each reward, for each answer.
+
+        Source: the sum of TRL's GRPOTrainer and RLOOTrainer (`reward_weights`), which leaves a
+        missing score out in the same way.
         """
-        return weighted_sums(scores, [part.weight for part in self.parts])
+        sums: list[Score] = []
+        for of_answer in zip(*scores, strict=True):
+            pairs = zip(self.parts, of_answer, strict=True)
+            given = [part.weight * score for part, score in pairs if score is not None]
+            sums.append(math.fsum(given) if given else None)
+        return sums
 
     @property
     def several(self) -> bool:
@@ -95,24 +99,6 @@ class Rewards:
     def name(self) -> str:
         """In words, for the notes."""
         return " and ".join(part.name for part in self.parts)
-
-
-def weighted_sums(scores: Sequence[Sequence[Score]], weights: Sequence[float]) -> list[Score]:
-    """sum(weight * score) of each answer over the rewards that score it; None if none does.
-
-    Args:
-        scores: Of each reward, for each answer.
-        weights: Of each reward.
-
-    Source: the sum of TRL's GRPOTrainer and RLOOTrainer (`reward_weights`), which leaves a missing
-    score out in the same way.
-    """
-    sums: list[Score] = []
-    for of_answer in zip(*scores, strict=True):
-        pairs = zip(weights, of_answer, strict=True)
-        given = [weight * score for weight, score in pairs if score is not None]
-        sums.append(math.fsum(given) if given else None)
-    return sums
 
 
 def check_scored(sums: Sequence[Score]) -> None:

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
 from trainers.rewards.verifiers import (
     matches,
-    matches_all,
     overlong_penalty,
     repetition_penalty,
     same_answer,
@@ -174,7 +174,9 @@ def build_rewards(
             if folder == scored_elsewhere:
                 scored_elsewhere = None
             else:
-                reward.score = _model_score(job, folder, tokenizer, device)
+                check_same_tokens(job, tokenizer, folder)
+                model = load_reward_model(job, folder, device)
+                reward.score = partial(model_scores, model, at_once=job.stage.micro_batch_size)
         reward.key, reward.weight = part.name, part.weight
         rewards.append(reward)
     return Rewards(rewards)
@@ -199,7 +201,7 @@ def _verifier(job: Job, part: RewardPart, prompts: Sequence[Prompt]) -> Reward:
     verifiers: dict[str, Callable[[Answer], float]] = {
         "exact": lambda answer: same_answer(answer.text, answer.expected or ""),
         "regex": lambda answer: matches(answer.text, pattern, answer.expected),
-        "format": lambda answer: matches_all(answer.text, pattern, answer.expected),
+        "format": lambda answer: matches(answer.text, pattern, answer.expected, whole=True),
         "json_schema": lambda answer: valid(answer.text),
         "length": lambda answer: overlong_penalty(
             len(answer.answer_ids), limit=limit, overlong=overlong
@@ -212,14 +214,6 @@ def _verifier(job: Job, part: RewardPart, prompts: Sequence[Prompt]) -> Reward:
         lambda answers: [float(verify(answer)) for answer in answers],
         is_penalty=kind in PENALTIES,
     )
-
-
-def _model_score(
-    job: Job, folder: Path, tokenizer: Tokenizer, device: Device
-) -> Callable[[Sequence[Answer]], Sequence[Score]]:
-    check_same_tokens(job, tokenizer, folder)
-    model = load_reward_model(job, folder, device)
-    return lambda answers: model_scores(model, answers, at_once=job.stage.micro_batch_size)
 
 
 def load_user_reward(named: str, folder: Path) -> Callable[[Sequence[Answer]], list[Score]]:
@@ -256,10 +250,10 @@ def load_user_reward(named: str, folder: Path) -> Callable[[Sequence[Answer]], l
             allowed=", ".join(there) or "it defines no function",
         )
     parameters = inspect.signature(function).parameters.values()
-    takes_columns = any(one.name == "answer" or one.kind is one.VAR_KEYWORD for one in parameters)
+    takes_answers = any(one.name == "answer" or one.kind is one.VAR_KEYWORD for one in parameters)
 
     def score(answers: Sequence[Answer]) -> list[Score]:
-        columns = {"answer": [one.expected for one in answers]} if takes_columns else {}
+        columns = {"answer": [one.expected for one in answers]} if takes_answers else {}
         texts = [one.text for one in answers]
         try:
             found = function(prompts=[one.prompt for one in answers], completions=texts, **columns)

@@ -63,17 +63,18 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def matches(answer: str, pattern: str, expected: str | None) -> bool:
-    """Whether a text contains the pattern, in which {answer} stands for the expected answer."""
-    return re.search(pattern.replace("{answer}", re.escape(expected or "")), answer) is not None
+def matches(answer: str, pattern: str, expected: str | None, *, whole: bool = False) -> bool:
+    """Whether a text contains the pattern, in which {answer} stands for the expected answer.
 
-
-def matches_all(answer: str, pattern: str, expected: str | None) -> bool:
-    """Whether the pattern matches all of a text, white space around it aside. A dot in it matches
-    line ends, too; {answer} stands for the expected answer.
+    Args:
+        whole: It has to match all of the text, white space around it aside; a dot matches line
+            ends, too.
     """
-    whole = pattern.replace("{answer}", re.escape(expected or ""))
-    return re.fullmatch(whole, answer.strip(), re.DOTALL) is not None
+    written = pattern.replace("{answer}", re.escape(expected or ""))
+    found = (
+        re.fullmatch(written, answer.strip(), re.DOTALL) if whole else re.search(written, answer)
+    )
+    return found is not None
 
 
 def schema_validator(path: Path) -> Callable[[str], bool]:
