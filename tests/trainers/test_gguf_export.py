@@ -29,10 +29,12 @@ def nowhere(monkeypatch):
 class Proofs:
     """Says that a file is the model, or that it is not."""
 
-    agrees = True
+    def __init__(self) -> None:
+        self.agrees, self.kinds = True, []
 
     def __call__(self, program, path, of, kind):
         assert gguf.GGUFReader(path).tensors
+        self.kinds.append(kind)
         faults = [] if self.agrees else ["only 0.0% of 4 tokens are the same"]
         return Proof(kind=kind, needed=0.95, texts=1, prompts=len(of.answers), faults=faults)
 
@@ -66,6 +68,7 @@ def test_a_proved_file_has_a_record(run, engine, tmp_path):
     document = json.loads((job.out / "proof.json").read_text())
     (record,) = document["files"]
     assert (record["proved"], record["kind"], record["proof"]["faults"]) == (True, "F16", [])
+    assert engine.kinds == ["F16"]  # whose limits hold
     with pytest.raises(InputError, match="is already there"):
         export(job)
 

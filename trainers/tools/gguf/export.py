@@ -162,7 +162,9 @@ def _write(
     # In float32 every rounding that shows is llama.cpp's, if there is room for that.
     if 4 * sum(one.numel() for one in model.parameters()) < free_host_bytes():
         model = model.float()
-    return written, prove(program, path, reference_of(model, tokenizer, written, asked), job.kind)
+    return written, prove(
+        program, path, reference_of(model, tokenizer, written, asked), written.kind
+    )
 
 
 def _quantise(sixteen: Path, path: Path, kind: str) -> str:
