@@ -46,7 +46,7 @@ TOOLS = """
 from pathlib import Path
 from trainers.tools import chat, merge, show_row
 codes = [
-    show_row.main(["d.jsonl", "--row", "1", "--model", "./model"]),
+    show_row.main(['{"data": "d.jsonl", "row": 1, "model": "./model"}']),
     chat.main(["run", "--max-new-tokens", "2"]),
     merge.main(["run", "--out", "merged"]),
 ]

@@ -266,18 +266,9 @@ def row_as_trained(
     if row < 1:
         raise InputError("rows are counted from 1", where=f"--show-row {row}")
     refuse_without(SHOW_ROW_NEEDS, "--show-row")
-    columns = [f"{role}={column}" for role, column in (mapping or {}).items()]
-    done = run_tool(
-        "show_row",
-        data,
-        "--row",
-        str(row),
-        *(["--model", model] if model else []),
-        *(["--map", *columns] if columns else []),
-        *(["--template", json.dumps(template)] if template else []),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    asked = {"data": data, "row": row, "model": model}
+    asked |= {"mapping": dict(mapping or {}) or None, "template": dict(template or {})}
+    done = run_tool("show_row", json.dumps(asked), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         document: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):

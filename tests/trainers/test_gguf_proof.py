@@ -36,9 +36,9 @@ def llama_cpp():
 
 
 def proof_of(llama_cpp, folder: Path, path: Path, kind=""):
-    loaded, tokenizer, written = write(folder, path, kind=kind)
-    reference = reference_of(loaded.float(), tokenizer, written, QUESTIONS[:2])
-    return prove(llama_cpp, path, reference, written.kind)
+    loaded, tokenizer, tokens, kind, _ = write(folder, path, kind=kind)
+    reference = reference_of(loaded.float(), tokenizer, tokens, QUESTIONS[:2])
+    return prove(llama_cpp, path, reference, kind)
 
 
 CASES = [(family, {}) for family in sorted(FAMILIES)]
@@ -126,9 +126,9 @@ def test_eight_bits_agree_at_most_places(llama_cpp, tmp_path):
 def test_a_damaged_file_is_a_fault_of_the_proof(llama_cpp, tmp_path):
     """What llama.cpp says of it is passed on, and nothing crashes."""
     folder, path = tiny("llama", tmp_path / "model", torch.bfloat16), tmp_path / "out.gguf"
-    loaded, tokenizer, written = write(folder, path)
+    loaded, tokenizer, tokens, *_ = write(folder, path)
     path.write_bytes(path.read_bytes()[:-1000])
-    proof = prove(llama_cpp, path, reference_of(loaded, tokenizer, written), "BF16")
+    proof = prove(llama_cpp, path, reference_of(loaded, tokenizer, tokens), "BF16")
     assert "gguf" in proof.faults[0].lower() or "load" in proof.faults[0]
 
 

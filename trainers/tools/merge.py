@@ -10,7 +10,6 @@ nearer one is saved.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,20 +54,19 @@ class Merged:
 
     model: Any
     tokenizer: Any
-    best: Gap
-    gaps: Sequence[Gap]
+    gaps: Sequence[Gap]  # the nearest first: that one is the model
     rows: int
 
     def lines(self, label: str) -> list[str]:
         """What was done, in sentences."""
-        lines = [f"{label}: merged into {self.best.base}"]
+        lines = [f"{label}: merged into {self.gaps[0].base}"]
         lines += [
             f"  {gap.base}: log-probabilities of {self.rows} held-out rows differ by at most"
             f" {gap.greatest:.3g}, the most likely token is the same at {gap.same_choice:.1%} of"
             " places"
             for gap in self.gaps
         ]
-        if self.best.greatest > SAME:
+        if self.gaps[0].greatest > SAME:
             lines.append(
                 "  not the same model: 16-bit and 4-bit weights round differently; serve the"
                 " adapter on its own base where the answers must be those of the test"
@@ -78,22 +76,19 @@ class Merged:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(
-        prog="trainers.tools.merge",
-        description="Merge LoRA results into their base. `advise export` calls this.",
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--only")
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args(argv)
+    options: dict[str, dict[str, Any]] = {
+        "run": {"type": Path},
+        "--out": {"type": Path, "required": True},
+        "--only": {},
+        "--device": {"default": "cpu"},
+    }
 
-    def work() -> None:
+    def work(given: Any) -> None:
         device = torch_device(given.device)
         for line in export(given.run, given.out, only=given.only, device=device):
             print(line, flush=True)
 
-    return run_command(work)
+    return run_command(work, options, argv)
 
 
 def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
@@ -125,8 +120,9 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
         merged.tokenizer.save_pretrained(str(target))
         if (settings := result.folder / "generation_config.json").is_file():
             (target / settings.name).write_text(settings.read_text("utf-8"), "utf-8")
-        noted = {"from": str(result.folder), "merged_into": merged.best.base, "rows": merged.rows}
-        write_json(target / "merge.json", noted | {"gaps": [vars(gap) for gap in merged.gaps]})
+        gaps = [vars(gap) for gap in merged.gaps]
+        noted = {"from": str(result.folder), "merged_into": gaps[0]["base"], "rows": merged.rows}
+        write_json(target / "merge.json", noted | {"gaps": gaps})
         first, *more = merged.lines(result.label)
         lines += [f"{first}, in {target}", *more]
     return lines
@@ -152,7 +148,8 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
             merged = adapted.merge_and_unload()
         again = [_log_probs(merged, row) for row in track(rows, "the merged model")]
         found.append((_gap(name, unmerged, again), merged))
-    best, merged = min(found, key=lambda entry: entry[0].greatest)
+    found.sort(key=lambda entry: entry[0].greatest)
+    best, merged = found[0]
     stage = result.stage
     exact = stage.weights_dtype == "float32" and "flash" not in stage.attention
     if stage.quantization is None and best.greatest > SAME and exact:
@@ -163,7 +160,7 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
             hint="keep the adapter, or report this",
         )
     gaps = [gap for gap, _ in found]
-    return Merged(model=merged, tokenizer=tokenizer, best=best, gaps=gaps, rows=len(rows))
+    return Merged(model=merged, tokenizer=tokenizer, gaps=gaps, rows=len(rows))
 
 
 def _candidates(result: Result, model: Any, device: Any) -> list[tuple[str, Any]]:

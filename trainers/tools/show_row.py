@@ -1,13 +1,11 @@
 """One row of a data file as the trainers see it: the text that the model reads, and which of it is
 learned. One JSON document on stdout.
 
-Run: python -P -m trainers.tools.show_row DATA --row N [--model FOLDER_OR_HUB_ID] [--map ROLE=COLUMN
-...] [--template JSON]
+Run: python -P -m trainers.tools.show_row REQUEST, which is JSON: the arguments of `show_row`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,24 +33,12 @@ STAND_IN = "no model was named: a plain template, and no token counts"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code. An error is part of the document, because the caller shows it."""
-    parser = argparse.ArgumentParser(
-        prog="trainers.tools.show_row",
-        description=(
-            "Show one row as the trainers see it. `advise check DATA --show-row N` calls this."
-        ),
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--row", type=int, required=True)
-    parser.add_argument("--model")
-    parser.add_argument("--map", nargs="*", default=[], metavar="ROLE=COLUMN")
-    parser.add_argument("--template", type=json.loads, default={})
-    given = vars(parser.parse_args(argv))
-    mapping = dict(item.split("=", 1) for item in given.pop("map")) or None
+    (request,) = sys.argv[1:] if argv is None else argv
     show_streams()
     quiet_libraries()
     code = 0
     try:
-        document = show_row(**given, mapping=mapping)
+        document = show_row(**json.loads(request))
     except AdviseError as error:
         document, code = {"error": ErrorRecord.of(error).to_dict()}, error.exit_code
     print(json.dumps(document, ensure_ascii=True))
@@ -60,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_row(
-    data: Path,
+    data: str | Path,
     *,
     row: int,
     model: str | None = None,
@@ -72,7 +58,7 @@ def show_row(
     Raises InputError for a row or model that does not exist, and for arguments that the model's
     chat template does not read.
     """
-    example, why_not = example_of(data, row, mapping)
+    example, why_not = example_of(Path(data), row, mapping)
     shown: dict[str, Any] = {"path": str(data), "row": row, "model": model}
     shown |= {"parts": [], "notes": [], "left_out": why_not, "template": None}
     if example is None:

@@ -6,7 +6,6 @@ Run: python -P -m trainers.tools.gguf.export RUN --out FOLDER [--only NAME] [--k
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import signal
@@ -29,8 +28,8 @@ from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.machine import free_host_bytes, torch_device
 from trainers.start.model_files import reading
 from trainers.tools import run_command
-from trainers.tools.gguf.model import Tokens, Written, check_family, read_tokens, write_model
-from trainers.tools.gguf.proof import HOW, Proof, find_llama_server, prove, reference_of
+from trainers.tools.gguf.model import Tokens, check_family, read_tokens, write_model
+from trainers.tools.gguf.proof import HOW, find_llama_server, prove, reference_of
 from trainers.tools.merge import merge
 from trainers.tools.results import Result, load_result, load_tokenizer, record_of, result_of
 
@@ -50,6 +49,7 @@ class Job:
     only: str | None = None  # one task or stage
     kind: str = ""  # of the files, such as Q4_K_M; empty: 16 bit
     device: Any = "cpu"  # that LoRA results are merged on
+    program: Path | None = None  # llama-server, found by `export`; None: it is not here
     say: Callable[[str], None]  # takes what was done, line by line
 
 
@@ -60,7 +60,7 @@ def export(job: Job) -> list[Path]:
     Raises InputError for a result that a GGUF file cannot hold, MachineNotReady for a type that
     PROGRAM makes where it is not, TrainingFailed if a file differs from the model.
     """
-    program = find_llama_server()
+    job = replace(job, program=find_llama_server())
     check_kind(job.kind)
     record = record_of(job.run)
     stages = writing_stages(job.run, record, only=job.only)
@@ -76,13 +76,12 @@ def export(job: Job) -> list[Path]:
         asked = list(dict.fromkeys(sample.prompt for sample in samples if sample.prompt))
         path = job.out / f"{TEMPORARY}{name}.gguf"
         try:
-            written, proof = _write(job, result, own, path, program, asked)
-            files.append(_keep(job, result, path, written, proof))
+            files.append(_write(job, result, own, path, asked))
         except OSError as error:
             raise cannot_write(path, error) from error
         finally:
             path.unlink(missing_ok=True)
-    if program is None:
+    if job.program is None:
         job.say("written; not compared with the trained model: there is no llama.cpp here.")
         job.say(f"  To compare (optional): {HOW}; then run this again")
     if differ := [file.name for file in files if file.name.endswith(DIFFERS)]:
@@ -135,10 +134,10 @@ def _check(job: Job, result: Result, name: str) -> Tokens:
     return tokens
 
 
-def _write(
-    job: Job, result: Result, tokens: Tokens, path: Path, program: Path | None, asked: Sequence[str]
-) -> tuple[Written, Proof | None]:
-    """Write one file, and compare it with the model where llama.cpp is here."""
+def _write(job: Job, result: Result, tokens: Tokens, path: Path, asked: Sequence[str]) -> Path:
+    """Write one file, compare it with the model where llama.cpp is here, record it, and give it the
+    name that the comparison allows. Returns where it is.
+    """
     if result.is_module:
         merged = merge(job.run, result, job.device)
         model, tokenizer = merged.model.cpu(), merged.tokenizer
@@ -147,53 +146,33 @@ def _write(
     else:
         with waiting("loading the model"):
             model, tokenizer = load_result(result, "cpu"), load_tokenizer(result)
-    name = path.stem.removeprefix(TEMPORARY)
+    name, proof = path.stem.removeprefix(TEMPORARY), None
     if job.kind in OURS:
-        written = write_model(model, tokens, path, kind=job.kind, name=name)
+        kind, note = write_model(model, tokens, path, kind=job.kind, name=name)
     else:
-        sixteen = path.with_name(f"{TEMPORARY}16bit.gguf")
+        sixteen, kind = path.with_name(f"{TEMPORARY}16bit.gguf"), job.kind
         try:
-            written = write_model(model, tokens, sixteen, name=name)
-            written = replace(written, kind=_quantise(sixteen, path, job.kind))
+            _, note = write_model(model, tokens, sixteen, name=name)
+            _quantise(sixteen, path, kind)
         finally:
             sixteen.unlink(missing_ok=True)
-    if program is None:
-        return written, None
-    # In float32 every rounding that shows is llama.cpp's, if there is room for that.
-    if 4 * sum(one.numel() for one in model.parameters()) < free_host_bytes():
-        model = model.float()
-    return written, prove(
-        program, path, reference_of(model, tokenizer, written, asked), written.kind
-    )
-
-
-def _quantise(sixteen: Path, path: Path, kind: str) -> str:
-    """Make a file of a smaller type of a 16-bit one; the type. Raises MachineNotReady with what
-    llama.cpp said.
-    """
-    command = [str(shutil.which(PROGRAM)), str(sixteen), str(path), kind]
-    with waiting(f"quantising to {kind}"):
-        done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-        raise MachineNotReady(f"{PROGRAM} cannot make {kind}: {' '.join(said[-1:])}", hint=HOW)
-    return kind
-
-
-def _keep(job: Job, result: Result, path: Path, written: Written, proof: Proof | None) -> Path:
-    """Give a file the name that the comparison allows, and record it. Returns where it is."""
+    if job.program is not None:
+        # In float32 every rounding that shows is llama.cpp's, if there is room for that.
+        if 4 * sum(one.numel() for one in model.parameters()) < free_host_bytes():
+            model = model.float()
+        proof = prove(job.program, path, reference_of(model, tokenizer, tokens, asked), kind)
     differs = proof is not None and bool(proof.faults)
-    name = path.name.removeprefix(TEMPORARY).removesuffix(".gguf")
-    file = job.out / f"{name}-{written.kind}.gguf"
+    file = job.out / f"{name}-{kind}.gguf"
     file.with_suffix(DIFFERS).unlink(missing_ok=True)  # of an earlier export
     file = path.replace(file.with_suffix(DIFFERS) if differs else file)
-    size_bytes = file.stat().st_size
-    job.say(f"{result.label}: {shown_path(file)} ({format_gib(size_bytes)}, {written.kind})")
-    for line in (*written.notes, *(proof.lines() if proof is not None else ())):
+    notes, size_bytes = [*filter(None, [note]), *tokens.notes], file.stat().st_size
+    job.say(f"{result.label}: {shown_path(file)} ({format_gib(size_bytes)}, {kind})")
+    for line in (*notes, *(proof.lines() if proof is not None else ())):
         job.say(f"  {line}")
     if not differs:
         job.say(f"  serve it:  llama-server -m {shlex.quote(shown_path(file))} --jinja")
-    own = {"file": file.name, "label": result.label, "size_bytes": size_bytes, **asdict(written)}
+    own = {"file": file.name, "label": result.label, "size_bytes": size_bytes, "kind": kind}
+    own |= {"ends": tokens.ends, "begins": tokens.begins, "notes": notes}
     own["proof"] = asdict(proof) if proof is not None else None
     own["proved"] = proof is not None and not differs
     versions = {name: version(name) for name in ("gguf", "torch", "transformers", "peft")}
@@ -201,6 +180,18 @@ def _keep(job: Job, result: Result, path: Path, written: Written, proof: Proof |
     document = {"schema_version": 1, "files": [*others, own]}
     write_json(job.out / RECORD, document | {"versions": versions | {"advise": __version__}})
     return file
+
+
+def _quantise(sixteen: Path, path: Path, kind: str) -> None:
+    """Make a file of a smaller type of a 16-bit one. Raises MachineNotReady with what llama.cpp
+    said.
+    """
+    command = [str(shutil.which(PROGRAM)), str(sixteen), str(path), kind]
+    with waiting(f"quantising to {kind}"):
+        done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise MachineNotReady(f"{PROGRAM} cannot make {kind}: {' '.join(said[-1:])}", hint=HOW)
 
 
 def _recorded(out: Path) -> list[dict[str, Any]]:
@@ -231,20 +222,21 @@ def check_kind(kind: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(prog="trainers.tools.gguf", description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--only")
-    parser.add_argument("--kind", default="")
-    parser.add_argument("--device", default="cpu")
-    given = vars(parser.parse_args(argv))
+    options: dict[str, dict[str, Any]] = {
+        "run": {"type": Path},
+        "--out": {"type": Path, "required": True},
+        "--only": {},
+        "--kind": {"default": ""},
+        "--device": {"default": "cpu"},
+    }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    def work() -> None:
-        device = torch_device(given.pop("device"))
-        export(Job(**given, device=device, say=partial(print, flush=True)))
+    def work(given: Any) -> None:
+        device, say = torch_device(given.device), partial(print, flush=True)
+        export(Job(**vars(given) | {"device": device, "say": say}))
 
-    return run_command(work, stopped="error: stopped; nothing half-written is left")
+    stopped = "error: stopped; nothing half-written is left"
+    return run_command(work, options, argv, stopped=stopped)
 
 
 if __name__ == "__main__":

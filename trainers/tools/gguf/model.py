@@ -192,20 +192,11 @@ def numbers(tensor: Any, heads: int | None) -> Any:
 # --------------------------------------------------------------------------- the file
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """A GGUF file and what became of the weights."""
-
-    kind: str  # F16, BF16, Q8_0
-    ends: Sequence[int]  # tokens that end an answer
-    begins: bool  # llama.cpp puts the first token in front of a text
-    notes: Sequence[str]  # what the 16 bits cost, and what GGUF cannot hold, in sentences
-
-
 def write_model(
     model: Any, tokens: Tokens, path: Path, *, kind: str = "", name: str = ""
-) -> Written:
-    """Write a model, which is on the CPU, as GGUF.
+) -> tuple[str, str]:
+    """Write a model, which is on the CPU, as GGUF. Returns the type of the file, and what 16 bits
+    cost; nothing for 8.
 
     Raises InputError for a model that GGUF cannot hold.
 
@@ -249,8 +240,7 @@ def write_model(
             writer.write_tensors_to_file()
     finally:
         writer.close()
-    notes = [*([rounding] if kind == sixteen else []), *tokens.notes]
-    return Written(kind=kind, ends=tokens.ends, begins=tokens.begins, notes=notes)
+    return kind, rounding if kind == sixteen else ""
 
 
 def sixteen_bit(model: Any) -> tuple[str, str]:

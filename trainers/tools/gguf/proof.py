@@ -28,7 +28,7 @@ from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import track, waiting
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import usable_cores
-from trainers.tools.gguf.model import Written, in_template
+from trainers.tools.gguf.model import Tokens, in_template
 
 VARIABLE, PROGRAM = "ADVISE_LLAMA_CPP", "llama-server"
 HOW = f"install llama.cpp ({PROGRAM} on PATH, or {VARIABLE}=FOLDER)"
@@ -193,26 +193,26 @@ def _next(post: Post, tokens: Sequence[int], written: int) -> Mapping[str, Any]:
 
 
 def reference_of(
-    model: Any, tokenizer: Any, written: Written, questions: Sequence[str] = ()
+    model: Any, tokenizer: Any, tokens: Tokens, questions: Sequence[str] = ()
 ) -> Reference:
     """What a model answers to these questions, and to our own. Raises InputError.
 
     Args:
-        written: What the file says of its tokens.
+        tokens: What the file says of them.
     """
     asked = [in_template(tokenizer, one) for one in [*questions, *QUESTIONS][:ASKED]]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked]
     answers = [
-        _answer(model, prompt, written.ends, ANSWER_TOKENS)
+        _answer(model, prompt, tokens.ends, ANSWER_TOKENS)
         for prompt in track(prompts, "answering in transformers", unit="prompts")
     ]
-    if not any(one.tokens[-1] in written.ends for one in answers):  # one that ends has to be seen
+    if not any(one.tokens[-1] in tokens.ends for one in answers):  # one that ends has to be seen
         with waiting("looking for an answer that ends, in transformers"):
-            answers[0] = _answer(model, prompts[0], written.ends, LONGEST_ANSWER)
-    readings = readings_of(tokenizer, asked, begins=written.begins)
+            answers[0] = _answer(model, prompts[0], tokens.ends, LONGEST_ANSWER)
+    readings = readings_of(tokenizer, asked, begins=tokens.begins)
     marks = {token for one in answers for token in one.tokens} & {*tokenizer.added_tokens_decoder}
-    inside = sorted(marks - {*written.ends})
-    return Reference(readings=readings, answers=answers, ends=written.ends, inside=inside)
+    inside = sorted(marks - {*tokens.ends})
+    return Reference(readings=readings, answers=answers, ends=tokens.ends, inside=inside)
 
 
 def readings_of(
