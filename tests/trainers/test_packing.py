@@ -171,13 +171,6 @@ def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
 
     model = sharp(dtype)
     rows = rows_of([23, 31, 40, 61])
-    found = leak(model, rows)
-    assert found.joined > 10  # it does look at its context
-    # In bfloat16 the gap is 0.3 or so on most processors, which a limit for float32 would refuse;
-    # where all products are summed in one order there is none.
-    assert found.accepted
-    if dtype == "bfloat16":
-        assert found.packed == 0 or found.packed > 0.1
     check_packing(model, rows, stage="cpt", attention="sdpa")
     # Nor does it matter how much the model makes of its context.
     deaf = tiny("llama", "sdpa").to(getattr(torch, dtype))
@@ -230,9 +223,8 @@ def test_smollm_may_be_packed_in_every_dtype(smollm):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model = AutoModelForCausalLM.from_pretrained(smollm, dtype=dtype).eval()
         for pair in (rows[:2], rows[2:], rows[1:3]):
-            found = leak(model, pair)
-            assert found.accepted, f"{dtype}: {found.text()}"
-        assert not leak(looks_across(model, {15}), rows[:2]).accepted
+            assert leak(model, pair) is None
+        assert leak(looks_across(model, {15}), rows[:2])
 
 
 @pytest.mark.light

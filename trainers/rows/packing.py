@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from advisor.ground.errors import InputError
 from advisor.ground.progress import waiting
@@ -145,44 +145,23 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
     of the same two rows as one text, in which the second sees all of the first.
     """
     found = leak(model, rows, flash=is_flash(attention))
-    if found is None or found.accepted:
+    if found is None:
         return
     device = next(model.parameters()).device
     raise InputError(
         f"packing cannot be used: with attention {attention} on {device.type} this"
-        f" model lets packed rows see each other ({found.text()})",
+        f" model lets packed rows see each other ({found})",
         where=f"stage {stage}",
         allowed="attention: flash_attention_2 on a CUDA GPU",
         hint="set packing: false",
     )
 
 
-class Leak(NamedTuple):
-    """How far the predictions of a row move when another row is packed in front of it, and when
-    both are one text: the largest differences of a log-probability from the row alone.
-    """
+def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> str | None:
+    """How far the log-probabilities of a row move when another is packed in front of it, and when
+    both are one text, in words; None if the row is as good as alone, or there is one row.
 
-    packed: float
-    joined: float
-    explained: float  # how much of `packed` is the model's arithmetic
-
-    @property
-    def accepted(self) -> bool:
-        """True if the row is as good as alone; also for a model that ignores its context."""
-        return self.packed <= self.explained
-
-    def text(self) -> str:
-        """The numbers, in words."""
-        return (
-            f"log-probabilities move by up to {self.packed:.2g}, and by {self.joined:.2g} if the"
-            " rows are one text"
-        )
-
-
-def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None:
-    """What the shorter two of the rows make of each other; None with fewer rows.
-
-    At most SHOWN_TOKENS of each are compared: a look across rows shows at their first tokens.
+    The shorter two of the rows, at most SHOWN_TOKENS of each: a look across shows at the first.
 
     Args:
         flash: Pack for flash attention, as `packed_logits` does.
@@ -208,13 +187,19 @@ def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None
     packed, joined = (
         float((alone_TV - other_TV).abs()[likely_TV].max()) for other_TV in (packed_TV, joined_TV)
     )
+    allowed = SAME_LOG_PROBS
     if getattr(model, "is_loaded_in_8bit", False):
-        return Leak(packed, joined, max(SAME_LOG_PROBS, SHARE_INT8 * joined))
-    if packed_SV.dtype == first_float_dtype(model) == torch.float32:
-        return Leak(packed, joined, SAME_LOG_PROBS)
-    half = min(packed_SV.dtype, half_dtype(device), key=lambda dtype: dtype.itemsize)
-    step = torch.finfo(half).eps * float(packed_SV.float().abs().max())
-    return Leak(packed, joined, max(SAME_LOG_PROBS, STEPS * step, SHARE * joined))
+        allowed = max(allowed, SHARE_INT8 * joined)
+    elif not packed_SV.dtype == first_float_dtype(model) == torch.float32:
+        half = min(packed_SV.dtype, half_dtype(device), key=lambda dtype: dtype.itemsize)
+        step = torch.finfo(half).eps * float(packed_SV.float().abs().max())
+        allowed = max(allowed, STEPS * step, SHARE * joined)
+    if packed <= allowed:  # also of a model that ignores its context
+        return None
+    return (
+        f"log-probabilities move by up to {packed:.2g}, and by {joined:.2g} if the rows are one"
+        " text"
+    )
 
 
 def packed_logits(model: Any, rows: Sequence[Sequence[int]], *, flash: bool = False) -> Any:

@@ -348,33 +348,8 @@ class Templater:
         Raises Unusable if every token would be learned, the prompt too.
         """
         ids, offsets = self.encode(chat.text, special=False)
-        learned, closed = self._mark_answers(ids, offsets, chat)
-        if chat.prompt.strip() and chat.spans and all(learned):
-            raise Unusable(ALL_LEARNED)
-        if chat.spans and not closed and not chat.text[chat.spans[-1][1] :].strip():
-            # The template has no end-of-turn token, and without one the model would never learn to
-            # stop.
-            while learned and not learned[-1]:
-                ids.pop(), learned.pop()
-            self.append_end_token(ids, learned)
-            self.note(
-                f"rows end with {self.tokenizer.eos_token}, which the chat template leaves"
-                f" out{self._foreign_marks()}"
-            )
-        if self._has_open_turns(ids, learned):
-            self.note(
-                "an answer in the middle of a conversation has no end-of-turn token: the chat"
-                " template writes none"
-            )
-        return ids, [True] * len(ids) if self.learn_all else learned
-
-    def _mark_answers(
-        self, ids: list[int], offsets: list[Span], chat: Chat
-    ) -> tuple[list[bool], bool]:
-        """(which tokens belong to an answer, whether the last answer ends with a token that ends a
-        turn).
-        """
-        learned, place, closed = [False] * len(ids), 0, True
+        learned, last = [False] * len(ids), None
+        place = 0
         for start, end in chat.spans:
             while place < len(ids) and offsets[place][1] <= start:
                 place += 1
@@ -386,19 +361,32 @@ class Templater:
                         "answers begin inside a token of the prompt: that token is not learned"
                     )
                 elif b > a:
-                    learned[place], last = True, place
+                    learned[place], last = True, ids[place]
                 place += 1
-            closed = last is not None and ids[last] in self.special_ids
-            if last is not None and closed:
-                self.turn_ends.add(ids[last])
-        return learned, closed
-
-    def _has_open_turns(self, ids: Sequence[int], learned: Sequence[bool]) -> bool:
-        """True if an answer that others follow does not end with a special token."""
-        edges = (
-            place for place in range(len(ids) - 1) if learned[place] and not learned[place + 1]
-        )
-        return any(ids[place] not in self.special_ids for place in edges)
+            if last is not None and last in self.special_ids:
+                self.turn_ends.add(last)
+        if chat.prompt.strip() and chat.spans and all(learned):
+            raise Unusable(ALL_LEARNED)
+        is_open = bool(chat.spans) and last not in self.special_ids
+        if is_open and not chat.text[chat.spans[-1][1] :].strip():
+            # The template has no end-of-turn token, and without one the model would never learn to
+            # stop.
+            while learned and not learned[-1]:
+                ids.pop(), learned.pop()
+            self.append_end_token(ids, learned)
+            self.note(
+                f"rows end with {self.tokenizer.eos_token}, which the chat template leaves"
+                f" out{self._foreign_marks()}"
+            )
+        if any(
+            now and not then and token not in self.special_ids
+            for token, now, then in zip(ids, learned, learned[1:], strict=False)
+        ):
+            self.note(
+                "an answer in the middle of a conversation has no end-of-turn token: the chat"
+                " template writes none"
+            )
+        return ids, [True] * len(ids) if self.learn_all else learned
 
     def append_end_token(self, ids: list[int], learned: list[bool]) -> None:
         """End the sequence with the end token, to be learned, whether or not the tokenizer wrote
@@ -419,12 +407,10 @@ class Templater:
             self.tokenizer.get_vocab(),
         )
         foreign = sorted({mark for mark in MARKS.findall(text) if mark not in known})
-        return (
-            f"; it writes {', '.join(foreign[:3])}, which"
-            f" {'are no tokens' if len(foreign) > 1 else 'is no token'} of this tokenizer"
-            if foreign
-            else ""
-        )
+        if not foreign:
+            return ""
+        are = "are no tokens" if len(foreign) > 1 else "is no token"
+        return f"; it writes {', '.join(foreign[:3])}, which {are} of this tokenizer"
 
 
 class Writing:
