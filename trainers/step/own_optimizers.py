@@ -156,8 +156,10 @@ def compiles(device_type: str) -> bool:
 
 @functools.cache
 def compiled(backend: str = "inductor") -> Callable[..., None]:
-    """`_move_part` as one kernel for parts of any size, all steps and learning rates."""
-    made: Callable[..., None] = torch.compile(_move_part, backend=backend, dynamic=True)
+    """`_move_part` as one kernel for each dtype, all steps and learning rates: for the size that
+    comes first, and then for any. What never changes (betas, eps) is part of it.
+    """
+    made: Callable[..., None] = torch.compile(_move_part, backend=backend)
     return made
 
 
