@@ -13,14 +13,7 @@ from advisor.methods.rewards import rollout_warnings
 from tests.conftest import examples
 from tests.trainers.alignment import SHORT, trained
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
-from trainers.rewards.rollout_log import (
-    MOST_LINES,
-    SAMPLES,
-    Rollout,
-    RolloutLog,
-    sampled,
-    shortened,
-)
+from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sampled, shortened
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward
 from trainers.rewards.verifiers import matches, overlong_penalty, repetition_penalty
@@ -110,8 +103,8 @@ def test_a_format_has_to_match_the_whole_answer():
 
 
 def rollout(reward=0.0, **other):
-    usual = {"prompt": "P", "answer": "A", "rewards": {"exact": reward}, "advantage": 0.5}
-    return Rollout(**{**usual, "reward": reward, "tokens": 3, "ended": True, **other})
+    usual = {"prompt": "P", "answer": "A", "reward": reward, "rewards": {"exact": reward}}
+    return {**usual, "advantage": 0.5, "tokens": 3, "ended": True, **other}
 
 
 def log_in(folder, steps=4):

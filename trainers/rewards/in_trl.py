@@ -11,7 +11,6 @@ from typing import Any
 from transformers import TrainerCallback
 
 from trainers.job.job import Job
-from trainers.rewards.rollout_log import Rollout
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
 from trainers.rewards.watch import Watch
 from trainers.say.progress import metric_name, stage_lines, tell
@@ -26,24 +25,27 @@ class Scored:
 
     def rollouts(
         self, rewards: Rewards, advantages: Sequence[float], stops: Sequence[int]
-    ) -> list[Rollout]:
-        """Each answer with what it was worth."""
+    ) -> list[dict[str, Any]]:
+        """Each answer with what it was worth, for rollouts.jsonl."""
+        keys = [part.key for part in rewards.parts]
+        parts = (
+            self.answers,
+            zip(*self.scores, strict=True),
+            rewards.sums(self.scores),
+            advantages,
+        )
         return [
-            Rollout(
-                prompt=answer.prompt,
-                answer=answer.text,
-                rewards={
-                    part.key: scores[row]
-                    for part, scores in zip(rewards.parts, self.scores, strict=True)
-                },
-                reward=total,
-                advantage=advantage,
-                tokens=len(answer.answer_ids),
-                ended=bool(answer.answer_ids) and answer.answer_ids[-1] in stops,
-            )
-            for row, (answer, total, advantage) in enumerate(
-                zip(self.answers, rewards.sums(self.scores), advantages, strict=True)
-            )
+            {
+                "prompt": answer.prompt,  # as the template writes it
+                "answer": answer.text,
+                "reward": total,  # the weighted sum
+                "rewards": dict(zip(keys, scores, strict=True)),  # by name, before weights
+                "advantage": advantage,
+                "tokens": len(answer.answer_ids),
+                # With a stop token; else the limit cut it.
+                "ended": bool(answer.answer_ids) and answer.answer_ids[-1] in stops,
+            }
+            for answer, scores, total, advantage in zip(*parts, strict=True)
         ]
 
 

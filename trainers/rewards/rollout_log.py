@@ -10,33 +10,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from advisor.ground.files import DISK, cannot_write
 from advisor.ground.terminal import json_shown, mask_secrets
 from advisor.record.run import ROLLOUTS
 from trainers.job.files import json_value
 from trainers.job.job import Job
-from trainers.rewards.scoring import Score
 from trainers.say.progress import cut_metrics, metrics_line
 
 SAMPLES = 8  # answers of a step
 MOST_LINES = 1000  # of a stage, about
 PROMPT_BYTES, ANSWER_BYTES = 1800, 3000  # of a text in its line, about
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
-    """An answer, with what it was worth."""
-
-    prompt: str  # as the template writes it
-    answer: str
-    rewards: Mapping[str, Score]  # by name, before weights
-    reward: Score  # their weighted sum
-    advantage: float | None
-    tokens: int
-    ended: bool  # with a stop token; else the limit cut it
 
 
 class RolloutLog:
@@ -67,8 +53,8 @@ class RolloutLog:
             return False
         return self.last == 0 or step - self.last >= self.every or step == self.steps
 
-    def write(self, step: int, rollouts: Sequence[Rollout]) -> None:
-        """Write some of the answers of a step that is due.
+    def write(self, step: int, rollouts: Sequence[Mapping[str, Any]]) -> None:
+        """Write some of the answers of a step that is due, as `Scored.rollouts` gives them.
 
         Raises MachineNotReady if the disk does not take them.
         """
@@ -80,19 +66,16 @@ class RolloutLog:
             raise cannot_write(self.path, error) from error
         self.last = step
 
-    def line(self, step: int, rollout: Rollout) -> str:
+    def line(self, step: int, rollout: Mapping[str, Any]) -> str:
         """The line of one answer."""
         record = {
-            "stage": self.stage,
-            "task": self.task,
-            "step": step,
-            "prompt": shortened(mask_secrets(rollout.prompt), PROMPT_BYTES),
-            "answer": shortened(mask_secrets(rollout.answer), ANSWER_BYTES),
-            "reward": rounded(rollout.reward),
-            "rewards": {name: rounded(score) for name, score in rollout.rewards.items()},
-            "advantage": rounded(rollout.advantage),
-            "tokens": rollout.tokens,
-            "ended": rollout.ended,
+            **{"stage": self.stage, "task": self.task, "step": step},
+            **rollout,
+            "prompt": shortened(mask_secrets(rollout["prompt"]), PROMPT_BYTES),
+            "answer": shortened(mask_secrets(rollout["answer"]), ANSWER_BYTES),
+            "reward": rounded(rollout["reward"]),
+            "rewards": {name: rounded(score) for name, score in rollout["rewards"].items()},
+            "advantage": rounded(rollout["advantage"]),
             "engine": self.engine,
         }
         return _json(json_value(record)) + "\n"
@@ -104,19 +87,16 @@ def last_step(path: Path) -> int:
     return max((record["step"] for record in map(metrics_line, lines) if record), default=0)
 
 
-def sampled(rollouts: Sequence[Rollout], most: int = SAMPLES) -> list[int]:
+def sampled(rollouts: Sequence[Mapping[str, Any]], most: int = SAMPLES) -> list[int]:
     """Places of the answers to write, in order: the best, the worst, one that was cut, and others
     at equal distances.
     """
-    scored = [place for place, one in enumerate(rollouts) if one.reward is not None]
-    cut = [place for place, one in enumerate(rollouts) if not one.ended]
-    wanted: dict[int, None] = {}
-    if scored:
-        wanted[max(scored, key=lambda place: rollouts[place].reward or 0.0)] = None
-        wanted[min(scored, key=lambda place: rollouts[place].reward or 0.0)] = None
-    wanted |= dict.fromkeys(cut[:1])
-    spread = (place * len(rollouts) // most for place in range(most))
-    wanted |= dict.fromkeys([*spread, *range(len(rollouts))] if rollouts else [])
+    places = range(len(rollouts))
+    scored = [place for place in places if rollouts[place]["reward"] is not None]
+    scored.sort(key=lambda place: rollouts[place]["reward"])
+    cut = [place for place in places if not rollouts[place]["ended"]]
+    spread = [place * len(rollouts) // most for place in range(most)] if rollouts else []
+    wanted = dict.fromkeys([*scored[-1:], *scored[:1], *cut[:1], *spread, *places])
     return sorted(list(wanted)[:most])
 
 

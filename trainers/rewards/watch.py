@@ -34,6 +34,7 @@ CONSTANT = 5
 # one right answer.
 THIN = 0.2
 SHORT = 0.2  # of the first answers' length
+STOP = ("kl", "constant-reward", "short")  # what no PPO run can learn with
 LEAST_TOKENS = 4.0  # answers that were shorter at the start cannot collapse
 
 Lines = Sequence[Mapping[str, Any]]
@@ -153,60 +154,52 @@ def policy_findings(lines: Lines, *, kl_limit: float) -> list[Finding]:
         lines: Metrics of the first updates, and of the last ones.
         kl_limit: Nats per token that the policy may move from the reference model.
     """
-    now, recent, found = lines[-1], lines[-CONSTANT:], []
-    if now["kl"] > kl_limit:
-        what = (
-            f"the policy has moved {now['kl']:.2f} nats per token from the reference model, the"
-            f" bound is {kl_limit:g}"
-        )
-        hint = (
-            "raise kl_coef (double it), lower the learning_rate (a third of it) or ppo_epochs;"
-            " kl_limit moves the bound"
-        )
-        found.append(Finding("kl", what, hint, stops=True))
-    if len(recent) == CONSTANT and all(line["reward_spread"] < 1e-9 for line in recent):
-        what = (
-            f"every answer of the last {CONSTANT} updates got the same reward"
-            f" ({now['reward']:.3g}): there is nothing to learn from"
-        )
-        hint = (
-            "look at what the reward returns: a reward model that was not trained, a function that"
-            " gives every answer the same number, or answers that are all the same"
-        )
-        found.append(Finding("constant-reward", what, hint, stops=True))
-    if len(lines) <= FIRST:
-        return found
-    entropy, length, reward = (
+    now, recent, is_begun = lines[-1], lines[-CONSTANT:], len(lines) > FIRST
+    entropy, tokens, reward = (
         mean_of(lines[:FIRST], name) or 0.0 for name in ("entropy", "tokens", "reward")
     )
-    if now["entropy"] < THIN * entropy:
-        what = (
+    kept = max(1.5, SHORT * tokens)
+    found = {
+        "kl": (
+            now["kl"] > kl_limit,
+            f"the policy has moved {now['kl']:.2f} nats per token from the reference model, the"
+            f" bound is {kl_limit:g}",
+            "raise kl_coef (double it), lower the learning_rate (a third of it) or ppo_epochs;"
+            " kl_limit moves the bound",
+        ),
+        "constant-reward": (
+            len(recent) == CONSTANT and all(line["reward_spread"] < 1e-9 for line in recent),
+            f"every answer of the last {CONSTANT} updates got the same reward"
+            f" ({now['reward']:.3g}): there is nothing to learn from",
+            "look at what the reward returns: a reward model that was not trained, a function that"
+            " gives every answer the same number, or answers that are all the same",
+        ),
+        "entropy": (
+            is_begun and now["entropy"] < THIN * entropy,
             f"the policy hardly varies its answers any more: entropy {now['entropy']:.2f} nats,"
-            f" {entropy:.2f} at the start"
-        )
-        hint = "raise kl_coef, lower the learning_rate, or raise the temperature"
-        found.append(Finding("entropy", what, hint))
-    if length >= LEAST_TOKENS and now["response_tokens"] < max(1.5, SHORT * length):
-        what = (
-            f"answers have shrunk to {now['response_tokens']:.1f} tokens, from {length:.1f} at the"
-            " start"
-        )
-        hint = (
+            f" {entropy:.2f} at the start",
+            "raise kl_coef, lower the learning_rate, or raise the temperature",
+        ),
+        "short": (
+            is_begun and tokens >= LEAST_TOKENS and now["response_tokens"] < kept,
+            f"answers have shrunk to {now['response_tokens']:.1f} tokens, from {tokens:.1f} at the"
+            " start",
             "the reward may favour empty answers: look at its scores of short answers, or raise"
-            " kl_coef"
-        )
-        found.append(Finding("short", what, hint, stops=True))
-    if "holdout_wins" in now and is_gamed(now, reward):
-        what = (
+            " kl_coef",
+        ),
+        "gamed": (
+            is_begun and is_gamed(now, reward),
             f"the reward is being gamed: it rose from {reward:.3g} to {now['reward']:.3g} in"
-            f" training, but on held-out prompts the answers win {now['holdout_wins']} and lose"
-            f" {now['holdout_losses']} against those of the start"
-        )
-        hint = (
-            "take an earlier checkpoint, raise kl_coef, use more prompts, or a better reward model"
-        )
-        found.append(Finding("gamed", what, hint))
-    return found
+            f" training, but on held-out prompts the answers win {now.get('holdout_wins')} and"
+            f" lose {now.get('holdout_losses')} against those of the start",
+            "take an earlier checkpoint, raise kl_coef, use more prompts, or a better reward model",
+        ),
+    }
+    return [
+        Finding(name, what, hint, stops=name in STOP)
+        for name, (is_wrong, what, hint) in found.items()
+        if is_wrong
+    ]
 
 
 def is_gamed(now: Mapping[str, Any], reward_first: float) -> bool:
@@ -220,7 +213,7 @@ def is_gamed(now: Mapping[str, Any], reward_first: float) -> bool:
 
     Source: a one-sided sign test at 5 %, by the normal approximation.
     """
-    wins, losses = now["holdout_wins"], now["holdout_losses"]
+    wins, losses = now.get("holdout_wins", 0), now.get("holdout_losses", 0)
     decided = wins + losses
     if decided < 5 or now["reward"] <= reward_first:
         return False

@@ -176,7 +176,11 @@ class VLLMEngine:
                 made = TemporaryDirectory(None, PREFIX, place, ignore_cleanup_errors=True)
                 self.folders.append(made)
                 folder = Path(made.name)
-                (write_adapter if self.sends == "adapter" else write_weights)(model, folder, whole)
+                if self.sends == "adapter":
+                    only = {"save_embedding_layers": False, "selected_adapters": [ADAPTER]}
+                    model.save_pretrained(str(folder), state_dict=whole, **only)
+                else:
+                    write_weights(model, folder, whole)
             except (OSError, SafetensorError) as error:
                 problem = problem or error
             else:
@@ -323,16 +327,6 @@ def log_probs_of(choice: dict[str, Any]) -> list[float]:
 
 
 # --------------------------------------------------------------------------- writing weights
-
-
-def write_adapter(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
-    """Write the policy's LoRA alone, in PEFT's layout; `whole` has the weights of a policy that is
-    divided among processes.
-    """
-    model.save_pretrained(
-        str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER], state_dict=whole
-    )
-    (folder / "README.md").unlink(missing_ok=True)
 
 
 def write_weights(model: Any, folder: Path, whole: Mapping[str, Any] | None = None) -> None:
