@@ -16,7 +16,7 @@ from tests.conftest import examples
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.keep.resuming import _grouping
-from trainers.rows.batches import Batches, Rounds, RowOrder
+from trainers.rows.batches import Batches, Rounds
 from trainers.rows.packing import bins_of
 from trainers.start import packing_check
 
@@ -133,14 +133,6 @@ def test_the_last_step_of_a_pass_has_the_same_rows_on_any_number_of_processes(
         is_last = start + accum >= len(shards[0])
         assert sorted(set(own)) == wanted
         assert len(own) == len(wanted) + (doubled if is_last else 0)
-
-
-@pytest.mark.light
-def test_the_order_is_given_out_in_parts(monkeypatch):
-    """Ten million rows are never all Python numbers at once."""
-    monkeypatch.setattr("trainers.rows.batches.AT_ONCE", 7)
-    batches = batches_of(range(1, 51), 4, 2)
-    assert list(RowOrder(batches, lambda: 1)) == batches.order(1).tolist()
 
 
 @pytest.mark.light

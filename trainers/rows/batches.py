@@ -20,7 +20,6 @@ from trainers.rows.sequences import lengths
 # pools: rows of one length do not meet in every epoch. (transformers' LengthGroupedSampler has the
 # same two numbers.) Of few rows a pool has at least so many steps, or all of them.
 POOL_STEPS, FEWEST_POOLS, FEWEST_STEPS = 50, 4, 8
-AT_ONCE = 65_536  # places that are Python's numbers at one time: they take five times the memory
 
 
 @dataclass(frozen=True)
@@ -169,9 +168,7 @@ class RowOrder:
         return len(self.batches.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        order = self.batches.order(self.epoch())
-        for start in range(0, len(order), AT_ONCE):
-            yield from order[start : start + AT_ONCE].tolist()
+        return map(int, self.batches.order(self.epoch()))
 
 
 class Rounds:

@@ -153,9 +153,7 @@ def input_and_output(example: Example) -> tuple[tuple[Message, ...], Message | N
 
 
 def cut_both(row: Rewriting, seq_len: int) -> Rewriting:
-    """The row with a shorter input and a shorter output. The last token of each stays: it closes
-    the text.
-    """
+    """The row with a shorter input and a shorter output."""
     return replace(row, input_ids=_cut(row.input_ids, seq_len), labels=_cut(row.labels, seq_len))
 
 

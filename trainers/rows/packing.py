@@ -41,9 +41,8 @@ SHARE, SHARE_INT8 = 0.05, 0.25
 
 
 def pack(rows: Sequence[Row], seq_len: int) -> Groups:
-    """Rows in bins of at most `seq_len` tokens (best fit, longest first). Deterministic.
-
-    Bins are looked up when they are asked for: what is held of ten million rows is 20 bytes each.
+    """Rows in bins of at most `seq_len` tokens (best fit, longest first), looked up when they are
+    asked for. Deterministic.
     """
     return Groups(rows, *bins_of(lengths(rows).astype("int32"), seq_len))
 
@@ -108,8 +107,7 @@ def dataset_columns(
 
 
 class PackedBatches:
-    """Collator for packed rows without flash attention: one line per bin, positions that begin
-    again with each row, no attention mask.
+    """Collator for packed rows without flash attention: one line per bin, no attention mask.
 
     Gives input_ids_BT, labels_BT and position_ids_BT, and under REAL how many tokens are no
     padding, which without a mask nobody could tell.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.data.example import Example, Message
 from trainers.rows.conversation import (
@@ -21,7 +21,7 @@ from trainers.rows.conversation import (
     tokenise,
 )
 from trainers.rows.row import IGNORED, Kind, Unusable, ids_of, normalise_text
-from trainers.rows.template import Templater
+from trainers.rows.template import Templater, shared_prefix_length
 
 NO_PAIR = "no pair of a better and a worse answer"
 NO_VERDICT = "no verdict: neither liked nor rejected"
@@ -83,8 +83,7 @@ class Feedback:
         return len(self.completion_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenisedAnswer:
+class TokenisedAnswer(NamedTuple):
     """A prompt and one answer to it, as token ids."""
 
     prompt_ids: list[int]
@@ -122,30 +121,23 @@ def pair_rows(example: Example, templater: Templater) -> list[Pair]:
     )
     if chosen.prompt != rejected.prompt:
         raise Unusable(OTHER_QUESTION)
-    prompt_ids = chosen.prompt_ids
-    if prompt_ids != rejected.prompt_ids:
-        # A token that spans the border belongs to the answer on both sides.
-        size = next(
-            (
-                place
-                for place, (a, b) in enumerate(zip(prompt_ids, rejected.prompt_ids, strict=False))
-                if a != b
-            ),
-            min(len(prompt_ids), len(rejected.prompt_ids)),
-        )
-        chosen, rejected = _shorter(chosen, size), _shorter(rejected, size)
-        prompt_ids = chosen.prompt_ids
+    # A token that spans the border belongs to the answer on both sides.
+    size = shared_prefix_length(chosen.prompt_ids, rejected.prompt_ids)
+    if size < max(len(chosen.prompt_ids), len(rejected.prompt_ids)):
         templater.note(
             "the two answers change the last token of the prompt: it counts as part of the answers"
         )
-    if chosen.answer_ids == rejected.answer_ids:
+    chosen_ids, rejected_ids = (
+        (side.prompt_ids + side.answer_ids)[size:] for side in (chosen, rejected)
+    )
+    if chosen_ids == rejected_ids:
         raise Unusable(SAME_ANSWERS)
     texts = [assistant_text(side) for side in (example.chosen, example.rejected)]
     row = Pair(
         number=example.row,
-        prompt_ids=ids_of(prompt_ids),
-        chosen_ids=ids_of(chosen.answer_ids),
-        rejected_ids=ids_of(rejected.answer_ids),
+        prompt_ids=ids_of(chosen.prompt_ids[:size]),
+        chosen_ids=ids_of(chosen_ids),
+        rejected_ids=ids_of(rejected_ids),
         shown=example.messages[-1].content,
         chosen=texts[0],
         rejected=texts[1],
@@ -154,12 +146,6 @@ def pair_rows(example: Example, templater: Templater) -> list[Pair]:
         text=normalise_text(chosen.prompt) + "\n" + "\n".join(sorted(map(normalise_text, texts))),
     )
     return [row]
-
-
-def _shorter(side: TokenisedAnswer, size: int) -> TokenisedAnswer:
-    return replace(
-        side, prompt_ids=side.prompt_ids[:size], answer_ids=side.prompt_ids[size:] + side.answer_ids
-    )
 
 
 def cut_pair(row: Pair, seq_len: int) -> Pair | None:
@@ -180,19 +166,18 @@ def feedback_rows(example: Example, templater: Templater) -> list[Feedback]:
     templater.begin_row(example.row)
     if example.chosen and example.rejected:
         (both,) = pair_rows(example, templater)
-        sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))
         return [
             Feedback(
-                both.number,
-                both.prompt_ids,
-                ids,
-                label,
-                both.shown,
-                answer,
-                both.key,
-                f"{both.text}\n{label}",
+                number=both.number,
+                prompt_ids=both.prompt_ids,
+                completion_ids=both.chosen_ids if label else both.rejected_ids,
+                label=label,
+                shown=both.shown,
+                expected=both.chosen if label else both.rejected,
+                key=both.key,
+                text=f"{both.text}\n{label}",
             )
-            for ids, label, answer in sides
+            for label in (True, False)
         ]
     if example.good is None:
         raise Unusable(NO_VERDICT)

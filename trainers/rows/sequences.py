@@ -1,6 +1,6 @@
-"""Rows and groups of rows as sequences that do not hold them: what is asked of all rows (lengths,
-order, packing) is an array, and a row is made when somebody reads it; and the `datasets.Dataset`
-that trainers read them through.
+"""Rows and groups of rows as sequences that do not hold them, and the `datasets.Dataset` that
+trainers read them through: what is asked of all rows (lengths, order, packing) is an array, and a
+row is made when somebody reads it.
 
 Prepared rows stand in an Arrow file that is mapped into memory: 100 million tokens within the
 memory of a few. Pages that were read are given back from time to time: they stay in the system's

@@ -603,8 +603,8 @@ class Writing:
         return self._with_end_token((own, end), lambda: after)
 
 
-def shared_prefix_length(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+def shared_prefix_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many characters or tokens two texts have in common at their beginning."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
