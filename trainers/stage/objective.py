@@ -7,15 +7,16 @@ it and how its result is evaluated), with what is special about it. stage/run.py
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import iter_modules, resolve_name
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import trainers
 from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.methods import methods
 from advisor.plan.vllm import unservable
 from advisor.record.content import folder_digest
 from advisor.record.stage import SavedFile
@@ -310,34 +311,16 @@ def room_faults(job: Job) -> list[Fault]:
 def load_recipe(name: str) -> Any:
     """The module of an objective, which has a function `train`.
 
-    Raises InputError if there is no such module, or if it is no recipe.
+    Raises InputError if there is no such objective, or if its module is no recipe.
     """
-    if name not in _modules():
-        fault = unknown_name("objective", name, recipes(), at="python -m trainers")
-        raise InputError(faults=[fault])
-    module = import_module(f"{trainers.__name__}.{name}")
+    modules = {one: f"{trainers.__name__}.{one}" for one in sorted(methods().objectives)}
+    known = [one for one, module in modules.items() if find_spec(module) is not None]
+    if name not in known:
+        raise InputError(faults=[unknown_name("objective", name, known, at="python -m trainers")])
+    module = import_module(modules[name])
     if not hasattr(module, "train"):
         raise InputError(
             "a recipe needs a function train(job), and this module has none",
             where=str(module.__file__),
-            allowed=f"recipes: {', '.join(recipes())}",
         )
     return module
-
-
-def recipes() -> list[str]:
-    """The names of all objectives that can be trained here.
-
-    Imports every module of this package; one that cannot be imported is left out.
-    """
-    found = []
-    for name in _modules():
-        with suppress(Exception):  # a recipe that is broken must not hide the others
-            if hasattr(import_module(f"{trainers.__name__}.{name}"), "train"):
-                found.append(name)
-    return found
-
-
-def _modules() -> list[str]:
-    found = (module.name for module in iter_modules(trainers.__path__))
-    return sorted(name for name in found if not name.startswith("_"))
