@@ -58,30 +58,19 @@ def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
     """The kernels that the stage names and this machine cannot load: a GPU too old, a package that
     is not installed or was built for another torch, no compiler. `auto` is never at fault.
     """
-    faults = []
+    at, faults = f"stage {stage.name}", []
     for key, instead in (("attention", "sdpa"), ("kernels", "none")):
         one = kernel(getattr(stage, key))
-        if one is None:
-            continue
-        if reason := why_not(one, device):
-            faults.append(
-                Fault(
-                    where=f"stage {stage.name}",
-                    what=f"{key} is {one.name}, which {reason.what}",
-                    allowed=f"{key}: {instead}, or auto, which takes what works",
-                    hint=f"{reason.hint}{', or ' if reason.hint else ''}set {key}: {instead}",
-                )
-            )
+        if one is not None and (reason := why_not(one, device)):
+            what = f"{key} is {one.name}, which {reason.what}"
+            allowed = f"{key}: {instead}, or auto, which takes what works"
+            hint = f"{reason.hint}{', or ' if reason.hint else ''}set {key}: {instead}"
+            faults.append(Fault(where=at, what=what, allowed=allowed, hint=hint))
     if stage.compile and (why := installed.why_no_torch_compile(device.type)):
         needs = installed.CPP_NEEDS if device.type == "cpu" else installed.TRITON_NEEDS
-        faults.append(
-            Fault(
-                where=f"stage {stage.name}",
-                what=f"compile is true, and {why}",
-                allowed="compile: false trains the same without",
-                hint=f"{needs}; or set compile: false",
-            )
-        )
+        allowed, hint = "compile: false trains the same without", f"{needs}; or set compile: false"
+        what = f"compile is true, and {why}"
+        faults.append(Fault(where=at, what=what, allowed=allowed, hint=hint))
     return faults
 
 
@@ -144,17 +133,13 @@ def bitsandbytes_faults(*, stage: str) -> list[Fault]:
     except Exception as error:
         reason = first_line(error)
     build = torch.version.cuda or torch.version.hip
-    return [
-        Fault(
-            where=f"stage {stage}",
-            what=f"bitsandbytes cannot use this GPU: {str(reason).splitlines()[0]}",
-            allowed=f"a bitsandbytes with a library for the CUDA of torch ({build})",
-            hint=(
-                "`python -m bitsandbytes` says what it looks for; or train without it"
-                " (quantization: null, optimizer: adamw_fused)"
-            ),
-        )
-    ]
+    what = f"bitsandbytes cannot use this GPU: {str(reason).splitlines()[0]}"
+    allowed = f"a bitsandbytes with a library for the CUDA of torch ({build})"
+    hint = (
+        "`python -m bitsandbytes` says what it looks for; or train without it (quantization: null,"
+    )
+    hint += " optimizer: adamw_fused)"
+    return [Fault(where=f"stage {stage}", what=what, allowed=allowed, hint=hint)]
 
 
 # --------------------------------------------------------------------------- fused layers

@@ -142,13 +142,9 @@ def quantization_config(job: Job) -> Any | None:
             bnb_4bit_use_double_quant=stage.double_quantization is not False,
             bnb_4bit_compute_dtype=getattr(torch, stage.weights_dtype),
             # Only packed weights that are stored as floats can be divided among processes.
-            bnb_4bit_quant_storage=getattr(
-                torch, stage.weights_dtype if is_sharded(job) else "uint8"
-            ),
+            bnb_4bit_quant_storage=stage.weights_dtype if is_sharded(job) else "uint8",
         )
-    if stage.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return None
+    return BitsAndBytesConfig(load_in_8bit=True) if stage.quantization == "int8" else None
 
 
 def placement(device: Device) -> dict[str, Any]:
@@ -165,13 +161,11 @@ def written_out(source: str, **options: Any) -> dict[str, Any]:
     asked for; empty for any other.
 
     Left to itself transformers keeps MXFP4 packed if the package `kernels` is installed, and then
-    refuses to train it.
+    refuses to train it. Raises InputError for a model that needs code of its own.
 
     Args:
         source: A folder or hub id.
         options: `trust_remote_code` of the plan, `revision` of a model of the hub.
-
-    Raises InputError for a model that needs code of its own.
     """
     from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
 

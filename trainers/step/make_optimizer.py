@@ -56,14 +56,8 @@ def make(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Any:
-    """The stage's optimizer over groups of parameters, each with its lr and weight_decay.
-
-    Args:
-        stage: Names it.
-        groups: The groups.
-        models: Those that hold the parameters.
-        betas: Of Adam.
-        eps: Of Adam.
+    """The stage's optimizer over groups of the models' parameters, each with its lr and
+    weight_decay; betas and eps are Adam's.
     """
     import torch
 

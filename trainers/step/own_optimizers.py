@@ -87,6 +87,7 @@ class BFloat16AdamW(torch.optim.Optimizer):
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch gives it no types
     def step(self, closure: None = None) -> None:
         """Move every parameter that has a gradient."""
+        assert closure is None  # nothing here computes a loss more than once
         place = 0
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -147,6 +148,7 @@ def _move(
         parameter.copy_(flat.view_as(parameter))
 
 
+@functools.cache
 def compiles(device_type: str) -> bool:
     """Whether the arithmetic of a step is compiled: on a GPU with Triton, where each of its twenty
     operations would be a kernel of its own (for 7 billion weights 35,000 a step).
@@ -253,6 +255,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def step(self, closure: None = None) -> None:
         """Move every parameter that has a gradient."""
+        assert closure is None
         for moved, part in self.parts.items():
             part.param_groups = [group for group in self.param_groups if group["muon"] == moved]
             part.state = self.state  # another one after load_state_dict

@@ -80,11 +80,10 @@ def from_main(compute: Callable[[], Any]) -> Any:
     from torch import distributed
 
     found: list[Any] = [None]
-    if is_main_process():
-        try:
-            found = [compute()]
-        except InputError as error:
-            found = [error]
+    try:
+        found = [compute() if is_main_process() else None]
+    except InputError as error:
+        found = [error]
     distributed.broadcast_object_list(found, src=0)
     if isinstance(found[0], InputError):
         raise found[0]
@@ -252,15 +251,14 @@ def divided_copy(model: Any, config: Any) -> Any:
     }
     frozen = copy.deepcopy(model, empty)
     buffers = dict(frozen.named_buffers())
+    offload = config.fsdp_config.get("cpu_offload")
+    policy = config.fsdp_plugin_args.get("mixed_precision_policy") or MixedPrecisionPolicy()
     options: dict[str, Any] = {
         "mesh": init_device_mesh(config.device.type, (process_count(),)),
-        "mp_policy": config.fsdp_plugin_args.get("mixed_precision_policy")
-        or MixedPrecisionPolicy(),
+        "mp_policy": policy,
         "reshard_after_forward": True,
+        **({"offload_policy": CPUOffloadPolicy(pin_memory=not config.use_cpu)} if offload else {}),
     }
-    offload = config.fsdp_config.get("cpu_offload")
-    if offload:
-        options["offload_policy"] = CPUOffloadPolicy(pin_memory=not config.use_cpu)
     blocks = block_classes(model)
     for module in list(frozen.modules()):
         if type(module).__name__ in blocks:

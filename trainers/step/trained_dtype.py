@@ -51,18 +51,17 @@ def _cast_around(module: Any, dtype: Any) -> list[Any]:
 
 
 def dither(model: Any, seed: int) -> None:
-    """Spread each float32 matrix evenly over the numbers that round to the same bfloat16 matrix, so
-    that products under autocast are what they were, and an update far smaller than a step of
-    bfloat16 moves as large a share of the weights by a step as it is of that step.
+    """Spread each float32 matrix evenly over the numbers that round to the same bfloat16 matrix:
+    products under autocast stay what they were, and an update far smaller than a step of bfloat16
+    moves as large a share of the weights by a step as it is of that step.
 
     The weights of a checkpoint are none of that. One in eight of a float16 checkpoint, 8 % of a
-    4-bit one, lie exactly between two bfloat16 numbers: the first update of any size moves all of
-    these by a whole step. Those of a bfloat16 checkpoint lie on them: small updates move nothing.
-    Full DPO of SmolLM2-135M at a learning rate of 1e-6 has a margin of 0.103 and 0.197 after one
-    and two updates in float32, -0.006 and -0.020 in mixed precision, and 0.079 and 0.153 with this.
+    4-bit one, lie exactly between two bfloat16 numbers: the first update moves all of these by a
+    whole step. Those of a bfloat16 checkpoint lie on them: small updates move nothing. Full DPO of
+    SmolLM2-135M at a learning rate of 1e-6 has a margin of 0.103 and 0.197 after one and two
+    updates in float32, -0.006 and -0.020 in mixed precision, and 0.079 and 0.153 with this.
 
-    Vectors, and embeddings that are no output layer, stay as they are: autocast leaves them in
-    float32.
+    Vectors, and embeddings that are no output layer, stay in float32 under autocast.
     """
     import torch
 
