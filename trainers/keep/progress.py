@@ -17,9 +17,9 @@ from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
 from trainers.keep.held_out_curve import HeldOutCurve
-from trainers.keep.resuming import save_clock
 from trainers.keep.trackers import Trackers
 from trainers.say.progress import append_line, metric_name, say
+from trainers.step import settings
 
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.
@@ -56,7 +56,13 @@ class RunCallback(TrainerCallback):
         self.label = f"{label(job)} (dry run)" if job.dry_run else label(job)
         self.writes = self.shown and not job.dry_run
         self.steps, self.memory, self.store, self.logged = steps, memory, store, logged
-        self.saves = None if store is None else save_clock(job, steps)  # when one is due
+        self.saves: SaveClock | None = None
+        if store is not None:
+            self.saves = SaveClock(
+                settings.save_every(job, steps),
+                is_asked=job.stage.save_steps is not None,
+                minutes=job.stage.save_minutes,
+            )
         self.last_s = self.save_began_s = 0.0
         self.rate: float | None = None  # the last one that was logged
         self.stopped_at: int | None = None  # the step after which it was asked to stop

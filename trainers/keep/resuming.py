@@ -23,16 +23,9 @@ from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.keep.checkpoint_store import (
-    Checkpoint,
-    CheckpointStore,
-    Dependencies,
-    SaveClock,
-    fingerprint,
-)
+from trainers.keep.checkpoint_store import Checkpoint, CheckpointStore, Dependencies, fingerprint
 from trainers.rows import Prepared
 from trainers.say.progress import cut_metrics, stage_lines, tell
-from trainers.step import settings
 from trainers.step.sharding import from_main, is_sharded
 
 # Keys of the stage that change no number of a run beyond rounding, or are parts of their own.
@@ -58,16 +51,20 @@ def dependencies(
         processes: How many train the stage; default: those of this run. What judges is one.
     """
     processes = processes or process_count()
+    stage = job.entry.stage
     settings = {
         # As planned: what `auto` takes may change with a package that is installed meanwhile.
-        **{key: value for key, value in asdict(job.entry.stage).items() if key not in LEFT_OUT},
-        **_grouping(job),
+        **{key: value for key, value in asdict(stage).items() if key not in LEFT_OUT},
         **job.options,
         # On all processes together: their number may change between two attempts.
         "effective_batch_size": job.stage.effective_batch_size * processes,
         "steps": steps,
         "template": job.plan.template,
     }
+    # Which of the rows share a step depends on the micro-batch if they are grouped by length. Else
+    # the keys are left out, so that checkpoints from before they were there still count.
+    if stage.group_by_length and not stage.packing:
+        settings |= {"group_by_length": True, "micro_batch_size": stage.micro_batch_size}
     parts = {"base_model": _base(job, model), **_files(job), **parts}
     if job.start is not None:
         parts["start"] = folder_digest(job.start)
@@ -77,15 +74,6 @@ def dependencies(
         processes=processes,
         divided=is_sharded(job),
     )
-
-
-def _grouping(job: Job) -> dict[str, Any]:
-    """With rows grouped by length, which of them share a step depends on the micro-batch; without,
-    nothing, so that checkpoints from before the key was there still count.
-    """
-    if not job.stage.group_by_length or job.stage.packing:
-        return {}
-    return {"group_by_length": True, "micro_batch_size": job.entry.stage.micro_batch_size}
 
 
 def _base(job: Job, model: Any) -> str:
@@ -123,13 +111,6 @@ def open_store(job: Job, depends_on: Dependencies, versions: Mapping[str, str]) 
 def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
     """A digest of what an evaluation of the base depends on."""
     return fingerprint([store.digest, data.digest])
-
-
-def save_clock(job: Job, steps: int) -> SaveClock:
-    """When the stage writes its checkpoints."""
-    stage = job.stage
-    every = settings.save_every(job, steps)
-    return SaveClock(every, is_asked=stage.save_steps is not None, minutes=stage.save_minutes)
 
 
 def last_checkpoint(job: Job, store: CheckpointStore) -> Checkpoint | None:
