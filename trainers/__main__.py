@@ -31,10 +31,9 @@ from advisor.record.run import ERROR
 from advisor.record.smaller import NOTHING_SMALLER, as_settings, next_change
 from advisor.record.stage import ErrorRecord, error_of_rank
 from trainers.job.files import make_folder, write_json
-from trainers.job.job import JUDGE, TRAIN, Job, make_job
+from trainers.job.job import JUDGE, LOADING, RESUMES, TRAIN, Job, Process, make_job
 from trainers.job.libraries import refused_code
 from trainers.job.machine import process_count, process_rank, several_machines
-from trainers.job.process import LOADING, RESUMES, Process
 from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.stage.load import check_later_stages
 from trainers.stage.objective import load_recipe

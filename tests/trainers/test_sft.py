@@ -21,8 +21,8 @@ from trainers import sft
 from trainers.__main__ import main
 from trainers.job import libraries
 from trainers.job.files import read_json
+from trainers.job.job import TRAINING
 from trainers.job.machine import is_main_process
-from trainers.job.process import TRAINING
 from trainers.keep import results
 
 ROOT = Path(__file__).resolve().parents[2]

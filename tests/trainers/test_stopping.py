@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
-from trainers.job import process
+from trainers.job import job as process
 from trainers.job.files import read_json
 from trainers.keep.checkpoint_store import LARGEST_SHARE, SaveClock
 from trainers.keep.progress import RunCallback

@@ -27,9 +27,8 @@ from advisor.record.verdict import Verdict
 from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job.files import write_json
-from trainers.job.job import JUDGE, TRAIN, Job, label
+from trainers.job.job import AFTER_STEPS, EVALUATING, JUDGE, TRAIN, TRAINING, Job, label
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.job.process import AFTER_STEPS, EVALUATING, TRAINING
 from trainers.keep.results import (
     dependency,
     forget_trained,

@@ -62,7 +62,7 @@ class Command:
             for pid, words in self.running().items()
             if pid != self.process.pid and "trainers" in words
         }
-        return sorted(others, key=lambda pid: ("frame.torchrun" not in others[pid], pid))
+        return sorted(others, key=lambda pid: ("say.torchrun" not in others[pid], pid))
 
     def wait(self, seconds: float) -> int | None:
         """The exit code; None if it did not end in time."""
