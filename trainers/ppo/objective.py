@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.pairs import TRIAL_PROMPTS
 from trainers.job.job import JUDGE, Job
@@ -18,7 +17,7 @@ from trainers.ppo.loop import LOGGED, PPOTrainer
 from trainers.ppo.math import KLCoefficient
 from trainers.ppo.optimizer import PPOArguments, TrainerArguments, make_optimizer
 from trainers.ppo.roles import POLICY, VALUE, Roles, build_roles
-from trainers.rewards.sources import NOTHING_SCORES, model_folders, parts_of, source_note
+from trainers.rewards.sources import model_folders, source_note
 from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
 from trainers.rollouts.vllm_engine import engine_of
 from trainers.rows import Prepared
@@ -55,7 +54,8 @@ class PPO(Rewarded):
         import torch
 
         job, self.data = opened.job, opened.data
-        folder = reward_model_folder(job, (*self.data.train, *self.data.holdout))
+        prompts = (*self.data.train, *self.data.holdout)
+        folder = next(iter(model_folders(job, prompts)), None)  # the first one becomes a role
         torch.manual_seed(job.stage.seed)
         self.open_rewards(opened, scored_elsewhere=folder)
         self.roles, notes = build_roles(opened, folder)
@@ -166,28 +166,10 @@ def key_faults(job: Job) -> list[Fault]:
             " an update (grad_accum)"
         )
         found.append((what, f"1 to {stage.grad_accum}", ""))
-    if job.plan.launch.strategy not in (None, "ddp"):
-        allowed = "launch.strategy: ddp; objectives grpo and rloo also train with fsdp"
-        found.append(("PPO in several processes needs the whole model in each", allowed, ""))
     return [
         Fault(where=at, what=f"{at} {what}", allowed=allowed, hint=hint)
         for what, allowed, hint in found
     ]
-
-
-def reward_model_folder(job: Job, prompts: Sequence[Prompt]) -> Path | None:
-    """The folder of the first reward model, which becomes a role; None if there is none.
-
-    Raises InputError if nothing gives a reward.
-    """
-    if not parts_of(job, prompts):
-        raise InputError(
-            "nothing gives the answers a reward",
-            where=f"stage {job.stage.name}",
-            allowed=f"a stage with objective rm before it; {NOTHING_SCORES}",
-        )
-    folders = model_folders(job, prompts)
-    return folders[0] if folders else None
 
 
 def prepare(roles: Roles, *, recomputes: bool) -> None:
@@ -203,8 +185,8 @@ def prepare(roles: Roles, *, recomputes: bool) -> None:
             if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = 0.0
         train_in_float32(model)
-    if recomputes:
-        roles.recompute()
+    for role in (POLICY, VALUE) if recomputes else ():
+        roles.parts[role].model.activation_checkpointing_enable({"use_reentrant": False})
     for model in roles.models():
         # Libraries recompute activations in training mode only; without dropout nothing else
         # differs.

@@ -132,11 +132,6 @@ class Roles:
         """Every model, each once."""
         return list({id(part.model): part.model for part in self.parts.values()}.values())
 
-    def recompute(self) -> None:
-        """Recompute activations in the backward pass instead of holding them."""
-        for role in (POLICY, VALUE):
-            self.parts[role].model.activation_checkpointing_enable({"use_reentrant": False})
-
 
 def apply_head(head: Any, hidden_NH: Any) -> Any:
     """The outputs of a small head on hidden states: N, in float32, because autocast would round

@@ -56,15 +56,10 @@ def test_on_a_4_bit_base_it_trains_in_float32(make):
     assert result["resolved"]["trainable_dtype"] == "float32"
 
 
-def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
-    """Checkpoints of an adapter hold all that is needed to go on."""
-    keys = {
-        "update": "adapter",
-        "max_steps": 8,
-        "save_steps": 2,
-        "dropout": 0.1,
-        "job_judge": False,
-    }
+@pytest.mark.parametrize("own", [{"update": "adapter", "dropout": 0.1}, {"update": "prefix"}])
+def test_a_broken_run_resumes_with_the_same_losses(own, make, monkeypatch):
+    """Checkpoints of a module hold all that is needed to go on."""
+    keys = {**own, "max_steps": 8, "save_steps": 2, "job_judge": False}
     whole = make(**keys)
     trained(whole)
     broken = make(**keys, job_run=whole.run.parent / "broken")

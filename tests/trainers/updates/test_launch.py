@@ -75,29 +75,3 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     assert (
         "import advisor.peft_adapter" in (done.folder / "stages" / "sft" / "README.md").read_text()
     )
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("gradient_checkpointing: true", "drops the cache"),
-        ("packing: true", "several rows would share one prefix"),
-    ],
-)
-def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
-    """A prefix with checkpointing or packing ends as bad input with line and reason, before there
-    is a run folder.
-    """
-    from advisor.ground.errors import InputError
-
-    monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(20)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "plan.yaml").write_text(
-        PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", f"prefix, {line}")
-    )
-    with pytest.raises(InputError, match=words) as caught:
-        run_plan("plan.yaml", Options(output="run"))
-    assert caught.value.exit_code == 2
-    assert "plan.yaml:" in str(caught.value)
-    assert not (tmp_path / "run").exists()

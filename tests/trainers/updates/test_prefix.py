@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from advisor.ground.errors import InputError
-from tests.trainers.runs import break_at, losses, trained
+from tests.trainers.runs import trained
 from trainers import sft
 from trainers.updates import prefix
 
@@ -173,17 +173,6 @@ def test_bases_and_attention_it_was_tested_with(attention, quantization, make):
     assert result["resolved"]["trainable_dtype"] == "float32"
 
 
-def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
-    """Checkpoints of a prefix hold all that is needed to go on."""
-    keys = {"update": "prefix", "max_steps": 8, "save_steps": 2, "job_judge": False}
-    whole = make(**keys)
-    trained(whole)
-    broken = make(**keys, job_run=whole.run.parent / "broken")
-    break_at(5, broken, monkeypatch)
-    trained(broken)
-    assert losses(broken) == losses(whole)
-
-
 def test_a_prefix_that_was_not_trained_fails(make):
     """Differing from the base is not enough, since the start does that: training itself must have
     changed something.
@@ -194,19 +183,3 @@ def test_a_prefix_that_was_not_trained_fails(make):
         sft.train(
             make(update="prefix", max_steps=1, warmup=0.5, scheduler="linear", job_judge=False)
         )
-
-
-def test_a_full_stage_cannot_go_on_from_a_prefix(make, tmp_path):
-    """A prefix cannot be merged into weights that are to be trained."""
-    from dataclasses import replace
-
-    from trainers.job.job import make_job
-
-    first = make(update="prefix", max_steps=4, job_judge=False)
-    trained(first)
-    plan = replace(
-        first.plan,
-        stages=(first.stage, replace(first.stage, name="whole", update="full", options={})),
-    )
-    with pytest.raises(InputError, match="continues from a prefix, which cannot be merged"):
-        sft.train(make_job(plan, stage="whole", run=first.run, folder=tmp_path, judge=False))
