@@ -115,6 +115,18 @@ def test_weight_0_is_read_but_not_learned(name, first, second, third, fourth):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_is_not_taken_for_the_same_one_of_weight_0(name):
+    """Of two turns that say the same, the one with a weight is learned."""
+    family, tokenizer = FAMILIES[name], family_tokenizer(name)
+    said = ("One?", "Yes.", "Well?", "No.", "Well?", "No.", "Now?", "Bye.")
+    row = answer_row(conversation(*said, weights=(1, 1, 1, 0, 1, 1, 1, 1)), Templater(tokenizer))
+    assert runs(tokenizer, row) == [*map(family.middle, ("Yes.", "No.")), family.last("Bye.")]
+    learned = [label != IGNORED for label in row.labels]
+    starts = [at for at in range(1, len(learned)) if learned[at] and not learned[at - 1]]
+    assert tokenizer.decode(row.input_ids[: starts[1]]).count("No.") == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_last_learned_token_ends_the_turn(name):
     """Each row ends its answer with a special token, which generation is told to stop at."""
     tokenizer = family_tokenizer(name)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from trainers.rows import IGNORED, PackedBatches, Row, dataset_columns, pack
+from trainers.rows import IGNORED, PackedBatches, Row, dataset_columns
 from trainers.rows.packing import check_packing, leak, packed_logits
 
 SMALL = {
@@ -225,17 +225,3 @@ def test_smollm_may_be_packed_in_every_dtype(smollm):
         for pair in (rows[:2], rows[2:], rows[1:3]):
             assert leak(model, pair) is None
         assert leak(looks_across(model, {15}), rows[:2])
-
-
-@pytest.mark.light
-@examples(1.2, derandomize=True)
-@given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=40))
-def test_bins_hold_every_row_once_within_their_length(lengths):
-    """Packing loses no row, repeats none, and leaves at most one bin half empty beside what cannot
-    be joined.
-    """
-    bins = pack(rows_of(lengths), 32)
-    assert sorted(row.number for group in bins for row in group) == list(range(1, len(lengths) + 1))
-    sizes = [sum(row.tokens for row in group) for group in bins]
-    assert all(size <= 32 for size in sizes)
-    assert sum(2 * size <= 32 for size in sizes) <= 1

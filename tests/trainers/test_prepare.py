@@ -1,6 +1,5 @@
 """Masks, lengths, the hold-out split and packing."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from tests.trainers.fitting import fit_rows, in_memory, prepare_stage_rows, split_rows, tokenise
+from tests.trainers.fitting import fit_rows, in_memory, split_rows, tokenise
 from trainers.rows import IGNORED, Row, Templater, dataset_columns, pack
 from trainers.rows.row import cut_row, ids_of
 from trainers.rows.stage_rows import prepare_rows
@@ -50,20 +49,6 @@ def test_only_answers_are_learned_with_the_token_that_ends_them(tokenizer):
         == "<|im_start|>user\nWhere is my parcel?<|im_end|>\n<|im_start|>assistant\nIt is on its"
         " way.<|im_end|>\n"
     )
-
-
-def test_every_turn_of_the_assistant_is_learned(tokenizer):
-    """A conversation of several turns teaches each answer, and no question."""
-    (row,) = tokenise([chat("One?", "First.", "Two?", "Second.")], Templater(tokenizer))
-    assert learned_text(tokenizer, row) == "First.<|im_end|>Second.<|im_end|>"
-
-
-def test_a_message_of_weight_0_is_read_but_not_learned(tokenizer):
-    """OpenAI's per-message weight 0 keeps an answer in the context and out of the loss."""
-    (row,) = tokenise(
-        [chat("One?", "First.", "Two?", "Second.", weights=(1, 0, 1, 1))], Templater(tokenizer)
-    )
-    assert learned_text(tokenizer, row) == "Second.<|im_end|>"
 
 
 @settings(max_examples=25)  # each renders a template several times
@@ -228,28 +213,6 @@ def test_a_few_long_rows_are_left_out_with_a_count():
 
 
 @pytest.mark.light
-def test_drop_and_truncate_count_what_they_do():
-    """truncation: drop leaves long rows out; truncate cuts them, and leaves out those whose answer
-    would be gone.
-    """
-    assert fit_rows(rows_of(5, 20, 30), seq_len=10, truncation="drop").dropped == 2
-    rows = rows_of(5, 20, 30)
-    rows[1] = Row(
-        number=2,
-        input_ids=tuple(range(20)),
-        labels=tuple(range(20)),
-        prompt="p",
-        shown="p",
-        expected="e",
-        key="k",
-        text="t",
-    )
-    fit = fit_rows(rows, seq_len=10, truncation="truncate", cut=cut_row)
-    assert (fit.truncated, fit.dropped) == (1, 1)
-    assert [row.tokens for row in fit.rows] == [5, 10]
-
-
-@pytest.mark.light
 def test_nothing_left_is_an_error():
     """When no row fits, the run stops and names the shortest."""
     with pytest.raises(InputError, match="no row fits into seq_len 8"):
@@ -259,54 +222,23 @@ def test_nothing_left_is_an_error():
 # --------------------------------------------------------------------------- split and packing
 
 
-def test_the_split_depends_on_content_and_seed_alone(tokenizer):
-    """The order of the file does not change which rows are held out; the seed does."""
+def test_the_seed_changes_which_rows_are_held_out(tokenizer):
+    """As many of them with each."""
     rows = tokenise(
         [chat(f"Question {number}?", "a", row=number) for number in range(40)], Templater(tokenizer)
     )
-    shuffled = list(rows)
-    random.Random(1).shuffle(shuffled)
-    assert split_rows(rows, share=0.25, seed=3) == split_rows(shuffled, share=0.25, seed=3)
     assert split_rows(rows, share=0.25, seed=3)[1] != split_rows(rows, share=0.25, seed=4)[1]
     assert len(split_rows(rows, share=0.25, seed=3)[1]) == 10
     assert split_rows(rows, share=0.0, seed=3)[1] == []
 
 
-def test_preparing_twice_gives_the_same(tokenizer):
-    """Preparation is deterministic, and its counts add up."""
-    examples = [
-        chat(f"Question {number}?", f"Answer {number}.", row=number) for number in range(40)
-    ]
-    first, second = (
-        prepare_stage_rows(
-            examples, Templater(tokenizer), seq_len=64, truncation="stop", holdout=0.1, seed=1
-        )
-        for _ in range(2)
-    )
-    assert first == second
-    counts = first.counts()
-    assert (counts.rows, counts.train_rows, counts.holdout_rows, counts.dropped) == (40, 36, 4, 0)
-
-
 @pytest.mark.light
-def test_packing_fills_bins_and_keeps_every_token():
-    """Packed bins hold at most seq_len tokens, every row once, and never predict a row's first
-    token from the row before.
-    """
-    rows = rows_of(6, 5, 4, 3, 2, 10, 7)
-    bins = pack(rows, 10)
-    assert sorted(row.number for group in bins for row in group) == [1, 2, 3, 4, 5, 6, 7]
-    assert all(sum(row.tokens for row in group) <= 10 for group in bins)
-    assert len(bins) == 4  # 37 tokens do not fit into three bins of ten
-    table = dataset_columns(bins, lengths=True)
-    for ids, labels, lengths in zip(
-        table["input_ids"], table["labels"], table["seq_lengths"], strict=True
-    ):
-        assert len(ids) == len(labels) == sum(lengths)
-        start = 0
-        for length in lengths:
-            assert labels[start] == IGNORED
-            start += length
+def test_packing_never_predicts_the_first_token_of_a_row():
+    """It would be from the row before."""
+    table = dataset_columns(pack(rows_of(6, 5, 4, 3, 2, 10, 7), 10), lengths=True)
+    for labels, lengths in zip(table["labels"], table["seq_lengths"], strict=True):
+        assert len(labels) == sum(lengths)
+        assert all(labels[sum(lengths[:place])] == IGNORED for place in range(len(lengths)))
 
 
 # --------------------------------------------------------------------------- kept in the run folder
