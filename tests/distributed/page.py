@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import version
 
 from tests.distributed.cells import LESSONS, UPDATES, WAYS, Cell, setting_cells, world_cells
-from tests.distributed.comparing import CAST, LIMIT
+from tests.distributed.comparing import CAST, LIMIT, LIMIT_MIXED
 from tests.distributed.results import Result, reason
 from tests.distributed.train import REFUSED, TRAINED
 
@@ -29,7 +29,7 @@ Two processes on a CPU (gloo) train a random model of two layers with float32 we
 optimizer steps of sixteen rows (two where answers are written), in both precisions that a plan can
 hold, whatever the processor would choose. A number is the largest difference from the same
 training in one process, of a loss (relative) or of a trained weight, whichever is larger; up to
-{limit} counts as equal. The learning rate is 1e-3, so weights move by about 4e-3. A process of its
+{limit} counts as equal, {mixed} under `mixed`. The learning rate is 1e-3, so weights move by about 4e-3. A process of its
 own checks that what two have saved is the trained model. With `fsdp` it is checked besides that
 each process holds a part of the model, and no whole gradients behind a micro-batch. Under `mixed`
 it casts all weights of `full` to bfloat16 before they are sent, and one process those of matrix
@@ -42,7 +42,8 @@ SETTINGS_HEAD = """\
 ## Settings
 
 The same training with other settings of its stage. In bfloat16 the sum of two halves is rounded
-otherwise than the sum of the whole: there losses alone are compared, and 1e-4 is allowed.
+otherwise than the sum of the whole: there losses alone are compared, and 1e-4 is allowed, as it is
+of three epochs under `mixed`, whose fifteen steps carry on what one product was rounded by.
 """
 WORLDS_HEAD = """\
 ## Numbers of processes
@@ -60,7 +61,11 @@ def page(found: Mapping[Cell, Result]) -> str:
     def shown(cells: Iterable[Cell]) -> list[str]:
         return [_shown(found[cell], reasons) for cell in cells]
 
-    parts = [HEAD.format(about=_about(), limit=f"{LIMIT:.0e}", cast=f"{CAST:.0e}")]
+    parts = [
+        HEAD.format(
+            about=_about(), limit=f"{LIMIT:.0e}", mixed=f"{LIMIT_MIXED:.0e}", cast=f"{CAST:.0e}"
+        )
+    ]
     for strategy, precision in WAYS:
         rows = [
             [name, *shown(Cell(strategy, update, name, precision) for update in UPDATES)]
