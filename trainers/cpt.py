@@ -9,10 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.generation import TextEvaluator
 from trainers.job.files import digest_of
 from trainers.job.job import Job
 from trainers.job.types import Tokenizer
@@ -25,8 +23,6 @@ from trainers.stage.run import trains
 
 class CPT(SFT):
     """Learns to continue documents."""
-
-    evaluated_by = staticmethod(partial(TextEvaluator, generates=False))
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
         """The corpus, with the replay share of general text mixed in.

@@ -132,7 +132,6 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
     assert found["rows"] == 10
     assert found["pair_accuracy"] > 0.9
     assert found["pair_accuracy_interval"][0] > 0.5
-    assert 0 <= found["calibration"]["error"] <= 0.5
     assert result["verdict"]["word"] == "better"
     if "quantization" in update:
         return
@@ -179,19 +178,6 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
         "accuracy": 1.0,
         "agreement": result["evaluation"]["length"]["agreement"],
     }
-
-
-@pytest.mark.light
-def test_calibration_is_the_gap_between_certainty_and_accuracy():
-    """Ten pairs told apart with certainty 0.75 of which six are right: the gap is 0.15."""
-    from trainers.evaluation.reward_model import calibration
-
-    margin = math.log(3)  # 1 / (1 + 1/3) = 0.75
-    found = calibration([margin] * 6 + [-margin] * 4)
-    assert found["error"] == pytest.approx(0.15)
-    assert found["bins"] == [
-        {"from": 0.7, "to": 0.8, "pairs": 10, "certainty": pytest.approx(0.75), "accuracy": 0.6}
-    ]
 
 
 def test_a_reward_model_goes_on_from_the_stage_before(align):

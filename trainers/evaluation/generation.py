@@ -60,16 +60,13 @@ class TextEvaluator:
 
     is_general = True  # whether the model does more than one task
 
-    def __init__(self, subject: Subject[Row], *, generates: bool = True) -> None:
+    def __init__(self, subject: Subject[Row]) -> None:
         job, data = subject.job, subject.data
         self.job, self.trainer, self.fingerprint = job, subject.trainer, subject.fingerprint
         self.trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if self.trial else HELD_OUT_ROWS)
-        self.prompts = (
-            self.own_prompts(self.rows or data.train)[: TRIAL_SAMPLES if self.trial else SAMPLES]
-            if generates
-            else []
-        )
+        answered = prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)
+        self.prompts = answered[: TRIAL_SAMPLES if self.trial else SAMPLES]
         self.limit = sample_limit(self.prompts)
         self.general_rows = (
             general_rows(self.trainer.processing_class, job.stage.seq_len)
@@ -82,14 +79,13 @@ class TextEvaluator:
     def evaluate_base(self) -> None:
         """Measure the model as it is before training; once, also if a run was resumed."""
         known = kept_value(self.cache, self.fingerprint)
-        if known is not None:
+        if known is None:
+            self.base = self._measure()
+            keep_value(self.cache, self.fingerprint, asdict(self.base))
+        else:
             samples = [Sample(**sample) for sample in known["samples"]]
             self.base = Measurements(**{**known, "samples": samples})
-            self.prompts = self.prompts[: len(self.base.samples)]
-            return
-        self.base = self._measure()
         self.prompts = self.prompts[: len(self.base.samples)]  # as many as there was time for
-        keep_value(self.cache, self.fingerprint, asdict(self.base))
 
     def evaluate_tuned(self) -> None:
         """Measure the trained model on the same."""
@@ -126,10 +122,6 @@ class TextEvaluator:
         stage = self.job.stage
         longest = max((len(row.input_ids) for row in self.prompts), default=0) + self.limit
         return max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
-
-    def own_prompts(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows whose prompts are answered."""
-        return prompts_to_answer(rows, seq_len=self.job.stage.seq_len)
 
     def sample(self, rows: Sequence[Row]) -> list[Sample]:
         """Greedy answers to the rows' prompts."""
@@ -275,10 +267,6 @@ class RewritingEvaluator(TextEvaluator):
     """
 
     is_general = False
-
-    def own_prompts(self, rows: Sequence[Any]) -> list[Any]:
-        """The first few rows."""
-        return list(rows[:SAMPLES])
 
     def losses(self, rows: Sequence[Any]) -> list[float]:
         """Loss per token of the output of each row."""

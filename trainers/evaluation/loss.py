@@ -150,13 +150,11 @@ def perplexity(loss: float | None) -> float | None:
 def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     """The first few rows whose prompts leave room for an answer within `seq_len`."""
     chosen = []
-    for row in rows:
+    for row in rows[: 4 * SAMPLES]:
         first = next((place for place, label in enumerate(row.labels) if label != IGNORED), 0)
         if row.prompt and first + 8 <= seq_len:
             chosen.append(row)
-        if len(chosen) == SAMPLES:
-            break
-    return chosen
+    return chosen[:SAMPLES]
 
 
 def greedy_answers(

@@ -36,16 +36,8 @@ def answer_row(
         clean_up_tokenization_spaces=False,
     )
     labels = [*([IGNORED] * len(row.prompt_ids)), *answer_ids]
-    return Row(
-        row.number,
-        ids_of((*row.prompt_ids, *answer_ids)),
-        ids_of(labels),
-        prompt,
-        row.shown,
-        expected,
-        row.key,
-        row.text,
-    )
+    ids = ids_of((*row.prompt_ids, *answer_ids))
+    return Row(row.number, ids, ids_of(labels), prompt, row.shown, expected, row.key, row.text)
 
 
 def both_sides(tokenizer: Tokenizer, row: Pair) -> tuple[Row, Row]:
@@ -119,16 +111,9 @@ class PreferenceEvaluator(TextEvaluator):
 
 def prompt_row(row: Prompt) -> Row:
     """A prompt as a row without a token to learn."""
-    return Row(
-        row.number,
-        row.prompt_ids,
-        ids_of([IGNORED] * len(row.prompt_ids)),
-        row.prompt,
-        row.shown,
-        row.answer or "",
-        row.key,
-        row.text,
-    )
+    ids, labels = row.prompt_ids, ids_of([IGNORED] * len(row.prompt_ids))
+    expected = row.answer or ""
+    return Row(row.number, ids, labels, row.prompt, row.shown, expected, row.key, row.text)
 
 
 class RewardEvaluator(TextEvaluator):
@@ -148,18 +133,12 @@ class RewardEvaluator(TextEvaluator):
     def own_scores(self, samples: Sequence[Sample]) -> dict[str, list[float | None]]:
         """The reward of each answer, and each of several."""
         tokenizer = self.trainer.processing_class
+        end = [tokenizer.eos_token_id]
+        texts = [sample.text for sample in samples]
+        written = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         answers = [
-            Answer(
-                row.prompt,
-                sample.text,
-                row.answer,
-                row.prompt_ids,
-                [
-                    *tokenizer(sample.text, add_special_tokens=False)["input_ids"],
-                    *([tokenizer.eos_token_id] * sample.stopped),
-                ],
-            )
-            for row, sample in zip(self.held, samples, strict=False)
+            Answer(row.prompt, sample.text, row.answer, row.prompt_ids, ids + end * sample.stopped)
+            for row, sample, ids in zip(self.held, samples, written, strict=False)
         ]
         if not answers:
             return {}

@@ -1,10 +1,9 @@
 """The evaluation of a reward model: on held-out pairs, how often the chosen answer scores higher,
-whether its certainty is right, and whether length alone would do.
+and whether length alone would do.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from trainers.rows.packing import head_outputs
 from trainers.rows.preference import Pair
 
 HELD_OUT_PAIRS, TRIAL_PAIRS = 256, 8
-BINS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 
 
 def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
@@ -113,16 +111,14 @@ class RewardModelEvaluator:
         rows, right = len(self.rows), count_right(self.after)
         if not rows:
             return Evaluation(rows=0)
-        margins = [chosen - rejected for chosen, rejected in self.after]
         before = count_right(self.before) / rows if self.before else None
         metric = Metric(before=before, after=right / rows, rows=rows, word=self.verdict()[0])
         by_length, agreement = self.by_length()
         own = {
             "pair_accuracy": right / rows,
             "pair_accuracy_interval": list(proportion_interval(right, rows) or ()),
-            "mean_margin": sum(margins) / rows,
+            "mean_margin": sum(chosen - rejected for chosen, rejected in self.after) / rows,
             "mean_score": sum(map(sum, self.after)) / (2 * rows),
-            "calibration": calibration(margins),
             "length": {
                 "prefers": "longer" if self.longer else "shorter",
                 "accuracy": by_length / rows,
@@ -140,23 +136,3 @@ def count_right(scores: Sequence[Sequence[float]]) -> int:
 def length_difference(row: Pair) -> int:
     """How many tokens longer the chosen answer is than the rejected one."""
     return len(row.chosen_ids) - len(row.rejected_ids)
-
-
-def calibration(margins: Sequence[float]) -> dict[str, Any]:
-    """How certain the scores are, how often they are right at that certainty, and the mean gap
-    between the two.
-
-    The certainty of a pair is the probability that the model of paired comparisons gives to the
-    answer it scores higher. The gap is the expected calibration error (Guo et al. 2017,
-    arXiv:1706.04599) over bins that hold any pair.
-    """
-    pairs = [(1 / (1 + math.exp(-min(abs(margin), 500.0))), margin > 0) for margin in margins]
-    bins, gap = [], 0.0
-    for low, high in BINS:
-        inside = [pair for pair in pairs if low <= pair[0] < high or pair[0] == high == 1.0]
-        if inside:
-            certainty, accuracy = (sum(side) / len(inside) for side in zip(*inside, strict=True))
-            gap += len(inside) * abs(certainty - accuracy) / len(pairs)
-            found = {"from": low, "to": high, "pairs": len(inside)}
-            bins.append({**found, "certainty": certainty, "accuracy": accuracy})
-    return {"bins": bins, "error": gap}
