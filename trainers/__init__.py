@@ -16,22 +16,7 @@ Recipes describe themselves as a subclass of `trainers.stage.objective.Objective
 trainer, evaluation), and end in `train = trains(...)` of `trainers.stage.run`, whose stages are
 checked before those in front of them train.
 
-| room | what is in it, from the bottom up: a room imports those above it in this table |
-| --- | --- |
-| job | the job of a stage, the process that trains it, this machine, files |
-| say | progress said while a stage runs; waiting for other processes |
-| rows | examples as token ids and labels |
-| updates | which weights are trained: one module for each update scheme |
-| step | one optimizer step: losses, precision, optimizers, division, memory |
-| start | the model as it is loaded: weights, attention, kernels |
-| rewards | where the reward of an answer comes from |
-| evaluation | the model before and after training |
-| keep | checkpoints, the best weights, records |
-| rollouts | answers that a policy writes to learn from |
-| teachers | distillation: the teacher, its answers, the distance to it |
-| stage | a stage from its first check to its judged result |
-| ppo | PPO, which has its own training loop |
-| tools | what is done with results |
+docs/architecture.md says what the rooms hold, and which may import which.
 """
 
 from __future__ import annotations
