@@ -19,6 +19,7 @@ import torch
 from advisor.plan.model import Launch
 from tests.trainers.alignment import REWARD, SHORT, result_of
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from tests.trainers.runs import break_at
 from trainers.job.job import Job
 from trainers.start import loading
 
@@ -149,20 +150,9 @@ def test_a_run_resumes_on_the_gpu(
     make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """States read from a checkpoint go back to the GPU, and training goes on."""
-    from trainers.keep.progress import RunCallback
-
-    original = RunCallback.on_log
-
-    def crash(self: Any, args: Any, state: Any, *rest: Any, **keys: Any) -> None:
-        original(self, args, state, *rest, **keys)
-        if state.global_step == 2:
-            raise RuntimeError("pulled the plug")
-
     job = make(**GPU_KEYS, save_steps=1, job_judge=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(RunCallback, "on_log", crash)
-        with pytest.raises(RuntimeError, match="plug"):
-            train(job)
+    with pretend_gpu():
+        break_at(2, on_gpu(job), monkeypatch)
     assert train(job)["steps"] == 3
 
 

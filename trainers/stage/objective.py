@@ -131,13 +131,9 @@ class Objective(Generic[Item]):
         """What in the stage this objective cannot do."""
         return []
 
-    def seq_len(self, job: Job) -> int | None:
-        """The longest row, in tokens; None: the stage's seq_len."""
-        return None
-
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Item]:
         """The data, prepared. Raises InputError for data that cannot be trained on."""
-        data: Prepared[Item] = prepare_rows(job, tokenizer, self.kind, seq_len=self.seq_len(job))
+        data: Prepared[Item] = prepare_rows(job, tokenizer, self.kind)
         return replace(data, notes=(*data.notes, self.note)) if self.note else data
 
     def depends_on(self, job: Job, data: Prepared[Item]) -> Mapping[str, str]:
@@ -261,12 +257,9 @@ class Rewarded(Objective[Prompt]):
         served = unservable(job.stage, job.options)
         return [*reward_faults(job), *served, *room_faults(job)]
 
-    def seq_len(self, job: Job) -> int:
-        """What an answer leaves of seq_len."""
-        return job.stage.seq_len - int(job.options["response_tokens"])
-
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
-        data: Prepared[Prompt] = super().rows(job, tokenizer)
+        room = job.stage.seq_len - int(job.options["response_tokens"])
+        data: Prepared[Prompt] = prepare_rows(job, tokenizer, PROMPTS, seq_len=room)
         note = source_note(job, (*data.train, *data.holdout))
         return replace(data, notes=(*data.notes, note)) if note else data
 
