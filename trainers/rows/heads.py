@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from advisor.data.example import Example, Message
+from advisor.data.example import Example
 from trainers.rows.row import Kind, Unusable, ids_of, normalise_text
 from trainers.rows.template import Templater
 
@@ -123,11 +123,11 @@ def rewriting_rows(example: Example, templater: Templater) -> list[Rewriting]:
     """An example with an answer as a row; of preferences the chosen answer is the output. Raises
     Unusable.
     """
-    before, answer = input_and_output(example)
-    if answer is None:
+    *before, last = (*example.messages, *example.chosen) or (None,)
+    if last is None or last.role != "assistant":
         raise Unusable(NO_OUTPUT)
     prompt = "\n\n".join(message.content for message in before if message.content)
-    expected = answer.content
+    expected = last.content
     if not prompt.strip() or not expected.strip():
         raise Unusable(EMPTY)
     ids, _ = templater.encode(prompt, special=True)
@@ -142,14 +142,6 @@ def rewriting_rows(example: Example, templater: Templater) -> list[Rewriting]:
         text=normalise_text(f"{prompt}\n{expected}"),
     )
     return [row]
-
-
-def input_and_output(example: Example) -> tuple[tuple[Message, ...], Message | None]:
-    """(what stands before the last answer, that answer); None for an example without one."""
-    turns = (*example.messages, *example.chosen)
-    if not turns or turns[-1].role != "assistant":
-        return turns, None
-    return turns[:-1], turns[-1]
 
 
 def cut_both(row: Rewriting, seq_len: int) -> Rewriting:
