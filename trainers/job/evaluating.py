@@ -14,15 +14,20 @@ from typing import Any
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Without gradients and dropout, in a dtype that the model's attention can compute in; the
-    model's mode is restored afterwards.
+    """Without gradients and dropout; the model's mode is restored afterwards.
+
+    Under autocast if the model's attention refuses the dtype of its weights, as flash attention
+    refuses float32; else without, so that numbers are those of the plainly loaded model.
     """
     import torch
 
-    was_training = model.training
+    was_training, autocast = model.training, nullcontext()
+    if computes_in_16_bit(model) and first_float_dtype(model) == torch.float32:
+        device = next(model.parameters()).device
+        autocast = torch.autocast(device.type, half_dtype(device))
     model.eval()
     try:
-        with torch.no_grad(), attention_autocast(model):
+        with torch.no_grad(), autocast:
             yield
     finally:
         model.train(was_training)
@@ -49,18 +54,6 @@ def measuring_as_trained(trainer: Any) -> Iterator[None]:
     """The trainer's model evaluating, in the precision that its steps compute in."""
     with evaluating(trainer.model), trainer.accelerator.autocast():
         yield
-
-
-def attention_autocast(model: Any) -> Any:
-    """Autocast if the model's attention refuses the dtype of its weights, as flash attention
-    refuses float32; else no context at all, so that numbers are those of the plainly loaded model.
-    """
-    import torch
-
-    if not computes_in_16_bit(model) or first_float_dtype(model) != torch.float32:
-        return nullcontext()
-    device = next(model.parameters()).device
-    return torch.autocast(device.type, half_dtype(device))
 
 
 def computes_in_16_bit(model: Any) -> bool:

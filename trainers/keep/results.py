@@ -150,25 +150,11 @@ def _load_whole(model: Any, folder: Path) -> None:
 # The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
 # differs from TRL's defaults is recorded.
 RECORDED_ARGUMENTS = (
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "bf16",
-    "fp16",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "learning_rate",
-    "loss_type",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "max_steps",
-    "optim",
-    "per_device_train_batch_size",
-    "save_steps",
-    "seed",
-    "warmup_steps",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "gradient_accumulation_steps",
+    "gradient_checkpointing", "learning_rate", "loss_type", "lr_scheduler_type", "max_grad_norm",
+    "max_steps", "optim", "per_device_train_batch_size", "save_steps", "seed", "warmup_steps",
     "weight_decay",
-)
+)  # fmt: skip
 
 
 def resolved_settings(
