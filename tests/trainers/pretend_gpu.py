@@ -346,6 +346,9 @@ def pretend_gpu(
         # Threads would load weights outside of the modes, which belong to one thread.
         stack.enter_context(mock.patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"))
         stack.callback(forget_devices)
+        # A plan for a GPU may choose TF32, which some processors have, too.
+        precision = torch.get_float32_matmul_precision()
+        stack.callback(torch.set_float32_matmul_precision, precision)
         forget_devices()
         stack.enter_context(without_triton())
         stack.enter_context(mock.patch.object(safetensors.torch, "safe_open", OpenFile))

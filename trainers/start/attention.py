@@ -133,19 +133,17 @@ def model_support(job: Job) -> Support:
 
 def _why_unfit(one: Kernel, support: Support, job: Job, device: Device) -> str:
     """Why the kernel is not for this stage or machine; empty if nothing speaks against it."""
-    stage = job.stage
+    stage, widest = job.stage, support.widest_head or 0
     if not support.flash:
         return "transformers has none for this model"
     if (stage.weights_dtype, stage.precision) == ("float32", "pure"):
         return "computes in 16 bits"
-    if one.widest_head and support.widest_head and support.widest_head > one.widest_head:
-        return f"its heads are at most {one.widest_head} wide, the model's {support.widest_head}"
+    if one.widest_head and widest > one.widest_head:
+        return f"its heads are at most {one.widest_head} wide, the model's {widest}"
     axes = {"objective": stage.objective, "update": stage.update, "attention": one.name}
     refused = [f"{owner}: {why.because}" for owner, why in key_specs().refused(axes)]
-    if refused:
-        return "; ".join(refused)
-    reason = why_not(one, device)
-    return reason.what if reason else ""
+    reason = None if refused else why_not(one, device)
+    return reason.what if reason else "; ".join(refused)
 
 
 # --------------------------------------------------------------------------- a few numbers
