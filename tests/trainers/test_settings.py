@@ -165,7 +165,7 @@ def test_what_the_device_cannot_do_is_refused_with_the_reason(keys, match, make)
         sft.train(make(**keys))
 
 
-def test_a_gpu_multiplies_in_tf32_under_mixed_precision_alone(make, monkeypatch):
+def test_a_gpu_multiplies_in_tf32_under_mixed_precision_alone(make):
     """Float32 stays float32 where the plan asks for it, and on the CPU."""
     import torch
 
@@ -173,13 +173,11 @@ def test_a_gpu_multiplies_in_tf32_under_mixed_precision_alone(make, monkeypatch)
     from trainers.sft import SFT
     from trainers.stage import load
 
-    seen = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", seen.append)
-    for precision in ("mixed", "pure"):
+    for precision, products in (("mixed", "high"), ("pure", "highest")):
         job = make(weights_dtype="float32", precision=precision)
         load.open_stage(job, SFT())
-        assert not seen
+        assert torch.get_float32_matmul_precision() == "highest"
         launch = replace(job.plan.launch, device="cuda")
         with pretend_gpu():
             load.open_stage(replace(job, plan=replace(job.plan, launch=launch)), SFT())
-        assert seen.pop() == {"mixed": "high", "pure": "highest"}[precision]
+            assert torch.get_float32_matmul_precision() == products
