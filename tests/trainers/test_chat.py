@@ -32,14 +32,14 @@ def loaded(run):
 @pytest.fixture
 def person(loaded):
     """The session of a person at a terminal."""
-    return ChatSession(loaded, io.StringIO(), max_new_tokens=4, is_interactive=True)
+    return ChatSession(loaded, max_new_tokens=4, is_interactive=True)
 
 
-def test_base_and_result_answer_a_person_one_after_the_other(person):
+def test_base_and_result_answer_a_person_one_after_the_other(person, capsys):
     """Each behind its name."""
     assert person.active == [BASE, "legal"]
     person.ask("hello")
-    said = person.out.getvalue()
+    said = capsys.readouterr().out
     assert said.startswith("[base] ")
     assert "\n[legal] " in said
     assert len(person.history[BASE]) == len(person.history["legal"]) == 2
@@ -62,7 +62,7 @@ def test_an_interrupted_question_leaves_the_conversation_as_it_was(person, monke
     monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
     answers = []
 
-    def press(self, name, asked):
+    def press(self, name, asked, title):
         answers.append(json.loads(json.dumps(person.history)))
         if len(answers) == 2:
             raise KeyboardInterrupt

@@ -118,27 +118,26 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
     assert not torch.allclose(seen["legal"], seen["hr"])
 
 
-def test_a_talk_goes_to_the_voices_that_are_on(run):
+def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
     """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new
     forgets.
     """
     import torch
 
-    out = io.StringIO()
-    talk = ChatSession(load_results(results_of(run), torch.device("cpu")), out, max_new_tokens=4)
+    talk = ChatSession(load_results(results_of(run), torch.device("cpu")), max_new_tokens=4)
     talk.ask("hello")
-    assert out.getvalue().count("[legal]") == out.getvalue().count("[hr]") == 1
-    assert talk.command("/use hr")
-    out.truncate(0)
+    said = capsys.readouterr().out
+    assert said.count("[legal]") == said.count("[hr]") == 1
+    talk.line("/use hr")
     talk.ask("hello again")
-    assert "[legal]" not in out.getvalue()
+    assert "[legal]" not in capsys.readouterr().out
     assert len(talk.history["hr"]) == 4
-    assert talk.command("/use nobody")
+    talk.line("/use nobody")
     assert talk.active == ["hr"]
-    assert talk.command("/base")
+    talk.line("/base")
     talk.ask("and you?")
-    assert "[base]" in out.getvalue()
-    assert talk.command("/new")
+    assert "[base]" in capsys.readouterr().out
+    talk.line("/new")
     assert talk.history == {}
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
 from advisor.ground.files import shown_path
@@ -60,7 +60,6 @@ class ChatSession:
 
     Args:
         loaded: The models.
-        out: Takes the answers.
         max_new_tokens: The longest answer.
         system: The system prompt.
         is_interactive: A person reads: the base answers, too.
@@ -71,13 +70,12 @@ class ChatSession:
     def __init__(
         self,
         loaded: Loaded,
-        out: TextIO,
         *,
         max_new_tokens: int,
         system: str | None = None,
         is_interactive: bool = False,
     ) -> None:
-        self.loaded, self.out, self.system = loaded, out, system
+        self.loaded, self.system = loaded, system
         self.max_new_tokens, self.is_interactive = max_new_tokens, is_interactive
         results = [result.label for result in loaded.results]
         # Of several results all answer, without the base.
@@ -112,30 +110,16 @@ class ChatSession:
         asked = {"role": "user", "content": question}
         answers: dict[str, str] = {}
         for name in self.active:
-            self._write(f"[{name}] " if is_named else "")
-            try:
-                answers[name], note = self._answer(name, asked)
-            finally:
-                self._write("\n")
+            answers[name], note = self._answer(name, asked, f"[{name}] " if is_named else "")
             if note:
                 say(f"{name}: {note}")
         for name, answer in answers.items():
             said = [asked, {"role": "assistant", "content": answer}]
             self.history.setdefault(name, []).extend(said)
 
-    def _write(self, text: str) -> None:
-        self.out.write(text)
-        self.out.flush()
-
-    def _answer(self, name: str, asked: Message) -> tuple[str, str]:
+    def _answer(self, name: str, asked: Message, title: str) -> tuple[str, str]:
         """(a model's answer, why it is cut off; empty if it is not)."""
         from transformers import TextStreamer
-
-        write = self._write
-
-        class Stream(TextStreamer):
-            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                write(text)
 
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*system, *self.history.get(name, []), asked]
@@ -150,6 +134,7 @@ class ChatSession:
                     hint="/new starts a new one",
                 )
             limit = min(room, self.max_new_tokens)
+            print(title, end="", flush=True)
             with reading(self.loaded.result(name).folder, "the result"):
                 output = model.generate(
                     **inputs,
@@ -158,7 +143,7 @@ class ChatSession:
                     temperature=None,
                     top_p=None,
                     top_k=None,
-                    streamer=Stream(tokenizer, skip_prompt=True, skip_special_tokens=True),
+                    streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
                 )
             written = output[0, length:].tolist()
             is_cut = len(written) >= limit and written[-1] not in stop_ids(model)
@@ -342,7 +327,6 @@ def open_session(given: Any, device: Any, *, is_interactive: bool) -> ChatSessio
         )
     session = ChatSession(
         load_results(results, device),
-        sys.stdout,
         max_new_tokens=given.max_new_tokens,
         system=given.system,
         is_interactive=is_interactive,
@@ -389,16 +373,13 @@ def talk(answer: ChatSession | Scoring, *, is_interactive: bool) -> int:
 
 def read_line(prompt: str, *, is_interactive: bool) -> str:
     """The next line. Raises EOFError at the end of the input."""
-    if is_interactive and sys.stdout.isatty():
+    is_on_screen = is_interactive and sys.stdout.isatty()
+    if is_on_screen:
         with suppress(ImportError):  # arrows and earlier lines, where Python has it
             import readline  # noqa: F401
-        return input(prompt)
-    if is_interactive:
+    elif is_interactive:  # standard output takes the answers alone
         print(prompt, end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line
+    return input(prompt if is_on_screen else "")
 
 
 def say(text: str) -> None:

@@ -182,9 +182,8 @@ def held_out_texts(run: Path, result: Result) -> list[str]:
 
     Raises InputError if the run was never evaluated.
     """
-    stages = record_of(run).stages
-    stage = next(stage for stage in stages if run / stage.folder == result.folder)
-    if stage.evaluation is None or not stage.evaluation.samples:
+    stage = record_of(run).stage(result.job.entry.name)
+    if stage is None or stage.evaluation is None or not stage.evaluation.samples:
         raise InputError(
             "there are no held-out rows to compare on (the run was not judged)",
             where=result.label,

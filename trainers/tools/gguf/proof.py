@@ -17,7 +17,7 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPConnection, HTTPException
@@ -279,24 +279,22 @@ def _answer(model: Any, prompt: Sequence[int], ends: Sequence[int], limit: int) 
 
 
 def find_llama_server() -> Path | None:
-    """The program that exports are proved with: in ADVISE_LLAMA_CPP (the program or a folder with
-    it), else on PATH; None if there is none.
+    """The program that exports are proved with: in ADVISE_LLAMA_CPP (the program, or a folder of
+    llama.cpp), else on PATH; None if there is none.
 
     Raises MachineNotReady if ADVISE_LLAMA_CPP names a place without one.
     """
-    if named := os.environ.get(VARIABLE):
-        place = Path(named).expanduser()
-        found = [place] if place.is_file() else sorted(place.rglob(PROGRAM))
-        found = [path for path in found if os.access(path, os.X_OK) and path.is_file()]
-        if not found:
-            raise MachineNotReady(
-                f"{VARIABLE} is {named}: there is no {PROGRAM} there",
-                allowed="the program, or a folder with it",
-                hint=HOW,
-            )
-        return found[0].resolve()
-    on_path = shutil.which(PROGRAM)
-    return Path(on_path).resolve() if on_path else None
+    named = os.environ.get(VARIABLE)
+    inside = [str(Path(named or "", part)) for part in ("", "bin", "build/bin")]
+    places = os.pathsep.join(inside) if named else None  # None: those on PATH
+    found = (shutil.which(named) if named else None) or shutil.which(PROGRAM, path=places)
+    if named and found is None:
+        raise MachineNotReady(
+            f"{VARIABLE} is {named}: there is no {PROGRAM} there",
+            allowed="the program, or a folder with it",
+            hint=HOW,
+        )
+    return Path(found).resolve() if found else None
 
 
 @contextmanager
@@ -317,33 +315,28 @@ def serving(program: Path, path: Path, context: int) -> Iterator[Post]:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             with waiting("loading in llama.cpp"):
-                _wait_until_ready(server, port)
+                until_s = time.monotonic() + LIMIT_S
+                while not _is_ready(port):
+                    if (code := server.poll()) is not None:
+                        raise OSError(f"it crashed (exit {code})")
+                    if time.monotonic() > until_s:
+                        raise TimeoutError(f"it did not answer in {LIMIT_S:g} s")
+                    time.sleep(0.1)
             yield partial(_post, port)
         except (OSError, HTTPException) as error:
             log.seek(0)
             said = log.read().decode("utf-8", "replace").strip().splitlines()
             told = [line for line in said if "error" in line.lower() or "fail" in line.lower()]
-            raise OSError(
-                f"{error or type(error).__name__}; it said: {'; '.join((told or said)[-3:])}"
-            ) from error
+            raise OSError(f"{error}; it said: {'; '.join((told or said)[-3:])}") from error
         finally:
             server.kill()
             server.wait()
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    """Raises OSError if the server ends, TimeoutError if it does not answer."""
-    began_s = time.monotonic()
-    while time.monotonic() - began_s < LIMIT_S:
-        if server.poll() is not None:
-            raise OSError(f"it crashed (exit {server.returncode})")
-        try:
-            _post(port, "/tokenize", {"content": ""})
-        except (ConnectionError, HTTPException):  # it does not listen yet, or reads the file
-            time.sleep(0.1)
-        else:
-            return
-    raise TimeoutError(f"it did not answer in {LIMIT_S:g} s")
+def _is_ready(port: int) -> bool:
+    with suppress(ConnectionError, HTTPException):  # it does not listen yet, or reads the file
+        return bool(_post(port, "/tokenize", {"content": ""}))
+    return False
 
 
 def _post(port: int, path: str, value: dict[str, Any]) -> Mapping[str, Any]:
