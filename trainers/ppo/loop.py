@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +24,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
-from trainers.job.job import Job, label
+from trainers.job.job import Job
 from trainers.job.machine import (
     is_main_process,
     process_count,
@@ -49,7 +49,7 @@ from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engin
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.conversation import Prompt
 from trainers.rows.packing import in_order
-from trainers.say.progress import say, stage_lines
+from trainers.say.progress import stage_lines, tell
 from trainers.step import settings
 from trainers.step.answer_loss import Tokens
 
@@ -136,8 +136,7 @@ class PPOTrainer:
                     torch.manual_seed(stage.seed + step * world + rank)
                 logs = self.update(prompts, shortest=shortest)
                 logs["learning_rate"] = stage.learning_rate * share
-                self.state.global_step = step + 1
-                self.state.epoch = (step + 1) * size * world / len(self.prompts)
+                self._is_at(step + 1)
                 self.state.log_history = [{"learning_rate": logs["learning_rate"]}]
                 is_last = step + 1 == self.steps
                 if self.held_out is not None and (step + 1) % look_every == 0 and not is_last:
@@ -202,8 +201,8 @@ class PPOTrainer:
         for finding in self.watch.found:
             if finding.stops and job.max_steps is None and not job.dry_run:
                 raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
-        for text in said if is_main_process() else ():
-            say(f"{label(job)}: WARNING: {text}")
+        for text in said:
+            tell(job, f"WARNING: {text}")
 
     # ---------------------------------------------------------------- one update
 
@@ -330,14 +329,12 @@ class PPOTrainer:
         """The numbers of each batch, while it shows for how many answers they are computed."""
         import torch
 
-        def each() -> Iterator[Item]:
-            for batch in batches:
-                yield numbers(batch)
-                done(len(batch.rows))
-
-        count = sum(len(batch.rows) for batch in batches)
+        found, count = [], sum(len(batch.rows) for batch in batches)
         with waiting(what, total=count, unit="answers") as done, torch.no_grad(), self.autocast():
-            return list(each())
+            for batch in batches:
+                found.append(numbers(batch))
+                done(len(batch.rows))
+        return found
 
     def _policy_log_probs(self, batch: Batch) -> Any:
         """The policy's log-probability of each answer token, and its entropy there: N, 2."""
@@ -412,14 +409,16 @@ class PPOTrainer:
 
     def load(self, place: Path) -> None:
         """Put everything back as it was when the checkpoint was written."""
-        scaler, stage = self.learner.scaler, self.job.stage
+        scaler = self.learner.scaler
         more = load_training(place, self._trained(), self.optimizer)
         if scaler is not None and more["scaler"] is not None:
             scaler.load_state_dict(more["scaler"])
         self.kl_coefficient.value = more["kl_coef"]
-        load_random_states(place, seed=stage.seed)
-        step = int(place.name.rpartition("-")[2])
-        size = stage.effective_batch_size * process_count()
+        load_random_states(place, seed=self.job.stage.seed)
+        self._is_at(int(place.name.rpartition("-")[2]))
+
+    def _is_at(self, step: int) -> None:
+        size = self.job.stage.effective_batch_size * process_count()
         self.state.global_step, self.state.epoch = step, step * size / len(self.prompts)
 
     def _trained(self) -> dict[str, Any]:

@@ -270,7 +270,7 @@ def build_trainer(
     # A prefix asks the model for the shape of its keys, and starts from some of them.
     asked = partial(update.peft_config, stage, options, model)
     peft_config = None if continues else by_the_reader(job, asked)
-    balance = Balance(on=False, arguments={}, said=None)
+    balance = Balance()
     if objective.balances_experts:
         config = objective.config_class()
         balance = choose_balance(model, peft_config, config, stage.trl, writes=objective.writes)

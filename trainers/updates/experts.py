@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 FLAG, WEIGHT = "output_router_logits", "router_aux_loss_coef"
@@ -129,9 +129,9 @@ def unwrapped(model: Any) -> Any:
 class Balance:
     """Whether a stage trains with the loss that balances experts."""
 
-    on: bool
-    arguments: Mapping[str, Any]  # for TRL's config
-    said: str | None  # in words; None for a dense model
+    on: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # for TRL's config
+    said: str | None = None  # in words; None for a dense model
 
 
 def choose_balance(
@@ -157,11 +157,10 @@ def choose_balance(
     config = unwrapped(model).config.get_text_config()
     experts = find_experts(model)
     if experts is None and not hasattr(config, FLAG):
-        return Balance(on=False, arguments={}, said=None)
+        return Balance()
     if not hasattr(config, FLAG) or not writes:
         owner = "this architecture" if writes else "a model that scores"
-        said = f"mixture of experts: {owner} has no load-balancing loss"
-        return Balance(on=False, arguments={}, said=said)
+        return Balance(said=f"mixture of experts: {owner} has no load-balancing loss")
     known = WEIGHT in {item.name for item in fields(config_class)}
     weight = passed.get(WEIGHT)
     own = vars(unwrapped(model)).get("router_settings", {}).get(WEIGHT) or 0.0
@@ -169,14 +168,14 @@ def choose_balance(
     if weight is None and not trained:
         said = "trained without the load-balancing loss, because experts and routers are frozen"
         arguments = {WEIGHT: 0.0} if known else {}
-        return Balance(on=False, arguments=arguments, said=f"mixture of experts: {said}")
+        return Balance(arguments=arguments, said=f"mixture of experts: {said}")
     effective = own if weight is None else float(weight)
     said = f"trained with the load-balancing loss, weight {effective:g}" + (
         " (the base's own)" if weight is None else ""
     )
     if effective == 0:
         said = "trained without the load-balancing loss: its weight is 0"
-    return Balance(on=effective != 0, arguments={}, said=f"mixture of experts: {said}")
+    return Balance(on=effective != 0, said=f"mixture of experts: {said}")
 
 
 def trains_experts(model: Any, peft_config: Any, experts: Experts | None) -> bool:
