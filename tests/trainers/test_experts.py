@@ -364,3 +364,17 @@ def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
             assert found["the-same-without-peft"]
             model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
             assert generates(model, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
+
+
+def test_saved_experts_are_no_damage_where_a_second_model_has_no_room(tmp_path):
+    """transformers saves them under other names than it keeps them; what has a name is compared."""
+    import torch
+
+    from trainers.evaluation.saved_result import _same_tensors
+
+    model = tiny_mixture("qwen3_moe")
+    model.save_pretrained(tmp_path)
+    assert _same_tensors(model, tmp_path)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] += 1
+    assert not _same_tensors(model, tmp_path)

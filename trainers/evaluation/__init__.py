@@ -42,20 +42,15 @@ class Evaluator(Protocol):
 
     def evaluate_base(self) -> None:
         """Measure the model before training; once, also if a run was resumed."""
-        ...
 
     def evaluate_tuned(self) -> None:
         """Measure the trained model."""
-        ...
 
     def verdict(self) -> tuple[str, str]:
         """(better | worse | not distinguishable, one sentence)."""
-        ...
 
     def checks(self) -> Sequence[Check]:
         """What else was looked at, with what was found. May raise TrainingFailed."""
-        ...
 
     def record(self) -> Evaluation:
         """The comparison for result.json."""
-        ...

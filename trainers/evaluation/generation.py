@@ -175,11 +175,6 @@ class TextEvaluator:
         """Loss per learned token on the held-out rows; None if nothing was held out."""
         return compare_losses(self.base.losses, self.tuned.losses, self.rows)
 
-    @property
-    def general(self) -> Comparison | None:
-        """Loss on the fixed general prompts."""
-        return compare_losses(self.base.general, self.tuned.general, self.general_rows)
-
     def scored_answers(self) -> dict[str, list[list[float]]]:
         """The scores of all answers before and after, by the metrics that suit the expected ones;
         {} without any.
@@ -221,7 +216,8 @@ class TextEvaluator:
 
     def record(self) -> Evaluation:
         """The comparison for result.json."""
-        loss, general = self.loss, self.general
+        loss = self.loss
+        general = compare_losses(self.base.general, self.tuned.general, self.general_rows)
         scored, own = self.scored_answers(), self.own_parts()
         metric = next(iter(scored), None)
         nothing = [None] * len(self.prompts)

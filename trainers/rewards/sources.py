@@ -40,6 +40,7 @@ NOTHING_SCORES = (
     "verifier: exact, regex, format or json_schema; reward_model: a folder or a stage; reward:"
     " file.py:function; rewards: a list of several"
 )
+FILES = {"reward": "file.py:function", "schema": "a file with a JSON schema"}
 IN_WORDS = {
     "reward": "the user's own code: ",
     "reward_model": "the model ",
@@ -81,13 +82,15 @@ def model_folders(job: Job, prompts: Sequence[Prompt]) -> list[Path]:
 
 def reward_files(job: Job) -> list[Path]:
     """The files of the stage that its rewards are made of: code of the user, and schemas."""
-    found = []
-    for part in reward_parts(job.options):
-        if part.source == "reward":
-            found.append(part.value.rpartition(":")[0])
-        if "schema" in part.options:
-            found.append(str(part.options["schema"]))
+    found = (file for part in reward_parts(job.options) for file in _files(part).values())
     return [job.folder / Path(file).expanduser() for file in dict.fromkeys(found)]
+
+
+def _files(part: RewardPart) -> dict[str, str]:
+    """Key -> the file that it names."""
+    code = {"reward": part.value.rpartition(":")[0]} if part.source == "reward" else {}
+    schema = part.options.get("schema")
+    return {**code, **({"schema": str(schema)} if schema is not None else {})}
 
 
 def reward_faults(job: Job) -> list[Fault]:
@@ -99,20 +102,16 @@ def reward_faults(job: Job) -> list[Fault]:
         where = f"{at}: {fault.place[0]}[{fault.place[1]}]" if in_list else at
         faults.append(Fault(where=where, what=fault.what, allowed=fault.allowed, hint=fault.hint))
     for part in reward_parts(job.options):
-        if part.source == "reward":
-            path, _, name = part.value.rpartition(":")
-            file, allowed = job.folder / Path(path).expanduser(), "file.py:function"
-            if not path or not name.isidentifier():
-                faults.append(Fault(where=at, what=f"reward is '{part.value}'", allowed=allowed))
-            elif not file.is_file():
-                what = f"reward: no such file: {file}"
-                faults.append(
-                    Fault(where=at, what=what, allowed=f"{allowed}, relative to the plan")
-                )
-        if "schema" in part.options and not (job.folder / str(part.options["schema"])).is_file():
-            what = f"schema: no such file: {job.folder / str(part.options['schema'])}"
-            allowed = "a file with a JSON schema, relative to the plan"
-            faults.append(Fault(where=at, what=what, allowed=allowed))
+        path, _, name = part.value.rpartition(":")
+        if part.source == "reward" and not (path and name.isidentifier()):
+            what = f"reward is '{part.value}'"
+            faults.append(Fault(where=at, what=what, allowed=FILES["reward"]))
+            continue
+        for key, named in _files(part).items():
+            file = job.folder / Path(named).expanduser()
+            if not file.is_file():
+                allowed = f"{FILES[key]}, relative to the plan"
+                faults.append(Fault(where=at, what=f"{key}: no such file: {file}", allowed=allowed))
     return faults
 
 
@@ -197,7 +196,7 @@ def _verifier(job: Job, part: RewardPart, prompts: Sequence[Prompt]) -> Reward:
     overlong = overlong_tokens(part.options, limit)
     ngram = int(part.options.get("ngram") or NGRAM)
     if kind == "json_schema":
-        valid = schema_validator(job.folder / str(part.options["schema"]))
+        valid = schema_validator(job.folder / Path(str(part.options["schema"])).expanduser())
     verifiers: dict[str, Callable[[Answer], float]] = {
         "exact": lambda answer: same_answer(answer.text, answer.expected or ""),
         "regex": lambda answer: matches(answer.text, pattern, answer.expected),
