@@ -179,3 +179,17 @@ def test_what_other_engines_cannot_apply_is_noticed(options, is_ok, said, tmp_pa
     (found,) = plain_lora(tmp_path)
     assert found.ok is is_ok
     assert said in found.text
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"rank": 4}, {"update": "prefix", "prefix_tokens": 4}, {"update": "full"}],
+    ids=["lora", "prefix", "full"],
+)
+def test_without_room_for_a_second_model_saved_tensors_are_compared(keys, make, monkeypatch):
+    """With those in memory; an adapter is not loaded beside itself."""
+    room = "trainers.evaluation.saved_result._room_for_second"
+    monkeypatch.setattr(room, lambda *_: False)
+    (check, _, *_) = trained(make(max_steps=3, job_judge=False, **keys))["checks"]
+    assert check["ok"]
+    assert "the saved tensors are those in memory" in check["text"]
