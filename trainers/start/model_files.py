@@ -61,14 +61,11 @@ SCALES = re.compile(
 
 @contextmanager
 def reading(source: str | Path, what: str = "the model") -> Iterator[None]:
-    """Turn what a library raises while it reads the source into an InputError that names it.
+    """Turn what a library raises while it reads the source, a folder or hub id, into an InputError
+    that names it.
 
     Only library calls belong inside: a fault of this program must stay one. Lack of memory, of a
     device, of disk space and of a package are no faults of the source, and pass.
-
-    Args:
-        source: A folder or hub id.
-        what: What is read from it, for the message: "the tokenizer".
     """
     try:
         yield
@@ -151,14 +148,11 @@ def check_loaded(
     """Raise InputError if the files of the source are not those of the model that was built from
     its config.json.
 
-    A new head of a model that scores or classifies is legitimate, and so are tied weights, which
-    transformers takes off its list.
+    A new head of a model that scores or classifies may be legitimate (`new_head`), and tied weights
+    are, which transformers takes off its list.
 
     Args:
-        model: What `from_pretrained` returned.
-        info: Its loading info: missing_keys, unexpected_keys, mismatched_keys.
-        source: A folder or hub id.
-        new_head: Whether the head of a model that scores or classifies may be new.
+        info: The loading info of `from_pretrained`: missing_keys, unexpected_keys, mismatched_keys.
     """
     at, where = f"model {source}", _where(source)
     new = _may_be_new(model, new_head=new_head)

@@ -84,14 +84,7 @@ def token_log_probs(
 ) -> tuple[Any, Any | None]:
     """(log-probability of each target: N, entropy of its distribution: N), in float32, under
     softmax(logits / temperature). The entropy is None without `with_entropy`, and has no gradient.
-
-    Args:
-        hidden_NH: Where each target is predicted.
-        head: The model's.
-        targets_N: Token ids.
-        temperature: Logits are divided by it.
-        with_entropy: Compute the entropy, too.
-        tile: Tokens whose logits are held at a time, where TRL's kernel is not used.
+    Where TRL's kernel is not used, the logits of `tile` tokens are held at a time.
     """
     # A model that is spread over several GPUs may end on another than its head.
     device = next(head.module.parameters()).device
@@ -154,13 +147,8 @@ def at_places(states_BTH: Any, places_N: Any) -> Any:
 
 
 def answer_log_probs(model: Model, hidden_BTH: Any, *, labels_BT: Any, places_N: Any | None) -> Any:
-    """The log-probability of each learned token: N.
-
-    Args:
-        model: Has the head.
-        hidden_BTH: What its layers make of the micro-batch.
-        labels_BT: Its labels.
-        places_N: The `answer_places` of the labels; None: asked for, which waits for a GPU.
+    """The log-probability of each learned token: N. Without the `answer_places` of the labels they
+    are asked for, which waits for a GPU.
     """
     if places_N is None:
         places_N = answer_places(labels_BT)

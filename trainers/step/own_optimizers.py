@@ -48,11 +48,8 @@ def join_halves(upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
 
 
 def round_stochastically(values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The float32 values as bfloat16, each up or down in proportion to its distance.
-
-    Args:
-        values: float32.
-        noise: int32, of which the lower 16 bits are random.
+    """The float32 values as bfloat16, each up or down in proportion to its distance. Of the noise,
+    in int32, the lower 16 bits are random.
     """
     # Sign and size are separate bits, so that adding to the bits moves away from zero.
     bits = (values.view(torch.int32) + (noise & LOWER)) & ~LOWER
@@ -68,13 +65,8 @@ class BFloat16AdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, *, keeps: Keeps, seed: int, **adam: Any) -> None:
-        """Take parameters or groups of them, as every optimizer of torch does.
-
-        Args:
-            params: Parameters, or groups with their own lr and weight_decay.
-            keeps: How a step that bfloat16 cannot show is kept.
-            seed: Of the stochastic rounding.
-            adam: lr, betas, eps and weight_decay, as of torch's AdamW.
+        """Take parameters or groups of them, how a step that bfloat16 cannot show is kept, the seed
+        of the rounding, and lr, betas, eps and weight_decay as of torch's AdamW.
         """
         usual = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
         super().__init__(params, {**usual, **adam})

@@ -59,11 +59,8 @@ def choose_products(job: Job, device: Device) -> None:
 
 
 def total_steps(job: Job, sequences: int, *, processes: int) -> int:
-    """Optimizer steps of the run, as transformers counts them; a trial caps them.
-
-    Args:
-        sequences: How many sequences the trainer has.
-        processes: How many processes share them.
+    """Optimizer steps of the run over so many sequences, which the processes share, as transformers
+    counts them; a trial caps them.
     """
     stage = job.stage
     if stage.max_steps is not None:
@@ -445,12 +442,8 @@ def refused(error: Exception, given: Mapping[str, Any], *, at: str) -> Fault:
 
 def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | None:
     """The error of a library that was given values of `trl:` or `peft:`, with the keys that it is
-    probably about; None where the stage has none, or the error is our own.
-
-    Args:
-        error: What was raised while the stage was built or trained.
-        job: The stage.
-        log: Where its traceback is.
+    probably about, and the log that has its traceback; None where the stage has none, or the error
+    is our own.
     """
     given = {"trl": job.stage.trl, "peft": job.stage.peft}
     keys = [f"{part}: {key}" for part, values in given.items() for key in values]

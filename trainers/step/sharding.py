@@ -175,9 +175,6 @@ def make_divisible(model: Any, *, mixed: bool) -> None:
     """Let accelerate divide the model as it is. Call it in every process, before it is trained.
 
     Raises InputError for a model that it cannot divide.
-
-    Args:
-        mixed: The precision is mixed.
     """
     # A copy of the embeddings that trains, and its original, would be parts of different units.
     embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
@@ -318,11 +315,8 @@ def whole(tensor: Any) -> Any:
 
 @contextmanager
 def whole_prompt(model: Model, weights: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, a prefix of the model, which PEFT computes once more to save it, has whole weights.
-
-    Args:
-        model: In the process that saves.
-        weights: What `whole_weights` returned.
+    """Inside, a prefix of the model, which PEFT computes once more to save it, has the weights that
+    `whole_weights` returned.
     """
     import torch
 
