@@ -110,8 +110,9 @@ def _check(job: Job, result: Result, name: str) -> Tokens:
             " LoRA",
         )
     source = result.base if result.is_module else str(result.folder)
+    revision = (result.job.plan.revision if result.is_module else None) or "main"
     with reading(source), torch.device("meta"):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         check_family(config, source)
         outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     tokens = read_tokens(load_tokenizer(result), result.folder, config.vocab_size)
