@@ -58,7 +58,8 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
 ):
     """The first step, each third, each saved and the last have a line; a line holds the mean of its
     steps, the first and the last of their step alone. The clock and the seconds of training go on
-    over an interruption, and the parts of the attempt are its whole time. With loader processes, interrupted and resumed, the weights are bit for bit the same.
+    over an interruption, and the parts of the attempt are its whole time. With loader processes,
+    interrupted and resumed, the weights are bit for bit the same.
     """
     keys = {"max_steps": 6, "save_steps": 4, "dropout": 0.1, "job_judge": False}
     single = make(**keys, job_run=tmp_path / "single")
