@@ -2,7 +2,7 @@
 the file uses.
 
 Marks keep rows that ask or say the same on one side when some are held out
-(trainers/rows/selection.py): they depend on content and seed alone.
+(trainers/rows/stage_rows.py): they depend on content and seed alone.
 """
 
 from __future__ import annotations
