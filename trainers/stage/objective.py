@@ -167,9 +167,7 @@ class Objective(Generic[Item]):
             parts["peft_config"] = build.peft_config
         elif build.peft_config is not None:
             from peft import get_peft_model
-            from transformers import set_seed
 
-            set_seed(build.job.stage.seed)  # the module starts from random numbers
             parts["model"] = get_peft_model(build.model, build.peft_config)
         if self.has_reference:
             from trainers.stage.trl_trainer import reference_model
