@@ -85,7 +85,7 @@ def test_general_text_is_mixed_in_by_share(read, tmp_path):
     added = sum(row.tokens for row in mixed.train) - own
     assert 0.18 < added / (own + added) < 0.26
     assert any("general text mixed in" in note for note in mixed.notes)
-    assert alone.holdout == mixed.holdout
+    assert list(alone.holdout) == list(mixed.holdout)
 
 
 def test_a_corpus_shorter_than_one_sequence_is_refused(read, tmp_path):
