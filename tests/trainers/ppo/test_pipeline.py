@@ -8,15 +8,16 @@ pytest.importorskip("trl")
 
 from advisor.launch import Options, run_plan
 
-PLAN = """\
+KEYS = "update: lora, rank: 4, max_steps: 6, micro_batch_size: 4, seq_len: 96, holdout: 0.2"
+PLAN = f"""\
 name: shop
 model: MODEL
-data: {path: pairs.jsonl}
+data: {{path: pairs.jsonl}}
 stages:
-  - {name: sft, objective: sft, update: lora, rank: 4, learning_rate: 1e-2, max_steps: 6, save_steps: 2, micro_batch_size: 4, seq_len: 96, holdout: 0.2}
-  - {name: rm, objective: rm, update: lora, rank: 4, learning_rate: 1e-2, max_steps: 6, save_steps: 2, micro_batch_size: 4, seq_len: 96, holdout: 0.2}
-  - {name: ppo, objective: ppo, update: lora, rank: 4, learning_rate: 1e-3, max_steps: 6, save_steps: 2, micro_batch_size: 4, grad_accum: 2, seq_len: 96, holdout: 0.2,
-     response_tokens: 8, kl_limit: 100}
+  - {{name: sft, objective: sft, learning_rate: 1e-2, {KEYS}}}
+  - {{name: rm, objective: rm, learning_rate: 1e-2, {KEYS}}}
+  - {{name: ppo, objective: ppo, learning_rate: 1e-3, {KEYS}, grad_accum: 2, response_tokens: 8,
+     kl_limit: 100}}
 """
 
 
@@ -78,7 +79,7 @@ def test_attempts_are_scored_by_the_reward_model_of_the_stage_before(shop, objec
     """Preference pairs are enough for all three stages: the last one takes their requests."""
     plan = shop / "plan.yaml"
     own = f"objective: {objective}, generations: 2"
-    text = plan.read_text().replace("objective: ppo", own).replace(", kl_limit: 100", "")
+    text = plan.read_text().replace("objective: ppo", own).replace("kl_limit: 100", "warmup: 0.0")
     plan.write_text(text.replace("max_steps: 6", "max_steps: 2"))
     record = run_plan("plan.yaml", Options(output="run", judge=False)).record
     assert [status for _, status in statuses(record)] == ["done"] * 3
