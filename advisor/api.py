@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.advice.types import Advice
 from advisor.commands.session import Stated, advise_on, load_known_facts, resolve_plan
@@ -23,8 +24,7 @@ __all__ = ["AdviseError", "Answers", "advise", "advise_document"]
 Rules = Sequence[str | os.PathLike[str]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answers(types.AnswerSet):
+class Answers(types.AnswerSet, frozen=True, kw_only=True):
     """What is stated about task, data, model and machine; the keys of an answers file."""
 
     warnings: tuple[str, ...] = ()  # about what was left out: an unknown signal

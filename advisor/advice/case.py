@@ -8,9 +8,11 @@ are made in one place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.advice.facts import device, situation_facts, suggestion_counts, with_suggested_model
 from advisor.advice.search.costs import OVER_BUDGET, Costs
@@ -61,8 +63,7 @@ class Undecided(Exception):
         super().__init__(f"no rule of table '{table}' recommends anything")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What the tables conclude, each with its judgement; `facts` grows from table to table."""
 
     facts: Mapping[str, Any]
@@ -167,8 +168,7 @@ CPU_SUGGESTED_PARAMS = 700_000_000  # what a processor trains in hours rather th
 NONE_FITS = "; by the upper end of the estimate not even this one, the smallest, is sure to fit"
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
+class Case(Struct, frozen=True, eq=False, dict=True):
     """A situation under a set of rules."""
 
     ruleset: Ruleset

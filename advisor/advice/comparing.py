@@ -5,8 +5,9 @@ the rules with both answers, if one shows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.advice.case import Undecided, decide
 from advisor.ruleset.compare import Difference, RulesComparison, compare_rules
@@ -16,8 +17,7 @@ from advisor.ruleset.model import Ruleset
 Conclusions = Mapping[str, tuple[Any, Any]]  # table -> what it concludes under each rule set
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True, kw_only=True):
     """One situation, and what each rule set answers."""
 
     facts: Mapping[str, Any]
@@ -25,8 +25,7 @@ class Answered:
     second: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ComparedRules:
+class ComparedRules(Struct, frozen=True, kw_only=True):
     """Two rule sets side by side."""
 
     comparison: RulesComparison

@@ -9,10 +9,11 @@ everything out, while without any one of them something fits.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import can_be_stated, stated_values

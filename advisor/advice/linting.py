@@ -11,11 +11,13 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.advice.case import LAST, Decision, Undecided, decide
 from advisor.advice.search.settings import RATE, SETTINGS, axes_of
@@ -48,8 +50,7 @@ SCENARIOS_FILE = Keys(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scenario:
+class Scenario(Struct, frozen=True, kw_only=True):
     """One row: the facts, and what must follow from them."""
 
     id: str
@@ -275,8 +276,7 @@ def deciding_rules(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> set[str]:
     return seen
 
 
-@dataclass(frozen=True, kw_only=True)
-class LintedRules:
+class LintedRules(Struct, frozen=True, kw_only=True):
     """A report, and how it was come by."""
 
     report: LintReport

@@ -5,8 +5,9 @@ be one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.advice.facts import data_profiles, device
 from advisor.advice.search.micro_batches import batch_of_task

@@ -5,8 +5,9 @@ answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from advisor.estimate.types import Estimate
 from advisor.ground.types import DDP, FSDP
@@ -24,8 +25,7 @@ VERDICT_WORDS: dict[Verdict, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KnownFact:
+class KnownFact(Struct, frozen=True, kw_only=True):
     """One fact that a rule saw: its value and where it came from."""
 
     fact: str
@@ -34,8 +34,7 @@ class KnownFact:
     text: str = ""  # the same inside a sentence: "LoRA fits in 24.0 GiB (estimated 19.8 GiB)"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True, kw_only=True):
     """One sentence of an explanation, with its rule and, for a limit, the two numbers."""
 
     text: str
@@ -47,8 +46,7 @@ class Reason:
     unit: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True, kw_only=True):
     """A setting's value with the reason it was chosen."""
 
     value: Any
@@ -66,8 +64,7 @@ def values_of(settings: Mapping[str, Chosen]) -> dict[str, Any]:
     return {key: chosen.value for key, chosen in settings.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Strategy:
+class Strategy(Struct, frozen=True):
     """How the GPUs of a run share its work."""
 
     name: str | None = None  # None: one device
@@ -80,8 +77,7 @@ SHARDED, OFFLOADED = Strategy(FSDP), Strategy(FSDP, offload=True)
 MEMORY_LEFT = ("enough", "little", "least")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Concessions:
+class Concessions(Struct, frozen=True, kw_only=True):
     """What is given up so that something fits, if nothing does otherwise."""
 
     least_module: bool = False  # the smallest modules
@@ -105,8 +101,7 @@ LADDER = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Padding:
+class Padding(Struct, frozen=True, kw_only=True):
     """Shares of the tokens a stage computes that are padding, expected from the rows' lengths."""
 
     at_random: float  # if the rows of a micro-batch were drawn at random
@@ -114,8 +109,7 @@ class Padding:
     packed: bool  # several rows share a sequence; else rows of similar length share a micro-batch
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PartOfData:
+class PartOfData(Struct, frozen=True, kw_only=True):
     """The part of the data that a limit on money or time is enough for."""
 
     limit: str  # "$20"
@@ -125,8 +119,7 @@ class PartOfData:
     rows: int | None  # that are read; None: all of them, or that is not known
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FittedStage:
+class FittedStage(Struct, frozen=True, kw_only=True):
     """One stage of a candidate as the plan will hold it, with what fits and the reasons."""
 
     stage: Stage
@@ -204,8 +197,7 @@ class Fitted(NamedTuple):
         return sum((step_s or 0.0) / rows for step_s, rows in paces)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """One composition with its stages, its estimate and what the rules say of it."""
 
     composition: Composition
@@ -225,16 +217,14 @@ class Candidate:
         return VERDICT_WORDS[self.verdict]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuideAnswer:
+class GuideAnswer(Struct, frozen=True, kw_only=True):
     """What the guide alone says, and in which row."""
 
     composition: Composition
     row: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flip:
+class Flip(Struct, frozen=True, kw_only=True):
     """A change of one fact that would change the answer."""
 
     change: Mapping[str, Any]
@@ -243,8 +233,7 @@ class Flip:
     text: str  # 'if you chose a high budget'
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WayOut:
+class WayOut(Struct, frozen=True, kw_only=True):
     """One way to make something fit: what to change, what then fits, and the line to type."""
 
     text: str
@@ -253,8 +242,7 @@ class WayOut:
     command: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Infeasible:
+class Infeasible(Struct, frozen=True, kw_only=True):
     """Why nothing fits: the nearest candidate, the smallest set of facts to blame, and ways out."""
 
     nearest: Candidate
@@ -262,8 +250,7 @@ class Infeasible:
     ways_out: tuple[WayOut, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Certainty:
+class Certainty(Struct, frozen=True, kw_only=True):
     """How sure an answer is: what it rests on, and how clearly it is recommended."""
 
     evidence: str  # high | medium | low
@@ -274,8 +261,7 @@ class Certainty:
     incomplete: tuple[str, ...] = ()  # what the estimate lacks, as clauses
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advice:
+class Advice(Struct, frozen=True, kw_only=True):
     """The answer, every other candidate, what is unknown and what would change it."""
 
     situation: Situation

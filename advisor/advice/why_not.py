@@ -8,9 +8,11 @@ puts another outcome before it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.advice.case import LAST, REMEDIES_OF_GATE, decide
 from advisor.advice.facts import OF_MODEL
@@ -43,8 +45,7 @@ FITS, TOO_BIG = "fits", "too_big"  # what a sentence supposes of a fit: the othe
 NAMED = 2  # facts that a sentence names at most
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(Struct, frozen=True):
     """Facts that would put an outcome first."""
 
     wanted: Mapping[str, Condition]
@@ -53,8 +54,7 @@ class Path:
     change: Change = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LosingOutcome:
+class LosingOutcome(Struct, frozen=True):
     """One outcome that a table did not conclude, and everything that is known."""
 
     judgement: Judgement

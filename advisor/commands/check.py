@@ -6,10 +6,10 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from advisor.advice.search.fit import settings_by_data, suited_objective
 from advisor.commands.options import DEFAULTS, CheckOptions, json_option

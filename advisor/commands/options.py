@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from msgspec import Struct
 
 from advisor.ground.errors import InputError
 from advisor.ruleset.facts import Fact, load_facts
@@ -39,8 +39,7 @@ def answer_options(command: Command) -> Command:
     )(command)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdviceOptions:
+class AdviceOptions(Struct, frozen=True, kw_only=True):
     """What a command that gives advice was called with."""
 
     flags: Mapping[str, tuple[Any, ...]]  # fact id -> the values that its option was given
@@ -60,7 +59,7 @@ class AdviceOptions:
             for name, value in options.items()
             if name.startswith(FACT)
         }
-        others = {name: options[name] for name in cls.__slots__ if name in options}
+        others = {name: options[name] for name in cls.__struct_fields__ if name in options}
         return cls(flags=flags, **others)
 
     @property
@@ -69,8 +68,7 @@ class AdviceOptions:
         return self.answers_file is not None or any(self.flags.values())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckOptions:
+class CheckOptions(Struct, frozen=True, kw_only=True):
     """What `advise check` was called with beside the files."""
 
     mapping: tuple[str, ...] = ()

@@ -9,9 +9,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.advice.advise import advise, candidate_of, with_choice
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
@@ -49,8 +51,7 @@ Warn = Callable[[str], object]
 # --------------------------------------------------------------------------- answers
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stated:
+class Stated(Struct, frozen=True, kw_only=True):
     """What the user stated, and what is to be said about it."""
 
     answers: AnswerSet

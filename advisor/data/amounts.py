@@ -4,9 +4,10 @@ compares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
@@ -18,8 +19,7 @@ from advisor.methods import methods
 from advisor.methods.load import AMOUNTS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataRequirement:
+class DataRequirement(Struct, frozen=True, kw_only=True):
     """What one objective wants."""
 
     objective: str

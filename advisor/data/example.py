@@ -12,9 +12,11 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.data.formats import formats
 
@@ -51,8 +53,7 @@ def _first_bytes(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One turn. `weight` 0 means: shown to the model, never trained on (OpenAI's per-message
     weight).
     """
@@ -64,8 +65,7 @@ class Message:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
+class Example(Struct, frozen=True, kw_only=True):
     """One row. Which fields are set depends on the kind of the data:
 
     - paired: `messages`, the last one (at least) from the assistant; `answer` beside them if a

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.data.example import (
     Example,
@@ -60,8 +62,7 @@ Cells = Mapping[str, Any]
 Messages = tuple[Message, ...]
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """How many rows show something, and the first of them."""
 
     count: int = 0
@@ -85,8 +86,7 @@ class Tally:
         return f"row{'s' if self.count > 1 else ''} {', '.join(map(str, few))}{more}"
 
 
-@dataclass(slots=True)
-class SkippedRows:
+class SkippedRows(Struct):
     """Rows that were left out, and rows that were used without their trailing turns."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from typing import Annotated, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
@@ -20,8 +22,7 @@ Looks = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ColumnRule:
+class ColumnRule(Struct, frozen=True, kw_only=True):
     """Which columns may play a role."""
 
     names: Annotated[Names, "what it may be called, the likeliest first; left out, anything"] = ()
@@ -33,8 +34,7 @@ class ColumnRule:
     otherwise: Annotated[str, "columns that are looked for if there is none"] = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Called:
+class Called(Struct, frozen=True, kw_only=True):
     """A name that a format has under conditions that all hold."""
 
     format: str
@@ -45,8 +45,7 @@ class Called:
     when: Annotated[Mapping[str, Looks], "role -> what its column looks like"] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Format(Called):
+class Format(Called, frozen=True, kw_only=True):
     """One way to read columns."""
 
     columns: Annotated[Names, "role, `role?` if it may be missing, or `role=column`"]
@@ -75,8 +74,7 @@ class Format(Called):
         return {role for role, _, needed in self.roles if needed}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TurnKeys:
+class TurnKeys(Struct, frozen=True, kw_only=True):
     """How the turns of a conversation are written."""
 
     speaker: Annotated[Names, "keys of a turn for who speaks"]
@@ -85,8 +83,7 @@ class TurnKeys:
     speakers: Annotated[Mapping[str, Names], "role of chat templates -> what people call it"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Formats:
+class Formats(Struct, frozen=True, kw_only=True, dict=True):
     """The whole table."""
 
     roles: Annotated[Mapping[str, tuple[str, ...]], "role -> other spellings of it in --map"]

@@ -10,8 +10,9 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.data.checks import RandomSample
 from advisor.data.example import Example, parts_of, tools_text
@@ -27,8 +28,7 @@ SHOWN_LENGTHS = 5
 CountTokens = Callable[[str], int]
 
 
-@dataclass(slots=True)
-class Lengths:
+class Lengths(Struct):
     """How long rows, requests and answers are.
 
     A pair is as long as the longer of its two sequences, since that must fit.

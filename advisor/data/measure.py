@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data.checks import SeenRow, Subject, checks, finding, findings_of, worst_first
 from advisor.data.checks.repeats import normalise
@@ -37,8 +39,7 @@ DIGEST_BYTES = 16 << 20  # larger files are digested when all of it is read anyw
 CHECKABLE_SHARE = 0.95
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Depth:
+class Depth(Struct, frozen=True, kw_only=True):
     """How closely data are looked at."""
 
     full: bool = False  # count the tokens of every row, not of a sample; reads every row

@@ -6,7 +6,7 @@ Pure: no clock, network, environment, files or printing; thousands of calls a se
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from advisor.estimate.memory.bands import HEAD_ROOM, memory_fits
 from advisor.estimate.memory.peak import memory_estimate

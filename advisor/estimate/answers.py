@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from advisor.estimate.memory.bands import WORDS, memory_fits
 from advisor.estimate.memory.peak import memory_estimate

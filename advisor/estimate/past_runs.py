@@ -7,8 +7,9 @@ Pure: their file is read by advisor.situation.past_runs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec.structs import replace
 
 from advisor.estimate import sources as src
 from advisor.estimate.memory.peak import memory_estimate
@@ -29,8 +30,7 @@ FEW_STEPS = 20
 MOST_MEMORY, MOST_TIME = 3.0, 6.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading(JsonObject):
+class Reading(JsonObject, frozen=True, kw_only=True):
     """A peak that a run measured, beside what the formula alone says of it."""
 
     counter: Annotated[str, "allocated, reserved (on a GPU) or rss_growth (of the process)"]
@@ -38,8 +38,7 @@ class Reading(JsonObject):
     measured_bytes: Annotated[int, "what it read"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PastRun(JsonObject):
+class PastRun(JsonObject, frozen=True, kw_only=True):
     """One stage that was trained or measured: a line of runs.jsonl. No names, no paths."""
 
     format: Annotated[int, "of the line; lines of a newer one are left out"] = FORMAT

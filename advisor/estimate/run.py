@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import fields
 
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims, dims_of
@@ -40,8 +42,7 @@ def stage_of(settings: Mapping[str, Any]) -> Stage:
     return Stage(**{key: given[key] for key in given if key not in options}, options=options)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Device:
+class Device(Struct, frozen=True, kw_only=True):
     """What a run is trained on, and how several devices share the work."""
 
     is_cpu: bool = False
@@ -84,8 +85,7 @@ class Device:
         return self.memory_bytes or (None if self.gpu is None else self.gpu.memory_bytes)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True, kw_only=True):
     """The rows that a run reads, as far as they are known."""
 
     # (longest of the bin in tokens, rows in it), ascending; empty: every row is seq_len long
@@ -98,8 +98,7 @@ class Rows:
     differ: bool = False  # a description says that they are not packed, and no more
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
+class Run(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """What one estimate is about. Equal only to itself, so that results can be cached by it."""
 
     stage: Stage

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.estimate.memory.optimizer_states import OTHERS
 from advisor.estimate.run import COUNTERS, Device, Rows, Run, stage_of

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from advisor.methods.trainers import Trait
@@ -27,8 +28,7 @@ OUR_TRAITS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trainer:
+class Trainer(Struct, frozen=True, kw_only=True):
     """A program that trains, with the traits that decide memory and time."""
 
     name: str = ""  # as a description words it; empty: our own

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from advisor.ground.types import Source
 
@@ -35,8 +37,7 @@ Fits = Literal["fits", "tight", "may_fit", "too_big", "unknown"]
 NEAR = 1.05
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Term:
+class Term(Struct, frozen=True, kw_only=True):
     """One line of a memory estimate."""
 
     name: str
@@ -56,8 +57,7 @@ def per_device(share: int) -> str:
     return f" / {share} devices" if share > 1 else ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True, kw_only=True):
     """A moment of a run (forward and backward, optimizer step, evaluation) as a sum of the lines
     shown.
     """
@@ -70,8 +70,7 @@ class Moment:
         return sum(term.size_bytes for term in self.terms)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryEstimate:
+class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """Peak memory of one device: its highest moment, so total and explanation cannot disagree.
 
     Two sizes: `peak_bytes` is what the run's counter would read, never above the device, since the
@@ -119,8 +118,7 @@ class MemoryEstimate:
         return total if self.readable_bytes is None else min(total, self.readable_bytes)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TimeEstimate:
+class TimeEstimate(Struct, frozen=True, kw_only=True):
     """Duration of one optimizer step and of the whole run."""
 
     step_s: float
@@ -140,8 +138,7 @@ class TimeEstimate:
         return None if self.steps is None else self.step_s * self.steps
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WholeTime:
+class WholeTime(Struct, frozen=True, kw_only=True):
     """The whole time of a stage, by its parts in their order. All but the training is rough."""
 
     load_s: float
@@ -200,8 +197,7 @@ class WholeTime:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Learned:
+class Learned(Struct, frozen=True, kw_only=True):
     """How far runs of this machine have corrected an estimate (`past.corrections`)."""
 
     memory_runs: int  # that stand behind the memory, and behind the time
@@ -230,8 +226,7 @@ class Learned:
         return f"{count} run{'s' if count != 1 else ''} here: {', '.join(parts)}"
 
 
-@dataclass(frozen=True, slots=True)
-class HostMoment:
+class HostMoment(Struct, frozen=True):
     """What a moment of a run needs of a machine's own memory, beside that of its GPUs."""
 
     name: str  # loading | training | checkpoint | saving
@@ -239,8 +234,7 @@ class HostMoment:
     because: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True, kw_only=True):
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
 
     fits: Fits

@@ -10,9 +10,10 @@ where the training took 2.4 to 5.3 times its own estimate. No idle machine and n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 from operator import add
+
+from msgspec import Struct
 
 from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, inference_s, weights_bytes
@@ -48,8 +49,7 @@ ANSWER_SHARE = 0.5  # assumed: of a row, where only its whole length is known
 LIMIT_RATIO, LONGEST_OF_BATCH = 2.0, 1.3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationRows:
+class EvaluationRows(Struct, frozen=True, kw_only=True):
     """What a stage is measured on.
 
     `rows` are held out; `row_tokens` and `answer_tokens` are means. `answer_tokens` is None where

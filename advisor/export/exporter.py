@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import InputError
 from advisor.ground.extras import extras
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportRequest:
+class ExportRequest(Struct, frozen=True, kw_only=True):
     """What is to be exported."""
 
     source: Path  # the plan file, or the run folder: what the exporter takes
@@ -28,8 +28,7 @@ class ExportRequest:
     document: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Form:
+class Form(Struct, frozen=True, kw_only=True):
     """A form of `advise export`, whose function is imported when it is used."""
 
     NAME: str  # what --to calls it

@@ -34,7 +34,7 @@ class Extra(Protocol):
 
     NAME: ClassVar[str]  # its folder, its key under `extras` in a plan and in run.json
     HELP: ClassVar[str]  # one line
-    # A dataclass whose fields are its plan keys; None: it has none. Types, limits and texts of the
+    # A struct whose fields are its plan keys; None: it has none. Types, limits and texts of the
     # fields are checked and documented like those of the plan itself.
     KEYS: ClassVar[type | None] = None
     # Whether its keys stand beside `stages`, where they stood before there were extras; all others

@@ -1,9 +1,9 @@
-"""Annotated dataclasses as file formats: read with located faults, built, written, described.
+"""Annotated structs as file formats: read with located faults, built, written, described.
 
-A format is written down once, as the dataclass that it is read into: its fields are the keys, and
+A format is written down once, as the struct that it is read into: its fields are the keys, and
 those without a default are required. In `Annotated[float, Number(above=0), "share of the steps"]`
 the shape narrows the type, and the text says what the key means. The type may be str, int, float,
-bool, Any, Literal, another such dataclass, tuple[X, ...], Mapping[str, X], or X | None.
+bool, Any, Literal, another such struct, tuple[X, ...], Mapping[str, X], or X | None.
 
 A `JsonObject` is a file that the program writes itself. Its numbers and texts have no bounds, keys
 of a newer version are kept, and null stands for the default.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from inspect import get_annotations
 from types import NoneType, UnionType
@@ -29,6 +28,9 @@ from typing import (
     get_origin,
     get_type_hints,
 )
+
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import FieldInfo, fields, replace
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.shape import (
@@ -57,7 +59,7 @@ EXTRA = "extra"
 OMIT_NULL = object()  # in an annotation: the key is left out of the file if its value is null
 
 
-# --------------------------------------------------------------------------- shapes of dataclasses
+# --------------------------------------------------------------------------- shapes of structs
 
 
 def shape_of(kind: type, *, without: tuple[str, ...] = ()) -> Keys:
@@ -66,13 +68,13 @@ def shape_of(kind: type, *, without: tuple[str, ...] = ()) -> Keys:
     listed = [item for item in fields(kind) if item.name not in without]
     return Keys(
         keys={item.name: _shape(hints[item.name]) for item in listed},
-        required=tuple(item.name for item in listed if default_of(item) is MISSING),
+        required=tuple(item.name for item in listed if item.required),
     )
 
 
-def default_of(item: Field[Any]) -> Any:
-    """The default of a field, or MISSING."""
-    if item.default_factory is not MISSING:
+def default_of(item: FieldInfo) -> Any:
+    """The default of a field, or NODEFAULT."""
+    if item.default_factory is not NODEFAULT:
         return item.default_factory()
     return item.default
 
@@ -111,7 +113,7 @@ def _not_none(hint: Any) -> Any:
 
 
 def build(kind: type[T], data: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> T:
-    """The dataclass of plain data that fit its shape; `made` are fields that are values already.
+    """The struct of plain data that fit its shape; `made` are fields that are values already.
 
     Lists become tuples, and whole numbers floats if a field of a file that people write says so.
     """
@@ -132,7 +134,7 @@ def _value(hint: Any, value: Any, *, in_json: bool = False) -> Any:
     if origin is Mapping:
         inner = arguments[1]
         return {str(key): _value(inner, part, in_json=in_json) for key, part in value.items()}
-    if isinstance(hint, type) and is_dataclass(hint):
+    if isinstance(hint, type) and issubclass(hint, Struct):
         return _object(hint, value) if issubclass(hint, JsonObject) else build(hint, value)
     return float(value) if hint is float and not in_json else value
 
@@ -140,8 +142,7 @@ def _value(hint: Any, value: Any, *, in_json: bool = False) -> Any:
 # --------------------------------------------------------------------------- JSON files
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JsonObject:
+class JsonObject(Struct, frozen=True, kw_only=True):
     """An object of a JSON file. Keys that this version does not know are kept in `extra`."""
 
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -187,8 +188,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Plain(Shape):
+class Plain(Shape, kw_only=True, eq=False):
     """Any value of one of the types of JSON."""
 
     type: Any
@@ -202,8 +202,7 @@ class Plain(Shape):
         return PLAIN[self.type]
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class ObjectShape(Keys):
+class ObjectShape(Keys, kw_only=True, eq=False):
     """A `JsonObject` as plain data: further keys are allowed, and null is a key left out."""
 
     kind: type[JsonObject]
@@ -234,7 +233,7 @@ def object_shape(kind: type[JsonObject]) -> ObjectShape:
 def _object_shape(kind: Any) -> ObjectShape:
     hints = _hints(kind)
     names = [name for owner in kind.__mro__ for name in get_annotations(owner) if name != EXTRA]
-    required = {item.name for item in fields(kind) if default_of(item) is MISSING}
+    required = {item.name for item in fields(kind) if item.required}
     return ObjectShape(
         kind=kind,
         keys={name: _shape(hints[name], in_json=True) for name in names},

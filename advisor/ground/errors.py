@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from advisor.ground.terminal import mask_secrets, shown
 
@@ -17,8 +18,7 @@ SHOWN_FAULTS = 20
 SHOWN_CHARS = 4000  # of a line: as long as a path may be, and no terminal full of a wrong value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """One thing wrong with an input."""
 
     what: str  # "unknown update 'lroa'"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from advisor.ground.errors import Fault
 from advisor.ground.shape import Shape
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True, kw_only=True):
     """What a check before a run found."""
 
     bad: Sequence[Fault] = ()  # what the plan names and is not there: exit code 2
@@ -31,8 +31,7 @@ class Catalogue(NamedTuple):
     readers: Sequence[Callable[[], object]]  # each reads what it knows, and raises its faults
 
 
-@dataclass(frozen=True, slots=True)
-class Extras:
+class Extras(Struct, frozen=True):
     """The optional features that were found."""
 
     found: Mapping[str, Any]  # name -> Extra (advisor/extras/protocol.py)

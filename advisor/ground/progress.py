@@ -19,9 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from advisor.ground.files import TEMPORARY, text_of
 from advisor.ground.terminal import shown
@@ -39,8 +41,7 @@ BYTES = "bytes"  # the unit that is shown in MiB
 Item = TypeVar("Item")
 
 
-@dataclass
-class Wait:
+class Wait(Struct):
     """One thing that takes a while. Call it with the number of items that are done."""
 
     what: str
@@ -112,8 +113,7 @@ class Wait:
         return f"{self.what}: {', '.join(parts)}"
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """What there is to see at one moment: the waits from the outermost to the innermost."""
 
     label: str

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.terminal import find_secrets
@@ -33,8 +35,7 @@ class Located(Protocol):
         ...
 
 
-@dataclass(eq=False, repr=False)
-class NamedValue:
+class NamedValue(Struct, eq=False):
     """A value that came without lines: a flag, or JSON: 'spec.rank', '[2].target_modules[0]'."""
 
     name: str
@@ -56,8 +57,7 @@ class NamedValue:
 # Every command imports these classes. Frozen ones that compare take ten times as long to make.
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Shape:
+class Shape(Struct, kw_only=True, eq=False):
     """Any value. The classes below narrow it."""
 
     help: str = ""  # what the value means, for editors
@@ -79,8 +79,7 @@ class Shape:
         return Fault(where=document.at(path), what=what, allowed=self.words(), hint=hint)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Text(Shape):
+class Text(Shape, kw_only=True, eq=False):
     """A text that is not empty."""
 
     pattern: str = ""  # of the whole text
@@ -103,8 +102,7 @@ Date = partial(
 )
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Number(Shape):
+class Number(Shape, kw_only=True, eq=False):
     """A finite number within bounds. A whole one may be written as 16.0."""
 
     whole: bool = False
@@ -142,8 +140,7 @@ class Number(Shape):
         return f"{words} {int(at):,}" if at == int(at) else f"{words} {at:g}"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Integer(Number):
+class Integer(Number, kw_only=True, eq=False):
     """A whole number that is written as one: 16, not 16.0."""
 
     whole: bool = True
@@ -155,8 +152,7 @@ class Integer(Number):
             yield from Number.faults(self, value, document, path)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Flag(Shape):
+class Flag(Shape, kw_only=True, eq=False):
     """true or false."""
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -167,8 +163,7 @@ class Flag(Shape):
         return "true or false"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Choice(Shape):
+class Choice(Shape, kw_only=True, eq=False):
     """One of these texts, numbers or flags."""
 
     values: tuple[Any, ...]
@@ -185,8 +180,7 @@ class Choice(Shape):
         return f"one of {shown}{f' and {more} more' if more > 0 else ''}"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class ListOf(Shape):
+class ListOf(Shape, kw_only=True, eq=False):
     """A list of such values."""
 
     of: Shape
@@ -210,8 +204,7 @@ class ListOf(Shape):
         return f"a list{' that is not empty' if self.least else ''}{_each(self.of)}"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class MapOf(Shape):
+class MapOf(Shape, kw_only=True, eq=False):
     """A map from any name to such a value."""
 
     of: Shape
@@ -233,8 +226,7 @@ class MapOf(Shape):
         return f"a map{' that is not empty' if self.least else ''}{_each(self.of)}"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Keys(Shape):
+class Keys(Shape, kw_only=True, eq=False):
     """A map with these keys and no others."""
 
     keys: Mapping[str, Shape]
@@ -274,8 +266,7 @@ class Keys(Shape):
         return f"a map with the keys {', '.join(self.keys)}"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class OneOf(Shape):
+class OneOf(Shape, kw_only=True, eq=False):
     """A value of one of several kinds, such as a text or a list of texts."""
 
     options: tuple[Shape, ...]

@@ -1,7 +1,7 @@
 """The values that travel: Hardware + Answers + DataProfile + ModelShape = Situation -> Advice ->
 Plan -> Run.
 
-Frozen dataclasses, standard library only. `None` means "not known", never zero. Bytes, seconds,
+Frozen structs of msgspec. `None` means "not known", never zero. Bytes, seconds,
 tokens and US dollars inside; render/ alone converts. The Plan lives in plan/model.py, since it is
 also a file format.
 """
@@ -9,8 +9,10 @@ also a file format.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 # How several GPUs share the work: a whole model on each, or one model split over them.
 DDP, FSDP = "ddp", "fsdp"
@@ -21,8 +23,7 @@ Tracker = Literal[
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """Where a number or a statement comes from."""
 
     title: str
@@ -34,8 +35,7 @@ class Source:
 # --------------------------------------------------------------------------- the machine
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuLink:
+class GpuLink(Struct, frozen=True, kw_only=True):
     """How a kind of GPU reaches others, as its entry in rules/hardware/ says it."""
 
     kind: str | None = None  # pcie | nvlink | nvlink_bridge | xgmi | unified
@@ -47,8 +47,7 @@ class GpuLink:
     segment: str = ""  # consumer | workstation | datacenter | ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuSpec:
+class GpuSpec(Struct, frozen=True, kw_only=True):
     """What the catalogue (rules/hardware/) knows of one kind of card."""
 
     id: str
@@ -70,8 +69,7 @@ class GpuSpec:
     link: GpuLink | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NotSupported:
+class NotSupported(Struct, frozen=True, kw_only=True):
     """A device that this tool cannot train on, and which tools can."""
 
     id: str  # of rules/hardware/not-supported.yaml
@@ -80,8 +78,7 @@ class NotSupported:
     where: tuple[Source, ...]  # tools that train on it, the first one first
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuProcess:
+class GpuProcess(Struct, frozen=True, kw_only=True):
     """A program that holds memory of a GPU."""
 
     pid: int
@@ -89,8 +86,7 @@ class GpuProcess:
     memory_bytes: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True, kw_only=True):
     """One device the process may use."""
 
     name: str
@@ -110,8 +106,7 @@ class Gpu:
     spec: GpuSpec | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hardware:
+class Hardware(Struct, frozen=True, kw_only=True):
     """Facts of one machine, probed or stated."""
 
     kind: str  # cuda | rocm | mps | cpu (no device, or `gpu: none`) | unknown (nothing ruled out)
@@ -184,21 +179,22 @@ def as_free_now(hardware: Hardware) -> Hardware:
 # --------------------------------------------------------------------------- what the person says
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """One answer and where it came from. Rank of origins: default < file < flag < asked."""
 
     value: Any
     origin: Literal["default", "file", "flag", "asked"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerSet:
+class AnswerSet(Struct, frozen=True, kw_only=True, eq=False):
     """Fact id -> answer, for facts that are asked. A fact that is not in it was not stated."""
 
     known: Mapping[str, Answer] = field(default_factory=dict)
     # Fact or signal -> the place that states it, for errors: "answers.yaml:4:14", "--gpus".
-    where: Mapping[str, str] = field(default_factory=dict, compare=False)
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnswerSet) and self.known == other.known
 
     def value(self, fact: str, default: Any = None) -> Any:
         answer = self.known.get(fact)
@@ -213,8 +209,7 @@ class AnswerSet:
 # --------------------------------------------------------------------------- the data
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataFinding:
+class DataFinding(Struct, frozen=True, kw_only=True):
     """Something about the data that a person should know."""
 
     id: str  # kebab-case, named after the situation: "row-without-answer"
@@ -238,8 +233,7 @@ class KeptWhole(NamedTuple):
     what: str  # the rows that are as long or shorter, in words
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenStats:
+class TokenStats(Struct, frozen=True, kw_only=True):
     """Length of one row in tokens."""
 
     total: int
@@ -264,8 +258,7 @@ class TokenStats:
         return KeptWhole(self.p99, "99 % of the rows")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataProfile:
+class DataProfile(Struct, frozen=True, kw_only=True):
     """What a data file is, measured without torch."""
 
     path: str
@@ -289,8 +282,7 @@ class DataProfile:
 # --------------------------------------------------------------------------- the model
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelShape:
+class ModelShape(Struct, frozen=True, kw_only=True):
     """What memory and time need to know of a model. Only `params` is always known."""
 
     id: str  # as given: hub id, folder or description

@@ -23,10 +23,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import open_new, read_at_most
@@ -62,8 +63,7 @@ class Positions(NamedTuple):
     values: Marks
 
 
-@dataclass(eq=False, repr=False)
-class Document:
+class Document(Struct, eq=False, dict=True):
     """Plain data, and the places of its parts, which are found when the first one is asked for."""
 
     name: str
@@ -85,12 +85,20 @@ class Document:
         return f"{self.name}:{mark[0]}:{mark[1]}" if mark else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A place in a document; `spot / "key"` is one below it."""
+class Spot(Struct, frozen=True, eq=False):
+    """A place in a document; `spot / "key"` is one below it.
+
+    All places are equal: two values do not differ because they stand in different places.
+    """
 
     document: Document
     path: Path_ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spot)
+
+    def __hash__(self) -> int:
+        return 0
 
     def __truediv__(self, part: str | int) -> Spot:
         return Spot(self.document, (*self.path, part))

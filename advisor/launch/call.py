@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.estimate.past_runs import PastRuns
 from advisor.ground.resources import trainers_root
@@ -28,8 +30,7 @@ from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.past_runs import read_past_runs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True, dict=True):
     """What is to be done. What is known of the machine is looked up when it is first asked for."""
 
     run: PlanRun
@@ -124,8 +125,7 @@ CUDA_LIST, CUDA_ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 HIP_LIST = "HIP_VISIBLE_DEVICES"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChosenGpus:
+class ChosenGpus(Struct, frozen=True, kw_only=True):
     """The GPUs of a run."""
 
     gpus: tuple[Gpu, ...] = ()

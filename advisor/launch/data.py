@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from advisor.data import profile
 from advisor.data.read.hub import is_hub_id
@@ -19,8 +20,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.read import PlanOnDisk
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckedData:
+class CheckedData(Struct, frozen=True, kw_only=True):
     """What the data of some stages is, with every fault and warning once."""
 
     # path as written -> what the data is; data sets on the hub are left to the trainer

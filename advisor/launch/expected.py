@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from advisor.estimate import NO_MODEL, estimate
 from advisor.estimate.memory.optimizer_states import state_size
@@ -32,8 +34,7 @@ KEPT_BEST = 1  # with keep: best, an older one that was the best step
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageEstimator:
+class StageEstimator(Struct, frozen=True, kw_only=True):
     """Estimates the stages of one plan, for its model on the part of a machine that it uses."""
 
     plan: Plan

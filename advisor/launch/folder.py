@@ -15,10 +15,11 @@ import socket
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
@@ -215,8 +216,7 @@ class RunIsLive(MachineNotReady):
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LiveRun:
+class LiveRun(Struct, frozen=True, kw_only=True):
     """How far a run is that another process is working on."""
 
     folder: Path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from advisor.ground.errors import Fault
 from advisor.ground.types import Hardware
@@ -18,8 +19,7 @@ from advisor.plan.read import PlanOnDisk
 from advisor.situation.of_plan import device_hardware, plan_shape
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachineCheck:
+class MachineCheck(Struct, frozen=True, kw_only=True):
     """What stands between a plan and a run on this machine."""
 
     other_machine: str = ""  # why it takes another one; empty: this one can

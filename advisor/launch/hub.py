@@ -10,12 +10,14 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.annotated import parse_json
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
@@ -60,8 +62,7 @@ def base_license(file: PlanOnDisk, shape: ModelShape | None) -> str | None:
 # --------------------------------------------------------------------------- what a model needs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelNeed:
+class ModelNeed(Struct, frozen=True, kw_only=True):
     """What is to be done for one model of the hub."""
 
     model: str

@@ -17,9 +17,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady, NodeLost, Stopped
 from advisor.ground.files import text_of, write_atomically
@@ -297,8 +298,7 @@ SCHEDULERS = (
 JOIN, JOIN_S = "ADVISE_JOIN_S", 600
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeRank:
+class NodeRank(Struct, frozen=True, kw_only=True):
     """This machine among those of a run. Machine 0 decides, and keeps the record."""
 
     node: int

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, did_you_mean
 from advisor.ground.files import PLAN_FILE, shown_path, text_of
@@ -29,8 +31,7 @@ OnEnd = Callable[[Path, RunRecord], object]
 OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """How a plan is run; by default all of it, in a folder of its own, on this machine."""
 
     comments: Comments | None = None  # the reasons that belong to a Plan that was just made
@@ -47,8 +48,7 @@ class Options:
     on_end: OnEnd | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanRun(PlanOnDisk):
+class PlanRun(PlanOnDisk, frozen=True, kw_only=True):
     """A plan with its changes, and the folder that it is run in."""
 
     comments: Comments | None

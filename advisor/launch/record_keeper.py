@@ -5,9 +5,11 @@ is written at once, whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.extras import extras
@@ -210,8 +212,7 @@ class RecordKeeper:
 RESUME = "resume with"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """A run that is done, as an optional feature is given it."""
 
     run: FinishedRun

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.ground.extras import all_extras

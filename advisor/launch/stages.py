@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.errors import AdviseError, InputError, OutOfMemory, Stopped
 from advisor.ground.extras import extras
@@ -45,8 +47,7 @@ from advisor.record.run import (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageRunner:
+class StageRunner(Struct, frozen=True, kw_only=True):
     """One call of `advise run` while it holds the lock of the folder."""
 
     call: Call

@@ -7,7 +7,7 @@ measure it does not teach.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from advisor.estimate import hardware_machine, time_estimate
 from advisor.estimate.past_runs import PastRun, Reading, family_of, machine_name

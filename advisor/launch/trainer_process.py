@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from advisor.ground.files import PLAN_FILE
 from advisor.launch.call import Call
@@ -24,8 +25,7 @@ ON_MACHINES_S = 5.0  # a scheduler's signals reach the machines one after the ot
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerStarter:
+class TrainerStarter(Struct, frozen=True, kw_only=True):
     """Starts trainers for one run, in the way the plan says."""
 
     call: Call

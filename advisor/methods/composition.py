@@ -9,7 +9,8 @@ scheme      := an update, alone or on a quantised base: full | lora | qlora | ad
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.methods import objectives, remedies, scheme_of, schemes
@@ -17,8 +18,7 @@ from advisor.methods import objectives, remedies, scheme_of, schemes
 ENCODER, PER_TASK = "encoder:", "@per_task"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Composition:
+class Composition(Struct, frozen=True, kw_only=True):
     """A whole answer: remedies that train nothing, and at most one training chain.
 
     Written `sft>rm>ppo+lora`, `cpt>sft+full`, `sft+qlora@per_task`, `rag & sft+lora`,

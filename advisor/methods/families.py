@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
+
+from msgspec import Struct
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Shape, Text
@@ -48,8 +49,7 @@ FAMILIES_FILE: Shape = Keys(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Size:
+class Size(Struct, frozen=True, kw_only=True):
     """The dimensions of one size of a family; the layers of encoder and decoder together."""
 
     word: str
@@ -61,14 +61,13 @@ class Size:
     vocab_size: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
+class Family(Struct, frozen=True, kw_only=True):
     """Models of one architecture."""
 
     id: str
     kind: str  # one of KINDS
     model_types: tuple[str, ...]
-    names: str = field(repr=False)  # a pattern of the words that name it
+    names: str  # a pattern of the words that name it
     sizes: Mapping[str, Size]
     usual: str | None
     source: str

@@ -9,11 +9,12 @@ import re
 import shutil
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
@@ -170,8 +171,7 @@ ATTENTIONS = (
 LAYER_KERNELS = ("none", AUTO, "liger", "hub")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True, kw_only=True):
     """What one kernel needs."""
 
     name: str  # as a plan names it

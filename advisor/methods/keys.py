@@ -7,8 +7,10 @@ declares. The reader of plans, rules that set keys, messages and the JSON Schema
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.shape import (
     Choice,
@@ -40,8 +42,7 @@ class FunctionText(Text):
         return "file.py:function"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Uses:
+class Uses(Struct, frozen=True, kw_only=True):
     """What others need to know of a key of every stage: a note in its annotation."""
 
     trl: tuple[str, ...] = ()  # arguments of TRL's config class that take its value
@@ -52,13 +53,12 @@ class Uses:
     result: bool = True  # whether the trained weights depend on it, beyond rounding
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Key:
+class Key(Struct, frozen=True, kw_only=True):
     """One key that a stage may have."""
 
     name: str
     owner: str  # whose key it is: "update lora", "every stage"
-    shape: Shape = field(compare=False)
+    shape: Shape
     default: Any = None  # None: there is none
     help: str = ""
     uses: Uses = Uses()
@@ -158,8 +158,7 @@ def unused_parts(said: Mapping[str, Any]) -> list[str]:
     return [part for of, parts in PARTS.items() if of != kind for part in parts if part in said]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True, kw_only=True):
     """Values of another key that a method cannot go together with."""
 
     key: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
@@ -59,8 +61,7 @@ LINKS_FILE = Keys(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinkSpeeds:
+class LinkSpeeds(Struct, frozen=True, kw_only=True):
     """What a GPU moves in one direction.
 
     `pair_bytes_per_s` is that of two GPUs, of which a bridge joins no more; `guess` says what was

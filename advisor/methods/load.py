@@ -9,10 +9,11 @@ a fault ends every command, with all faults of all files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name

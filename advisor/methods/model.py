@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.ground.shape import Choice, Integer, ListOf
@@ -16,8 +17,7 @@ QUANTIZATIONS = ("nf4", "int8")
 SERVERS = ("transformers", "vllm", "ollama")  # the values of `serve_with` that load one form or not
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Method:
+class Method(Struct, frozen=True, kw_only=True):
     """What the files of objectives and of updates have in common."""
 
     id: str
@@ -26,7 +26,7 @@ class Method:
     about: str  # what it does, one line for those who know machine learning
     meaning: str  # the same for the legend of an answer
     order: int  # its place in every list
-    spot: Spot = field(repr=False, compare=False)  # its file
+    spot: Spot  # its file
     shipped: bool = True  # False: a folder of one's own brought it (ADVISE_METHODS)
     keys: Mapping[str, Key] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that every stage has
@@ -41,8 +41,7 @@ class Method:
         return (self.spot / "id").at()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Objective(Method):
+class Objective(Method, frozen=True, kw_only=True):
     """What a stage learns."""
 
     # For people: "show {model} {your}pairs of a better and a worse answer".
@@ -95,8 +94,7 @@ class Objective(Method):
         return "verifier" in self.keys
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True, kw_only=True):
     """An update on a quantised base that has an everyday name of its own, such as QLoRA."""
 
     id: str
@@ -107,8 +105,7 @@ class Variant:
     meaning: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Update(Method):
+class Update(Method, frozen=True, kw_only=True):
     """Which weights a stage trains."""
 
     phrase: str  # for people: "by training a small add-on beside it"
@@ -137,8 +134,7 @@ class Update(Method):
         return self.trains == "module"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scheme:
+class Scheme(Struct, frozen=True, kw_only=True):
     """An update with the quantization of its frozen base: full, lora, qlora, ..."""
 
     id: str
@@ -150,8 +146,7 @@ class Scheme:
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
-class Methods:
+class Methods(Struct, frozen=True):
     """Every method whose file has no fault, and the faults of the others, with which every
     command ends.
     """

@@ -5,9 +5,10 @@ the estimate of memory, the trainers, the advice and docs/optimizers.md read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
+
+from msgspec import Struct, field
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
@@ -20,8 +21,7 @@ Trains = Literal["any weights", "matrices", "every weight"]
 Betas = Annotated[tuple[float, ...], ListOf(of=Number(min=0, below=1), least=2, most=2)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Optimizer:
+class Optimizer(Struct, frozen=True, kw_only=True):
     """One optimizer. It keeps so many numbers of so many bytes for each thing it keeps them for."""
 
     name: str  # in a plan

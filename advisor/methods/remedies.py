@@ -6,9 +6,11 @@ One file each: a new file is a new remedy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError
@@ -20,8 +22,7 @@ from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 OTHER_TOOL = "other_tool"  # the remedy for what is out of scope
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class Way(Struct, frozen=True, kw_only=True):
     """One way to begin: on one's own machine, or at a provider."""
 
     where: Literal["local", "hosted"]
@@ -30,16 +31,14 @@ class Way:
     cost: Annotated[str, "what it costs"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Also:
+class Also(Struct, frozen=True, kw_only=True):
     """What is said besides where these facts have these values."""
 
     when: Annotated[Mapping[str, Any], MapOf(of=Shape()), "fact -> value"]
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Remedy:
+class Remedy(Struct, frozen=True, kw_only=True):
     """What helps without training."""
 
     id: str
@@ -56,7 +55,7 @@ class Remedy:
     )
     beside_training: Annotated[str, "which half does what, where something is trained too"] = ""
     also: tuple[Also, ...] = ()
-    sources: tuple[Source, ...] = field(default=())
+    sources: tuple[Source, ...] = ()
 
     def notes_for(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
         """What is said besides in a situation with these facts."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError, unknown_name
@@ -34,8 +35,7 @@ PENALTIES = ("length", "repetition")  # at most 0: they say what is bad, not wha
 OVERLONG_SHARE = 0.2  # of response_tokens: DAPO's 4,096 of 20,480
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardPart:
+class RewardPart(Struct, frozen=True, kw_only=True):
     """One source of reward."""
 
     source: str  # verifier | reward_model | reward
@@ -197,8 +197,7 @@ def _only_penalties(entries: Sequence[Any], place: str = LIST) -> Iterator[Rewar
         yield RewardFault((place,), what, allowed)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutWarning:
+class RolloutWarning(Struct, frozen=True, kw_only=True):
     """A limit on one number of a run."""
 
     limit: Annotated[float, Number(above=0), "above it a warning is due"]

@@ -9,9 +9,11 @@ the others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
+
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import fields, force_setattr
 
 from advisor.ground.annotated import default_of, shape_of
 from advisor.ground.errors import Fault
@@ -42,8 +44,7 @@ Name = Annotated[str, FolderName(pattern=NAME_PATTERN)]
 Positive = Annotated[int, Integer(min=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Struct, frozen=True, kw_only=True):
     """One training stage. `options` holds the keys of its update and its objective; in the file
     they stand beside the rest.
     """
@@ -234,7 +235,7 @@ class Stage:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "optimizer", plan_name(self.optimizer))
+        force_setattr(self, "optimizer", plan_name(self.optimizer))
 
     @property
     def effective_batch_size(self) -> int:
@@ -254,7 +255,7 @@ def stage_keys() -> Mapping[str, Key]:
             name=name,
             owner=EVERY_STAGE,
             shape=shape,
-            default=None if defaults[name] is MISSING else defaults[name],
+            default=None if defaults[name] is NODEFAULT else defaults[name],
             help=shape.help,
             uses=next((note for note in notes[name] if isinstance(note, Uses)), Uses()),
         )

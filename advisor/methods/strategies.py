@@ -5,9 +5,10 @@ rules/strategies.yaml; what an optimizer needs is at its own entry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
@@ -21,8 +22,7 @@ USUAL_OPTIMIZER = "adamw_fused"  # steps on divided weights as on whole ones
 NAMES = (DDP, FSDP, "zero2", "zero3")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchStrategy:
+class LaunchStrategy(Struct, frozen=True, kw_only=True):
     """One value of `launch.strategy`."""
 
     id: str

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
@@ -154,8 +155,7 @@ TRAINER_FILE: Shape = Keys(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trait:
+class Trait(Struct, frozen=True, kw_only=True):
     """A fact of a trainer's code, and until when it holds."""
 
     value: Any
@@ -165,8 +165,7 @@ class Trait:
     guess: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerEntry:
+class TrainerEntry(Struct, frozen=True, kw_only=True):
     """One file under rules/trainers/."""
 
     id: str

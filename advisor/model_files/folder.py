@@ -10,9 +10,10 @@ import json
 import math
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
+
+from msgspec import Struct
 
 from advisor.ground.errors import Fault
 from advisor.ground.files import MOST_BYTES, MOST_CONFIG_BYTES, NoPlainFile, bytes_of
@@ -205,8 +206,7 @@ class DamagedFile(ValueError):
     """The file cannot be what its name says; the text is a clause: 'is cut off: ...'."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(Struct, frozen=True):
     """One tensor of a file: its dtype in the format's words ("BF16"), its shape and its bytes."""
 
     dtype: str

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import Fault, did_you_mean
 from advisor.ground.extras import extras
@@ -38,8 +39,7 @@ READ_HERE = {"optim_args": Text(such_as="momentum=0.9")}
 MATRICES = {"rank", "bottleneck"}  # keys of updates whose modules are matrices
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """Collects the faults of a plan, each with its place."""
 
     document: Located

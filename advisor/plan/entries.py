@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.extras import extras
 from advisor.ground.files import bytes_of
@@ -21,8 +23,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """One training: a stage, or a stage of one task if the plan has tasks."""
 
     name: str  # also its folder under stages/: "sft", or "sft-legal" for a task
@@ -113,7 +114,7 @@ def _scores(stage: Stage) -> bool:
 
 def with_overrides(stage: Stage, task: Task) -> Stage:
     """The stage as a task trains it. An override goes to every stage that reads its key."""
-    fields, given = Stage.__dataclass_fields__, task.overrides
+    fields, given = Stage.__struct_fields__, task.overrides
     allowed = key_specs().allowed(stage.objective, stage.update)
     common = {key: value for key, value in given.items() if key in fields}
     own = {key: value for key, value in given.items() if key in allowed}

@@ -8,8 +8,10 @@ shapes, the JSON Schema offers them in the editor, trainers take their defaults 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
 from typing import Any
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields
 
 from advisor.ground.annotated import build, default_of, shape_of
 from advisor.ground.errors import did_you_mean
@@ -39,8 +41,7 @@ NOT_SET = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class KeySpecs:
+class KeySpecs(Struct, frozen=True):
     """Every key, by who declares it."""
 
     updates: Mapping[str, Update]
@@ -150,7 +151,7 @@ BESIDE_STAGES = {"evaluation": "benchmarks", "trackers": "trackers", "push_to": 
 
 
 def with_keys(*, beside: bool) -> Iterator[tuple[str, type]]:
-    """(name, dataclass of its keys) of each feature whose keys stand beside the stages or not."""
+    """(name, struct of its keys) of each feature whose keys stand beside the stages or not."""
     for name, extra in extras().items():
         if extra.KEYS is not None and beside == extra.BESIDE_STAGES:
             yield name, extra.KEYS
@@ -178,7 +179,7 @@ def missing_extra(name: str, known: Collection[str]) -> str:
 
 
 def read_extras(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Name of a feature -> the value of its dataclass, of those whose keys a checked plan has."""
+    """Name of a feature -> the value of its struct, of those whose keys a checked plan has."""
     inner = data.get(EXTRAS) or {}
     found = {}
     for beside in (True, False):
@@ -210,4 +211,4 @@ def stated_extras(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def _default(item: Any) -> Any:
     found = default_of(item)
-    return None if found is MISSING else found
+    return None if found is NODEFAULT else found

@@ -1,14 +1,15 @@
 """Plan: the whole launch file as a value. The same plan, seed and versions repeat the run.
 
-The dataclasses are the file's format too: read.py checks a file against the shapes that derive from
+The structs are the file's format too: read.py checks a file against the shapes that derive from
 them. The keys of a stage are in advisor/methods/stage.py and in the files of its methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import Fault
 from advisor.ground.shape import Choice, Flag, Integer, Located, MapOf, Number, OneOf, Path_, Text
@@ -31,8 +32,7 @@ class Version(Choice):
             yield self.refuse(value, document, path, hint=hint)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanData:
+class PlanData(Struct, frozen=True, kw_only=True):
     """The training data of a plan or of one task."""
 
     path: Annotated[
@@ -42,8 +42,7 @@ class PlanData:
     mapping: Annotated[dict[str, str] | None, "role -> column, if the names do not say it"] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class VLLMServer:
+class VLLMServer(Struct, frozen=True, kw_only=True):
     """The server that generates answers of stages with `rollouts: vllm`."""
 
     url: Annotated[
@@ -68,8 +67,7 @@ class VLLMServer:
     timeout_s: Annotated[float, Number(above=0), "how long an answer or a start may take"] = 600.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launch:
+class Launch(Struct, frozen=True, kw_only=True):
     """How the stages are started."""
 
     device: Annotated[
@@ -100,8 +98,7 @@ class Launch:
         return self.strategy in (None, DDP, FSDP)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """Where the plan came from: enough to ask the same question again."""
 
     composition: Annotated[str | None, "what was recommended or chosen"] = None
@@ -110,8 +107,7 @@ class Origin:
     rules: Annotated[str | None, "layers and digest of the rules that decided"] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """One module of a plan with `tasks`: its own data on the shared base."""
 
     name: Annotated[Name, "names its folder in the run"]
@@ -121,8 +117,7 @@ class Task:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """The whole launch file."""
 
     version: Annotated[int, Version(values=(PLAN_VERSION,)), "of this format"] = PLAN_VERSION

@@ -1,16 +1,18 @@
 """A launch file as a Plan, also one changed by `--set stages.0.learning_rate=1e-4`: read strictly,
 every fault at once, each with line, column, what is allowed and a near miss.
 
-What each key may hold derives from the dataclasses of model.py and from the files of methods;
+What each key may hold derives from the structs of model.py and from the files of methods;
 checks.py adds what spans several keys: names, what starts from what, and keys without effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, did_you_mean
@@ -62,8 +64,7 @@ def resolve_path(plan_path: Path | str, text: str) -> Path:
     return path_from(Path(plan_path).resolve().parent, text)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanOnDisk:
+class PlanOnDisk(Struct, frozen=True, kw_only=True):
     """A plan, and its file: relative paths in it start from the file's folder."""
 
     plan: Plan
@@ -128,8 +129,7 @@ def _plan_hint(name: str, known: Collection[str]) -> str:
     return found or ("" if did_you_mean(name, known) else hint_for(name, of_stages))
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class StageShape(Keys):
+class StageShape(Keys, kw_only=True, eq=False):
     """What a stage may hold, which depends on its objective and its update."""
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -256,8 +256,7 @@ def set_values(plan: Plan, settings: Iterable[str], *, base: Path | None = None)
     return plan_from_data(changed, base=base)
 
 
-@dataclass
-class _Changed:
+class _Changed(Struct):
     """The plan's data while it is being changed, and which setting wrote which place."""
 
     data: dict[str, Any]

@@ -16,11 +16,12 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import Fault
 from advisor.methods import update
@@ -45,8 +46,7 @@ class ServerFault(Exception):
     """What a server did wrong, in words that follow 'the vLLM server at ...'."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServerNeeds:
+class ServerNeeds(Struct, frozen=True, kw_only=True):
     """What a stage needs of a server."""
 
     model: str  # hub id or folder of the base
@@ -55,8 +55,7 @@ class ServerNeeds:
     processed: bool  # whether sampling changes probabilities, by a temperature for example
 
 
-@dataclass(frozen=True, slots=True)
-class VLLMClient:
+class VLLMClient(Struct, frozen=True):
     """Asks one server."""
 
     url: str
@@ -287,8 +286,7 @@ def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
         yield fault("train_embeddings trains matrices that a server does not load")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VllmServer:
+class VllmServer(Struct, frozen=True, kw_only=True):
     """One server. Paths are written as they are given."""
 
     model: str  # a hub id or a folder

@@ -14,10 +14,13 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import fields
+
+from advisor.ground.annotated import default_of
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE, bytes_of, write_atomically
 from advisor.plan.entries import path_from, with_paths
@@ -65,7 +68,7 @@ def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
             result |= {key: _plain_data(one, (key,), commented) for key, one in beside.items()}
             continue
         chosen = any(other[: len(here)] == here for other in commented)
-        if item.name in ALWAYS or item.name == "launch" or chosen or part != _default(item):
+        if item.name in ALWAYS or item.name == "launch" or chosen or part != default_of(item):
             result[item.name] = _plain_data(part, here, commented)
         # A method's own keys follow the method.
         if isinstance(value, Stage) and item.name == "double_quantization":
@@ -75,7 +78,7 @@ def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
 
 
 def _plain_data(value: Any, place: Place, commented: set[Place]) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
+    if isinstance(value, Struct):
         return _as_map(value, place, commented)
     if isinstance(value, Mapping):
         return {
@@ -84,12 +87,6 @@ def _plain_data(value: Any, place: Place, commented: set[Place]) -> Any:
     if isinstance(value, list | tuple):
         return [_plain_data(part, (*place, index), commented) for index, part in enumerate(value)]
     return value
-
-
-def _default(item: Field[Any]) -> Any:
-    if item.default is not MISSING:
-        return item.default
-    return item.default_factory() if item.default_factory is not MISSING else MISSING
 
 
 def plan_digest(plan: Plan) -> str:

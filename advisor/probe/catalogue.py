@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB
@@ -23,8 +24,7 @@ from advisor.probe.names import FORM, NAMED, TELLS_APART, bracketed, split_name
 SAME_SIZE = 0.03
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuMatch:
+class GpuMatch(Struct, frozen=True, kw_only=True):
     """What a typed name means; without `spec` it is not in the catalogue, and `near` is like it."""
 
     spec: GpuSpec | None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # Say who sells a card or that it is one, never which.
 IGNORED = frozenset(
@@ -51,8 +52,7 @@ _ENDINGS = re.compile(r"(?:ti|super|xtx|xt|gre|laptop|mobile)+d?")
 _ENDING = re.compile(r"ti|super|xtx|xt|gre|laptop|mobile|d$")
 
 
-@dataclass(frozen=True, slots=True)
-class TypedName:
+class TypedName(Struct, frozen=True):
     """A typed name taken apart."""
 
     words: tuple[str, ...]  # in order, lower case, without vendor and size

@@ -12,10 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.types import Gpu, GpuProcess, GpuSpec, Hardware
 from advisor.probe.catalogue import interconnect_of, match_probed
@@ -323,8 +325,7 @@ def _nvlink_text(links: int, spec: GpuSpec | None) -> str:
 # --------------------------------------------------------------------------- what may be used
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuBoard:
+class GpuBoard(Struct, frozen=True, kw_only=True):
     """One GPU as NVML lists it, and its MIG devices where it is cut into slices."""
 
     gpu: Gpu

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.errors import Fault, did_you_mean, unknown_name
 from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, Shape, Text
@@ -66,8 +67,7 @@ def price_file_shape(citation: Shape) -> Shape:
     )
 
 
-@dataclass(eq=False, repr=False)
-class Prices:
+class Prices(Struct, eq=False):
     """On-demand prices of all files; a later file wins, provider by provider."""
 
     providers: Mapping[str, Mapping[str, Any]]

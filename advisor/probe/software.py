@@ -11,8 +11,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.gpu_files import cuda_facts
@@ -22,8 +23,7 @@ BY_HAND = "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none
 _METADATA = re.compile(r"([A-Za-z0-9_.]+?)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info$")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TorchBuild:
+class TorchBuild(Struct, frozen=True, kw_only=True):
     """What the installed PyTorch was built for."""
 
     version: str

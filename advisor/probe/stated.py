@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
@@ -32,8 +34,7 @@ _APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
 _KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NamedGpu:
+class NamedGpu(Struct, frozen=True, kw_only=True):
     """One GPU to choose."""
 
     name: str
@@ -45,8 +46,7 @@ class NamedGpu:
         return self.name + (f" with {self.memory_gib:g} GB" if self.memory_gib else "")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeantGpu:
+class MeantGpu(Struct, frozen=True, kw_only=True):
     """What a typed name means."""
 
     name: str  # as it was typed, without the count

@@ -13,9 +13,10 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
+
+from msgspec.structs import replace
 
 from advisor.ground.files import free_bytes
 from advisor.ground.types import Gpu, Hardware

@@ -10,7 +10,6 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +41,7 @@ MODEL_FILES = (
 PICKLED_FILES = ("*.bin", "*.bin.index.json")  # read only if there are no safetensors
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileContent(JsonObject):
+class FileContent(JsonObject, frozen=True, kw_only=True):
     """What a file held when it was read, and how to see that it was not written since."""
 
     bytes: Annotated[int, "its size"]

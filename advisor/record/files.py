@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import Fault, InputError
@@ -150,8 +151,7 @@ TRAINED: Final = "trained"  # the folder inside the stage's
 TRAINED_RECORD, ANSWER = "record.json", "answer.safetensors"  # the files in it
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainedStage(StageResult):
+class TrainedStage(StageResult, frozen=True, kw_only=True):
     """trained/record.json: a stage that is trained and saved, and not judged yet. What judging
     finds out is still missing: the evaluation, the checks of the saved files, the verdict.
     """

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from math import exp
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.extras import extras

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.resources import PACKAGE
@@ -76,8 +77,7 @@ def round_up(count: int) -> int:
     return -(-count // step) * step
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextStepFinder:
+class NextStepFinder(Struct, frozen=True, kw_only=True):
     """Looks for the one thing to do after a stage."""
 
     record: RunRecord

@@ -21,9 +21,11 @@ know, of a newer version or of one objective alone, is kept in `extra` and writt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+
+from msgspec import Struct, defstruct, field
+from msgspec.structs import fields, replace
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import AdviseError
@@ -75,15 +77,14 @@ def _recorded_field(key: StageKey) -> tuple[str, Any, Any]:
 
 
 # The keys of a stage whose annotations say that they are recorded.
-RecordedKeys: Any = make_dataclass(
+RecordedKeys: Any = defstruct(
     "RecordedKeys",
     [_recorded_field(key) for key in stage_keys().values() if key.uses.recorded],
-    bases=(JsonObject,), frozen=True, kw_only=True, slots=True,
+    bases=(JsonObject,), frozen=True, kw_only=True,
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResolvedSettings(RecordedKeys):  # type: ignore[misc]  # its fields are those of Stage
+class ResolvedSettings(RecordedKeys, frozen=True, kw_only=True):  # type: ignore[misc, call-arg]
     """Every value that a stage was really trained with, defaults included."""
 
     model: Annotated[str | None, "the base: a hub id, or a folder of this machine"] = None
@@ -114,8 +115,7 @@ class ResolvedSettings(RecordedKeys):  # type: ignore[misc]  # its fields are th
     epochs: Annotated[float | None, "passes through the data"] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome(JsonObject):
+class Outcome(JsonObject, frozen=True, kw_only=True):
     """What a trained stage came to."""
 
     steps: Annotated[int | None, "optimizer steps"] = None
@@ -144,8 +144,7 @@ class Outcome(JsonObject):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageResult(Outcome):
+class StageResult(Outcome, frozen=True, kw_only=True):
     """result.json: what the trainer of a stage says of it in the end."""
 
     status: Annotated[Status, "done"]
@@ -153,8 +152,7 @@ class StageResult(Outcome):
     resolved: Annotated[ResolvedSettings, "every value it was trained with"] = ResolvedSettings()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageRecord(Outcome):
+class StageRecord(Outcome, frozen=True, kw_only=True):
     """One training of a run: a stage, of one task if the plan has tasks."""
 
     name: Annotated[str, "the stage, or stage-task; also the name of its folder"]
@@ -187,8 +185,7 @@ class StageRecord(Outcome):
 # --------------------------------------------------------------------------- the run
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachineRecord(JsonObject):
+class MachineRecord(JsonObject, frozen=True, kw_only=True):
     """The machine that a run used."""
 
     kind: Annotated[str | None, "cuda, rocm, mps or cpu"] = None
@@ -198,8 +195,7 @@ class MachineRecord(JsonObject):
     ram_total_bytes: Annotated[int | None, "installed memory"] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunRecord(JsonObject):
+class RunRecord(JsonObject, frozen=True, kw_only=True):
     """run.json: everything about a run."""
 
     schema_version: Annotated[int, "the format of this file; others are refused"]
@@ -289,8 +285,7 @@ def last_of_each_task(stages: Iterable[StageRecord]) -> list[StageRecord]:
     return list({stage.task: stage for stage in stages}.values())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CrossEvaluation(JsonObject):
+class CrossEvaluation(JsonObject, frozen=True, kw_only=True):
     """cross.json: the module of every task on the held-out rows of every task."""
 
     losses: Annotated[
@@ -302,8 +297,7 @@ class CrossEvaluation(JsonObject):
 # --------------------------------------------------------------------------- dry runs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageMeasurement(JsonObject):
+class StageMeasurement(JsonObject, frozen=True, kw_only=True):
     """stages/<name>/dry_run.json: what the trainer measured in two steps."""
 
     measured: Annotated[Measured | None, "memory and time"] = None
@@ -318,8 +312,7 @@ class StageMeasurement(JsonObject):
     versions: Versions = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DryRunStage(StageMeasurement):
+class DryRunStage(StageMeasurement, frozen=True, kw_only=True):
     """One stage of a dry run."""
 
     name: Annotated[str, "the stage, or stage-task"]
@@ -336,8 +329,7 @@ class DryRunStage(StageMeasurement):
         return replace(self, **values, status=DONE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DryRunRecord(JsonObject):
+class DryRunRecord(JsonObject, frozen=True, kw_only=True):
     """dry_run.json: what a run would need, measured."""
 
     schema_version: Annotated[int, "the format of this file"]
@@ -351,8 +343,7 @@ class DryRunRecord(JsonObject):
     stages: Annotated[tuple[DryRunStage, ...], "the measured stages, in order"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinishedRun:
+class FinishedRun(Struct, frozen=True, kw_only=True):
     """What came of a plan: its folder, and run.json as a value."""
 
     folder: Path
@@ -373,8 +364,7 @@ class FinishedRun:
         return self.record.status
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DryRun:
+class DryRun(Struct, frozen=True, kw_only=True):
     """What was measured of a plan: its folder, and dry_run.json as a value."""
 
     folder: Path

@@ -9,9 +9,11 @@ make.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
@@ -26,8 +28,7 @@ LEAST_GAIN = 0.02
 PeakOf = Callable[[Stage], int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """Keys of a stage with their new values, and what that does."""
 
     values: Mapping[str, Any]

@@ -5,17 +5,18 @@ what went wrong. Bytes and seconds; null means "not known".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import ceil
 from typing import Annotated
+
+from msgspec import field
+from msgspec.structs import replace
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import AdviseError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Times(JsonObject):
+class Times(JsonObject, frozen=True, kw_only=True):
     """Where the seconds of a stage went, in the attempt that finished it; or will go, expected."""
 
     total_s: Annotated[float | None, "the sum of the parts"] = None
@@ -25,8 +26,7 @@ class Times(JsonObject):
     after_s: Annotated[float | None, "saving, checking and measuring the result"] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearnedRecord(JsonObject):
+class LearnedRecord(JsonObject, frozen=True, kw_only=True):
     """How far earlier runs on this machine corrected the estimate (docs/learning.md)."""
 
     memory_runs: Annotated[int, "runs that stand behind the memory"] = 0
@@ -39,16 +39,14 @@ class LearnedRecord(JsonObject):
     formula_duration_s: Annotated[float | None, "`duration_s` by it"] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExpectedTerm(JsonObject):
+class ExpectedTerm(JsonObject, frozen=True, kw_only=True):
     """One part of the expected peak memory."""
 
     name: Annotated[str, "what it is"]
     bytes: Annotated[int, "its size; below 0: a correction"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expected(JsonObject):
+class Expected(JsonObject, frozen=True, kw_only=True):
     """What the estimator expected of a stage on this machine."""
 
     peak_bytes: Annotated[
@@ -79,8 +77,7 @@ class Expected(JsonObject):
     unknown: Annotated[tuple[str, ...], "what the estimate would have needed to know"] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured(JsonObject):
+class Measured(JsonObject, frozen=True, kw_only=True):
     """What the trainer measured. The last four keys are of a dry run alone."""
 
     peak_bytes: Annotated[int | None, "peak memory, as `counter` counts it"] = None
@@ -113,8 +110,7 @@ class Measured(JsonObject):
     micro_batches: Annotated[int | None, "micro-batches in a measured step", OMIT_NULL] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataCounts(JsonObject):
+class DataCounts(JsonObject, frozen=True, kw_only=True):
     """What became of the rows of the data file."""
 
     rows: Annotated[int | None, "rows in the file"] = None
@@ -133,8 +129,7 @@ class DataCounts(JsonObject):
 Interval = Annotated[tuple[float | None, ...] | None, "95 % interval of the difference: low, high"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric(JsonObject):
+class Metric(JsonObject, frozen=True, kw_only=True):
     """One metric on the same held-out rows before and after training."""
 
     before: Annotated[float | None, "mean of the base"] = None
@@ -164,8 +159,7 @@ class Metric(JsonObject):
         return ceil(self.rows * (half_width / abs(self.difference)) ** 2) if half_width else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleAnswer(JsonObject):
+class SampleAnswer(JsonObject, frozen=True, kw_only=True):
     """One held-out prompt with the answers of the base and of the result."""
 
     prompt: Annotated[str, "the question"] = ""
@@ -182,16 +176,14 @@ class SampleAnswer(JsonObject):
     reward_after: Annotated[float | None, "reward of the answer after", OMIT_NULL] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Confusion(JsonObject):
+class Confusion(JsonObject, frozen=True, kw_only=True):
     """Which class a classifier took for which."""
 
     labels: Annotated[tuple[str, ...], "the classes"] = ()
     counts: Annotated[tuple[tuple[int, ...], ...], "rows: true; columns: predicted"] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation(JsonObject):
+class Evaluation(JsonObject, frozen=True, kw_only=True):
     """Base and result compared on held-out rows. An objective may add keys of its own."""
 
     holdout_loss_before: Annotated[float | None, "loss per learned token of the base"] = None
@@ -213,8 +205,7 @@ class Evaluation(JsonObject):
     confusion: Annotated[Confusion | None, "of a classifier", OMIT_NULL] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeldOut(JsonObject):
+class HeldOut(JsonObject, frozen=True, kw_only=True):
     """The loss on held-out rows during training; each value is `holdout_loss` of its step in
     metrics.jsonl.
     """
@@ -259,8 +250,7 @@ class HeldOut(JsonObject):
         return [*said, f"{lowest}; {result}"]
 
 
-@dataclass(frozen=True, slots=True)
-class Check(JsonObject):
+class Check(JsonObject, frozen=True):
     """One check of what was saved, and what it found."""
 
     name: Annotated[str, "the name of the check"]
@@ -268,8 +258,7 @@ class Check(JsonObject):
     text: Annotated[str, "what was found, in a sentence"] = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ErrorRecord(JsonObject):
+class ErrorRecord(JsonObject, frozen=True, kw_only=True):
     """Why a stage failed or stopped."""
 
     kind: Annotated[str, "name of the error's class"] = ""
@@ -305,8 +294,7 @@ def error_of_rank(rank: int) -> str:
     return f"error-rank{rank}.json"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Adjustment(JsonObject):
+class Adjustment(JsonObject, frozen=True, kw_only=True):
     """What a run changed by itself, to need less memory; the effective batch size stays."""
 
     stage: Annotated[str, "the stage"] = ""
@@ -326,30 +314,26 @@ class Adjustment(JsonObject):
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Adjusted(JsonObject):
+class Adjusted(JsonObject, frozen=True, kw_only=True):
     """adjusted.json: the changes of a stage so far, the last of which counts."""
 
     adjusted: Annotated[tuple[Adjustment, ...], "in the order they were made"] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Doing(JsonObject):
+class Doing(JsonObject, frozen=True, kw_only=True):
     """doing.json: what a trainer is at."""
 
     doing: Annotated[str, "loading, training, evaluating or saving"] = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SavedFile(JsonObject):
+class SavedFile(JsonObject, frozen=True, kw_only=True):
     """One file of a result, as it was when it was saved."""
 
     bytes: Annotated[int, "its size"]
     sha256: Annotated[str, "SHA-256 of its content, in hexadecimal"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardRecord(JsonObject):
+class RewardRecord(JsonObject, frozen=True, kw_only=True):
     """What became of one of several rewards over a training."""
 
     name: Annotated[str, "in metrics.jsonl and rollouts.jsonl"]
@@ -361,8 +345,7 @@ class RewardRecord(JsonObject):
     constant: Annotated[bool, "whether every answer got the same"] = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchRecord(JsonObject):
+class LaunchRecord(JsonObject, frozen=True, kw_only=True):
     """How the processes of a run shared the work."""
 
     strategy: Annotated[str | None, "ddp or fsdp; null: one process"] = None

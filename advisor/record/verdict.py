@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Final
+
+from msgspec import field
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.resources import rules_dir
@@ -21,16 +22,14 @@ NOT_MEASURED: Final = "not measured"
 MIXED: Final = "mixed"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerdictPart(JsonObject):
+class VerdictPart(JsonObject, frozen=True, kw_only=True):
     """What was found on one question, in a word and in a sentence."""
 
     status: Annotated[str, "the word"]
     text: Annotated[str, "the numbers that it rests on"] = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextStep(JsonObject):
+class NextStep(JsonObject, frozen=True, kw_only=True):
     """What to do after the run."""
 
     action: Annotated[
@@ -42,8 +41,7 @@ class NextStep(JsonObject):
     command: Annotated[str | None, "to paste, from where the run was started"] = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict(JsonObject):
+class Verdict(JsonObject, frozen=True, kw_only=True):
     """Whether the result is better than the base, whether it lost anything, and what to do next."""
 
     ok: Annotated[bool, "true if every check passed; whether anything was lost is in `general`"]

@@ -1,6 +1,6 @@
 """Advice as the one JSON document of `advise --json`.
 
-Standard library only; every key is always there.
+Every key is always there.
 
 Units are in the keys (GiB, hours, US dollars); estimates carry three significant digits; what is
 not known is null. The document's JSON Schema is advisor/schema/advice.schema.json.
@@ -8,11 +8,12 @@ not known is null. The document's JSON Schema is advisor/schema/advice.schema.js
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.advice.types import Advice, Candidate, Fitted, Infeasible, Reason
 from advisor.estimate.past_runs import learned_document
@@ -237,8 +238,8 @@ def plain(value: Any) -> Any:
     """The value as JSON types: infinities and NaN are null, sets are sorted lists."""
     if isinstance(value, Composition | PurePath):
         return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, set | frozenset):

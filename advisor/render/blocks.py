@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Paragraph:
+
+class Paragraph(Struct, frozen=True, kw_only=True):
     """One paragraph."""
 
     text: str
     tone: str = "plain"  # plain | strong | quiet | warning; heading in a report
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class Item(Struct, frozen=True, kw_only=True):
     """One entry of a list: the statement, and in a quieter voice where it comes from."""
 
     text: str
@@ -25,15 +24,13 @@ class Item:
     commands: tuple[str, ...] = ()  # to paste: never wrapped
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Items:
+class Items(Struct, frozen=True, kw_only=True):
     """A list of entries."""
 
     items: tuple[Item, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PageTable:
+class PageTable(Struct, frozen=True, kw_only=True):
     """A table of a page."""
 
     columns: tuple[str, ...]
@@ -45,8 +42,7 @@ class PageTable:
 Block = Paragraph | Items | PageTable
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
+class Section(Struct, frozen=True, kw_only=True):
     """A heading and what stands below it."""
 
     title: str

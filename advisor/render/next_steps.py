@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.advice.types import Advice
 from advisor.ground.types import Source
@@ -31,8 +32,7 @@ DRY_RUN = "--dry-run"
 CHAT = "advise chat"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextSteps:
+class NextSteps(Struct, frozen=True, kw_only=True):
     """How to begin with one remedy."""
 
     remedy: str
@@ -46,8 +46,7 @@ class NextSteps:
     sources: tuple[Source, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingStep:
+class TrainingStep(Struct, frozen=True, kw_only=True):
     """One step of a training that starts."""
 
     text: str

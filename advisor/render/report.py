@@ -9,9 +9,10 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path, text_of, write_atomically
@@ -57,8 +58,7 @@ MOST_BYTES = 32 * 2**20  # of rollouts.jsonl; trainers write about 5 MB
 Lines = Sequence[Mapping[str, Any]]  # of a file of JSON lines
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToPaste:
+class ToPaste(Struct, frozen=True, kw_only=True):
     """A line to paste, and what it does."""
 
     what: str

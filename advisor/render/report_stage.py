@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DONE, ResolvedSettings, StageRecord
@@ -200,8 +202,7 @@ INSET = 4.0  # percent of the height left free above and below the lines
 Points = Sequence[tuple[float, float]]  # (step, value), steps rising
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StackedBar:
+class StackedBar(Struct, frozen=True, kw_only=True):
     """An amount by its parts."""
 
     name: str
@@ -221,8 +222,7 @@ class StackedBar:
         return max(self.total, drawn, *(self.band or ()))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BarChart:
+class BarChart(Struct, frozen=True, kw_only=True):
     """Bars from top to bottom, and a list that says the same in words."""
 
     caption: str
@@ -282,8 +282,7 @@ def _drawn(
     return {"says": says, "parts": parts, "end": f"{start:.2%}", "band": band}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True):
     """Values over steps under a name."""
 
     name: str
@@ -301,8 +300,7 @@ class Line:
         return f"{self.name} from {start:.3g} at step {first:g} to {end:.3g} at step {last:g}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LineChart:
+class LineChart(Struct, frozen=True, kw_only=True):
     """One line, or two in one picture. Heights are in percent from the top."""
 
     caption: str
@@ -312,7 +310,7 @@ class LineChart:
     ticks: Sequence[tuple[float, str]]
     lines: Sequence[tuple[str, Points]]
     ends: Sequence[tuple[float, str]]  # the label at the end of each line
-    spots: Sequence[tuple[str, float, float]] = field(default=())
+    spots: Sequence[tuple[str, float, float]] = ()
 
 
 def line_chart(line: Line, *, unit: str = "", beside: Line | None = None) -> list[LineChart]:

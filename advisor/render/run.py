@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from rich.console import Console
 
 from advisor.estimate.types import Learned
@@ -293,8 +293,7 @@ def learned_words(found: LearnedRecord) -> str:
 BEST, WORST, MIDDLE, FIRST = "best", "worst", "middle", "first"
 
 
-@dataclass(frozen=True, slots=True)
-class PickedSample:
+class PickedSample(Struct, frozen=True):
     """One sample answer, and which it is."""
 
     rank: str  # best | worst | middle | first

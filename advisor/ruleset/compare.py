@@ -7,8 +7,10 @@ so nothing is sampled and nothing is missed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.ruleset.decisions import Precedence, deciding, layer_of
 from advisor.ruleset.facts import Fact
@@ -19,8 +21,7 @@ from advisor.ruleset.space import Region, Space, TooManyCases
 MAX_REGIONS = 3  # shown for one change of a conclusion; the others are counted by nobody
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True, kw_only=True):
     """Situations in which a step concludes `first` and `second`; None: nothing at all."""
 
     table: str
@@ -31,8 +32,7 @@ class Difference:
     region: Region
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableDifference:
+class TableDifference(Struct, frozen=True, kw_only=True):
     """What changes in one step."""
 
     table: str
@@ -42,8 +42,7 @@ class TableDifference:
     only_in: int | None = None  # 0 or 1: the rule set that alone has the step
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RulesComparison:
+class RulesComparison(Struct, frozen=True, kw_only=True):
     """Everything that two rule sets conclude differently, and which rules are not the same."""
 
     tables: tuple[TableDifference, ...]

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.ruleset.model import DecisionTable, Rule, Ruleset
 from advisor.ruleset.space import Region, Shorten, Space
@@ -17,8 +18,7 @@ SHOWN_BOXES = 5
 MAX_CULPRITS = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hole:
+class Hole(Struct, frozen=True, kw_only=True):
     """Situations in which a table recommends nothing, or forbids all that it recommends."""
 
     box: Region
@@ -27,8 +27,7 @@ class Hole:
     by_policy: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clash:
+class Clash(Struct, frozen=True, kw_only=True):
     """Two rules of one layer (and tier) that fire together and say different things."""
 
     first: Rule
@@ -37,8 +36,7 @@ class Clash:
     key: str = ""  # of a setting
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Idle:
+class Idle(Struct, frozen=True, kw_only=True):
     """A rule without effect, and the rules that take it."""
 
     rule: Rule
@@ -46,8 +44,7 @@ class Idle:
     key: str = ""  # of a setting that never takes effect
 
 
-@dataclass(kw_only=True)
-class TableProof:
+class TableProof(Struct, kw_only=True):
     """What was proved of one table. Empty lists: nothing wrong."""
 
     table: DecisionTable

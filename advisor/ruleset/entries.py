@@ -6,8 +6,9 @@ Every fault is located, and none stops the reading of the rest.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.shape import (

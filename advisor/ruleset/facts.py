@@ -5,9 +5,11 @@ schemas derive from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.ground.annotated import shape_of
 from advisor.ground.errors import Fault, InputError, unknown_name
@@ -35,8 +37,7 @@ UNKNOWN = "unknown"
 LONG_FLAG = Text(pattern="--[a-z][a-z-]*", such_as="--data-rows")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Value:
+class Value(Struct, frozen=True, kw_only=True):
     """One value of a choice: what a person reads in the wizard, and inside a sentence."""
 
     label: str
@@ -45,8 +46,7 @@ class Value:
     such_as: Annotated[str, "an example of it, for somebody who does not know which one it is"] = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True, kw_only=True):
     """One fact: its type, its domain, where it comes from and how a person is asked for it."""
 
     id: str

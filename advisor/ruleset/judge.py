@@ -13,9 +13,11 @@ that ranks the schemes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.methods import methods, schemes
 from advisor.ruleset.facts import UNKNOWN, Fact
@@ -24,8 +26,7 @@ from advisor.ruleset.phrases import method_words
 from advisor.ruleset.space import conditions_by_fact, letting_through
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True, kw_only=True):
     """What one table says of one set of facts."""
 
     table: str

@@ -10,9 +10,11 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.ground.errors import did_you_mean
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text, value_words
@@ -37,8 +39,7 @@ SIDE_EFFECTS = (
 SettingFault = Callable[[str, Any], str | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LintFinding:
+class LintFinding(Struct, frozen=True, kw_only=True):
     """One thing that the linter has to say, at one place of one file."""
 
     id: str  # kebab-case, named after the situation
@@ -51,8 +52,7 @@ class LintFinding:
     about: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LintReport:
+class LintReport(Struct, frozen=True, kw_only=True):
     """Everything that one run of the linter found and proved."""
 
     findings: tuple[LintFinding, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.ground.types import Source
 from advisor.ground.yaml_files import Document, Spot
@@ -15,8 +16,7 @@ CONFIDENCES = ("document", "study", "vendor-doc", "practice", "judgement")
 STATUSES = ("draft", "active", "expired")
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(Struct, frozen=True):
     """Numbers from `low` to `high`; None is open."""
 
     low: float | None = None
@@ -35,8 +35,7 @@ class Interval:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True, kw_only=True):
     """One line of a `when`: the fact has one of these values or lies in an interval."""
 
     fact: str
@@ -55,8 +54,7 @@ class Condition:
         return value in self.values
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """One rule: conditions joined by AND, what follows, and the reason with its sources."""
 
     id: str
@@ -78,7 +76,7 @@ class Rule:
     scenarios: tuple[Mapping[str, Any], ...] = ()  # as the file has them (advice/linting.py)
     candidate: str = ""  # the scheme that a rule of the table `allowed` was spread to
     # Where it stands: text is made of it only where somebody asks, since finding it takes time.
-    spot: Spot | None = field(default=None, compare=False, repr=False)
+    spot: Spot | None = None
 
     @property
     def at(self) -> str:
@@ -95,8 +93,7 @@ class Rule:
         return next(failing, None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True, kw_only=True):
     """What experts say against some rules. Told with an answer that any of them decided."""
 
     id: str
@@ -105,8 +102,7 @@ class Conflict:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Assumption:
+class Assumption(Struct, frozen=True, kw_only=True):
     """A combination of facts that cannot occur: an axiom of the proof."""
 
     id: str
@@ -118,15 +114,14 @@ class Assumption:
         return all(condition.holds(facts.get(condition.fact)) for condition in self.never)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecisionTable:
+class DecisionTable(Struct, frozen=True, kw_only=True):
     """One decision step: the facts it may look at and the fact it concludes."""
 
     id: str
     concludes: str
     inputs: tuple[str, ...]  # as rules name them
     about: str
-    spot: Spot | None = field(default=None, repr=False, compare=False)
+    spot: Spot | None = None
     per: str = ""  # "scheme": asked for each scheme; its rules forbid that scheme
     seen: tuple[str, ...] = ()  # the inputs as the judge sees them (judge.py)
     asks: str = ""  # the table that is asked for each scheme before this one ranks them
@@ -137,8 +132,7 @@ class DecisionTable:
         return "" if self.spot is None else self.spot.at(key=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Ruleset:
+class Ruleset(Struct, frozen=True, kw_only=True, eq=False):
     """Every table with its rules, merged over the layers and ready to judge."""
 
     facts: Mapping[str, Fact]

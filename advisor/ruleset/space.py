@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Condition, Rule, Ruleset
@@ -40,8 +41,7 @@ class TooManyCases(Exception):
         self.sets = sets
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(Struct, frozen=True):
     """Situations in which something holds: for each fact that matters, the cells it may be in."""
 
     within: Within
@@ -269,8 +269,7 @@ def _relevant(
 MANY = 5  # values of a choice, above which those that are left out are shorter to read
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """One value, or all numbers of one stretch; `value` stands for them. None: not known."""
 
     value: Any

@@ -12,9 +12,10 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.shape import (

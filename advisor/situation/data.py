@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 import advisor.data
 from advisor.ground.errors import Fault, InputError
@@ -27,8 +28,7 @@ SHOWN_CHARS = 90
 Reader = Callable[..., DataProfile]  # as advisor.data.profile
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadData:
+class ReadData(Struct, frozen=True, kw_only=True):
     """The data of a situation."""
 
     data: DataProfile | None = None
@@ -160,8 +160,7 @@ def _warnings(answers: AnswerSet, profiles: Mapping[str, DataProfile]) -> list[s
 # --------------------------------------------------------------------------- what suits a task
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Misfit:
+class Misfit(Struct, frozen=True, kw_only=True):
     """Why data do not suit a task."""
 
     profile: DataProfile

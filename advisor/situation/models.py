@@ -11,9 +11,10 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.estimate.model.architecture import ABOUT_SEQ2SEQ, ConfigError, shape_from_config
 from advisor.ground.annotated import parse_json

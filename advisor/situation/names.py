@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
@@ -281,16 +282,14 @@ VERSIONS = 20  # a number above it in a name is a date
 HUGE = 200e9  # parameters: what nobody means who names a family alone
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NamedModel:
+class NamedModel(Struct, frozen=True, kw_only=True):
     """One model to choose from."""
 
     id: str
     about: str  # "8.19B parameters, apache-2.0, on this machine"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NameLookup:
+class NameLookup(Struct, frozen=True, kw_only=True):
     """What a typed name means: one model, some to choose from, or none."""
 
     id: str | None = None  # the model, as the hub or the file system writes it

@@ -5,10 +5,11 @@ holds the data: its own if its files are at hand, else what is known of its fami
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 import advisor.data
 from advisor.ground.annotated import build, shape_of
@@ -23,8 +24,7 @@ from advisor.situation.models import model_shape
 from advisor.situation.types import ModelSuggestion
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateFamily:
+class TemplateFamily(Struct, frozen=True, kw_only=True):
     """What the chat template of a family of models writes; None: not known."""
 
     names: Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]

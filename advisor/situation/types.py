@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.estimate.past_runs import NO_RUNS, PastRuns
 from advisor.ground.types import AnswerSet, DataProfile, GpuSpec, Hardware, ModelShape, Source
@@ -32,8 +34,7 @@ def teacher_fits(hardware: Hardware, teacher: ModelShape) -> bool:
     return not memories or TEACHER_BYTES * teacher.params < min(memories)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSuggestion:
+class ModelSuggestion(Struct, frozen=True, kw_only=True):
     """A model nobody asked for: what is suggested, and why."""
 
     model: str
@@ -41,8 +42,7 @@ class ModelSuggestion:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutOfScope:
+class OutOfScope(Struct, frozen=True, kw_only=True):
     """A model or a device that this tool does not train, and where to go with it."""
 
     kind: str  # the value of the fact out_of_scope
@@ -55,8 +55,7 @@ class OutOfScope:
     is_model: bool = True  # False: a device
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Suggested:
+class Suggested(Struct, frozen=True, kw_only=True):
     """A model that could be suggested, with what goes with it."""
 
     shape: ModelShape
@@ -65,8 +64,7 @@ class Suggested:
     warnings: tuple[str, ...] = ()  # about this model with these data
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """Everything advice depends on."""
 
     answers: AnswerSet

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import Stopped
 from advisor.ground.types import AnswerSet, Hardware

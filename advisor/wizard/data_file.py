@@ -7,8 +7,10 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data.read.source import team_files
 from advisor.data.recognition.recognise import ColumnsUnclear, first_row
@@ -58,8 +60,7 @@ ROLE_WORDS = {
 Mapped = Mapping[str, str]  # role -> column
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataReader:
+class DataReader(Struct, frozen=True, kw_only=True):
     """Reads data files, and asks which column is what if that is a guess."""
 
     ui: Ui

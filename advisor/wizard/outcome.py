@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.advice.types import Advice, Candidate
 from advisor.data import profile
@@ -22,8 +23,7 @@ Check = Callable[[str], str | None]  # what a person typed -> what is wrong with
 Profile = Callable[[str, Mapping[str, str] | None, str | None], DataProfile]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checks:
+class Checks(Struct, frozen=True, kw_only=True):
     """Checks of typed answers: each returns what is wrong, or None."""
 
     data_examples: Check = lambda text: None
@@ -34,8 +34,7 @@ class Checks:
     profile: Profile = lambda path, mapping, wanted: profile(path, mapping=mapping, wanted=wanted)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interview:
+class Interview(Struct, frozen=True, kw_only=True):
     """Whom the questions are put to, about which machine, and which of them matter."""
 
     facts: Mapping[str, Fact]
@@ -46,8 +45,7 @@ class Interview:
     state_file: Path | None = None  # keeps the answers; None: the file of this folder
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WizardOutcome:
+class WizardOutcome(Struct, frozen=True, kw_only=True):
     """What `advise` made of the answers."""
 
     advice: Advice
@@ -72,8 +70,7 @@ class WizardOutcome:
         return self.is_complete and not self.other_machine
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Actions:
+class Actions(Struct, frozen=True, kw_only=True):
     """What the menu does, given by the caller. Any of them may raise AdviseError."""
 
     show: Callable[[WizardOutcome], None]  # print the recommendation

@@ -8,9 +8,9 @@ import shutil
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -29,8 +29,7 @@ NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)$")
 THOUSANDS_BY_POINT = re.compile(r"[0-9]{1,3}(\.[0-9]{3})+$")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class Option(Struct, frozen=True, kw_only=True):
     """One choice: what is returned, what a person reads, and one line of help."""
 
     value: Any

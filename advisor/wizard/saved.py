@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from advisor.ground.annotated import parse_json
 from advisor.ground.files import text_of
@@ -18,8 +19,7 @@ from advisor.ruleset.facts import Fact
 from advisor.wizard.walk import words_of
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True, kw_only=True):
     """How far a round of questions has come."""
 
     answers: AnswerSet

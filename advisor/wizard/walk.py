@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from advisor.advice.questions import ASKED_BESIDE, NEEDED_TO_TRAIN, fixed_chain, still_matters
 from advisor.ground.types import Answer, AnswerSet
@@ -27,8 +28,7 @@ BACK: Final = Special.BACK
 DONT_KNOW: Final = Special.DONT_KNOW
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Several:
+class Several(Struct, frozen=True, kw_only=True):
     """A reply that sets several facts at once; None takes an answer away."""
 
     values: Mapping[str, Any]
@@ -37,8 +37,7 @@ class Several:
 Reply = Any  # BACK, DONT_KNOW, Several, or the answer's value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class Question(Struct, frozen=True, kw_only=True):
     """One question to ask now."""
 
     fact: Fact

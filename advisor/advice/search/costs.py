@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.advice.search.fit import ENOUGH, coarse_fit, combine_estimates, fit_stage
 from advisor.advice.search.micro_batches import HARDLY_FASTER, StageCost

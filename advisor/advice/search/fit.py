@@ -8,8 +8,9 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.advice.search.micro_batches import (
     BestTrial,

@@ -8,12 +8,14 @@ batch stays: gradients are accumulated instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from advisor.advice.search.rows import task_settings
-from advisor.advice.search.settings import StageCase
+from advisor.advice.search.settings import DEFAULTS, StageCase
 from advisor.advice.types import Chosen, values_of
 from advisor.estimate import HEAD_ROOM, NO_MODEL, estimate, hardware_machine, time_estimate
 from advisor.estimate.padding import tokens_read
@@ -101,8 +103,8 @@ def _passes(case: StageCase, plain: Mapping[str, Any]) -> tuple[float, float]:
         profiles = [(one.rows, values_of(read.settings)) for one, read in task_settings(case)]
     rows, passes, held_out = sum(count for count, _ in profiles) or 1, 0.0, 0.0
     for count, values in profiles:
-        held = float(values.get("holdout", Stage.holdout))
-        passes += count * float(values.get("epochs", Stage.epochs)) * (1 - held)
+        held = float(values.get("holdout", DEFAULTS["holdout"]))
+        passes += count * float(values.get("epochs", DEFAULTS["epochs"])) * (1 - held)
         held_out += count * held
     return passes / rows, held_out / rows
 
@@ -156,8 +158,7 @@ def _amounts_to_read(
 # --------------------------------------------------------------------------- the search
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class Trial(Struct, frozen=True, kw_only=True):
     """A way to bring the rows of an optimizer step through the devices."""
 
     micro: int
@@ -188,8 +189,7 @@ class Trial:
         return self.micro >= other.micro and self.recompute <= other.recompute
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BestTrial:
+class BestTrial(Struct, frozen=True, kw_only=True):
     """The chosen trial, its estimate, and what kept it from being a larger one."""
 
     trial: Trial

@@ -8,8 +8,10 @@ sequences; these are made so long that this number is whole, and divides among t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.advice.search.settings import BATCH, StageCase
 from advisor.advice.types import Chosen, Padding, values_of
@@ -35,8 +37,7 @@ WHY_NOT_PACKED = {  # by the fact `packing_suits`
 SAME_ROWS = 0.15  # the share by which the rows of an optimizer step may differ
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Packing:
+class Packing(Struct, frozen=True, kw_only=True):
     """Sequences that hold the rows of an optimizer step."""
 
     seq_len: int

@@ -10,15 +10,16 @@ cite use one rate at 8 and at 64 rows a step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from math import ceil, log10
 from typing import Any
 
-from advisor.advice.search.settings import BATCH, USUAL_BATCH, StageCase
+from msgspec import Struct
+from msgspec.structs import replace
+
+from advisor.advice.search.settings import BATCH, DEFAULTS, USUAL_BATCH, StageCase
 from advisor.advice.types import Chosen
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
-from advisor.plan.model import Stage
 
 DEFAULT_SEQ_LEN = 1024
 TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
@@ -142,8 +143,7 @@ def _rounded_up(length: float) -> int:
 # --------------------------------------------------------------------------- how many steps
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowsRead:
+class RowsRead(Struct, frozen=True, kw_only=True):
     """What follows from the number of rows."""
 
     # The batch in any case; epochs and held-out share if something sets them.
@@ -169,7 +169,7 @@ class RowsRead:
         """Optimizer steps in all with these settings; None: not known how many rows there are."""
         if self.trained is None:
             return None
-        epochs = float(settings["epochs"].value) if "epochs" in settings else Stage.epochs
+        epochs = float(settings["epochs"].value) if "epochs" in settings else DEFAULTS["epochs"]
         return steps_in(self.trained, per_step=per_step, epochs=epochs)
 
 
@@ -223,7 +223,7 @@ def settings_for_rows(
         multiple: The fewest rows that a step can have: the smallest micro-batch on each device.
     """
     batch = settings.get(BATCH, USUAL_BATCH)
-    epochs = settings.get("epochs", Chosen(value=Stage.epochs, because="one pass"))
+    epochs = settings.get("epochs", Chosen(value=DEFAULTS["epochs"], because="one pass"))
     found = {BATCH: batch}
     if unit == "row" and "holdout" not in settings and (held := _held_out_share(rows, aim)):
         found["holdout"] = held
@@ -232,7 +232,7 @@ def settings_for_rows(
     trained = None
     if rows is not None:
         share = {**settings, **found}.get("holdout")
-        trained = max(1, round(rows * (1 - float(share.value if share else Stage.holdout))))
+        trained = max(1, round(rows * (1 - float(share.value if share else DEFAULTS["holdout"]))))
     if aim and trained:
         found |= _enough_steps(batch, epochs, aim, (trained, unit), multiple)
     return RowsRead(settings=found, trained=trained, usual_epochs=float(epochs.value))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
+
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import fields
 
 from advisor.advice.facts import device, model_facts
 from advisor.advice.types import (
@@ -32,11 +34,10 @@ RATE = "learning_rate"  # every stage has one
 BATCH = "effective_batch_size"  # no plan key: rows of an optimizer step, which the search splits
 USUAL_BATCH = Chosen(value=16, because="usual")
 MICRO_BATCHES = (16, 8, 4, 2, 1)
-DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
+DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not NODEFAULT}
 
 
-@dataclass(frozen=True, slots=True)
-class StageCase:
+class StageCase(Struct, frozen=True):
     """One stage of a composition, in a situation and under rules."""
 
     ruleset: Ruleset

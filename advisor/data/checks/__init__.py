@@ -9,9 +9,10 @@ from __future__ import annotations
 import pkgutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
+
+from msgspec import Struct, field
 
 from advisor.data.example import Example
 from advisor.data.examples import SHOWN_ROWS, Tally
@@ -22,8 +23,7 @@ T = TypeVar("T")
 SEVERITIES = ("error", "warning", "note")
 
 
-@dataclass(kw_only=True, slots=True)
-class Subject:
+class Subject(Struct, kw_only=True):
     """The data that is checked."""
 
     kind: str
@@ -37,8 +37,7 @@ class Subject:
     rows: int = 0  # seen so far
 
 
-@dataclass(slots=True)
-class SeenRow:
+class SeenRow(Struct):
     """One row as the checks see it."""
 
     example: Example
@@ -121,8 +120,7 @@ def worst_first(findings: Iterable[DataFinding]) -> tuple[DataFinding, ...]:
     return tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity)))
 
 
-@dataclass(slots=True)
-class RandomSample(Generic[T]):
+class RandomSample(Struct, Generic[T]):
     """A random sample of flat size: every row has the same chance to be in it, the same rows every
     time.
     """

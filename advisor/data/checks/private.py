@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from advisor.data.checks import RowCheck, SeenRow, Subject, findings_of
 from advisor.ground.types import DataFinding
@@ -56,8 +57,7 @@ def _is_password(text: str) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PrivateKind:
+class PrivateKind(Struct, frozen=True):
     """One sort of secret or personal datum."""
 
     id: str

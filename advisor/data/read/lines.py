@@ -13,10 +13,11 @@ import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import Fault, InputError
 
@@ -42,8 +43,7 @@ WESTERN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataFile:
+class DataFile(Struct, frozen=True, kw_only=True):
     """One file of a data path."""
 
     path: Path
@@ -55,8 +55,7 @@ class DataFile:
     changed_ns: int  # when its content changed
 
 
-@dataclass(slots=True)
-class Faults:
+class Faults(Struct):
     """Everything wrong with a file so far: raised together, or looked at by `profile`."""
 
     items: list[Fault] = field(default_factory=list)

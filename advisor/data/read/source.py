@@ -17,8 +17,9 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from advisor.data.read.lines import CONTAINERS, DataFile, cannot_open, encoding_of_start
 from advisor.ground.errors import InputError
@@ -70,8 +71,7 @@ FOR_EVALUATION = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSource:
+class DataSource(Struct, frozen=True, kw_only=True):
     """The files a data path stands for, all of one container, in reading order."""
 
     shown: str  # as messages name it

@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.data.example import (
     CALL_TURNS,
@@ -29,8 +30,7 @@ KEPT_VALUES = 300  # distinct values kept of a column
 DEPTH = 4  # objects inside objects that are looked into
 
 
-@dataclass(slots=True)
-class Column:
+class Column(Struct):
     """What a sample of one column's cells looks like."""
 
     filled: int = 0

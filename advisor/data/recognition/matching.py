@@ -11,9 +11,11 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data.formats import Called, Format, formats, names_of, normal
 from advisor.data.recognition.columns import Column
@@ -78,8 +80,7 @@ def map_flag(mapping: Mapping[str, str]) -> str:
     return " ".join(["--map", *(one if bare.fullmatch(one) else shlex.quote(one) for one in pairs)])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ColumnReading:
+class ColumnReading(Struct, frozen=True, kw_only=True):
     """One way to read a file."""
 
     format: str

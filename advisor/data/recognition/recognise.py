@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data.example import role_of_speaker, turn_keys
 from advisor.data.formats import formats, names_of, normal, read_mapping
@@ -42,8 +44,7 @@ TEXT_STYLES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSet:
+class DataSet(Struct, frozen=True, kw_only=True):
     """A data file, found and recognised: what it holds, and how sure that is."""
 
     source: DataSource

@@ -10,9 +10,10 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.data.example import CALLS, Example, Message
 from advisor.ground.annotated import parse_json

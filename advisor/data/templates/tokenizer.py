@@ -11,11 +11,12 @@ import importlib.util
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from advisor.data.checks import finding, findings_of
 from advisor.data.example import Example, Message, system_in_question
@@ -85,8 +86,7 @@ DECIDING = (NO_TEMPLATE, *(name for name in FINDINGS if "without" not in name))
 TRIED_ROWS = 200  # of the data, by advice; `advise check` tries all that it counts
 
 
-@dataclass(slots=True)
-class ModelTokenizer:
+class ModelTokenizer(Struct):
     """Counts tokens as one model does. Callable, as `profile` wants it."""
 
     model: str

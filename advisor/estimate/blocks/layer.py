@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from advisor.estimate.blocks.settings import ALL, BlockSettings, style_of
 from advisor.estimate.blocks.states import convolution, delta_net, mamba2

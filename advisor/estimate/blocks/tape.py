@@ -13,7 +13,8 @@ Sizes are bytes per token. What is counted follows torch.autograd:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from advisor.estimate.blocks.settings import ALL, BlockSettings, Style
 
@@ -22,8 +23,7 @@ from advisor.estimate.blocks.settings import ALL, BlockSettings, Style
 NEW, SAME, JOINED = "new", "same", "joined"
 
 
-@dataclass(slots=True, eq=False)
-class Tensor:
+class Tensor(Struct, eq=False):
     """A tensor of a block: `width` elements per token in `storage`, which views share."""
 
     width: float
@@ -37,8 +37,7 @@ class Tensor:
         return self.width * self.bytes_each
 
 
-@dataclass(slots=True, eq=False)
-class Operation:
+class Operation(Struct, eq=False):
     """One recorded operation.
 
     Args:

@@ -8,8 +8,10 @@ tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.estimate.model.dims import Dims
 from advisor.estimate.run import Run
@@ -27,8 +29,7 @@ OTHERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(Struct, frozen=True):
     """Trained tensors of one shape."""
 
     kind: Kind

@@ -10,8 +10,9 @@ activations' host side, dropout masks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from advisor.estimate import sources as src
 from advisor.estimate.memory.activations import (

@@ -5,7 +5,8 @@ optimizer step adds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from advisor.estimate import sources as src
 from advisor.estimate.memory.optimizer_states import (

@@ -9,8 +9,9 @@ shape's note says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from advisor.estimate.model.layouts import CROSS_ATTENTION, FULL, flat, layout_of, pattern_of
 from advisor.estimate.model.structure import structure_of

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.estimate.model.architecture import OWN_ATTENTION
 from advisor.estimate.model.layers import Attention, Latent, LayerKind, Structure
@@ -60,8 +62,7 @@ def by_common_name(ends: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, st
 USED_EXPERTS = 8  # per token, where only the sizes of a mixture are known: as in Qwen3's
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dims:
+class Dims(Struct, frozen=True, eq=False):
     """Sizes of one decoder (or encoder).
 
     The numbers are sums and means over all layers of `structure`: `width` is the MLP width one
@@ -93,7 +94,7 @@ class Dims:
     shared_size: int  # MLP width of the experts that every token passes through
     shared_ends: int  # inputs + outputs of all linear layers that "all-linear" adapts, summed
     # The same by (name in lower case, part of the model), and by (common name, part).
-    named_ends: Mapping[tuple[str, str], int] = field(repr=False, compare=False)
+    named_ends: Mapping[tuple[str, str], int]
     other_params: int  # norms, biases, convolutions, positions
     scores: tuple[tuple[int, int | None], ...]  # width of queries over layers, and their window
     caches: tuple[tuple[int, int | None], ...]  # numbers cached per token over layers, and windows

@@ -10,8 +10,9 @@ from a ModelShape, after the layer definitions of transformers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 # Named tuples where dataclasses would do: making one takes a sixth of the time, at each start.
 Part = Literal["mixer", "mlp", "shared", "extra"]
@@ -157,8 +158,7 @@ class Dense(NamedTuple):
     fused: bool = False  # gate and up are one matrix
 
 
-@dataclass(frozen=True, slots=True)
-class Experts:
+class Experts(Struct, frozen=True):
     """Routed experts, held in tensors of three dimensions, with the shared ones beside them."""
 
     count: int
@@ -202,8 +202,7 @@ class Experts:
         return self.count * (2 * self.inputs + self.matrices * self.width)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerKind:
+class LayerKind(Struct, frozen=True):
     """Layers that are alike."""
 
     count: int  # how many there are
@@ -250,8 +249,7 @@ class LayerKind:
         return next((part for part in self.mixers if isinstance(part, Attention | Latent)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(Struct, frozen=True):
     """A whole model."""
 
     kinds: tuple[LayerKind, ...]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
@@ -16,8 +17,7 @@ from advisor.model_files.config import NAMES, read
 Bias = Literal["none", "config", "config-qkv", "qkv", "qkvo", "o"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True, kw_only=True):
     """What distinguishes a family from LLaMA."""
 
     mixer: Annotated[

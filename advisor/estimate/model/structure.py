@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from advisor.estimate.model import layouts as letters
 from advisor.estimate.model.layers import (
@@ -224,8 +225,7 @@ def _whole(shape: ModelShape, s: Sizes, kinds: tuple[LayerKind, ...]) -> Structu
 EXPAND = 2  # Mamba's inner width, in multiples of the model's
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
+class Sizes(Struct, frozen=True):
     """The sizes of one model, whatever holds them."""
 
     family: Layout

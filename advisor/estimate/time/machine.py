@@ -4,7 +4,7 @@ and between a device and host memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from advisor.estimate.methods import special
 from advisor.estimate.run import Run
@@ -104,8 +104,7 @@ CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on s
 CPU_BYTES_PER_S = 15e9
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """What time depends on."""
 
     flops: float  # that the matrix products of a training loop reach, per device

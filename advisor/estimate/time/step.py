@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from advisor.estimate.memory.optimizer_states import entry_of, orthogonal_flop
 from advisor.estimate.methods import special

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.extras.benchmarks.scores import (
     BenchmarkChange,
@@ -38,8 +40,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmarks:
+class Benchmarks(Struct, frozen=True, kw_only=True):
     """Benchmarks of lm-evaluation-harness, which a run asks its base and its results."""
 
     tasks: Annotated[
@@ -56,8 +57,7 @@ class Benchmarks:
     limit: Annotated[int | None, Integer(min=1), "questions of each; default: all"] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkKeys:
+class BenchmarkKeys(Struct, frozen=True, kw_only=True):
     """Its keys of a plan."""
 
     evaluation: Annotated[

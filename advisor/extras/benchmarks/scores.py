@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import hypot, sqrt
 from pathlib import Path
 from statistics import stdev
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 from advisor.ground.annotated import JsonObject
 from advisor.ground.files import text_of
@@ -43,8 +44,7 @@ def files_of(path: Path, seen: frozenset[Path] = frozenset()) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
+class Score(Struct, frozen=True, kw_only=True):
     """One model's score in one benchmark, by the first metric that the benchmark names."""
 
     benchmark: str
@@ -127,8 +127,7 @@ def _values(
 # --------------------------------------------------------------------------- before and after
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchmarkChange(JsonObject):
+class BenchmarkChange(JsonObject, frozen=True, kw_only=True):
     """One benchmark before and after training, as run.json holds it."""
 
     benchmark: Annotated[str, "as the harness calls it"]
@@ -174,8 +173,7 @@ class BenchmarkChange(JsonObject):
         return f"{self.before:.3g} -> {self.after:.3g} ({self.difference:+.3g}{told})"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchmarkRecord(JsonObject):
+class BenchmarkRecord(JsonObject, frozen=True, kw_only=True):
     """`extras.benchmarks` in run.json: the benchmarks before and after training."""
 
     tasks: Annotated[tuple[str, ...], "`evaluation.tasks` of the plan"] = ()

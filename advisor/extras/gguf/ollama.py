@@ -13,9 +13,11 @@ import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data.templates.chat_text import ChatText, json_object, special_texts
 from advisor.export.exporter import ExportRequest
@@ -130,8 +132,7 @@ def _template_and_ends(
     return made, found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Modelfile:
+class Modelfile(Struct, frozen=True, kw_only=True):
     """What Ollama reads beside a GGUF file."""
 
     model: str

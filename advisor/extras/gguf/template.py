@@ -13,8 +13,10 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from itertools import islice
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data.templates.chat_text import (
     END_MARK,
@@ -48,8 +50,7 @@ class NotExpressible(Exception):
     """Why the text of a template cannot be put together from fixed texts."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OllamaTemplate:
+class OllamaTemplate(Struct, frozen=True, kw_only=True):
     """Texts that Ollama puts together as the model's own template does."""
 
     shape: FixedTexts
@@ -204,8 +205,7 @@ THOUGHTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FixedTexts:
+class FixedTexts(Struct, frozen=True, kw_only=True):
     """The fixed texts of a chat template."""
 
     head: str  # before the first question, if there is no system message

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Struct
 
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import AdviseError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubKeys:
+class HubKeys(Struct, frozen=True, kw_only=True):
     """Its keys of a plan."""
 
     push_to: Annotated[

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.data import profile
 from advisor.estimate import NO_MODEL, cost_estimate, estimate
@@ -43,8 +45,7 @@ CORES_A_GPU = 4
 PROCESS_BYTES = 2 * GIB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobNeeds:
+class JobNeeds(Struct, frozen=True, kw_only=True):
     """What a plan asks of a scheduler."""
 
     plan: Plan

@@ -12,9 +12,10 @@ import tarfile
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.export.exporter import ExportRequest
 from advisor.extras.jobs.contents import Contents, safe_name, source_files
@@ -38,8 +39,7 @@ WIDTH = 78  # of what is said on the screen and in comments
 MADE = ("advisor/_bundled/", "rules/schema/")  # by a build
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SchedulerJob:
+class SchedulerJob(Struct, frozen=True, kw_only=True):
     """What makes a bundle one for a scheduler."""
 
     ending: str  # of the bundle's name where none was chosen
@@ -51,8 +51,7 @@ class SchedulerJob:
     facts: Mapping[str, Any]  # the same as JSON
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bundle:
+class Bundle(Struct, frozen=True, kw_only=True):
     """A bundle that was written."""
 
     name: str

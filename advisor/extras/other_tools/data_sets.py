@@ -13,10 +13,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.data.read.hub import is_hub_id
 from advisor.extras.other_tools.file import Command, ToolFile, found_near
@@ -41,8 +43,7 @@ AS_A_PLAN = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataRef:
+class DataRef(Struct, frozen=True, kw_only=True):
     """One data set that a file names."""
 
     key: str  # the dotted key that names it
@@ -403,8 +404,7 @@ OWN_ROWS = "a plan measures on rows of its own data, held out by `holdout`"
 ONE_SET = "a plan trains on one file, folder or hub data set"
 
 
-@dataclass(kw_only=True, slots=True)
-class MeasuredData:
+class MeasuredData(Struct, kw_only=True):
     """What a configuration trains on, as far as it is here."""
 
     words: list[str] = field(default_factory=list)

@@ -12,11 +12,12 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from advisor.extras.other_tools.findings import ToolFinding
 from advisor.extras.other_tools.tool import TOOLS, Tool, known_names, meant_key, tool_named
@@ -163,8 +164,7 @@ PLAN_IT = "`advise --model MODEL --data DATA --plan plan.yaml` plans the same tr
 CHECK_PLAN = "this is a plan of `advise`: `advise run FILE --dry-run` measures it"
 
 
-@dataclass(kw_only=True, slots=True)
-class ToolFile:
+class ToolFile(Struct, kw_only=True):
     """A configuration of another tool."""
 
     path: Path

@@ -10,11 +10,12 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.data.read.hub import is_hub_id
 from advisor.export.exporter import ExportRequest
@@ -48,8 +49,7 @@ MERGE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WrittenFolder:
+class WrittenFolder(Struct, frozen=True, kw_only=True):
     """What was written."""
 
     folder: Path
@@ -181,8 +181,7 @@ def _commented(text: str, first: str = "# ", later: str = "# ") -> list[str]:
     )  # fmt: skip
 
 
-@dataclass(kw_only=True, slots=True)
-class ToolJob:
+class ToolJob(Struct, kw_only=True):
     """What is written for one training."""
 
     tool: Tool

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import chain
 from typing import Any
+
+from msgspec import Struct
 
 from advisor.advice.facts import model_facts
 from advisor.advice.search.settings import RATE, SETTINGS, axes_of, settings_by_rule
@@ -53,8 +54,7 @@ BOUNDS = {
 PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolFinding:
+class ToolFinding(Struct, frozen=True, kw_only=True):
     """One thing that is said of a configuration."""
 
     id: str
@@ -67,8 +67,7 @@ class ToolFinding:
     refused: bool = False  # the tool does not start with it
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What the rules may ask for."""
 
     values: Mapping[str, Any]  # of the file

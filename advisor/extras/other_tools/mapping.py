@@ -9,8 +9,10 @@ silence: every key of either side ends in one of the lists of the result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.extras.other_tools.tool import (
     TURNS,
@@ -44,8 +46,7 @@ PLACE = ("name", "start_from", "data", "trl", "peft")
 LIBRARIES = ("trl", "peft")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Carried:
+class Carried(Struct, frozen=True, kw_only=True):
     """One value of ours and where it comes from."""
 
     value: Any
@@ -53,8 +54,7 @@ class Carried:
     is_default: bool  # the file names none of these keys: the tool's own defaults
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True, kw_only=True):
     """A key that cannot be carried over."""
 
     key: str
@@ -97,8 +97,7 @@ def _is_usable(value: Any) -> bool:
     return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST
 
 
-@dataclass(slots=True)
-class ReadKeys:
+class ReadKeys(Struct):
     """A file of another tool in our words."""
 
     values: Mapping[str, Any]
@@ -184,8 +183,7 @@ def write(
     return found
 
 
-@dataclass(slots=True)
-class WrittenKeys:
+class WrittenKeys(Struct):
     """A stage of a plan in the words of another tool."""
 
     ours: Mapping[str, Any]
@@ -364,8 +362,7 @@ REQUEST_TOKENS = 512  # of a request that nobody has measured: what TRL cut requ
 NO_DATA = "data.jsonl"  # stands for data that are not here: a plan names some
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CarriedPlan:
+class CarriedPlan(Struct, frozen=True, kw_only=True):
     """The plan that a configuration becomes."""
 
     plan: Plan

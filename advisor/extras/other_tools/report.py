@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from advisor.estimate import cost_estimate, hardware_machine
 from advisor.estimate.answers import document_of
@@ -65,8 +67,7 @@ SHOWN_CARDS, SHOWN_TERMS, SHOWN_CHANGES = 3, 3, 5
 QUANTIZED = {"nf4": " on a base in 4 bits", "int8": " on a base in 8 bits"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fitting:
+class Fitting(Struct, frozen=True, kw_only=True):
     """What a configuration takes on a machine."""
 
     document: Mapping[str, Any]  # as `advise estimate --json` says it

@@ -6,9 +6,11 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.data.example import Example, Message, normalise_text, question_key, question_mark
 from advisor.data.examples import SkippedRows, read_examples
@@ -31,8 +33,7 @@ def kind_of_rows(name: str) -> str:
     return "" if found.generates else KINDS.get(next(iter(found.trains_on), ""), "")
 
 
-@dataclass(slots=True)
-class WrittenRows:
+class WrittenRows(Struct):
     """What was written of the rows of a stage."""
 
     kind: str  # one of KINDS' values, or TEXT

@@ -11,12 +11,13 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from advisor.ground.errors import AdviseError, InputError, unknown_name
 from advisor.ground.files import read_at_most
@@ -34,8 +35,7 @@ class CannotCarry(Exception):
     """A value that the other side has no word for; the text says why."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Context:
+class Context(Struct, frozen=True, kw_only=True):
     """What a conversion may need to know."""
 
     folder: Path | None = None  # that relative paths are meant from

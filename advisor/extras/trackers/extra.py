@@ -8,10 +8,11 @@ import netrc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from advisor.extras.protocol import Checked, Extra
 from advisor.ground.errors import Fault
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 TESTED = ("tensorboard", "wandb")  # what the extra of the package installs
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrackerKeys:
+class TrackerKeys(Struct, frozen=True, kw_only=True):
     """Its keys of a plan."""
 
     trackers: Annotated[

@@ -10,7 +10,9 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from advisor.advice.search.strategies import speeds
 from advisor.advice.types import Advice, Flip, Reason
@@ -55,8 +57,7 @@ SAID = ("model", "model_params_b", "gpu", "gpus", "gpu_memory_gib", "data_path",
 FEW_FILES = 2  # that are listed one by one
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
+class Page(Struct, frozen=True, kw_only=True):
     """The whole answer, ready to be shown."""
 
     first: FirstScreen  # what is seen first, and where the terminal shows nothing else
@@ -175,8 +176,7 @@ WORTH_A_LINE = ("answer", "money", "data")  # changes that a person can make, th
 RULE = re.compile(r"\s*\((?:[a-z0-9-]+/)[a-z0-9-]+\)$")  # a rule's id after a warning
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FirstScreen:
+class FirstScreen(Struct, frozen=True, kw_only=True):
     """What a person sees first."""
 
     answer: str  # one sentence or two, with the composition named
