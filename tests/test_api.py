@@ -104,7 +104,7 @@ import sys
 class NothingElse:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in {*sys.stdlib_module_names, "advisor", "yaml", "_yaml"}:
+        if top not in {*sys.stdlib_module_names, "advisor", "yaml", "_yaml", "msgspec"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NothingElse())
@@ -126,7 +126,7 @@ print(json.dumps([chosen, document["plan"]["model"], len(page.sections) > 3, nea
 
 def test_an_answer_needs_no_other_package(tmp_path):
     """A data file is read, a model looked up, a plan made and a misspelt value corrected with every
-    package but PyYAML out of reach.
+    package but PyYAML and msgspec out of reach.
     """
     rows = "".join(f'{{"prompt": "What is {n}?", "completion": "{n}."}}\n' for n in range(300))
     data = tmp_path / "rows.jsonl"

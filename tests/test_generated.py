@@ -4,9 +4,9 @@ import itertools
 import re
 import subprocess
 import xml.etree.ElementTree as ET
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.methods import schemes, updates
 from advisor.ruleset.load import load_rules

@@ -3,9 +3,9 @@ GPU.
 """
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.past_runs import PastRun, Reading
 from advisor.ground.types import Gpu, Hardware

@@ -23,6 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory, Stopped
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.plan.model import Plan
@@ -161,7 +163,7 @@ def check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:
             check(job)
         except InputError as error:
             faults += [
-                replace(fault, where=f"task {job.task}", what=fault.headline)
+                structs.replace(fault, where=f"task {job.task}", what=fault.headline)
                 for fault in error.faults
             ]
     if faults:
@@ -280,7 +282,8 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
     if job is not None:
         try:
             write_json(
-                job.output / error_file(), replace(ErrorRecord.of(error), **process).to_dict()
+                job.output / error_file(),
+                structs.replace(ErrorRecord.of(error), **process).to_dict(),
             )
             shown = bool(os.environ.get(CALLER_SHOWS_ERRORS))
         except AdviseError as second:

@@ -11,8 +11,9 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.advice.advise import advise, open_case, recommended_candidate
 from advisor.advice.case import Decision

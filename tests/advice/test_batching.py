@@ -5,12 +5,12 @@ length share a micro-batch.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.advice.facts import situation_facts
 from advisor.advice.planning import comment_of

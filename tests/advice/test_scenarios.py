@@ -2,9 +2,8 @@
 them.
 """
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from advisor.advice.linting import lint_rules, read_scenarios, run_scenarios, shipped_scenarios
 from advisor.ground.errors import InputError

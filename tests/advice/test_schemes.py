@@ -3,9 +3,9 @@ and the model that is suggested counts like one that is named.
 """
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.advice.advise import advise, open_case
 from advisor.ground.errors import InputError

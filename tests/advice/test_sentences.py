@@ -7,9 +7,9 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from advisor.advice import advise as advising

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.advice.facts import situation_facts
 from advisor.advice.search.fit import fit_stage

@@ -1,7 +1,9 @@
 """Estimates of runs that a test describes by their public spec."""
 
-from dataclasses import field, make_dataclass, replace
 from typing import Any
+
+from msgspec import defstruct, field
+from msgspec.structs import replace
 
 from advisor.estimate import estimate as estimate_of
 from advisor.estimate.memory.peak import memory_estimate as memory_of
@@ -12,7 +14,7 @@ from advisor.situation.models import model_shape
 
 # Every key of a run spec, and `options` for keys of methods that it lacks.
 KEYS = [(key, Any, field(default=USUAL.get(key))) for key in SPEC.keys]
-RunSpec: Any = make_dataclass(
+RunSpec: Any = defstruct(
     "RunSpec", [*KEYS, ("options", Any, field(default_factory=dict))], frozen=True, kw_only=True
 )
 

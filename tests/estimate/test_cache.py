@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import random
 import statistics
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.estimate.memory import allocator as cache_table
 from advisor.estimate.memory.allocator import NONE, UNKNOWN, cache_factors, records

@@ -2,9 +2,8 @@
 answers of its own share of the micro-batches.
 """
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.time import machine_of
 from advisor.probe.catalogue import find_gpu

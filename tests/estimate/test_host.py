@@ -4,9 +4,8 @@ base needs of each GPU while it is loaded.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.memory.static import host_moments
 from advisor.ground.units import GIB

@@ -1,10 +1,9 @@
 """What runs of a machine teach: the median of measured / expected of its model and method."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.estimate.past_runs import (
     MOST_MEMORY,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.memory.optimizer_states import orthogonal_flop, state_size, state_words
 from advisor.estimate.model.architecture import shape_from_config

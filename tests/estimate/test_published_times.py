@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.time import time_estimate
 from advisor.estimate.trainers import trainer_of

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.data.lengths import HISTOGRAM_TOKENS, _histogram
 from advisor.estimate.padding import tokens_read as read_by

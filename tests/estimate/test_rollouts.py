@@ -1,8 +1,7 @@
 """Generating the answers of reinforcement learning: its time by engine, and a server's memory."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.memory.peak import memory_estimate as memory_of
 from advisor.estimate.time import machine_of

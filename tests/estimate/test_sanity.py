@@ -1,11 +1,11 @@
 """What holds for every estimate, of catalogued models under settings of all kinds."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.estimate.model.architecture import ConfigError, shape_from_config
 from advisor.estimate.time import machine_of

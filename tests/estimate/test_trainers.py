@@ -3,9 +3,9 @@ what is taken where none is named.
 """
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.memory.bands import guess_note
 from advisor.estimate.trainers import OUR_TRAITS, OURS, date_in, trainer_of, versions_in

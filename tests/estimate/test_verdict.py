@@ -1,11 +1,11 @@
 """Verdicts on memory: the band of the need against what there is, and the batch that would fit."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.estimate.answers import fitting_batch, smallest_batch
 from advisor.estimate.memory.bands import memory_fits

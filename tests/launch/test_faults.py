@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import Disk

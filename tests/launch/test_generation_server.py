@@ -5,10 +5,10 @@ ended with the stage.
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.launch import Options, run_plan

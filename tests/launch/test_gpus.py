@@ -4,9 +4,9 @@ import json
 import os
 import re
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.extras import Checked

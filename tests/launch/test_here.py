@@ -1,6 +1,6 @@
 """Whether this machine can run a plan, told before anybody starts it."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from advisor.ground.types import Gpu
 from advisor.launch.here import check_machine

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.commands.training import follow
 from advisor.ground.progress import View, Wait, write_view

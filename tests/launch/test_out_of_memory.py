@@ -3,9 +3,9 @@ made smaller is told with the change that fits.
 """
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import OutOfMemory, TrainingFailed
 from advisor.launch import Options, failure_report, run_plan

@@ -1,9 +1,9 @@
 """Several processes of one run: which of their errors is the cause, and what the person reads."""
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import Stopped, TrainingFailed
 from advisor.launch.failure_report import (

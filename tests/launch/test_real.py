@@ -5,10 +5,10 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import Gpu, GpuSpec

@@ -492,7 +492,7 @@ def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop, monkeypat
 
 def test_a_machine_without_the_extra_is_told_the_one_line(shop):
     """Without torch the error names the one line to install, and no folder is made."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
     with pytest.raises(MachineNotReady, match=r"pip install .*\[train\]"):

@@ -1,9 +1,9 @@
 """Several GPUs for one training: what is told before minutes are lost."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import Gpu, GpuSpec

@@ -1,9 +1,9 @@
 """Finished runs and dry runs teach the next one on the same machine, and never stop a run."""
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.types import TokenStats
 from advisor.launch import teaching

@@ -1,8 +1,7 @@
 """Keys of one method come from its own rule file."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir

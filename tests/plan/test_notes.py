@@ -1,8 +1,7 @@
 """The lines above a stage are true of its keys, also after a change; a rate that it borrows is told."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.comments import (

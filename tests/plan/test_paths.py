@@ -1,7 +1,8 @@
 """Every path of a plan, and nothing else, is found where a plan is copied or written elsewhere."""
 
 import json
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from advisor.methods import objectives, updates
 from advisor.methods.keys import PathText

@@ -1,12 +1,12 @@
 """Plans are read strictly, with every fault of a file at once, as the published JSON Schema says."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from msgspec.structs import asdict
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import parse_yaml

@@ -3,12 +3,12 @@
 import os
 import string
 import subprocess
-from dataclasses import replace
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.extras import extras
@@ -58,7 +58,7 @@ nested = st.recursive(
 maps = st.dictionaries(
     keys.filter(
         lambda key: (
-            key not in Stage.__dataclass_fields__
+            key not in Stage.__struct_fields__
             and key not in ("output_dir", "rank", "alpha", "loss_on", "target_modules")
         )
     ),

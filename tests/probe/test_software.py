@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.types import Gpu, Hardware
 from advisor.probe.software import (

@@ -5,11 +5,11 @@ failed, and a dry run. Folders are renamed and long lists are cut; nothing else 
 """
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from msgspec.structs import fields, replace
 
 from advisor.ground.annotated import object_shape, parts_of
 from advisor.ground.errors import InputError, TrainingFailed

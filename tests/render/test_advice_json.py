@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -10,6 +9,7 @@ import sys
 
 import jsonschema
 import pytest
+from msgspec import structs
 
 from advisor.advice.advise import advise
 from advisor.advice.types import Flip
@@ -199,12 +199,12 @@ def test_the_whole_time_stands_beside_the_hours_of_training():
 def test_not_a_number_becomes_null():
     """Infinities and NaN, which JSON does not know, are null wherever they turn up."""
     advice = scenario_5()
-    estimate = dataclasses.replace(
+    estimate = structs.replace(
         advice.recommendation.estimate, cost_usd=math.inf, duration_s=math.nan
     )
-    advice = dataclasses.replace(
+    advice = structs.replace(
         advice,
-        recommendation=dataclasses.replace(advice.recommendation, estimate=estimate),
+        recommendation=structs.replace(advice.recommendation, estimate=estimate),
         facts={"rows": math.nan, "limits": (1.0, -math.inf)},
         flips=(
             Flip(
@@ -273,12 +273,12 @@ def test_hardware_speaks_gib():
 def test_answers_keep_their_origin():
     """Each answer says whether a flag, a file or a person gave it."""
     advice = scenario_5()
-    situation = dataclasses.replace(
+    situation = structs.replace(
         advice.situation, answers=AnswerSet(known={"task": Answer(value="qa", origin="flag")})
     )
-    assert advice_document(dataclasses.replace(advice, situation=situation), plan=None)[
-        "situation"
-    ]["answers"] == {"task": {"value": "qa", "origin": "flag"}}
+    assert advice_document(structs.replace(advice, situation=situation), plan=None)["situation"][
+        "answers"
+    ] == {"task": {"value": "qa", "origin": "flag"}}
 
 
 def test_what_is_no_plain_value_is_refused():

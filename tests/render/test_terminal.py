@@ -5,13 +5,13 @@ UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import re
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from advisor.advice.types import KnownFact
@@ -190,7 +190,7 @@ def test_a_terminal_without_the_signs_gets_others():
 @pytest.mark.parametrize(("read_in", "where"), [("menu", "in the menu"), ("shell", "--why")])
 def test_the_last_line_says_where_the_rest_is(read_in, where):
     """In the wizard that is the menu; left-out warnings are counted there."""
-    advice = dataclasses.replace(scenario_5(), warnings=("one of them", "another", "a third"))
+    advice = structs.replace(scenario_5(), warnings=("one of them", "another", "a third"))
     file = io.StringIO()
     print_advice(advice, Console(file=file, width=80, height=60), read_in=read_in)
     last = file.getvalue().rstrip("\n").split("\n")[-1]
@@ -220,7 +220,7 @@ def test_how_a_name_was_read_is_told_after_what_may_be_wrong():
         "it may not fit: it needs 21 GiB",
         "no answer in the data holds a call",
     )
-    advice = dataclasses.replace(scenario_5(), warnings=said)
+    advice = structs.replace(scenario_5(), warnings=said)
     assert ordered_warnings(advice) == (said[1], said[2], said[0])
 
 
@@ -232,7 +232,7 @@ def test_what_may_end_the_run_is_told_first():
         "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
         "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
     )
-    advice = dataclasses.replace(scenario_5(), warnings=said)
+    advice = structs.replace(scenario_5(), warnings=said)
     assert ordered_warnings(advice) == said[::-1]
 
 
@@ -244,7 +244,7 @@ def test_a_rented_machine_is_paid_for_its_whole_time():
         estimate.cost_usd * estimate.times.total_s / estimate.duration_s
     )
     assert whole_usd(estimate) > estimate.cost_usd
-    trained = dataclasses.replace(estimate, times=None)
+    trained = structs.replace(estimate, times=None)
     assert whole_usd(trained) == estimate.cost_usd
 
 
@@ -254,12 +254,12 @@ def test_the_next_command_asks_for_what_a_plan_still_needs():
     known = advice.situation.answers.known
     for name, asked in (("llama8", True), ("our/llama8", False)):
         named = AnswerSet(known={**known, "model": Answer(value=name, origin="flag")})
-        situation = dataclasses.replace(advice.situation, answers=named, model=None)
-        lines = training_steps(dataclasses.replace(advice, situation=situation))[-2].commands[0]
+        situation = structs.replace(advice.situation, answers=named, model=None)
+        lines = training_steps(structs.replace(advice, situation=situation))[-2].commands[0]
         assert ("--model NAME_ON_THE_HUB" in lines) is asked
     practice = parse_composition("ppo+lora")
-    recommended = dataclasses.replace(advice.recommendation, composition=practice)
-    lines = training_steps(dataclasses.replace(advice, recommendation=recommended))
+    recommended = structs.replace(advice.recommendation, composition=practice)
+    lines = training_steps(structs.replace(advice, recommendation=recommended))
     assert "--reward-model REWARD_MODEL_FOLDER" in lines[-2].commands[0]
 
 
@@ -280,7 +280,7 @@ def test_many_files_are_counted_not_listed():
     rows = KnownFact(fact="data_rows", value=60, origin=origin, text="you have 60 examples")
     assert known_words(kind) == "you have pairs (read from your six files)"
     assert known_words(rows) == "you have 60 examples (read from the largest of your six files)"
-    two = dataclasses.replace(kind, origin="read from a.jsonl, b.jsonl")
+    two = structs.replace(kind, origin="read from a.jsonl, b.jsonl")
     assert known_words(two) == "you have pairs (read from a.jsonl, b.jsonl)"
 
 
@@ -288,15 +288,15 @@ def test_an_amount_is_compared_with_its_limit():
     """Within, above, or within but for the upper end of the band; no limit, no verdict."""
     advice = scenario_5()
     for hours, said in ((8, "within your limit of 8 h"), (1, "above your limit of 60 min")):
-        limited = dataclasses.replace(advice, facts={**advice.facts, "budget_hours": hours})
+        limited = structs.replace(advice, facts={**advice.facts, "budget_hours": hours})
         assert time_line(limited).endswith(f"; {said}")
-    times = dataclasses.replace(
+    times = structs.replace(
         advice.recommendation.estimate.times, train_low_s=4000, train_high_s=9000
     )
-    cost = dataclasses.replace(advice.recommendation.estimate, times=times)
-    banded = dataclasses.replace(
+    cost = structs.replace(advice.recommendation.estimate, times=times)
+    banded = structs.replace(
         advice,
-        recommendation=dataclasses.replace(advice.recommendation, estimate=cost),
+        recommendation=structs.replace(advice.recommendation, estimate=cost),
         facts={**advice.facts, "budget_usd": 1},
     )
     assert time_line(banded) == "88 min (70 min to 2 h 38 min), of which training 84 min"
@@ -371,7 +371,7 @@ def test_the_guide_is_quoted_where_a_fact_changes_its_answer():
 
 def test_without_the_guides_table_the_page_still_answers():
     """An Advice without method facts lists the candidates instead of a table."""
-    text = printed(dataclasses.replace(scenario_5(), methods={}))
+    text = printed(structs.replace(scenario_5(), methods={}))
     assert "sft+full does not fit: full fine-tuning needs 78.1 GiB" in " ".join(text.split())
     assert "★" not in text
 
@@ -413,11 +413,11 @@ def test_a_signal_is_listed_once():
     from tests.render.example_advice import answers
 
     advice = scenario_5()
-    situation = dataclasses.replace(
+    situation = structs.replace(
         advice.situation,
         answers=answers(task="qa", facts_change_often=True, signals=("facts_change_often",)),
     )
-    text = printed(dataclasses.replace(advice, situation=situation))
+    text = printed(structs.replace(advice, situation=situation))
     assert " ".join(text.split()).count("the facts change every few weeks") == 1
 
 
@@ -426,18 +426,18 @@ def test_an_unknown_model_is_why_time_is_unknown():
     calls it.
     """
     advice = scenario_5()
-    recommendation = dataclasses.replace(
+    recommendation = structs.replace(
         advice.recommendation,
-        estimate=dataclasses.replace(
+        estimate=structs.replace(
             advice.recommendation.estimate,
             duration_s=None,
             unknown=("model: its size is not known",),
         ),
     )
-    advice = dataclasses.replace(
+    advice = structs.replace(
         advice,
         recommendation=recommendation,
-        situation=dataclasses.replace(advice.situation, model=None),
+        situation=structs.replace(advice.situation, model=None),
     )
     assert time_line(advice) == "Not known: the size of the model is not known."
 
@@ -447,15 +447,15 @@ def test_training_on_ones_own_processor_costs_electricity():
     from tests.render.example_advice import CPU
 
     advice = scenario_5()
-    recommendation = dataclasses.replace(
+    recommendation = structs.replace(
         advice.recommendation,
-        estimate=dataclasses.replace(advice.recommendation.estimate, cost_usd=0.0, cost_note=""),
+        estimate=structs.replace(advice.recommendation.estimate, cost_usd=0.0, cost_note=""),
     )
-    advice = dataclasses.replace(
+    advice = structs.replace(
         advice,
         recommendation=recommendation,
         alternatives=(),
-        situation=dataclasses.replace(advice.situation, hardware=CPU),
+        situation=structs.replace(advice.situation, hardware=CPU),
     )
     assert cost_line(advice) == "Electricity alone: it runs on your own computer"
     assert "$0.00" not in printed(advice)

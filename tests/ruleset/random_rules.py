@@ -4,11 +4,11 @@ masks, no cells.
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.ground.yaml_files import Document, Spot
 from advisor.ruleset.facts import Fact, Value

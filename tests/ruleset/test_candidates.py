@@ -2,12 +2,12 @@
 
 import itertools
 import json
-from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.cli import advise

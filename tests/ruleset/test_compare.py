@@ -1,8 +1,7 @@
 """Two rule sets side by side: what differs is what an enumeration of every situation finds."""
 
-from dataclasses import replace
-
 from hypothesis import given
+from msgspec.structs import replace
 
 from advisor.advice.case import decide
 from advisor.advice.comparing import compare_answers

@@ -3,10 +3,10 @@ not change an answer.
 """
 
 import random
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.ruleset.judge import CompiledTable
 from tests.conftest import examples

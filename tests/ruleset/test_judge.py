@@ -1,11 +1,11 @@
 """The judge: masks say what a plain reading of the rules says, in whatever order the files come."""
 
 import random
-from dataclasses import replace
 from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.methods import objectives, schemes, updates
 from advisor.ruleset.facts import UNKNOWN

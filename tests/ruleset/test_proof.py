@@ -3,9 +3,9 @@ they claim.
 """
 
 import itertools
-from dataclasses import replace
 
 from hypothesis import given
+from msgspec.structs import replace
 
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule

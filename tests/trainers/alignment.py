@@ -36,7 +36,7 @@ UPDATES = {
 
 
 def stage_of(objective: str, **keys: Any) -> Stage:
-    common = {key: value for key, value in keys.items() if key in Stage.__dataclass_fields__}
+    common = {key: value for key, value in keys.items() if key in Stage.__struct_fields__}
     small = {
         "name": objective,
         "objective": objective,

@@ -67,7 +67,7 @@ def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
         job = {
             key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")
         }
-        common = {key: value for key, value in keys.items() if key in Stage.__dataclass_fields__}
+        common = {key: value for key, value in keys.items() if key in Stage.__struct_fields__}
         options = {key: value for key, value in keys.items() if key not in common}
         stage = {
             "name": "sft",

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from tests.trainers.alignment import losses, trained

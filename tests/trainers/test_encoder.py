@@ -4,9 +4,9 @@ by plain transformers.
 
 import json
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from trainers import sft

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 pytest.importorskip("torch")
 import torch
@@ -27,7 +28,7 @@ GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
 
 
 def on_gpu(job: Job) -> Job:
-    return replace(job, plan=replace(job.plan, launch=Launch(device="cuda")))
+    return replace(job, plan=structs.replace(job.plan, launch=Launch(device="cuda")))
 
 
 def train(job: Job) -> dict[str, Any]:

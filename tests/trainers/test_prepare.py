@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
@@ -295,7 +296,10 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
         tokenizer.chat_template += "{# another #}"
     elif change == "mapping":
         job = replace(
-            job, entry=replace(job.entry, data=replace(job.data, mapping={"messages": "messages"}))
+            job,
+            entry=structs.replace(
+                job.entry, data=structs.replace(job.data, mapping={"messages": "messages"})
+            ),
         )
     prepare_rows(job, tokenizer)
     (second,) = (job.run / "prepared").glob("*.json")

@@ -4,9 +4,9 @@ and loaded by plain transformers and PEFT.
 
 import json
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses

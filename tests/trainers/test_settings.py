@@ -2,11 +2,11 @@
 the plan.
 """
 
-from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict, fields, replace
 
 from advisor.ground.errors import InputError
 from advisor.plan.keys import key_specs

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from advisor.data.templates.chat_text import ALWAYS, SWITCHES, switch_of

@@ -1,10 +1,10 @@
 """The plan's trackers have what metrics.jsonl has, also after an interruption."""
 
 import json
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.extras.trackers.extra import TrackerKeys, tracker_faults
 from advisor.plan.read import read_plan

@@ -1,11 +1,11 @@
 """What can be done with a recommendation."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.advice.types import Infeasible, WayOut
 from advisor.commands.wizard import PlanFile

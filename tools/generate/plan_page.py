@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields
 
 from advisor.ground.annotated import default_of, shape_of
 from advisor.ground.extras import extras
@@ -69,7 +71,7 @@ def page() -> str:
         blocks += [
             block
             for item in fields(keys)
-            if (inner := dataclass_in(keys, item.name)) is not None
+            if (inner := struct_in(keys, item.name)) is not None
             for block in (f"## `{item.name}`", str(inner.__doc__), table(part_rows(inner)))
         ]
     for name, keys in with_keys(beside=False):
@@ -116,15 +118,15 @@ def part_rows(kind: type) -> Iterable[list[str]]:
         yield row(item.name, shapes[item.name], default_of(item), shapes[item.name].help)
 
 
-def dataclass_in(keys: type, name: str) -> type | None:
-    """The dataclass of a key that is a map with keys of its own; None if it is not."""
+def struct_in(keys: type, name: str) -> type | None:
+    """The struct of a key that is a map with keys of its own; None if it is not."""
     (hint,) = get_args(get_type_hints(keys)[name])[:1] or (get_type_hints(keys)[name],)
-    return hint if is_dataclass(hint) and isinstance(hint, type) else None
+    return hint if isinstance(hint, type) and issubclass(hint, Struct) else None
 
 
 def key_row(key: Key) -> list[str]:
     required = key.default is None and key.name in REQUIRED
-    default = MISSING if required else key.default
+    default = NODEFAULT if required else key.default
     return row(key.name, key.shape, default, key.help, linked=key.owner == EVERY_STAGE)
 
 
@@ -156,7 +158,7 @@ def words(name: str, shape: Shape, *, linked: bool = True) -> str:
 
 def default_words(value: Any) -> str:
     """The default as YAML writes it, or that there has to be a value."""
-    if value is MISSING:
+    if value is NODEFAULT:
         return "required"
     if value is None or value in ({}, [], ()):
         return ""

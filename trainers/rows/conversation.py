@@ -5,8 +5,10 @@ sft and cpt; and prompts for training by reward, from any data with a question.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.data.example import Example, Message
 from advisor.data.example import question_key as question_key

@@ -6,6 +6,8 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import InputError
 from trainers.job.job import Job
 from trainers.job.types import Device, Model
@@ -50,9 +52,9 @@ def unpacked_if_seen(
     tell(job, f"WARNING: {note}")
     # Rows for the sequences that memory had room for, if an earlier attempt ran out of it.
     room = job.most_rows and max(1, micro * job.most_rows // stage.micro_batch_size)
-    changed = replace(stage, packing=False, micro_batch_size=micro, grad_accum=accum)
+    changed = structs.replace(stage, packing=False, micro_batch_size=micro, grad_accum=accum)
     return (
-        replace(job, entry=replace(job.entry, stage=changed), most_rows=room),
+        replace(job, entry=structs.replace(job.entry, stage=changed), most_rows=room),
         replace(data, notes=(*data.notes, note)),
     )
 

@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.progress import board, waiting
@@ -93,7 +95,7 @@ def base_job(plan: Plan, run: Path) -> Job:
     """The last stage as if it began from the plan's model."""
     task = plan.tasks[0].name if plan.tasks else None
     job = make_job(plan, stage=plan.stages[-1].name, task=task, run=run, folder=run)
-    return replace(job, entry=replace(job.entry, starts_from=None, start_folder=None))
+    return replace(job, entry=structs.replace(job.entry, starts_from=None, start_folder=None))
 
 
 def asked_model(base: Job, name: str) -> Any:

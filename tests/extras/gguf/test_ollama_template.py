@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import random
-from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from advisor.data.templates.chat_text import PLAIN_TEMPLATE, ChatText
 from advisor.extras.gguf.template import (

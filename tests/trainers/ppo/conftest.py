@@ -137,7 +137,7 @@ def make(toy_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
         }
         before = tuple(keys.pop("before", ()))
         values = {**TOY, "name": "ppo", "objective": "ppo", "max_steps": 2, **keys}
-        common = {key: value for key, value in values.items() if key in Stage.__dataclass_fields__}
+        common = {key: value for key, value in values.items() if key in Stage.__struct_fields__}
         options = {
             key: value for key, value in values.items() if key not in common and value is not None
         }

@@ -396,7 +396,7 @@ def test_two_processes_learn_like_one(make, tmp_path):
     learned, with the same weights in both. They share out the held-out prompts on their way, and
     another process judges what they saved.
     """
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from trainers.job.job import JUDGE
 

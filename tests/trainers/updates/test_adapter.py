@@ -72,7 +72,7 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
     """A second adapter stage continues the first; another bottleneck is refused; so is `full`,
     since nothing can be merged.
     """
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from trainers.job.job import make_job
 

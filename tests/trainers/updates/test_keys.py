@@ -2,10 +2,10 @@
 same questions.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.plan.keys import key_specs
 from trainers.updates import load_update

@@ -68,7 +68,7 @@ def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
     base.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     job = make(rank=4, train_embeddings=True, job_judge=False)
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     job = replace(job, plan=replace(job.plan, model=str(folder)))
     result = trained(job)

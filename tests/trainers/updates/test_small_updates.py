@@ -7,10 +7,10 @@ three times as large; what each format does with the same gradients is compared 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("torch")
 
