@@ -24,6 +24,7 @@ from advisor.commands.options import (
 )
 from advisor.commands.output import expect_json, print_error_json, say
 from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
+from advisor.ground.extras import commands_of_extras
 from advisor.ground.files import refused_as_path, refused_by_system, restrict_umask
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.ground.version import __version__
@@ -49,11 +50,11 @@ class Commands(click.Group):
     """The commands, each loaded when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*COMMANDS, *_more_commands()]
+        return [*COMMANDS, *commands_of_extras()]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return _more_commands().get(name)
+            return commands_of_extras().get(name)
         return cast(click.Command, getattr(import_module(f"advisor.commands.{name}"), name))
 
     def resolve_command(
@@ -72,15 +73,8 @@ class Commands(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            more = {name: one.get_short_help_str() for name, one in _more_commands().items()}
+            more = {name: one.get_short_help_str() for name, one in commands_of_extras().items()}
             formatter.write_dl(list((COMMANDS | more).items()))
-
-
-def _more_commands() -> dict[str, click.Command]:
-    from advisor.ground.extras import extras  # loads them all: an answer needs none
-
-    found = (command for extra in extras().values() for command in extra.commands())
-    return {str(command.name): command for command in found}
 
 
 @click.group(

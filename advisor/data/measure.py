@@ -51,9 +51,12 @@ class Depth(Struct, frozen=True, kw_only=True):
     seq_len: int | None = None  # a length to say of what it would cut, and in which rows
 
 
+USUAL_DEPTH = Depth()
+
+
 def profile(
     path: str | os.PathLike[str] | DataSet,
-    depth: Depth = Depth(),
+    depth: Depth = USUAL_DEPTH,
     *,
     mapping: Mapping[str, str] | None = None,
     wanted: str | None = None,

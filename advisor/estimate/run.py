@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import fields
 
 from advisor.estimate.methods import special
 from advisor.estimate.model.dims import Dims, dims_of
@@ -29,7 +28,7 @@ DIVIDES: Mapping[str, tuple[str, ...]] = {
     "states": ("fsdp", "zero3", "zero2", "zero1"),
 }
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
-STAGE_KEYS = frozenset(item.name for item in fields(Stage))
+STAGE_KEYS = frozenset(Stage.__struct_fields__)
 
 
 def stage_of(settings: Mapping[str, Any]) -> Stage:

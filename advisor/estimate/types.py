@@ -7,7 +7,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 
 from advisor.ground.types import Source
 
@@ -190,10 +190,7 @@ class WholeTime(Struct, frozen=True, kw_only=True):
 
     def __add__(self, other: WholeTime) -> WholeTime:
         return WholeTime(
-            **{
-                field.name: getattr(self, field.name) + getattr(other, field.name)
-                for field in fields(self)
-            }
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__}
         )
 
 

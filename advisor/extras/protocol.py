@@ -2,7 +2,8 @@
 
 advisor/extras/NAME/extra.py holds `EXTRA`, an object of a class that derives from `Extra` and
 overrides what it needs. It is loaded with every plan that is read, so what it imports at the top is
-light.
+light. Commands of its own (`advise NAME`) stand in `COMMANDS` of advisor/extras/NAME/commands.py, so
+that `advise --help` loads no more than these.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from advisor.record.run import RunRecord, StageRecord
 from advisor.record.verdict import VerdictPart
 
 if TYPE_CHECKING:
-    import click
-
     from advisor.launch.call import Call
     from advisor.launch.prepare import PlanRun
     from advisor.launch.record_keeper import Ending
@@ -106,8 +105,6 @@ class Extra(Protocol):
         """Its part of the report."""
         return ()
 
-    # ------------------------------------------------------------------- commands
-
     def recognise(self, path: str) -> Callable[..., int] | None:
         """What `advise check` calls for this file; None: it is none of its kind.
 
@@ -115,7 +112,3 @@ class Extra(Protocol):
         advisor/commands/options.py); it prints the answer and returns the exit code.
         """
         return None
-
-    def commands(self) -> Iterable[click.Command]:
-        """Commands of its own: `advise NAME`."""
-        return ()

@@ -13,9 +13,9 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import NODEFAULT, Struct, field
-from msgspec.structs import fields, force_setattr
+from msgspec.structs import force_setattr
 
-from advisor.ground.annotated import default_of, shape_of
+from advisor.ground.annotated import defaults_of, shape_of
 from advisor.ground.errors import Fault
 from advisor.ground.files import FOLDER_NAME, NAME_PATTERN, is_folder_name, name_hint
 from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
@@ -247,7 +247,7 @@ class Stage(Struct, frozen=True, kw_only=True):
 def stage_keys() -> Mapping[str, Key]:
     """The keys that every stage may have, in the order of a plan."""
     shapes = shape_of(Stage, without=("options",)).keys
-    defaults = {item.name: default_of(item) for item in fields(Stage)}
+    defaults = defaults_of(Stage)
     hints = get_type_hints(Stage, include_extras=True)
     notes = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     return {

@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from msgspec import NODEFAULT, Struct
-from msgspec.structs import fields
 
-from advisor.ground.annotated import build, default_of, shape_of
+from advisor.ground.annotated import build, defaults_of, shape_of
 from advisor.ground.errors import did_you_mean
 from advisor.ground.extras import all_extras, extras
 from advisor.ground.resources import install_line
@@ -187,7 +186,7 @@ def read_extras(data: Mapping[str, Any]) -> dict[str, Any]:
             source = data if beside else inner.get(name) or {}
             given = {key: source[key] for key in shape_of(keys).keys if key in source}
             value: Any = build(keys, given)
-            if any(getattr(value, item.name) != _default(item) for item in fields(value)):
+            if _stated(value):
                 found[name] = value
     return found
 
@@ -197,11 +196,7 @@ def stated_extras(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     beside: dict[str, Any] = {}
     below: dict[str, Any] = {}
     for name, value in values.items():
-        stated = {
-            item.name: part
-            for item in fields(value)
-            if (part := getattr(value, item.name)) != _default(item)
-        }
+        stated = _stated(value)
         if extras()[name].BESIDE_STAGES:
             beside |= stated
         elif stated:
@@ -209,6 +204,9 @@ def stated_extras(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return beside, below
 
 
-def _default(item: Any) -> Any:
-    found = default_of(item)
-    return None if found is NODEFAULT else found
+def _stated(value: Any) -> dict[str, Any]:
+    """What is neither the default nor, where there is none, None."""
+    usual = {
+        key: None if one is NODEFAULT else one for key, one in defaults_of(type(value)).items()
+    }
+    return {key: part for key in usual if (part := getattr(value, key)) != usual[key]}

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import fields
 
-from advisor.ground.annotated import default_of
+from advisor.ground.annotated import defaults_of
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE, bytes_of, write_atomically
 from advisor.plan.entries import path_from, with_paths
@@ -58,20 +57,20 @@ def flat_place(place: Place) -> Place:
 
 def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for item in fields(value):
-        part, here = getattr(value, item.name), (*place, item.name)
-        if item.name == "options":
+    for name, default in defaults_of(type(value)).items():
+        part, here = getattr(value, name), (*place, name)
+        if name == "options":
             continue
-        if isinstance(value, Plan) and item.name == EXTRAS:
+        if isinstance(value, Plan) and name == EXTRAS:
             beside, below = stated_extras(part)
             beside |= {EXTRAS: below} if below else {}
             result |= {key: _plain_data(one, (key,), commented) for key, one in beside.items()}
             continue
         chosen = any(other[: len(here)] == here for other in commented)
-        if item.name in ALWAYS or item.name == "launch" or chosen or part != default_of(item):
-            result[item.name] = _plain_data(part, here, commented)
+        if name in ALWAYS or name == "launch" or chosen or part != default:
+            result[name] = _plain_data(part, here, commented)
         # A method's own keys follow the method.
-        if isinstance(value, Stage) and item.name == "double_quantization":
+        if isinstance(value, Stage) and name == "double_quantization":
             for key, option in value.options.items():
                 result[key] = _plain_data(option, (*place, key), commented)
     return result

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Struct, defstruct, field
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
 from advisor.ground.errors import AdviseError
@@ -177,7 +177,7 @@ class StageRecord(Outcome, frozen=True, kw_only=True):
 
     def with_result(self, result: StageResult, *, finished_at: str) -> StageRecord:
         """The stage once its trainer has finished."""
-        outcome = {part.name: getattr(result, part.name) for part in fields(Outcome)}
+        outcome = {name: getattr(result, name) for name in Outcome.__struct_fields__}
         outcome["extra"] = {**self.extra, **result.extra}
         return replace(self, **outcome, status=DONE, finished_at=finished_at, error=None)
 
@@ -325,7 +325,7 @@ class DryRunStage(StageMeasurement, frozen=True, kw_only=True):
 
     def with_measurement(self, found: StageMeasurement) -> DryRunStage:
         """The stage once its trainer has measured it."""
-        values = {part.name: getattr(found, part.name) for part in fields(StageMeasurement)}
+        values = {name: getattr(found, name) for name in StageMeasurement.__struct_fields__}
         return replace(self, **values, status=DONE)
 
 

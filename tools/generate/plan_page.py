@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from msgspec import NODEFAULT, Struct
-from msgspec.structs import fields
 
-from advisor.ground.annotated import default_of, shape_of
+from advisor.ground.annotated import defaults_of, shape_of
 from advisor.ground.extras import extras
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods import methods
@@ -70,9 +69,9 @@ def page() -> str:
     for _, keys in with_keys(beside=True):
         blocks += [
             block
-            for item in fields(keys)
-            if (inner := struct_in(keys, item.name)) is not None
-            for block in (f"## `{item.name}`", str(inner.__doc__), table(part_rows(inner)))
+            for name in shape_of(keys).keys
+            if (inner := struct_in(keys, name)) is not None
+            for block in (f"## `{name}`", str(inner.__doc__), table(part_rows(inner)))
         ]
     for name, keys in with_keys(beside=False):
         blocks += [f"## `extras: {name}`", f"{extras()[name].HELP}.", table(part_rows(keys))]
@@ -111,11 +110,11 @@ def table(rows: Iterable[list[str]]) -> str:
 def part_rows(kind: type) -> Iterable[list[str]]:
     """One row for each key of a part of the file."""
     shapes = shape_of(kind).keys
-    for item in fields(kind):
-        if kind is Plan and item.name == EXTRAS:
+    for name, default in defaults_of(kind).items():
+        if kind is Plan and name == EXTRAS:
             for _, keys in with_keys(beside=True):
                 yield from part_rows(keys)
-        yield row(item.name, shapes[item.name], default_of(item), shapes[item.name].help)
+        yield row(name, shapes[name], default, shapes[name].help)
 
 
 def struct_in(keys: type, name: str) -> type | None:

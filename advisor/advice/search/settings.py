@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import NODEFAULT, Struct, field
-from msgspec.structs import fields
 
 from advisor.advice.facts import device, model_facts
 from advisor.advice.types import (
@@ -18,6 +17,7 @@ from advisor.advice.types import (
     Strategy,
     values_of,
 )
+from advisor.ground.annotated import defaults_of
 from advisor.ground.types import DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.composition import Composition
@@ -34,7 +34,7 @@ RATE = "learning_rate"  # every stage has one
 BATCH = "effective_batch_size"  # no plan key: rows of an optimizer step, which the search splits
 USUAL_BATCH = Chosen(value=16, because="usual")
 MICRO_BATCHES = (16, 8, 4, 2, 1)
-DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not NODEFAULT}
+DEFAULTS = {name: one for name, one in defaults_of(Stage).items() if one is not NODEFAULT}
 
 
 class StageCase(Struct, frozen=True):
