@@ -10,6 +10,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from advisor.ground.errors import InputError
 from trainers.job.files import digest_of
 from trainers.job.job import Job
@@ -47,8 +49,8 @@ class CPT(SFT):
 
 def general_text(job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
     """The rows of the file named by `replay`."""
-    own = replace(job.data, path=str(job.options["replay"]), format=None, mapping=None)
-    entry = replace(job.entry, name=f"{job.entry.name}-replay", data=own)
+    own = structs.replace(job.data, path=str(job.options["replay"]), format=None, mapping=None)
+    entry = structs.replace(job.entry, name=f"{job.entry.name}-replay", data=own)
     prepared = prepare_rows(replace(job, entry=entry), tokenizer)
     parts = (prepared.train, prepared.holdout)
     return replace(prepared, train=Picked(parts, range(sum(map(len, parts)))))

@@ -293,7 +293,7 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     """For full fine-tuning the result is one copy of the weights and each of three checkpoints
     three of them; with `keep: best` there is one checkpoint more, of the best step.
     """
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from advisor.ground.types import ModelShape
     from advisor.launch.expected import disk_need

@@ -176,7 +176,7 @@ def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_pa
     shutil.copytree(tiny_model, tmp_path / "model-2")
     broken.run.rename(tmp_path / "moved")
     small = make(**keys | {"micro_batch_size": 2, "grad_accum": 2}, job_run=tmp_path / "moved")
-    moved = replace(small, plan=replace(small.plan, model=str(tmp_path / "model-2")))
+    moved = replace(small, plan=structs.replace(small.plan, model=str(tmp_path / "model-2")))
     found = libraries.check_versions(quantized=False)
     monkeypatch.setattr(
         "trainers.stage.load.check_versions", lambda **_: {**found, "torch": "9.9.9"}
@@ -278,7 +278,6 @@ def test_a_dry_run_measures_and_saves_nothing(make):
 
 def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
     """A second stage continues the first one's adapter, and another rank is refused."""
-    from dataclasses import replace
 
     from trainers.job.job import make_job
 
@@ -286,10 +285,10 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
     trained(first)
     stages = (
         first.stage,
-        replace(first.stage, name="more"),
-        replace(first.stage, name="other", start_from="sft", options={"rank": 8}),
+        structs.replace(first.stage, name="more"),
+        structs.replace(first.stage, name="other", start_from="sft", options={"rank": 8}),
     )
-    plan = replace(first.plan, stages=stages)
+    plan = structs.replace(first.plan, stages=stages)
     second = make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False)
     result = trained(second)
     assert result["resolved"]["start_from"] == str(first.output)
@@ -313,7 +312,7 @@ def test_a_plan_for_a_gpu_is_refused_without_one(make):
     with pytest.raises(
         MachineNotReady, match=r"the plan is for a GPU .*without CUDA|finds 0 usable"
     ):
-        sft.train(replace(job, plan=replace(job.plan, launch=Launch(device="cuda"))))
+        sft.train(replace(job, plan=structs.replace(job.plan, launch=Launch(device="cuda"))))
 
 
 @pytest.mark.light

@@ -5,10 +5,10 @@ processes hand to the one that judges their result.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import fields, replace
 from safetensors import SafetensorError
 
 from advisor.ground.files import DISK, Disk, write_atomically

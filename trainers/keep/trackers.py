@@ -12,8 +12,9 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.ground.files import shown_path
 from advisor.ground.terminal import mask_secrets

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
@@ -338,7 +340,10 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
         kind = str(names[0]) if isinstance(names, list) and names else "a model"
         is_scoring = "ForSequenceClassification" in kind
         what, base = f"it holds {kind}", str(folder)
-        job = replace(job, entry=replace(job.entry, stage=replace(job.stage, quantization=None)))
+        job = replace(
+            job,
+            entry=structs.replace(job.entry, stage=structs.replace(job.stage, quantization=None)),
+        )
     if not is_scoring:
         raise InputError(
             f"{folder} gives no scores: {what}",

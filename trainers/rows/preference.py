@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from advisor.data.example import Example, Message
 from trainers.rows.conversation import (
     NO_TURNS,
@@ -98,7 +100,7 @@ def tokenise_answer(
     """A prompt and one answer to it. Raises Unusable."""
     if not context or not answer:
         raise Unusable(NO_TURNS)
-    messages = (*context, *(replace(message, weight=1.0) for message in answer))
+    messages = (*context, *(structs.replace(message, weight=1.0) for message in answer))
     chat, ids, learned = tokenise(messages, example, templater, since=len(context))
     if not any(learned):
         raise Unusable(NO_TURNS)

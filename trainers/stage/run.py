@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, cast
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting

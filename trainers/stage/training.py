@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from advisor.ground.progress import waiting
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DRY_RUN, RUNNING, StageMeasurement, StageResult
@@ -79,7 +81,7 @@ def train_steps(built: BuiltStage) -> Trained:
             load_weights(trainer, built.store.place(curve.kept_step))
         for line in curve.record().sentences():
             tell(job, line)
-    resolved = replace(
+    resolved = structs.replace(
         resolved_settings(job, trainer, built.device, built.threads, built.stops),
         **objective.resolved(job),
     )
@@ -176,7 +178,10 @@ def measure(loaded: LoadedStage) -> None:
     order = (-lengths(groups)).argsort(kind="stable")[: stage.micro_batch_size]
     batch = [groups[int(order[place % len(order)])] for place in range(stage.micro_batch_size)]
     watch = RunCallback(job, steps=DRY_STEPS, memory=memory)
-    short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
+    short = replace(
+        job,
+        entry=structs.replace(job.entry, stage=structs.replace(stage, grad_accum=micro_batches)),
+    )
     trainer = build_trainer(
         replace(loaded, job=short),
         batch * micro_batches * DRY_STEPS * processes,
@@ -197,7 +202,7 @@ def measure(loaded: LoadedStage) -> None:
     steps = settings.total_steps(job, len(groups), processes=processes)
     step_s = watch.step_times_s[-1] * stage.grad_accum / micro_batches
     peak = f"peak {format_gib(memory.peak_bytes())}"
-    measured = replace(
+    measured = structs.replace(
         measurement(loaded, watch),
         training_peak_bytes=training_bytes,
         baseline_bytes=memory.baseline_bytes,

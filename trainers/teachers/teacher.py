@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import InputError
 from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import track
@@ -125,12 +127,10 @@ def load_teacher(job: Job, device: Device) -> Any:
     source = base = teacher_source(job)
     # Nothing of it is trained, so that mixed precision needs no float32 weights of it.
     dtype = settings.autocast_dtype(job, device) or job.stage.weights_dtype
-    stage = replace(
-        job.stage,
-        quantization=job.options.get("teacher_quantization"),
-        weights_dtype=dtype,  # type: ignore[arg-type]
+    stage = structs.replace(
+        job.stage, quantization=job.options.get("teacher_quantization"), weights_dtype=dtype
     )
-    own = replace(job, entry=replace(job.entry, stage=stage))
+    own = replace(job, entry=structs.replace(job.entry, stage=stage))
     is_module = (Path(source) / "adapter_config.json").is_file()
     if is_module:
         config = read_adapter_config(Path(source))
@@ -251,7 +251,7 @@ def answered(
     for row in (*rows, *held):
         digest.update(ids_of(row.input_ids).tobytes())
     given: Any = data
-    return replace(
+    return structs.replace(
         given,
         train=tuple(rows),
         holdout=tuple(held),

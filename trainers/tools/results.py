@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from advisor.data.templates.bounded import TemplateLimit, bound_chat_templates
 from advisor.data.templates.chat_text import template_file
 from advisor.ground.errors import InputError
@@ -63,7 +65,7 @@ class Result:
     def unquantised(self) -> Result:
         """The same on the original weights of its base."""
         entry = self.job.entry
-        plain = replace(entry, stage=replace(entry.stage, quantization=None))
+        plain = structs.replace(entry, stage=structs.replace(entry.stage, quantization=None))
         return replace(self, job=replace(self.job, entry=plain))
 
 
@@ -84,7 +86,7 @@ def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str =
         raise InputError(
             f"it has no stage {stage.name}, whose result is here", where=str(run / PLAN_FILE)
         )
-    entry = replace(entry, stage=replace(entry.stage, kernels="none"))
+    entry = structs.replace(entry, stage=structs.replace(entry.stage, kernels="none"))
     # What `auto` was on the machine that trained.
     attention = record.settings(stage).attention or entry.stage.attention
     job = Job(plan=plan, entry=entry, folder=run, run=run.resolve(), attention=attention)

@@ -143,8 +143,7 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     """Going on from a module of a base with other sizes is exit 2 with what does not fit, whatever
     the update.
     """
-    from dataclasses import replace
-
+    from msgspec.structs import replace
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, LlamaConfig
 
