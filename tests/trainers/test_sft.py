@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
@@ -299,8 +300,6 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
 
 def test_a_plan_for_a_gpu_is_refused_without_one(make):
     """launch.device: cuda on a machine that cannot use it is exit 4, never training on the CPU."""
-    from dataclasses import replace
-
     import torch
 
     from advisor.ground.errors import MachineNotReady

@@ -5,6 +5,7 @@ same questions.
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from advisor.plan.keys import key_specs
 from trainers.updates import load_update
