@@ -52,6 +52,8 @@ def all_extras() -> Extras:
             extra = import_module(f"advisor.extras.{name}.extra").EXTRA
             if name != extra.NAME:
                 raise ValueError(f"its NAME is '{extra.NAME}', its folder '{name}'")
+            if extra.KEYS is not None and not issubclass(extra.KEYS, Struct):
+                raise TypeError(f"KEYS is {extra.KEYS!r}, which is no msgspec.Struct")
             if odd := [form for form in extra.EXPORTERS if not hasattr(form, "NAME")]:
                 raise TypeError(f"EXPORTERS holds {odd[0]!r}, which is no Form")
         except Exception as error:  # whatever the file does while it is read

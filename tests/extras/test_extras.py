@@ -91,13 +91,12 @@ def test_a_name_that_no_extra_has_is_refused(tmp_path):
 
 
 OWN = '''
-from dataclasses import dataclass
+from msgspec import Struct
 
 from advisor.extras.protocol import Extra, Form
 
 
-@dataclass(frozen=True, kw_only=True)
-class Keys:
+class Keys(Struct, frozen=True, kw_only=True):
     """Its keys."""
 
     depth: int = 1

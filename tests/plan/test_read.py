@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from msgspec.structs import asdict
+from msgspec import to_builtins
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_files import parse_yaml
@@ -302,7 +302,7 @@ def test_plans_of_an_earlier_version_read_the_same(name):
             return [known(*pair) for pair in zip(value, stored, strict=True)]
         return value
 
-    read = asdict(read_plan(STORED / f"{name}.yaml"))
+    read = to_builtins(read_plan(STORED / f"{name}.yaml"))
     assert json.dumps(known(read, expected)) == json.dumps(expected)
 
 

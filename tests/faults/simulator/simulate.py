@@ -16,6 +16,8 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from msgspec import Struct
+
 from advisor.estimate.past_runs import NO_RUNS
 from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
@@ -240,8 +242,7 @@ def promise(holds: bool, text: str) -> None:
         raise Violation(text)
 
 
-@dataclass(frozen=True)
-class Starter:
+class Starter(Struct, frozen=True):
     """Trains in this process what the launcher would start a process for."""
 
     world: World
