@@ -2,9 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.ground.errors import InputError
 from tests.trainers.alignment import losses, trained
@@ -231,7 +232,7 @@ def test_a_server_generates_the_students_answers(lesson, tiny_model):
     with StandIn(tiny_model) as server:
         job = lesson(rollouts="vllm", on_policy=0.5, max_steps=4, job_judge=False)
         launch = Launch(vllm=VLLMServer(url=server.url))
-        trained(replace(job, plan=replace(job.plan, launch=launch)))
+        trained(replace(job, plan=structs.replace(job.plan, launch=launch)))
         assert len(server.loaded) == 2
         assert not server.adapters
 
@@ -282,7 +283,9 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
 def test_requests_alone_are_answered_by_student_and_teacher(lesson, problems, tmp_path):
     """A file of requests that nobody answered trains, once the plan says which column they are."""
     job = lesson(on_policy=0.5, job_data=problems, max_steps=2, job_judge=False)
-    plan = replace(job.plan, data=replace(job.plan.data, mapping={"question": "prompt"}))
+    plan = structs.replace(
+        job.plan, data=structs.replace(job.plan.data, mapping={"question": "prompt"})
+    )
     job = make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path, judge=False)
     result = trained(job)
     assert any(note.startswith("the teacher wrote 12 answers") for note in result["data"]["notes"])
@@ -371,7 +374,7 @@ def test_what_cannot_be_distilled_is_said_before_the_model_loads(
     job = lesson(**{key: value for key, value in keys.items() if value is not None})
     if keys.get("teacher", "") is None:
         options = {key: value for key, value in job.stage.options.items() if key != "teacher"}
-        stage = replace(job.stage, options=options)
-        job = replace(job, entry=replace(job.entry, stage=stage))
+        stage = structs.replace(job.stage, options=options)
+        job = replace(job, entry=structs.replace(job.entry, stage=stage))
     with pytest.raises(InputError, match=message):
         distill.train(job)

@@ -23,6 +23,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
 from advisor.ground.types import TRACKERS
@@ -347,7 +349,7 @@ def key_faults(
             kind = f"{config_class.__module__.split('.')[0]}'s {config_class.__name__}"
             fault = unknown_name("key", key, [*passed(fields, plan_keys)], at=at)
             allowed = f"fields of {kind} that the plan does not set itself"
-            yield dataclasses.replace(fault, allowed=allowed)
+            yield structs.replace(fault, allowed=allowed)
 
 
 def refusal_of(key: str) -> str | None:

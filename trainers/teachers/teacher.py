@@ -251,7 +251,7 @@ def answered(
     for row in (*rows, *held):
         digest.update(ids_of(row.input_ids).tobytes())
     given: Any = data
-    return structs.replace(
+    return replace(
         given,
         train=tuple(rows),
         holdout=tuple(held),
