@@ -17,10 +17,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
 from advisor.ground.signals import receiving
