@@ -92,7 +92,8 @@ def _optimizer(name: str, **keys: Any) -> Setting:
 
 HALF = {"weights_dtype": "bfloat16"}
 SETTINGS: Mapping[str, Setting] = {
-    **{name: _optimizer(name) for name in ("adamw_fused", "sgd", "adafactor", "adamw_8bit")},
+    **{name: _optimizer(name) for name in ("adamw_fused", "sgd", "adafactor")},
+    "adamw_8bit": Setting({"optimizer": "adamw_8bit"}, "full", rounded=True),  # its states
     "muon": Setting({"optimizer": "muon"}, "full", rounded=True),  # its matrix products
     "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
     "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),

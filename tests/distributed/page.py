@@ -41,8 +41,8 @@ the difference from `ddp`. `offload: true` changes nothing on the CPU, and was n
 SETTINGS_HEAD = """\
 ## Settings
 
-The same training with other settings of its stage. In bfloat16 the sum of two halves is rounded
-otherwise than the sum of the whole: there losses alone are compared, and 1e-4 is allowed, as it is
+The same training with other settings of its stage. In bfloat16, and in states of 8 bits, the sum of
+two halves is rounded otherwise than that of the whole: there losses alone are compared, and 1e-4 is allowed, as it is
 of three epochs under `mixed`, whose fifteen steps carry on what one product was rounded by.
 """
 WORLDS_HEAD = """\

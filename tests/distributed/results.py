@@ -22,11 +22,12 @@ from typing import Any
 from tests.distributed.cells import FSDP, LAST, Cell, write_plan
 from tests.distributed.comparing import Apart, Left, apart, left_by
 from tests.distributed.train import FAILED, REFUSED, TRAINED, outcome_file
+from trainers.keep.checkpoint_store import CHANGED
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET_S = 240.0  # without a plan done: the processes wait for each other
 TAIL = 1500  # characters of the output that are shown
-ANEW = "each process held "  # what a run says that cannot go on from a checkpoint
+ANEW = CHANGED["divided"]  # what a run says that cannot go on from a checkpoint
 
 
 @dataclass
