@@ -41,7 +41,8 @@ TRAINERS = (
     *("job", "say", "rows", "updates", "step", "start", "rewards", "rollouts", "evaluation"),
     *("keep", "stage", "teachers", "ppo", "recipes", "tools", "__main__"),
 )
-MOST_LOADED = 131  # modules of advisor/, by `advise --json`
+# Modules of advisor/ and their lines that a command loads: lower them when they fall.
+LOADED = {"--json": (131, 27_640), "--help": (29, 4_900)}
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 
@@ -251,12 +252,19 @@ def test_json_advice_skips_the_slow_libraries_of_the_terminal():
     assert loaded_by(arguments, ("pydantic", "rich", "questionary")) == "[]"
 
 
-def test_json_advice_loads_few_of_our_modules():
-    """An answer loads what it needs of advisor/, and not what commands, launch or data do."""
-    arguments = ["--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
-    modules = [module_name(path) for path in (ROOT / "advisor").rglob("*.py")]
-    loaded = ast.literal_eval(loaded_by(arguments, modules))
-    assert 80 < len(loaded) <= MOST_LOADED
+@pytest.mark.parametrize("command", LOADED)
+def test_a_command_loads_no_more_of_our_code(command):
+    """An answer loads what it needs of advisor/, and not what commands, launch or data do; and what
+    it loads only falls.
+    """
+    asked = ["--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
+    files = {module_name(path): path for path in (ROOT / "advisor").rglob("*.py")}
+    arguments = [command, *(asked if command == "--json" else [])]
+    loaded = ast.literal_eval(loaded_by(arguments, list(files)))
+    lines = sum(len(files[name].read_text(encoding="utf-8").splitlines()) for name in loaded)
+    modules, most = LOADED[command]
+    assert 0.98 * modules <= len(loaded) <= modules
+    assert 0.98 * most <= lines <= most
 
 
 def test_help_loads_no_command():
