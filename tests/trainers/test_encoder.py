@@ -4,9 +4,10 @@ by plain transformers.
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.ground.errors import InputError
 from trainers import sft
@@ -80,7 +81,7 @@ def trained(make, labelled, model=None, **keys):
         **{"max_steps": 60, "learning_rate": 3e-3, **keys},
     )
     if model is not None:
-        job = replace(job, plan=replace(job.plan, model=str(model)))
+        job = replace(job, plan=structs.replace(job.plan, model=str(model)))
     sft.train(job)
     return job, json.loads((job.output / "result.json").read_text())
 

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.ground.errors import InputError
 from advisor.plan.model import Launch
@@ -39,7 +40,7 @@ def moe(make, tiny_moe):
 
     def build(**keys):
         job = make(**{"rank": 4, "max_steps": 2, **keys})
-        return replace(job, plan=replace(job.plan, model=str(tiny_moe)))
+        return replace(job, plan=structs.replace(job.plan, model=str(tiny_moe)))
 
     return build
 
@@ -340,7 +341,7 @@ def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
     }
     plans = [tmp_path / f"{name}.yaml" for name in jobs]
     for path, job in zip(plans, jobs.values(), strict=True):
-        path.write_text(plan_text(replace(job.plan, launch=Launch(processes=processes))))
+        path.write_text(plan_text(structs.replace(job.plan, launch=Launch(processes=processes))))
     if processes == 1:
         train_all(plans)
     else:

@@ -4,9 +4,10 @@ and loaded by plain transformers and PEFT.
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses
@@ -111,7 +112,7 @@ def stage(make, backwards):
                 **keys,
             },
         )
-        return replace(job, plan=replace(job.plan, model=str(model)))
+        return replace(job, plan=structs.replace(job.plan, model=str(model)))
 
     return build
 

@@ -2,11 +2,12 @@
 the plan.
 """
 
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from msgspec.structs import asdict, fields, replace
+from msgspec import structs
 
 from advisor.ground.errors import InputError
 from advisor.plan.keys import key_specs
@@ -110,14 +111,14 @@ def test_the_key_changes_the_run(key, make, basis, monkeypatch):
     job = make(**BASIS | {key: OTHER[key]}) if key != "name" else None
     if job is None:
         job = make(**BASIS)
-        job = replace(job, entry=replace(job.entry, name="another"))
+        job = replace(job, entry=structs.replace(job.entry, name="another"))
     assert effects(job, monkeypatch) != basis
 
 
 @pytest.mark.light
 def test_every_key_is_covered():
     """No key of a stage, of LoRA or of SFT is missing from the test above."""
-    keys = {item.name for item in fields(Stage)} | set(key_specs().allowed("sft", "lora"))
+    keys = set(Stage.__struct_fields__) | set(key_specs().allowed("sft", "lora"))
     assert keys == set(OTHER) | ELSEWHERE
 
 
@@ -177,7 +178,7 @@ def test_a_gpu_multiplies_in_tf32_under_mixed_precision_alone(make):
         job = make(weights_dtype="float32", precision=precision)
         load.open_stage(job, SFT())
         assert torch.get_float32_matmul_precision() == "highest"
-        launch = replace(job.plan.launch, device="cuda")
+        launch = structs.replace(job.plan.launch, device="cuda")
         with pretend_gpu():
-            load.open_stage(replace(job, plan=replace(job.plan, launch=launch)), SFT())
+            load.open_stage(replace(job, plan=structs.replace(job.plan, launch=launch)), SFT())
             assert torch.get_float32_matmul_precision() == products

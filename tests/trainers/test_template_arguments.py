@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from advisor.data.templates.chat_text import ALWAYS, SWITCHES, switch_of
@@ -125,7 +126,7 @@ def thinker(make, tiny_model, tmp_path):
 
     def build(template, **keys):
         job = make(**{"max_steps": 2, "job_judge": False} | keys)
-        return replace(job, plan=replace(job.plan, model=str(folder), template=template))
+        return replace(job, plan=structs.replace(job.plan, model=str(folder), template=template))
 
     return build
 

@@ -1,10 +1,11 @@
 """The plan's trackers have what metrics.jsonl has, also after an interruption."""
 
 import json
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.extras.trackers.extra import TrackerKeys, tracker_faults
 from advisor.plan.read import read_plan
@@ -17,7 +18,9 @@ KEYS = {"max_steps": 4, "save_steps": 2, "job_judge": False}
 
 
 def tracked(job, *names):
-    return replace(job, plan=replace(job.plan, extras={"trackers": TrackerKeys(trackers=names)}))
+    return replace(
+        job, plan=structs.replace(job.plan, extras={"trackers": TrackerKeys(trackers=names)})
+    )
 
 
 def lines(job):

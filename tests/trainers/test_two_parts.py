@@ -3,10 +3,10 @@ Both run here in one process; tests/launch/test_processes.py starts real ones.
 """
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
-from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.record.files import trained_record

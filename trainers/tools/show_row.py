@@ -81,12 +81,11 @@ def show_row(
     return shown
 
 
-class _SkippedExcept(SkippedRows):
+class _SkippedExcept(SkippedRows, kw_only=True):
     """Skipped rows, with the reason for one of them."""
 
-    def __init__(self, row: int) -> None:
-        super().__init__()
-        self.row, self.why = row, ""
+    row: int
+    why: str = ""
 
     def add(self, reason: str, row: int) -> None:
         super().add(reason, row)
@@ -101,7 +100,7 @@ def example_of(
 
     Raises InputError if there is no such row.
     """
-    watching = _SkippedExcept(row)
+    watching = _SkippedExcept(row=row)
     for example in read_examples(data, mapping=mapping, skipped=watching):
         if example.row == row:
             return example, None

@@ -3,11 +3,12 @@
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 torch = pytest.importorskip("torch")
 
@@ -168,7 +169,7 @@ def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model
 def with_server(job, server, **keys):
     """The job, whose server is this one."""
     launch = Launch(vllm=VLLMServer(url=server.url, **keys))
-    return replace(job, plan=replace(job.plan, launch=launch))
+    return replace(job, plan=structs.replace(job.plan, launch=launch))
 
 
 def lines_of(job):

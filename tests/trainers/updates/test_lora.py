@@ -68,9 +68,11 @@ def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
     base.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     job = make(rank=4, train_embeddings=True, job_judge=False)
-    from msgspec.structs import replace
+    from dataclasses import replace
 
-    job = replace(job, plan=replace(job.plan, model=str(folder)))
+    from msgspec import structs
+
+    job = replace(job, plan=structs.replace(job.plan, model=str(folder)))
     result = trained(job)
     assert all(check["ok"] for check in result["checks"][:2])
     vocabulary = base.get_input_embeddings().weight.numel()
