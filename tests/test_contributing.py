@@ -54,6 +54,7 @@ def tree(tmp_path):
     """A copy of the project without its tests."""
     for name in ("advisor", "rules", "trainers"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_bundled"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 

@@ -70,6 +70,7 @@ def installed(wheel, tmp_path_factory):
 LIGHT = [
     "charset_normalizer",
     "click",
+    "msgspec",
     "yaml",
     "_yaml",
     "questionary",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from advisor.plan.model import Launch
 from tests.trainers.conftest import chats, make
@@ -50,8 +51,8 @@ def on_gpu(make: Callable[..., Any]) -> Callable[..., Any]:
         dtype = "float32" if keys.get("update") == "full" else narrow
         model = keys.pop("model", None)
         job = make(**{"weights_dtype": dtype, "precision": "mixed", "job_judge": False, **keys})
-        plan = replace(job.plan, launch=Launch(device="cuda"))
-        return replace(job, plan=plan if model is None else replace(plan, model=str(model)))
+        plan = structs.replace(job.plan, launch=Launch(device="cuda"))
+        return replace(job, plan=plan if model is None else structs.replace(plan, model=str(model)))
 
     return build
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -396,7 +397,7 @@ def test_two_processes_learn_like_one(make, tmp_path):
     learned, with the same weights in both. They share out the held-out prompts on their way, and
     another process judges what they saved.
     """
-    from msgspec.structs import replace
+    from msgspec import structs
 
     from trainers.job.job import JUDGE
 
@@ -404,7 +405,9 @@ def test_two_processes_learn_like_one(make, tmp_path):
     train(alone)
     job = make(max_steps=11, grad_accum=1, holdout=0.1, job_run=tmp_path / "two")
     plan = tmp_path / "plan.yaml"
-    plan.write_text(plan_text(replace(job.plan, launch=replace(job.plan.launch, processes=2))))
+    plan.write_text(
+        plan_text(structs.replace(job.plan, launch=structs.replace(job.plan.launch, processes=2)))
+    )
     torchrun = [
         sys.executable,
         "-P",
