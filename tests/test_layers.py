@@ -265,9 +265,3 @@ def test_a_command_loads_no_more_of_our_code(command):
     modules, most = LOADED[command]
     assert 0.98 * modules <= len(loaded) <= modules
     assert 0.98 * most <= lines <= most
-
-
-def test_help_loads_no_command():
-    """`advise --help` prints what the commands are for without loading one."""
-    commands = ("advisor.commands.run", "advisor.commands.session", "advisor.advice.advise")
-    assert loaded_by(["--help"], commands) == "[]"
