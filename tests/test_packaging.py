@@ -67,21 +67,10 @@ def installed(wheel, tmp_path_factory):
     return home
 
 
-LIGHT = [
-    "charset_normalizer",
-    "click",
-    "msgspec",
-    "yaml",
-    "_yaml",
-    "questionary",
-    "prompt_toolkit",
-    "wcwidth",
-    "rich",
-    "markdown_it",
-    "mdurl",
-    "pygments",
-    "pynvml.py",
-]
+LIGHT = (
+    *("charset_normalizer", "click", "msgspec", "yaml", "_yaml", "questionary", "prompt_toolkit"),
+    *("wcwidth", "rich", "markdown_it", "mdurl", "pygments", "pynvml.py"),
+)
 
 
 @pytest.fixture(scope="module")
