@@ -248,7 +248,7 @@ def job_of(tool: Tool, plan: Plan, entry: Entry, *, source: Path, work: Path) ->
     _write(job)
     if tool.id == "llamafactory":
         _list_data_sets(job)
-    job.notes.append("rows come in another order, and other rows are held out")
+    job.notes.append("rows may come in another order, and other rows are held out")
     if plan.extra_key("benchmarks", "evaluation") is not None:
         job.notes.append("the benchmarks of `evaluation` are not run")
     return job
