@@ -308,8 +308,8 @@ def small_disk(place: Path, mebibytes: int) -> Iterator[bool]:
 
 
 def full_disk(scene: Scene, place: Path, dice: random.Random) -> Row | None:
-    """The disk becomes full while the run is writing, so that run.json may keep its status; with
-    room the same command ends as if nothing had happened. None where no small disk can be made.
+    """The disk becomes full while the run is writing; run.json says `failed`; once there is room
+    the same command ends as if nothing had happened. None where no small disk can be made.
     """
     began = time.monotonic()
     with small_disk(place, DISK_MIB) as made:
@@ -333,7 +333,7 @@ def full_disk(scene: Scene, place: Path, dice: random.Random) -> Row | None:
         faults, reached = [], steps_reached(run)
         if code not in (4, 5) or "Traceback" in command.output:
             faults.append(f"exit code {code}: {last_lines(command.output)}")
-        if status_of(run) not in ("failed", "running"):
+        if status_of(run) != "failed":
             faults.append(f"run.json says {status_of(run)}")
         (place / "filler").unlink(missing_ok=True)
         again = scene.start(STOPPED, folder=project)
