@@ -24,7 +24,6 @@ from advisor.commands.options import (
 )
 from advisor.commands.output import expect_json, print_error_json, say
 from advisor.ground.errors import AdviseError, InputError, Stopped, did_you_mean
-from advisor.ground.extras import commands_of_extras
 from advisor.ground.files import refused_as_path, refused_by_system, restrict_umask
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.ground.version import __version__
@@ -50,11 +49,11 @@ class Commands(click.Group):
     """The commands, each loaded when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*COMMANDS, *commands_of_extras()]
+        return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return commands_of_extras().get(name)
+            return None
         return cast(click.Command, getattr(import_module(f"advisor.commands.{name}"), name))
 
     def resolve_command(
@@ -73,8 +72,7 @@ class Commands(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            more = {name: one.get_short_help_str() for name, one in commands_of_extras().items()}
-            formatter.write_dl(list((COMMANDS | more).items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(

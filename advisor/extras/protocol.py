@@ -2,8 +2,7 @@
 
 advisor/extras/NAME/extra.py holds `EXTRA`, an object of a class that derives from `Extra` and
 overrides what it needs. It is loaded with every plan that is read, so what it imports at the top
-is light. Commands of its own (`advise NAME`) stand in `COMMANDS` of its file commands.py, so that
-`advise --help` loads no more than these.
+is light.
 """
 
 from __future__ import annotations

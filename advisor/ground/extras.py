@@ -45,9 +45,11 @@ class Extras(Struct, frozen=True):
 @cache
 def all_extras() -> Extras:
     """Each folder with an extra.py in advisor/extras or in the `extras/` of ADVISE_METHODS."""
+    package = import_module("advisor.extras")
     found: dict[str, Any] = {}
     broken: dict[str, str] = {}
-    for name in _folders_with("extra.py"):
+    places = (path for root in package.__path__ for path in Path(root).glob("*/extra.py"))
+    for name in sorted({path.parent.name for path in places}):
         try:
             extra = import_module(f"advisor.extras.{name}.extra").EXTRA
             if name != extra.NAME:
@@ -61,22 +63,6 @@ def all_extras() -> Extras:
         else:
             found[name] = extra
     return Extras(found, broken)
-
-
-def commands_of_extras() -> Mapping[str, Any]:
-    """Name -> click command, of every folder with a commands.py."""
-    return {
-        str(command.name): command
-        for name in _folders_with("commands.py")
-        for command in import_module(f"advisor.extras.{name}.commands").COMMANDS
-    }
-
-
-def _folders_with(file: str) -> list[str]:
-    package = import_module("advisor.extras")
-    return sorted(
-        {path.parent.name for root in package.__path__ for path in Path(root).glob(f"*/{file}")}
-    )
 
 
 def extras() -> Mapping[str, Any]:
