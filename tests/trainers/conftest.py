@@ -2,13 +2,14 @@
 
 import io
 import json
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from advisor.ground.progress import BYTES, Wait, board
 from advisor.plan.model import Plan, PlanData, Stage
 from tests.trainers.alignment import (
     BETTER,
@@ -20,24 +21,18 @@ from tests.trainers.alignment import (
     stage_of,
     trained,
 )
+from tests.trainers.runs import chat, write_rows
 from trainers.job.job import Job, make_job
 
 
 @pytest.fixture(scope="session")
 def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty short conversations, all different."""
-    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{QUESTIONS[number % 5]}, order {number}?"},
-                {"role": "assistant", "content": f"Thank you for writing, order {number}."},
-            ]
-        }
+    rows = (
+        chat(f"{QUESTIONS[number % 5]}, order {number}?", f"Thank you for writing, order {number}.")
         for number in range(30)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    )
+    return write_rows(tmp_path_factory.mktemp("data") / "chats.jsonl", rows)
 
 
 @pytest.fixture(scope="session")
@@ -95,20 +90,17 @@ def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty pairs; the better answer is friendly, and the shorter one in half of them."""
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     rows = []
     for number in range(40):
         extra = " We will look at the cups and kettles in blue and green." if number % 2 else ""
-        question = f"{QUESTIONS[number % 5]}, order {number}?"
         rows.append(
             {
-                "prompt": question,
+                "prompt": f"{QUESTIONS[number % 5]}, order {number}?",
                 "chosen": BETTER.format(number) + extra,
                 "rejected": WORSE.format(number),
             }
         )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
 
 
 @pytest.fixture
@@ -136,12 +128,34 @@ def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, 
     return make_job(plan, stage=stages[-1].name, folder=folder, **keys)
 
 
+@contextmanager
+def waits_heard() -> Iterator[list[tuple[str, int, int | None]]]:
+    """(What, done, total) of each wait for anything but bytes, each time that it is heard."""
+    found: list[tuple[str, int, int | None]] = []
+
+    def hear(wait: Wait) -> None:
+        if wait.unit != BYTES:
+            found.append((wait.what, wait.done, wait.total))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board, "heard", hear)
+        yield found
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test fails if a stage loads a model."""
+    name = "trainers.start.loading.load_base"
+    monkeypatch.setattr(name, lambda *_, **__: pytest.fail("a model was loaded"))
+
+
 @pytest.fixture(scope="session")
 def trained_once(
     once: Callable[[str, Callable[[Path], object]], Path], tiny_model: Path, pairs: Path
 ) -> Callable[..., Job]:
     """`trained_once(objective, update)`: the job of a stage that is trained once for all tests that
-    look at it, on the pairs. They change nothing in its folder; said.txt is what it said.
+    look at it, on the pairs. They change nothing in its folder; said.txt is what it said, and
+    heard.json its waits: (what, done, total), each time that one was heard.
     """
 
     def job_of(objective: str, update: str = "lora") -> Job:
@@ -152,9 +166,10 @@ def trained_once(
 
         def train(folder: Path) -> None:
             (folder / "own.py").write_text(REWARD)
-            with redirect_stderr(io.StringIO()) as said:
+            with redirect_stderr(io.StringIO()) as said, waits_heard() as heard:
                 trained(job_below(folder))
             (folder / "said.txt").write_text(said.getvalue())
+            (folder / "heard.json").write_text(json.dumps(heard))
 
         return job_below(once(f"{objective}-{update}", train))
 

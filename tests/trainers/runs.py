@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -24,10 +26,39 @@ def result_of(job: Job) -> dict[str, Any]:
     return read_json(job.output / "result.json")
 
 
+def metrics(job: Job) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(job: Job) -> list[float]:
     """Of the stage, in each line of metrics."""
-    lines = map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["stage"] == job.stage.name]
+    return [line["loss"] for line in metrics(job) if line["stage"] == job.stage.name]
+
+
+def weights(job: Job) -> dict[str, Any]:
+    """The tensors of the result, whole or of a module."""
+    from safetensors.torch import load_file
+
+    (path,) = job.output.glob("*model.safetensors")
+    return load_file(path)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether tensors are equal to the bit."""
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    """A row of one question and its answer, as messages."""
+    turns = {"user": question, "assistant": answer}
+    return {"messages": [{"role": role, "content": text} for role, text in turns.items()]}
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """The file, with a row in each line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +76,18 @@ def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(RunCallback, "on_log", crash)
         with pytest.raises(RuntimeError, match="plug"):
             trained(job)
+
+
+def whole_and_broken(
+    make: Callable[..., Job], step: int, monkeypatch: pytest.MonkeyPatch, **keys: Any
+) -> tuple[Job, Job]:
+    """Two jobs that ran to their end, the second after a crash behind that step."""
+    whole = make(**{"job_judge": False, **keys})
+    trained(whole)
+    broken = make(**{"job_judge": False, **keys, "job_run": whole.run.parent / "broken"})
+    break_at(step, broken, monkeypatch)
+    trained(broken)
+    return whole, broken
 
 
 # The first bytes of a file that Python or torch has pickled, alone and in an archive.
