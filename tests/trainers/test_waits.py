@@ -150,7 +150,7 @@ def test_a_part_is_said_and_is_a_wait(capsys):
 
 def test_an_error_leaves_no_wait_behind():
     """Nothing is shown once the stage has ended, however it did."""
-    with pytest.raises(ValueError, match="in the midst"), Parts("sft", shown=True) as parts:
+    with pytest.raises(ValueError, match="in the midst"), Parts("sft", shown=True) as parts:  # noqa: PT012
         parts.begin(BEFORE)
         for place in track(range(0, 16, 4), "sample answers", each=4, of=16):
             if place == 8:
