@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # plain pytest is offline
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -41,7 +42,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Examples per property test of factor 1.
 PROFILES = {"fast": 15, "ci": 50, "long": 500}
 for _profile, _count in PROFILES.items():
-    settings.register_profile(_profile, max_examples=_count)
+    # Named, since Hypothesis keeps none where it sees the variable CI; what the night finds is kept
+    # here and tried again by day.
+    settings.register_profile(
+        _profile,
+        max_examples=_count,
+        derandomize=False,
+        database=DirectoryBasedExampleDatabase(ROOT / ".hypothesis" / "examples"),
+    )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
@@ -102,7 +110,7 @@ def is_about(path: Path, hidden: str | None) -> bool:
 
 # --------------------------------------------------------------------------- markers
 
-BY_NAME_ONLY = ("slow", "long", "gpu")  # run only if -m names them
+BY_NAME_ONLY = ("smoke", "slow", "long", "gpu")  # run only if -m names them
 TRAINING = ("torch", "transformers", "peft", "trl")
 CAN_TRAIN = all(find_spec(package) for package in TRAINING)
 TRAINING_FOLDERS = tuple(ROOT / "tests" / name for name in ("trainers", "peft_adapter"))
@@ -114,13 +122,13 @@ NEEDS_TORCH_AT_THE_TOP = re.compile(r'^(?:\w+ = )?pytest\.importorskip\("(?:torc
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """True for a module that -m leaves out as a whole, since importing two hundred of them, and
-    torch, takes longer than to look: with "slow" or "long" one without that word, with "not train"
+    torch, takes longer than to look: with "smoke", "slow" or "long" one without that word, with "not train"
     one that needs torch. And for one that needs a hidden extra.
     """
     if is_about(collection_path, config.getoption("--hide-extra")):
         return True
     wanted = config.option.markexpr
-    if wanted in ("slow", "long") and collection_path.name.startswith("test_"):
+    if wanted in ("smoke", "slow", "long") and collection_path.name.startswith("test_"):
         return wanted not in collection_path.read_text("utf-8").lower() or None
     if "not train" not in wanted or re.search(r"\bor\b", wanted) or collection_path.suffix != ".py":
         return None
@@ -144,8 +152,8 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)  # before pytest itself reads the markers for -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs torch, skip it where torch is missing, and leave out slow, long and gpu tests
-    unless -m names them.
+    """Mark what needs torch, skip it where torch is missing, and leave out smoke, slow, long and gpu
+    tests unless -m names them.
     """
     named = set(re.findall(r"\w+", config.option.markexpr))
     kept, left_out = [], []

@@ -18,7 +18,7 @@ from advisor.schema.build import SUFFIX, schemas
 from tests.fake_model import write_fake_model
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.smoke
 HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
 
 

@@ -123,7 +123,7 @@ def folder(tmp_path, request):
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=[pytest.mark.slow, pytest.mark.train])
+        pytest.param(command, marks=[pytest.mark.smoke, pytest.mark.train])
         if command.startswith(("advise run ", *OF_A_RUN))
         else command
         for command in COMMANDS

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.train
 TRAINED_FOR = (("sft", "full"), ("sft", "lora"), ("sft", "lora, nf4"), ("dpo", "full"))
 
 
-@pytest.mark.slow
+@pytest.mark.smoke
 def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
     """Losses and weights of four trainings are those of one process, the saved results are the
     trained models, no process holds whole gradients behind a micro-batch, and a policy that is

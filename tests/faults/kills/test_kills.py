@@ -14,7 +14,7 @@ from tests.faults.kills.kill import BOTH, GROUPS, PARENT, Kill, survive
 from tests.faults.kills.moments import WORDS, Moment
 from tests.faults.kills.scenes import fill, make_scene
 
-pytestmark = [pytest.mark.slow, pytest.mark.train]
+pytestmark = [pytest.mark.smoke, pytest.mark.train]
 SAVING = WORDS["while a checkpoint is written"]
 STEP = WORDS["in a step"]
 

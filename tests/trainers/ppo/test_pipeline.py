@@ -40,7 +40,7 @@ def statuses(record):
     return [(stage.name, stage.status) for stage in record.stages]
 
 
-@pytest.mark.slow
+@pytest.mark.smoke
 def test_one_stage_at_a_time(shop):
     """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what
     is left.
