@@ -21,7 +21,7 @@ from advisor.commands.check import check_data
 from advisor.commands.options import CheckOptions
 from advisor.data import profile
 from advisor.render.check_page import few_bins, print_check
-from advisor.render.data import check_json, profile_json, visible
+from advisor.render.data import check_json, profile_json
 
 
 def page(path, **options) -> str:
@@ -45,41 +45,25 @@ def pairs_path(tmp_path):
     return path
 
 
-def test_json_has_the_documented_keys(pairs_path):
-    """The document holds every key of the contract and survives JSON."""
-    document = json.loads(json.dumps(profile_json(profile(pairs_path))))
-    assert {
-        "schema_version",
-        "path",
-        "kind",
-        "format",
-        "mapping",
-        "rows",
-        "tokens",
-        "objectives",
-        "findings",
-        "digest",
-        "sample",
-    } == set(document)
-    assert (document["kind"], document["format"], document["rows"], document["objectives"]) == (
-        "paired",
-        "question_answer",
-        60,
-        ["sft"],
+def keys(words: str) -> set[str]:
+    return set(words.split())
+
+
+def test_json_has_everything_that_was_found_and_measured(pairs_path):
+    """Every key of the contract: what it is, how sure, what was measured, how much each objective
+    wants and what is suggested; and it survives JSON.
+    """
+    assert set(profile_json(profile(pairs_path))) == keys(
+        "schema_version path kind format mapping rows tokens objectives findings digest sample"
     )
+    found = check_json(*check_data(str(pairs_path), CheckOptions(seq_len=64)))
+    document = json.loads(json.dumps(found, allow_nan=False))
+    told = [document[key] for key in ("kind", "format", "rows", "objectives", "confidence")]
+    assert told == ["paired", "question_answer", 60, ["sft"], "certain"]
     assert document["mapping"] == {"question": "question", "answer": "answer"}
-    assert {
-        "total",
-        "mean",
-        "p50",
-        "p90",
-        "p95",
-        "p99",
-        "longest",
-        "counted_by",
-        "sampled_rows",
-        "histogram",
-    } == set(document["tokens"])
+    assert set(document["tokens"]) == keys(
+        "total mean p50 p90 p95 p99 longest counted_by sampled_rows histogram"
+    )
     assert document["findings"][0] == {
         "id": "row-without-answer",
         "severity": "warning",
@@ -88,28 +72,13 @@ def test_json_has_the_documented_keys(pairs_path):
         "rows": [5],
         "blocks": [],
     }
-
-
-def test_page_fits_eighty_columns_and_tells_everything(pairs_path):
-    """What it is, one row, findings with row numbers, lengths and what it can train, without
-    colour.
-    """
-    text = page(pairs_path)
-    assert max(map(len, text.splitlines()[:-1])) <= 80
-    assert text.endswith(f"Next: advise --task other --data {pairs_path}\n")  # whole: it is pasted
-    assert "\x1b" not in text
-    for part in (
-        "requests with the right answer",
-        "How it is read (row 1)",
-        "1 warning",
-        "(row 5)",
-        "Length in tokens",
-        "█",
-        "characters / 4",
-        "It can train",
-        "sft",
-    ):
-        assert part in " ".join(text.split())
+    assert set(document["measures"]) >= keys(
+        "scripts turns request_tokens answer_tokens sequence_lengths rows_used rows_unusable"
+    )
+    amount = document["amounts"][0]
+    assert (amount["objective"], amount["verdict"]) == ("sft", "thin")
+    assert amount["sources"][0]["title"]
+    assert set(document["suggested"]) == keys("objective seq_len because packing packing_because")
 
 
 def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypatch):
@@ -126,17 +95,12 @@ def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        (
-            {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
-            ("chosen: assistant", "rejected: assistant", "on the chosen answers"),
-        ),
-        ({"text": "Buy now", "label": "spam"}, ("label", "spam")),
         ({"prompt": "1+1", "ground_truth": "2"}, ("right answer", "grpo")),
         ({"text": "A story."}, ("plain documents", "cpt")),
     ],
 )
 def test_every_kind_has_its_page(tmp_path, row, parts):
-    """Preferences, classes, checkable prompts and texts are each shown in their own words."""
+    """Checkable prompts and texts are shown in their own words; the others have whole pages below."""
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     text = page(tmp_path / "a.jsonl")
     for part in parts:
@@ -145,7 +109,6 @@ def test_every_kind_has_its_page(tmp_path, row, parts):
 
 def test_terminal_codes_in_data_are_made_visible(tmp_path):
     """A row cannot clear the screen or colour the page."""
-    assert visible("a\x1b[31mb\nc\u202e") == "a\\x1b[31mb ⏎ c\\u202e"
     (tmp_path / "a.jsonl").write_text(
         json.dumps({"text": "\x1b[2Jgone [bold]not markup[/bold]"}) + "\n"
     )
@@ -159,66 +122,50 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 def support() -> list[dict[str, Any]]:
     """Sixty support answers with one of each thing that can be wrong."""
+    sent = "arcel {0} is on its way{1} it will be with you within {2} days"
     rows: list[dict[str, Any]] = [
-        {
-            "question": f"Where is parcel {number}?",
-            "answer": (
-                f"Parcel {number} is on its way; it will be with you within {number % 5 + 2} days."
-            ),
-        }
-        for number in range(60)
+        {"question": f"Where is parcel {n}?", "answer": "P" + sent.format(n, ";", n % 5 + 2) + "."}
+        for n in range(60)
     ]
     rows[4]["answer"] = ""
     rows[9] = rows[3]
-    rows[11] = {
-        "question": "where is parcel 7",
-        "answer": "parcel 7 is on its way, it will be with you within 4 days",
-    }
-    rows[20]["answer"] = (
-        "Write to anna.kovacs@firma.de, or use the key sk-abc123DEF456ghi789jkl012."
-    )
+    rows[11] = {"question": "where is parcel 7", "answer": "p" + sent.format(7, ",", 4)}
+    key = "sk-abc123DEF456ghi789jkl012"
+    rows[20]["answer"] = f"Write to anna.kovacs@firma.de, or use the key {key}."
     rows[30]["answer"] = "It was sent. " * 90
     return rows
 
 
 def feedback() -> list[dict[str, Any]]:
-    return [
-        {
-            "text": f"Message {number}: {'my bill is wrong' if number % 3 else 'nothing works'}",
-            "team": ("billing", "technical", "billing")[number % 3],
-        }
-        for number in range(90)
-    ]
+    said = ("nothing works", "my bill is wrong", "my bill is wrong")
+    teams = ("billing", "technical", "billing")
+    return [{"text": f"Message {n}: {said[n % 3]}", "team": teams[n % 3]} for n in range(90)]
 
 
 def choices() -> list[dict[str, Any]]:
+    why = "and here is why: " + "it divides " * 5
     return [
         {
-            "prompt": f"Is {number} even?",
-            "chosen": (
-                f"{'Yes' if number % 2 == 0 else 'No'}, and here is why: " + "it divides " * 5
-            ),
+            "prompt": f"Is {n} even?",
+            "chosen": f"{('Yes', 'No')[n % 2]}, {why}",
             "rejected": "Maybe.",
         }
-        for number in range(40)
+        for n in range(40)
     ]
 
 
 PAGES = {"support": support, "classes": feedback, "pairs": choices}
 
 
-@pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("name", PAGES)
-def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name, width):
+def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name):
     """Each kind of data prints exactly the page that was read and approved."""
     monkeypatch.chdir(tmp_path)
     Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAGES[name]()))
-    file = io.StringIO()
-    print_check(*check_data(f"{name}.jsonl"), Console(file=file, width=width))
-    text = "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
-    assert max(map(len, text.split("\n"))) <= width
+    text = "\n".join(line.rstrip() for line in page(f"{name}.jsonl").split("\n"))
+    assert max(map(len, text.split("\n"))) <= 80
     assert len(text.split("\n")) <= 42
-    path = GOLDEN / f"check_{name}_{width}.txt"
+    path = GOLDEN / f"check_{name}_80.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
@@ -309,28 +256,3 @@ def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
     terminal = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
     print_check(*check_data(str(tmp_path / "a.jsonl")), Console(width=80, file=terminal))
     assert "#" in raw.getvalue().decode(encoding)
-
-
-def test_check_document_has_everything_measured(pairs_path):
-    """How sure, what was measured, how much each objective wants and what is suggested, as JSON."""
-    document = json.loads(
-        json.dumps(
-            check_json(*check_data(str(pairs_path), CheckOptions(seq_len=64))), allow_nan=False
-        )
-    )
-    assert document["confidence"] == "certain"
-    assert {
-        "scripts",
-        "turns",
-        "request_tokens",
-        "answer_tokens",
-        "sequence_lengths",
-        "rows_used",
-        "rows_unusable",
-    } <= set(document["measures"])
-    assert document["amounts"][0]["objective"] == "sft"
-    assert document["amounts"][0]["verdict"] == "thin"
-    assert document["amounts"][0]["sources"][0]["title"]
-    assert {"objective", "seq_len", "because", "packing", "packing_because"} == set(
-        document["suggested"]
-    )

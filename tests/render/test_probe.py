@@ -15,35 +15,21 @@ from advisor.probe import load_catalogue, stated_hardware
 from advisor.render.probe import print_probe, probe_json
 
 CARD = Gpu(
-    name="NVIDIA GeForce RTX 4090",
-    memory_total_bytes=24564 * MIB,
-    memory_free_bytes=20156 * MIB,
-    other_processes_bytes=3812 * MIB,
-    compute_capability=(8, 9),
-    bf16=True,
-    uuid="GPU-1",
-    index=0,
+    name="NVIDIA GeForce RTX 4090", uuid="GPU-1", index=0, compute_capability=(8, 9), bf16=True,
+    memory_total_bytes=24564 * MIB, memory_free_bytes=20156 * MIB, other_processes_bytes=3812 * MIB,
     spec=load_catalogue()["nvidia-rtx-4090"],
-)
+)  # fmt: skip
 MACHINE = Hardware(
-    kind="cuda",
-    origin="probed",
-    gpus=(CARD,),
-    cpu_cores=16,
-    ram_total_bytes=64 * GIB,
-    ram_free_bytes=50 * GIB,
-    disk_free_bytes=500 * GIB,
-    driver_version="580.95.05",
-    cuda_version="13.0",
-    interconnect="PCIe 4 x16",
+    kind="cuda", origin="probed", gpus=(CARD,), cpu_cores=16, interconnect="PCIe 4 x16",
+    ram_total_bytes=64 * GIB, ram_free_bytes=50 * GIB, disk_free_bytes=500 * GIB,
+    driver_version="580.95.05", cuda_version="13.0", torch_target="CPU",
     software={"torch": "2.13.0+cpu", "transformers": "5.24.0", "trl": None},
     notes=("a memory limit of 64.0 GiB holds for this process (control group)",),
-    torch_target="CPU",
     problem=(
         "NVIDIA GeForce RTX 4090 is there, but PyTorch 2.13.0+cpu (CPU build) cannot use it."
         ' Install: pip install --force-reinstall "torch==2.13.0"'
     ),
-)
+)  # fmt: skip
 
 
 def shown(hardware: Hardware, width: int = 80) -> str:
@@ -62,21 +48,11 @@ def test_the_screen_fits_its_width_without_colour(width: int) -> None:
     assert "\x1b" not in text
     words = " ".join(text.split())
     for fact in (
-        "NVIDIA GeForce RTX 4090",
-        "19.7 GiB free of 24.0 GiB, 3.7 GiB held by other programs",
-        "compute capability 8.9, bf16",
-        "PCIe 4 x16",
-        "$0.74/h (runpod, 2026-09-25)",
-    ):
-        assert fact in words
-    for fact in (
-        "580.95.05, CUDA up to 13.0",
-        "50.0 GiB free of 64.0 GiB",
-        "500 GiB free",
-        "torch 2.13.0+cpu (CPU build)",
-        "not installed: trl",
-        "note: a memory limit",
-    ):
+        "NVIDIA GeForce RTX 4090", "compute capability 8.9, bf16", "PCIe 4 x16", "500 GiB free",
+        "19.7 GiB free of 24.0 GiB, 3.7 GiB held by other programs", "580.95.05, CUDA up to 13.0",
+        "$0.74/h (runpod, 2026-09-25)", "50.0 GiB free of 64.0 GiB", "torch 2.13.0+cpu (CPU build)",
+        "not installed: trl", "note: a memory limit",
+    ):  # fmt: skip
         assert fact in words
 
 
@@ -101,17 +77,15 @@ def test_like_cards_are_one_line_and_show_the_fullest() -> None:
     assert "13.0 GiB free of 24.0 GiB on the fullest" in text
 
 
+PROCESSOR = replace(MACHINE, kind="cpu", gpus=(), problem=None)
+BARE = replace(CARD, spec=None)
+
+
 @pytest.mark.parametrize(
     ("hardware", "says"),
     [
-        (
-            replace(MACHINE, kind="cpu", gpus=(), driver_version=None, problem=None),
-            "none found: training runs on the processor",
-        ),
-        (
-            replace(MACHINE, kind="cpu", gpus=(), problem=None),
-            "none that can be used: training runs on the processor",
-        ),
+        (replace(PROCESSOR, driver_version=None), "none found: training runs on the processor"),
+        (PROCESSOR, "none that can be used: training runs on the processor"),
         (
             Hardware(kind="unknown", origin="unknown"),
             "not known: nothing is ruled out because of it",
@@ -121,13 +95,10 @@ def test_like_cards_are_one_line_and_show_the_fullest() -> None:
             "PyTorch is not installed: advice works, training needs the extra `train`",
         ),
         (
-            replace(MACHINE, gpus=(replace(CARD, memory_total_bytes=None, spec=None, bf16=None),)),
+            replace(MACHINE, gpus=(replace(BARE, memory_total_bytes=None, bf16=None),)),
             "memory not known",
         ),
-        (
-            replace(MACHINE, gpus=(replace(CARD, spec=None, mig_profile="1g.10gb"),)),
-            "MIG slice 1g.10gb",
-        ),
+        (replace(MACHINE, gpus=(replace(BARE, mig_profile="1g.10gb"),)), "MIG slice 1g.10gb"),
         (stated_hardware("T4", from_flag=True)[0], "no bf16: trains in fp16"),
         (
             stated_hardware(None, None, 24, from_flag=True)[0],
@@ -147,10 +118,8 @@ def test_json_has_units_in_its_keys_and_null_for_unknown() -> None:
     document = json.loads(json.dumps(probe_json(MACHINE)))
     assert document["schema_version"] == 1
     (gpu,) = document["gpus"]
-    assert (gpu["memory_total_gib"], gpu["memory_free_gib"]) == (
-        23.988,
-        19.684,
-    )  # 24564 and 20156 MiB
+    sizes = gpu["memory_total_gib"], gpu["memory_free_gib"]
+    assert sizes == (23.988, 19.684)  # 24564 and 20156 MiB
     assert gpu["catalogue"] == {
         "id": "nvidia-rtx-4090", "name": "RTX 4090", "bf16_tflops": 165.2, "achieved_tflops": None,
         "bandwidth_gb_per_s": 1008.0,

@@ -10,44 +10,19 @@ from advisor.render.result_commands import serve_command, served_stages
 from advisor.render.run import run_json, summary_lines
 
 STAGE = {
-    "name": "sft",
-    "task": None,
-    "objective": "sft",
-    "update": "lora",
-    "quantization": "nf4",
-    "status": "done",
-    "steps": 63,
-    "loss_first": 3.21,
-    "loss_last": 1.4,
-    "expected": {
-        "peak_bytes": 3 * GIB,
-        "counted_bytes": 2 * GIB,
-        "duration_s": 120.0,
-        "limit_bytes": 6 * GIB,
-    },
-    "measured": {
-        "peak_bytes": int(1.8 * GIB),
-        "counter": "allocated",
-        "train_s": 130.0,
-        "step_s": 2.06,
-        "tokens_per_s": 243.0,
-        "tokens": 88,
-        "computed_tokens": 100,
-    },
-    "evaluation": {
-        "holdout_loss_before": 3.1,
-        "holdout_loss_after": 1.6,
-        "perplexity_before": 22.2,
-        "perplexity_after": 4.95,
-        "rows": 9,
-    },
+    "name": "sft", "task": None, "objective": "sft", "update": "lora", "quantization": "nf4",
+    "status": "done", "steps": 63, "loss_first": 3.21, "loss_last": 1.4, "folder": "stages/sft",
+    "expected": {"peak_bytes": 3 * GIB, "counted_bytes": 2 * GIB, "duration_s": 120.0,
+                 "limit_bytes": 6 * GIB},
+    "measured": {"peak_bytes": int(1.8 * GIB), "counter": "allocated", "train_s": 130.0,
+                 "step_s": 2.06, "tokens_per_s": 243.0, "tokens": 88, "computed_tokens": 100},
+    "evaluation": {"holdout_loss_before": 3.1, "holdout_loss_after": 1.6, "rows": 9,
+                   "perplexity_before": 22.2, "perplexity_after": 4.95},
     "data": {"train_rows": 171, "dropped": 3, "truncated": 0, "notes": ["no system prompt"]},
-    "checks": [
-        {"name": "effect", "ok": True, "text": "the adapter changes the output"},
-        {"name": "stop", "ok": False, "text": "answers do not stop"},
-    ],
-    "folder": "stages/sft",
-}
+    "checks": [{"name": "effect", "ok": True, "text": "the adapter changes the output"},
+               {"name": "stop", "ok": False, "text": "answers do not stop"}],
+}  # fmt: skip
+BETTER = {**STAGE["evaluation"], "holdout_loss_interval": [-1.7, -1.3]}
 
 
 def record(**changes):
@@ -104,8 +79,7 @@ def test_the_whole_time_is_shown_beside_what_was_expected():
 
 LONG = {
     "evaluation": {
-        **STAGE["evaluation"],
-        "holdout_loss_interval": [-1.7, -1.3],
+        **BETTER,
         "metrics": {"rouge_l": {"before": 0.1, "after": 0.4, "word": "better"}},
         "general": {"before": 1.5, "after": 3.6, "interval": [1, 3], "rows": 24, "word": "worse"},
         "sample_metric": "rouge_l",
@@ -219,47 +193,30 @@ def test_an_unfinished_run_says_how_to_go_on(status, words):
         assert part in found
 
 
+STOPPED = {"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5}
+
+
 @pytest.mark.parametrize(
-    ("keys", "changes", "words"),
+    ("keys", "max_steps", "held_out", "words"),
     [
-        ("", {}, "plan.yaml --set stages.sft.epochs=2"),
-        ("\n    max_steps: 60", {}, "plan.yaml --set stages.sft.max_steps=120"),
-        ("", {"max_steps": 3}, "shop/plan.yaml --output"),
+        ("", None, {"fell": 0.1}, "plan.yaml --set stages.sft.epochs=2"),
+        ("\n    max_steps: 60", None, {"fell": 0.1}, "plan.yaml --set stages.sft.max_steps=120"),
+        ("", 3, {"fell": 0.1}, "shop/plan.yaml --output"),
+        ("", None, STOPPED, ""),
     ],
 )
-def test_what_to_do_next_fits_the_plan(tmp_path, keys, changes, words):
+def test_what_to_do_next_fits_the_plan(tmp_path, keys, max_steps, held_out, words):
     """Longer training is the key that decides on it; a trial goes on as the whole plan, elsewhere,
-    and is not told to train longer.
+    and is not told to train longer; nor is a run that stopped early.
     """
     folder = tmp_path / "shop"
     folder.mkdir()
-    (folder / "plan.yaml").write_text(
-        "model: m\ndata: {path: x.jsonl}\nstages:\n  - name: sft\n    objective: sft\n    update:"
-        f" lora{keys}\n"
-    )
-    falling = record(
-        evaluation={**STAGE["evaluation"], "holdout_loss_interval": [-1.7, -1.3]},
-        held_out={"fell": 0.1},
-        checks=[],
-    )
-    found = FinishedRun(folder=folder, record=RunRecord.from_dict({**falling, **changes}))
-    lines = summary_lines(found)
+    stage = f"  - name: sft\n    objective: sft\n    update: lora{keys}\n"
+    (folder / "plan.yaml").write_text(f"model: m\ndata: {{path: x.jsonl}}\nstages:\n{stage}")
+    falling = {**record(evaluation=BETTER, held_out=held_out, checks=[]), "max_steps": max_steps}
+    lines = summary_lines(FinishedRun(folder=folder, record=RunRecord.from_dict(falling)))
     assert any(words in line for line in lines), lines
-    assert ("--set" in "\n".join(lines)) == (not changes)
-
-
-def test_a_run_that_stopped_early_is_not_told_to_train_longer(tmp_path):
-    """More steps would not be taken."""
-    (tmp_path / "plan.yaml").write_text(
-        "model: m\ndata: {path: x.jsonl}\nstages:\n  - {name: sft, objective: sft, update: lora}\n"
-    )
-    better = {**STAGE["evaluation"], "holdout_loss_interval": [-1.7, -1.3]}
-    stopped = record(
-        evaluation=better,
-        held_out={"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5},
-    )
-    found = FinishedRun(folder=tmp_path, record=RunRecord.from_dict(stopped))
-    assert not any("--set" in line for line in summary_lines(found))
+    assert ("--set" in "\n".join(lines)) == ("--set" in words)
 
 
 def test_a_trial_and_a_finished_run_say_so():
