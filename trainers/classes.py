@@ -18,9 +18,9 @@ from trainers.evaluation import Subject
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import SCORES
+from trainers.job import Tokenizer
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.heads import CLASSES, Labelled, class_columns, class_names
 from trainers.rows.packing import head_outputs

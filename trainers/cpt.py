@@ -13,9 +13,9 @@ from dataclasses import replace
 from msgspec import structs
 
 from advisor.ground.errors import InputError
+from trainers.job import Tokenizer
 from trainers.job.files import digest_of
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer
 from trainers.rows import Prepared, Row
 from trainers.rows.sequences import Picked, lengths
 from trainers.rows.stage_rows import prepare_rows

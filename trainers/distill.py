@@ -16,10 +16,10 @@ from advisor.ground.errors import Fault
 from advisor.plan.vllm import asks_server, unservable
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import Sample, held_out
+from trainers.job import Model, Tokenizer, Trainer
 from trainers.job.job import Job
 from trainers.job.libraries import check_versions
 from trainers.job.machine import torch_device
-from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rollouts.transformers_engine import AT_ONCE
 from trainers.rollouts.vllm_engine import OpenServer, open_rollouts
 from trainers.rows import Prepared, Row

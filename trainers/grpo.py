@@ -15,9 +15,9 @@ from typing import Any, cast
 
 from advisor.ground.errors import TrainingFailed
 from advisor.record.stage import SavedFile
+from trainers.job import Model, Tokenizer, Trainer
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
-from trainers.job.types import Model, Tokenizer, Trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.watch import Watch
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH

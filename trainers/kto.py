@@ -14,8 +14,8 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from trainers.evaluation.pairs import PreferenceEvaluator
+from trainers.job import Model, Tokenizer
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.preference import FEEDBACK, Feedback, feedback_columns
 from trainers.rows.sequences import Groups, Picked, values_of

@@ -19,8 +19,8 @@ from advisor.methods import methods
 from trainers.evaluation import Subject
 from trainers.evaluation.reward_model import RewardModelEvaluator
 from trainers.evaluation.saved_result import SCORES
+from trainers.job import Model, Tokenizer
 from trainers.job.job import Job
-from trainers.job.types import Model, Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, reward_columns
 from trainers.stage.objective import Objective, Opened

@@ -14,8 +14,8 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from trainers.evaluation.generation import RewritingEvaluator
 from trainers.evaluation.saved_result import SEQ2SEQ
+from trainers.job import Tokenizer
 from trainers.job.job import Job
-from trainers.job.types import Tokenizer
 from trainers.rows import Prepared
 from trainers.rows.heads import REWRITINGS, Rewriting, rewriting_columns
 from trainers.stage.objective import Build, Opened, WithHead

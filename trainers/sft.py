@@ -8,8 +8,8 @@ from typing import Any
 
 from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
+from trainers.job import Model
 from trainers.job.job import Job
-from trainers.job.types import Model
 from trainers.rows import PackedBatches, Row, dataset_columns, pack
 from trainers.rows.sequences import Groups
 from trainers.stage.load import prepare

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from trainers.job import Trainer
 from trainers.job.job import Job
-from trainers.job.types import Trainer
 from trainers.rows import Prepared
 from trainers.rows.row import PreparedRow
 

@@ -32,8 +32,8 @@ from trainers.evaluation.loss import (
 )
 from trainers.evaluation.metrics import Comparison, choose_metrics, compare, score_answers, verdict
 from trainers.evaluation.saved_result import check_stops
+from trainers.job import Tokenizer
 from trainers.job.files import keep_value, kept_value
-from trainers.job.types import Tokenizer
 from trainers.rows import ANSWERS, Row, Templater
 from trainers.rows.row import LeftOut
 

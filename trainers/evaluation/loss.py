@@ -11,8 +11,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from trainers.job import Model, Trainer
 from trainers.job.evaluating import measuring_as_trained
-from trainers.job.types import Model, Trainer
 from trainers.rollouts import Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 from trainers.rows import IGNORED, Row

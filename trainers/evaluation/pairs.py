@@ -12,7 +12,7 @@ from trainers.evaluation import Subject
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import SAMPLES, Sample, answer_log_probs, held_out
 from trainers.evaluation.metrics import proportion_interval
-from trainers.job.types import Tokenizer
+from trainers.job import Tokenizer
 from trainers.rewards.scoring import Answer, Rewards
 from trainers.rows import IGNORED, Prepared, Row
 from trainers.rows.conversation import Prompt

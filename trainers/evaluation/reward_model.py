@@ -11,9 +11,9 @@ from advisor.record.stage import Check, Evaluation, Metric
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
+from trainers.job import Trainer
 from trainers.job.evaluating import measuring_as_trained
 from trainers.job.files import keep_value, kept_value
-from trainers.job.types import Trainer
 from trainers.rows.packing import head_outputs
 from trainers.rows.preference import Pair
 

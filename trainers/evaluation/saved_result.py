@@ -16,10 +16,10 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.types import FSDP
 from advisor.record.stage import Check
 from trainers.evaluation.loss import Sample
+from trainers.job import Model
 from trainers.job.evaluating import computes_in_16_bit, evaluating, rounded_to
 from trainers.job.job import Job
 from trainers.job.machine import free_host_bytes
-from trainers.job.types import Model
 from trainers.rows.packing import padded_inputs
 from trainers.rows.sequences import lengths, values_of
 from trainers.start.loading import is_spread, load_frozen

@@ -32,6 +32,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.record.run import DOING
 from advisor.record.stage import Doing
+from trainers.job import Model
 from trainers.job.files import write_json
 from trainers.job.machine import (
     MemoryMeter,
@@ -41,7 +42,6 @@ from trainers.job.machine import (
     several_machines,
     wait_for_all,
 )
-from trainers.job.types import Model
 
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 

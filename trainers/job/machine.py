@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import MachineNotReady
-from trainers.job.types import Device
+from trainers.job import Device
 
 # Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
 # for every trainer it builds; nobody asked for that.

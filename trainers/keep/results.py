@@ -19,6 +19,7 @@ from advisor.methods.stage import recorded_values
 from advisor.record.files import ANSWER, TRAINED, TrainedStage, trained_record, try_read_part
 from advisor.record.run import ResolvedSettings, StageResult
 from advisor.record.stage import LaunchRecord, SavedFile, Times
+from trainers.job import Device, Model, Trainer
 from trainers.job.files import make_folder, write_json
 from trainers.job.job import Job
 from trainers.job.machine import (
@@ -28,7 +29,6 @@ from trainers.job.machine import (
     process_rank,
     sum_over_processes,
 )
-from trainers.job.types import Device, Model, Trainer
 from trainers.keep.checkpoint_store import CheckpointStore, disk_refused, fingerprint
 from trainers.rows.template import template_record
 from trainers.start.kernels import fused_in

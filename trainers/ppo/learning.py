@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from advisor.ground.progress import waiting
-from trainers.job.types import Device
+from trainers.job import Device
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, VALUE, Roles
 from trainers.ppo.rollout import Batch, gather_answers

@@ -24,6 +24,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
+from trainers.job import Tokenizer
 from trainers.job.job import Job
 from trainers.job.machine import (
     is_main_process,
@@ -32,7 +33,6 @@ from trainers.job.machine import (
     sum_over_processes,
     wait_for_all,
 )
-from trainers.job.types import Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.checkpoints import load_random_states, load_training, save_training
 from trainers.ppo import math as formulas

@@ -29,8 +29,8 @@ from typing import Any, cast
 
 from advisor.ground.errors import InputError
 from advisor.methods import methods
+from trainers.job import AdaptedModel, Device
 from trainers.job.job import Job
-from trainers.job.types import AdaptedModel, Device
 from trainers.ppo.rollout import Batch, answer_log_probs, answer_states, hidden_states
 from trainers.rewards.sources import check_same_tokens, load_reward_model
 from trainers.stage.objective import Opened

@@ -22,9 +22,9 @@ from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
 from advisor.model_files.folder import folder_faults
+from trainers.job import Device, Model, Tokenizer
 from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
-from trainers.job.types import Device, Model, Tokenizer
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
 from trainers.rewards.verifiers import (
     matches,

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from advisor.ground.errors import InputError
 from advisor.ground.progress import waiting
 from advisor.methods.kernels import is_flash
+from trainers.job import Device, Model
 from trainers.job.evaluating import evaluating, first_float_dtype, half_dtype
-from trainers.job.types import Device, Model
 from trainers.rows.row import IGNORED, Row, ids_of
 from trainers.rows.sequences import Groups, lengths
 

@@ -44,10 +44,10 @@ from advisor.data.templates.chat_text import answers_of, holds_thoughts
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import waiting
 from advisor.record.stage import DataCounts
+from trainers.job import Tokenizer
 from trainers.job.files import digest_of
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count, usable_cores
-from trainers.job.types import Tokenizer
 from trainers.rows.conversation import ANSWERS
 from trainers.rows.row import (
     Array,

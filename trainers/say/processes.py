@@ -19,9 +19,9 @@ from typing import TypeVar
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import DISK, TEMPORARY
+from trainers.job import Device
 from trainers.job.files import make_folder
 from trainers.job.machine import process_count
-from trainers.job.types import Device
 
 Made = TypeVar("Made")
 FIRST_LOOK_S, LAST_LOOK_S = 0.05, 2.0  # between two looks, longer and longer

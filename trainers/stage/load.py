@@ -13,6 +13,7 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import board
 from advisor.methods.optimizers import optimizer
+from trainers.job import Device, Model, Tokenizer
 from trainers.job.job import BEFORE_STEPS, JUDGE, LOADING, WHILE_LOADING, Job
 from trainers.job.libraries import check_versions, quiet_libraries
 from trainers.job.machine import (
@@ -22,7 +23,6 @@ from trainers.job.machine import (
     torch_device,
     use_cores,
 )
-from trainers.job.types import Device, Model, Tokenizer
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.held_out_curve import asks_for_curve, check_held_out, even_batch, make_curve
 from trainers.keep.resuming import dependencies, open_store

@@ -23,8 +23,8 @@ from advisor.record.stage import SavedFile
 from trainers.evaluation import Evaluator, Subject
 from trainers.evaluation.pairs import RewardEvaluator
 from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.job import Device, Model, Tokenizer, Trainer
 from trainers.job.job import Job
-from trainers.job.types import Device, Model, Tokenizer, Trainer
 from trainers.keep import results
 from trainers.keep.checkpoint_store import fingerprint
 from trainers.rewards.scoring import Rewards

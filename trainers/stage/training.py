@@ -14,11 +14,11 @@ from advisor.ground.progress import waiting
 from advisor.ground.units import format_duration, format_gib
 from advisor.record.run import DRY_RUN, RUNNING, StageMeasurement, StageResult
 from advisor.record.stage import Check, Measured
+from trainers.job import Model, Trainer
 from trainers.job.files import write_json
 from trainers.job.job import SAVING, TRAINING
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.job.types import Model, Trainer
 from trainers.keep.checkpoint_store import Checkpoint
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
 from trainers.keep.results import launch_record, resolved_settings

@@ -24,8 +24,8 @@ from trl import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer
 
 from advisor.methods import update
 from trainers.evaluation.loss import token_losses
+from trainers.job import Model
 from trainers.job.job import Job
-from trainers.job.types import Model
 from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_random_states
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rollouts.vllm_engine import OpenServer, engine_of

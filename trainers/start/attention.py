@@ -18,9 +18,9 @@ from advisor.ground.errors import MachineNotReady
 from advisor.methods import kernels as installed
 from advisor.methods.kernels import AUTO, HUB_PACKAGE, Kernel, is_flash, kernel
 from advisor.plan.keys import key_specs
+from trainers.job import Device
 from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
-from trainers.job.types import Device
 from trainers.say.progress import tell
 from trainers.start.kernels import gpu_of, why_not
 from trainers.step.settings import first_line

@@ -14,8 +14,8 @@ from advisor.ground.errors import Fault, MachineNotReady
 from advisor.methods import kernels as installed
 from advisor.methods.kernels import AUTO, Kernel, kernel
 from advisor.plan.model import Stage
+from trainers.job import Device, Model
 from trainers.job.job import Job
-from trainers.job.types import Device, Model
 from trainers.say.progress import tell
 from trainers.step.settings import first_line
 

@@ -19,9 +19,9 @@ from advisor.methods.optimizers import optimizer
 from advisor.model_files.config import is_number
 from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.plan.checks import optimizer_faults
+from trainers.job import Device, Model, Tokenizer
 from trainers.job.job import JUDGE, Job
 from trainers.job.libraries import explain_refused_code
-from trainers.job.types import Device, Model, Tokenizer
 from trainers.rows.template_arguments import give_arguments
 from trainers.start.kernels import bitsandbytes_faults, fuse_layers, kernel_faults
 from trainers.start.model_files import check_adapter, check_files, check_loaded, reading

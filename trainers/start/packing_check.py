@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import structs
 
 from advisor.ground.errors import InputError
+from trainers.job import Device, Model
 from trainers.job.job import Job
-from trainers.job.types import Device, Model
 from trainers.rows import Prepared, pack
 from trainers.rows.packing import check_packing
 from trainers.rows.sequences import lengths

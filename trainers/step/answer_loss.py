@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from trainers.job.types import Model
+from trainers.job import Model
 from trainers.rows.row import IGNORED
 
 PLACES = "answer_places"  # of a micro-batch; the trainer takes it out before the model sees it

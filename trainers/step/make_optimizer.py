@@ -15,7 +15,7 @@ from advisor.methods import update
 from advisor.methods.kernels import TRITON_NEEDS, why_no_triton
 from advisor.methods.optimizers import optimizer, read_arguments
 from advisor.plan.model import Stage
-from trainers.job.types import Model
+from trainers.job import Model
 
 OVER_BFLOAT16 = ("adamw_split", "adamw_stochastic")
 # The standard deviation of weights that the warning supposes: usual for models of 1B to 10B, and

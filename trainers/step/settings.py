@@ -31,10 +31,10 @@ from advisor.ground.types import TRACKERS
 from advisor.methods.optimizers import optimizer
 from advisor.methods.stage import stage_keys, trl_arguments
 from advisor.plan.vllm import asks_server
+from trainers.job import Device
 from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
 from trainers.job.machine import process_count, usable_cores
-from trainers.job.types import Device
 from trainers.say.processes import JOIN_S
 from trainers.step.sharding import is_sharded, prepare_sharding
 from trainers.updates import Update

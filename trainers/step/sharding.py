@@ -20,9 +20,9 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.ground.types import FSDP
 from advisor.methods import update
+from trainers.job import Model
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
-from trainers.job.types import Model
 
 STORED_IN = "_dtype_of_result"  # on a divided model
 

@@ -24,10 +24,10 @@ from advisor.ground.progress import track
 from advisor.methods import methods
 from advisor.plan.entries import path_from
 from advisor.record.content import folder_digest
+from trainers.job import Device, Tokenizer
 from trainers.job.files import digest_of, make_folder
 from trainers.job.job import Job, model_source
 from trainers.job.machine import is_main_process, process_count, process_rank
-from trainers.job.types import Device, Tokenizer
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import Prompt
 from trainers.rows.row import IGNORED, ids_of, normalise_text

@@ -16,11 +16,11 @@ from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import CROSS, CrossEvaluation
 from trainers.evaluation.loss import held_out, log_prob_sums
+from trainers.job import Model
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 from trainers.job.machine import torch_device
-from trainers.job.types import Model
 from trainers.rows import Row
 from trainers.tools import run_command
 from trainers.tools.results import load_results, results_of

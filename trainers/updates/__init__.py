@@ -16,7 +16,7 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import method_roots
 from advisor.plan.model import Stage
-from trainers.job.types import Model, Tokenizer
+from trainers.job import Model, Tokenizer
 from trainers.rows.row import PreparedRow
 
 # Folders in ADVISE_METHODS bring updates of their own, found in the same way.

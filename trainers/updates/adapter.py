@@ -8,7 +8,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
-from trainers.job.types import Model
+from trainers.job import Model
 from trainers.updates import COMMON_KEYS, task_type
 
 PLAN_KEYS: Mapping[str, str] = {

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from advisor.ground.errors import InputError
 from advisor.plan.model import Stage
-from trainers.job.types import AdaptedModel, Model, Tokenizer
+from trainers.job import AdaptedModel, Model, Tokenizer
 from trainers.rows.row import PreparedRow
 from trainers.updates import COMMON_KEYS, task_type
 from trainers.updates.experts import find_experts

@@ -10,7 +10,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.job.types import Model, Tokenizer
+from trainers.job import Model, Tokenizer
 from trainers.rows.row import PreparedRow
 from trainers.updates import COMMON_KEYS, task_type
 from trainers.updates.lora_targets import choose_targets, describe_targets, last_part, target_faults

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
 from advisor.plan.model import Stage
-from trainers.job.types import AdaptedModel, Model
+from trainers.job import AdaptedModel, Model
 from trainers.updates.experts import Experts, ends_with, find_experts
 
 ALL_LINEAR, SHARED, WITH_EXPERTS = "all-linear", "attention-and-shared", "with-experts"

@@ -14,8 +14,8 @@ from typing import Any, cast
 import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
 from advisor.ground.errors import InputError
 from advisor.plan.model import Stage
+from trainers.job import AdaptedModel, Model, Tokenizer
 from trainers.job.evaluating import evaluating
-from trainers.job.types import AdaptedModel, Model, Tokenizer
 from trainers.rows.row import IGNORED, PreparedRow
 from trainers.updates import COMMON_KEYS, task_type
 
