@@ -98,51 +98,56 @@ def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
     assert any(line.startswith("  Description  My order 0 has not") for line in ui.said)
 
 
-def test_dont_know_takes_the_guess(tmp_path):
-    """Nobody is sent away who does not know."""
-    path = tickets(tmp_path)
-    assert answered(ScriptedUi(path, UNKNOWN))["data_mapping"]["question"] == "Description"
+def plain(folder: Path) -> str:
+    rows = [{"question": "Q?", "answer": f"A{n}"} for n in range(60)]
+    return jsonl(folder, "a.jsonl", rows)
 
 
-def test_other_columns_are_chosen_from_lists(tmp_path):
-    """What a row holds first, then a column for each part."""
-    path = tickets(tmp_path)
-    ui = ScriptedUi(path, COLUMNS, "A request and its answer", "Subject", "Description")
-    assert answered(ui)["data_mapping"] == {"question": "Subject", "answer": "Description"}
+A_PAIR, A_CATEGORY = "A request and its answer", "A text and its category"
+NO_MAPPING = {"data_mapping": None}
 
 
-def test_back_leads_from_the_lists_to_the_guess(tmp_path):
-    """Every list has a way back."""
-    path = tickets(tmp_path)
-    ui = ScriptedUi(path, COLUMNS, "Back", COLUMNS, "A text and its category", "Back", YES)
-    assert answered(ui)["data_mapping"]["question"] == "Description"
+def read_as(question: str, answer: str) -> dict[str, Any]:
+    return {"data_mapping": {"question": question, "answer": answer}}
+
+
+GUESSED = read_as("Description", "Agent Reply")
+ANSWERED = {  # the file, what is chosen after it, what comes of it beside its path
+    "known columns are no question": (plain, [], NO_MAPPING),
+    "not knowing takes the guess": (tickets, [UNKNOWN], GUESSED),
+    "other columns are chosen from lists": (
+        tickets, [COLUMNS, A_PAIR, "Subject", "Description"], read_as("Subject", "Description"),
+    ),
+    "every list has a way back": (
+        tickets, [COLUMNS, "Back", COLUMNS, A_CATEGORY, "Back", YES], GUESSED,
+    ),
+    "an unclear file offers the guess and its opposite": (
+        untold, ["No: f2 is the request, f1 the answer"], read_as("f2", "f1"),
+    ),
+    "a mapping says that rows that do not suit were looked at": (
+        categories, ["Answer customers, from these rows"],
+        {"data_mapping": {"text": "body", "label": "category"}},
+    ),
+    "not knowing leaves task and rows as they are": (categories, [UNKNOWN], NO_MAPPING),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ANSWERED)
+def test_a_file_and_its_columns_are_answered(tmp_path, case):
+    """No choice is a dead end, and nobody is sent away who does not know."""
+    make, replies, expected = ANSWERED[case]
+    path = make(tmp_path)
+    ui = ScriptedUi(path, *replies)
+    assert answered(ui) == {"data_path": path, **expected}
+    assert ui.replies == []
 
 
 def test_another_file_may_be_named(tmp_path):
-    """The question for the file is put again."""
-    ui = ScriptedUi(tickets(tmp_path), OTHER_FILE, "<")
-    assert answered(ui) is BACK
-
-
-def test_an_unclear_file_offers_the_guess_and_its_opposite(tmp_path):
-    """Where nothing tells, the person does."""
-    path = untold(tmp_path)
-    ui = ScriptedUi(path, "No: f2 is the request, f1 the answer")
-    assert answered(ui)["data_mapping"] == {"question": "f2", "answer": "f1"}
-
-
-def test_columns_that_make_no_examples_are_said_and_asked_again(tmp_path):
-    """A choice that cannot be read is no dead end."""
-    path = tickets(tmp_path)
-    ui = ScriptedUi(path, COLUMNS, "A text and its category", "Category", "Description", YES)
-    assert answered(ui, task="other")["data_path"] == path
-
-
-def test_known_columns_are_no_question(tmp_path):
-    """A file that is understood is taken as it is."""
-    path = jsonl(tmp_path, "a.jsonl", [{"question": "Q?", "answer": f"A{n}"} for n in range(60)])
-    ui = ScriptedUi(path)
-    assert answered(ui) == {"data_path": path, "data_mapping": None}
+    """The question for the file is put again; so it is for rows that do not suit."""
+    assert answered(ScriptedUi(tickets(tmp_path), OTHER_FILE, "<")) is BACK
+    first, second = categories(tmp_path), tickets(tmp_path)
+    ui = ScriptedUi(first, "Answer customers, from another file", second, YES)
+    assert answered(ui)["data_path"] == second
 
 
 def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
@@ -176,26 +181,6 @@ def test_rows_that_hold_a_category_can_change_the_task(tmp_path):
     assert answered(ui) == {"data_path": path, "data_mapping": None, "task": "classification"}
     assert "a category, and no reply" in ui.asked[-1]
     assert any('-> "Billing"' in line for line in ui.said)
-
-
-def test_rows_that_do_not_suit_may_be_taken_all_the_same(tmp_path):
-    """A mapping says that the person has looked: the plan is made then."""
-    path = categories(tmp_path)
-    ui = ScriptedUi(path, "Answer customers, from these rows")
-    assert answered(ui)["data_mapping"] == {"text": "body", "label": "category"}
-
-
-def test_dont_know_leaves_task_and_rows_as_they_are(tmp_path):
-    """The answer says it again, and makes no plan."""
-    path = categories(tmp_path)
-    assert answered(ScriptedUi(path, UNKNOWN)) == {"data_path": path, "data_mapping": None}
-
-
-def test_rows_that_do_not_suit_lead_to_another_file(tmp_path):
-    """The right file may be another one."""
-    first, second = categories(tmp_path), tickets(tmp_path)
-    ui = ScriptedUi(first, "Answer customers, from another file", second, YES)
-    assert answered(ui)["data_path"] == second
 
 
 def team_folder(folder: Path) -> Path:
@@ -259,14 +244,10 @@ def test_texts_with_a_category_are_called_so(tmp_path):
     say_found(Several(values=values), reader(ui))
     assert ui.said[0] == "  found 60 examples: texts with one of 2 categories"
     assert ui.said[-1] == "  The task is now: Sort texts into categories"
-
-
-def test_how_a_file_was_read_is_said(tmp_path):
-    """Separator and encoding in one line."""
+    # Separator and encoding, in one line.
     path = tmp_path / "a.csv"
     rows = "".join(f"Größe {n}?;Für Sie {n}\r\n" for n in range(60))
     path.write_bytes(f"question;answer\r\n{rows}".encode("cp1252"))
-    ui = ScriptedUi()
     say_found(Several(values={"data_path": str(path)}), reader(ui))
     assert "    semicolon, Windows-1252: read as such" in ui.said
 
