@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.types import AnswerSet, DataProfile
+from advisor.ground.types import Answer, AnswerSet, DataProfile
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import DONT_KNOW, Checks, Interview, ask_round, walk
 from advisor.wizard.prompts import Option
@@ -77,13 +77,20 @@ class ScriptedUi:
         return self._next()
 
 
+def asked_set(**values: Any) -> AnswerSet:
+    """Answers as they were given to questions."""
+    return AnswerSet(
+        known={fact: Answer(value=value, origin="asked") for fact, value in values.items()}
+    )
+
+
 def known(answers: AnswerSet) -> dict[str, Any]:
     """Fact id -> value."""
     return {fact: answer.value for fact, answer in answers.known.items()}
 
 
 def walked(
-    replies: dict[str, Any], answers: AnswerSet | None = None, **more: Any
+    replies: dict[str, Any], answers: AnswerSet | None = None, *, facts: Any = FACTS, **more: Any
 ) -> tuple[AnswerSet, list[str]]:
     """Walk with fixed replies (everything else: I don't know); the answers and the order of
     questions.
@@ -94,4 +101,4 @@ def walked(
         order.append(question.fact.id)
         return replies.get(question.fact.id, DONT_KNOW)
 
-    return walk(FACTS, ask, answers or AnswerSet(), **more), order
+    return walk(facts, ask, answers or AnswerSet(), **more), order

@@ -25,6 +25,7 @@ from advisor.wizard.prompts import (
 from advisor.wizard.saved import state_path
 from advisor.wizard.walk import DONT_KNOW, Question, questions
 from tests.render.example_advice import CPU
+from tests.test_layers import HEAVY
 from tests.wizard.scripted import (
     CARDS,
     CTRL_C,
@@ -52,32 +53,29 @@ def through_pipe(keys: str, relevant, hardware=CPU) -> AnswerSet:
         )
 
 
-def test_arrow_keys_and_enter_choose():
-    """Down and Enter take the choice that is pointed at."""
-    answers = through_pipe(DOWN * 5 + ENTER + UP * 3 + ENTER, lambda fact, *_: fact == "budget")
-    # Six of the tasks is `generation`; three up from "I don't know" is the first budget.
-    assert known(answers) == {"task": "generation", "budget": "low"}
+TEXTS = DOWN * 5 + ENTER  # the sixth task
 
 
-def test_enter_alone_states_nothing():
-    """Where there is a list the pointer stands at "I don't know", as an empty line says it."""
-    answers = through_pipe(DOWN * 5 + ENTER + ENTER, lambda fact, *_: fact == "budget")
-    assert known(answers) == {"task": "generation"}
-
-
-def test_typed_answers_are_asked_again_until_they_can_be_read():
-    """A wrong number stays in the line to be mended; the mended one counts."""
-    answers = through_pipe(
-        ENTER + "5x" + ENTER + "\x15" + "5k" + ENTER, lambda fact, *_: fact == "data_rows"
-    )
-    assert known(answers) == {"task": "customer_service", "data_rows": 5000}
-
-
-def test_back_in_a_typed_question():
-    """< and Enter go back from a line, Back from a list; the old answer is preselected."""
-    keys = DOWN * 5 + ENTER + "<" + ENTER + DOWN + ENTER + "train.jsonl" + ENTER
-    answers = through_pipe(keys, lambda fact, *_: fact == "data_path")
-    assert known(answers) == {"task": "classification", "data_path": "train.jsonl"}
+@pytest.mark.parametrize(
+    ("keys", "fact", "expected"),
+    [
+        # Three up from "I don't know" is the first budget; Enter alone states nothing.
+        (TEXTS + UP * 3 + ENTER, "budget", {"task": "generation", "budget": "low"}),
+        (TEXTS + ENTER, "budget", {"task": "generation"}),
+        # A wrong number stays in the line to be mended.
+        (ENTER + "5x" + ENTER + "\x15" + "5k" + ENTER, "data_rows",
+         {"task": "customer_service", "data_rows": 5000}),
+        # < and Enter go back from a line; the old answer is preselected.
+        (TEXTS + "<" + ENTER + DOWN + ENTER + "train.jsonl" + ENTER, "data_path",
+         {"task": "classification", "data_path": "train.jsonl"}),
+    ],
+    ids=["arrows", "enter", "mended", "back"],
+)  # fmt: skip
+def test_keys_give_answers(keys, fact, expected):
+    """Down, up and Enter take the choice that is pointed at; a typed answer is asked for again
+    until it can be read.
+    """
+    assert known(through_pipe(keys, lambda asked, *_: asked == fact)) == expected
 
 
 def test_ctrl_c_in_a_real_prompt():
@@ -94,16 +92,12 @@ def test_no_choice_is_wider_than_the_terminal(width):
     """Long choices continue on the next line instead of being cropped."""
     for fact in questions(FACTS):
         for value in fact.values.values():
-            lines = choice_lines(Option(value=1, label=value.label, help=value.help), width).split(
-                "\n"
-            )
-            assert max(
-                len(line) + (3 if place == 0 else 0) for place, line in enumerate(lines)
-            ) <= max(width, 24)
-            assert " ".join(" ".join(lines).split()) == f"{value.label} – {value.help}"
-        assert max(len(line) for line in prompt_lines(f"10. {fact.ask}", width).split("\n")) <= max(
-            width, 22
-        )
+            option = Option(value=1, label=value.label, help=value.help)
+            first, *others = choice_lines(option, width).split("\n")
+            assert max(len(first) + 3, *map(len, others), 0) <= max(width, 24)
+            assert " ".join([first, *map(str.strip, others)]) == f"{value.label} – {value.help}"
+        lines = prompt_lines(f"10. {fact.ask}", width).split("\n")
+        assert max(map(len, lines)) <= max(width, 22)
 
 
 def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
@@ -123,22 +117,32 @@ def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
     assert known(answers) == {"task": "generation", "data_path": "train.jsonl"}
 
 
+ASK = """
+import sys
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+from advisor.ground.errors import Stopped
+from advisor.ground.types import Hardware
+from advisor.ruleset.facts import load_facts
+from advisor.wizard import Interview, ask_round
+from advisor.wizard.prompts import QuestionaryUi
+
+machine, ui = Hardware(kind="cpu", origin="probed"), QuestionaryUi(Console(stderr=True))
+with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+    keyboard.send_text("\x03")
+    try:
+        ask_round(Interview(facts=load_facts(), hardware=machine, ui=ui))
+    except Stopped:
+        print(sorted({*sys.argv[1:]} & {*sys.modules}))
+"""
+
+
 def test_the_first_question_needs_nothing_heavy():
     """Up to the first prompt neither torch nor numpy nor anything of that kind is imported."""
-    code = (
-        "import sys\nfrom prompt_toolkit.application import create_app_session\nfrom"
-        " prompt_toolkit.input import create_pipe_input\nfrom prompt_toolkit.output import"
-        " DummyOutput\nfrom rich.console import Console\nfrom advisor.ground.errors import"
-        " Stopped\nfrom advisor.ruleset.facts import load_facts\nfrom advisor.ground.types import"
-        " Hardware\nfrom advisor.wizard import Interview, ask_round\nfrom advisor.wizard.prompts import"
-        " QuestionaryUi\nwith create_pipe_input() as keyboard, create_app_session(input=keyboard,"
-        " output=DummyOutput()):\n    keyboard.send_text('\\x03')\n    try:"
-        " ask_round(Interview(facts=load_facts(), hardware=Hardware(kind='cpu', origin='probed'),"
-        " ui=QuestionaryUi(Console(stderr=True))))\n    except Stopped: print([name for name in"
-        " ('numpy', 'torch', 'transformers', 'datasets', 'peft', 'pandas', 'pydantic') if name in"
-        " sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", ASK, *HEAVY, "pydantic"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "This machine has no graphics card (GPU)" in done.stderr
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from advisor.ground.types import Answer, AnswerSet
+from advisor.ground.types import AnswerSet
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import load_rules
-from advisor.wizard import DONT_KNOW, Relevance, walk
+from advisor.wizard import Relevance
 from advisor.wizard.walk import for_now, may_apply, open_questions, skipped_questions
 from benchmarks.questions import rounds
 from tests.conftest import scaled
-from tests.wizard.scripted import FACTS, known
+from tests.wizard.scripted import FACTS, asked_set, known, walked
 
 RULES = load_rules()
 SUPPORT = {
@@ -43,13 +43,7 @@ def put(replies, relevance):
     """The answers and the questions, in order, of somebody who answers so and knows nothing
     else.
     """
-    order = []
-
-    def ask(question):
-        order.append(question.fact.id)
-        return replies.get(question.fact.id, DONT_KNOW)
-
-    return walk(RULES.facts, ask, AnswerSet(), relevant=relevance), order
+    return walked(replies, facts=RULES.facts, relevant=relevance)
 
 
 def test_a_newcomer_with_examples_for_support_is_asked_ten_questions_at_most():
@@ -80,15 +74,8 @@ def test_the_walk_stops_when_the_answer_is_settled():
     """Facts that change, without examples to learn a manner from, are looked up, and that is
     all.
     """
-    _, order = put(
-        {
-            "task": "domain_expertise",
-            "data_kind": "raw_text",
-            "facts_change_often": True,
-            "prompting_tried": False,
-        },
-        Relevance(RULES, facts_of),
-    )
+    known = {"data_kind": "raw_text", "facts_change_often": True, "prompting_tried": False}
+    _, order = put({"task": "domain_expertise", **known}, Relevance(RULES, facts_of))
     assert order[-1] in ("prompting_tried", "teacher", "depth")
     assert len(order) <= 7
 
@@ -107,15 +94,9 @@ def test_a_question_is_asked_for_the_one_behind_it():
     does.
     """
     relevance = Relevance(RULES, facts_of)
-    answers = AnswerSet(
-        known={
-            "task": Answer(value="qa", origin="asked"),
-            "data_path": Answer(value="x", origin="asked"),
-        }
-    )
-    assert relevance(
-        "prompting_tried", answers, open_questions(RULES.facts, answers, ("task", "data_path"))
-    )
+    answers = asked_set(task="qa", data_path="x")
+    opened = open_questions(RULES.facts, answers, ("task", "data_path"))
+    assert relevance("prompting_tried", answers, opened)
     assert not relevance("prompting_tried", answers, frozenset({"prompting_tried"}))
 
 
@@ -149,25 +130,14 @@ def test_every_way_through_the_questions_ends_as_if_all_were_asked():
 
 def test_a_question_that_waits_for_an_answer_is_open_as_long_as_the_answer_is():
     """It goes with the question it waits for, over several steps."""
+    waits = [("a", {}), ("b", {"a": (True,)}), ("c", {"b": (True,)})]
     asked = {
-        name: Fact(
-            id=name,
-            type="flag",
-            origin="asked",
-            order=place,
-            ask=name,
-            ask_when={other: (True,)} if other else {},
-        )
-        for place, (name, other) in enumerate([("a", ""), ("b", "a"), ("c", "b")])
+        name: Fact(id=name, type="flag", origin="asked", order=place, ask=name, ask_when=when)
+        for place, (name, when) in enumerate(waits)
     }
     assert open_questions(asked, AnswerSet(), ()) == {"a", "b", "c"}
-    assert (
-        open_questions(asked, AnswerSet(known={"a": Answer(value=False, origin="asked")}), ("a",))
-        == set()
-    )
-    assert open_questions(
-        asked, AnswerSet(known={"a": Answer(value=True, origin="asked")}), ("a",)
-    ) == {"b", "c"}
+    assert open_questions(asked, asked_set(a=False), ("a",)) == set()
+    assert open_questions(asked, asked_set(a=True), ("a",)) == {"b", "c"}
     assert not may_apply(asked["b"], AnswerSet(), asked, ())
 
 
@@ -181,7 +151,4 @@ def test_a_question_that_waits_for_an_answer_is_open_as_long_as_the_answer_is():
 )
 def test_a_question_that_can_no_longer_apply_is_not_open(answers, closed):
     """Neither another task's question nor one that the data file answers."""
-    given = AnswerSet(
-        known={name: Answer(value=value, origin="asked") for name, value in answers.items()}
-    )
-    assert closed not in open_questions(FACTS, given, tuple(answers))
+    assert closed not in open_questions(FACTS, asked_set(**answers), tuple(answers))

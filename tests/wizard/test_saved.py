@@ -10,112 +10,71 @@ import pytest
 from advisor.ground.errors import Stopped
 from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.version import __version__
-from advisor.wizard import Checks
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
 from tests.render.example_advice import CPU
-from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
+from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, asked_set, known
+
+
+def asked_with(ui: ScriptedUi, *relevant: str, earlier: AnswerSet | None = None) -> AnswerSet:
+    """One round, of all questions or of these alone."""
+    more = {"relevant": lambda fact, *_: fact in relevant} if relevant else {}
+    return ask_answers(FACTS, hardware=CPU, earlier=earlier, ui=ui, checks=CARDS, **more)
+
+
+def save(*, flags: dict[str, str] | None = None, **values: object) -> None:
+    """Save answers to questions, beside those of flags."""
+    told = {name: Answer(value=value, origin="flag") for name, value in (flags or {}).items()}
+    answers = AnswerSet(known={**told, **asked_set(**values).known})
+    save_answers(Saved(answers=answers, asked=tuple(values)))
 
 
 def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
     """Stopped in the middle: exit 130, a private file, and the next round goes on where this one
-    was.
+    was; a question answered by "I don't know" is not put again.
     """
     with pytest.raises(Stopped, match="your answers are saved in") as stopped:
-        ask_answers(
-            FACTS,
-            hardware=CPU,
-            earlier=None,
-            ui=ScriptedUi("Write texts", "train.jsonl", None),
-            checks=CARDS,
-        )
+        asked_with(ScriptedUi("Write texts", "train.jsonl", None))
     assert stopped.value.exit_code == 130
     assert stat.S_IMODE(state_path().stat().st_mode) == 0o600
     assert list(state_path().parent.iterdir()) == [state_path()]
     ui = ScriptedUi("Continue with them", "How it sounds", *["I don't know"] * 2)
-    answers = ask_answers(
-        FACTS,
-        hardware=CPU,
-        earlier=None,
-        ui=ui,
-        checks=CARDS,
-        relevant=lambda fact, *_: fact in ("data_path", "depth", "budget", "priority"),
-    )
+    answers = asked_with(ui, "data_path", "depth", "budget", "priority")
     assert known(answers) == {"task": "generation", "data_path": "train.jsonl", "depth": "style"}
     assert "What should the model do for you? -> Write texts" in ui.said
+    state_path().unlink(missing_ok=True)
+    with pytest.raises(Stopped):
+        asked_with(ScriptedUi("Write code", "", "I don't know", "", None))
+    ui = ScriptedUi("Continue with them", "How it sounds", None)
+    with pytest.raises(Stopped):
+        asked_with(ui)
+    assert ui.asked[1] == "5. What should change in the model?"
 
 
 def test_starting_anew_forgets_what_was_saved():
     """Start anew asks from the first question on."""
-    save_answers(
-        Saved(
-            answers=AnswerSet(known={"task": Answer(value="code", origin="asked")}), asked=("task",)
-        )
-    )
-    ui = ScriptedUi("Start anew", "Write texts")
-    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False)
+    save(task="code")
+    answers = asked_with(ScriptedUi("Start anew", "Write texts"), "none")
     assert known(answers) == {"task": "generation"}
-
-
-def test_i_dont_know_is_remembered_too():
-    """A question answered by "I don't know" is not put again after a Ctrl-C."""
-    with pytest.raises(Stopped):
-        ask_answers(
-            FACTS,
-            hardware=CPU,
-            earlier=None,
-            ui=ScriptedUi("Write code", "", "I don't know", "", None),
-            checks=CARDS,
-        )
-    ui = ScriptedUi("Continue with them", "How it sounds", None)
-    with pytest.raises(Stopped):
-        ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, checks=CARDS)
-    assert ui.asked[1] == "5. What should change in the model?"
 
 
 def test_flags_of_this_start_win_over_saved_answers():
     """What is said on the command line now is newer than what was saved."""
-    save_answers(
-        Saved(
-            answers=AnswerSet(
-                known={
-                    "task": Answer(value="code", origin="asked"),
-                    "budget": Answer(value="low", origin="asked"),
-                }
-            ),
-            asked=("task", "budget"),
-        )
-    )
+    save(task="code", budget="low")
     earlier = AnswerSet(known={"task": Answer(value="qa", origin="flag")})
-    answers = ask_answers(
-        FACTS,
-        hardware=CPU,
-        earlier=earlier,
-        ui=ScriptedUi("Continue with them"),
-        relevant=lambda fact, *_: False,
-    )
+    answers = asked_with(ScriptedUi("Continue with them"), "none", earlier=earlier)
     assert known(answers) == {"task": "qa", "budget": "low"}
 
 
 def test_only_what_was_asked_is_saved():
     """Answers from flags belong to the command line, not to the saved file."""
-    save_answers(
-        Saved(
-            answers=AnswerSet(
-                known={
-                    "task": Answer(value="qa", origin="flag"),
-                    "budget": Answer(value="low", origin="asked"),
-                }
-            ),
-            asked=("budget",),
-        )
-    )
+    save(flags={"task": "qa"}, budget="low")
     assert json.loads(state_path().read_text())["answers"] == {"budget": "low"}
 
 
 def test_nothing_answered_saves_nothing():
     """Ctrl-C at the first question leaves no file."""
     with pytest.raises(Stopped, match="nothing had been answered yet"):
-        ask_answers(FACTS, hardware=CPU, earlier=None, ui=ScriptedUi(None))
+        asked_with(ScriptedUi(None))
     assert not state_path().exists()
 
 
@@ -146,7 +105,7 @@ def test_a_broken_file_is_said_and_ignored(content):
 
 def test_answers_of_another_version_are_not_offered():
     """What a question may be answered with differs between versions."""
-    save_answers(data_answers("qa", "train.jsonl"))
+    save(task="qa", data_path="train.jsonl")
     saved = state_path().read_text()
     state_path().write_text(saved.replace(__version__, "0.0.1"))
     assert load_answers(FACTS) == (None, ANOTHER_VERSION)
@@ -158,16 +117,13 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "support")
     Path("tickets.csv").write_text("")
-    save_answers(data_answers("customer_service", "tickets.csv"))
+    save(task="customer_service", data_path="tickets.csv")
     monkeypatch.chdir(tmp_path / "other")
     assert load_answers(FACTS) == (None, "")
-    save_answers(data_answers("code", "tickets.csv"))
+    save(task="code", data_path="tickets.csv")
     monkeypatch.chdir(tmp_path / "support")
     ui = ScriptedUi("Continue with them")
-    answers = ask_answers(
-        FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda fact, *_: False,
-        checks=Checks(profile=CARDS.profile),
-    )  # fmt: skip
+    answers = asked_with(ui, "none")
     # Not made absolute: a plan made from these answers can still be carried with its data.
     assert known(answers) == {"task": "customer_service", "data_path": "tickets.csv"}
     pattern = (
@@ -178,23 +134,10 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
 
 def test_a_saved_card_is_shown_with_its_memory():
     """What is gone on with is shown as it was answered."""
-    values = {"gpu": "RTX 3080 Laptop", "gpu_memory_gib": 16.0, "gpus": 2}
-    known = {name: Answer(value=value, origin="asked") for name, value in values.items()}
-    save_answers(Saved(answers=AnswerSet(known=known), asked=("gpu",)))
+    save(gpu="RTX 3080 Laptop", gpu_memory_gib=16.0, gpus=2)
     ui = ScriptedUi("Continue with them", "Write code")
-    ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda *_: False)
+    asked_with(ui, "none")
     assert any(text.endswith("-> 2 × RTX 3080 Laptop, 16 GiB") for text in ui.said)
-
-
-def data_answers(task: str, path: str) -> Saved:
-    """A task and a data file, both asked for."""
-    known = {"task": task, "data_path": path}
-    return Saved(
-        answers=AnswerSet(
-            known={fact: Answer(value=value, origin="asked") for fact, value in known.items()}
-        ),
-        asked=tuple(known),
-    )
 
 
 def test_a_state_place_that_is_a_file_is_said(tmp_path, monkeypatch):
@@ -202,4 +145,4 @@ def test_a_state_place_that_is_a_file_is_said(tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "taken"))
     with pytest.raises(Stopped, match="could not be saved"):
-        ask_answers(FACTS, hardware=CPU, earlier=None, ui=ScriptedUi("Write texts", None))
+        asked_with(ScriptedUi("Write texts", None))

@@ -108,42 +108,6 @@ def test_ctrl_c_keeps_the_answers_for_the_next_start(start, tmp_path):
     assert ended(child) == 130
 
 
-def test_a_wrong_path_is_told_at_once(start):
-    """The near name is printed, and the line can be mended."""
-    child = start("scenario_5")
-    child.expect("What should the model do")
-    child.send(ENTER)
-    child.expect("Where are your examples")
-    child.send("trian.jsonl" + ENTER)
-    child.expect("did you mean 'train.jsonl'")
-    child.send("\x15train.jsonl" + ENTER)
-    child.expect("What should change")
-    child.send(CTRL_C)
-    assert ended(child) == 130
-
-
-def test_a_remedy_is_never_run(start):
-    """Where nothing is to be trained, the menu has no "run it now" and quitting is exit 0."""
-    child = start("remedy_alone")
-    answer_all(child)
-    child.expect("No training is needed")
-    child.expect("What now")
-    child.expect("Change an answer")
-    assert "Run it now" not in child.before
-    child.send(UP + ENTER)
-    assert ended(child) == 0
-
-
-def test_nothing_fits_ends_with_3(start):
-    """Quitting where nothing fits is exit 3, after what would fit was shown."""
-    child = start("nothing_fits")
-    answer_all(child)
-    child.expect("would help")
-    child.expect("What now")
-    child.send(UP + ENTER)
-    assert ended(child) == 3
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "vt100"}, {"TERM": "linux"}])
 def test_other_terminals_work(start, environment):
@@ -156,20 +120,6 @@ def test_other_terminals_work(start, environment):
     child.expect("What now")
     child.send(ENTER)
     assert ended(child) == 0
-
-
-def test_a_dumb_terminal_works(start):
-    """TERM=dumb: numbered lists, no cursor movement at all."""
-    child = start("scenario_5", "--plan", TERM="dumb")
-    child.expect("Number from 1 to 13: ")
-    child.send("6\r")
-    child.expect("> ")
-    child.send("train.jsonl\r")
-    child.expect("What should change")
-    assert "\x1b" not in child.before
-    child.send(CTRL_C)
-    child.expect("your answers are saved in")
-    assert ended(child) == 130
 
 
 def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):

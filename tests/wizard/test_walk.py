@@ -1,10 +1,15 @@
 """Which question comes next, and what becomes of its answer."""
 
+import pytest
+
+from advisor.advice.types import Flip
 from advisor.ground.types import Answer, AnswerSet
+from advisor.methods.composition import parse_composition
 from advisor.ruleset.facts import Fact, Value
 from advisor.wizard import BACK, DONT_KNOW, Several, walk
+from advisor.wizard.conversation import can_be_tried, change_answers
 from advisor.wizard.walk import for_now
-from tests.wizard.scripted import FACTS, known, walked
+from tests.wizard.scripted import FACTS, asked_set, known, walked
 
 
 def test_questions_come_in_the_order_of_the_facts_file():
@@ -16,20 +21,26 @@ def test_questions_come_in_the_order_of_the_facts_file():
     assert len(order) > 10
 
 
-def test_a_question_is_asked_only_where_it_applies():
-    """The number of teams is asked for several teams alone; citations for questions about a
-    business.
+@pytest.mark.parametrize(
+    ("replies", "asked", "not_asked"),
+    [
+        ({"task": "multi_department"}, "n_tasks data_path", ""),
+        ({"task": "code"}, "", "needs_citations n_tasks"),
+        ({"task": "qa"}, "needs_citations data_kind data_rows", "n_tasks"),
+        ({"task": "qa", "data_path": "x.jsonl"}, "", "data_kind data_rows"),
+        ({"task": "qa", "data_kind": "none"}, "", "data_rows"),
+        ({"task": "qa", "data_kind": "paired"}, "data_rows", ""),
+        ({"task": "qa", "prompting_tried": True}, "prompt_meets_quality_bar", ""),
+        ({"task": "qa", "prompting_tried": False}, "", "prompt_meets_quality_bar"),
+    ],
+)
+def test_a_question_is_asked_only_where_it_applies(replies, asked, not_asked):
+    """Of several teams alone their number; of a file neither kind nor number; who does not know
+    what examples look like may still know how many; some follow from an answer.
     """
-    assert "n_tasks" in walked({"task": "multi_department"})[1]
-    assert "n_tasks" not in walked({"task": "qa"})[1]
-    assert "needs_citations" in walked({"task": "qa"})[1]
-    assert "needs_citations" not in walked({"task": "code"})[1]
-
-
-def test_a_data_file_spares_the_questions_about_data():
-    """Kind and number of examples are asked only where there is no file to look into."""
-    assert not {"data_kind", "data_rows"} & set(walked({"task": "qa", "data_path": "x.jsonl"})[1])
-    assert {"data_kind", "data_rows"} <= set(walked({"task": "qa"})[1])
+    order = set(walked(replies)[1])
+    assert set(asked.split()) <= order
+    assert not set(not_asked.split()) & order
 
 
 def test_the_teams_own_files_spare_the_questions_they_answer():
@@ -37,19 +48,10 @@ def test_the_teams_own_files_spare_the_questions_they_answer():
     before is dropped.
     """
     answers, order = walked(
-        {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
-        AnswerSet(known={"data_path": Answer(value="x.jsonl", origin="asked")}),
+        {"task": "multi_department", "tasks": {"legal": "a.jsonl"}}, asked_set(data_path="x.jsonl")
     )
     assert not {"n_tasks", "data_path", "data_kind", "data_rows"} & set(order)
     assert answers.value("data_path") is None
-    assert {"n_tasks", "data_path"} <= set(walked({"task": "multi_department"})[1])
-
-
-def test_nobody_without_examples_is_asked_how_many():
-    """Nothing yet: no number. Not known what they look like: the number may still be known."""
-    assert "data_rows" not in walked({"task": "qa", "data_kind": "none"})[1]
-    assert "data_rows" in walked({"task": "qa", "data_kind": "paired"})[1]
-    assert "data_rows" in walked({"task": "qa"})[1]
 
 
 def test_not_knowing_states_nothing():
@@ -63,12 +65,6 @@ def test_yes_is_a_signal_and_no_is_none():
     answers, _ = walked({"task": "qa", "facts_change_often": True, "prompting_tried": False})
     assert answers.signals == ("facts_change_often",)
     assert answers.value("prompting_tried") is False
-
-
-def test_a_question_may_follow_from_an_answer():
-    """Whether the answers were good enough is asked only after good instructions were tried."""
-    assert "prompt_meets_quality_bar" in walked({"task": "qa", "prompting_tried": True})[1]
-    assert "prompt_meets_quality_bar" not in walked({"task": "qa", "prompting_tried": False})[1]
 
 
 def test_flags_and_files_are_not_asked_again():
@@ -88,24 +84,12 @@ def test_flags_and_files_are_not_asked_again():
 
 def test_back_asks_the_question_before_with_its_answer():
     """Back re-asks the last question, its old answer preselected; the new one counts."""
-    script = iter(
-        [
-            ("task", "multi_department"),
-            ("tasks", BACK),
-            ("task", "qa"),
-            ("data_path", BACK),
-            ("task", "code"),
-        ]
-    )
+    script = iter(["multi_department", BACK, "qa", BACK, "code"])
     seen = []
 
     def ask(question):
         seen.append((question.fact.id, question.current, question.can_go_back))
-        step = next(script, None)
-        if step is None:
-            return DONT_KNOW
-        assert step[0] == question.fact.id
-        return step[1]
+        return next(script, DONT_KNOW)
 
     answers = walk(FACTS, ask, AnswerSet())
     assert seen[:5] == [
@@ -133,41 +117,19 @@ def test_irrelevant_questions_are_left_out():
 
 def test_a_new_fact_is_a_new_question():
     """A question is one entry of the facts: nothing else has to know it."""
+    values = {"red": Value(label="Red", help="like blood")}
     extra = Fact(
-        id="colour",
-        type="choice",
-        origin="asked",
-        values={"red": Value(label="Red", help="like blood")},
-        order=5,
-        ask="Which colour?",
+        id="colour", type="choice", origin="asked", values=values, order=5, ask="Which colour?"
     )
-    order = []
-    walk(
-        {**FACTS, "colour": extra},
-        lambda question: (
-            order.append(question.fact.id) or ("qa" if question.fact.id == "task" else DONT_KNOW)
-        ),
-        AnswerSet(),
-    )
+    order = walked({"task": "qa"}, facts={**FACTS, "colour": extra})[1]
     assert order[:2] == ["colour", "task"]
 
 
 def test_several_facts_can_be_answered_at_once():
     """A reply for several facts sets and clears them together."""
-    before = AnswerSet(
-        known={
-            "gpu": Answer(value="RTX 4090", origin="asked"),
-            "gpus": Answer(value=2, origin="asked"),
-        }
-    )
-    answers = walk(
-        FACTS,
-        lambda question: (
-            Several(values={"gpu": None, "gpus": None}) if question.fact.id == "gpu" else DONT_KNOW
-        ),
-        before,
-    )
-    assert known(answers) == {}
+    before = asked_set(gpu="RTX 4090", gpus=2)
+    replies = {"task": DONT_KNOW, "gpu": Several(values={"gpu": None, "gpus": None})}
+    assert known(walked(replies, before)[0]) == {}
 
 
 def test_what_refines_a_choice_waits_for_the_examples():
@@ -178,3 +140,36 @@ def test_what_refines_a_choice_waits_for_the_examples():
         assert ("serve_with" in order) == bool(replies)
         assert "budget" in order
     assert for_now(FACTS, None) is None
+
+
+# --------------------------------------------------------------------------- what if
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        ({"depth": "style"}, {"depth": "task"}, {"depth": "task"}),
+        ({}, {"facts_change_often": True},
+         {"facts_change_often": True, "signals": ("facts_change_often",)}),
+        ({"gpu": "Mystery", "gpu_memory_gib": 8.0, "gpus": 4}, {"gpu": "A100 80GB"},
+         {"gpu": "A100 80GB"}),  # nothing of the old card is left
+        ({"budget_usd": 5, "budget_hours": 2}, {"budget": None}, {}),  # no limit of either kind
+    ],
+)  # fmt: skip
+def test_a_change_is_answered_as_in_a_file(before, change, after):
+    """A choice is answered anew, and a signal is listed."""
+    answers = asked_set(task="qa", **before)
+    assert known(change_answers(answers, change, FACTS)) == {"task": "qa", **after}
+
+
+def test_a_signal_states_what_it_implies():
+    told = change_answers(asked_set(task="qa"), {"teacher_logs_available": True}, FACTS)
+    assert set(told.signals) == {"teacher_logs_available", "teacher_available"}
+
+
+def test_only_what_can_be_answered_can_be_tried():
+    """Other data, or another task, is nothing that a person can choose now."""
+    to = parse_composition("sft+lora")
+    efforts = {"answer": True, "money": True, "data": False, "fixed": False}
+    for effort, can in efforts.items():
+        assert can_be_tried(Flip(change={"budget": "high"}, to=to, effort=effort, text="")) is can
