@@ -103,6 +103,25 @@ def test_without_llama_cpp_the_file_is_written_and_not_compared(run, nowhere, tm
     assert record["proved"]
 
 
+def test_tensors_that_transformers_leaves_out_are_counted(nowhere, tiny_model, tmp_path):
+    """Layers that predict further tokens are in no GGUF file: that is said, and stays in the record."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    weights = load_file(base / "model.safetensors")
+    more = {f"mtp.{name}.weight": weights["model.norm.weight"].clone() for name in ("norm", "fc")}
+    save_file(weights | more, base / "model.safetensors", metadata={"format": "pt"})
+    run, said = lora_run(tmp_path / "run", base, {"legal": 1}), []
+    export(Job(run=run, out=tmp_path / "out", say=said.append))
+    note = "since transformers does not read them (2 in all): mtp.fc.weight, mtp.norm.weight"
+    assert any(note in line for line in said)
+    (record,) = json.loads((tmp_path / "out" / "proof.json").read_text())["files"]
+    assert any(note in one for one in record["notes"])
+
+
 def test_each_task_becomes_a_model_of_its_own(nowhere, tiny_model, tmp_path):
     """With `--only` one of them."""
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})

@@ -109,6 +109,24 @@ def test_every_weight_stands_in_the_file(family, tmp_path):
         assert found == pytest.approx(value) if isinstance(value, float) else found == value, key
 
 
+def test_a_head_of_its_own_stands_in_the_file_whatever_the_configuration_says(tmp_path):
+    """transformers does not tie two matrices that differ, and llama.cpp takes the embeddings where
+    there is no other.
+    """
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny("llama", tmp_path / "model", tie_word_embeddings=True)
+    weights = load_file(folder / "model.safetensors")
+    head = weights["model.embed_tokens.weight"].half().float().flip(0).contiguous()
+    save_file(
+        weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    loaded, *_ = write(folder, tmp_path / "out.gguf")
+    assert loaded.config.tie_word_embeddings
+    tensors = {one.name: one for one in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    torch.testing.assert_close(values_of(tensors["output.weight"]), head, rtol=0, atol=0)
+
+
 def test_rows_that_are_rotated_together_become_neighbours():
     """Two heads of four rows: row 0 beside row 2, row 1 beside row 3."""
     rows = torch.arange(8).reshape(8, 1)

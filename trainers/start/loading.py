@@ -258,6 +258,7 @@ def load_base(
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     check_loaded(model, info, source, new_head=new_head is not False)
+    model.left_out = sorted(info["unexpected_keys"])  # who writes the model anew has to say them
     if "device_map" not in options and not is_shared:
         model = model.to(device)
     is_module = methods().update(job.stage.update).is_module

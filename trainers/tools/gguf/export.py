@@ -35,6 +35,7 @@ from trainers.tools.results import Result, load_result, load_tokenizer, record_o
 
 RECORD = "proof.json"
 DIFFERS = ".differs.gguf"  # of a file that was compared and is not the model: nobody serves it
+SHOWN = 4  # tensors
 PROGRAM = "llama-quantize"
 OURS = ("", "F16", "BF16", "Q8_0")  # PROGRAM makes others, of a 16-bit file
 KINDS = (*OURS[1:], "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_M", "Q2_K")
@@ -167,6 +168,11 @@ def _write(job: Job, result: Result, tokens: Tokens, path: Path, asked: Sequence
     file.with_suffix(DIFFERS).unlink(missing_ok=True)  # of an earlier export
     file = path.replace(file.with_suffix(DIFFERS) if differs else file)
     notes, size_bytes = [*filter(None, [note]), *tokens.notes], file.stat().st_size
+    if left_out := getattr(model, "left_out", None):
+        notes.append(
+            "some tensors of the model are not in the file, since transformers does not read them"
+            f" ({len(left_out):,} in all): {', '.join(left_out[:SHOWN])}"
+        )
     job.say(f"{result.label}: {shown_path(file)} ({format_gib(size_bytes)}, {kind})")
     for line in (*notes, *(proof.lines() if proof is not None else ())):
         job.say(f"  {line}")

@@ -152,13 +152,14 @@ def tensors(model: Any) -> dict[str, Any]:
     import gguf
     import torch
 
-    config = model.config
+    config, embeddings = model.config, model.get_input_embeddings().weight
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     table = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     found = {}
     for name, tensor in model.state_dict().items():
-        # llama.cpp takes the embeddings where there is no output matrix.
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+        # llama.cpp takes the embeddings where there is no output matrix. Whether they are the same
+        # says no configuration: transformers ties no two matrices that differ.
+        if name == "lm_head.weight" and tensor.data_ptr() == embeddings.data_ptr():
             continue
         called = table.get_name(name, try_suffixes=(".weight", ".bias"))
         if called is None:
