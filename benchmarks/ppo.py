@@ -86,7 +86,7 @@ if way == "separate":  # a base of its own under each role
     for role in list(ppo.roles.parts)[1:]:
         part = ppo.roles.parts[role]
         part.model = copy.deepcopy(part.model)
-    from trainers.ppo.optimizer import PPOArguments, make_optimizer
+    from trainers.ppo.learning import PPOArguments, make_optimizer
     from trainers.updates.experts import unwrapped
     from trainers.step.answer_loss import add_hidden_call
     for part in ppo.roles.parts.values():

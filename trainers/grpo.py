@@ -19,7 +19,8 @@ from trainers.job import Model, Tokenizer, Trainer
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
 from trainers.rewards.rollout_log import RolloutLog
-from trainers.rewards.watch import Watch
+from trainers.rewards.scoring import Scored, reward_functions
+from trainers.rewards.watch import Watch, watching
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rows.conversation import Prompt
 from trainers.stage.objective import Build, Opened, Rewarded
@@ -70,15 +71,11 @@ class GRPO(Rewarded):
         return build.dataset(filled(build.rows, size), prompt_columns)
 
     def trainer_parts(self, build: Build[Prompt], config: Any) -> dict[str, Any]:
-        from trainers.rewards.in_trl import Scored, reward_functions
-
         self.scored = Scored()
         functions = reward_functions(self.rewards, self.scored)
         return {**super().trainer_parts(build, config), "reward_funcs": functions}
 
     def trainer(self, build: Build[Prompt]) -> Trainer:
-        from trainers.rewards.in_trl import WatchCallback
-
         job, built = build.job, cast(Any, super().trainer(build))
         built.ids_of = {row.prompt: row.prompt_ids for row in build.rows}
         least = job.stage.micro_batch_size * job.options["generations"]
@@ -87,7 +84,7 @@ class GRPO(Rewarded):
         if is_main_process() and not job.dry_run:
             steps = build.arguments["max_steps"]
             built.rollout_log = RolloutLog(job, steps, engine=built.engine.name)
-            built.add_callback(WatchCallback(job, self.watch, self.logged))
+            built.add_callback(watching(job, self.watch, self.logged))
         return built
 
     def save(

@@ -17,7 +17,7 @@ from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sample
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward
 from trainers.rewards.verifiers import matches, overlong_penalty, repetition_penalty
-from trainers.rewards.watch import Watch, rewards_in
+from trainers.rewards.watch import Watch, rewards_in, watching
 
 # --------------------------------------------------------------------------- the sum
 
@@ -307,15 +307,13 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
     """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
     told answers apart then is not constant.
     """
-    from trainers.rewards.in_trl import WatchCallback
-
     line = {"stage": "grpo", "task": None, "loss": 0.0, "reward_std": 0.1}
     path = tmp_path / "metrics.jsonl"
     earlier = [{**line, "step": step, "completions_clipped_ratio": 0.9} for step in range(1, 5)]
     path.write_text("".join(json.dumps(one) + "\n" for one in earlier))
     stage = SimpleNamespace(name="grpo")
     job, watch = SimpleNamespace(run=tmp_path, stage=stage, task=None), Watch()
-    callback = WatchCallback(job, watch, ["completions/clipped_ratio"])
+    callback = watching(job, watch, ["completions/clipped_ratio"])
     state = SimpleNamespace(global_step=5)
     callback.on_train_begin(None, state, None)
     assert watch.differed

@@ -2,11 +2,10 @@
 own answers are scored, and made likelier or less likely.
 
 loop.py       the algorithm: rollouts, rewards, advantages, update, again
-learning.py   the gradient steps of an update
+learning.py   the gradient steps of an update, what steps, and how fast
 math.py       the formulas, pure functions on tensors
 rollout.py    answers in batches, and their log-probabilities
 roles.py      policy, reference, reward and value: modules on one base, or four models
-optimizer.py  what steps, and how fast
 objective.py  what the plan says, as the things above; trainers/stage does all else of a stage
 """
 

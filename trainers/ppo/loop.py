@@ -14,16 +14,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from advisor.ground.errors import TrainingFailed
-from advisor.ground.progress import waiting
+from advisor.ground.progress import track, waiting
 from trainers.job import Tokenizer
 from trainers.job.job import Job
 from trainers.job.machine import (
@@ -36,20 +37,25 @@ from trainers.job.machine import (
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.checkpoints import load_random_states, load_training, save_training
 from trainers.ppo import math as formulas
-from trainers.ppo.learning import Experience, Learner
-from trainers.ppo.optimizer import TrainerArguments, rate_share, set_rates
+from trainers.ppo.learning import (
+    Experience,
+    Learner,
+    TrainerArguments,
+    mean_over_processes,
+    rate_share,
+    set_rates,
+)
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, Roles
 from trainers.ppo.rollout import Batch, batches_of, scatter_answers, table_of
-from trainers.rewards.in_trl import Scored
 from trainers.rewards.rollout_log import RolloutLog
-from trainers.rewards.scoring import Answer, Rewards, Score, filled
+from trainers.rewards.scoring import Answer, Rewards, Score, Scored, filled
 from trainers.rewards.sources import model_scores
-from trainers.rewards.watch import FIRST, Watch
+from trainers.rewards.watch import FIRST, Watch, lines_of
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rows.conversation import Prompt
 from trainers.rows.packing import in_order
-from trainers.say.progress import stage_lines, tell
+from trainers.say.progress import tell
 from trainers.step import settings
 from trainers.step.answer_loss import Tokens
 
@@ -117,8 +123,6 @@ class PPOTrainer:
 
         Raises TrainingFailed if a guard stops a run that is no trial.
         """
-        import torch
-
         stage, world, rank = self.job.stage, process_count(), process_rank()
         self._begin(resume_from_checkpoint)
         look_every = max(1, math.ceil(self.steps / (LOOKS + 1)))
@@ -163,8 +167,7 @@ class PPOTrainer:
         if not job.dry_run:
             wait_for_all()  # the lines of later updates are cut off
             # In all processes: their guards come to the same.
-            path = job.run / "metrics.jsonl"
-            self.watch.see_earlier(stage_lines(path, stage=job.stage.name, task=job.task))
+            self.watch.see_earlier(lines_of(job))
             if is_main_process():
                 self.rollout_log = RolloutLog(job, self.steps, engine=self.engine.name)
         self._tell("on_train_begin")
@@ -212,8 +215,6 @@ class PPOTrainer:
         Args:
             shortest: No stop token before so many tokens.
         """
-        import torch
-
         options, learner, device = self.options, self.learner, self.learner.device
         # ---- Rollouts
         began = time.monotonic()
@@ -226,16 +227,23 @@ class PPOTrainer:
         # batch.
         scored = self.score(prompts, answers)
         scores_R = torch.tensor(filled(self.rewards.sums(scored.scores)), device=device)
-        policy = self.followed("probabilities under the policy", batches, self._policy_log_probs)
+        temperature = options["temperature"]
+        policy, entropies = zip(
+            *self.followed(
+                "probabilities under the policy",
+                batches,
+                partial(self.roles.log_probs, POLICY, temperature=temperature, with_entropy=True),
+            ),
+            strict=True,
+        )
         reference = self.followed(
             "probabilities under the reference model",
             batches,
-            lambda batch: self.roles.log_probs(REFERENCE, batch, options["temperature"])[0],
+            lambda batch: self.roles.log_probs(REFERENCE, batch, temperature)[0],
         )
         values = self.followed("values", batches, self.roles.values)
         old_RT, reference_RT, values_RT = (
-            scatter_answers(batches, numbers)
-            for numbers in ([numbers[:, 0] for numbers in policy], reference, values)
+            scatter_answers(batches, numbers) for numbers in (policy, reference, values)
         )
         # ---- Rewards
         ended_R = torch.tensor(answers.ended, device=device)
@@ -247,13 +255,13 @@ class PPOTrainer:
         rewards_RT = formulas.token_rewards(penalised_R, penalty_RT, mask_RT, kl_coef)
         if options["whiten_rewards"]:
             rewards_RT = formulas.whiten(
-                rewards_RT, mask_RT, keep_mean=True, over_processes=learner.mean
+                rewards_RT, mask_RT, keep_mean=True, over_processes=mean_over_processes
             )
         # ---- Advantages
         advantages_RT, returns_RT = formulas.generalized_advantages(
             rewards_RT, values_RT, mask_RT, gamma=options["gamma"], lam=options["lam"]
         )
-        advantages_RT = formulas.whiten(advantages_RT, mask_RT, over_processes=learner.mean)
+        advantages_RT = formulas.whiten(advantages_RT, mask_RT, over_processes=mean_over_processes)
         means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
         log, number = self.rollout_log, self.state.global_step + 1
         if log is not None and log.is_due(number):
@@ -283,7 +291,7 @@ class PPOTrainer:
                 "reward_spread": scores_R.std(correction=0),
                 "kl": formulas.masked_mean(penalty_RT, mask_RT),
                 "kl_per_answer": penalty_RT.sum(1).mean(),
-                "entropy": torch.cat([numbers[:, 1] for numbers in policy]).mean(),
+                "entropy": torch.cat(entropies).mean(),
                 "explained_variance": formulas.explained_variance(values_RT, returns_RT, mask_RT),
                 "response_tokens": mask_RT.sum(1).mean(),
                 "ended": ended_R.float().mean(),
@@ -327,21 +335,10 @@ class PPOTrainer:
         self, what: str, batches: Sequence[Batch], numbers: Callable[[Batch], Item]
     ) -> list[Item]:
         """The numbers of each batch, while it shows for how many answers they are computed."""
-        import torch
-
-        found, count = [], sum(len(batch.rows) for batch in batches)
-        with waiting(what, total=count, unit="answers") as done, torch.no_grad(), self.autocast():
-            for batch in batches:
-                found.append(numbers(batch))
-                done(len(batch.rows))
-        return found
-
-    def _policy_log_probs(self, batch: Batch) -> Any:
-        """The policy's log-probability of each answer token, and its entropy there: N, 2."""
-        import torch
-
-        found = self.roles.log_probs(POLICY, batch, self.options["temperature"], with_entropy=True)
-        return torch.stack(list(found), dim=1)
+        each, count = len(batches[0].rows), sum(len(batch.rows) for batch in batches)
+        shown = track(batches, what, unit="answers", each=each, of=count)
+        with torch.no_grad(), self.autocast():
+            return [numbers(batch) for batch in shown]
 
     # ---------------------------------------------------------------- rewards
 
@@ -360,8 +357,6 @@ class PPOTrainer:
 
     def role_scores(self, answers: Sequence[Answer]) -> list[float]:
         """What the reward model of the roles says of each answer."""
-        import torch
-
         part = self.roles.parts[REWARD]
         if part.head is None:  # it has a base of its own
             with self.autocast():
@@ -395,24 +390,22 @@ class PPOTrainer:
 
         Raises MachineNotReady if the disk does not take it.
         """
-        step, scaler = self.state.global_step, self.learner.scaler
+        step = self.state.global_step
         if is_main_process():
             store.begin(step)
         wait_for_all()
         with store.writing(step), waiting("saving a checkpoint"):
             save_training(
                 store.place(step), self._trained(), self.optimizer, weights=True,
-                scaler=scaler.state_dict() if scaler is not None else None,
-                kl_coef=self.kl_coefficient.value,
+                scaler=self.learner.scaler.state_dict(), kl_coef=self.kl_coefficient.value,
             )  # fmt: skip
         self._tell("on_save")
 
     def load(self, place: Path) -> None:
         """Put everything back as it was when the checkpoint was written."""
-        scaler = self.learner.scaler
         more = load_training(place, self._trained(), self.optimizer)
-        if scaler is not None and more["scaler"] is not None:
-            scaler.load_state_dict(more["scaler"])
+        if more["scaler"]:
+            self.learner.scaler.load_state_dict(more["scaler"])
         self.kl_coefficient.value = more["kl_coef"]
         load_random_states(place, seed=self.job.stage.seed)
         self._is_at(int(place.name.rpartition("-")[2]))
@@ -459,7 +452,6 @@ def shuffled(items: Sequence[Item], places: range, *, seed: int) -> list[Item]:
     Args:
         seed: Of the order.
     """
-    import torch
 
     @cache
     def order(epoch: int) -> list[int]:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 SMALLEST = 1e-8
 LARGEST_WEIGHT = 2.0  # of importance weights
 
@@ -48,21 +50,14 @@ def whiten(
         keep_mean: Only scale.
         over_processes: The mean of a tensor over all processes, whose tokens then count together.
     """
-    if over_processes is None:
-        mean, variance = masked_mean(values_BT, mask_BT), masked_variance(values_BT, mask_BT)
-    else:
 
-        def mean_of(numbers_BT: Any) -> Any:
-            """The mean over the tokens of all processes."""
-            import torch
+    def mean_of(numbers_BT: Any) -> Any:
+        sums = torch.stack([(numbers_BT * mask_BT).sum(), mask_BT.sum().to(numbers_BT.dtype)])
+        total, count = sums if over_processes is None else over_processes(sums)
+        return total / count.clamp(min=SMALLEST)
 
-            total, count = over_processes(
-                torch.stack([(numbers_BT * mask_BT).sum(), mask_BT.sum().to(numbers_BT.dtype)])
-            )
-            return total / count.clamp(min=SMALLEST)
-
-        mean = mean_of(values_BT)
-        variance = mean_of((values_BT - mean) ** 2)
+    mean = mean_of(values_BT)
+    variance = mean_of((values_BT - mean) ** 2)
     scaled_BT = (values_BT - mean) / (variance + SMALLEST) ** 0.5
     return (scaled_BT + mean if keep_mean else scaled_BT) * mask_BT
 
@@ -82,8 +77,6 @@ def token_rewards(scores_B: Any, penalty_BT: Any, mask_BT: Any, kl_coef: float) 
 
     Source: Ouyang et al. 2022, equation 2 (the score is given once, at the end of the answer).
     """
-    import torch
-
     rewards_BT = -kl_coef * penalty_BT
     lengths_B = mask_BT.sum(1).long()
     written = lengths_B > 0
@@ -101,8 +94,6 @@ def generalized_advantages(
     of an answer V and A are 0. Returns are A + V, with A before whitening. Source: Schulman et al.
     2016, equations 11 and 16.
     """
-    import torch
-
     values_BT = values_BT * mask_BT
     advantages_BT = torch.zeros_like(values_BT)
     following_B = torch.zeros_like(values_BT[:, 0])
@@ -123,8 +114,6 @@ def policy_losses(
 
     Source: Schulman et al. 2017, equation 7, as a loss.
     """
-    import torch
-
     ratio_BT = torch.exp(log_probs_BT - old_BT)
     unclipped_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip_range, 1 + clip_range)
@@ -145,8 +134,6 @@ def importance_weights(old_BT: Any, drawn_BT: Any, mask_BT: Any) -> tuple[Any, A
         drawn_BT: Those that the tokens were drawn with; NaN: not known.
         mask_BT: 1 where a token counts.
     """
-    import torch
-
     change_BT = torch.nan_to_num((old_BT - drawn_BT) * mask_BT, nan=0.0)
     ratio_BT = torch.exp(change_BT)
     return (
@@ -162,8 +149,6 @@ def value_losses(values_BT: Any, old_BT: Any, returns_BT: Any, clip_range: float
 
     Source: Huang et al. 2024, "value function loss clipping".
     """
-    import torch
-
     clipped_BT = torch.minimum(torch.maximum(values_BT, old_BT - clip_range), old_BT + clip_range)
     return 0.5 * torch.maximum((values_BT - returns_BT) ** 2, (clipped_BT - returns_BT) ** 2)
 
@@ -174,8 +159,6 @@ def approximate_kl(log_probs_BT: Any, old_BT: Any) -> Any:
 
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
     """
-    import torch
-
     change_BT = log_probs_BT - old_BT
     return torch.exp(change_BT) - 1 - change_BT
 
@@ -184,8 +167,6 @@ def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
     """Share of the variance of the returns that the values explain: 1 - Var(R - V) / Var(R); 0 if
     returns do not vary.
     """
-    import torch
-
     variance = masked_variance(returns_BT, mask_BT)
     share = 1 - masked_variance(returns_BT - values_BT, mask_BT) / variance.clamp(min=SMALLEST)
     return torch.where(variance > SMALLEST, share, torch.zeros_like(share))

@@ -7,15 +7,16 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from advisor.ground.errors import Fault
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.pairs import TRIAL_PROMPTS
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import process_count, process_rank
-from trainers.ppo.learning import Learner, mean_over_processes
+from trainers.ppo.learning import Learner, PPOArguments, TrainerArguments, make_optimizer
 from trainers.ppo.loop import LOGGED, PPOTrainer
 from trainers.ppo.math import KLCoefficient
-from trainers.ppo.optimizer import PPOArguments, TrainerArguments, make_optimizer
 from trainers.ppo.roles import POLICY, VALUE, Roles, build_roles
 from trainers.rewards.sources import model_folders, source_note
 from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
@@ -37,7 +38,7 @@ MIDWAY_PROMPTS = 16  # held-out prompts that are answered during the run
 class PPO(Rewarded):
     """Makes answers of the model likelier or less likely by their reward, against a value."""
 
-    config = "trainers.ppo.optimizer:PPOArguments"
+    config = "trainers.ppo.learning:PPOArguments"
     trained_by = "trainers.ppo.loop:PPOTrainer"
     logged: Sequence[str] = LOGGED
     balances_experts = False
@@ -51,8 +52,6 @@ class PPO(Rewarded):
 
     def load(self, opened: Opened[Prompt]) -> Any:
         """The policy. Raises InputError if the reward or the model does not fit the stage."""
-        import torch
-
         job, self.data = opened.job, opened.data
         prompts = (*self.data.train, *self.data.holdout)
         folder = next(iter(model_folders(job, prompts)), None)  # the first one becomes a role
@@ -65,8 +64,6 @@ class PPO(Rewarded):
         return self.roles.parts[POLICY].model
 
     def trainer(self, build: Build[Prompt]) -> Any:
-        import torch
-
         job, tokenizer, roles = build.job, build.tokenizer, self.roles
         stage, options = job.stage, job.options
         device = next(build.model.parameters()).device
@@ -103,8 +100,7 @@ class PPO(Rewarded):
             optimizer=make_optimizer(stage, options, roles, args),
             device=device,
             autocast=autocast,
-            scaler=torch.amp.GradScaler(device.type) if scales else None,
-            mean=mean_over_processes if process_count() > 1 and job.part != JUDGE else None,
+            scaler=torch.amp.GradScaler(device.type, enabled=scales),
         )
         horizon = options["kl_horizon"] or KLCoefficient.horizon
         trial = job.max_steps is not None
@@ -176,8 +172,6 @@ def prepare(roles: Roles, *, recomputes: bool) -> None:
     """Make the models ready for training, without dropout: only the step may change the
     probability of a token.
     """
-    import torch
-
     for model in roles.models():
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import torch
+
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.job import AdaptedModel, Device
@@ -110,18 +112,14 @@ class Roles:
     def trained(self, role: str) -> dict[str, Any]:
         """The trained parameters of the policy or the value, by name."""
         part = self.parts[role]
-        names = dict(part.model.named_parameters())
-        if part.adapter is not None:
-            names = {
-                name: parameter
-                for name, parameter in names.items()
-                if part.adapter in name.split(".")
-            }
-        return names | (
-            {f"head.{name}": parameter for name, parameter in part.head.named_parameters()}
-            if part.head is not None
-            else {}
-        )
+        found = {
+            name: parameter
+            for name, parameter in part.model.named_parameters()
+            if part.adapter is None or part.adapter in name.split(".")
+        }
+        if part.head is not None:
+            found |= {f"head.{name}": one for name, one in part.head.named_parameters()}
+        return found
 
     def back_to_policy(self) -> None:
         """Leave the policy's model as anybody would ask it."""
@@ -137,8 +135,6 @@ def apply_head(head: Any, hidden_NH: Any) -> Any:
     """The outputs of a small head on hidden states: N, in float32, because autocast would round
     every reward and value to three digits.
     """
-    import torch
-
     with torch.autocast(hidden_NH.device.type, enabled=False):
         return head(hidden_NH.float())[:, 0]
 
@@ -149,8 +145,6 @@ def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
     That is the rightmost token that is not the padding token; if padding and end token are the
     same, the one before the end.
     """
-    import torch
-
     places_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
     counts_BS = attention_BS.bool() if pad_id is None else attention_BS.bool() & (ids_BS != pad_id)
     return (places_S * counts_BS).argmax(-1)
@@ -234,8 +228,6 @@ def score_head(width: int, weight: Any, device: Device, *, trained: bool) -> Any
     """A linear layer from a hidden state to a number, in float32, with this weight, else with
     zeros.
     """
-    import torch
-
     head = torch.nn.Linear(width, 1, device=device, dtype=torch.float32)
     with torch.no_grad():
         head.bias.zero_()

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from trainers.rollouts import Answers
 from trainers.rows.packing import in_order, padded_inputs
 from trainers.step.answer_loss import TILE_TOKENS, at_places, head_of, token_log_probs
@@ -37,11 +39,6 @@ class Batch:
     targets_N: Any  # the answer tokens
     counts: list[int]  # of each row's answer tokens: nobody has to ask the device for them
 
-    @property
-    def tokens(self) -> int:
-        """N."""
-        return len(self.targets_N)
-
 
 def batches_of(
     answers: Answers, size: int, *, pad_id: int, device: Any, planned: int | None = None
@@ -58,8 +55,6 @@ def batches_of(
     whole = [order[start : start + planned] for start in range(0, len(order), planned)]
 
     def batch(number: int, rows: list[int]) -> Batch:
-        import torch
-
         inputs = padded_inputs([texts[row] for row in rows], pad_id, device)
         width = max(len(texts[row]) for row in rows)
         places: list[int] = []
@@ -85,8 +80,6 @@ def batches_of(
 
 def table_of(lines: Sequence[Any], device: Any) -> Any:
     """Numbers of each answer's tokens as one table, with zeros after its end: R, T; float32."""
-    import torch
-
     found = [torch.as_tensor(line, dtype=torch.float32, device=device) for line in lines]
     return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
@@ -108,8 +101,6 @@ def scatter_answers(batches: Sequence[Batch], parts: Sequence[Any]) -> Any:
 
 def gather_answers(table_RT: Any, batch: Batch) -> Any:
     """The numbers of a batch's answer tokens from the table of all answers, laid end to end: N."""
-    import torch
-
     return torch.cat(
         [table_RT[row, :count] for row, count in zip(batch.rows, batch.counts, strict=True)]
     )

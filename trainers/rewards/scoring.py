@@ -1,4 +1,5 @@
-"""Rewards as values: what one source gives to answers, and the weighted sum of several.
+"""Rewards as values: what one source gives to answers, and the weighted sum of several; and as
+functions that TRL's trainers call.
 
 A score may be missing: a function of the user gives None for an answer that it cannot judge. That
 reward is then left out for that answer, and counted; an answer without any score teaches nothing.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import waiting
@@ -117,3 +119,71 @@ def filled(sums: Sequence[Score]) -> list[float]:
     check_scored(sums)
     given = [value for value in sums if value is not None]
     return [sum(given) / len(given) if value is None else value for value in sums]
+
+
+@dataclass
+class Scored:
+    """The answers that were scored last, with the scores of each reward so far."""
+
+    answers: list[Answer] = field(default_factory=list)
+    scores: list[list[Score]] = field(default_factory=list)
+
+    def rollouts(
+        self, rewards: Rewards, advantages: Sequence[float], stops: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Each answer with what it was worth, for rollouts.jsonl."""
+        keys = [part.key for part in rewards.parts]
+        parts = (
+            self.answers,
+            zip(*self.scores, strict=True),
+            rewards.sums(self.scores),
+            advantages,
+        )
+        return [
+            {
+                "prompt": answer.prompt,  # as the template writes it
+                "answer": answer.text,
+                "reward": total,  # the weighted sum
+                "rewards": dict(zip(keys, scores, strict=True)),  # by name, before weights
+                "advantage": advantage,
+                "tokens": len(answer.answer_ids),
+                # With a stop token; else the limit cut it.
+                "ended": bool(answer.answer_ids) and answer.answer_ids[-1] in stops,
+            }
+            for answer, scores, total, advantage in zip(*parts, strict=True)
+        ]
+
+
+def reward_functions(rewards: Rewards, scored: Scored) -> list[Callable[..., list[Score]]]:
+    """The rewards as functions that TRL can call, one after the other for the same answers.
+
+    Raises TrainingFailed, when called, if no reward scores any of the answers.
+
+    Args:
+        scored: Where the answers and their scores are kept.
+    """
+
+    def function(part: Reward) -> Callable[..., list[Score]]:
+        def score(
+            prompts: Sequence[str],
+            completions: Sequence[str],
+            completion_ids: Sequence[Sequence[int]],
+            log_metric: Callable[[str, float], None],
+            **columns: Any,
+        ) -> list[Score]:
+            if part is rewards.parts[0]:
+                given = (prompts, completions, columns["answer"], columns["ids"], completion_ids)
+                scored.answers = [Answer(*one) for one in zip(*given, strict=True)]
+                scored.scores.clear()
+            found = part(scored.answers)
+            scored.scores.append(found)
+            if part is rewards.parts[-1]:
+                check_scored(rewards.sums(scored.scores))
+            if part.may_miss:
+                log_metric(f"rewards/{part.key}/missing", found.count(None) / max(1, len(found)))
+            return found
+
+        score.__name__ = part.key  # what TRL calls it in its metrics
+        return score
+
+    return [function(part) for part in rewards.parts]

@@ -17,7 +17,7 @@ from advisor.methods.rewards import rollout_warnings
 from advisor.record.stage import Check, RewardRecord
 from trainers.job.job import Job
 from trainers.rewards.scoring import Reward, Rewards
-from trainers.say.progress import stage_lines
+from trainers.say.progress import metric_name, stage_lines, tell
 
 FIRST = 3  # the mean of so many lines is the start of the run
 # Number -> its names in metrics.jsonl, of TRL's trainers and of PPO's.
@@ -96,6 +96,32 @@ class Watch:
         gave = f"{self.lines[-1].get('reward', 0.0):.3g} to every answer of the last step"
         text = f"{rewards.name} never told two answers to one prompt apart, and gave {gave}"
         return Check("rewards-differ", False, text)
+
+
+def watching(job: Job, watch: Watch, names: Sequence[str]) -> Any:
+    """A callback that says once what is wrong with the numbers of a trainer of TRL.
+
+    Args:
+        names: Of the trainer's logs that metrics.jsonl has.
+    """
+    from transformers import TrainerCallback
+
+    class Watching(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            watch.see_earlier(lines_of(job))
+
+        def on_log(self, _: Any, state: Any, *__: Any, logs: Any, **___: Any) -> None:
+            if "loss" in logs:
+                line = {metric_name(name): logs[name] for name in names if name in logs}
+                for text in watch.see({**line, "step": state.global_step}):
+                    tell(job, f"WARNING: {text}")
+
+    return Watching()
+
+
+def lines_of(job: Job) -> Lines:
+    """Those of the whole stage in metrics.jsonl."""
+    return stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
 
 
 def warnings_of(lines: Lines) -> list[Finding]:
@@ -227,8 +253,7 @@ def about_rewards(
     job: Job, rewards: Sequence[Reward]
 ) -> tuple[tuple[RewardRecord, ...], list[Check]]:
     """What `rewards_in` finds in the lines of the whole stage, once training is over."""
-    path = job.run / "metrics.jsonl"
-    return rewards_in(stage_lines(path, stage=job.stage.name, task=job.task), rewards)
+    return rewards_in(lines_of(job), rewards)
 
 
 def rewards_in(

@@ -16,9 +16,8 @@ import torch
 import trl.trainer.grpo_trainer
 import trl.trainer.rloo_trainer
 
-from trainers.rewards.in_trl import Scored
 from trainers.rewards.rollout_log import RolloutLog
-from trainers.rewards.scoring import Rewards
+from trainers.rewards.scoring import Rewards, Scored
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Sampling
 from trainers.stage.trl_trainer import AnswersItself, StageTrainer, frozen_copy
 

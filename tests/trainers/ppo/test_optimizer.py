@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from advisor.methods.optimizers import OPTIMIZERS
 from trainers.job.files import read_json
 from trainers.ppo import math, train
-from trainers.ppo.learning import Learner
-from trainers.ppo.optimizer import PPOArguments, make_optimizer, set_rates
+from trainers.ppo.learning import Learner, PPOArguments, make_optimizer, set_rates
 from trainers.ppo.roles import POLICY, VALUE
 
 

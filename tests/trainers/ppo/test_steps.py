@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from trainers.ppo.learning import rate_share
 from trainers.ppo.loop import shuffled
-from trainers.ppo.optimizer import rate_share
 
 
 def test_every_prompt_is_answered_once_before_any_is_answered_again():
