@@ -17,7 +17,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.evaluation import Subject
-from trainers.evaluation.reward_model import RewardModelEvaluator
+from trainers.evaluation.pairs import RewardModelEvaluator
 from trainers.evaluation.saved_result import SCORES
 from trainers.job import Model, Tokenizer
 from trainers.job.job import Job

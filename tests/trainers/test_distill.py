@@ -13,8 +13,7 @@ from trainers import distill
 from trainers.job.job import make_job
 from trainers.step.answer_loss import Head
 from trainers.teachers import teacher as module
-from trainers.teachers.divergence import Distance, logit_divergences
-from trainers.teachers.trainer import is_on_policy, prompt_length
+from trainers.teachers.trainer import Distance, is_on_policy, logit_divergences, prompt_length
 
 SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}
 
@@ -60,7 +59,7 @@ def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
     import torch
     from trl.experimental.gkd import GKDTrainer
 
-    monkeypatch.setattr("trainers.teachers.divergence.SLICE_LOGITS", 64)  # two tokens each
+    monkeypatch.setattr("trainers.teachers.trainer.SLICE_LOGITS", 64)  # two tokens each
     torch.manual_seed(0)
     mine, theirs = torch.nn.Linear(8, 32), torch.nn.Linear(12, 40)
     own_NH = torch.randn(5, 8, requires_grad=True)

@@ -3,8 +3,7 @@
 loss.py          loss and sample answers of one model
 metrics.py       scores of answers, and whether a difference is more than chance
 generation.py    a model that writes
-pairs.py         preference training, and training by reward
-reward_model.py  a reward model
+pairs.py         preference training, training by reward, and a reward model
 saved_result.py  whether the saved result is the trained model
 """
 

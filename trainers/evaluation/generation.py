@@ -30,7 +30,7 @@ from trainers.evaluation.loss import (
     row_losses,
     sample_limit,
 )
-from trainers.evaluation.metrics import Comparison, choose_metrics, compare, score_answers, verdict
+from trainers.evaluation.metrics import Comparison, choose_metrics, compare, score_answer, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.job import Tokenizer
 from trainers.job.files import keep_value, kept_value
@@ -184,7 +184,10 @@ class TextEvaluator:
             return {}
         return {
             metric: [
-                score_answers(metric, [sample.text for sample in found.samples], expected)
+                [
+                    score_answer(metric, sample.text, wanted)
+                    for sample, wanted in zip(found.samples, expected, strict=True)
+                ]
                 for found in (self.base, self.tuned)
             ]
             for metric in choose_metrics(expected)

@@ -159,14 +159,6 @@ def is_json(text: str) -> bool:
         return False
 
 
-def score_answers(metric: str, answers: Sequence[str], expected: Sequence[str]) -> list[float]:
-    """The score of each answer, in their order."""
-    return [
-        score_answer(metric, answer, wanted)
-        for answer, wanted in zip(answers, expected, strict=True)
-    ]
-
-
 # --------------------------------------------------------------------------- classes
 
 
