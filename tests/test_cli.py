@@ -1,7 +1,7 @@
 """The command line as a person meets it: exit codes, messages, and nothing half-written."""
 
 import errno
-import io
+import itertools
 import json
 import os
 import pkgutil
@@ -12,355 +12,324 @@ from importlib import import_module
 
 import pytest
 
-from advisor.advice import comparing
 from advisor.cli import COMMANDS, advise
 from advisor.methods import schemes
 from advisor.methods.composition import parse_composition
-from advisor.methods.remedies import remedies, remedy
 from advisor.plan.read import read_plan
 from tests.conftest import PAIRS, ROOT
 
 PARAGRAPHS = "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+MODEL = "--gpu 'RTX 4090' --model Qwen/Qwen3-8B"
+SMALL = "--model Qwen/Qwen3-0.6B"
+
+
+def rows(count=60, **form):
+    """Rows of a file; {} in a text becomes the number of the row."""
+    made = ({key: text.format(n) for key, text in form.items()} for n in range(count))
+    return "".join(json.dumps(row) + "\n" for row in made)
+
+
+def pairs(count=60, prompt="What is {} plus one?", completion="It is one more than {}."):
+    return rows(count, prompt=prompt, completion=completion)
 
 
 def preferences(count=60):
     """Rows of a file of preferences."""
-    rows = [
-        {"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}
-        for i in range(count)
-    ]
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    form = {"prompt": "Question {}?", "chosen": "A good answer {}.", "rejected": "Bad {}."}
+    return rows(count, **form)
 
 
-def test_json_is_one_document_and_messages_go_to_stderr(call):
-    """Standard output holds the JSON document alone."""
-    code, out, err = call("--json", "--task", "qa", "--gpu", "RTX 4090")
+@pytest.fixture
+def typed(call):
+    """A line as it is typed behind `advise`; returns exit code, stdout, stderr."""
+    return lambda line: call(*shlex.split(line))
+
+
+@pytest.fixture
+def answer(typed):
+    """The document that a line behind `advise --json` prints."""
+    return lambda line: json.loads(typed(f"--json {line}")[1])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with one file of each kind."""
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "prefer.jsonl").write_text(preferences(600))
+    (tmp_path / "text.txt").write_text(PARAGRAPHS)
+    return tmp_path
+
+
+# --------------------------------------------------------------------------- answers
+
+
+def test_json_is_one_document_and_messages_go_to_stderr(typed):
+    """Standard output holds the JSON document alone, with every key that scripts build on."""
+    code, out, err = typed("--json --task qa --gpu 'RTX 4090'")
     document = json.loads(out)
-    assert (code, document["schema_version"]) == (0, 1)
-    assert "suggestion" in err
-    assert document["missing"] == ["data.path"]
-    assert document["plan"] is None
+    assert (code, document["schema_version"], "suggestion" in err) == (0, 1, True)
+    assert (document["missing"], document["plan"]) == (["data.path"], None)
+    for found, keys in (
+        (document, "recommendation guide alternatives flips unknown warnings situation hardware data"
+                   " rules"),
+        (document["recommendation"], "composition remedies stages decided_by because estimate"),
+        (document["recommendation"]["estimate"], "peak_gib low_gib high_gib hours usd fits"),
+    ):  # fmt: skip
+        assert set(keys.split()) <= set(found)
 
 
 @pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
 @pytest.mark.parametrize("task", ["chat_assistant", "reasoning", "generation"])
-def test_an_encoder_is_not_taken_to_write(call, model, task):
+def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
     """A model that only reads and sorts is refused for a task whose answer is text, with one that
     writes; for sorting it is taken.
     """
-    code, out, err = call(
-        "--json", "--task", task, "--model", model, "--data-kind", "paired", "--gpu", "RTX 4090"
-    )
+    asked = f"--model {model} --data-kind paired --gpu 'RTX 4090' --task"
+    code, out, err = typed(f"--json {asked} {task}")
     assert (code, "recommendation" in json.loads(out)) == (2, False)
     assert "it cannot write an answer" in err
     assert "such as Qwen/" in err
-    code, out, _ = call(
-        "--json",
-        "--task",
-        "classification",
-        "--model",
-        model,
-        *shlex.split("--data-kind paired --budget high --gpu 'RTX 4090'"),
-    )
-    assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "encoder:sft+full")
+    found = answer(f"{asked} classification --budget high")
+    assert found["recommendation"]["composition"] == "encoder:sft+full"
 
 
-def test_contradictions_come_together(call):
+def test_contradictions_come_together(typed, answer):
     """What cannot be true at once is refused, each with its reason; what a model's name seems to
     say only warns.
     """
     signals = (
-        "base_model_never_succeeds",
-        "base_model_sometimes_succeeds",
-        "base_model_untuned",
-        "instruct_model_start",
+        "base_model_never_succeeds base_model_sometimes_succeeds base_model_untuned "
+        "instruct_model_start"
     )
-    code, _, err = call(
-        "--json",
-        "--task",
-        "qa",
-        "--gpu",
-        "none",
-        *(part for name in signals for part in ("--signal", name)),
-    )
+    stated = " ".join(f"--signal {name}" for name in signals.split())
+    code, _, err = typed(f"--json --task qa --gpu none {stated}")
     assert (code, err.count("this cannot be")) == (2, 2)
-    _, out, _ = call(
-        *shlex.split(
-            "--json --task reasoning --data-kind prompts_with_verifier --gpu unknown "
-            "--signal base_model_sometimes_succeeds"
-        )
+    found = answer(
+        "--task reasoning --data-kind prompts_with_verifier --gpu unknown "
+        "--signal base_model_sometimes_succeeds"
     )
-    assert {"base_model_never_succeeds": True} not in [
-        flip["change"] for flip in json.loads(out)["flips"]
-    ]
-    code, _, err = call(
-        *shlex.split(
-            "--json --task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
-        )
+    assert {"base_model_never_succeeds": True} not in [one["change"] for one in found["flips"]]
+    code, _, err = typed(
+        "--json --task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
     )
-    assert (code, "follows instructions already; you said otherwise, and that counts" in err) == (
-        0,
-        True,
-    )
+    said = "follows instructions already; you said otherwise, and that counts"
+    assert (code, said in err) == (0, True)
 
 
-def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
+FEW = "supervised fine-tuning: "
+
+
+def test_advice_warns_of_little_data_as_the_check_does(typed, answer, tmp_path):
     """A stage that wants more data than there are says so, for a file as for a stated amount."""
-    data = tmp_path / "pairs.jsonl"
-    data.write_text(
-        "".join(
-            json.dumps({"prompt": f"Is {n} odd?", "completion": f"Count to {n} and see."}) + "\n"
-            for n in range(30)
-        )
-    )
-    asked = ("--json", "--task", "generation", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
-    asked = (
-        *asked,
-        "--teacher",
-        "texts",
-    )  # who writes the missing ones, so that training is advised
-    for stated in (("--data", data), ("--data-kind", "paired", "--data-rows", 30)):
-        (said,) = [
-            text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text
-        ]
-        assert (
-            said
-            == "supervised fine-tuning: 30 rows are too few: below 50 it seldom works; 500 to 10,000 are usual"
-        )
-        assert said.removeprefix("supervised fine-tuning: ") in " ".join(
-            call("check", data)[1].split()
-        )
+    (tmp_path / "few.jsonl").write_text(pairs(30, "Is {} odd?", "Count to {} and see."))
+    # A teacher writes the missing ones, so that training is advised.
+    asked = f"--task generation {MODEL} --teacher texts"
+    words = "30 rows are too few: below 50 it seldom works; 500 to 10,000 are usual"
+    for stated in ("--data few.jsonl", "--data-kind paired --data-rows 30"):
+        said = [text for text in answer(f"{asked} {stated}")["warnings"] if "too few" in text]
+        assert said == [FEW + words]
+    assert words in " ".join(typed("check few.jsonl")[1].split())
 
 
-def test_documents_are_not_too_few_examples(call, tmp_path):
+def test_documents_are_not_too_few_examples(answer, tmp_path):
     """Beside documents the examples are counted, not the documents."""
-    examples = tmp_path / "pairs.jsonl"
-    examples.write_text(
-        "".join(
-            json.dumps({"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."}) + "\n"
-            for n in range(40)
-        )
-    )
+    (tmp_path / "pairs.jsonl").write_text(pairs(40))
     (tmp_path / "corpus.txt").write_text(
         "\n\n".join(
             f"Document {n} tells of building {n} and its {n} windows, and of who lived there."
             for n in range(30)
         )
     )
-    asked = shlex.split(
-        "--json --task generation --gpu none --model Qwen/Qwen3-0.6B --data corpus.txt "
-        "--choose 'cpt>sft+lora' --force"
+    asked = (
+        f"--task generation --gpu none {SMALL} --data corpus.txt --choose 'cpt>sft+lora' --force"
     )
-    assert not [
-        text
-        for text in json.loads(call(*asked)[1])["warnings"]
-        if text.startswith("supervised fine-tuning:")
-    ]
-    (said,) = [
-        text
-        for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"]
-        if text.startswith("supervised fine-tuning:")
-    ]
-    assert said.startswith("supervised fine-tuning: 40 rows are too few: below 50")
+
+    def said(more):
+        return [text for text in answer(f"{asked} {more}")["warnings"] if text.startswith(FEW)]
+
+    assert said("") == []
+    (few,) = said("--examples pairs.jsonl")
+    assert few.startswith(f"{FEW}40 rows are too few: below 50")
 
 
-def test_rows_longer_than_what_is_read_are_told(call):
+def test_rows_longer_than_what_is_read_are_told(answer):
     """Time and cost count what fits; of stated rows that are longer on average the answer says
     so.
     """
-    asked = shlex.split(
-        "--json --task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B --data-kind paired "
-        "--data-rows 5000 --data-tokens"
+    asked = f"--task qa {MODEL} --data-kind paired --data-rows 5000 --data-tokens"
+    for tokens, words in (
+        (10**9, "200,000 tokens on average are longer than the 1,024"),
+        (10**6, ""),
+    ):
+        said = [text for text in answer(f"{asked} {tokens}")["warnings"] if "longer than" in text]
+        assert [words in text for text in said] == [True] * bool(words)
+
+
+def test_departments_miss_their_files_alone(answer):
+    """One module a team needs a file a team, not one file for all."""
+    assert answer(f"--task multi_department --n-tasks 2 {MODEL}")["missing"] == ["tasks"]
+
+
+def test_a_denied_signal_is_in_the_line_to_type(call, typed, tmp_path):
+    """What was said not to be so is said again by the ways out."""
+    (tmp_path / "a.yaml").write_text(
+        "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\n"
+        "model: meta-llama/Llama-3.3-70B-Instruct\ngpu: RTX 4090\n"
+        "data: {kind: paired, rows: 5000, tokens: 1500000}\n"
     )
-    said = [
-        text
-        for text in json.loads(call(*asked, "1000000000")[1])["warnings"]
-        if "longer than" in text
-    ]
-    assert ["200,000 tokens on average are longer than the 1,024" in text for text in said] == [
-        True
-    ]
-    assert not [
-        text for text in json.loads(call(*asked, "1000000")[1])["warnings"] if "longer than" in text
-    ]
+    code, out, _ = typed("--json --answers a.yaml")
+    commands = [way["command"] for way in json.loads(out)["nothing_fits"]["ways_out"]]
+    assert (code, bool(commands)) == (3, True)
+    for words in ("--signal prompting_tried=no", "--signal rag_tried"):
+        assert all(words in command for command in commands)
 
 
-def test_departments_miss_their_files_alone(call, tmp_path):
-    """One module a team needs a file a team, not one file for all; a name that a plan would refuse
-    is refused at once.
+def test_a_flag_has_one_value_and_limits_go_together(typed, answer):
+    """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both
+    kept.
     """
-    asked = shlex.split(
-        "--json --task multi_department --n-tasks 2 --gpu 'RTX 4090' --model Qwen/Qwen3-8B"
-    )
-    assert json.loads(call(*asked)[1])["missing"] == ["tasks"]
-    data = tmp_path / "legal.jsonl"
-    data.write_text('{"prompt": "Who signs?", "completion": "The head of the department."}\n' * 3)
-    code, _, err = call(
-        *shlex.split("--json --task multi_department --gpu 'RTX 4090' --tasks"), f"HR Team={data}"
-    )
-    assert (code, "the name is 'HR Team'" in err) == (2, True)
+    code, _, err = typed("--json --task qa --task other --gpu none --gpu H100")
+    assert (code, "--task is given 2 times: qa, other" in err) == (2, True)
+    assert "--gpu is given 2 times" in err
+    for wrong in ("--budget usd=5,usd=6", "--gpu unknown --signal prompting_tried=maybe"):
+        assert typed(f"--json --task qa {wrong}")[0] == 2
+    facts = answer("--task qa --gpu unknown --budget usd=5 --budget hours=3")["situation"]["facts"]
+    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
 
 
-def test_the_contract_keys_are_always_there(call):
-    """Every key that scripts build on is in the document."""
-    _, out, _ = call("--json", "--task", "other", "--gpu", "unknown")
-    document = json.loads(out)
-    assert {
-        "schema_version",
-        "recommendation",
-        "guide",
-        "alternatives",
-        "flips",
-        "unknown",
-        "warnings",
-        "situation",
-        "hardware",
-        "data",
-        "rules",
-        "plan",
-        "missing",
-    } <= set(document)
-    assert {"composition", "remedies", "stages", "decided_by", "because", "estimate"} <= set(
-        document["recommendation"]
-    )
-    assert {"peak_gib", "low_gib", "high_gib", "hours", "usd", "fits"} <= set(
-        document["recommendation"]["estimate"]
-    )
-
-
-def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
-    """With data and a real model the plan is in the document, and in the file of --plan, and reads
-    back.
+def test_the_time_of_several_tasks_is_that_of_all_their_examples(answer, tmp_path):
+    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all
+    tasks together.
     """
-    (tmp_path / "train.jsonl").write_text(PAIRS)
-    code, out, _ = call(
-        *shlex.split(
-            "--json --task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B --data train.jsonl "
-            "--plan plan.yaml"
-        )
+    long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"
+    (tmp_path / "small.jsonl").write_text(PAIRS + long)
+    (tmp_path / "large.jsonl").write_text(
+        "".join(PAIRS.replace("What is", f"{part}: what is") for part in range(50))
     )
-    assert code == 0
-    plan = read_plan(tmp_path / "plan.yaml")
-    assert plan.model == "Qwen/Qwen3-8B"
-    assert plan.origin.composition == json.loads(out)["recommendation"]["composition"] == "sft+lora"
-    text = (tmp_path / "plan.yaml").read_text()
-    assert text.startswith("# Launch file of `advise`.")
-    assert "lora/lr" in text
-    assert 15 <= len(text.splitlines()) <= 60
+
+    def hours(question):
+        return answer(f"{MODEL} {question}")["recommendation"]["estimate"]["hours"]
+
+    several = "--task multi_department"
+    large = hours("--task qa --data large.jsonl")
+    assert hours(f"{several} --tasks a=small.jsonl --tasks b=large.jsonl") > 0.9 * large
+    stated = "--data-kind paired --data-rows 5000 --data-tokens 1500000"
+    assert hours(f"{several} --n-tasks 12 {stated}") < 2 * hours(f"--task qa {stated}")
 
 
-def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(call, tmp_path):
+def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(typed, answer, tmp_path):
+    """The whole time that advice says is that of all tasks as the estimate of its plan says it of
+    each, without loading their base again.
+    """
+    names = ("legal", "sales", "hr")
+    for name in names:
+        text = pairs(60, f"{name}, question {{}}?", f"In {name} it takes {{}} days.")
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    tasks = " ".join(f"--tasks {name}={name}.jsonl" for name in names)
+    advice = answer(f"--task multi_department {tasks} {MODEL} --plan plan.yaml")
+    said = advice["recommendation"]["estimate"]["times"]
+    single = [one["times"] for one in json.loads(typed("estimate plan.yaml --json")[1])]
+    assert len(single) == 3
+    total = (sum(one["total_s"] for one in single) - 2 * single[0]["load_s"]) / 3600
+    assert said["total_hours"] == pytest.approx(total, rel=0.05)
+
+
+# --------------------------------------------------------------------------- plans
+
+
+def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(typed, files):
     """Without either the plan is refused with the flag that names one; the flag's folder must hold
     a model, and stands in the plan, relative paths included.
     """
-    (tmp_path / "prefer.jsonl").write_text(preferences())
-    (tmp_path / "plans").mkdir()
-    asked = shlex.split(
-        "--json --task chat_assistant --gpu 'RTX 4090' --model Qwen/Qwen3-0.6B "
-        "--data prefer.jsonl --force --plan plans/plan.yaml --choose"
+    (files / "plans").mkdir()
+    plan = files / "plans" / "plan.yaml"
+    asked = (
+        f"--json --task chat_assistant --gpu 'RTX 4090' {SMALL} --data prefer.jsonl --force "
+        "--plan plans/plan.yaml --choose"
     )
-    code, _, err = call(*asked, "rloo+lora")
+    code, _, err = typed(f"{asked} rloo+lora")
     assert (code, "reward_model is missing" in err, "--reward-model" in err) == (2, True, True)
-    assert call(*asked, "sft>rm>ppo+lora")[0] == 0
-    (tmp_path / "plans" / "plan.yaml").unlink()
-    (tmp_path / "rm").mkdir()
-    code, _, err = call(*asked, "rloo+lora", "--reward-model", "rm")
+    assert typed(f"{asked} 'sft>rm>ppo+lora'")[0] == 0
+    plan.unlink()
+    (files / "rm").mkdir()
+    code, _, err = typed(f"{asked} rloo+lora --reward-model rm")
     assert (code, "rm: holds no model" in err) == (2, True)
-    (tmp_path / "rm" / "config.json").write_text("{}")
-    code, out, err = call(*asked, "rloo+lora", "--reward-model", "rm")
+    (files / "rm" / "config.json").write_text("{}")
+    code, _, err = typed(f"{asked} rloo+lora --reward-model rm")
     assert code == 0, err
-    plan = tmp_path / "plans" / "plan.yaml"
-    assert read_plan(plan).stages[0].options["reward_model"] == "../rm"
-    assert read_plan(plan).data.path == "../prefer.jsonl"
-    assert str(tmp_path) not in plan.read_text().partition("\n")[2]
-    assert json.loads(out)["situation"]
+    read = read_plan(plan)
+    assert (read.stages[0].options["reward_model"], read.data.path) == ("../rm", "../prefer.jsonl")
+    assert str(files) not in plan.read_text().partition("\n")[2]
 
 
-def test_a_plan_replaces_no_file_unasked(call, tmp_path):
+@pytest.mark.parametrize("data", ["pairs.jsonl", "rows"])
+def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
     """A launch file that is there is left alone unless it says the same or --force is given; what
-    the plan is made from is never replaced.
+    the plan is made from is never replaced, nor what lies in a folder of data.
     """
-    (tmp_path / "train.jsonl").write_text(PAIRS)
+    (tmp_path / "rows").mkdir()
+    inside = "rows/pairs.jsonl" if data == "rows" else data
+    (tmp_path / inside).write_text(PAIRS)
     (tmp_path / "answers.yaml").write_text(
-        "task: qa\ngpu: RTX 4090\nmodel: Qwen/Qwen3-8B\ndata: {path: train.jsonl}\n"
+        f"task: qa\ngpu: RTX 4090\nmodel: Qwen/Qwen3-8B\ndata: {{path: {data}}}\n"
     )
     asked = ["--json", "--answers", "answers.yaml", "--plan"]
-    assert call(*asked, "plan.yaml")[0] == 0
-    written = (tmp_path / "plan.yaml").read_text()
-    assert call(*asked, "plan.yaml")[0] == 0
+    place = f"{data}/plan.yaml" if data == "rows" else "plan.yaml"  # an own launch file aside
+    path = tmp_path / place
+    assert [call(*asked, place)[0] for _ in range(2)] == [0, 0]
+    written = path.read_text()
     edited = written.replace("learning_rate: ", "learning_rate: 0.5 # was ")
-    (tmp_path / "plan.yaml").write_text(edited)
-    code, out, err = call(*asked, "plan.yaml")
+    path.write_text(edited)
+    code, out, err = call(*asked, place)
     assert (code, "name another file, or add --force" in err) == (2, True)
     document = json.loads(out)  # the answer stands, and why the plan was not written
     assert document["recommendation"]["composition"]
-    assert document["error"][0]["where"] == "--plan plan.yaml"
-    assert (tmp_path / "plan.yaml").read_text() == edited
-    assert call(*asked, "plan.yaml", "--force")[0] == 0
-    assert (tmp_path / "plan.yaml").read_text() == written
-    for name in ("train.jsonl", "answers.yaml", tmp_path / "train.jsonl"):
+    assert document["error"][0]["where"] == f"--plan {place}"
+    assert path.read_text() == edited
+    assert (call(*asked, place, "--force")[0], path.read_text()) == (0, written)
+    for name in (inside, "answers.yaml", tmp_path / inside):
         before = (tmp_path / name).read_text()
-        code, out, err = call(*asked, name, "--force")
+        code, _, err = call(*asked, name, "--force")
         assert (code, "it is never overwritten" in err) == (2, True), err
         assert (tmp_path / name).read_text() == before
 
 
-def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
-    """Whatever the task, budget and card, the launch file passes its own reader."""
-    (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "prefer.jsonl").write_text(preferences(600))
+def test_every_plan_that_advice_makes_reads_back(answer, files):
+    """Whatever the task, budget and card, the launch file passes its own reader, and holds what was
+    recommended.
+    """
     made = 0
-    for task, data in (
-        ("qa", "pairs.jsonl"),
-        ("generation", "pairs.jsonl"),
-        ("domain_expertise", "pairs.jsonl"),
-        ("chat_assistant", "prefer.jsonl"),
-        ("other", "pairs.jsonl"),
+    for task, budget, gpu in itertools.product(
+        ("qa", "generation", "domain_expertise", "chat_assistant", "other"),
+        ("low", "high"),
+        ("Tesla T4", "A100 80GB", "none", "unknown"),
     ):
-        for budget in ("low", "high"):
-            for gpu in ("Tesla T4", "A100 80GB", "none", "unknown"):
-                name = f"{task}-{budget}-{gpu.replace(' ', '')}.yaml"
-                code, _, err = call(
-                    "--json",
-                    "--task",
-                    task,
-                    "--budget",
-                    budget,
-                    "--gpu",
-                    gpu,
-                    "--model",
-                    "Qwen/Qwen3-0.6B",
-                    "--data",
-                    data,
-                    "--plan",
-                    name,
-                )
-                assert code == 0, err
-                read_plan(tmp_path / name)
-                made += 1
+        data = "prefer" if task == "chat_assistant" else "pairs"
+        asked = f"--task {task} --budget {budget} --gpu '{gpu}' {SMALL} --data {data}.jsonl"
+        chosen = answer(f"{asked} --plan {made}.yaml")["recommendation"]["composition"]
+        assert read_plan(files / f"{made}.yaml").origin.composition == chosen
+        made += 1
     assert made == 40
 
 
-def test_a_way_on_can_be_pasted(call, tmp_path):
+def test_a_way_on_can_be_pasted(typed, files):
     """Where the answer trains nothing, the line that trains all the same goes through a shell as it
     stands.
     """
-    (tmp_path / "text.txt").write_text(PARAGRAPHS)
-    asked = shlex.split(
-        "--json --task domain_expertise --depth domain_knowledge --gpu 'A100 80GB' "
-        "--model Qwen/Qwen3-0.6B --data text.txt --plan p.yaml"
+    asked = (
+        f"--json --task domain_expertise --depth domain_knowledge --gpu 'A100 80GB' {SMALL} "
+        "--data text.txt --plan p.yaml"
     )
-    code, out, err = call(*asked)
-    assert code == 3
+    code, out, err = typed(asked)
     document = json.loads(out)
-    assert (document["plan"], len(document["missing"])) == (None, 1)
-    assert not (tmp_path / "p.yaml").exists()
+    assert (code, document["plan"], len(document["missing"])) == (3, None, 1)
+    assert not (files / "p.yaml").exists()
     line = err.split("to train all the same: ")[1].splitlines()[0]
-    (tmp_path / "FILE").with_suffix(".jsonl").write_text(PAIRS)
-    flags = shlex.split(line.partition(" (")[0].replace("FILE", "FILE.jsonl"))
+    line = line.partition(" (")[0].replace("FILE", "pairs.jsonl")
+    flags = shlex.split(line)
     assert parse_composition(flags[1]).chain
     assert (flags[0], flags[2]) == ("--choose", "--force")
-    code, out, err = call(*asked, *flags)
+    code, out, err = typed(f"{asked} {line}")
     assert (code, json.loads(out)["plan"] is not None) == (0, True), err
 
 
@@ -368,47 +337,32 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
 @pytest.mark.parametrize(
     "chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"]
 )
-def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
+def test_every_plan_that_is_chosen_reads_back(typed, files, chain, scheme):
     """No chosen composition gets a launch file that its own reader refuses: settings keep to what a
     method refuses, and no two stages share a name.
     """
-    (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "text.txt").write_text(PARAGRAPHS)
-    (tmp_path / "prefer.jsonl").write_text(preferences())
-    data = (
-        ["--data", "text.txt", "--examples", "pairs.jsonl"]
-        if chain.startswith("cpt")
-        else ["--data", "prefer.jsonl"]
+    (files / "prefer.jsonl").write_text(preferences())
+    is_text = chain.startswith("cpt")
+    data = "text.txt --examples pairs.jsonl" if is_text else "prefer.jsonl"
+    code, _, err = typed(
+        f"--json --task other --gpu 'A100 80GB' {SMALL} --data {data} "
+        f"--choose '{chain}+{scheme}' --force --plan plan.yaml"
     )
-    asked = [
-        *shlex.split("--json --task other --gpu 'A100 80GB' --model Qwen/Qwen3-0.6B"),
-        *data,
-        "--choose",
-        f"{chain}+{scheme}",
-        "--force",
-        "--plan",
-        "plan.yaml",
-    ]
-    code, _, err = call(*asked)
     assert code == 0, err
-    stages = read_plan(tmp_path / "plan.yaml").stages
+    stages = read_plan(files / "plan.yaml").stages
     assert [stage.objective for stage in stages] == chain.split(">")
     assert {stage.start_from for stage in stages} <= {None, "sft"}
     assert {stage.packing for stage in stages if stage.objective == "cpt"} <= {scheme != "prefix"}
 
 
-def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_path):
+def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(typed, files):
     """A prefix goes without packing, and the plan says why."""
-    (tmp_path / "text.txt").write_text(PARAGRAPHS)
-    asked = shlex.split(
-        "--json --task domain_expertise --gpu unknown --model Qwen/Qwen3-0.6B "
-        "--data text.txt --choose cpt+prefix --force"
-    )
-    assert call(*asked, "--plan", "plan.yaml")[0] == 0
-    text = (tmp_path / "plan.yaml").read_text()
+    asked = f"--task domain_expertise --gpu unknown {SMALL} --data text.txt"
+    assert typed(f"--json {asked} --choose cpt+prefix --force --plan plan.yaml")[0] == 0
+    text = (files / "plan.yaml").read_text()
     assert "packing: false" in text
-    assert "the update prefix does not go with true: several rows would share one prefix" in text
-    assert "the update prefix does not go with true: it drops the cache" in text
+    for why in ("several rows would share one prefix", "it drops the cache"):
+        assert f"the update prefix does not go with true: {why}" in text
 
 
 @pytest.mark.parametrize(
@@ -421,83 +375,93 @@ def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_p
         ("法", ""),
     ],
 )
-def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_path, name, fit):
+def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, files, name, fit):
     """Flags and answers files keep to the names that a plan allows, and say which would do."""
-    (tmp_path / "a.jsonl").write_text(PAIRS)
-    (tmp_path / "answers.yaml").write_text(
-        json.dumps({"task": "multi_department", "tasks": {name: "a.jsonl"}})
-    )
+    answers = {"task": "multi_department", "tasks": {name: "pairs.jsonl"}}
+    (files / "answers.yaml").write_text(json.dumps(answers))
     for asked in (
-        ["--json", "--task", "multi_department", "--tasks", f"{name}=a.jsonl"],
-        ["--json", "--answers", "answers.yaml"],
+        ["--task", "multi_department", "--tasks", f"{name}=pairs.jsonl"],
+        ["--answers", "answers.yaml"],
     ):
-        code, _, err = call(*asked)
-        assert (code, f"the name is '{name}'" in err, "lower-case letters" in err, fit in err) == (
-            2,
-            True,
-            True,
-            True,
-        )
+        code, _, err = call("--json", *asked)
+        assert code == 2
+        assert all(words in err for words in (f"the name is '{name}'", "lower-case letters", fit))
+
+
+def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
+    """`--map question=COL answer=COL` is kept in the plan."""
+    (tmp_path / "odd.jsonl").write_text(rows(foo="What is {}?", bar="It is {}."))
+    asked = f"--task qa --gpu none {SMALL} --data odd.jsonl --map question=foo answer=bar"
+    assert answer(asked)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("machine", "said", "written"),
     [
-        (["--json"], "task is not stated"),
-        (["--json", "--task", "qq"], "--task is 'qq'"),
-        (["--json", "--task", "qa", "--gpu", "RTX 4099"], "4099"),
-        (["--json", "--task", "qa", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--json", "--task", "qa", "--data", "empty.jsonl"], "empty"),
-        (["--json", "--task", "qa", "--data", "table.xlsx"], "CSV"),
-        (["--json", "--task", "qa", "--data", "letter.docx"], "CSV"),
-        (["--json", "--task", "qa", "--data", "paper.pdf"], "CSV"),
-        (["--json", "--task", "qa", "--data", "odd.jsonl"], "column"),
-        (["--json", "--task", "qa", "--data", "broken.jsonl"], "broken.jsonl:2"),
-        (["--json", "--task", "qa", "--model", "./emptyfolder"], "config.json"),
-        (["--json", "--task", "qa", "--n-tasks", "3", "--tasks", "a=x.jsonl"], "n_tasks is 3"),
-        (
-            ["--json", "--task", "qa", "--plan", "p.yaml", "--gpu", "unknown"],
-            "data.path is missing, and a plan needs it",
-        ),
-        (["--json", "--answers", "answers.yaml"], "answers.yaml:1:1: unknown key 'tsk'"),
-        (["--json", "--answers", "none.yaml"], "no such file"),
-        (["--json", "--task", "qa", "--rules", "none.yaml"], "no such file"),
-        (["--jsn"], "no such option"),
-        (["run"], "there is no ./plan.yaml"),
-        (["run", "plan.yaml", "--task", "qa"], "both a plan and answers"),
-        (["run", "nowhere.yaml"], "nowhere.yaml"),
-        (["--task", "qa", "run"], "flags before the command"),
-        (["rules", "document/scenari-5"], "did you mean 'document/scenario-5'"),
-        (["check", "nowhere.csv"], "nowhere.csv"),
-        (["estimate"], "nothing to estimate"),
-        (["estimate", "--model", "Qwen/Qwen3-8B", "--rank", "0"], "rank"),
-        (["estimate", "--specs", "answers.yaml"], 'such as [{"model"'),
-        (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens is nan"),
-        (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows is inf"),
-        (["--json", "--model", "a/b", "--model-params-b", "nan"], "--model-params-b is nan"),
-        (["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"], "--budget.hours is inf"),
+        (f"--gpu none {SMALL}", "start it with: advise run plan.yaml", "advise run"),
+        (f"--gpu 'RTX 4090' {SMALL}",
+         "carry it to the GPU: advise export plan.yaml --to bundle", "advise run"),
+        ("--gpu 'A100 SXM4 40GB' --gpus 8 --model meta-llama/Llama-3.1-70B",
+         "advise export plan.yaml --to bundle", "expected: sharded over 8 GPUs"),
     ],
-    ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
-)
-def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
-    """Exit code 2, what is wrong and the next step on stderr, no traceback, no new file; with --json
-    the same on stdout as one document, else nothing.
+)  # fmt: skip
+def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, written):
+    """Here where it trains here; where the GPUs are in another machine it is carried there, and the
+    file's header and its line of the strategy say how it starts and why.
     """
-    (tmp_path / "empty.jsonl").write_text("")
-    for name in ("table.xlsx", "letter.docx"):
-        (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(200))
-    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n" + bytes(100))
-    (tmp_path / "odd.jsonl").write_text('{"foo": 1, "bar": 2}\n' * 5)
-    (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a", \n')
-    (tmp_path / "emptyfolder").mkdir()
+    _, _, err = typed(f"--json --task qa --data pairs.jsonl {machine} --plan plan.yaml")
+    assert said in err
+    text = (files / "plan.yaml").read_text()
+    assert "advise run" in text.splitlines()[0]
+    assert written in text
+    assert ("strategy: fsdp" in text) is ("--gpus 8" in machine)
+
+
+def test_a_model_without_weights_is_refused_before_anything_is_written(typed, files):
+    """A folder with a configuration alone can be advised on, and a run says what is missing, with
+    no run folder left behind.
+    """
+    (files / "m").mkdir()
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = {"model_type": "llama", **sizes, "intermediate_size": 128, "vocab_size": 300}
+    (files / "m" / "config.json").write_text(json.dumps(config))
+    code, _, err = typed("run --task qa --data pairs.jsonl --model m --gpu none")
+    assert (code, "has no weights" in err, "has no tokenizer" in err) == (2, True, True)
+    assert not (files / "runs").exists()
+
+
+# --------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "--json"),  # no terminal, no questions: the flag for scripts
+        ("--jsn", "no such option"),
+        ("session", "unknown command 'session'"),
+        ("run", "there is no ./plan.yaml"),
+        ("run plan.yaml --task qa", "both a plan and answers"),
+        ("run nowhere.yaml", "nowhere.yaml"),
+        ("--task qa run", "flags before the command"),
+        ("check nowhere.csv", "nowhere.csv"),
+        ("estimate", "nothing to estimate"),
+        ("estimate --model Qwen/Qwen3-8B --rank 0", "rank"),
+        ("estimate --specs answers.yaml", 'such as [{"model"'),
+        ("rules document/scenari-5", "did you mean 'document/scenario-5'"),
+        ("rules learning_rate", "a key of plan.yaml"),
+        ("rules lora/lrr", "did you mean 'lora/lr'?"),
+    ],
+)
+def test_bad_input_is_a_clear_error(typed, tmp_path, line, said):
+    """Exit code 2, what is wrong and the next step on stderr, no traceback, no new file; with
+    --json see tests/test_json_errors.py.
+    """
     (tmp_path / "answers.yaml").write_text("tsk: qa\n")
-    before = sorted(tmp_path.iterdir())
-    code, out, err = call(*arguments)
-    assert code == 2, err
-    assert bool(json.loads(out)["error"]) if "--json" in arguments else out == ""
-    assert said.lower() in err.lower()
+    code, out, err = typed(line)
+    assert (code, out) == (2, "")
+    assert said in err.lower() or said in err
     assert "Traceback" not in err
-    assert sorted(tmp_path.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.yaml"]
 
 
 def test_every_command_says_in_the_list_what_its_own_help_says(call):
@@ -520,40 +484,6 @@ def test_every_command_says_in_the_list_what_its_own_help_says(call):
         if isinstance(getattr(import_module(f"advisor.commands.{name}"), name, None), click.Command)
     }
     assert defined == set(COMMANDS)
-
-
-def test_an_unknown_command_is_a_clear_error(call):
-    """Exit code 2, and nothing is loaded by that name."""
-    code, out, err = call("session")
-    assert (code, out) == (2, "")
-    assert "unknown command 'session'" in err
-
-
-def test_without_a_terminal_the_wizard_points_to_json(call):
-    """No terminal, no questions: exit 2 and the flag for scripts."""
-    code, _, err = call()
-    assert code == 2
-    assert "--json" in err
-
-
-def test_an_unplanned_exception_is_called_a_bug(call, monkeypatch, tmp_path):
-    """Exit code 70, and the trace goes to a file that is named."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("advisor.commands.probe.probe_machine", lambda: 1 / 0)
-    code, _, err = call("probe")
-    assert code == 70
-    assert "this is a bug" in err
-    assert "ZeroDivisionError" in next(tmp_path.glob("advise-bug-*.log")).read_text()
-
-
-def test_answers_come_from_standard_input_too(call, monkeypatch):
-    """`--answers -` reads YAML or JSON from stdin."""
-    monkeypatch.setattr(
-        sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}'))
-    )
-    code, out, _ = call("--json", "--answers", "-")
-    assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
 
 
 def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
@@ -633,260 +563,6 @@ def test_what_the_system_refuses_is_told_apart_from_bugs(
     monkeypatch.setattr("advisor.commands.probe.probe_machine", refuse)
     found, _, err = call("probe")
     assert (found, said in err, "file" in err) == (code, True, True), err
-
-
-def test_rules_can_be_listed_and_explained(call):
-    """`advise rules` lists, `advise rules ID` explains with its source."""
-    code, out, _ = call("rules")
-    assert code == 0
-    assert "document/scenario-5" in out
-    code, out, _ = call("rules", "document/scenario-5")
-    assert code == 0
-    assert "Scenario 5: Limited Budget, One GPU" in out
-    assert "Wilson Wu" in out
-
-
-def test_rules_diff_names_the_situations_that_change(call, monkeypatch):
-    """`advise rules diff A B`: the step, the condition, the rules and an example with both answers,
-    as text and as data.
-    """
-    compare, known = comparing.compare_answers, {}
-
-    def compared(first, second):
-        """What takes seconds, and is the same for the text and for the data."""
-        sets = (first.digest, second.digest)
-        if sets not in known:
-            known[sets] = compare(first, second)
-        return known[sets]
-
-    monkeypatch.setattr(comparing, "compare_answers", compared)
-    code, out, err = call("rules", "diff", "document", "shipped")
-    assert code == 0, err
-    assert "knowledge_source: where the facts that the answers need should come from" in out
-    assert "base/knowledge-weights -> evidence/" in out
-    assert ": sft+lora -> rag" in out
-    code, out, err = call("rules", "diff", "document", "shipped", "--json")
-    steps = json.loads(out)["steps"]
-    assert {step["step"] for step in steps} >= {"chain", "rank", "settings"}
-    code, out, err = call("rules", "diff", "shipped", str(ROOT / "rules"))
-    assert code == 0
-    assert out.endswith("every situation has the same answer\n")
-
-
-@pytest.mark.parametrize("words", [["shipped"], ["shipped", "nowhere"], ["a", "b", "c"]])
-def test_rules_diff_says_what_a_rule_set_is(words, call):
-    """One, three or an unknown one: bad input, and what is allowed."""
-    code, out, err = call("rules", "diff", *words)
-    assert code == 2
-    assert not out
-    assert "`shipped`, `document` (the guide alone), a file of rules" in err
-
-
-def test_a_mapping_makes_odd_columns_usable(call, tmp_path):
-    """`--map question=COL answer=COL` works for check, for advice, and is kept in the plan."""
-    (tmp_path / "odd.jsonl").write_text(
-        "".join(
-            json.dumps({"foo": f"What is {i}?", "bar": f"It is {i}."}) + "\n" for i in range(60)
-        )
-    )
-    code, out, err = call("check", "odd.jsonl", "--map", "question=foo", "answer=bar", "--json")
-    assert code == 0, err
-    assert json.loads(out)["kind"] == "paired"
-    code, out, err = call(
-        *shlex.split(
-            "--json --task qa --gpu none --model Qwen/Qwen3-0.6B --data odd.jsonl "
-            "--map question=foo answer=bar"
-        )
-    )
-    assert code == 0, err
-    assert json.loads(out)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
-
-
-def test_check_shows_the_page_of_broken_data(call, tmp_path):
-    """Where the kind was recognised the page is printed, and the exit code says that nothing can be
-    trained.
-    """
-    (tmp_path / "train.jsonl").write_text(
-        '{"question": "What?", "answer": ""}\n' * 10 + '{"question": "Who?", "answer": "Me."}\n'
-    )
-    code, out, _ = call("check", "train.jsonl")
-    assert code == 2
-    assert "answer" in out
-
-
-def test_a_plan_of_a_sharded_model_says_how_it_is_started(call, tmp_path):
-    """The file's header and its line of the strategy say how it starts and why, and the message
-    packs it for the machine with the GPUs.
-    """
-    (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = shlex.split(
-        "--json --task qa --data train.jsonl --model meta-llama/Llama-3.1-70B "
-        "--gpu 'A100 SXM4 40GB' --gpus 8 --plan plan.yaml"
-    )
-    code, _, err = call(*flags)
-    text = (tmp_path / "plan.yaml").read_text()
-    assert code == 0
-    assert "strategy: fsdp" in text
-    assert "expected: sharded over 8 GPUs" in text
-    assert "advise run" in text.splitlines()[0]
-    assert "advise export plan.yaml --to bundle" in err
-
-
-def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
-    """What lies in a folder of data is never replaced, a launch file aside."""
-    (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = shlex.split("--json --task qa --data . --model Qwen/Qwen3-8B --gpu 'RTX 4090'")
-    assert [call(*flags, "--plan", "plan.yaml")[0] for _ in range(2)] == [0, 0]
-    (tmp_path / "plan.yaml").write_text((tmp_path / "plan.yaml").read_text() + "# mine\n")
-    assert call(*flags, "--plan", "plan.yaml")[0] == 2
-    assert call(*flags, "--plan", "plan.yaml", "--force")[0] == 0
-    assert call(*flags, "--plan", "train.jsonl", "--force")[0] == 2
-    assert (tmp_path / "train.jsonl").read_text() == PAIRS
-
-
-@pytest.mark.parametrize("name", remedies())
-def test_what_helps_without_training_is_explained_like_a_method(call, name):
-    """By the name that stands in an answer: how one begins, and the rules that lead to it."""
-    code, out, _ = call("rules", name)
-    assert code == 0
-    assert remedy(name).meaning in " ".join(out.split())
-    assert "recommended by" in out
-    assert not remedy(name).first or "begin" in out
-
-
-def test_a_denied_signal_is_in_the_line_to_type(call, tmp_path):
-    (tmp_path / "a.yaml").write_text(
-        "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\nmodel:"
-        " meta-llama/Llama-3.3-70B-Instruct\ngpu: RTX 4090\n"
-        "data: {kind: paired, rows: 5000, tokens: 1500000}\n"
-    )
-    code, out, _ = call("--json", "--answers", "a.yaml")
-    commands = [way["command"] for way in json.loads(out)["nothing_fits"]["ways_out"]]
-    assert code == 3
-    assert commands
-    assert all(
-        "--signal prompting_tried=no" in command and "--signal rag_tried" in command
-        for command in commands
-    )
-    assert (
-        call("--json", "--task", "qa", "--gpu", "unknown", "--signal", "prompting_tried=maybe")[0]
-        == 2
-    )
-
-
-def test_a_flag_has_one_value_and_limits_go_together(call):
-    """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both
-    kept.
-    """
-    code, _, err = call(*shlex.split("--json --task qa --task other --gpu none --gpu H100"))
-    assert code == 2
-    assert "--task is given 2 times: qa, other" in err
-    assert "--gpu is given 2 times" in err
-    assert call("--json", "--task", "qa", "--budget", "usd=5,usd=6")[0] == 2
-    code, out, _ = call(
-        *shlex.split("--json --task qa --gpu unknown --budget usd=5 --budget hours=3")
-    )
-    assert code == 0
-    facts = json.loads(out)["situation"]["facts"]
-    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
-
-
-def test_the_time_of_several_tasks_is_that_of_all_their_examples(call, tmp_path):
-    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all
-    tasks together.
-    """
-    long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"
-    (tmp_path / "small.jsonl").write_text(PAIRS + long)
-    (tmp_path / "large.jsonl").write_text(
-        "".join(PAIRS.replace("What is", f"{part}: what is") for part in range(50))
-    )
-    flags = ("--json", "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
-
-    def hours(*question):
-        _, out, _ = call(*flags, *question)
-        return json.loads(out)["recommendation"]["estimate"]["hours"]
-
-    large = hours("--task", "qa", "--data", "large.jsonl")
-    assert (
-        hours("--task", "multi_department", "--tasks", "a=small.jsonl", "--tasks", "b=large.jsonl")
-        > 0.9 * large
-    )
-    stated = ("--data-kind", "paired", "--data-rows", "5000", "--data-tokens", "1500000")
-    assert hours("--task", "multi_department", "--n-tasks", "12", *stated) < 2 * hours(
-        "--task", "qa", *stated
-    )
-
-
-def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(call, tmp_path):
-    """The whole time that advice says is that of all tasks as the estimate of its plan says it of
-    each, without loading their base again.
-    """
-    names = ("legal", "sales", "hr")
-    for name in names:
-        rows = [
-            {"prompt": f"{name}, question {n}?", "completion": f"In {name} it takes {n} days."}
-            for n in range(60)
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tasks = [part for name in names for part in ("--tasks", f"{name}={name}.jsonl")]
-    flags = ("--task", "multi_department", *tasks, "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
-    advice = json.loads(call("--json", *flags, "--plan", "plan.yaml")[1])
-    said = advice["recommendation"]["estimate"]["times"]
-    single = [one["times"] for one in json.loads(call("estimate", "plan.yaml", "--json")[1])]
-    assert len(single) == 3
-    total = (sum(one["total_s"] for one in single) - 2 * single[0]["load_s"]) / 3600
-    assert said["total_hours"] == pytest.approx(total, rel=0.05)
-
-
-def test_a_model_without_weights_is_refused_before_anything_is_written(call, tmp_path):
-    """A folder with a configuration alone can be advised on, and a run says what is missing, with
-    no run folder left behind.
-    """
-    (tmp_path / "a.jsonl").write_text(PAIRS)
-    (tmp_path / "m").mkdir()
-    config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 128,
-        "vocab_size": 300,
-    }
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    code, _, err = call("run", "--task", "qa", "--data", "a.jsonl", "--model", "m", "--gpu", "none")
-    assert code == 2
-    assert "has no weights" in err
-    assert "has no tokenizer" in err
-    assert not (tmp_path / "runs").exists()
-
-
-def test_the_line_of_a_written_plan_starts_it_where_it_can(call, tmp_path):
-    """Here where it trains here; where the GPU is in another machine it is carried there."""
-    (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = ("--json", "--task", "qa", "--data", "train.jsonl", "--model", "Qwen/Qwen3-0.6B")
-    for gpu, said in (
-        ("none", "start it with: advise run plan.yaml"),
-        ("RTX 4090", "carry it to the GPU: advise export plan.yaml --to bundle"),
-    ):
-        _, _, err = call(*flags, "--gpu", gpu, "--plan", "plan.yaml", "--force")
-        assert said in err
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("learning_rate", "a key of plan.yaml"), ("lora/lrr", "did you mean 'lora/lr'?")],
-)
-def test_a_name_that_is_no_rule_is_explained(call, name, said):
-    """A key of a plan is no rule, and no misspelt one."""
-    code, _, err = call("rules", name)
-    assert code == 2
-    assert said in err
-
-
-def test_one_answer_is_one_answer(call):
-    """PPO tries one answer to each prompt, GRPO several."""
-    assert "one answer to each prompt" in call("rules", "ppo")[1]
-    assert "answers to each prompt (key `generations`)" in call("rules", "grpo")[1]
 
 
 def test_a_fault_in_what_the_flags_are_made_of_is_said_in_words():
