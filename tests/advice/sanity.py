@@ -15,22 +15,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from advisor.advice.advise import advise, open_case, recommended_candidate
+from advisor.advice.advise import open_case, recommended_candidate
 from advisor.advice.case import Decision
 from advisor.advice.flips import find_flips
-from advisor.advice.types import Advice
+from advisor.advice.types import LADDER
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, AnswerSet, Hardware
+from advisor.ground.types import Hardware
+from advisor.methods import schemes
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.judge import conditions_on
-from advisor.ruleset.load import load_rules, only_layer
 from advisor.ruleset.space import cuts_of
 from advisor.situation.build import situation_of
 from advisor.situation.types import Situation
+from tests.advice.situations import RULES, UNKNOWN_MACHINE, stated
 
-RULES = load_rules()
-GUIDE = only_layer(RULES, "document")
-UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
 CPU = Hardware(
     kind="cpu", origin="probed", cpu_cores=8, cpu_bf16=True, ram_total_bytes=32 * 2**30,
     ram_free_bytes=20 * 2**30,
@@ -45,7 +43,7 @@ GPUS = (
     "T4", "RTX 3060 12GB", "RTX 4060 8GB", "RTX 4090", "RTX 5090", "A10", "L4", "L40S",
     "A100 40GB", "A100 80GB", "H100", "H200", "B200", "MI300X", "RTX 3090",
 )  # fmt: skip
-LADDER = ("qlora", "lora", "full")  # from the least to the most that is learned
+UPWARDS = ("qlora", "lora", "full")  # from the least to the most that is learned
 # Signals whose denial says as much as they do: a model follows instructions, or it does not yet.
 TWO_SIDED = ("instruct_model_start", "base_model_untuned")
 DOLLARS, HOURS = (0.5, 2, 5, 20, 100, 1000), (0.5, 2, 8, 48)
@@ -88,14 +86,13 @@ def random_known(rng: random.Random) -> dict[str, Any]:
 
 def situation_for(known: Mapping[str, Any], machine: Hardware = UNKNOWN_MACHINE) -> Situation:
     """The situation of these answers; `gpu: none` is a machine of eight cores and 32 GiB."""
-    stated = {
+    named = {
         name: value
         for name, value in known.items()
         if not (name == "gpu" and value in ("none", "unknown"))
     }
     probed = CPU if known.get("gpu") == "none" else machine
-    answers = {name: Answer(value=value, origin="flag") for name, value in stated.items()}
-    return situation_of(AnswerSet(known=answers), probed=probed)
+    return situation_of(stated(**named), probed=probed)
 
 
 class Answered:
@@ -111,11 +108,17 @@ class Answered:
     def composition(self) -> str:
         return str(self.decision.composition)
 
+    @property
+    def suggested_params(self) -> float | None:
+        """Of the model that is suggested where none was named."""
+        one = self.case.situation
+        return one.model.params if one.suggestion is not None and one.model is not None else None
+
     def changed(self, **changes: Any) -> Answered | None:
         """The same with other answers (None takes one away), or None where that is refused."""
-        stated = {**self.known, **changes}
+        known = {**self.known, **changes}
         try:
-            return Answered({name: one for name, one in stated.items() if one is not None})
+            return Answered({name: one for name, one in known.items() if one is not None})
         except InputError:
             return None
 
@@ -128,9 +131,9 @@ def is_lower(after: Answered, before: Answered) -> bool:
     if "smaller_model" in other.remedies:
         return before.decision.trains
     same = (one.chain, one.encoder, one.per_task) == (other.chain, other.encoder, other.per_task)
-    if not same or one.scheme not in LADDER or other.scheme not in LADDER:
+    if not same or one.scheme not in UPWARDS or other.scheme not in UPWARDS:
         return False
-    return LADDER.index(other.scheme) < LADDER.index(one.scheme)
+    return UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
 
 
 Law = Callable[[Answered, random.Random], Iterator[tuple[str, str]]]
@@ -172,24 +175,34 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
             continue
         if is_lower(after, answer):
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
+        before, now = answer.suggested_params, after.suggested_params
+        if what == "memory" and before and now and now < before and after.decision.trains:
+            yield "a smaller suggestion", f"{change}: {before:,} -> {now:,} parameters"
 
 
 def what_is_assumed_may_be_said(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """One GPU, one task, the suggested model: stating what was assumed changes nothing."""
+    """One GPU, one task, the suggested model: stating what was assumed changes nothing, and of the
+    model no fact either.
+    """
     known, situation = answer.known, answer.case.situation
-    stated: dict[str, dict[str, Any]] = {}
+    assumed: dict[str, dict[str, Any]] = {}
     if known.get("gpu") in GPUS and "gpus" not in known:
-        stated["one GPU"] = {"gpus": 1}
+        assumed["one GPU"] = {"gpus": 1}
     if "n_tasks" not in known and known["task"] != "multi_department":
-        stated["one task"] = {"n_tasks": 1}
+        assumed["one task"] = {"n_tasks": 1}
     hardware_known = known.get("gpu", "unknown") != "unknown"
     if situation.suggestion is not None and known.get("data_kind") and hardware_known:
-        stated["the suggested model"] = {"model": situation.suggestion.model}
-    for what, change in stated.items():
+        assumed["the suggested model"] = {"model": situation.suggestion.model}
+    for what, change in assumed.items():
         after = answer.changed(**change)
         if after is None or after.composition != answer.composition:
             new = "refused" if after is None else after.composition
             yield f"stating {what}", f"{change}: {answer.composition} -> {new}"
+        elif "model" in change:
+            old, now = answer.decision.facts, after.decision.facts
+            differ = {key for key in {*old, *now} - {"model"} if old.get(key) != now.get(key)}
+            if differ:
+                yield f"stating {what}", f"{change}: other {sorted(differ)}"
 
 
 def one_row_more(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -243,17 +256,33 @@ def free_memory_does_not_count(answer: Answered, rng: random.Random) -> Iterator
     after = Answered(answer.known, replace(situation, hardware=busy))
     if after.composition != answer.composition:
         yield "free memory", f"{answer.composition} -> {after.composition}"
+    elif answer.decision.trains:
+        costs = [one.case.cost_of(one.decision.composition)[1] for one in (answer, after)]
+        if costs[0] != costs[1]:
+            yield "free memory", f"another estimate of {answer.composition}"
 
 
 def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """What is recommended fits its numbers: memory, dollars and hours as stated."""
+    """What is recommended fits its numbers: memory, dollars and hours as stated. A limit takes a
+    part of the data and not a smaller model, and one that is suggested fits by its upper end.
+    """
+    usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
+    if usd is not None or hours is not None:
+        free = answer.changed(budget_usd=None, budget_hours=None)
+        if free is not None and free.decision.nothing_fits != answer.decision.nothing_fits:
+            yield "a limit", f"{free.composition} -> {answer.composition}"
     if not answer.decision.trains:
         return
     cost = recommended_candidate(answer.case, answer.decision).estimate
     need = cost.memory.need_bytes if cost.memory is not None else 0
     if cost.limit_bytes is not None and need > cost.limit_bytes and cost.fits != "may_fit":
         yield "too big", f"{answer.composition} needs {need / 2**30:.1f} GiB"
-    usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
+    suggestion = answer.case.situation.suggestion
+    chosen = suggestion is not None and "not even this one" not in suggestion.because
+    if chosen and not answer.decision.nothing_fits and answer.known.get("data_rows"):
+        high = 0 if cost.memory is None else cost.memory.need_high_bytes
+        if cost.limit_bytes is not None and high > cost.limit_bytes:
+            yield "too large a suggestion", f"{suggestion.model} for {answer.composition}"
     if usd is not None and cost.cost_usd is not None and cost.cost_usd > usd * 1.001:
         yield "over budget", f"{answer.composition} costs {cost.cost_usd:.2f} of {usd}"
     if hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3601:
@@ -281,14 +310,16 @@ def flips_come_true(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
 
 
 def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """A smaller model is advised only if no listed way of training fits."""
+    """Where a smaller model is advised, no scheme fits at the lowest settings, nor so nearly that
+    it may.
+    """
     if not answer.decision.nothing_fits:
         return
-    advice: Advice = advise(situation_for(answer.known), RULES, GUIDE)
-    for one in advice.alternatives:
-        ours = one.composition.chain == tuple(answer.decision.chain.split(":")[-1].split(">"))
-        if one.estimate.fits == "fits" and ours and one.verdict == "ranked_lower":
-            yield "a smaller model", f"while {one.composition} fits"
+    for scheme in schemes():
+        one = answer.decision.candidate(scheme)
+        cost = answer.case.costs.cost_of(one, LADDER[-1])[1]
+        if cost.fits not in ("too_big", "may_fit") or cost.is_near:
+            yield "a smaller model", f"while {one} fits"
 
 
 LAWS: tuple[Law, ...] = (

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from advisor.advice import advise as advising
-from advisor.advice.types import Advice
+from advisor.advice.facts import situation_facts
+from advisor.advice.search.fit import fit_stage
+from advisor.advice.search.settings import StageCase
+from advisor.advice.types import ALONE, ON_EACH, Advice, FittedStage
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet, Hardware
+from advisor.methods.composition import parse_composition
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.load import load_rules, only_layer
+from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
+from advisor.situation.types import Situation
 
+RULES, GUIDE = load_rules(), load_rules(("document",))
 UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
 MODELS = (
     "Qwen/Qwen3-8B",
@@ -97,28 +104,56 @@ def random_answers(seed: int, data: Path | None = None, *, runnable: bool = Fals
     )
 
 
-def without_flips() -> Any:
-    """A context in which an advice looks for nothing that would change it, which takes more time
-    than all the rest.
+def stated(**known: Any) -> AnswerSet:
+    """These answers, given as flags."""
+    return AnswerSet(
+        known={name: Answer(value=value, origin="flag") for name, value in known.items()}
+    )
+
+
+def asked(**known: Any) -> Situation:
+    """The situation of these answers, on a machine of which nothing is known."""
+    return situation_of(stated(**known), probed=UNKNOWN_MACHINE)
+
+
+def advice_on(situation: Situation, *, flips: bool = False) -> Advice:
+    """The shipped rules' advice; without what would change it, which takes more time than all the
+    rest.
     """
-    return patch.object(advising, "find_flips", lambda *_: ())
+    with nullcontext() if flips else patch.object(advising, "find_flips", lambda *_: ()):
+        return advising.advise(situation, RULES, GUIDE)
+
+
+def advised(**known: Any) -> Advice:
+    """The advice on these answers; raises InputError where they contradict each other."""
+    return advice_on(asked(**known))
+
+
+def fitted(composition: str, situation: Situation) -> FittedStage:
+    """The last stage of a composition as it fits, with a copy on each GPU where there are several."""
+    found = parse_composition(composition)
+    strategy = ON_EACH if len(situation.hardware.gpus) > 1 else ALONE
+    axes = (situation, situation_facts(situation), found, found.chain[-1])
+    return fit_stage(StageCase(RULES, *axes, strategy=strategy))
+
+
+def random_situation(seed: int, data: Path | None = None) -> Situation | None:
+    """That of random_answers; None where they contradict each other."""
+    try:
+        return situation_of(random_answers(seed, data), probed=UNKNOWN_MACHINE)
+    except InputError:
+        return None
 
 
 @cache
 def random_advice(
     seed: int, data: Path, *, runnable: bool = False, flips: bool = True
 ) -> Advice | None:
-    """The shipped rules' advice on random_answers, computed once in a process for all tests that
-    read it; None where what was stated contradicts itself.
+    """The advice on random_answers, computed once in a process for all tests that read it; None
+    where what was stated contradicts itself.
     """
-    rules = load_rules()
     try:
-        situation = situation_of(
-            random_answers(seed, data, runnable=runnable), probed=UNKNOWN_MACHINE
-        )
-        if flips:
-            return advising.advise(situation, rules, only_layer(rules, "document"))
-        with without_flips():
-            return advising.advise(situation, rules, only_layer(rules, "document"))
+        answers = random_answers(seed, data, runnable=runnable)
+        return advice_on(situation_of(answers, probed=UNKNOWN_MACHINE), flips=flips)
     except InputError:
         return None

@@ -1,37 +1,24 @@
 """Apple and AMD GPUs: nothing of NVIDIA's on such a page, only what runs there in the plan, and what
-was never tried is said.
+was never tried is said. And when another training engine is named.
 """
 
 import json
 import random
-from contextlib import nullcontext
 
 import pytest
 
-from advisor.advice.advise import advise
+from advisor.api import advise_document
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.kernels import never_tried
 from advisor.methods.optimizers import optimizer
 from advisor.render.advice_json import advice_document
-from advisor.ruleset.load import load_rules, only_layer
 from advisor.situation.build import situation_of
-from tests.advice.situations import random_answers, without_flips
+from tests.advice.situations import advice_on, advised, random_answers
 from tests.conftest import scaled
 
-RULES = load_rules()
-GUIDE = only_layer(RULES, "document")
 APPLE = ("M4 Max 64GB", "M2 16GB", "M3 Max 36GB")
 AMD = ("RX 7900 XTX", "MI300X")
-
-
-def advice_on(known):
-    return advise(situation_of(AnswerSet(known=known)), RULES, GUIDE)
-
-
-def on(gpu, **known):
-    stated = {"gpu": gpu, **known}
-    return advice_on({name: Answer(value=value, origin="flag") for name, value in stated.items()})
 
 
 @pytest.mark.parametrize("gpus", [APPLE, AMD], ids=["apple", "amd"])
@@ -45,8 +32,7 @@ def test_nothing_of_nvidia_on_the_page(gpus):
         known = {**random_answers(seed).known, "gpu": Answer(value=rng.choice(gpus), origin="flag")}
         known.pop("gpus", None)
         try:
-            with without_flips() if seed % 4 else nullcontext():
-                advice = advice_on(known)
+            advice = advice_on(situation_of(AnswerSet(known=known)), flips=seed % 4 == 0)
         except InputError:  # what was drawn contradicts itself
             continue
         text = json.dumps(advice_document(advice, plan=None))
@@ -67,9 +53,11 @@ def test_nothing_of_nvidia_on_the_page(gpus):
 def test_four_bit_is_for_what_does_not_fit_otherwise_on_a_mac():
     """A small budget alone asks for it on other GPUs; here LoRA comes first while it fits."""
     qa = {"task": "other", "data_kind": "paired", "data_rows": 3000, "budget": "low"}
-    small = on("M4 Max 64GB", model="Qwen/Qwen3-8B", **qa)
+    small, large = (
+        advised(gpu="M4 Max 64GB", model=model, **qa)
+        for model in ("Qwen/Qwen3-8B", "Qwen/Qwen3-32B")
+    )
     assert str(small.recommendation.composition) == "sft+lora"
-    large = on("M4 Max 64GB", model="Qwen/Qwen3-32B", **qa)
     assert str(large.recommendation.composition) == "sft+qlora"
     assert any("mlx_lm.convert -q" in warning for warning in large.warnings)
 
@@ -78,3 +66,37 @@ def test_other_gpus_have_no_such_warning():
     """NVIDIA's and the processor are what was tried."""
     for kind in ("cuda", "cpu", "unknown"):
         assert never_tried(kind, "nf4") == ()
+
+
+ENGINES = "torchtitan", "Megatron Bridge", "fsdp_qlora"
+LONG = "rows of 90,000 words"
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "count", "data", "rules"),
+    [
+        ("meta-llama/Llama-3.1-8B", "H100 80GB SXM5", 128, None, ["evidence/more-than-64-gpus"]),
+        ("deepseek-ai/DeepSeek-V3", "H200 SXM", 64, None, ["evidence/large-mixture-of-experts"]),
+        ("meta-llama/Llama-3.1-8B", "H100 80GB SXM5", 8, LONG,
+         ["evidence/rows-for-context-parallelism"]),
+        # Ordinary fine-tuning, of 8B to 70B on up to 64 GPUs, names none.
+        ("meta-llama/Llama-3.1-8B", "H100 80GB SXM5", 64, None, []),
+        ("meta-llama/Llama-3.1-70B", "H100 80GB SXM5", 8, None, []),
+    ],
+)  # fmt: skip
+def test_another_engine_is_named_beside_the_estimate(tmp_path, model, gpu, count, data, rules):
+    """Each rule has a scenario of its own; here hardware and model are named, and rows of about
+    100,000 tokens are read from the data.
+    """
+    stated = {"kind": "paired", "rows": 50_000}
+    if data == LONG:
+        rows = [{"prompt": "words " * 90_000, "completion": f"answer {one}"} for one in range(3)]
+        stated = {"path": str(tmp_path / "long.jsonl")}
+        (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = advise_document(
+        {"task": "customer_service", "data": stated, "model": model,
+         "gpu": {"name": gpu, "count": count}}
+    )  # fmt: skip
+    said = [line for line in document["warnings"] if any(name in line for name in ENGINES)]
+    assert [line.rpartition("(")[2].rstrip(")") for line in said] == rules
+    assert data or document["recommendation"]["estimate"]["need_gib"] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from advisor.api import Answers, advise, advise_document
+from advisor.api import advise, advise_document
 from advisor.data import profile
 from advisor.data.checks.answers import has_layout, is_code
 from advisor.ground.errors import InputError
@@ -27,6 +26,14 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> str:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def stated(task: str, path: str, **data: Any) -> dict[str, Any]:
+    return {"task": task, "data": {"path": path, **data}, "gpu": {"name": "RTX 4090"}}
+
+
+def document_of(task: str, path: str, **data: Any) -> dict[str, Any]:
+    return advise_document(stated(task, path, **data))
 
 
 def pairs(answer: str) -> list[dict[str, Any]]:
@@ -99,41 +106,27 @@ def test_data_that_do_not_suit_the_task_are_named_with_a_row(tmp_path, task, row
     assert row_words(found) in wrong.text
     assert wrong.blocks is blocks
     assert task not in wrong.suits
-    document = advise_document({"task": task, "data": {"path": path}, "gpu": {"name": "RTX 4090"}})
+    document = document_of(task, path)
     assert document["warnings"][0] == f"data: {wrong.text}"
     if document["recommendation"]["stages"]:
         assert any("data that suit the task" in key for key in document["missing"]) is blocks
     assert not (blocks and document["plan"])
 
 
-def test_a_stated_mapping_or_force_takes_the_data_as_they_are(tmp_path):
+def test_a_stated_mapping_takes_the_data_as_they_are(tmp_path):
     """Whoever names the columns has looked at them; the warning stays."""
-    path = write(tmp_path, ROWS["categories"])
-    stated = {
-        "task": "customer_service",
-        "data": {"path": path, "mapping": {"text": "body", "label": "category"}},
-        "gpu": {"name": "RTX 4090"},
-    }
-    document = advise_document(stated)
+    mapping = {"text": "body", "label": "category"}
+    document = document_of("customer_service", write(tmp_path, ROWS["categories"]), mapping=mapping)
     assert document["plan"] is not None
     assert "no reply" in document["warnings"][0]
 
 
-def test_force_is_a_word_too(tmp_path):
+def test_force_is_a_word_too(call, tmp_path):
     """--force makes the plan that was refused."""
-    from advisor.commands.session import Stated, advise_on, choose_candidate, resolve_plan
-
-    answers = Answers.from_dict(
-        {
-            "task": "customer_service",
-            "data": {"path": write(tmp_path, ROWS["categories"])},
-            "gpu": {"name": "RTX 4090"},
-        }
-    )
-    advice, ruleset = advise_on(Stated(answers=answers))
-    assert resolve_plan(advice, ruleset)[0] is None
-    forced = choose_candidate(advice, ruleset, None, force=True)
-    assert resolve_plan(forced, ruleset)[0] is not None
+    asked = ("--json", "--task", "customer_service", "--gpu", "RTX 4090")
+    asked += ("--data", write(tmp_path, ROWS["categories"]))
+    assert json.loads(call(*asked)[1])["plan"] is None
+    assert json.loads(call(*asked, "--force")[1])["plan"] is not None
 
 
 @pytest.mark.parametrize(
@@ -146,9 +139,7 @@ def test_force_is_a_word_too(tmp_path):
 def test_the_task_decides_which_columns_are_taken(tmp_path, task, mapping):
     """A table with a text, its category and a reply holds what either task needs."""
     rows = [{**row, "Agent Reply": REPLIED.format(n)} for n, row in enumerate(ROWS["categories"])]
-    advice = advise(
-        {"task": task, "data": {"path": write(tmp_path, rows)}, "gpu": {"name": "RTX 4090"}}
-    )
+    advice = advise(stated(task, write(tmp_path, rows)))
     assert advice.situation.data is not None
     assert advice.situation.data.mapping == mapping
 
@@ -156,8 +147,7 @@ def test_the_task_decides_which_columns_are_taken(tmp_path, task, mapping):
 def test_a_guess_is_pinned_in_the_plan(tmp_path):
     """A run reads the columns that the person was shown."""
     rows = [{"Frage": ASKED.format(n), "Antwort": REPLIED.format(n)} for n in range(300)]
-    path = write(tmp_path, rows)
-    document = advise_document({"task": "qa", "data": {"path": path}, "gpu": {"name": "RTX 4090"}})
+    document = document_of("qa", write(tmp_path, rows))
     assert document["plan"]["data"]["mapping"] == {"question": "Frage", "answer": "Antwort"}
     assert "`Frage`" in document["warnings"][0]
 
@@ -170,7 +160,7 @@ def test_columns_nobody_can_tell_apart_are_an_error_with_the_whole_command(tmp_p
     ]
     path = write(tmp_path, rows)
     with pytest.raises(InputError) as caught:
-        advise({"task": "qa", "data": {"path": path}, "gpu": {"name": "RTX 4090"}})
+        advise(stated("qa", path))
     hint = caught.value.faults[0].hint
     assert f"advise --task qa --data {path} --map question=f1 answer=f2" in hint
 
@@ -184,55 +174,36 @@ def teams(folder: Path) -> Path:
 
 
 def test_a_folder_of_files_says_how_to_name_the_teams(tmp_path):
-    """Several teams and one folder with a file for each: one data set, and the flags to split it."""
-    stated = {
-        "task": "multi_department",
-        "data": {"path": str(teams(tmp_path))},
-        "gpu": {"name": "RTX 4090"},
-    }
-    advice = advise(stated)
+    """Several teams and one folder with a file for each: one data set, and the flags to split it;
+    other tasks read the folder as it is.
+    """
+    path = str(teams(tmp_path))
+    advice = advise(stated("multi_department", path))
     assert advice.situation.tasks == {}
     (said,) = (text for text in advice.warnings if "one for each file" in text)
     assert all(f"--tasks {name}={tmp_path / name}.jsonl" in said for name in ("hr", "it", "legal"))
-
-
-def test_other_tasks_read_a_folder_as_one_data_set(tmp_path):
-    """Only several teams are served by several files."""
-    stated = {"task": "qa", "data": {"path": str(teams(tmp_path))}, "gpu": {"name": "RTX 4090"}}
-    advice = advise(stated)
-    assert advice.situation.data is not None
-    assert advice.situation.data.rows == 900
+    assert advise(stated("qa", path)).situation.data.rows == 900
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "code"),
     [
-        PROGRAM.format(1),
-        "SELECT name FROM customers WHERE city = 'Bonn';",
-        "```python\nprint(1)\n```",
-        "for (int i = 0; i < n; i++) {\n  total += a[i];\n}",
-        "#!/bin/sh\nfor f in *.txt; do\n  echo $f;\ndone",
-        "const f = (x) => x + 1;\nexport default f;",
-        "<div class='a'>\n  <p>text</p>\n</div>;",
+        (PROGRAM.format(1), True),
+        ("SELECT name FROM customers WHERE city = 'Bonn';", True),
+        ("```python\nprint(1)\n```", True),
+        ("for (int i = 0; i < n; i++) {\n  total += a[i];\n}", True),
+        ("#!/bin/sh\nfor f in *.txt; do\n  echo $f;\ndone", True),
+        ("const f = (x) => x + 1;\nexport default f;", True),
+        ("<div class='a'>\n  <p>text</p>\n</div>;", True),
+        (REPLIED.format(3), False),
+        ("Dear Kim,\nthank you for your order; it arrives tomorrow (before noon).\nBest", False),
+        ("Use the following steps: open the menu, choose File, then Save.", False),
+        ("The class of 1999 met in Bonn. Return the form by May.", False),
     ],
 )
-def test_program_text_is_known_by_its_signs(text):
-    """Several languages are recognised."""
-    assert is_code(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        REPLIED.format(3),
-        "Dear customer,\nthank you for your order; it arrives tomorrow (before noon).\nBest, Kim",
-        "Use the following steps: open the menu, choose File, then Save.",
-        "The class of 1999 met in Bonn. Return the form by May.",
-    ],
-)
-def test_prose_is_no_code(text):
-    """Letters with semicolons and brackets are prose."""
-    assert not is_code(text)
+def test_program_text_is_known_by_its_signs(text, code):
+    """Several languages; letters with semicolons and brackets are prose."""
+    assert bool(is_code(text)) is code
 
 
 @pytest.mark.parametrize(
@@ -264,20 +235,3 @@ def test_a_row_is_shown_shortened_on_one_line(tmp_path):
     assert len(words) < 120
     assert words.endswith('..." -> "0 c"')
     assert row_words(replace(profile(write(tmp_path, rows)), sample=None)) == "an empty row"
-
-
-def test_spreadsheets_of_tickets_without_replies_are_noticed(tmp_path):
-    """The table of a support desk with a category and no reply would teach one word."""
-    path = tmp_path / "tickets.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["ticket_id", "date", "subject", "body", "category"])
-        writer.writerows(
-            [f"T{n}", "2024-01-01", f"Order {n}", ASKED.format(n), ("Billing", "Shipping")[n % 2]]
-            for n in range(300)
-        )
-    document = advise_document(
-        {"task": "customer_service", "data": {"path": str(path)}, "gpu": {"name": "RTX 4090"}}
-    )
-    assert document["plan"] is None
-    assert '-> "Billing"' in document["warnings"][0]

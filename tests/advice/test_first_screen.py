@@ -12,43 +12,33 @@ import pytest
 from rich.console import Console
 
 from advisor import Answers
-from advisor.advice import advise as advising
 from advisor.cli import advise as command
 from advisor.ground.errors import InputError
 from advisor.methods.remedies import OTHER_TOOL
 from advisor.render.answer.page import first_screen
 from advisor.render.terminal import WHOLE, print_advice, print_whole_answer
-from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.public_situations import answers_of, read_situations
 from tests.advice.sanity import random_known, situation_for
-from tests.advice.situations import UNKNOWN_MACHINE
+from tests.advice.situations import UNKNOWN_MACHINE, advice_on
 from tests.conftest import scaled
 
-RULES, GUIDE = load_rules(), load_rules(("document",))
 PUBLIC = read_situations()[:: max(1, 6 // scaled(1))]
 SEEDS, BATCHES = scaled(60), 6
 MOST, USUAL = 40, 25  # lines at 80 columns
 RARE = 0.1  # of the answers that train something, longer ones
 
 
-def advised(situation, monkeypatch, *, flips):
-    with monkeypatch.context() as patched:
-        if not flips:  # they take most of the time
-            patched.setattr(advising, "find_flips", lambda *_: ())
-        return advising.advise(situation, RULES, GUIDE)
-
-
-def answers(batch, monkeypatch):
+def answers(batch):
     """Advices of public and of random situations; one of four with what would change it."""
     for place, stated in enumerate(PUBLIC[batch::BATCHES]):
         known = Answers.from_dict(answers_of(stated))
         situation = situation_of(known, probed=UNKNOWN_MACHINE)
-        yield advised(situation, monkeypatch, flips=place % 4 == 0)
+        yield advice_on(situation, flips=place % 4 == 0)
     for seed in range(batch, SEEDS, BATCHES):
         try:
             situation = situation_for(random_known(random.Random(seed)))
-            yield advised(situation, monkeypatch, flips=seed % 24 < BATCHES)
+            yield advice_on(situation, flips=seed % 24 < BATCHES)
         except InputError:  # what was stated contradicts itself
             continue
 
@@ -120,23 +110,23 @@ def test_the_check_finds_what_it_is_for():
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_every_answer_has_a_first_screen(batch, monkeypatch):
+def test_every_answer_has_a_first_screen(batch):
     """At most 40 lines of 80 columns, most of them at most 25, in every situation there is."""
     lengths = []
-    for advice in answers(batch, monkeypatch):
+    for advice in answers(batch):
         assert not faults(advice), advice.situation.answers
         if advice.recommendation.composition.chain and advice.fits:
             lengths.append(printed(advice).count("\n"))
     assert sum(length > USUAL for length in lengths) <= 1 + RARE * len(lengths)
 
 
-def test_what_most_people_ask_fits_on_a_screen(monkeypatch):
+def test_what_most_people_ask_fits_on_a_screen():
     """The sentence, the reasons and the next command stand on 24 lines, a prompt included."""
     for model in ("Qwen/Qwen3-8B", None):
         for gpu in ("RTX 4090", "A100 80GB", "RTX 4060 8GB"):
             known = {"task": "customer_service", "budget": "low", "data_kind": "paired",
                      "data_rows": 5000, "data_tokens": 1_500_000, "gpu": gpu}  # fmt: skip
             known |= {} if model is None else {"model": model}
-            advice = advised(situation_for(known), monkeypatch, flips=True)
+            advice = advice_on(situation_for(known), flips=True)
             wrapped = sum(max(1, -(-len(line) // 80)) for line in printed(advice).split("\n"))
             assert wrapped - 1 <= 24, printed(advice)

@@ -4,63 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 
 import pytest
-from msgspec.structs import replace
 
-from advisor.advice import advise as advising
-from advisor.advice.case import Case
 from advisor.advice.planning import comment_of
-from advisor.advice.types import LADDER
-from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, AnswerSet
-from advisor.methods import schemes
 from advisor.render.words import what_to_do
-from advisor.ruleset.load import load_rules
-from advisor.situation.build import situation_of
-from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
-from tests.conftest import scaled
-
-RULES, GUIDE = load_rules(), load_rules(("document",))
-BEST_FIRST = ("fits", "split", "tight", "too_big")
+from tests.advice.situations import advised
 
 
-def asked(**known):
-    return situation_of(
-        AnswerSet(known={key: Answer(value=value, origin="flag") for key, value in known.items()}),
-        probed=UNKNOWN_MACHINE,
-    )
-
-
-def advised(monkeypatch, **known):
-    monkeypatch.setattr(advising, "find_flips", lambda *_: ())
-    return advising.advise(asked(**known), RULES, GUIDE)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
-
-
-def random_situation(seed, data=None):
-    try:
-        return situation_of(random_answers(seed, data), probed=UNKNOWN_MACHINE)
-    except InputError:
-        return None
-
-
-# --------------------------------------------------------------------------- a lower rank
-
-
-def test_a_rank_that_rules_choose_gives_way_before_the_scheme(monkeypatch):
-    """One row more, and rules choose a rank four times as large: the same scheme, with the rank that fits, and the
-    plan says what the usual one would need.
+def test_a_rank_that_rules_choose_gives_way_before_the_scheme():
+    """One row more, and rules choose a rank four times as large: the same scheme, with the rank
+    that fits, and the plan says what the usual one would need.
     """
     stated = {"task": "qa", "data_kind": "paired", "model": "Qwen/Qwen3-14B", "gpu": "T4"}
-    below = advised(monkeypatch, **stated, data_rows=100_000)
-    above = advised(monkeypatch, **stated, data_rows=100_001)
+    below = advised(**stated, data_rows=100_000)
+    above = advised(**stated, data_rows=100_001)
     assert str(below.recommendation.composition) == str(above.recommendation.composition)
     (stage,) = above.recommendation.stages
     rank = stage.reasons["rank"]
@@ -70,79 +29,32 @@ def test_a_rank_that_rules_choose_gives_way_before_the_scheme(monkeypatch):
     assert said.endswith("(lora/rank-little-memory)")
 
 
-def test_stages_that_train_one_module_give_way_together(monkeypatch):
+def test_stages_that_train_one_module_give_way_together():
     """A module that is smaller in one stage is as small in the next."""
     stated = {"task": "chat_assistant", "data_kind": "preference", "data_rows": 20_000}
     smaller = 0
-    for model in ("Qwen/Qwen3-8B", "Qwen/Qwen3-14B"):
-        for gpu in ("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090"):
-            advice = advised(monkeypatch, **stated, model=model, gpu=gpu)
-            for one in (advice.recommendation, *advice.alternatives):
-                ranks = {
-                    stage.reasons["rank"].value
-                    for stage in one.stages
-                    if "rank" in stage.reasons and stage.stage.objective != "rm"
-                }
-                assert len(ranks) < 2, (model, gpu, str(one.composition))
-                smaller += len(one.stages) > 1 and bool(ranks) and max(ranks) < 64
+    gpus = ("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090")
+    for model, gpu in product(("Qwen/Qwen3-8B", "Qwen/Qwen3-14B"), gpus):
+        advice = advised(**stated, model=model, gpu=gpu)
+        for one in (advice.recommendation, *advice.alternatives):
+            ranks = {
+                stage.reasons["rank"].value
+                for stage in one.stages
+                if "rank" in stage.reasons and stage.stage.objective != "rm"
+            }
+            assert len(ranks) < 2, (model, gpu, str(one.composition))
+            smaller += len(one.stages) > 1 and bool(ranks) and max(ranks) < 64
     assert smaller
 
 
-def test_more_rows_never_fit_less():
-    """What fits does not depend on how many rows there are, for any scheme on any machine."""
-    checked = 0
-    for seed in range(scaled(60)):
-        situation = random_situation(seed)
-        if situation is None or situation.model is None:
-            continue
-        fits = []
-        for rows in (2_000, 10_000, 10_001, 100_000, 100_001, 3_000_000):
-            known = {
-                name: answer
-                for name, answer in situation.answers.known.items()
-                if name not in ("data_tokens", "budget_usd", "budget_hours")
-            }
-            known["data_rows"] = Answer(value=rows, origin="flag")
-            case = Case.build(replace(situation, answers=AnswerSet(known=known)), RULES)
-            fits.append(case.coarse_fits("sft"))
-        for scheme in ("lora", "qlora"):
-            assert len({found[scheme] for found in fits}) == 1, (seed, scheme, fits)
-        checked += 1
-    assert checked > scaled(20)
-
-
-# --------------------------------------------------------------------------- before "a smaller model"
-
-
-def test_only_memory_leads_to_a_smaller_model(data):
-    """On any machine: where a smaller model is advised, no scheme fits at the lowest settings, and
-    none is so near that it may fit.
-    """
-    stuck = 0
-    for seed in range(scaled(150)):
-        situation = random_situation(seed, data)
-        if situation is None:
-            continue
-        case = Case.build(situation, RULES)
-        decision = case.decision
-        if not decision.nothing_fits:
-            continue
-        stuck += 1
-        for scheme in schemes():
-            cost = case.costs.cost_of(decision.candidate(scheme), LADDER[-1])[1]
-            assert cost.fits in ("too_big", "may_fit"), (seed, scheme)
-            assert not cost.is_near, (seed, scheme)
-    assert stuck >= scaled(5)
-
-
-def test_what_is_a_little_too_big_may_fit(monkeypatch):
+def test_what_is_a_little_too_big_may_fit():
     """The memory lies inside the estimate's band: the answer is to try, with a warning, also where
     the estimate itself is a little above.
     """
     found = too_big = smaller = 0
     for params in (21.5, 22.0, 22.5, 23.0, 23.5, 24.0, 24.5, 25.0, 25.5):
         advice = advised(
-            monkeypatch, task="qa", model="a model", model_params_b=params, gpu="T4",
+            task="qa", model="a model", model_params_b=params, gpu="T4",
             data_kind="paired", data_rows=5000,
         )  # fmt: skip
         cost = advice.recommendation.estimate
@@ -160,7 +72,7 @@ def test_what_is_a_little_too_big_may_fit(monkeypatch):
     assert smaller
 
 
-def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):
+def test_rows_are_left_out_last_and_never_silently(tmp_path):
     """A few long rows decide what fits: they are left out with a warning that counts them, and the
     run does not stop at them.
     """
@@ -172,12 +84,11 @@ def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):
             row = {"prompt": f"Question {number}?", "completion": "word " * words}
             file.write(json.dumps(row) + "\n")
     cut = 0
-    for gpu in ("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090"):
-        for model in ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B"):
-            advice = advised(monkeypatch, task="qa", model=model, gpu=gpu, data_path=str(path))
-            for stage in advice.recommendation.stages:
-                if not stage.left_out:
-                    continue
+    models = ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B")
+    for gpu, model in product(("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090"), models):
+        advice = advised(task="qa", model=model, gpu=gpu, data_path=str(path))
+        for stage in advice.recommendation.stages:
+            if stage.left_out:
                 cut += 1
                 assert stage.reasons["truncation"].value == "drop"
                 assert any(stage.left_out in warning for warning in advice.warnings)
@@ -185,17 +96,15 @@ def test_rows_are_left_out_last_and_never_silently(monkeypatch, tmp_path):
     assert cut
 
 
-# --------------------------------------------------------------------------- money and hours
-
 PROMPTS = {
     "task": "customer_service", "data_kind": "prompts_with_verifier", "data_rows": 400_000,
     "data_tokens": 80_000_000, "model": "Qwen/Qwen3-1.7B", "gpu": "A10",
 }  # fmt: skip
 
 
-def test_a_limit_that_is_not_enough_trains_on_a_part(monkeypatch):
+def test_a_limit_that_is_not_enough_trains_on_a_part():
     """The answer is the training, its plan ends in time, and the page says what part and why."""
-    advice = advised(monkeypatch, **PROMPTS, budget_usd=20)
+    advice = advised(**PROMPTS, budget_usd=20)
     assert str(advice.recommendation.composition) == "grpo+lora"
     assert advice.recommendation.estimate.cost_usd < 20
     (stage,) = advice.recommendation.stages
@@ -207,11 +116,11 @@ def test_a_limit_that_is_not_enough_trains_on_a_part(monkeypatch):
 
 
 @pytest.mark.parametrize("limit", ["budget_usd", "budget_hours"])
-def test_more_money_or_time_is_never_less_data(monkeypatch, limit):
+def test_more_money_or_time_is_never_less_data(limit):
     """The part grows with the limit until all of the data is read, under the same scheme."""
     before = 0.0
     for amount in (0.2, 1, 3, 10, 20, 60, 100, 150, 200, 1000):
-        advice = advised(monkeypatch, **PROMPTS, **{limit: amount})
+        advice = advised(**PROMPTS, **{limit: amount})
         assert str(advice.recommendation.composition) == "grpo+lora", amount
         (stage,) = advice.recommendation.stages
         share = 1.0 if stage.part is None else stage.part.share
@@ -220,39 +129,10 @@ def test_more_money_or_time_is_never_less_data(monkeypatch, limit):
     assert before == 1.0
 
 
-def test_no_limit_on_money_or_time_leads_to_a_smaller_model(data):
-    """In any situation a limit of a dollar or an hour takes a part of the data, not the method."""
-    parts = 0
-    for seed in range(scaled(150)):
-        situation = random_situation(seed, data)
-        if situation is None:
-            continue
-        known = {
-            name: answer
-            for name, answer in situation.answers.known.items()
-            if not name.startswith("budget")
-        }
-        free = Case.build(replace(situation, answers=AnswerSet(known=known)), RULES).decision
-        for limit in ("budget_usd", "budget_hours"):
-            stated = known | {limit: Answer(value=1, origin="flag")}
-            case = Case.build(replace(situation, answers=AnswerSet(known=stated)), RULES)
-            decision = case.decision
-            assert decision.nothing_fits == free.nothing_fits, (seed, limit)
-            if not decision.trains:
-                continue
-            stages, cost = replace(case, concessions=decision.concessions).cost_of(
-                decision.composition
-            )
-            spent = cost.cost_usd if limit == "budget_usd" else (cost.duration_s or 0) / 3600
-            assert spent is None or spent <= 1, (seed, limit)
-            parts += any(stage.part is not None for stage in stages)
-    assert parts >= scaled(5)
-
-
-def test_no_money_at_all_is_a_machine_of_ones_own(monkeypatch):
+def test_no_money_at_all_is_a_machine_of_ones_own():
     """$0 rents nothing: the GPU counts as the person's own, and the answer says so."""
     stated = {**PROMPTS, "data_kind": "paired", "data_rows": 5_000, "data_tokens": 2_000_000}
-    free = advised(monkeypatch, **stated, budget_usd=0)
-    low = advised(monkeypatch, **stated, budget="low")
+    free = advised(**stated, budget_usd=0)
+    low = advised(**stated, budget="low")
     assert str(free.recommendation.composition) == str(low.recommendation.composition)
     assert any("a budget of $0" in warning for warning in free.warnings)

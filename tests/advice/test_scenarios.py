@@ -26,7 +26,10 @@ def unnoticed_rules(ruleset, scenarios):
     for table, rules in ruleset.rules.items():
         for rule in rules:
             left = tuple(other for other in rules if other is not rule)
-            if not run_scenarios(replace(ruleset, rules={**ruleset.rules, table: left}), scenarios):
+            without = replace(ruleset, rules={**ruleset.rules, table: left})
+            # Those that name it first: most rules are missed by one of them.
+            ordered = sorted(scenarios, key=lambda one: rule.id not in (*one.fired, *one.warned))
+            if not any(run_scenarios(without, [one]) for one in ordered):
                 yield rule.id
 
 

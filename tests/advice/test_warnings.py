@@ -1,15 +1,15 @@
-"""What an answer warns of: rules of whatever table, and a machine without a GPU."""
+"""What an answer warns of, and how sure it is: what it rests on, how clear it is, and who disagrees."""
 
 import json
 
 import pytest
 
-from advisor.ground.types import Answer, AnswerSet
-from advisor.ruleset.load import load_rules
-from advisor.situation.build import situation_of
+from advisor.advice.why import GRADES, certainty_lines
+from tests.advice.situations import RULES, advised, asked, random_advice
+from tests.conftest import scaled
 
-SHOWN = [table.id for table in load_rules().tables.values() if not table.per]
-ASKED = [table.id for table in load_rules().tables.values() if table.per]
+SHOWN = [table.id for table in RULES.tables.values() if not table.per]
+ASKED = [table.id for table in RULES.tables.values() if table.per]
 FILE = """
 overlay: acme
 sources: {{us: {{title: our handbook}}}}
@@ -86,9 +86,44 @@ def test_free_gpus_are_named_where_a_processor_would_train_alone(call, more, nam
 
 def test_a_machine_nobody_named_is_said_to_be_the_one_meant(call, monkeypatch):
     """Where no GPU was stated and none is found, the answer is for a processor by a guess."""
-    processor = situation_of(AnswerSet(known={"gpu": Answer(value="none", origin="file")})).hardware
+    processor = asked(gpu="none").hardware
     monkeypatch.setattr("advisor.situation.build.probe", lambda: processor)
     guessed = "no GPU was stated, and none was found here"
     for more, is_guessed in ((), True), (("--gpu", "none"), False):
         code, out, _ = call("--json", *TRAINS, *more)
         assert (code, guessed in " ".join(json.loads(out)["warnings"])) == (0, is_guessed)
+
+
+def test_evidence_is_that_of_the_weakest_rule_and_doubts_make_it_weak(situation_files):
+    """Over random situations: the two scales say what their parts say."""
+    strengths = set()
+    for seed in range(scaled(60)):
+        advice = random_advice(seed, situation_files)
+        if advice is None:
+            continue
+        found = advice.certainty
+        rules = [RULES.rule(rule_id) for rule_id in advice.decided_by]
+        words = [GRADES[rule.confidence][0] for rule in rules]
+        order = ["high", "medium", "low"]
+        assert found.evidence == max(words, key=order.index, default="low")
+        assert (found.strength == "weak") == bool(found.doubts)
+        if found.conflicts:
+            assert "experts disagree here" in found.doubts
+        strengths.add(found.strength)
+    assert strengths == {"weak", "strong"}
+
+
+def test_experts_who_disagree_are_named():
+    """The other side with its source, and the recommendation is weak for it alone."""
+    preference = {
+        "task": "customer_service", "data_kind": "preference", "data_rows": 30_000, "budget": "high",
+        "depth": "style", "serve_with": "vllm", "priority": "quality", "teacher": "none",
+        "prompting_tried": True, "instruct_model_start": True, "model": "Qwen/Qwen3-8B",
+    }  # fmt: skip
+    found = advised(**preference).certainty
+    assert [one.rule for one in found.conflicts] == ["evidence/pairs-on-an-instruct-model"]
+    assert "DPO's author" in found.conflicts[0].text
+    assert "issue 58" in found.conflicts[0].source
+    assert found.strength == "weak"
+    (line,) = [line for line in certainty_lines(found) if line.startswith("Experts who")]
+    assert found.conflicts[0].text in line
