@@ -6,13 +6,11 @@ import io
 import random
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from advisor.advice import advise as advising
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Reason
 from advisor.ground.errors import InputError
@@ -20,14 +18,12 @@ from advisor.render.advice_json import advice_document
 from advisor.render.answer.why import reason_items
 from advisor.render.rules import conditions, outcome
 from advisor.render.terminal import print_advice
-from advisor.ruleset.load import load_rules
 from tests.advice.sanity import random_known, situation_for
-from tests.advice.situations import random_advice, without_flips
+from tests.advice.situations import RULES, advice_on, random_advice
 from tests.advice.truths import contradictions
 from tests.conftest import scaled
 from tests.render.test_terminal import GOLDEN
 
-RULES, GUIDE = load_rules(), load_rules(("document",))
 SITUATIONS, BATCHES = scaled(200), 10
 # Ids whose words are also what people say.
 ORDINARY = {"reward model", "compute capability", "mixture of experts"}
@@ -130,9 +126,8 @@ def test_no_sentence_contradicts_a_number_of_its_page(batch):
     answered = 0
     for seed in range(batch, SITUATIONS // 2, BATCHES):
         try:
-            with without_flips() if seed % 4 else nullcontext():
-                known = random_known(random.Random(seed))
-                advice = advising.advise(situation_for(known), RULES, GUIDE)
+            situation = situation_for(random_known(random.Random(seed)))
+            advice = advice_on(situation, flips=seed % 4 == 0)
         except InputError:
             continue
         answered += 1
@@ -159,7 +154,7 @@ def test_a_contradiction_is_seen(text, said):
         "task": "generation", "model": "Qwen/Qwen3-1.7B", "gpu": "RTX 4060 8GB", "budget": "low",
         "data_kind": "paired", "data_rows": 5000,
     }  # fmt: skip
-    advice = advising.advise(situation_for(stated), RULES, GUIDE)
+    advice = advice_on(situation_for(stated), flips=True)
     assert not list(contradictions(advice))
     other = replace(advice.alternatives[0], because=(Reason(text=text),))
     wrong = replace(
