@@ -22,7 +22,7 @@ class DPO(Objective[Pair]):
     """
 
     config = "trl:DPOConfig"
-    trained_by = "trainers.stage.trl_trainer:DPO"
+    trained_by = "trl:DPOTrainer"
     kind = PAIRS
     columns = staticmethod(preference_columns)
     evaluated_by: EvaluatedBy | None = PreferenceEvaluator

@@ -29,7 +29,8 @@ class KTO(Objective[Feedback]):
     """Makes answers that people liked likelier, and others less likely."""
 
     config = "trl:KTOConfig"
-    trained_by = "trainers.stage.trl_trainer:KTO"
+    trained_by = "trl:KTOTrainer"
+    orders_rows = False  # each stands behind the one whose answer its prompt also gets
     kind = FEEDBACK
     columns = staticmethod(feedback_columns)
     evaluated_by = PreferenceEvaluator

@@ -21,14 +21,16 @@ class ORPO(DPO):
     """Makes the chosen answer of each pair likely, and likelier than the rejected one."""
 
     config = "trl.experimental.orpo:ORPOConfig"
-    trained_by = "trainers.stage.pair_trainers:ORPO"
+    trained_by = "trl.experimental.orpo:ORPOTrainer"
+    keeps = ("prediction_step",)  # `compute_loss` counts among the training's
     columns = staticmethod(tokenised_columns)
     evaluated_by = staticmethod(partial(PreferenceEvaluator, learns_answers=True))
     note = (
         "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen"
         " answers are learned too, as in the paper's code"
     )
-    has_reference = puts_module = False
+    has_reference = False
+    puts_module = False  # TRL would cast that of a 4-bit base to 16 bits
     logged = ("rewards/margins", "rewards/accuracies", "nll_loss", "log_odds_ratio")
 
     def own_arguments(self, job: Job) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class RewardModel(Objective[Pair]):
     """Learns to score the chosen answer of each pair higher."""
 
     config = "trl:RewardConfig"
-    trained_by = "trainers.stage.trl_trainer:Reward"
+    trained_by = "trl:RewardTrainer"
     kind = PAIRS
     columns = staticmethod(reward_columns)
     head = SCORES

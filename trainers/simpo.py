@@ -28,7 +28,7 @@ class SimPO(ORPO):
     """Makes the mean log-probability of the better answer higher by a margin."""
 
     config = "trl.experimental.cpo:CPOConfig"
-    trained_by = "trainers.stage.pair_trainers:CPO"
+    trained_by = "trl.experimental.cpo:CPOTrainer"
     evaluated_by = PreferenceEvaluator
     note = "SimPO is experimental in TRL and may be gone in its next release"
     logged = DPO.logged

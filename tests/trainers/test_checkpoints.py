@@ -56,16 +56,17 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, make):
     """The processes wait for the empty folder, and complete.json waits for the processes."""
     from trainers.keep import progress
+    from trainers.stage import trl_trainer
 
     order = []
-    for module in (progress, checkpoints):
+    for module in (progress, trl_trainer):
         monkeypatch.setattr(module, "wait_for_all", lambda: order.append("waited"))
     store = CheckpointStore(tmp_path, Dependencies(parts={}))
     monkeypatch.setattr(CheckpointStore, "begin", lambda *_: order.append("began"))
     monkeypatch.setattr(CheckpointStore, "complete", lambda *_, **__: order.append("completed"))
-    monkeypatch.setattr(checkpoints, "save_weights", lambda *_: order.append("weights"))
-    monkeypatch.setattr(checkpoints, "save_training", lambda *_, **__: order.append("written"))
-    trainer = checkpoints.SafeCheckpoints()
+    monkeypatch.setattr(trl_trainer, "save_weights", lambda *_: order.append("weights"))
+    monkeypatch.setattr(trl_trainer, "save_training", lambda *_, **__: order.append("written"))
+    trainer = object.__new__(trl_trainer.StageTrainer)
     state = SimpleNamespace(is_world_process_zero=True, global_step=1, log_history=[], epoch=1)
     state.save_to_json = lambda path: order.append("state")
     trainer.state, trainer.checkpoint_store, trainer.is_fsdp_enabled = state, store, False

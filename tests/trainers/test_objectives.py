@@ -365,9 +365,9 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from trl import DPOConfig, KTOConfig, RewardConfig
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 
-    from trainers.stage import trl_trainer
+    from trainers.stage.trl_trainer import with_ours
 
     examples = [
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
@@ -380,9 +380,9 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
         **SETTINGS,
     )
     config, trainer_class, table = {
-        "dpo": (DPOConfig, trl_trainer.DPO, preference_columns),
-        "rm": (RewardConfig, trl_trainer.Reward, reward_columns),
-        "kto": (KTOConfig, trl_trainer.KTO, feedback_columns),
+        "dpo": (DPOConfig, DPOTrainer, preference_columns),
+        "rm": (RewardConfig, RewardTrainer, reward_columns),
+        "kto": (KTOConfig, KTOTrainer, feedback_columns),
     }[objective]
     model = (
         AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
@@ -400,7 +400,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
         disable_tqdm=True,
         max_length=None,
     )
-    trainer = trainer_class(
+    trainer = with_ours(trainer_class, ())(
         model=model,
         args=args,
         train_dataset=Dataset.from_dict(table(data.train)),

@@ -5,6 +5,7 @@ import inspect
 import re
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -94,13 +95,15 @@ def our_classes():
     """Our subclasses of the libraries' classes, as they are used."""
     from advisor.peft_adapter.layer import BottleneckLayer
     from advisor.peft_adapter.model import BottleneckModel
-    from trainers.stage.pair_trainers import CPO, ORPO
+    from trainers import dpo, kto, orpo, rm, simpo
     from trainers.stage.rollout_trainers import GRPO, RLOO
-    from trainers.stage.trl_trainer import DPO, KTO, SFT, Classes, Reward, Seq2Seq
+    from trainers.stage.trl_trainer import SFT, Classes, Seq2Seq, with_ours
     from trainers.teachers.trainer import Distilling
 
+    recipes = (dpo.DPO, kto.KTO, rm.RewardModel, orpo.ORPO, simpo.SimPO)
     return [
-        *(SFT, DPO, KTO, Reward, Classes, Seq2Seq, CPO, ORPO, GRPO, RLOO, Distilling),
+        *(with_ours(resolve_name(one.trained_by), one.keeps) for one in recipes),
+        *(SFT, Classes, Seq2Seq, GRPO, RLOO, Distilling),
         BottleneckLayer,
         BottleneckModel,
     ]

@@ -18,14 +18,12 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from advisor.ground.errors import MachineNotReady
-from advisor.ground.progress import waiting
 from trainers.job.files import read_json
-from trainers.job.machine import is_main_process, process_count, process_rank, wait_for_all
-from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore
-from trainers.keep.results import load_saved, save_weights
+from trainers.job.machine import is_main_process, process_count, process_rank
+from trainers.keep.checkpoint_store import COMPLETE
+from trainers.keep.results import load_saved
 
 STATE, DIVIDED = "training_state.safetensors", "divided"  # a file, and a folder of files
 RANDOM = "random_state_{}.safetensors"  # of each process
@@ -241,44 +239,6 @@ def restore_random_states(value: dict[str, Any]) -> None:
 
 
 # --------------------------------------------------------------------------- transformers
-
-
-class SafeCheckpoints:
-    """A mixin for transformers' Trainer: checkpoints with all that a run needs to resume, without
-    pickle. `Resuming` puts it back.
-    """
-
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    state: Any
-    is_fsdp_enabled: bool
-    checkpoint_store: CheckpointStore  # set before training
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write the checkpoint of this step; `RunCallback.on_save`, which is called next, completes
-        it. Weights have the plain layout, unless each process holds a part of them.
-        """
-        store, step = self.checkpoint_store, self.state.global_step
-        if is_main_process():
-            store.begin(step)
-        wait_for_all()
-        model, place = unwrapped(self), store.place(step)
-        scaler = getattr(self.accelerator, "scaler", None)
-        with store.writing(step), waiting("saving a checkpoint"):
-            if is_main_process():
-                self.state.save_to_json(str(place / TRAINER_STATE_NAME))
-                if not self.is_fsdp_enabled:
-                    save_weights(model, place)
-            save_training(
-                place, trained_parameters(model), self.optimizer, weights=self.is_fsdp_enabled,
-                scheduler=self.lr_scheduler.state_dict(),
-                scaler=scaler.state_dict() if scaler is not None else None,
-            )  # fmt: skip
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: `Resuming` reads weights with all else, once there is an optimizer."""
 
 
 def unwrapped(trainer: Any) -> Any:

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
@@ -96,8 +96,6 @@ class PPOTrainer:
     rollout_log: RolloutLog | None = None  # None: nothing is written
     tokens: int = 0  # read since the training began or resumed
     new_tokens: int = 0  # since the last line of metrics
-
-    orders_rows: ClassVar = False  # the frame does not say which prompts are next
 
     def __post_init__(self) -> None:
         self.options = self.job.options

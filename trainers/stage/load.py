@@ -225,7 +225,7 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
         loaded, loaded.sequences, steps=steps, callback=callback,
         held_out=callback.curve.rows if callback.curve is not None else (),
     )  # fmt: skip
-    if trainer.orders_rows:
+    if objective.orders_rows:
         trainer.batches = Batches.of(job, loaded.sequences, processes=processes)
         if job.part != JUDGE:
             pairs = objective.kind.name == "pairs"

@@ -98,7 +98,9 @@ class Objective(Generic[Item]):
     # Where the classes are, as "module:name": they import torch, and only a stage that is trained
     # needs them.
     config: ClassVar[str]  # TRL's or transformers' config, whose fields `trl:` may set
-    trained_by: ClassVar[str]  # of stage/trl_trainer.py and its like
+    trained_by: ClassVar[str]  # a trainer of TRL's, or one of ours
+    keeps: Sequence[str] = ()  # methods of TRL's trainer that ours do not replace
+    orders_rows = True  # False: TRL's own order stays (KTO's pairs of rows, answers of GRPO)
     kind: Kind[Any] = ANSWERS
     columns: Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]  # rows as the trainer's columns
     evaluated_by: EvaluatedBy | None = None
@@ -177,6 +179,8 @@ class Objective(Generic[Item]):
 
     def trainer(self, build: Build[Item]) -> Trainer:
         """The trainer, without callbacks. Raises InputError for values of `trl:` it refuses."""
+        from trainers.stage.trl_trainer import with_ours
+
         job = build.job
         arguments = {**build.arguments, **self.own_arguments(job)}
         config = settings.build_config(self.config_class(), arguments, job)
@@ -192,7 +196,7 @@ class Objective(Generic[Item]):
             alone = replace(build, sequences=Groups(build.held_out))
             given["eval_dataset"] = self.dataset(alone)
         given |= self.trainer_parts(build, config)
-        trainer: Trainer = resolve_name(self.trained_by)(**given)
+        trainer: Trainer = with_ours(resolve_name(self.trained_by), self.keeps)(**given)
         return trainer
 
     # ------------------------------------------------------------------ what it has learned
@@ -247,6 +251,7 @@ class Rewarded(Objective[Prompt]):
     """Learns from answers of the model itself, which rewards score."""
 
     kind = PROMPTS
+    orders_rows = False  # a prompt stands once for each of its answers
     rewards: Rewards
     watch: Watch  # set by the trainer
     server: OpenServer | None  # that generates the answers; None: this process

@@ -29,7 +29,6 @@ class RolloutTrainer(AnswersItself, StageTrainer):
     `scored`, and the engine.
     """
 
-    orders_rows = False  # a prompt stands once for each of its answers
     trl_module: Any  # where TRL's trainer looks for the function that loads a reference model
     rewards: Rewards
     scored: Scored

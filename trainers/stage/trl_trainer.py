@@ -1,7 +1,6 @@
 """The trainers of stages: what each of them adds to that of TRL (rows in our order, as they are
-prepared, checkpoints without pickle, a count of tokens, and nothing reported to anyone), and a
-class for each of TRL's. Those that generate answers are in rollout_trainers.py, those that TRL
-calls experimental in pair_trainers.py.
+prepared, checkpoints without pickle, a count of tokens, and nothing reported to anyone), and those
+with a loss of our own. Those that generate answers are in rollout_trainers.py.
 
 A step of any of them goes this way: rows come in the order of `batches`, the collator of TRL puts
 them together, `compute_loss` counts their tokens and hands them to the loss of the class.
@@ -20,13 +19,24 @@ from typing import Any
 
 import torch
 from transformers import Trainer
-from trl import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import SFTTrainer
 
+from advisor.ground.progress import waiting
 from advisor.methods import update
 from trainers.evaluation.loss import token_losses
 from trainers.job import Model
 from trainers.job.job import Job
-from trainers.keep.checkpoints import SafeCheckpoints, random_states, restore_random_states
+from trainers.job.machine import is_main_process, wait_for_all
+from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.checkpoints import (
+    random_states,
+    restore_random_states,
+    save_training,
+    trained_parameters,
+    unwrapped,
+)
+from trainers.keep.results import save_weights
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.rollouts.vllm_engine import OpenServer, engine_of
 from trainers.rows.batches import Batches, Rounds, RowOrder
@@ -46,7 +56,7 @@ from trainers.step.sharding import divided_copy
 from trainers.step.trained_dtype import float32_weights, train_in_float32
 
 
-class StageTrainer(SafeCheckpoints, Trainer):
+class StageTrainer(Trainer):
     """transformers' trainer, and beside one of TRL's trainers what is added to it.
 
     Args:
@@ -54,7 +64,7 @@ class StageTrainer(SafeCheckpoints, Trainer):
     """
 
     batches: Batches | None = None  # the order of the rows, set before the training
-    orders_rows = True  # False: TRL's own order stays (KTO's pairs of rows, answers of GRPO)
+    checkpoint_store: CheckpointStore  # likewise
     # The first label of a row that counts, where the loss is a mean over learned tokens; None: it
     # is one over rows.
     first_label: int | None = None
@@ -188,6 +198,32 @@ class StageTrainer(SafeCheckpoints, Trainer):
         finally:
             self.aux_loss_enabled = balances
 
+    # ---------------------------------------------------------------- checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint of this step, without pickle; `RunCallback.on_save`, which is called
+        next, completes it. Weights have the plain layout, unless each process holds a part of them.
+        """
+        store, step = self.checkpoint_store, self.state.global_step
+        if is_main_process():
+            store.begin(step)
+        wait_for_all()
+        model, place = unwrapped(self), store.place(step)
+        scaler = getattr(self.accelerator, "scaler", None)
+        with store.writing(step), waiting("saving a checkpoint"):
+            if is_main_process():
+                self.state.save_to_json(str(place / TRAINER_STATE_NAME))
+                if not self.is_fsdp_enabled:
+                    save_weights(model, place)
+            save_training(
+                place, trained_parameters(model), self.optimizer, weights=self.is_fsdp_enabled,
+                scheduler=self.lr_scheduler.state_dict(),
+                scaler=scaler.state_dict() if scaler is not None else None,
+            )  # fmt: skip
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: `Resuming` reads weights with all else, once there is an optimizer."""
+
     # ---------------------------------------------------------------- what is not wanted
 
     def _send_telemetry(self) -> None:
@@ -233,7 +269,19 @@ class AnswersItself:
             return super().train(*args, **kwargs)  # type: ignore[misc]  # of the trainer beside it
 
 
-# -------------------------------------------------------------------- one class for each of TRL's
+def with_ours(kind: type, keeps: Sequence[str]) -> type:
+    """A trainer of TRL with what `StageTrainer` adds to it; one of ours as it is.
+
+    Args:
+        keeps: Methods of TRL's that are not replaced.
+    """
+    if issubclass(kind, StageTrainer):
+        return kind
+    own = {name: getattr(kind, name) for name in keeps}
+    return type(kind.__name__, (StageTrainer, kind), own)
+
+
+# -------------------------------------------------------------------- losses of our own
 
 
 class SFT(StageTrainer, SFTTrainer):
@@ -295,20 +343,6 @@ class SFT(StageTrainer, SFTTrainer):
             steps = self.current_gradient_accumulation_steps if accumulated else 1
             loss = loss + self.router_aux_loss_coef * balance / steps
         return loss
-
-
-class DPO(StageTrainer, DPOTrainer):
-    """Learns from pairs of a chosen and a rejected answer."""
-
-
-class KTO(StageTrainer, KTOTrainer):
-    """Learns from answers that people liked or did not."""
-
-    orders_rows = False  # each row stands behind the one whose answer its prompt also gets
-
-
-class Reward(StageTrainer, RewardTrainer):
-    """Learns to score the chosen answer of a pair higher."""
 
 
 class Classes(StageTrainer):

@@ -127,7 +127,7 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "use_cpu": device.type == "cpu",
         "save_strategy": "steps",
         "save_steps": save_every(job, steps),
-        "save_only_model": True,  # which holds all else (SafeCheckpoints)
+        "save_only_model": True,  # which holds all else (StageTrainer)
         "logging_strategy": "steps",
         "logging_steps": log_every(device, steps),
         "logging_first_step": True,

@@ -126,7 +126,7 @@ def sharding_arguments(job: Job, model: Model) -> dict[str, Any]:
             "reshard_after_forward": True,
             "cpu_offload": job.plan.launch.offload,
             "cpu_ram_efficient_loading": reads_once(job),
-            # What transformers would save is ours (SafeCheckpoints); it refuses the other word.
+            # What transformers would save is ours (StageTrainer); it refuses the other word.
             "state_dict_type": "FULL_STATE_DICT",
         },
     }
