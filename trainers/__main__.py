@@ -26,6 +26,7 @@ from typing import Any
 from msgspec import structs
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory, Stopped
+from advisor.ground.signals import receiving
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_streams()
     given = parse_arguments(argv)
     process = Process()
-    with process.stop.listening():
+    with receiving(process.stop.receive):
         return train_all(given, process)
 
 

@@ -26,6 +26,7 @@ from trainers.rows.heads import CLASSES, Labelled, class_columns, class_names
 from trainers.rows.packing import head_outputs
 from trainers.rows.sequences import values_of
 from trainers.stage.objective import Build, EvaluatedBy, Opened, WithHead
+from trainers.start.loading import load_base
 
 HELD_OUT, TRIAL_ROWS = 500, 16
 
@@ -157,8 +158,6 @@ class Classifier(WithHead[Labelled]):
     def load(self, opened: Opened[Labelled]) -> Any:
         """The model with a new head that has one output for each class."""
         from transformers import set_seed
-
-        from trainers.start.loading import load_base
 
         job, data, tokenizer = opened.job, opened.data, opened.tokenizer
         names = all_classes(data)

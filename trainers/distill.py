@@ -29,6 +29,7 @@ from trainers.rows.stage_rows import data_source, prepare_rows
 from trainers.sft import SFT
 from trainers.stage.objective import Build, EvaluatedBy, Opened, room_faults
 from trainers.stage.run import trains
+from trainers.start.loading import check_vocabulary, enable_stop_tokens
 from trainers.teachers.teacher import (
     Written,
     answered,
@@ -141,7 +142,6 @@ class Distillation(SFT):
         """
         from trainers.rollouts import Sampling
         from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
-        from trainers.start.loading import enable_stop_tokens
         from trainers.teachers.trainer import own_random_numbers
 
         device = torch_device(job.plan.launch.device)
@@ -172,8 +172,6 @@ class Distillation(SFT):
     # ------------------------------------------------------------------ training
 
     def load(self, opened: Opened[Row]) -> Model:
-        from trainers.start.loading import check_vocabulary
-
         job, data = opened.job, opened.data
         self.server = open_rollouts(job)  # before the model is loaded: it may be gone
         model: Any = super().load(opened)

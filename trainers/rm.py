@@ -25,6 +25,13 @@ from trainers.rows import Prepared
 from trainers.rows.preference import PAIRS, Pair, reward_columns
 from trainers.stage.objective import Objective, Opened
 from trainers.stage.run import trains
+from trainers.start.loading import (
+    check_same_module,
+    load_base,
+    read_adapter_config,
+    register_method,
+)
+from trainers.start.model_files import reading
 from trainers.updates import load_update
 
 NO_MODULES = ("lm_head", "score", "classifier")  # heads: PEFT adds that of this model
@@ -53,8 +60,6 @@ class RewardModel(Objective[Pair]):
         """
         from transformers import set_seed
 
-        from trainers.start.loading import load_base
-
         job, module = opened.job, module_before(opened.job)
         set_seed(job.stage.seed)  # the head starts from random numbers
         model = load_base(job, opened.device, job.whole_model(job.start), head=SCORES, num_labels=1)
@@ -80,9 +85,6 @@ def module_before(job: Job) -> Any | None:
     """
     from peft import PeftConfig
 
-    from trainers.start.loading import read_adapter_config, register_method
-    from trainers.start.model_files import reading
-
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
         return None
@@ -106,8 +108,6 @@ def why_module_is_new(job: Job, module: Any | None) -> str:
 
     A new module is no harm: PPO trains the policy's module further and only reads this one.
     """
-    from trainers.start.loading import check_same_module
-
     try:
         if module is not None and methods().update(job.stage.update).is_module:
             check_same_module(job, module, load_update(job.stage.update))
@@ -124,8 +124,6 @@ def with_module(job: Job, model: Model, module: Any) -> Any:
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
-
-    from trainers.start.model_files import reading
 
     start = job.start
     assert start is not None

@@ -19,6 +19,8 @@ from trainers.job.job import Job
 from trainers.rows import Prepared
 from trainers.rows.heads import REWRITINGS, Rewriting, rewriting_columns
 from trainers.stage.objective import Build, Opened, WithHead
+from trainers.start.loading import load_base
+from trainers.start.model_files import model_config
 
 UPDATES = ("full", "lora")
 CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")  # of a language: en_XX, eng_Latn
@@ -54,16 +56,8 @@ class Seq2Seq(WithHead[Rewriting]):
 
         Raises InputError for a model that is no sequence-to-sequence model.
         """
-        from transformers import AutoConfig
-
-        from trainers.start.loading import load_base
-        from trainers.start.model_files import reading
-
-        job, plan, base = opened.job, opened.job.plan, opened.job.base_model
-        with reading(base):
-            config = AutoConfig.from_pretrained(
-                base, revision=plan.revision, trust_remote_code=plan.trust_remote_code
-            )
+        job, base = opened.job, opened.job.base_model
+        config = model_config(job, base)
         if not getattr(config, "is_encoder_decoder", False):
             raise InputError(
                 f"seq2seq, and {base} is a {config.model_type}, which has no encoder beside its"

@@ -18,7 +18,7 @@ from trainers import sft
 from trainers.keep.resuming import dependencies
 from trainers.rows.batches import Batches, Rounds
 from trainers.rows.packing import bins_of
-from trainers.start import packing_check
+from trainers.start import attention
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 
@@ -195,7 +195,7 @@ def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys)
     def seen(model, rows, *, stage, attention):
         raise InputError(f"stage {stage}: packing cannot be used: rows see each other")
 
-    monkeypatch.setattr(packing_check, "check_packing", seen)
+    monkeypatch.setattr(attention, "check_packing", seen)
     keys = {"packing": True, "micro_batch_size": 1, "seq_len": 256, "max_steps": 2, "warmup": 0.0}
     with pytest.raises(InputError, match="rows see each other"):
         sft.train(make(**keys, job_judge=False))

@@ -244,7 +244,7 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     from peft import PeftModel, get_peft_model
 
     from advisor.plan.model import Stage
-    from trainers.updates import lora
+    from trainers.updates import load_update
     from trainers.updates.experts import find_experts
 
     keys = {"rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False}
@@ -254,7 +254,7 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     )  # fmt: skip
     base = tiny_mixture(family)
     experts = find_experts(base)
-    config = lora.peft_config(stage, {**keys, "target_modules": wanted}, base)
+    config = load_update("lora").peft_config(stage, {**keys, "target_modules": wanted}, base)
     model = get_peft_model(base, config).eval()
     trained_names = [
         name.removeprefix("base_model.model.").replace(".base_layer", "")

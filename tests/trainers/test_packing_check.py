@@ -13,8 +13,8 @@ import torch
 from advisor.ground.errors import InputError
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from tests.trainers.test_packing import rows_of
-from trainers.start import loading, packing_check
-from trainers.start.packing_check import first_layers, unpacked_if_seen
+from trainers.start import attention, loading
+from trainers.start.attention import first_layers, unpacked_if_seen
 
 FLASH = "refuses-the-host"
 
@@ -22,7 +22,7 @@ FLASH = "refuses-the-host"
 @pytest.fixture
 def divided(make, monkeypatch):
     """`divided(**keys)`: (a job, its model on the host as before a division)."""
-    monkeypatch.setattr(packing_check, "reads_once", lambda job: True)
+    monkeypatch.setattr(attention, "reads_once", lambda job: True)
 
     def build(**keys):
         job = make(weights_dtype="bfloat16", **keys)
@@ -87,7 +87,7 @@ def test_rows_that_are_not_packed_keep_to_what_memory_had_room_for(make, monkeyp
     def refuse(*_, **__):
         raise InputError("stage sft: packing cannot be used: rows see each other")
 
-    monkeypatch.setattr(packing_check, "check_packing", refuse)
+    monkeypatch.setattr(attention, "check_packing", refuse)
     job = make(packing=True, group_by_length=True, seq_len=32, micro_batch_size=4, grad_accum=2)
     data = Data(rows_of([8] * 64))
     sizes = []

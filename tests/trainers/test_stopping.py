@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.signals import receiving
 from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
 from trainers.job import job as process
 from trainers.job.files import read_json
 from trainers.keep.checkpoint_store import LARGEST_SHARE, SaveClock
 from trainers.keep.progress import RunCallback
-from trainers.start import loading
+from trainers.stage import load
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
 
@@ -88,7 +89,7 @@ def test_a_second_signal_ends_at_once(tmp_path, whole, monkeypatch):
 def test_outside_of_the_steps_a_stop_is_at_once(tmp_path, whole, monkeypatch):
     """While the model is loaded there is nothing to save; the message says so."""
     monkeypatch.setattr(
-        loading, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP)
+        load, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP)
     )
     assert train(whole[0], tmp_path) == 130
     said = read_json(tmp_path / "stages" / "sft" / "error.json")
@@ -124,7 +125,7 @@ def test_a_forked_reader_of_data_survives_the_first_signal():
     second signal ends the reader, which torch may have to.
     """
     read, write = os.pipe()
-    with process.StopRequest().listening():
+    with receiving(process.StopRequest().receive):
         reader = os.fork()
         if reader == 0:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -134,9 +134,9 @@ def thinker(make, tiny_model, tmp_path):
 def test_a_misspelt_argument_is_refused_before_the_model_loads(thinker, monkeypatch):
     """The fault names the argument that was meant."""
     from trainers import sft
-    from trainers.start import loading
+    from trainers.stage import objective
 
-    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(objective, "load_model", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"'enable_thinkin'\n(.|\n)*enable_thinking"):
         sft.train(thinker({"enable_thinkin": False}))
 

@@ -25,7 +25,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
-from advisor.ground.signals import receiving
 from advisor.model_files.hub_cache import is_hub_id
 from advisor.plan.entries import Entry, entries, path_from, start_folder_of, whole_model
 from advisor.plan.keys import key_specs
@@ -80,12 +79,6 @@ class StopRequest:
         if self.is_noted or self.costs != IN_STEPS:
             raise KeyboardInterrupt
         self.is_noted = True
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Receive the signals, until the context ends."""
-        with receiving(self.receive):
-            yield
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:

@@ -11,8 +11,7 @@ import sys
 import threading
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, MachineNotReady
@@ -148,22 +147,6 @@ def watch_downloads(bars: Any) -> None:
 # --------------------------------------------------------------------------- code of models
 
 KEY = "trust_remote_code"  # which every load of ours passes: the plan says whether it runs
-
-
-@contextmanager
-def explain_refused_code(model: object) -> Iterator[None]:
-    """Raise InputError where a model needs code of its own to load.
-
-    Args:
-        model: Its name, for the message.
-    """
-    try:
-        yield
-    except ValueError as error:
-        refused = refused_code(error, model)
-        if refused is None:
-            raise
-        raise refused from None
 
 
 def refused_code(error: BaseException, model: object = "the model") -> InputError | None:

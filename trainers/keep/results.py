@@ -32,6 +32,7 @@ from trainers.job.machine import (
 from trainers.keep.checkpoint_store import CheckpointStore, disk_refused, fingerprint
 from trainers.rows.template import template_record
 from trainers.start.kernels import fused_in
+from trainers.start.loading import unquantised_parameters
 from trainers.step import settings
 from trainers.step.sharding import sharded_tensors, whole_prompt, whole_weights
 from trainers.updates.experts import returning_routers
@@ -162,8 +163,6 @@ def resolved_settings(
 ) -> ResolvedSettings:
     """Every value that was really used, defaults included."""
     from peft import PeftModel
-
-    from trainers.start.loading import unquantised_parameters
 
     model, stage, entry = trainer.model, job.stage, optimizer(job.stage.optimizer)
     adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None

@@ -305,7 +305,7 @@ def reward_folder(job: Job, named: str) -> Path:
 
 def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
     """Raise InputError if the reward model has another tokenizer than the policy."""
-    from trainers.start.loading import vocabulary_of
+    from trainers.start.loading import read_tokenizer
 
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(
@@ -313,7 +313,7 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
             where=f"stage {job.stage.name}: reward_model",
             hint="save the tokenizer it was trained with into that folder",
         )
-    mine, theirs = tokenizer.get_vocab(), vocabulary_of(job, str(folder), "the tokenizer")
+    mine, theirs = tokenizer.get_vocab(), read_tokenizer(job, str(folder)).get_vocab()
     if theirs != mine:
         raise InputError(
             f"the reward model in {folder} has another tokenizer"

@@ -32,7 +32,15 @@ from trainers.rows.sequences import flattened
 from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
 from trainers.stage.objective import Build, Objective, Opened, load_recipe
-from trainers.start.packing_check import unpacked_if_seen
+from trainers.start.attention import unpacked_if_seen, with_attention
+from trainers.start.kernels import compile_layers, use_triton_if_it_works
+from trainers.start.loading import (
+    check_vocabulary,
+    dtype_faults,
+    enable_stop_tokens,
+    load_tokenizer,
+    unquantised_parameters,
+)
 from trainers.step import make_optimizer, settings
 from trainers.step.out_of_memory import with_room
 from trainers.step.settings import check_passed_through
@@ -63,8 +71,6 @@ def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage
     job.enter(LOADING)
     job.process.stop.costs = WHILE_LOADING
     opened = open_stage(job, objective)
-    from trainers.start.loading import check_vocabulary, enable_stop_tokens
-
     device = opened.device
     memory = job.process.memory = job.process.memory or MemoryMeter(device)
     board.memory = memory.in_use
@@ -91,9 +97,6 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     settings.choose_products(job, device)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
-
-    from trainers.start.attention import with_attention
-    from trainers.start.kernels import use_triton_if_it_works
 
     update = check_stage(job, objective, device)
     tell(job, use_triton_if_it_works(device.type))
@@ -130,8 +133,6 @@ def open_machine(job: Job) -> tuple[Mapping[str, str], Device, int]:
 
 def check_stage(job: Job, objective: Objective[Any], device: Device) -> Update:
     """The stage's update. Raises InputError with everything that the stage cannot do here."""
-    from trainers.start.loading import dtype_faults
-
     update = load_update(job.stage.update)
     common = settings.training_arguments(job, device, steps=1)
     check_passed_through(job, objective.config_class(), update, common)
@@ -162,8 +163,6 @@ def check_later_stages(jobs: Sequence[Job]) -> None:
 
 def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
     """(the stage's tokenizer, its rows). Raises InputError for data that cannot be trained on."""
-    from trainers.start.loading import load_tokenizer
-
     tokenizer = load_tokenizer(job, writes=objective.writes)
     return tokenizer, objective.rows(job, tokenizer)
 
@@ -253,9 +252,6 @@ def build_trainer(
         held_out: The rows that are evaluated on while it trains.
     """
     from transformers import PrinterCallback
-
-    from trainers.start.kernels import compile_layers
-    from trainers.start.loading import unquantised_parameters
 
     job, objective, model = loaded.job, loaded.objective, loaded.model
     update, stage, options = loaded.update, loaded.job.stage, loaded.job.options

@@ -42,6 +42,7 @@ from trainers.rows.conversation import PROMPTS, Prompt
 from trainers.rows.row import PreparedRow
 from trainers.rows.sequences import Columns, Groups, copied_dataset, flattened, rows_dataset
 from trainers.rows.stage_rows import prepare_rows
+from trainers.start.loading import load_model
 from trainers.step import settings
 from trainers.updates import Update
 
@@ -146,8 +147,6 @@ class Objective(Generic[Item]):
 
     def load(self, opened: Opened[Item]) -> Model:
         """The model to train. Raises InputError if it does not fit the stage."""
-        from trainers.start.loading import load_model
-
         return load_model(opened.job, opened.device, opened.update)
 
     def sequences(self, job: Job, rows: Sequence[Item], model: Model) -> Sequence[tuple[Item, ...]]:

@@ -8,7 +8,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.methods import kernels as installed
@@ -74,40 +74,34 @@ def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
     return faults
 
 
-class WhyNot(NamedTuple):
-    """Why a kernel cannot be used."""
-
-    what: str  # goes on from "attention is X, which "
-    hint: str = ""
-
-
-def why_not(one: Kernel, device: Device) -> WhyNot | None:
-    """Why this machine cannot load the kernel; None if nothing speaks against it. Imports its
-    module, whose libraries may be built for another torch.
+def why_not(one: Kernel, device: Device) -> Fault | None:
+    """Why this machine cannot load the kernel, whose name goes before the words; None if nothing
+    speaks against it. Imports its module, whose libraries may be built for another torch.
     """
     if device.type != "cuda":
         if one.name == "liger" and installed.triton_is_interpreted():
             return None
-        return WhyNot(f"needs a CUDA or ROCm GPU, and this stage runs on {device.type}")
+        return Fault(what=f"needs a CUDA or ROCm GPU, and this stage runs on {device.type}")
     build, capability = gpu_of(device)
     if build not in one.devices:
-        return WhyNot(f"has no kernels for {build}")
+        return Fault(what=f"has no kernels for {build}")
     if not one.runs_on(capability):
-        return WhyNot(f"needs {one.needs}, and this GPU has {'.'.join(map(str, capability or ()))}")
+        has = ".".join(map(str, capability or ()))
+        return Fault(what=f"needs {one.needs}, and this GPU has {has}")
     if reason := one.why_not_installed:
         wanted = installed.hub_install() if one.hub else one.package
         what = f"needs the package {' or '.join(one.packages)}: {reason}"
-        return WhyNot(what, f"pip install {wanted}")
+        return Fault(what=what, hint=f"pip install {wanted}")
     if one.triton and (reason := why_no_triton()):
-        return WhyNot(f"is compiled here, and {reason}", installed.TRITON_NEEDS)
+        return Fault(what=f"is compiled here, and {reason}", hint=installed.TRITON_NEEDS)
     if one.module and installed.is_installed(one.module):
         try:
             importlib.import_module(one.module)
         except Exception as error:
             again = "pip install --force-reinstall --no-build-isolation --no-deps"
-            return WhyNot(
-                f"needs {one.package}, which cannot be loaded: {first_line(error)}",
-                f"it was probably built for another torch: {again} {one.package}",
+            return Fault(
+                what=f"needs {one.package}, which cannot be loaded: {first_line(error)}",
+                hint=f"it was probably built for another torch: {again} {one.package}",
             )
     return None
 

@@ -21,10 +21,15 @@ from advisor.model_files.folder import adapter_faults, base_faults, tokenizer_fa
 from advisor.plan.checks import optimizer_faults
 from trainers.job import Device, Model, Tokenizer
 from trainers.job.job import JUDGE, Job
-from trainers.job.libraries import explain_refused_code
 from trainers.rows.template_arguments import give_arguments
 from trainers.start.kernels import bitsandbytes_faults, fuse_layers, kernel_faults
-from trainers.start.model_files import check_adapter, check_files, check_loaded, reading
+from trainers.start.model_files import (
+    check_adapter,
+    check_files,
+    check_loaded,
+    model_config,
+    reading,
+)
 from trainers.step.settings import autocast_dtype
 from trainers.step.sharding import is_sharded, one_reads_for_all, reads_once, unread
 from trainers.step.trained_dtype import dither
@@ -45,17 +50,10 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     Args:
         writes: The model generates text, so that an end token is needed.
     """
-    from transformers import AutoTokenizer
-
     start = job.start
     is_own = start is not None and (start / "tokenizer_config.json").is_file()
     source = str(start) if is_own else job.base_model
-    revision = job.plan.revision if source == job.base_model else None
-    check_files(source, tokenizer_faults)
-    with reading(source, "the tokenizer"):
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=job.plan.trust_remote_code
-        )
+    tokenizer = read_tokenizer(job, source)
     longest = getattr(tokenizer, "model_max_length", 0)
     if not is_number(longest):
         raise InputError(
@@ -79,22 +77,17 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     return tokenizer
 
 
-def vocabulary_of(job: Job, source: str, what: str) -> dict[str, int]:
-    """The tokens of another model's tokenizer, with their numbers.
-
-    Raises InputError if its files cannot be read.
-
-    Args:
-        source: A folder or hub id.
-        what: Whose tokenizer it is, for the message.
-    """
+def read_tokenizer(job: Job, source: str, what: str = "the tokenizer") -> Tokenizer:
+    """The tokenizer of a folder or hub id. Raises InputError if its files cannot be read."""
     from transformers import AutoTokenizer
 
+    revision = job.plan.revision if source == job.base_model else None
     check_files(source, tokenizer_faults)
     with reading(source, what):
-        other = AutoTokenizer.from_pretrained(source, trust_remote_code=job.plan.trust_remote_code)
-    vocabulary: dict[str, int] = other.get_vocab()
-    return vocabulary
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=job.plan.trust_remote_code
+        )
+    return tokenizer
 
 
 def dtype_faults(job: Job, device: Device) -> list[Fault]:
@@ -156,21 +149,15 @@ def placement(device: Device) -> dict[str, Any]:
     return {"device_map": {"": device}} if device.type == "cuda" else {}
 
 
-def written_out(source: str, **options: Any) -> dict[str, Any]:
+def written_out(config: Any) -> dict[str, Any]:
     """What `from_pretrained` needs to write out a checkpoint of MXFP4 or FP8 in the dtype it is
     asked for; empty for any other.
 
     Left to itself transformers keeps MXFP4 packed if the package `kernels` is installed, and then
-    refuses to train it. Raises InputError for a model that needs code of its own.
-
-    Args:
-        source: A folder or hub id.
-        options: `trust_remote_code` of the plan, `revision` of a model of the hub.
+    refuses to train it.
     """
-    from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
+    from transformers import FineGrainedFP8Config, Mxfp4Config
 
-    with explain_refused_code(source):
-        config = AutoConfig.from_pretrained(source, **options)
     stored = getattr(config, "quantization_config", None) or {}
     method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
     classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
@@ -225,26 +212,24 @@ def load_base(
 
     source, is_trained = source or job.base_model, new_head is None
     is_shared = is_trained and reads_once(job)
-    code: dict[str, Any] = {"trust_remote_code": job.plan.trust_remote_code}
-    if source == job.base_model and job.plan.revision:
-        code["revision"] = job.plan.revision
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
         # A head that scores or classifies may be new; everything else has to be in the files.
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
-        **code,
+        "trust_remote_code": job.plan.trust_remote_code,
         **extra,
         **(unread() if is_shared else placement(device)),
     }
+    if source == job.base_model and job.plan.revision:
+        options["revision"] = job.plan.revision
     check_files(source, base_faults)
     quantized = quantization_config(job)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     else:
-        with reading(source):
-            options |= written_out(source, **code)
+        options |= written_out(model_config(job, source))
     options |= spread(job, device)
     said = repr(sorted((name, str(value)) for name, value in options.items()))
     key = (source, head, job.stage.kernels, str(device), said)

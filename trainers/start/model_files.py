@@ -24,6 +24,7 @@ from advisor.model_files.folder import (
     read_header,
     tokenizer_faults,
 )
+from trainers.job.job import Job
 from trainers.job.libraries import refused_code
 from trainers.step.out_of_memory import is_out_of_memory
 
@@ -130,6 +131,17 @@ def _hint(source: str, error: BaseException) -> str:
         "check the model's name, `hf auth login` for gated models, and the connection"
         " (HF_HUB_OFFLINE)"
     )
+
+
+def model_config(job: Job, source: str) -> Any:
+    """The config of a model, a folder or hub id. Raises InputError if it cannot be read."""
+    from transformers import AutoConfig
+
+    revision = job.plan.revision if source == job.base_model else None
+    with reading(source):
+        return AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=job.plan.trust_remote_code
+        )
 
 
 def check_files(source: str, check: Callable[[Path], Sequence[Fault]]) -> None:

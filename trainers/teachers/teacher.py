@@ -86,7 +86,7 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
     """Raise InputError if the teacher's tokenizer gives its tokens other numbers than the
     student's.
     """
-    from trainers.start.loading import read_adapter_config, vocabulary_of
+    from trainers.start.loading import read_adapter_config, read_tokenizer
 
     source = teacher_source(job)
     folder = Path(source)
@@ -96,7 +96,8 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
         source = str(read_adapter_config(folder).get("base_model_name_or_path"))
     if source == job.base_model:
         return
-    mine, theirs = tokenizer.get_vocab(), vocabulary_of(job, source, "the teacher's tokenizer")
+    other = read_tokenizer(job, source, "the teacher's tokenizer")
+    mine, theirs = tokenizer.get_vocab(), other.get_vocab()
     names = {number: token for token, number in theirs.items()}
     wrong = [
         token

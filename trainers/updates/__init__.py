@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import iter_modules, resolve_name
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
@@ -33,13 +33,9 @@ COMMON_KEYS: Mapping[str, str] = {
 }
 
 
-def nothing(*_: Any) -> None:
-    """None, of whatever a scheme has nothing to say."""
-
-
-def no_faults(stage: Stage) -> list[Fault]:
-    """Nothing of a stage's keys can be wrong."""
-    return []
+def nothing(*_: Any) -> Any:
+    """Of whatever a scheme has nothing to say."""
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +44,32 @@ class Update:
 
     # field of the PEFT config -> the plan's key that sets it; such a field is refused in `peft:`
     PLAN_KEYS: Mapping[str, str] = field(default_factory=dict)
-    # The PEFT config class whose fields `peft:` may set; None if PEFT takes no part.
-    config_class: Callable[[], type | None] = nothing
+    # The PEFT config class whose fields `peft:` may set, as "module:name"; "": the weights
+    # themselves are trained, and PEFT takes no part.
+    CONFIG: str = ""
     # What in the stage this scheme cannot do, with the reason.
-    faults: Callable[[Stage], list[Fault]] = no_faults
-    # The PEFT config of the module for this model, from the stage and its options; None if the
-    # weights themselves are trained. Raises InputError if the model has no place for such a module.
-    peft_config: Callable[[Stage, Mapping[str, Any], Model], Any | None] = nothing
+    faults: Callable[[Stage], Sequence[Fault]] = nothing
+    # The arguments of that class for this model, from the stage and its options. Raises InputError
+    # if the model has no place for such a module.
+    arguments: Callable[[Stage, Mapping[str, Any], Model], Mapping[str, Any]] = nothing
     # Give a new module its first weights, if PEFT's own are not the right ones; what was done, in
     # words, or None. Of the stage, its options, the model with the module on it, and the training
     # rows.
     start: Callable[
         [Stage, Mapping[str, Any], Model, Tokenizer, Sequence[PreparedRow]], str | None
     ] = nothing
+
+    def config_class(self) -> type | None:
+        """The class that `CONFIG` names."""
+        return resolve_name(self.CONFIG) if self.CONFIG else None
+
+    def peft_config(self, stage: Stage, options: Mapping[str, Any], model: Model) -> Any | None:
+        """The PEFT config of the module for this model; None if the weights are trained. Raises
+        InputError as `arguments` does.
+        """
+        kind: Any = self.config_class()
+        given = {"task_type": task_type(model), **stage.peft}
+        return kind and kind(**given | dict(self.arguments(stage, options, model)))
 
 
 def task_type(model: Model) -> str:

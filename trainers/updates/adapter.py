@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.peft_adapter import BottleneckConfig, UnsupportedModel, find_places
+from advisor.peft_adapter import UnsupportedModel, find_places
 from advisor.plan.model import Stage
 from trainers.job import Model
-from trainers.updates import COMMON_KEYS, task_type
+from trainers.updates import COMMON_KEYS
 
 PLAN_KEYS: Mapping[str, str] = {
     **COMMON_KEYS,
@@ -19,28 +19,17 @@ PLAN_KEYS: Mapping[str, str] = {
     "base_hidden_size": "model",
     "base_layers": "model",
 }
+CONFIG = "advisor.peft_adapter:BottleneckConfig"
 
 
-def config_class() -> type | None:
-    """Our own BottleneckConfig."""
-    return BottleneckConfig
-
-
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
-    """The BottleneckConfig of the stage. Raises InputError if the model has no place for it."""
-    config = BottleneckConfig(
-        bottleneck=options["bottleneck"],
-        placement=options["placement"],
-        dropout=options["dropout"],
-        task_type=task_type(model),
-        **stage.peft,
-    )
+def arguments(stage: Stage, options: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Size and place of the layers. Raises InputError if the model has no place for them."""
     try:
-        find_places(model, config.placement, config.layers)
+        find_places(model, options["placement"], stage.peft.get("layers"))
     except UnsupportedModel as error:
         raise InputError(
             str(error),
             where=f"stage {stage.name}",
             hint="another placement may fit; update: lora fits every architecture",
         ) from None
-    return config
+    return {name: options[name] for name in ("bottleneck", "placement", "dropout")}

@@ -11,35 +11,22 @@ from advisor.ground.errors import InputError
 from advisor.plan.model import Stage
 from trainers.job import AdaptedModel, Model, Tokenizer
 from trainers.rows.row import PreparedRow
-from trainers.updates import COMMON_KEYS, task_type
+from trainers.updates import COMMON_KEYS
 from trainers.updates.experts import find_experts
 
 PLAN_KEYS = COMMON_KEYS
+CONFIG = "peft:IA3Config"
 # Where the paper puts them, by what families call these layers: keys, values, the MLP's output.
 SCALED = (("k_proj", "key", "k"), ("v_proj", "value", "v"))
 FEEDFORWARD = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "lin2")
 FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
 
 
-def config_class() -> type | None:
-    """PEFT's IA3Config."""
-    from peft import IA3Config
+def arguments(stage: Stage, options: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Which layers are scaled: those of `peft:`, else those that the model has.
 
-    return IA3Config
-
-
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
-    """The IA3Config of the stage.
-
-    Raises InputError if the model has none of the layers and `peft:` names none.
+    Raises InputError if it has none of them.
     """
-    from peft import IA3Config
-
-    return IA3Config(task_type=task_type(model), **{**_places(stage, model), **stage.peft})
-
-
-def _places(stage: Stage, model: Model) -> dict[str, list[str]]:
-    """Which layers are scaled: those of the stage, else those that the model has."""
     if "target_modules" in stage.peft:
         return {}
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -55,7 +42,8 @@ def _places(stage: Stage, model: Model) -> dict[str, list[str]]:
             allowed=f"layers by one of these names: {', '.join(sum(SCALED, ()))}",
             hint="peft: {target_modules: [...], feedforward_modules: [...]}, or update: lora",
         )
-    return {"target_modules": [*attention, *feedforward], "feedforward_modules": feedforward}
+    found = {"target_modules": [*attention, *feedforward], "feedforward_modules": feedforward}
+    return found | stage.peft
 
 
 def start(

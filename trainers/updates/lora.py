@@ -12,7 +12,7 @@ from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.job import Model, Tokenizer
 from trainers.rows.row import PreparedRow
-from trainers.updates import COMMON_KEYS, task_type
+from trainers.updates import COMMON_KEYS
 from trainers.updates.lora_targets import choose_targets, describe_targets, last_part, target_faults
 
 PLAN_KEYS: Mapping[str, str] = {
@@ -23,15 +23,9 @@ PLAN_KEYS: Mapping[str, str] = {
     "target_modules": "target_modules",
     "use_rslora": "rslora",
 }
+CONFIG = "peft:LoraConfig"
 # Values of PEFT's init_lora_weights that leave the base as it is and need nothing but the base.
 STARTS = ("gaussian", "orthogonal")
-
-
-def config_class() -> type | None:
-    """PEFT's LoraConfig."""
-    from peft import LoraConfig
-
-    return LoraConfig
 
 
 def faults(stage: Stage) -> list[Fault]:
@@ -66,22 +60,19 @@ def _start_faults(stage: Stage) -> list[Fault]:
     return found
 
 
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
-    """The LoraConfig of the stage.
+def arguments(stage: Stage, options: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Size and places of the corrections.
 
     Raises InputError if `target_modules` names no layer of the model.
     """
-    from peft import LoraConfig
-
-    extra = _embeddings(model, stage) if options["train_embeddings"] else {}
-    return LoraConfig(
-        r=options["rank"],
-        lora_alpha=options["alpha"] if options["alpha"] is not None else 2 * options["rank"],
-        lora_dropout=options["dropout"],
-        use_rslora=options["rslora"],
-        task_type=task_type(model),
-        **{**stage.peft, **choose_targets(stage, options, model), **extra},
-    )
+    return {
+        "r": options["rank"],
+        "lora_alpha": options["alpha"] if options["alpha"] is not None else 2 * options["rank"],
+        "lora_dropout": options["dropout"],
+        "use_rslora": options["rslora"],
+        **choose_targets(stage, options, model),
+        **(_embeddings(model, stage) if options["train_embeddings"] else {}),
+    }
 
 
 def start(

@@ -17,7 +17,7 @@ from advisor.plan.model import Stage
 from trainers.job import AdaptedModel, Model, Tokenizer
 from trainers.job.evaluating import evaluating
 from trainers.rows.row import IGNORED, PreparedRow
-from trainers.updates import COMMON_KEYS, task_type
+from trainers.updates import COMMON_KEYS
 
 PLAN_KEYS: Mapping[str, str] = {
     **COMMON_KEYS,
@@ -29,23 +29,15 @@ PLAN_KEYS: Mapping[str, str] = {
     # They would start the prefix from something else than real activations.
     **dict.fromkeys(("prefix_projection", "encoder_hidden_size", "init_weights"), "prefix_text"),
 }
+CONFIG = "peft:PrefixTuningConfig"
 
 
-def config_class() -> type | None:
-    """PEFT's PrefixTuningConfig."""
-    from peft import PrefixTuningConfig
-
-    return PrefixTuningConfig
-
-
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
-    """The PrefixTuningConfig of the stage.
+def arguments(stage: Stage, options: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Size and shape of the prefix.
 
     Raises InputError if the model has no cache of keys and values that a prefix could fill, or too
     few positions.
     """
-    from peft import PrefixTuningConfig
-
     length = options["prefix_tokens"]
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and length + stage.seq_len > longest:
@@ -65,14 +57,12 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
             hint="update: lora fits every architecture",
         )
     _, heads, _, width = next(iter(shapes))
-    return PrefixTuningConfig(
-        num_virtual_tokens=length,
-        num_layers=len(layers),
-        num_attention_heads=heads,
-        token_dim=heads * width,
-        task_type=task_type(model),
-        **stage.peft,
-    )
+    return {
+        "num_virtual_tokens": length,
+        "num_layers": len(layers),
+        "num_attention_heads": heads,
+        "token_dim": heads * width,
+    }
 
 
 def start(

@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from advisor.ground.errors import InputError, Stopped, TrainingFailed
+from advisor.ground.signals import receiving
 from advisor.plan.write import plan_text
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
@@ -211,7 +212,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
         os.kill(os.getpid(), signal.SIGTERM)
         return real(self, prompts, **options)
 
-    with monkeypatch.context() as patch, broken.process.stop.listening():
+    with monkeypatch.context() as patch, receiving(broken.process.stop.receive):
         patch.setattr(PPOTrainer, "update", update)
         with pytest.raises(Stopped, match="stopped after step 1 of 3, with a checkpoint"):
             train(broken)

@@ -70,12 +70,11 @@ def test_every_update_answers_the_same_questions(update, make):
 
     module = load_update(update)
     assert all(
-        hasattr(module, name)
-        for name in ("PLAN_KEYS", "config_class", "faults", "peft_config", "start")
+        hasattr(module, name) for name in ("PLAN_KEYS", "CONFIG", "faults", "arguments", "start")
     )
     config = module.config_class()
     stage = make(update=update).stage
-    assert module.faults(stage) == []
+    assert not module.faults(stage)
     known = (
         set(Stage.__struct_fields__)
         | set(Plan.__struct_fields__)
@@ -84,4 +83,4 @@ def test_every_update_answers_the_same_questions(update, make):
     if config is not None:
         assert set(module.PLAN_KEYS) <= {item.name for item in fields(config)} | {"revision"}
         assert set(module.PLAN_KEYS.values()) <= known
-    assert module.faults(structs.replace(stage, peft={})) == []
+    assert not module.faults(structs.replace(stage, peft={}))

@@ -18,12 +18,14 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):
     from peft.tuners.lora import LoraLayer
 
     from trainers.start import loading
-    from trainers.updates import lora
+    from trainers.updates import load_update
 
     for rslora, scale in ((False, 8 / 16), (True, 8 / 4)):
         job = make(rank=16, alpha=8.0, rslora=rslora)
         model = loading.load_base(job, torch.device("cpu"))
-        adapted = get_peft_model(model, lora.peft_config(job.stage, job.options, model))
+        adapted = get_peft_model(
+            model, load_update("lora").peft_config(job.stage, job.options, model)
+        )
         assert {
             module.scaling["default"]
             for module in adapted.modules()

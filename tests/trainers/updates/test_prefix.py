@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 from advisor.ground.errors import InputError
 from tests.trainers.runs import trained
 from trainers import sft
-from trainers.updates import prefix
+from trainers.updates import load_update, prefix
 
 
 def test_it_learns_and_loads_in_plain_peft(make):
@@ -94,7 +94,9 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
     tokenizer = loading.load_tokenizer(job)
     rows = prepare_rows(job, tokenizer).train
     base = loading.load_base(job, torch.device("cpu"))
-    model = get_peft_model(base, prefix.peft_config(job.stage, job.options, base)).eval()
+    model = get_peft_model(
+        base, load_update("prefix").peft_config(job.stage, job.options, base)
+    ).eval()
     said = prefix.start(job.stage, job.options, model, tokenizer, rows)
     given = prefix.text_ids(tokenizer, text)
     assert said.startswith(
@@ -155,7 +157,7 @@ def test_a_model_without_a_cache_of_keys_has_no_place_for_a_prefix(make):
     )
     job = make(update="prefix")
     with pytest.raises(InputError, match="MambaForCausalLM does not cache keys and values"):
-        prefix.peft_config(job.stage, job.options, mamba)
+        load_update("prefix").peft_config(job.stage, job.options, mamba)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
