@@ -9,12 +9,10 @@ objective needs its own file here, rules/objectives/<name>.yaml and no registrat
 
     train(job)       Train the stage, or measure two steps of it, and write the result into the
                      stage's folder.
-    check_rows(job)  Optional: raise InputError for data that cannot be trained on. If one call
-                     trains several tasks, each is checked before the first is trained.
 
 Recipes describe themselves as a subclass of `trainers.stage.objective.Objective` (rows, model,
 trainer, evaluation), and end in `train = trains(...)` of `trainers.stage.run`, whose stages are
-checked before those in front of them train.
+checked before those in front of them train; so is every task's data before the first is trained.
 
 docs/architecture.md says what the rooms hold, and which may import which.
 """

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from trainers.job.job import JUDGE, LOADING, RESUMES, TRAIN, Job, Process, make_
 from trainers.job.libraries import refused_code
 from trainers.job.machine import process_count, process_rank, several_machines
 from trainers.say.processes import ConnectionLost, run_and_leave
-from trainers.stage.load import check_later_stages
+from trainers.stage.load import check_later_stages, check_rows
 from trainers.stage.objective import load_recipe
 from trainers.step import out_of_memory as memory
 from trainers.step.settings import first_line, refused_by_library
@@ -69,10 +69,9 @@ def train_all(given: argparse.Namespace, process: Process) -> int:
             names = [stage.name for stage in plan.stages]
             behind = names[names.index(given.stage) + 1 :]
             check_later_stages([one for name in behind for one in jobs_of(given, plan, name)])
-        check = getattr(recipe, "check_rows", None)
-        if check is not None and len(jobs) > 1:
+        if len(jobs) > 1:
             job = jobs[0]
-            check_all(check, jobs)
+            check_rows(jobs)
         for job in jobs:
             (job.output / error_file()).unlink(missing_ok=True)
             make_folder(job.output)
@@ -154,21 +153,6 @@ def part_of(given: argparse.Namespace) -> str | None:
             hint="start it without torchrun",
         )
     return str(given.part) if given.part else None
-
-
-def check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:
-    """Raise InputError with the faults of every job's data, each under its task's name."""
-    faults = []
-    for job in jobs:
-        try:
-            check(job)
-        except InputError as error:
-            faults += [
-                structs.replace(fault, where=f"task {job.task}", what=fault.headline)
-                for fault in error.faults
-            ]
-    if faults:
-        raise InputError(faults=faults)
 
 
 # --------------------------------------------------------------------------- what went wrong

@@ -146,10 +146,7 @@ def with_module(job: Job, model: Model, module: Any) -> Any:
         )
     if methods().update(job.stage.update).is_module:
         return wrapped
-    merged = wrapped.merge_and_unload()
-    for parameter in merged.parameters():
-        parameter.requires_grad_(True)
-    return merged
+    return wrapped.merge_and_unload().requires_grad_(True)
 
 
 def choose_padding(model: Model, tokenizer: Tokenizer, data: Prepared[Pair]) -> None:

@@ -12,7 +12,6 @@ from trainers.job import Model
 from trainers.job.job import Job
 from trainers.rows import PackedBatches, Row, dataset_columns, pack
 from trainers.rows.sequences import Groups
-from trainers.stage.load import prepare
 from trainers.stage.objective import Build, EvaluatedBy, Objective
 from trainers.stage.run import trains
 
@@ -60,8 +59,3 @@ class SFT(Objective[Row]):
 
 
 train = trains(SFT)
-
-
-def check_rows(job: Job) -> None:
-    """Prepare the rows. Raises InputError for data that cannot be trained on."""
-    prepare(job, SFT.of(job))

@@ -15,8 +15,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,7 +33,7 @@ from trainers.job import Model
 from trainers.job.files import write_json
 from trainers.job.machine import (
     MemoryMeter,
-    any_process,
+    over_processes,
     process_count,
     process_rank,
     several_machines,
@@ -49,7 +47,7 @@ TOGETHER_ON_MACHINES_S = 5.0  # a scheduler's, and those that the machines pass 
 # What a stop costs that ends the process at once.
 WHILE_LOADING = "while it was loading: no step is lost"
 BEFORE_STEPS = "before the first step, while the base was measured: no step is lost"
-IN_STEPS = "at once: the steps since the last checkpoint are lost"
+IN_STEPS = "at once: the steps since the last checkpoint are lost"  # and the first signal waits
 AFTER_STEPS = "after the last step, whose checkpoint is there, while the result was being checked"
 RESUMES = "the same command resumes"
 
@@ -80,18 +78,11 @@ class StopRequest:
             raise KeyboardInterrupt
         self.is_noted = True
 
-    @contextmanager
-    def finishing_steps(self) -> Iterator[None]:
-        """Steps are trained here: a signal waits until one is finished."""
-        self.costs = IN_STEPS
-        yield
-        self.costs = AFTER_STEPS
-
     def is_agreed(self, *others: bool) -> tuple[bool, ...]:
         """Whether any process was asked to stop, and for each of the others whether it holds in any
         process. Call it in every process, after the same step.
         """
-        return any_process(self.is_noted, *others)
+        return tuple(map(bool, over_processes((self.is_noted, *others), "MAX")))
 
     def end_if_asked(self, step: int | None, steps: int) -> None:
         """Raise Stopped if any process was asked to stop while steps were trained, once all have

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import fields, replace
+from msgspec.structs import asdict, fields, replace
 from safetensors import SafetensorError
 
 from advisor.ground.files import DISK, Disk, write_atomically
@@ -25,9 +25,9 @@ from trainers.job.job import Job
 from trainers.job.machine import (
     MemoryMeter,
     is_main_process,
+    over_processes,
     process_count,
     process_rank,
-    sum_over_processes,
 )
 from trainers.keep.checkpoint_store import CheckpointStore, disk_refused, fingerprint
 from trainers.rows.template import template_record
@@ -199,13 +199,13 @@ def launch_record(job: Job, model: Model, memory: MemoryMeter) -> LaunchRecord:
     """What became of the plan's `launch`. Call it in every process."""
     launch, count = job.plan.launch, process_count()
     own = memory.peak_bytes() / GIB
-    table = [[own if rank == process_rank() else 0.0] for rank in range(count)]
+    table = [own if rank == process_rank() else 0.0 for rank in range(count)]
     return LaunchRecord(
         strategy=(launch.strategy or DDP) if count > 1 else None,
         processes=max(1, count // launch.nodes),
         nodes=launch.nodes,
         sharded_tensors=sharded_tensors(model),
-        peak_gib_per_rank=tuple(round(peak, 3) for (peak,) in sum_over_processes(table)),
+        peak_gib_per_rank=tuple(round(peak, 3) for peak in over_processes(table, "SUM")),
     )
 
 
@@ -238,8 +238,7 @@ def keep_trained(
     path, content = folder / TRAINED / ANSWER, save({"answer": answer.contiguous()})
     write_atomically(path, content)
     saved = SavedFile(bytes=len(content), sha256=DISK.digest(path))
-    known = {part.name: getattr(result, part.name) for part in fields(StageResult)}
-    record = TrainedStage(**known, answer=saved, answered_in=answered_in, **about)
+    record = TrainedStage(**asdict(result), answer=saved, answered_in=answered_in, **about)
     write_json(trained_record(folder), record.to_dict())
 
 

@@ -17,15 +17,13 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from advisor.ground.errors import InputError
-from advisor.ground.version import __version__
 from advisor.methods.stage import stage_keys
 from advisor.plan.entries import path_from, stage_paths
 from advisor.record.content import file_digest, folder_digest
 from advisor.record.files import read_record
 from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.keep.checkpoint_store import Checkpoint, CheckpointStore, Dependencies, fingerprint
-from trainers.rows import Prepared
+from trainers.keep.checkpoint_store import Checkpoint, CheckpointStore, Dependencies
 from trainers.say.progress import cut_metrics, stage_lines, tell
 from trainers.step.sharding import from_main, is_sharded
 
@@ -101,17 +99,6 @@ def _files(job: Job) -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------- the stage's own
-
-
-def open_store(job: Job, depends_on: Dependencies, versions: Mapping[str, str]) -> CheckpointStore:
-    """The stage's checkpoints, with what they depend on and the versions of the libraries."""
-    versions = {**versions, "advise": __version__}
-    return CheckpointStore(job.checkpoints, depends_on, versions, job.run / "metrics.jsonl")
-
-
-def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
-    """A digest of what an evaluation of the base depends on."""
-    return fingerprint([store.digest, data.digest])
 
 
 def last_checkpoint(job: Job, store: CheckpointStore) -> Checkpoint | None:

@@ -29,9 +29,9 @@ from trainers.job import Tokenizer
 from trainers.job.job import Job
 from trainers.job.machine import (
     is_main_process,
+    over_processes,
     process_count,
     process_rank,
-    sum_over_processes,
     wait_for_all,
 )
 from trainers.keep.checkpoint_store import CheckpointStore
@@ -57,7 +57,6 @@ from trainers.rows.conversation import Prompt
 from trainers.rows.packing import in_order
 from trainers.say.progress import tell
 from trainers.step import settings
-from trainers.step.answer_loss import Tokens
 
 LOOKS = 4  # how often held-out prompts are answered during a run
 Item = TypeVar("Item")
@@ -181,7 +180,7 @@ class PPOTrainer:
             if new is not None and old is not None
         ]
         wins, losses = sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
-        ((all_wins, all_losses),) = sum_over_processes([[float(wins), float(losses)]])
+        all_wins, all_losses = over_processes([float(wins), float(losses)], "SUM")
         for callback in self.callbacks:
             if hasattr(callback, "leave_out"):
                 callback.leave_out(time.monotonic() - began)
@@ -433,10 +432,10 @@ class PPOTrainer:
         for callback in self.callbacks:
             getattr(callback, event)(self.args, self.state, self.control, **about)
 
-    def all_tokens(self) -> Tokens:
+    def all_tokens(self) -> dict[str, int]:
         """The tokens of prompts and answers, as if each process had as many as this one."""
         tokens = self.tokens * process_count()
-        return Tokens(read=tokens, computed=tokens, learned=None)
+        return {"tokens": tokens, "computed_tokens": tokens}
 
     def take_token_count(self) -> int:
         """Those since the last call."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.ground.progress import Wait, waiting
 from trainers.job.evaluating import generating
-from trainers.job.machine import least_of_all
+from trainers.job.machine import over_processes
 from trainers.rollouts import Answers, Sampling
 from trainers.rows.packing import padded_inputs
 from trainers.say.progress import watch_tokens
@@ -96,7 +96,8 @@ class TransformersEngine:
         models, longest = self.models(), max(map(len, rows)) + limit
         fits = free_bytes(models, self.trained) // max(1, row_bytes(models[0], longest))
         fitting = max(1, int(self.room * min(len(rows), max(self.least, fits))))
-        return least_of_all(fitting) if is_divided(models[0]) else fitting
+        least = over_processes([fitting], "MIN") if is_divided(models[0]) else [fitting]
+        return int(least[0])
 
 
 def row_bytes(model: Any, tokens: int) -> int:

@@ -4,14 +4,17 @@ then its trainer. The process that trains it and the one that judges its result 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
 
+from msgspec import structs
+
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import board
+from advisor.ground.version import __version__
 from advisor.methods.optimizers import optimizer
 from trainers.job import Device, Model, Tokenizer
 from trainers.job.job import BEFORE_STEPS, JUDGE, LOADING, WHILE_LOADING, Job
@@ -25,7 +28,7 @@ from trainers.job.machine import (
 )
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.held_out_curve import asks_for_curve, check_held_out, even_batch, make_curve
-from trainers.keep.resuming import dependencies, open_store
+from trainers.keep.resuming import dependencies
 from trainers.rows import Prepared
 from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened
@@ -144,21 +147,40 @@ def check_stage(job: Job, objective: Objective[Any], device: Device) -> Update:
 
 def check_later_stages(jobs: Sequence[Job]) -> None:
     """Raise InputError with what the stages behind these cannot do here: their keys, and what they
-    pass on to TRL and PEFT. A recipe that says nothing of its objective is not asked: it might
-    begin to train.
+    pass on to TRL and PEFT.
     """
     faults: list[Fault] = []
-    for job in jobs:
-        objective_of = getattr(load_recipe(job.stage.objective).train, "objective_of", None)
-        if objective_of is None:
-            continue
+    for job, objective in _described(jobs):
         try:
             _, device, _ = open_machine(job)
-            check_stage(job, objective_of(job), device)
+            check_stage(job, objective, device)
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:
         raise InputError(faults=faults)
+
+
+def check_rows(jobs: Sequence[Job]) -> None:
+    """Raise InputError with the faults of every task's data, each under the task's name."""
+    faults: list[Fault] = []
+    for job, objective in _described(jobs):
+        try:
+            prepare(job, objective)
+        except InputError as error:
+            faults += [
+                structs.replace(fault, where=f"task {job.task}", what=fault.headline)
+                for fault in error.faults
+            ]
+    if faults:
+        raise InputError(faults=faults)
+
+
+def _described(jobs: Sequence[Job]) -> Iterator[tuple[Job, Objective[Any]]]:
+    """The jobs with their objectives; without those whose recipe does not say: it might train."""
+    for job in jobs:
+        find = getattr(load_recipe(job.stage.objective).train, "objective_of", None)
+        if find is not None:
+            yield job, find(job)
 
 
 def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
@@ -214,7 +236,8 @@ def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     steps = settings.total_steps(job, len(loaded.sequences), processes=processes)
     parts = {"rows": data.digest, **objective.depends_on(job, data)}
     depends_on = dependencies(job, parts, steps=steps, model=loaded.model, processes=processes)
-    store = open_store(job, depends_on, loaded.versions)
+    versions = {**loaded.versions, "advise": __version__}
+    store = CheckpointStore(job.checkpoints, depends_on, versions, job.run / "metrics.jsonl")
     callback = RunCallback(
         job, steps=steps, memory=loaded.memory, store=store, logged=objective.logged
     )  # fmt: skip

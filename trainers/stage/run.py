@@ -30,6 +30,7 @@ from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.job.files import write_json
 from trainers.job.job import AFTER_STEPS, EVALUATING, JUDGE, TRAIN, TRAINING, Job, label
 from trainers.job.machine import is_main_process, process_count, wait_for_all
+from trainers.keep.checkpoint_store import fingerprint
 from trainers.keep.results import (
     dependency,
     forget_trained,
@@ -39,7 +40,6 @@ from trainers.keep.results import (
     together,
     without_handover,
 )
-from trainers.keep.resuming import evaluated
 from trainers.say.progress import AFTER, BEFORE, JUDGING_ALONE, Parts, tell
 from trainers.stage.load import BuiltStage, LoadedStage, build_stage, load_stage
 from trainers.stage.objective import Objective
@@ -125,7 +125,8 @@ def measure_before(built: BuiltStage) -> Before:
     built.parts.begin(BEFORE)
     probe = built.objective.probe(job, built.data, built.tokenizer)
     answer = probe.answer(trainer.model)
-    subject = Subject(job, trainer, built.data, evaluated(built.store, built.data))
+    known_by = fingerprint([built.store.digest, built.data.digest])
+    subject = Subject(job, trainer, built.data, known_by)
     evaluator = built.objective.evaluator(subject) if job.judge else None
     job.enter(EVALUATING)
     if evaluator is not None:

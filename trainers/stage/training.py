@@ -16,7 +16,7 @@ from advisor.record.run import DRY_RUN, RUNNING, StageMeasurement, StageResult
 from advisor.record.stage import Check, Measured
 from trainers.job import Model, Trainer
 from trainers.job.files import write_json
-from trainers.job.job import SAVING, TRAINING
+from trainers.job.job import AFTER_STEPS, IN_STEPS, SAVING, TRAINING
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.machine import is_main_process, process_count, wait_for_all
 from trainers.keep.checkpoint_store import Checkpoint
@@ -114,6 +114,7 @@ def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:
 
     trainer, callback, itself = built.trainer, built.callback, built.objective.resumes_itself
     curve: HeldOutCurve | None = callback.curve
+    stop = built.job.process.stop
     place = resume.path if resume is not None else None
     is_trained = resume is not None and (
         resume.step >= built.steps or (curve is not None and curve.stopped)
@@ -124,11 +125,12 @@ def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:
         else:
             if place is not None and not itself:
                 trainer.add_callback(Resuming(trainer, place))
-            with built.job.process.stop.finishing_steps():
-                trainer.train(resume_from_checkpoint=str(place) if place else None)
+            stop.costs = IN_STEPS
+            trainer.train(resume_from_checkpoint=str(place) if place else None)
+            stop.costs = AFTER_STEPS
     finally:
         callback.close()
-    built.job.process.stop.end_if_asked(callback.stopped_at, built.steps)
+    stop.end_if_asked(callback.stopped_at, built.steps)
 
 
 def plain_model(trainer: Trainer) -> Any:
@@ -147,7 +149,7 @@ def plain_model(trainer: Trainer) -> Any:
 
 def measurement(loaded: LoadedStage, callback: Any) -> Measured:
     """What the run cost, for result.json."""
-    memory, tokens = loaded.memory, callback.trainer.all_tokens()
+    memory = loaded.memory
     return Measured(
         peak_bytes=memory.peak_bytes(),
         counter=memory.counter,
@@ -155,10 +157,7 @@ def measurement(loaded: LoadedStage, callback: Any) -> Measured:
         step_s=callback.step_s or None,
         tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
         train_s=callback.all_train_s,
-        tokens=tokens.read,
-        computed_tokens=tokens.computed,
-        learned_tokens=tokens.learned,
-        largest_batch_tokens=tokens.largest,
+        **callback.trainer.all_tokens(),
     )
 
 

@@ -44,7 +44,6 @@ from trainers.rows.packing import REAL
 from trainers.rows.row import IGNORED
 from trainers.step.answer_loss import (
     PLACES,
-    Tokens,
     add_hidden_call,
     answer_log_probs,
     knowing_answers,
@@ -144,14 +143,17 @@ class StageTrainer(Trainer):
         if learned is not None:
             self._learned = learned if self._learned is None else self._learned + learned
 
-    def all_tokens(self) -> Tokens:
-        """The counts since the training began (as if each process had counted as many as this
-        one).
+    def all_tokens(self) -> dict[str, int | None]:
+        """The counts since the training began, by their names in result.json (as if each process
+        had counted as many as this one).
         """
         many = int(self.accelerator.num_processes)
-        learned = None if self._learned is None else int(self._learned) * many
-        read, computed = int(self._read) * many, self._computed * many
-        return Tokens(read, computed, learned, self._largest_batch or None)
+        return {
+            "tokens": int(self._read) * many,
+            "computed_tokens": self._computed * many,
+            "learned_tokens": None if self._learned is None else int(self._learned) * many,
+            "largest_batch_tokens": self._largest_batch or None,
+        }
 
     def take_token_count(self) -> int:
         """Tokens, without padding, trained on since the last call, in all processes (as if each saw

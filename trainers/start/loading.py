@@ -140,15 +140,6 @@ def quantization_config(job: Job) -> Any | None:
     return BitsAndBytesConfig(load_in_8bit=True) if stage.quantization == "int8" else None
 
 
-def placement(device: Device) -> dict[str, Any]:
-    """The arguments of `from_pretrained` that read the weights straight into the device.
-
-    Without them each process of a run would hold a whole copy in the host's memory first: eight
-    copies for eight GPUs. On the CPU and on an Apple GPU, which share that memory, there are none.
-    """
-    return {"device_map": {"": device}} if device.type == "cuda" else {}
-
-
 def written_out(config: Any) -> dict[str, Any]:
     """What `from_pretrained` needs to write out a checkpoint of MXFP4 or FP8 in the dtype it is
     asked for; empty for any other.
@@ -220,8 +211,13 @@ def load_base(
         "ignore_mismatched_sizes": True,
         "trust_remote_code": job.plan.trust_remote_code,
         **extra,
-        **(unread() if is_shared else placement(device)),
     }
+    if is_shared:
+        options |= unread()
+    elif device.type == "cuda":
+        # Straight into the device: else each process of a run would hold a whole copy in the host's
+        # memory first, eight copies for eight GPUs. The CPU and an Apple GPU share that memory.
+        options["device_map"] = {"": device}
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
     check_files(source, base_faults)

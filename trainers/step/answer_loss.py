@@ -15,7 +15,7 @@ import functools
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from trainers.job import Model
 from trainers.rows.row import IGNORED
@@ -188,15 +188,6 @@ def add_hidden_call(model: Model) -> None:
 
 
 # --------------------------------------------------------------------------- tokens of a batch
-
-
-class Tokens(NamedTuple):
-    """Tokens of all steps since the training began or resumed, in all processes."""
-
-    read: int  # without padding
-    computed: int  # with it
-    learned: int | None  # whose prediction is in the loss; None: not counted
-    largest: int | None = None  # that one micro-batch computed on one device; None: not counted
 
 
 def token_columns(inputs: Mapping[str, Any]) -> tuple[str, ...]:
