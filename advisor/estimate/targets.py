@@ -122,7 +122,7 @@ def correction_ends(run: Run) -> int:
     """Inputs + outputs of the tensors of routed experts that LoRA corrects in each forward pass; 0
     if it leaves them.
 
-    Our own trainers leave them under "all-linear" (trainers/updates/lora_targets.py); PEFT takes
+    Our own trainers leave them under "all-linear" (trainers/updates/lora.py); PEFT takes
     experts and routers of the families whose names it translates.
     """
     dims = run.dims

@@ -230,7 +230,7 @@ def test_lora_trains_what_the_trainers_adapt(family):
     """
     peft = pytest.importorskip("peft")
     from trainers.updates.experts import find_experts
-    from trainers.updates.lora_targets import is_refused, linear_layers
+    from trainers.updates.lora import is_refused, linear_layers
 
     config, model = small_model(family)
     shape = shape_from_config(config, family, origin="hub", source="")

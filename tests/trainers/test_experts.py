@@ -285,7 +285,7 @@ def test_layers_that_peft_refuses_are_left_out():
     """The output projections of Mamba layers, whose kernels read the weights themselves."""
     from types import SimpleNamespace
 
-    from trainers.updates.lora_targets import is_refused
+    from trainers.updates.lora import is_refused
 
     model = SimpleNamespace(config=SimpleNamespace(model_type="nemotron_h"))
     assert is_refused("backbone.layers.0.mixer.out_proj", model)

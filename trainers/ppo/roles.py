@@ -40,7 +40,7 @@ from trainers.start.loading import load_model, read_adapter_config
 from trainers.start.model_files import reading
 from trainers.step.answer_loss import add_hidden_call
 from trainers.updates.experts import unwrapped
-from trainers.updates.lora_targets import HEADS
+from trainers.updates.lora import HEADS
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
 ADAPTERS = {POLICY: "default", REFERENCE: "reference", REWARD: "reward", VALUE: "value"}
