@@ -141,15 +141,6 @@ def test_every_fact_that_can_be_stated_is_named():
     assert wanted - words == set()
 
 
-def test_nothing_to_train_is_3_where_a_plan_was_asked_for(call, tmp_path):
-    """As the table of exit codes says: the same answer without a plan is 0."""
-    asked = ["--json", "--task", "qa", "--gpu", "none", "--signal", "prompt_meets_quality_bar"]
-    assert call(*asked)[0] == 0
-    code, out, _ = call(*asked, "--plan", str(tmp_path / "plan.yaml"))
-    assert code == 3
-    assert json.loads(out)["missing"]
-
-
 @pytest.mark.parametrize("gpu", [{"vram_gib": 24}, {"vram_gib": 24, "count": 2}, {"name": "T4"}])
 def test_a_part_of_the_gpu_can_stand_alone(call, monkeypatch, gpu):
     """A card of which its memory alone is known is enough for the question whether it fits."""

@@ -157,19 +157,6 @@ def test_each_statement_has_a_line_of_its_own():
     assert places == []
 
 
-def test_joined_statements_are_seen():
-    """A semicolon, and a body behind its colon; not the `...` of a stub."""
-    text = "a = 1; b = 2\nif a: b = 3\nclass C: ...\nif a:\n    b = 4\nelif b:\n    pass\n"
-    assert joined_statements(text) == [1, 2]
-
-
-def test_lines_of_code_are_neither_blank_nor_comment_nor_docstring():
-    """A long text counts with each of its lines, a docstring with none."""
-    text = '"""Doc.\n\nMore."""\n\n# Why.\nx = """\na\n"""  # note\n'
-    found = size(text)
-    assert (found["lines"], found["code"], found["docstrings"]) == (8, 3, 3)
-
-
 def lower_ceilings() -> int:
     """Write today's sizes where they are below the ceilings; 1 where one is above."""
     text, code = FILE.read_text("utf-8"), 0

@@ -10,23 +10,6 @@ from advisor.methods.composition import parse_composition
 from tests.conftest import examples
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "sft>rm>ppo+lora",
-        "cpt>sft+full",
-        "sft+qlora@per_task",
-        "rag & sft+lora",
-        "encoder:sft+full",
-        "prompting",
-        "prompting & rag",
-    ],
-)
-def test_reads_back_what_it_writes(text):
-    """A composition's text and its value stand for each other."""
-    assert str(parse_composition(text)) == text
-
-
 def test_the_parts_in_the_other_order_are_put_right():
     """The scheme stands behind; one fault says so, and not one for each word."""
     with pytest.raises(InputError) as caught:
@@ -37,11 +20,8 @@ def test_the_parts_in_the_other_order_are_put_right():
 def test_qlora_is_lora_on_a_4bit_base():
     """Inside there are two keys, and no second copy of LoRA."""
     composition = parse_composition("sft+qlora")
-    assert (composition.update, composition.quantization, composition.scheme) == (
-        "lora",
-        "nf4",
-        "qlora",
-    )
+    found = (composition.update, composition.quantization, composition.scheme)
+    assert found == ("lora", "nf4", "qlora")
 
 
 @examples(2, deadline=200)
@@ -54,21 +34,15 @@ def test_qlora_is_lora_on_a_4bit_base():
 )
 def test_any_composition_is_lossless(chain, scheme, per_task, encoder, remedies):
     """Text -> value -> text changes nothing."""
-    text = " & ".join(
-        [
-            *remedies,
-            (
-                f"{'encoder:' if encoder else ''}{'>'.join(chain)}+{scheme}{'@per_task' if per_task else ''}"
-            ),
-        ]
-    )
+    chained = f"{'encoder:' if encoder else ''}{'>'.join(chain)}+{scheme}"
+    text = " & ".join([*remedies, chained + ("@per_task" if per_task else "")])
     assert str(parse_composition(text)) == text
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sft+lroa", "did you mean 'lora'"),
+        ("prompting & rag & sft+lroa", "did you mean 'lora'"),
         ("stf+lora", "did you mean 'sft'"),
         ("promting", "did you mean 'prompting'"),
         ("sft+lora & rm+lora", "two training chains"),

@@ -21,8 +21,13 @@ LAW = shlex.split(
 )
 
 
-def run(*arguments):
-    return CliRunner().invoke(advise, [*arguments, "--rules", str(ACME)], catch_exceptions=False)
+def run(*arguments, rules=("--rules", str(ACME))):
+    return CliRunner().invoke(advise, [*arguments, *rules], catch_exceptions=False)
+
+
+def answer(*arguments, **more):
+    """The document of this question, by the company's rules or by none but the shipped."""
+    return json.loads(run("--json", *arguments, **more).stdout)
 
 
 def test_the_company_file_is_proved_and_its_own_tests_hold():
@@ -46,34 +51,24 @@ def test_the_shipped_answer_would_be_full_tuning():
     """Without the company's file this question is answered with full tuning, so the file has
     something to forbid.
     """
-    done = CliRunner().invoke(
-        advise,
-        ["--json", *LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"],
-        catch_exceptions=False,
-    )
-    candidates = [
-        json.loads(done.stdout)["recommendation"],
-        *json.loads(done.stdout)["alternatives"],
-    ]
-    assert any(
-        candidate["composition"].endswith("+full") and candidate.get("verdict", "") != "forbidden"
-        for candidate in candidates
-    )
+    larger = [*LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"]
+    found = answer(*larger, rules=())
+    full = [one for one in (found["recommendation"], *found["alternatives"])
+            if one["composition"].endswith("+full")]  # fmt: skip
+    assert any(one.get("verdict") != "forbidden" for one in full)
 
 
 def test_full_tuning_stays_forbidden_even_with_force():
     """The prohibition is told with its reason, and --choose with --force is refused with exit code
     2.
     """
-    document = json.loads(run("--json", *LAW).stdout)
+    document = answer(*LAW)
     full = next(item for item in document["alternatives"] if item["composition"].endswith("+full"))
     assert full["verdict"] == "forbidden"
     assert full["because"][0]["rule"] == "acme/no-full-tuning"
     assert document["rules"]["layers"] == ["document", "evidence", "acme"]
-    with pytest.raises(
-        InputError,
-        match=r"Whole models of our own are not kept[\s\S]*--force does not override this",
-    ) as refused:
+    said = r"Whole models of our own are not kept[\s\S]*--force does not override this"
+    with pytest.raises(InputError, match=said) as refused:
         run("--json", *LAW, "--choose", full["composition"], "--force")
     assert refused.value.exit_code == 2
 
@@ -83,56 +78,35 @@ def test_little_money_means_qlora():
     LoRA on a card that holds it.
     """
     question = shlex.split(
-        "--json --task generation --data-kind paired --data-rows 4000 --budget low "
+        "--task generation --data-kind paired --data-rows 4000 --budget low "
         "--gpu 'RTX 4090' --model Qwen/Qwen3-4B-Instruct-2507"
     )
-    shipped = json.loads(CliRunner().invoke(advise, question, catch_exceptions=False).stdout)
-    ours = json.loads(run(*question).stdout)
-    assert shipped["recommendation"]["composition"] == "sft+lora"
-    assert ours["recommendation"]["composition"] == "sft+qlora"
-    assert ours["recommendation"]["decided_by"][-1] == "acme/qlora-for-little-money"
+    shipped, ours = (answer(*question, **more)["recommendation"] for more in ({"rules": ()}, {}))
+    assert (shipped["composition"], ours["composition"]) == ("sft+lora", "sft+qlora")
+    assert ours["decided_by"][-1] == "acme/qlora-for-little-money"
 
 
 def test_a_fact_of_the_companys_own_can_be_stated():
     """--signal takes the new fact: the rule decides, the warning is said, and the stage reads the
     data once.
     """
-    done = run(
-        "--json",
-        "--task",
-        "customer_service",
-        "--depth",
-        "style",
-        "--data-kind",
-        "paired",
-        "--data-rows",
-        "4000",
-        "--gpu",
-        "RTX 4090",
-        "--model",
-        "Qwen/Qwen3-8B",
-        "--signal",
-        "contains_customer_data",
+    question = shlex.split(
+        "--task customer_service --depth style --data-kind paired --data-rows 4000 "
+        "--gpu 'RTX 4090' --model Qwen/Qwen3-8B --signal contains_customer_data"
     )
-    document = json.loads(done.stdout)
+    document = answer(*question)
     assert document["recommendation"]["composition"].startswith("rag & sft+")
     assert "acme/customers-are-looked-up" in document["recommendation"]["decided_by"]
     assert any("privacy officer" in warning for warning in document["warnings"])
     with pytest.raises(InputError, match="unknown signal 'contains_customer_data'"):
-        CliRunner().invoke(
-            advise,
-            ["--json", "--task", "qa", "--signal", "contains_customer_data"],
-            catch_exceptions=False,
-        )
+        answer("--task", "qa", "--signal", "contains_customer_data", rules=())
 
 
 def test_the_environment_names_the_file_too(monkeypatch):
     """ADVISE_RULES does what --rules does."""
     monkeypatch.setenv("ADVISE_RULES", str(ACME))
-    done = CliRunner().invoke(
-        advise, ["--json", "--task", "qa", "--gpu", "unknown"], catch_exceptions=False
-    )
-    assert json.loads(done.stdout)["rules"]["layers"][-1] == "acme"
+    found = answer("--task", "qa", "--gpu", "unknown", rules=())
+    assert found["rules"]["layers"][-1] == "acme"
 
 
 def test_a_switched_off_rule_is_gone():

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from advisor.commands.chat import greet
 from advisor.record.run import RunRecord
 from advisor.record.stage import RewardRecord
 from advisor.render.markup import html_templates
@@ -320,3 +321,29 @@ def test_each_reward_has_a_row_and_a_picture():
     metrics = [{"step": step, "rewards/exact/mean": step / 10} for step in (1, 2)]
     (chart,) = metric_charts(metrics)
     assert "Mean of reward exact from 0.1 at step 1 to 0.2 at step 2" in chart.says
+
+
+def test_a_chat_begins_with_the_verdict(tmp_path, capsys):
+    """The same three lines as everywhere, on standard error; answers alone go to standard
+    output.
+    """
+    (tmp_path / "run.json").write_text(json.dumps(RECORD))
+    greet(tmp_path)
+    out, err = capsys.readouterr()
+    assert out == ""
+    said = (
+        "mine, as it was measured:",
+        "Task     better: held-out loss 4 -> 2",
+        "General  ",
+        "Next",
+    )
+    places = [err.index(words) for words in said]
+    assert places == sorted(places)
+
+
+def test_a_record_that_cannot_be_read_is_no_reason_not_to_talk(tmp_path, capsys):
+    """Chat itself says what is wrong with a folder."""
+    (tmp_path / "run.json").write_text("{")
+    greet(tmp_path)
+    greet(tmp_path / "nothing")
+    assert capsys.readouterr().err == ""
