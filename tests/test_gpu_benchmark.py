@@ -97,22 +97,20 @@ def test_every_method_is_measured_and_written(measure, page):
     assert page.read_text() == before
 
 
-def test_a_second_call_does_only_what_is_left(measure):
-    """Finished rows are kept in a file; one that failed is tried again, other settings begin anew."""
-    assert measure(Children(fails={"dpo"}), "--only", "lora", "--only", "dpo") == 1
-    again = Children()
-    assert measure(again, "--only", "lora", "--only", "dpo") == 0
-    assert again.commands == [("dpo", "ours")]
-    other = Children()
-    assert measure(other, "--only", "lora", "--steps", "4") == 0
-    assert other.commands == [("lora", "ours"), ("lora", "trl")]
-
-
-def test_no_row_starts_after_the_time(measure, capsys):
-    """With no time left nothing is started, and the next call is said to resume."""
-    children = Children()
-    assert measure(children, "--minutes", "0") == 1
-    assert children.commands == []
+def test_a_second_call_does_only_what_is_left(measure, capsys):
+    """Finished rows are kept in a file; one that failed is tried again, other settings begin anew.
+    With no time left nothing is started, and the next call is said to resume.
+    """
+    only = ("--only", "lora", "--only", "dpo")
+    assert measure(Children(fails={"dpo"}), *only) == 1
+    for arguments, commands in (
+        (only, [("dpo", "ours")]),
+        (("--only", "lora", "--steps", "4"), [("lora", "ours"), ("lora", "trl")]),
+    ):
+        again = Children()
+        assert (measure(again, *arguments), again.commands) == (0, commands)
+    late = Children()
+    assert (measure(late, "--minutes", "0"), late.commands) == (1, [])
     assert "the next call resumes here" in capsys.readouterr().out
 
 

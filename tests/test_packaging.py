@@ -16,6 +16,7 @@ import pytest
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import SUFFIX, schemas
 from tests.fake_model import write_fake_model
+from tests.launch.conftest import CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.smoke
@@ -32,22 +33,18 @@ def _nothing_beside_the_wheel(monkeypatch):
 def wheel(tmp_path_factory):
     """A wheel of this checkout, built without the network."""
     out = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--no-isolation",
-            "--outdir",
-            str(out),
-            str(ROOT),
-        ],
-        capture_output=True,
-        text=True,
-    )
+    command = ["build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     return next(out.glob("*.whl"))
+
+
+def environment(home, wheel):
+    """A clean environment with the wheel alone; its folder of packages."""
+    venv.create(home, with_pip=True)
+    options = ["--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([home / "bin" / "python", "-m", "pip", "install", *options], check=True)
+    return next(home.glob("lib/python3*/site-packages"))
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +53,15 @@ def installed(wheel, tmp_path_factory):
     path file after its own.
     """
     home = tmp_path_factory.mktemp("clean")
-    venv.create(home, with_pip=True)
-    python = home / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)],
-        check=True,
-    )
-    site = next(home.glob("lib/python3*/site-packages"))
-    (site / "borrowed.pth").write_text(str(HERE))
+    (environment(home, wheel) / "borrowed.pth").write_text(str(HERE))
     return home
+
+
+def advise(home, *arguments, cwd):
+    return subprocess.run(
+        [home / "bin" / "advise", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
 
 
 LIGHT = (
@@ -77,21 +74,7 @@ LIGHT = (
 def light(wheel, tmp_path_factory):
     """A clean environment with the wheel and the core dependencies alone: no torch anywhere."""
     home = tmp_path_factory.mktemp("light")
-    venv.create(home, with_pip=True)
-    subprocess.run(
-        [
-            home / "bin" / "python",
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-index",
-            str(wheel),
-        ],
-        check=True,
-    )
-    site = next(home.glob("lib/python3*/site-packages"))
+    site = environment(home, wheel)
     found = [name for name in LIGHT if (HERE / name).exists()]
     assert len(found) >= len(LIGHT) - 1
     for name in (*found, *(file.name for file in HERE.glob("*__mypyc*.so"))):
@@ -129,12 +112,7 @@ def test_the_wheel_holds_the_schemas_of_its_rules(wheel):
 def test_the_installed_command_answers(installed, tmp_path):
     """`advise --json` works from a folder of somebody else's `rules/` and `trainers/`."""
     hostile(tmp_path)
-    done = subprocess.run(
-        [installed / "bin" / "advise", "--json", "--task", "qa", "--gpu", "unknown"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = advise(installed, "--json", "--task", "qa", "--gpu", "unknown", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["recommendation"]["composition"] == "sft+lora"
 
@@ -152,27 +130,9 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
     hostile(tmp_path)
     rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(64)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [
-        installed / "bin" / "advise",
-        "run",
-        "--task",
-        "qa",
-        "--gpu",
-        "none",
-        "--data",
-        "train.jsonl",
-        "--model",
-        str(tiny_model),
-        "--max-steps",
-        "2",
-        "--no-judge",
-        "--output",
-        "out",
-    ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    asked = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", tiny_model]
+    short = ["--max-steps", 2, "--no-judge", "--output", "out"]
+    done = advise(installed, "run", *asked, *short, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
     assert list((tmp_path / "out" / "stages" / "sft").glob("adapter_model.safetensors"))
@@ -188,24 +148,12 @@ def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_p
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "train.jsonl").write_bytes(text.encode("cp1251"))
-    config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 128,
-        "vocab_size": 300,
-    }
-    write_fake_model(tmp_path / "m", config)
+    write_fake_model(tmp_path / "m", CONFIG)
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
-    answered = subprocess.run(
-        [light / "bin" / "advise", "--json", *flags], cwd=tmp_path, capture_output=True, text=True
-    )
+    answered = advise(light, "--json", *flags, cwd=tmp_path)
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout)["plan"]["model"] == "m"
-    refused = subprocess.run(
-        [light / "bin" / "advise", "run", *flags], cwd=tmp_path, capture_output=True, text=True
-    )
+    refused = advise(light, "run", *flags, cwd=tmp_path)
     assert refused.returncode == 4, refused.stderr
     assert re.search(r"pip install '.*finetune_advisor-.*\.whl\[train\]'", refused.stderr)
     assert not (tmp_path / "runs").exists()

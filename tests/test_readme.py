@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_model import write_fake_model
+from tests.launch.conftest import CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -49,20 +50,6 @@ def test_there_are_exactly_two_set_up_lines():
     assert SETUP[0].endswith("advise demo")
     assert SETUP[1].endswith("-m pytest")
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
-
-
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 400,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-}
 
 
 AXOLOTL = """\
