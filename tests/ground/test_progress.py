@@ -75,11 +75,18 @@ def test_a_log_gets_lines_with_what_is_done_what_is_left_and_the_rate(board, clo
     assert 40 < len(lines) < 80
 
 
-def test_a_short_wait_shows_nothing(board, clock, capsys, monkeypatch):
-    """Below two seconds nothing appears, neither in a log nor on a terminal."""
+def terminal(monkeypatch, term="xterm"):
+    """A terminal that standard error leads to from now on."""
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "120")
+    return screen
+
+
+def test_a_short_wait_shows_nothing(board, clock, monkeypatch):
+    """Below two seconds nothing appears, neither in a log nor on a terminal."""
+    screen = terminal(monkeypatch)
     for _ in track([1, 2, 3], "rows"):
         passes(clock, board, 0.5)
     assert screen.getvalue() == ""
@@ -87,10 +94,7 @@ def test_a_short_wait_shows_nothing(board, clock, capsys, monkeypatch):
 
 def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
     """The outer count moves the bar; below it is what a log gets. A hidden cursor returns."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    screen = terminal(monkeypatch)
     with waiting("training", total=108, unit="steps") as steps:
         steps.at(12, text="loss 1.234", left_s=120)
         with waiting("generating answers", total=64, unit="answers") as answers:
@@ -105,9 +109,7 @@ def test_a_terminal_gets_a_bar_that_goes_again(board, clock, monkeypatch):
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(board, clock, monkeypatch):
     """TERM=dumb, which screen readers and editors set."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "dumb")
+    screen = terminal(monkeypatch, "dumb")
     with waiting("downloading", total=270 * MIB, unit=BYTES) as done:
         done(90 * MIB)
         passes(clock, board, 6)
@@ -143,9 +145,12 @@ def test_who_looks_into_the_run_folder_sees_the_same(board, clock, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+DAMAGED = ("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}', "[" * 100_000)
+
+
 def test_a_damaged_file_says_nothing(tmp_path):
-    """Whatever stands there."""
-    for content in ("", "{}", "[1]", '{"label": 1, "waits": [{}], "memory": null}'):
+    """Whatever stands there: neither a view nor a traceback."""
+    for content in DAMAGED:
         (tmp_path / progress.FILE).write_text(content)
         assert read_view(tmp_path) is None
 
@@ -238,33 +243,22 @@ SENTENCE = "about 8 min in all (load 9 s, measuring before 54 s, training 6 min,
 COMMAND = "advise run plan.yaml --output runs/a-folder-with-a-name-as-long-as-this-one-here-is"
 
 
-@pytest.fixture
-def columns(monkeypatch):
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+@pytest.mark.parametrize("text", [SENTENCE, f"  {COMMAND}", f"resume with: {COMMAND}"])
+def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, stream, text):
+    """No word is cut in two, and none is lost; a command is copied, and a log is read by programs:
+    both stay on one line.
+    """
     monkeypatch.setenv("COLUMNS", "40")
-
-
-def printed(monkeypatch, stream, text):
-    monkeypatch.setattr(sys, "stderr", stream)
+    shown = stream()
+    monkeypatch.setattr(sys, "stderr", shown)
     print_message(text)
-    return stream.getvalue()
-
-
-def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, columns):
-    """No word is cut in two, and none is lost."""
-    said = printed(monkeypatch, Terminal(), SENTENCE)
-    assert max(map(len, said.splitlines())) <= 40
-    assert said.split() == SENTENCE.split()
-
-
-@pytest.mark.parametrize("line", [f"  {COMMAND}", f"resume with: {COMMAND}"])
-def test_a_command_stays_on_one_line(monkeypatch, columns, line):
-    """It is copied."""
-    assert printed(monkeypatch, Terminal(), line) == f"{line}\n"
-
-
-def test_a_log_gets_a_message_as_one_line(monkeypatch, columns):
-    """Programs that read it look for whole lines."""
-    assert printed(monkeypatch, io.StringIO(), SENTENCE) == f"{SENTENCE}\n"
+    said = shown.getvalue()
+    if text == SENTENCE and stream is Terminal:
+        assert max(map(len, said.splitlines())) <= 40
+        assert said.split() == SENTENCE.split()
+    else:
+        assert said == f"{text}\n"
 
 
 @pytest.mark.parametrize("value", ["Infinity", "NaN", "1e300", "null", "[]", "{}", "9" * 400])
@@ -280,9 +274,3 @@ def test_a_number_that_nothing_can_be_says_nothing(tmp_path, key, value):
     (tmp_path / progress.FILE).write_text(damaged)
     seen = read_view(tmp_path)
     assert seen is None or (key, value) == ("left_s", "null")
-
-
-def test_a_file_that_is_nested_too_deeply_says_nothing(tmp_path):
-    """Neither a view nor a traceback."""
-    (tmp_path / progress.FILE).write_text("[" * 100_000)
-    assert read_view(tmp_path) is None
