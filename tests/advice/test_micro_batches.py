@@ -42,13 +42,13 @@ def searches(draw):
     return trials, need, pace, draw(st.sampled_from([8, 16, 24, 48, 80]))
 
 
-def search(trials, need, pace, limit):
+def search(trials, need, pace, limit, *, trains_all=False):
     return fastest_that_fits(
         trials,
         cost_of=lambda one: cost(need[one], limit),
         pace_of=pace.__getitem__,
         on_cpu=True,  # no more than the head-room is left free
-        trains_all=False,
+        trains_all=trains_all,
     )
 
 
@@ -93,42 +93,22 @@ def test_no_trial_is_asked_about_twice(found):
     assert len(paces) == len(set(paces))
 
 
-def test_rows_that_gain_nothing_are_not_added():
-    """Compute bound: 1 row or 8 take the same time, so that one is enough on any GPU."""
-    trials = trials_of(16, MICRO_BATCHES, recompute=True)
-    need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
-    pace = {one: 1 + 0.03 / one.micro + 0.3 * one.recompute for one in trials}
-    tried = search(trials, need, pace, 80).trial
-    assert (tried.micro, tried.recompute, tried.grad_accum) == (1, False, 16)
-
-
 def test_recomputing_that_costs_nothing_is_taken():
-    """Where generating takes most of a step, recomputing is hardly slower: memory stays free."""
+    """Where generating takes most of a step, recomputing is hardly slower: memory stays free. Where
+    it costs, one row is enough if more take as long for each.
+    """
     trials = trials_of(16, MICRO_BATCHES, recompute=True)
     need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
-    pace = {one: 10 + 0.3 * one.recompute for one in trials}
-    found = search(trials, need, pace, 80)
+    found = search(trials, need, {one: 10 + 0.3 * one.recompute for one in trials}, 80)
     assert (found.trial.micro, found.trial.recompute) == (1, True)
     assert found.recompute_saves_memory_only
-    alone = fastest_that_fits(
-        [one for one in trials if not one.recompute],
-        cost_of=lambda one: cost(need[one], 80),
-        pace_of=pace.__getitem__,
-        on_cpu=True,
-        trains_all=False,
-    )
-    assert alone.trial.micro == 1
+    bound = search(trials, need, {one: 1 + 0.3 * one.recompute for one in trials}, 80)
+    assert (bound.trial.micro, bound.trial.recompute) == (1, False)
 
 
 def test_the_whole_batch_at_once_may_need_least():
     """Full tuning with a single micro-batch keeps no gradients beside its activations."""
     trials = trials_of(4, MICRO_BATCHES[2:], recompute=True)
     need = {one: 20 + one.micro * 0.5 + (8 if one.grad_accum > 1 else 0) for one in trials}
-    found = fastest_that_fits(
-        trials,
-        cost_of=lambda one: cost(need[one], 24),
-        pace_of=lambda one: 1.0,
-        on_cpu=True,
-        trains_all=True,
-    )
+    found = search(trials, need, dict.fromkeys(trials, 1.0), 24, trains_all=True)
     assert (found.trial.micro, found.trial.grad_accum) == (4, 1)

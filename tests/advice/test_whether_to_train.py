@@ -2,6 +2,7 @@
 other words, denies, or has too little of, never leads somewhere that nobody would go.
 """
 
+import itertools
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from advisor.advice.case import decide
 from advisor.data.amounts import data_requirements
 from advisor.ruleset.facts import signals
 from advisor.ruleset.load import load_rules
+from tests.advice.public_situations import recommended
 from tests.conftest import scaled
 
 RULES = load_rules()
@@ -232,3 +234,33 @@ def test_rewards_train_every_weight_only_where_money_is_no_matter():
             rewarded += 1
             assert composition.scheme != "full", facts
     assert rewarded > scaled(100)
+
+
+def test_without_documents_functions_are_called_and_nothing_is_searched():
+    """Of a model that shall call functions: what changes comes from a function, whatever is stated
+    of depth, money, priority and size.
+    """
+    stated = {
+        "depth": (None, "style", "task", "domain_knowledge"), "budget": (None, "low", "high"),
+        "priority": (None, "quality", "cost", "privacy"), "model_params_b": (None, 0.5, 8, 70),
+    }  # fmt: skip
+    for values in list(itertools.product(*stated.values()))[::7]:
+        given = {name: one for name, one in zip(stated, values, strict=True) if one is not None}
+        answers = {"task": "tool_use", "data": {"kind": "none"}, "signals": ["facts_change_often"]}
+        assert recommended({"gpu": "unknown", **answers, **given}) == "tool_use", given
+
+
+@pytest.mark.parametrize(
+    ("kind", "signals"),
+    [
+        *(
+            ("raw_text", [wish])
+            for wish in ("facts_change_often", "needs_citations", "access_control")
+        ),
+        # A source can be named only for what was found.
+        *(("none", ["facts_change_often", wish]) for wish in ("needs_citations", "access_control")),
+    ],
+)
+def test_documents_are_searched_where_facts_come_from_them(kind, signals):
+    answers = {"task": "tool_use", "data": {"kind": kind}, "signals": signals}
+    assert recommended({"gpu": "unknown", **answers}) == "rag"
