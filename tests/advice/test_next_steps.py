@@ -23,6 +23,9 @@ LEADS_TO = {
 }
 # The last resort where nothing fits has its ways out, and another tool steps of its own.
 WITHOUT_STEPS = {"smaller_model", OTHER_TOOL}
+WITH_STEPS = set(remedies()) - WITHOUT_STEPS
+TRAINED = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000")
+SIGNALS = {fact.id for fact in load_facts().values() if fact.signal}
 
 
 def steps_of(call, *flags):
@@ -47,25 +50,24 @@ def test_a_remedy_has_a_first_step(call, name):
 
 
 def test_every_remedy_of_the_gate_has_a_file_and_steps():
-    """Adding one is adding one file: nothing that can be answered is without words."""
+    """Adding one is adding one file: nothing that can be answered is without words, and the flags,
+    signals and answers that they name exist.
+    """
     answered = {name for names, _ in REMEDIES_OF_GATE.values() for name in names}
     assert answered | WITHOUT_STEPS == set(remedies())
-    for name in set(remedies()) - WITHOUT_STEPS:
-        assert remedy(name).first
-        assert remedy(name).measure
-
-
-def test_what_helps_then_is_a_line_that_runs():
-    """Flags and signals named in the steps exist."""
     known = {fact.flag for fact in load_facts().values()} | {"--signal"}
-    signals = {fact.id for fact in load_facts().values() if fact.signal}
-    for name in set(remedies()) - WITHOUT_STEPS:
-        words = shlex.split(remedy(name).helps_then.replace("`", "'").replace("'s ", "s "))
-        flags = [word for word in words if word.startswith("--")]
+    for one in map(remedy, WITH_STEPS):
+        assert one.first
+        assert one.measure
+        words = shlex.split(one.helps_then.replace("`", "'").replace("'s ", "s "))
+        flags = {word for word in words if word.startswith("--")}
         assert flags
-        assert set(flags) <= known
+        assert flags <= known
         named = [words[i + 1].rstrip(".") for i, word in enumerate(words) if word == "--signal"]
-        assert set(named) <= signals
+        assert {*named, *one.again.get("signals", ())} <= SIGNALS
+        assert set(one.again) - {"signals"} <= set(load_facts())
+        assert one.again["data_path"] in one.write
+        assert one.again["data_path"] in one.helps_then
 
 
 def test_what_must_stay_in_the_house_is_not_sent_out(call):
@@ -79,11 +81,8 @@ def test_what_must_stay_in_the_house_is_not_sent_out(call):
 
 def test_which_half_does_what(call):
     """Beside training the search's steps say what each half is for."""
-    recommendation = steps_of(
-        call,
-        *("--task", "customer_service", "--data-kind", "paired", "--data-rows", "3000"),
-        *("--depth", "style", "--signal", "facts_change_often"),
-    )
+    asked = "--task customer_service --data-kind paired --data-rows 3000 --depth style"
+    recommendation = steps_of(call, *asked.split(), "--signal", "facts_change_often")
     assert recommendation["composition"].startswith("rag & ")
     (steps,) = recommendation["next_steps"]
     assert any("Two halves" in text for text in steps["also"])
@@ -92,8 +91,7 @@ def test_which_half_does_what(call):
 
 def test_training_alone_has_no_such_steps(call):
     """They belong to what trains nothing."""
-    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000")
-    assert steps_of(call, *flags)["next_steps"] == []
+    assert steps_of(call, *TRAINED)["next_steps"] == []
 
 
 def test_an_unknown_remedy_is_told():
@@ -119,8 +117,7 @@ def test_the_page_is_short(call):
 def test_a_plan_asked_for_where_nothing_is_trained(call, tmp_path, flags):
     """Exit code 3 with the whole answer, and no file."""
     code, out, err = call(*flags, "--gpu", "unknown", *LEADS_TO["rag"], "--plan", "p.yaml")
-    assert code == 3
-    assert not (tmp_path / "p.yaml").exists()
+    assert (code, (tmp_path / "p.yaml").exists()) == (3, False)
     assert "trains nothing" in err
     if flags:
         document = json.loads(out)
@@ -141,7 +138,7 @@ def test_a_run_asked_for_where_nothing_is_trained(call):
 
 def test_why_prints_the_whole_answer(call):
     """And changes nothing of a document, which holds all of it: a word on standard error says so."""
-    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000", "--gpu", "unknown")
+    flags = (*TRAINED, "--gpu", "unknown")
     _, short, _ = call(*flags)
     _, whole, _ = call(*flags, "--why")
     assert "Why not the others" in whole
@@ -161,18 +158,11 @@ def test_asking_again_takes_back_what_led_there(call):
     assert again.strip() == (
         "advise --task qa --gpu unknown --signal prompting_tried --data examples.jsonl"
     )
-    signals = {fact.id for fact in load_facts().values() if fact.signal}
-    for name in set(remedies()) - WITHOUT_STEPS:
-        again = remedy(name).again
-        assert set(again) - {"signals"} <= set(load_facts())
-        assert set(again.get("signals", ())) <= signals
-        assert again["data_path"] in remedy(name).write
-        assert again["data_path"] in remedy(name).helps_then
 
 
 def test_what_was_chosen_by_hand_is_what_the_next_line_trains(call):
     """The lines to type carry the choice, and what speaks against it stands in place of why."""
-    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "3000", "--gpu", "RTX 4090")
+    flags = (*TRAINED, "--gpu", "RTX 4090")
     code, out, _ = call(*flags, "--choose", "sft+adapter", "--force")
     assert code == 0
     assert "(sft+adapter, which you chose)" in " ".join(out.split())

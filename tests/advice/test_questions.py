@@ -18,11 +18,9 @@ from tests.conftest import examples
 RULES = load_rules()
 LAYERS = {"default": RULES, "guide-alone": load_rules(("document",))}
 SUPPORT = {
-    "task": "customer_service",
-    "data_kind": "paired",
-    "data_rows": 5000,
-    "data_tokens": 800_000,
-}
+    "task": "customer_service", "data_kind": "paired", "data_rows": 5000, "data_tokens": 800_000,
+}  # fmt: skip
+MODEL = {"params_b": 8.0, "checkpoint_kind": "instruct"}
 READ = ("checkpoint_kind", "params_b", "gpus")  # read from the answers to `model` and `gpu`
 
 
@@ -106,15 +104,9 @@ def test_no_question_is_left_out_that_could_matter(layers, seed, share):
 
 @pytest.mark.parametrize(
     "question",
-    [
-        "prompt_meets_quality_bar",
-        "serve_with",
-        "facts_change_often",
-        "budget",
-        "teacher",
-        "latency_critical",
-    ],
-)
+    ["prompt_meets_quality_bar", "serve_with", "facts_change_often", "budget", "teacher",
+     "latency_critical"],
+)  # fmt: skip
 def test_a_question_matters_exactly_where_some_completion_says_so(question):
     """With two further questions open, the answer is that of going through every completion."""
     opened = [
@@ -122,13 +114,7 @@ def test_a_question_matters_exactly_where_some_completion_says_so(question):
         for name in ("facts_change_often", "prompt_meets_quality_bar", "long_prompt_cost")
         if name != question
     ][:2]
-    known = {
-        **SUPPORT,
-        "depth": "style",
-        "params_b": 8.0,
-        "checkpoint_kind": "instruct",
-        "device": "unknown",
-    }
+    known = {**SUPPORT, **MODEL, "depth": "style", "device": "unknown"}
     known |= {} if question == "budget" else {"budget": "medium"}
     ends = [
         {
@@ -142,140 +128,68 @@ def test_a_question_matters_exactly_where_some_completion_says_so(question):
     )
 
 
-def test_nothing_about_training_matters_where_only_a_remedy_is_left():
-    """Facts that change, and no examples: neither money, model, card nor server is asked for."""
-    facts = {
-        "task": "qa",
-        "data_kind": "none",
-        "facts_change_often": True,
-        "teacher": "none",
-        "prompting_tried": False,
-        "depth": "style",
-    }
-    askable = ["budget", "model", "gpu", "serve_with", "priority"]
-    assert not may_train(RULES, facts, askable)
-    assert not [question for question in askable if still_matters(RULES, facts, question, askable)]
+STYLE = {**SUPPORT, "depth": "style", "budget": "low"}
+NO_DATA = {
+    "task": "qa", "data_kind": "none", "facts_change_often": True, "teacher": "none",
+    "prompting_tried": False, "depth": "style",
+}  # fmt: skip
+REASONING = {
+    "task": "reasoning", "data_kind": "prompts_with_verifier", "data_rows": 5000,
+    "base_model_never_succeeds": True, "depth": "task", "budget": "medium",
+}  # fmt: skip
+TEAMS = {"task": "multi_department", "data_kind": "paired", "data_rows": 500, "n_tasks": 3}
+ANY = ["budget", "model", "gpu", "serve_with", "priority"]
+HERE = {**STYLE, **MODEL, "device": "unknown", "priority": "cost"}
 
 
-def test_model_and_card_are_asked_wherever_something_may_be_trained():
-    """Where no rule looks at them any more, the plan still needs them."""
-    facts = {
-        **SUPPORT,
-        "depth": "style",
-        "budget": "low",
-        "facts_change_often": False,
-        "prompting_tried": False,
-    }
-    assert may_train(RULES, facts, ["model", "gpu"])
-    assert all(
-        still_matters(RULES, facts, question, ["model", "gpu"])
-        for question in ("model", "gpu", "data_path")
-    )
+@pytest.mark.parametrize(
+    ("layers", "facts", "question", "opened", "matters"),
+    [
+        # Facts that change and no examples: nothing about training is asked for.
+        *(("default", NO_DATA, question, ANY, False) for question in ANY),
+        # Where no rule looks at model and card any more, the plan still needs them.
+        *(("default", {**STYLE, "facts_change_often": False, "prompting_tried": False}, question,
+           ["model", "gpu"], True) for question in ("model", "gpu", "data_path")),
+        # Without a named model the budget has a say in the one that is suggested.
+        ("guide-alone", {**TEAMS, "params_b": 8.0, "device": "unknown"}, "budget", [], False),
+        ("guide-alone", {**TEAMS, "device": "unknown"}, "budget", [], True),
+        # A stronger model matters where the model may turn out too small to reason.
+        ("default", REASONING, "teacher", ["model"], True),
+        ("default", {**REASONING, **MODEL}, "teacher", [], False),
+        # As long as another card may be named, what was probed is not the last word.
+        ("default", HERE, "serve_with", ["gpu"], True),
+        ("default", {**HERE, "device": "gpu", "gpus": 1}, "serve_with", ["gpu"], True),
+        ("default", HERE, "serve_with", [], False),
+    ],
+)  # fmt: skip
+def test_a_question_is_asked_where_it_may_matter(layers, facts, question, opened, matters):
+    assert still_matters(LAYERS[layers], facts, question, opened) is matters
 
 
-def test_the_budget_has_a_say_in_the_model_that_is_suggested():
-    """Without a named model the budget matters also where no rule looks at it."""
-    ruleset = LAYERS["guide-alone"]
-    facts = {"task": "multi_department", "data_kind": "paired", "data_rows": 500, "n_tasks": 3}
-    assert not still_matters(ruleset, {**facts, "params_b": 8.0, "device": "unknown"}, "budget", [])
-    assert still_matters(ruleset, {**facts, "device": "unknown"}, "budget", [])
-
-
-def test_what_a_model_will_be_read_for_is_open_as_long_as_it_is():
-    """A stronger model matters where the model may turn out too small to reason; a model of 8B is
-    not.
-    """
-    facts = {
-        "task": "reasoning",
-        "data_kind": "prompts_with_verifier",
-        "data_rows": 5000,
-        "base_model_never_succeeds": True,
-        "depth": "task",
-        "budget": "medium",
-    }
-    assert still_matters(RULES, facts, "teacher", ["model"])
-    assert not still_matters(
-        RULES, {**facts, "params_b": 8.0, "checkpoint_kind": "instruct"}, "teacher", []
-    )
-
-
-def test_the_probed_machine_is_not_the_last_word():
-    """As long as another card may be named, what was probed is open: how many cards there are, and
-    what fits.
-    """
-    facts = {
-        **SUPPORT,
-        "depth": "style",
-        "budget": "low",
-        "params_b": 8.0,
-        "checkpoint_kind": "instruct",
-        "device": "unknown",
-        "priority": "cost",
-    }
-    assert still_matters(RULES, facts, "serve_with", ["gpu"]) == still_matters(
-        RULES, {**facts, "device": "gpu", "gpus": 1}, "serve_with", ["gpu"]
-    )
-    assert still_matters(RULES, facts, "serve_with", ["gpu"])
-    assert not still_matters(RULES, facts, "serve_with", [])
-
-
-def test_a_signal_that_is_implied_counts_as_open():
-    """A prompt that is good enough states that one was tried: the earlier no is not the last
-    word.
-    """
-    from advisor.advice.questions import _open_facts
-
-    facts = {"task": "qa", "data_kind": "none", "prompting_tried": False}
-    assert "prompting_tried" in _open_facts(RULES, facts, ["prompt_meets_quality_bar"])
-    assert "prompting_tried" not in _open_facts(RULES, facts, [])
+def test_only_a_remedy_is_left_where_nothing_may_be_trained():
+    assert not may_train(RULES, NO_DATA, ANY)
+    assert may_train(RULES, {**STYLE, "prompting_tried": False}, ["model", "gpu"])
 
 
 def test_nothing_is_over_a_limit_that_nobody_set():
     """`over_budget` is possible only where money or hours are limited."""
     facts = {
-        **SUPPORT,
-        "depth": "style",
-        "budget": "medium",
-        "params_b": 8.0,
-        "checkpoint_kind": "instruct",
-        "device": "gpu",
-        "gpus": 1,
-        "priority": "quality",
-    }
-    facts |= {
-        "fits_qlora": "fits",
-        "fits_full": "too_big",
-        "fits_adapter": "fits",
-        "fits_prefix": "fits",
-    }
-    matters = {
-        limit: still_matters(RULES, {**facts, **limit_facts}, "serve_with", ["serve_with"])
-        for limit, limit_facts in {"none": {}, "set": {"budget_usd": 1}}.items()
-    }
-    brute = {
-        len(
-            {
-                composition(RULES, {**facts, "fits_lora": fit, "serve_with": server})
-                for server in domain(RULES, "serve_with")
-            }
-        )
-        > 1
+        **SUPPORT, **MODEL, "depth": "style", "budget": "medium", "device": "gpu", "gpus": 1,
+        "priority": "quality", "fits_qlora": "fits", "fits_full": "too_big",
+        "fits_adapter": "fits", "fits_prefix": "fits",
+    }  # fmt: skip
+    brute = any(
+        len({composition(RULES, {**facts, "fits_lora": fit, "serve_with": server})
+             for server in domain(RULES, "serve_with")}) > 1
         for fit in ("fits", "tight", "too_big")
-    }
-    assert matters["none"] == (True in brute)
+    )  # fmt: skip
+    assert still_matters(RULES, facts, "serve_with", ["serve_with"]) == brute
 
 
 def test_what_is_settled_is_the_chain_and_the_modules():
     """Pairs of request and answer for support lead to one chain whatever is still open; with
     nothing known they do not.
     """
-    facts = {
-        **SUPPORT,
-        "depth": "style",
-        "n_tasks": 1,
-        "budget": "low",
-        "facts_change_often": False,
-        "prompting_tried": False,
-    }
+    facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
     assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
     assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None
