@@ -137,17 +137,9 @@ def fitted(composition: str, situation: Situation) -> FittedStage:
     return fit_stage(StageCase(RULES, *axes, strategy=strategy))
 
 
-def random_situation(seed: int, data: Path | None = None) -> Situation | None:
-    """That of random_answers; None where they contradict each other."""
-    try:
-        return situation_of(random_answers(seed, data), probed=UNKNOWN_MACHINE)
-    except InputError:
-        return None
-
-
 @cache
 def random_advice(
-    seed: int, data: Path, *, runnable: bool = False, flips: bool = True
+    seed: int, data: Path | None, *, runnable: bool = False, flips: bool = True
 ) -> Advice | None:
     """The advice on random_answers, computed once in a process for all tests that read it; None
     where what was stated contradicts itself.

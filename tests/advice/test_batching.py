@@ -12,28 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from advisor.advice.facts import situation_facts
 from advisor.advice.planning import comment_of
 from advisor.advice.search import fit
-from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.packing import GAINS, MULTIPLE, SAME_ROWS, Packing, packing_of
-from advisor.advice.search.settings import StageCase
-from advisor.advice.types import ALONE, ON_EACH
 from advisor.data.lengths import Lengths
 from advisor.estimate import run
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
-from advisor.ground.types import Answer, AnswerSet, DataProfile, TokenStats
-from advisor.methods.composition import parse_composition
+from advisor.ground.types import DataProfile, TokenStats
 from advisor.render.answer.needs import padding_words
-from advisor.ruleset.load import load_rules
-from advisor.situation.build import situation_of
-from tests.advice.situations import UNKNOWN_MACHINE
+from tests.advice.situations import asked
+from tests.advice.situations import fitted as fitted_stage
 from tests.conftest import examples
 from trainers.rows.batches import Batches
 from trainers.rows.packing import bins_of
 
 np = pytest.importorskip("numpy")  # only trainers need it
-RULES = load_rules()
 ON_CPU = {"gpu": "none", "model": "HuggingFaceTB/SmolLM2-135M-Instruct", "composition": "sft+lora"}
 
 
@@ -52,28 +45,23 @@ def chat_lengths(count=2000, seed=0):
     return np.array([min(700, max(10, int(draw.lognormvariate(4.4, 0.8)))) for _ in range(count)])
 
 
-def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+qlora", lengths=None):
-    known = {"task": "other", "model": model, "gpu": gpu, "gpus": gpus}
-    answers = AnswerSet(
-        known={key: Answer(value=value, origin="flag") for key, value in known.items()}
-    )
+def fitted(*, composition="sft+qlora", lengths=None, **known):
+    """The settings of a stage on rows of these lengths, and the stage."""
+    stated = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", **known}
     lengths = chat_lengths() if lengths is None else lengths
     data = DataProfile(
         path="chats.jsonl", kind="paired", format="messages", mapping={}, rows=len(lengths),
         tokens=stats_of(lengths), objectives=("sft",),
     )  # fmt: skip
-    situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=data)
-    found = parse_composition(composition)
-    facts, strategy = situation_facts(situation), ON_EACH if gpus > 1 else ALONE
-    stage = fit_stage(StageCase(RULES, situation, facts, found, found.chain[-1], strategy=strategy))
-    return {key: chosen.value for key, chosen in stage.reasons.items()}, stage, stage.cost
+    stage = fitted_stage(composition, replace(asked(**stated), data=data))
+    return {key: chosen.value for key, chosen in stage.reasons.items()}, stage
 
 
 def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
     """Sixteen rows a step, as the rule asks; the sequence holds the longest row, and the reasons
     say how many rows there are and what is saved.
     """
-    values, stage, _ = fitted()
+    values, stage = fitted()
     lengths = chat_lengths()
     assert values["packing"] is True
     assert values["seq_len"] >= lengths.max()
@@ -101,7 +89,7 @@ def test_elsewhere_rows_of_similar_length_share_a_batch(case):
     """On the CPU, for models that carry a state, where a GPU's share of a step is less than a
     sequence, with a prefix, and for rows of one length: the batch counts rows, as the rule says.
     """
-    values, stage, _ = fitted(**case)
+    values, stage = fitted(**case)
     assert not values.get("packing")
     assert values["group_by_length"] is True
     cards = case.get("gpus", 1)
@@ -113,8 +101,8 @@ def test_rows_that_fit_in_memory_alone_are_not_packed(monkeypatch):
     """Where the longer sequence does not fit and single rows do, rows are grouped."""
     long = Packing(seq_len=262_144, sequences=1, rows=16.0)
     monkeypatch.setattr(fit, "packing_suits", lambda *_, **__: ("gains", long))
-    values, _, cost = fitted()
-    assert cost.fits == "fits"
+    values, stage = fitted()
+    assert stage.cost.fits == "fits"
     assert values["seq_len"] < 1000
     assert not values.get("packing")
     assert values["micro_batch_size"] * values["grad_accum"] == 16
@@ -139,7 +127,7 @@ def test_padding_is_in_the_estimated_time():
     """A stage whose rows are grouped takes less time than one whose rows come at random, although
     that one takes fewer rows at once.
     """
-    values, _, grouped = fitted(**ON_CPU)
+    values, grouped = fitted(**ON_CPU)
     assert values["micro_batch_size"] > 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -147,8 +135,8 @@ def test_padding_is_in_the_estimated_time():
             "padded_tokens",
             lambda *args, **given: padded_tokens(*args, **given | {"grouped": False}),
         )
-        random_rows = fitted(**ON_CPU)[2]
-    assert random_rows.duration_s > 1.1 * grouped.duration_s
+        random_rows = fitted(**ON_CPU)[1]
+    assert random_rows.cost.duration_s > 1.1 * grouped.cost.duration_s
 
 
 @examples(2)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import product
 from math import ceil
 
 import pytest
 
-from advisor.advice.facts import situation_facts
-from advisor.advice.search.fit import fit_stage
 from advisor.advice.search.rows import aim_of, held_out, settings_for_rows, steps_in
-from advisor.advice.search.settings import BATCH, StageCase, axes_of, settings_by_rule
-from advisor.advice.types import ALONE, ON_EACH, Chosen
-from advisor.ground.types import Answer, AnswerSet
+from advisor.advice.search.settings import BATCH, axes_of, settings_by_rule
+from advisor.advice.types import Chosen
 from advisor.methods import methods
-from advisor.methods.composition import parse_composition
-from advisor.ruleset.load import load_rules
-from advisor.situation.build import situation_of
-from tests.advice.situations import UNKNOWN_MACHINE
+from tests.advice.situations import RULES, asked, fitted
 from tests.conftest import scaled
 
-RULES = load_rules()
 OBJECTIVES = tuple(methods().objectives)
 CLASSES = (*((name, False) for name in OBJECTIVES), ("sft", True))
 
@@ -104,34 +98,24 @@ def test_what_a_layer_of_ones_own_sets_stays():
 @pytest.mark.parametrize("cards", [1, 2, 3, 8])
 def test_comments_count_steps_that_the_fitted_batch_has(cards):
     """Whatever the number of GPUs, the steps that a comment names follow from the plan's values."""
-    for composition, kind in (
-        ("sft+lora", "paired"),
-        ("dpo+lora", "preference"),
-        ("kto+full", "unpaired_feedback"),
-        ("grpo+lora", "prompts_with_verifier"),
-        ("rm+lora", "preference"),
-    ):
-        for rows in (60, 189, 1000, 7000):
-            known = {
-                "task": "other", "data_rows": rows, "data_kind": kind, "gpu": "A100 80GB",
-                "gpus": cards, "model": "Qwen/Qwen3-0.6B",
-            }  # fmt: skip
-            stated = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-            situation = situation_of(AnswerSet(known=stated), probed=UNKNOWN_MACHINE)
-            parsed = parse_composition(composition)
-            facts = situation_facts(situation)
-            strategy = ON_EACH if cards > 1 else ALONE
-            axes = (situation, facts, parsed, parsed.chain[0])
-            stage = fit_stage(StageCase(RULES, *axes, strategy=strategy))
-            chosen = stage.reasons
-            per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
-            held = round(rows * chosen["holdout"].value)
-            steps = ceil(ceil((rows - held) / per_step) * chosen["epochs"].value)
-            for key, mark in (("grad_accum", "this leaves about "), ("epochs", ": about ")):
-                text = chosen[key].because
-                if mark in text:
-                    named = int(text.split(mark)[1].split()[0].replace(",", ""))
-                    assert named == steps, (cards, rows, key, text, steps)
+    kinds = {
+        "sft+lora": "paired", "dpo+lora": "preference", "kto+full": "unpaired_feedback",
+        "grpo+lora": "prompts_with_verifier", "rm+lora": "preference",
+    }  # fmt: skip
+    for composition, rows in product(kinds, (60, 189, 1000, 7000)):
+        situation = asked(
+            task="other", data_rows=rows, data_kind=kinds[composition], gpu="A100 80GB",
+            gpus=cards, model="Qwen/Qwen3-0.6B",
+        )  # fmt: skip
+        chosen = fitted(composition, situation).reasons
+        per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
+        held = round(rows * chosen["holdout"].value)
+        steps = ceil(ceil((rows - held) / per_step) * chosen["epochs"].value)
+        for key, mark in (("grad_accum", "this leaves about "), ("epochs", ": about ")):
+            text = chosen[key].because
+            if mark in text:
+                named = int(text.split(mark)[1].split()[0].replace(",", ""))
+                assert named == steps, (cards, rows, key, text, steps)
 
 
 def test_each_task_has_what_follows_from_its_own_rows(tmp_path, call):
