@@ -7,8 +7,8 @@ are made in one place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 from msgspec import Struct, field
@@ -21,7 +21,7 @@ from advisor.advice.types import LADDER, NO_CONCESSIONS, Concessions, Fitted, Si
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods import schemes, update
 from advisor.methods.composition import Composition, compose
-from advisor.ruleset.judge import Judgement, judge
+from advisor.ruleset.judge import Judgement, compile_table, judge
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation, Suggested, with_suggested
 
@@ -294,13 +294,36 @@ class Case(Struct, frozen=True, eq=False, dict=True):
     def _before_scheme(self) -> Decision:
         return conclude_early(self.ruleset, self.facts)
 
+    @property
+    def _ladder(self) -> Iterator[Concessions]:
+        several = len(self.situation.hardware.gpus) > 1  # else nothing is sharded and offloaded
+        yield from dict.fromkeys(replace(one, offload=one.offload and several) for one in LADDER)
+
+    @cached_property
+    def composition(self) -> Composition:
+        """The composition of the decision. Estimates that it does not turn on are not made: a
+        what-if asks for two of six schemes.
+        """
+        early, known = self._before_scheme, self.costs.facts
+        remedies, trains = REMEDIES_OF_GATE[str(early.facts[GATE])]
+        if not trains:
+            return Composition(remedies=remedies)
+        if known.get("budget_usd") is None and known.get("budget_hours") is None:
+            first = next(self._ladder)
+            fits = {
+                f"fits_{one}": partial(self._coarse_fit, early.chain, one, first)
+                for one in schemes()
+            }
+            scheme = compile_table(self.ruleset, LAST).winner(early.facts, fits)
+            if scheme not in (None, SMALLER_MODEL):
+                return early.candidate(str(scheme), remedies)
+        return self.decision.composition
+
     @cached_property
     def decision(self) -> Decision:
         """What the tables conclude: first what needs no estimate, then which scheme."""
-        several = len(self.situation.hardware.gpus) > 1  # else nothing is sharded and offloaded
-        ladder = dict.fromkeys(replace(one, offload=one.offload and several) for one in LADDER)
         tried = list[Decision]()
-        for concessions in ladder:
+        for concessions in self._ladder:
             tried.append(found := self._decision_with(concessions))
             if OVER_BUDGET in found.fits:
                 for part in ("modules", "all"):
@@ -317,14 +340,17 @@ class Case(Struct, frozen=True, eq=False, dict=True):
         return replace(conclude(self.ruleset, self._before_scheme, fits), concessions=concessions)
 
     def coarse_fits(self, chain: str, concessions: Concessions = NO_CONCESSIONS) -> dict[str, str]:
-        """scheme -> the coarse fact that rules see. Of a model that nobody named it is known once
-        hardware and data are; that it does not fit always is, since the plan would run into it.
+        """scheme -> the coarse fact that rules see."""
+        return {one: self._coarse_fit(chain, one, concessions) for one in schemes()}
+
+    def _coarse_fit(self, chain: str, scheme: str, concessions: Concessions) -> str:
+        """Of a model that nobody named it is known once hardware and data are; that it does not fit
+        always is, since the plan would run into it.
         """
-        found = self.costs.coarse_fits(chain, concessions)
+        found = self.costs.coarse_fit(compose(chain, scheme), concessions)
         if self.situation.suggestion is None or self._is_suggestion_known:
             return found
-        known = ("too_big", OVER_BUDGET)
-        return {scheme: fit if fit in known else "unknown" for scheme, fit in found.items()}
+        return found if found in ("too_big", OVER_BUDGET) else "unknown"
 
     def cost_of(self, composition: Composition) -> Fitted:
         """The stages of a composition with settings that fit, and what they cost together."""

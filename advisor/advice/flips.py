@@ -85,7 +85,7 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
         for value in _other_values(case, decision, fact):
             change = {fact.id: value, **dict.fromkeys(fact.implied_by(value), True)}
             if _is_consistent(case, decision, {fact.id: value}, change):
-                to = case.with_answers(change).decision.composition
+                to = case.with_answers(change).composition
                 if str(to) != str(decision.composition):
                     yield _flip(fact, value, to)
 
@@ -170,11 +170,11 @@ def _with_amount(case: Case, decision: Decision, fact: Fact, value: float) -> Co
         return None
     there = case.with_answers(change)
     is_read = case.situation.data is not None or bool(case.situation.tasks)
-    if str(there.decision.composition) == str(decision.composition):
+    if str(there.composition) == str(decision.composition):
         return None
     if fact.id in DATA and not is_read:
         there = case.restated(change)  # another amount costs otherwise
-    to = there.decision.composition
+    to = there.composition
     return to if str(to) != str(decision.composition) else None
 
 
@@ -191,7 +191,7 @@ def _by_gpu(case: Case, decision: Decision) -> Iterator[Flip]:
     seen = set()
     for card in (card for card in situation.cards if card in holding):
         there = Case.build(replace(situation, hardware=one_card(card)), case.ruleset)
-        to = there.with_suggestion().decision.composition
+        to = there.with_suggestion().composition
         if str(to) not in seen:
             seen.add(str(to))
             text = f"if you trained on one {card_words(card)}"

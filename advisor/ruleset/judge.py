@@ -12,7 +12,7 @@ that ranks the schemes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -62,6 +62,11 @@ class CompiledTable:
                 self.rules[i].id,
             ),
         )
+        self.forbidding: dict[Any, list[int]] = {}
+        for i, rule in enumerate(self.rules):
+            if rule.kind == "forbid":
+                for outcome in self._forbidden_by(rule):
+                    self.forbidding.setdefault(outcome, []).append(i)
         # Settings likewise: the value of the latest layer stands. Two values inside one layer are a
         # fault that the linter finds.
         self.set_order = sorted(
@@ -79,6 +84,30 @@ class CompiledTable:
             result &= self.passing(fact_id, facts.get(fact_id))
         return result
 
+    def _forbidden_by(self, rule: Rule) -> list[Any]:
+        outcomes = rule.then[self.table.concludes]
+        return outcomes if isinstance(outcomes, list) else [outcomes]
+
+    def winner(self, facts: Mapping[str, Any], late: Mapping[str, Callable[[], Any]]) -> Any:
+        """The first outcome of the ranking, or None; a late fact is only asked for where a rule
+        turns on it, since it may take an estimate.
+        """
+        alive = self.every
+        for fact_id in self.conditions.keys() - late.keys():
+            alive &= self.passing(fact_id, facts.get(fact_id))
+
+        def fires(i: int) -> bool:
+            asked = (one.fact for one in self.rules[i].when if one.fact in late)
+            return bool(alive >> i & 1) and all(
+                self.passing(fact_id, late[fact_id]()) >> i & 1 for fact_id in asked
+            )
+
+        for i in filter(fires, self.order):
+            outcome = self.rules[i].then[self.table.concludes]
+            if not any(map(fires, self.forbidding.get(outcome, ()))):
+                return outcome
+        return None
+
     def judge(self, facts: Mapping[str, Any]) -> Judgement:
         firing = self.firing(facts)
         forbidden: dict[Any, list[Rule]] = {}
@@ -88,8 +117,7 @@ class CompiledTable:
             if not firing >> i & 1:
                 continue
             if rule.kind == "forbid":
-                outcomes = rule.then[self.table.concludes]
-                for outcome in outcomes if isinstance(outcomes, list) else [outcomes]:
+                for outcome in self._forbidden_by(rule):
                     forbidden.setdefault(outcome, []).append(rule)
             elif rule.kind == "warn":
                 warnings.append(rule)

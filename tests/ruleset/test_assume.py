@@ -7,8 +7,8 @@ from functools import cache
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.advice.case import Case
 from advisor.advice.facts import situation_facts
-from advisor.advice.search.costs import Costs
 from advisor.ground.types import Answer, AnswerSet, Gpu, Hardware
 from advisor.ruleset.load import load_rules
 from advisor.situation.models import model_shape, shape_from_size
@@ -87,7 +87,7 @@ def test_a_base_in_4_bit_never_needs_more(situation, chain):
     assumption.
     """
     facts = situation_facts(situation)
-    fits = Costs(ruleset=RULES, situation=situation, facts=facts).coarse_fits(chain)
+    fits = Case.build(situation, RULES).coarse_fits(chain)
     again = situation.model.stored is None
     assert again == (situation.model.id != "openai/gpt-oss-20b")
     possible = ("fits", "tight")
@@ -109,5 +109,5 @@ def test_an_assumption_would_be_noticed():
         ),
         model=shape("Qwen/Qwen3-8B"),
     )
-    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).coarse_fits("sft")
+    fits = Case.build(small, RULES).coarse_fits("sft")
     assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")

@@ -38,8 +38,8 @@ from advisor.advice.types import (
 )
 from advisor.estimate.types import Estimate
 from advisor.ground.units import about_usd, format_duration, format_usd
-from advisor.methods import objective, schemes, update
-from advisor.methods.composition import Composition, compose
+from advisor.methods import objective, update
+from advisor.methods.composition import Composition
 from advisor.methods.strategies import refused_by
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
@@ -242,12 +242,10 @@ class Costs:
             self._stages[key] = fit_stage(stage)
         return self._stages[key]
 
-    def coarse_fits(self, chain: str, concessions: Concessions = NO_CONCESSIONS) -> dict[str, str]:
-        """scheme -> the coarse fact that rules see."""
-        return {one: self._coarse_fit(compose(chain, one), concessions) for one in schemes()}
-
-    def _coarse_fit(self, composition: Composition, concessions: Concessions) -> str:
-        """The coarse fact; `split` for a module whose base could be quantised instead."""
+    def coarse_fit(
+        self, composition: Composition, concessions: Concessions = NO_CONCESSIONS
+    ) -> str:
+        """The coarse fact that rules see; `split` for a module whose base could be quantised instead."""
         stages, cost = self.cost_of(composition, concessions)
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
         if fit not in ("fits", "tight") or not update(composition.update or "lora").is_module:
