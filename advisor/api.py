@@ -39,7 +39,8 @@ class Answers(types.AnswerSet, frozen=True, kw_only=True):
 
         Raises AdviseError naming every key or value that is not known.
         """
-        given = Document(name="answers", data=_plain(document))
+        plain = _plain(document)
+        given = Document("answers", lambda: plain)
         answers, warnings = answers_from_document(given, load_known_facts(_layers(rules)))
         return cls(known=answers.known, warnings=warnings)
 

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from advisor.advice.linting import lint_rules
 from advisor.cli import advise
 from advisor.ground.errors import InputError
-from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
+from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import SHIPPED_LAYERS
 
 ACME = Path(__file__).resolve().parent.parent / "examples" / "acme" / "acme.yaml"
 LAW = shlex.split(

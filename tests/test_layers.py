@@ -42,7 +42,7 @@ TRAINERS = (
     *("keep", "stage", "teachers", "ppo", "recipes", "tools", "__main__"),
 )
 # Modules of advisor/ and their lines that a command loads: lower them when they fall.
-LOADED = {"--json": (131, 27_640), "--help": (26, 4_800)}
+LOADED = {"--json": (129, 26_787), "--help": (26, 4_700)}
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 
@@ -260,6 +260,7 @@ def test_a_command_loads_no_more_of_our_code(command):
     asked = ["--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
     files = {module_name(path): path for path in (ROOT / "advisor").rglob("*.py")}
     arguments = [command, *(asked if command == "--json" else [])]
+    loaded_by(arguments, ())  # what is read of rules/ is kept by now
     loaded = ast.literal_eval(loaded_by(arguments, list(files)))
     lines = sum(len(files[name].read_text(encoding="utf-8").splitlines()) for name in loaded)
     modules, most = LOADED[command]

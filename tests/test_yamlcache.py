@@ -6,12 +6,14 @@ import json
 import os
 
 import pytest
+from msgspec.json import encode
 
 from advisor.ground import yaml_files as yamlcache
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Integer, Keys
 from advisor.ground.yaml_files import read_shipped, read_yaml
+from advisor.ruleset.load import load_rules
 
 
 @pytest.fixture
@@ -31,11 +33,26 @@ def test_a_second_reading_is_the_first_and_the_parser_s(folder):
     )
     assert len(list(folder.glob("*.json"))) == 1
     assert first.data == second.data == parsed.data
-    for place in parsed.positions.values:
+    for place in parsed.positions[1]:
         assert second.at(place) == parsed.at(place)
         assert second.at(place, key=True) == parsed.at(place, key=True)
     assert second.positions == parsed.positions
     assert second.at(("tables", "nowhere", 3)) == parsed.at(("tables", "nowhere", 3))
+
+
+def test_a_kept_rule_set_is_the_one_that_was_read(folder):
+    """Every value of it, whole numbers and fractions told apart, and the places of its rules."""
+    load_rules.cache_clear()
+    read, kept = load_rules(), load_rules.__wrapped__()
+    assert read is not kept
+    assert read.rules["rank"][0] is not kept.rules["rank"][0]
+    texts = [
+        encode(one, enc_hook=lambda at: at.name, order="deterministic") for one in (read, kept)
+    ]
+    assert texts[0] == texts[1]
+    for one, other in zip(read.rules["rank"], kept.rules["rank"], strict=True):
+        assert one.at == other.at != ""
+    load_rules.cache_clear()
 
 
 @pytest.mark.parametrize("content", ["", "not json", "[]\n{}", "[]\n{}\n[", "[\n{}\n{}"])

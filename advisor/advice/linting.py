@@ -31,6 +31,7 @@ from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.entries import OWN_SCENARIO, SCENARIO, as_map
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge, spread_given
+from advisor.ruleset.layers import method_files
 from advisor.ruleset.lint import (
     REFRESH_FILE,
     SIDE_EFFECTS,
@@ -40,8 +41,8 @@ from advisor.ruleset.lint import (
     lint,
     past_their_date,
 )
-from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, method_files, only_layer
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.load import load_rules, only_layer
+from advisor.ruleset.model import SHIPPED_LAYERS, Rule, Ruleset
 
 SCENARIOS_FILE = Keys(
     help="Scenarios: tests of the rules as data",

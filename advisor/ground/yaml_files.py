@@ -6,74 +6,68 @@ refused with file, line and column: duplicate keys, aliases and anchors, tags, m
 yes/no/on/off, great depth and size. JSON is read through it too (JSON is YAML), so that errors in
 an answers file look the same in both forms.
 
-Reading YAML is most of what advice costs, so the data of shipped files are kept as JSON in the
-user's cache folder, named by a digest of the file's bytes and a stamp of the code: neither can be
-out of date. A file is kept once it was found to have its shape, and is not checked again. A cache
-that cannot be written or read is no error, and one that another user could have written is not
-trusted: what is kept stands for our rules.
+Reading YAML is most of what advice costs, so the data of shipped files, and what is made of them,
+are kept as JSON in the user's cache folder, named by a digest of the files' bytes and a stamp of
+the code: neither can be out of date. A file is kept once it was found to have its shape, and is not
+checked again. A cache that cannot be written or read is no error, and one that another user could
+have written is not trusted: what is kept stands for our rules.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
+from msgspec.json import decode, encode
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import InputError
 from advisor.ground.files import open_new, read_at_most
 from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
 from advisor.ground.shape import Choice, Date, Keys, MapOf, Path_, Shape, Text, check_shape
 from advisor.ground.types import Source
 
 if TYPE_CHECKING:
-    import yaml
+    pass
 
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
 MAX_VALUES = 60_000  # what a second is enough for
 
-_WORDS = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-_INT = re.compile(r"[-+]?[0-9]+$")
-_HEX = re.compile(r"0x[0-9a-fA-F]{1,16}$")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-_NOT_FINITE = (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf")
-_BOOLISH = {"yes", "no", "on", "off", "y", "n"}
 Marks = dict[Path_, tuple[int, int]]  # path -> (line, column), both from 1
+Positions = tuple[Marks, Marks]  # of keys, of values
 
 
-class Positions(NamedTuple):
-    """Where the parts of a file are."""
+class Document:
+    """Plain data and the places of its parts, each found when it is first asked for.
 
-    keys: Marks
-    values: Marks
+    No struct, so that what is kept of a value that stands in a file has the file's name alone.
+    """
 
+    def __init__(
+        self,
+        name: str,
+        find_data: Callable[[], Any],
+        find_positions: Callable[[], Positions] = lambda: ({}, {}),
+        *,
+        checked: bool = False,
+    ) -> None:
+        self.name, self._find_data, self._find_positions = name, find_data, find_positions
+        self.checked = checked  # a shipped file that was found to have its shape, now or before
 
-class Document(Struct, eq=False, dict=True):
-    """Plain data, and the places of its parts, which are found when the first one is asked for."""
-
-    name: str
-    data: Any
-    find_positions: Callable[[], Positions] = lambda: Positions({}, {})
-    checked: bool = False  # a shipped file that was found to have its shape, now or before
+    @cached_property
+    def data(self) -> Any:
+        return self._find_data()
 
     @cached_property
     def positions(self) -> Positions:
-        return self.find_positions()
+        return self._find_positions()
 
     def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
         """'plan.yaml:12:13' for a path, or for the nearest enclosing node that has a position."""
@@ -134,24 +128,10 @@ def parse_yaml(raw: bytes | str, *, name: str) -> Document:
     # Each value is followed by a comma, a colon or the end of a line.
     if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
         raise InputError(f"more than {MAX_VALUES:,} values", where=name, hint=not_by_hand)
-    import yaml
+    from advisor.ground.yaml_reader import read_events  # what is kept needs none of it
 
-    try:
-        events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        reader = _EventReader(name, events)
-        data = reader.document()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise InputError(f"not valid YAML: {error.problem or error.context}", where=at) from None
-    except yaml.YAMLError as error:
-        position = getattr(error, "position", -1)  # of a character that YAML does not allow at all
-        line = text.count("\n", 0, position) + 1
-        at = f"{name}:{line}" if position >= 0 else name
-        raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
-    if reader.faults:
-        raise InputError(faults=reader.faults)
-    return Document(name, data, lambda: reader.positions)
+    data, positions = read_events(text, name)
+    return Document(name, lambda: data, lambda: positions)
 
 
 def decode_utf8(raw: bytes, name: str) -> str:
@@ -165,112 +145,6 @@ def decode_utf8(raw: bytes, name: str) -> str:
         at = f"{name}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"
         raise InputError("contains a NUL byte", where=at, hint="this is not a text file")
     return text
-
-
-class _EventReader:
-    """One pass from YAML's events to plain data, collecting positions and faults.
-
-    Nothing is built before its depth is known: the parser itself does not recurse.
-    """
-
-    def __init__(self, name: str, events: Iterator[Any]) -> None:
-        self.name, self.events = name, events
-        self.faults: list[Fault] = []
-        self.positions = Positions({}, {})
-
-    def fault(self, event: yaml.Event, what: str, hint: str = "") -> None:
-        line, column = _place(event)
-        self.faults.append(Fault(where=f"{self.name}:{line}:{column}", what=what, hint=hint))
-
-    def document(self) -> Any:
-        data = None
-        for number, event in enumerate(self.events):
-            if number == 2:  # the start of the stream, of the document, its value, its end
-                data = self.value(event, ())
-            elif number == 4 and type(event).__name__ == "DocumentStartEvent":
-                self.fault(
-                    event, "not valid YAML: a second document begins here", "keep one in a file"
-                )
-                break
-        return data
-
-    def value(self, event: Any, path: Path_) -> Any:
-        kind = type(event).__name__
-        self.positions.values[path] = _place(event)
-        if kind == "AliasEvent":
-            self.fault(event, "aliases (*name) are not allowed here", "write the value out")
-            return None
-        if event.tag is not None:
-            hint = "plain text, numbers, lists and maps only"
-            self.fault(event, f"tags such as {event.tag} are not allowed", hint)
-        if kind == "ScalarEvent":
-            return self.scalar(event)
-        if len(path) >= MAX_DEPTH:
-            self.fault(event, f"nested deeper than {MAX_DEPTH} levels")
-            raise InputError(faults=self.faults)
-        if kind == "SequenceStartEvent":
-            return [self.value(item, (*path, index)) for index, item in enumerate(self.parts())]
-        return self.mapping(path)
-
-    def parts(self) -> Iterator[Any]:
-        """The events at which the parts of a list or a map begin."""
-        for event in self.events:
-            if type(event).__name__ in ("SequenceEndEvent", "MappingEndEvent"):
-                return
-            yield event
-
-    def mapping(self, path: Path_) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_event in self.parts():
-            key = getattr(key_event, "value", None)
-            if key is None:  # a list, a map or an alias
-                self.fault(key_event, "a key must be plain text")
-                self.value(key_event, (*path, "?"))
-                self.value(next(self.events), (*path, "?"))
-                continue
-            place = (*path, key)
-            first = self.positions.keys.setdefault(place, _place(key_event))
-            if key_event.tag is not None:
-                what = f"tags such as {key_event.tag} are not allowed"
-                self.fault(key_event, what, "plain text as a key")
-            elif key == "<<":
-                self.fault(key_event, "merge keys (<<) are not allowed", "write the values out")
-            elif key in result:
-                what = f"'{key}' is given twice (first on line {first[0]})"
-                self.fault(key_event, what, "keep one of them")
-            result[key] = self.value(next(self.events), place)
-        return result
-
-    def scalar(self, event: Any) -> Any:
-        text: str = event.value
-        # Quoted or block: always text. The C loader says "" for plain, Python's None.
-        if event.style:
-            return text
-        if text in _WORDS:
-            return _WORDS[text]
-        if _INT.match(text) and len(text) < 40:
-            return int(text)
-        if _HEX.match(text):
-            return int(text, 16)
-        what = hint = ""
-        if text.lower() in _BOOLISH:
-            what = f"'{text}' without quotes means true or false to some readers and text to others"
-            hint = "write true, false, or quote it"
-        elif _FLOAT.match(text):
-            number = float(text)
-            if math.isfinite(number):
-                return number
-            what = "a number too large to be usable"
-        elif text in _NOT_FINITE:
-            what = f"'{text}' is not a usable number"
-        if not what:
-            return text
-        self.fault(event, what, hint)
-        return None
-
-
-def _place(event: Any) -> tuple[int, int]:
-    return event.start_mark.line + 1, event.start_mark.column + 1
 
 
 # --------------------------------------------------------------------------- shipped files
@@ -303,39 +177,59 @@ def read_shipped(
         return document.data
 
     data = _kept((b"any" if shape is None else b"checked") + raw, checked_data)
-    return Document(name, data, lambda: parse_yaml(raw, name=name).positions, shape is not None)
+    return Document(
+        name, lambda: data, lambda: parse_yaml(raw, name=name).positions, checked=shape is not None
+    )
 
 
-def read_derived(name: str, paths: Iterable[Path], build: Callable[[], Any]) -> Any:
-    """What `build` makes of shipped files as plain data, made again if a file or the code changed.
+def read_derived(
+    name: str, paths: Iterable[Path], build: Callable[[], Any], kind: Any = Any
+) -> Any:
+    """What `build` makes of shipped files, made again if a file or the code changed.
 
-    One small file is read in place of many of which an answer needs a few facts.
+    One file is read in place of many of which an answer needs a few facts.
+
+    Args:
+        kind: The struct that it is; left out: plain data. A `Document` in it is one of those files.
     """
     try:
         parts = [f"\n{path.name}\n".encode() + path.read_bytes() for path in paths]
     except OSError:
         return build()  # says what is wrong
-    return _kept(name.encode() + b"".join(parts), build)
+    return _kept(name.encode() + b"".join(parts), build, kind)
 
 
-def _kept(source: bytes, build: Callable[[], Any]) -> Any:
+def _kept(source: bytes, build: Callable[[], Any], kind: Any = Any) -> Any:
     """The data that were kept of these bytes; otherwise `build` makes them, and they are kept."""
     path = _folder() / f"{hashlib.sha256(_code() + source).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError):
-        return json.loads(_read_own(path))
+    with suppress(OSError, ValueError, MsgspecError):
+        return decode(_read_own(path), type=kind, dec_hook=_document)
     data = build()
-    with suppress(OSError, TypeError, ValueError):
+    with suppress(OSError, TypeError, ValueError, MsgspecError):
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if len(os.listdir(path.parent)) >= MAX_KEPT:
             for old in path.parent.glob("*.json"):
                 old.unlink(missing_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        text = encode(data, enc_hook=_name_of)
         with open_new(temporary, 0o600) as file:
-            file.write(text.encode())
+            file.write(text)
         os.replace(temporary, path)
     return data
+
+
+def _name_of(value: Any) -> str:
+    """A document goes by its name. Raises TypeError for what cannot be kept."""
+    if not isinstance(value, Document):
+        raise TypeError(f"cannot keep a {type(value).__name__}")
+    return value.name
+
+
+def _document(kind: type, name: str) -> Document:
+    """The shipped file of that name, as it is when somebody asks."""
+    read = partial(read_shipped, rules_dir() / name.removeprefix("rules/"))
+    return Document(name, lambda: read().data, lambda: read().positions, checked=True)
 
 
 @cache

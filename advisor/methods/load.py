@@ -160,7 +160,7 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     """
     found: dict[str, dict[str, Any]] = {"objective": {}, "update": {}}
     faults: list[Fault] = []
-    taken: dict[str, str] = {}  # name of a method or scheme -> where it stands
+    taken: dict[str, Spot] = {}  # name of a method or scheme -> where it stands
     for root in roots or method_roots():
         if not any((root / name).is_dir() for name in ("rules", "extras", "launch")):
             allowed = "a folder with rules/objectives/, rules/updates/, extras/ or launch/checks/"
@@ -182,16 +182,16 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
                 method = reader.method(kind)
                 names = [] if method is None else _names(method)
                 for number, name in enumerate(names):
-                    again = document.at(("id",)) if name in names[:number] else ""
+                    again = Spot(document, ("id",)) if name in names[:number] else None
                     if not (first := taken.get(name) or again):
                         continue
                     at = document.at(("quantizations" if again or name != path.stem else "id",))
-                    what = f"a method '{name}' exists already ({first})"
+                    what = f"a method '{name}' exists already ({first.at()})"
                     reader.faults.append(Fault(where=at, what=what, hint=OWN_NAME))
                 faults += reader.faults
                 if not reader.faults:
                     found[axis][path.stem] = method
-                    taken |= dict.fromkeys(names, document.at(("id",)))
+                    taken |= dict.fromkeys(names, Spot(document, ("id",)))
     if not faults:
         faults = [fault for table in found.values() for fault in _wrong_refusals(table, found)]
     tables = {

@@ -24,7 +24,7 @@ def comments_of(text: str, *, name: str) -> Comments:
     """
     document = parse_yaml(text, name=name)
     # Several keys on a line: the last one.
-    keys = sorted(document.positions.keys.items(), key=lambda item: item[1])
+    keys = sorted(document.positions[0].items(), key=lambda item: item[1])
     by_line: dict[int, Place] = {line: path for path, (line, _) in keys}
     # YAML ends lines at these, too.
     lines, found = re.split("\r\n|[\r\n\x85\u2028\u2029]", text), dict[Place, str]()

@@ -14,7 +14,17 @@ from msgspec.structs import replace
 from advisor.ground.annotated import shape_of
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Path_, Shape, Text, check_shape
+from advisor.ground.shape import (
+    Choice,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    Path_,
+    Shape,
+    Text,
+    check_shape,
+)
 from advisor.ground.yaml_files import Document, read_shipped
 from advisor.methods import objectives, schemes, updates
 
@@ -54,8 +64,8 @@ class Fact(Struct, frozen=True, kw_only=True):
     origin: Annotated[str, Choice(values=ORIGINS), "where its value comes from"]
     values: Mapping[str, Value] = field(default_factory=dict)
     unit: str = ""
-    min: float | None = None
-    max: float | None = None
+    min: Annotated[int | float | None, Number(null=True)] = None
+    max: Annotated[int | float | None, Number(null=True)] = None
     integer: bool = False
     answer: Annotated[str | None, "its key in an answers file, dotted"] = None
     flag: Annotated[str | None, LONG_FLAG] = None

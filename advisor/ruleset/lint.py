@@ -22,8 +22,8 @@ from advisor.ground.yaml_files import SOURCE_KINDS, Document
 from advisor.ruleset.decisions import Clash, Hole, Idle, TableProof
 from advisor.ruleset.facts import methods_named
 from advisor.ruleset.judge import fires
-from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.load import only_layer
+from advisor.ruleset.model import SHIPPED_LAYERS, Rule, Ruleset
 from advisor.ruleset.phrases import joined
 from advisor.ruleset.proof import indistinguishable_values, prove
 from advisor.ruleset.space import TooManyCases

@@ -14,14 +14,15 @@ from advisor.ruleset.facts import UNKNOWN, Fact
 KINDS = ("forbid", "recommend", "set", "warn")
 CONFIDENCES = ("document", "study", "vendor-doc", "practice", "judgement")
 STATUSES = ("draft", "active", "expired")
+SHIPPED_LAYERS = ("document", "evidence")
 
 
 class Interval(Struct, frozen=True):
     """Numbers from `low` to `high`; None is open."""
 
-    low: float | None = None
+    low: int | float | None = None  # as the file has it: 2 is not 2.0 to a reader
     low_included: bool = True
-    high: float | None = None
+    high: int | float | None = None
     high_included: bool = False
 
     def __contains__(self, value: float) -> bool:

@@ -18,8 +18,8 @@ from advisor.plan.model import Plan
 from advisor.plan.read import plan_shape
 from advisor.ruleset.entries import BOUNDS, OWN_SCENARIO, RULE, SCENARIO
 from advisor.ruleset.facts import FACT, FACTS_FILE, UNKNOWN, Fact
-from advisor.ruleset.load import LAYER_FILE, MAX_INPUTS, OWN_FILE, SHIPPED_LAYERS, TABLES_FILE
-from advisor.ruleset.model import KINDS, DecisionTable, Ruleset
+from advisor.ruleset.layers import LAYER_FILE, MAX_INPUTS, OWN_FILE, TABLES_FILE
+from advisor.ruleset.model import KINDS, SHIPPED_LAYERS, DecisionTable, Ruleset
 from advisor.schema.parts import (
     TEXT,
     VERSION,

@@ -107,7 +107,7 @@ def rules(draw: Any, number: int) -> Rule:
         tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()),
         then=then,
         because=f"reason {number}", sources=(),
-            spot=Spot(Document(f"random.yaml:{number + 1}:1", None)),
+            spot=Spot(Document(f"random.yaml:{number + 1}:1", lambda: None)),
     )  # fmt: skip
 
 

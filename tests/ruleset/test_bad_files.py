@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.cli import advise
 from advisor.ground.errors import InputError
-from advisor.ruleset.load import MAX_OWN_RULES, SHIPPED_LAYERS, load_rules
+from advisor.ruleset.layers import MAX_OWN_RULES
+from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import SHIPPED_LAYERS
 from tests.conftest import examples
 
 WHOLE = """version: 1

@@ -16,8 +16,8 @@ from advisor.ground.yaml_files import Document, Spot
 from advisor.methods import methods, schemes, update, updates
 from advisor.methods.model import SERVERS
 from advisor.ruleset.judge import CompiledTable, fires, judge
-from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
-from advisor.ruleset.model import Condition, Rule
+from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import SHIPPED_LAYERS, Condition, Rule
 from advisor.ruleset.proof import prove
 from tests.conftest import examples
 from tests.ruleset.plain_reading import ruled_out
@@ -212,7 +212,7 @@ def allowed_rules(draw, number=0):
         then={},
         because="x",
         sources=(),
-        spot=Spot(Document(f"acme.yaml:{number + 1}:1", None)),
+        spot=Spot(Document(f"acme.yaml:{number + 1}:1", lambda: None)),
     )
 
 

@@ -245,7 +245,7 @@ class Costs:
     def coarse_fit(
         self, composition: Composition, concessions: Concessions = NO_CONCESSIONS
     ) -> str:
-        """The coarse fact that rules see; `split` for a module whose base could be quantised instead."""
+        """The coarse fact; `split` for a module whose base could be quantised instead."""
         stages, cost = self.cost_of(composition, concessions)
         fit = coarse_fit(cost, self.facts, may_not_fit=concessions.may_not_fit)
         if fit not in ("fits", "tight") or not update(composition.update or "lora").is_module:
