@@ -13,7 +13,7 @@ from advisor.data.recognition.columns import reach, with_leaves
 from advisor.data.recognition.matching import MOST_COLUMNS, role_of
 from advisor.data.recognition.recognise import ColumnsUnclear
 from advisor.ground.errors import InputError
-from tests.data.test_recognition import jsonl
+from tests.data.conftest import jsonl
 
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
@@ -90,35 +90,21 @@ def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
     error = caught.value
     assert error.ways[0].mapping == {"question": "f1", "answer": "f2"}
     assert error.row["f1"] == rows[0]["f1"]
-    command = f"advise check {shlex.quote(error.path)} --map question=f1 answer=f2"
-    assert command in error.faults[0].hint
-    fault = error.with_command("advise --task qa --data 'my file.csv'")
-    assert "advise --task qa --data 'my file.csv' --map question=f1 answer=f2" in fault.hint
-
-
-def test_known_names_with_two_readings_can_be_asked_about(tmp_path):
-    """Two possible answers are an error that holds both ways."""
-    rows = [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}]
-    with pytest.raises(ColumnsUnclear) as caught:
-        recognise(jsonl(tmp_path, rows))
-    assert [dict(way.mapping) for way in caught.value.ways] == [
-        {"question": "prompt", "answer": "completion"},
-        {"question": "question", "answer": "answer"},
-    ]
+    mapped = "--map question=f1 answer=f2"
+    assert f"advise check {shlex.quote(error.path)} {mapped}" in error.faults[0].hint
+    asked = "advise --task qa --data 'my file.csv'"
+    assert f"{asked} {mapped}" in error.with_command(asked).hint
 
 
 def test_nested_columns_are_found_and_read(tmp_path):
     """Objects inside objects are looked into, and read under their path."""
     rows = [
         {
-            "id": number,
-            "ticket": {
-                "customer": {"email": f"u{number}@example.com"},
-                "text": ASKED.format(number),
-            },
-            "resolution": {"agent": "Kim", "reply": REPLIED.format(number)},
+            "id": n,
+            "ticket": {"customer": {"email": f"u{n}@example.com"}, "text": ASKED.format(n)},
+            "resolution": {"agent": "Kim", "reply": REPLIED.format(n)},
         }
-        for number in range(20)
+        for n in range(20)
     ]
     path = jsonl(tmp_path, rows)
     found = recognise(path)
@@ -126,8 +112,7 @@ def test_nested_columns_are_found_and_read(tmp_path):
     assert found.unused == ("id",)
     examples = list(read_examples(path))
     assert [turn.content for turn in examples[3].messages] == [ASKED.format(3), REPLIED.format(3)]
-    stated = list(read_examples(path, mapping=found.mapping))
-    assert [one.messages for one in stated] == [one.messages for one in examples]
+    assert list(read_examples(path, mapping=found.mapping)) == examples
 
 
 def test_a_column_whose_name_holds_a_point_is_no_nested_one():
@@ -145,6 +130,7 @@ def test_a_column_whose_name_holds_a_point_is_no_nested_one():
         "[10:32] Customer: Where is it?\n[10:34] Support: It comes tomorrow.",
         "お客様：いつ届きますか？\n担当者：明日お届けします。",
         "Client : Où est mon colis ?\nConseiller : Il arrive demain.",
+        "### Human: Where is it?### Assistant: It comes tomorrow.",
     ],
 )
 def test_written_chats_are_found_whatever_their_column_is_called(tmp_path, chat):
@@ -155,11 +141,21 @@ def test_written_chats_are_found_whatever_their_column_is_called(tmp_path, chat)
     assert [turn.role for turn in next(read_examples(path)).messages] == ["user", "assistant"]
 
 
-def test_turns_with_keys_of_their_own_are_conversations(tmp_path):
+@pytest.mark.parametrize(
+    "log",
+    [
+        [{"sender": "visitor", "body": "Where?"}, {"sender": "operator", "body": "There."}],
+        [{"user": "Where?", "bot": "There."}],
+    ],
+)
+def test_turns_with_keys_of_their_own_are_conversations(tmp_path, log):
     """A chat tool's export calls speakers and texts what it likes."""
-    turns = [{"sender": "visitor", "body": "Where?"}, {"sender": "operator", "body": "There."}]
-    rows = [{"session": number, "log": turns} for number in range(3)]
-    assert recognise(jsonl(tmp_path, rows)).kind == "paired"
+    path = jsonl(tmp_path, [{"session": number, "log": log * 2} for number in range(3)])
+    assert recognise(path).kind == "paired"
+    turns = next(read_examples(path)).messages
+    assert [(turn.role, turn.content) for turn in turns] == [
+        ("user", "Where?"), ("assistant", "There."),
+    ] * 2  # fmt: skip
 
 
 def test_objects_with_authors_are_no_turns(tmp_path):
@@ -167,15 +163,6 @@ def test_objects_with_authors_are_no_turns(tmp_path):
     rows = [{"log": [{"author": "jane42", "text": "nice"}]}] * 3
     with pytest.raises(InputError, match="no known columns"):
         recognise(jsonl(tmp_path, rows))
-
-
-def test_exchanges_with_a_text_of_each_side_are_conversations(tmp_path):
-    """{"user": ..., "bot": ...} is two turns."""
-    log = [{"user": "Where?", "bot": "There."}, {"user": "Thanks", "bot": "Bye."}]
-    path = jsonl(tmp_path, [{"log": log}] * 3)
-    assert recognise(path).kind == "paired"
-    roles = [turn.role for turn in next(read_examples(path)).messages]
-    assert roles == ["user", "assistant", "user", "assistant"]
 
 
 def test_a_better_and_a_worse_answer_are_a_preference(tmp_path):
@@ -215,40 +202,37 @@ def test_a_guess_is_a_warning_with_the_option_to_say_otherwise(tmp_path):
     assert "--map question=Description 'answer=Agent Reply'" in said.text
 
 
+DATES = [f"03.{number % 9 + 1:02d}.2026" for number in range(60)]
+NAMES = ["Huber", "Groß"] * 30
+WRITTEN = [ASKED.format(number) for number in range(60)]
+REPLIES = [REPLIED.format(number) for number in range(60)]
+
+
+def columns_of(folder, **columns):
+    """A table with these columns."""
+    return table(folder, list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
+
+
 def test_requests_that_repeat_are_no_categories_of_their_answers(tmp_path):
     """The same questions come again and again; names in another language say what they are."""
-    rows = [
-        [str(number), f"03.{number % 9 + 1:02d}.2026", ("Huber", "Groß")[number % 2],
-         f"Wann hat das Amt {number % 6} geöffnet?", REPLIED.format(number),
-         ("Amt 32", "Amt 21")[number % 2]]
-        for number in range(60)
-    ]  # fmt: skip
-    header = ["Nr", "Eingang", "Bürger", "Anfrage", "Antwort", "Zuständig"]
-    found = recognise(table(tmp_path, header, rows))
-    assert dict(found.mapping) == {"question": "Anfrage", "answer": "Antwort"}
+    asked = [f"Wann hat das Amt {number % 6} geöffnet?" for number in range(60)]
+    path = columns_of(
+        tmp_path, Nr=range(60), Eingang=DATES, Bürger=NAMES, Anfrage=asked, Antwort=REPLIES,
+        Zuständig=["Amt 32", "Amt 21"] * 30,
+    )  # fmt: skip
+    found = recognise(path)
+    assert found.mapping == {"question": "Anfrage", "answer": "Antwort"}
     assert found.confidence == "guessed"
 
 
-def test_the_only_column_called_a_category_is_the_category(tmp_path):
-    """Dates are no categories, and a name in another language tells among other short columns."""
-    rows = [
-        [f"03.{number % 9 + 1:02d}.2026", ("Huber", "Groß")[number % 2], ASKED.format(number),
-         ("Müll", "Ausweis")[number % 2]]
-        for number in range(60)
-    ]  # fmt: skip
-    found = recognise(table(tmp_path, ["Eingang", "Bürger", "Schreiben", "Kategorie"], rows))
-    assert dict(found.mapping) == {"text": "Schreiben", "label": "Kategorie"}
-
-
-def test_columns_of_dates_are_not_offered_as_categories(tmp_path):
-    """What is asked leaves them out."""
-    rows = [
-        [f"03.{number % 9 + 1:02d}.2026", ("Huber", "Groß")[number % 2], ASKED.format(number),
-         ("rot", "blau")[number % 2]]
-        for number in range(60)
-    ]  # fmt: skip
+def test_dates_are_no_categories(tmp_path):
+    """The only column called a category is the category; else what is asked leaves dates out."""
+    columns = {"Eingang": DATES, "Bürger": NAMES, "Schreiben": WRITTEN}
+    kinds = ["Müll", "Ausweis"] * 30
+    found = recognise(columns_of(tmp_path, **columns, Kategorie=kinds))
+    assert found.mapping == {"text": "Schreiben", "label": "Kategorie"}
     with pytest.raises(ColumnsUnclear) as caught:
-        recognise(table(tmp_path, ["Eingang", "Bürger", "Schreiben", "Farbe"], rows))
+        recognise(columns_of(tmp_path, **columns, Farbe=kinds))
     assert {way.mapping["label"] for way in caught.value.ways} == {"Bürger", "Farbe"}
 
 
