@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from advisor.data import profile
 from advisor.data.checks import RandomSample
 from advisor.data.checks.repeats import SAMPLED_ROWS, normalise, resemblance, sketch
 from advisor.data.measure import Depth
-from tests.data.conftest import jsonl
+from tests.data.conftest import findings, jsonl
 
+THOROUGH = Depth(thorough=True)
 WORDS = [f"word{number}" for number in range(2000)]
 
 
@@ -43,13 +43,8 @@ def test_resemblance_of_long_texts_is_near_the_true_one():
     """
     words = sentence(1, 1000).split()
     changed = words[:900] + sentence(2, 100).split()
-    true = 898 / (998 + 998 - 898)
-    assert (
-        abs(
-            resemblance(sketch(" ".join(words).encode()), sketch(" ".join(changed).encode())) - true
-        )
-        < 0.12
-    )
+    found = resemblance(*(sketch(" ".join(text).encode()) for text in (words, changed)))
+    assert abs(found - 898 / (998 + 998 - 898)) < 0.12
 
 
 def test_rows_typed_differently_are_near_duplicates(tmp_path):
@@ -57,46 +52,30 @@ def test_rows_typed_differently_are_near_duplicates(tmp_path):
     from an exact repeat.
     """
     rows = [
-        {"question": f"What is the price of {sentence(number, 5)}?", "answer": f"It is {number}."}
-        for number in range(60)
+        {"question": f"What is the price of {sentence(n, 5)}?", "answer": f"It is {n}."}
+        for n in range(60)
     ]
-    rows += [{"question": str(rows[3]["question"]).upper(), "answer": "It is 3"}, rows[4]]
-    findings = {
-        finding.id: finding
-        for finding in profile(jsonl(tmp_path, rows), Depth(thorough=True)).findings
-    }
-    assert (findings["near-duplicate-rows"].count, findings["near-duplicate-rows"].rows) == (
-        1,
-        (61,),
-    )
-    assert (findings["duplicate-rows"].count, findings["duplicate-rows"].rows) == (1, (62,))
+    rows += [{"question": rows[3]["question"].upper(), "answer": "It is 3"}, rows[4]]
+    found = findings(jsonl(tmp_path, rows), THOROUGH)
+    assert {name: (one.count, one.rows) for name, one in found.items() if "duplicate" in name} == {
+        "near-duplicate-rows": (1, (61,)), "duplicate-rows": (1, (62,)),
+    }  # fmt: skip
 
 
 def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
-    """Two words of forty changed: the rows and the rows they resemble are named."""
+    """Two words of forty changed: the rows and the rows they resemble are named. Rows that share an
+    opening phrase only are left in peace.
+    """
     rows = [{"text": sentence(number)} for number in range(60)]
-    for number in (10, 20):
-        words = str(rows[number]["text"]).split()
-        rows.append({"text": " ".join([*words[:-2], "other", "end"])})
-    finding = next(
-        finding
-        for finding in profile(jsonl(tmp_path, rows), Depth(thorough=True)).findings
-        if finding.id == "similar-rows"
-    )
-    assert (finding.count, finding.rows) == (2, (61, 62))
-    assert "row 61 is like row 11, row 62 is like row 21" in finding.text
-
-
-def test_different_rows_are_not_called_alike(tmp_path):
-    """Rows that share an opening phrase only are left in peace."""
+    rows += [{"text": " ".join([*rows[n]["text"].split()[:-2], "other", "end"])} for n in (10, 20)]
+    found = findings(jsonl(tmp_path, rows), THOROUGH)["similar-rows"]
+    assert (found.count, found.rows) == (2, (61, 62))
+    assert "row 61 is like row 11, row 62 is like row 21" in found.text
     rows = [
-        {
-            "question": f"Please tell me about {sentence(number, 30)}",
-            "answer": sentence(number + 1000, 30),
-        }
-        for number in range(200)
+        {"question": f"Please tell me about {sentence(n, 30)}", "answer": sentence(n + 1000, 30)}
+        for n in range(200)
     ]
-    assert profile(jsonl(tmp_path, rows), Depth(thorough=True)).findings == ()
+    assert findings(jsonl(tmp_path, rows), THOROUGH) == {}
 
 
 def test_advice_does_not_pay_for_near_duplicates(tmp_path):
@@ -104,17 +83,10 @@ def test_advice_does_not_pay_for_near_duplicates(tmp_path):
     rows = [
         {"question": "What is this?", "answer": "A thing."},
         {"question": "what is this", "answer": "a thing"},
-    ] * 30
-    quick, thorough = (
-        {
-            finding.id
-            for finding in profile(
-                jsonl(tmp_path, rows), Depth(thorough=thorough, strict=False)
-            ).findings
-        }
-        for thorough in (False, True)
-    )
-    assert "near-duplicate-rows" in thorough - quick
+    ]
+    path = jsonl(tmp_path, rows * 30)
+    quick, thorough = findings(path), findings(path, Depth(thorough=True, strict=False))
+    assert "near-duplicate-rows" in set(thorough) - set(quick)
     assert "duplicate-rows" in quick
 
 

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from advisor.cli import main
+from tests.data.conftest import pairs
 
-ROWS = "".join(
-    json.dumps({"question": f"What is {number}?", "answer": f"It is {number}."}) + "\n"
-    for number in range(60)
-)
+ROWS = "".join(json.dumps(row) + "\n" for row in pairs(60))
 
 
 @pytest.fixture
-def check(monkeypatch, capsys, tmp_path):
-    """Run `advise check ...` in a folder of its own; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
+def check(call):
+    """Run `advise check ...` on a.jsonl with a content, in a folder of its own."""
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["advise", "check", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return left.value.code, *capsys.readouterr()
+    def run(content, *arguments):
+        Path("a.jsonl").write_text(content)
+        return call("check", "a.jsonl", *arguments)
 
     return run
 
 
 def test_a_path_is_enough(check):
     """No registration, no flag: the format is recognised and shown."""
-    Path("a.jsonl").write_text(ROWS)
-    code, out, err = check("a.jsonl")
+    code, out, err = check(ROWS)
     assert (code, err) == (0, "")
     assert "question and answer columns" in out
     assert "A plan for sft with LoRA on one GPU takes" in out
@@ -43,8 +35,7 @@ def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(chec
     """A file that is not understood is an error with everything a person needs, never a
     traceback.
     """
-    Path("a.jsonl").write_text('{"left": "The tower is high.", "right": "It has thirty metres."}\n')
-    code, out, err = check("a.jsonl")
+    code, out, err = check('{"left": "The tower is high.", "right": "It has thirty metres."}\n')
     assert (code, out) == (2, "")
     assert "a.jsonl: no known columns. Columns: left (text), right (text)" in err
     assert "nearest: question_answer" in err
@@ -53,45 +44,34 @@ def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(chec
 
 def test_a_clear_guess_is_taken_and_said(check):
     """Columns in another language are read, with a warning that says how to say otherwise."""
-    Path("a.jsonl").write_text(
+    code, out, _ = check(
         '{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n' * 3
         + '{"Frage": "Wie alt ist er?", "Antwort": "Hundert Jahre."}\n'
     )
-    code, out, _ = check("a.jsonl")
     assert code == 0
     assert "guessed from their names" in " ".join(out.split())
     assert "--map question=Frage answer=Antwort" in " ".join(out.split())
 
 
-@pytest.mark.parametrize(
-    "spelling",
-    [
-        ("--map", "question=Frage", "answer=Antwort"),
-        ("--map", "question=Frage", "--map", "answer=Antwort"),
-    ],
-)
-def test_a_mapping_may_be_written_either_way(check, spelling):
+@pytest.mark.parametrize("more", [(), ("--map",)])
+def test_a_mapping_may_be_written_either_way(check, more):
     """Both spellings of --map are read, as the error prints them."""
-    Path("a.jsonl").write_text('{"Frage": "F", "Antwort": "A"}\n')
-    code, out, _ = check("a.jsonl", *spelling)
+    row = '{"Frage": "F", "Antwort": "A"}\n'
+    code, out, _ = check(row, "--map", "question=Frage", *more, "answer=Antwort")
     assert code == 0
     assert "as stated with --map" in out
     assert "\nNext: advise --task other --data a.jsonl --map question=Frage answer=Antwort\n" in out
 
 
 def test_json_is_one_document(check):
-    """Standard output holds the document alone."""
-    Path("a.jsonl").write_text(ROWS)
-    code, out, err = check("a.jsonl", "--json")
+    """Standard output holds the document alone. A fault that blocks every objective still shows
+    what the data is.
+    """
+    code, out, err = check(ROWS, "--json")
     document = json.loads(out)
     assert (code, err, document["schema_version"], document["rows"]) == (0, "", 1, 60)
     assert document["suggested"]["seq_len"] > 0
-
-
-def test_what_blocks_everything_is_exit_code_two_with_the_page(check):
-    """A fault that blocks every objective still shows what the data is."""
-    Path("a.jsonl").write_text(ROWS + "{oops\n")
-    code, out, _ = check("a.jsonl", "--json")
+    code, out, _ = check(ROWS + "{oops\n", "--json")
     document = json.loads(out)
     assert (code, document["kind"], document["objectives"]) == (2, "paired", [])
     assert document["findings"][0]["rows"] == [61]
@@ -99,11 +79,9 @@ def test_what_blocks_everything_is_exit_code_two_with_the_page(check):
 
 def test_lengths_and_evaluation_are_checked_by_flags(check):
     """--seq-len names the rows over it, --eval those that stand in both files."""
-    Path("a.jsonl").write_text(
-        ROWS + json.dumps({"question": "Long?", "answer": "very " * 400}) + "\n"
-    )
     Path("b.jsonl").write_text(ROWS.splitlines()[0] + "\n")
-    _, out, _ = check("a.jsonl", "--seq-len", "128", "--eval", "b.jsonl", "--json")
+    long = json.dumps({"question": "Long?", "answer": "very " * 400})
+    _, out, _ = check(f"{ROWS}{long}\n", "--seq-len", "128", "--eval", "b.jsonl", "--json")
     found = {finding["id"]: finding["rows"] for finding in json.loads(out)["findings"]}
     assert found["rows-over-length"] == [61]
     assert found["evaluation-rows-in-training"] == [1]
@@ -111,8 +89,7 @@ def test_lengths_and_evaluation_are_checked_by_flags(check):
 
 def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):
     """Thirty broken lines in a file of nothing else: twenty places and a count."""
-    Path("a.jsonl").write_text("{oops\n" * 30)
-    code, _, err = check("a.jsonl")
+    code, _, err = check("{oops\n" * 30)
     assert code == 2
     assert err.count("invalid JSON") == 20
     assert "10 more" in err
@@ -121,8 +98,7 @@ def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):
 
 def test_rows_are_not_rewritten(check):
     """--fix ends with 2 and one line that says what to do; nothing is written."""
-    Path("a.jsonl").write_text(ROWS)
-    code, _, err = check("a.jsonl", "--fix", "b.jsonl")
+    code, _, err = check(ROWS, "--fix", "b.jsonl")
     assert code == 2
     assert "--fix: rows are not rewritten\n  mend the rows that the findings name" in err
     assert not Path("b.jsonl").exists()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,67 +19,60 @@ ROW = '{"question": "Q", "answer": "A"}\n'
 
 
 @pytest.fixture
-def snapshot(tmp_path, monkeypatch):
-    """A data set in the cache of a stand-in hub, and the calls that were made."""
+def stand_in(tmp_path, monkeypatch):
+    """A hub with one data set in the cache, `calls` that were made and a `size` of it."""
     folder = tmp_path / "cache" / "snapshot"
     folder.mkdir(parents=True)
-    calls: list[dict[str, object]] = []
 
-    def snapshot_download(repo: str, **options: object) -> str:
-        calls.append({"repo": repo, **options})
+    def snapshot_download(repo, **options):
+        found.calls.append({"repo": repo, **options})
         return str(folder)
 
-    class HfApi:
-        size = 100
+    def repo_info(*_args, **_options):
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="a.jsonl", size=found.size)])
 
-        def repo_info(self, *_args: object, **_options: object) -> object:
-            return types.SimpleNamespace(
-                siblings=[types.SimpleNamespace(rfilename="train.jsonl", size=self.size)]
-            )
-
-    stand_in = types.SimpleNamespace(
-        snapshot_download=snapshot_download, HfApi=HfApi, __spec__=object()
-    )
-    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)
+    found = SimpleNamespace(
+        snapshot_download=snapshot_download, __spec__=object(), folder=folder, calls=[], size=100,
+        HfApi=lambda: SimpleNamespace(repo_info=repo_info),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "huggingface_hub", found)
     monkeypatch.setattr(hub, "find_spec", lambda _name: object())
     monkeypatch.setattr(hub, "_fetched", {})
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return folder, calls, HfApi
+    return found
 
 
-def test_a_hub_name_is_read_from_the_hub(snapshot):
-    """`owner/name` is fetched as a data set and profiled like a folder; its README is no data."""
-    folder, calls, _ = snapshot
-    (folder / "README.md").write_text("# A data set")
-    (folder / "data").mkdir()
-    (folder / "data" / "train.jsonl").write_text(ROW * 3)
-    (folder / "data" / "test.jsonl").write_text(ROW)
+def put(folder, **files):
+    """Files with this text under this folder; `train` is train.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / (f"{name}.jsonl" if name.islower() else f"{name}.md")).write_text(text)
+
+
+def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
+    """`owner/name` is fetched as a data set and profiled like a folder; its README is no data. With
+    HF_HUB_OFFLINE nothing is asked of the network.
+    """
+    put(stand_in.folder, README="# A data set")
+    put(stand_in.folder / "data", train=ROW * 3, test=ROW)
     found = profile("someone/some-data", Depth(strict=False))
     assert (found.path, found.rows, found.format) == ("someone/some-data", 3, "question_answer")
-    assert {call["repo"] for call in calls} == {"someone/some-data"}
-    assert calls[0]["repo_type"] == "dataset"
-
-
-def test_offline_takes_the_cache_alone(snapshot, monkeypatch):
-    """With HF_HUB_OFFLINE nothing is asked of the network."""
-    folder, calls, _ = snapshot
-    (folder / "train.jsonl").write_text(ROW)
+    assert {call["repo"] for call in stand_in.calls} == {"someone/some-data"}
+    assert stand_in.calls[0]["repo_type"] == "dataset"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert len(find_data("someone/data").files) == 1
-    assert calls[0]["local_files_only"] is True
+    assert stand_in.calls[-1]["local_files_only"] is True
 
 
-def test_several_configurations_have_to_be_told_apart(snapshot):
+def test_several_configurations_have_to_be_told_apart(stand_in):
     """A data set of two configurations is two data sets; naming one reads it alone."""
-    folder, _, _ = snapshot
-    (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: main\n- config_name: socratic\n---\n"
-    )
-    for name in ("main", "socratic"):
-        (folder / name).mkdir()
-        (folder / name / "train.jsonl").write_text(ROW)
+    names = ("main", "socratic")
+    configs = "".join(f"- config_name: {name}\n" for name in names)
+    put(stand_in.folder, README=f"---\nconfigs:\n{configs}---\n")
+    for name in names:
+        put(stand_in.folder / name, train=ROW)
     with pytest.raises(InputError, match="several configurations: main, socratic"):
         find_data("openai/gsm8k")
     assert len(find_data("openai/gsm8k/main").files) == 1
@@ -88,33 +80,34 @@ def test_several_configurations_have_to_be_told_apart(snapshot):
         find_data("openai/gsm8k/other")
 
 
-def test_a_huge_data_set_is_not_fetched_by_the_way(snapshot):
+def test_a_huge_data_set_is_not_fetched_by_the_way(stand_in):
     """Beyond 5 GiB the error says how to fetch it on purpose."""
-    _, calls, api = snapshot
-    api.size = 40 << 30
+    stand_in.size = 40 << 30
     with pytest.raises(InputError, match="40 GiB") as caught:
         find_data("someone/huge")
     assert "hf download --repo-type dataset someone/huge" in str(caught.value)
-    assert calls == []
+    assert stand_in.calls == []
 
 
-def test_a_name_the_hub_does_not_know_is_an_input_error(snapshot, monkeypatch):
+class RepositoryNotFoundError(Exception):
+    """As the hub's client raises it."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "said"),
+    [
+        (RepositoryNotFoundError("404"), InputError, "no such data set that you may read"),
+        (ConnectionError("no route to host"), MachineNotReady, "cannot be reached"),
+    ],
+)
+def test_a_name_the_hub_does_not_know_is_an_input_error(stand_in, raised, error, said):
     """Not found, or not allowed, is for the user to repair; a dead network is the machine's."""
 
-    class RepositoryNotFoundError(Exception):
-        pass
+    def fail(*_args, **_options):
+        raise raised
 
-    def not_there(*_args: object, **_options: object) -> str:
-        raise RepositoryNotFoundError("404")
-
-    def dead(*_args: object, **_options: object) -> str:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", not_there)
-    with pytest.raises(InputError, match="no such data set that you may read"):
-        find_data("someone/nothing")
-    monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", dead)
-    with pytest.raises(MachineNotReady, match="cannot be reached"):
+    stand_in.snapshot_download = fail
+    with pytest.raises(error, match=said):
         find_data("someone/nothing")
 
 
@@ -147,10 +140,8 @@ def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     assert not hub.is_hub_id(text)
 
 
-def test_a_folder_called_like_a_hub_name_is_the_folder(snapshot, tmp_path):
+def test_a_folder_called_like_a_hub_name_is_the_folder(stand_in):
     """What is on the disk comes first."""
-    _, calls, _ = snapshot
-    Path("someone/data").mkdir(parents=True)
-    Path("someone/data/a.jsonl").write_text(json.dumps({"text": "x"}) + "\n")
+    put(Path("someone/data"), a=ROW)
     assert len(find_data("someone/data").files) == 1
-    assert calls == []
+    assert stand_in.calls == []

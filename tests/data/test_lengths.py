@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from msgspec.structs import replace
 
@@ -19,7 +17,7 @@ from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
-from tests.data.conftest import jsonl
+from tests.data.conftest import findings, jsonl
 
 
 def pair(request_tokens: int, answer_tokens: int) -> dict[str, object]:
@@ -28,100 +26,65 @@ def pair(request_tokens: int, answer_tokens: int) -> dict[str, object]:
 
 
 def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path):
-    """Three rows of 100, 200 and 400 tokens against 128, 256 and 512, counted by hand."""
-    table = {
-        row["seq_len"]: row
-        for row in profile(jsonl(tmp_path, [pair(10, 90), pair(150, 50), pair(100, 300)])).measures[
-            "sequence_lengths"
-        ]
-    }
-    assert set(table) == {128, 256, 512}
+    """Three rows of 100, 200 and 400 tokens against 128, 256 and 512, counted by hand. Raw text is
+    cut into pieces and has no answer to lose.
+    """
+
+    def table(rows, *keys):
+        measured = profile(jsonl(tmp_path, rows)).measures["sequence_lengths"]
+        return {row["seq_len"]: tuple(row[key] for key in keys) for row in measured}
+
+    rows = [pair(10, 90), pair(150, 50), pair(100, 300)]
+    lost = table(rows, "rows_over", "tokens_cut_share", "answers_lost")
+    assert set(lost) == {128, 256, 512}
     # 72 + 272 of 700 tokens stand behind 128; the request of the second row alone fills it.
-    assert (
-        table[128]["rows_over"],
-        table[128]["tokens_cut_share"],
-        table[128]["answers_lost"],
-    ) == (2, round(344 / 700, 4), 1)
-    assert (
-        table[256]["rows_over"],
-        table[256]["tokens_cut_share"],
-        table[256]["answers_lost"],
-    ) == (1, round(144 / 700, 4), 0)
+    assert lost[128] == (2, round(344 / 700, 4), 1)
+    assert lost[256] == (1, round(144 / 700, 4), 0)
     # 700 tokens in three sequences of 512; laid end to end they need two.
-    assert (table[512]["rows_over"], table[512]["padding"], table[512]["packed_sequences"]) == (
-        0,
-        round(1 - 700 / 1536, 3),
-        2,
-    )
-
-
-def test_a_text_over_the_length_is_cut_into_pieces_and_loses_nothing(tmp_path):
-    """Raw text has no answer to lose."""
-    row = profile(jsonl(tmp_path, [{"text": "x" * 4 * 300}])).measures["sequence_lengths"][0]
-    assert (row["seq_len"], row["rows_over"], row["tokens_cut_share"], row["packed_sequences"]) == (
-        128,
-        1,
-        0.0,
-        3,
-    )
+    filled = table(rows, "rows_over", "padding", "packed_sequences")
+    assert filled[512] == (0, round(1 - 700 / 1536, 3), 2)
+    text = [{"text": "x" * 4 * 300}]
+    assert table(text, "rows_over", "tokens_cut_share", "packed_sequences")[128] == (1, 0.0, 3)
 
 
 def test_a_pair_is_as_long_as_its_longer_sequence(tmp_path):
     """Request and the longer answer have to fit; what a trainer reads is both sequences."""
-    result = profile(
-        jsonl(tmp_path, [{"prompt": "p" * 40, "chosen": "c" * 80, "rejected": "r" * 120}])
-    )
-    assert result.tokens is not None
-    assert (result.tokens.longest, result.tokens.total) == (40, 30 + 40)
+    row = {"prompt": "p" * 40, "chosen": "c" * 80, "rejected": "r" * 120}
+    tokens = profile(jsonl(tmp_path, [row])).tokens
+    assert (tokens.longest, tokens.total) == (40, 30 + 40)
 
 
 def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
     """`--seq-len` says which rows a run would stop at, and which have nothing left to learn."""
-    rows = [pair(10, 20)] * 18 + [pair(10, 200), pair(200, 10)]
-    found = {
-        finding.id: finding
-        for finding in profile(jsonl(tmp_path, rows), Depth(seq_len=100)).findings
-    }
-    assert (
-        found["rows-over-length"].severity,
-        found["rows-over-length"].count,
-        found["rows-over-length"].rows,
-    ) == ("warning", 2, (19, 20))
-    assert "a run stops at them" in found["rows-over-length"].text
-    assert (found["requests-fill-the-length"].count, found["requests-fill-the-length"].rows) == (
-        1,
-        (20,),
-    )
-    assert not {"rows-over-length"} & {
-        finding.id for finding in profile(jsonl(tmp_path, rows), Depth(seq_len=300)).findings
-    }
+    path = jsonl(tmp_path, [pair(10, 20)] * 18 + [pair(10, 200), pair(200, 10)])
+    found = findings(path, Depth(seq_len=100))
+    over = found["rows-over-length"]
+    assert (over.severity, over.count, over.rows) == ("warning", 2, (19, 20))
+    assert "a run stops at them" in over.text
+    assert found["requests-fill-the-length"].rows == (20,)
+    assert "rows-over-length" not in findings(path, Depth(seq_len=300))
 
 
 def test_very_long_requests_are_a_warning(tmp_path):
     """A request beyond 8,192 tokens leaves no room for its answer at usual lengths."""
-    found = {
-        finding.id: finding
-        for finding in profile(jsonl(tmp_path, [pair(10, 20)] * 59 + [pair(9000, 10)])).findings
-    }
-    assert found["very-long-requests"].rows == (60,)
+    path = jsonl(tmp_path, [pair(10, 20)] * 59 + [pair(9000, 10)])
+    assert findings(path)["very-long-requests"].rows == (60,)
 
 
 def suggested(path):
     return check_data(str(path))[1]["suggested"]
 
 
-def planned(path, **options):
+def planned(path):
     """seq_len and packing of the plan that the same data get: sft+lora on one GPU."""
     found = parse_composition("sft+lora")
     known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
     answers = AnswerSet(
         known={key: Answer(value=value, origin="flag") for key, value in known.items()}
     )
-    situation = situation_of(answers, probed=UNKNOWN_MACHINE)
-    situation = replace(situation, data=profile(path, **options))
+    situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=profile(path))
     facts = situation_facts(situation)
-    case = StageCase(load_rules(), situation, facts, found, found.chain[-1])
-    return fit_stage(case).reasons
+    return fit_stage(StageCase(load_rules(), situation, facts, found, found.chain[-1])).reasons
 
 
 @pytest.mark.parametrize(
@@ -173,28 +136,22 @@ def test_a_sample_says_that_it_is_one(tmp_path):
     assert "the longest row (" in whole["because"]
 
 
-def test_texts_with_a_label_get_what_an_encoder_takes(tmp_path):
-    """A small model that sorts packs no rows, and its sequence holds the longest."""
+def test_neither_texts_with_a_label_nor_pairs_are_packed(tmp_path):
+    """A small model that sorts packs no rows, and its sequence holds the longest; no trainer of
+    pairs packs them.
+    """
     rows = [
         {"text": f"Message {n} " + "word " * (n % 20), "label": "ab"[n % 2]} for n in range(300)
     ]
     found = suggested(jsonl(tmp_path, rows))
     assert (found["objective"], found["packing"]) == ("classification", False)
     assert "so long that" not in found["because"]
-
-
-def test_pairs_are_not_packed(tmp_path):
-    """No trainer of pairs packs them."""
-    path = tmp_path / "pairs.jsonl"
-    row = {"prompt": "a", "chosen": "b " * 20, "rejected": "c " * 20}
-    path.write_text("".join(json.dumps({**row, "prompt": str(n)}) + "\n" for n in range(60)))
-    assert suggested(path)["packing"] is False
+    rows = [{"prompt": str(n), "chosen": "b " * 20, "rejected": "c " * 20} for n in range(60)]
+    assert suggested(jsonl(tmp_path, rows))["packing"] is False
 
 
 def test_the_longest_row_is_counted_even_outside_the_sample(tmp_path):
     """With a tokenizer and a sample the longest row is still the longest row."""
-    rows = [pair(5, 5) for _ in range(3000)]
-    rows[2999] = {"question": "w " * 5000, "answer": "x"}
+    rows = [*([pair(5, 5)] * 2999), {"question": "w " * 5000, "answer": "x"}]
     tokens = profile(jsonl(tmp_path, rows), count_tokens=lambda text: len(text.split())).tokens
-    assert tokens is not None
     assert tokens.longest == 5001

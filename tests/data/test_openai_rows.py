@@ -5,7 +5,6 @@ is no training file at all.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from advisor.data import profile, read_examples, recognise
 from advisor.data.example import read_turn
 from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
-from tests.data.test_examples import jsonl
+from tests.data.conftest import findings, jsonl
 from tests.render.test_data import page
 
 USER = {"role": "user", "content": "How many tyres are left?"}
@@ -25,47 +24,50 @@ FUNCTION = {"name": "get_stock", "description": "How many are left", "parameters
 TOOL = {"type": "function", "function": FUNCTION}
 
 
-def call(sku: str) -> dict[str, Any]:
-    arguments = json.dumps({"sku": sku})
-    return {
-        "id": f"call_{sku}",
-        "type": "function",
-        "function": {"name": "get_stock", "arguments": arguments},
-    }
+def call(sku):
+    function = {"name": "get_stock", "arguments": json.dumps({"sku": sku})}
+    return {"id": f"call_{sku}", "type": "function", "function": function}
 
 
-CALLS: list[tuple[str, dict[str, Any]]] = [
-    ("no content", {"role": "assistant", "tool_calls": [call("T1")]}),
-    ("null as content", {"role": "assistant", "content": None, "tool_calls": [call("T1")]}),
-    ("two calls", {"role": "assistant", "tool_calls": [call("T1"), call("T2")]}),
-    ("old spelling", {"role": "assistant", "function_call": call("T1")["function"]}),
-]
+CALLS = {
+    "no content": {"role": "assistant", "tool_calls": [call("T1")]},
+    "null as content": {"role": "assistant", "content": None, "tool_calls": [call("T1")]},
+    "two calls": {"role": "assistant", "tool_calls": [call("T1"), call("T2")]},
+    "old spelling": {"role": "assistant", "function_call": call("T1")["function"]},
+}
+# `functions` are wrapped as tools, and the turn of a `function` is that of a tool.
+OLD = [
+    USER, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "turn"), CALLS, ids=[name for name, _ in CALLS])
-def test_an_answer_that_only_calls_functions_is_an_answer(tmp_path, name, turn):
+@pytest.mark.parametrize("name", CALLS)
+def test_an_answer_that_only_calls_functions_is_an_answer(tmp_path, name):
     """Calls are learned with or without a content beside them, and the functions come along."""
-    row = {"messages": [USER, turn], "tools": [TOOL], "parallel_tool_calls": False}
+    row = {"messages": [USER, CALLS[name]], "tools": [TOOL], "parallel_tool_calls": False}
     (found,) = read_examples(jsonl(tmp_path, [row]))
     key = "function_call" if name == "old spelling" else "tool_calls"
-    assert found.messages[1].extra == {key: turn[key]}
+    assert found.messages[1].extra == {key: CALLS[name][key]}
     assert found.tools == (TOOL,)
 
 
-def test_old_functions_are_tools(tmp_path):
-    """`functions` are wrapped as tools, and the turn of a `function` is that of a tool."""
-    turns = [USER, CALLS[3][1], {"role": "function", "name": "get_stock", "content": "4"}]
-    row = {"messages": [*turns, {"role": "assistant", "content": "4"}], "functions": [FUNCTION]}
-    (found,) = read_examples(jsonl(tmp_path, [row]))
+def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
+    """Of both spellings, and all of several calls."""
+    path = jsonl(tmp_path, [{"messages": [*OLD, CALLS["two calls"]], "functions": [FUNCTION]}])
+    (found,) = read_examples(path)
     assert found.tools == (TOOL,)
     assert found.messages[2].role == "tool"
+    shown = page(path)
+    calls = [line.split("calls ")[1].strip() for line in shown.splitlines() if "calls " in line]
+    assert {"get_stock", "get_stock, get_stock"} <= set(calls)
+    assert "1 function on offer" in shown
 
 
 def test_pairs_keep_the_functions_of_their_request(tmp_path):
     """`input` holds the turns and the functions; the preferred answer may be a call."""
     row = {
         "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
-        "preferred_output": [CALLS[0][1]],
+        "preferred_output": [CALLS["no content"]],
         "non_preferred_output": [{"role": "assistant", "content": "Many."}],
     }
     (found,) = read_examples(jsonl(tmp_path, [row]))
@@ -76,12 +78,14 @@ def test_pairs_keep_the_functions_of_their_request(tmp_path):
 
 def test_functions_declared_and_called_count_into_the_length(tmp_path):
     """A row is as long as what the model reads: its functions and calls too."""
-    row = {"messages": [USER, CALLS[0][1]]}
-    bare = profile(jsonl(tmp_path, [row], "bare.jsonl"), Depth(strict=False)).tokens
-    with_tools = profile(jsonl(tmp_path, [{**row, "tools": [TOOL]}]), Depth(strict=False)).tokens
+    row = {"messages": [USER, CALLS["no content"]]}
+    bare, with_tools = (
+        profile(jsonl(tmp_path, [one]), Depth(strict=False)).tokens.longest
+        for one in (row, {**row, "tools": [TOOL]})
+    )
     called = json.dumps({"name": "get_stock", "arguments": '{"sku": "T1"}'})
-    assert bare.longest >= (len(USER["content"]) + len(called)) // 4
-    assert with_tools.longest - bare.longest >= len(json.dumps(TOOL)) // 4 - 1
+    assert bare >= (len(USER["content"]) + len(called)) // 4
+    assert with_tools - bare >= len(json.dumps(TOOL)) // 4 - 1
 
 
 @pytest.mark.parametrize(
@@ -115,14 +119,13 @@ def test_weights_are_read_however_they_are_written(weights, name):
 def test_images_are_counted_and_named(tmp_path):
     """Rows with an image are no rows to train on; how many and which is said."""
     image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-    seen = [{**USER, "content": [{"type": "text", "text": "What is it?"}, image]}]
+    seen = {**USER, "content": [{"type": "text", "text": "What is it?"}, image]}
     rows = [
-        {"messages": [*(seen if at % 2 else [USER]), {"role": "assistant", "content": f"{at}"}]}
+        {"messages": [seen if at % 2 else USER, {"role": "assistant", "content": f"{at}"}]}
         for at in range(10)
     ]
-    findings = profile(jsonl(tmp_path, rows), Depth(strict=False)).findings
-    (image_rows,) = [finding for finding in findings if finding.id == "content-not-text"]
-    assert (image_rows.severity, image_rows.rows) == ("error", (2, 4, 6, 8, 10))
+    found = findings(jsonl(tmp_path, rows))["content-not-text"]
+    assert (found.severity, found.rows) == ("error", (2, 4, 6, 8, 10))
 
 
 # --------------------------------------------------------------------------- items with references
@@ -135,10 +138,9 @@ def test_items_with_references_say_how_to_practise_on_them(tmp_path):
         for at in range(5)
     ]
     path = jsonl(tmp_path, rows)
-    findings = profile(path, Depth(strict=False)).findings
-    (note,) = [finding for finding in findings if finding.id == "requests-with-references"]
-    assert "--map messages=messages ground_truth=compliant; or --map" in note.text
-    assert "response_format" not in note.text
+    note = findings(path)["requests-with-references"].text
+    assert "--map messages=messages ground_truth=compliant; or --map" in note
+    assert "response_format" not in note
     stated = profile(path, mapping={"messages": "messages", "ground_truth": "compliant"})
     assert stated.kind == "prompts_with_verifier"
     assert "grpo" in stated.objectives
@@ -167,22 +169,11 @@ NO_ROWS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("row", "said"), NO_ROWS, ids=[said for _, said in NO_ROWS])
 def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
     """The error names what the file is, and where the rows are."""
-    with pytest.raises(InputError) as caught:
-        recognise(jsonl(tmp_path, [row] * 3))
-    (fault,) = caught.value.faults
-    assert said in fault.what
-    assert "GET /v1" in fault.hint or '{"messages"' in fault.hint
-    whole = Path(tmp_path / "list.json")
+    whole = tmp_path / "list.json"
     whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
-    with pytest.raises(InputError, match=said):
-        recognise(whole)
-
-
-def test_the_page_names_the_functions_that_a_turn_calls(tmp_path):
-    """Of both spellings, and all of several calls."""
-    turns = [USER, CALLS[3][1], {"role": "function", "name": "get_stock", "content": "4"}]
-    row = {"messages": [*turns, CALLS[2][1]], "functions": [FUNCTION]}
-    shown = page(jsonl(tmp_path, [row]))
-    calls = [line.split("calls ")[1].strip() for line in shown.splitlines() if "calls " in line]
-    assert {"get_stock", "get_stock, get_stock"} <= set(calls)
-    assert "1 function on offer" in shown
+    for path in (jsonl(tmp_path, [row] * 3), whole):
+        with pytest.raises(InputError, match=said) as caught:
+            recognise(path)
+        (fault,) = caught.value.faults
+        assert said in fault.what
+        assert "GET /v1" in fault.hint or '{"messages"' in fault.hint

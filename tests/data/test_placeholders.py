@@ -1,11 +1,9 @@
 """Placeholders that nobody filled in are found, and what only looks like one is left alone."""
 
-import json
-
 import pytest
 
-from advisor.data import profile
 from advisor.data.checks.placeholders import unfilled
+from tests.data.conftest import findings, jsonl
 
 
 @pytest.mark.parametrize(
@@ -68,9 +66,7 @@ def test_code_formulas_and_markup_are_left_alone(text):
 
 
 def found_in(tmp_path, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return next((one for one in profile(path).findings if one.id == "placeholders-in-text"), None)
+    return findings(jsonl(tmp_path, rows)).get("placeholders-in-text")
 
 
 def test_many_are_a_warning_and_few_a_note(tmp_path):
@@ -81,9 +77,8 @@ def test_many_are_a_warning_and_few_a_note(tmp_path):
     rows[3]["prompt"] += " Answer {question}."
     few = found_in(tmp_path, rows)
     assert (few.severity, few.count, few.rows) == ("note", 4, (1, 2, 3, 4))
-    assert "4 of 100 rows" in few.text
-    assert "3 of them in an answer" in few.text
-    assert "{{name}} (3x), {question} (1x)" in few.text
+    for said in ("4 of 100 rows", "3 of them in an answer", "{{name}} (3x), {question} (1x)"):
+        assert said in few.text
     rows[4]["prompt"] += " Answer {question}."
     assert found_in(tmp_path, rows).severity == "warning"
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
 
-from advisor.data import profile
 from advisor.data.checks import SeenRow, Subject
 from advisor.data.checks.private import PrivateData
 from advisor.data.example import Example
+from tests.data.conftest import findings, jsonl, pairs
 
 # Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
 # IBAN the registry's example).
@@ -75,24 +74,15 @@ def test_findings_name_kind_count_and_rows(tmp_path):
     """Secrets and personal data are warnings with their rows; the data itself is not in the
     profile.
     """
-    rows = [
-        {"question": f"Question number {number}?", "answer": f"Answer number {number}."}
-        for number in range(60)
-    ]
+    rows = pairs(60)
     rows[4]["answer"] = "Use the key sk-abc123DEF456ghi789jkl012 for it."
     rows[8]["answer"] = "Ask anna.kovacs@firma.de or bo@firma.de."
     rows[9]["question"] = "Is anna.kovacs@firma.de right?"
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = profile(path)
-    found = {finding.id: finding for finding in result.findings}
-    assert (
-        found["secret-api-key"].severity,
-        found["secret-api-key"].count,
-        found["secret-api-key"].rows,
-    ) == ("warning", 1, (5,))
-    assert (found["personal-data-email"].count, found["personal-data-email"].rows) == (2, (9, 10))
-    text = " ".join(finding.text for finding in result.findings)
+    found = findings(jsonl(tmp_path, rows))
+    key, mail = found["secret-api-key"], found["personal-data-email"]
+    assert (key.severity, key.count, key.rows) == ("warning", 1, (5,))
+    assert (mail.count, mail.rows) == (2, (9, 10))
+    text = " ".join(one.text for one in found.values())
     assert "sk-abc123" not in text
     assert "anna.kovacs" not in text
     assert "sk-a****" in text

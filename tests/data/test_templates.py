@@ -69,26 +69,46 @@ def write_model(folder: Path, template: str | None) -> Path:
     return folder
 
 
-def warnings_of(data: Path, model: str) -> list[str]:
-    known = {"task": "tool_use", "data_path": str(data), "model": model, "gpu": "RTX 4090"}
+def situation(data, **more):
+    """The situation of somebody with these rows."""
+    known = {"task": "tool_use", "data_path": str(data), "gpu": "RTX 4090", **more}
     answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    found = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
-    return [text for text in found.warnings if "template" in text and "switches" not in text]
+    return situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
 
 
-def test_a_template_at_hand_is_tried_on_the_rows(tmp_path):
-    """What it leaves out is said with the number of rows; one that writes all
-    gives no warning.
+def warnings_of(data: Path, model: str) -> list[str]:
+    found = situation(data, model=model).warnings
+    return [text for text in found if "template" in text and "switches" not in text]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Forty rows, half of which call a tool; ten hold thoughts."""
+    return write_rows(tmp_path / "rows.jsonl", range(1, 41))
+
+
+@pytest.fixture
+def no_models(tmp_path, monkeypatch):
+    """No file of a model of the hub is at hand."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+
+
+def test_a_template_at_hand_is_tried_on_the_rows(tmp_path, rows):
+    """What it leaves out is said with the number of rows; one that writes all gives no warning. A
+    base model is written to in plain turns, and these hold no tool calls.
     """
-    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
-    told = warnings_of(data, str(write_model(tmp_path / "silent", SILENT)))
-    assert any("does not write the tool calls of 20 of 40 rows" in text for text in told)
-    assert any("thoughts behind the answers of 10 of 40 rows" in text for text in told)
-    assert not warnings_of(data, str(write_model(tmp_path / "calling", CALLING)))
+    calls = "does not write the tool calls of 20 of 40 rows"
+    told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "silent", SILENT))))
+    assert calls in told
+    assert "thoughts behind the answers of 10 of 40 rows" in told
+    assert not warnings_of(rows, str(write_model(tmp_path / "calling", CALLING)))
+    told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "base", None))))
+    assert calls in told
+    assert "store this plain template with the result" in told
 
 
 @pytest.mark.parametrize(
-    ("template", "rows", "lacks"),
+    ("template", "numbers", "lacks"),
     [
         (SILENT, range(1, 41), True),  # 20 of 40 call a tool
         (None, range(1, 41), True),
@@ -96,24 +116,13 @@ def test_a_template_at_hand_is_tried_on_the_rows(tmp_path):
         (SILENT, [*range(2, 82, 2), 1], False),  # 1 of 41: a run leaves it out
     ],
 )
-def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template, rows, lacks):
+def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template, numbers, lacks):
     """A plan that `advise run` would refuse at once is not made: it lacks a model that can."""
-    data = write_rows(tmp_path / "rows.jsonl", rows)
-    model = str(write_model(tmp_path / "model", template))
-    known = {"task": "tool_use", "data_path": str(data), "model": model, "gpu": "RTX 4090"}
-    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    found = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
-    assert bool(found.unsuited) is lacks
+    data = write_rows(tmp_path / "rows.jsonl", numbers)
+    found = situation(data, model=str(write_model(tmp_path / "model", template))).unsuited
+    assert bool(found) is lacks
     if lacks:
-        assert "a model whose chat template writes tool calls (20 of 40 rows" in found.unsuited
-
-
-def test_a_model_without_a_template_says_which_one_is_used(tmp_path):
-    """A base model is written to in plain turns, and these hold no tool calls."""
-    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
-    told = warnings_of(data, str(write_model(tmp_path / "base", None)))
-    assert any("store this plain template with the result" in text for text in told)
-    assert any("does not write the tool calls of 20 of 40 rows" in text for text in told)
+        assert "a model whose chat template writes tool calls (20 of 40 rows" in found
 
 
 @pytest.mark.parametrize(
@@ -126,32 +135,23 @@ def test_a_model_without_a_template_says_which_one_is_used(tmp_path):
         ("meta-llama/Llama-3.1-8B-Instruct", ["thoughts beside"]),
     ],
 )
-def test_a_name_alone_tells_by_its_family(tmp_path, monkeypatch, model, lost):
-    """Where no file of the model is at hand, its family counts; an unknown one says nothing."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
-    told = warnings_of(write_rows(tmp_path / "rows.jsonl", range(1, 41)), model)
-    assert [any(name in text for text in told) for name in lost] == [True] * len(lost)
-    assert len(told) == len(lost), told
+def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, model, lost):
+    """Where no file of the model is at hand, its family counts; single questions and answers fit
+    every template.
+    """
+    told = warnings_of(rows, model)
     counts = {"tool calls": "20 of 40 rows", "thoughts beside": "10 of 40 rows"}
-    assert all(counts[name] in text for name, text in zip(lost, told, strict=True))
-
-
-def test_rows_that_need_nothing_warn_of_nothing(tmp_path, monkeypatch):
-    """Single questions and answers fit every template."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
-    data = write_rows(tmp_path / "rows.jsonl", range(2, 400, 4))
-    assert not warnings_of(data, "HuggingFaceTB/SmolLM2-135M-Instruct")
+    for name, text in zip(lost, told, strict=True):
+        assert name in text
+        assert counts[name] in text
+    plain = write_rows(tmp_path / "plain.jsonl", range(2, 400, 4))
+    assert not warnings_of(plain, "HuggingFaceTB/SmolLM2-135M-Instruct")
 
 
 @pytest.mark.parametrize("gpu", ["none", "RTX 4060 8GB", "A100 80GB"])
-def test_the_suggested_model_holds_the_data(tmp_path, gpu):
+def test_the_suggested_model_holds_the_data(rows, gpu):
     """Nobody named a model: the one that is suggested writes what the rows need."""
-    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
-    known = {"task": "tool_use", "data_path": str(data), "gpu": gpu}
-    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    found = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
-    assert found.suggestion is not None
-    assert not lacks(found.suggestion.model, NEEDS)
+    assert not lacks(situation(rows, gpu=gpu).suggestion.model, NEEDS)
 
 
 def test_families_are_looked_up_by_the_last_part_of_a_name():
@@ -206,12 +206,10 @@ def test_what_is_said_of_a_family_is_measured(family):
         assert (not parts(asked, beside)) is family.reasoning
 
 
-def test_check_tells_it_too(tmp_path, monkeypatch, call):
+def test_check_tells_it_too(no_models, rows, call):
     """`advise check DATA --model M` names the rows, also where only the model's name is known."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
-    data = write_rows(tmp_path / "rows.jsonl", range(1, 41))
     model = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    _, out, _ = call("check", data, "--model", model, "--json")
+    _, out, _ = call("check", rows, "--model", model, "--json")
     found = {one["id"]: one["text"] for one in json.loads(out)["findings"]}
     assert "20 of 40 rows" in found["template-of-family"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,34 +13,30 @@ from advisor.commands.check import check_data
 from advisor.commands.options import CheckOptions
 from advisor.data.templates import tokenizer as module
 from advisor.data.templates.tokenizer import model_tokenizer
+from tests.data.conftest import jsonl
 
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
-CHATML = (
-    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|>\n{% endfor"
-    " %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+
+def each_turn(text: str) -> str:
+    """A template that writes this of each turn."""
+    return "{% for m in messages %}" + text + "{% endfor %}"
+
+
+def refusing(role: str, said: str) -> str:
+    """A template that takes no turn of this role."""
+    refused = f"{{% if m['role'] == '{role}' %}}{{{{ raise_exception('{said}') }}}}{{% endif %}}"
+    return each_turn(refused + TURN)
+
+
+TURN = "{{ m['content'] }} <|im_end|>"
+CHATML = each_turn("<|im_start|> {{ m['role'] }} " + TURN + "\n") + (
+    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
-NO_USER = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}{{ raise_exception('Users not supported')"
-    " }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
-)
-NO_SYSTEM = (
-    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not"
-    " supported') }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
-)
-DROPS_SYSTEM = (
-    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }} <|im_end|>{% endif"
-    " %}{% endfor %}"
-)
-HIDES = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }} <|im_end|>{% endif %}{%"
-    " endfor %}"
-)
-ENDLESS = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }}\n{% endfor %}"
-GENERATION = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
-    " <|im_end|>{% endgeneration %}{% else %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
+GENERATION = each_turn(
+    "{% if m['role'] == 'assistant' %}{% generation %}" + TURN + "{% endgeneration %}"
+    "{% else %}" + TURN + "{% endif %}"
 )
 
 
@@ -51,118 +48,94 @@ def model(folder: Path, template: str | None) -> str:
     made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     made.save(str(where / "tokenizer.json"))
-    (where / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "eos_token": {"content": "<|im_end|>"},
-                **({"chat_template": template} if template else {}),
-            }
-        )
-    )
+    config = {"eos_token": {"content": "<|im_end|>"}}
+    if template:
+        config["chat_template"] = template
+    (where / "tokenizer_config.json").write_text(json.dumps(config))
     return str(where)
 
 
-def data(folder: Path, *, system: bool = False, count: int = 60) -> str:
-    """Conversations of one question of four words and one answer of five."""
-    rows = []
-    for number in range(count):
-        turns = [
-            {"role": "user", "content": f"What is number {number}?"},
-            {"role": "assistant", "content": f"That is the number {number}."},
-        ]
-        rows.append(
-            {"messages": [{"role": "system", "content": "Be kind."}, *turns] if system else turns}
-        )
-    path = folder / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+def data(folder: Path, *, system: bool = False) -> str:
+    """Sixty conversations of one question of four words and one answer of five."""
+    first = [{"role": "system", "content": "Be kind."}] if system else []
+    rows = [
+        {
+            "messages": [
+                *first,
+                {"role": "user", "content": f"What is number {number}?"},
+                {"role": "assistant", "content": f"That is the number {number}."},
+            ]
+        }
+        for number in range(60)
+    ]
+    return str(jsonl(folder, rows))
 
 
-def findings(folder: Path, template: str | None, **options: bool) -> dict[str, tuple[str, int]]:
-    found, _ = check_data(
-        data(folder, **options), CheckOptions(model=model(folder, template), full=True)
-    )
-    return {finding.id: (finding.severity, finding.count) for finding in found.findings}
+def checked(folder: Path, template: str | None, *, system: bool = False):
+    """The profile with this model."""
+    options = CheckOptions(model=model(folder, template), full=True)
+    return check_data(data(folder, system=system), options)[0]
 
 
 def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
     """Each turn costs its words and three of the template: 4 + 3 and 5 + 3 tokens."""
-    found, _ = check_data(data(tmp_path), CheckOptions(model=model(tmp_path, CHATML), full=True))
-    assert found.tokens is not None
+    found = checked(tmp_path, CHATML)
     assert (found.tokens.p50, found.tokens.longest, found.tokens.total) == (15, 15, 15 * 60)
     assert found.tokens.counted_by.startswith("tokenizer of ")
     # The request is the question's turn and the opening of the answer.
     assert found.measures["request_tokens"]["p50"] == 7 + 2
-    assert found.findings == ()
 
 
-@pytest.mark.parametrize("template", [CHATML, GENERATION])
-def test_a_fitting_template_says_nothing(tmp_path, template):
-    """A template that takes every row, with or without generation tags, is no finding."""
-    assert findings(tmp_path, template) == {}
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (CHATML, None),
+        (GENERATION, None),
+        (refusing("user", "Users not supported"), ("template-refuses-rows", "error")),
+        # The trainers put the text into the question, so nothing is refused.
+        (refusing("system", "System role not supported"), ("template-without-system-turn", "note")),
+        (each_turn("{% if m['role'] != 'system' %}" + TURN + "{% endif %}"),
+         ("template-drops-system-text", "warning")),
+        # Without the answer in the text there is nothing to learn.
+        (each_turn("{% if m['role'] != 'assistant' %}" + TURN + "{% endif %}"),
+         ("template-hides-answers", "error")),
+        # A model that never sees the end of a turn never stops: the trainers add the token.
+        (each_turn("{{ m['role'] }} : {{ m['content'] }}\n"),
+         ("template-without-end-of-turn", "note")),
+        (None, ("model-without-chat-template", "warning")),
+        # Templates run in a sandbox: what looks for Python's insides is refused, not run.
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", ("template-refuses-rows", "error")),
+    ],
+)  # fmt: skip
+def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, found):
+    """Of all sixty rows; a template that takes every row is no finding."""
+    told = [
+        (one.id, one.severity, one.count)
+        for one in checked(tmp_path, template, system=True).findings
+    ]
+    assert told == ([(*found, 60)] if found else [])
 
 
-def test_rows_that_the_template_refuses_block_training(tmp_path):
-    """Turns that the template does not take stop the run before it begins, in the template's own
-    words.
+def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_path):
+    """In the template's own words; where the system text stands in the question, lengths are those
+    of the rows as they will be trained.
     """
-    found, _ = check_data(
-        data(tmp_path, system=True), CheckOptions(model=model(tmp_path, NO_USER), full=True)
-    )
-    refused = next(finding for finding in found.findings if finding.id == "template-refuses-rows")
-    assert (refused.severity, refused.count, refused.rows[:2]) == ("error", 60, (1, 2))
+    (refused,) = (found := checked(tmp_path, refusing("user", "Users not supported"))).findings
+    assert refused.rows[:2] == (1, 2)
     assert "Users not supported" in refused.text
     assert found.objectives == ()
-
-
-def test_a_template_without_system_turns_gets_the_text_in_the_question_as_in_training(tmp_path):
-    """The trainers put it there, so nothing is refused: it is said, and the lengths are those of
-    the rows as they will be trained.
-    """
-    found, _ = check_data(
-        data(tmp_path, system=True), CheckOptions(model=model(tmp_path, NO_SYSTEM), full=True)
-    )
-    assert {finding.id: (finding.severity, finding.count) for finding in found.findings} == {
-        "template-without-system-turn": ("note", 60)
-    }
+    shutil.rmtree(tmp_path / "model")
+    found = checked(tmp_path, refusing("system", "System role not supported"), system=True)
     assert found.objectives
-    assert found.tokens is not None
     assert found.tokens.p50 == (2 + 4 + 1) + (5 + 1)
-
-
-def test_a_template_that_drops_the_system_text_is_a_warning(tmp_path):
-    """What the model would never see is counted."""
-    assert findings(tmp_path, DROPS_SYSTEM, system=True)["template-drops-system-text"] == (
-        "warning",
-        60,
-    )
-
-
-def test_a_template_that_leaves_the_answer_out_is_an_error(tmp_path):
-    """Without the answer in the text there is nothing to learn."""
-    assert findings(tmp_path, HIDES)["template-hides-answers"] == ("error", 60)
-
-
-def test_a_template_without_an_end_of_turn_is_said(tmp_path):
-    """A model that never sees the end of a turn never stops: the trainers add the token, and the
-    check says so.
-    """
-    assert findings(tmp_path, ENDLESS)["template-without-end-of-turn"] == ("note", 60)
-
-
-def test_a_model_without_a_template_is_said_for_conversations(tmp_path):
-    """A base model has none."""
-    assert findings(tmp_path, None)["model-without-chat-template"] == ("warning", 60)
 
 
 def test_a_missing_tokenizer_is_said_and_lengths_are_approximated(tmp_path):
     """The page names what counted."""
     found, _ = check_data(data(tmp_path), CheckOptions(model="nobody/nothing"))
-    assert found.tokens is not None
     assert "approximation" in found.tokens.counted_by
-    assert "no folder with a tokenizer.json" in next(
-        finding.text for finding in found.findings if finding.id == "tokenizer-not-at-hand"
-    )
+    said = {finding.id: finding.text for finding in found.findings}
+    assert "no folder with a tokenizer.json" in said["tokenizer-not-at-hand"]
 
 
 @pytest.mark.parametrize(
@@ -171,8 +144,6 @@ def test_a_missing_tokenizer_is_said_and_lengths_are_approximated(tmp_path):
 )
 def test_a_missing_package_is_said(tmp_path, monkeypatch, missing, says):
     """The core install has neither; the note has the line to install."""
-    from importlib.util import find_spec
-
     folder = model(tmp_path, CHATML)
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == missing else find_spec(name)
@@ -186,12 +157,6 @@ def test_a_damaged_tokenizer_or_template_is_said(tmp_path):
     assert "is broken" in model_tokenizer(str(folder))[1]
     (folder / "tokenizer.json").write_text("{")
     assert "cannot be read" in model_tokenizer(str(folder))[1]
-
-
-def test_a_template_cannot_reach_the_machine(tmp_path):
-    """Templates run in a sandbox: what looks for Python's insides is refused, not run."""
-    evil = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
-    assert findings(tmp_path, evil)["template-refuses-rows"][0] == "error"
 
 
 def test_a_model_of_the_hub_cache_is_found(tmp_path, monkeypatch):
@@ -212,15 +177,12 @@ THINKS = (
 
 def thinking(folder: Path, template: str, answer: str, **arguments: bool) -> dict[str, str]:
     """Finding -> its text, for sixty rows with this answer."""
-    path = folder / "a.jsonl"
-    rows = [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    name = model(folder, template)
-    template_arguments = tuple(f"{key}={json.dumps(value)}" for key, value in arguments.items())
-    found, _ = check_data(
-        str(path), CheckOptions(model=name, full=True, template=template_arguments)
+    path = jsonl(
+        folder, [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
     )
-    return {finding.id: finding.text for finding in found.findings}
+    given = tuple(f"{key}={json.dumps(value)}" for key, value in arguments.items())
+    options = CheckOptions(model=model(folder, template), full=True, template=given)
+    return {finding.id: finding.text for finding in check_data(str(path), options)[0].findings}
 
 
 def test_a_thinking_model_on_data_without_thoughts_is_a_warning(tmp_path):
