@@ -1,7 +1,5 @@
 """Rows that say nearly the same."""
 
-from __future__ import annotations
-
 import random
 
 from advisor.data.checks import RandomSample

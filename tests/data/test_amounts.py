@@ -1,7 +1,5 @@
 """How much data each objective wants."""
 
-from __future__ import annotations
-
 import pytest
 
 from advisor.data.amounts import compare_amounts, data_requirements, in_words, shortages, verdict

@@ -1,7 +1,5 @@
 """`advise check`: what it prints, what it writes, and its exit codes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

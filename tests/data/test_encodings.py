@@ -1,7 +1,5 @@
 """Files as office programs save them: other encodings, other separators, byte order marks."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Rows as examples: what is understood, what is left out and counted."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Data sets of the model hub, with a hub that is a folder: no test goes to the network."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a sequence length would cut, what it would leave empty, and what the lengths suggest."""
 
-from __future__ import annotations
-
 import pytest
 from msgspec.structs import replace
 

@@ -2,8 +2,6 @@
 is no training file at all.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evaluation rows that the training data holds too."""
 
-from __future__ import annotations
-
 import pytest
 
 from advisor.data import profile

@@ -1,7 +1,5 @@
 """Secrets and personal data: suspected, counted, masked."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """What a file is recognised as: known names, shapes of values, mappings, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

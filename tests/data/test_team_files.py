@@ -1,7 +1,5 @@
 """A folder whose files belong to one team each, and folders that only look like it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Whether a chat template holds the data: tried where it is at hand, by family where it is not."""
 
-from __future__ import annotations
-
 import json
 from importlib.util import find_spec
 from pathlib import Path

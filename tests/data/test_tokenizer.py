@@ -1,7 +1,5 @@
 """The model's own tokenizer and chat template, with a tokenizer made here: one token a word."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from importlib.util import find_spec

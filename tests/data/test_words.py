@@ -1,7 +1,5 @@
 """Files whose columns have no known names: what the words in them say, and when that is clear."""
 
-from __future__ import annotations
-
 import csv
 import shlex
 from pathlib import Path

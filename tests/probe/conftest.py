@@ -2,14 +2,13 @@
 with it in a child process.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +42,21 @@ def _lines(machine: Mapping[str, Any]) -> Iterator[str]:
                 yield from _device(f"gpu.{index}.slice.{slot}", device)
 
 
+COPIED = (
+    "name", "uuid", "mig", "max_slices", "slices_of_seven", "memory_mb", "nvlinks",
+    "pcie_generation", "pcie_width", "display_active", "display_mode",
+)  # fmt: skip
+
+
 def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
-    for key in (
-        "name",
-        "uuid",
-        "mig",
-        "max_slices",
-        "slices_of_seven",
-        "memory_mb",
-        "nvlinks",
-        "pcie_generation",
-        "pcie_width",
-        "display_active",
-        "display_mode",
-    ):
+    for key in COPIED:
         if key in device:
             yield f"{prefix}.{key} {device[key]}"
     if "memory_mib" in device:
         yield f"{prefix}.total {device['memory_mib'] * MIB}"
         yield f"{prefix}.free {device['free_mib'] * MIB}"
-    if "capability" in device:
-        yield f"{prefix}.major {device['capability'][0]}"
-        yield f"{prefix}.minor {device['capability'][1]}"
+    for name, number in zip(("major", "minor"), device.get("capability", ()), strict=False):
+        yield f"{prefix}.{name} {number}"
     for call, code in device.get("errors", {}).items():
         yield f"{prefix}.error.{call} {code}"
     for kind in ("compute", "graphics"):
@@ -77,80 +69,56 @@ def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def stub_library(tmp_path_factory):
     """A folder with a libnvidia-ml.so.1 of the given kind: '' (today's driver), 'OLD_DRIVER',
     'ANCIENT_DRIVER', 'BROKEN'.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("the driver stub is a Linux library")
-    compiler = next(
-        (found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None
-    )
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler (cc, gcc or clang) to build the driver stub with")
-    built: dict[str, Path] = {}
 
-    def build(kind: str) -> Path:
-        if kind not in built:
-            folder = tmp_path_factory.mktemp(f"nvml{kind.lower()}")
-            library = folder / "libnvidia-ml.so.1"
-            if kind == "BROKEN":
-                library.write_bytes(b"not a library" * 100)
-            else:
-                flags = [f"-D{kind}"] if kind else []
-                subprocess.run(
-                    [
-                        compiler,
-                        "-shared",
-                        "-fPIC",
-                        "-O0",
-                        "-Wall",
-                        "-Werror",
-                        *flags,
-                        "-o",
-                        str(library),
-                        str(HERE / "nvml_stub.c"),
-                    ],
-                    check=True,
-                )
-            built[kind] = folder
-        return built[kind]
+    @cache
+    def build(kind):
+        library = tmp_path_factory.mktemp(f"nvml{kind.lower()}") / "libnvidia-ml.so.1"
+        if kind == "BROKEN":
+            library.write_bytes(b"not a library" * 100)
+        else:
+            flags = [
+                "-shared",
+                "-fPIC",
+                "-O0",
+                "-Wall",
+                "-Werror",
+                *([f"-D{kind}"] if kind else []),
+            ]
+            subprocess.run([compiler, *flags, "-o", library, HERE / "nvml_stub.c"], check=True)
+        return library.parent
 
     return build
 
 
 @pytest.fixture
-def probed(stub_library: Callable[[str], Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def probed(stub_library, tmp_path):
     """What `advise probe --json` would print on a recorded machine: pynvml talks to the stub in a
     child process.
     """
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+    }
 
-    def run(
-        machine: str | Mapping[str, Any], *, library: str = "", **environ: str
-    ) -> dict[str, Any]:
+    def run(machine, *, library="", **environ):
         file = tmp_path / "machine.txt"
-        file.write_text(
-            "\n".join(_lines(recorded(machine) if isinstance(machine, str) else machine)) + "\n",
-            encoding="utf-8",
-        )
-        clean = {
-            key: value
-            for key, value in os.environ.items()
-            if key not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
-        }
-        clean |= {
-            "LD_LIBRARY_PATH": str(stub_library(library)),
-            "NVML_STUB_MACHINE": str(file),
-            **environ,
-        }
+        machine = recorded(machine) if isinstance(machine, str) else machine
+        file.write_text("\n".join(_lines(machine)) + "\n", encoding="utf-8")
+        stub = {"LD_LIBRARY_PATH": str(stub_library(library)), "NVML_STUB_MACHINE": str(file)}
         done = subprocess.run(
-            [sys.executable, "-c", PROBE],
-            env=clean,
-            cwd=HERE.parents[1],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+            [sys.executable, "-c", PROBE], env={**clean, **stub, **environ}, cwd=HERE.parents[1],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return json.loads(done.stdout)

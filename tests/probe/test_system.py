@@ -2,9 +2,8 @@
 trees.
 """
 
-from __future__ import annotations
-
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def tree(root: Path, files: Mapping[str, str]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def _sixteen_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
 
 
@@ -55,97 +54,72 @@ V1 = {
 }
 
 
-def test_without_a_limit_the_machine_counts(tmp_path: Path) -> None:
+def test_without_a_limit_the_machine_counts(tmp_path):
     """Unlimited control groups leave total and available memory and every core of the affinity."""
     root = tree(tmp_path, V2)
     assert system.usable_memory(root) == (65536000 * 1024, 60000000 * 1024, None)
     assert system.usable_cores(root) == (16, None)
 
 
-def test_a_v2_limit_of_a_parent_counts(tmp_path: Path) -> None:
+def test_a_v2_limit_of_a_parent_counts(tmp_path):
     """A limit on any control group above the process holds, with the file cache counted as free."""
-    root = tree(
-        tmp_path,
-        {
-            **V2,
-            "sys/fs/cgroup/user.slice/memory.max": f"{4 * GIB}\n",
-            "sys/fs/cgroup/user.slice/memory.current": f"{3 * GIB}\n",
-            "sys/fs/cgroup/user.slice/memory.stat": f"inactive_file {2 * GIB}\n",
-            "sys/fs/cgroup/user.slice/cpu.max": "150000 100000\n",
-        },
-    )
+    limits = {
+        "memory.max": f"{4 * GIB}\n",
+        "memory.current": f"{3 * GIB}\n",
+        "memory.stat": f"inactive_file {2 * GIB}\n",
+        "cpu.max": "150000 100000\n",
+    }
+    above = "sys/fs/cgroup/user.slice"
+    root = tree(tmp_path, V2 | {f"{above}/{name}": text for name, text in limits.items()})
     total, free, note = system.usable_memory(root)
     assert (total, free) == (4 * GIB, 3 * GIB)  # 4 - (3 - 2)
-    assert note is not None
     assert "4.0 GiB" in note
-    cores, core_note = system.usable_cores(root)
+    cores, note = system.usable_cores(root)
     assert cores == 1  # one and a half cores run one thread at full speed
-    assert core_note is not None
-    assert "1.5 cores" in core_note
+    assert "1.5 cores" in note
 
 
-def test_a_v1_container_limit_counts(tmp_path: Path) -> None:
+def test_a_v1_container_limit_counts(tmp_path):
     """In a container the v1 mount shows its own part of the tree, while /proc names the whole
-    path.
+    path; an empty v2 hierarchy beside v1 changes nothing.
     """
-    root = tree(tmp_path, V1)
-    assert system.usable_memory(root)[:2] == (8 * GIB, 4 * GIB)  # 8 - (5 - 1)
-    assert system.usable_cores(root)[0] == 2
+    beside = {
+        "proc/self/cgroup": "0::/docker/abc\n",
+        "proc/self/mountinfo": "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+    }
+    for more in ({}, {name: V1[name] + line for name, line in beside.items()}):
+        root = tree(tmp_path, V1 | more)
+        assert system.usable_memory(root)[:2] == (8 * GIB, 4 * GIB)  # 8 - (5 - 1)
+        assert system.usable_cores(root)[0] == 2
 
 
-def test_the_huge_number_of_v1_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """cgroup v1 writes 9223372036854771712 where nothing is limited."""
-    root = tree(
-        tmp_path,
-        {
-            **V1,
-            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
-        },
-    )
+def test_the_huge_number_of_v1_is_no_limit(tmp_path, monkeypatch):
+    """cgroup v1 writes 9223372036854771712 where nothing is limited; without /proc and /sys the
+    facts come from the system call, or stay unknown.
+    """
+    none = {
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+    }
+    root = tree(tmp_path / "root", V1 | none)
     assert system.usable_memory(root)[0] == 65536000 * 1024
     assert system.usable_cores(root) == (16, None)
+    total, *others = system.usable_memory(tmp_path / "empty")
+    assert total is None or total > 0
+    assert others == [None, None]
     (root / "proc/meminfo").unlink()
     monkeypatch.setattr(os, "sysconf", lambda _: -1)
     assert system.usable_memory(root)[0] is None  # neither the machine nor a limit says anything
 
 
-def test_a_hybrid_machine_reads_the_hierarchy_that_holds_the_controller(tmp_path: Path) -> None:
-    """With an empty v2 hierarchy beside v1, the memory limit of v1 counts."""
-    root = tree(
-        tmp_path,
-        {
-            **V1,
-            "proc/self/cgroup": V1["proc/self/cgroup"] + "0::/docker/abc\n",
-            "proc/self/mountinfo": (
-                V1["proc/self/mountinfo"]
-                + "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
-            ),
-        },
-    )
-    assert system.usable_memory(root)[0] == 8 * GIB
-
-
-def test_a_machine_without_these_files_does_not_crash(tmp_path: Path) -> None:
-    """Without /proc and /sys the facts come from the system call, or stay unknown."""
-    total, free, note = system.usable_memory(tmp_path)
-    assert total is None or total > 0
-    assert (free, note) == (None, None)
-
-
-def test_free_disk_of_a_folder_to_come(tmp_path: Path) -> None:
+def test_free_disk_of_a_folder_to_come_and_the_kernel_of_wsl(tmp_path):
     """The disk of a folder that does not exist yet is that of its nearest parent."""
     statvfs = os.statvfs(tmp_path)
     found = system.free_disk(tmp_path / "runs" / "new")
     assert found == pytest.approx(statvfs.f_bavail * statvfs.f_frsize, rel=0.05)
-
-
-def test_wsl_is_named(tmp_path: Path) -> None:
-    """The kernel of WSL2 is recognised."""
-    root = tree(
-        tmp_path, {**V2, "proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2\n"}
-    )
-    assert any(note.startswith("WSL2") for note in system.probe_system(tmp_path, root).notes)
+    kernel = {"proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2\n"}
+    notes = system.probe_system(tmp_path, tree(tmp_path, V2 | kernel)).notes
+    assert any(note.startswith("WSL2") for note in notes)
 
 
 def amd_tree(
@@ -167,16 +141,38 @@ def amd_tree(
     return tree(root, files)
 
 
-def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
-    """gfx942 with 206141652992 bytes is an MI300X; free memory is what the kernel says, the rest is
-    named as unseen.
-    """
-    found = system.probe_amd(amd_tree(tmp_path, gfx=90402, vram=206141652992))
-    (gpu,), notes = found.gpus, found.notes
-    assert gpu.spec is not None
-    assert gpu.spec.id == "amd-mi300x"
-    assert gpu.memory_free_bytes == 206141652992 - GIB
-    assert any("other processes and the ROCm version are not read" in note for note in notes)
+@pytest.mark.parametrize(
+    ("gfx", "vram", "product", "expected"),
+    [
+        (90402, 206141652992, None, "amd-mi300x"),  # gfx942
+        # gfx90a with 64 GiB may be an MI210 or half an MI250X: the product's name decides.
+        (90010, 64 * GIB, None, None),
+        (90010, 64 * GIB, "AMD Instinct MI210", "amd-mi210"),
+    ],
+)
+def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path, gfx, vram, product, expected):
+    """Free memory is what the kernel says, the rest is named as unseen; two alike are not guessed."""
+    found = system.probe_amd(amd_tree(tmp_path, gfx=gfx, vram=vram, product=product))
+    (gpu,) = found.gpus
+    assert (gpu.spec and gpu.spec.id) == expected
+    assert expected or gpu.name == "AMD gfx90a"
+    assert gpu.memory_free_bytes == vram - GIB
+    assert any("other processes and the ROCm version are not read" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "inside the processor"),  # half a GiB of video memory
+        ({"sys/class/drm/card0/device/vendor": "0x1002\n"}, "compute driver"),
+    ],
+)
+def test_what_is_no_usable_amd_gpu_is_said(tmp_path, files, said):
+    """Graphics inside a processor, and a GPU whose compute driver is absent."""
+    root = tree(tmp_path, files) if files else amd_tree(tmp_path, gfx=110003, vram=GIB // 2)
+    found = system.probe_amd(root)
+    assert found.gpus == ()
+    assert any(said in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -191,75 +187,30 @@ def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
         ({"HIP_VISIBLE_DEVICES": "-1"}, []),
     ],
 )
-def test_amd_devices_are_those_that_rocm_shows(
-    tmp_path: Path, environ: dict[str, str], indices: list[int]
-) -> None:
+def test_amd_devices_are_those_that_rocm_shows(tmp_path, environ, indices):
     """ROCR_VISIBLE_DEVICES hides first, HIP_VISIBLE_DEVICES counts among the rest; graphics inside
     the processor have a number, too (0 here), but are no GPU.
     """
     for number, vram in enumerate((GIB // 2, 64 * GIB, 64 * GIB, 64 * GIB)):
         amd_tree(tmp_path, gfx=90010, vram=vram, number=number)
     found = system.probe_amd(tmp_path, environ)
-    gpus, notes = found.gpus, found.notes
-    assert [gpu.index for gpu in gpus] == indices
-    assert any("hidden by" in note for note in notes) == bool(environ)
+    assert [gpu.index for gpu in found.gpus] == indices
+    assert any("hidden by" in note for note in found.notes) == bool(environ)
     if "ROCR_VISIBLE_DEVICES" in environ:
-        assert gpus[0].uuid == f"GPU-{103:016x}"
+        assert found.gpus[0].uuid == f"GPU-{103:016x}"
 
 
-def test_two_amd_cards_alike_are_not_guessed(tmp_path: Path) -> None:
-    """gfx90a with 64 GiB may be an MI210 or half an MI250X: without a product name neither is
-    claimed.
-    """
-    (gpu,) = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB)).gpus
-    assert (gpu.spec, gpu.name) == (None, "AMD gfx90a")
-
-
-def test_an_amd_product_name_decides(tmp_path: Path) -> None:
-    """Where the kernel knows the product's name, it is taken."""
-    (gpu,) = system.probe_amd(
-        amd_tree(tmp_path, gfx=90010, vram=64 * GIB, product="AMD Instinct MI210")
-    ).gpus
-    assert gpu.spec is not None
-    assert gpu.spec.id == "amd-mi210"
-
-
-def test_graphics_inside_a_processor_are_no_gpu(tmp_path: Path) -> None:
-    """Half a GiB of video memory is said and not counted."""
-    found = system.probe_amd(amd_tree(tmp_path, gfx=110003, vram=GIB // 2))
-    gpus, notes = found.gpus, found.notes
-    assert gpus == ()
-    assert any("inside the processor" in note for note in notes)
-
-
-def test_an_amd_card_without_its_compute_driver_is_named(tmp_path: Path) -> None:
-    """A card the display driver sees while kfd is absent is named as not usable."""
-    found = system.probe_amd(tree(tmp_path, {"sys/class/drm/card0/device/vendor": "0x1002\n"}))
-    gpus, notes = found.gpus, found.notes
-    assert gpus == ()
-    assert any("compute driver" in note for note in notes)
-
-
-def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_apple_chip_shares_the_memory(monkeypatch):
     """On macOS the chip's name comes from sysctl and its memory is the computer's."""
-    import subprocess
-
     monkeypatch.setattr(system.sys, "platform", "darwin")
-    monkeypatch.setattr(
-        os, "uname", lambda: os.uname_result(("Darwin", "mac", "24.0", "x", "arm64"))
-    )
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda *_args, **_kwargs: subprocess.CompletedProcess(
-            [], 0, stdout="Apple M4 Max\n", stderr=""
-        ),
-    )
+    uname = os.uname_result(("Darwin", "mac", "24.0", "x", "arm64"))
+    monkeypatch.setattr(os, "uname", lambda: uname)
+    said = subprocess.CompletedProcess([], 0, stdout="Apple M4 Max\n", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: said)
     found = system.probe_apple(Hardware(kind="cpu", origin="probed", ram_total_bytes=48 * GIB))
-    (gpu,), notes = found.gpus, found.notes
-    assert gpu.spec is not None
+    (gpu,) = found.gpus
     assert (gpu.spec.id, gpu.memory_total_bytes) == ("apple-m4-max", 48 * GIB)
-    assert any("share the memory" in note for note in notes)
+    assert any("share the memory" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +225,7 @@ def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(
-    cpuinfo: str, found: bool | None, tmp_path: Path
-) -> None:
+    cpuinfo, found, tmp_path
+):
     """x86 says `flags`, Arm `Features`; who says neither is not known."""
     assert system.multiplies_bf16(tree(tmp_path, {"proc/cpuinfo": cpuinfo})) is found

@@ -1,7 +1,5 @@
 """Chat templates in the styles that families of models have, written for these tests."""
 
-from __future__ import annotations
-
 from tests.export.runs import CHATML
 
 ZEPHYR = (

@@ -2,8 +2,6 @@
 that `go_template` writes, and nothing else.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`advise export RUN --to ollama`: the Modelfile, what stands in it and why, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Our TEMPLATEs in Go itself. Needs a Go toolchain on PATH (Debian: golang-go)."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

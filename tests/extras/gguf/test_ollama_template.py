@@ -1,7 +1,5 @@
 """A model's chat template as Ollama's: the same text for every conversation, or refused."""
 
-from __future__ import annotations
-
 import datetime
 import random
 from importlib.util import find_spec

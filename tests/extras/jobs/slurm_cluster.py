@@ -4,8 +4,6 @@ Debian and Ubuntu: `apt install slurmctld slurmd slurm-client munge`. Nothing of
 Slurm is read or changed.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`advise export RUN --to vllm`: the folder that serves a result with vLLM, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess
