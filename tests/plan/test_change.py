@@ -20,11 +20,8 @@ def test_values_are_set_by_number_or_name():
         ],
     )
     stage = changed.stage("sft")
-    assert (stage.learning_rate, stage.trl, changed.data.path) == (
-        1e-4,
-        {"neftune_noise_alpha": 5},
-        "b.jsonl",
-    )
+    assert (stage.learning_rate, changed.data.path) == (1e-4, "b.jsonl")
+    assert stage.trl == {"neftune_noise_alpha": 5}
     assert stage.options == {"rank": 8, "alpha": 32, "target_modules": ["q_proj", "v_proj"]}
     assert set_values(PLAN, []) is PLAN
 
@@ -33,21 +30,9 @@ def test_null_puts_a_value_back_to_its_default():
     """`null` removes a key, so that a method can be changed together with the keys that belong to
     it.
     """
-    changed = set_values(
-        PLAN,
-        [
-            "stages.0.update=full",
-            "stages.0.quantization=null",
-            "stages.0.rank=null",
-            "stages.0.alpha=null",
-            "stages.0.epochs=null",
-        ],
-    )
-    assert (changed.stages[0].update, changed.stages[0].options, changed.stages[0].epochs) == (
-        "full",
-        {},
-        1.0,
-    )
+    gone = [f"stages.0.{key}=null" for key in ("quantization", "rank", "alpha", "epochs")]
+    stage = set_values(PLAN, ["stages.0.update=full", *gone]).stages[0]
+    assert (stage.update, stage.options, stage.epochs) == ("full", {}, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +61,8 @@ def test_a_wrong_setting_is_named_in_the_error(setting, words):
 
 def test_all_wrong_settings_come_together():
     """Two wrong settings give two faults, each with its own place."""
+    wrong = ["stages.0.epochs=0", "stages.0.seq_len=1"]
     with pytest.raises(InputError) as caught:
-        set_values(PLAN, ["stages.0.epochs=0", "stages.0.seq_len=1"])
-    assert [fault.headline.split(":")[0] for fault in caught.value.faults] == [
-        "--set stages.0.epochs=0",
-        "--set stages.0.seq_len=1",
-    ]
+        set_values(PLAN, wrong)
+    places = [fault.headline.split(":")[0] for fault in caught.value.faults]
+    assert places == [f"--set {setting}" for setting in wrong]

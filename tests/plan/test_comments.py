@@ -21,29 +21,35 @@ def after(*settings, comments=COMMENTS):
 
 
 def test_nothing_changed_keeps_every_comment():
-    """Without --set the reasons are those that were written."""
+    """Without --set the reasons are those that were written; a place with `options` is the place
+    beside the stage's own keys.
+    """
     assert after() == COMMENTS
     assert comments_after(None, PLAN, PLAN) == {}
+    found = after("stages.0.rank=4", comments={("stages", 0, "options", "rank"): "a usual rank"})
+    assert found == {(*STAGE, "rank"): BY_SET}
 
 
 def test_a_changed_value_says_that_set_changed_it():
-    """Its reason is gone; the other reasons of its stage stay, and say that they are older."""
-    found = after("stages.sft.epochs=1")
+    """Its reason is gone; the other reasons of its stage stay, and say that they are older. What
+    was written beside a value is what is read for it.
+    """
+    changed = set_values(PLAN, ["stages.sft.epochs=1"])
+    found = comments_after(COMMENTS, PLAN, changed)
     assert found[*STAGE, "epochs"] == BY_SET
-    assert found[*STAGE, "rank"] == f"a usual rank (lora/rank); chosen before epochs was {BY_SET}"
+    older = f"a usual rank (lora/rank); chosen before epochs was {BY_SET}"
+    assert found[*STAGE, "rank"] == older
     assert found["launch", "device"] == "RTX 4090"
-    assert (
-        comments_after(found, PLAN, set_values(PLAN, ["stages.0.max_steps=5"]))[*STAGE, "rank"]
-        == (found[*STAGE, "rank"])
-    )
+    again = set_values(PLAN, ["stages.0.max_steps=5"])
+    assert comments_after(found, PLAN, again)[*STAGE, "rank"] == older
+    assert comments_of(plan_text(changed, found), name="plan.yaml") == found
 
 
 def test_a_value_that_had_no_comment_says_it_too():
     """A new key, and one that goes back to its default."""
-    found = after("stages.0.max_steps=5", "stages.0.learning_rate=1e-5", "data.path=b.jsonl")
-    assert found[*STAGE, "max_steps"] == BY_SET
-    assert found["data", "path"] == BY_SET
-    assert after("stages.0.epochs=null")[*STAGE, "epochs"] == BY_SET
+    found = after("stages.0.max_steps=5", "data.path=b.jsonl", "stages.0.epochs=null")
+    for place in ((*STAGE, "max_steps"), ("data", "path"), (*STAGE, "epochs")):
+        assert found[place] == BY_SET
 
 
 def test_reasons_rest_on_data_model_and_launch():
@@ -53,16 +59,3 @@ def test_reasons_rest_on_data_model_and_launch():
         assert found[*STAGE, "rank"].endswith(f"; chosen before {name} was {BY_SET}")
         assert found["launch", "device"] == "RTX 4090"
     assert after("name=other")[*STAGE, "rank"] == COMMENTS[*STAGE, "rank"]
-
-
-def test_options_are_found_where_they_stand():
-    """A place with `options` is the place beside the stage's own keys."""
-    found = after("stages.0.rank=4", comments={("stages", 0, "options", "rank"): "a usual rank"})
-    assert found == {(*STAGE, "rank"): BY_SET}
-
-
-def test_a_written_comment_is_read_back():
-    """What was written beside a value is what is read for it."""
-    changed = set_values(PLAN, ["stages.0.epochs=1"])
-    text = plan_text(changed, after("stages.0.epochs=1"))
-    assert comments_of(text, name="plan.yaml") == after("stages.0.epochs=1")

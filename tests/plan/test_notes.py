@@ -70,42 +70,39 @@ def test_what_a_run_does_without_a_key_is_said(keys, said):
     assert said in "\n".join(notes(of_stage(**keys)))
 
 
-def test_a_model_that_sorts_has_no_template():
-    """Neither template nor loss on answers is told where there is none."""
+def test_what_does_not_concern_a_stage_is_left_out():
+    """A model that sorts has no template and no loss on answers; the second stage repeats nothing
+    that stands above the first; a task's own batch is pointed at.
+    """
     said = "\n".join(notes(of_stage(options={"head": "classes"})))
     assert "template" not in said
     assert "Loss" not in said
     assert "Chat template: the model's own." in notes(instruct=True)
-
-
-def test_later_stages_tell_only_what_differs():
-    """The second stage repeats nothing that stands above the first."""
     second = replace(STAGE, name="more", micro_batch_size=1, seed=3)
-    plan = replace(PLAN, stages=(STAGE, second))
-    assert [line.split(" ")[0] for line in notes(plan, 1)] == ["4", "Checkpoints:"]
-
-
-def test_a_tasks_own_batch_is_pointed_at():
-    """The product is that of the stage."""
+    lines = notes(replace(PLAN, stages=(STAGE, second)), 1)
+    assert [line.split(" ")[0] for line in lines] == ["4", "Checkpoints:"]
     task = Task(name="legal", data=PlanData(path="a/b"), overrides={"grad_accum": 1})
-    plan = replace(PLAN, data=None, tasks=(task,))
-    assert "unless a task's overrides say otherwise" in notes(plan)[0]
+    first, *_ = notes(replace(PLAN, data=None, tasks=(task,)))
+    assert "unless a task's overrides say otherwise" in first
 
 
 def test_the_lines_are_read_back_and_made_again_after_a_change():
-    """What was changed is told as it is now; steps that were counted before are not."""
+    """What was changed is told as it is now; steps that were counted before are not. A person's own
+    lines above a stage are kept.
+    """
     comments = {PLACE: stage_notes(PLAN, 0, steps=99), (*PLACE, "rank"): "usual"}
     text = plan_text(PLAN, comments)
     assert comments_of(text, name="plan.yaml") == comments
     assert plan_from_data(parse_yaml(text, name="plan.yaml")) == PLAN
     changed = set_values(PLAN, ["stages.0.grad_accum=8", "stages.0.seed=5"])
-    found = comments_after(comments, PLAN, changed)
-    assert found[PLACE] == stage_notes(changed, 0)
-    assert "64 rows a step" in found[PLACE]
-    assert "99" not in found[PLACE]
-    assert (
-        comments_after(comments, PLAN, set_values(PLAN, ["name=other"]))[PLACE] == (comments[PLACE])
-    )
+    found = comments_after(comments, PLAN, changed)[PLACE]
+    assert found == stage_notes(changed, 0)
+    assert "64 rows a step" in found
+    assert "99" not in found
+    renamed = set_values(PLAN, ["name=other"])
+    assert comments_after(comments, PLAN, renamed)[PLACE] == comments[PLACE]
+    text = plan_text(PLAN).replace("  - name: sft", "  # ours, of May\n  - name: sft")
+    assert comments_of(text, name="plan.yaml")[PLACE] == "ours, of May"
 
 
 def test_a_trials_copy_promises_no_more_steps_than_it_has():
@@ -117,12 +114,6 @@ def test_a_trials_copy_promises_no_more_steps_than_it_has():
     assert found[PLACE].split("\n")[1:] == comments[PLACE].split("\n")[1:]
     assert found[*PLACE, "rank"] == "usual"
     assert comments_of_trial(None, 4) is None
-
-
-def test_a_persons_own_lines_above_a_stage_are_kept():
-    """A copy of the plan for a run loses none of them."""
-    text = plan_text(PLAN).replace("  - name: sft", "  # ours, of May\n  - name: sft")
-    assert comments_of(text, name="plan.yaml")[PLACE] == "ours, of May"
 
 
 UNRATED = "name: p\nmodel: m\ndata: {path: d.jsonl}\nstages: [{name: one, update: lora, %s}]\n"

@@ -2,8 +2,6 @@
 
 import json
 
-from msgspec.structs import replace
-
 from advisor.methods import objectives, updates
 from advisor.methods.keys import PathText
 from advisor.plan.entries import whole_model, with_paths
@@ -11,77 +9,59 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 
 
-def moved(text: str) -> str:
+def moved(text):
     return f"/there/{text}"
 
 
-def stage(name: str, objective: str, **keys: object) -> Stage:
-    return replace(Stage(name=name, objective=objective, update="lora", learning_rate=1e-4), **keys)
+def stage(name, objective, *, update="lora", learning_rate=1e-4, **keys):
+    return Stage(name=name, objective=objective, update=update, learning_rate=learning_rate, **keys)
+
+
+OPTIONS = [  # of stages, and what becomes of them
+    ("cpt", {"replay": "general.txt"}, {"replay": "/there/general.txt"}),
+    ("rm", {}, {}),
+    ("ppo", *[{"reward_model": "rm", "response_tokens": 8}] * 2),
+    ("grpo", {"reward": "scores.py:judge", "schema": "form.json", "pattern": "a.jsonl"},
+     {"reward": "/there/scores.py:judge", "schema": "/there/form.json", "pattern": "a.jsonl"}),
+    ("rloo", {"reward_model": "their/rm"}, {"reward_model": "/there/their/rm"}),
+]  # fmt: skip
 
 
 def test_model_data_starts_and_declared_keys_are_moved():
     """Also those of single stages and tasks; a stage's name stays one, in start_from and as reward
     model.
     """
+    more = {
+        "cpt": {"data": "corpus"},
+        "rm": {"start_from": "cpt"},
+        "ppo": {"start_from": "old/run"},
+    }
     plan = Plan(
         model="base",
         data=PlanData(path="a.jsonl"),
-        stages=(
-            stage("cpt", "cpt", data="corpus", options={"replay": "general.txt"}),
-            stage("rm", "rm", start_from="cpt"),
-            stage(
-                "rl",
-                "ppo",
-                start_from="old/run",
-                options={"reward_model": "rm", "response_tokens": 8},
-            ),
-            stage(
-                "more",
-                "grpo",
-                options={"reward": "scores.py:judge", "schema": "form.json", "pattern": "a.jsonl"},
-            ),
-            stage("last", "rloo", options={"reward_model": "their/rm"}),
-        ),
+        stages=tuple(stage(one, one, options=own, **more.get(one, {})) for one, own, _ in OPTIONS),
         tasks=(Task(name="legal", data=PlanData(path="legal.jsonl")),),
     )
     found = with_paths(plan, moved)
-    assert (found.model, found.data.path, found.tasks[0].data.path) == (
-        "/there/base",
-        "/there/a.jsonl",
-        "/there/legal.jsonl",
-    )
-    assert [(item.data, item.start_from) for item in found.stages] == [
-        ("/there/corpus", None),
-        (None, "cpt"),
-        (None, "/there/old/run"),
-        (None, None),
-        (None, None),
-    ]
-    assert [dict(item.options) for item in found.stages] == [
-        {"replay": "/there/general.txt"},
-        {},
-        {"reward_model": "rm", "response_tokens": 8},
-        {"reward": "/there/scores.py:judge", "schema": "/there/form.json", "pattern": "a.jsonl"},
-        {"reward_model": "/there/their/rm"},
-    ]
+    paths = (found.model, found.data.path, found.tasks[0].data.path)
+    assert paths == ("/there/base", "/there/a.jsonl", "/there/legal.jsonl")
+    cpt, rm, ppo, *_ = found.stages
+    assert (cpt.data, rm.start_from, ppo.start_from) == ("/there/corpus", "cpt", "/there/old/run")
+    assert [dict(item.options) for item in found.stages] == [there for *_, there in OPTIONS]
 
 
 def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
     """A key whose help speaks of a file or a folder has a type that is moved: no path is left
     behind in a copy.
     """
-    specs = key_specs()
     keys = {
         spec.name: spec
         for objective in objectives()
         for update in updates()
-        for spec in specs.allowed(objective, update).values()
+        for spec in key_specs().allowed(objective, update).values()
     }
-    about = {
-        name
-        for name, spec in keys.items()
-        if {"file", "folder"} & set(spec.help.replace(",", " ").split())
-    }
+    words = {name: set(spec.help.replace(",", " ").split()) for name, spec in keys.items()}
+    about = {name for name, said in words.items() if {"file", "folder"} & said}
     assert about == {name for name, spec in keys.items() if isinstance(spec.shape, PathText)}
     assert {"replay", "schema", "reward_model"} <= about
 

@@ -43,6 +43,9 @@ def plan(text):
     return plan_from_data(parse_yaml(text, name="plan.yaml"))
 
 
+LORA = "update: lora\n    quantization: nf4\n    rank: 8"
+
+
 def fault(old, new, *, text=GOOD):
     """The error text after one change of the good plan."""
     assert old in text
@@ -58,109 +61,53 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
     """
     stage = plan(GOOD).stage("sft")
     assert stage.options == {"rank": 8, "loss_on": "all"}
-    assert (stage.learning_rate, stage.epochs, stage.quantization, stage.trl) == (
-        2e-4,
-        2.0,
-        "nf4",
-        {"neftune_noise_alpha": 5},
-    )
+    assert (stage.learning_rate, stage.epochs, stage.quantization) == (2e-4, 2.0, "nf4")
+    assert stage.trl == {"neftune_noise_alpha": 5}
 
 
 @pytest.mark.parametrize(
     ("old", "new", "at", "words"),
     [
         ("rank: 8", "rnak: 8", "plan.yaml:10:5", ["unknown key 'rnak'", "did you mean 'rank'?"]),
-        (
-            "epochs: 2",
-            "epoch: 2",
-            "plan.yaml:13:5",
-            ["unknown key 'epoch'", "did you mean 'epochs'?"],
-        ),
-        (
-            "model: models/smol",
-            "modle: x\nmodel: z",
-            "plan.yaml:3:1",
-            ["unknown key 'modle'", "did you mean 'model'?"],
-        ),
-        (
-            "path: train.jsonl",
-            "path: t, formt: x",
-            "plan.yaml:4:17",
-            ["unknown key 'formt'", "did you mean 'format'?"],
-        ),
-        (
-            "device: cpu",
-            "device: cdua",
-            "plan.yaml:15:18",
-            ["`device` is 'cdua'", "did you mean 'cuda'?"],
-        ),
-        (
-            "update: lora",
-            "update: lroa",
-            "plan.yaml:8:13",
-            ["`update` is 'lroa'", "did you mean 'lora'?"],
-        ),
-        (
-            "rank: 8",
-            "rank: 0",
-            "plan.yaml:10:11",
-            ["`rank` is 0", "a whole number from 1 to 4,096"],
-        ),
+        ("epochs: 2", "epoch: 2", "plan.yaml:13:5",
+         ["unknown key 'epoch'", "did you mean 'epochs'?"]),
+        ("model: models/smol", "modle: x\nmodel: z", "plan.yaml:3:1",
+         ["unknown key 'modle'", "did you mean 'model'?"]),
+        ("path: train.jsonl", "path: t, formt: x", "plan.yaml:4:17",
+         ["unknown key 'formt'", "did you mean 'format'?"]),
+        ("device: cpu", "device: cdua", "plan.yaml:15:18",
+         ["`device` is 'cdua'", "did you mean 'cuda'?"]),
+        ("update: lora", "update: lroa", "plan.yaml:8:13",
+         ["`update` is 'lroa'", "did you mean 'lora'?"]),
+        ("rank: 8", "rank: 0", "plan.yaml:10:11",
+         ["`rank` is 0", "a whole number from 1 to 4,096"]),
         ("rank: 8", "rank: '8'", "plan.yaml:10:11", ["`rank` is '8'", "remove the quotes"]),
-        (
-            "loss_on: all",
-            "loss_on: answer",
-            "plan.yaml:11:14",
-            ["`loss_on` is 'answer'", "did you mean 'answers'?"],
-        ),
+        ("loss_on: all", "loss_on: answer", "plan.yaml:11:14",
+         ["`loss_on` is 'answer'", "did you mean 'answers'?"]),
         ("2e-4", "3", "plan.yaml:12:20", ["`learning_rate` is 3", "at most 1"]),
         ("2e-4", "'2e-4'", "plan.yaml:12:20", ["`learning_rate` is '2e-4'", "remove the quotes"]),
         ("2e-4", "1e999", "plan.yaml:12:20", ["too large to be usable"]),
         ("epochs: 2", "epochs: true", "plan.yaml:13:13", ["`epochs` is true", "a number above 0"]),
-        (
-            "version: 1",
-            "version: 2",
-            "plan.yaml:1:10",
-            ["`version` is 2", "another version of advise"],
-        ),
+        ("version: 1", "version: 2", "plan.yaml:1:10",
+         ["`version` is 2", "another version of advise"]),
         ("name: shop", "name: ../x", "plan.yaml:2:7", ["becomes a folder's name"]),
         ("- name: sft", "- name: SFT 1", "plan.yaml:6:11", ["becomes a folder's name"]),
-        (
-            "trl: {neftune_noise_alpha: 5}",
-            "trl: {learning_rate: 5}",
-            "plan.yaml:14:11",
-            ["a key of the stage itself", "move it out of trl"],
-        ),
+        ("trl: {neftune_noise_alpha: 5}", "trl: {learning_rate: 5}", "plan.yaml:14:11",
+         ["a key of the stage itself", "move it out of trl"]),
         ("trl: {neftune_noise_alpha: 5}", "trl: {output_dir: x}", "plan.yaml:14:11", ["--output"]),
-        (
-            "trl: {neftune_noise_alpha: 5}",
-            "trl: {optim_args: {a: 1}}",
-            "plan.yaml:14:10",
-            ["`trl: optim_args` is {'a': 1}", "a text such as momentum=0.9"],
-        ),
+        ("trl: {neftune_noise_alpha: 5}", "trl: {optim_args: {a: 1}}", "plan.yaml:14:10",
+         ["`trl: optim_args` is {'a': 1}", "a text such as momentum=0.9"]),
         ("trl: {neftune_noise_alpha: 5}", "trl: 3", "plan.yaml:14:10", ["`trl` is 3", "a map"]),
-        (
-            "trl: {neftune_noise_alpha: 5}",
-            "options: {rank: 8}",
-            "plan.yaml:14:5",
-            ["unknown key 'options'"],
-        ),
-        (
-            "data: {path: train.jsonl}",
-            "data: {path: train.jsonl}\ntasks: []",
-            "plan.yaml:5:1",
-            ["`tasks` is empty"],
-        ),
+        ("trl: {neftune_noise_alpha: 5}", "options: {rank: 8}", "plan.yaml:14:5",
+         ["unknown key 'options'"]),
+        ("data: {path: train.jsonl}", "data: {path: train.jsonl}\ntasks: []", "plan.yaml:5:1",
+         ["`tasks` is empty"]),
         ("data: {path: train.jsonl}\n", "", "plan.yaml:1:1", ["the plan has no data"]),
         ("model: models/smol\n", "", "plan.yaml:1:1", ["`model` is missing", "or a folder"]),
-        (
-            "    objective: sft\n",
-            "",
-            "plan.yaml:6:5",
-            ["`objective` is missing", "one of cpt, sft, dpo"],
-        ),
+        ("    objective: sft\n", "", "plan.yaml:6:5",
+         ["`objective` is missing", "one of cpt, sft, dpo"]),
     ],
-)
+)  # fmt: skip
 def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
     """A wrong key or value is refused with its line and column, what is allowed and the nearest
     known name.
@@ -174,73 +121,36 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (
-            "update: lora\n    quantization: nf4",
-            "update: full",
-            ["`rank` has no effect", "objective sft and update full", "it belongs to update lora"],
-        ),
-        (
-            "update: lora\n    quantization: nf4\n    rank: 8",
-            "update: full\n    quantization: nf4",
-            ["needs a frozen base", "with update lora, adapter, prefix"],
-        ),
-        (
-            "quantization: nf4",
-            "double_quantization: true",
-            ["`double_quantization` has no effect", "quantization: nf4"],
-        ),
-        (
-            "update: lora\n    quantization: nf4\n    rank: 8",
-            "update: full\n    peft: {use_dora: true}",
-            ["`peft` has no effect"],
-        ),
-        (
-            "epochs: 2",
-            "scheduler: constant\n    warmup: 0.1",
-            ["`warmup` has no effect", "constant_with_warmup"],
-        ),
-        (
-            "objective: sft",
-            "objective: grpo\n    group_by_length: true",
-            ["`group_by_length` has no effect", "the answers that it writes itself"],
-        ),
-        (
-            "objective: sft",
-            "objective: rm\n    packing: true",
-            ["`packing` has no effect", "objective rm does not pack"],
-        ),
-        (
-            "objective: sft",
-            "objective: rm",
-            ["`loss_on` has no effect", "it belongs to objective sft"],
-        ),
+        ("update: lora\n    quantization: nf4", "update: full",
+         ["`rank` has no effect", "objective sft and update full", "it belongs to update lora"]),
+        (LORA, "update: full\n    quantization: nf4",
+         ["needs a frozen base", "with update lora, adapter, prefix"]),
+        ("quantization: nf4", "double_quantization: true",
+         ["`double_quantization` has no effect", "quantization: nf4"]),
+        (LORA, "update: full\n    peft: {use_dora: true}", ["`peft` has no effect"]),
+        ("epochs: 2", "scheduler: constant\n    warmup: 0.1",
+         ["`warmup` has no effect", "constant_with_warmup"]),
+        ("objective: sft", "objective: grpo\n    group_by_length: true",
+         ["`group_by_length` has no effect", "the answers that it writes itself"]),
+        ("objective: sft", "objective: rm\n    packing: true",
+         ["`packing` has no effect", "objective rm does not pack"]),
+        ("objective: sft", "objective: rm",
+         ["`loss_on` has no effect", "it belongs to objective sft"]),
         ("device: cpu", "device: cpu, strategy: ddp", ["`strategy` has no effect", "one process"]),
         ("rank: 8", "data: other.jsonl", ["`data` has no effect"]),
-        (
-            "device: cpu}",
-            "device: cpu}\ntasks: [{name: a, data: {path: x}}]",
-            ["both `data` and `tasks`"],
-        ),
+        ("device: cpu}", "device: cpu}\ntasks: [{name: a, data: {path: x}}]",
+         ["both `data` and `tasks`"]),
         ("epochs: 2", "attention: flash_attention_2", ["needs a CUDA"]),
-        (
-            "objective: sft",
-            "objective: grpo\n    keep: best\n    early_stopping: 3",
-            ["`keep` has no effect", "`early_stopping` has no effect", "before and after training"],
-        ),
+        ("objective: sft", "objective: grpo\n    keep: best\n    early_stopping: 3",
+         ["`keep` has no effect", "`early_stopping` has no effect", "before and after training"]),
         ("objective: sft", "objective: ppo\n    keep: best", ["`keep` has no effect"]),
-        (
-            "objective: sft",
-            "objective: ppo\n    compile: true",
-            ["`compile` is true, which does not go with objective ppo", "compile: false"],
-        ),
+        ("objective: sft", "objective: ppo\n    compile: true",
+         ["`compile` is true, which does not go with objective ppo", "compile: false"]),
         ("epochs: 2", "attention: flex_attention", ["flex_attention needs a CUDA", "auto"]),
-        (
-            "epochs: 2",
-            "holdout: 0\n    keep: best\n    early_stopping: 3",
-            ["`keep: best` needs a loss on held-out rows", "`early_stopping: 3` needs"],
-        ),
+        ("epochs: 2", "holdout: 0\n    keep: best\n    early_stopping: 3",
+         ["`keep: best` needs a loss on held-out rows", "`early_stopping: 3` needs"]),
     ],
-)
+)  # fmt: skip
 def test_a_key_without_effect_is_refused(old, new, words):
     """The error says why the key has no effect, and what it belongs to."""
     text = fault(old, new)
@@ -254,36 +164,20 @@ PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 
 @pytest.mark.parametrize(
     ("new", "words"),
     [
-        (
-            PREFIX.replace("false", "true"),
-            [
-                "`gradient_checkpointing` is true, which does not go with update prefix",
-                "drops the cache",
-                "smaller micro_batch_size",
-            ],
-        ),
-        (
-            PREFIX + "\n    packing: true",
-            ["`packing` is true, which does not go with update prefix", "packing: false"],
-        ),
-        (
-            PREFIX + "\n    attention: flash_attention_2",
-            [
-                "`attention` is flash_attention_2, which does not go with update prefix",
-                "sdpa or eager",
-            ],
-        ),
+        (PREFIX.replace("false", "true"),
+         ["`gradient_checkpointing` is true, which does not go with update prefix",
+          "drops the cache", "smaller micro_batch_size"]),
+        (PREFIX + "\n    packing: true",
+         ["`packing` is true, which does not go with update prefix", "packing: false"]),
+        (PREFIX + "\n    attention: flash_attention_2",
+         ["`attention` is flash_attention_2, which does not go with update prefix",
+          "sdpa or eager"]),
     ],
-)
+)  # fmt: skip
 def test_what_a_method_refuses_of_other_keys_is_refused_where_it_is_written(new, words):
     """As its own file declares under `refuses`; the same stage without it is read."""
-    assert (
-        plan(GOOD.replace("update: lora\n    quantization: nf4\n    rank: 8", PREFIX))
-        .stages[0]
-        .update
-        == "prefix"
-    )
-    text = fault("update: lora\n    quantization: nf4\n    rank: 8", new)
+    assert plan(GOOD.replace(LORA, PREFIX)).stages[0].update == "prefix"
+    text = fault(LORA, new)
     for word in words:
         assert word in text
 
@@ -307,58 +201,53 @@ def test_plans_of_an_earlier_version_read_the_same(name):
 
 
 def test_all_faults_of_a_file_come_together_in_file_order():
-    """One reading finds the wrong type, the unknown key, the key without effect and the wrong name, sorted by
-    line.
+    """One reading finds the wrong type, the unknown key, the key without effect and the wrong name,
+    sorted by line.
     """
-    text = (
-        GOOD.replace("name: shop", "name: Shop")
-        .replace("rank: 8", "rnk: 8")
-        .replace("epochs: 2", "epochs: two")
-        .replace("device: cpu", "device: cpu, strategy: ddp")
-    )
+    text = GOOD.replace("name: shop", "name: Shop").replace("rank: 8", "rnk: 8")
+    text = text.replace("epochs: 2", "epochs: two").replace("cpu", "cpu, strategy: ddp")
     with pytest.raises(InputError) as caught:
         plan(text)
     lines = [int(item.headline.split(":")[1]) for item in caught.value.faults]
     assert lines == [2, 10, 13, 15]
 
 
-def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path):
+def read_stages(folder, *names):
+    """A plan in a folder with these stages; "b<a" starts from a."""
+    stages = [
+        {"name": name, "objective": "sft", "update": "full"}
+        | ({"start_from": start} if start else {})
+        for name, _, start in (one.partition("<") for one in names)
+    ]
+    path = folder / "plan.yaml"
+    path.write_text(json.dumps({"model": "m", "data": {"path": "t"}, "stages": stages}))
+    return read_plan(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a", "a"), "the name 'a' is taken by stages.0."),
+        (("a<b", "b"), "`start_from` is 'b', a stage that is trained later"),
+        (("sft", "b<stf"), "did you mean 'sft'"),
+        (("a<nowhere",), "neither an earlier stage nor a folder"),
+    ],
+)
+def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path, names, said):
     """A stage starts from an earlier stage or from an existing folder, never from itself or a later
     one.
     """
-    head = "model: m\ndata: {path: t}\nstages:\n"
-    stage = "  - {{name: {0}, objective: sft, update: full, learning_rate: 1e-5{1}}}\n"
-    path = tmp_path / "plan.yaml"
-
-    def read(*stages):
-        path.write_text(head + "".join(stage.format(*item) for item in stages))
-        return read_plan(path)
-
     (tmp_path / "old").mkdir()
-    assert (
-        read(("a", ""), ("b", ", start_from: a"), ("c", ", start_from: old")).stages[2].start_from
-        == "old"
-    )
-    for stages, match in [
-        ((("a", ""), ("a", "")), "the name 'a' is taken by stages.0."),
-        (
-            (("a", ", start_from: b"), ("b", "")),
-            "`start_from` is 'b', a stage that is trained later",
-        ),
-        ((("sft", ""), ("b", ", start_from: stf")), "did you mean 'sft'"),
-        ((("a", ", start_from: nowhere"),), "neither an earlier stage nor a folder"),
-    ]:
-        with pytest.raises(InputError, match=match):
-            read(*stages)
+    assert read_stages(tmp_path, "a", "b<a", "c<old").stages[2].start_from == "old"
+    with pytest.raises(InputError, match=said):
+        read_stages(tmp_path, *names)
 
 
 def test_a_missing_learning_rate_takes_the_default_of_the_update():
     """The update's own file gives the learning rate that a plan leaves out."""
-    assert plan(GOOD.replace("    learning_rate: 2e-4\n", "")).stages[0].learning_rate == 2e-4
-    full = GOOD.replace("    learning_rate: 2e-4\n", "").replace(
-        "update: lora\n    quantization: nf4\n    rank: 8", "update: full"
-    )
-    assert plan(full).stages[0].learning_rate == 2e-5
+    text = GOOD.replace("    learning_rate: 2e-4\n", "")
+    assert plan(text).stages[0].learning_rate == 2e-4
+    assert plan(text.replace(LORA, "update: full")).stages[0].learning_rate == 2e-5
 
 
 def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path, monkeypatch):
@@ -372,33 +261,35 @@ def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path, 
         plan_from_data(parse_yaml(text, name="p"))
 
 
-def test_task_overrides_are_checked_like_stage_keys():
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("update: full", "`update` cannot differ between tasks"),
+        ("rnk: 4", "did you mean 'rank'"),
+        ("rank: 0", "plan.yaml:7:23: `rank` is 0"),
+        ("epochs: -1", "plan.yaml:7:25: `epochs` is -1"),
+        ("warmup: 0.2, scheduler: constant", "`warmup` has no effect"),
+    ],
+)
+def test_task_overrides_are_checked_like_stage_keys(overrides, said):
     """A task may change numbers of the stages, with the same bounds, but not what the stages
     are.
     """
-    text = GOOD.replace(
-        "data: {path: train.jsonl}\n",
-        "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n",
-    )
+    task = "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n"
+    text = GOOD.replace("data: {path: train.jsonl}\n", task)
     assert plan(text).tasks[0].overrides == {"rank": 4}
-    assert "`update` cannot differ between tasks" in fault("rank: 4", "update: full", text=text)
-    assert "did you mean 'rank'" in fault("rank: 4", "rnk: 4", text=text)
-    assert fault("rank: 4", "rank: 0", text=text).startswith("plan.yaml:7:23: `rank` is 0")
-    assert fault("rank: 4", "epochs: -1", text=text).startswith("plan.yaml:7:25: `epochs` is -1")
-    assert "`warmup` has no effect" in fault(
-        "rank: 4", "warmup: 0.2, scheduler: constant", text=text
-    )
+    assert said in fault("rank: 4", overrides, text=text)
 
 
 def test_folders_of_stages_and_tasks_cannot_collide():
     """Stage a of task b-c and stage a-b of task c would share a folder: refused."""
-    text = (
-        "model: m\ntasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]\nstages:\n  -"
-        " {name: a, objective: sft, update: full, learning_rate: 1e-5}\n  - {name: a-b, objective:"
-        " sft, update: full, learning_rate: 1e-5}\n"
-    )
+    stages = [
+        f"{{name: {name}, objective: sft, update: full, learning_rate: 1e-5}}"
+        for name in ("a", "a-b")
+    ]
+    tasks = "tasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]"
     with pytest.raises(InputError, match="would share the folder a-b-c"):
-        plan(text)
+        plan(f"model: m\n{tasks}\nstages: [{', '.join(stages)}]\n")
 
 
 @pytest.mark.parametrize(
@@ -428,9 +319,8 @@ def test_paths_are_meant_from_the_plans_folder(tmp_path):
 def test_remote_code_is_off_unless_written():
     """trust_remote_code is false unless the plan says true in so many words."""
     assert plan(GOOD).trust_remote_code is False
-    assert "`trust_remote_code` is 1\n  true or false" in fault(
-        "model:", "trust_remote_code: 1\nmodel:"
-    )
+    said = "`trust_remote_code` is 1\n  true or false"
+    assert said in fault("model:", "trust_remote_code: 1\nmodel:")
 
 
 @pytest.fixture(
@@ -443,10 +333,13 @@ def validator(request):
     return request.param(schema)
 
 
+EDITED = GOOD.replace("2e-4", "2.0e-4")
+
+
 def test_good_plans_are_valid(validator):
     """What the reader takes and what the writer writes is valid."""
-    validator.validate(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4")))
-    validator.validate(yaml.safe_load(plan_text(PLAN)))
+    for text in (EDITED, plan_text(PLAN)):
+        validator.validate(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(
@@ -462,9 +355,7 @@ def test_good_plans_are_valid(validator):
 )
 def test_what_the_reader_refuses_is_flagged_in_the_editor(validator, old, new):
     """Unknown, out-of-range and dead keys are invalid in the schema too."""
-    assert list(
-        validator.iter_errors(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4").replace(old, new)))
-    )
+    assert list(validator.iter_errors(yaml.safe_load(EDITED.replace(old, new))))
 
 
 def test_every_key_says_what_it_means():
