@@ -21,8 +21,9 @@ def put(path, rows):
     return path
 
 
-def read(path, values):
+def read(folder, values, name="job.yaml"):
     """The file and its data."""
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     file = read_file(path)
@@ -54,13 +55,12 @@ def test_a_file_beside_the_configuration_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = put(tmp_path / "data" / "rows.jsonl", PAIRS)
     for place in ("job.yaml", "examples/deep/job.yaml"):
-        _, data = read(tmp_path / place, trl(dataset_name="data/rows.jsonl"))
-        (ref,) = trained(data)
+        (ref,) = trained(read(tmp_path, trl(dataset_name="data/rows.jsonl"), place)[1])
         assert ref.place == "file"
         assert ref.files[0].samefile(rows)
-    (ref,) = read(tmp_path / "job.yaml", trl(dataset_name="trl-lib/Capybara"))[1]
+    (ref,) = read(tmp_path, trl(dataset_name="trl-lib/Capybara"))[1]
     assert (ref.place, ref.hub, ref.path) == ("hub", "trl-lib/Capybara", "trl-lib/Capybara")
-    file, data = read(tmp_path / "job.yaml", trl(dataset_name="data/rowz.jsonl"))
+    file, data = read(tmp_path, trl(dataset_name="data/rowz.jsonl"))
     assert data[0].place == "missing"
     assert "is not here" in file.faults[0].text
     assert file.faults[0].where.endswith("job.yaml:4:1")
@@ -68,103 +68,98 @@ def test_a_file_beside_the_configuration_is_found(tmp_path, monkeypatch):
 
 def test_the_mixture_of_trl(tmp_path):
     """`datasets` takes the place of dataset_name; shares and splits cannot be carried."""
-    put(tmp_path / "a.jsonl", PAIRS)
-    put(tmp_path / "b.jsonl", PAIRS)
-    values = trl(
-        dataset_name="x/y",
-        datasets=[
-            {"path": "json", "data_files": ["a.jsonl", "b.jsonl"], "fraction": 0.5},
-            {"path": "a/b", "name": "en", "split": "test", "columns": ["prompt"]},
-        ],
-    )
-    file, data = read(tmp_path / "job.yaml", values)
+    for name in ("a.jsonl", "b.jsonl"):
+        put(tmp_path / name, PAIRS)
+    sets = [
+        {"path": "json", "data_files": ["a.jsonl", "b.jsonl"], "fraction": 0.5},
+        {"path": "a/b", "name": "en", "split": "test", "columns": ["prompt"]},
+    ]
+    file, data = read(tmp_path, trl(dataset_name="x/y", datasets=sets))
     first, second = trained(data)
     assert [path.name for path in first.files] == ["a.jsonl", "b.jsonl"]
     assert first.path == ""  # two files, and no folder of their own
+    assert first.lost == ("fraction: 0.5",)
     assert second.hub == "a/b/en"
     assert second.lost == ("split: test", "columns: ['prompt']")
-    assert first.lost == ("fraction: 0.5",)
     assert any(one.id == "key/dataset_name" for one in file.faults)
 
 
 def test_several_files_are_a_folder_if_it_holds_no_others(tmp_path):
     """A plan names one file or folder."""
-    put(tmp_path / "parts" / "a.jsonl", PAIRS)
-    put(tmp_path / "parts" / "b.jsonl", PAIRS)
     values = trl(datasets=[{"path": "json", "data_files": "parts/*.jsonl"}])
-    (ref,) = read(tmp_path / "job.yaml", values)[1]
-    assert len(ref.files) == 2
-    assert ref.path.endswith("parts")
-    put(tmp_path / "parts" / "c.json", PAIRS)
-    (ref,) = read(tmp_path / "job.yaml", values)[1]
-    assert ref.path == ""
+    for names, path in ((("a.jsonl", "b.jsonl"), "parts"), (("c.json",), "")):
+        for name in names:
+            put(tmp_path / "parts" / name, PAIRS)
+        (ref,) = read(tmp_path, values)[1]
+        assert len(ref.files) == 2
+        assert ref.path.rpartition("/")[2] == path
 
 
 def test_trl_misses_its_columns(tmp_path):
     """TRL goes by the names of columns: others are an error, with the way to write them."""
-    put(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}] * 3)
-    file, data = read(tmp_path / "job.yaml", trl(dataset_name="rows.jsonl"))
-    look_for_columns(file, data[0], recognise_set(data[0]).recognition)
-    (fault,) = file.faults
+
+    def looked(row, **more):
+        put(tmp_path / "rows.jsonl", [row] * 3)
+        file, data = read(tmp_path, trl(dataset_name="rows.jsonl", **more))
+        found = recognise_set(data[0]).recognition
+        look_for_columns(file, data[0], found)
+        return file.faults, found
+
+    (fault,), _ = looked({"question": "a", "answer": "b"})
     assert "messages or prompt + completion or text" in fault.text
     assert "its columns: question, answer" in fault.text
-    put(tmp_path / "rows.jsonl", [{"body": "a"}] * 3)
-    file, data = read(
-        tmp_path / "job.yaml", trl(dataset_name="rows.jsonl", dataset_text_field="body")
-    )
-    one = recognise_set(data[0])
-    look_for_columns(file, data[0], one.recognition)
-    assert file.faults == []
-    assert one.recognition.kind == "raw_text"
+    faults, found = looked({"body": "a"}, dataset_text_field="body")
+    assert (faults, found.kind) == ([], "raw_text")
+
+
+INFO = {
+    "pairs": {"file_name": "pairs.json"},
+    "talks": {
+        "file_name": "talks.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"},
+    },
+    "choices": {
+        "file_name": "choices.jsonl", "ranking": True,
+        "columns": {"prompt": "ask", "chosen": "good_one", "rejected": "bad_one"},
+    },
+    "there": {"hf_hub_url": "a/b", "subset": "en", "num_samples": 5},
+    "scope": {"ms_hub_url": "a/b"},
+    "seen": {"file_name": "pairs.json", "columns": {"prompt": "p", "images": "i"}},
+    "texts": {"file_name": "texts.jsonl", "columns": {"prompt": "body"}},
+}  # fmt: skip
 
 
 def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     """Names joined by commas; columns, tags and ranking say the roles."""
-    info = {
-        "pairs": {"file_name": "pairs.json"},
-        "talks": {
-            "file_name": "talks.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"},
-        },
-        "choices": {
-            "file_name": "choices.jsonl", "ranking": True,
-            "columns": {"prompt": "ask", "chosen": "good_one", "rejected": "bad_one"},
-        },
-        "there": {"hf_hub_url": "a/b", "subset": "en", "num_samples": 5},
-        "scope": {"ms_hub_url": "a/b"},
-        "seen": {"file_name": "pairs.json", "columns": {"prompt": "p", "images": "i"}},
-        "texts": {"file_name": "texts.jsonl", "columns": {"prompt": "body"}},
-    }  # fmt: skip
-    put(tmp_path / "data" / "pairs.json", PAIRS)
-    put(tmp_path / "data" / "talks.jsonl", CHATS)
-    put(tmp_path / "data" / "choices.jsonl", CHOICES)
-    put(tmp_path / "data" / "texts.jsonl", [{"body": "some text", "other": "x"}] * 3)
-    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    texts = [{"body": "some text", "other": "x"}] * 3
+    files = {
+        "pairs.json": PAIRS,
+        "talks.jsonl": CHATS,
+        "choices.jsonl": CHOICES,
+        "texts.jsonl": texts,
+    }
+    for name, rows in {**files, "dataset_info.json": INFO}.items():
+        put(tmp_path / "data" / name, rows)
     names = "pairs, talks,choices,there,scope,seen,texts"
-    _, data = read(tmp_path / "job.yaml", llamafactory(dataset=names, eval_dataset="pairs"))
+    _, data = read(tmp_path, llamafactory(dataset=names, eval_dataset="pairs"))
     refs = {ref.named: ref for ref in trained(data)}
-    assert list(refs) == list(info)
+    assert list(refs) == list(INFO)
     assert [ref.named for ref in data if ref.evaluates] == ["pairs"]
     assert refs["choices"].roles == {"question": "ask", "chosen": "good_one", "rejected": "bad_one"}
-    assert refs["there"].hub == "a/b/en"
-    assert refs["there"].lost == ("num_samples: 5",)
+    assert refs["texts"].roles == {"text": "body"}
+    assert (refs["there"].hub, refs["there"].lost) == ("a/b/en", ("num_samples: 5",))
     assert refs["scope"].lost == ("ms_hub_url: a/b",)
     assert "images" in refs["seen"].why_not
-    assert refs["texts"].roles == {"text": "body"}
-    kinds = {
-        name: recognise_set(refs[name]).recognition.kind
-        for name in ("pairs", "talks", "choices", "texts")
-    }
-    assert kinds == {
-        "pairs": "paired", "talks": "paired", "choices": "preference", "texts": "raw_text",
-    }  # fmt: skip
-    assert recognise_set(refs["pairs"]).mapping is None  # the names say it
-    assert recognise_set(refs["talks"]).mapping in (None, {"messages": "talk"})
-    assert recognise_set(refs["choices"]).recognition.mapping == refs["choices"].roles
+    kinds = {"pairs": "paired", "talks": "paired", "choices": "preference", "texts": "raw_text"}
+    found = {name: recognise_set(refs[name]) for name in kinds}
+    assert {name: one.recognition.kind for name, one in found.items()} == kinds
+    assert found["pairs"].mapping is None  # the names say it
+    assert found["talks"].mapping in (None, {"messages": "talk"})
+    assert found["choices"].recognition.mapping == refs["choices"].roles
 
 
 def test_llamafactory_without_its_list_of_data(tmp_path):
     """Its built-in names stand for files of its own repository: said, and nothing guessed."""
-    file, data = read(tmp_path / "job.yaml", llamafactory(dataset="identity,alpaca_en_demo"))
+    file, data = read(tmp_path, llamafactory(dataset="identity,alpaca_en_demo"))
     assert [ref.place for ref in trained(data)] == ["missing", "missing"]
     assert "dataset_info.json is not here" in data[0].why_not
     assert any("data/dataset_info.json" in note for note in file.notes)
@@ -172,52 +167,49 @@ def test_llamafactory_without_its_list_of_data(tmp_path):
     (tmp_path / "data").mkdir()
     for text, what in (("{", "no JSON"), ("[]", "no map"), ('{"other": {}}', "no data set 'ident")):
         (tmp_path / "data" / "dataset_info.json").write_text(text)
-        file, _ = read(tmp_path / "job.yaml", llamafactory(dataset="identity"))
-        assert what in file.faults[0].text
-        assert file.faults[0].severity == "error"
+        (fault, *_) = read(tmp_path, llamafactory(dataset="identity"))[0].faults
+        assert what in fault.text
+        assert fault.severity == "error"
 
 
-AXOLOTL_TYPES = [
-    ({"type": "alpaca"}, {}),
-    ({"type": "completion", "field": "body"}, {"text": "body"}),
-    ({"type": "chat_template", "field_messages": "talk"}, {"messages": "talk"}),
-    ({"type": {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}"}},
-     {"question": "q", "answer": "a"}),
-    ({"type": "strange.one"}, {}),
-]  # fmt: skip
+OWN_PROMPT = {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}"}
 
 
-@pytest.mark.parametrize(("entry", "roles"), AXOLOTL_TYPES)
-def test_the_types_of_axolotl_say_the_roles(tmp_path, entry, roles):
+@pytest.mark.parametrize(
+    ("entry", "roles", "is_lost"),
+    [
+        ({"type": "alpaca"}, {}, True),
+        ({"type": "completion", "field": "body"}, {"text": "body"}, False),
+        ({"type": "chat_template", "field_messages": "talk"}, {"messages": "talk"}, False),
+        ({"type": OWN_PROMPT}, {"question": "q", "answer": "a"}, True),
+        ({"type": "strange.one"}, {}, True),
+    ],
+)
+def test_the_types_of_axolotl_say_the_roles(tmp_path, entry, roles, is_lost):
     """As far as they are stated; else names tell. A prompt of Axolotl's own is named as lost."""
-    _, data = read(tmp_path / "job.yaml", axolotl(datasets=[{"path": "a/b", **entry}]))
-    (ref,) = trained(data)
+    (ref,) = trained(read(tmp_path, axolotl(datasets=[{"path": "a/b", **entry}]))[1])
     assert ref.roles == roles
-    if isinstance(entry["type"], dict) or entry["type"].startswith(("alpaca", "strange")):
-        assert ref.lost
-    else:
-        assert ref.lost == ()
+    assert bool(ref.lost) is is_lost
 
 
 def test_the_lists_of_axolotl(tmp_path):
     """Local files, files of a hub data set, rows to measure on, texts to pretrain on."""
     put(tmp_path / "rows.jsonl", PAIRS)
-    values = axolotl(
-        datasets=[
-            {"path": "rows.jsonl", "type": "alpaca"},
-            {"path": "json", "data_files": "rows.jsonl", "ds_type": "json", "type": "alpaca"},
-            {"path": "a/b", "data_files": ["x.json"], "type": "alpaca", "shards": 10},
-            {"path": "s3://bucket/rows", "type": "alpaca"},
-        ],
-        test_datasets=[{"path": "rows.jsonl", "type": "alpaca", "split": "test"}],
-    )
-    _, data = read(tmp_path / "job.yaml", values)
+    sets = [
+        {"path": "rows.jsonl"},
+        {"path": "json", "data_files": "rows.jsonl", "ds_type": "json"},
+        {"path": "a/b", "data_files": ["x.json"], "shards": 10},
+        {"path": "s3://bucket/rows"},
+    ]
+    test = [{"path": "rows.jsonl", "type": "alpaca", "split": "test"}]
+    values = axolotl(datasets=[one | {"type": "alpaca"} for one in sets], test_datasets=test)
+    _, data = read(tmp_path, values)
     assert [ref.place for ref in trained(data)] == ["file", "file", "hub", "elsewhere"]
     assert "another machine" in data[3].why_not
     assert any("shards" in one for one in data[2].lost)
     assert [ref.evaluates for ref in data if ref.evaluates] == [True]
     for texts in ("a/b", {"path": "a/b", "text_column": "text"}, [{"path": "a/b"}]):
-        (ref,) = read(tmp_path / "job.yaml", axolotl(pretraining_dataset=texts))[1]
+        (ref,) = read(tmp_path, axolotl(pretraining_dataset=texts))[1]
         assert ref.roles == {"text": "text"}
 
 
@@ -235,6 +227,5 @@ def test_odd_values_are_no_errors(tmp_path, value):
         llamafactory(dataset=value, dataset_dir=value),
         axolotl(datasets=value, test_datasets=value, pretraining_dataset=value),
     ):
-        _, data = read(tmp_path / "job.yaml", values)
-        for ref in data:
+        for ref in read(tmp_path, values)[1]:
             recognise_set(ref)

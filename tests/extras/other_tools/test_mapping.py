@@ -32,71 +32,67 @@ def trl(values, **context):
     )  # fmt: skip
 
 
-def test_defaults_of_the_tool_count_where_the_file_is_silent():
-    """What the file leaves out is what the tool does then, and is marked as such."""
-    found = trl({"model_name_or_path": "m", "learning_rate": 1e-4})
-    assert found.ours["seq_len"] == 1024
-    assert found.carried["seq_len"].is_default
-    assert not found.carried["learning_rate"].is_default
-    assert found.carried["learning_rate"].theirs == ("learning_rate",)
-
-
 def test_every_key_of_the_file_ends_in_one_list():
-    """Carried, lost or without effect, but for what another method alone reads (`lora_r`)."""
+    """Carried, lost or without effect, but for what another method alone reads (`lora_r`). What the
+    file leaves out is what the tool does then, and is marked as such.
+    """
     values = {
         "model_name_or_path": "m", "lora_r": 8, "padding_free": True, "report_to": "wandb",
-        "max_length": 512, "dataset_name": "d",
+        "learning_rate": 1e-4, "dataset_name": "d",
     }  # fmt: skip
     found = trl(values)
     told = {key for one in found.carried.values() for key in one.theirs}
     told |= {one.key for one in found.lost} | set(found.no_effect)
     assert told | {"dataset_name", "lora_r"} >= set(values)
     assert [one.key for one in found.lost] == ["padding_free"]
+    assert found.ours["seq_len"] == 1024
+    assert found.carried["seq_len"].is_default
+    rate = found.carried["learning_rate"]
+    assert (rate.is_default, rate.theirs) == (False, ("learning_rate",))
+
+
+def why_lost(values):
+    """Key -> why it is not carried."""
+    return {one.key: one.why for one in trl({"model_name_or_path": "m", **values}).lost}
 
 
 def test_trackers_are_carried_and_an_upload_is_told():
     """Those that a plan knows, also as a list; of others, and of an upload, the way out."""
-    named = {"model_name_or_path": "m", "report_to": ["wandb", "tensorboard"]}
-    assert trl(named).ours["trackers"] == ["wandb", "tensorboard"]
-    assert trl(named | {"report_to": "none"}).ours["trackers"] == []
-    found = trl(named | {"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"})
-    lost = {one.key: one.why for one in found.lost}
+    for theirs, ours in ((["wandb", "tensorboard"], ["wandb", "tensorboard"]), ("none", [])):
+        assert trl({"model_name_or_path": "m", "report_to": theirs}).ours["trackers"] == ours
+    lost = why_lost({"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"})
     assert "trl: {report_to" in lost["report_to"]
     assert "push_to: owner/name" in lost["push_to_hub"]
     assert "push_to: owner/name" in lost["hub_model_id"]
 
 
-def test_several_keys_mean_something_only_together():
-    """4 bits are two keys there and one here."""
-    assert trl({"use_peft": True, "load_in_4bit": True}).ours["quantization"] == "nf4"
-    fp4 = trl({"use_peft": True, "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"})
-    assert "quantization" not in fp4.ours
-    assert "bnb_4bit_quant_type: fp4" in fp4.lost[0].why
-
-
-@pytest.mark.parametrize(
-    ("rows", "value", "expected"), [(None, 0.1, 0.1), (200, 20, 0.1), (None, 0, 0)]
-)
-def test_held_out_rows_are_a_share_or_a_number(rows, value, expected):
-    """Below one a share; above, a share of all rows."""
-    assert TURNS["share_or_rows"].read(value, Context(rows=rows)) == expected
-
-
-def test_what_cannot_be_turned_says_why():
-    """Steps without knowing how many there are in all."""
+def test_held_out_rows_are_a_share_or_a_number():
+    """Below one a share; above, a share of all rows. Steps without knowing how many there are in
+    all cannot be turned.
+    """
+    for rows, value, expected in ((None, 0.1, 0.1), (200, 20, 0.1), (None, 0, 0)):
+        assert TURNS["share_or_rows"].read(value, Context(rows=rows)) == expected
     with pytest.raises(CannotCarry, match="is not known"):
         TURNS["share_of_steps"].read(20, Context())
 
 
-def test_a_zero_stage_is_read_from_its_file_or_its_name(tmp_path):
-    """DeepSpeed's JSON decides; of a file that is not there, its name."""
-    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3}}')
-    turn = TURNS["deepspeed"].read
-    assert turn("ds.json", Context(folder=tmp_path)) == "zero3"
-    assert turn("examples/deepspeed/ds_z2_config.json", Context(folder=tmp_path)) == "zero2"
-    assert turn({"zero_optimization": {"stage": 2}}, Context()) == "zero2"
+def test_deepspeed_is_read_from_its_file_or_its_name(tmp_path):
+    """Stage and what lives in host memory: its JSON decides; of a file that is not there, its
+    name.
+    """
+    read_stage, here = TURNS["deepspeed"].read, Context(folder=tmp_path)
+    (tmp_path / "offload.json").write_text('{"zero_optimization": {"stage": 3}, "fp16": {}}')
+    folder = "examples/deepspeed"
+    assert read_stage("offload.json", here) == "zero3"
+    assert read_stage(f"{folder}/ds_z2_config.json", here) == "zero2"
+    assert read_stage({"zero_optimization": {"stage": 2}}, here) == "zero2"
     with pytest.raises(CannotCarry):
-        turn("my.json", Context(folder=tmp_path))
+        read_stage("my.json", here)
+    stored = {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}
+    for there in (stored, f"{folder}/ds_z3_offload_config.json"):
+        assert deepspeed_offloads(there, here)
+    for absent in ("offload.json", f"{folder}/ds_z3_config.json", "offload_of_ours.json"):
+        assert not deepspeed_offloads(absent, here)
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -124,12 +120,21 @@ def test_a_near_miss_is_one_letter_off(name, key, meant):
     assert meant_key(name, key) == meant
 
 
-def test_an_unknown_key_is_not_carried_over():
-    """With the near miss, where there is one."""
-    found = trl({"model_name_or_path": "m", "ddp_backend": "gloo", "lora_alphas": 4})
-    lost = {one.key: one.why for one in found.lost}
+def test_what_a_plan_has_no_word_for_is_told_and_not_carried():
+    """With the near miss of an unknown key, and the names that a plan may give. 4 bits are two keys
+    there and one here.
+    """
+    lost = why_lost({"ddp_backend": "gloo", "lora_alphas": 4})
     assert lost["ddp_backend"] == "not a key that is known here"
     assert "did you mean lora_alpha?" in lost["lora_alphas"]
+    for name in ("galore_adamw", "lion_8bit", "ademamix"):
+        assert "optimizer" not in trl({"model_name_or_path": "m", "optim": name}).ours
+        assert "adamw_8bit" in why_lost({"optim": name})["optim"]
+    four_bits = {"use_peft": True, "load_in_4bit": True}
+    assert trl(four_bits).ours["quantization"] == "nf4"
+    fp4 = trl(four_bits | {"bnb_4bit_quant_type": "fp4"})
+    assert "quantization" not in fp4.ours
+    assert "bnb_4bit_quant_type: fp4" in fp4.lost[0].why
 
 
 def test_what_a_tool_has_no_word_for_is_lost_by_name():
@@ -139,10 +144,6 @@ def test_what_a_tool_has_no_word_for_is_lost_by_name():
     found = write(tool_named("trl"), ours, command="sft", usual=usual)
     assert found.values["model_name_or_path"] == "m"
     assert "replay" in [one.key for one in found.lost]
-
-
-def test_leaves_are_dotted():
-    """A map inside a map, and an empty one."""
     assert list(leaves({"a": {"b": {"c": 1}}, "d": {}})) == ["a.b.c", "d"]
 
 
@@ -166,24 +167,3 @@ def test_hints_for_misspelt_plan_keys_say_the_same():
                     assert ours in meant[theirs], (name, theirs)
                     compared += 1
     assert compared > 40
-
-
-def test_deepspeed_says_in_its_file_or_its_name_what_lives_in_host_memory(tmp_path):
-    """The content decides; of a file that is not there, its name."""
-    stored = {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}
-    (tmp_path / "offload.json").write_text('{"zero_optimization": {"stage": 3}, "fp16": {}}')
-    here = Context(folder=tmp_path)
-    assert deepspeed_offloads(stored, here)
-    assert deepspeed_offloads("examples/deepspeed/ds_z3_offload_config.json", here)
-    assert not deepspeed_offloads("offload.json", here)
-    assert not deepspeed_offloads("examples/deepspeed/ds_z3_config.json", here)
-    assert not deepspeed_offloads("offload_of_ours.json", here)
-
-
-@pytest.mark.parametrize("name", ["galore_adamw", "lion_8bit", "ademamix"])
-def test_an_optimizer_that_no_plan_has_is_told_and_not_carried(name):
-    """Training goes on with the usual one; the names that a plan may give are said."""
-    found = trl({"model_name_or_path": "m", "optim": name})
-    assert "optimizer" not in found.ours
-    (lost,) = [one for one in found.lost if one.key == "optim"]
-    assert "adamw_8bit" in lost.why
