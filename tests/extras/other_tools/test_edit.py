@@ -53,22 +53,14 @@ CASES = [
 def test_one_place_changes_and_the_rest_stays(changes, part):
     """Comments are still there, and the new text reads as the change says."""
     new = edited(AXOLOTL, changes)
-    assert part in new
-    for comment in ("# A job of ours.", "# the base", "# our rows", "# too much"):
-        assert comment in new
+    for kept in (part, "# A job of ours.", "# the base", "# our rows", "# too much"):
+        assert kept in new
     for key, value in changes.items():
         found = yaml.safe_load(new)
         for step in key.split("."):
-            found = found[int(step)] if isinstance(found, list) else (found or {}).get(step)
+            found = (found or {}).get(step)
         assert found == value
-    kept = set(AXOLOTL.splitlines()) & set(new.splitlines())
-    assert len(AXOLOTL.splitlines()) - len(kept) <= 5
-
-
-def test_a_comment_behind_a_key_that_goes_stays():
-    """It is about what comes next."""
-    text = "a: 1\nb: 2  # of b\n# of c\nc: 3\n"
-    assert edited(text, {"b": None}) == "a: 1\n# of c\nc: 3\n"
+    assert len(set(AXOLOTL.splitlines()) - set(new.splitlines())) <= 5
 
 
 def test_json_keeps_its_indentation():
@@ -76,17 +68,19 @@ def test_json_keeps_its_indentation():
     old = '{\n    "base_model": "m",\n    "micro_batch_size": 8,\n\t"deep": {"a": 1}\n}\n'
     new = edited(old, {"micro_batch_size": 1, "sequence_len": 512, "deep.a": None})
     assert '\n    "base_model": "m",\n    "micro_batch_size": 1,\n' in new
-    assert json.loads(new) == {
-        "base_model": "m", "micro_batch_size": 1, "deep": {}, "sequence_len": 512,
-    }  # fmt: skip
+    values = {"base_model": "m", "micro_batch_size": 1, "deep": {}, "sequence_len": 512}
+    assert json.loads(new) == values
     assert json.loads(edited('{"a": 1}', {"b": [1], "a": None})) == {"b": [1]}
 
 
 def test_lines_that_nobody_changed_keep_their_form():
-    """Whatever another writer would have made of them."""
+    """Whatever another writer would have made of them; a comment behind a key that goes is about
+    what comes next.
+    """
     text = "base_model:  m   # two blanks\nbf16: True\ntokens: {\n  a: b }\nlora_r: 8\n"
     new = edited(text, {"lora_r": 16, "bf16": None})
     assert new == text.replace("bf16: True\n", "").replace("8", "16")
+    assert edited("a: 1\nb: 2  # of b\n# of c\nc: 3\n", {"b": None}) == "a: 1\n# of c\nc: 3\n"
 
 
 def test_what_takes_a_hand_is_not_edited():

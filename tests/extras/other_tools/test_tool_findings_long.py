@@ -35,21 +35,16 @@ def tiny(tmp_path_factory):
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            vocab_size=64,
-        )
-    ).save_pretrained(folder)
+    config = LlamaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        vocab_size=64,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
     words = {f"w{number}": number for number in range(60)} | {"<unk>": 60, "<eos>": 61, "<pad>": 62}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>"
-    ).save_pretrained(folder)
+    marks = {f"{name}_token": f"<{name}>" for name in ("unk", "eos", "pad")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 
+from advisor.export.exporter import exporters
 from advisor.extras.other_tools.files import write_files
 from advisor.extras.other_tools.mapping import flat_stage, read, usual_values
 from advisor.extras.other_tools.tool import TOOLS, tool_named
@@ -17,32 +18,30 @@ from advisor.ground.errors import InputError
 from advisor.ground.version import __version__
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
+from tests.data.conftest import jsonl
 from tests.render.test_data import GOLDEN
 
 QUESTIONS = [(f"What is {a} plus {b}?", f"It is {a + b}.") for a in range(5) for b in range(5)]
+ANSWERS = {
+    "pairs": lambda asked, said, place: {"prompt": asked, "completion": said},
+    "text": lambda asked, said, place: {"text": f"{asked} {said}"},
+    "preference": lambda asked, said, place: {
+        "prompt": asked, "chosen": said, "rejected": "I do not know.",
+    },
+    "feedback": lambda asked, said, place: {
+        "prompt": asked, "completion": said, "label": place % 2 == 0,
+    },
+    "prompts": lambda asked, said, place: {"prompt": asked, "answer": said},
+    "chat": lambda asked, said, place: {"messages": [
+        {"role": role, "content": text} for role, text in (
+            ("system", "You are a calculator."), ("user", asked), ("assistant", said),
+            ("user", "Sure?"), ("assistant", "Yes."),
+        )
+    ]},
+}  # fmt: skip
 ROWS = {
-    "pairs": [{"prompt": asked, "completion": said} for asked, said in QUESTIONS],
-    "text": [{"text": f"{asked} {said}"} for asked, said in QUESTIONS],
-    "preference": [
-        {"prompt": asked, "chosen": said, "rejected": "I do not know."} for asked, said in QUESTIONS
-    ],
-    "feedback": [
-        {"prompt": asked, "completion": said, "label": place % 2 == 0}
-        for place, (asked, said) in enumerate(QUESTIONS)
-    ],
-    "prompts": [{"prompt": asked, "answer": said} for asked, said in QUESTIONS],
-    "chat": [
-        {
-            "messages": [
-                {"role": "system", "content": "You are a calculator."},
-                {"role": "user", "content": asked},
-                {"role": "assistant", "content": said},
-                {"role": "user", "content": "Sure?"},
-                {"role": "assistant", "content": "Yes."},
-            ]
-        }
-        for asked, said in QUESTIONS
-    ],
+    name: [row(asked, said, place) for place, (asked, said) in enumerate(QUESTIONS)]
+    for name, row in ANSWERS.items()
 }
 DATA_OF = {
     "sft": "pairs", "cpt": "text", "dpo": "preference", "orpo": "preference",
@@ -56,23 +55,22 @@ HELD = {
 }
 
 
-def plan_file(folder, *, stages, data="pairs", model="org/Model-1B", **top):
+def plan_file(folder, *stages, data="pairs", model="org/Model-1B", **top):
     """A plan with its data beside it."""
     for name, rows in ROWS.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = {"version": 1, "name": "shop", "model": model}
+        jsonl(folder, rows, f"{name}.jsonl")
+    plan = {"version": 1, "name": "shop", "model": model, "stages": list(stages), **top}
     if "tasks" not in top:
         plan["data"] = {"path": f"{data}.jsonl"}
     path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump({**plan, "stages": stages, **top}, sort_keys=False))
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
 
 
 def stage(objective, update="lora", **keys):
     """One stage."""
-    return {
-        "name": objective, "objective": objective, "update": update, "learning_rate": 2e-4, **keys,
-    }  # fmt: skip
+    named = {"name": objective, "objective": objective, "update": update}
+    return {**named, "learning_rate": 2e-4, **keys}
 
 
 def written_values(folder, name):
@@ -80,51 +78,38 @@ def written_values(folder, name):
     return yaml.safe_load((folder / name).read_text("utf-8"))
 
 
-def rows_in(path):
-    """The rows of a data file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+def rows_in(folder, name="train"):
+    """The rows of a data file that was written."""
+    text = (folder / "data" / f"{name}.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 # --------------------------------------------------------------------------- round trip
 
-COMMON = st.fixed_dictionaries(
-    {
-        "learning_rate": st.sampled_from([1e-5, 2e-4, 0.001]),
-        "epochs": st.sampled_from([1.0, 2.5, 3.0]),
-        "max_steps": st.sampled_from([None, 7]),
-        "warmup": st.sampled_from([0.0, 0.03, 0.1]),
-        "scheduler": st.sampled_from(["linear", "cosine", "constant"]),
-        "weight_decay": st.sampled_from([0.0, 0.01]),
-        "optimizer": st.sampled_from(
-            ["adamw_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
-        ),
-        "micro_batch_size": st.integers(1, 16),
-        "grad_accum": st.integers(1, 16),
-        "seq_len": st.sampled_from([256, 1024, 4096]),
-        "group_by_length": st.booleans(),
-        "gradient_checkpointing": st.booleans(),
-        "attention": st.sampled_from(["auto", "sdpa", "eager", "flash_attention_2"]),
-        "kernels": st.sampled_from(["none", "auto", "liger"]),
-        "compile": st.booleans(),
-        "truncation": st.sampled_from(["stop", "drop", "truncate"]),
-        "holdout": st.just(0.1),
-        "keep": st.sampled_from(["best", "last"]),
-        "save_steps": st.sampled_from([None, 50]),
-        "seed": st.integers(0, 99),
-        "weights_dtype": st.sampled_from(["float32", "bfloat16"]),
-        "precision": st.sampled_from(["pure", "mixed"]),
-    }
-)
-LORA = st.fixed_dictionaries(
-    {
-        "rank": st.sampled_from([8, 16, 64]),
-        "alpha": st.sampled_from([16, 32]),
-        "dropout": st.sampled_from([0.0, 0.05]),
-        "target_modules": st.sampled_from(["all-linear", ["q_proj", "v_proj"]]),
-        "rslora": st.booleans(),
-        "quantization": st.sampled_from([None, "nf4", "int8"]),
-    }
-)
+CHOICES = {
+    "learning_rate": [1e-5, 2e-4, 0.001], "epochs": [1.0, 2.5, 3.0], "max_steps": [None, 7],
+    "warmup": [0.0, 0.03, 0.1], "scheduler": ["linear", "cosine", "constant"],
+    "weight_decay": [0.0, 0.01],
+    "optimizer": ["adamw_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"],
+    "micro_batch_size": range(1, 17), "grad_accum": range(1, 17), "seq_len": [256, 1024, 4096],
+    "group_by_length": [False, True], "gradient_checkpointing": [False, True],
+    "attention": ["auto", "sdpa", "eager", "flash_attention_2"],
+    "kernels": ["none", "auto", "liger"], "compile": [False, True],
+    "truncation": ["stop", "drop", "truncate"], "holdout": [0.1], "keep": ["best", "last"],
+    "save_steps": [None, 50], "seed": range(100), "weights_dtype": ["float32", "bfloat16"],
+    "precision": ["pure", "mixed"],
+}  # fmt: skip
+LORA_CHOICES = {
+    "rank": [8, 16, 64], "alpha": [16, 32], "dropout": [0.0, 0.05], "rslora": [False, True],
+    "target_modules": ["all-linear", ["q_proj", "v_proj"]], "quantization": [None, "nf4", "int8"],
+}  # fmt: skip
+
+
+def drawn_of(choices):
+    """One value of each key."""
+    return st.fixed_dictionaries({key: st.sampled_from(some) for key, some in choices.items()})
+
+
 # Not in the file itself: the data's split, our own clock, keys of whole runs.
 ASIDE = {"holdout", "save_minutes", "processes", "strategy", "trust_remote_code", "revision"}
 
@@ -139,11 +124,11 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
     folder = tmp_path_factory.mktemp("plan")
     objective = drawn.draw(st.sampled_from(HELD[tool_id]))
     update = drawn.draw(st.sampled_from(["lora", "full"]))
-    keys = drawn.draw(COMMON) | (drawn.draw(LORA) if update == "lora" else {})
+    choices = CHOICES | (LORA_CHOICES if update == "lora" else {})
     if objective == "sft":
-        keys["packing"] = drawn.draw(st.booleans())
-        keys["loss_on"] = drawn.draw(st.sampled_from(["answers", "all"]))
-    path = plan_file(folder, stages=[stage(objective, update) | keys], data=DATA_OF[objective])
+        choices |= {"packing": [False, True], "loss_on": ["answers", "all"]}
+    keys = drawn.draw(drawn_of(choices))
+    path = plan_file(folder, stage(objective, update) | keys, data=DATA_OF[objective])
     try:
         plan = read_plan(path)
     except InputError:  # keys that do not go together
@@ -174,26 +159,24 @@ def test_every_row_is_written_once_and_held_out_rows_are_a_file_of_their_own(
     tool_id, objective, tmp_path
 ):
     """Nothing of the data gets lost on the way."""
-    data = DATA_OF[objective]
-    path = plan_file(tmp_path, stages=[stage(objective, holdout=0.2)], data=data)
+    path = plan_file(tmp_path, stage(objective, holdout=0.2), data=DATA_OF[objective])
     write_files(tool_id, path, tmp_path / "out", only=None)
-    train = (tmp_path / "out" / "data" / "train.jsonl").read_text()
-    test = (tmp_path / "out" / "data" / "test.jsonl").read_text()
-    assert train.count("\n") + test.count("\n") == len(QUESTIONS)
-    assert 0 < test.count("\n") < 10
-    assert all((asked in train) != (asked in test) for asked, _ in QUESTIONS)
+    train, test = (rows_in(tmp_path / "out", name) for name in ("train", "test"))
+    assert len(train) + len(test) == len(QUESTIONS)
+    assert 0 < len(test) < 10
+    assert all((asked in str(train)) != (asked in str(test)) for asked, _ in QUESTIONS)
 
 
 def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
     """What somebody edited stays."""
-    path = plan_file(tmp_path, stages=[stage("sft")])
+    path = plan_file(tmp_path, stage("sft"))
     write_files("trl", path, tmp_path / "out", only=None)
     edited = tmp_path / "out" / "trl.yaml"
     edited.write_text("learning_rate: 1\n")
     with pytest.raises(InputError, match="nothing is overwritten"):
         write_files("trl", path, tmp_path / "out", only=None)
     assert edited.read_text() == "learning_rate: 1\n"
-    assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(".")) == []
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +195,7 @@ def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
 )
 def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(tool_id, made, said, tmp_path):
     """Nothing is written for a plan that the tool would train as another one."""
-    path = plan_file(tmp_path, stages=[made], data=DATA_OF.get(made["objective"], "pairs"))
+    path = plan_file(tmp_path, made, data=DATA_OF.get(made["objective"], "pairs"))
     with pytest.raises(InputError, match=said) as raised:
         write_files(tool_id, path, tmp_path / "out", only=None)
     assert raised.value.exit_code == 2
@@ -222,14 +205,16 @@ def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(tool_id, made, said
 
 def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
     """The second stage starts from the merged result of the first."""
-    path = plan_file(tmp_path, stages=[stage("sft"), stage("dpo")], data="preference")
+    path = plan_file(tmp_path, stage("sft"), stage("dpo"), data="preference")
     write_files("trl", path, tmp_path / "two", only=None)
-    second = (tmp_path / "two" / "trl.2-dpo.yaml").read_text()
-    assert written_values(tmp_path / "two", "trl.1-sft.yaml")["output_dir"] == "out/1-sft"
-    assert yaml.safe_load(second)["model_name_or_path"] == "out/1-sft-merged"
-    assert "merge_and_unload" in second
+    first, second = (
+        written_values(tmp_path / "two", f"trl.{name}.yaml") for name in ("1-sft", "2-dpo")
+    )
+    assert first["output_dir"] == "out/1-sft"
+    assert second["model_name_or_path"] == "out/1-sft-merged"
+    assert "merge_and_unload" in (tmp_path / "two" / "trl.2-dpo.yaml").read_text()
     tasks = [{"name": name, "data": {"path": "pairs.jsonl"}} for name in ("legal", "hr")]
-    path = plan_file(tmp_path, stages=[stage("sft")], tasks=tasks)
+    path = plan_file(tmp_path, stage("sft"), tasks=tasks)
     done = write_files("llamafactory", path, tmp_path / "tasks", only=None)
     assert [job.file for job in done.jobs] == ["llamafactory.legal.yaml", "llamafactory.hr.yaml"]
     info = json.loads((tmp_path / "tasks" / "dataset_info.json").read_text())
@@ -240,9 +225,9 @@ def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
 
 def test_a_conversation_with_several_answers_teaches_all_of_them(tmp_path):
     """TRL gets a row for each answer."""
-    path = plan_file(tmp_path, stages=[stage("sft", holdout=0.0)], data="chat")
+    path = plan_file(tmp_path, stage("sft", holdout=0.0), data="chat")
     write_files("trl", path, tmp_path / "rows", only=None)
-    rows = rows_in(tmp_path / "rows" / "data" / "train.jsonl")
+    rows = rows_in(tmp_path / "rows")
     assert len(rows) == 2 * len(QUESTIONS)
     assert {len(row["prompt"]) for row in rows} == {2, 4}
     assert written_values(tmp_path / "rows", "trl.yaml")["completion_only_loss"] is True
@@ -250,45 +235,40 @@ def test_a_conversation_with_several_answers_teaches_all_of_them(tmp_path):
 
 def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
     """A few are left out with a count; of many, nothing is written."""
-    path = plan_file(tmp_path, stages=[stage("sft", holdout=0.0)])
-    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
-    row = {"messages": [{"role": "user", "content": "Add 1 and 2."}, called]}
-    plain = {"messages": [{"role": "user", "content": "Hello"}, {**called, "content": "Hi"}]}
-    del plain["messages"][1]["tool_calls"]
-    lines = [json.dumps(plain)] * 30 + [json.dumps(row)]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    path = plan_file(tmp_path, stage("sft", holdout=0.0))
+    asked = {"role": "user", "content": "Add 1 and 2."}
+    answer = {"role": "assistant", "content": "Hi"}
+    called = answer | {"content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    plain, row = ({"messages": [asked, one]} for one in (answer, called))
+    jsonl(tmp_path, [plain] * 30 + [row], "pairs.jsonl")
     (job,) = write_files("llamafactory", path, tmp_path / "few", only=None).jobs
     assert any("1 rows left out" in note and "tools" in note for note in job.notes)
-    (tmp_path / "pairs.jsonl").write_text("\n".join([*lines, *lines[-1:] * 9]))
+    jsonl(tmp_path, [plain] * 30 + [row] * 10, "pairs.jsonl")
     with pytest.raises(InputError, match="cannot hold tools"):
         write_files("llamafactory", path, tmp_path / "many", only=None)
     assert not (tmp_path / "many").exists()
     write_files("trl", path, tmp_path / "all", only=None)
-    assert len(rows_in(tmp_path / "all" / "data" / "train.jsonl")) == 40
+    assert len(rows_in(tmp_path / "all")) == 40
 
 
-@pytest.mark.parametrize("tool_id", ["trl", "llamafactory", "axolotl"])
+@pytest.mark.parametrize("tool_id", TOOLS)
 def test_trackers_and_the_hub_are_written_in_the_tools_own_words(tool_id, tmp_path):
     """The last stage alone is uploaded, once and privately; nothing is called lost."""
-    stages = [stage("sft"), stage("sft") | {"name": "more"}]
     top = {"trackers": ["wandb"], "push_to": "mia/shop"}
-    path = plan_file(tmp_path, stages=stages, **top)
+    path = plan_file(tmp_path, stage("sft"), stage("sft", name="more"), **top)
     done = write_files(tool_id, path, tmp_path / "out", only=None)
-    assert not {"trackers", "push_to"} & {one.key for job in done.jobs for one in job.lost}
+    assert not set(top) & {one.key for job in done.jobs for one in job.lost}
     first, last = (job.values for job in done.jobs)
+    words = {"report_to": ["wandb"], "push_to_hub": True, "hub_private_repo": True}
     if tool_id == "axolotl":
-        assert (last["use_wandb"], last["wandb_project"]) == (True, "shop")
-    else:
-        assert last["report_to"] == ["wandb"]
-        assert (last["push_to_hub"], last["hub_private_repo"]) == (True, True)
-    assert (last["hub_model_id"], last["hub_strategy"]) == ("mia/shop", "end")
+        words = {"use_wandb": True, "wandb_project": "shop"}
+    words |= {"hub_model_id": "mia/shop", "hub_strategy": "end"}
+    assert {key: last.get(key) for key in words} == words
     assert "hub_model_id" not in first
 
 
 def test_every_tool_that_is_read_is_written():
     """One exporter for each tool."""
-    from advisor.export.exporter import exporters
-
     assert set(TOOLS) == set(HELD) <= set(exporters())
 
 
@@ -301,7 +281,7 @@ def test_a_file_looks_as_it_was_looked_at(tool_id, tmp_path):
         kernels="auto", attention="auto", holdout=0.2,
     )  # fmt: skip
     path = plan_file(
-        tmp_path, stages=[made], data="chat", model="Qwen/Qwen3-8B",
+        tmp_path, made, data="chat", model="Qwen/Qwen3-8B",
         launch={"device": "cuda", "processes": 2},
     )  # fmt: skip
     done = write_files(tool_id, path, tmp_path / "out", only=None)
