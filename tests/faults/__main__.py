@@ -1,9 +1,6 @@
-"""The long form: python -m tests.faults [--kills N] [--ranks N] [--damage N] [--fuzz N] [--trainer N] [--seed S]
-                           [--minutes M] [--write docs/reliability.md]
-
-Real kills, damaged folders and fuzzed inputs, on as many lanes as there are cores; it prints a table
-of what was tried, what was survived and how much work was lost. Exit code 1 if anything was not
-survived. docs/reliability.md says what is promised.
+"""Real kills, damaged folders and fuzzed inputs, on as many lanes as there are cores. It prints a
+table of what was tried, what was survived and how much work was lost, and ends with 1 if anything
+was not survived. docs/reliability.md says what is promised.
 """
 
 from __future__ import annotations
@@ -29,29 +26,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-from tests.faults.fuzz.run import fuzz_chunk
+from tests.faults import load
 from tests.faults.kills import damage
-from tests.faults.kills.kill import IN_ONE_RUN, PARENT, WORKER, draw_kills, draw_rank_kills, survive
+from tests.faults.kills.kill import IN_ONE_RUN, KINDS, OF_RANKS, draw_kills, survive
 from tests.faults.kills.scenes import SEVERAL, fill, make_scene
-from tests.faults.load import rows as load_rows
-from tests.faults.simulated import simulated
-from tests.faults.table import Row, as_markdown, as_text, grouped, summary
+from tests.faults.table import Row, as_markdown, rows_of
 
 Job = Callable[[], list[Row]]
 # Share of the kills; every objective with checkpoints of its own, and the longer plans once more.
 SHARES = {
-    "sft": 4,
-    "cpt": 3,
-    "dpo": 3,
-    "kto": 1,
-    "rm": 3,
-    "rloo": 1,
-    "ppo": 4,
-    "sft>rm>ppo": 3,
-    "departments": 3,
-    "two processes": 3,
-    "two processes, fsdp": 3,
-}
+    "sft": 4, "cpt": 3, "dpo": 3, "kto": 1, "rm": 3, "rloo": 1, "ppo": 4,
+    "sft>rm>ppo": 3, "departments": 3, **dict.fromkeys(SEVERAL, 3),
+}  # fmt: skip
 CHUNK = 500  # fuzzed inputs of one process
 DAMAGED = {"sft": 6, "ppo": 6, "rm": 6}  # objective -> the step behind which it is stopped
 BEGIN, END = "<!-- table of the last long run -->", "<!-- end of the table -->"
@@ -66,33 +52,36 @@ def main() -> int:
         fill(folder)
         rows = run_all(jobs(given, folder), until, given.lanes, given.log)
     if not given.no_load:  # by itself: a hundred processes at once slow all others down
-        rows += run_all([partial(load_rows, given.seed)], until, 1, given.log)
-    print(as_text(summary(rows)))
-    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes, seed {given.seed}")
-    bad = [row for row in rows if not row.survived]
+        rows += run_all([load.rows], until, 1, given.log)
+    table = as_markdown(rows)
+    minutes = (time.monotonic() - began) / 60
+    print(f"{table}\n{minutes:.1f} minutes, seed {given.seed}")
+    bad = [row for row in rows if row.wrong]
     for row in bad:
-        print(f"\nNOT SURVIVED: {row.fault}, {row.objective}, {row.moment}\n  {row.note}")
+        print(f"\nNOT SURVIVED: {row.fault}, {row.where}, {row.moment}\n  {'; '.join(row.wrong)}")
     if given.write:
-        about = described(given.seed, time.monotonic() - began)
-        write_table(given.write, f"{about}\n\n{as_markdown(grouped(rows))}")
+        text = given.write.read_text("utf-8")
+        before, _, rest = text.partition(BEGIN)
+        about = f"{described()}; seed {given.seed}, {minutes:.0f} minutes."
+        written = f"{before}{BEGIN}\n{about}\n\n{table}{END}{rest.partition(END)[2]}"
+        given.write.write_text(written, encoding="utf-8")
     return 1 if bad else 0
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=66, help="real kills, at least")
-    parser.add_argument(
-        "--ranks", type=int, default=2, help="SIGKILL of a process of two, and of advise: each"
-    )
-    parser.add_argument(
-        "--damage", type=int, default=24, help="torn checkpoints; others come always"
-    )
-    parser.add_argument("--fuzz", type=int, default=21_000, help="fuzzed inputs")
-    parser.add_argument("--trainer", type=int, default=180, help="inputs of real trainings")
-    parser.add_argument("--schedules", type=int, default=1500, help="of the simulator")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=60, help="begin nothing new after these")
-    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1)
+    for name, count, of in (
+        ("kills", 66, "real kills, at least"),
+        ("ranks", 2, "SIGKILL of a process of two, and of advise: each"),
+        ("damage", 24, "torn checkpoints; others come always"),
+        ("fuzz", 21_000, "fuzzed inputs"),
+        ("trainer", 180, "inputs of real trainings"),
+        ("schedules", 1500, "of the simulator"),
+        ("seed", 1, "of all that is drawn"),
+        ("minutes", 60, "begin nothing new after these"),
+        ("lanes", os.cpu_count() or 1, "jobs at the same time"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=count, help=of)
     parser.add_argument("--only", action="append", default=[], metavar="PLAN", help="of the kills")
     parser.add_argument("--folder", type=Path, help="for scratch files")
     parser.add_argument("--log", type=Path, help="write each row as it comes, as JSON lines")
@@ -107,105 +96,63 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
     """Everything to do, the longest first."""
     shares = {name: SHARES[name] for name in given.only or SHARES}
     unit = given.kills / sum(shares.values())
-    slow = ("sft>rm>ppo", "departments", *SEVERAL)
-    order = sorted(shares, key=lambda name: name in slow)
     found: list[Job] = []
-    for name in reversed(order):
-        count = round(unit * shares[name] + 0.499)
-        if count:
-            found.append(kills_of(folder, name, count, given.seed))
-    if given.ranks:
-        found += [rank_kills_of(folder, name, given) for name in SEVERAL if name in shares]
-    if given.damage:
-        for name, step in DAMAGED.items():
-            if name in shares:
-                found.append(
-                    damage_of(folder, name, step, given.damage // len(DAMAGED), given.seed)
-                )
-    guided = given.fuzz // 3 if find_spec("atheris") else 0
-    schedules = range(0, given.schedules, CHUNK)
+    for name, share in reversed(shares.items()):
+        kinds = [(KINDS, round(unit * share + 0.499))]
+        if name in SEVERAL:
+            kinds += [((kind,), given.ranks) for kind in OF_RANKS]
+        if any(count for _, count in kinds):
+            found.append(partial(killed, folder, name, kinds, given.seed))
     found += [
-        partial(simulated, given.seed * 100_000 + at, min(CHUNK, given.schedules - at))
-        for at in schedules
+        partial(damaged, folder, name, step, given.damage // len(DAMAGED), given.seed)
+        for name, step in DAMAGED.items()
+        if given.damage and name in shares
     ]
-    found += fuzz_jobs("trainer", given.trainer, 60, given.seed)
-    found += fuzz_jobs("guided", guided, 4 * CHUNK, given.seed)
-    found += fuzz_jobs("run", given.fuzz - guided, CHUNK, given.seed)
+    guided = given.fuzz // 3 if find_spec("atheris") else 0
+    for module, count, size in (
+        ("simulator.simulate", given.schedules, CHUNK),
+        ("fuzz.trainer", given.trainer, 60),
+        ("fuzz.guided", guided, 4 * CHUNK),
+        ("fuzz.run", given.fuzz - guided, CHUNK),
+    ):
+        found += [
+            partial(rows_of, module, given.seed * 100_000 + at, min(size, count - at))
+            for at in range(0, count, size)
+        ]
     return found
 
 
-def fuzz_jobs(module: str, count: int, size: int, seed: int) -> list[Job]:
-    """So many inputs in chunks, each with a seed of its own."""
-    chunks = [min(size, count - at) for at in range(0, count, size)]
-    return [
-        partial(fuzz_chunk, seed * 1000 + number, chunk, module)
-        for number, chunk in enumerate(chunks)
-    ]
+def killed(folder: Path, objective: str, kinds: list, seed: int) -> list[Row]:
+    """Kill runs of one objective, until so many kills of each list of kinds have struck."""
+    scene = make_scene(folder, objective)
+    rows: list[Row] = []
+    for number, (some, count) in enumerate(kinds):
+        struck: list[Row] = []
+        for turn in range(4 * count):  # some moments come too late
+            dice = random.Random(f"{seed} {objective} {number} {turn}")
+            most = min(IN_ONE_RUN, count - len(struck))
+            drawn = list(islice(draw_kills(scene, dice, some), most))
+            struck += (
+                survive(scene, f"run-{scene.plan.stem}-{number}-{turn}", drawn) if most else []
+            )
+        rows += struck
+    return rows
 
 
-def kills_of(folder: Path, objective: str, count: int, seed: int) -> Job:
-    """Kill runs of one objective, until so many kills have struck."""
-
-    def job() -> list[Row]:
-        scene = make_scene(folder, objective)
-        rows: list[Row] = []
-        turn = 0
-        while len(rows) < count and turn < 3 * count:
-            dice = random.Random(f"{seed} {objective} {turn}")
-            kills = list(islice(draw_kills(scene, dice), min(IN_ONE_RUN, count - len(rows))))
-            rows += survive(scene, f"run-{scene.plan.removesuffix('.yaml')}-{turn}", kills)
-            turn += 1
-        return rows
-
-    return job
-
-
-def rank_kills_of(folder: Path, objective: str, given: argparse.Namespace) -> Job:
-    """Kill one of two processes, and `advise` that has started them, so often each."""
-
-    def job() -> list[Row]:
-        own = folder / f"ranks-{SEVERAL.index(objective)}"
-        fill(own)
-        scene = make_scene(own, objective)
-        left = dict.fromkeys((WORKER, PARENT), given.ranks)
-        rows: list[Row] = []
-        for turn in range(4 * given.ranks):  # some moments come too late
-            dice = random.Random(f"{given.seed} ranks {objective} {turn}")
-            kills = draw_rank_kills(scene, dice, left)
-            if not kills:
-                break
-            struck = survive(scene, f"run-{turn}", kills)
-            for kill in kills[: len(struck)]:
-                left[kill.target] -= 1
-            rows += struck
-        return rows
-
-    return job
-
-
-def damage_of(folder: Path, objective: str, step: int, torn: int, seed: int) -> Job:
+def damaged(folder: Path, objective: str, step: int, torn: int, seed: int) -> list[Row]:
     """Damage a stopped run of one objective in every way, and tear so many checkpoints."""
-
-    def job() -> list[Row]:
-        own = folder / f"damage-{objective}"
-        fill(own)
-        scene = make_scene(own, objective)
-        damage.stop_after(scene, damage.STOPPED, step)
-        dice = random.Random(f"{seed} damage {objective}")
-        every = damage.damages(scene, own / damage.STOPPED)
-        tears = [one for one in every if one.fault == damage.TORN]
-        chosen = [one for one in every if one.fault != damage.TORN]
-        chosen += dice.sample(tears, min(torn, len(tears)))
-        rows = [
-            damage.try_damage(scene, one, folder / f"damaged-{objective}-{number}")
-            for number, one in enumerate(chosen)
-        ]
-        for how in ("cut in half", "gone", "with one bit turned"):
-            rows.append(damage.damaged_result(scene, folder / f"finished-{objective}", how))
-        row = damage.full_disk(scene, folder / f"disk-{objective}", dice)
-        return [*rows, *([row] if row else [])]
-
-    return job
+    own = folder / f"damage-{objective}"
+    fill(own)
+    scene = make_scene(own, objective)
+    damage.stop_after(scene, damage.STOPPED, step)
+    dice = random.Random(f"{seed} damage {objective}")
+    tears = damage.tears(own / damage.STOPPED)
+    chosen = [*damage.damages(objective), *dice.sample(tears, min(torn, len(tears)))]
+    rows = [
+        damage.try_damage(scene, one, folder / f"damaged-{objective}-{number}")
+        for number, one in enumerate(chosen)
+    ]
+    return rows + damage.full_disk(scene, folder / f"disk-{objective}", dice)
 
 
 def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> list[Row]:
@@ -218,18 +165,10 @@ def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> 
         try:
             found = job()
         except Exception as error:
-            found = [
-                Row(
-                    fault="the harness itself",
-                    objective="",
-                    moment="",
-                    survived=False,
-                    note=repr(error),
-                )
-            ]
+            found = [Row(fault="the harness itself", where="", wrong=[repr(error)])]
         rows.extend(found)
         for row in found:
-            print("." if row.survived else "X", end="", file=sys.stderr, flush=True)
+            print("X" if row.wrong else ".", end="", file=sys.stderr, flush=True)
             if log:
                 with log.open("a") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
@@ -237,25 +176,17 @@ def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> 
     with ThreadPoolExecutor(lanes) as pool:
         list(pool.map(one, todo))
     print(file=sys.stderr)
-    return sorted(rows, key=lambda row: (row.fault, row.objective))
+    return sorted(rows, key=lambda row: (row.fault, row.where))
 
 
-def described(seed: int, seconds: float) -> str:
+def described() -> str:
     """When, on what and with which versions the faults were tried."""
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft")]
     python = ".".join(map(str, sys.version_info[:3]))
     return (
         f"{date.today().isoformat()}, {os.cpu_count()} CPU cores, Python {python},"
-        f" {', '.join(versions)}; seed {seed}, {seconds / 60:.0f} minutes."
+        f" {', '.join(versions)}"
     )
-
-
-def write_table(page: Path, table: str) -> None:
-    """Put the table between its two marks."""
-    text = page.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,87 +1,65 @@
-"""The table of a run of faults: each row one fault, and the summary that docs/reliability.md shows."""
+"""The table of a run of faults, a row for each fault, and the processes that try some of them."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = ("fault", "where", "tried", "survived", "steps trained again")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One fault, or many of one kind, and what came of it."""
 
-    fault: str  # SIGKILL of both, torn checkpoint, fuzzed plan
-    objective: str  # the trained plan, or what was fuzzed
-    moment: str  # when it struck
-    survived: bool
+    fault: str  # SIGKILL of both, torn checkpoint, fuzzed input
+    where: str  # the trained plan, or what was fuzzed
+    moment: str = ""  # when it struck
+    wrong: Sequence[str] = ()  # what was not as promised
     lost_steps: int | None = None  # optimizer steps that had to be trained again; None: no training
-    seconds: float = 0.0
     count: int = 1
     note: str = ""
 
 
-@dataclass
-class Line:
-    """Rows of one kind, counted."""
-
-    tried: int = 0
-    survived: int = 0
-    lost: list[int] = field(default_factory=list)
-
-    def add(self, row: Row) -> None:
-        self.tried += row.count
-        self.survived += row.count if row.survived else 0
-        if row.lost_steps is not None:
-            self.lost.append(row.lost_steps)
-
-    def cells(self) -> list[str]:
-        lost = (
-            f"{max(self.lost)} at most, {sum(self.lost) / len(self.lost):.1f} in the mean"
-            if self.lost
-            else ""
-        )
-        return [f"{self.tried:,}", f"{self.survived:,}", lost]
-
-
-HEADER = ("fault", "where", "tried", "survived", "steps trained again")
-
-
-def summary(rows: Iterable[Row]) -> list[tuple[str, ...]]:
-    """Lines of the table: each fault in each place, in the order in which they came, and the sum."""
-    lines: dict[tuple[str, str], Line] = {}
-    total = Line()
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table of docs/reliability.md: each fault with all its places in one line, and the sum."""
+    kinds: dict[str, list[Row]] = {}
     for row in rows:
-        lines.setdefault((row.fault, row.objective), Line()).add(row)
-        total.add(row)
-    told = [(fault, where, *line.cells()) for (fault, where), line in lines.items()]
-    return [*told, ("all", "", *total.cells())]
+        kinds.setdefault(row.fault, []).append(row)
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for fault, some in [*kinds.items(), ("all", rows)]:
+        places = dict.fromkeys(row.where for row in some if some is not rows)
+        lost = [row.lost_steps for row in some if row.lost_steps is not None]
+        again = f"{max(lost)} at most, {sum(lost) / len(lost):.1f} in the mean" if lost else ""
+        tried = sum(row.count for row in some)
+        survived = tried - sum(row.count for row in some if row.wrong)
+        lines.append((fault, ", ".join(places), f"{tried:,}", f"{survived:,}", again))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def grouped(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The same, shorter: each fault with all its places in one line."""
-    lines: dict[str, Line] = {}
-    places: dict[str, list[str]] = {}
-    total = Line()
-    for row in rows:
-        lines.setdefault(row.fault, Line()).add(row)
-        if row.objective not in places.setdefault(row.fault, []):
-            places[row.fault].append(row.objective)
-        total.add(row)
-    told = [(fault, ", ".join(places[fault]), *line.cells()) for fault, line in lines.items()]
-    return [*told, ("all", "", *total.cells())]
-
-
-def as_markdown(lines: Iterable[Sequence[str]]) -> str:
-    """The table for docs/reliability.md."""
-    rows = [HEADER, ("---",) * len(HEADER), *lines]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-
-
-def as_text(lines: Iterable[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    rows = [HEADER, *lines]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+def rows_of(module: str, seed: int, count: int) -> list[Row]:
+    """What `python -m tests.faults.MODULE SEED COUNT` prints: `print_rows`."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.faults.{module}", str(seed), str(count)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    rows = [Row(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not rows:
+        raise RuntimeError(f"{module} ended with {done.returncode}: {done.stderr[-400:]}")
+    return rows
+
+
+def print_rows(rows: Iterable[Row]) -> None:
+    """One line of JSON each."""
+    for row in rows:
+        print(json.dumps(asdict(row)), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def store_in(folder: Path) -> CheckpointStore:
     )
 
 
+@cache
 def written() -> dict[str, bytes]:
     """The files of both checkpoints, named from the folder above."""
     with tempfile.TemporaryDirectory() as name:

@@ -1,17 +1,19 @@
 """One call of the real `advise` in a forked child: fast, since everything is loaded before, and safe,
 since the child has limits, and tells of every file that it writes and every connection that it tries.
+And what no input may bring about.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
+import re
 import resource
 import select
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +55,8 @@ class Outcome:
     err: bytes
     cpu_s: float
     hung: bool
-    told: tuple[str, ...]  # writes outside its folder, connections, programs started
-    changed: tuple[str, ...]  # files in its folder that are new, other or gone
+    told: Sequence[str]  # writes outside its folder, connections, programs started
+    changed: Sequence[str]  # files in its folder that are new, other or gone
 
 
 def call(
@@ -72,7 +74,9 @@ def call(
     if pid == 0:
         code = 99
         try:
-            code = _in_child(run, folder, texts, arguments, env, limits)
+            os.environ.update(env)
+            sys.argv = ["advise", *arguments]
+            code = _in_child(run, folder, texts, limits)
         finally:
             os._exit(code)
     hung = False
@@ -90,14 +94,10 @@ def call(
     after = snapshot(folder)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     return Outcome(
-        code=os.waitstatus_to_exitcode(status),
-        out=out,
-        err=err,
-        cpu_s=used.ru_utime + used.ru_stime,
-        hung=hung,
-        told=tuple(told.decode(errors="replace").splitlines()),
-        changed=tuple(changed),
-    )
+        code=os.waitstatus_to_exitcode(status), out=out, err=err, hung=hung,
+        cpu_s=used.ru_utime + used.ru_stime, changed=changed,
+        told=told.decode(errors="replace").splitlines(),
+    )  # fmt: skip
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -119,12 +119,7 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _in_child(
-    run: Callable[[], object],
-    folder: Path,
-    texts: Sequence[Path],
-    arguments: Sequence[str],
-    env: Mapping[str, str],
-    limits: Limits,
+    run: Callable[[], object], folder: Path, texts: Sequence[Path], limits: Limits
 ) -> int:
     os.setsid()
     streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in texts]
@@ -139,8 +134,6 @@ def _in_child(
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     os.chdir(folder)
-    os.environ.update(env)
-    sys.argv = ["advise", *arguments]
     _tell_of(folder, streams[2])
     code = 0
     try:
@@ -200,4 +193,48 @@ def settle() -> None:
     """Before the first fork: collect garbage once, and leave what is loaded alone."""
     gc.collect()
     gc.freeze()
-    time.sleep(0)
+
+
+# --------------------------------------------------------------------------- what must not be
+
+# All but tab and newline; a terminal acts on them. C1 controls are characters of UTF-8 here.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+REFUSED = 2
+
+
+def faults(
+    outcome: Outcome, arguments: Sequence[str], codes: Sequence[int], *, cpu_s: float = CPU_S
+) -> list[str]:
+    """What was not as promised; the first word says of which kind it is."""
+    found = []
+    if outcome.hung:
+        found.append("hang: it did not end")
+    elif outcome.code not in codes:
+        found.append(f"exit code {outcome.code}")
+    if outcome.cpu_s > cpu_s:
+        found.append(f"slow: {outcome.cpu_s:.1f} s of computing")
+    text = outcome.out.decode(errors="replace") + outcome.err.decode(errors="replace")
+    if "Traceback (most recent call last)" in text:
+        found.append("traceback")
+    if match := CONTROL.search(text):
+        around = text[max(0, match.start() - 30) : match.end() + 10]
+        found.append(f"control character in the output: {around!r}")
+    try:
+        (outcome.out + outcome.err).decode()
+    except UnicodeDecodeError:
+        found.append("output is no UTF-8")
+    found += [f"outside: {line}" for line in outcome.told[:3]]
+    if outcome.code == REFUSED and outcome.changed:
+        found.append(f"changed although refused: {', '.join(outcome.changed[:3])}")
+    if outcome.code in (2, 3, 4, 5) and not outcome.err.strip() and not outcome.out.strip():
+        found.append("silent")
+    asked = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
+    helped = {"-h", "--help", "--version"} & set(asked)
+    if "--json" in asked and not outcome.hung and not helped:
+        try:
+            json.loads(outcome.out, parse_constant=lambda name: json.loads(f"not JSON: {name}"))
+        except RecursionError:
+            pass
+        except ValueError as error:
+            found.append(f"standard output is no JSON: {error}")
+    return found

@@ -25,23 +25,16 @@ ODD: tuple[Any, ...] = (
     [], {}, [[]], [None], {"": ""}, {"a": {"b": {"c": 1}}}, ["a", 1, None], [0.1] * 50,
     datetime.date(2020, 1, 1), b"\x00\xff",
 )  # fmt: skip
+SCALARS = [item for item in ODD if not isinstance(item, list | dict)]
+TEXTS = [item for item in ODD if isinstance(item, str)]
 NAMES = (
-    "name",
-    "model",
-    "data",
-    "stages",
-    "version",
-    "path",
-    "id",
-    "type",
-    "value",
-    "messages",
-    "__class__",
-)
+    "name", "model", "data", "stages", "version", "path", "id", "type", "value", "messages", "__class__",
+)  # fmt: skip
 DEPTHS = (2, 5, 30)
 # Deeper nesting would be too much for the mutator itself: it is put in when the text is written.
 DEEP = re.compile(r"""["']?@@deep(\d+)@@["']?""")
 DEEPER = (200, 900, 5000)
+ENCODINGS = ("utf-16", "utf-32", "latin-1", "utf-8-sig")
 
 
 class Mutator:
@@ -55,60 +48,50 @@ class Mutator:
     def value(self, value: Any, pool: Sequence[Any]) -> Any:
         """The value with a few of its nodes changed; `pool` holds others of its kind, for splices."""
         result = [copy.deepcopy(value)]  # so that the root has a place too
-        for _ in range(self.dice.choice((1, 1, 1, 2, 2, 3, 6))):
-            places = list(places_of(result))
-            holder, key = self.dice.choice(places)
-            self._change(holder, key, pool)
-            if not result:
-                result = [None]
-        return result[0]
-
-    def _change(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
         changes = (
             *(self._replace, self._replace, self._replace, self._near, self._drop, self._repeat),
             *(self._rename, self._splice, self._splice, self._wrap, self._add),
         )
-        change = self.dice.choice(changes)
-        change(holder, key, pool)
+        for _ in range(self.dice.choice((1, 1, 1, 2, 2, 3, 6))):
+            holder, key = self.dice.choice(list(places_of(result)))
+            self.dice.choice(changes)(holder, key, pool)
+            if not result:
+                result = [None]
+        return result[0]
 
     def _replace(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
         holder[key] = copy.deepcopy(self.dice.choice(ODD))
 
     def _near(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        """A value of the same type, near to what was there."""
-        old = holder[key]
-        if isinstance(old, bool):
-            holder[key] = not old
-        elif isinstance(old, int | float) and not -1e12 < old < 1e12:
-            holder[key] = self.dice.choice((-old, str(old), [old]))
-        elif isinstance(old, int):
-            holder[key] = self.dice.choice((old + 1, -old, old * 10**6, old / 3, str(old), [old]))
-        elif isinstance(old, float):
-            holder[key] = self.dice.choice(
-                (-old, old * 1e9, old * 1e-9, int(min(old, 1e9)), str(old))
-            )
-        elif isinstance(old, str):
-            holder[key] = self.text(old)
-        elif isinstance(old, list):
-            self.dice.shuffle(old)
-        elif isinstance(old, dict):
-            holder[key] = dict(reversed(old.items()))
+        holder[key] = self.near(holder[key])
+
+    def near(self, old: Any) -> Any:
+        """A value of the same type, near to another one."""
+        match old:
+            case bool():
+                return not old
+            case int() | float() if not -1e12 < old < 1e12:
+                return self.dice.choice((-old, str(old), [old]))
+            case int():
+                return self.dice.choice((old + 1, -old, old * 10**6, old / 3, str(old), [old]))
+            case float():
+                return self.dice.choice((-old, old * 1e9, old * 1e-9, int(old), str(old)))
+            case str():
+                return self.text(old)
+            case list():
+                return self.dice.sample(old, len(old))
+            case dict():
+                return dict(reversed(old.items()))
+        return old
 
     def text(self, old: str) -> str:
         """A text like another one."""
         at = self.dice.randrange(len(old) + 1)
-        odd = self.dice.choice([item for item in ODD if isinstance(item, str)])
-        return self.dice.choice(
-            (
-                old[:at] + odd + old[at:],
-                old[:at],
-                old[at:],
-                old * 2,
-                old.upper(),
-                old + "\n",
-                odd + old,
-            )
-        )
+        odd = self.dice.choice(TEXTS)
+        changed = (
+            old[:at] + odd + old[at:], old[:at], old[at:], old * 2, old.upper(), old + "\n", odd + old,
+        )  # fmt: skip
+        return self.dice.choice(changed)
 
     def _drop(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
         del holder[key]
@@ -123,25 +106,25 @@ class Mutator:
 
     def _rename(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
         if isinstance(holder, dict):
-            name = self.dice.choice((*NAMES, *self._scalars(), self.text(str(key))))
+            name = self.dice.choice((*NAMES, *SCALARS, self.text(str(key))))
             holder[name] = holder.pop(key)
         else:
             holder[key] = {str(key): holder[key]}
 
-    def _scalars(self) -> list[Any]:
-        return [item for item in ODD if not isinstance(item, list | dict)]
-
     def _splice(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        other, inner = self.dice.choice(list(places_of([self.dice.choice(pool)])))
-        holder[key] = copy.deepcopy(other[inner])
+        holder[key] = self._part(pool)[1]
+
+    def _part(self, pool: Sequence[Any]) -> tuple[Any, Any]:
+        """(key, value) of any place in any value of the pool; the key of a list is a number."""
+        holder, key = self.dice.choice(list(places_of([self.dice.choice(pool)])))
+        return key, copy.deepcopy(holder[key])
 
     def _add(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        other, inner = self.dice.choice(list(places_of([self.dice.choice(pool)])))
-        target = holder[key]
-        if isinstance(target, dict) and isinstance(other, dict):
-            target[inner] = copy.deepcopy(other[inner])
+        (inner, other), target = self._part(pool), holder[key]
+        if isinstance(target, dict):
+            target[inner] = other
         elif isinstance(target, list):
-            target.append(copy.deepcopy(other[inner]))
+            target.append(other)
         else:
             holder[key] = [target, copy.deepcopy(self.dice.choice(ODD))]
 
@@ -169,12 +152,9 @@ class Mutator:
         """YAML, in block or in flow style; JSON where YAML cannot hold it."""
         try:
             text = yaml.safe_dump(
-                value,
-                default_flow_style=self.dice.choice((None, True, False)),
-                allow_unicode=self.dice.random() < 0.5,
-                sort_keys=False,
-                width=100,
-            )
+                value, default_flow_style=self.dice.choice((None, True, False)),
+                allow_unicode=self.dice.random() < 0.5, sort_keys=False, width=100,
+            )  # fmt: skip
         except (RecursionError, yaml.YAMLError, ValueError, TypeError):
             return self.as_json(value)
         return deepened(text).encode("utf-8", "surrogatepass")
@@ -190,7 +170,7 @@ class Mutator:
         at = self.dice.randrange(len(data) + 1)
         to = min(len(data), at + self.dice.choice((1, 1, 2, 8, 64, 1000)))
         other = self.dice.choice(others) if others else b"{}"
-        start = self.dice.randrange(len(other) + 1)
+        start, bit = self.dice.randrange(len(other) + 1), self.dice.randrange(8)
         changes: tuple[Callable[[], bytes], ...] = (
             lambda: data[:at] + data[to:],
             lambda: data[:at],
@@ -200,9 +180,11 @@ class Mutator:
             lambda: data[:at] + self.dice.choice(BYTES) + data[at:],
             lambda: data[:at] + self.dice.choice(BYTES) + data[to:],
             lambda: data[:at] + bytes([self.dice.randrange(256)]) + data[at + 1 :],
-            lambda: flipped(data, at, self.dice.randrange(8)),
+            lambda: (
+                data[:at] + bytes(one ^ (1 << bit) for one in data[at : at + 1]) + data[at + 1 :]
+            ),
             lambda: data.replace(b"\n", self.dice.choice((b"\r\n", b"\r", b"", b"\n\n"))),
-            lambda: recoded(data, self.dice.choice(("utf-16", "utf-32", "latin-1", "utf-8-sig"))),
+            lambda: data.decode("utf-8", "replace").encode(self.dice.choice(ENCODINGS), "replace"),
         )
         data[:] = self.dice.choice(changes)()
 
@@ -236,19 +218,7 @@ def deepened(text: str) -> str:
 def plain(value: Any) -> Any:
     """The value with text for keys."""
     if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else str(key): plain(item) for key, item in value.items()
-        }
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value
-
-
-def flipped(data: bytearray, at: int, bit: int) -> bytes:
-    if at >= len(data):
-        return bytes(data)
-    return bytes(data[:at]) + bytes([data[at] ^ (1 << bit)]) + bytes(data[at + 1 :])
-
-
-def recoded(data: bytearray, encoding: str) -> bytes:
-    return bytes(data).decode("utf-8", "replace").encode(encoding, "replace")

@@ -9,16 +9,16 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.fake_model import llama_tensors
 from tests.faults.fuzz import checkpoints
-from tests.faults.kills.scenes import PLANS, REWARD, chat, pair, vote
+from tests.faults.kills.scenes import DATA, PLANS, REWARD, plan_text
+from tests.faults.table import ROOT
 from tests.launch.conftest import CONFIG as LARGER
 
-ROOT = Path(__file__).resolve().parents[3]
 Files = dict[str, bytes]
 CONFIG: dict[str, Any] = LARGER | {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -51,65 +51,46 @@ def jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 ANSWERS: list[dict[str, Any]] = [
     {
-        "task": "customer_service",
-        "budget": "low",
-        "depth": "style",
+        "task": "customer_service", "budget": "low", "depth": "style",
         "data": {"path": "chats.jsonl"},
     },
     {
-        "task": "multi_department",
-        "tasks": {"legal": "chats.jsonl", "hr": "pairs.jsonl"},
-        "model": "Qwen/Qwen3-8B",
-        "gpu": {"name": "RTX 4090", "vram_gib": 24, "count": 2},
+        "task": "multi_department", "tasks": {"legal": "chats.jsonl", "hr": "pairs.jsonl"},
+        "model": "Qwen/Qwen3-8B", "gpu": {"name": "RTX 4090", "vram_gib": 24, "count": 2},
     },
     {
-        "task": "chat_assistant",
-        "budget": {"usd": 50, "hours": 8},
-        "depth": "alignment",
-        "data": {"kind": "preference", "rows": 5000, "tokens": 2_000_000},
-        "model": "./model",
-        "gpu": "none",
-        "serve_with": "vllm",
-        "priority": "quality",
+        "task": "chat_assistant", "budget": {"usd": 50, "hours": 8}, "depth": "alignment",
+        "data": {"kind": "preference", "rows": 5000, "tokens": 2_000_000}, "model": "./model",
+        "gpu": "none", "serve_with": "vllm", "priority": "quality",
         "signals": ["facts_change_often", "prompting_tried"],
     },
     {
-        "task": "qa",
-        "n_tasks": 12,
-        "model": "Llama 13B",
-        "model_params_b": 13,
+        "task": "qa", "n_tasks": 12, "model": "Llama 13B", "model_params_b": 13,
         "gpu": {"name": "unknown"},
     },
-]
-TRL = {"trl": {"adam_beta1": 0.8, "logging_steps": 2}, "peft": {"rank_pattern": {"q_proj": 4}}}
+]  # fmt: skip
+RICH = {
+    "trl": {"adam_beta1": 0.8, "logging_steps": 2}, "peft": {"rank_pattern": {"q_proj": 4}},
+    "warmup": 0.1, "scheduler": "cosine", "early_stopping": 3, "keep": "best",
+}  # fmt: skip
 SPECS: list[list[dict[str, Any]]] = [
     [
         {
-            "model": "Qwen/Qwen3-8B",
-            "update": "lora",
-            "rank": 16,
-            "gpu": "RTX 4090",
-            "seq_len": 2048,
+            "model": "Qwen/Qwen3-8B", "update": "lora", "rank": 16, "gpu": "RTX 4090", "seq_len": 2048,
         },
         {
-            "model_params_b": 7,
-            "update": "full",
-            "gpus": 8,
-            "sharding": "zero3",
+            "model_params_b": 7, "update": "full", "gpus": 8, "sharding": "zero3",
             "framework": "axolotl",
         },
     ],
     [
         {
             "architecture": {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 32000},
-            "objective": "dpo",
-            "quantization": "nf4",
-            "micro_batch_size": 4,
-            "gradient_checkpointing": True,
-            "counter": "nvidia-smi",
+            "objective": "dpo", "quantization": "nf4", "micro_batch_size": 4,
+            "gradient_checkpointing": True, "counter": "nvidia-smi",
         }
     ],
-]
+]  # fmt: skip
 CONFIGURATIONS: list[dict[str, Any]] = [
     {  # axolotl
         "base_model": "NousResearch/Llama-2-7b-hf", "adapter": "qlora", "load_in_4bit": True,
@@ -121,8 +102,6 @@ CONFIGURATIONS: list[dict[str, Any]] = [
         "dataset": "alpaca_en", "template": "qwen3", "cutoff_len": 2048, "lora_rank": 8,
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "bf16": True,
     },
-]  # fmt: skip
-CONFIGURATIONS += [
     {  # TRL
         "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "dataset_name": "chats.jsonl",
         "use_peft": True, "lora_r": 16, "learning_rate": 2e-4, "max_length": 1024, "packing": True,
@@ -145,19 +124,15 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
+def rows_of(kind: str, count: int = 12) -> list[dict[str, Any]]:
+    return [DATA[kind](n) for n in range(count)]
+
+
 def plans() -> list[dict[str, Any]]:
     """The plans of the kills, with a model that is beside them, and one with keys of every kind."""
-    found = [
-        {"version": 1, "name": "shop", "model": "./model", **yaml.safe_load(text)}
-        for text in PLANS.values()
-    ]
+    found = [{"version": 1, **yaml.safe_load(plan_text(objective))} for objective in PLANS]
     rich = json.loads(json.dumps(found[0]))
-    rich["stages"][0] |= TRL | {
-        "warmup": 0.1,
-        "scheduler": "cosine",
-        "early_stopping": 3,
-        "keep": "best",
-    }
+    rich["stages"][0] |= RICH
     rich |= {"template": {"enable_thinking": False}, "launch": {"device": "cpu", "processes": 1}}
     return [*found, rich]
 
@@ -171,7 +146,7 @@ def rules() -> list[dict[str, Any]]:
 
 def data_files() -> list[tuple[str, bytes]]:
     """(ending, content) of data of every kind and form."""
-    chats, pairs, votes = ([make(n) for n in range(12)] for make in (chat, pair, vote))
+    chats, pairs, votes = map(rows_of, ("chats", "pairs", "votes"))
     table = io.StringIO()
     writer = csv.DictWriter(table, ["question", "answer"])
     writer.writeheader()
@@ -181,9 +156,7 @@ def data_files() -> list[tuple[str, bytes]]:
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}
     ]
     found = [
-        (".jsonl", jsonl(chats)),
-        (".jsonl", jsonl(pairs)),
-        (".jsonl", jsonl(votes)),
+        *((".jsonl", jsonl(rows)) for rows in (chats, pairs, votes)),
         (".json", json.dumps(sharegpt * 8).encode()),
         (".json", json.dumps({"data": pairs}).encode()),
         (".csv", table.getvalue().encode()),
@@ -200,32 +173,11 @@ def data_files() -> list[tuple[str, bytes]]:
     return [*found, (".parquet", packed.getvalue())]
 
 
-def data_rows() -> list[list[dict[str, Any]]]:
-    return [[make(n) for n in range(6)] for make in (chat, pair, vote)]
-
-
-def model_shapes() -> dict[str, list[int]]:
-    """Name -> shape of every tensor of a Llama of this configuration."""
-    hidden, inner, words = (
-        CONFIG[key] for key in ("hidden_size", "intermediate_size", "vocab_size")
-    )
-    shapes = {"model.embed_tokens.weight": [words, hidden], "model.norm.weight": [hidden]}
-    for layer in range(CONFIG["num_hidden_layers"]):
-        at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{name}_proj.weight": [hidden, hidden] for name in "qkvo"}
-        shapes |= {f"{at}.mlp.{name}_proj.weight": [inner, hidden] for name in ("gate", "up")}
-        shapes[f"{at}.mlp.down_proj.weight"] = [hidden, inner]
-        shapes |= {
-            f"{at}.{name}_layernorm.weight": [hidden] for name in ("input", "post_attention")
-        }
-    return shapes
-
-
 def safetensors() -> bytes:
     """The whole model as a file, all zeros."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in model_shapes().items():
+    for name, shape in llama_tensors(CONFIG).items():
         begin, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
@@ -247,10 +199,7 @@ def around() -> Files:
         "model/config.json": json.dumps(CONFIG).encode(),
         "model/model.safetensors": safetensors(),
         "model/tokenizer.json": json.dumps(tokenizer()).encode(),
-        "chats.jsonl": jsonl([chat(n) for n in range(12)]),
-        "pairs.jsonl": jsonl([pair(n) for n in range(12)]),
-        "votes.jsonl": jsonl([vote(n) for n in range(12)]),
-        "texts.txt": b"The shop sells tea.\n\n" * 20,
+        **{f"{name}.jsonl": jsonl(rows_of(name)) for name in ("chats", "pairs", "votes", "texts")},
         "own.py": REWARD.encode(),
         "plan.yaml": yaml.safe_dump(plans()[0], sort_keys=False).encode(),
     }
@@ -289,7 +238,7 @@ def targets(run_folder: Files) -> list[Target]:
             beside, weight=2, cold=True,
         ),
         Target(
-            "data rows", data_rows(), ("rows",), "data.jsonl",
+            "data rows", [rows_of(kind, 6) for kind in ("chats", "pairs", "votes")], ("rows",), "data.jsonl",
             [("check", "data.jsonl"), ("check", "data.jsonl", "--json"), ("--json", "--data", "data.jsonl")],
             beside, weight=5,
         ),

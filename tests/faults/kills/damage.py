@@ -20,14 +20,17 @@ from pathlib import Path
 from tests.faults.kills.inotify import Watch
 from tests.faults.kills.kill import (
     BOTH,
+    MOMENTS,
+    RUNS_S,
+    SAVING,
     Kill,
+    Moment,
     last_lines,
-    resumed_from,
+    starts,
     status_of,
     steps_lost,
     steps_reached,
 )
-from tests.faults.kills.moments import WORDS, Moment
 from tests.faults.kills.scenes import Scene, difference, result_of
 from tests.faults.table import Row
 
@@ -35,6 +38,9 @@ TORN = "torn newest checkpoint"
 STOPPED = "stopped"  # the run folder in which everything below begins
 DISK_MIB = 320  # more than a run wants free before it begins
 FINISHED = (0, 2, 4, 5)  # exit codes of an answer; 70, 1 and signals are none
+# What must come of a damage: the run goes on from a checkpoint; the command refuses, and changes
+# nothing; or a finished run is called damaged, or is sound.
+RESUMES, REFUSED, NOT_SOUND = "resumes", "refused", "not called sound"
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,7 @@ class Damage:
     fault: str
     moment: str
     do: Callable[[Path, Path], Path | None]  # (project, run) -> where the project is now
-    refused: bool = False  # the command must refuse, and change nothing
-    resumes: bool = True  # it must go on from a checkpoint: not all steps are lost
+    then: str = RESUMES
 
 
 def stop_after(scene: Scene, output: str, step: int) -> None:
@@ -54,10 +59,10 @@ def stop_after(scene: Scene, output: str, step: int) -> None:
     run.mkdir()
     with Watch(run) as watch:
         command = scene.start(output)
-        until = time.monotonic() + 240
+        until = time.monotonic() + RUNS_S
         while command.process.poll() is None and time.monotonic() < until:
             list(watch.events(0.01))
-            if steps_reached(run) and max(steps_reached(run).values()) > step:
+            if max(steps_reached(run).values(), default=0) > step:
                 break
         Kill(signal.SIGKILL, BOTH, Moment("", None)).strike(command)
     command.wait_for_all(60)
@@ -73,14 +78,6 @@ def newest_checkpoint(run: Path) -> Path:
 # --------------------------------------------------------------------------- what is done
 
 
-def half(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
 def flip(path: Path) -> None:
     """Turn one bit in the middle of the file."""
     data = bytearray(path.read_bytes())
@@ -89,15 +86,11 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def remove(path: Path) -> None:
-    path.unlink()
-
-
 TEARS: dict[str, Callable[[Path], None]] = {
-    "cut in half": half,
-    "empty": empty,
+    "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
     "with one bit turned": flip,
-    "gone": remove,
+    "gone": Path.unlink,
 }
 
 
@@ -110,6 +103,10 @@ def tear(name: str, how: str) -> Callable[[Path, Path], None]:
     return do
 
 
+def tear_result(how: str) -> Callable[[Path, Path], None]:
+    return lambda project, run: TEARS[how](next(run.glob("stages/*/*.safetensors")))
+
+
 def swap_base(project: Path, run: Path) -> None:
     """Zero some of the base's weights in place: the same size, the same name."""
     with (project / "model" / "model.safetensors").open("r+b") as file:
@@ -119,10 +116,8 @@ def swap_base(project: Path, run: Path) -> None:
 
 def change_rows(project: Path, run: Path) -> None:
     """Change one word of the data, to another of the same length."""
-    path = next(
-        project / name for name in ("chats.jsonl", "pairs.jsonl") if (project / name).exists()
-    )
-    path.write_text(path.read_text().replace("red", "sea", 1).replace("order 3", "order 4", 1))
+    path = project / "chats.jsonl"
+    path.write_text(path.read_text().replace("red", "sea", 1))
 
 
 def move(project: Path, run: Path) -> Path:
@@ -160,142 +155,105 @@ def flip_prepared(project: Path, run: Path) -> None:
         flip(path)
 
 
-def first_only(objective: str) -> list[Damage]:
-    """Damage that is tried once, with sft."""
-    if objective != "sft":
-        return []
-    return [
-        Damage("renamed model folder", "between two calls", rename_model, refused=True),
-        Damage("copied model folder", "between two calls", copy_model),
-        Damage("other rows", "between two calls", change_rows, refused=True),
-        Damage("complete.json with another step", "between two calls", mistaken_step),
-        Damage("metrics.jsonl with bytes of a power cut", "between two calls", forget_lines),
-        Damage("prepared rows with one bit turned", "between two calls", flip_prepared),
+def damages(objective: str) -> list[Damage]:
+    """All that is tried on a run of this objective, but for torn checkpoints."""
+    between = "between two calls"
+    found = [
+        Damage("moved project folder", between, move),
+        Damage("another base under the same name", between, swap_base, REFUSED),
+        *(
+            Damage("damaged result of a finished run", how, tear_result(how), NOT_SOUND)
+            for how in TEARS
+            if how != "empty"
+        ),
     ]
+    if objective == "sft":
+        found += [
+            Damage("renamed model folder", between, rename_model, REFUSED),
+            Damage("copied model folder", between, copy_model),
+            Damage("other rows", between, change_rows, REFUSED),
+            Damage("complete.json with another step", between, mistaken_step),
+            Damage("metrics.jsonl with bytes of a power cut", between, forget_lines),
+            Damage("prepared rows with one bit turned", between, flip_prepared),
+        ]
+    return found
 
 
-def damages(scene: Scene, stopped: Path) -> list[Damage]:
-    """All that is tried on a stopped run of this objective."""
+def tears(stopped: Path) -> list[Damage]:
+    """Each file of the newest checkpoint of a run, torn in each way."""
     names = sorted(path.name for path in newest_checkpoint(stopped).iterdir())
-    torn = [Damage(TORN, f"{name} {how}", tear(name, how)) for name in names for how in TEARS]
-    return [
-        Damage("moved project folder", "between two calls", move),
-        Damage("another base under the same name", "between two calls", swap_base, refused=True),
-        *first_only(scene.objective),
-        *torn,
-    ]
+    return [Damage(TORN, f"{name} {how}", tear(name, how)) for name in names for how in TEARS]
 
 
 # --------------------------------------------------------------------------- what comes of it
 
 
-def project_files(scene: Scene) -> list[str]:
-    """What a copy of the project needs of the scene's folder."""
-    texts = [
-        path.name for path in scene.folder.iterdir() if path.suffix in (".jsonl", ".txt", ".py")
-    ]
-    return [*texts, scene.plan, "model"]
-
-
-def copy_project(scene: Scene, run: str, target: Path) -> None:
+def copy_project(scene: Scene, target: Path, run: str = "") -> None:
+    """What a run needs of the scene's folder, and one of the runs in it."""
     target.mkdir()
-    for name in [*project_files(scene), run]:
-        source = scene.folder / name
-        if source.is_dir():
-            shutil.copytree(source, target / name)
-        else:
-            shutil.copy2(source, target / name)
+    for path in scene.folder.iterdir():
+        if path.suffix == ".jsonl" or path.name in ("model", "own.py", str(scene.plan), run):
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, target / path.name)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Checkpoints and results, to see whether a refusal left them alone."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "stages" in path.parts
+        for path in sorted(folder.glob("stages/**/*"))
+        if path.is_file()
     }
 
 
-def try_damage(scene: Scene, damage: Damage, place: Path) -> Row:
-    """Do it to a copy of the stopped run, give the command again, and see."""
-    began = time.monotonic()
-    copy_project(scene, STOPPED, place)
-    place = damage.do(place, place / STOPPED) or place
-    run = place / STOPPED
-    reached, before = steps_reached_safely(run), contents(run)
-    command = scene.start(STOPPED, folder=place)
-    code = command.wait(240)
+def told(scene: Scene, output: str, project: Path) -> tuple[int | None, str, list[str]]:
+    """How the command ended in a copy of the project, what it said, and what it must never do."""
+    command = scene.start(output, project)
+    code = command.wait(RUNS_S)
     left = command.wait_for_all(10)
     command.end()
-    faults = [f"still alive: {left[0]}"] if left else []
-    lost = steps_lost(reached, command.output, resumed_from(command.output))
-    if code not in FINISHED or "Traceback" in command.output or "is a bug" in command.output:
-        faults.append(f"exit code {code}: {last_lines(command.output)}")
-    elif damage.refused:
-        if code == 0:
-            faults.append("accepted")
-        if contents(run) != before:
-            faults.append("refused, but checkpoints or results were changed")
-    elif code != 0:
-        faults.append(f"exit code {code}: {last_lines(command.output)}")
-    else:
+    said = command.output
+    faults = [f"still alive: {words}" for words in left[:1]]
+    if code not in FINISHED or "Traceback" in said or "is a bug" in said:
+        faults.append(f"exit code {code}: {last_lines(said)}")
+    return code, said, faults
+
+
+def try_damage(scene: Scene, damage: Damage, place: Path) -> Row:
+    """Do it to a copy of the stopped or finished run, give the command again, and see."""
+    output = scene.whole if damage.then == NOT_SOUND else STOPPED
+    copy_project(scene, place, output)
+    place = damage.do(place, place / output) or place
+    run = place / output
+    reached, before = steps_reached(run), contents(run)
+    code, said, faults = told(scene, output, place)
+    if code == 0:
         why = difference(scene.result, result_of(run))
         faults += [f"in the end: {why}"] if why else []
-        if damage.resumes and not resumed_from(command.output):
+        if damage.then == RESUMES and not any(starts(said).values()):
             faults.append("began anew")
+    elif damage.then == RESUMES and not faults:
+        faults.append(f"exit code {code}: {last_lines(said)}")
+    if damage.then == REFUSED:
+        faults += ["accepted"] if code == 0 else []
+        changed = contents(run) != before
+        faults += ["checkpoints or results were changed"] if changed else []
     shutil.rmtree(place)
+    lost = steps_lost(reached, [said]) if damage.then == RESUMES else None
     return Row(
-        fault=damage.fault,
-        objective=scene.objective,
-        moment=damage.moment,
-        survived=not faults,
-        lost_steps=None if damage.refused else lost,
-        seconds=round(time.monotonic() - began, 1),
-        note="; ".join(faults),
-    )
-
-
-def steps_reached_safely(run: Path) -> dict[str, int]:
-    try:
-        return steps_reached(run)
-    except (ValueError, KeyError, TypeError):
-        return {"sft": 0}
-
-
-def damaged_result(scene: Scene, place: Path, how: str) -> Row:
-    """A finished run whose result is damaged is not called sound."""
-    began = time.monotonic()
-    run = next(path for path in scene.folder.iterdir() if path.name == scene.whole)
-    copy_project(scene, run.name, place)
-    weights = next((place / run.name).glob("stages/*/*.safetensors"))
-    TEARS[how](weights)
-    command = scene.start(run.name, folder=place)
-    code = command.wait(240)
-    command.end()
-    faults = []
-    if code not in FINISHED or "Traceback" in command.output:
-        faults.append(f"exit code {code}: {last_lines(command.output)}")
-    elif code == 0 and (why := difference(scene.result, result_of(place / run.name))):
-        faults.append(f"called done: {why}")
-    shutil.rmtree(place)
-    return Row(
-        fault="damaged result of a finished run",
-        objective=scene.objective,
-        moment=how,
-        survived=not faults,
-        seconds=round(time.monotonic() - began, 1),
-        note="; ".join(faults),
-    )
+        fault=damage.fault, where=scene.objective, moment=damage.moment, wrong=faults,
+        lost_steps=lost,
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------- a full disk
 
 
 @contextmanager
-def small_disk(place: Path, mebibytes: int) -> Iterator[bool]:
+def small_disk(place: Path) -> Iterator[bool]:
     """A file system of its own in memory; False if this machine does not let us make one."""
     place.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(place)]
+    options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(place)]
     try:
         made = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
@@ -307,28 +265,23 @@ def small_disk(place: Path, mebibytes: int) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=False)
 
 
-def full_disk(scene: Scene, place: Path, dice: random.Random) -> Row | None:
+def full_disk(scene: Scene, place: Path, dice: random.Random) -> list[Row]:
     """The disk becomes full while the run is writing; run.json says `failed`; once there is room
-    the same command ends as if nothing had happened. None where no small disk can be made.
+    the same command ends as if nothing had happened. No row where no small disk can be made.
     """
-    began = time.monotonic()
-    with small_disk(place, DISK_MIB) as made:
+    with small_disk(place) as made:
         if not made:
-            return None
+            return []
         project = place / "project"
-        project.mkdir()
-        for name in project_files(scene):
-            source = scene.folder / name
-            copy = shutil.copytree if source.is_dir() else shutil.copy2
-            copy(source, project / name)
+        copy_project(scene, project)
         run = project / STOPPED
         run.mkdir()
-        moment = Moment("", WORDS["while a checkpoint is written"], nth=dice.randint(20, 80))
+        moment = Moment("", MOMENTS[SAVING][0], nth=dice.randint(20, 80))
         with Watch(run) as watch:
-            command = scene.start(STOPPED, folder=project)
+            command = scene.start(STOPPED, project)
             if moment.wait(watch, command):
                 fill_up(place / "filler")
-        code = command.wait(240)
+        code = command.wait(RUNS_S)
         command.end()
         faults, reached = [], steps_reached(run)
         if code not in (4, 5) or "Traceback" in command.output:
@@ -336,23 +289,16 @@ def full_disk(scene: Scene, place: Path, dice: random.Random) -> Row | None:
         if status_of(run) != "failed":
             faults.append(f"run.json says {status_of(run)}")
         (place / "filler").unlink(missing_ok=True)
-        again = scene.start(STOPPED, folder=project)
-        code = again.wait(240)
-        again.end()
-        lost = steps_lost(reached, again.output, resumed_from(again.output))
+        code, said, more = told(scene, STOPPED, project)
+        faults += more
         if code != 0:
-            faults.append(f"with room again: exit code {code}: {last_lines(again.output)}")
+            faults.append(f"with room again: exit code {code}: {last_lines(said)}")
         elif why := difference(scene.result, result_of(run)):
             faults.append(f"in the end: {why}")
-    return Row(
-        fault="full disk",
-        objective=scene.objective,
-        moment="while a checkpoint is written",
-        survived=not faults,
-        lost_steps=lost,
-        seconds=round(time.monotonic() - began, 1),
-        note="; ".join(faults),
-    )
+    lost = steps_lost(reached, [said])
+    return [
+        Row(fault="full disk", where=scene.objective, moment=SAVING, wrong=faults, lost_steps=lost)
+    ]
 
 
 def fill_up(path: Path) -> None:

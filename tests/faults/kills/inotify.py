@@ -10,6 +10,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x02, 0x40, 0x80, 0x100, 0x200
@@ -42,35 +43,24 @@ class Watch:
         if number < 0:
             return  # it is gone again
         self.places[number] = folder
-        try:
-            inside = list(os.scandir(folder))
-        except OSError:
-            return
-        for entry in inside:
-            yield self._name(Path(entry.path))
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._add(Path(entry.path))
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        with suppress(OSError):
+            for path in list(folder.iterdir()):
+                yield path.relative_to(self.root).as_posix()
+                if path.is_dir() and not path.is_symlink():
+                    yield from self._add(path)
 
     def events(self, timeout_s: float) -> Iterator[str]:
         """Paths, relative to the folder, of what happened since the last call; waits for the first."""
         if not select.select([self.fd], [], [], timeout_s)[0]:
             return
-        try:
-            data = os.read(self.fd, 1 << 16)
-        except BlockingIOError:
-            return
-        at = 0
+        data, at = os.read(self.fd, 1 << 16), 0
         while at < len(data):
             number, mask, _, length = HEAD.unpack_from(data, at)
-            name = data[at + HEAD.size : at + HEAD.size + length].rstrip(b"\0")
             at += HEAD.size + length
-            folder = self.places.get(number)
-            if folder is None or not name:
+            name = data[at - length : at].rstrip(b"\0")
+            if number not in self.places or not name:
                 continue
-            path = folder / os.fsdecode(name)
-            yield self._name(path)
+            path = self.places[number] / os.fsdecode(name)
+            yield path.relative_to(self.root).as_posix()
             if mask & IS_FOLDER and mask & (CREATE | MOVED_TO):
                 yield from self._add(path)

@@ -10,19 +10,79 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.faults.kills.inotify import Watch
-from tests.faults.kills.moments import Moment, draw_moment
 from tests.faults.kills.processes import Command, send, send_group
 from tests.faults.kills.scenes import SEVERAL, Scene, difference, result_of, stage_name
 from tests.faults.table import Row
 
 PARENT, TRAINER, BOTH, GROUPS, WORKER = "advise", "trainer", "both", "process groups", "a worker"
+RUNS_S = 240.0  # no tiny run takes so long
 ENDED_S = 60.0  # from a signal to the end of `advise run`
 GONE_S = 45.0  # from its end to that of the last process: torch's launcher gives workers 30 s
-RESUMED = re.compile(r"^(?P<label>[\w -]+): resuming after (step|update) (?P<step>\d+) of", re.M)
+JUDGING_S = 1.5
+IN_ONE_RUN = 3  # kills of one run before it is let alone
+# What happens in a run folder at each moment, and how often it is drawn.
+SAVING, STEP, JUDGED = "while a checkpoint is written", "in a step", "while it is judged"
+START, ANY_TIME, BETWEEN = "as it starts", "at any time", "between two stages"
+MOMENTS = {
+    SAVING: (r"stages/[^/]+/checkpoints/.", 4),
+    STEP: (r"metrics\.jsonl$", 2),
+    "while the result is saved": (
+        r"stages/[^/]+/(\.saving|(adapter_|model|tokenizer|generation_))",
+        1,
+    ),
+    JUDGED: (r"stages/[^/]+/[^./][^/]*\.safetensors$", 1),
+    START: (r"(\.lock|run\.json|plan\.yaml|prepared|stages/[^/]+/before\.json)$", 1),
+    ANY_TIME: (None, 1),
+}
+BETWEEN_STAGES = {BETWEEN: (r"stages/[^/]+/result\.json$", 3)}
+STAGED = ("sft>rm>ppo", "departments")
+KINDS = (
+    (signal.SIGKILL, BOTH, 3),
+    (signal.SIGKILL, PARENT, 2),
+    (signal.SIGKILL, TRAINER, 2),
+    (signal.SIGKILL, GROUPS, 2),
+    (signal.SIGTERM, PARENT, 2),
+    (signal.SIGTERM, TRAINER, 1),
+    (signal.SIGTERM, GROUPS, 1),
+    (signal.SIGINT, PARENT, 1),
+    (signal.SIGHUP, PARENT, 1),
+)
+OF_RANKS = ((signal.SIGKILL, WORKER, 1), (signal.SIGKILL, PARENT, 1))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The nth time that something happens in the run folder, and a little later."""
+
+    name: str
+    pattern: str | None  # of the path that changes; None: the delay alone counts
+    nth: int = 1
+    further: int = 0  # so many further changes, of whatever file
+    delay_s: float = 0.0
+
+    def wait(self, watch: Watch, command: Command) -> bool:
+        """True once it has come; False if the run ended before."""
+        until = time.monotonic() + RUNS_S
+        left, after = (self.nth, self.further) if self.pattern else (0, 0)
+        matches = re.compile(self.pattern or "").match
+        while left > 0 or after > 0:
+            for path in watch.events(0.02):
+                if left > 0:
+                    left -= bool(matches(path))
+                else:
+                    after -= 1
+                if left <= 0 and after <= 0:
+                    break
+            if command.process.poll() is not None or time.monotonic() > until:
+                return False
+        time.sleep(self.delay_s)
+        return command.process.poll() is None
 
 
 @dataclass(frozen=True)
@@ -40,16 +100,14 @@ class Kill:
         """Send it; False if there was nobody any more."""
         trainers = command.trainers() if self.target != PARENT else []
         parent = command.process.pid
-        if self.target == PARENT:
-            return send(parent, self.number)
         if self.target == GROUPS:
             for pid in [parent, *trainers]:
                 send_group(pid, self.number)
             return True
-        if self.target == BOTH:
-            chosen = [parent, *trainers]
-        else:
-            chosen = trainers[-1:] if self.target == WORKER else trainers[:1]
+        chosen = {
+            PARENT: [parent], BOTH: [parent, *trainers], WORKER: trainers[-1:],
+            TRAINER: trainers[:1],
+        }[self.target]  # fmt: skip
         return sum(send(pid, self.number) for pid in chosen) > 0
 
     def most_lost(self, scene: Scene) -> int:
@@ -82,97 +140,10 @@ class Struck:
     """What a kill left."""
 
     kill: Kill
+    call: int  # which call of the command it struck, from 0
     reached: dict[str, int]  # stage -> step of its last line in metrics.jsonl
     half_written: bool  # a checkpoint or result was being written
-    faults: tuple[str, ...]
-    seconds: float
-
-
-def kill_once(scene: Scene, output: str, kill: Kill) -> tuple[Struck | None, Command]:
-    """Start the run, or resume it, and end it; None if it was over before the moment came."""
-    run = scene.folder / output
-    run.mkdir(exist_ok=True)
-    began, before = time.monotonic(), content_of(run / "run.json")
-    with Watch(run) as watch:
-        command = scene.start(output)
-        came = kill.moment.wait(watch, command) and kill.strike(command)
-    code = command.wait(ENDED_S if came else 240.0)
-    left = command.wait_for_all(GONE_S)
-    status = status_of(run)
-    if not came or (code == 0 and status == "done"):
-        command.end()
-        return None, command
-    if content_of(run / "run.json") == before:
-        status = None  # it had not begun: the record is still that of the call before
-    faults = kill.faults(code, status)
-    if left:
-        faults.append(f"still alive: {left[0][:120]}")
-    if "Traceback" in command.output or "this is a bug" in command.output:
-        told = re.search(r"Traceback.*|.*this is a bug.*", command.output, re.S)
-        faults.append(f"a traceback, or called a bug: {told[0][-600:] if told else ''}")
-    command.end()
-    half = is_half_written(run)
-    return Struck(kill, steps_reached(run), half, tuple(faults), time.monotonic() - began), command
-
-
-def content_of(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def status_of(run: Path) -> str | None:
-    try:
-        return str(json.loads((run / "run.json").read_text("utf-8"))["status"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError) as error:
-        return f"nothing that can be read ({error})"
-
-
-def steps_reached(run: Path) -> dict[str, int]:
-    """Stage -> the last step that metrics.jsonl has of it."""
-    reached: dict[str, int] = {}
-    path = run / "metrics.jsonl"
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the line that was being written
-            continue
-        reached[stage_name(entry)] = entry["step"]
-    return reached
-
-
-def is_half_written(run: Path) -> bool:
-    """Whether a checkpoint or a result lies there that is not whole."""
-    checkpoints = [path for path in run.glob("stages/*/checkpoints/*") if path.is_dir()]
-    half = [path for path in checkpoints if not (path / "complete.json").exists()]
-    hidden = [path for path in run.rglob(".*") if path.name != ".lock"]
-    odd = [path for path in checkpoints if not re.fullmatch(r"checkpoint-\d+", path.name)]
-    return bool(half or hidden or odd)
-
-
-def steps_lost(before: dict[str, int], output: str, record: dict[str, int]) -> int:
-    """Optimizer steps that were done and had to be done again.
-
-    Args:
-        before: Stage -> step that had been reached.
-        output: What the resumed run said.
-        record: Stage -> step from which it went on, as it said.
-    """
-    lost = 0
-    for stage, step in before.items():
-        # "stage sft-legal (1 of 3) again: ..." is said of each stage that is trained again.
-        if re.search(rf"^stage {re.escape(stage)} \(", output, re.M):
-            lost += step - min(step, record.get(stage, 0))
-    return lost
-
-
-def resumed_from(output: str) -> dict[str, int]:
-    """Stage -> the step that a run said it went on from. A task is named before its stage."""
-    found = {}
-    for match in RESUMED.finditer(output):
-        task, _, stage = match["label"].rpartition(" ")
-        found[f"{stage}-{task}" if task else stage] = int(match["step"])
-    return found
+    faults: Sequence[str]
 
 
 def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) -> list[Row]:
@@ -182,135 +153,166 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
         output: Its run folder.
         most: Calls of the command after the last kill until it must be done.
     """
-    struck: list[tuple[Struck, int | None]] = []
+    struck: list[Struck] = []
+    said: list[str] = []  # by each call
+    run = scene.folder / output
+    run.mkdir()
     for kill in kills:
-        one, command = kill_once(scene, output, kill)
-        struck = note_lost(struck, command.output)
+        one, text = kill_once(scene, output, kill, len(said))
+        said.append(text)
         if one is None:
             break
-        struck.append((one, None))
-    why = ""
+        struck.append(one)
     for _ in range(most):
         command = scene.start(output)
-        code = command.wait(240)
+        code = command.wait(RUNS_S)
         command.end()
-        struck = note_lost(struck, command.output)
-        why = "" if code == 0 else f"exit code {code} at the end: {last_lines(command.output)}"
+        said.append(command.output)
         if code == 0 or code is None:
             break
-    if not why:
-        why = difference(scene.result, result_of(scene.folder / output))
-    return [row(scene, one, lost, why) for one, lost in struck]
+    if code == 0:
+        why = difference(scene.result, result_of(run))
+    else:
+        why = f"exit code {code}: {last_lines(command.output)}"
+    rows = []
+    for one in struck:
+        faults = [*one.faults, *([f"in the end: {why}"] if why else [])]
+        trained = starts(said[one.call])  # of the others nothing was lost by this kill
+        reached = {stage: step for stage, step in one.reached.items() if stage in trained}
+        lost = steps_lost(reached, said[one.call + 1 :])
+        if lost > one.kill.most_lost(scene):
+            faults.append(f"{lost} steps lost, not at most {one.kill.most_lost(scene)}")
+        moment = one.kill.moment.name + (", into a write" if one.half_written else "")
+        rows.append(
+            Row(
+                fault=str(one.kill), where=scene.objective, moment=moment, wrong=faults,
+                lost_steps=lost,
+            )
+        )  # fmt: skip
+    return rows
 
 
-def note_lost(
-    struck: list[tuple[Struck, int | None]], output: str
-) -> list[tuple[Struck, int | None]]:
-    """The kills, with the steps that the next call trained again, once one has got so far."""
-    waiting = [at for at, (_, lost) in enumerate(struck) if lost is None]
-    if not waiting:
-        return struck
-    before = struck[waiting[-1]][0].reached
-    if not all(has_begun(stage, output) for stage in before):
-        return struck  # it was killed before it trained: the call after it will tell
-    noted = list(struck)
-    for at in waiting:
-        noted[at] = (struck[at][0], 0)
-    noted[waiting[0]] = (struck[waiting[0]][0], steps_lost(before, output, resumed_from(output)))
-    return noted
+def kill_once(scene: Scene, output: str, kill: Kill, call: int) -> tuple[Struck | None, str]:
+    """Start the run, or resume it, and end it; None if it was over before the moment came. And what
+    it said.
+    """
+    run = scene.folder / output
+    record = run / "run.json"
+    before = record.read_bytes() if record.exists() else None
+    with Watch(run) as watch:
+        command = scene.start(output)
+        came = kill.moment.wait(watch, command) and kill.strike(command)
+    code = command.wait(ENDED_S if came else RUNS_S)
+    left = command.wait_for_all(GONE_S)
+    status = status_of(run)
+    command.end()
+    if not came or (code == 0 and status == "done"):
+        return None, command.output
+    if (record.read_bytes() if record.exists() else None) == before:
+        status = None  # it had not begun: the record is still that of the call before
+    faults = kill.faults(code, status)
+    faults += [f"still alive: {words[:120]}" for words in left[:1]]
+    if told := re.search(r"Traceback.*|[^\n]*this is a bug.*", command.output, re.S):
+        faults.append(f"a traceback, or called a bug: {told[0][-600:]}")
+    half = is_half_written(run)
+    return Struck(kill, call, steps_reached(run), half, faults), command.output
 
 
-def has_begun(stage: str, output: str) -> bool:
-    """False if a call was to train the stage, and has not said from which step."""
-    name, _, task = stage.partition("-")
-    label = f"{task} {name}" if task else name
-    told = rf"^{re.escape(label)}: (resuming after|step \d|update \d)"
-    asked = rf"^stage {re.escape(stage)} \("
-    return bool(re.search(told, output, re.M)) or (
-        re.search(asked, output, re.M) is None and bool(output.strip())
+def status_of(run: Path) -> str | None:
+    """What run.json says; None if there is none."""
+    try:
+        return str(json.loads((run / "run.json").read_text("utf-8"))["status"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        return f"nothing that can be read ({error})"
+
+
+def steps_reached(run: Path) -> dict[str, int]:
+    """Stage -> the last step that metrics.jsonl has of it, without lines that are none."""
+    reached: dict[str, int] = {}
+    path = run / "metrics.jsonl"
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            entry: Any = json.loads(line)
+            reached[stage_name(entry)] = entry["step"]
+    return reached
+
+
+def is_half_written(run: Path) -> bool:
+    """Whether a checkpoint or a result lies there that is not whole."""
+    checkpoints = [path for path in run.glob("stages/*/checkpoints/*") if path.is_dir()]
+    return any(path.name != ".lock" for path in run.rglob(".*")) or any(
+        not (path / "complete.json").exists() or not re.fullmatch(r"checkpoint-\d+", path.name)
+        for path in checkpoints
     )
 
 
-def row(scene: Scene, one: Struck, lost: int | None, why: str) -> Row:
-    faults = [*one.faults, *([f"in the end: {why}"] if why else [])]
-    if lost is not None and lost > one.kill.most_lost(scene):
-        faults.append(f"{lost} steps lost, not at most {one.kill.most_lost(scene)}")
-    into = ", into a write" if one.half_written else ""
-    return Row(
-        fault=str(one.kill),
-        objective=scene.objective,
-        moment=one.kill.moment.name + into,
-        survived=not faults,
-        lost_steps=lost,
-        seconds=round(one.seconds, 1),
-        note="; ".join(faults),
-    )
+BEGAN = re.compile(r"^(?:([\w-]+) )?(\w+): (?:resuming after \w+ (\d+)|training: )", re.M)
+
+
+def starts(said: str) -> dict[str, int]:
+    """Stage -> the step from which a call trained it, by what it said. A task is named before its
+    stage.
+    """
+    found: dict[str, int] = {}
+    for task, stage, step in BEGAN.findall(said):
+        found.setdefault(f"{stage}-{task}" if task else stage, int(step or 0))
+    return found
+
+
+def steps_lost(reached: Mapping[str, int], later: Sequence[str]) -> int:
+    """Optimizer steps that were done and then done again.
+
+    Args:
+        reached: Stage -> the step that a call of the command had reached.
+        later: What the calls after it said.
+    """
+    lost = 0
+    for stage, step in reached.items():
+        again = (begun[stage] for said in later if stage in (begun := starts(said)))
+        lost += step - min(step, next(again, step))
+    return lost
 
 
 def last_lines(text: str, count: int = 3) -> str:
     return " / ".join(text.strip().splitlines()[-count:])[:300]
 
 
-IN_ONE_RUN = 3  # kills of one run before it is let alone
-KINDS = (
-    (signal.SIGKILL, BOTH, 3),
-    (signal.SIGKILL, PARENT, 2),
-    (signal.SIGKILL, TRAINER, 2),
-    (signal.SIGKILL, GROUPS, 2),
-    (signal.SIGTERM, PARENT, 2),
-    (signal.SIGTERM, TRAINER, 1),
-    (signal.SIGTERM, GROUPS, 1),
-    (signal.SIGINT, PARENT, 1),
-    (signal.SIGHUP, PARENT, 1),
-)
-MOMENTS = (
-    ("while a checkpoint is written", 4),
-    ("in a step", 2),
-    ("while the result is saved", 1),
-    ("while it is judged", 1),
-    ("as it starts", 1),
-    ("at any time", 1),
-)
-STAGED = ("sft>rm>ppo", "departments")
+# --------------------------------------------------------------------------- by chance
 
 
-def draw_kills(scene: Scene, dice: random.Random) -> Iterator[Kill]:
+def draw_kills(
+    scene: Scene, dice: random.Random, kinds: Sequence[tuple[signal.Signals, str, int]]
+) -> Iterator[Kill]:
     """Kills for one run, without end: the kind and the moment by chance, kinds that end more and
     moments in which more is at stake more often.
     """
+    moments = MOMENTS | (BETWEEN_STAGES if scene.objective in STAGED else {})
     attempt = 0
     while True:
-        number, target, _ = weighted(KINDS, dice)
+        number, target, _ = dice.choices(kinds, [kind[-1] for kind in kinds])[0]
         if scene.objective in SEVERAL and target == TRAINER and dice.random() < 0.6:
             target = WORKER
-        moments = [*MOMENTS, *([("between two stages", 3)] if scene.objective in STAGED else [])]
-        name = weighted(moments, dice)[0]
-        if scene.objective == "ppo" and attempt == 0:
-            name = "while a checkpoint is written"
-        moment = draw_moment(name, scene, dice, attempt=attempt)
+        (name,) = dice.choices(list(moments), [weight for _, weight in moments.values()])
+        first = 1
         if scene.objective == "ppo" and attempt == 0:  # behind its first checkpoint
-            moment = replace(moment, nth=max(moment.nth, 22 + dice.randint(0, 20)))
-        yield Kill(number, target, moment)
+            name, first = SAVING, 22 + dice.randint(0, 20)
+        yield Kill(number, target, draw_moment(name, moments[name][0], scene, dice, attempt, first))
         attempt += 1
 
 
-def draw_rank_kills(scene: Scene, dice: random.Random, left: Mapping[str, int]) -> list[Kill]:
-    """Kills of one run by SIGKILL, each at a moment by chance.
-
-    Args:
-        left: Whom to kill -> how often at most.
-    """
-    targets = [target for target, count in left.items() for _ in range(count)]
-    dice.shuffle(targets)
-    return [
-        Kill(
-            signal.SIGKILL,
-            target,
-            draw_moment(weighted(MOMENTS, dice)[0], scene, dice, attempt=attempt),
-        )
-        for attempt, target in enumerate(targets[:IN_ONE_RUN])
-    ]
-
-
-def weighted(entries: Sequence[tuple], dice: random.Random) -> tuple:
-    return dice.choices(entries, weights=[entry[-1] for entry in entries])[0]
+def draw_moment(
+    name: str, pattern: str | None, scene: Scene, dice: random.Random, attempt: int, first: int
+) -> Moment:
+    """A moment of this kind. Later attempts have less before them, so their counts are smaller."""
+    if pattern is None:
+        return Moment(name, None, delay_s=dice.uniform(0.3, scene.seconds))
+    count = sum(bool(re.match(pattern, path)) for path in scene.events)
+    if name == JUDGED:
+        return Moment(name, pattern, delay_s=dice.uniform(0, JUDGING_S))
+    if name == BETWEEN:
+        stages = 1 if attempt else dice.randint(1, max(1, count - 1))
+        return Moment(name, pattern, nth=stages, further=dice.randint(0, 8))
+    reached = max(1, count // (attempt + 2)) if name != START else count
+    return Moment(name, pattern, nth=max(first, dice.randint(1, reached)))

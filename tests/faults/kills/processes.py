@@ -9,12 +9,12 @@ import sys
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.faults.table import ROOT
+
 MARK = "ADVISE_FAULTS_MARK"  # in the environment of every process of one run
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A background shell leaves SIGINT ignored, nohup SIGHUP, and children inherit that.
 START = (
     "import signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)];"
@@ -30,7 +30,6 @@ class Command:
     process: subprocess.Popen[bytes]
     mark: str
     log: Path
-    began_s: float = field(default_factory=time.monotonic)
 
     @property
     def output(self) -> str:
@@ -85,18 +84,11 @@ class Command:
         self.process.wait()
 
 
-def advise(*arguments: str, folder: Path, log: Path, **environment: str) -> Command:
+def advise(*arguments: str, folder: Path, log: Path) -> Command:
     """Start `advise ARGUMENTS` in a folder, in a process group of its own."""
     mark = uuid.uuid4().hex
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        MARK: mark,
-        **environment,
-    }
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, **own, "CUDA_VISIBLE_DEVICES": "", MARK: mark}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-c", START, *arguments],

@@ -10,13 +10,20 @@ if sys.platform != "linux":
     pytest.skip("watches folders with inotify", allow_module_level=True)
 
 from tests.faults.kills import damage
-from tests.faults.kills.kill import BOTH, GROUPS, PARENT, Kill, survive
-from tests.faults.kills.moments import WORDS, Moment
+from tests.faults.kills.kill import (
+    BOTH,
+    GROUPS,
+    MOMENTS,
+    PARENT,
+    SAVING,
+    STEP,
+    Kill,
+    Moment,
+    survive,
+)
 from tests.faults.kills.scenes import fill, make_scene
 
 pytestmark = [pytest.mark.smoke, pytest.mark.train]
-SAVING = WORDS["while a checkpoint is written"]
-STEP = WORDS["in a step"]
 
 
 @pytest.fixture
@@ -34,34 +41,29 @@ def test_a_run_killed_in_a_save_and_stopped_in_a_step_ends_the_same(project, tmp
     scene = make_scene(project, "sft")
     saves = [at for at, path in enumerate(scene.events) if "checkpoint-4" in path]
     before = sum("/checkpoints/" in path for path in scene.events[: saves[0]])
+    saving = Moment("", MOMENTS[SAVING][0], nth=before + len(saves) // 3)
     kills = [
-        Kill(signal.SIGKILL, BOTH, Moment("", SAVING, nth=before + len(saves) // 3)),
-        Kill(signal.SIGTERM, PARENT, Moment("", STEP, nth=3)),
+        Kill(signal.SIGKILL, BOTH, saving),
+        Kill(signal.SIGTERM, PARENT, Moment("", MOMENTS[STEP][0], nth=3)),
     ]
-    rows = survive(scene, "killed", kills)
-    assert len(rows) == 2
-    assert [row.note for row in rows] == ["", ""]
+    assert [row.wrong for row in survive(scene, "killed", kills)] == [[], []]
     damage.stop_after(scene, damage.STOPPED, 6)
-    weights = next(
-        path.name
-        for path in damage.newest_checkpoint(project / damage.STOPPED).iterdir()
-        if path.name.startswith("adapter_model")
-    )
 
     def tear_and_move(folder, run):
-        damage.tear(weights, "with one bit turned")(folder, run)
+        damage.tear("adapter_model.safetensors", "with one bit turned")(folder, run)
         return damage.move(folder, run)
 
-    row = damage.try_damage(
-        scene, damage.Damage("torn and moved", "", tear_and_move), tmp_path / "other"
-    )
-    assert row.note == ""
+    assert (
+        damage.newest_checkpoint(project / damage.STOPPED) / "adapter_model.safetensors"
+    ).exists()
+    torn = damage.Damage("torn and moved", "", tear_and_move)
+    assert damage.try_damage(scene, torn, tmp_path / "other").wrong == []
 
 
 def test_ppo_resumes_from_its_own_checkpoint(project):
     """SIGKILL of all processes behind the first checkpoint of PPO."""
     scene = make_scene(project, "ppo")
-    kill = Kill(signal.SIGKILL, GROUPS, Moment("", r"metrics\.jsonl$", nth=6))
-    rows = survive(scene, "killed", [kill])
-    assert [row.note for row in rows] == [""]
-    assert rows[0].lost_steps < rows[0].count * 6
+    kill = Kill(signal.SIGKILL, GROUPS, Moment("", MOMENTS[STEP][0], nth=6))
+    (row,) = survive(scene, "killed", [kill])
+    assert row.wrong == []
+    assert row.lost_steps < 6

@@ -1,11 +1,13 @@
-"""Schedules of faults from seeds, and how many were survived: python -m tests.faults.simulator.simulate N"""
+"""Schedules of faults from seeds, and how many were survived:
+
+python -m tests.faults.simulator.simulate FIRST COUNT
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
@@ -35,7 +37,7 @@ from advisor.record.run import FinishedRun as RunValue
 from advisor.record.stage import ErrorRecord, Expected
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, error_of
-from tests.faults.table import Row
+from tests.faults.table import Row, print_rows
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 
@@ -48,7 +50,6 @@ BYTES = 25_000  # that it writes, about
 STRIKES = ("kill", "power cut", "full disk", "signal")
 DAMAGES = ("damaged checkpoint", "damaged checkpoint", "moved project", "other weights")
 FINISHED = "damaged result"
-HARMLESS = ("moved project", "other weights")
 MOST_ATTEMPTS = 4
 PLANS: dict[str, Plan] = {}
 
@@ -60,25 +61,18 @@ class Counts:
     schedules: int = 0
     faults: Counter[str] = field(default_factory=Counter)  # kind -> how many
     survived: Counter[str] = field(default_factory=Counter)
-    lost_steps: dict[str, list[int]] = field(default_factory=dict)  # kind -> steps trained again
     violations: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    cpu_s: float = 0.0  # of this process: other work on the machine does not count
 
 
-def simulate(
-    seeds: Iterable[int], *, folder: Path | None = None, stop_early: bool = False
-) -> Counts:
-    """Run the schedule of each seed.
+def simulate(seeds: Iterable[int], *, stop_early: bool = False) -> Counts:
+    """Run the schedule of each seed, in memory where the machine has such a place.
 
     Args:
-        folder: For the projects; default: in memory where the machine has such a place.
         stop_early: End with the first violation.
     """
     counts = Counts()
     memory = Path("/dev/shm")
-    place = folder or (memory if memory.is_dir() else None)
-    began, began_cpu = time.monotonic(), time.process_time()
+    place = memory if memory.is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=place) as name,
         light_launcher(),
@@ -86,33 +80,26 @@ def simulate(
         for seed in seeds:
             root = Path(name) / str(seed)
             root.mkdir()
-            schedule = Schedule(seed, World(root, Random(seed)))
+            schedule = Schedule(World(root, Random(seed)))
             try:
                 schedule.run()
+                counts.survived.update(schedule.faults)
             except Violation as found:
                 counts.violations.append(f"seed {seed}: {' > '.join(schedule.faults)}: {found}")
-            else:
-                counts.survived.update(schedule.faults)
             counts.schedules += 1
             counts.faults.update(schedule.faults)
-            for kind, steps in schedule.lost:
-                counts.lost_steps.setdefault(kind, []).append(steps)
             shutil.rmtree(root, ignore_errors=True)
             if counts.violations and stop_early:
                 break
-    counts.seconds = time.monotonic() - began
-    counts.cpu_s = time.process_time() - began_cpu
     return counts
 
 
 class Schedule:
     """The faults of one seed, one after the other, on one project."""
 
-    def __init__(self, seed: int, world: World) -> None:
-        self.seed, self.world, self.random = seed, world, world.random
+    def __init__(self, world: World) -> None:
+        self.world, self.random = world, world.random
         self.faults: list[str] = []
-        self.cause: str | None = None  # of steps that the next attempt trains again
-        self.lost: list[tuple[str, int]] = []  # kind, steps trained again because of it
 
     def run(self) -> None:
         """Raises Violation as soon as something that was promised does not hold."""
@@ -146,7 +133,6 @@ class Schedule:
         except AdviseError as error:
             is_told = kind == "full disk" or (kind == "signal" and isinstance(error, Stopped))
             promise(is_told, f"an attempt ended with: {error.text()}")
-        self.cause = self.cause or kind
         self.world.stops_in = None
         disk.restart()
         disk.adopt()
@@ -165,8 +151,6 @@ class Schedule:
             if not world.run.joinpath("run.json").is_file() or world.is_trained():
                 return  # nothing would be trained with them
             self.refuse_other_weights()
-        if kind not in HARMLESS:
-            self.cause = kind  # it costs more than what came before it
         self.faults.append(kind)
 
     def refuse_other_weights(self) -> None:
@@ -206,16 +190,7 @@ class Schedule:
         self.world.check_finished()
 
     def attempt(self) -> RunValue:
-        """One call of `advise run`; notes how many steps it trained again, and because of what."""
-        world, before = self.world, (self.world.lost_steps, self.world.resumed)
-        try:
-            return self._call()
-        finally:
-            if self.cause is not None and world.resumed > before[1]:
-                self.lost.append((self.cause, world.lost_steps - before[0]))
-                self.cause = None
-
-    def _call(self) -> RunValue:
+        """One call of `advise run`."""
         world = self.world
         accept = RecordKeeper.accept
 
@@ -303,35 +278,17 @@ class OneThread:
         return map(function, *values)
 
 
-def rows(seed: int, schedules: int = 3000) -> list[Row]:
-    """The faults of many schedules, for the table of docs/reliability.md."""
-    counts = simulate(range(seed, seed + schedules))
-    found = []
-    for kind, tried in counts.faults.items():
-        lost = counts.lost_steps.get(kind, [])
-        survived = counts.survived[kind]
-        about: dict[str, Any] = {"fault": kind, "objective": "simulated run", "moment": "any"}
-        for place in range(survived):
-            steps = lost[place] if place < len(lost) else 0
-            found.append(Row(**about, survived=True, lost_steps=steps))
-        if tried > survived:
-            note = counts.violations[0]
-            found.append(Row(**about, survived=False, count=tried - survived, note=note))
-    return found
-
-
-def main() -> int:
-    """Print what N schedules came to."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+def main() -> None:
+    """Print what the schedules of so many seeds came to, from a first one on."""
+    first, count = map(int, sys.argv[1:])
     counts = simulate(range(first, first + count))
-    for kind, number in counts.faults.most_common():
-        print(f"{kind:20} {number:7,} tried {counts.survived[kind]:7,} survived")
-    print(f"{counts.schedules:,} schedules in {counts.seconds:.0f} s ({counts.cpu_s:.0f} s CPU)")
-    for line in counts.violations[:10]:
-        print(line)
-    return 1 if counts.violations else 0
+    for kind, tried in counts.faults.items():
+        about: dict[str, Any] = {"fault": f"simulated {kind}", "where": "stand-in trainer"}
+        survived = counts.survived[kind]
+        print_rows([Row(**about, count=survived)])
+        if tried > survived:
+            print_rows([Row(**about, count=tried - survived, wrong=counts.violations)])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

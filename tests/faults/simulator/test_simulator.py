@@ -11,7 +11,6 @@ from advisor.record import content
 from tests.faults.simulator import world
 from tests.faults.simulator.disk import File, SimulatedDisk
 from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate
-from trainers.keep import checkpoint_store
 from trainers.keep.checkpoint_store import CheckpointStore
 
 
@@ -92,10 +91,3 @@ def test_a_defect_that_was_mended_is_found_again(defect):
         counts = simulate(range(100), stop_early=True)
     assert counts.violations
     assert said in counts.violations[0]
-
-
-def test_the_same_seed_gives_the_same_schedule():
-    """A violation can be looked at again by its seed."""
-    one, other = simulate([7]), simulate([7])
-    assert one.faults == other.faults
-    assert checkpoint_store.KEPT == 2

@@ -67,9 +67,6 @@ class World:
     written: dict[str, set[int]] = field(default_factory=dict)  # stage -> complete checkpoints
     done: set[str] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
-    reached: dict[str, int] = field(default_factory=dict)  # stage -> the last step trained
-    resumed: int = 0  # how often a training began or went on
-    lost_steps: int = 0  # how many steps were trained again
     tries_second_writer: bool = False
     stops_in: int | None = None  # steps until the process is asked to stop
 
@@ -127,16 +124,12 @@ class World:
         newest = max(self.written[name], default=0)
         if step < newest:
             raise Violation(f"{name} goes on from step {step}, though {newest} was complete")
-        self.resumed += 1
-        self.lost_steps += max(0, self.reached.get(name, 0) - step)
-        self.reached[name] = step
         cut_metrics(metrics, stage=name, task=None, after=step, disk=self.disk)
         while step < STEPS:
             step += 1
             weights = hashlib.sha256(weights[:32] + base + data + bytes([step - 1])).digest() * 10
             line = {"stage": name, "task": None, "step": step, "loss": weights[0]}
             append_line(metrics, line, disk=self.disk)
-            self.reached[name] = step
             is_stopped = self.is_asked_to_stop()
             if step % EVERY == 0 or is_stopped:
                 self.save(store, name, step, weights)
