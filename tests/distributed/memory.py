@@ -18,9 +18,9 @@ from advisor.estimate.spec import SPEC, run_of_spec
 from advisor.situation.models import model_shape
 from tests.distributed.cells import FSDP, HALF, PRECISIONS, PURE, Cell, write_plan
 from tests.distributed.models import MODEL
-from tests.distributed.page import table
 from tests.distributed.results import train_plans
 from tests.distributed.train import TRAINED
+from tests.faults.table import table
 
 LARGE, LAYERS = "large", 8
 SIZE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": LAYERS}

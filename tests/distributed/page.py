@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 
 from tests.distributed.cells import LESSONS, UPDATES, WAYS, Cell, setting_cells, world_cells
 from tests.distributed.comparing import CAST, LIMIT, LIMIT_MIXED
 from tests.distributed.results import Result, reason
 from tests.distributed.train import REFUSED, TRAINED
+from tests.faults.table import made_with, table
 
 HEAD = """\
 # Strategies, updates and objectives
@@ -61,11 +59,9 @@ def page(found: Mapping[Cell, Result]) -> str:
     def shown(cells: Iterable[Cell]) -> list[str]:
         return [_shown(found[cell], reasons) for cell in cells]
 
-    parts = [
-        HEAD.format(
-            about=_about(), limit=f"{LIMIT:.0e}", mixed=f"{LIMIT_MIXED:.0e}", cast=f"{CAST:.0e}"
-        )
-    ]
+    limits = {"limit": f"{LIMIT:.0e}", "mixed": f"{LIMIT_MIXED:.0e}", "cast": f"{CAST:.0e}"}
+    about = made_with("torch", "transformers", "accelerate", "trl", "peft")
+    parts = [HEAD.format(about=f"{about}.", **limits)]
     for strategy, precision in WAYS:
         rows = [
             [name, *shown(Cell(strategy, update, name, precision) for update in UPDATES)]
@@ -74,28 +70,18 @@ def page(found: Mapping[Cell, Result]) -> str:
         parts += [f"### {strategy}, {precision}\n", table(["", *UPDATES], rows)]
     rows = [
         [name, cells[0].objective, cells[0].update, *shown(cells)]
-        for name, cells in _by(setting_cells(), lambda cell: cell.setting)
+        for name, group in groupby(setting_cells(), lambda cell: cell.setting)
+        for cells in [list(group)]
     ]
     names = [f"{strategy}, {precision}" for strategy, precision in WAYS]
     parts += [SETTINGS_HEAD, table(["setting", "objective", "update", *names], rows)]
-    rows = [[name, *shown(cells)] for name, cells in _by(world_cells(), lambda cell: cell.world)]
-    parts += [WORLDS_HEAD, table(["", "full", "lora"], rows[1:])]  # all but one process
+    worlds = sorted(world_cells(), key=lambda cell: cell.update)
+    half = len(worlds) // 2
+    pairs = list(zip(worlds[:half], worlds[half:], strict=True))[1:]  # all but one process
+    rows = [[full.world, *shown((full, lora))] for full, lora in pairs]
+    parts += [WORLDS_HEAD, table(["", "full", "lora"], rows)]
     told = [f"{number}. {text}" for text, number in reasons.items()]
     return "\n".join([*parts, REASONS, *told, ""])
-
-
-def _by(cells: Iterable[Cell], key: Callable[[Cell], str]) -> list[tuple[str, list[Cell]]]:
-    """The cells that have a key in common."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(key(cell), []).append(cell)
-    return list(found.items())
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _shown(one: Result, reasons: dict[str, int]) -> str:
@@ -109,12 +95,3 @@ def _shown(one: Result, reasons: dict[str, int]) -> str:
         return "begins anew, and says why"
     far = "trained" if one.far is None else f"{one.far:.0e}" if one.far else "0"
     return f"{far}*" if one.cell.samples and one.cell.count > 1 else far
-
-
-def _about() -> str:
-    """When, on what and with which versions it was trained."""
-    versions = [
-        f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate", "trl", "peft")
-    ]
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"{date.today().isoformat()}, {os.cpu_count()} CPU cores, Python {python}, {', '.join(versions)}."

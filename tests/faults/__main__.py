@@ -15,9 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -30,7 +28,7 @@ from tests.faults import load
 from tests.faults.kills import damage
 from tests.faults.kills.kill import IN_ONE_RUN, KINDS, OF_RANKS, draw_kills, survive
 from tests.faults.kills.scenes import SEVERAL, fill, make_scene
-from tests.faults.table import Row, as_markdown, rows_of
+from tests.faults.table import Row, as_markdown, made_with, rows_of
 
 Job = Callable[[], list[Row]]
 # Share of the kills; every objective with checkpoints of its own, and the longer plans once more.
@@ -62,7 +60,8 @@ def main() -> int:
     if given.write:
         text = given.write.read_text("utf-8")
         before, _, rest = text.partition(BEGIN)
-        about = f"{described()}; seed {given.seed}, {minutes:.0f} minutes."
+        about = made_with("torch", "transformers", "trl", "peft")
+        about += f"; seed {given.seed}, {minutes:.0f} minutes."
         written = f"{before}{BEGIN}\n{about}\n\n{table}{END}{rest.partition(END)[2]}"
         given.write.write_text(written, encoding="utf-8")
     return 1 if bad else 0
@@ -177,16 +176,6 @@ def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> 
         list(pool.map(one, todo))
     print(file=sys.stderr)
     return sorted(rows, key=lambda row: (row.fault, row.where))
-
-
-def described() -> str:
-    """When, on what and with which versions the faults were tried."""
-    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft")]
-    python = ".".join(map(str, sys.version_info[:3]))
-    return (
-        f"{date.today().isoformat()}, {os.cpu_count()} CPU cores, Python {python},"
-        f" {', '.join(versions)}"
-    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +34,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     kinds: dict[str, list[Row]] = {}
     for row in rows:
         kinds.setdefault(row.fault, []).append(row)
-    lines = [HEADER, ("---",) * len(HEADER)]
+    lines = []
     for fault, some in [*kinds.items(), ("all", rows)]:
         places = dict.fromkeys(row.where for row in some if some is not rows)
         lost = [row.lost_steps for row in some if row.lost_steps is not None]
@@ -40,7 +42,21 @@ def as_markdown(rows: Sequence[Row]) -> str:
         tried = sum(row.count for row in some)
         survived = tried - sum(row.count for row in some if row.wrong)
         lines.append((fault, ", ".join(places), f"{tried:,}", f"{survived:,}", again))
+    return table(HEADER, lines)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def made_with(*packages: str) -> str:
+    """When, on what and with which versions something was tried."""
+    versions = [f"{name} {version(name)}" for name in packages]
+    python = ".".join(map(str, sys.version_info[:3]))
+    today = date.today().isoformat()
+    return f"{today}, {os.cpu_count()} CPU cores, Python {python}, {', '.join(versions)}"
 
 
 def rows_of(module: str, seed: int, count: int) -> list[Row]:

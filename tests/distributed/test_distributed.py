@@ -1,4 +1,6 @@
-"""Processes that share a training come to the same as one, whatever the plan says."""
+"""Processes that share a training come to the same as one, whatever the plan says, and hold what the
+estimate says of a GPU.
+"""
 
 import math
 
@@ -6,7 +8,8 @@ import pytest
 
 pytest.importorskip("trl")
 
-from tests.distributed.cells import FSDP, ONE, PRECISIONS, Cell, all_cells
+from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, Cell, all_cells
+from tests.distributed.memory import LAYERS, measure, memory_cells
 from tests.distributed.models import fill
 from tests.distributed.results import train_cells, wrong
 from tests.distributed.train import REFUSED, TRAINED
@@ -33,6 +36,18 @@ def test_both_precisions_come_to_the_same_as_in_one_process(tmp_path):
     assert {one.status for one in found.values()} == {TRAINED}
     first = [found[cell].left.losses[0] for cell in cells if cell.objective == "dpo"]
     assert first == [pytest.approx(math.log(2), abs=1e-6)] * 4
+
+
+@pytest.mark.slow
+def test_processes_hold_what_is_estimated(tmp_path):
+    """Two processes that train all weights under mixed precision beside a reference: its parts are
+    gathered block by block as the model's are, and one process reads the base for both.
+    """
+    fill(tmp_path)
+    cells = [cell for cell in memory_cells(2) if (cell.objective, cell.precision) == ("dpo", MIXED)]
+    (one,) = measure(tmp_path, cells)
+    assert one.faults() == []
+    assert one.found["reference units"] == LAYERS + 1
 
 
 @pytest.mark.long
