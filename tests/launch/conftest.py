@@ -9,14 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from advisor.ground.types import Hardware
+from advisor.ground.types import Gpu, Hardware
 from advisor.launch import Options, run_plan
 from advisor.launch.call import Call
 from advisor.launch.prepare import prepare_plan
 from tests.fake_model import write_fake_model
 
+ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).parent / "standin"
+GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 MACHINE = Hardware(
     kind="cpu",
@@ -26,18 +29,24 @@ MACHINE = Hardware(
     ram_free_bytes=6 * 2**30,
     software=dict.fromkeys(PACKAGES, "1"),
 )
-PLAN = """\
+RANK = "    rank: 8                # few rows (lora/rank)\n"
+PLAN = f"""\
 name: shop
 model: model
-data: {path: train.jsonl}
+data: {{path: train.jsonl}}
 stages:
   - name: sft
     objective: sft
     update: lora
-    rank: 8                # few rows (lora/rank)
-    learning_rate: 2e-4
+{RANK}    learning_rate: 2e-4
     micro_batch_size: 4
 """
+FULL = PLAN.replace("update: lora", "update: full").replace(RANK, "")
+SECOND = "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
+TASKS = PLAN.replace(
+    "data: {path: train.jsonl}",
+    "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: hr.jsonl}}]",
+)
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -58,18 +67,40 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STAND_IN", raising=False)
     write_fake_model(tmp_path / "model", CONFIG)
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is {n}?"},
-                {"role": "assistant", "content": f"It is number {n} of five."},
-            ]
-        }
-        for n in range(5)
-    ]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = (chat(f"What is {n}?", f"It is number {n} of five.") for n in range(5))
+    write_rows(tmp_path / "train.jsonl", rows)
+    text = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "hr.jsonl").write_text(text.replace("number", "form"))
     (tmp_path / "plan.yaml").write_text(PLAN)
     return tmp_path
+
+
+def chat(question, answer):
+    """A row of messages."""
+    asked, said = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+    return {"messages": [asked, said]}
+
+
+def write_rows(path, rows):
+    """A file of one JSON document a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def gpu(index=0, free=24.0, *, total=24, uuid=True, **more):
+    """An RTX 4090, or another GPU; memory in GiB, of which `free` may be None: not known."""
+    own = {"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more}
+    return Gpu(
+        memory_total_bytes=round(total * GIB),
+        memory_free_bytes=None if free is None else round(free * GIB),
+        uuid=f"GPU-{index}" if uuid else None,
+        index=index,
+        **own,
+    )
+
+
+def machine(*gpus, kind="cuda", **more):
+    """A machine with these GPUs."""
+    return replace(MACHINE, **{"kind": kind, "origin": "stated", "gpus": gpus, **more})
 
 
 def run(plan="plan.yaml", **options):
@@ -84,27 +115,38 @@ def call_of(plan="plan.yaml", **options):
     return Call(run=planned, options=options, selected=planned.entries)
 
 
-def start(shop, mode, *, extra_env=None, **options):
-    """`run` in a process of its own, as a Popen."""
-    code = (
-        "import sys\nfrom advisor.ground.errors import AdviseError\nfrom tests.launch.conftest"
-        " import run\ntry:\n run(**OPTIONS)\nexcept AdviseError as e:\n print(e.text(),"
-        " file=sys.stderr); sys.exit(e.exit_code)"
-    )
-    env = {
-        **os.environ,
-        "STAND_IN": mode,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        **(extra_env or {}),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code.replace("OPTIONS", repr(options))],
-        cwd=shop,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+SCRIPT = """\
+import sys
+from advisor.ground.errors import AdviseError
+from tests.launch.conftest import run
+PRELUDE
+try:
+    run(**OPTIONS)
+except AdviseError as error:
+    print(error.text(), file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def command(mode, *, prelude="", extra_env=None, **options):
+    """(words, environment) of a process that calls `run`, after a prelude of its own."""
+    code = SCRIPT.replace("PRELUDE", prelude).replace("OPTIONS", repr(options))
+    env = {**os.environ, "STAND_IN": mode, "PYTHONPATH": str(ROOT), **(extra_env or {})}
+    return [sys.executable, "-c", code], env
+
+
+def start(shop, mode, **options):
+    """That process, as a Popen."""
+    words, env = command(mode, **options)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=shop, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def child_of(shop, name="sft"):
+    """Wait until the stand-in trainer is at work, and give its process number."""
+    folder = shop / "out" / "stages" / name
+    wait_for((folder / "ready").exists)
+    return int((folder / "pid").read_text())
 
 
 def wait_for(condition, seconds=20.0):

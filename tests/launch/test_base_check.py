@@ -10,7 +10,7 @@ from advisor.ground.errors import InputError
 from advisor.model_files.config import config_faults
 from advisor.model_files.folder import INDEX, WEIGHTS, adapter_faults, model_faults
 from tests.fake_model import llama_tensors, write_fake_model, write_safetensors
-from tests.launch.conftest import CONFIG, PLAN, run
+from tests.launch.conftest import CONFIG, FULL, PLAN, run
 
 UNTIED = CONFIG | {"tie_word_embeddings": False}
 
@@ -133,9 +133,7 @@ DAMAGES = {
     "null": (lambda f: rewritten(f, vocab_size=None), "vocab_size is null"),
     "negative": (lambda f: rewritten(f, num_attention_heads=-4), "num_attention_heads is -4"),
     "quantised by nothing": (
-        lambda f: rewritten(f, quantization_config="yes"),
-        'quantization_config is "yes"',
-    ),
+        lambda f: rewritten(f, quantization_config="yes"), 'quantization_config is "yes"'),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "holds no JSON object"),
     "cut": (lambda f: os.truncate(f / WEIGHTS, 5000), "model.safetensors: is cut off"),
     "cut header": (lambda f: os.truncate(f / WEIGHTS, 60), "do not hold its header"),
@@ -236,3 +234,50 @@ def test_no_catalogued_model_is_refused():
         assert config_faults(entry, hub_id) == []
         seen += 1
     assert seen > 100
+
+
+# --------------------------------------------------------------------------- what no loading gives
+
+MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2, "model_type": "mixtral"}
+
+
+def refused(shop, config, *, plan=PLAN):
+    """The faults of a plan whose model has this config.json; nothing may have been written."""
+    (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    (shop / "plan.yaml").write_text(plan)
+    with pytest.raises(InputError) as caught:
+        run(output="out")
+    assert not (shop / "out").exists()
+    return caught.value.text()
+
+
+@pytest.mark.parametrize("method", ["mxfp4", "fp8"])
+def test_few_bits_are_not_quantised_again(shop, method):
+    """transformers would raise its own ValueError after reading the checkpoint."""
+    plan = PLAN.replace("    rank: 8", "    quantization: nf4\n    rank: 8")
+    text = refused(shop, {"quantization_config": {"quant_method": method}}, plan=plan)
+    assert f"stored in {method}, which cannot be quantised a second time" in text
+    assert "quantization: null" in text
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+def test_quantised_weights_are_not_trained_whole(shop, method):
+    """Whole weights of a packed checkpoint cannot change."""
+    text = refused(shop, {"quantization_config": {"quant_method": method}}, plan=FULL)
+    assert f"stored in {method}, whose weights are frozen" in text
+    assert "name the model that the checkpoint was made from" in text
+
+
+def test_with_experts_needs_a_mixture(shop):
+    """A dense model has no experts to correct; a mixture does."""
+    plan = PLAN.replace("    rank: 8", "    target_modules: with-experts\n    rank: 8")
+    assert "needs a mixture of experts" in refused(shop, {}, plan=plan)
+    (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **MIXTURE}))
+    assert run(output="there").exit_code == 0
+
+
+def test_models_without_sdpa_are_told_which_attention_they_have(shop):
+    """gpt-oss and Gemma 2 have eager attention, and sdpa is what a plan that is silent means."""
+    text = refused(shop, {"model_type": "gemma2"})
+    assert "transformers has no sdpa attention for gemma2 models" in text
+    assert "attention: eager" in text

@@ -16,8 +16,7 @@ from advisor.launch.call import choose_gpus
 from advisor.launch.checks import server as server_check
 from advisor.launch.generation_server import LOG, server_needs_of, serving
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
-from tests.launch.conftest import call_of
-from tests.launch.test_gpus import gpu, machine
+from tests.launch.conftest import call_of, gpu, machine
 from tests.trainers.alignment import REWARD
 from tests.trainers.rollouts.vllm_stand_in import write_environment
 

@@ -4,50 +4,41 @@ import json
 import os
 import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 from advisor.ground.extras import Checked
-from advisor.ground.types import Gpu, GpuProcess, as_free_now
+from advisor.ground.types import GpuProcess, as_free_now
 from advisor.launch.call import ChosenGpus, choose_gpus
 from advisor.launch.checks import memory, run_checks
+from advisor.launch.checks.device import uneven_gpus_warning
+from advisor.launch.expected import StageEstimator
 from advisor.launch.trainer_process import TrainerStarter
+from advisor.methods import kernels
+from advisor.plan.checks import launch_faults
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
+from advisor.probe import software
 from advisor.record.stage import Expected
-from tests.launch.conftest import MACHINE, PLAN, call_of, run
+from advisor.situation.of_plan import plan_run, plan_shape
+from tests.launch.conftest import FULL, GIB, PLAN, call_of, gpu, machine, run
 
-GIB = 2**30
 BUSY = GpuProcess(pid=4242, name="python", memory_bytes=18 * GIB)
-
-
-def gpu(index, free, *, total=24, uuid=True, **more):
-    own = {"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more}
-    return Gpu(
-        memory_total_bytes=total * GIB,
-        memory_free_bytes=None if free is None else int(free * GIB),
-        uuid=f"GPU-{index}" if uuid else None,
-        index=index,
-        **own,
-    )
-
-
-def machine(*gpus, kind="cuda"):
-    return replace(MACHINE, kind=kind, origin="stated", gpus=gpus)
 
 
 @pytest.fixture
 def planned(shop):
-    """`planned(processes, device)`: the plan and its entries."""
+    """`planned(processes, device)`: the plan and its entries; `launch` is the whole line."""
 
-    def build(processes=1, device="cuda", more=""):
+    def build(processes=1, device="cuda", more="", *, launch="", plan=PLAN):
         several = f", processes: {processes}, strategy: ddp" if processes > 1 else ""
-        launch = f"launch: {{device: {device}{several}}}\n"
-        (shop / "plan.yaml").write_text(PLAN + more + launch)
-        plan = read_plan("plan.yaml")
-        return plan, entries(plan)
+        launch = launch or f"device: {device}{several}"
+        (shop / "plan.yaml").write_text(f"{plan}{more}launch: {{{launch}}}\n")
+        found = read_plan("plan.yaml")
+        return found, entries(found)
 
     return build
 
@@ -142,16 +133,11 @@ def preflight(planned, hardware, **keys):
     return run_checks(call_of(hardware=hardware))
 
 
-@pytest.mark.parametrize(("update", "dtype"), [("lora", "float16"), ("full", "float32")])
-def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, shop, update, dtype):
+@pytest.mark.parametrize(("plan", "dtype"), [(PLAN, "float16"), (FULL, "float32")])
+def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, plan, dtype):
     """Before anything starts: the GPU, its compute capability, and the values that it can run."""
     old = gpu(0, 15, total=16, bf16=False, compute_capability=(7, 5), name="Tesla T4")
-    more = "    weights_dtype: bfloat16\n"
-    planned(more=more)
-    text = (shop / "plan.yaml").read_text().replace("update: lora", f"update: {update}")
-    if update == "full":
-        text = re.sub(r"    rank: .*\n", "", text)
-    (shop / "plan.yaml").write_text(text)
+    planned(more="    weights_dtype: bfloat16\n", plan=plan)
     with pytest.raises(InputError) as caught:
         run(hardware=machine(old))
     said = caught.value.text()
@@ -161,13 +147,10 @@ def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, shop,
 
 def test_a_driver_older_than_the_cuda_of_torch_is_refused(planned, monkeypatch):
     """The GPU, the driver's CUDA and what to install, with exit code 4, before anything starts."""
-    from advisor.probe import software
-
     build = software.TorchBuild(version="2.11.0", cuda="13.0", hip=None)
     monkeypatch.setattr(software, "torch_build", lambda: build)
-    here = replace(
-        machine(gpu(0, 20)), origin="probed", cuda_version="12.4", driver_version="550.90"
-    )
+    versions = {"cuda_version": "12.4", "driver_version": "550.90"}
+    here = machine(gpu(0, 20), origin="probed", **versions)
     with pytest.raises(MachineNotReady, match="needs a newer NVIDIA driver: 550") as caught:
         preflight(planned, here)
     assert "pip install" in caught.value.text()
@@ -177,13 +160,9 @@ def test_a_driver_older_than_the_cuda_of_torch_is_refused(planned, monkeypatch):
 @pytest.fixture
 def installed(monkeypatch):
     """The packages and programs that this machine is said to have: a set to change."""
-    from advisor.methods import kernels as module
-
     there = set()
-    monkeypatch.setattr(module, "is_installed", there.__contains__)
-    monkeypatch.setattr(
-        module.shutil, "which", lambda name: f"/usr/bin/{name}" if name in there else None
-    )
+    monkeypatch.setattr(kernels, "is_installed", there.__contains__)
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: name if name in there else None)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     return there
@@ -332,8 +311,6 @@ def test_a_dry_run_of_another_plan_does_not_count(shop):
 
 def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monkeypatch):
     """The whole way: the fullest GPU is not taken, and if all are too full nothing is started."""
-    from advisor.launch.expected import StageEstimator
-
     planned()
     monkeypatch.setattr(StageEstimator, "expect", lambda *_: need(18, 20, 22))
     here = machine(gpu(0, 2), replace(gpu(1, 5), other_processes=(BUSY,)))
@@ -349,3 +326,97 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
     seen = json.loads((shop / "out" / "stages" / "sft" / "seen.json").read_text())
     assert seen["cuda"] == "GPU-1"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "GPU-1"
+
+
+# --------------------------------------------------------------------------- several GPUs
+
+TWO = "device: cuda, processes: 2, strategy: fsdp"
+
+
+def test_a_plan_for_more_gpus_says_what_fewer_take(planned, shop, monkeypatch):
+    """How many are too few, and the line that runs it so, which reads as many rows a step."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    planned(launch=TWO)
+    with pytest.raises(AdviseError) as refused:
+        run_checks(call_of(hardware=machine(gpu())))
+    (fault,) = (one for one in refused.value.faults if one.where == "launch.processes")
+    assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
+    settings = "--set launch.processes=1 --set launch.strategy=null --set stages.sft.grad_accum=2"
+    assert settings in fault.hint
+
+
+def test_deepspeed_names_the_setting_to_use(planned):
+    """What is estimated and not started is refused with what divides as much."""
+    plan, _ = planned(launch=TWO.replace("fsdp", "zero3"))
+    (fault,) = launch_faults(plan)
+    assert "launch.strategy is zero3, which is estimated and not started" in fault.what
+    assert "--set launch.strategy=fsdp" in fault.hint
+    assert "launch.offload=true" in fault.hint
+
+
+@pytest.mark.parametrize(
+    ("launch", "stage", "words", "way_out"),
+    [
+        ("processes: 2, strategy: fsdp", {"objective: sft": "objective: ppo"}, "objective ppo",
+         "grpo"),
+        ("processes: 2, strategy: fsdp", {"rank: 8": "quantization: int8\n    rank: 8"},
+         "quantization int8", "nf4"),
+        ("processes: 2, strategy: fsdp", {"rank: 8": "optimizer: paged_adamw_8bit\n    rank: 8"},
+         "optimizer paged_adamw_8bit", "adamw_fused"),
+        ("processes: 2, strategy: ddp, offload: true", {}, "`offload` has an effect with", "fsdp"),
+        ("strategy: fsdp", {}, "`strategy` has no effect", "processes"),
+        ("processes: 2, device: mps", {}, "an Apple GPU trains by itself", "1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shared_is_refused_at_its_place(planned, launch, stage, words, way_out):
+    """Each pair that no run can do has one located fault with the way out; the same pairs are
+    refused to advice (rules/strategies.yaml).
+    """
+    text = PLAN
+    for old, new in stage.items():
+        text = text.replace(old, new)
+    with pytest.raises(InputError) as refused:
+        planned(launch=launch if "device" in launch else f"device: cuda, {launch}", plan=text)
+    (fault,) = [one for one in refused.value.faults if words in one.what]
+    assert fault.where.startswith("plan.yaml:")
+    assert way_out in f"{fault.allowed} {fault.hint}"
+
+
+def test_gpus_that_differ_are_told_with_the_one_that_binds(planned):
+    """A warning names them, and the memory that decides what fits."""
+    small = gpu(total=12, name="RTX 3060")
+    plan, _ = planned(processes=2)
+    said = uneven_gpus_warning(plan, (gpu(), small))
+    assert "RTX 4090, RTX 3060" in said
+    assert "the smallest with 12.0 GiB" in said
+    assert uneven_gpus_warning(plan, (gpu(), gpu(total=23.9))) == ""
+    assert uneven_gpus_warning(planned()[0], (gpu(), small)) == ""
+
+
+def test_fewer_rows_than_processes_are_refused(planned, shop, monkeypatch):
+    """A row for each process is the least there can be."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    planned(processes=2000)
+    with pytest.raises(InputError, match="cannot be shared by 2000 processes"):
+        run_checks(call_of(hardware=machine(gpu())))
+
+
+def test_what_saves_memory_is_something_that_can_be_started(planned, shop):
+    """No optimizer that a sharded stage refuses is offered where memory runs out."""
+    plan, todo = planned(launch=TWO)
+    shape = plan_shape(plan, shop / "plan.yaml")
+    estimator = StageEstimator(plan=plan, shape=shape, hardware=machine(gpu(), gpu()))
+    stage, smaller = todo[0].stage, replace(todo[0].stage, optimizer="adamw_8bit")
+    assert estimator.peak_bytes(stage)
+    assert estimator.peak_bytes(smaller) is None
+    assert replace(estimator, plan=planned(processes=2)[0]).peak_bytes(smaller)
+
+
+def test_a_plan_is_estimated_as_it_is_started(planned):
+    """Strategy, processes of all machines and offloading reach the estimate."""
+    plan, todo = planned(
+        launch="device: cuda, processes: 4, nodes: 2, strategy: fsdp, offload: true"
+    )
+    shape = plan_shape(plan, Path("shop") / "plan.yaml")
+    device = plan_run(plan, todo[0].stage, shape, machine(gpu(), gpu())).device
+    assert (device.gpus, device.sharding, device.offloads) == (8, "fsdp", True)

@@ -12,12 +12,7 @@ import pytest
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.plan.read import read_plan, resolve_path
 from advisor.record import content
-from tests.launch.conftest import PLAN, run
-
-TASKS = PLAN.replace(
-    "data: {path: train.jsonl}",
-    "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: hr.jsonl}}]",
-)
+from tests.launch.conftest import PLAN, SECOND, TASKS, run
 
 
 @pytest.fixture
@@ -49,82 +44,73 @@ def alter(path):
     path.write_bytes(data)
 
 
-def rename_model(shop):
-    (shop / "model").rename(shop / "smol")
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: smol"))
+def more_rows(path):
+    path.write_text(path.read_text() * 2)
 
 
-def test_weights_that_were_changed_in_place_are_noticed(shop, begun):
-    """Other weights of the same size: exit code 2, the file, and the ways out; the folder stays."""
-    weights = shop / "model" / "model.safetensors"
-    old = weights.read_bytes()
+def other_words(path):
+    path.write_text(path.read_text().replace("number", "Number"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "what", "size"),
+    [
+        ("model/model.safetensors", alter, "model", " (the same size)"),
+        ("train.jsonl", other_words, "data", " (the same size)"),
+        ("train.jsonl", more_rows, "data", ""),
+    ],
+)
+def test_what_was_changed_in_place_is_noticed(shop, begun, name, change, what, size):
+    """Other weights or rows: exit code 2, the file, and the ways out; the folder stays."""
+    path = shop / name
+    old = path.read_bytes()
     before = (begun / "run.json").read_bytes()
-    alter(weights)
+    change(path)
     with pytest.raises(InputError) as refused:
         run()
-    assert (
-        "the model has changed since this run began: model/model.safetensors has other content"
-        " (the same size)" in refused.value.text()
-    )
-    assert "put the old files back, or begin a new run with --output DIR" in refused.value.text()
+    said = refused.value.text()
+    told = f"the {what} has changed since this run began: {name} has other content{size}"
+    assert told in said
+    assert "put the old files back, or begin a new run with --output DIR" in said
     assert (begun / "run.json").read_bytes() == before
-    weights.write_bytes(old)
+    path.write_bytes(old)
     assert run().folder == begun
-
-
-def test_rows_that_were_changed_in_place_are_noticed(shop, begun):
-    """The data, too, by name and size."""
-    data = shop / "train.jsonl"
-    data.write_text(data.read_text().replace("number", "Number"))
-    with pytest.raises(InputError) as refused:
-        run()
-    assert (
-        "the data has changed since this run began: train.jsonl has other content (the same size)"
-        in refused.value.text()
-    )
 
 
 def test_a_stage_that_begins_later_reads_what_the_run_began_with(shop):
     """Stages that are trained one by one (--only) with data of their own: each is accepted, and
     refused if its data changed since the first began.
     """
-    (shop / "more.jsonl").write_text((shop / "train.jsonl").read_text() * 2)
-    (shop / "plan.yaml").write_text(
-        PLAN.replace("data: {path: train.jsonl}\n", "").replace(
-            "objective: sft", "objective: sft\n    data: train.jsonl"
-        )
-        + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4, data: more.jsonl}\n"
-    )
+    plan = PLAN.replace("data: {path: train.jsonl}\n", "")
+    plan = plan.replace("objective: sft", "objective: sft\n    data: train.jsonl")
+    (shop / "plan.yaml").write_text(plan + SECOND.replace("}", ", data: hr.jsonl}"))
     run(only="sft")
-    kept = (shop / "more.jsonl").read_text()
-    (shop / "more.jsonl").write_text((shop / "train.jsonl").read_text())  # the first stage's
+    kept = (shop / "hr.jsonl").read_text()
+    (shop / "hr.jsonl").write_text((shop / "train.jsonl").read_text())  # the first stage's
     for plan in ("plan.yaml", next((shop / "runs").iterdir())):
-        with pytest.raises(
-            InputError, match=r"the data has changed .*more\.jsonl has other content"
-        ):
+        with pytest.raises(InputError, match=r"the data has changed .*hr\.jsonl has other content"):
             run(plan, only="second")
-    (shop / "more.jsonl").write_text(kept)
+    (shop / "hr.jsonl").write_text(kept)
     assert run(only="second").status == "done"
 
 
 def test_what_a_run_read_is_recorded_by_file(shop, begun):
     """run.json holds digest, size and the times of each file."""
-    held = record(begun)
-    assert set(held["input_files"]) == {"model", "data ../../train.jsonl"}
-    files = held["input_files"]["model"]
-    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json"}
-    assert (
-        files["model.safetensors"]["bytes"] == (shop / "model" / "model.safetensors").stat().st_size
-    )
-    (data,) = held["input_files"]["data ../../train.jsonl"].items()
-    assert (data[0], data[1]["sha256"]) == ("train.jsonl", sha256(shop / "train.jsonl"))
+    held = record(begun)["input_files"]
+    assert set(held) == {"model", "data ../../train.jsonl"}
+    assert set(held["model"]) == {"config.json", "model.safetensors", "tokenizer.json"}
+    weights = shop / "model" / "model.safetensors"
+    assert held["model"]["model.safetensors"]["bytes"] == weights.stat().st_size
+    ((name, data),) = held["data ../../train.jsonl"].items()
+    assert (name, data["sha256"]) == ("train.jsonl", sha256(shop / "train.jsonl"))
 
 
 def test_a_plan_with_another_path_is_another_run(shop, begun):
     """A model folder that was renamed, in the plan as well: a run of its own, and the folder of the
     other one is refused.
     """
-    rename_model(shop)
+    (shop / "model").rename(shop / "smol")
+    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: smol"))
     with pytest.raises(InputError, match="its model, data or stages are not those of this plan"):
         run(output=begun)
     assert run().folder != begun
@@ -140,7 +126,8 @@ def test_what_has_not_changed_is_not_read_again(shop, monkeypatch):
 
 def test_a_copy_of_the_project_is_resumed_where_it_is(shop, begun, tmp_path_factory, monkeypatch):
     """Plan, data, model and run copied together, and the old place gone: the run goes on there,
-    and the plan in its folder leads to the data and the model of the new place.
+    and the plan in its folder leads to the data and the model of the new place; so it does once it
+    is finished, and moved again.
     """
     there = tmp_path_factory.mktemp("copied") / "shop"
     shutil.copytree(shop, there)
@@ -151,7 +138,14 @@ def test_a_copy_of_the_project_is_resumed_where_it_is(shop, begun, tmp_path_fact
     assert run().folder == copy
     assert record(copy)["attempts"] == 2
     assert resolve_path(copy / "plan.yaml", read_plan(copy / "plan.yaml").model) == there / "model"
+    moved = there.rename(there.with_name("moved"))
+    there.mkdir()
+    monkeypatch.chdir(moved)
+    copy = moved / begun.relative_to(shop)
+    assert run("plan.yaml").already_done
     assert run(copy / "plan.yaml").already_done
+    shutil.rmtree(copy / "stages" / "sft")
+    assert run(copy / "plan.yaml").folder == copy
 
 
 def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypatch):
@@ -159,7 +153,6 @@ def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypat
     left needs the data that it began with, and one with other data is refused.
     """
     (shop / "plan.yaml").write_text(TASKS)
-    (shop / "hr.jsonl").write_text((shop / "train.jsonl").read_text().replace("number", "form"))
     run(only="legal")
     begun = break_off(monkeypatch, only="hr")
     there = tmp_path_factory.mktemp("moved") / "shop"

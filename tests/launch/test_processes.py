@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from advisor.ground.errors import Stopped, TrainingFailed
+from advisor.launch import Options, run_plan
 from advisor.launch.failure_report import (
     explain_failure,
     first_cause,
@@ -140,22 +141,32 @@ if os.environ.get("RANK") == "1":
 """
 
 
+@pytest.fixture
+def two(shop, tiny_model, monkeypatch):
+    """`two(code, steps, ...)`: a plan for two real processes, which run this code as they start."""
+    (shop / "own").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def build(code, *, max_steps, save_steps=100, holdout=0):
+        plan = PLAN.replace("model: model", f"model: {tiny_model}")
+        plan += f"    max_steps: {max_steps}\n    save_steps: {save_steps}\n    seq_len: 128\n"
+        plan += f"    holdout: {holdout}\nlaunch: {{processes: 2, strategy: ddp}}\n"
+        (shop / "plan.yaml").write_text(plan)
+        (shop / "own" / "sitecustomize.py").write_text(code)
+        return shop / "out" / "stages" / "sft" / "checkpoints"
+
+    return build
+
+
 @pytest.mark.slow
 @pytest.mark.train
-def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monkeypatch):
+def test_two_real_processes_tell_the_cause_of_the_second(shop, two):
     """Two gloo processes: the second runs out of memory while it writes its part of a checkpoint.
     They start again with fewer rows until there is one; then the run says what ran out and where.
     The checkpoint, which lacks that part, is not complete.
     """
-    from advisor.launch import Options, run_plan
-
-    plan = PLAN.replace("model: model", f"model: {tiny_model}")
-    plan += "    max_steps: 4\n    save_steps: 2\n    seq_len: 128\n    holdout: 0\n"
-    (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
-    (shop / "own").mkdir()
-    (shop / "own" / "sitecustomize.py").write_text(BREAK_ONE)
-    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    checkpoints = two(BREAK_ONE, max_steps=4, save_steps=2)
     with pytest.raises(TrainingFailed) as caught:
         run_plan("plan.yaml", Options(output="out", judge=False))
     said = caught.value.text()
@@ -163,12 +174,10 @@ def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monke
     assert "run again with --set stages.sft." in " ".join(said.split())  # what needs less here
     adjusted = json.loads((shop / "out" / "run.json").read_text())["adjusted"]
     assert [one["micro_batch_size"] for one in adjusted] == [2, 1]
-    checkpoints = shop / "out" / "stages" / "sft" / "checkpoints"
     assert list(checkpoints.rglob("random_state_0.safetensors"))
     assert not list(checkpoints.rglob("complete.json"))
 
 
-# As under sharding: a forward pass that one process makes alone would wait for the other, and fail.
 TOGETHER = """\
 import os
 if os.environ.get("RANK"):
@@ -202,25 +211,17 @@ if os.environ.get("RANK") == "1":
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypatch, capfd):
+def test_two_real_processes_stop_after_the_same_step(shop, two, capfd):
     """A signal that reaches the second of two processes alone: both finish the step and save it,
     and the command that is printed trains the rest. No process makes a forward pass alone, and
     what they saved is judged by one of its own.
     """
-    from advisor.launch import Options, run_plan
-
-    plan = PLAN.replace("model: model", f"model: {tiny_model}")
-    plan += "    max_steps: 4\n    save_steps: 100\n    seq_len: 128\n    holdout: 0.4\n"
-    (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
-    (shop / "own").mkdir()
-    (shop / "own" / "sitecustomize.py").write_text(TOGETHER + STOP_ONE)
-    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    checkpoints = two(TOGETHER + STOP_ONE, max_steps=4, holdout=0.4)
     with pytest.raises(Stopped) as caught:
         run_plan("plan.yaml", Options(output="out"))
     assert "stopped after step 2 of 4, with a checkpoint" in caught.value.text()
     assert caught.value.text().endswith("resume with: advise run out")
-    (kept,) = (shop / "out" / "stages" / "sft" / "checkpoints").glob("*/complete.json")
+    (kept,) = checkpoints.glob("*/complete.json")
     assert kept.parent.name == "checkpoint-2"
     (shop / "own" / "sitecustomize.py").write_text(TOGETHER)
     done = run_plan("out")
@@ -263,19 +264,11 @@ if os.environ.get("RANK"):
         ("training", "the connection to another process was lost"),
     ],
 )
-def test_a_process_that_hangs_ends_the_others_in_time(shop, tiny_model, monkeypatch, where, words):
+def test_a_process_that_hangs_ends_the_others_in_time(shop, two, monkeypatch, where, words):
     """One of two processes never joins, or hangs in a step (for good, but the limit is six seconds
     here): the other one gives up, both end, and the run says what happened.
     """
-    from advisor.launch import Options, run_plan
-
-    plan = PLAN.replace("model: model", f"model: {tiny_model}")
-    plan += "    max_steps: 2\n    seq_len: 128\n    holdout: 0\n"
-    (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
-    (shop / "own").mkdir()
-    (shop / "own" / "sitecustomize.py").write_text(HANGS)
-    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two(HANGS, max_steps=2)
     monkeypatch.setenv("HANGS", where)
     with pytest.raises(TrainingFailed, match=words):
         run_plan("plan.yaml", Options(output="out"))

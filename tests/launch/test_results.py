@@ -8,7 +8,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.launch import earlier
-from tests.launch.conftest import PLAN, run
+from tests.launch.conftest import PLAN, SECOND, run
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -69,9 +69,7 @@ def test_a_file_that_people_adapt_may_be_changed(result, capsys):
 
 def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
     """The second stage is refused, also by --only, while the first one's result is damaged."""
-    (shop / "plan.yaml").write_text(
-        PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
-    )
+    (shop / "plan.yaml").write_text(PLAN + SECOND)
     run(output="out", only="sft")
     flip(shop / "out" / "stages" / "sft" / WEIGHTS)
     for only in (None, "second"):

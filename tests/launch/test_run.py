@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
 from advisor.plan.model import Plan
@@ -15,11 +17,30 @@ from advisor.plan.write import plan_digest
 from advisor.record.files import read_record
 from advisor.record.run import DryRun
 from advisor.record.stage import Measured
-from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
+from tests.launch.conftest import (
+    MACHINE,
+    PLAN,
+    SECOND,
+    STAND_IN,
+    TASKS,
+    child_of,
+    run,
+    start,
+    write_rows,
+)
 
 
 def record(folder):
     return json.loads((folder / "run.json").read_text())
+
+
+def seen(folder, name="sft"):
+    """How the stand-in was started for a stage."""
+    return json.loads((folder / "stages" / name / "seen.json").read_text())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_plan_is_trained_into_its_own_folder(shop):
@@ -29,47 +50,27 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
     done = run()
     assert done.folder == shop / "runs" / f"shop-{plan_digest(read_plan('plan.yaml'))}"
     found = record(done.folder)
-    assert found["status"] == "done"
-    assert found["schema_version"] == 1
+    assert (found["status"], found["schema_version"]) == ("done", 1)
     stage = found["stages"][0]
-    assert [
-        stage[key]
-        for key in (
-            "name",
-            "objective",
-            "update",
-            "quantization",
-            "status",
-            "steps",
-            "loss_first",
-            "loss_last",
-        )
-    ] == ["sft", "sft", "lora", None, "done", 10, 3.0, 1.5]
+    wanted = {
+        "name": "sft", "objective": "sft", "update": "lora", "quantization": None,
+        "status": "done", "steps": 10, "loss_first": 3.0, "loss_last": 1.5,
+    }  # fmt: skip
+    assert {key: stage[key] for key in wanted} == wanted
     assert stage["measured"]["peak_bytes"] == 2**29
     assert stage["expected"]["peak_bytes"] > 0
     assert found["versions"] == {"torch": "2.0"}
     assert found["resolved"]["sft"]["learning_rate"] == 2e-4
-    assert sorted(path.name for path in done.folder.iterdir()) == [
-        ".lock",
-        "plan.yaml",
-        "run.json",
-        "stages",
-    ]
+    assert names(done.folder) == [".lock", "plan.yaml", "run.json", "stages"]
 
 
 def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
     """A preference stage does not take the rate of supervised fine-tuning without a word."""
-    rows = (
-        json.dumps({"prompt": f"{n}?", "chosen": f"Yes, {n}.", "rejected": "no"}) for n in range(9)
-    )
-    (shop / "train.jsonl").write_text("\n".join(rows))
+    pairs = ({"prompt": f"{n}?", "chosen": f"Yes, {n}.", "rejected": "no"} for n in range(9))
+    write_rows(shop / "train.jsonl", pairs)
     plan = PLAN.replace("objective: sft", "objective: dpo")
     (shop / "plan.yaml").write_text(plan.replace("    learning_rate: 2e-4\n", ""))
-    shutil.copytree(STAND_IN, shop / "standin")
-    sft = shop / "standin" / "trainers" / "sft.py"
-    shutil.copy(sft, sft.with_name("dpo.py"))
-    sft.write_text(sft.read_text().replace('choices=["sft"]', 'choices=["dpo"]'))
-    run(trainers=shop / "standin")
+    run()
     told = "warning: stage sft names no learning_rate and takes 0.0002"
     assert told in capsys.readouterr().err
 
@@ -109,12 +110,15 @@ def test_a_lock_that_is_a_pipe_is_refused(shop):
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):
-    """A second run of the same plan says that it is finished and starts no trainer."""
+    """A second run of the same plan says that it is finished and starts no trainer; it needs neither
+    data nor model.
+    """
     first = run()
     (first.folder / "stages" / "sft" / "seen.json").unlink()
     before = (first.folder / "run.json").read_bytes()
-    again = run()
-    assert again.already_done
+    shutil.rmtree(shop / "model")
+    (shop / "train.jsonl").unlink()
+    assert run().already_done
     assert "is finished" in capsys.readouterr().err
     assert (first.folder / "run.json").read_bytes() == before
     assert not (first.folder / "stages" / "sft" / "seen.json").exists()
@@ -129,14 +133,6 @@ def test_a_run_killed_behind_its_last_stage_is_finished(shop):
     assert not again.already_done
     assert again.status == read_record(folder).status == "done"
     assert run(output="out").already_done
-
-
-def test_a_finished_run_needs_nothing_any_more(shop):
-    """Data and model may be gone when a finished run is looked at again."""
-    run()
-    shutil.rmtree(shop / "model")
-    (shop / "train.jsonl").unlink()
-    assert run().already_done
 
 
 def test_a_result_that_was_deleted_is_trained_again(shop):
@@ -174,22 +170,6 @@ def test_the_copy_of_the_plan_runs_by_itself(shop):
     assert run(first.folder / "plan.yaml").already_done
     assert run(first.folder).already_done
     assert run(first.folder / "plan.yaml", set_values=["stages.sft.rank=4"]).folder != first.folder
-
-
-def test_a_project_is_moved_as_a_whole(shop, tmp_path_factory, monkeypatch):
-    """Plan, data, model and runs in one folder: the run is found finished wherever that folder
-    is.
-    """
-    first = run()
-    there = tmp_path_factory.mktemp("moved") / "shop"
-    shop.rename(there)
-    shop.mkdir()
-    monkeypatch.chdir(there)
-    copy = there / first.folder.relative_to(shop)
-    assert run("plan.yaml").already_done
-    assert run(copy / "plan.yaml").already_done
-    shutil.rmtree(copy / "stages" / "sft")
-    assert run(copy / "plan.yaml").folder == copy
 
 
 def test_paths_stay_as_they_were_written(shop, tmp_path_factory):
@@ -236,23 +216,11 @@ def test_a_folder_that_holds_something_else_is_refused(shop, content):
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
 
 
-def test_changed_data_is_not_mixed_into_an_unfinished_run(shop, monkeypatch):
-    """A run goes on only with the content it began with."""
-    monkeypatch.setenv("STAND_IN", "oom")
-    with pytest.raises(TrainingFailed):
-        run()
-    monkeypatch.setenv("STAND_IN", "ok")
-    (shop / "train.jsonl").write_text((shop / "train.jsonl").read_text() * 2)
-    with pytest.raises(InputError, match="the data has changed since this run began"):
-        run()
-
-
 def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, capsys):
     """A failing second stage leaves the first done; the next call trains the second alone, and
     still calls it the second.
     """
-    two = PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
-    (shop / "plan.yaml").write_text(two)
+    (shop / "plan.yaml").write_text(PLAN + SECOND)
     monkeypatch.setenv("STAND_IN", "input@second")
     with pytest.raises(InputError, match=r"stage second: row 3 has no answer\n  the hint"):
         run()
@@ -276,22 +244,14 @@ def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, caps
 
 def test_tasks_are_trained_each_and_one_can_be_named(shop):
     """Each task has its entry and folder; --only trains one task or stage, the rest waits."""
-    (shop / "plan.yaml").write_text(
-        PLAN.replace(
-            "data: {path: train.jsonl}",
-            "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path:"
-            " train.jsonl}}]",
-        )
-    )
+    (shop / "plan.yaml").write_text(TASKS)
     one = run(only="hr")
     assert [(stage.name, stage.task, stage.status) for stage in one.record.stages] == [
         ("sft-legal", "legal", "pending"),
         ("sft-hr", "hr", "done"),
     ]
     assert one.record.status == "stopped"
-    assert (
-        "--task" in json.loads((one.folder / "stages" / "sft-hr" / "seen.json").read_text())["argv"]
-    )
+    assert "--task" in seen(one.folder, "sft-hr")["argv"]
     assert run(only="hr").already_done
     assert run().record.status == "done"
     with pytest.raises(InputError, match="did you mean 'legal'"):
@@ -305,10 +265,7 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     """The modules are trained; what is missing is their table, and no run that lacks it is left
     alone. A module that is trained again makes the table old.
     """
-    tasks = (
-        "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: train.jsonl}}]"
-    )
-    (shop / "plan.yaml").write_text(PLAN.replace("data: {path: train.jsonl}", tasks))
+    (shop / "plan.yaml").write_text(TASKS)
     run(output="run", only="legal")  # the stand-in trains one task in a process
     monkeypatch.setenv("STAND_IN_COMPARES", end)
     with pytest.raises(Stopped) if status == "stopped" else nullcontext():
@@ -328,9 +285,7 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
 
 def test_only_refuses_a_stage_whose_start_is_missing(shop):
     """A stage that starts from an untrained one says which to run first."""
-    (shop / "plan.yaml").write_text(
-        PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
-    )
+    (shop / "plan.yaml").write_text(PLAN + SECOND)
     with pytest.raises(InputError, match="starts from sft, which is not trained yet"):
         run(only="second")
 
@@ -338,13 +293,9 @@ def test_only_refuses_a_stage_whose_start_is_missing(shop):
 def test_a_trial_is_capped_and_says_so(shop):
     """--max-steps and --no-judge reach the trainer and are recorded."""
     trial = run(max_steps=3, judge=False)
-    argv = json.loads((trial.folder / "stages" / "sft" / "seen.json").read_text())["argv"]
-    assert argv[-3:] == ["--no-judge", "--max-steps", "3"]
-    assert (trial.record.max_steps, trial.record.judge, trial.record.stages[0].steps) == (
-        3,
-        False,
-        3,
-    )
+    assert seen(trial.folder)["argv"][-3:] == ["--no-judge", "--max-steps", "3"]
+    found = trial.record
+    assert (found.max_steps, found.judge, found.stages[0].steps) == (3, False, 3)
     assert run(max_steps=3).already_done
 
 
@@ -354,7 +305,7 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
     """
     measured = run(dry_run=True)
     assert isinstance(measured, DryRun)
-    assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
+    assert names(measured.folder) == [".lock", "dry_run.json"]
     stage = json.loads((measured.folder / "dry_run.json").read_text())["stages"][0]
     assert Measured.from_dict(stage["measured"]) == Measured(
         peak_bytes=1000, step_s=0.5, largest_batch_tokens=100
@@ -374,26 +325,20 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
         (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
     monkeypatch.setenv("PYTHONPATH", "path")
     done = run()
-    seen = json.loads((done.folder / "stages" / "sft" / "seen.json").read_text())
-    assert seen["file"].startswith(str(STAND_IN))
-    assert seen["cuda"] == ""
+    assert seen(done.folder)["file"].startswith(str(STAND_IN))
+    assert seen(done.folder)["cuda"] == ""
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "talk on the trainer's stdout" in captured.err
 
 
+SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "words"),
     [
-        (
-            "sigkill",
-            TrainingFailed,
-            [
-                "out-of-memory killer",
-                "--set stages.sft.micro_batch_size=2",
-                "--set stages.sft.grad_accum=2",
-            ],
-        ),
+        ("sigkill", TrainingFailed, ["out-of-memory killer", SMALLER]),
         ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "run again with --set stages.sft."]),
         ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
         ("crash", TrainingFailed, ["exit code 1"]),
@@ -435,42 +380,13 @@ def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop, monkeypatch):
         run()
 
 
-def test_a_stopped_trainer_is_stopped_not_failed(shop, monkeypatch):
+def test_a_stopped_trainer_is_stopped_not_failed(shop):
     """A trainer that somebody else ends by SIGTERM leaves the run stopped, exit code 130."""
-    import os
-    import signal
-    import threading
-
-    monkeypatch.setenv("STAND_IN", "wait")
-    ready = shop / "out" / "stages" / "sft" / "ready"
-
-    def stop():
-        from tests.launch.conftest import wait_for
-
-        wait_for(ready.exists)
-        os.kill(int(ready.with_name("pid").read_text()), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(Stopped):
-        run(output="out")
-    thread.join()
+    parent = start(shop, "wait", output="out")
+    os.kill(child_of(shop), signal.SIGTERM)
+    assert parent.wait(timeout=20) == 130
     assert record(shop / "out")["status"] == "stopped"
-    monkeypatch.setenv("STAND_IN", "ok")
     assert run(output="out").record.resolved["sft"].extra["resumed_from"] is True
-
-
-@pytest.mark.train
-def test_two_processes_are_started_together(shop):
-    """A plan with two processes on the CPU starts one trainer a process, with ranks."""
-    pytest.importorskip("accelerate")
-    (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 2}\n")
-    done = run()
-    folder = done.folder / "stages" / "sft"
-    assert {json.loads(path.read_text())["rank"] for path in folder.glob("seen*.json")} == {
-        "0",
-        "1",
-    }
 
 
 def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop, monkeypatch):
@@ -492,8 +408,6 @@ def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop, monkeypat
 
 def test_a_machine_without_the_extra_is_told_the_one_line(shop):
     """Without torch the error names the one line to install, and no folder is made."""
-    from msgspec.structs import replace
-
     bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
     with pytest.raises(MachineNotReady, match=r"pip install .*\[train\]"):
         run(hardware=bare)

@@ -1,4 +1,4 @@
-"""The entry of the stand-in: it knows the objective sft alone."""
+"""The entry of the stand-in: it knows the objectives sft and dpo."""
 
 from trainers.sft import main
 

@@ -17,7 +17,7 @@ from advisor.plan.read import read_plan, resolve_path
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("objective", choices=["sft"])
+    parser.add_argument("objective", choices=["sft", "dpo"])
     parser.add_argument("plan", type=Path)
     parser.add_argument("--stage")
     parser.add_argument("--run", type=Path)
