@@ -5,12 +5,14 @@ is written at once, whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from advisor.ground import files
 from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.extras import extras
 from advisor.ground.types import DDP
@@ -106,6 +108,10 @@ def _stage_record(entry: Entry, old: RunRecord, expected: Expected, folder: Path
     )
 
 
+RESERVE = f"{files.TEMPORARY}reserve"  # room for the last record of a run that fills its disk
+RESERVE_BYTES = 2**18
+
+
 class RecordKeeper:
     """The record of a run. From its first change on, run.json says the same."""
 
@@ -127,6 +133,8 @@ class RecordKeeper:
         self.record = replace(self.record, cross_evaluation=None)
         self._change(names[0], status=RUNNING, started_at=now())
         self.save()
+        with suppress(OSError):
+            files.DISK.write(self.folder / RESERVE, bytes(RESERVE_BYTES))
 
     def accept(self, name: str, result: StageResult, *, following: str | None) -> None:
         """A stage is finished; its process goes on with the following one, if there is one."""
@@ -193,6 +201,7 @@ class RecordKeeper:
     def _finish(self, status: Status) -> None:
         self.record = replace(self.record, status=status, finished_at=now())
         self._judge()
+        files.DISK.discard(self.folder / RESERVE)
         try:
             self.save()
         except MachineNotReady:  # a full disk, say: the error that ends the run says so already

@@ -231,22 +231,29 @@ def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
 
 @pytest.mark.parametrize("mode", ["full", "ok"])
 def test_a_run_whose_disk_is_full_ends_with_the_command_that_resumes(shop, monkeypatch, mode):
-    """Whether the trainer or run.json finds the disk full: exit code 4. With room again, that
-    command trains.
+    """Whether the trainer or run.json finds the disk full: exit code 4, and run.json says `failed`,
+    in the room of a file that was kept for it. With room again, that command trains.
     """
     monkeypatch.setenv("STAND_IN", mode)
-    real = Disk.write
+    room = []  # bytes of the files that were removed since the disk is full
+    write, remove = Disk.write, Disk.remove
 
-    def write(self, path, content):
-        if (shop / "out/stages/sft/pid").exists():
+    def write_if_there_is_room(self, path, content):
+        if (shop / "out/stages/sft/pid").exists() and sum(room) < len(content):
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, path, content)
+        write(self, path, content)
+
+    def note_room(self, path):
+        room.append(path.stat().st_size if path.is_file() else 0)
+        remove(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Disk, "write", write)
+        patch.setattr(Disk, "write", write_if_there_is_room)
+        patch.setattr(Disk, "remove", note_room)
         with pytest.raises(MachineNotReady) as caught:
             run(output="out")
     assert caught.value.text().endswith("\n  resume with: advise run out")
+    assert state(shop)["status"] == "failed"
     monkeypatch.setenv("STAND_IN", "ok")
     assert run("out").status == "done"
     assert not list((shop / "out").glob(".advise-tmp-*"))

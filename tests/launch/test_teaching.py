@@ -1,35 +1,41 @@
 """Finished runs and dry runs teach the next one on the same machine, and never stop a run."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 from msgspec.structs import replace
 
-from advisor.ground.types import TokenStats
+from advisor.estimate.padding import row_lengths
+from advisor.ground.errors import AdviseError
+from advisor.ground.types import DataProfile, TokenStats
 from advisor.launch import teaching
+from advisor.launch.expected import StageEstimator
 from advisor.launch.teaching import run_as_measured
+from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from advisor.record.stage import Measured
+from advisor.render.report import write_report
+from advisor.render.run import summary_lines
 from advisor.situation.of_plan import plan_run, plan_shape
 from tests.launch.conftest import MACHINE, run
 
 HERE = replace(MACHINE, cpu_model="A Processor")
 
 
+MEASURED = {"largest_batch_tokens": 100, "counter": "rss_growth"}
+
+
 @pytest.fixture
 def runs(shop, monkeypatch):
-    """The file of past runs of this test."""
+    """The file of past runs of this test; by default a result says all that can be measured."""
     path = shop / "runs.jsonl"
     monkeypatch.setenv("ADVISE_RUNS", str(path))
+    measure(monkeypatch, **MEASURED)
     return path
 
 
-def lines(path):
-    found = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in found if line]
-
-
-def measured(monkeypatch, **values):
+def measure(monkeypatch, **values):
     """What the stand-in's result says that it measured."""
     note = teaching._note
 
@@ -39,69 +45,74 @@ def measured(monkeypatch, **values):
     monkeypatch.setattr(teaching, "_note", with_values)
 
 
-def test_a_run_is_noted_and_corrects_the_next(shop, runs, monkeypatch, capsys):
-    """The second run expects more of what the first measured; run.json keeps the formula beside."""
-    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
+def lines(path):
+    found = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in found if line]
+
+
+def test_a_run_is_noted_and_corrects_the_next(shop, runs, capsys):
+    """The second run expects more of what the first measured; run.json keeps the formula beside, and
+    what is printed and the report name the runs behind the expectation.
+    """
     first = run(hardware=HERE, output="one").record.stages[0]
     assert first.expected.learned is None
     (line,) = lines(runs)
-    assert line["kind"] == "run"
-    assert line["machine"] == "A Processor, 2 cores"
+    assert (line["kind"], line["machine"]) == ("run", "A Processor, 2 cores")
     assert (line["family"], line["objective"], line["update"]) == ("llama", "sft", "lora")
     assert line["memory"][0]["measured_bytes"] == first.measured.peak_bytes
     assert line["expected_step_s"] == first.expected.step_s
-    second = run(hardware=HERE, output="two").record.stages[0].expected
+    done = run(hardware=HERE, output="two")
+    second = done.record.stages[0].expected
     assert second.learned.memory_runs == second.learned.time_runs == 1
     assert second.learned.formula_bytes == first.expected.peak_bytes
     assert second.learned.formula_step_s == pytest.approx(first.expected.step_s)
     assert first.expected.step_s < second.step_s < first.measured.step_s  # at most six times
     assert lines(runs)[1]["expected_step_s"] == pytest.approx(first.expected.step_s)
     assert "warning" not in capsys.readouterr().err
+    assert "corrected by 1 run here: memory x " in " ".join(summary_lines(done))
+    write_report(done.folder, done.record)
+    assert "corrected by 1 run here" in (done.folder / "report.html").read_text()
 
 
-def test_a_dry_run_teaches_too(shop, runs, monkeypatch):
+def test_a_dry_run_teaches_too(shop, runs):
     """Its steps had the longest rows, and the formula is asked about those."""
-    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
     run(hardware=HERE, dry_run=True, output="one")
     (line,) = lines(runs)
-    assert line["kind"] == "dry_run"
-    assert line["measured_step_s"] == 0.5
+    assert (line["kind"], line["measured_step_s"]) == ("dry_run", 0.5)
     assert run(hardware=HERE, output="two").record.stages[0].expected.learned.memory_runs == 1
 
 
-def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs):
+def test_a_run_that_did_not_say_its_largest_batch_teaches_time_alone(shop, runs, monkeypatch):
     """Which rows a short run met is not known, so that its peak could mean anything."""
+    measure(monkeypatch, largest_batch_tokens=None)
     run(hardware=HERE, output="one")
     (line,) = lines(runs)
-    assert line["memory"] == []
-    assert line["measured_step_s"] == 0.2
+    assert (line["memory"], line["measured_step_s"]) == ([], 0.2)
 
 
 def test_rows_that_were_not_counted_teach_no_time(shop, runs, monkeypatch):
     """Without the data a step is expected to hold the longest rows, and says nothing of others."""
-    from advisor.launch.expected import StageEstimator
-
     expect = StageEstimator.expect
     monkeypatch.setattr(
         StageEstimator, "expect", lambda one, entry: expect(replace(one, profiles={}), entry)
     )
-    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
     run(hardware=HERE)
     (line,) = lines(runs)
     assert line["measured_step_s"] is None
     assert line["memory"]
 
 
-def test_nothing_is_noted_where_it_is_switched_off(shop, runs, monkeypatch):
-    """ADVISE_RUNS=off."""
-    monkeypatch.setenv("ADVISE_RUNS", "off")
-    assert run(hardware=HERE).record.status == "done"
-    assert not runs.exists()
-
-
-def test_a_machine_without_a_name_teaches_nothing(shop, runs):
-    """Where the system does not say which processor it is, runs could be of another one."""
-    run(hardware=MACHINE)
+@pytest.mark.parametrize("case", ["off", "no name", "failed"])
+def test_what_teaches_nothing(shop, runs, monkeypatch, case):
+    """ADVISE_RUNS=off; a machine whose processor is not known, so that runs could be of another one;
+    a run that failed, and measured no end.
+    """
+    if case == "off":
+        monkeypatch.setenv("ADVISE_RUNS", "off")
+    if case == "failed":
+        monkeypatch.setenv("STAND_IN", "oom")
+    with pytest.raises(AdviseError) if case == "failed" else nullcontext():
+        run(hardware=MACHINE if case == "no name" else HERE)
     assert not runs.exists()
 
 
@@ -119,16 +130,6 @@ def test_a_damaged_file_stops_no_run(shop, runs, capsys):
     runs.write_bytes(b"\x00{\n")
     assert run(hardware=HERE).record.status == "done"
     assert f"{runs}: 1 line left out: damaged" in capsys.readouterr().err
-
-
-def test_a_failed_run_teaches_nothing(shop, runs, monkeypatch):
-    """It measured no end."""
-    from advisor.ground.errors import AdviseError
-
-    monkeypatch.setenv("STAND_IN", "oom")
-    with pytest.raises(AdviseError):
-        run(hardware=HERE)
-    assert not runs.exists()
 
 
 def test_the_largest_micro_batch_decides_not_the_longest_row(shop):
@@ -150,10 +151,6 @@ def stats(**changes):
 
 def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
     """Memory follows the longest row of the data, not a seq_len above it; below it, seq_len."""
-    from advisor.ground.types import DataProfile
-    from advisor.launch.expected import StageEstimator
-    from advisor.plan.entries import entries
-
     plan = read_plan(shop / "plan.yaml")
     entry = entries(plan)[0]
     shape = replace(plan_shape(plan, shop / "plan.yaml"), architecture="gemma3_text")
@@ -174,26 +171,9 @@ def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
 
 def test_a_longest_row_that_is_not_certain_gets_a_margin():
     """Of a sample, or of characters, a row may be longer than the longest seen."""
-    from advisor.estimate.padding import row_lengths
-
     assert row_lengths(stats(), seq_len=4096)[-1][0] == 600
     assert row_lengths(stats(sampled_rows=100), seq_len=4096)[-1][0] == 750
     approximate = stats(counted_by="characters / 4 (approximation)")
     assert row_lengths(approximate, seq_len=4096)[-1][0] == 774
     assert row_lengths(approximate, seq_len=512)[-1][0] == 512
     assert row_lengths(stats(histogram=()), seq_len=512) == ()
-
-
-def test_page_and_report_say_what_was_learned(shop, runs, monkeypatch):
-    """What a run prints, and its report, name the runs behind the expectation."""
-    from advisor.record.run import FinishedRun
-    from advisor.render.report import write_report
-    from advisor.render.run import summary_lines
-
-    measured(monkeypatch, largest_batch_tokens=100, counter="rss_growth")
-    run(hardware=HERE, output="one")
-    found = run(hardware=HERE, output="two")
-    assert isinstance(found, FinishedRun)
-    assert "corrected by 1 run here: memory x " in " ".join(summary_lines(found))
-    write_report(found.folder, found.record)
-    assert "corrected by 1 run here" in (found.folder / "report.html").read_text()

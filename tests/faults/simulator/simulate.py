@@ -25,7 +25,7 @@ from advisor.ground import files
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.extras import Checked
 from advisor.ground.types import Hardware
-from advisor.launch import Options, prepare, run
+from advisor.launch import Options, prepare, record_keeper, run
 from advisor.launch.call import Call, ChosenGpus
 from advisor.launch.record_keeper import RecordKeeper
 from advisor.launch.trainer_process import Ended
@@ -255,6 +255,7 @@ def light_launcher() -> Iterator[None]:
         stack.enter_context(mock.patch.object(run, "run_checks", return_value=Checked()))
         stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
         stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
+        stack.enter_context(mock.patch.object(record_keeper, "RESERVE_BYTES", 99))
         yield
 
 

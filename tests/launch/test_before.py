@@ -1,4 +1,6 @@
-"""What is said of a hub model before a run starts: download, licence, gate, room in the cache."""
+"""What is said before a run starts: of a hub model its download, licence, gate and the room in the
+cache; and whether this machine can run a plan.
+"""
 
 import json
 import re
@@ -7,15 +9,18 @@ from threading import Thread
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.launch.hub import ModelNeed, ask_hub, model_needs
+from advisor.launch import hub as hub_module
+from advisor.launch.here import check_machine
+from advisor.launch.hub import ModelNeed, ask_hub
 from advisor.model_files.hub_cache import has_weights
-from advisor.plan.read import PlanOnDisk, read_plan
+from advisor.plan.read import read_plan
+from advisor.record.next_step import trial_steps
 from tests.fake_model import write_fake_model
-from tests.launch.conftest import CONFIG, PLAN, run
+from tests.launch.conftest import CONFIG, GIB, MACHINE, PLAN, SECOND, gpu, machine, run
 
-GIB = 2**30
 FILES = {
     "config.json": 600, "model-1.safetensors": 3 * GIB, "model-2.safetensors": GIB,
     "tokenizer.json": 400, "original/consolidated.pth": 99 * GIB, "model.bin": 50 * GIB,
@@ -67,16 +72,16 @@ def said_by_run(**options):
     """The lines of a run."""
     lines = []
     run(say=lines.append, **options)
-    return lines
+    return "\n".join(lines)
 
 
 def test_a_run_says_what_it_downloads_and_under_which_licence(hub):
     """Of the repository's files only those that are read count; the disk of the cache is named."""
-    lines = said_by_run()
-    assert "model org/tiny: 4.0 GiB to download (the hub), licence apache-2.0 (the hub)" in lines
-    assert any(line.startswith("model cache: ") and line.endswith("on its disk") for line in lines)
-    assert any(line.startswith("disk: up to") and line.endswith("free") for line in lines)
-    assert any("4.0 GiB to download (the hub)" in line for line in said_by_run(dry_run=True))
+    said = said_by_run()
+    assert "model org/tiny: 4.0 GiB to download (the hub), licence apache-2.0 (the hub)\n" in said
+    assert re.search(r"(?m)^model cache: .* on its disk$", said)
+    assert re.search(r"(?m)^disk: up to .* free$", said)
+    assert "4.0 GiB to download (the hub)" in said_by_run(dry_run=True)
 
 
 def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
@@ -90,9 +95,9 @@ def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
     assert "accept the licence at https://huggingface.co/org/tiny, then `hf auth login`" in text
     assert not (shop / "out").exists()
     monkeypatch.setenv("HF_TOKEN", "some-token")
-    lines = said_by_run()
-    assert any("to be accepted at https://huggingface.co/org/tiny" in line for line in lines)
-    assert not any("some-token" in line for line in lines)
+    said = said_by_run()
+    assert "to be accepted at https://huggingface.co/org/tiny" in said
+    assert "some-token" not in said
 
 
 def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeypatch):
@@ -113,9 +118,9 @@ def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeyp
 def test_a_cached_model_asks_nobody(hub, shop):
     """With its weights in the cache nothing is downloaded, and the hub is not asked."""
     write_fake_model(shop / "hub/hub/models--org--tiny/snapshots/abc", CONFIG)
-    lines = said_by_run()
-    assert any("in the model cache already, nothing to download" in line for line in lines)
-    assert not any(line.startswith("model cache:") for line in lines)
+    said = said_by_run()
+    assert "in the model cache already, nothing to download" in said
+    assert "\nmodel cache:" not in f"\n{said}"
     assert hub.seen == []
 
 
@@ -125,7 +130,7 @@ def test_a_configuration_alone_is_not_the_model(hub, shop):
     write_fake_model(snapshot, CONFIG)
     (snapshot / "model.safetensors").unlink()
     assert not has_weights("org/tiny", None)
-    assert any("4.0 GiB to download (the hub)" in line for line in said_by_run())
+    assert "4.0 GiB to download (the hub)" in said_by_run()
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     (snapshot / "one.safetensors").write_bytes(b"")
@@ -145,18 +150,12 @@ def test_an_answer_of_another_kind_stops_nothing(hub):
     """A mirror that answers with something else: size and licence are not known, and said so."""
     for answer in ([], {"siblings": "x", "cardData": 7, "tags": [3]}):
         hub.models = {"org/tiny": answer}
-        lines = said_by_run(output=f"out{len(str(answer))}")
-        assert any(
-            "download of unknown size, licence not known: see https://huggingface.co/org/tiny"
-            in line
-            for line in lines
-        )
+        said = said_by_run(output=f"out{len(str(answer))}")
+        assert "download of unknown size, licence not known: see https://huggingface.co/org/ti" in said
 
 
 def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     """It is sent to this machine or over https, never in the open."""
-    from advisor.launch import hub as module
-
     sent = []
 
     class Opener:
@@ -165,7 +164,7 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
             raise OSError("not now")
 
     monkeypatch.setenv("HF_TOKEN", "some-token")
-    monkeypatch.setattr(module.urllib.request, "build_opener", lambda *handlers: Opener())
+    monkeypatch.setattr(hub_module.urllib.request, "build_opener", lambda *handlers: Opener())
     for endpoint in ("http://mirror.example", "https://mirror.example"):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         with pytest.raises(MachineNotReady):
@@ -173,16 +172,86 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     assert [bool(headers) for _, headers in sent] == [False, True]
 
 
-def test_without_the_network_the_catalogue_says_what_it_knows(shop, monkeypatch):
-    """The size comes from the parameters and says so, the licence from the catalogue."""
-    from advisor.situation.models import model_shape
+# --------------------------------------------------------------------------- before a run
 
+WITH_GPU = machine(gpu(free=20))
+
+
+def here(shop, machine, plan=PLAN):
+    """What stands between a plan in the shop's folder and a run on the machine."""
+    (shop / "plan.yaml").write_text(plan)
+    return check_machine(read_plan("plan.yaml"), shop / "plan.yaml", machine)
+
+
+def test_a_plan_for_a_gpu_takes_a_machine_with_one(shop):
+    """Without the device, or with too few of them, it is another machine's plan."""
+    on_gpu = PLAN + "launch: {device: cuda}\n"
+    found = here(shop, MACHINE, on_gpu)
+    assert found.other_machine == (
+        "the plan is for an NVIDIA GPU (launch.device: cuda), and this machine has no usable GPU"
+    )
+    assert here(shop, WITH_GPU, on_gpu).other_machine == ""
+    two = PLAN + "launch: {device: cuda, processes: 2}\n"
+    wanted = "wants 2 processes, one per GPU, and 1 can be used"
+    assert wanted in here(shop, WITH_GPU, two).other_machine
+    assert here(shop, MACHINE).other_machine == ""
+
+
+def test_a_plan_that_is_too_large_takes_another_machine(shop):
+    """The stage, its need and this machine's memory are named."""
+    large = PLAN.replace("model: model", "model: Qwen/Qwen3-32B") + "launch: {device: cuda}\n"
+    found = here(shop, machine(gpu(total=12, free=12, name="RTX 3060")), large)
+    assert found.other_machine.startswith("stage sft needs about ")
+    assert "GiB, and this machine has 1" in found.other_machine
+
+
+def test_missing_packages_can_be_mended_here(shop):
+    """They are no reason for another machine; the line that installs them is with them."""
+    bare = replace(MACHINE, software={})
+    found = here(shop, bare)
+    assert found.other_machine == ""
+    assert "packages that are not installed: torch" in found.lacking[0].what
+    assert "pip install" in found.lacking[0].hint
+    assert here(shop, MACHINE).lacking == ()
+
+
+def test_the_download_is_known_before_it_starts(shop, monkeypatch):
+    """A folder needs none; a hub model that is not cached is as large as its parameters."""
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
-    plan = PlanOnDisk(plan=read_plan("plan.yaml"), path=shop / "plan.yaml")
-    (need,) = model_needs(plan, [], model_shape("Qwen/Qwen3-8B")[0])
-    assert need.line() == (
+    assert here(shop, MACHINE).download_bytes == 0
+    hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
+    assert 15 * GIB < hub.download_bytes < 16 * GIB
+    assert hub.downloads[0] == (
         "model Qwen/Qwen3-8B: 15.3 GiB to download (its parameters in 16 bit),"
         " licence apache-2.0 (catalogue)"
     )
+    assert hub.downloads[1].startswith("model cache: ")
+    unknown = here(shop, MACHINE, PLAN.replace("model: model", "model: nobody/knows-this"))
+    assert unknown.download_bytes is None
+
+
+def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch):
+    """The catalogue knows which models ask for it; a login may have access already."""
+    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    gated = PLAN.replace("model: model", "model: meta-llama/Llama-3.1-8B")
+    (fault,) = here(shop, MACHINE, gated).lacking
+    assert fault.headline.startswith("model meta-llama/Llama-3.1-8B: its licence (llama3.1) must")
+    assert "https://huggingface.co/meta-llama/Llama-3.1-8B, then `hf auth login`" in fault.hint
+    monkeypatch.setenv("HF_TOKEN", "some-token")
+    assert here(shop, MACHINE, gated).lacking == ()
+
+
+def test_a_trial_reads_about_fifty_rows(shop):
+    """Its steps follow from the rows a step, and are never fewer than three."""
+
+    def steps(text):
+        (shop / "plan.yaml").write_text(text)
+        return trial_steps(read_plan("plan.yaml"))
+
+    assert steps(PLAN) == 13  # 4 rows a step
+    assert steps(PLAN.replace("micro_batch_size: 4", "micro_batch_size: 8\n    grad_accum: 8")) == 3
+    assert steps(PLAN + "launch: {device: cuda, processes: 2}\n") == 7
+    assert steps(PLAN + SECOND.replace("}", ", micro_batch_size: 16}")) == 4
