@@ -10,7 +10,7 @@ from advisor.ground.errors import InputError
 from advisor.model_files.config import config_faults
 from advisor.model_files.folder import INDEX, WEIGHTS, adapter_faults, model_faults
 from tests.fake_model import llama_tensors, write_fake_model, write_safetensors
-from tests.launch.conftest import CONFIG, FULL, PLAN, run
+from tests.launch.conftest import CONFIG, FULL, PLAN, RANK, run
 
 UNTIED = CONFIG | {"tie_word_embeddings": False}
 
@@ -34,16 +34,24 @@ def shard(folder, config, *, count=2):
     return parts
 
 
+def refused(shop, config=None, *, plan=PLAN):
+    """The faults of a plan, and of a model with this config.json; nothing may have been written."""
+    if config is not None:
+        (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    (shop / "plan.yaml").write_text(plan)
+    with pytest.raises(InputError) as caught:
+        run(output="out")
+    assert not (shop / "out").exists()
+    return caught.value.text()
+
+
 def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(shop):
     """The weights are cut off; the tokenizer's file is cut as well."""
     os.truncate(shop / "model" / WEIGHTS, 5000)
     (shop / "model" / "tokenizer.json").write_text('{"model": ')
-    with pytest.raises(InputError) as caught:
-        run(output="out")
-    text = caught.value.text()
+    text = refused(shop)
     assert re.search(r"model.safetensors: is cut off: [\d,]+ of [\d,]+ bytes of tensors", text)
     assert "tokenizer.json: line 1, column 11: not valid JSON" in text
-    assert not (shop / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -61,11 +69,7 @@ def test_a_teacher_is_checked_before_anything_is_written(shop, teacher, said):
     write_fake_model(shop / "large", CONFIG)
     os.truncate(shop / "large" / WEIGHTS, 5000)
     plan = PLAN.replace("objective: sft\n", f"objective: distill\n{teacher}")
-    (shop / "plan.yaml").write_text(plan)
-    with pytest.raises(InputError) as caught:
-        run(output="out")
-    assert said in caught.value.text()
-    assert not (shop / "out").exists()
+    assert said in refused(shop, plan=plan)
 
 
 def test_the_folders_that_a_stage_starts_from_and_is_scored_by_are_checked_too(shop):
@@ -75,13 +79,8 @@ def test_the_folders_that_a_stage_starts_from_and_is_scored_by_are_checked_too(s
     (shop / "mine" / "adapter_model.safetensors").write_bytes(b"\x08")
     write_fake_model(shop / "rm", CONFIG)
     os.truncate(shop / "rm" / WEIGHTS, 5000)
-    stage = PLAN.replace("objective: sft", "objective: ppo\n    reward_model: ./rm").replace(
-        "    rank: 8 ", "    start_from: ./mine\n    rank: 8 "
-    )
-    (shop / "plan.yaml").write_text(stage)
-    with pytest.raises(InputError) as caught:
-        run(output="out")
-    text = caught.value.text()
+    starts = "objective: ppo\n    reward_model: ./rm\n    start_from: ./mine"
+    text = refused(shop, plan=PLAN.replace("objective: sft", starts))
     assert "mine/adapter_model.safetensors: is cut off" in text
     assert "rm/model.safetensors: is cut off" in text
 
@@ -96,18 +95,12 @@ def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
       - {verifier: json_schema, schema: form.json}
       - {reward_model: ./nowhere}
 """
-    text = PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}")
-    (shop / "plan.yaml").write_text(text)
-    with pytest.raises(InputError) as caught:
-        run(output="out")
-    told = caught.value.text()
-    assert re.search(
-        r"own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'", told
-    )
+    told = refused(shop, plan=PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}"))
+    defines = "own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'"
+    assert defines in told
     assert re.search(r"reward: no such file: .*other.py", told)
     assert re.search(r"schema: no such file: .*form.json", told)
     assert re.search(r"reward_model: .*nowhere holds no model", told)
-    assert not (shop / "out").exists()
 
 
 def rewritten(folder, **changes):
@@ -241,43 +234,41 @@ def test_no_catalogued_model_is_refused():
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2, "model_type": "mixtral"}
 
 
-def refused(shop, config, *, plan=PLAN):
-    """The faults of a plan whose model has this config.json; nothing may have been written."""
-    (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **config}))
-    (shop / "plan.yaml").write_text(plan)
-    with pytest.raises(InputError) as caught:
-        run(output="out")
-    assert not (shop / "out").exists()
-    return caught.value.text()
+NF4 = PLAN.replace(RANK, f"    quantization: nf4\n{RANK}")
+EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
 
 
-@pytest.mark.parametrize("method", ["mxfp4", "fp8"])
-def test_few_bits_are_not_quantised_again(shop, method):
-    """transformers would raise its own ValueError after reading the checkpoint."""
-    plan = PLAN.replace("    rank: 8", "    quantization: nf4\n    rank: 8")
-    text = refused(shop, {"quantization_config": {"quant_method": method}}, plan=plan)
-    assert f"stored in {method}, which cannot be quantised a second time" in text
-    assert "quantization: null" in text
+@pytest.mark.parametrize(
+    ("plan", "config", "words", "hint"),
+    [
+        *(
+            (NF4, {"quantization_config": {"quant_method": method}},
+             f"stored in {method}, which cannot be quantised a second time", "quantization: null")
+            for method in ("mxfp4", "fp8")
+        ),
+        *(
+            (FULL, {"quantization_config": {"quant_method": method}},
+             f"stored in {method}, whose weights are frozen",
+             "name the model that the checkpoint was made from")
+            for method in ("gptq", "awq", "bitsandbytes")
+        ),
+        (EXPERTS, {}, "needs a mixture of experts", ""),
+        # sdpa is what a plan that is silent means.
+        (PLAN, {"model_type": "gemma2"}, "transformers has no sdpa attention for gemma2 models",
+         "attention: eager"),
+    ],
+)  # fmt: skip
+def test_what_no_loading_gives_is_told_before_the_model_is_read(shop, plan, config, words, hint):
+    """Few bits quantised again, weights that cannot change, experts of a dense model, and attention
+    that a model does not have.
+    """
+    text = refused(shop, config, plan=plan)
+    assert words in text
+    assert hint in text
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
-def test_quantised_weights_are_not_trained_whole(shop, method):
-    """Whole weights of a packed checkpoint cannot change."""
-    text = refused(shop, {"quantization_config": {"quant_method": method}}, plan=FULL)
-    assert f"stored in {method}, whose weights are frozen" in text
-    assert "name the model that the checkpoint was made from" in text
-
-
-def test_with_experts_needs_a_mixture(shop):
-    """A dense model has no experts to correct; a mixture does."""
-    plan = PLAN.replace("    rank: 8", "    target_modules: with-experts\n    rank: 8")
-    assert "needs a mixture of experts" in refused(shop, {}, plan=plan)
+def test_a_mixture_has_experts_to_correct(shop):
+    """As the refused dense model has not."""
     (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **MIXTURE}))
+    (shop / "plan.yaml").write_text(EXPERTS)
     assert run(output="there").exit_code == 0
-
-
-def test_models_without_sdpa_are_told_which_attention_they_have(shop):
-    """gpt-oss and Gemma 2 have eager attention, and sdpa is what a plan that is silent means."""
-    text = refused(shop, {"model_type": "gemma2"})
-    assert "transformers has no sdpa attention for gemma2 models" in text
-    assert "attention: eager" in text

@@ -14,20 +14,11 @@ from advisor.plan.entries import entries
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import PlanOnDisk, plan_from_data
 from tests.conftest import examples
+from tests.launch.conftest import chat, write_rows
 
 ROWS = range(20)
 
 
-def chat(question, answer):
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-    }
-
-
-# What a person has in a file -> its rows.
 KINDS = {
     "chats": [chat(f"What is {n}?", f"It is number {n} of twenty.") for n in ROWS],
     "sums": [{"question": f"{n} + 1?", "answer": f"One more.\n#### {n + 1}"} for n in ROWS],
@@ -43,38 +34,28 @@ KINDS = {
 PURPOSES = [*((name, {}) for name in objectives()), ("sft", {"head": "classes"})]
 
 
-def write_kinds(folder):
-    for name, rows in KINDS.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
     """A folder with one file of each kind."""
     folder = tmp_path_factory.mktemp("kinds")
-    write_kinds(folder)
+    for name, rows in KINDS.items():
+        write_rows(folder / f"{name}.jsonl", rows)
     return folder
 
 
-def planned(folder, stages):
-    """The entries of a plan; a stage is (objective, options, file name)."""
+def planned(folder, *stages):
+    """The entries of a plan; a stage is (objective, file name, options)."""
     data = {
-        "name": "shop",
         "model": "owner/model",
         "stages": [
             {
-                "name": f"s{place}",
-                "objective": name,
-                "update": "lora",
-                "learning_rate": 1e-4,
-                "data": f"{file}.jsonl",
-                **options,
+                "name": f"s{place}", "objective": name, "update": "lora", "learning_rate": 1e-4,
+                "data": f"{file}.jsonl", **options,
             }
-            for place, (name, options, file) in enumerate(stages)
+            for place, (name, file, options) in enumerate(stages)
         ],
-    }
-    plan = plan_from_data(parse_yaml(json.dumps(data), name="plan.yaml"), base=folder)
-    return entries(plan)
+    }  # fmt: skip
+    return entries(plan_from_data(parse_yaml(json.dumps(data), name="plan.yaml"), base=folder))
 
 
 def file_of(folder):
@@ -90,14 +71,14 @@ def test_a_plan_that_starts_also_resumes(kinds):
     """sft, rm and ppo where sft and ppo read the same file: accepted as a whole, and by what is
     left after each stage.
     """
-    todo = planned(kinds, [("sft", {}, "chats"), ("rm", {}, "pairs"), ("ppo", {}, "chats")])
+    todo = planned(kinds, ("sft", "chats", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
     for done in range(4):
         assert faults(kinds, todo[done:]) == []
 
 
 def test_a_file_is_checked_for_every_stage_that_reads_it(kinds):
     """A file that suits the first stage and not the second is refused before the first begins."""
-    todo = planned(kinds, [("sft", {}, "chats"), ("dpo", {}, "chats")])
+    todo = planned(kinds, ("sft", "chats", {}), ("dpo", "chats", {}))
     assert faults(kinds, todo) == [
         "chats.jsonl: cannot train objective dpo: it holds paired (messages)"
     ]
@@ -123,7 +104,7 @@ def test_what_is_left_is_refused_exactly_if_the_whole_plan_is(kinds, cached, dat
     """
     stage = st.tuples(st.sampled_from(PURPOSES), st.sampled_from(sorted(KINDS)))
     stages = data.draw(st.lists(stage, min_size=1, max_size=5))
-    todo = planned(kinds, [(name, options, file) for (name, options), file in stages])
+    todo = planned(kinds, *((name, file, options) for (name, options), file in stages))
     left = data.draw(st.lists(st.sampled_from(todo), unique_by=lambda entry: entry.name))
     whole = cached(todo)
     assert set(cached(left)) <= set(whole)
@@ -132,15 +113,15 @@ def test_what_is_left_is_refused_exactly_if_the_whole_plan_is(kinds, cached, dat
 
 def test_reinforcement_without_a_reward_is_refused_before_it_starts(kinds):
     """Questions alone teach nothing: something has to score the answers."""
-    (found,) = faults(kinds, planned(kinds, [("ppo", {}, "pairs")]))
+    (found,) = faults(kinds, planned(kinds, ("ppo", "pairs", {})))
     assert "nothing says what reward an answer gets" in found
-    assert faults(kinds, planned(kinds, [("ppo", {"verifier": "exact"}, "pairs")])) == []
-    assert faults(kinds, planned(kinds, [("grpo", {}, "sums")])) == []
+    assert faults(kinds, planned(kinds, ("ppo", "pairs", {"verifier": "exact"}))) == []
+    assert faults(kinds, planned(kinds, ("grpo", "sums", {}))) == []
 
 
 def test_an_objective_that_was_perhaps_mistaken_is_named(kinds):
     """Raw text in an sft stage is trained on, with a warning; questions for ppo are no mistake."""
-    todo = planned(kinds, [("sft", {}, "texts"), ("rm", {}, "pairs"), ("ppo", {}, "chats")])
+    todo = planned(kinds, ("sft", "texts", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
     (warning,) = check_data(file_of(kinds), todo).warnings
     assert warning.startswith("texts.jsonl holds raw text, and objective sft is meant for paired")
 
@@ -165,18 +146,13 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
             options = {"verifier": "regex", "pattern": "1"}
         try:
             prepare_stage_rows(
-                read_examples(path),
-                Templater(tokenizer, learn_all=False),
-                seq_len=256,
-                truncation="stop",
-                holdout=0.1,
-                seed=1,
-                kind=kind_of(purpose, options, name),
-            )
+                read_examples(path), Templater(tokenizer, learn_all=False), seq_len=256, seed=1,
+                truncation="stop", holdout=0.1, kind=kind_of(purpose, options, name),
+            )  # fmt: skip
             is_prepared = True
         except InputError:
             is_prepared = False
-        refused = faults(kinds, planned(kinds, [(purpose, options, name)]))
+        refused = faults(kinds, planned(kinds, (purpose, name, options)))
         assert (refused == []) == is_prepared, (purpose, options, refused)
 
 
@@ -193,9 +169,6 @@ def kind_of(purpose, options, name):
     if purpose == "ppo" or (purpose == "distill" and name == "checked"):
         return PROMPTS
     module = importlib.import_module(f"trainers.{purpose}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Objective) and value is not Objective
-    ]
-    return next(one for one in found if one.__module__ == module.__name__).kind
+    kinds = (value for value in vars(module).values() if isinstance(value, type))
+    own = (one for one in kinds if one.__module__ == module.__name__)
+    return next(one for one in own if issubclass(one, Objective)).kind

@@ -5,7 +5,6 @@ ended with the stage.
 import json
 import os
 import time
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -16,11 +15,10 @@ from advisor.launch.call import choose_gpus
 from advisor.launch.checks import server as server_check
 from advisor.launch.generation_server import LOG, server_needs_of, serving
 from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
-from tests.launch.conftest import call_of, gpu, machine
+from tests.launch.conftest import ROOT, call_of, gpu, machine, write_rows
 from tests.trainers.alignment import REWARD
 from tests.trainers.rollouts.vllm_stand_in import write_environment
 
-ROOT = Path(__file__).parents[2]
 # Answers /health and no more, and writes down how it was started.
 HEALTHY = """
 import http.server, json, os
@@ -70,12 +68,10 @@ def test_an_environment_without_a_fitting_vllm_is_named(version, expected, tmp_p
     """
     python = write_environment(tmp_path / "env", ROOT, version=version)
     found = faults_of(plan_of(python=str(python)), tmp_path)
-    if expected is None:
-        assert found == []
-        return
-    (text,) = found
-    assert expected.format(python=python) in text
-    assert "--set stages.grpo.rollouts=transformers" in text
+    assert len(found) == (expected is not None)
+    for text in found:
+        assert expected.format(python=python) in text
+        assert "--set stages.grpo.rollouts=transformers" in text
 
 
 def test_a_missing_interpreter_missing_gpus_and_a_silent_server_are_faults(tmp_path):
@@ -135,17 +131,19 @@ def test_a_server_is_started_for_the_stage_and_ended_after_it(tmp_path, monkeypa
         seen = json.loads(out.read_text())
         os.kill(seen["process"], 0)
     assert url in said[0]
-    arguments, environment = seen["arguments"], seen["environment"]
-    assert arguments[:2] == ["serve", "owner/model"]
+    arguments = " ".join(seen["arguments"])
+    assert arguments.startswith("serve owner/model ")
+    port = url.rpartition(":")[2]
     for pair in (
-        ["--host", "127.0.0.1"], ["--port", url.rpartition(":")[2]], ["--max-model-len", "1024"],
-        ["--logprobs-mode", "processed_logprobs"], ["--max-lora-rank", "32"],
+        "--host 127.0.0.1", f"--port {port}", "--max-model-len 1024", "--max-lora-rank 32",
+        "--logprobs-mode processed_logprobs",
     ):  # fmt: skip
-        assert arguments[arguments.index(pair[0]) + 1] == pair[1]
-    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-7"
-    assert environment["PYTHONPATH"] == str(tmp_path / "env")
-    assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
-    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+        assert f" {pair} " in f"{arguments} "
+    wanted = {
+        "CUDA_VISIBLE_DEVICES": "GPU-7", "PYTHONPATH": str(tmp_path / "env"),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1",
+    }  # fmt: skip
+    assert seen["environment"] | wanted == seen["environment"]
     with pytest.raises(ProcessLookupError):
         os.kill(seen["process"], 0)
 
@@ -192,30 +190,33 @@ def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
     assert server_needs_of(run, run.entries[0]).model == str(tmp_path)
 
 
+DIES = """
+import os
+from pathlib import Path
+import tests.trainers.rollouts.vllm_stand_in as stand_in
+flag = Path("DIES")
+real = stand_in.StandIn.completions
+def completions(self, body):
+    if flag.exists() and self.asked > 4:
+        flag.unlink()
+        os._exit(9)
+    return real(self, body)
+stand_in.StandIn.completions = completions
+"""
+
+
 @pytest.mark.slow
 def test_a_run_starts_its_server_and_resumes_after_it_died(tmp_path, monkeypatch, tiny_model):
     """`advise run` starts the server of the environment, trains with its answers, and ends it; when
     the server dies, the run fails with its checkpoints kept and goes on with a new one.
     """
     pytest.importorskip("trl")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "own.py").write_text(REWARD)
     rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(16)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "train.jsonl", rows)
     dies = tmp_path / "dies"
     dies.touch()
-    code = (
-        "import tests.trainers.rollouts.vllm_stand_in as stand_in\n"
-        f"from pathlib import Path\nflag = Path({str(dies)!r})\n"
-        "real = stand_in.StandIn.completions\n"
-        "def completions(self, body):\n"
-        "    if flag.exists() and self.asked > 4:\n"
-        "        flag.unlink(); import os; os._exit(9)\n"
-        "    return real(self, body)\n"
-        "stand_in.StandIn.completions = completions\n"
-    )
-    python = write_environment(tmp_path / "env", ROOT, code=code)
+    python = write_environment(tmp_path / "env", ROOT, code=DIES.replace("DIES", str(dies)))
     (tmp_path / "plan.yaml").write_text(
         f"model: {tiny_model}\ndata: {{path: train.jsonl}}\nstages:\n"
         "  - {name: grpo, objective: grpo, update: lora, rank: 4, learning_rate: 1e-2,"
@@ -228,8 +229,7 @@ def test_a_run_starts_its_server_and_resumes_after_it_died(tmp_path, monkeypatch
     assert "serving" in (tmp_path / "run" / LOG).read_text()
     done = run_plan("plan.yaml", Options(output="run", judge=False))
     assert done.status == "done"
-    lines = [
-        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["engine_mismatch"] < 1e-4 for line in lines)

@@ -50,30 +50,31 @@ def found(live, shop):
 
 
 def test_how_far_it_is_comes_from_what_the_trainer_says(live, shop):
-    """The step, the time left, the memory, and what goes on inside the step."""
+    """The step, the time left, the memory, and what goes on inside the step; between two stages what
+    is asked there, if anything is; and nothing between the start of a trainer and its first word.
+    """
     seen = read_live(shop / "out")
-    assert seen is not None
-    assert (seen.process, seen.stage.name) == (live.pid, "sft")
-    assert seen.sentence == SENTENCE
-
-
-def test_a_trainer_that_has_not_said_anything_has_just_begun(live, shop):
-    """Between the start of its process and its first word."""
+    assert (seen.process, seen.stage.name, seen.sentence) == (live.pid, "sft", SENTENCE)
+    between = replace(seen, record=replace(seen.record, stages=()))
+    assert replace(between, view=None).sentence == "between two stages"
+    assert between.sentence.startswith("training: 12 of 108 steps")
     for file in (shop / "out").glob(".advise-tmp-progress*"):
         file.unlink()
     seen = read_live(shop / "out")
-    assert seen is not None
     assert seen.sentence == "stage sft (1 of 1): it has just begun"
     assert seen.to_dict()["step"] is None
 
 
 def test_how_far_it_is_and_how_to_stop_it_are_said(live, found, capsys):
-    """And the run goes on."""
+    """And the run goes on; who looked a moment too late gets it, to print what came of it."""
     assert follow(found) is None
     line, stop = capsys.readouterr().err.splitlines()
     assert line == f"out is running (process {live.pid}): {SENTENCE}"
     assert stop.endswith(f"kill {live.pid}")
     assert alive(live.pid)
+    live.terminate()
+    live.communicate(timeout=20)
+    assert follow(found).status == "stopped"
 
 
 def test_as_json_it_is_one_document(live, found, capsys):
@@ -82,25 +83,10 @@ def test_as_json_it_is_one_document(live, found, capsys):
     out = json.loads(capsys.readouterr().out)
     assert out["status"] == "running"
     assert out["progress"] == {
-        "process": live.pid,
-        "stage": "sft",
-        "doing": ["training", "generating answers"],
-        "step": 12,
-        "total": 108,
-        "eta_s": 120.0,
-        "memory_bytes": VIEW.memory[0],
-        "memory_limit_bytes": VIEW.memory[1],
-        "text": SENTENCE,
-    }
-
-
-def test_a_run_that_ended_meanwhile_is_shown(live, found):
-    """Who looked a moment too late gets the run, to print what came of it."""
-    live.terminate()
-    live.communicate(timeout=20)
-    ended = follow(found)
-    assert ended is not None
-    assert ended.status == "stopped"
+        "process": live.pid, "stage": "sft", "doing": ["training", "generating answers"],
+        "step": 12, "total": 108, "eta_s": 120.0, "memory_bytes": VIEW.memory[0],
+        "memory_limit_bytes": VIEW.memory[1], "text": SENTENCE,
+    }  # fmt: skip
 
 
 def test_a_folder_nobody_works_in_is_no_live_run(shop, monkeypatch):
@@ -112,12 +98,3 @@ def test_a_folder_nobody_works_in_is_no_live_run(shop, monkeypatch):
     (shop / "out" / ".lock").write_text(f"{os.getpid()}\n")
     refuse_live(shop / "out")
     assert read_live(shop / "missing") is None
-
-
-def test_the_sentence_of_a_run_between_two_stages(live, shop):
-    """No stage is at work: what is asked between them is shown, if anything is."""
-    seen = read_live(shop / "out")
-    assert seen is not None
-    between = replace(seen, record=replace(seen.record, stages=()))
-    assert replace(between, view=None).sentence == "between two stages"
-    assert between.sentence.startswith("training: 12 of 108 steps")

@@ -134,19 +134,6 @@ def test_a_machine_that_does_not_come_is_named(tmp_path):
         leader.agree(report())
 
 
-def test_a_machine_that_is_started_twice_is_refused(tmp_path, monkeypatch):
-    """By the lock on its folder, which ends with its process."""
-    monkeypatch.setattr(folder, "LOCK_WAIT_S", 0.0)
-    with (
-        machine(0, tmp_path),
-        pytest.raises(MachineNotReady, match="another `advise run` is working in this folder"),
-        machine(0, tmp_path),
-    ):
-        pass
-    with machine(0, tmp_path):
-        pass
-
-
 def test_what_one_machine_finds_ends_all_with_its_code(tmp_path):
     """The other one shows whose words they are, and reaches the first one by its name."""
     found = []
@@ -182,7 +169,9 @@ def test_a_training_with_a_lost_machine_is_not_started(tmp_path):
 
 
 def test_a_folder_that_another_machine_works_in_names_it(tmp_path, monkeypatch):
-    """Its process number says nothing here, even if there is a process with that number."""
+    """Its process number says nothing here, even if there is a process with that number; nor may a
+    machine be started twice, by the lock on its folder, which ends with its process.
+    """
     monkeypatch.setattr(folder, "LOCK_WAIT_S", 0.0)
     with RunFolder(tmp_path / "run"):
         lock = tmp_path / "run" / folder.LOCK
@@ -194,3 +183,8 @@ def test_a_folder_that_another_machine_works_in_names_it(tmp_path, monkeypatch):
             RunFolder(tmp_path / "run"),
         ):
             pass
+    taken = pytest.raises(MachineNotReady, match="another `advise run` is working in this folder")
+    with machine(0, tmp_path), taken, machine(0, tmp_path):
+        pass
+    with machine(0, tmp_path):
+        pass

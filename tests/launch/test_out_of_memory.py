@@ -13,7 +13,7 @@ from advisor.launch.failure_report import explain_failure
 from advisor.plan.entries import entries
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
-from advisor.record.smaller import as_settings, changes, next_change, smaller_micro_batch
+from advisor.record.smaller import changes, next_change, smaller_micro_batch
 from advisor.render.report import report_page
 from advisor.render.run import summary_lines
 from tests.launch.conftest import run
@@ -25,13 +25,18 @@ def stage_of(**keys):
     return Stage(**{**common, **keys})
 
 
+@pytest.fixture(autouse=True)
+def training(monkeypatch):
+    """What the stand-in was doing when its memory ran out."""
+    monkeypatch.setenv("STAND_IN_DOING", "training")
+
+
 @pytest.mark.parametrize("mode", ["room-1", "room-killed-1"])
 def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
     """By its own word, or killed by the kernel: the next smaller micro-batch each time, said each
     time with the line for the plan, kept in run.json, and a finished run keeps it there.
     """
     monkeypatch.setenv("STAND_IN", mode)
-    monkeypatch.setenv("STAND_IN_DOING", "training")
     counts = iter(range(100))
     monkeypatch.setattr(failure_report, "oom_kills", lambda: next(counts))
     monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: next(counts))
@@ -43,16 +48,17 @@ def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
         for one in record["stages"][0]["adjusted"]
     ]
     assert found == [
-        {"stage": "sft", "at_step": 3, "micro_batch_size": 2, "grad_accum": 2},
-        {"stage": "sft", "at_step": 3, "micro_batch_size": 1, "grad_accum": 4},
+        {"stage": "sft", "at_step": 3, "micro_batch_size": size, "grad_accum": 4 // size}
+        for size in (2, 1)
     ]
     assert record["adjusted"] == record["stages"][0]["adjusted"]
     line = "out of memory after step 3: going on with micro_batch_size 1 and grad_accum 4"
     assert any(line in text for text in summary_lines(done))
     assert line in report_page(done.record, folder=done.folder, plan_text="", metrics=[])
     said = capfd.readouterr().err
-    assert "for the plan: stages.sft.micro_batch_size=2 stages.sft.grad_accum=2" in said
-    assert "for the plan: stages.sft.micro_batch_size=1 stages.sft.grad_accum=4" in said
+    for size in (2, 1):
+        told = f"for the plan: stages.sft.micro_batch_size={size} stages.sft.grad_accum={4 // size}"
+        assert told in said
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,6 @@ def test_what_cannot_fit_ends_with_the_change_that_fits(shop, monkeypatch, doing
 def test_a_killed_trainer_that_the_kernel_did_not_kill_is_not_started_again(shop, monkeypatch):
     """A person's kill -9 ends the run."""
     monkeypatch.setenv("STAND_IN", "room-killed-1")
-    monkeypatch.setenv("STAND_IN_DOING", "training")
     monkeypatch.setattr(failure_report, "oom_kills", lambda: 7)
     monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: 7)
     with pytest.raises(TrainingFailed, match="signal 9"):
@@ -94,33 +99,28 @@ def test_what_the_kernel_killed_is_seen_behind_a_launcher(shop, tmp_path, monkey
     monkeypatch.setattr(failure_report, "oom_kills", lambda: 8)
     entry = entries(read_plan("plan.yaml"))[0]
 
-    def ran_out(code, kills):
-        error = explain_failure(
-            entry, code=code, folder=tmp_path, oom_kills_before=kills, smaller=str
-        )
-        return isinstance(error, OutOfMemory)
+    def ran_out(kills, *codes):
+        about = {"folder": tmp_path, "oom_kills_before": kills, "smaller": str}
+        errors = [explain_failure(entry, code=code, **about) for code in codes]
+        return [isinstance(error, OutOfMemory) for error in errors]
 
-    assert [ran_out(code, 7) for code in (1, 137, -9)] == [True, True, True]
-    assert [ran_out(code, 7) for code in (0, 130, -15)] == [False, False, False]
-    assert [ran_out(code, 8) for code in (1, 137, -9)] == [False, False, False]
-    assert [ran_out(code, None) for code in (1, 137, -9)] == [False, True, True]
+    assert ran_out(7, 1, 137, -9) == [True, True, True]
+    assert ran_out(7, 0, 130, -15) == [False, False, False]
+    assert ran_out(8, 1, 137, -9) == [False, False, False]
+    assert ran_out(None, 1, 137, -9) == [False, True, True]
     (tmp_path / "error.json").write_text('{"kind": "InputError", "what": "row 3 has no answer"}')
-    assert not ran_out(2, 7)
+    assert ran_out(7, 2) == [False]
 
 
 def test_micro_batches_shrink_by_divisors():
     """The largest divisor of at most half, and never below what the objective takes."""
     assert [smaller_micro_batch(size) for size in (1, 2, 3, 6, 7, 12)] == [None, 1, 1, 3, 1, 6]
     kto = stage_of(objective="kto", micro_batch_size=16, grad_accum=2)
-    sizes = [
-        (change.values["micro_batch_size"], change.values["grad_accum"])
-        for change in changes(kto)
-        if "micro_batch_size" in change.values
-    ]
-    assert sizes == [(8, 4), (4, 8)]
+    found = [change.values for change in changes(kto) if "micro_batch_size" in change.values]
+    assert [(one["micro_batch_size"], one["grad_accum"]) for one in found] == [(8, 4), (4, 8)]
 
 
-def test_the_change_follows_the_estimate(shop):
+def test_the_change_follows_the_estimate():
     """The first that lowers the peak to what there is; if none is enough alone, the one that lowers
     it most; without an estimate, the first of all.
     """
@@ -129,18 +129,15 @@ def test_the_change_follows_the_estimate(shop):
     def peak_of(tried):
         return 10 - tried.gradient_checkpointing - 4 * (tried.quantization is not None)
 
-    assert next_change(stage).values == {"gradient_checkpointing": True}
-    assert next_change(stage, peak_of=peak_of, limit_bytes=20).values == {
-        "gradient_checkpointing": True
-    }
-    assert next_change(stage, peak_of=peak_of, limit_bytes=7).values == {"quantization": "nf4"}
-    assert next_change(stage, peak_of=peak_of, limit_bytes=2).values == {"quantization": "nf4"}
+    smaller = {"gradient_checkpointing": True}
+    assert next_change(stage).values == smaller
+    for limit, values in (
+        (20, smaller),
+        (7, {"quantization": "nf4"}),
+        (2, {"quantization": "nf4"}),
+    ):
+        assert next_change(stage, peak_of=peak_of, limit_bytes=limit).values == values
     assert next_change(stage, peak_of=lambda _: 10) is None
-    entry = entries(read_plan("plan.yaml"))[0]
-    first = next_change(entry.stage)
-    assert as_settings(entry, first) == (
-        "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
-    )
 
 
 # Read by every Python that starts: the last process has room to train on few tokens at once.

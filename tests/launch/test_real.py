@@ -1,17 +1,13 @@
 """The launcher with the real trainer on a tiny model."""
 
-import json
 import os
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from advisor.ground.errors import AdviseError
-from advisor.ground.types import Gpu, GpuSpec
 from advisor.launch import Options, run_plan
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
@@ -19,11 +15,10 @@ from advisor.record.judge import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.distributed.comparing import LIMIT, apart, left_by
-from tests.launch.conftest import MACHINE, running, wait_for
+from tests.launch.conftest import chat, gpu, machine, write_rows
 from tests.trainers.runs import kinds_of_files
 from trainers.job.job import make_job
 
-ROOT = Path(__file__).parents[2]
 PLAN = """\
 name: shop
 model: MODEL
@@ -48,18 +43,16 @@ def shop(tmp_path, monkeypatch, tiny_model):
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"Where is parcel {n}?"},
-                {"role": "assistant", "content": f"Your parcel {n} is in the red van."},
-            ]
-        }
-        for n in range(40)
-    ]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = (chat(f"Where is parcel {n}?", f"Your parcel {n} is in the red van.") for n in range(40))
+    write_rows(tmp_path / "train.jsonl", rows)
     (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(tiny_model)))
     return tmp_path
+
+
+SUMMARY = (
+    "Done: shop", "Stage sft: sft+lora, 36 rows", "loss", "Task     ", "General  ", "Next     ",
+    "memory", "time", "result",
+)  # fmt: skip
 
 
 def test_a_real_run_from_plan_to_an_answer(shop, capfd):
@@ -76,17 +69,7 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record.resolved["sft"].options["rank"] == 4
     assert "torch" in done.record.versions
     text = "\n".join(summary_lines(done))
-    for words in (
-        "Done: shop",
-        "Stage sft: sft+lora, 36 rows",
-        "loss",
-        "Task     ",
-        "General  ",
-        "Next     ",
-        "memory",
-        "time",
-        "result",
-    ):
+    for words in SUMMARY:
         assert words in text, text
     assert done.record.verdict == folder_verdict(done.folder, done.record)
     assert done.record.verdict.task.status in text
@@ -104,39 +87,6 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert answer.returncode == 0, answer.stderr
     assert run_plan("plan.yaml").already_done
     assert capfd.readouterr().out == ""
-
-
-@pytest.mark.long  # tests/faults kills such a run in less time
-def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
-    """kill -9 after some checkpoints: the next call resumes from the last one and ends with the
-    loss of an unbroken run.
-    """
-    whole = run_plan("plan.yaml", Options(output="whole", judge=False))
-    code = "from advisor.launch import Options, run_plan; run_plan('plan.yaml', Options(output='broken', judge=False))"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=shop,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
-    metrics = shop / "broken" / "metrics.jsonl"
-    wait_for(
-        lambda: list((shop / "broken" / "stages" / "sft" / "checkpoints").glob("*/complete.json")),
-        seconds=60,
-    )
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not running(shop / "broken"), seconds=10)
-    steps_before = len(metrics.read_text().splitlines())
-    resumed = run_plan("plan.yaml", Options(output="broken", judge=False))
-    assert resumed.record.attempts == 2
-    assert steps_before > 0
-    assert resumed.record.stages[0].loss_last == pytest.approx(
-        whole.record.stages[0].loss_last, rel=1e-4
-    )
-    assert resumed.record.stages[0].loss_first == pytest.approx(
-        whole.record.stages[0].loss_first, rel=1e-4
-    )
 
 
 @pytest.mark.slow
@@ -163,7 +113,7 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     path = shop / "plan.yaml"
     path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
     with pytest.raises(AdviseError) as refused:
-        run_plan("plan.yaml", Options(hardware=one_gpu(), judge=False))
+        run_plan("plan.yaml", Options(hardware=machine(gpu(), origin="probed"), judge=False))
     text = refused.value.text()
     assert "wants 2 processes, one per GPU, and 1 can be used here" in text
     assert "--set launch.processes=1 --set launch.strategy=null" in text
@@ -186,20 +136,6 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     job = make_job(plan, stage="sft", run=shop / "alone", folder=shop, judge=False)
     sft.train(job)
     assert apart(left_by(job.run), left_by(done.folder)).most <= LIMIT
-
-
-def one_gpu():
-    """This machine as it would be with one GPU of 24 GB."""
-    spec = GpuSpec(
-        id="rtx4090", name="RTX 4090", vendor="nvidia", memory_bytes=24 * 2**30,
-        compute_capability=(8, 9), bf16=True, bf16_flops=165e12, achieved_flops=None,
-        bandwidth_bytes_per_s=1e12, power_w=450, price_usd_per_h=None,
-    )  # fmt: skip
-    gpu = Gpu(
-        name=spec.name, memory_total_bytes=spec.memory_bytes, memory_free_bytes=spec.memory_bytes,
-        compute_capability=spec.compute_capability, bf16=True, spec=spec,
-    )  # fmt: skip
-    return replace(MACHINE, kind="cuda", gpus=(gpu,))
 
 
 @pytest.mark.long

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.launch import Options, run_plan
+from tests.launch.conftest import write_rows
 
 PLAN = """\
 version: 1
@@ -27,11 +29,9 @@ SAID = {
 
 def write_plan(folder: Path, model: Path, tasks, update="lora") -> Path:
     for task in tasks:
-        rows = [
-            {"question": f"What about number {n}?", "answer": SAID[task].format(n=n)}
-            for n in range(30)
-        ]
-        (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        said = SAID[task]
+        questions = ((f"What about number {n}?", said.format(n=n)) for n in range(30))
+        write_rows(folder / f"{task}.jsonl", [{"question": q, "answer": a} for q, a in questions])
     lines = "\n".join(f"  - {{name: {task}, data: {{path: {task}.jsonl}}}}" for task in tasks)
     path = folder / "plan.yaml"
     path.write_text(PLAN.format(model=model, tasks=lines, update=update))
@@ -97,12 +97,9 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), Options(say=quiet))
     assert second.folder == first.folder
     assert second.status == "done"
-    assert {
-        stage.name: stage.finished_at for stage in second.record.stages if stage.name in before
-    } == before
+    after = {stage.name: stage.finished_at for stage in second.record.stages}
+    assert after | before == after
     assert set(second.record.cross_evaluation) == {"legal", "hr", "sales"}
-    from advisor.ground.errors import InputError
-
     plan = shop / "plan.yaml"
     plan.write_text(plan.read_text().replace("legal.jsonl", "sales.jsonl"))
     with pytest.raises(InputError, match="holds other tasks: legal"):
@@ -114,13 +111,8 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
     again.
     """
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
-    plan.write_text(
-        plan.read_text().replace(
-            "data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {rank: 4096}"
-        )
-    )
-    from advisor.ground.errors import InputError, TrainingFailed
-
+    text = plan.read_text().replace("hr.jsonl}", "hr.jsonl}, overrides: {rank: 4096}")
+    plan.write_text(text)
     with pytest.raises((InputError, TrainingFailed)):
         run_plan(plan, Options(output=shop / "run", say=quiet))
     record = json.loads((shop / "run" / "run.json").read_text())
@@ -129,16 +121,10 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
 
 def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_model):
     """Rows too long in two of three tasks: both are named, nothing is trained."""
-    from advisor.ground.errors import InputError
-
     plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
     for task in ("hr", "sales"):
-        (shop / f"{task}.jsonl").write_text(
-            "".join(
-                json.dumps({"question": "Why? " * 200, "answer": f"Form {n}."}) + "\n"
-                for n in range(30)
-            )
-        )
+        rows = ({"question": "Why? " * 200, "answer": f"Form {n}."} for n in range(30))
+        write_rows(shop / f"{task}.jsonl", rows)
     with pytest.raises(InputError) as failed:
         run_plan(plan, Options(output=shop / "run", say=quiet))
     text = failed.value.text()

@@ -23,6 +23,7 @@ from tests.launch.conftest import MACHINE, run
 HERE = replace(MACHINE, cpu_model="A Processor")
 
 
+NOTE = teaching._note
 MEASURED = {"largest_batch_tokens": 100, "counter": "rss_growth"}
 
 
@@ -37,10 +38,9 @@ def runs(shop, monkeypatch):
 
 def measure(monkeypatch, **values):
     """What the stand-in's result says that it measured."""
-    note = teaching._note
 
     def with_values(call, entry, found, **rest):
-        return note(call, entry, replace(found, **values), **rest)
+        return NOTE(call, entry, replace(found, **values), **rest)
 
     monkeypatch.setattr(teaching, "_note", with_values)
 

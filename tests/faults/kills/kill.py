@@ -142,7 +142,6 @@ class Struck:
     kill: Kill
     call: int  # which call of the command it struck, from 0
     reached: dict[str, int]  # stage -> step of its last line in metrics.jsonl
-    half_written: bool  # a checkpoint or result was being written
     faults: Sequence[str]
 
 
@@ -182,7 +181,7 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
         lost = steps_lost(reached, said[one.call + 1 :])
         if lost > one.kill.most_lost(scene):
             faults.append(f"{lost} steps lost, not at most {one.kill.most_lost(scene)}")
-        moment = one.kill.moment.name + (", into a write" if one.half_written else "")
+        moment = one.kill.moment.name
         rows.append(
             Row(
                 fault=str(one.kill), where=scene.objective, moment=moment, wrong=faults,
@@ -214,8 +213,7 @@ def kill_once(scene: Scene, output: str, kill: Kill, call: int) -> tuple[Struck 
     faults += [f"still alive: {words[:120]}" for words in left[:1]]
     if told := re.search(r"Traceback.*|[^\n]*this is a bug.*", command.output, re.S):
         faults.append(f"a traceback, or called a bug: {told[0][-600:]}")
-    half = is_half_written(run)
-    return Struck(kill, call, steps_reached(run), half, faults), command.output
+    return Struck(kill, call, steps_reached(run), faults), command.output
 
 
 def status_of(run: Path) -> str | None:
@@ -237,15 +235,6 @@ def steps_reached(run: Path) -> dict[str, int]:
             entry: Any = json.loads(line)
             reached[stage_name(entry)] = entry["step"]
     return reached
-
-
-def is_half_written(run: Path) -> bool:
-    """Whether a checkpoint or a result lies there that is not whole."""
-    checkpoints = [path for path in run.glob("stages/*/checkpoints/*") if path.is_dir()]
-    return any(path.name != ".lock" for path in run.rglob(".*")) or any(
-        not (path / "complete.json").exists() or not re.fullmatch(r"checkpoint-\d+", path.name)
-        for path in checkpoints
-    )
 
 
 BEGAN = re.compile(r"^(?:([\w-]+) )?(\w+): (?:resuming after \w+ (\d+)|training: )", re.M)

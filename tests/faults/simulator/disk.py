@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -43,18 +42,21 @@ class Folder:
 Node = File | Folder
 
 
-@dataclass(eq=False)
-class Change:
-    """One change of names that may still get lost: they appear or disappear together."""
+# Changes of names that may still get lost, together: (folder, name, what it names now).
+Change = list[tuple[Folder, str, Node | None]]
 
-    parts: list[tuple[Folder, str, Node | None]]
 
-    def apply(self) -> None:
-        for folder, name, node in self.parts:
-            if node is None:
-                folder.safe.pop(name, None)
-            else:
-                folder.safe[name] = node
+def apply(change: Change) -> None:
+    """It is safe."""
+    for folder, name, node in change:
+        if node is None:
+            folder.safe.pop(name, None)
+        else:
+            folder.safe[name] = node
+
+
+def full(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 class SimulatedDisk(Disk):
@@ -83,7 +85,8 @@ class SimulatedDisk(Disk):
             return
         self.make_folder(path.parent)
         self._begin()
-        self._spend(path, 1)
+        if not self._room(1):
+            raise full(path)
         path.mkdir(exist_ok=True)
         self._set(path, Folder())
         self._end()
@@ -109,11 +112,11 @@ class SimulatedDisk(Disk):
         else:
             self._set(path, File(whole))
         if room < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise full(path)
         self._end()
 
     def sync(self, path: Path) -> None:
-        if not self._is_inside(path):
+        if not f"{path}/".startswith(f"{self.root}/"):
             return
         self._begin()
         node = self._find(path)
@@ -121,12 +124,10 @@ class SimulatedDisk(Disk):
             node.safe = node.content
         elif isinstance(node, Folder):
             self._adopt(node, path)
-            committed = [
-                change for change in self.changes if any(part[0] is node for part in change.parts)
-            ]
-            for change in committed:
-                change.apply()
-                self.changes.remove(change)
+            for change in list(self.changes):
+                if any(folder is node for folder, *_ in change):
+                    apply(change)
+                    self.changes.remove(change)
         else:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         self._end()
@@ -139,11 +140,7 @@ class SimulatedDisk(Disk):
         one, other = self._folder(source), self._folder(target)
         del one.names[source.name]
         other.names[target.name] = node
-        parts: list[tuple[Folder, str, Node | None]] = [
-            (one, source.name, None),
-            (other, target.name, node),
-        ]
-        self.changes.append(Change(parts))
+        self.changes.append([(one, source.name, None), (other, target.name, node)])
         self._end()
 
     def remove(self, path: Path) -> None:
@@ -155,7 +152,7 @@ class SimulatedDisk(Disk):
         self._begin()
         path.rmdir() if path.is_dir() else path.unlink()
         self._folder(path).names.pop(path.name, None)
-        self.changes.append(Change([(self._folder(path), path.name, None)]))
+        self.changes.append([(self._folder(path), path.name, None)])
         self._end()
 
     # ---------------------------------------------------------------- what happens to them
@@ -184,10 +181,6 @@ class SimulatedDisk(Disk):
         self.room -= wanted  # once it was full, nothing fits
         return taken
 
-    def _spend(self, path: Path, count: int) -> None:
-        if self._room(count) < count:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
     def restart(self) -> None:
         """A new process begins on what is there now."""
         self.dead, self.operations, self.crash_at, self.room = False, 0, None, None
@@ -199,7 +192,7 @@ class SimulatedDisk(Disk):
         last = self.random.randrange(len(self.changes) + 1)
         for place, change in enumerate(self.changes):
             if place < last if in_order else self.random.random() < 0.5:
-                change.apply()
+                apply(change)
         self.changes.clear()
         self._settle(self.tree)
         shutil.rmtree(self.root)
@@ -232,9 +225,12 @@ class SimulatedDisk(Disk):
     def sync_everything(self) -> None:
         """All that is there is safe, as after a long while."""
         self.changes.clear()
-        for node in _all(self.tree):
+        left: list[Node] = [self.tree]
+        while left:
+            node = left.pop()
             if isinstance(node, Folder):
                 node.safe = dict(node.names)
+                left += node.names.values()
             else:
                 node.safe = node.content
 
@@ -255,24 +251,20 @@ class SimulatedDisk(Disk):
         there = set(os.listdir(path)) if path.is_dir() else set()
         for name in set(folder.names) - there:
             del folder.names[name]
-            self.changes.append(Change([(folder, name, None)]))
+            self.changes.append([(folder, name, None)])
         for name in there:
             node = folder.names.get(name)
             if node is None:
                 is_folder = (path / name).is_dir()
                 node = Folder() if is_folder else File((path / name).read_bytes())
                 folder.names[name] = node
-                self.changes.append(Change([(folder, name, node)]))
+                self.changes.append([(folder, name, node)])
                 if isinstance(node, Folder):
                     self._adopt(node, path / name, deep=True)
             elif deep and isinstance(node, Folder):
                 self._adopt(node, path / name, deep=True)
 
     # ---------------------------------------------------------------- the tree
-
-    def _is_inside(self, path: Path) -> bool:
-        text = str(path)
-        return text == str(self.root) or text.startswith(f"{self.root}/")
 
     def _find(self, path: Path) -> Node | None:
         node: Node | None = self.tree
@@ -295,13 +287,4 @@ class SimulatedDisk(Disk):
     def _set(self, path: Path, node: Node) -> None:
         folder = self._folder(path)
         folder.names[path.name] = node
-        self.changes.append(Change([(folder, path.name, node)]))
-
-
-def _all(folder: Folder) -> Iterator[Node]:
-    yield folder
-    for node in folder.names.values():
-        if isinstance(node, Folder):
-            yield from _all(node)
-        else:
-            yield node
+        self.changes.append([(folder, path.name, node)])

@@ -221,9 +221,9 @@ class World:
             return how
         if how == "bit":
             content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
-        path.write_bytes(
-            content if how == "bit" else content[: len(content) // 2 * (how == "half")]
-        )
+        else:
+            del content[len(content) // 2 * (how == "half") :]
+        path.write_bytes(content)
         self.disk.changed_outside(path)
         return how
 
