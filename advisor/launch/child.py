@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
 
@@ -84,20 +84,22 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.stops = 0
         self.last_stop_s = 0.0
-        self.signals = receiving(self._stop)
+        self.held = ExitStack()  # what is handed back behind the child
 
     def __enter__(self) -> Child:
-        self.signals.__enter__()
-        board.hand_over()
-        # What the child prints are messages: our own stdout is for data.
-        self.process = subprocess.Popen(
-            guard_command(self.command, parent=os.getpid()),
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            start_new_session=True,
-            pass_fds=self.keep_fds,
-        )
+        with ExitStack() as held:
+            held.enter_context(receiving(self._stop))
+            board.hand_over()
+            # What the child prints are messages: our own stdout is for data.
+            self.process = subprocess.Popen(
+                guard_command(self.command, parent=os.getpid()),
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+                pass_fds=self.keep_fds,
+            )
+            self.held = held.pop_all()
         if self.stops:  # the signal came while the child was being started
             self._pass_on()
         return self
@@ -152,7 +154,7 @@ class Child:
             # An error of our own: never leave the child running.
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self.signals.__exit__(None, None, None)
+        self.held.close()
 
 
 @contextmanager
