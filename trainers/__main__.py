@@ -35,13 +35,12 @@ from advisor.record.smaller import NOTHING_SMALLER, as_settings, next_change
 from advisor.record.stage import ErrorRecord, error_of_rank
 from trainers.job.files import make_folder, write_json
 from trainers.job.job import JUDGE, LOADING, RESUMES, TRAIN, Job, Process, make_job
-from trainers.job.libraries import refused_code
+from trainers.job.libraries import first_line, lack_of_memory, refused_code
 from trainers.job.machine import process_count, process_rank, several_machines
 from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.stage.load import check_later_stages, check_rows
 from trainers.stage.objective import load_recipe
-from trainers.step import out_of_memory as memory
-from trainers.step.settings import first_line, refused_by_library
+from trainers.step.settings import refused_by_library
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
@@ -163,8 +162,8 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     nothing known, with the traceback in the stage's trainer-error.log.
     """
     said = first_line(error)
-    if memory.is_out_of_memory(error):
-        return out_of_memory(memory.first_line(error), job)
+    if lacking := lack_of_memory(error):
+        return out_of_memory(lacking, job)
     if process_count() > 1 and is_lost_connection(error):
         return ConnectionLost(
             f"the connection to another process was lost: {said}",

@@ -16,7 +16,7 @@ from tests.trainers.runs import break_at
 from trainers import sft
 from trainers.__main__ import explain_error
 from trainers.job.files import read_json, write_json
-from trainers.step.out_of_memory import first_line, is_out_of_memory
+from trainers.job.libraries import lack_of_memory
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
 
@@ -150,10 +150,9 @@ def test_a_trainer_ends_with_what_it_was_doing(make, monkeypatch):
 )
 def test_memory_runs_out_in_many_words(error):
     """Of torch, its libraries and the system; other errors are none."""
-    assert is_out_of_memory(error)
+    assert lack_of_memory(error)
     outer = RuntimeError("in a worker")
     outer.__cause__ = error
-    assert is_out_of_memory(outer)
-    assert "in a worker" not in first_line(outer)
-    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
-    assert not is_out_of_memory(OSError(28, "No space left on device"))
+    assert "in a worker" not in lack_of_memory(outer)
+    assert not lack_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not lack_of_memory(OSError(28, "No space left on device"))

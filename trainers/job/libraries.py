@@ -4,9 +4,11 @@ their own; and code that comes with a model.
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.metadata
 import logging
+import re
 import sys
 import threading
 import tomllib
@@ -14,7 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.errors import Fault, InputError, MachineNotReady, OutOfMemory
 from advisor.ground.progress import BYTES, Wait, board, track
 from advisor.ground.resources import install_line, resource_root
 
@@ -159,3 +161,58 @@ def refused_code(error: BaseException, model: object = "the model") -> InputErro
         allowed="a model that transformers knows",
         hint=f"{KEY}: true in the plan runs that code with your rights; read it first",
     )
+
+
+# --------------------------------------------------------------------------- what they say
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"{text} is missing or not known"
+    # The heading of a list of errors says nothing without the first of them.
+    return f"{text} {lines[1]}" if text.endswith(":") and len(lines) > 1 else text
+
+
+# What torch, its libraries and the system say, in lower case.
+WORDS = (
+    "out of memory",  # CUDA, HIP, XPU, MPS, NCCL, bitsandbytes
+    "defaultcpuallocator",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "failed to allocate",
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED
+    "std::bad_alloc",
+    "bad allocation",
+    "can't start new thread",  # there is no room for its stack
+    "failed to map segment from shared object",
+    "error return without exception set",  # of an extension in C whose allocation failed
+)
+
+
+def lack_of_memory(error: BaseException | None) -> str | None:
+    """What an exception, or one that it was raised from, says of lacking memory, in one line and
+    without the place in torch's own code; None if it says nothing of it.
+    """
+    while error is not None:
+        text = str(error).lower()
+        if (
+            isinstance(error, MemoryError | OutOfMemory)
+            or type(error).__name__ == "OutOfMemoryError"
+            or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+            or (
+                isinstance(error, RuntimeError | OSError | ImportError | SystemError)
+                and any(words in text for words in WORDS)
+            )
+        ):
+            line = (str(error).splitlines() or [""])[0]
+            line = re.sub(r"^\[enforce fail at .*?\] err == 0\. ", "", line).strip()
+            return line or "the system has no more memory for this process"
+        error = error.__cause__
+    return None

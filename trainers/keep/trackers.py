@@ -24,9 +24,9 @@ from advisor.plan.model import Origin
 from advisor.plan.write import plan_data
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.job import Job, label
+from trainers.job.libraries import first_line
 from trainers.job.machine import process_count
 from trainers.say.progress import say
-from trainers.step.settings import first_line
 
 START_S, END_S = 60.0, 120.0  # how long wandb may take to begin a run, and to send its end
 FOLDER = "trackers"  # of the run folder

@@ -5,7 +5,7 @@ then its trainer. The process that trains it and the one that judges its result 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,6 +16,10 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import board
 from advisor.ground.version import __version__
 from advisor.methods.optimizers import optimizer
+from advisor.record.files import try_read_part
+from advisor.record.run import ADJUSTED
+from advisor.record.smaller import valid_adjustments
+from advisor.record.stage import Adjusted
 from trainers.job import Device, Model, Tokenizer
 from trainers.job.job import BEFORE_STEPS, JUDGE, LOADING, WHILE_LOADING, Job
 from trainers.job.libraries import check_versions, quiet_libraries
@@ -45,7 +49,6 @@ from trainers.start.loading import (
     unquantised_parameters,
 )
 from trainers.step import make_optimizer, settings
-from trainers.step.out_of_memory import with_room
 from trainers.step.settings import check_passed_through
 from trainers.step.sharding import adjust_sharding, by_the_reader, sharding_arguments
 from trainers.updates import Update, load_update
@@ -118,6 +121,25 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
         job=job, versions=versions, device=device, threads=threads, update=update,
         tokenizer=tokenizer, data=data,
     )  # fmt: skip
+
+
+def with_room(job: Job) -> Job:
+    """The job with the micro-batch that memory had room for, once the launcher has started the
+    stage again with a smaller one, which is said. The effective batch size stays.
+
+    The stage of `job.entry` stays as it was planned: what it says of the result still counts.
+    """
+    kept = try_read_part(Adjusted, job.output / ADJUSTED) if not job.dry_run else None
+    changes = valid_adjustments(job.entry.stage, kept)
+    if not changes:
+        return job
+    planned, job = job.stage.micro_batch_size, replace(job, most_rows=changes[-1].micro_batch_size)
+    tell(
+        job,
+        f"micro_batch_size is {job.stage.micro_batch_size} instead of {planned}, with the same"
+        " effective batch size, since more ran out of memory",
+    )
+    return job
 
 
 def open_machine(job: Job) -> tuple[Mapping[str, str], Device, int]:

@@ -25,13 +25,13 @@ from advisor.plan.keys import key_specs
 from trainers.job import Device, Model
 from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
+from trainers.job.libraries import first_line
 from trainers.rows import Prepared, pack
 from trainers.rows.packing import check_packing
 from trainers.rows.sequences import lengths
 from trainers.say.progress import tell
 from trainers.start.kernels import gpu_of, why_not
 from trainers.start.model_files import model_config
-from trainers.step.settings import first_line
 from trainers.step.sharding import reads_once
 
 # The fastest first. Hopper's own kernels come before those for every GPU since Ampere

@@ -16,8 +16,8 @@ from advisor.methods.kernels import AUTO, Kernel, kernel
 from advisor.plan.model import Stage
 from trainers.job import Device, Model
 from trainers.job.job import Job
+from trainers.job.libraries import first_line
 from trainers.say.progress import tell
-from trainers.step.settings import first_line
 
 
 def why_no_triton() -> str:

@@ -25,8 +25,7 @@ from advisor.model_files.folder import (
     tokenizer_faults,
 )
 from trainers.job.job import Job
-from trainers.job.libraries import refused_code
-from trainers.step.out_of_memory import is_out_of_memory
+from trainers.job.libraries import first_line, lack_of_memory, refused_code
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,9})\.")
 SHOWN = 4
@@ -83,7 +82,7 @@ def _is_of_the_source(error: BaseException) -> bool:
     # tokenizers and safetensors panic on some damaged files, with an error that is no Exception.
     if not isinstance(error, Exception):
         return type(error).__name__ == "PanicException"
-    if isinstance(error, AdviseError | ImportError) or is_out_of_memory(error):
+    if isinstance(error, AdviseError | ImportError) or lack_of_memory(error):
         return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in OF_THE_FOLDER
@@ -107,18 +106,6 @@ def _faults(source: str, what: str, error: BaseException) -> list[Fault]:
         return [Fault(where=source, what=what, allowed=f"weights as {WEIGHTS}", hint=hint)]
     what = f"{what} cannot be loaded: {first_line(error)}"
     return [Fault(where=source, what=what, hint=_hint(source, error))]
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    if isinstance(error, KeyError):
-        text = f"{text} is missing or not known"
-    # The heading of a list of errors says nothing without the first of them.
-    return f"{text} {lines[1]}" if text.endswith(":") and len(lines) > 1 else text
 
 
 def _hint(source: str, error: BaseException) -> str:

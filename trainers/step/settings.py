@@ -34,6 +34,7 @@ from advisor.plan.vllm import asks_server
 from trainers.job import Device
 from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
+from trainers.job.libraries import first_line
 from trainers.job.machine import process_count, usable_cores
 from trainers.say.processes import JOIN_S
 from trainers.step.sharding import is_sharded, prepare_sharding
@@ -461,8 +462,3 @@ def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | No
         hint=f"correct or remove {'these keys' if len(named) > 1 else 'the key'}; the details are"
         f" in {log}",
     )
-
-
-def first_line(error: Exception) -> str:
-    """The message of an error, on one line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -35,10 +35,9 @@ from advisor.record.run import ERROR
 from advisor.record.stage import ErrorRecord
 from trainers.job.files import write_json
 from trainers.job.job import Job, make_job
-from trainers.job.libraries import quiet_libraries
+from trainers.job.libraries import first_line, lack_of_memory, quiet_libraries
 from trainers.job.machine import torch_device, use_cores
 from trainers.start.loading import load_base, load_tokenizer
-from trainers.step.out_of_memory import first_line, is_out_of_memory
 from trainers.tools import results as saved
 from trainers.tools.results import BASE
 
@@ -168,9 +167,9 @@ def explained(task: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         where = f"evaluation.tasks: {task}"
-        if is_out_of_memory(error):
+        if lacking := lack_of_memory(error):
             raise OutOfMemory(
-                f"out of memory while the benchmark was asked: {first_line(error)}",
+                f"out of memory while the benchmark was asked: {lacking}",
                 where=where,
                 hint="free memory on the device, or remove the benchmark with the longest texts",
             ) from None
