@@ -11,20 +11,22 @@ from typing import Any
 
 from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.job.job import Job
-from trainers.rows.preference import PAIRS, Pair, preference_columns
+from trainers.rows.preference import PAIRS, preference_columns
+from trainers.rows.row import Kind
+from trainers.rows.sequences import Columns
 from trainers.stage.objective import EvaluatedBy, Objective
 from trainers.stage.run import trains
 
 
-class DPO(Objective[Pair]):
+class DPO(Objective[Any]):
     """Makes the chosen answer of each pair likelier than the rejected one; the plan's beta bounds
     how far the model moves.
     """
 
     config = "trl:DPOConfig"
     trained_by = "trl:DPOTrainer"
-    kind = PAIRS
-    columns = staticmethod(preference_columns)
+    kind: Kind[Any] = PAIRS
+    columns: Columns = staticmethod(preference_columns)
     evaluated_by: EvaluatedBy | None = PreferenceEvaluator
     measures_loss = True
     has_reference = True

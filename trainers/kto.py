@@ -10,22 +10,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.evaluation.pairs import PreferenceEvaluator
+from trainers.dpo import DPO
 from trainers.job import Model, Tokenizer
 from trainers.job.job import Job
 from trainers.rows import Prepared
 from trainers.rows.preference import FEEDBACK, Feedback, feedback_columns
 from trainers.rows.sequences import Groups, Picked, values_of
-from trainers.stage.objective import Objective
 from trainers.stage.run import trains
 
 FEWEST_AT_ONCE = 4
 
 
-class KTO(Objective[Feedback]):
+class KTO(DPO):
     """Makes answers that people liked likelier, and others less likely."""
 
     config = "trl:KTOConfig"
@@ -33,9 +31,6 @@ class KTO(Objective[Feedback]):
     orders_rows = False  # each stands behind the one whose answer its prompt also gets
     kind = FEEDBACK
     columns = staticmethod(feedback_columns)
-    evaluated_by = PreferenceEvaluator
-    measures_loss = True
-    has_reference = True
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
     def faults(self, job: Job) -> list[Fault]:
@@ -69,9 +64,6 @@ class KTO(Objective[Feedback]):
         order = list(range(len(rows)))
         random.Random(job.stage.seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
         return Groups(Picked([rows], order))
-
-    def own_arguments(self, job: Job) -> dict[str, Any]:
-        return {"max_length": None, "beta": job.options["beta"]}
 
 
 train = trains(KTO)

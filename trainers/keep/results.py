@@ -106,8 +106,8 @@ def put_result(unfinished: Path, folder: Path, *, disk: Disk = DISK) -> dict[str
     return files
 
 
-def load_saved(model: Any, folder: Path, *, adapter: str = "default") -> None:
-    """Give the model the saved weights; of a PeftModel, the adapter of that name alone.
+def load_saved(model: Any, folder: Path) -> None:
+    """Give the model the saved weights; of a PeftModel, its adapter alone.
 
     Raises RuntimeError if they do not fit the model.
     """
@@ -115,20 +115,13 @@ def load_saved(model: Any, folder: Path, *, adapter: str = "default") -> None:
         from peft import load_peft_weights, set_peft_model_state_dict
 
         weights = load_peft_weights(str(folder), device="cpu")
-        set_peft_model_state_dict(model, weights, adapter_name=adapter)
-    else:
-        _load_whole(model, folder)
-
-
-def _load_whole(model: Any, folder: Path) -> None:
-    """The files one after the other, so that no second copy of the model is in memory; but if they
-    have other names than the model in memory (transformers keeps the experts of a mixture in one
-    tensor, and saves each by itself), as transformers reads them.
-    """
+        set_peft_model_state_dict(model, weights)
+        return
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    # Not the state of a run, which lies beside the weights of a checkpoint.
+    # The files one after the other, so that no second copy of the model is in memory. Not the state
+    # of a run, which lies beside the weights of a checkpoint.
     files = sorted(folder.glob("model*.safetensors"))
     stored: set[str] = set()
     for path in files:
@@ -139,7 +132,8 @@ def _load_whole(model: Any, folder: Path) -> None:
         for path in files:
             model.load_state_dict(load_file(path), strict=False)
         return
-    # Of the class that is there already: no code is looked for.
+    # transformers keeps the experts of a mixture in one tensor, and saves each by itself: it reads
+    # them, into the class that is there already; no code is looked for.
     read = type(model).from_pretrained(
         str(folder), dtype=next(model.parameters()).dtype, trust_remote_code=False
     )
@@ -259,12 +253,6 @@ def forget_trained(folder: Path) -> None:
     """Remove the record: the stage is judged, or is trained again. The record itself goes first."""
     trained_record(folder).unlink(missing_ok=True)
     DISK.discard(folder / TRAINED)
-
-
-def without_handover(record: TrainedStage) -> StageResult:
-    """What the record says of the stage itself."""
-    known = {part.name: getattr(record, part.name) for part in fields(StageResult)}
-    return StageResult(**known)
 
 
 def together(one: Times | None, other: Times) -> Times:

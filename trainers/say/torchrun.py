@@ -18,7 +18,7 @@ from types import FrameType
 
 import psutil  # comes with accelerate; here, since a second signal may find it half imported
 
-from advisor.ground.signals import STOPS
+from advisor.ground.signals import STOPS, receiving
 from advisor.ground.terminal import show_streams
 
 IGNORED = {number for number in STOPS if signal.getsignal(number) is signal.SIG_IGN}
@@ -39,25 +39,23 @@ def pass_on(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """The exit code of the worker that failed first, as a shell gives it; 0 if none did."""
     show_streams()
-    for number in STOPS:
-        if number not in IGNORED:
-            signal.signal(number, pass_on)
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing import api
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    with receiving(pass_on):
+        from torch.distributed import run
+        from torch.distributed.elastic.multiprocessing import api
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # What torchrun does with a signal once it has started the workers.
-    api._terminate_process_handler = pass_on
-    # Each worker leaves its own message, also when it was asked to stop.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    try:
-        run.main()
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:
-            return failure.exitcode
-        print(f"process {rank} was ended by signal {-failure.exitcode}", file=sys.stderr)
-        return 128 - failure.exitcode
+        # What torchrun does with a signal once it has started the workers.
+        api._terminate_process_handler = pass_on
+        # Each worker leaves its own message, also when it was asked to stop.
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+        try:
+            run.main()
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode > 0:
+                return failure.exitcode
+            print(f"process {rank} was ended by signal {-failure.exitcode}", file=sys.stderr)
+            return 128 - failure.exitcode
     return 0
 
 

@@ -46,7 +46,6 @@ from trainers.keep.results import (
     read_trained,
     resolved_settings,
     together,
-    without_handover,
 )
 from trainers.keep.resuming import last_checkpoint, resume_metrics
 from trainers.keep.trackers import Trackers
@@ -186,7 +185,8 @@ def judge_saved(loaded: LoadedStage) -> None:
     loaded.parts.begin(AFTER, text=JUDGING_ALONE)
     with waiting("loading the saved result"):
         load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
-    done = Trained(plain_model(built.trainer), without_handover(record))
+    known = {part.name: getattr(record, part.name) for part in structs.fields(StageResult)}
+    done = Trained(plain_model(built.trainer), StageResult(**known))
     try:
         judge(loaded, before, done, trained=answer, answered_in=record.answered_in)
     except TrainingFailed:
