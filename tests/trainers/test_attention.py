@@ -7,7 +7,7 @@ import torch
 
 from advisor.ground.errors import MachineNotReady
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
-from trainers.keep.resuming import dependencies
+from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.packing import PackedBatches
 from trainers.start import attention
 from trainers.start.attention import choose, largest_gap, usable_here, with_attention

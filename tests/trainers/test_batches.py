@@ -15,7 +15,7 @@ from advisor.ground.errors import InputError
 from tests.conftest import examples
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
-from trainers.keep.resuming import dependencies
+from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.batches import Batches, Rounds
 from trainers.rows.packing import bins_of
 from trainers.start import attention

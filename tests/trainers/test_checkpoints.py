@@ -96,7 +96,7 @@ def test_an_evaluation_that_was_kept_counts_only_if_it_is_unaltered(tmp_path, va
 
 def test_the_main_process_alone_reads_what_the_run_goes_on_from(tmp_path, monkeypatch, make):
     """Its record is not read again, unverified, by each; they wait for it on the host, for long."""
-    from trainers.keep import resuming
+    from trainers.keep import checkpoint_store as resuming
 
     order = []
     found = Checkpoint(tmp_path / "checkpoint-3", {"step": 3})

@@ -352,7 +352,7 @@ def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
 
 def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
     """Other code in a function of the list is another training."""
-    from trainers.keep.resuming import dependencies
+    from trainers.keep.checkpoint_store import dependencies
 
     def found(code):
         (tmp_path / "own.py").write_text(code)

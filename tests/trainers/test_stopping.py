@@ -12,8 +12,7 @@ from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
 from trainers.job import job as process
 from trainers.job.files import read_json
-from trainers.keep.checkpoint_store import LARGEST_SHARE, SaveClock
-from trainers.keep.progress import RunCallback
+from trainers.keep.progress import LARGEST_SHARE, RunCallback, SaveClock
 from trainers.stage import load
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}

@@ -145,8 +145,7 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     """Training rows, the prompts to be answered, prepared rows, the checkpoint's fingerprint and
     the name of the run all change with the argument.
     """
-    from trainers.keep.checkpoint_store import fingerprint
-    from trainers.keep.resuming import dependencies
+    from trainers.keep.checkpoint_store import dependencies, fingerprint
     from trainers.rows.conversation import PROMPTS
     from trainers.rows.stage_rows import prepare_rows
     from trainers.start.loading import load_tokenizer

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
@@ -15,7 +16,7 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.progress import Wait, board
 from trainers.job.job import Job, label
 from trainers.job.machine import MemoryMeter, is_main_process, wait_for_all
-from trainers.keep.checkpoint_store import CheckpointStore, SaveClock
+from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.keep.held_out_curve import HeldOutCurve
 from trainers.keep.trackers import Trackers
 from trainers.say.progress import append_line, metric_name, say
@@ -24,6 +25,8 @@ from trainers.step import settings
 # Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
 # them are in metrics.jsonl.
 KEPT_LOGS = 20
+LARGEST_SHARE = 0.05  # of the time that saving may take
+SHORT_S = 1.0  # a save that takes less is not put off
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
 
 
@@ -298,3 +301,35 @@ class RunCallback(TrainerCallback):
         """Median time of a step, without the first, which is slower."""
         times = sorted(self.step_times_s[1:] or self.step_times_s)
         return times[len(times) // 2] if times else 0.0
+
+
+# --------------------------------------------------------------------------- when to save
+
+
+@dataclass
+class SaveClock:
+    """When to save: after so many steps or so many minutes, whichever comes first, but later where
+    saving would take more than a small share of the time and the plan does not name the steps.
+    """
+
+    every: int  # steps between checkpoints
+    is_asked: bool  # the plan names them
+    minutes: float | None  # the longest time between checkpoints; None: steps alone count
+    now_s: Callable[[], float] = time.monotonic
+    took_s: float = 0.0  # the last save
+    last_s: float = 0.0  # when training began, or a checkpoint had been written
+    is_waiting: bool = False  # a save was due, and is put off
+
+    def begin(self, took_s: float = 0.0) -> None:
+        """Training begins, or a checkpoint has just been written, which took so long."""
+        self.took_s, self.last_s, self.is_waiting = took_s, self.now_s(), False
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        trained_s = self.now_s() - self.last_s
+        is_step = step % self.every == 0
+        is_late = self.minutes is not None and trained_s >= self.minutes * 60
+        self.is_waiting = self.is_waiting or is_step or is_late
+        is_short = self.took_s <= LARGEST_SHARE * (trained_s + self.took_s)
+        is_kept = is_step and (self.is_asked or self.took_s < SHORT_S)
+        return is_kept or (self.is_waiting and is_short)

@@ -30,9 +30,8 @@ from trainers.job.machine import (
     torch_device,
     use_cores,
 )
-from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.keep.checkpoint_store import CheckpointStore, dependencies
 from trainers.keep.held_out_curve import asks_for_curve, check_held_out, even_batch, make_curve
-from trainers.keep.resuming import dependencies
 from trainers.rows import Prepared
 from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened

@@ -35,7 +35,7 @@ from trainers.job.files import write_json
 from trainers.job.job import AFTER_STEPS, EVALUATING, IN_STEPS, JUDGE, SAVING, TRAINING, Job, label
 from trainers.job.job import TRAIN as TRAIN_ALONE
 from trainers.job.machine import is_main_process, process_count, wait_for_all
-from trainers.keep.checkpoint_store import Checkpoint, fingerprint
+from trainers.keep.checkpoint_store import Checkpoint, fingerprint, last_checkpoint, resume_metrics
 from trainers.keep.held_out_curve import SHORT_RUN, HeldOutCurve, HeldOutLoss
 from trainers.keep.results import (
     dependency,
@@ -47,7 +47,6 @@ from trainers.keep.results import (
     resolved_settings,
     together,
 )
-from trainers.keep.resuming import last_checkpoint, resume_metrics
 from trainers.keep.trackers import Trackers
 from trainers.rows.conversation import PROMPTS
 from trainers.rows.sequences import lengths

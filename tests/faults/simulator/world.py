@@ -17,9 +17,8 @@ from advisor.record.run import DONE, RESULT, StageResult
 from tests.faults.simulator.disk import SimulatedDisk
 from trainers.job.files import write_json
 from trainers.job.job import Job
-from trainers.keep.checkpoint_store import KEPT, CheckpointStore
+from trainers.keep.checkpoint_store import KEPT, CheckpointStore, dependencies
 from trainers.keep.results import put_result
-from trainers.keep.resuming import dependencies
 from trainers.say.progress import append_line, cut_metrics
 
 STEPS, EVERY = 6, 2
