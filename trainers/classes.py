@@ -51,7 +51,6 @@ class ClassEvaluator:
         """Do nothing: before training the outputs of the head are random."""
 
     def evaluate_tuned(self) -> None:
-        """Predict the classes of the held-out texts."""
         if not self.rows:
             return
         trainer, texts = self.trainer, [row.input_ids for row in self.rows]
@@ -71,14 +70,12 @@ class ClassEvaluator:
         self.accuracy = compare(before, after, higher_is_better=True)
 
     def verdict(self) -> tuple[str, str]:
-        """One word and one sentence."""
         if self.accuracy is None:
             return verdict({})
         word, text = verdict({"accuracy": self.accuracy})
         return word, f"{text} (before: always the most common class, {self.most_common})"
 
     def checks(self) -> list[Check]:
-        """Whether more than one class is predicted."""
         guesses, classes = set(self.predicted), {row.name for row in self.rows}
         if len(guesses) != 1 or len(classes) < 2:
             return []
@@ -86,7 +83,6 @@ class ClassEvaluator:
         return [Check("calls-more-than-one-class", False, text)]
 
     def record(self) -> Evaluation:
-        """The comparison for result.json."""
         if self.accuracy is None:
             return Evaluation(rows=0)
         true = [self.names.index(row.name) for row in self.rows]

@@ -34,7 +34,6 @@ class SimPO(ORPO):
     logged = DPO.logged
 
     def faults(self, job: Job) -> list[Fault]:
-        """Keys of `trl:` that the stage sets itself."""
         return [
             Fault(
                 where=f"stage {job.stage.name}: trl", what=f"'{key}' cannot be set here", hint=hint

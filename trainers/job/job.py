@@ -183,12 +183,10 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder for the stage's checkpoints."""
         return self.output / "checkpoints"
 
     @property
     def data(self) -> PlanData:
-        """The data this stage trains on."""
         return self.entry.data
 
     @property

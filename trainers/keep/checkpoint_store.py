@@ -145,7 +145,6 @@ class CheckpointStore:
     # ---------------------------------------------------------------- writing
 
     def place(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
         return self.folder / f"{PREFIX}{step}"
 
     def begin(self, step: int) -> Path:

@@ -242,7 +242,6 @@ def restore_random_states(value: dict[str, Any]) -> None:
 
 
 def unwrapped(trainer: Any) -> Any:
-    """The trainer's own model."""
     return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
 
 

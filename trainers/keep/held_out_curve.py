@@ -143,7 +143,6 @@ class HeldOutCurve:
     measured: list[HeldOutLoss] = field(default_factory=list)
 
     def is_due(self, step: int) -> bool:
-        """Whether the loss is measured after this step."""
         return step % self.plan.every == 0 or step == self.steps
 
     def add(self, step: int, loss: float, seconds: float) -> bool:
@@ -165,7 +164,6 @@ class HeldOutCurve:
 
     @property
     def last_step(self) -> int | None:
-        """The step of the last measurement."""
         return self.measured[-1].step if self.measured else None
 
     @property
@@ -206,7 +204,6 @@ class HeldOutCurve:
         return "; ".join(parts)
 
     def record(self) -> HeldOut:
-        """For result.json."""
         best, last = self.best, self.measured[-1] if self.measured else None
         return HeldOut(
             every=self.plan.every,
@@ -233,7 +230,6 @@ class HeldOutCurve:
 
 
 def measurements(count: int) -> str:
-    """'1 evaluation', '3 evaluations'."""
     return f"{count} evaluation{'s' if count != 1 else ''}"
 
 

@@ -68,7 +68,6 @@ class Parts:
         self.close()
 
     def close(self) -> None:
-        """Show no more."""
         if self.wait is not None:
             board.close(self.wait)
             self.wait = None

@@ -78,7 +78,6 @@ class BFloat16AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch gives it no types
     def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient."""
         assert closure is None  # nothing here computes a loss more than once
         place = 0
         for group in self.param_groups:
@@ -246,7 +245,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 self.parts[moved] = kind(groups, **every, **more)  # fills in its own defaults
 
     def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient."""
         assert closure is None
         for moved, part in self.parts.items():
             part.param_groups = [group for group in self.param_groups if group["muon"] == moved]

@@ -60,7 +60,6 @@ class Update:
     ] = nothing
 
     def config_class(self) -> type | None:
-        """The class that `CONFIG` names."""
         return resolve_name(self.CONFIG) if self.CONFIG else None
 
     def peft_config(self, stage: Stage, options: Mapping[str, Any], model: Model) -> Any | None:

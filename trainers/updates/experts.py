@@ -118,7 +118,6 @@ def returning_routers(model: Any, on: bool | None = None) -> Iterator[None]:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model without PEFT's wrapping."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
