@@ -40,6 +40,7 @@ from trainers.job.machine import process_count, process_rank, several_machines
 from trainers.say.processes import ConnectionLost, run_and_leave
 from trainers.stage.load import check_later_stages, check_rows
 from trainers.stage.objective import load_recipe
+from trainers.start.model_files import CHECK_NAME
 from trainers.step.settings import refused_by_library
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
@@ -178,13 +179,7 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
             str(error.strerror), where=where, hint="check free space and permissions"
         )
     if isinstance(error, OSError):  # transformers: a model that is not there, offline, gated
-        return InputError(
-            f"the model cannot be loaded: {said}",
-            hint=(
-                "check the model's name, `hf auth login` for gated models, and the connection"
-                " (HF_HUB_OFFLINE)"
-            ),
-        )
+        return InputError(f"the model cannot be loaded: {said}", hint=CHECK_NAME)
     refused = refused_code(error, job.base_model if job is not None else "the model")
     if refused is not None:
         return refused

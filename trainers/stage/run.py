@@ -107,7 +107,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         else:
             built = build_stage(loaded, processes=process_count())
             before = measure_before(built)
-            judge(built, before, train_steps(built))
+            judge(built, before, *train_steps(built))
 
 
 def train_alone(loaded: LoadedStage) -> None:
@@ -118,13 +118,13 @@ def train_alone(loaded: LoadedStage) -> None:
     if is_main_process():
         forget_trained(job.output)
     built = build_stage(loaded, processes=process_count())
-    trained = train_steps(built)
-    answer = loaded.objective.probe(job, loaded.data, loaded.tokenizer).answer(trained.model)
+    model, result = train_steps(built)
+    answer = loaded.objective.probe(job, loaded.data, loaded.tokenizer).answer(model)
     if is_main_process():
         # FSDP casts the weights that it computes with; others compute as anybody would load them.
         dtype = settings.autocast_dtype(job, loaded.device) if casts_weights(job) else None
         keep_trained(
-            job.output, structs.replace(trained.result, times=loaded.parts.times()), answer,
+            job.output, structs.replace(result, times=loaded.parts.times()), answer,
             processes=process_count(), depends_on=dependency(built.store), answered_in=dtype,
         )  # fmt: skip
     wait_for_all()  # nobody leaves before it is written
@@ -185,38 +185,41 @@ def judge_saved(loaded: LoadedStage) -> None:
     with waiting("loading the saved result"):
         load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
     known = {part.name: getattr(record, part.name) for part in structs.fields(StageResult)}
-    done = Trained(plain_model(built.trainer), StageResult(**known))
+    model, result = plain_model(built.trainer), StageResult(**known)
     try:
-        judge(loaded, before, done, trained=answer, answered_in=record.answered_in)
+        judge(loaded, before, model, result, trained=answer, answered_in=record.answered_in)
     except TrainingFailed:
         forget_trained(output)  # the next attempt saves the result again
         raise
     forget_trained(output)
 
 
-def judge(loaded: LoadedStage, before: Before, done: Trained, **answered: Any) -> None:
+def judge(
+    loaded: LoadedStage, before: Before, model: Model, result: StageResult, **answered: Any
+) -> None:
     """Check what was saved, compare before and after, say what was found, and write result.json.
 
     Raises TrainingFailed if the result is not the trained model, or has no effect.
 
     Args:
-        done: The trained model, and what the training said of it.
+        model: The trained one.
+        result: As far as it goes without judging.
         answered: What `check_saved` needs of another process that has trained it.
     """
     job, evaluator, evaluation, word, text = loaded.job, before.evaluator, None, None, None
     with waiting("checking the saved result"):
-        checks = check_saved(job, done.model, job.output, before.probe, before.answer, **answered)
+        checks = check_saved(job, model, job.output, before.probe, before.answer, **answered)
     job.enter(EVALUATING)
-    checks += done.result.checks
+    checks += result.checks
     if evaluator is not None:
         evaluator.evaluate_tuned()
         evaluation, (word, text) = evaluator.record(), evaluator.verdict()
         checks += evaluator.checks()
     for check in checks:
         tell(job, f"{'ok' if check.ok else 'WARNING'}: {check.text}")
-    times = together(done.result.times, loaded.parts.times())
+    times = together(result.times, loaded.parts.times())
     result = structs.replace(
-        done.result,
+        result,
         status=DONE,
         duration_s=times.total_s,
         times=times,
@@ -225,21 +228,14 @@ def judge(loaded: LoadedStage, before: Before, done: Trained, **answered: Any) -
         verdict=Verdict(ok=all(check.ok for check in checks), word=word, text=text),
     )
     write_json(job.output / RESULT, result.to_dict())
-    job.process.release(done.model)
+    job.process.release(model)
 
 
 # --------------------------------------------------------------------------- the steps
 
 
-class Trained(NamedTuple):
-    """A trained and saved stage."""
-
-    model: Model
-    result: StageResult  # as far as it goes without judging
-
-
-def train_steps(built: BuiltStage) -> Trained:
-    """Train what is left of the stage and save the result.
+def train_steps(built: BuiltStage) -> tuple[Model, StageResult]:
+    """Train what is left of the stage and save the result: (the model, what is known of it).
 
     Raises Stopped if a process was asked to stop, and TrainingFailed if training went wrong.
     """
@@ -300,7 +296,7 @@ def train_steps(built: BuiltStage) -> Trained:
         resolved=resolved,
         **outcome,
     )
-    return Trained(model, result)
+    return model, result
 
 
 def _run_steps(built: BuiltStage, resume: Checkpoint | None) -> None:

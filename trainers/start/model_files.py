@@ -8,6 +8,7 @@ import errno
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -38,6 +39,9 @@ OF_THE_FOLDER = (
 OF_THE_MACHINE = ("cuda error", "cuda driver", "hip error", "nccl")
 MACHINE_TYPES = ("AcceleratorError", "DistBackendError", "DistNetworkError")
 # What a library says, and what to do.
+CHECK_NAME = (
+    "check the model's name, `hf auth login` for gated models, and the connection (HF_HUB_OFFLINE)"
+)
 NEWER = "check model_type in its config.json; a newer transformers may know it"
 HINTS = (
     (
@@ -105,19 +109,9 @@ def _faults(source: str, what: str, error: BaseException) -> list[Fault]:
         hint = "look for a version of the model with *.safetensors files"
         return [Fault(where=source, what=what, allowed=f"weights as {WEIGHTS}", hint=hint)]
     what = f"{what} cannot be loaded: {first_line(error)}"
-    return [Fault(where=source, what=what, hint=_hint(source, error))]
-
-
-def _hint(source: str, error: BaseException) -> str:
-    for words, hint in HINTS:
-        if words in str(error):
-            return hint
-    if Path(source).is_dir():
-        return "download or copy the folder again"
-    return (
-        "check the model's name, `hf auth login` for gated models, and the connection"
-        " (HF_HUB_OFFLINE)"
-    )
+    known = (hint for words, hint in HINTS if words in str(error))
+    other = "download or copy the folder again" if folder.is_dir() else CHECK_NAME
+    return [Fault(where=source, what=what, hint=next(known, other))]
 
 
 def model_config(job: Job, source: str) -> Any:
@@ -154,7 +148,7 @@ def check_loaded(
         info: The loading info of `from_pretrained`: missing_keys, unexpected_keys, mismatched_keys.
     """
     at, where = f"model {source}", _where(source)
-    new = _may_be_new(model, new_head=new_head)
+    new = partial(_may_be_new, model, new_head=new_head)
     missing = sorted(key for key in info["missing_keys"] if not new(key))
     mismatched = sorted(entry for entry in info["mismatched_keys"] if not new(entry[0]))
     unexpected = sorted(key for key in info["unexpected_keys"] if _has_a_place(model, key))
@@ -210,23 +204,16 @@ def _where(source: str) -> str:
     return next(iter(names), "its files").replace(INDEX, f"the files of {INDEX}")
 
 
-def _may_be_new(model: Any, *, new_head: bool) -> Callable[[str], bool]:
+def _may_be_new(model: Any, key: str, *, new_head: bool) -> bool:
     """Whether a tensor of the model may start from random numbers: those of the head of a model
     that scores or classifies, and, in a model's own code, buffers, which that code computes.
     """
     prefix = getattr(model, "base_model_prefix", "")
-    has_head = new_head and type(model).__name__.endswith("ForSequenceClassification")
-    buffers = (
-        {name for name, _ in model.named_buffers()}
-        if not type(model).__module__.startswith("transformers.")
-        else set()
-    )
-
-    def may_be_new(key: str) -> bool:
-        of_head = has_head and (not key.startswith(f"{prefix}.") or f"{prefix}.pooler." in key)
-        return of_head or key in buffers
-
-    return may_be_new
+    is_of_head = not key.startswith(f"{prefix}.") or f"{prefix}.pooler." in key
+    if new_head and is_of_head and type(model).__name__.endswith("ForSequenceClassification"):
+        return True
+    is_own_code = not type(model).__module__.startswith("transformers.")
+    return is_own_code and key in dict(model.named_buffers())
 
 
 def _has_a_place(model: Any, key: str) -> bool:

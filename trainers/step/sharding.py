@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from advisor.ground.errors import InputError
@@ -35,21 +35,15 @@ def is_sharded(job: Job) -> bool:
 # --------------------------------------------------------------------------- before training
 
 
-@contextmanager
-def one_reads_for_all() -> Iterator[None]:
+def one_reads_for_all() -> AbstractContextManager[None]:
     """Inside, `from_pretrained` with `unread()` makes a model without memory in all processes of a
     machine but the first, with the buffers that no file holds. accelerate then sends each process
     its part.
     """
-    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # what transformers asks
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "true"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
+    from accelerate.utils import patch_environment
+
+    # What transformers asks.
+    return patch_environment(ACCELERATE_USE_FSDP=True, FSDP_CPU_RAM_EFFICIENT_LOADING=True)
 
 
 def reads_once(job: Job) -> bool:
