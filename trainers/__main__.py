@@ -36,8 +36,13 @@ from advisor.record.stage import ErrorRecord, error_of_rank
 from trainers.job.files import make_folder, write_json
 from trainers.job.job import JUDGE, LOADING, RESUMES, TRAIN, Job, Process, make_job
 from trainers.job.libraries import first_line, lack_of_memory, refused_code
-from trainers.job.machine import process_count, process_rank, several_machines
-from trainers.say.processes import ConnectionLost, run_and_leave
+from trainers.job.machine import (
+    ConnectionLost,
+    process_count,
+    process_rank,
+    run_and_leave,
+    several_machines,
+)
 from trainers.stage.load import check_later_stages, check_rows
 from trainers.stage.objective import load_recipe
 from trainers.start.model_files import CHECK_NAME

@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
+from trainers.heads import Classifier, Seq2Seq
 from trainers.job import Model
 from trainers.job.job import Job
 from trainers.rows import PackedBatches, Row, dataset_columns, pack
@@ -27,15 +28,8 @@ class SFT(Objective[Row]):
     @classmethod
     def of(cls, job: Job) -> Objective[Any]:
         """SFT; with `head: classes` a classifier, with `head: seq2seq` an encoder and a decoder."""
-        if job.options.get("head") == "classes":
-            from trainers.classes import Classifier
-
-            return Classifier()
-        if job.options.get("head") == "seq2seq":
-            from trainers.seq2seq import Seq2Seq
-
-            return Seq2Seq()
-        return cls()
+        heads: dict[Any, type[Objective[Any]]] = {"classes": Classifier, "seq2seq": Seq2Seq}
+        return heads.get(job.options.get("head"), cls)()
 
     def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
         return pack(rows, job.stage.seq_len) if job.stage.packing else Groups(rows)

@@ -22,8 +22,7 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
 from tests.distributed.held import Held
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
-from trainers.job.machine import is_main_process, process_count
-from trainers.say.processes import run_and_leave
+from trainers.job.machine import is_main_process, process_count, run_and_leave
 from trainers.stage.objective import load_recipe
 
 TRAINED, REFUSED, FAILED = "trained", "refused", "failed"

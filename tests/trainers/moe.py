@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainers.say.processes import run_and_leave
+from trainers.job.machine import run_and_leave
 
 SHAPE = {
     "vocab_size": 64,

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 ENDS = """
-from trainers.say.processes import run_and_leave
+from trainers.job.machine import run_and_leave
 
 class Held:
     def __del__(self):

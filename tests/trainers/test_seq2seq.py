@@ -12,7 +12,7 @@ from msgspec import structs
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses
 from trainers import sft
-from trainers.seq2seq import set_languages
+from trainers.heads import set_languages
 
 WORDS = ("red", "blue", "green", "tea", "cup", "kettle", "shop", "parcel")
 
@@ -262,7 +262,7 @@ def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
 
 def test_labels_begin_with_the_language_that_is_written(stage, tiny_nllb):
     """The input carries the language that is read, the output that which is written."""
-    from trainers.seq2seq import Seq2Seq
+    from trainers.heads import Seq2Seq
     from trainers.stage.load import prepare
 
     job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn")

@@ -11,6 +11,7 @@ import pytest
 from advisor.data.example import Example
 from advisor.ground.errors import InputError, MachineNotReady
 from tests.trainers.fitting import in_memory
+from trainers.job.machine import ConnectionLost, others_wait_for, wait_for
 from trainers.rows import ANSWERS, Kind, Row, Templater, sequences
 from trainers.rows import stage_rows as preparing
 from trainers.rows.conversation import PROMPTS
@@ -18,7 +19,6 @@ from trainers.rows.preference import FEEDBACK, PAIRS
 from trainers.rows.row import LeftOut, Limits, cut_row, ids_of
 from trainers.rows.sequences import StoredRows, lengths, values_of
 from trainers.rows.stage_rows import Preparation, prepare_rows
-from trainers.say.processes import ConnectionLost, others_wait_for, wait_for
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
         for path, content in files.items():
             path.write_bytes(content)
 
-    monkeypatch.setattr("trainers.say.processes.time.sleep", write_later)
+    monkeypatch.setattr("trainers.job.machine.time.sleep", write_later)
     assert in_memory(prepared_in(job, tmp_path, PAIRS)) == first
 
 
@@ -298,7 +298,7 @@ def test_a_main_process_that_fails_leaves_nobody_waiting(make, tmp_path, monkeyp
 def test_who_waits_ends_with_its_launcher(tmp_path, monkeypatch):
     """A process whose parent is another one than before waits for nothing."""
     parents = iter([7, 7, 1, 1, 1])
-    monkeypatch.setattr("trainers.say.processes.os.getppid", lambda: next(parents))
+    monkeypatch.setattr("trainers.job.machine.os.getppid", lambda: next(parents))
     with pytest.raises(ConnectionLost, match="launcher"):
         wait_for(tmp_path / "rows.arrow", lambda: None)
 

@@ -47,7 +47,13 @@ from advisor.record.stage import DataCounts
 from trainers.job import Tokenizer
 from trainers.job.files import digest_of
 from trainers.job.job import Job
-from trainers.job.machine import is_main_process, process_count, usable_cores
+from trainers.job.machine import (
+    is_main_process,
+    others_wait_for,
+    process_count,
+    usable_cores,
+    wait_for,
+)
 from trainers.rows.conversation import ANSWERS
 from trainers.rows.row import (
     Array,
@@ -70,7 +76,6 @@ from trainers.rows.sequences import (
     values_of,
 )
 from trainers.rows.template import Templater
-from trainers.say.processes import others_wait_for, wait_for
 
 TEACH_ANSWERS = ("answers", "pairs", "feedback")  # kinds of rows whose answers are in the data
 # Besides our own code, what decides how text becomes tokens.

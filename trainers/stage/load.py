@@ -25,6 +25,7 @@ from trainers.job.job import BEFORE_STEPS, JUDGE, LOADING, WHILE_LOADING, Job
 from trainers.job.libraries import check_versions, quiet_libraries
 from trainers.job.machine import (
     MemoryMeter,
+    connect,
     keep_freed_memory,
     process_count,
     torch_device,
@@ -35,7 +36,6 @@ from trainers.keep.held_out_curve import asks_for_curve, check_held_out, even_ba
 from trainers.rows import Prepared
 from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened
-from trainers.say.processes import connect
 from trainers.say.progress import LOAD, Parts, tell
 from trainers.stage.objective import Build, Objective, Opened, load_recipe
 from trainers.start.attention import unpacked_if_seen, with_attention

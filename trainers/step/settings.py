@@ -35,8 +35,7 @@ from trainers.job import Device
 from trainers.job.evaluating import half_dtype
 from trainers.job.job import Job
 from trainers.job.libraries import first_line
-from trainers.job.machine import process_count, usable_cores
-from trainers.say.processes import JOIN_S
+from trainers.job.machine import JOIN_S, process_count, usable_cores
 from trainers.step.sharding import is_sharded, prepare_sharding
 from trainers.updates import Update
 

@@ -27,11 +27,16 @@ from advisor.record.content import folder_digest
 from trainers.job import Device, Tokenizer
 from trainers.job.files import digest_of, make_folder
 from trainers.job.job import Job, model_source
-from trainers.job.machine import is_main_process, process_count, process_rank
+from trainers.job.machine import (
+    is_main_process,
+    others_wait_for,
+    process_count,
+    process_rank,
+    wait_for,
+)
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import Prompt
 from trainers.rows.row import IGNORED, ids_of, normalise_text
-from trainers.say.processes import others_wait_for, wait_for
 from trainers.step import settings
 
 # Tokens that one of two tokenizers may lack: special tokens that a later release of a model added.
