@@ -16,13 +16,13 @@ from advisor.probe.catalogue import find_gpu
 from tests.conftest import examples
 from tests.estimate.specs import RunSpec, estimate, memory_estimate, run_of, shape
 
+LLAMA, QWEN = "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-8B"
 MODELS = (
-    "Qwen/Qwen3-0.6B",
-    "meta-llama/Llama-3.1-8B",
-    "mistralai/Mixtral-8x7B-Instruct-v0.1",
-    "google/gemma-2-2b",
+    "Qwen/Qwen3-0.6B", LLAMA, "mistralai/Mixtral-8x7B-Instruct-v0.1", "google/gemma-2-2b",
     "HuggingFaceTB/SmolLM2-135M",
-)
+)  # fmt: skip
+STEP, START = "optimizer step", "loss and start of the backward pass"
+LAYER, WRITING = "backward pass through one layer", "generating answers"
 
 
 def needs(spec, name):
@@ -30,11 +30,11 @@ def needs(spec, name):
     return memory_estimate(spec, shape(name)).need_bytes
 
 
-def peak(spec: RunSpec, name: str = "meta-llama/Llama-3.1-8B", *, cpu: bool = False) -> int:
+def peak(spec: RunSpec, name: str = LLAMA, *, cpu: bool = False) -> int:
     return memory_estimate(spec, shape(name), cpu=cpu).peak_bytes
 
 
-def terms(spec: RunSpec, name: str, moment: str) -> dict[str, int]:
+def terms(spec: RunSpec, name: str = LLAMA, moment: str = STEP) -> dict[str, int]:
     return {
         term.name: term.size_bytes
         for found in memory_estimate(spec, shape(name)).moments
@@ -48,15 +48,9 @@ def test_full_tuning_in_bf16_peaks_at_ten_bytes_a_parameter():
     billion.
     """
     spec = RunSpec(
-        update="full",
-        precision="pure",
-        optimizer="adamw",
-        micro_batch_size=8,
-        seq_len=4096,
-        loss="fused",
-        framework="fms-hf-tuning (TRL SFTTrainer)",
-        packing=True,
-    )
+        update="full", precision="pure", optimizer="adamw", micro_batch_size=8, seq_len=4096,
+        loss="fused", framework="fms-hf-tuning (TRL SFTTrainer)", packing=True,
+    )  # fmt: skip
     assert peak(spec, "mistralai/Mistral-7B-v0.1") / GIB == pytest.approx(67.459, rel=0.002)
 
 
@@ -65,8 +59,7 @@ def test_a_fused_step_saves_the_foreach_temporaries():
     parameter.
     """
     spec = RunSpec(update="full", optimizer="adamw_fused", micro_batch_size=1, seq_len=16)
-    step = terms(spec, "meta-llama/Llama-3.1-8B", "optimizer step")
-    assert sum(step.values()) == 8 * 8_030_261_248
+    assert sum(terms(spec).values()) == 8 * 8_030_261_248
 
 
 def test_lora_keeps_twelve_bytes_and_a_gradient_per_trainable_parameter():
@@ -75,7 +68,7 @@ def test_lora_keeps_twelve_bytes_and_a_gradient_per_trainable_parameter():
     """
     spec = RunSpec(rank=16, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
     assert run_of(spec, shape("mistralai/Mistral-7B-v0.1")).trainable == 13_631_488
-    step = terms(spec, "mistralai/Mistral-7B-v0.1", "optimizer step")
+    step = terms(spec, "mistralai/Mistral-7B-v0.1")
     assert step["adapters"] + step["optimizer state"] + step["gradients"] == 16 * 13_631_488
 
 
@@ -86,52 +79,102 @@ def test_trained_embeddings_are_copies_with_gradient_and_moments(quantization, f
     bundled trainers in float32: copy, gradient and two moments are 8 or 16 bytes of each number.
     """
     spec = RunSpec(rank=16, quantization=quantization, framework=framework)
-    more = replace(spec, options={"train_embeddings": True})
-    plain, found = (
-        sum(terms(each, "meta-llama/Llama-3.1-8B", "optimizer step").values())
-        for each in (spec, more)
-    )
-    assert found - plain == 4 * width * 2 * 128_256 * 4096
-    assert (
-        terms(more, "meta-llama/Llama-3.1-8B", "optimizer step")["trained embeddings and output"]
-        == width * 2 * 128_256 * 4096
-    )
+    plain, found = terms(spec), terms(replace(spec, options={"train_embeddings": True}))
+    numbers = 2 * 128_256 * 4096
+    assert sum(found.values()) - sum(plain.values()) == 4 * width * numbers
+    assert found["trained embeddings and output"] == width * numbers
 
 
-def test_nf4_counts_scales_and_leaves_embeddings_in_16_bit():
-    """Llama 3.1 8B: 6.98 billion linear weights at 0.5 B, 1/64 + 4/16384 B of scales, 1.05 billion
-    of embeddings and output at 2 B.
-    """
-    found = terms(RunSpec(quantization="nf4"), "meta-llama/Llama-3.1-8B", "optimizer step")
-    embeddings, norms = 2 * 128_256 * 4096, 65 * 4096
-    linear = 8_030_261_248 - embeddings - norms
-    assert found["weights"] == linear // 2
-    assert found["quantisation constants"] == round(linear * (1 / 64 + 4 / 16384))
-    assert found["weights left unquantised"] == 2 * (embeddings + norms)
+# Llama 3.1 8B: numbers of embeddings and output, of norms, and of linear layers.
+EMBEDDINGS, NORMS = 2 * 128_256 * 4096, 65 * 4096
+LINEAR = 8_030_261_248 - EMBEDDINGS - NORMS
+NF4 = RunSpec(quantization="nf4")
+FULL_DPO = RunSpec(
+    objective="dpo", update="full", weights_dtype="bfloat16", gpus=2, sharding="fsdp"
+)
+DEEPSPEED = RunSpec(
+    update="full", optimizer="adamw_cpu", micro_batch_size=1, seq_len=8192, gpus=8,
+    framework="DeepSpeed",
+)  # fmt: skip
+FLAT = RunSpec(
+    update="lora", micro_batch_size=1, seq_len=1034, gpus=2, sharding="fsdp", framework="lit-gpt",
+    counter="allocated", gradient_checkpointing=True,
+)  # fmt: skip
+PPO = RunSpec(
+    objective="ppo", micro_batch_size=8, grad_accum=8, seq_len=512, options={"response_tokens": 256}
+)
+SUMS = {
+    "nf4: half a byte of linear weights, scales, and the rest in 16 bit": (
+        NF4, LLAMA, STEP,
+        {"weights": LINEAR // 2, "quantisation constants": round(LINEAR * (1 / 64 + 4 / 16384)),
+         "weights left unquantised": 2 * (EMBEDDINGS + NORMS)},
+    ),
+    "without double quantization a float32 scale per 64 weights": (
+        replace(NF4, double_quantization=False), LLAMA, STEP,
+        {"quantisation constants": LINEAR // 16},
+    ),
+    "PEFT's preparation turns what is not quantised into float32": (
+        replace(NF4, kbit_prepared=True), LLAMA, STEP,
+        {"weights left unquantised": 4 * (EMBEDDINGS + NORMS)},
+    ),
+    # `python -m tests.distributed --memory` counts as many.
+    "a divided reference keeps the dtype of the plan, pure": (
+        replace(FULL_DPO, precision="pure"), QWEN, STEP, {"reference model": 8_190_735_360},
+    ),
+    "a divided reference keeps the dtype of the plan, mixed": (
+        replace(FULL_DPO, precision="mixed"), QWEN, STEP, {"reference model": 8_190_735_360},
+    ),
+    "ZeRO-2 of DeepSpeed holds two buckets": (
+        replace(DEEPSPEED, sharding="zero2"), LLAMA, START,
+        {"communication buckets": 2 * 2 * 500_000_000},
+    ),
+    "ZeRO-3 holds three": (
+        replace(DEEPSPEED, sharding="zero3"), LLAMA, START,
+        {"communication buckets": 3 * 2 * 500_000_000},
+    ),
+    "frozen weights in one flat parameter with adapters have gradients of the whole layer": (
+        FLAT, LLAMA, LAYER, {"first gradients": 2 * dims_of(shape(LLAMA)).layer_params * 2},
+    ),
+    "accelerate wraps adapters for themselves": (
+        replace(FLAT, framework="fms-hf-tuning"), LLAMA, LAYER, {"first gradients": None},
+    ),
+    # More rows in a batch add no logits.
+    "PPO scores a part of the tokens": (
+        PPO, LLAMA, START,
+        {"last hidden states": 6 * 4096 * 8 * 512, "logits and loss": 3 * 2048 * 128_256 * 4},
+    ),
+    "PPO writes 32 answers at a time": (
+        PPO, LLAMA, WRITING, {"keys and values of answers": 32 * 512 * 32 * 2 * 1024 * 2},
+    ),
+    "PPO writes no more answers than there are": (
+        replace(PPO, grad_accum=1), LLAMA, WRITING,
+        {"keys and values of answers": 8 * 512 * 32 * 2 * 1024 * 2},
+    ),
+    "a paged state is not counted on the device": (
+        RunSpec(update="full", optimizer="paged_adamw"), QWEN, STEP, {"optimizer state": None},
+    ),
+    "nor in 8 bit": (
+        RunSpec(update="full", optimizer="paged_adamw_8bit"), QWEN, STEP, {"optimizer state": None},
+    ),
+    "nor one of the host": (
+        RunSpec(update="full", optimizer="adamw_cpu"), QWEN, STEP, {"optimizer state": None},
+    ),
+    # On adapters the reference is the base with the adapter off.
+    "DPO on adapters holds no second model": (
+        RunSpec(objective="dpo"), QWEN, STEP, {"reference model": None},
+    ),
+    "full DPO does": (
+        RunSpec(objective="dpo", update="full"), QWEN, STEP, {"reference model": 2 * 8_190_735_360},
+    ),
+}  # fmt: skip
 
 
-def test_single_quantization_costs_a_float32_scale_per_64_weights():
-    """Without double quantization the scales take 1/16 byte a weight, four times as much."""
-    double = terms(RunSpec(quantization="nf4"), "Qwen/Qwen3-8B", "optimizer step")[
-        "quantisation constants"
-    ]
-    single = terms(
-        RunSpec(quantization="nf4", double_quantization=False), "Qwen/Qwen3-8B", "optimizer step"
-    )["quantisation constants"]
-    assert single / double == pytest.approx(0.0625 / (1 / 64 + 4 / 16384), rel=1e-6)
-
-
-def test_prepared_for_kbit_training_upcasts_what_is_not_quantised():
-    """PEFT's prepare_model_for_kbit_training turns embeddings, output and norms into float32: twice
-    the bytes.
-    """
-    plain = terms(RunSpec(quantization="nf4"), "Qwen/Qwen3-8B", "optimizer step")[
-        "weights left unquantised"
-    ]
-    upcast = terms(
-        RunSpec(quantization="nf4", kbit_prepared=True), "Qwen/Qwen3-8B", "optimizer step"
-    )["weights left unquantised"]
-    assert upcast == 2 * plain
+@pytest.mark.parametrize("name", SUMS)
+def test_a_term_is_what_a_sum_by_hand_says(name):
+    """To the byte; None where there is no such term."""
+    spec, model, moment, expected = SUMS[name]
+    found = terms(spec, model, moment)
+    assert {term: found.get(term) for term in expected} == expected
 
 
 def test_published_load_of_a_one_billion_llama():
@@ -151,60 +194,27 @@ def test_published_load_of_a_one_billion_llama():
     assert weights / GIB < 2.15  # the same bytes in GiB are a smaller number
 
 
-def test_paged_states_are_in_no_allocator_and_cpu_states_not_on_the_card():
-    """A paged or CPU optimizer's state is not counted on the device."""
-    for optimizer in ("paged_adamw", "paged_adamw_8bit", "adamw_cpu"):
-        assert "optimizer state" not in terms(
-            RunSpec(update="full", optimizer=optimizer), "Qwen/Qwen3-8B", "optimizer step"
-        )
-
-
 def test_a_step_inside_the_backward_pass_holds_no_gradients():
     """With the optimizer in the backward pass only one layer's gradients exist at a time."""
     spec = RunSpec(update="full", optimizer_in_backward=True, micro_batch_size=1, seq_len=16)
-    assert (
-        terms(spec, "meta-llama/Llama-3.1-8B", "optimizer step")["gradients"]
-        < 8_030_261_248 * 2 / 20
-    )
+    assert terms(spec)["gradients"] < 8_030_261_248 * 2 / 20
 
 
-def test_dpo_needs_a_reference_only_where_the_weights_themselves_change():
-    """On adapters the reference is the base with the adapter off; a full DPO holds a second
-    model.
+def test_models_beside_the_one_that_trains_take_memory():
+    """A full DPO holds a second one; full PPO needs policy, reference, reward and value at once,
+    which on adapters share the base.
     """
-    assert "reference model" in terms(
-        RunSpec(objective="dpo", update="full"), "Qwen/Qwen3-8B", "optimizer step"
-    )
-    assert "reference model" not in terms(
-        RunSpec(objective="dpo"), "Qwen/Qwen3-8B", "optimizer step"
-    )
     assert peak(RunSpec(objective="dpo", micro_batch_size=4)) > peak(RunSpec(micro_batch_size=4))
-
-
-@pytest.mark.parametrize("precision", ["pure", "mixed"])
-def test_a_divided_reference_keeps_the_dtype_of_the_plan(precision):
-    """Mixed precision makes float32 of weights that train alone: 2 bytes of 8,190,735,360 weights
-    on two GPUs, and `python -m tests.distributed --memory` counts as many.
-    """
-    spec = RunSpec(
-        objective="dpo", update="full", weights_dtype="bfloat16", precision=precision,
-        gpus=2, sharding="fsdp",
-    )  # fmt: skip
-    assert terms(spec, "Qwen/Qwen3-8B", "optimizer step")["reference model"] == 8_190_735_360
-
-
-def test_ppo_on_adapters_shares_one_base_and_full_ppo_holds_four_models():
-    """Full PPO needs policy, reference, reward and value at once; on adapters the four roles share
-    the base.
-    """
-    assert peak(RunSpec(objective="ppo", update="full"), "Qwen/Qwen3-0.6B") > 2 * peak(
-        RunSpec(objective="ppo"), "Qwen/Qwen3-0.6B"
+    full, shared = (
+        peak(RunSpec(objective="ppo", update=update), "Qwen/Qwen3-0.6B")
+        for update in ("full", "lora")
     )
+    assert full > 2 * shared
 
 
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py
-    says; more rows in a batch add no logits.
+    says.
     """
     from advisor.estimate.memory.activations import PART_GPU_TOKENS, PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
@@ -214,34 +224,9 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
     assert PART_GPU_TOKENS == TILE_TOKENS
-    spec = RunSpec(
-        objective="ppo",
-        micro_batch_size=8,
-        grad_accum=8,
-        seq_len=512,
-        options={"response_tokens": 256},
-    )
-    scored = terms(spec, "meta-llama/Llama-3.1-8B", "loss and start of the backward pass")
-    assert (scored["last hidden states"], scored["logits and loss"]) == (
-        6 * 4096 * 8 * 512,
-        3 * 2048 * 128_256 * 4,
-    )
-    host = memory_estimate(spec, shape("meta-llama/Llama-3.1-8B"), cpu=True)
-    found = [
-        term.size_bytes
-        for moment in host.moments
-        for term in moment.terms
-        if term.name == "logits and loss"
-    ]
-    assert max(found) == 3 * 64 * 2**20
-    writing = terms(spec, "meta-llama/Llama-3.1-8B", "generating answers")
-    assert writing["keys and values of answers"] == 32 * 512 * 32 * 2 * 1024 * 2
-    assert (
-        terms(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B", "generating answers")[
-            "keys and values of answers"
-        ]
-        == 8 * 512 * 32 * 2 * 1024 * 2
-    )
+    host = memory_estimate(PPO, shape(LLAMA), cpu=True)
+    found = [term for one in host.moments for term in one.terms if term.name == "logits and loss"]
+    assert max(term.size_bytes for term in found) == 3 * 64 * 2**20
 
 
 def test_layers_checkpointed_in_parts_keep_four_hidden_states():
@@ -249,29 +234,15 @@ def test_layers_checkpointed_in_parts_keep_four_hidden_states():
     the logits are not copied once more.
     """
     spec = RunSpec(
-        update="full",
-        precision="pure",
-        micro_batch_size=8,
-        seq_len=2048,
-        gpus=8,
-        sharding="fsdp",
-        loss="full",
-        framework="NeMo Automodel",
-        counter="allocated",
-    )
-    plain = replace(spec, framework="torchtune")
-    moment = "loss and start of the backward pass"
-    ours, theirs = (
-        terms(plain, "meta-llama/Llama-3.2-1B", moment),
-        terms(spec, "meta-llama/Llama-3.2-1B", moment),
-    )
+        update="full", precision="pure", micro_batch_size=8, seq_len=2048, gpus=8, sharding="fsdp",
+        loss="full", framework="NeMo Automodel", counter="allocated",
+    )  # fmt: skip
+    name, plain = "meta-llama/Llama-3.2-1B", replace(spec, framework="torchtune")
+    ours, theirs = (terms(one, name, START) for one in (plain, spec))
     assert theirs["activations"] == 4 * ours["activations"]
     assert theirs["logits and loss"] == ours["logits and loss"] * 12 / 14
-    layer = "backward pass through one layer"
-    assert (
-        terms(spec, "meta-llama/Llama-3.2-1B", layer)["recomputed layer"]
-        < terms(plain, "meta-llama/Llama-3.2-1B", layer)["recomputed layer"]
-    )
+    again = [terms(one, name, LAYER)["recomputed layer"] for one in (spec, plain)]
+    assert again[0] < again[1]
 
 
 def test_our_sharded_modules_compute_as_on_one_gpu_and_full_weights_in_16_bit():
@@ -282,16 +253,8 @@ def test_our_sharded_modules_compute_as_on_one_gpu_and_full_weights_in_16_bit():
         update="lora", weights_dtype="float32", precision="mixed", seq_len=1024, gpus=8,
         sharding="fsdp",
     )  # fmt: skip
-    name, layer = "meta-llama/Llama-3.1-8B", "backward pass through one layer"
-    wide, half, full, alone = (
-        terms(replace(spec, **keys), name, layer)
-        for keys in (
-            {},
-            {"weights_dtype": "bfloat16"},
-            {"update": "full"},
-            {"gpus": 1, "sharding": None},
-        )
-    )
+    other = {"weights_dtype": "bfloat16"}, {"update": "full"}, {"gpus": 1, "sharding": None}
+    wide, half, full, alone = (terms(replace(spec, **keys), moment=LAYER) for keys in ({}, *other))
     copies = "16-bit copies of frozen weights"
     assert wide["gathered weights"] == 2 * half["gathered weights"]
     assert full["gathered weights"] == half["gathered weights"]
@@ -300,77 +263,25 @@ def test_our_sharded_modules_compute_as_on_one_gpu_and_full_weights_in_16_bit():
     assert copies not in half
 
 
-def test_frozen_weights_in_one_flat_parameter_with_adapters_have_gradients_of_the_whole_layer():
-    spec = RunSpec(
-        update="lora",
-        micro_batch_size=1,
-        seq_len=1034,
-        gpus=2,
-        sharding="fsdp",
-        framework="lit-gpt",
-        counter="allocated",
-        gradient_checkpointing=True,
-    )
-    layer = "backward pass through one layer"
-    dims = dims_of(shape("meta-llama/Llama-3.1-8B"))
-    assert (
-        terms(spec, "meta-llama/Llama-3.1-8B", layer)["first gradients"]
-        == 2 * dims.layer_params * 2
-    )
-    assert "first gradients" not in terms(
-        replace(spec, framework="fms-hf-tuning"), "meta-llama/Llama-3.1-8B", layer
-    )
-
-
-def test_zero3_of_deepspeed_holds_three_buckets_and_zero2_two():
-    spec = RunSpec(
-        update="full",
-        optimizer="adamw_cpu",
-        micro_batch_size=1,
-        seq_len=8192,
-        gpus=8,
-        framework="DeepSpeed",
-    )
-    moment = "loss and start of the backward pass"
-    found = {
-        name: terms(replace(spec, sharding=name), "meta-llama/Llama-3.1-8B", moment)[
-            "communication buckets"
-        ]
-        for name in ("zero2", "zero3")
-    }
-    assert found == {"zero2": 2 * 2 * 500_000_000, "zero3": 3 * 2 * 500_000_000}
-
-
 def test_deepspeed_on_one_device_has_its_float32_copies_and_nothing_to_divide():
     """Qwen's README: full tuning of 1.84 billion parameters on one GPU took 43.5 GiB at every
     length: 22 bytes a parameter, the buckets, the context. Its step makes one flat copy of all
     gradients, then that in float32 (deepspeed/runtime/zero/stage_1_and_2.py).
     """
     spec = RunSpec(
-        update="full",
-        precision="pure",
-        optimizer="adamw",
-        micro_batch_size=1,
-        seq_len=256,
-        framework="HF Trainer",
-        gpus=1,
-        sharding="zero2",
-        gradient_checkpointing=True,
-    )
+        update="full", precision="pure", optimizer="adamw", micro_batch_size=1, seq_len=256,
+        framework="HF Trainer", gpus=1, sharding="zero2", gradient_checkpointing=True,
+    )  # fmt: skip
     name = "Qwen/Qwen-1_8B-Chat"
-    params = shape(name).params
-    step = terms(spec, name, "optimizer step")
-    whole = sum(
-        step[term]
-        for term in (
-            "weights",
-            "float32 master weights",
-            "optimizer state",
-            "gradients",
-            "float32 gradients",
-        )
+    step = terms(spec, name)
+    held = (
+        "weights",
+        "float32 master weights",
+        "optimizer state",
+        "gradients",
+        "float32 gradients",
     )
-    assert whole == pytest.approx(22 * params)
+    assert sum(step[term] for term in held) == pytest.approx(22 * shape(name).params)
     assert step["communication buckets"] == 2_000_000_000
     assert peak(replace(spec, sharding=None), name) < 0.6 * peak(spec, name)
 
@@ -380,9 +291,7 @@ def test_embeddings_of_each_layer_are_never_quantised():
     dims = dims_of(shape("google/gemma-4-E2B"))
     lookups = 35 * 256 * 262144
     assert dims.embedding_params == 262144 * 1536 + lookups
-    held = terms(
-        RunSpec(update="lora", quantization="nf4", gpus=1), "google/gemma-4-E2B", "optimizer step"
-    )
+    held = terms(RunSpec(update="lora", quantization="nf4", gpus=1), "google/gemma-4-E2B")
     assert held["weights left unquantised"] > 2 * lookups
     assert held["weights"] < 0.5 * (dims.params - lookups)
 
@@ -410,23 +319,22 @@ def test_liger_keeps_less_of_norms_and_gates(update, norms):
         update=update, precision="mixed" if update == "lora" else "pure", seq_len=1024,
         micro_batch_size=2, rank=16, gradient_checkpointing=False,
     )  # fmt: skip
-    name, moment = "meta-llama/Llama-3.1-8B", "loss and start of the backward pass"
     plain, auto, liger = (
-        terms(replace(spec, kernels=word), name, moment)["activations"]
+        terms(replace(spec, kernels=word), moment=START)["activations"]
         for word in ("none", "auto", "liger")
     )
     assert auto == plain
     assert plain - liger == 2048 * 32 * (norms * 4096 + 2 * 14336)
 
 
+def cpu_terms(spec: RunSpec, **rows: bool) -> dict[str, int]:
+    found = memory_estimate(spec, shape("HuggingFaceTB/SmolLM2-135M"), cpu=True, **rows)
+    return {term.name: term.size_bytes for term in found.peak.terms}
+
+
 def test_the_cpu_has_float32_weights_and_no_cuda_context():
-    """On the CPU the weights take 4 bytes and Python itself is counted; there is no CUDA
-    context.
-    """
-    result = memory_estimate(
-        RunSpec(counter="nvidia-smi"), shape("HuggingFaceTB/SmolLM2-135M"), cpu=True
-    )
-    names = {term.name: term.size_bytes for term in result.peak.terms}
+    """On the CPU the weights take 4 bytes and Python itself is counted."""
+    names = cpu_terms(RunSpec(counter="nvidia-smi"))
     assert names["weights"] == 4 * 134_515_008
     assert "CUDA context" not in names
     assert "Python and libraries" in names
@@ -436,21 +344,8 @@ def test_a_measured_cpu_run_lies_within_the_right_size():
     """A LoRA step of SmolLM2-135M (4 x 128 tokens) peaks below 3 GiB of RAM: what a laptop has, not
     what a server has.
     """
-    assert (
-        1.2
-        < peak(
-            RunSpec(rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False),
-            "HuggingFaceTB/SmolLM2-135M",
-            cpu=True,
-        )
-        / GIB
-        < 3.0
-    )
-
-
-def cpu_terms(spec: RunSpec, **rows: bool) -> dict[str, int]:
-    found = memory_estimate(spec, shape("HuggingFaceTB/SmolLM2-135M"), cpu=True, **rows)
-    return {term.name: term.size_bytes for term in found.peak.terms}
+    spec = RunSpec(rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False)
+    assert 1.2 < peak(spec, "HuggingFaceTB/SmolLM2-135M", cpu=True) / GIB < 3.0
 
 
 def test_the_cpu_holds_the_logits_of_two_thousand_tokens():
@@ -486,21 +381,16 @@ def test_memory_of_layers_run_again_serves_no_logits_on_the_cpu():
 
 def test_counters_are_ordered():
     """allocated <= active <= reserved <= nvidia-smi, for the same run."""
-    values = [
-        peak(RunSpec(counter=counter))
-        for counter in ("allocated", "active", "reserved", "nvidia-smi")
-    ]
+    counters = ("allocated", "active", "reserved", "nvidia-smi")
+    values = [peak(RunSpec(counter=counter)) for counter in counters]
     assert values == sorted(values)
     assert values[0] < values[-1]
 
 
 def test_a_shape_without_dimensions_is_not_guessed():
-    """A parameter count alone gives no memory estimate here; shapes.py turns a size into dimensions
-    and says so.
-    """
-    assert (
-        memory_estimate(RunSpec(), ModelShape(id="x", origin="size", params=7_000_000_000)) is None
-    )
+    """A parameter count alone gives no memory estimate here."""
+    alone = ModelShape(id="x", origin="size", params=7_000_000_000)
+    assert memory_estimate(RunSpec(), alone) is None
 
 
 def test_a_guessed_shape_widens_the_band_and_says_so():
@@ -552,17 +442,30 @@ specs = st.builds(
 
 
 @examples(3)
-@given(spec=specs, name=st.sampled_from(MODELS), cpu=st.booleans())
-def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu):
-    """No term is negative or NaN, the peak is the sum of its terms, and the band encloses it."""
-    result = memory_estimate(spec, shape(name), cpu=cpu)
+@given(
+    spec=specs, name=st.sampled_from(MODELS), cpu=st.booleans(),
+    memory_gib=st.sampled_from([8, 16, 24, 48, 80, 192]),
+)  # fmt: skip
+def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu, memory_gib):
+    """No term is negative or NaN, the peak is the sum of its terms, and the band encloses it. Less
+    memory changes the reading and not the need, which is at most the uncapped reading.
+    """
+    free = memory_estimate(spec, shape(name), cpu=cpu)
     assert all(
         math.isfinite(term.size_bytes) and term.size_bytes >= 0 and term.because
-        for moment in result.moments
+        for moment in free.moments
         for term in moment.terms
     )
-    assert result.peak_bytes == sum(term.size_bytes for term in result.peak.terms)
-    assert 0 < result.low_bytes <= result.peak_bytes <= result.high_bytes
+    assert free.peak_bytes == sum(term.size_bytes for term in free.peak.terms)
+    assert 0 < free.low_bytes <= free.peak_bytes <= free.high_bytes
+    free = memory_estimate(spec, shape(name))
+    found = memory_estimate(spec, shape(name), device_bytes=memory_gib * GIB)
+    assert found.need_bytes == free.need_bytes <= free.peak_bytes
+    assert found.needed.total_bytes == found.need_bytes
+    assert 0 < found.need_low_bytes <= found.need_bytes <= found.need_high_bytes
+    assert found.readable_bytes is not None
+    assert found.peak_bytes == min(free.peak_bytes, found.readable_bytes)
+    assert found.peak.total_bytes == max(found.peak_bytes, found.need_bytes)
 
 
 @examples(3)
@@ -605,16 +508,9 @@ def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
     an allocator keeps beside them may not follow, nor copies of trained embeddings of a tiny model.
     """
     spec = replace(
-        spec,
-        counter="allocated",
-        options={},
-        objective="sft",
-        gradient_checkpointing=True,
-        sharding=None,
-        gpus=1,
-        optimizer="adamw",
-        rank=16,
-    )
+        spec, counter="allocated", options={}, objective="sft", gradient_checkpointing=True,
+        sharding=None, gpus=1, optimizer="adamw", rank=16,
+    )  # fmt: skip
     full, lora, qlora = (
         peak(replace(spec, update=update, quantization=bits), name)
         for update, bits in (("full", None), ("lora", None), ("lora", "nf4"))
@@ -657,32 +553,10 @@ def test_a_reading_over_many_lengths_has_a_band_above_zero(memory_gib):
     most of which may not come; the lower end stays above zero.
     """
     spec = RunSpec(
-        loss="full",
-        micro_batch_size=4,
-        seq_len=8192,
-        lengths=((500, 50_000), (8192, 10)),
-        framework="ms-swift",
-        counter="reserved",
-    )
+        loss="full", micro_batch_size=4, seq_len=8192, lengths=((500, 50_000), (8192, 10)),
+        framework="ms-swift", counter="reserved",
+    )  # fmt: skip
     found = memory_estimate(
         spec, shape("Qwen/Qwen3-4B"), device_bytes=memory_gib and memory_gib * GIB
     )
     assert 0 < found.low_bytes <= found.peak_bytes <= found.high_bytes
-
-
-@examples(3)
-@given(
-    spec=specs, name=st.sampled_from(MODELS), memory_gib=st.sampled_from([8, 16, 24, 48, 80, 192])
-)
-def test_less_memory_changes_the_reading_and_not_the_need(spec, name, memory_gib):
-    """The need is what the terms without cache sum to, and at most the uncapped reading; where it
-    fits, the terms sum to the reading.
-    """
-    free = memory_estimate(spec, shape(name))
-    found = memory_estimate(spec, shape(name), device_bytes=memory_gib * GIB)
-    assert found.need_bytes == free.need_bytes <= free.peak_bytes
-    assert found.needed.total_bytes == found.need_bytes
-    assert 0 < found.need_low_bytes <= found.need_bytes <= found.need_high_bytes
-    assert found.readable_bytes is not None
-    assert found.peak_bytes == min(free.peak_bytes, found.readable_bytes)
-    assert found.peak.total_bytes == max(found.peak_bytes, found.need_bytes)
