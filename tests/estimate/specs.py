@@ -38,6 +38,12 @@ def memory_estimate(spec, shape, **device):
     return memory_of(run_of(spec, shape, **device))
 
 
+def terms(spec, model, moment="optimizer step"):
+    """Name -> bytes of each term of one moment of a run on the named model."""
+    found = {one.name: one for one in memory_estimate(spec, shape(model)).moments}
+    return {term.name: term.size_bytes for term in found[moment].terms}
+
+
 def time_estimate(spec, shape, machine, **rows):
     return time_of(run_of(spec, shape, **rows), machine)
 

@@ -81,25 +81,14 @@ def test_the_band_follows_the_doubts():
     assert math.isclose(1 - below, math.exp(-log_widths(("counter",))[0]))
 
 
-def test_people_are_told_what_widens_the_range():
-    """The text names each doubt that has a width, and says nothing where all is known."""
-    specs = [
-        {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512, "framework": "my own", "loss": "full"},
-        {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512},
-    ]
-    unsure, sure = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=None)
-    text = " ".join(estimate_text(unsure).split())
-    assert f"the range is wider because {WORDS['trainer']}" in text
-    assert "wider" not in estimate_text(sure)
-
-
-def test_the_answer_to_a_spec_says_what_widens_its_band():
-    """`band_because` gives the doubts in words; empty where all is known."""
-    specs = [
-        {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512, "framework": "a trainer of our own"},
-        {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512},
-    ]
+def test_what_widens_the_range_is_said():
+    """In words, as a list and in the text; nothing where all is known."""
+    spec = {"model": "meta-llama/Llama-3.1-8B", "seq_len": 512}
+    specs = [{**spec, "framework": "a trainer of our own"}, spec]
     unsure, sure = run_specs(json.dumps(specs), find_model=model_shape, find_gpu=None)
     assert unsure["band_because"] == [WORDS["trainer"], WORDS["loss"]]
     assert sure["band_because"] == []
     assert unsure["high_gib"] / unsure["peak_gib"] > sure["high_gib"] / sure["peak_gib"]
+    text = " ".join(estimate_text(unsure).split())
+    assert f"the range is wider because {WORDS['trainer']}" in text
+    assert "wider" not in estimate_text(sure)

@@ -15,6 +15,7 @@ from advisor.ground.units import GIB
 from advisor.probe.catalogue import find_gpu
 from tests.conftest import examples
 from tests.estimate.specs import RunSpec, estimate, memory_estimate, run_of, shape
+from tests.estimate.specs import terms as terms_of
 
 LLAMA, QWEN = "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-8B"
 MODELS = (
@@ -35,12 +36,7 @@ def peak(spec: RunSpec, name: str = LLAMA, *, cpu: bool = False) -> int:
 
 
 def terms(spec: RunSpec, name: str = LLAMA, moment: str = STEP) -> dict[str, int]:
-    return {
-        term.name: term.size_bytes
-        for found in memory_estimate(spec, shape(name)).moments
-        if found.name == moment
-        for term in found.terms
-    }
+    return terms_of(spec, name, moment)
 
 
 def test_full_tuning_in_bf16_peaks_at_ten_bytes_a_parameter():

@@ -1,5 +1,5 @@
-"""Memory estimates against peaks that other people measured and published
-(tests/data_cases/memory.yaml).
+"""Estimates against what other people measured and published: peaks of memory
+(tests/data_cases/memory.yaml) and speeds (tests/data_cases/throughput.yaml).
 """
 
 from __future__ import annotations
@@ -7,8 +7,11 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from msgspec.structs import replace
 
 from advisor.estimate.memory.bands import KNOWN, WIDTHS, log_widths
+from advisor.estimate.time import time_estimate
+from advisor.estimate.trainers import trainer_of
 from benchmarks.refit import leave_out
 from tools.generate.accuracy import (
     answered,
@@ -20,6 +23,15 @@ from tools.generate.accuracy import (
     summary,
 )
 from tools.generate.accuracy_bands import TAKEN_AWAY, all_distances, fitted
+from tools.generate.accuracy_time import (
+    by,
+    left_out,
+    median_factor,
+    over_sources,
+    scored,
+    source_of,
+    within,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +81,10 @@ def test_the_band_holds_most_peaks_of_sources_that_were_left_out():
     """What `python -m benchmarks refit --write` recorded: widths fitted without a source hold nine
     in ten of its runs, also with its trainer unknown.
     """
-    left_out = published()["left_out"]
+    recorded = published()["left_out"]
     for which in ("named", "unnamed"):
-        assert left_out[which]["inside_by_source"] >= 0.88
-    assert set(left_out["sources"]) == set(by_source(answered("cases")))
+        assert recorded[which]["inside_by_source"] >= 0.88
+    assert set(recorded["sources"]) == set(by_source(answered("cases")))
 
 
 @pytest.mark.parametrize("doubt", TAKEN_AWAY)
@@ -117,3 +129,46 @@ def test_every_case_names_its_page():
         assert source["repository"].count("/") == 1
         assert case.get("commit") or source["commit"]
         assert case["page"]
+
+
+@pytest.fixture(scope="module")
+def times():
+    found = scored()
+    assert len(found) == 79
+    return found
+
+
+def test_the_median_speed_is_within_15_percent(times):
+    """Of all runs, and of those of every source within a factor of 1.7."""
+    assert median_factor(times) < 1.15
+    assert within(times, 1.5) > 0.9
+    assert within(times, 2.0) > 0.97
+    assert over_sources(times) < 1.25
+    assert max(median_factor(group) for group in by(times, source_of).values()) < 1.7
+
+
+def test_a_source_nobody_fitted_is_as_near(times):
+    """The two fitted rates without the source that is asked about."""
+    out = left_out()
+    assert len(out) == len(times)
+    assert over_sources(out) < 1.25
+    assert within(out, 2.0) > 0.95
+
+
+def test_nine_in_ten_measured_steps_lie_inside_the_band():
+    """With the source left out; and the band says something: less than a factor of 2.3 wide."""
+    out = left_out()
+    assert 0.88 <= statistics.mean(one.is_inside for one in out) <= 0.98
+    assert statistics.median(one.high / one.low for one in out) < 2.3
+
+
+def test_no_source_is_needed_to_be_named(times):
+    """Without the name of its framework a run's speed is estimated as well."""
+    factors = []
+    for one in times:
+        run = one.run
+        unknown = replace(run.run, trainer=trainer_of("unknown trainer", {}, None))
+        found = time_estimate(unknown, run.machine)
+        ratio = found.tokens_per_s_per_gpu / run.facts["tokens_per_s_per_gpu"]
+        factors.append(max(ratio, 1 / ratio))
+    assert statistics.median(factors) < 1.15

@@ -18,80 +18,50 @@ def stats(lengths: list[int], *, sides: int = 1) -> TokenStats:
     counts = sorted({length: lengths.count(length) for length in lengths}.items())
     total = sides * sum(lengths)
     return TokenStats(
-        total=total,
-        mean=total / len(lengths),
-        p50=0,
-        p90=0,
-        p95=0,
-        p99=0,
-        longest=max(lengths),
-        counted_by="test",
-        histogram=_histogram(counts),
-    )
+        total=total, mean=total / len(lengths), p50=0, p90=0, p95=0, p99=0, longest=max(lengths),
+        counted_by="test", histogram=_histogram(counts),
+    )  # fmt: skip
 
 
 def tokens_read(rows: TokenStats, **stage: object) -> tuple[float, float]:
-    return read_by(rows, stage_of({"update": "lora", **stage}))
+    """Tokens of a row that is read, and the share of rows that are."""
+    usual = {"objective": "sft", "seq_len": 512, "truncation": "drop", "packing": False}
+    return read_by(rows, stage_of({"update": "lora", **usual, **stage}))
 
 
-EVEN = [*range(1, 513)]  # as many rows of each length: what the histogram takes for granted is so
+EVEN = stats([*range(1, 513)])  # as many rows of each length, as the histogram takes for granted
+ALIKE, WRITTEN = stats([300] * 4), replace(stats([300] * 4, sides=2), request_mean=40.0)
+CUT = (128.5 + 256) / 2
 
 
-def test_rows_over_the_length_are_left_out_with_their_tokens() -> None:
-    tokens, share = tokens_read(
-        stats(EVEN), objective="sft", seq_len=256, truncation="drop", packing=False
+@pytest.mark.parametrize(
+    ("rows", "stage", "tokens", "share"),
+    [
+        (EVEN, {"seq_len": 256}, 128.5, 0.5),  # longer rows are left out with their tokens
+        (EVEN, {"seq_len": 256, "truncation": "truncate"}, CUT, 1.0),
+        # What is parted is read whole.
+        (stats([3000] * 4), {"objective": "cpt", "truncation": "stop"}, None, 1.0),
+        (stats([3000] * 4), {"packing": True, "truncation": "stop"}, None, 1.0),
+        # Where no row is short enough the longest that could be read stands.
+        (ALIKE, {"seq_len": 100}, 100, 1.0),
+        # A stage that writes its answers reads the request and its own longest answer.
+        *((WRITTEN, {"objective": name, "truncation": "stop", "response_tokens": 64, "seq_len": most},
+           read, 1.0) for name in ("ppo", "grpo", "rloo") for most, read in ((512, 104), (96, 96))),
+    ],
+)  # fmt: skip
+def test_rows_are_read_as_the_stage_says(rows, stage, tokens, share) -> None:
+    found = tokens_read(rows, **stage)
+    assert found[1] == pytest.approx(share, rel=0.01)
+    assert tokens is None or found[0] == pytest.approx(tokens, rel=0.01)
+
+
+def test_both_sides_count_only_where_both_run() -> None:
+    both, one = (
+        tokens_read(stats([100] * 8, sides=2), objective=name)[0] for name in ("dpo", "sft")
     )
-    assert (tokens, share) == (pytest.approx(128.5, rel=0.01), pytest.approx(0.5, rel=0.01))
-
-
-def test_rows_that_are_cut_are_all_read() -> None:
-    tokens, share = tokens_read(
-        stats(EVEN), objective="sft", seq_len=256, truncation="truncate", packing=False
-    )
-    assert (tokens, share) == (pytest.approx((128.5 + 256) / 2, rel=0.01), 1.0)
-
-
-def test_a_pair_counts_twice_where_both_sides_run() -> None:
-    tokens = stats([100] * 8, sides=2)
-    both, _ = tokens_read(tokens, objective="dpo", seq_len=512, truncation="drop", packing=False)
-    one, _ = tokens_read(tokens, objective="sft", seq_len=512, truncation="drop", packing=False)
     assert both == pytest.approx(200)
     assert one == pytest.approx(both / 2, rel=0.2)  # from the histogram's bins
-
-
-@pytest.mark.parametrize(("objective", "packing"), [("cpt", False), ("sft", True)])
-def test_what_is_parted_is_read_whole(objective: str, packing: bool) -> None:
-    assert (
-        tokens_read(
-            stats([3000] * 4), objective=objective, seq_len=512, truncation="stop", packing=packing
-        )[1]
-        == 1.0
-    )
-
-
-def test_where_no_row_is_short_enough_the_longest_that_could_be_read_stands() -> None:
-    assert tokens_read(
-        stats([300] * 4), objective="sft", seq_len=100, truncation="drop", packing=False
-    ) == (100, 1.0)
-
-
-@pytest.mark.parametrize("objective", ["ppo", "grpo", "rloo"])
-def test_a_stage_that_writes_its_answers_reads_the_request_and_its_own_longest_answer(
-    objective: str,
-) -> None:
-    rows = replace(stats([300] * 4, sides=2), request_mean=40.0)
-    assert tokens_read(
-        rows, objective=objective, seq_len=512, truncation="stop", packing=False, response_tokens=64
-    ) == (104.0, 1.0)
-    assert tokens_read(
-        rows, objective=objective, seq_len=96, truncation="stop", packing=False, response_tokens=64
-    ) == (96.0, 1.0)
-    assert (
-        tokens_read(
-            rows, objective="sft", seq_len=512, truncation="stop", packing=False, response_tokens=64
-        )[0]
-        > 104
-    )
+    assert tokens_read(WRITTEN, truncation="stop", response_tokens=64)[0] > 104
 
 
 LENGTHS = st.integers(HISTOGRAM_TOKENS[0], 40_000)
@@ -109,7 +79,7 @@ def test_a_longer_sequence_never_reads_fewer_rows(
 ) -> None:
     rows = stats([8, *lengths])
     kept = [
-        tokens_read(rows, objective="sft", seq_len=length, truncation=truncation, packing=False)
+        tokens_read(rows, seq_len=length, truncation=truncation)
         for length in sorted((first, second))
     ]
     assert kept[0][1] <= kept[1][1] + 1e-9

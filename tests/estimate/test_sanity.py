@@ -12,8 +12,7 @@ from advisor.estimate.time import machine_of
 from advisor.estimate.types import MemoryEstimate, TimeEstimate
 from advisor.probe.catalogue import find_gpu
 from tests.conftest import examples
-from tests.estimate.specs import RunSpec, memory_estimate, time_estimate
-from tests.estimate.test_memory import shape
+from tests.estimate.specs import RunSpec, memory_estimate, shape, time_estimate
 
 MIB = 2**20
 MODELS = [
@@ -117,6 +116,7 @@ def test_more_tokens_take_longer_and_no_part_is_longer_than_its_step(spec, name,
     one = step()
     assert 0 < one.low_s <= one.step_s <= one.high_s < math.inf
     assert all(0 <= took_s <= 1.001 * one.step_s for _, took_s in one.parts)
+    assert sum(took_s for _, took_s in one.parts) >= 0.9999 * one.step_s
     for key in ("micro_batch_size", "seq_len", "grad_accum"):
         assert step(**{key: getattr(spec, key) + 1}).step_s >= one.step_s * (1 - 1e-9)
 
