@@ -1,4 +1,5 @@
-"""`advise rules lint`, and the check of every file that --rules names: rules in, report out.
+"""`advise rules lint`, the check of every file that --rules names, and what two rule sets answer
+differently: rules in, report out.
 
 Its tests are data, in scenarios. Each states facts and what must follow: the composition, rules
 that have to decide, rules that rule an outcome out, what a change leads to; or, for the facts of
@@ -28,6 +29,7 @@ from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
 from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods import is_own, methods, schemes
 from advisor.plan.keys import setting_fault, setting_keys
+from advisor.ruleset.compare import Difference, RulesComparison, compare_rules
 from advisor.ruleset.entries import OWN_SCENARIO, SCENARIO, as_map
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge, spread_given
@@ -475,3 +477,61 @@ def fault_of(finding: LintFinding) -> Fault:
 def _unreadable(fault: Fault) -> LintFinding:
     at, hint = fault.where, "; ".join(filter(None, (fault.allowed, fault.hint)))
     return LintFinding(id="unreadable", severity="error", text=fault.what, at=at, hint=hint)
+
+
+# --------------------------------------------------------------------------- two rule sets
+
+Conclusions = Mapping[str, tuple[Any, Any]]  # table -> what it concludes under each rule set
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """One situation, and what each rule set answers."""
+
+    facts: Mapping[str, Any]
+    first: str
+    second: str
+
+
+class ComparedRules(Struct, frozen=True, kw_only=True):
+    """Two rule sets side by side."""
+
+    comparison: RulesComparison
+    tried: tuple[tuple[Answered, Conclusions], ...]
+
+    def example(self, difference: Difference) -> Answered | None:
+        """A situation with both conclusions, at best one whose answer changes; None for a setting,
+        and if no scenario shows it.
+        """
+        sides = (difference.first, difference.second)
+        shown = [
+            answered
+            for answered, conclusions in self.tried
+            if not difference.key and conclusions.get(difference.table) == sides
+        ]
+        return min(shown, key=lambda one: one.first == one.second, default=None)
+
+
+def compare_answers(first: Ruleset, second: Ruleset) -> ComparedRules:
+    """Every difference of the tables, and what both rule sets answer to their scenarios."""
+    comparison = compare_rules(first, second)
+    return ComparedRules(comparison=comparison, tried=tuple(_tried(first, second)))
+
+
+def _tried(first: Ruleset, second: Ruleset) -> Iterator[tuple[Answered, Conclusions]]:
+    sets = (first, second)
+    listed = (rule for ruleset in sets for rules in ruleset.rules.values() for rule in rules)
+    scenarios = {rule.id: rule.scenarios for rule in listed}
+    for entry in (entry for entries in scenarios.values() for entry in entries):
+        facts = spread_given(entry["given"], second.facts)
+        if "task" not in facts or any(one.contradictions(facts) for one in sets):
+            continue
+        try:
+            one, other = (decide(ruleset, facts) for ruleset in sets)
+        except Undecided:
+            continue
+        conclusions = {
+            table: (one.facts.get(concludes), other.facts.get(concludes))
+            for table, concludes in ((each.id, each.concludes) for each in second.tables.values())
+        }
+        answered = Answered(facts=facts, first=str(one.composition), second=str(other.composition))
+        yield answered, conclusions

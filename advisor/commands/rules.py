@@ -105,7 +105,7 @@ def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: b
             allowed=f"two of: {RULE_SETS}",
             hint="advise rules diff shipped our-rules.yaml",
         )
-    from advisor.advice.comparing import compare_answers  # which no other answer needs
+    from advisor.advice.linting import compare_answers  # which no other answer needs
     from advisor.render.lint import diff_json, diff_text
 
     first, second = (_rule_set(name) for name in names)

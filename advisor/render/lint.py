@@ -13,8 +13,7 @@ from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import number_words
 
 if TYPE_CHECKING:
-    from advisor.advice.comparing import Answered, ComparedRules
-    from advisor.advice.linting import LintedRules
+    from advisor.advice.linting import Answered, ComparedRules, LintedRules
 
 SHOWN_LINE = 160  # characters of a source line
 LISTED_RULES = 8

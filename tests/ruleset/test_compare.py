@@ -4,7 +4,7 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from advisor.advice.case import decide
-from advisor.advice.comparing import compare_answers
+from advisor.advice.linting import compare_answers
 from advisor.ruleset.compare import compare_rules
 from advisor.ruleset.judge import CompiledTable
 from advisor.ruleset.load import load_rules, only_layer
