@@ -20,8 +20,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.terminal import ShownStream, json_shown, show_streams, shown
 from advisor.record.run import RunRecord
 from advisor.render.data import visible
-from advisor.render.markup import html_text
-from advisor.render.report import model_card
+from advisor.render.report import html_text, model_card
 from advisor.render.terminal import plain
 from tests.conftest import ROOT
 from tests.render.test_report import RECORD, page_of

@@ -6,16 +6,20 @@ Made from run.json, metrics.jsonl and plan.yaml alone, so that it can be made ag
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from advisor.ground.extras import extras
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path, text_of, write_atomically
+from advisor.ground.resources import as_called
+from advisor.ground.terminal import shown
 from advisor.methods import Update, objective, update
 from advisor.methods.model import SERVERS
 from advisor.record.files import label
@@ -35,7 +39,6 @@ from advisor.record.run import (
 )
 from advisor.record.stage import Evaluation
 from advisor.render.blocks import Paragraph, Section
-from advisor.render.markup import render_html, render_markdown
 from advisor.render.report_stage import stage_values
 from advisor.render.result_commands import (
     ask_command,
@@ -47,6 +50,10 @@ from advisor.render.result_commands import (
     use_of,
 )
 from advisor.render.run import verdict_of, what_was_trained
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 OF_THE_STATE = {
     "done": "done; nothing was compared",
@@ -279,3 +286,85 @@ def _serve_beside_base(record: RunRecord, stage: StageRecord) -> str:
     command = command.replace(f"RUN_FOLDER/{stage.folder}", THIS_FOLDER)
     shown = shlex.quote(shown_path(Path(base)))
     return command.replace(shown, BASE if Path(base).is_absolute() else base)
+
+
+# --------------------------------------------------------------------------- templates
+# Every value that one shows is escaped: no name, path or answer becomes markup.
+
+TEMPLATES = Path(__file__).with_name("templates")
+CODE = re.compile(r"`([^`]+)`")
+
+
+def html_text(value: object) -> str:
+    """A value on one line; control characters, which HTML forbids, as their escapes."""
+    return shown(as_called(str(value))).replace("\n", "\\n")
+
+
+def markdown_text(value: object) -> str:
+    """A value on one line of Markdown: it starts no HTML, table cell or code."""
+    line = shown(str(value)).replace("\n", "\\n")
+    return re.sub(r"[|<`\[]", lambda found: f"&#{ord(found[0])};", line)
+
+
+def render_html(template: str, values: Mapping[str, Any]) -> str:
+    """A page from an HTML template."""
+    return html_templates().get_template(template).render(values)
+
+
+def render_markdown(template: str, values: Mapping[str, Any]) -> str:
+    """A text from a Markdown template."""
+    from markupsafe import Markup
+
+    environment = _environment(markdown_text, autoescape=False)
+    environment.filters |= {
+        # A name from outside neither ends a block of code nor opens a tag.
+        "shell": lambda line: Markup(shown(line).replace("`", "_").replace("<", "_")),  # noqa: S704
+        "yaml": lambda word: Markup(  # noqa: S704
+            word if re.fullmatch(r"[\w./-]+", word, re.ASCII) else json.dumps(word)
+        ),
+    }
+    return environment.get_template(template).render(values)
+
+
+def _interval(found: Sequence[float | None] | None) -> str:
+    """'-2.2 to -1.8'; '' if it is not known."""
+    low, high = found if found is not None and len(found) == 2 else (None, None)
+    return f"{low:+.3g} to {high:+.3g}" if low is not None and high is not None else ""
+
+
+@cache
+def html_templates() -> Environment:
+    """The HTML templates, each shown value escaped."""
+    from markupsafe import Markup, escape
+
+    def marked(text: str) -> Markup:
+        """Escaped text with what stands between backticks as code."""
+        return Markup(CODE.sub(r"<code>\1</code>", str(escape(html_text(text)))))  # noqa: S704
+
+    environment = _environment(html_text, autoescape=True)
+    environment.filters |= {
+        "marked": marked,
+        "with_lines": lambda text: escape(shown(as_called(text))),
+        "kind": lambda block: type(block).__name__,
+        "number": lambda value: "" if value is None else f"{value:.4g}",
+        "count": lambda value: f"{value:,}",
+        "share": lambda value: "" if value is None else f"{value:.1%}",
+        "interval": _interval,
+        "words": lambda text: " ".join((text or "").split()),
+    }
+    return environment
+
+
+def _environment(as_text: Callable[[object], str], *, autoescape: bool) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=autoescape,  # noqa: S701 - Markdown is escaped by `as_text`
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else as_text(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

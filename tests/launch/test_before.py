@@ -11,9 +11,9 @@ from typing import ClassVar
 import pytest
 from msgspec.structs import replace
 
+from advisor.commands.wizard import check_machine
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.launch import hub as hub_module
-from advisor.launch.here import check_machine
 from advisor.launch.hub import ModelNeed, ask_hub
 from advisor.model_files.hub_cache import has_weights
 from advisor.plan.read import read_plan

@@ -8,8 +8,7 @@ import re
 
 from advisor.record.run import MachineRecord, RunRecord
 from advisor.render.blocks import Item, Items, PageTable, Section
-from advisor.render.markup import html_templates, render_html
-from advisor.render.report import ToPaste
+from advisor.render.report import ToPaste, html_templates, render_html
 from advisor.render.report_stage import StackedBar, bar_chart
 
 HOSTILE = "<script>alert(1)</script>"

@@ -11,8 +11,14 @@ import pytest
 from advisor.commands.chat import greet
 from advisor.record.run import RunRecord
 from advisor.record.stage import RewardRecord
-from advisor.render.markup import html_templates
-from advisor.render.report import model_card, read_metrics, read_rollouts, report_page, write_report
+from advisor.render.report import (
+    html_templates,
+    model_card,
+    read_metrics,
+    read_rollouts,
+    report_page,
+    write_report,
+)
 from advisor.render.report_stage import Line, line_chart, metric_charts, sample_rows, thin
 from tests.render.test_html import html_of
 
