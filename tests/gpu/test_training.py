@@ -8,7 +8,7 @@ import pytest
 
 from advisor.methods.kernels import kernel, why_no_torch_compile
 from advisor.methods.optimizers import OPTIMIZERS
-from tests.trainers.runs import break_at, losses, trained
+from tests.trainers.runs import losses, trained, whole_and_broken
 
 
 @pytest.fixture
@@ -34,8 +34,7 @@ def states_of(optimizer: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("update", ["full", "lora", "adapter", "prefix", "ia3"])
 def test_everything_is_on_the_gpu(on_gpu: Any, trainers: list[Any], update: str) -> None:
     """Weights, gradients' states and the measured memory are the GPU's."""
-    keys = {"prefix_tokens": 4} if update == "prefix" else {}
-    result = trained(on_gpu(update=update, **keys))
+    result = trained(on_gpu(update=update))
     (trainer,) = trainers
     assert {one.device.type for one in trainer.model.parameters()} == {"cuda"}
     states = [value for state in states_of(trainer.optimizer) for value in state.values()]
@@ -116,41 +115,27 @@ GPU_OPTIMIZERS = [
 
 @pytest.mark.parametrize("name", GPU_OPTIMIZERS)
 def test_every_optimizer_trains_and_resumes(
-    name: str, on_gpu: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, on_gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss falls, and a run that was stopped ends like one that was not."""
-    keys: dict[str, Any] = {
-        "update": "full", "weights_dtype": "bfloat16", "precision": "pure", "optimizer": name,
-        "learning_rate": 1e-3, "max_steps": 6, "save_steps": 1,
-    }  # fmt: skip
-    whole = on_gpu(**keys, job_run=tmp_path / "whole")
-    trained(whole)
-    stopped = on_gpu(**keys, job_run=tmp_path / "stopped")
-    break_at(3, stopped, monkeypatch)
-    trained(stopped)
+    whole, stopped = whole_and_broken(
+        on_gpu, 3, monkeypatch, update="full", weights_dtype="bfloat16", precision="pure",
+        optimizer=name, learning_rate=1e-3, max_steps=6, save_steps=1,
+    )  # fmt: skip
     assert losses(whole)[-1] < losses(whole)[0]
     assert losses(stopped) == pytest.approx(losses(whole), rel=1e-3)
 
 
 def test_paged_states_are_paged_again_after_a_resume(
-    on_gpu: Any,
-    trainers: list[Any],
-    wide_model: Any,
-    tmp_path: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    on_gpu: Any, trainers: list[Any], wide_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run with a paged optimizer that was stopped ends like one that was not, with its states in
     memory that can move to the host.
     """
-    keys = {
-        "model": wide_model, "rank": 256, "optimizer": "paged_adamw", "max_steps": 4,
-        "save_steps": 1,
-    }  # fmt: skip
-    whole = on_gpu(**keys, job_run=tmp_path / "whole")
-    trained(whole)
-    stopped = on_gpu(**keys, job_run=tmp_path / "stopped")
-    break_at(2, stopped, monkeypatch)
-    trained(stopped)
+    whole, stopped = whole_and_broken(
+        on_gpu, 2, monkeypatch, model=wide_model, rank=256, optimizer="paged_adamw", max_steps=4,
+        save_steps=1,
+    )  # fmt: skip
     assert losses(stopped) == pytest.approx(losses(whole), rel=1e-3)
     states = states_of(trainers[-1].optimizer)
     large = [state["state1"] for state in states if state["state1"].numel() >= 100_000]

@@ -3,6 +3,7 @@
 from typing import Any
 
 VOCAB, HIDDEN, LAYERS = 64, 32, 3
+ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 COMMON = {
     "vocab_size": VOCAB,
     "hidden_size": HIDDEN,
@@ -10,11 +11,11 @@ COMMON = {
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    **ENDS,
 }
 GROUPED = {**COMMON, "num_key_value_heads": 2}
 HEADS = {**GROUPED, "head_dim": 8}
+OTHER_NAMES = {"vocab_size": VOCAB, "n_layer": LAYERS, "n_head": 4, **ENDS}
 # name -> (config class, settings); `attn_implementation` stays the default, sdpa.
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", GROUPED),
@@ -24,18 +25,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", HEADS),
     "phi": ("PhiConfig", COMMON),
     "phi3": ("Phi3Config", GROUPED),
-    "gpt2": (
-        "GPT2Config",
-        {
-            "vocab_size": VOCAB,
-            "n_embd": HIDDEN,
-            "n_layer": LAYERS,
-            "n_head": 4,
-            "n_inner": 48,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-    ),
+    "gpt2": ("GPT2Config", {**OTHER_NAMES, "n_embd": HIDDEN, "n_inner": 48}),
     "falcon": (
         "FalconConfig",
         {**COMMON, "alibi": False, "multi_query": True, "new_decoder_architecture": False},
@@ -43,17 +33,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("OlmoConfig", GROUPED),
     "olmo2": ("Olmo2Config", GROUPED),
     "gpt_neox": ("GPTNeoXConfig", COMMON),
-    "bloom": (
-        "BloomConfig",
-        {
-            "vocab_size": VOCAB,
-            "hidden_size": HIDDEN,
-            "n_layer": LAYERS,
-            "n_head": 4,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-    ),
+    "bloom": ("BloomConfig", {**OTHER_NAMES, "hidden_size": HIDDEN}),
     "opt": (
         "OPTConfig",
         {
@@ -69,14 +49,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaConfig", COMMON),
     "distilbert": (
         "DistilBertConfig",
-        {
-            "vocab_size": VOCAB,
-            "dim": HIDDEN,
-            "n_layers": LAYERS,
-            "n_heads": 4,
-            "hidden_dim": 48,
-            "pad_token_id": 0,
-        },
+        {"vocab_size": VOCAB, "dim": HIDDEN, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 48},
     ),
     "modernbert": ("ModernBertConfig", {**COMMON, "cls_token_id": 1, "sep_token_id": 2}),
 }
@@ -96,12 +69,8 @@ def tiny(name: str) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     torch.manual_seed(0)
-    config = config_of(name)
-    return (
-        (AutoModelForCausalLM if name in DECODERS else AutoModelForMaskedLM)
-        .from_config(config)
-        .eval()
-    )
+    kind = AutoModelForCausalLM if name in DECODERS else AutoModelForMaskedLM
+    return kind.from_config(config_of(name)).eval()
 
 
 def task_type(name: str) -> str | None:

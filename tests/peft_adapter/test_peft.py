@@ -9,8 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from peft import AutoPeftModelForCausalLM, PeftModel, PeftType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+
 from advisor.peft_adapter import CANNOT_BE_MERGED, NOT_SERVED_BY, BottleneckConfig, UnsupportedModel
+from advisor.peft_adapter.model import register
 from tests.peft_adapter.shapes import inputs, randomise, tiny
+from trainers.start.loading import keep_weights_unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,20 +29,12 @@ def base(tmp_path):
 
 
 def loaded(folder, **options):
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
 def adapted(model, **settings):
-    from peft import get_peft_model
-
-    return get_peft_model(
-        model,
-        BottleneckConfig(
-            task_type="CAUSAL_LM", **{"bottleneck": 4, "placement": "houlsby", **settings}
-        ),
-    ).eval()
+    keys = {"bottleneck": 4, "placement": "houlsby", **settings}
+    return get_peft_model(model, BottleneckConfig(task_type="CAUSAL_LM", **keys)).eval()
 
 
 def logits(model):
@@ -48,32 +46,36 @@ def test_it_is_saved_and_loaded_in_pefts_layout(base, tmp_path):
     """adapter_config.json and one safetensors file; PeftModel and AutoPeftModel give the same
     logits again.
     """
-    from peft import AutoPeftModelForCausalLM, PeftModel
-
     model = adapted(loaded(base), activation="silu", scale=2.0, layers=[0, 2])
     randomise(model)
-    model.save_pretrained(tmp_path / "adapter")
-    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "README.md",
-    }
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    folder = tmp_path / "adapter"
+    model.save_pretrained(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    config = json.loads((folder / "adapter_config.json").read_text())
     assert config["peft_type"] == "BOTTLENECK"
     assert (config["base_hidden_size"], config["base_layers"]) == (32, 3)
-    expected = logits(model)
-    assert torch.equal(
-        logits(PeftModel.from_pretrained(loaded(base), tmp_path / "adapter")), expected
-    )
-    assert torch.equal(
-        logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")), expected
-    )
-    assert torch.equal(
-        logits(
-            PeftModel.from_pretrained(loaded(base), tmp_path / "adapter", low_cpu_mem_usage=True)
-        ),
-        expected,
-    )
+    for again in (
+        PeftModel.from_pretrained(loaded(base), folder),
+        PeftModel.from_pretrained(loaded(base), folder, low_cpu_mem_usage=True),
+        AutoPeftModelForCausalLM.from_pretrained(folder),
+    ):
+        assert torch.equal(logits(again), logits(model))
+
+
+CODE = """
+import sys, torch
+from peft import AutoPeftModelForCausalLM
+from tests.peft_adapter.shapes import inputs
+folder, logits = sys.argv[1:]
+try:
+    AutoPeftModelForCausalLM.from_pretrained(folder)
+except Exception as error:
+    print("BOTTLENECK" in str(error))
+import advisor.peft_adapter
+model = AutoPeftModelForCausalLM.from_pretrained(folder)
+print(torch.equal(model(**inputs()).logits, torch.load(logits)))
+"""
 
 
 def test_a_new_process_loads_it_after_the_import_alone(base, tmp_path):
@@ -84,55 +86,30 @@ def test_a_new_process_loads_it_after_the_import_alone(base, tmp_path):
     randomise(model)
     model.save_pretrained(tmp_path / "adapter")
     torch.save(logits(model), tmp_path / "logits.pt")  # a test's own scratch file
-    code = (
-        "import sys, torch\n{}\nfrom peft import AutoPeftModelForCausalLM\nfrom"
-        " tests.peft_adapter.shapes import inputs\nmodel ="
-        f" AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / 'adapter')!r})\nprint(torch.equal(model(**inputs()).logits,"
-        f" torch.load({str(tmp_path / 'logits.pt')!r})))"
-    )
-    with_import = subprocess.run(
-        [sys.executable, "-c", code.format("import advisor.peft_adapter")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert with_import.stdout.strip() == "True", with_import.stderr
-    without = subprocess.run(
-        [sys.executable, "-c", code.format("")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert without.returncode == 1
-    assert "BOTTLENECK" in without.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, tmp_path / "adapter", tmp_path / "logits.pt"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "True"], done.stderr
 
 
 def test_two_adapters_on_one_base_are_each_as_alone(base, tmp_path):
     """set_adapter switches between adapters of different placement and size; deleting one leaves
     the other.
     """
-    settings = {
-        "one": {"placement": "houlsby", "seed": 1},
-        "two": {"placement": "parallel", "bottleneck": 7, "seed": 2},
-    }
     alone = {}
-    for name, chosen in settings.items():
-        seed = chosen.pop("seed")
+    settings = {"one": {"placement": "houlsby"}, "two": {"placement": "parallel", "bottleneck": 7}}
+    for seed, (name, chosen) in enumerate(settings.items(), 1):
         model = adapted(loaded(base), **chosen)
         randomise(model, seed=seed)
         model.save_pretrained(tmp_path / name)
         alone[name] = logits(model)
-    from peft import PeftModel
-
     both = PeftModel.from_pretrained(loaded(base), tmp_path / "one", adapter_name="one").eval()
     both.load_adapter(tmp_path / "two", "two")
     assert torch.equal(logits(both), alone["one"])
-    both.set_adapter("two")
-    assert torch.equal(logits(both), alone["two"])
-    both.set_adapter("one")
-    assert torch.equal(logits(both), alone["one"])
+    for name in ("two", "one"):
+        both.set_adapter(name)
+        assert torch.equal(logits(both), alone[name])
     with both.disable_adapter():
         assert torch.equal(logits(both), logits(loaded(base)))
     both.delete_adapter("one")
@@ -144,17 +121,10 @@ def test_the_adapter_in_use_alone_is_trained(base):
     """A second adapter stays frozen until it is set, and training goes where set_adapter points."""
     model = adapted(loaded(base))
     model.add_adapter("more", BottleneckConfig(task_type="CAUSAL_LM", bottleneck=3))
-
-    def trained():
-        return {
-            "more" if ".more." in key else "default"
-            for key, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
-
-    assert trained() == {"default"}
-    model.set_adapter("more")
-    assert trained() == {"more"}
+    for name in ("default", "more"):
+        model.set_adapter(name)
+        trained = {key for key, one in model.named_parameters() if one.requires_grad}
+        assert trained == {key for key, _ in model.named_parameters() if f".{name}." in key}
 
 
 def test_merging_is_refused_with_the_reason_and_unloading_gives_the_base(base):
@@ -171,24 +141,12 @@ def test_merging_is_refused_with_the_reason_and_unloading_gives_the_base(base):
 
 def test_an_adapter_of_another_base_is_refused(base, tmp_path):
     """The error names both sizes, before any tensor is looked at."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
     adapted(loaded(base)).save_pretrained(tmp_path / "adapter")
-    other = AutoModelForCausalLM.from_config(
-        LlamaConfig(
-            vocab_size=64,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=24,
-        )
-    )
-    with pytest.raises(
-        UnsupportedModel,
-        match="hidden size 32 and 3 layers, and LlamaForCausalLM has hidden size 16 and 2 layers",
-    ):
-        PeftModel.from_pretrained(other, tmp_path / "adapter")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
+    config = LlamaConfig(vocab_size=64, num_attention_heads=2, **sizes)
+    said = "hidden size 32 and 3 layers, and LlamaForCausalLM has hidden size 16 and 2 layers"
+    with pytest.raises(UnsupportedModel, match=said):
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_config(config), tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(
@@ -230,28 +188,17 @@ def test_on_a_4_bit_base(base, tmp_path):
     logits again after loading.
     """
     pytest.importorskip("bitsandbytes")
-    from peft import PeftModel
-    from transformers import BitsAndBytesConfig
-
-    from trainers.start.loading import keep_weights_unpacked
 
     def four_bit():
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
         return keep_weights_unpacked(
-            loaded(
-                base,
-                quantization_config=BitsAndBytesConfig(
-                    load_in_4bit=True, bnb_4bit_quant_type="nf4"
-                ),
-                device_map={"": "cpu"},
-            )
+            loaded(base, quantization_config=config, device_map={"": "cpu"})
         )
 
-    plain = logits(four_bit())
     model = adapted(four_bit())
-    assert torch.equal(logits(model), plain)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-2
-    )
+    assert torch.equal(logits(model), logits(four_bit()))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
     for _ in range(5):
         loss = model(**inputs(), labels=inputs()["input_ids"]).loss
@@ -261,9 +208,8 @@ def test_on_a_4_bit_base(base, tmp_path):
         losses.append(float(loss))
     assert losses[-1] < losses[0]
     model.save_pretrained(tmp_path / "adapter")
-    assert torch.equal(
-        logits(PeftModel.from_pretrained(four_bit(), tmp_path / "adapter")), logits(model)
-    )
+    again = PeftModel.from_pretrained(four_bit(), tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(model))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -281,9 +227,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(base, reentran
         loss = model(**inputs(), labels=inputs()["input_ids"], use_cache=False).loss
         loss.backward()
         return loss.detach(), {
-            key: parameter.grad
-            for key, parameter in model.named_parameters()
-            if parameter.requires_grad
+            key: one.grad for key, one in model.named_parameters() if one.requires_grad
         }
 
     (plain, gradients), (again, others) = step(False), step(True)
@@ -306,7 +250,6 @@ def test_post_norm_encoders_take_both_kinds_in_one_order():
     """In BERT a sequential adapter sits inside the place of a parallel one: the other order is
     refused with the reason.
     """
-    from peft import get_peft_model
 
     def config(placement):
         return BottleneckConfig(bottleneck=4, placement=placement)
@@ -324,46 +267,6 @@ def test_post_norm_encoders_take_both_kinds_in_one_order():
 
 def test_importing_twice_registers_once():
     """A reload does not trip over PEFT's registry."""
-    from advisor.peft_adapter.model import register
-
     register()
-    from peft import PeftType
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
     assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.BOTTLENECK] is BottleneckConfig
-    assert PeftType("BOTTLENECK") is PeftType.BOTTLENECK
-    assert "BOTTLENECK" in list(PeftType)
-
-
-def test_trls_trainer_trains_it(base, tmp_path, tiny_model):
-    """Inside plain TRL: the loss falls, the base stays, and what the trainer saves loads again."""
-    from datasets import Dataset
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
-
-    rows = Dataset.from_list(
-        [
-            {"prompt": f"Where is parcel {number}?", "completion": " Thank you, we look."}
-            for number in range(16)
-        ]
-    )
-    arguments = SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=25, per_device_train_batch_size=4,
-        learning_rate=2e-2, report_to="none", use_cpu=True, bf16=False,
-        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=1, disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    trainer = SFTTrainer(
-        model=loaded(tiny_model),
-        args=arguments,
-        train_dataset=rows,
-        processing_class=AutoTokenizer.from_pretrained(tiny_model),
-        peft_config=BottleneckConfig(task_type="CAUSAL_LM", bottleneck=16),
-    )
-    trainer.train()
-    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    assert losses[-1] < losses[0] - 0.2
-    trainer.save_model(str(tmp_path / "saved"))
-    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
-    assert torch.allclose(logits(again), logits(trainer.model.eval()), atol=1e-5)
+    assert list(PeftType).count(PeftType("BOTTLENECK")) == 1

@@ -20,13 +20,10 @@ def prefixed(name):
     model, prompt = tiny(name), inputs(1, LENGTH)["input_ids"]
     with torch.no_grad():
         cache = model(input_ids=prompt, use_cache=True).cache
-    heads, width = cache.layers[0].keys.shape[1], cache.layers[0].keys.shape[3]
+    _, heads, _, width = cache.layers[0].keys.shape
+    sizes = {"num_layers": len(cache.layers), "num_attention_heads": heads}
     config = PrefixTuningConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=LENGTH,
-        num_layers=len(cache.layers),
-        num_attention_heads=heads,
-        token_dim=heads * width,
+        task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, token_dim=heads * width, **sizes
     )
     tuned = get_peft_model(tiny(name), config).eval()
     initialize_kv_prefix_from_past_key_values(
@@ -50,18 +47,11 @@ def test_it_generates_what_the_prompted_model_generates(name):
     rows = inputs()
     with torch.no_grad():
         expected = by_hand(model, prompt, rows["input_ids"])
-        assert torch.allclose(
-            tuned(**rows).logits,
-            model(input_ids=torch.cat([prompt.expand(2, -1), rows["input_ids"]], dim=1)).logits[
-                :, LENGTH:
-            ],
-            atol=1e-5,
-        )
+        whole = torch.cat([prompt.expand(2, -1), rows["input_ids"]], dim=1)
+        logits = model(input_ids=whole).logits[:, LENGTH:]
+        assert torch.allclose(tuned(**rows).logits, logits, atol=1e-5)
         assert torch.equal(tuned.generate(**rows, **GREEDY), expected)
-        padded = {
-            "input_ids": torch.nn.functional.pad(rows["input_ids"], (3, 0)),
-            "attention_mask": torch.nn.functional.pad(rows["attention_mask"], (3, 0)),
-        }
+        padded = {key: torch.nn.functional.pad(row, (3, 0)) for key, row in rows.items()}
         assert torch.equal(tuned.generate(**padded, **GREEDY)[:, 3:], expected)
         assert torch.equal(tuned.generate(**rows, use_cache=False, **GREEDY), expected)
 
@@ -70,19 +60,17 @@ def test_switched_off_it_generates_what_the_base_generates():
     """disable_adapter takes the prefix out of generation too."""
     tuned, model, _ = prefixed("llama")
     with torch.no_grad(), tuned.disable_adapter():
-        assert torch.equal(
-            tuned.generate(**inputs(), **GREEDY), model.generate(**inputs(), **GREEDY)
-        )
+        plain = model.generate(**inputs(), **GREEDY)
+        assert torch.equal(tuned.generate(**inputs(), **GREEDY), plain)
 
 
 def test_beams_and_samples_run():
     """Beam search and several samples a row work behind a prefix."""
     tuned, _, _ = prefixed("llama")
+    sampled = {**GREEDY, "do_sample": True, "num_return_sequences": 2}
     with torch.no_grad():
         assert tuned.generate(**inputs(), **GREEDY, num_beams=3).shape == (2, 13)
-        assert tuned.generate(
-            **inputs(), **{**GREEDY, "do_sample": True}, num_return_sequences=2
-        ).shape == (4, 13)
+        assert tuned.generate(**inputs(), **sampled).shape == (4, 13)
 
 
 def test_its_own_stop_tokens_end_an_answer():
@@ -90,8 +78,7 @@ def test_its_own_stop_tokens_end_an_answer():
     tuned, model, prompt = prefixed("llama")
     expected = by_hand(model, prompt, inputs(1)["input_ids"])
     tuned.generation_config.eos_token_id = int(expected[0, 8])
+    greedy = {key: value for key, value in GREEDY.items() if key != "eos_token_id"}
     with torch.no_grad():
-        answer = tuned.generate(
-            **inputs(1), **{key: value for key, value in GREEDY.items() if key != "eos_token_id"}
-        )
+        answer = tuned.generate(**inputs(1), **greedy)
     assert answer.shape[1] == 9

@@ -65,3 +65,10 @@ def split_rows(rows, *, share, seed) -> tuple[list[Row], list[Row]]:
     for row, is_held in sorted(zip(rows, held, strict=True), key=lambda pair: pair[0].number):
         sides[int(is_held)].append(row)
     return sides
+
+
+def sequence(number, ids, labels=None, **others) -> Row:
+    """A row of these tokens, all of them learned unless the labels say otherwise."""
+    texts = {"prompt": "p", "shown": "", "expected": "", "key": f"key {number}", **others}
+    labels = ids if labels is None else labels
+    return Row(number, input_ids=ids, labels=labels, **{"text": f"text {number}", **texts})

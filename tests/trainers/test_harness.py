@@ -5,7 +5,7 @@ library itself is a stand-in; tests/extras/benchmarks/test_scores.py asks the re
 import json
 import shutil
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,9 +44,7 @@ def asked(monkeypatch):
         "lm_eval.models.huggingface": {"HFLM": load},
         "lm_eval.utils": {"handle_non_serializable": float},
     }.items():
-        module = ModuleType(name)
-        vars(module).update(parts)
-        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**parts))
     monkeypatch.setattr(harness, "version", lambda name: "0")
     return seen
 
@@ -63,26 +61,32 @@ def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, t
     shutil.copytree(tiny_model, tmp_path / "model")
     padded.save_pretrained(tmp_path / "model")
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "plan.yaml").write_text(PLAN.format(model=tmp_path / "model"))
-    (tmp_path / "run.json").write_text(
-        json.dumps({"schema_version": 1, "status": "done", "model": "m", "stages": []})
-    )
-    wanted = [
-        {"name": "base", "task": task, "to": str(tmp_path / "benchmarks" / f"{number}.json")}
-        for number, task in enumerate(["arc_easy", "tasks/own.yaml"])
-    ]
-    (tmp_path / "request.json").write_text(json.dumps({"limit": None, "wanted": wanted}))
-    assert harness.main([str(tmp_path), str(tmp_path / "request.json")]) == 0
+    record = {"schema_version": 1, "status": "done", "model": "m", "stages": []}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    code, files = asked_for(tmp_path, tmp_path / "model", "arc_easy", "tasks/own.yaml")
+    assert code == 0
     (model,) = asked.models
     assert model.get_input_embeddings().weight.shape[0] == rows
     own = tmp_path / "tasks" / "own.yaml"
     assert [task for task, _ in asked.tasks] == ["arc_easy", str(own)]
     assert asked.tasks[1][1] == own.parent
-    for one in wanted:
-        told = json.loads(harness.Path(one["to"]).read_text())["results"]
+    for file in files:
+        told = json.loads(file.read_text())["results"]
         assert told["results"] == {"a": {"acc,none": 1.0}}
         (row,) = told["samples"]["a"]
         assert row == {"doc_id": 0, "filter": "none", "acc": 1.0}
+
+
+def asked_for(folder, model, *tasks):
+    """Benchmarks of the base of a run in this folder: the exit code, and the file of each answer."""
+    (folder / "plan.yaml").write_text(PLAN.format(model=model))
+    files = [folder / "benchmarks" / f"{number}.json" for number in range(len(tasks))]
+    wanted = [
+        {"name": "base", "task": task, "to": str(file)}
+        for task, file in zip(tasks, files, strict=True)
+    ]
+    (folder / "request.json").write_text(json.dumps({"limit": None, "wanted": wanted}))
+    return harness.main([str(folder), str(folder / "request.json")]), files
 
 
 def test_what_the_library_raises_names_the_benchmark(asked, tiny_model, tmp_path, monkeypatch):
@@ -92,9 +96,6 @@ def test_what_the_library_raises_names_the_benchmark(asked, tiny_model, tmp_path
         raise KeyError("no_such")
 
     monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", refuse)
-    (tmp_path / "plan.yaml").write_text(PLAN.format(model=tiny_model))
-    wanted = [{"name": "base", "task": "arc_easy", "to": str(tmp_path / "a.json")}]
-    (tmp_path / "request.json").write_text(json.dumps({"limit": 2, "wanted": wanted}))
-    assert harness.main([str(tmp_path), str(tmp_path / "request.json")]) == 2
+    assert asked_for(tmp_path, tiny_model, "arc_easy")[0] == 2
     said = json.loads((tmp_path / "benchmarks" / "error.json").read_text())
     assert said["what"].startswith("evaluation.tasks: arc_easy: lm-evaluation-harness cannot run")

@@ -2,19 +2,30 @@
 it.
 """
 
-import json
 import math
 import random
-from dataclasses import dataclass
-from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 
+torch = pytest.importorskip("torch")
+
+from peft import AutoPeftModelForCausalLM
+from transformers import TrainerCallback
+
 from advisor.ground.errors import InputError
-from tests.trainers.runs import break_at
+from tests.trainers.runs import (
+    break_at,
+    chat,
+    losses,
+    metrics,
+    result_of,
+    same,
+    trained,
+    weights,
+    write_rows,
+)
 from trainers import sft
-from trainers.job.files import read_json
 from trainers.keep.held_out_curve import (
     HeldOutCurve,
     Schedule,
@@ -23,9 +34,12 @@ from trainers.keep.held_out_curve import (
     forward_share,
     schedule,
 )
-from trainers.stage.load import prepare
+from trainers.say.progress import Parts
+from trainers.stage.load import build_trainer, load_stage, prepare
+from trainers.stage.trl_trainer import SFT, StageTrainer
 
 SHORT = {"max_steps": 4, "holdout": 0.2, "job_judge": False}
+LONG = SimpleNamespace(tokens=100)
 # Six rows that have nothing in common with the four held out: seen 13 times, they are learned by
 # heart, and the loss of the others rises.
 OVERFIT = {
@@ -34,53 +48,23 @@ OVERFIT = {
 }  # fmt: skip
 
 
-@dataclass
-class Length:
-    tokens: int
-
-
 @pytest.fixture
 def overfit(make, tmp_path):
     """A job whose held-out loss falls first, and then rises."""
-    rows = random.Random(5)  # a clear minimum, on the kernels of any processor
-    path = tmp_path / "letters.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "messages": [
-                        {"role": "user", "content": f"order {number}?"},
-                        {"role": "assistant", "content": "".join(rows.choices("abcdefgh", k=12))},
-                    ]
-                }
-            )
-            + "\n"
-            for number in range(10)
-        )
-    )
-    return lambda **keys: make(**{**OVERFIT, "job_data": path, **keys})
-
-
-def lines(job):
-    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+    draw = random.Random(5)  # a clear minimum, on the kernels of any processor
+    rows = [chat(f"order {n}?", "".join(draw.choices("abcdefgh", k=12))) for n in range(10)]
+    data = write_rows(tmp_path / "letters.jsonl", rows)
+    return lambda **keys: make(**{**OVERFIT, "job_data": data, **keys})
 
 
 def curve_of(job):
     """(step, held-out loss) of every evaluation."""
-    return [(line["step"], line["holdout_loss"]) for line in lines(job) if "holdout_loss" in line]
+    return [(line["step"], line["holdout_loss"]) for line in metrics(job) if "holdout_loss" in line]
 
 
-def weights(job):
-    from safetensors.torch import load_file
-
-    (path,) = job.output.glob("*model.safetensors")
-    return load_file(path)
-
-
-def same(one, other):
-    import torch
-
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def held_out(job):
+    """What the result says of it."""
+    return result_of(job)["held_out"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +88,7 @@ def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
     less often.
     """
     found = schedule(
-        [Length(100)] * held,
+        [LONG] * held,
         steps=steps, trained_tokens=tokens, forward=0.5, micro=4, wanted=False,
     )  # fmt: skip
     assert (found.every, found.rows) == (every, rows)
@@ -114,9 +98,9 @@ def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
 def test_a_run_too_short_for_a_curve_has_one_only_if_the_plan_asks():
     """Three evaluations of four rows must have room in 5 %, or the plan must need them."""
     short = {"steps": 20, "trained_tokens": 5_000, "forward": 0.5, "micro": 4}
-    assert schedule([Length(100)] * 50, **short, wanted=False) is None
-    assert schedule([Length(100)] * 50, **short, wanted=True) == Schedule(2, 8, 0.8)
-    assert schedule([Length(1)] * 3, **short, wanted=False) is None
+    assert schedule([LONG] * 50, **short, wanted=False) is None
+    assert schedule([LONG] * 50, **short, wanted=True) == Schedule(2, 8, 0.8)
+    assert schedule([SimpleNamespace(tokens=1)] * 3, **short, wanted=False) is None
     assert schedule([], **short, wanted=True) is None
 
 
@@ -145,19 +129,26 @@ def test_every_process_has_full_micro_batches(rows, micro, processes, count, bat
 
 def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
     """Weights and training losses are equal to the bit with evaluations and without, dropout
-    included.
+    included. The last value is what plain PEFT and transformers compute for the result.
     """
-    found = []
-    for asked in ({}, {"early_stopping": 50}):
-        job = make(**SHORT, dropout=0.2, **asked,
-                   job_run=tmp_path / f"run{len(asked)}")  # fmt: skip
-        sft.train(job)
-        found.append((weights(job), [line["loss"] for line in lines(job)], curve_of(job)))
-    (plain, losses, none), (watched, watched_losses, curve) = found
-    assert none == []
-    assert [step for step, _ in curve] == [1, 2, 3, 4]
-    assert losses == watched_losses
-    assert same(plain, watched)
+    plain = make(**SHORT, dropout=0.2)
+    watched = make(**SHORT, dropout=0.2, early_stopping=50, job_run=tmp_path / "watched")
+    for job in (plain, watched):
+        trained(job)
+    assert curve_of(plain) == []
+    assert [step for step, _ in curve_of(watched)] == [1, 2, 3, 4]
+    assert losses(plain) == losses(watched)
+    assert same(weights(plain), weights(watched))
+    model = AutoPeftModelForCausalLM.from_pretrained(watched.output, dtype=torch.float32)
+    _, data = prepare(watched, sft.SFT())
+    total, count = 0.0, 0
+    for row in data.holdout:
+        ids, labels = (torch.tensor([list(part)]) for part in (row.input_ids, row.labels))
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=labels).loss) * row.learned
+        count += row.learned
+    assert len(data.holdout) == held_out(watched)["rows"] == 6
+    assert curve_of(watched)[-1][1] == pytest.approx(total / count, rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "rm", "orpo"])
@@ -166,45 +157,26 @@ def test_pairs_are_measured_by_their_own_loss_without_a_trace(objective, align, 
     they were; DPO and KTO begin with the loss of a model that is its own reference.
     """
     job = align(objective, early_stopping=50, job_judge=False)
-    import_module(f"trainers.{objective}").train(job)
+    trained(job)
     plain = trained_once(objective)
     curve = curve_of(job)
-    own = ("holdout_loss", "elapsed_s", "memory_bytes", "tokens_per_s")
+    own = {"holdout_loss", "elapsed_s", "memory_bytes", "tokens_per_s"}
     assert [step for step, _ in curve] == [1, 2, 3, 4, 5, 6]
     assert curve_of(plain) == []
-    assert [{key: line[key] for key in line if key not in own} for line in lines(job)] == [
-        {key: line[key] for key in line if key not in own} for line in lines(plain)
-    ]
+    mine, theirs = (
+        [{key: line[key] for key in line.keys() - own} for line in metrics(one)]
+        for one in (job, plain)
+    )
+    assert mine == theirs
     assert same(weights(job), weights(plain))
     if objective in ("dpo", "kto"):
         assert curve[0][1] == pytest.approx({"dpo": math.log(2), "kto": 0.5}[objective], abs=0.1)
-
-
-def test_the_value_is_the_loss_of_the_saved_result_on_the_held_out_rows(make):
-    """The last value is what plain PEFT and transformers compute for the result."""
-    import torch
-    from peft import AutoPeftModelForCausalLM
-
-    job = make(**SHORT, early_stopping=9)
-    sft.train(job)
-    model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
-    _, data = prepare(job, sft.SFT())
-    total, count = 0.0, 0
-    for row in data.holdout:
-        ids, labels = (torch.tensor([list(part)]) for part in (row.input_ids, row.labels))
-        with torch.no_grad():
-            total += float(model(input_ids=ids, labels=labels).loss) * row.learned
-        count += row.learned
-    assert len(data.holdout) == read_json(job.output / "result.json")["held_out"]["rows"] == 6
-    assert curve_of(job)[-1][1] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
     """`keep: best` goes back to the evaluation with the lowest loss; each evaluation has a line in
     metrics.jsonl, however few steps have one.
     """
-    from trainers.stage.trl_trainer import SFT
-
     job = overfit(keep="best", trl={"logging_steps": 7})
     seen = {}
     evaluate = SFT.evaluate
@@ -216,7 +188,7 @@ def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
         return evaluate(self, **keys)
 
     monkeypatch.setattr(SFT, "evaluate", remember)
-    sft.train(job)
+    trained(job)
     curve = dict(curve_of(job))
     best = min(curve, key=curve.get)
     assert list(curve) == list(range(2, 21, 2))
@@ -224,7 +196,7 @@ def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
     saved = weights(job)
     assert all(saved[name].equal(part) for name, part in seen[best].items() if name in saved)
     assert not all(saved[name].equal(part) for name, part in seen[20].items() if name in saved)
-    held = read_json(job.output / "result.json")["held_out"]
+    held = held_out(job)
     assert (held["kept_step"], held["best_step"], held["best_loss"]) == (best, best, curve[best])
     assert held["last_loss"] == curve[20] > curve[best]
     assert f"checkpoint-{best}" in [path.name for path in job.checkpoints.iterdir()]
@@ -236,7 +208,7 @@ def test_training_stops_when_the_held_out_loss_does(overfit, capsys):
     last weights stay the result unless the plan says otherwise.
     """
     job = overfit(early_stopping=2)
-    sft.train(job)
+    result = trained(job)
     steps, values = zip(*curve_of(job), strict=True)
     waited, expected = 0, None  # the rule, on the values as they were written
     for place, value in enumerate(values):
@@ -244,8 +216,7 @@ def test_training_stops_when_the_held_out_loss_does(overfit, capsys):
         if waited == 2:
             expected = steps[place]
             break
-    assert steps[-1] == lines(job)[-1]["step"] == expected < 20
-    result = read_json(job.output / "result.json")
+    assert steps[-1] == metrics(job)[-1]["step"] == expected < 20
     held = result["held_out"]
     assert (held["stopped_early"], held["waited"], held["planned_steps"]) == (True, 2, 20)
     assert result["steps"] == held["kept_step"] == expected
@@ -254,30 +225,28 @@ def test_training_stops_when_the_held_out_loss_does(overfit, capsys):
     assert "the last weights are the result" in said
 
 
-@pytest.mark.parametrize("where", ["at the best step", "after the last"])
-def test_a_run_resumes_with_its_best_step_and_its_patience(where, overfit, monkeypatch, tmp_path):
+def test_a_run_resumes_with_its_best_step_and_its_patience(overfit, monkeypatch, tmp_path):
     """A killed run ends as one that was not: same curve, same stop, same weights. It may have
     passed its best step since the last checkpoint, or have ended without a result.
     """
     keys = {"keep": "best", "early_stopping": 2, "save_steps": 5}
-    whole, killed = overfit(**keys), overfit(**keys, job_run=tmp_path / "killed")
-    sft.train(whole)
-    held = read_json(whole.output / "result.json")["held_out"]
+    whole, early, late = (overfit(**keys, job_run=tmp_path / name) for name in "abc")
+    trained(whole)
+    held = held_out(whole)
     assert held["stopped_early"]
-    if where == "at the best step":
-        break_at(held["best_step"], killed, monkeypatch)
-    else:
-        with monkeypatch.context() as patch:
-            patch.setattr(sft.SFT, "save", lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                sft.train(killed)
-        monkeypatch.setattr(HeldOutCurve, "add", lambda *_: pytest.fail("trained again"))
-    sft.train(killed)
-    assert curve_of(killed) == curve_of(whole)
-    assert same(weights(killed), weights(whole))
-    found = read_json(killed.output / "result.json")
-    assert found["held_out"] | {"seconds": 0} == held | {"seconds": 0}
-    assert found["steps"] == held["last_step"]
+    break_at(held["best_step"], early, monkeypatch)
+    trained(early)
+    with monkeypatch.context() as patch:
+        patch.setattr(sft.SFT, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sft.train(late)
+    monkeypatch.setattr(HeldOutCurve, "add", lambda *_: pytest.fail("trained again"))
+    trained(late)
+    for killed in (early, late):
+        assert curve_of(killed) == curve_of(whole)
+        assert same(weights(killed), weights(whole))
+        assert held_out(killed) | {"seconds": 0} == held | {"seconds": 0}
+        assert result_of(killed)["steps"] == held["last_step"]
 
 
 def test_nothing_to_measure_is_refused_before_the_model_loads(make, monkeypatch):
@@ -290,8 +259,6 @@ def test_nothing_to_measure_is_refused_before_the_model_loads(make, monkeypatch)
 
 def test_the_loss_that_balances_experts_is_not_measured():
     """A trainer that adds it while it trains leaves it out of the held-out loss."""
-    from trainers.stage.trl_trainer import StageTrainer
-
     trainer = SimpleNamespace(aux_loss_enabled=True)
     trainer.compute_loss = lambda *_: trainer.aux_loss_enabled
     assert StageTrainer.held_out_loss(trainer, None, {}) is False
@@ -300,11 +267,6 @@ def test_the_loss_that_balances_experts_is_not_measured():
 
 def test_held_out_labels_are_counted_once(make, monkeypatch):
     """From the second evaluation on each held-out row is read once, for its loss."""
-    from transformers import TrainerCallback
-
-    from trainers.say.progress import Parts
-    from trainers.stage.load import build_trainer, load_stage
-
     read = []
     columns = sft.dataset_columns
 
@@ -316,9 +278,7 @@ def test_held_out_labels_are_counted_once(make, monkeypatch):
     loaded = load_stage(make(holdout=0.2), sft.SFT(), Parts("sft", shown=False))
     held, callback = loaded.data.holdout[:4], TrainerCallback()
     callback.store = None  # no checkpoints
-    trainer = build_trainer(
-        loaded, loaded.sequences, steps=1, callback=callback, held_out=held
-    )  # fmt: skip
+    trainer = build_trainer(loaded, loaded.sequences, steps=1, callback=callback, held_out=held)
     first = trainer.evaluate()["eval_loss"]
     read.clear()
     assert trainer.evaluate()["eval_loss"] == first

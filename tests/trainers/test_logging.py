@@ -1,13 +1,12 @@
 """Lines of metrics and loader processes on a GPU, tried on the CPU with the GPU's settings."""
 
-import json
-
 import pytest
 import torch
 
 from advisor.ground.errors import TrainingFailed
-from tests.trainers.runs import break_at, losses
+from tests.trainers.runs import break_at, losses, metrics, same, trained, weights
 from trainers import sft
+from trainers.job.files import read_json
 from trainers.keep import progress
 from trainers.step import settings
 
@@ -38,24 +37,13 @@ def test_a_gpu_gets_its_batches_from_other_processes(monkeypatch):
     assert settings.loader_workers(GPU) == 0
 
 
-@pytest.fixture
 def like_a_gpu(monkeypatch):
-    """Call it for a line every third step and two loader processes, as a longer run on a GPU has them."""
-
-    def change():
-        monkeypatch.setattr(settings, "log_every", lambda device, steps: 3)
-        monkeypatch.setattr(settings, "loader_workers", lambda device: 2)
-
-    return change
+    """A line every third step and two loader processes, as a longer run on a GPU has them."""
+    monkeypatch.setattr(settings, "log_every", lambda device, steps: 3)
+    monkeypatch.setattr(settings, "loader_workers", lambda device: 2)
 
 
-def lines(job):
-    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_lines_of_several_steps_are_their_means_and_resume_equal(
-    make, monkeypatch, tmp_path, like_a_gpu
-):
+def test_lines_of_several_steps_are_their_means_and_resume_equal(make, monkeypatch, tmp_path):
     """The first step, each third, each saved and the last have a line; a line holds the mean of its
     steps, the first and the last of their step alone. The clock and the seconds of training go on
     over an interruption, and the parts of the attempt are its whole time. With loader processes,
@@ -65,34 +53,32 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
     single = make(**keys, job_run=tmp_path / "single")
     monkeypatch.setattr(progress, "KEPT_LOGS", 2)
     sft.train(single)
-    (kept,) = single.output.glob("checkpoints/checkpoint-6/trainer_state.json")
-    assert len(json.loads(kept.read_text())["log_history"]) <= 2, "metrics.jsonl has them all"
-    like_a_gpu()
+    state = read_json(single.checkpoints / "checkpoint-6" / "trainer_state.json")
+    assert len(state["log_history"]) <= 2, "metrics.jsonl has them all"
+    like_a_gpu(monkeypatch)
     job = make(**keys, job_run=tmp_path / "interrupted")
     break_at(6, job, monkeypatch)
-    sft.train(job)
-    assert [line["step"] for line in lines(job)] == [1, 3, 4, 5, 6]
+    found = trained(job)
+    assert [line["step"] for line in metrics(job)] == [1, 3, 4, 5, 6]
     each = losses(single)
     means = [each[0], sum(each[1:3]) / 2, *each[3:]]
     assert losses(job) == pytest.approx(means, abs=1e-6)
-    found = json.loads((job.output / "result.json").read_text())
     ends = found["loss_first"], found["loss_last"]
     assert ends == pytest.approx((each[0], each[5]), abs=1e-6)
-    clock = [line["elapsed_s"] for line in lines(job)]
+    clock = [line["elapsed_s"] for line in metrics(job)]
     assert clock == sorted(clock)
     assert found["measured"]["train_s"] >= clock[-1]
     parts = [found["times"][part] for part in ("load_s", "before_s", "train_s", "after_s")]
     assert min(parts) > 0
     assert found["times"]["total_s"] == pytest.approx(sum(parts), abs=0.01)
-    weights = [(one.output / "adapter_model.safetensors").read_bytes() for one in (single, job)]
-    assert weights[0] == weights[1]
+    assert same(weights(single), weights(job))
 
 
-def test_a_loss_that_is_not_finite_between_two_lines_is_noticed(make, monkeypatch, like_a_gpu):
+def test_a_loss_that_is_not_finite_between_two_lines_is_noticed(make, monkeypatch):
     """It stops the run at the next line, which comes before the next checkpoint is written."""
     from trainers.stage import trl_trainer
 
-    like_a_gpu()
+    like_a_gpu(monkeypatch)
     calls = []
 
     class Broken(trl_trainer.SFT):

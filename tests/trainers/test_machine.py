@@ -2,6 +2,7 @@
 refuses before the model loads.
 """
 
+import os
 import subprocess
 import sys
 import types
@@ -10,14 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from transformers import TrainingArguments
+from transformers.integrations.accelerate import _get_device_map
+from trl.kernels import chunked_logprob
+from trl.trainer import utils
 
 from advisor.ground.errors import TrainingFailed
 from advisor.methods import kernels as installed
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
+from trainers.job.files import read_json
+from trainers.job.job import JUDGE, TRAIN
+from trainers.rewards.sources import load_reward_model
 from trainers.start import kernels
-from trainers.start.loading import dtype_faults, load_base
+from trainers.start.loading import WEIGHTS_SHARE, dtype_faults, is_spread, load_base, spread
 from trainers.step import settings
+from trainers.tools.results import Result, load_whole
 
 GPU = torch.device("cuda", 0)
 
@@ -46,27 +55,24 @@ def loads(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
-@pytest.mark.parametrize("head", ["CausalLM", "SequenceClassification"])
+@pytest.mark.parametrize(
+    ("quantization", "head"),
+    [(None, "CausalLM"), ("nf4", "CausalLM"), ("int8", "SequenceClassification")],
+)
 def test_weights_are_read_straight_into_the_gpu(make, loads, quantization, head):
-    """Eight processes must not hold eight copies of the model in the host's memory first."""
+    """Eight processes must not hold eight copies of the model in the host's memory first; on the CPU
+    nothing is placed.
+    """
     job = make(quantization=quantization)
     load_base(job, GPU, head=head)
+    load_base(make(), torch.device("cpu"))
     assert loads[0]["device_map"] == {"": GPU}
     assert "moved" not in loads[0]
-
-
-def test_on_the_cpu_nothing_is_placed(make, loads):
-    """Host memory is the device: a map would only make loading slower."""
-    load_base(make(), torch.device("cpu"))
-    assert "device_map" not in loads[0]
+    assert "device_map" not in loads[1]
 
 
 def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
     """The models beside the trained one, too: rewards, what is checked, chat and merge."""
-    from trainers.rewards.sources import load_reward_model
-    from trainers.tools.results import Result, load_whole
-
     job = make()
     numbers = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     config = {"model_type": "llama", "num_attention_heads": 2, "vocab_size": 16, **numbers}
@@ -100,25 +106,23 @@ def tools(monkeypatch, tmp_path):
 
 def test_triton_needs_a_compiler_and_the_header_files_of_python(tools, monkeypatch, tmp_path):
     """A slim container lacks one of them, and the first step would fail."""
-    assert kernels.why_no_triton() == ""
+    why = kernels.why_no_triton
+    assert why() == ""
     tools["gcc"] = None
-    assert "no C compiler" in kernels.why_no_triton()
+    assert "no C compiler" in why()
     tools["clang"] = "/usr/bin/clang"
-    assert kernels.why_no_triton() == ""
+    assert why() == ""
     monkeypatch.setenv("CC", "icc")
-    assert kernels.why_no_triton() == "CC names icc, which is not there"
+    assert why() == "CC names icc, which is not there"
     monkeypatch.delenv("CC")
     (tmp_path / "include" / "Python.h").unlink()
-    assert "Python.h is missing" in kernels.why_no_triton()
+    assert "Python.h is missing" in why()
     tools["triton"] = None
-    assert "triton is not installed" in kernels.why_no_triton()
+    assert "triton is not installed" in why()
 
 
 def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypatch):
     """TRL takes Triton wherever it is installed; here it takes its tiles in torch."""
-    from trl.kernels import chunked_logprob
-    from trl.trainer import utils
-
     monkeypatch.setattr(chunked_logprob, "_TRITON_AVAILABLE", True)
     monkeypatch.setattr(utils, "is_triton_available", lambda: True)
     monkeypatch.setattr(kernels, "why_no_triton", lambda: "there is no C compiler (gcc)")
@@ -144,19 +148,14 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     """'undefined symbol' becomes: which package, with which torch, and what to do."""
     job = make(attention="flash_attention_2", weights_dtype="bfloat16")
     (fault,) = dtype_faults(job, GPU)
-    assert (
-        "needs the package flash-attn or kernels: the package flash-attn is not" in fault.headline
-    )
+    package = "needs the package flash-attn or kernels: the package flash-attn is not"
+    assert package in fault.headline
     assert fault.hint.startswith("pip install 'kernels>=0.18")
-    (tmp_path / "flash_attn.py").write_text(
-        "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi')\n"
-    )
+    symbol = "flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi"
+    (tmp_path / "flash_attn.py").write_text(f"raise ImportError({symbol!r})\n")
     monkeypatch.syspath_prepend(tmp_path)
     (fault,) = dtype_faults(job, GPU)
-    assert (
-        "needs flash-attn, which cannot be loaded: flash_attn_2_cuda.so: undefined symbol"
-        in fault.headline
-    )
+    assert f"needs flash-attn, which cannot be loaded: {symbol[:38]}" in fault.headline
     assert "built for another torch" in fault.hint
     assert fault.allowed.startswith("attention: sdpa")
     (tmp_path / "flash_attn.py").write_text("")
@@ -182,16 +181,14 @@ def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
     """With eight visible GPUs and one process, transformers would split each batch over all
     (nn.DataParallel); here one is used.
     """
-    from transformers import TrainingArguments
-
-    job = make()
-    arguments = settings.training_arguments(job, torch.device("cpu"), steps=3)
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(lambda self: eight(self)))
 
     def eight(self):
         self._n_gpu = 8
         return GPU
 
+    job = make()
+    arguments = settings.training_arguments(job, torch.device("cpu"), steps=3)
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(eight))
     config = settings.build_config(TrainingArguments, arguments, job)
     assert config.n_gpu == 1
     assert config.train_batch_size == job.stage.micro_batch_size
@@ -202,8 +199,6 @@ def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
 
 def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     """A process other than the first leaves its error, with its number and the time."""
-    from trainers.job.files import read_json
-
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
     job = make()
@@ -252,3 +247,89 @@ def test_memory_of_a_step_is_kept_for_the_next():
     on_gpu, on_cpu = map(int, done.stdout.split())
     assert on_gpu > 4 * 3 * 16_000_000 / 4096 / 2
     assert on_cpu < on_gpu / 100
+
+
+ENDS = """
+from trainers.job.machine import run_and_leave
+
+class Held:
+    def __del__(self):
+        print("taken down")
+
+held = Held()
+import sys
+sys.exit(run_and_leave(lambda: {main}))
+"""
+
+
+@pytest.mark.parametrize(("main", "code"), [("0", 0), ("3", 3), ("sys.exit(2)", 2), ("1 / 0", 1)])
+def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(main, code):
+    """Threads of gloo that ask for the interpreter's lock by then abort the process."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ENDS.format(main=main)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert "taken down" not in done.stdout
+    assert ("ZeroDivisionError" in done.stderr) == (main == "1 / 0")
+
+
+# --------------------------------------------------------------------------- a model over both
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """`two_gpus(free)`: two GPUs, each with that much free memory."""
+
+    def have(free_bytes):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free_bytes, 2**40))
+
+    return have
+
+
+def model_on_no_device():
+    """(the model, its bytes)."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
+    with torch.device("meta"):
+        config = transformers.LlamaConfig(vocab_size=256, num_attention_heads=4, **sizes)
+        model = transformers.LlamaForCausalLM(config)
+    return model, sum(one.numel() * one.element_size() for one in model.parameters())
+
+
+def judging(device=GPU, part=JUDGE):
+    """Where a model goes, as arguments of from_pretrained."""
+    return spread(types.SimpleNamespace(part=part), device)
+
+
+def placed(model):
+    """Module -> GPU, as transformers places them on GPUs that are not there."""
+    arguments = judging()
+    return _get_device_map(model, arguments["device_map"], arguments["max_memory"], None)
+
+
+def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(two_gpus):
+    """The first layers are on the first GPU, with the embeddings; no block is divided, and nothing
+    goes to the host or the disk.
+    """
+    model, size = model_on_no_device()
+    two_gpus(int(1.5 * size / WEIGHTS_SHARE))
+    assert set(placed(model).values()) == {0}
+    two_gpus(int(0.7 * size / WEIGHTS_SHARE))
+    found = placed(model)
+    assert set(found.values()) == {0, 1}
+    assert found["model.embed_tokens"] == 0
+    layers = [found[f"model.layers.{number}"] for number in range(8)]
+    assert layers == sorted(layers)
+    assert is_spread(types.SimpleNamespace(hf_device_map=found))
+    assert not is_spread(types.SimpleNamespace(hf_device_map={"": 0}))
+
+
+def test_only_judging_on_several_gpus_spreads_a_model(two_gpus, monkeypatch):
+    """Training, a CPU and a single GPU have their model where they always had it."""
+    two_gpus(2**30)
+    assert judging()
+    assert not any((judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert not judging()

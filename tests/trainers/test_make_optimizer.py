@@ -5,6 +5,7 @@ go.
 from __future__ import annotations
 
 import copy
+import importlib.metadata as metadata
 import types
 from typing import Any
 
@@ -15,20 +16,13 @@ pytest.importorskip("transformers")
 
 import torch
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import MachineNotReady
 from advisor.methods.optimizers import NAMES, OPTIMIZERS
 from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import optimizer_faults
 from trainers import sft
 from trainers.keep.checkpoints import load_training, save_training, trained_parameters
-from trainers.step.make_optimizer import (
-    hidden_matrices,
-    make,
-    optimizer_note,
-    put_own,
-    rounded_away,
-)
-from trainers.step.own_optimizers import MuonWithAdamW
+from trainers.step.make_optimizer import make, optimizer_note, put_own, rounded_away
 
 ON_CPU = [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices]
 
@@ -74,16 +68,12 @@ def steps_of(made: Any, model: Any, numbers: range) -> None:
 
 
 def built(name: str, model: Any, dtype: str) -> Any:
-    decayed = ["q_proj.weight", "down_proj.weight", "experts"]
+    decayed = ("q_proj.weight", "down_proj.weight", "experts")
+    pulled = [one for path, one in model.named_parameters() if path in decayed]
+    others = [one for path, one in model.named_parameters() if path not in decayed]
     groups = [
-        {
-            "params": [
-                one for path, one in model.named_parameters() if (path in decayed) == pulled
-            ],
-            "lr": 1e-3,
-            "weight_decay": 0.1 if pulled else 0.0,
-        }
-        for pulled in (True, False)
+        {"params": params, "lr": 1e-3, "weight_decay": decay}
+        for params, decay in ((pulled, 0.1), (others, 0.0))
     ]
     return make(stage(name, weights_dtype=dtype), groups, [model])
 
@@ -94,6 +84,7 @@ def test_four_steps_are_two_and_two_more_after_a_checkpoint(name, dtype, tmp_pat
     """Weights and states come back as they were, bit for bit, from safetensors and JSON."""
     torch.manual_seed(0)
     whole = Tiny().to(getattr(torch, dtype))
+    whole.norm.float()  # as a value head stays
     broken, start = copy.deepcopy(whole), copy.deepcopy(whole)
     made = built(name, whole, dtype)
     steps_of(made, whole, range(4))
@@ -139,36 +130,11 @@ def test_muon_moves_matrices_as_torch_does_and_the_rest_as_adamw():
 
 def test_a_run_says_that_muon_moves_no_experts():
     """Expert weights are one tensor of three dimensions a layer, which torch's Muon refuses."""
-    trainer = types.SimpleNamespace(
-        model=Tiny(),
-        args=types.SimpleNamespace(adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
-    )
-    assert "1 tensors of three dimensions, are moved by AdamW" in (
-        put_own(trainer, stage("muon")) or ""
-    )
+    args = types.SimpleNamespace(adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8)
+    trainer = types.SimpleNamespace(model=Tiny(), args=args)
+    told = put_own(trainer, stage("muon")) or ""
+    assert "1 tensors of three dimensions, are moved by AdamW" in told
     assert put_own(trainer, stage("adamw_split")) is None
-
-
-def test_a_step_of_muon_has_the_size_of_adamws():
-    """0.2 times the root of the longer side over an orthogonal matrix: entries of 0.2 to 0.4
-    learning rates, whatever the shape.
-    """
-    for rows, columns in ((128, 128), (256, 64), (64, 256)):
-        weight = torch.nn.Parameter(torch.zeros(rows, columns))
-        made = MuonWithAdamW([{"params": [weight]}], matrices=[weight], lr=1e-3)
-        weight.grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
-        made.step()
-        assert 0.15e-3 < float(weight.detach().square().mean().sqrt()) < 0.25e-3
-    vector = torch.nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match="only supports 2D"):
-        MuonWithAdamW([{"params": [vector]}], matrices=[vector])
-
-
-def test_embeddings_output_and_experts_are_no_hidden_matrices():
-    """Muon leaves them to AdamW."""
-    model = Tiny()
-    found = {id(one) for one in hidden_matrices([model])}
-    assert found == {id(model.q_proj.weight), id(model.down_proj.weight)}
 
 
 # --------------------------------------------------------------------------- faults
@@ -188,6 +154,8 @@ def test_embeddings_output_and_experts_are_no_hidden_matrices():
         ),
         ("adamw", {"trl": {"max_grad_norm": -1.0}}, "'max_grad_norm' is -1.0: gradients would not"),
         ("adamw", {"trl": {"optim_args": "rank=3"}}, "adamw reads no 'rank', nor any"),
+        ("adamw_split", {"weights_dtype": "float32"}, "these are float32"),
+        ("adamw_split", {"update": "lora"}, "trains a module in float32"),
     ],
 )
 def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
@@ -199,8 +167,6 @@ def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
 
 def test_a_library_that_is_missing_is_named_with_the_command(make, monkeypatch):
     """Exit code 4 with what to install, before the model loads."""
-    import importlib.metadata as metadata
-
     real = metadata.version
 
     def version(name: str) -> str:
@@ -228,23 +194,59 @@ def test_a_name_that_no_plan_can_give_is_refused(name):
 # --------------------------------------------------------------------------- what is said
 
 
-def test_another_learning_rate_is_pointed_out():
-    """Of the optimizer whose rate is not AdamW's; of the others nothing."""
-    assert "learning rate 0.0002 under sgd: no rate" in (
-        optimizer_note(stage("sgd", learning_rate=2e-4), "cpu") or ""
-    )
+def test_what_is_said_of_learning_rates_and_of_small_updates():
+    """Of the optimizer whose rate is not AdamW's; a run warns of bfloat16 weights under those that
+    round updates away.
+    """
+    told = optimizer_note(stage("sgd", learning_rate=2e-4), "cpu") or ""
+    assert "learning rate 0.0002 under sgd: no rate" in told
     assert optimizer_note(stage("muon"), "cpu") is None
-
-
-def test_which_optimizers_keep_small_updates():
-    """A run warns of bfloat16 weights under the others."""
     small = {"learning_rate": 1e-5, "precision": "pure"}
     for name in ("adamw_split", "adamw_stochastic", "sgd"):
         assert rounded_away(stage(name, **small)) == 0.0
     assert rounded_away(stage("muon", **small)) > 0.5
 
 
-def test_optimizer_arguments_of_a_plan_are_checked_before_the_model_loads(make):
-    """A misspelt one names those that exist."""
-    with pytest.raises(InputError, match="muon reads no 'momentun': it reads momentum, ns_steps"):
-        sft.train(make(update="full", optimizer="muon", trl={"optim_args": "momentun=0.9"}))
+# --------------------------------------------------------------------------- paged memory
+
+
+def paged_over(parameter: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """bitsandbytes' own paged AdamW, whose buffers carry the mark of paged memory: without a GPU
+    there is no managed memory to make them in.
+    """
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    found = bitsandbytes.optim.PagedAdamW32bit([parameter], lr=1e-3)
+
+    def paged(p: Any, dtype: Any = torch.float32) -> Any:
+        buffer = torch.zeros_like(p, dtype=dtype)
+        buffer.is_paged = True  # type: ignore[attr-defined]
+        return buffer
+
+    monkeypatch.setattr(found, "get_state_buffer", paged)
+    return found
+
+
+def test_loaded_states_are_paged_and_the_same(tmp_path, monkeypatch):
+    """Both moments come back in paged buffers with the same numbers, whose table is one for all."""
+    weights = torch.nn.Parameter(torch.randn(64, 64))
+    copy = torch.nn.Parameter(weights.detach().clone())
+    first = paged_over(weights, monkeypatch)
+    weights.grad = torch.ones_like(weights)
+    first.initialized = True
+    state = first.state[weights]
+    first.init_state(first.param_groups[0], weights, 0, 0)
+    state["state1"] += 0.25
+    state["state2"] += 0.5
+    state["step"] = 3
+    save_training(tmp_path, {"weights": weights}, first, weights=True)
+
+    resumed = paged_over(copy, monkeypatch)
+    copy.data.zero_()
+    wrapped = types.SimpleNamespace(optimizer=resumed)  # as accelerate does
+    load_training(tmp_path, {"weights": copy}, wrapped)
+    found = resumed.state[copy]
+    for name in ("state1", "state2"):
+        assert found[name].is_paged
+        assert torch.equal(found[name], state[name])
+    assert found["step"] == 3
+    assert torch.equal(copy, weights)

@@ -2,19 +2,37 @@
 attention, and against plain TRL on the same rows.
 """
 
-import json
 import math
 from contextlib import nullcontext
 from importlib import import_module
 
 import pytest
 
-from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
+torch = pytest.importorskip("torch")
+
+import peft
+import transformers
+import trl
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, TrainerCallback, modeling_utils
+from transformers.integrations.flash_attention import get_target_dtype
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from trl import GRPOConfig, GRPOTrainer
+
+from advisor.ground.errors import InputError
+from tests.trainers.alignment import FULL, QUESTIONS, REWARD
+from tests.trainers.runs import metrics, trained, write_rows
+from trainers import grpo
+from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
 from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.rows.preference import preference_columns
 from trainers.say.progress import Parts
 from trainers.stage.load import build_trainer, load_stage
-from trainers.step.trained_dtype import round_to_base, train_in_float32
+from trainers.step.trained_dtype import dither, round_to_base, train_in_float32
 
 OBJECTIVES = {
     "sft": "SFT",
@@ -47,8 +65,7 @@ def sixteen(tmp_path_factory):
         chats.append({"prompt": question, "completion": answer})
         classes.append({"text": question, "label": "ab"[number % 2]})
     for name, rows in (("pairs", pairs), ("chats", chats), ("classes", classes)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "own.py").write_text(REWARD)
+        write_rows(folder / f"{name}.jsonl", rows)
     return folder
 
 
@@ -75,32 +92,15 @@ def job_of(align, sixteen, tmp_path):
     return build
 
 
-class Heard:
-    """A callback that keeps what the trainer logs."""
-
-    def __new__(cls):
-        from transformers import TrainerCallback
-
-        class Callback(TrainerCallback):
-            store = None  # no checkpoints
-
-            def __init__(self):
-                self.lines = []
-
-            def on_log(self, args, state, control, logs=None, **others):
-                if "loss" in logs:
-                    self.lines.append(logs)
-
-        return Callback()
-
-
 def built(job, name, *, steps=1):
     """(our trainer for the job, what it logs), with nothing trained yet."""
+    lines, callback = [], TrainerCallback()
+    callback.store = None  # no checkpoints
+    callback.on_log = lambda *_, logs, **__: lines.append(logs) if "loss" in logs else None
     loaded = load_stage(job, objective_of(name), Parts(name, shown=False))
-    heard = Heard()
-    trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=heard)
+    trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=callback)
     trainer.own_data = loaded.data
-    return trainer, heard.lines
+    return trainer, lines
 
 
 def fixed_answers(monkeypatch, trainer_class):
@@ -135,8 +135,6 @@ def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch
     """Sixteen rows at once and eight times two rows are one step: the same loss, and gradients of
     the same size, for every objective.
     """
-    import trl
-
     if name in ("grpo", "rloo"):
         fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
     small = 4 if name == "kto" else 2  # fewer rows have no estimate of KL
@@ -189,20 +187,13 @@ def frozen_state(trainer):
 
 
 def plain_base(job, head="CausalLM"):
-    import transformers
-
     return getattr(transformers, f"AutoModelFor{head}").from_pretrained(job.base_model)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_ten_steps_are_those_of_plain_trl(name, job_of, tmp_path):
     """Loss and gradient norm of ten steps are those of TRL's own trainer on the same tokens."""
-    import trl
-    from datasets import Dataset
-
-    from trainers.rows.preference import preference_columns
-
     job = job_of(name, **COMPARED, max_steps=10, **({"beta": 0.1} if name == "dpo" else {}))
     trainer, lines = built(job, name, steps=10)
     start, config = frozen_state(trainer), trainer.model.peft_config["default"]
@@ -240,9 +231,6 @@ def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypat
     """With the same answers, loss, gradient norm and rewards of a step are those of TRL's
     GRPOTrainer.
     """
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
     fixed_answers(monkeypatch, GRPOTrainer)
     trainer, lines = built(job_of("grpo", **COMPARED, beta=0.0), "grpo")
     start, config = frozen_state(trainer), trainer.model.peft_config["default"]
@@ -280,10 +268,6 @@ def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
     """One call writes the answers to all prompts of an optimizer step, or as many whole groups as
     fit into memory.
     """
-    import trl
-
-    from trainers import grpo
-
     calls = fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
     trainer, _ = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
     trainer.train()
@@ -301,8 +285,6 @@ def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
 
 def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     """The device's memory bounds the answers written together, never below what the plan says."""
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
 
     def at_once(tokens, rows, **options):
@@ -324,8 +306,6 @@ def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatc
     """The reference model of a model that is trained whole is a frozen copy of it: nothing is
     loaded a second time.
     """
-    import trl
-
     module = import_module(f"trl.trainer.{name}_trainer")
 
     def load(*args, **kwargs):
@@ -333,8 +313,7 @@ def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatc
 
     monkeypatch.setattr(module, "create_model_from_path", load)
     fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
-    keys = {key: value for key, value in FULL.items() if key != "dropout"}
-    job = job_of(name, **keys, beta=0.1, micro_batch_size=4)
+    job = job_of(name, **FULL, beta=0.1, micro_batch_size=4)
     job.stage.options.pop("dropout")
     trainer, lines = built(job, name)
     trainer.train()
@@ -349,16 +328,10 @@ def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatc
 
 def adapted(tiny_model, dtype, *, head="CausalLM", **lora):
     """The tiny model in this dtype, with a LoRA and whole modules that are trained."""
-    import torch
-    import transformers
-    from peft import LoraConfig, get_peft_model
-
     torch.manual_seed(0)
-    extra = {"num_labels": 1} if head == "SequenceClassification" else {}
-    model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
-        tiny_model, dtype=dtype, **extra
-    )
-    task = "CAUSAL_LM" if head == "CausalLM" else "SEQ_CLS"
+    kind = getattr(transformers, f"AutoModelFor{head}")
+    task, extra = ("CAUSAL_LM", {}) if head == "CausalLM" else ("SEQ_CLS", {"num_labels": 1})
+    model = kind.from_pretrained(tiny_model, dtype=dtype, **extra)
     return get_peft_model(
         model, LoraConfig(r=2, target_modules="all-linear", task_type=task, **lora)
     )
@@ -377,9 +350,6 @@ def test_what_a_module_trains_is_float32(dtype, head, lora, tiny_model, tmp_path
     """A head or embeddings trained beside a module on a 16-bit base are float32: the loss scaler of
     float16 takes them, small updates are not lost, and what is saved is what is in memory.
     """
-    import peft
-    import torch
-
     half = getattr(torch, dtype)
     model = adapted(tiny_model, half, head=head, **lora)
     ids = torch.arange(3, 23)[None]
@@ -413,26 +383,71 @@ def test_what_a_module_trains_is_float32(dtype, head, lora, tiny_model, tmp_path
         assert torch.equal(model(input_ids=ids).logits, second(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW)])
-def test_a_head_on_a_16_bit_base_trains_and_loads(name, job_of):
-    """A stage with a head on a bfloat16 base trains the head in float32 and passes the check of
-    what it saved.
+@pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW), "sft"])
+def test_what_is_trained_whole_on_a_16_bit_base_loads_as_it_was_checked(name, job_of):
+    """A head on a bfloat16 base, or embeddings, train in float32 and are rounded once, when training
+    ends.
     """
-    job = job_of(name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4)
-    import_module("trainers.sft" if name == "classes" else "trainers.rm").train(job)
-    assert result_of(job)["resolved"]["trainable_dtype"] == "float32"
-
-
-def test_trained_embeddings_on_a_16_bit_base_load_as_they_were_checked(job_of):
-    """Embeddings trained in float32 are rounded once, when training ends."""
+    own = {"train_embeddings": True, "job_judge": False} if name == "sft" else {}
     job = job_of(
-        "sft", weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4,
-        train_embeddings=True, job_judge=False,
-    )  # fmt: skip
+        name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4, **own
+    )
     result = trained(job)
     assert result["resolved"]["trainable_dtype"] == "float32"
     (check,) = [one for one in result["checks"] if one["name"].startswith("saved")]
-    assert "at most 0 " in check["text"]
+    assert name != "sft" or "at most 0 " in check["text"]
+
+
+TIE = 0x8000  # bits of a float32 exactly between two bfloat16 numbers
+
+
+def linear(kind):
+    """A layer whose weights lie on bfloat16 numbers, exactly between two, or as float16 has them."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(256, 512)
+    with torch.no_grad():
+        on = (0.05 * torch.randn(512, 256)).to(torch.bfloat16).float()
+        values = {
+            "bfloat16": on,
+            "between": (on.view(torch.int32) + TIE).view(torch.float32),
+            "float16": (0.05 * torch.randn(512, 256)).half().float(),
+        }
+        layer.weight.copy_(values[kind])
+    return layer
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "between", "float16"])
+def test_a_small_update_has_its_own_size_in_products(kind):
+    """Products start as they were, the same in each process that loads the model, and an update of a hundredth of a step moves the 16-bit weights
+    by as much on average; without this by nothing, or by a step.
+    """
+    layer, other = linear(kind).requires_grad_(False), linear(kind).requires_grad_(False)
+    before, bias = layer.weight.to(torch.bfloat16), layer.bias.clone()
+    dither(layer, 3)
+    dither(other, 3)
+    assert layer.weight.equal(other.weight)
+    assert layer.weight.to(torch.bfloat16).equal(before)
+    assert layer.bias.equal(bias)
+    size = 0.01 * 2**-7 * layer.weight.abs().mean()
+    moved = (layer.weight + size).to(torch.bfloat16).float() - before.float()
+    assert float(moved.mean()) == pytest.approx(float(size), rel=0.2)
+
+
+@SLOW
+def test_the_first_updates_count_in_both_precisions(align, smollm, tmp_path):
+    """Full DPO of the real model at a small learning rate: after two updates the margin in mixed
+    precision is that of float32 within a factor of two.
+    """
+    margins = {}
+    for precision in ("pure", "mixed"):
+        job = align(
+            "dpo", update="full", learning_rate=1e-6, warmup=0.0, max_steps=3, micro_batch_size=2,
+            weights_dtype="float32", precision=precision, job_model=smollm, job_judge=False,
+            job_run=tmp_path / precision,
+        )  # fmt: skip
+        trained(job)
+        margins[precision] = metrics(job)[2]["reward_margins"]
+    assert margins["pure"] / 2 < margins["mixed"] < 2 * margins["pure"]
 
 
 # --------------------------------------------------------------------------- flash attention
@@ -441,13 +456,6 @@ def test_trained_embeddings_on_a_16_bit_base_load_as_they_were_checked(job_of):
 @pytest.fixture
 def flash_like(monkeypatch):
     """An attention that refuses float32 as flash attention does, by name in transformers."""
-    import torch
-    from transformers import modeling_utils
-    from transformers.integrations.flash_attention import get_target_dtype
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     name = "flash_like"
     monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda *_, **__: None)
 
@@ -483,8 +491,6 @@ def test_float32_weights_train_under_flash_attention(name, job_of, flash_like):
 
 def test_float32_alone_is_refused_under_flash_attention(job_of, flash_like):
     """Flash attention has no float32: a stage without mixed precision is refused."""
-    from advisor.ground.errors import InputError
-
     job = job_of("sft", weights_dtype="float32", precision="pure", attention=flash_like)
     with pytest.raises(InputError, match="computes in 16 bits"):
         trained(job)
@@ -495,10 +501,6 @@ def test_float32_alone_is_refused_under_flash_attention(job_of, flash_like):
 
 def test_flat_distributions_are_compared_too():
     """A model that finds no token of a large vocabulary likely is compared all the same."""
-    import torch
-
-    from trainers.evaluation.saved_result import difference
-
     flat = torch.log_softmax(torch.linspace(0, 0.5, 49_152)[None], -1)
     assert flat.max() < -10
     moved = flat.clone()

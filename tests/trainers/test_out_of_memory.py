@@ -2,31 +2,17 @@
 micro-batch. tests/launch/test_out_of_memory.py starts it again.
 """
 
-import json
-from importlib import import_module
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from advisor.ground.errors import OutOfMemory
 from advisor.record.stage import Adjusted, Adjustment
 from tests.trainers.alignment import REWARD, SHORT
-from tests.trainers.runs import break_at
+from tests.trainers.runs import break_at, losses, same, trained, weights
 from trainers import sft
-from trainers.__main__ import explain_error
-from trainers.job.files import read_json, write_json
+from trainers.job.files import write_json
 from trainers.job.libraries import lack_of_memory
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
-
-
-def weights(job):
-    return load_file(job.output / "adapter_model.safetensors")
-
-
-def lines(job):
-    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
 
 
 def adjust(job, rows):
@@ -59,28 +45,27 @@ def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
     """
     (tmp_path / "own.py").write_text(REWARD)
     keys = {**keys, "max_steps": 2, "warmup": 0.0, "job_judge": False}
-    build = make if objective == "sft" else lambda **more: align(objective, **more)
-    train = import_module(f"trainers.{objective}").train
-    planned, again = (
-        build(**keys | {"micro_batch_size": size, "grad_accum": 16 // size, "job_run": path})
-        for size, path in ((4, tmp_path / "planned"), (8, tmp_path / "again"))
-    )
-    train(planned)
+
+    def build(size, name):
+        sizes = {"micro_batch_size": size, "grad_accum": 16 // size, "job_run": tmp_path / name}
+        given = {**keys, **sizes}
+        return make(**given) if objective == "sft" else align(objective, **given)
+
+    planned, again = build(4, "planned"), build(8, "again")
+    trained(planned)
     adjust(again, 4)
     capsys.readouterr()
-    train(again)
+    result = trained(again)
     found, wanted = weights(again), weights(planned)
     assert found.keys() == wanted.keys()
-    losses = [[line["loss"] for line in lines(job)] for job in (again, planned)]
     if objective in ("grpo", "rloo"):
-        assert len(losses[0]) == len(losses[1]) == 2
+        assert len(losses(again)) == len(losses(planned)) == 2
     else:
-        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
-        assert losses[0] == losses[1]
+        assert same(found, wanted)
+        assert losses(again) == losses(planned)
     said = "micro_batch_size is 4 instead of 8, with the same effective batch size"
     assert said in capsys.readouterr().err
-    arguments = read_json(again.output / "result.json")["resolved"]["trl"]
-    assert arguments["per_device_train_batch_size"] == 4
+    assert result["resolved"]["trl"]["per_device_train_batch_size"] == 4
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -111,22 +96,6 @@ def test_another_plan_begins_with_its_own_micro_batch(make, tmp_path, capsys):
     adjust(make(micro_batch_size=8, grad_accum=4), 4)
     sft.train(job)
     assert "micro_batch_size is" not in capsys.readouterr().err
-
-
-def test_a_trainer_ends_with_what_it_was_doing(make, monkeypatch):
-    """The trainer ends with what it was doing, and the launcher starts it again."""
-    job = make(job_judge=False)
-
-    def step(*_, **__):
-        raise torch.OutOfMemoryError(NO_ROOM)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    with pytest.raises(torch.OutOfMemoryError) as caught:
-        sft.train(job)
-    error = explain_error(caught.value, job)
-    assert isinstance(error, OutOfMemory)
-    assert "out of memory while training: CUDA out of memory" in error.text()
-    assert not (job.output / "adjusted.json").exists()
 
 
 @pytest.mark.parametrize(

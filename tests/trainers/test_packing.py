@@ -1,83 +1,74 @@
-"""Packed rows come out as they do alone, in every kind of attention that runs here."""
+"""Packed rows come out as they do alone, in every kind of attention that runs here. Packing is tried
+on the device, of a model before it is divided on its first layers; where it cannot be had, rows of
+similar length share a micro-batch.
+"""
 
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+
+torch = pytest.importorskip("torch")
+
+import transformers
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from trainers.rows import IGNORED, PackedBatches, Row, dataset_columns
+from tests.trainers.fitting import sequence
+from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from trainers.rows import IGNORED, PackedBatches, Prepared, Row, dataset_columns
 from trainers.rows.packing import check_packing, leak, packed_logits
+from trainers.start import attention, loading
+from trainers.start.attention import first_layers, unpacked_if_seen
 
 SMALL = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+WINDOW = {"sliding_window": 4}
+SIX_LAYERS = {"head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, **WINDOW}
+ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+OTHER_NAMES = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 TINY = {
     "llama": ("LlamaConfig", SMALL),
-    "mistral": ("MistralConfig", SMALL | {"sliding_window": 4}),
+    "mistral": ("MistralConfig", SMALL | WINDOW),
     "qwen3": ("Qwen3Config", SMALL | {"head_dim": 8}),
-    "gemma3": (
-        "Gemma3TextConfig",
-        SMALL
-        | {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "num_hidden_layers": 6},
-    ),
-    "phi3": ("Phi3Config", SMALL | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
-    "gpt2": (
-        "GPT2Config",
-        {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
-    ),
+    "gemma3": ("Gemma3TextConfig", SMALL | SIX_LAYERS),
+    "phi3": ("Phi3Config", SMALL | ENDS),
+    "gpt2": ("GPT2Config", OTHER_NAMES),
 }
 
 
-def tiny(name: str, attention: str):
-    import torch
-    import transformers
-
+def tiny(name: str, attention: str = "sdpa"):
     config_name, values = TINY[name]
     torch.manual_seed(0)
     config = getattr(transformers, config_name)(**values)
-    return transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation=attention
-    ).eval()
+    kind = transformers.AutoModelForCausalLM
+    return kind.from_config(config, attn_implementation=attention).eval()
 
 
 def rows_of(lengths, seed: int = 0) -> list[Row]:
     draw = random.Random(seed)
     return [
-        Row(
-            number=place,
-            input_ids=(ids := [draw.randrange(3, 96) for _ in range(length)]),
-            labels=ids,
-            prompt="",
-            shown="",
-            expected="",
-            key=str(place),
-            text=str(place),
-        )
+        sequence(place, [draw.randrange(3, 96) for _ in range(length)])
         for place, length in enumerate(lengths, 1)
     ]
 
 
 def largest_difference(model, rows) -> float:
-    import torch
-
     with torch.no_grad():
         together = packed_logits(model, [row.input_ids for row in rows])
-        alone = torch.cat(
-            [
-                model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
-                for row in rows
-            ]
-        )
-    return float((together - alone).abs().max())
+        alone = [
+            model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
+            for row in rows
+        ]
+    return float((together - torch.cat(alone)).abs().max())
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -91,7 +82,7 @@ def test_a_packed_row_has_the_logits_of_the_row_alone(name, attention):
 
 def test_any_lengths_in_any_order_are_kept_apart():
     """Whatever the lengths, nothing of one row reaches another."""
-    model = tiny("llama", "sdpa")
+    model = tiny("llama")
 
     @examples(0.8, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
@@ -105,37 +96,27 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
     """Bins of different lengths stand in lines of their own; padding has no label and changes no
     logit.
     """
-    import torch
-
-    model = tiny("llama", "sdpa")
-    rows = rows_of([9, 4, 6, 3])
-    groups = [tuple(rows[:2]), tuple(rows[2:])]
+    model = tiny("llama")
+    groups = [tuple(rows_of([9, 4])), tuple(rows_of([6, 3]))]
     table = dataset_columns(groups, lengths=True)
-    batch = PackedBatches(0)(
-        [{name: column[line] for name, column in table.items()} for line in range(2)]
-    )
+    lines = [{name: column[line] for name, column in table.items()} for line in range(2)]
+    batch = PackedBatches(0)(lines)
     assert "attention_mask" not in batch
     assert batch["input_ids"].shape == (2, 13)
-    assert batch["labels"][1, 9:].tolist() == [IGNORED] * 4
+    assert batch.pop("labels")[1, 9:].tolist() == [IGNORED] * 4
     with torch.no_grad():
-        logits = model(
-            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-        ).logits
+        logits = model(**batch, use_cache=False).logits
         for line, group in enumerate(groups):
-            assert torch.allclose(
-                logits[line, : sum(row.tokens for row in group)],
-                packed_logits(model, [row.input_ids for row in group]),
-                atol=2e-5,
-            )
+            found = logits[line, : sum(row.tokens for row in group)]
+            alone = packed_logits(model, [row.input_ids for row in group])
+            assert torch.allclose(found, alone, atol=2e-5)
 
 
-def sharp(dtype: str, attention: str = "sdpa"):
+def sharp(dtype: str):
     """A tiny Llama that looks at its context, with logits near 30, as those of a real model are:
     in bfloat16 they are multiples of 0.125.
     """
-    import torch
-
-    model = tiny("llama", attention)
+    model = tiny("llama")
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             parameter.data *= 40 if "lm_head" in name else 6
@@ -144,21 +125,14 @@ def sharp(dtype: str, attention: str = "sdpa"):
 
 def looks_across(model, layers=None):
     """The model, whose attention no longer keeps rows apart: everywhere, or in these layers."""
-    import torch
 
-    def seeing_everything(attention):
-        original = attention.forward
-
-        def forward(hidden_states, attention_mask=None, **others):
-            size = hidden_states.shape[1]
-            mask = torch.ones(1, 1, size, size, dtype=torch.bool).tril()
-            return original(hidden_states, attention_mask=mask, **others)
-
-        attention.forward = forward
+    def seeing_everything(module, args, keys):
+        size = keys["hidden_states"].shape[1]
+        return args, keys | {"attention_mask": torch.ones(1, 1, size, size).tril().bool()}
 
     for number, layer in enumerate(model.model.layers):
         if layers is None or number in layers:
-            seeing_everything(layer.self_attn)
+            layer.self_attn.register_forward_pre_hook(seeing_everything, with_kwargs=True)
     return model
 
 
@@ -167,13 +141,11 @@ def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
     """A model may be packed in each dtype, though 16-bit log-probabilities of a packed row differ
     from those of the row alone by a step of rounding.
     """
-    import torch
-
     model = sharp(dtype)
     rows = rows_of([23, 31, 40, 61])
     check_packing(model, rows, stage="cpt", attention="sdpa")
     # Nor does it matter how much the model makes of its context.
-    deaf = tiny("llama", "sdpa").to(getattr(torch, dtype))
+    deaf = tiny("llama").to(getattr(torch, dtype))
     for parameter in deaf.model.layers.parameters():
         parameter.data.zero_()
     check_packing(deaf, rows, stage="cpt", attention="sdpa")
@@ -205,9 +177,6 @@ def test_smollm_may_be_packed_in_every_dtype(smollm):
     """The real model is packed in float32, bfloat16 and float16; with one of its 30 layers looking
     across rows it is not.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     texts = [
         "The kettle is an old device. It heats water until the steam makes it whistle.",
@@ -215,13 +184,80 @@ def test_smollm_may_be_packed_in_every_dtype(smollm):
         "A parcel that was sent on Monday arrives on Wednesday, if nothing holds it up.",
         "def mean(values):\n    return sum(values) / len(values)  # of numbers, not of texts",
     ]
-    rows = [
-        Row(place, ids, ids, "", "", "", str(place), text)
-        for place, text in enumerate(texts)
-        for ids in [tuple(tokenizer(text)["input_ids"])]
-    ]
+    rows = [sequence(place, tokenizer(text)["input_ids"]) for place, text in enumerate(texts)]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model = AutoModelForCausalLM.from_pretrained(smollm, dtype=dtype).eval()
         for pair in (rows[:2], rows[2:], rows[1:3]):
             assert leak(model, pair) is None
         assert leak(looks_across(model, {15}), rows[:2])
+
+
+# --------------------------------------------------------------------------- tried on the device
+
+FLASH = "refuses-the-host"
+
+
+@pytest.fixture
+def divided(make, monkeypatch):
+    """`divided(**keys)`: (a job, its model on the host as before a division)."""
+    monkeypatch.setattr(attention, "reads_once", lambda job: True)
+
+    def build(**keys):
+        job = make(weights_dtype="bfloat16", **keys)
+        return job, loading.load_base(job, torch.device("cpu"))
+
+    return build
+
+
+@pytest.fixture
+def flash():
+    """An attention that takes tensors of the GPU alone, as flash attention does."""
+    plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def attention(module, query, *args, **rest):
+        if query.device != GPU:
+            raise RuntimeError("FlashAttention only supports CUDA tensors")
+        return plain(module, query, *args, **rest)
+
+    ALL_ATTENTION_FUNCTIONS.register(FLASH, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(FLASH, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    yield
+    for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+        table._global_mapping.pop(FLASH)
+
+
+def test_rows_are_packed_where_attention_takes_the_gpu_alone(divided, flash):
+    """A plan for several GPUs that packs rows with flash attention is tried, and stays packed."""
+    with pretend_gpu():
+        job, model = divided(packing=True, attention=FLASH)
+        data = SimpleNamespace(train=rows_of([9, 12]))
+        assert unpacked_if_seen(job, data, model, GPU) == (job, data)
+        assert next(model.parameters()).device.type == "cpu"
+
+
+def test_the_first_layers_hold_each_kind():
+    """Two layers, or as many as hold one of each kind; lists by layer are cut as well."""
+    assert first_layers(LlamaConfig(num_hidden_layers=30)).num_hidden_layers == 2
+    assert first_layers(LlamaConfig(num_hidden_layers=1)).num_hidden_layers == 1
+    mixed = first_layers(Gemma3TextConfig(num_hidden_layers=26))
+    assert mixed.num_hidden_layers == len(mixed.layer_types) == 6
+    assert set(mixed.layer_types) == {"sliding_attention", "full_attention"}
+
+
+def test_rows_that_are_not_packed_keep_to_what_memory_had_room_for(make, monkeypatch):
+    """After a restart with a quarter of the sequences a quarter of the rows go through the model
+    together, and an optimizer step learns as many as before.
+    """
+
+    def refuse(*_, **__):
+        raise InputError("stage sft: packing cannot be used: rows see each other")
+
+    monkeypatch.setattr(attention, "check_packing", refuse)
+    job = make(packing=True, group_by_length=True, seq_len=32, micro_batch_size=4, grad_accum=2)
+    data = Prepared(train=rows_of([8] * 64), holdout=[], rows=64)
+    sizes = []
+    for room in (None, 1):
+        found, _ = unpacked_if_seen(replace(job, most_rows=room), data, None, None)
+        sizes.append((found.stage.micro_batch_size, found.stage.grad_accum))
+        assert not found.stage.packing
+    assert sizes == [(16, 2), (4, 8)]

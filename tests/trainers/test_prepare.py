@@ -1,5 +1,6 @@
-"""Masks, lengths, the hold-out split and packing."""
+"""Rows: what of them is learned, their length, the hold-out split, how they are kept and read."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,22 @@ from msgspec import structs
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from tests.trainers.fitting import fit_rows, in_memory, split_rows, tokenise
-from trainers.rows import IGNORED, Row, Templater, dataset_columns, pack
-from trainers.rows.row import cut_row, ids_of
+from tests.conftest import examples
+from tests.trainers.fitting import fit_rows, in_memory, sequence, split_rows, tokenise
+from trainers.rows import IGNORED, Prepared, Row, Templater, dataset_columns, pack, stage_rows
+from trainers.rows.preference import Feedback, feedback_columns
+from trainers.rows.row import cut_row, ids_of, normalise_text, split_text
+from trainers.rows.sequences import (
+    Groups,
+    Picked,
+    copied_dataset,
+    flattened,
+    lengths,
+    rows_dataset,
+    values_of,
+)
 from trainers.rows.stage_rows import prepare_rows
+from trainers.start.loading import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -23,33 +36,20 @@ def tokenizer(tiny_model: Path):
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-def chat(*turns: str, row: int = 1, weights: tuple[float, ...] = ()) -> Example:
-    roles = ("user", "assistant")
-    return Example(
-        row=row,
-        messages=tuple(
-            Message(roles[place % 2], text, weights[place] if weights else 1.0)
-            for place, text in enumerate(turns)
-        ),
-    )
+def chat(*turns: str, row: int = 1, weights: tuple[float, ...] = (1.0,) * 10) -> Example:
+    said = zip(("user", "assistant") * 5, turns, weights, strict=False)
+    return Example(row=row, messages=tuple(Message(*turn) for turn in said))
+
+
+def without(tokenizer, template: str | None = None):
+    """A copy of it with that template in place of its own."""
+    other = deepcopy(tokenizer)
+    other.chat_template = template
+    return other
 
 
 def learned_text(tokenizer, row: Row) -> str:
     return tokenizer.decode([label for label in row.labels if label != IGNORED])
-
-
-def test_only_answers_are_learned_with_the_token_that_ends_them(tokenizer):
-    """The learned tokens are exactly what the assistant says and the end-of-turn token, even though
-    padding is that token too.
-    """
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    (row,) = tokenise([chat("Where is my parcel?", "It is on its way.")], Templater(tokenizer))
-    assert learned_text(tokenizer, row) == "It is on its way.<|im_end|>"
-    assert (
-        tokenizer.decode(row.input_ids)
-        == "<|im_start|>user\nWhere is my parcel?<|im_end|>\n<|im_start|>assistant\nIt is on its"
-        " way.<|im_end|>\n"
-    )
 
 
 @settings(max_examples=25)  # each renders a template several times
@@ -93,12 +93,10 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     """Where the template does not end an answer, the end token is added and counted, so that the
     model learns to stop.
     """
-    from copy import deepcopy
-
-    bare = deepcopy(tokenizer)
-    bare.chat_template = (
+    bare = without(
+        tokenizer,
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
-        " add_generation_prompt %}assistant: {% endif %}"
+        " add_generation_prompt %}assistant: {% endif %}",
     )
     templater = Templater(bare)
     (row,) = tokenise([chat("One?", "First.")], templater)
@@ -107,28 +105,9 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     assert any("which the chat template leaves out" in note for note in templater.notes)
 
 
-def test_a_template_that_rewrites_earlier_turns_still_masks_exactly(tokenizer):
-    """Templates of thinking models add a block to the last answer alone; both answers are still
-    found.
-    """
-    from copy import deepcopy
-
-    thinking = deepcopy(tokenizer)
-    thinking.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last"
-        " %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if"
-        " add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    (row,) = tokenise([chat("One?", "First.", "Two?", "Second.")], Templater(thinking))
-    assert learned_text(thinking, row) == "First.<|im_end|><think>\n\n</think>\n\nSecond.<|im_end|>"
-
-
 def test_without_a_template_the_stated_plain_one_is_used_and_kept(tokenizer):
     """A base model's tokenizer gets the plain template, which is then saved with the result."""
-    from copy import deepcopy
-
-    base = deepcopy(tokenizer)
-    base.chat_template = None
+    base = without(tokenizer)
     templater = Templater(base)
     (row,) = tokenise([chat("One?", "First.")], templater)
     assert tokenizer.decode(row.input_ids) == "User: One?\n\nAssistant: First.<|im_end|>\n\n"
@@ -141,14 +120,8 @@ def test_prompt_and_completion_without_a_template_stay_as_written(tokenizer):
     """Plain prompt and completion: the completion and the end token are learned, nothing is put
     around them.
     """
-    from copy import deepcopy
-
-    base = deepcopy(tokenizer)
-    base.chat_template = None
-    example = Example(
-        row=1, messages=(Message("user", "Tea:"), Message("assistant", " green")), plain=True
-    )
-    (row,) = tokenise([example], Templater(base))
+    base = without(tokenizer)
+    (row,) = tokenise([structs.replace(chat("Tea:", " green"), plain=True)], Templater(base))
     assert base.decode(row.input_ids) == "Tea: green<|im_end|>"
     assert learned_text(base, row) == " green<|im_end|>"
 
@@ -168,9 +141,8 @@ def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
 
 def test_a_label_becomes_the_answer(tokenizer):
     """Classification rows are questions whose answer is the label."""
-    (row,) = tokenise(
-        [Example(row=1, text="The cup is broken", label="complaint")], Templater(tokenizer)
-    )
+    example = Example(row=1, text="The cup is broken", label="complaint")
+    (row,) = tokenise([example], Templater(tokenizer))
     assert learned_text(tokenizer, row) == "complaint<|im_end|>"
 
 
@@ -180,66 +152,128 @@ def test_a_label_becomes_the_answer(tokenizer):
 def rows_of(*lengths: int) -> list[Row]:
     """Rows of given lengths whose last token is learned."""
     return [
-        Row(
-            number=place,
-            input_ids=tuple(range(length)),
-            labels=(IGNORED,) * (length - 1) + (length - 1,),
-            prompt="p",
-            shown="p",
-            expected="e",
-            key=f"k{place}",
-            text=f"t{place}",
-        )
+        sequence(place, tuple(range(length)), (IGNORED,) * (length - 1) + (length - 1,))
         for place, length in enumerate(lengths, 1)
     ]
 
 
 @pytest.mark.light
-def test_too_many_long_rows_stop_the_run():
-    """truncation: stop refuses when more than 5 % of the rows are over seq_len, and says how many
-    and how long.
+def test_a_few_long_rows_are_left_out_and_too_many_stop_the_run():
+    """truncation: stop leaves out up to 5 % of the rows, and counts them; more, or all, are an error
+    that says how many and how long.
     """
-    with pytest.raises(
-        InputError, match=r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
-    ):
-        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
-
-
-@pytest.mark.light
-def test_a_few_long_rows_are_left_out_with_a_count():
-    """truncation: stop leaves out up to 5 % of the rows, and counts them."""
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
     assert (len(fit.rows), fit.dropped) == (19, 1)
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
+    many = r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
+    with pytest.raises(InputError, match=many):
+        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
+    with pytest.raises(InputError, match="no row fits into seq_len 8"):
+        fit_rows(rows_of(20, 30), seq_len=8, truncation="drop")
+
+
+QUICK = examples(3, derandomize=True)
 
 
 @pytest.mark.light
-def test_nothing_left_is_an_error():
-    """When no row fits, the run stops and names the shortest."""
-    with pytest.raises(InputError, match="no row fits into seq_len 8"):
-        fit_rows(rows_of(20, 30), seq_len=8, truncation="drop")
+@QUICK
+@given(length=st.integers(2, 200), seq_len=st.integers(2, 40))
+def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
+    """Every token of a text but its first is learned exactly once, each piece has something to
+    predict, and stands in its context.
+    """
+    ids = list(range(1000, 1000 + length))
+    found = list(split_text(sequence(1, ids, document=True), seq_len))
+    assert [label for piece in found for label in piece.labels[1:] if label != IGNORED] == ids[1:]
+    assert all(2 <= piece.tokens <= seq_len and piece.learned >= 1 for piece in found)
+    for piece in found:
+        first = piece.input_ids[0]
+        assert list(piece.input_ids) == list(range(first, first + piece.tokens))
+
+
+@pytest.mark.light
+@QUICK
+@given(
+    lengths=st.lists(st.tuples(st.integers(2, 30), st.integers(1, 29)), min_size=1, max_size=60),
+    seq_len=st.integers(8, 20),
+    truncation=st.sampled_from(["drop", "truncate"]),
+)
+def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
+    """Every row is kept, cut or counted as dropped; what is kept fits and has something to
+    learn.
+    """
+    rows = []
+    for place, (length, answer) in enumerate(lengths, 1):
+        ids = list(range(length))
+        labels = [IGNORED if at < max(1, length - answer) else at for at in ids]
+        rows.append(sequence(place, ids, labels))
+    rows.append(replace(rows[0], number=0, input_ids=[1, 2], labels=[IGNORED, 2]))
+    fit = fit_rows(rows, seq_len=seq_len, truncation=truncation, cut=cut_row)
+    assert len(fit.rows) + fit.dropped == len(rows)
+    assert all(row.tokens <= seq_len and row.learned for row in fit.rows)
+    assert fit.truncated == sum(row.tokens > seq_len for row in rows) - fit.dropped
+    assert bool(fit.dropped) == any("left out" in note for note in fit.notes)
+    assert bool(fit.truncated) == any("were cut" in note for note in fit.notes)
 
 
 # --------------------------------------------------------------------------- split and packing
 
 
-def test_the_seed_changes_which_rows_are_held_out(tokenizer):
+@pytest.mark.light
+def test_the_seed_changes_which_rows_are_held_out():
     """As many of them with each."""
-    rows = tokenise(
-        [chat(f"Question {number}?", "a", row=number) for number in range(40)], Templater(tokenizer)
-    )
-    assert split_rows(rows, share=0.25, seed=3)[1] != split_rows(rows, share=0.25, seed=4)[1]
-    assert len(split_rows(rows, share=0.25, seed=3)[1]) == 10
+    rows = rows_of(*[5] * 40)
+    first, other = (split_rows(rows, share=0.25, seed=seed)[1] for seed in (3, 4))
+    assert first != other
+    assert len(first) == len(other) == 10
     assert split_rows(rows, share=0.0, seed=3)[1] == []
+
+
+QUESTION = st.sampled_from(["a", "A ", "b", "c", "d  d", "D d", "e", "f", "\uff41", ""])
+PAIRS = st.lists(st.tuples(QUESTION, QUESTION), min_size=1, max_size=40)
+
+
+def rows_from(pairs) -> list[Row]:
+    return [
+        sequence(place, [1, 2], key=normalise_text(asked), text=normalise_text(f"{asked} {said}"))
+        for place, (asked, said) in enumerate(pairs, 1)
+    ]
+
+
+@pytest.mark.light
+@QUICK
+@given(PAIRS, st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.85]), st.integers(0, 5))
+def test_what_says_the_same_is_never_on_both_sides(pairs, share, seed):
+    """Rows equal but for case, space and ways to write a letter stay together; no row is lost; some
+    rows are always trained on.
+    """
+    rows = rows_from(pairs)
+    train, held = split_rows(rows, share=share, seed=seed)
+    assert sorted(row.number for row in (*train, *held)) == [row.number for row in rows]
+    assert not {row.text for row in train} & {row.text for row in held}
+    assert train
+    if 2 * len({row.key for row in rows}) >= len(rows):
+        assert not ({row.key for row in train} & {row.key for row in held}) - {""}
+    assert len(held) <= max(1, round(share * len(rows)))
+
+
+@pytest.mark.light
+@QUICK
+@given(PAIRS, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_the_split_follows_from_content_and_seed(pairs, seed, draw):
+    """Another order of the same rows holds out the same texts."""
+    rows = rows_from(pairs)
+    shuffled = draw.sample(rows, len(rows))
+    assert split_rows(rows, share=0.3, seed=seed) == split_rows(shuffled, share=0.3, seed=seed)
 
 
 @pytest.mark.light
 def test_packing_never_predicts_the_first_token_of_a_row():
     """It would be from the row before."""
     table = dataset_columns(pack(rows_of(6, 5, 4, 3, 2, 10, 7), 10), lengths=True)
-    for labels, lengths in zip(table["labels"], table["seq_lengths"], strict=True):
-        assert len(labels) == sum(lengths)
-        assert all(labels[sum(lengths[:place])] == IGNORED for place in range(len(lengths)))
+    for labels, sizes in zip(table["labels"], table["seq_lengths"], strict=True):
+        assert len(labels) == sum(sizes)
+        assert all(labels[sum(sizes[:place])] == IGNORED for place in range(len(sizes)))
 
 
 # --------------------------------------------------------------------------- kept in the run folder
@@ -249,16 +283,10 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     """A second call takes the rows from the run folder, equal in every field, and does not read the
     data again.
     """
-    import trainers.rows.stage_rows as module
-    from trainers.start.loading import load_tokenizer
-
     job = make(seq_len=64)
-    first = in_memory(prepare_rows(job, load_tokenizer(job)))
-    monkeypatch.setattr(
-        module, "read_examples", lambda *args, **kwargs: pytest.fail("prepared again")
-    )
-    second = in_memory(prepare_rows(job, load_tokenizer(job)))
-    assert second == first
+    first = prepared(job)
+    monkeypatch.setattr(stage_rows, "read_examples", lambda *_, **__: pytest.fail("prepared again"))
+    assert prepared(job) == first
     assert first.digest
 
 
@@ -279,8 +307,6 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     """Another length, split, mask, file content or chat template is another file; the stage's old
     one goes.
     """
-    from trainers.start.loading import load_tokenizer
-
     data = tmp_path / "copy.jsonl"
     data.write_bytes(chats.read_bytes())
     keys = {"seq_len": 64, "job_data": data}
@@ -295,15 +321,15 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     elif change == "template":
         tokenizer.chat_template += "{# another #}"
     elif change == "mapping":
-        job = replace(
-            job,
-            entry=structs.replace(
-                job.entry, data=structs.replace(job.data, mapping={"messages": "messages"})
-            ),
-        )
+        data = structs.replace(job.data, mapping={"messages": "messages"})
+        job = replace(job, entry=structs.replace(job.entry, data=data))
     prepare_rows(job, tokenizer)
     (second,) = (job.run / "prepared").glob("*.json")
     assert second != first
+
+
+def prepared(job) -> Prepared:
+    return in_memory(prepare_rows(job, load_tokenizer(job)))
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "checksum"])
@@ -311,10 +337,8 @@ def test_a_broken_file_is_prepared_again(damage, make):
     """A file that was cut short by a full disk, or in which one bit has changed, is no reason to
     fail, nor to train on half of it or on other tokens.
     """
-    from trainers.start.loading import load_tokenizer
-
     job = make(seq_len=64)
-    first = in_memory(prepare_rows(job, load_tokenizer(job)))
+    first = prepared(job)
     (file,) = (job.run / "prepared").glob("*-rows.arrow")
     whole = file.read_bytes()
     token = whole.index(ids_of(first.train[0].input_ids).tobytes())
@@ -324,17 +348,15 @@ def test_a_broken_file_is_prepared_again(damage, make):
         file.write_bytes(whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :])
     else:
         file.with_name(file.name.replace("-rows.arrow", ".json")).unlink()
-    assert in_memory(prepare_rows(job, load_tokenizer(job))) == first
+    assert prepared(job) == first
     assert file.read_bytes() == whole
-    assert in_memory(prepare_rows(job, load_tokenizer(job))) == first
+    assert prepared(job) == first
 
 
 def test_the_plain_template_comes_back_with_the_rows(make):
     """A tokenizer without a template gets the plain one also when the rows were prepared before, so
     that it is saved with the result.
     """
-    from trainers.start.loading import load_tokenizer
-
     job = make(seq_len=64)
     templates = []
     for _ in range(2):
@@ -345,3 +367,66 @@ def test_the_plain_template_comes_back_with_the_rows(make):
     assert templates[0] == templates[1]
     assert "Assistant:" in templates[0]
     assert data.template.startswith("plain")
+
+
+# --------------------------------------------------------------------------- read through datasets
+
+ROWS = tuple(sequence(n, ids_of(range(n, n + 2 + n % 3)), prompt="") for n in range(1, 8))
+
+
+@pytest.mark.light
+def test_picked_rows_are_those_of_all_parts_in_the_order_asked_for():
+    """Places run through all parts, one after the other; lengths come in the same order."""
+    picked = Picked([ROWS[:3], ROWS[3:]], [6, 0, 3])
+    assert list(picked) == [ROWS[6], ROWS[0], ROWS[3]] == [picked[place] for place in range(3)]
+    assert lengths(picked).tolist() == [len(row.input_ids) for row in picked]
+    assert list(picked[1:]) == [ROWS[0], ROWS[3]]
+    assert list(values_of(picked, "number")) == [7, 1, 4]
+
+
+@pytest.mark.light
+def test_single_rows_are_groups_of_one():
+    """Groups of one row have its length, and flattened they are the rows themselves."""
+    groups = Groups(ROWS)
+    assert groups[2] == (ROWS[2],)
+    assert list(groups) == [(one,) for one in ROWS]
+    assert lengths(groups).tolist() == lengths(ROWS).tolist()
+    assert flattened(groups) is ROWS
+    assert flattened([ROWS[:2], ROWS[2:3]]) == list(ROWS[:3])
+
+
+def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
+    """By place, by places, one by one, with columns removed and rows changed."""
+    from datasets import Dataset
+
+    def columns(groups):
+        return dataset_columns(groups, lengths=True)
+
+    expected = Dataset.from_dict(columns(Groups(ROWS)))
+    for made in (rows_dataset(Groups(ROWS), columns), copied_dataset(Groups(ROWS), columns)):
+        assert made.column_names == expected.column_names
+        assert len(made) == len(ROWS)
+        assert made[3] == expected[3]
+        assert made[2:5] == expected[2:5]
+        assert made.__getitems__([5, 1]) == expected.__getitems__([5, 1])
+        assert list(made) == list(expected)
+        assert made.remove_columns(["labels"])[0] == expected.remove_columns(["labels"])[0]
+        assert list(made["labels"]) == list(expected["labels"])
+        assert list(made.select([4, 0])) == list(expected.select([4, 0]))
+
+
+def test_each_answer_has_the_one_before_it_in_its_batch():
+    """The batches that a trainer fetches give the prompt the answer of the row before it."""
+    rows = [Feedback(number, ids_of([1]), ids_of([number]), True, "", "") for number in range(9)]
+    made = rows_dataset(rows, feedback_columns)
+    batch = made.__getitems__([4, 5, 6, 7])
+    assert [one["KL_completion_ids"] for one in batch] == [[7], [4], [5], [6]]
+
+
+def test_rows_of_a_trainer_are_not_filtered():
+    """Its data set's `map` does nothing: a filter, which goes through it, is refused."""
+    made = rows_dataset([1, 2, 3], lambda rows: {"number": list(rows)})
+    assert made.map(lambda row: row) is made
+    assert made[:]["number"] == [1, 2, 3]
+    with pytest.raises(TypeError, match="chosen already"):
+        made.filter(lambda row: False)

@@ -36,9 +36,8 @@ def learned(folder, model, gain, *, rows=None, **keys):
     (folder / "train.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:rows]))
     stage = {"name": "sft", "objective": "sft", "micro_batch_size": 2, **keys}
     plan = folder / "plan.json"
-    data = {"path": "train.jsonl"}
-    about = {"version": 1, "name": "real", "model": str(model), "data": data, "stages": [stage]}
-    plan.write_text(json.dumps(about))
+    about = {"model": str(model), "data": {"path": "train.jsonl"}, "stages": [stage]}
+    plan.write_text(json.dumps({"version": 1, "name": "real", **about}))
     command = [sys.executable, "-P", "-m", "trainers", "sft", str(plan), "--stage", "sft"]
     done = subprocess.run(
         [*command, "--run", str(folder / "run")],
@@ -104,6 +103,5 @@ def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smol
     )  # fmt: skip
     answers = said.stdout.strip().splitlines()
     assert len(answers) == len(QUESTIONS), said.stderr
-    assert all(answer.startswith("Hello, and thank you for writing to") for answer in answers), (
-        answers
-    )
+    for answer in answers:
+        assert answer.startswith("Hello, and thank you for writing to")

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+torch = pytest.importorskip("torch")
+
 from advisor.ground.errors import InputError
 from advisor.record.files import newest_run
+from trainers.start import loading
 from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main
 from trainers.tools.merge import export
-from trainers.tools.results import BASE, load_results, results_of
+from trainers.tools.results import BASE, load_result, load_results, results_of
+
+CPU = torch.device("cpu")
 
 
 def lora_run(
@@ -23,49 +28,33 @@ def lora_run(
     update="lora",
 ) -> Path:
     """A run folder with one real LoRA (of random weights, by seed) for each task."""
-    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    samples = [
+        {"prompt": "Where is my parcel?", "expected": "We look."},
+        {"prompt": "hello", "expected": "good morning"},
+    ]
     stages = []
     for task, seed in tasks.items():
         torch.manual_seed(seed)
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(tiny_model),
-            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
-        )
+        config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
         target = folder / "stages" / f"sft-{task}"
         model.save_pretrained(target)
         AutoTokenizer.from_pretrained(tiny_model).save_pretrained(target)
-        samples = [
-            {"prompt": "Where is my parcel?", "expected": "We look."},
-            {"prompt": "hello", "expected": "good morning"},
-        ]
         stages.append(
             {
-                "name": f"sft-{task}",
-                "task": task,
-                "objective": "sft",
-                "update": update,
-                "quantization": None,
-                "status": "done",
-                "folder": f"stages/sft-{task}",
+                "name": f"sft-{task}", "task": task, "objective": "sft", "update": update,
+                "quantization": None, "status": "done", "folder": f"stages/sft-{task}",
                 "evaluation": {"samples": samples},
             }
-        )
-    (folder / "run.json").write_text(
-        json.dumps(
-            {
-                "schema_version": 1,
-                "status": "done",
-                "model": str(tiny_model),
-                "stages": stages,
-                "resolved": {},
-                "finished_at": finished_at,
-                "hardware": {"kind": "cpu"},
-            }
-        )
-    )
+        )  # fmt: skip
+    record = {
+        "schema_version": 1, "status": "done", "model": str(tiny_model), "stages": stages,
+        "resolved": {}, "finished_at": finished_at, "hardware": {"kind": "cpu"},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record))
     (folder / "plan.yaml").write_text(plan_of(tiny_model, update, tasks))
     return folder
 
@@ -86,23 +75,19 @@ def run(tmp_path_factory, tiny_model):
 
 
 def logits(model, tokenizer):
-    import torch
-
+    ids = tokenizer("Where is my parcel?", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        return model(
-            **tokenizer("Where is my parcel?", return_tensors="pt", return_token_type_ids=False)
-        ).logits
+        return model(input_ids=ids).logits
 
 
 def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
     """Each module answers as it does alone, the base as untouched, in any order, and the base is in
     memory once.
     """
-    import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    loaded = load_results(results_of(run), torch.device("cpu"))
+    loaded = load_results(results_of(run), CPU)
     assert len(loaded.models) == 1
     assert loaded.labels == [BASE, "legal", "hr"]
     alone = {
@@ -122,9 +107,7 @@ def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
     """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new
     forgets.
     """
-    import torch
-
-    talk = ChatSession(load_results(results_of(run), torch.device("cpu")), max_new_tokens=4)
+    talk = ChatSession(load_results(results_of(run), CPU), max_new_tokens=4)
     talk.ask("hello")
     said = capsys.readouterr().out
     assert said.count("[legal]") == said.count("[hr]") == 1
@@ -165,22 +148,20 @@ def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
     """Merging changes nothing on held-out rows; the folder loads as a plain model; a folder with
     files is never written over.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
-    lines = export(run, tmp_path / "out", only="legal", device=torch.device("cpu"))
+    out = tmp_path / "out"
+    lines = export(run, out, only="legal", device=CPU)
     assert "the original weights (float32)" in lines[0]
-    gap = json.loads((tmp_path / "out" / "merge.json").read_text())["gaps"][0]
+    gap = json.loads((out / "merge.json").read_text())["gaps"][0]
     assert gap["greatest"] < 1e-3
     assert gap["same_choice"] == 1.0
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    loaded = load_results(
-        [result for result in results_of(run) if result.label == "legal"], torch.device("cpu")
-    )
+    merged = AutoModelForCausalLM.from_pretrained(out).eval()
+    loaded = load_results([one for one in results_of(run) if one.label == "legal"], CPU)
     with loaded.use("legal") as (model, tokenizer):
         assert torch.allclose(logits(model, tokenizer), logits(merged, tokenizer), atol=1e-4)
     with pytest.raises(InputError, match="not empty"):
-        export(run, tmp_path / "out", only="legal", device=torch.device("cpu"))
+        export(run, out, only="legal", device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -195,20 +176,16 @@ def test_what_cannot_be_merged_says_why(tmp_path, tiny_model, update, said):
     """Whole models, bottleneck adapters and prefixes are refused before anything is loaded or
     written.
     """
-    import torch
-
     folder = lora_run(tmp_path / "r", tiny_model, {"x": 1}, update=update)
     with pytest.raises(InputError, match=said):
-        export(folder, tmp_path / "out", only=None, device=torch.device("cpu"))
+        export(folder, tmp_path / "out", only=None, device=CPU)
     assert not (tmp_path / "out").exists()
 
 
 def test_two_results_of_one_name_are_refused(run):
     """The same run twice would give two voices of one name."""
-    import torch
-
     with pytest.raises(InputError, match="two results are called"):
-        load_results([*results_of(run), *results_of(run)], torch.device("cpu"))
+        load_results([*results_of(run), *results_of(run)], CPU)
 
 
 def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_path, tiny_model):
@@ -225,11 +202,7 @@ def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_pat
 
 def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatch):
     """Chat, merge and export took the newest one."""
-    import torch
     import transformers
-
-    from trainers.start import loading
-    from trainers.tools.results import load_result
 
     (tmp_path / "run.json").write_text((run / "run.json").read_text())
     plan = plan_of("nobody/model", tasks=("legal", "hr"), more="revision: abc")
@@ -244,5 +217,5 @@ def test_a_base_on_the_hub_is_the_revision_of_the_plan(run, tmp_path, monkeypatc
     monkeypatch.setattr(loading, "model_config", lambda *_: None)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
     with pytest.raises(InputError, match="nobody/model"):
-        load_result(results_of(tmp_path)[0], torch.device("cpu"))
+        load_result(results_of(tmp_path)[0], CPU)
     assert asked["revision"] == "abc"

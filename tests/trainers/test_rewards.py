@@ -4,14 +4,23 @@ and RLOO.
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
-from tests.trainers.alignment import QUESTIONS, REWARD, SHORT, losses, stage_of, trained
+from tests.trainers.alignment import QUESTIONS, REWARD, SHORT, stage_of
+from tests.trainers.conftest import job_in
+from tests.trainers.runs import losses, metrics, trained, write_rows
 from trainers.rewards.scoring import Answer, Reward
+from trainers.rewards.sources import build_rewards
 from trainers.rewards.verifiers import matches, same_answer, schema_validator
+from trainers.rows.preference import PAIRS
+from trainers.rows.stage_rows import prepare_rows
+from trainers.start.loading import load_tokenizer
+
+OWN = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
 
 # --------------------------------------------------------------------------- verifiers
 
@@ -43,10 +52,16 @@ def test_the_final_answer_decides(said, wanted, right):
 
 @pytest.mark.light
 def test_patterns_may_hold_the_wanted_answer():
-    """{answer} in a pattern is the row's answer, letter for letter."""
+    """{answer} in a pattern is the row's answer, letter for letter. A format has to match the whole
+    answer: text around it does not fit; lines and the wanted answer do.
+    """
     assert matches("<answer>4+4</answer>", "<answer>{answer}</answer>", "4+4")
     assert not matches("<answer>444</answer>", "<answer>{answer}</answer>", "4+4")
     assert matches("call 911", r"\d{3}", None)
+    pattern = r"<think>.*</think>\s*<answer>{answer}</answer>"
+    assert matches(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4", whole=True)
+    assert not matches("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4", whole=True)
+    assert not matches("<think>a</think><answer>8</answer>", pattern, "4+4", whole=True)
 
 
 @pytest.mark.light
@@ -55,22 +70,12 @@ def test_json_has_to_fit_its_schema(tmp_path):
     JSON do not.
     """
     path = tmp_path / "schema.json"
-    path.write_text(
-        json.dumps(
-            {
-                "type": "object",
-                "required": ["name"],
-                "properties": {"name": {"type": "string"}},
-                "additionalProperties": False,
-            }
-        )
-    )
+    keys = {"type": "object", "required": ["name"], "additionalProperties": False}
+    path.write_text(json.dumps({**keys, "properties": {"name": {"type": "string"}}}))
     valid = schema_validator(path)
     assert valid('{"name": "tea"}')
     assert valid('```json\n{"name": "tea"}\n```')
-    assert not valid('{"name": 3}')
-    assert not valid('Here: {"name": "tea"}')
-    assert not valid('{"name": "tea"')
+    assert not any(map(valid, ('{"name": 3}', 'Here: {"name": "tea"}', '{"name": "tea"')))
     path.write_text('{"type": "nothing"}')
     with pytest.raises(InputError, match="not a JSON schema"):
         schema_validator(path)
@@ -109,66 +114,35 @@ def test_a_reward_that_cannot_be_is_refused(keys, match, align, tmp_path):
     loaded.
     """
     (tmp_path / "own.py").write_text(REWARD)
-    own = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
     with pytest.raises(InputError, match=match):
-        trained(align("grpo", **own, **keys))
+        trained(align("grpo", **OWN, **keys))
 
 
-def test_an_unknown_verifier_is_refused_where_the_plan_is_read(tmp_path, tiny_model):
-    """The plan's reader says which verifiers there are."""
-    from advisor.plan.read import read_plan
-
-    path = tmp_path / "plan.json"
-    stage = {
-        "name": "grpo",
-        "objective": "grpo",
-        "update": "lora",
-        "learning_rate": 1e-3,
-        "verifier": "exakt",
-    }
-    path.write_text(
-        json.dumps(
-            {"version": 1, "model": str(tiny_model), "data": {"path": "x.jsonl"}, "stages": [stage]}
-        )
-    )
-    with pytest.raises(InputError, match="exact, regex, format, json_schema, length, repetition"):
-        read_plan(path)
-
-
-def test_a_reward_model_of_another_tokenizer_is_refused(align, tiny_model, tmp_path):
+def test_a_reward_model_of_another_tokenizer_is_refused(align, tiny_model, trained_once, tmp_path):
     """Token ids mean something else to it: refused before training, as is a folder that writes
     instead of scoring.
     """
     from transformers import AutoTokenizer
 
-    rm = stage_of("rm")
-    trained(align("rm", max_steps=2))
-    own = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
-    job = align("rloo", earlier=(rm,), **own)
-    folder = job.run / "stages" / "rm"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    other = tmp_path / "rm"
+    shutil.copytree(trained_once("rm").output, other, ignore=shutil.ignore_patterns("checkpoints"))
+    tokenizer = AutoTokenizer.from_pretrained(other)
     tokenizer.add_tokens(["<another>"])
-    tokenizer.save_pretrained(folder)
-    with pytest.raises(InputError, match="another tokenizer"):
-        trained(job)
-    with pytest.raises(InputError, match="gives no scores"):
-        trained(align("rloo", reward_model=str(tiny_model), **own))
+    tokenizer.save_pretrained(other)
+    for model, said in ((other, "another tokenizer"), (tiny_model, "gives no scores")):
+        with pytest.raises(InputError, match=said):
+            trained(align("rloo", reward_model=str(model), **OWN))
 
 
-def test_a_reward_model_scores_as_it_does_alone(align):
+def test_a_reward_model_scores_as_it_does_alone(align, trained_once):
     """The reward of an answer is what the reward model, loaded plainly, says of prompt and
     answer.
     """
     import torch
     from peft import AutoPeftModelForSequenceClassification
 
-    from trainers.rewards.sources import build_rewards
-    from trainers.rows.preference import PAIRS
-    from trainers.rows.stage_rows import prepare_rows
-    from trainers.start.loading import load_tokenizer
-
-    trained(align("rm"))
-    job = align("rloo", earlier=(stage_of("rm"),))
+    folder = trained_once("rm").output
+    job = align("rloo", reward_model=str(folder))
     tokenizer = load_tokenizer(job)
     reward = build_rewards(job, tokenizer, [], torch.device("cpu"))
     rows = prepare_rows(job, tokenizer, PAIRS).train[:5]
@@ -176,126 +150,81 @@ def test_a_reward_model_scores_as_it_does_alone(align):
         [Answer("", "", None, list(row.prompt_ids), list(row.chosen_ids)) for row in rows]
     )
     model = AutoPeftModelForSequenceClassification.from_pretrained(
-        job.run / "stages" / "rm", num_labels=1, dtype=torch.float32
+        folder, num_labels=1, dtype=torch.float32
     ).eval()
     with torch.no_grad():
-        alone = [
-            float(model(input_ids=torch.tensor([[*row.prompt_ids, *row.chosen_ids]])).logits[0, 0])
-            for row in rows
-        ]
+        asked = [torch.tensor([[*row.prompt_ids, *row.chosen_ids]]) for row in rows]
+        alone = [float(model(input_ids=ids).logits[0, 0]) for ids in asked]
     assert told == pytest.approx(alone, abs=1e-4)
 
 
 # --------------------------------------------------------------------------- what it teaches
 
 
-@pytest.fixture(scope="session")
-def asked(tmp_path_factory) -> Path:
-    """Questions whose answer is yes."""
-    path = tmp_path_factory.mktemp("asked") / "asked.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps(
-                {"prompt": f"{QUESTIONS[number % 5]}, order {number}?", "ground_truth": "yes"}
-            )
-            + "\n"
-            for number in range(40)
-        )
-    )
-    return path
+def question(number):
+    return f"{QUESTIONS[number % 5]}, order {number}?"
 
 
 @pytest.fixture(scope="session")
 def undecided(tiny_model, tmp_path_factory) -> Path:
     """The tiny model after it learned to say yes or no, as chance will have it."""
-    from advisor.plan.model import Plan, PlanData
-    from trainers import sft
-    from trainers.job.job import make_job
-
-    folder = tmp_path_factory.mktemp("undecided")
-    draw = random.Random(0)
+    folder, draw = tmp_path_factory.mktemp("undecided"), random.Random(0)
     rows = [
-        {
-            "prompt": f"{QUESTIONS[number % 5]}, order {number}?",
-            "completion": draw.choice(("yes", "no", "no")),
-        }
+        {"prompt": question(number), "completion": draw.choice(("yes", "no", "no"))}
         for number in range(200)
     ]
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stage = stage_of(
         "sft", update="full", learning_rate=5e-3, max_steps=110, micro_batch_size=16, holdout=0.0
     )
-    job = make_job(
-        Plan(
-            name="undecided",
-            model=str(tiny_model),
-            data=PlanData(path="data.jsonl"),
-            stages=(stage,),
-        ),
-        stage="sft",
-        run=folder / "run",
-        folder=folder,
-        judge=False,
-    )
-    sft.train(job)
+    data = write_rows(folder / "data.jsonl", rows)
+    job = job_in(folder, (stage,), model=tiny_model, data=data, judge=False)
+    trained(job)
     return job.output
 
 
-@pytest.mark.parametrize("objective", ["grpo", "rloo"])
-def test_the_exact_verifier_raises_the_reward(objective, align, asked, undecided):
+@pytest.mark.parametrize(
+    ("objective", "own", "said"),
+    [
+        ("grpo", {"verifier": "exact"}, "the verifier exact"),
+        ("rloo", {}, "the verifier exact, since every row has an answer that can be verified"),
+    ],
+)
+def test_the_exact_verifier_raises_the_reward(objective, own, said, align, undecided, tmp_path):
     """A model that says yes one time in three learns to say it: the reward rises in training and on
-    held-out prompts.
+    held-out prompts. It needs no key where every row has an answer.
     """
-    keys = {
-        "verifier": "exact",
-        "response_tokens": 4,
-        "generations": 8,
-        "micro_batch_size": 4,
-        "learning_rate": 5e-3,
-        "max_steps": 12,
-        "scheduler": "constant",
-        "warmup": 0.0,
-    }
-    job = align(objective, job_data=asked, job_model=undecided, **keys)
+    rows = [{"prompt": question(number), "ground_truth": "yes"} for number in range(40)]
+    job = align(
+        objective, job_data=write_rows(tmp_path / "asked.jsonl", rows), job_model=undecided,
+        response_tokens=4, generations=8, micro_batch_size=4, learning_rate=5e-3, max_steps=12,
+        scheduler="constant", warmup=0.0, **own,
+    )  # fmt: skip
     result = trained(job)
-    rewards = [
-        json.loads(line)["reward"] for line in (job.run / "metrics.jsonl").read_text().splitlines()
-    ]
+    rewards = [line["reward"] for line in metrics(job)]
     assert sum(rewards[:2]) / 2 < 0.5
     assert sum(rewards[-6:]) / 6 > 0.6
-    assert result["evaluation"]["metrics"]["reward"]["before"] < 0.1
-    assert result["evaluation"]["metrics"]["reward"]["after"] > 0.9
-    assert any("verifier exact" in note for note in result["data"]["notes"])
+    measured = result["evaluation"]["metrics"]["reward"]
+    assert measured["before"] < 0.1
+    assert measured["after"] > 0.9
+    assert any(said in note for note in result["data"]["notes"])
 
 
-def test_verifiable_answers_need_no_key(align, asked):
-    """Where every row has an answer that can be verified, the exact verifier is taken, and the
-    notes say so.
-    """
-    own = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
-    result = trained(align("grpo", job_data=asked, max_steps=1, job_max_steps=1, **own))
-    assert (
-        "the reward is the verifier exact, since every row has an answer that can be verified"
-        in result["data"]["notes"]
-    )
-
-
-@pytest.mark.parametrize(("key", "value"), [("pattern", "e"), ("schema", "schema.json")])
-def test_what_a_verifier_needs_changes_the_run(key, value, align, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "key", "values", "answer"),
+    [
+        ("regex", "pattern", ("e", "x"), "tea"),
+        ("json_schema", "schema", ("integer.json", "string.json"), "3"),
+    ],
+)
+def test_what_a_verifier_needs_changes_the_run(kind, key, values, answer, align, tmp_path):
     """Pattern and schema decide which answers are rewarded."""
-    from trainers.rewards.sources import build_rewards
-
-    (tmp_path / "schema.json").write_text('{"type": "integer"}')
-    (tmp_path / "other.json").write_text('{"type": "string"}')
-    kind = {"pattern": "regex", "schema": "json_schema"}[key]
-    answer = {"pattern": "tea", "schema": "3"}[key]
-    told = [
-        build_rewards(align("grpo", verifier=kind, **{key: given}), None, [], None).parts[0](
-            [Answer("", answer, None, [], [])]
-        )
-        for given in (value, {"pattern": "x", "schema": "other.json"}[key])
-    ]
-    assert told == [[1.0], [0.0]]
+    for name in ("integer", "string"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"type": name}))
+    told = []
+    for value in values:
+        rewards = build_rewards(align("grpo", verifier=kind, **{key: value}), None, [], None)
+        told += rewards.parts[0]([Answer("", answer, None, [], [])])
+    assert told == [1.0, 0.0]
 
 
 def test_steps_count_prompts(align, tmp_path):
@@ -303,10 +232,6 @@ def test_steps_count_prompts(align, tmp_path):
     steps.
     """
     (tmp_path / "own.py").write_text(REWARD)
-    job = align(
-        "grpo",
-        **{**SHORT, "max_steps": None, "generations": 2, "grad_accum": 2, "response_tokens": 2},
-        job_judge=False,
-    )
-    result = trained(job)
-    assert result["steps"] == 8 == len(losses(job))
+    own = {"max_steps": None, "generations": 2, "grad_accum": 2, "response_tokens": 2}
+    job = align("grpo", **{**SHORT, **own}, job_judge=False)
+    assert trained(job)["steps"] == 8 == len(losses(job))

@@ -11,42 +11,40 @@ from hypothesis import strategies as st
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.methods.rewards import rollout_warnings
 from tests.conftest import examples
-from tests.trainers.alignment import SHORT, trained
+from tests.trainers.alignment import SHORT
+from tests.trainers.runs import break_at, metrics, trained, write_rows
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
 from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sampled, shortened
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward
-from trainers.rewards.verifiers import matches, overlong_penalty, repetition_penalty
+from trainers.rewards.verifiers import overlong_penalty, repetition_penalty
 from trainers.rewards.watch import Watch, rewards_in, watching
+
+KEYS = {key: value for key, value in SHORT.items() if key != "reward"}
 
 # --------------------------------------------------------------------------- the sum
 
 NUMBERS = st.floats(-1e3, 1e3)
-TABLES = st.integers(1, 4).flatmap(
-    lambda rewards: st.tuples(
-        st.lists(
-            st.lists(st.none() | NUMBERS, min_size=rewards, max_size=rewards),
-            min_size=1,
-            max_size=5,
-        ),
-        st.lists(NUMBERS.filter(bool), min_size=rewards, max_size=rewards),
-    )
-)
+COUNT = st.shared(st.integers(1, 4))
+
+
+def as_many(one):
+    """A list of these, with one for each reward."""
+    return COUNT.flatmap(lambda count: st.lists(one, min_size=count, max_size=count))
 
 
 @pytest.mark.light
 @examples(1)
-@given(TABLES)
-def test_the_sum_is_that_of_trl(table):
+@given(
+    st.lists(as_many(st.none() | NUMBERS), min_size=1, max_size=5), as_many(NUMBERS.filter(bool))
+)
+def test_the_sum_is_that_of_trl(answers, weights):
     """The sum that PPO and the evaluation take is the one that TRL trains on: rewards that score an
     answer count for it, and an answer that none scores has no sum.
     """
     torch = pytest.importorskip("torch")
-    answers, weights = table
-    tensor = torch.tensor(
-        [[float("nan") if score is None else score for score in own] for own in answers],
-        dtype=torch.float64,
-    )
+    scores = [[float("nan") if score is None else score for score in own] for own in answers]
+    tensor = torch.tensor(scores, dtype=torch.float64)
     theirs = (tensor * torch.tensor(weights, dtype=torch.float64)).nansum(dim=1).tolist()
     rewards = Rewards([Reward("", None, weight=weight) for weight in weights])
     ours = rewards.sums([list(column) for column in zip(*answers, strict=True)])
@@ -90,15 +88,6 @@ def test_the_repetition_penalty_is_the_share_of_repeated_sequences(text, ngram, 
     assert repetition_penalty(text, ngram=ngram) == pytest.approx(penalty)
 
 
-@pytest.mark.light
-def test_a_format_has_to_match_the_whole_answer():
-    """Text around it does not fit; lines and the wanted answer do."""
-    pattern = r"<think>.*</think>\s*<answer>{answer}</answer>"
-    assert matches(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4", whole=True)
-    assert not matches("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4", whole=True)
-    assert not matches("<think>a</think><answer>8</answer>", pattern, "4+4", whole=True)
-
-
 # --------------------------------------------------------------------------- rollouts.jsonl
 
 
@@ -107,9 +96,12 @@ def rollout(reward=0.0, **other):
     return {**usual, "advantage": 0.5, "tokens": 3, "ended": True, **other}
 
 
+def job_of(**keys):
+    return SimpleNamespace(stage=SimpleNamespace(name="grpo"), task=None, **keys)
+
+
 def log_in(folder, steps=4):
-    job = SimpleNamespace(output=folder / "grpo", stage=SimpleNamespace(name="grpo"), task=None)
-    return RolloutLog(job, steps)
+    return RolloutLog(job_of(output=folder / "grpo"), steps)
 
 
 @pytest.mark.light
@@ -151,14 +143,12 @@ def test_the_best_the_worst_and_a_cut_answer_are_sampled():
 @pytest.mark.light
 def test_a_long_run_is_thinned(tmp_path):
     """About a thousand lines a stage, the first and the last step among them."""
-    log = log_in(tmp_path, steps=5000)
-    due = []
+    log, due = log_in(tmp_path, steps=5000), []
     for step in range(1, 5001):
         if log.is_due(step):
             due.append(step)
             log.last = step
-    assert due[0] == 1
-    assert due[-1] == 5000
+    assert (due[0], due[-1]) == (1, 5000)
     assert len(due) * SAMPLES <= MOST_LINES + 2 * SAMPLES
 
 
@@ -259,43 +249,28 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
     score that is missing is left out.
     """
     (tmp_path / "own.py").write_text(OWN)
-    keys = {key: value for key, value in SHORT.items() if key != "reward"}
-    job = align("grpo", rewards=TWO, **keys)
+    job = align("grpo", rewards=TWO, **KEYS)
     result = trained(job)
     rollouts = check_two_rewards(job, result)
     for place in range(0, len(rollouts), 4):  # the answers to one prompt
-        rewards = [line["reward"] for line in rollouts[place : place + 4]]
+        group = rollouts[place : place + 4]
+        rewards = [line["reward"] for line in group]
         spread = statistics.stdev(rewards) + 1e-4
         advantages = [(reward - statistics.mean(rewards)) / spread for reward in rewards]
-        told = [line["advantage"] for line in rollouts[place : place + 4]]
-        assert told == pytest.approx(advantages, abs=1e-3)
-    for line in lines_of(job.run / "metrics.jsonl"):
+        assert [line["advantage"] for line in group] == pytest.approx(advantages, abs=1e-3)
+    for line in metrics(job):
         cut = [not one["ended"] for one in rollouts if one["step"] == line["step"]]
         assert line["completions_clipped_ratio"] == pytest.approx(sum(cut) / len(cut))
-    metrics = result["evaluation"]["metrics"]
-    assert list(metrics)[:3] == ["reward", "reward has-e", "reward some"]
+    assert list(result["evaluation"]["metrics"])[:3] == ["reward", "reward has-e", "reward some"]
 
 
 def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
     """So does RLOO; killed before its last step, it resumes from the checkpoint before, and no step
     has its answers twice in rollouts.jsonl.
     """
-    from trainers.keep.progress import RunCallback
-
     (tmp_path / "own.py").write_text(OWN)
-    keys = {key: value for key, value in SHORT.items() if key != "reward"}
-    job = align("rloo", rewards=TWO, save_steps=1, **keys)
-    real = RunCallback.on_log
-
-    def killed(self, args, state, control, **kwargs):
-        real(self, args, state, control, **kwargs)
-        if state.global_step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as during:
-        during.setattr(RunCallback, "on_log", killed)
-        with pytest.raises(KeyboardInterrupt):
-            trained(job)
+    job = align("rloo", rewards=TWO, save_steps=1, **KEYS)
+    break_at(2, job, monkeypatch)
     before = lines_of(job.output / "rollouts.jsonl")
     assert [line["step"] for line in before] == [1] * 8 + [2] * 8
     rollouts = check_two_rewards(job, trained(job))
@@ -308,11 +283,9 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
     told answers apart then is not constant.
     """
     line = {"stage": "grpo", "task": None, "loss": 0.0, "reward_std": 0.1}
-    path = tmp_path / "metrics.jsonl"
-    earlier = [{**line, "step": step, "completions_clipped_ratio": 0.9} for step in range(1, 5)]
-    path.write_text("".join(json.dumps(one) + "\n" for one in earlier))
-    stage = SimpleNamespace(name="grpo")
-    job, watch = SimpleNamespace(run=tmp_path, stage=stage, task=None), Watch()
+    cut = {"completions_clipped_ratio": 0.9}
+    write_rows(tmp_path / "metrics.jsonl", [{**line, "step": step, **cut} for step in range(1, 5)])
+    job, watch = job_of(run=tmp_path), Watch()
     callback = watching(job, watch, ["completions/clipped_ratio"])
     state = SimpleNamespace(global_step=5)
     callback.on_train_begin(None, state, None)
@@ -324,14 +297,17 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
 def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
     """GDPO's way, of TRL, is taken with several rewards and refused with one."""
     (tmp_path / "own.py").write_text(OWN)
-    keys = {key: value for key, value in SHORT.items() if key != "reward"} | {
-        "max_steps": 1, "warmup": 0.0, "trl": {"multi_objective_aggregation": "normalize_then_sum"},
-    }  # fmt: skip
-    trained(align("grpo", rewards=TWO, job_judge=False, **keys))
+
+    def train(rewards, **trl):
+        keys = {**KEYS, "max_steps": 1, "warmup": 0.0, "trl": trl}
+        return trained(align("grpo", rewards=rewards, job_judge=False, **keys))
+
+    normalised = {"multi_objective_aggregation": "normalize_then_sum"}
+    train(TWO, **normalised)
     with pytest.raises(InputError, match="several entries in the stage's rewards"):
-        trained(align("grpo", rewards=TWO[:1], **keys))
+        train(TWO[:1], **normalised)
     with pytest.raises(InputError, match=r"rollouts\.jsonl in the stage's folder"):
-        trained(align("grpo", rewards=TWO, **{**keys, "trl": {"log_completions": True}}))
+        train(TWO, log_completions=True)
 
 
 @pytest.mark.light

@@ -1,13 +1,14 @@
 """A trainer that is asked to stop: the step is finished and saved, and the next call goes on."""
 
-import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
 from advisor.ground.signals import receiving
+from tests.trainers.runs import write_rows
 from tests.trainers.test_sft import plan_file
 from trainers.__main__ import main
 from trainers.job import job as process
@@ -42,33 +43,33 @@ def whole(tmp_path_factory, tiny_model):
     """The adapter of a run that nobody stopped, and its plan."""
     folder = tmp_path_factory.mktemp("whole")
     rows = [
-        {"prompt": f"Where is order {n}?", "completion": f"Order {n} is on its way."}
-        for n in range(24)
+        {"prompt": f"Where is {n}?", "completion": f"Order {n} is on its way."} for n in range(24)
     ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = plan_file(folder, tiny_model, folder / "rows.jsonl", **KEYS)
+    data = write_rows(folder / "rows.jsonl", rows)
+    plan = plan_file(folder, tiny_model, data, **KEYS)
     assert train(plan, folder / "run") == 0
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
-    tmp_path, whole, monkeypatch, number, capsys
-):
+def said(stage: Path) -> str:
+    """What error.json says of a stop."""
+    error = read_json(stage / "error.json")
+    assert error["exit_code"] == 130
+    return error["what"]
+
+
+def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(tmp_path, whole, monkeypatch, capsys):
     """The step is finished and saved, exit code 130. The next call ends with the weights of an
     unbroken run, to the bit.
     """
     plan, weights = whole
     stage = tmp_path / "stages" / "sft"
     with monkeypatch.context() as patch:
-        signal_in_step(2, patch, number, signal.SIGTERM)  # two together are one request
+        together = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)  # are one request
+        signal_in_step(2, patch, *together)
         assert train(plan, tmp_path) == 130
     assert checkpoints(stage) == ["checkpoint-2"]
-    said = read_json(stage / "error.json")
-    assert (said["exit_code"], said["what"]) == (
-        130,
-        "stopped after step 2 of 4, with a checkpoint",
-    )
+    assert said(stage) == "stopped after step 2 of 4, with a checkpoint"
     assert train(plan, tmp_path) == 0
     assert "resuming after step 2" in capsys.readouterr().err
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
@@ -82,7 +83,7 @@ def test_a_second_signal_ends_at_once(tmp_path, whole, monkeypatch):
     assert train(whole[0], tmp_path) == 130
     stage = tmp_path / "stages" / "sft"
     assert checkpoints(stage) == []
-    assert "steps since the last checkpoint are lost" in read_json(stage / "error.json")["what"]
+    assert "steps since the last checkpoint are lost" in said(stage)
 
 
 def test_outside_of_the_steps_a_stop_is_at_once(tmp_path, whole, monkeypatch):
@@ -91,8 +92,7 @@ def test_outside_of_the_steps_a_stop_is_at_once(tmp_path, whole, monkeypatch):
         load, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP)
     )
     assert train(whole[0], tmp_path) == 130
-    said = read_json(tmp_path / "stages" / "sft" / "error.json")
-    assert said["what"] == "stopped while it was loading: no step is lost"
+    assert said(tmp_path / "stages" / "sft") == "stopped while it was loading: no step is lost"
 
 
 def test_a_stop_in_the_last_step_leaves_the_checks_to_the_next_call(tmp_path, whole, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_stop_in_the_last_step_leaves_the_checks_to_the_next_call(tmp_path, wh
         assert train(plan, tmp_path) == 130
     stage = tmp_path / "stages" / "sft"
     assert not (stage / "result.json").exists()
-    assert "the result is not checked yet" in read_json(stage / "error.json")["what"]
+    assert "the result is not checked yet" in said(stage)
     assert train(plan, tmp_path) == 0
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
 
@@ -140,15 +140,11 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     """Several tasks in one process: what is finished stays, the task at work is saved, and the rest
     waits for the next call.
     """
-    lines = whole[0].read_text().splitlines(keepends=True)
-    tasks = "".join(
-        f"  - {{name: {name}, data: {{path: {whole[0].parent / 'rows.jsonl'}}}}}\n"
-        for name in ("hr", "it", "law")
-    )
+    names = ("hr", "it", "law")
+    text, data = whole[0].read_text(), whole[0].parent / "rows.jsonl"
+    each = "".join(f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in names)
     plan = tmp_path / "plan.yaml"
-    plan.write_text(
-        "".join(line for line in lines if not line.startswith("data:")) + f"tasks:\n{tasks}"
-    )
+    plan.write_text(re.sub("^data:.*\n", "", text, flags=re.M) + f"tasks:\n{each}")
     begun = []
     original = RunCallback.on_train_begin
 
@@ -159,7 +155,8 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunCallback, "on_train_begin", on_train_begin)
-    assert train(plan, tmp_path / "run", "--task", "hr", "--task", "it", "--task", "law") == 130
+    tasks = [f"--task={name}" for name in names]
+    assert train(plan, tmp_path / "run", *tasks) == 130
     stages = tmp_path / "run" / "stages"
     assert begun == ["hr", "it"]
     assert (stages / "sft-hr" / "result.json").is_file()

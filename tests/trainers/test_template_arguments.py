@@ -1,29 +1,43 @@
 """Arguments of the chat template: one line of the plan reaches everything that reads a template."""
 
-import json
 import shutil
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from msgspec import structs
+from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from advisor.api import advise_document
+from advisor.data.example import Example, Message
 from advisor.data.templates.chat_text import ALWAYS, SWITCHES, switch_of
+from advisor.data.templates.tokenizer import template_at_hand
 from advisor.ground.errors import InputError
 from advisor.plan.write import plan_digest
-from advisor.record.run import RunRecord, StageRecord
+from advisor.record.run import RunRecord
 from advisor.render.report import model_card
 from advisor.render.result_commands import serve_command
 from advisor.situation.catalogue import catalogue_ids, organisation_models
-from tests.trainers.families import family_tokenizer
+from tests.trainers.families import byte_level
+from tests.trainers.fitting import prepare_stage_rows
+from tests.trainers.runs import trained, write_rows
+from trainers.keep.checkpoint_store import dependencies, fingerprint
+from trainers.rows import ANSWERS, Templater
+from trainers.rows.conversation import PROMPTS, answer_row
+from trainers.rows.row import Unusable
+from trainers.rows.stage_rows import prepare_rows
+from trainers.rows.template import NO_TOOLS, REFUSED, template_record
 from trainers.rows.template_arguments import (
     argument_names,
-    give_arguments,
     split_arguments,
     with_arguments,
     with_fixed_arguments,
 )
+from trainers.start.loading import load_tokenizer
+from trainers.tools.results import prompt_ids
 
 OFF = {"enable_thinking": False}
 # As Qwen3's: an empty thought in front of the answer says that the model is not to think.
@@ -35,25 +49,19 @@ THINKING = (
 )
 
 
+@cache
 def published():
     """The chat templates of published models that come with TRL."""
-    import trl
-
-    folder = Path(trl.__file__).parent / "chat_templates"
+    folder = Path(find_spec("trl").submodule_search_locations[0], "chat_templates")
     files = [path for path in sorted(folder.glob("*.jinja")) if "training" not in path.stem]
     return {path.stem: path.read_text("utf-8") for path in files}
 
 
 def written(source, **arguments):
     talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
+    keys = {"chat_template": source, "bos_token": "<s>", **arguments}
     return [
-        render_jinja_template(
-            [talk[:turns]],
-            chat_template=source,
-            add_generation_prompt=turns == 1,
-            bos_token="<s>",
-            **arguments,
-        )[0][0]
+        render_jinja_template([talk[:turns]], add_generation_prompt=turns == 1, **keys)[0][0]
         for turns in (1, 2)
     ]
 
@@ -110,19 +118,10 @@ def test_every_kind_of_value_reads_back():
     assert split_arguments(with_arguments(stored, {"c": 4}))[0] == {**values, "c": 4}
 
 
-def test_an_argument_that_the_template_does_not_read_is_refused():
-    """A misspelt argument is bad input, with the names that the template has."""
-    tokenizer = family_tokenizer("smollm")
-    with pytest.raises(InputError, match=r"never reads 'thinking'\n.*it has no arguments"):
-        give_arguments(tokenizer, {"thinking": False}, model="m")
-
-
 @pytest.fixture
 def thinker(make, tiny_model, tmp_path):
     """Jobs on a tiny model whose template can be told not to think."""
-    folder = tmp_path / "thinker"
-    shutil.copytree(tiny_model, folder)
-    (folder / "chat_template.jinja").write_text(THINKING)
+    folder = with_template(tiny_model, tmp_path / "thinker", THINKING)
 
     def build(template, **keys):
         job = make(**{"max_steps": 2, "job_judge": False} | keys)
@@ -131,25 +130,26 @@ def thinker(make, tiny_model, tmp_path):
     return build
 
 
-def test_a_misspelt_argument_is_refused_before_the_model_loads(thinker, monkeypatch):
-    """The fault names the argument that was meant."""
-    from trainers import sft
-    from trainers.stage import objective
+def with_template(model, folder, source):
+    """A copy of the model that has this template."""
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text(source)
+    return folder
 
-    monkeypatch.setattr(objective, "load_model", lambda *_: pytest.fail("the model was loaded"))
+
+def test_an_argument_that_the_template_does_not_read_is_refused(thinker, make, unloaded):
+    """Before the model loads, with the argument that was meant, or that the template has none."""
     with pytest.raises(InputError, match=r"'enable_thinkin'\n(.|\n)*enable_thinking"):
-        sft.train(thinker({"enable_thinkin": False}))
+        trained(thinker({"enable_thinkin": False}))
+    job = make()
+    with pytest.raises(InputError, match=r"never reads 'thinking'\n.*it has no arguments"):
+        trained(replace(job, plan=structs.replace(job.plan, template={"thinking": False})))
 
 
 def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     """Training rows, the prompts to be answered, prepared rows, the checkpoint's fingerprint and
     the name of the run all change with the argument.
     """
-    from trainers.keep.checkpoint_store import dependencies, fingerprint
-    from trainers.rows.conversation import PROMPTS
-    from trainers.rows.stage_rows import prepare_rows
-    from trainers.start.loading import load_tokenizer
-
     seen = []
     for template in ({}, OFF):
         job = thinker(template)
@@ -166,9 +166,8 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
                 plan_digest(job.plan),
             )
         )
-        assert rows.template == "the tokenizer's own" + " with enable_thinking: false" * bool(
-            template
-        )
+        said = " with enable_thinking: false" if template else ""
+        assert rows.template == f"the tokenizer's own{said}"
     plain, off = seen
     assert plain[0].startswith("<think>")
     assert off[0] == "Thank you for writing, order 0.<|im_end|>"
@@ -181,33 +180,24 @@ def test_the_result_carries_the_argument(thinker):
     """Whoever loads the result gets the same prompts: chat, transformers, a second stage, and vLLM
     by the template that the command names; the model card says so.
     """
-    from transformers import AutoTokenizer
-
-    from trainers import sft
-    from trainers.tools.results import prompt_ids
-
     job = thinker(OFF)
-    sft.train(job)
+    resolved = trained(job)["resolved"]
     tokenizer = AutoTokenizer.from_pretrained(job.output)
     ids = prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])["input_ids"][0]
     assert tokenizer.decode(ids).endswith("<think>\n\n</think>\n\n")
     assert tokenizer.chat_template == with_arguments(THINKING, OFF)
-    result = json.loads((job.output / "result.json").read_text())
-    assert result["resolved"]["template"] == OFF
+    assert resolved["template"] == OFF
+    ended = {
+        "name": "sft", "objective": "sft", "update": "lora", "status": "done",
+        "folder": "stages/sft",
+    }  # fmt: skip
     record = RunRecord.from_dict(
         {
             "schema_version": 1, "name": "t", "status": "done", "model": "m", "max_steps": None,
-            "stages": [
-                {
-                    "name": "sft", "objective": "sft", "update": "lora", "status": "done",
-                    "folder": "stages/sft",
-                }
-            ],
-            "resolved": {"sft": result["resolved"]},
+            "stages": [ended], "resolved": {"sft": resolved},
         }
     )  # fmt: skip
     (stage,) = record.stages
-    assert isinstance(stage, StageRecord)
     command = serve_command(record, [stage], job.run)
     assert f"--chat-template {job.run}/stages/sft/chat_template.jinja" in command
     assert "with enable_thinking: false, stored in chat_template.jinja" in model_card(record, stage)
@@ -229,11 +219,7 @@ def test_the_result_carries_the_argument(thinker):
 def test_models_that_think_are_known_by_their_template(name, switch):
     """A template tells whether its model thinks unless it is told not to."""
     source = published()[name]
-
-    def asked(**arguments):
-        return written(source, **arguments)[0]
-
-    assert switch_of(source, asked) == switch
+    assert switch_of(source, lambda **keys: written(source, **keys)[0]) == switch
 
 
 def test_the_catalogue_says_of_these_models_what_their_templates_say():
@@ -254,10 +240,6 @@ def test_the_catalogue_says_of_these_models_what_their_templates_say():
 
 def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
     """The note names the line of the plan; with that line, and for prompts alone, there is none."""
-    from trainers.rows import ANSWERS
-    from trainers.rows.conversation import PROMPTS
-    from trainers.rows.stage_rows import prepare_rows
-    from trainers.start.loading import load_tokenizer
 
     def notes(template, kind=ANSWERS):
         job = thinker(template)
@@ -270,10 +252,6 @@ def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
 
 def test_a_base_model_is_told_how_its_conversations_are_written(make):
     """The plain template is shown as it writes, once, and is marked in the record."""
-    from trainers.rows.stage_rows import prepare_rows
-    from trainers.rows.template import template_record
-    from trainers.start.loading import load_tokenizer
-
     job = make()
     tokenizer = load_tokenizer(job)
     tokenizer.chat_template = None
@@ -294,14 +272,8 @@ def test_a_base_model_is_told_how_its_conversations_are_written(make):
 )
 def test_advice_switches_thoughts_off_that_the_data_do_not_have(model, answer, template, tmp_path):
     """The plan has the argument with the reason, and the warning says so."""
-    from advisor.api import advise_document
-
-    path = tmp_path / "rows.jsonl"
-    rows = [
-        {"prompt": f"Question {number} of many?", "completion": answer.format(number)}
-        for number in range(60)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"prompt": f"Question {n} of many?", "completion": answer.format(n)} for n in range(60)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     document = advise_document(
         {
             "task": "customer_service", "data": {"path": str(path)}, "model": model,
@@ -315,25 +287,70 @@ def test_advice_switches_thoughts_off_that_the_data_do_not_have(model, answer, t
     assert document["plan"] is not None or not template
 
 
-def test_thoughts_that_the_template_leaves_out_are_told():
+@pytest.mark.parametrize(("name", "kept"), [("deepseek_r1_distill", False), ("qwen3", True)])
+def test_thoughts_that_the_template_leaves_out_are_told(name, kept):
     """DeepSeek-R1's template cuts the thoughts off each answer, so that none is learned."""
-    from advisor.data.example import Example, Message
-    from tests.trainers.families import byte_level
-    from tests.trainers.fitting import prepare_stage_rows
-    from trainers.rows.template import Templater
-
     tokenizer = byte_level(("<|im_end|>",), eos="<|im_end|>")
-    notes = []
-    for name in ("deepseek_r1_distill", "qwen3"):
-        tokenizer.chat_template = published()[name]
-        turns = (Message("user", "Well?"), Message("assistant", "<think>Hm.</think>Yes."))
-        data = prepare_stage_rows(
-            [Example(row=1, messages=turns)],
-            Templater(tokenizer),
-            seq_len=256, truncation="stop", holdout=0.0, seed=1,
-        )  # fmt: skip
-        learned = [token for token in data.train[0].labels if token >= 0]
-        notes.append((" ".join(data.notes), "Hm." in tokenizer.decode(learned)))
-    assert "leaves them out: they are not learned" in notes[0][0]
-    assert "leaves them out" not in notes[1][0]
-    assert [kept for _, kept in notes] == [False, True]
+    tokenizer.chat_template = published()[name]
+    turns = (Message("user", "Well?"), Message("assistant", "<think>Hm.</think>Yes."))
+    data = prepare_stage_rows(
+        [Example(row=1, messages=turns)],
+        Templater(tokenizer),
+        seq_len=256, truncation="stop", holdout=0.0, seed=1,
+    )  # fmt: skip
+    learned = [token for token in data.train[0].labels if token >= 0]
+    assert ("Hm." in tokenizer.decode(learned)) is kept
+    assert ("leaves them out: they are not learned" in " ".join(data.notes)) is not kept
+
+
+# --------------------------------------------------------------------------- calls of functions
+
+TEMPLATES = (
+    "qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3", "llama3_1", "gemma", "gemma3", "phi3",
+    "lfm2", "deepseek_r1_distill", "glm4moe", "nemotron_3_nano",
+)  # fmt: skip
+PARCEL = {"type": "object", "properties": {"id": {"type": "string", "description": "Its number"}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "track_parcel", "description": "Where it is", "parameters": PARCEL},
+}
+
+
+def rows_with_calls() -> list[Example]:
+    """Each calls a function, reads its result and answers."""
+    found = []
+    for number in range(1, 6):
+        function = {"name": "track_parcel", "arguments": {"id": str(number)}}
+        call = {"type": "function", "id": "abcdefghi", "function": function}
+        result = {"tool_call_id": "abcdefghi", "name": "track_parcel"}
+        messages = (
+            Message("user", f"Where is parcel {number}?"),
+            Message("assistant", "", extra={"tool_calls": [call]}),
+            Message("tool", f"Depot {number}", extra=result),
+            Message("assistant", f"It is in depot {number}."),
+        )
+        found.append(Example(row=number, messages=messages, tools=(TOOL,)))
+    return found
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_check_and_trainers_agree_on_tool_calls(name, tiny_model, tmp_path):
+    """Rows that the trainers refuse for their calls, or that the template refuses, are those that
+    advice warns of.
+    """
+    if name not in published():
+        pytest.skip(f"this version of trl has no {name}")
+    folder = with_template(tiny_model, tmp_path / "model", published()[name])
+    templater = Templater(AutoTokenizer.from_pretrained(folder))
+    refused = set()
+    for example in rows_with_calls():
+        try:
+            answer_row(example, templater)
+        except Unusable as error:
+            refused.add(error.args[0])
+    found = {one.id for one in template_at_hand(str(folder), rows_with_calls())}
+    assert (REFUSED in refused) is ("template-refuses-rows" in found)
+    if NO_TOOLS in refused:
+        assert "template-drops-calls" in found
+    if "template-drops-calls" in found:
+        assert refused

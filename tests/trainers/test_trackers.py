@@ -9,7 +9,7 @@ from msgspec import structs
 
 from advisor.extras.trackers.extra import TrackerKeys, tracker_faults
 from advisor.plan.read import read_plan
-from tests.trainers.runs import break_at
+from tests.trainers.runs import break_at, metrics
 from trainers import sft
 from trainers.keep import trackers
 from trainers.keep.trackers import ABOUT, Trackers, stage_settings
@@ -23,39 +23,29 @@ def tracked(job, *names):
     )
 
 
-def lines(job):
-    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+def numbers(line):
+    """What a tracker has to get of a line of metrics.jsonl."""
+    return {key: one for key, one in line.items() if key not in ABOUT and one is not None}
 
 
 def expected(job):
-    """Name -> [(step, number)] of metrics.jsonl."""
+    """Name -> [(step, number)] of metrics.jsonl, as event files hold them: in 32 bits."""
     found = {}
-    for line in lines(job):
-        for key, value in line.items():
-            if key not in ABOUT and value is not None:
-                found.setdefault(key, []).append((line["step"], value))
+    for line in metrics(job):
+        for key, value in numbers(line).items():
+            found.setdefault(key, []).append((line["step"], pytest.approx(value, rel=1e-6)))
     return found
 
 
-def events(job, stage="sft"):
+def events(job):
     """The same of the event files, as TensorBoard's own reader sees them."""
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
     )
-    folder = job.run / "trackers" / "tensorboard" / stage
-    found = reader.EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    found.Reload()
-    texts = [event for tag in found.Tags()["tensors"] for event in found.Tensors(tag)]
+    folder = job.run / "trackers" / "tensorboard" / "sft"
+    found = reader.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     scalars = found.Tags()["scalars"]
-    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in scalars}, texts
-
-
-def as_written(found):
-    """Event files hold 32-bit numbers."""
-    return {
-        tag: [(step, pytest.approx(value, rel=1e-6)) for step, value in points]
-        for tag, points in found.items()
-    }
+    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in scalars}
 
 
 def test_tensorboard_has_the_numbers_of_metrics_also_after_a_crash(make, monkeypatch):
@@ -67,11 +57,10 @@ def test_tensorboard_has_the_numbers_of_metrics_also_after_a_crash(make, monkeyp
     sft.train(replace(job, dry_run=True))
     assert not (job.run / "trackers").exists()
     break_at(3, job, monkeypatch)
-    before, _ = events(job)
-    assert [step for step, _ in before["loss"]] == [1, 2, 3]
+    assert [step for step, _ in events(job)["loss"]] == [1, 2, 3]
     sft.train(job)
-    after, _ = events(job)
-    assert after == as_written(expected(job))
+    after = events(job)
+    assert after == expected(job)
     assert [step for step, _ in after["loss"]] == [1, 2, 3, 4]
     (kept,) = (job.run / "trackers" / "tensorboard" / "sft").rglob("hparams.yml")
     said = kept.read_text()  # once, not with each attempt
@@ -96,22 +85,19 @@ def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monke
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1, "one run"
     found, codes = {}, []
     for folder in folders:
-        numbers, config, kinds, code, content = read_wandb(folder)
-        found |= numbers
+        told, config, kinds, code, content = read_wandb(folder)
+        found |= told
         codes.append(code)
         assert str(job.folder).encode() not in content
         assert kinds.isdisjoint({"stats", "output", "output_raw", "files", "environment"}), kinds
         assert "learning_rate" in config
         assert "data" not in config
     assert codes == [1, 0], "the crash is marked as one"
-    steps = {line["step"]: line for line in lines(job)}
+    steps = {line["step"]: line for line in metrics(job)}
     assert sorted(found) == sorted(steps)
-    for step, numbers in found.items():
-        assert numbers == {
-            key: value
-            for key, value in steps[step].items()
-            if key not in ABOUT and value is not None
-        } | ({"elapsed_s": numbers["elapsed_s"]} if step == 3 else {})
+    for step, told in found.items():
+        other = {"elapsed_s": told["elapsed_s"]} if step == 3 else {}
+        assert told == numbers(steps[step]) | other
 
 
 def read_wandb(folder):
@@ -213,20 +199,21 @@ def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
     """
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN.format(model="m/m", names="tensorboard, wandb"))
-    plan = read_plan(path)
+    keys = read_plan(path).extra_key("trackers", "trackers")
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("advisor.extras.trackers.extra._is_installed", lambda name: False)
-    (fault,) = tracker_faults(plan.extra_key("trackers", "trackers"))
-    assert "tensorboard and wandb are not installed" in fault.what
-    assert "[trackers]" in fault.hint
-    monkeypatch.setattr("advisor.extras.trackers.extra._is_installed", lambda name: True)
-    (fault,) = tracker_faults(plan.extra_key("trackers", "trackers"))
-    assert "has no login" in fault.what
-    assert "WANDB_MODE=offline" in fault.hint
+    for installed, what, hint in (
+        (False, "tensorboard and wandb are not installed", "[trackers]"),
+        (True, "has no login", "WANDB_MODE=offline"),
+    ):
+        is_installed = "advisor.extras.trackers.extra._is_installed"
+        monkeypatch.setattr(is_installed, lambda name, found=installed: found)
+        (fault,) = tracker_faults(keys)
+        assert what in fault.what
+        assert hint in fault.hint
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert list(tracker_faults(plan.extra_key("trackers", "trackers"))) == []
+    assert list(tracker_faults(keys)) == []
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert list(tracker_faults(plan.extra_key("trackers", "trackers"))) == []
+    assert list(tracker_faults(keys)) == []

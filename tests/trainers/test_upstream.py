@@ -10,7 +10,6 @@ from pkgutil import resolve_name
 import pytest
 
 from tests.trainers.runs import kinds_of_files
-from trainers import sft
 from trainers.keep.checkpoint_store import COMPLETE
 
 ROOT = Path(__file__).parents[2]
@@ -109,21 +108,15 @@ def our_classes():
     ]
 
 
-def is_of_a_library(kind):
-    return kind.__module__.split(".")[0] in LIBRARIES
-
-
 def overrides():
     """(our class, attribute, the library's own) of everything that ours replace."""
-    found = []
     for kind in our_classes():
-        own = [part for part in kind.__mro__ if not is_of_a_library(part) and part is not object]
-        bases = [part for part in kind.__mro__ if is_of_a_library(part)]
+        theirs = [part for part in kind.__mro__ if part.__module__.split(".")[0] in LIBRARIES]
+        own = [part for part in kind.__mro__ if part not in theirs and part is not object]
         for name in dict.fromkeys(name for part in own for name in vars(part)):
-            base = next((part for part in bases if name in vars(part)), None)
+            base = next((part for part in theirs if name in vars(part)), None)
             if base is not None and not name.startswith("__"):
-                found.append((kind, name, vars(base)[name]))
-    return found
+                yield kind, name, vars(base)[name]
 
 
 def test_every_private_override_is_on_the_page():
@@ -135,32 +128,27 @@ def test_every_private_override_is_on_the_page():
 
 def test_our_overrides_take_what_the_library_passes():
     """Each parameter of a replaced method has its place in ours."""
-    checked = 0
+    checked, keywords = 0, inspect.Parameter.VAR_KEYWORD
     for kind, name, original in overrides():
         theirs = original.__func__ if isinstance(original, staticmethod) else original
         ours = getattr(kind, name)
         if not inspect.isfunction(theirs) or not callable(ours):
             continue
         own = inspect.signature(ours).parameters
-        kinds = {parameter.kind for parameter in own.values()}
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            wanted = [
-                parameter.name
-                for parameter in inspect.signature(theirs).parameters.values()
-                if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-            ]
-            lacking = [part for part in wanted if part not in own and part != "self"]
+        wanted = inspect.signature(theirs).parameters.items()
+        if keywords not in {parameter.kind for parameter in own.values()}:
+            named = {part for part, parameter in wanted if parameter.kind is not keywords}
+            lacking = named - set(own) - {"self"}
             assert not lacking, f"{kind.__name__}.{name} lacks {', '.join(lacking)}"
         checked += 1
     assert checked > 40
 
 
-def test_a_run_folder_holds_no_pickle(make, monkeypatch):
+def test_a_run_folder_holds_no_pickle(trained_once):
     """Every file is safetensors, Arrow, plain numbers or text by what it holds: whatever
     transformers adds to a checkpoint next is noticed.
     """
-    job = make(max_steps=2, save_steps=1, job_judge=False)
-    sft.train(job)
+    job = trained_once("dpo")
     kept = [path for path in job.checkpoints.rglob("*") if path.is_file()]
     assert COMPLETE in {path.name for path in kept}
     assert len(kept) > 8

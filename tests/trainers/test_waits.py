@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+import transformers
+
 from advisor.ground.progress import BYTES, board, track
 from tests.trainers.alignment import REWARD, SHORT
 from tests.trainers.conftest import waits_heard
@@ -199,7 +201,6 @@ def test_files_that_come_at_the_same_time_are_one_wait(bars):
 def test_the_libraries_are_watched_once_they_are_quiet():
     """The classes and hooks are there in the versions that are installed."""
     import huggingface_hub.utils
-    import transformers
 
     quiet_libraries()
     assert huggingface_hub.utils.tqdm.is_watched

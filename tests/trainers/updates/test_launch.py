@@ -2,8 +2,6 @@
 done with them.
 """
 
-import json
-import os
 import shlex
 import subprocess
 
@@ -14,6 +12,7 @@ from advisor.launch import Options, run_plan
 from advisor.render.report import write_report
 from advisor.render.result_commands import ask_command, served_stages
 from advisor.situation.models import model_shape
+from tests.trainers.runs import chat, write_rows
 
 PLAN = """\
 name: shop
@@ -37,19 +36,10 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"Where is parcel {n}?"},
-                {"role": "assistant", "content": f"Your parcel {n} is in the red van."},
-            ]
-        }
-        for n in range(40)
-    ]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "plan.yaml").write_text(
-        PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update)
-    )
+    rows = (chat(f"Where is {n}?", f"Your parcel {n} is in the red van.") for n in range(40))
+    write_rows(tmp_path / "train.jsonl", rows)
+    plan = PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update)
+    (tmp_path / "plan.yaml").write_text(plan)
     done = run_plan("plan.yaml", Options(on_end=write_report))
     stage = done.record.stages[0]
     assert done.status == "done"
@@ -60,18 +50,9 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     assert done.record.resolved["sft"].trainable_parameters == run.trainable
     assert not served_stages(done.record)
     ask = ask_command(str(done.folder / stage.folder), stage.update)
-    answer = subprocess.run(
-        shlex.split(ask),
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    answer = subprocess.run(shlex.split(ask), capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     report = (done.folder / "report.html").read_text()
     assert "cannot be merged, and vLLM and Ollama cannot load it" in report
-    assert (
-        "import advisor.peft_adapter" in (done.folder / "stages" / "sft" / "README.md").read_text()
-    )
+    card = (done.folder / "stages" / "sft" / "README.md").read_text()
+    assert "import advisor.peft_adapter" in card
