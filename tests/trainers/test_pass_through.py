@@ -102,8 +102,8 @@ def test_all_wrong_values_are_told_at_once(fault):
         "adam_beta1": [1],
         "learning_rte": 1,
         "max_grad_norm": 1,
-        "logging_steps": True,
-        "dataloader_num_workers": 1.5,
+        "dataloader_num_workers": True,
+        "dataloader_prefetch_factor": 1.5,
         "run_name": ["a"],
     }
     peft = {"lora_bias": 3, "layers_to_transform": "a", "rank_pattern": 5, "bias": "some"}
@@ -115,8 +115,8 @@ def test_all_wrong_values_are_told_at_once(fault):
         "float | None",
         "trl: 'adam_beta1' is a list",
         "trl: unknown key 'learning_rte'",
-        "trl: 'logging_steps' is True",
-        "trl: 'dataloader_num_workers' is 1.5",
+        "trl: 'dataloader_num_workers' is true",
+        "trl: 'dataloader_prefetch_factor' is 1.5",
         "trl: 'run_name' is a list",
         "peft: 'lora_bias' is 3",
         "peft: 'layers_to_transform' is 'a'",
