@@ -10,7 +10,6 @@ import logging
 import re
 import sys
 import unicodedata
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -133,101 +132,63 @@ def test_nothing_prints_past_it():
 
 # --------------------------------------------------------------------------- every input
 
-PLAN = """version: 1
-name: x
-model: {model}
-data: {{path: d.jsonl}}
-stages: [{{name: sft, objective: sft, update: lora{stage}}}]
-{more}
-"""
 ROWS = '{"prompt": "a", "completion": "b"}\n' * 12
-
-
-def _answers(text: str):
-    def give(folder: Path) -> list[str]:
-        (folder / "a.yaml").write_text(text.replace("EVIL", ESCAPED), "utf-8")
-        return ["--json", "--answers", "a.yaml"]
-
-    return give
-
-
-def _plan(command: str, model: str = "m", stage: str = "", more: str = ""):
-    def give(folder: Path) -> list[str]:
-        (folder / "d.jsonl").write_text(ROWS)
-        text = PLAN.format(model=model, stage=stage, more=more).replace("EVIL", ESCAPED)
-        (folder / "p.yaml").write_text(text, "utf-8")
-        return [*command.split(), "p.yaml"]
-
-    return give
-
-
-def _rows(row: str, *more: str):
-    def give(folder: Path) -> list[str]:
-        (folder / "d.jsonl").write_text(f"{row}\n".replace("EVIL", ESCAPED) * 12, "utf-8")
-        return ["check", "d.jsonl", *more]
-
-    return give
-
-
-def _named(name: str, content: str, *arguments: str):
-    def give(folder: Path) -> list[str]:
-        (folder / name).write_text(content.replace("EVIL", ESCAPED), "utf-8")
-        return [*arguments]
-
-    return give
-
-
-def _model(key: str):
-    def give(folder: Path) -> list[str]:
-        (folder / "m").mkdir()
-        sizes = dict.fromkeys(("hidden_size", "num_hidden_layers", "vocab_size"), 8)
-        config = {"model_type": "llama", "num_attention_heads": 2, "intermediate_size": 8, **sizes}
-        (folder / "m" / "config.json").write_text(json.dumps({**config, key: EVIL}))
-        return ["--task", "qa", "--gpu", "none", "--model", "./m"]
-
-    return give
-
-
-def _record(folder: Path) -> list[str]:
-    (folder / "r").mkdir()
-    (folder / "r" / "run.json").write_text(json.dumps({"schema_version": EVIL, EVIL: 1}))
-    return ["chat", "r"]
-
-
 NAME = EVIL.replace("/", "")
-INPUTS = {
-    "answers: a value": _answers("task: EVIL"),
-    "answers: a key": _answers("EVIL: 1"),
-    "answers: a model": _answers("task: qa\ngpu: none\nmodel: EVIL"),
-    "answers: a task name": _answers("task: multi_department\ntasks: {EVIL: x.jsonl}"),
-    "plan: a key": _plan("estimate", more="EVIL: 1"),
-    "plan: a model": _plan("estimate", model="EVIL"),
-    "plan: a method's value": _plan("run", stage=", target_modules: EVIL, rank: EVIL"),
-    "plan: a value": _plan("run", more="launch: {device: EVIL}"),
-    "plan: a --set": lambda folder: [*_plan("run")(folder), "--set", f"{EVIL}={EVIL}"],
-    "rules: a name": _named("r.yaml", "rules: {EVIL: [{id: EVIL}]}", "rules", "--rules", "r.yaml"),
-    "rules: unknown": lambda folder: ["rules", EVIL],
-    "data: a value": _rows('{"prompt": EVIL, "completion": EVIL}'),
-    "data: a column": _rows('{"prompt": "a", "completion": "b", EVIL: 1}'),
-    "data: columns, none known": _rows("{EVIL: EVIL}"),
-    "data: a role": _rows('{"messages": [{"role": EVIL, "content": "x"}]}', "--json"),
-    "data: as json": _rows('{"prompt": EVIL, EVIL: EVIL}', "--json"),
-    "data: a row": _rows('{"prompt": EVIL, "completion": EVIL}', "--show-row", "1"),
-    "data: --map": _rows('{"a": "b"}', "--map", f"{EVIL}={EVIL}"),
-    "a file's name": _named(NAME, ROWS, "check", NAME),
-    "a file that is not there": lambda folder: ["check", EVIL],
-    "a model's config": _model("torch_dtype"),
-    "a model's type": _model("model_type"),
-    "run.json": _record,
-    "a command": lambda folder: [EVIL],
-    "an option": lambda folder: [f"--{EVIL}"],
-    "an option's value": lambda folder: ["--json", "--task", "qa", "--gpu", EVIL],
-    "a choice": lambda folder: ["--json", "--task", "qa", "--gpu", "none", "--choose", EVIL],
-    "a model's name": lambda folder: ["--task", "qa", "--gpu", "none", "--model", EVIL],
-    "a spec": lambda folder: ["estimate", "--model", EVIL],
-}
+LLAMA = {
+    "model_type": "llama", "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 8,
+    "num_hidden_layers": 8, "vocab_size": 8,
+}  # fmt: skip
 
 
+def plan(*, model: str = "m", stage: str = "", more: str = "") -> dict[str, str]:
+    stages = f"stages: [{{name: sft, objective: sft, update: lora{stage}}}]"
+    text = f"version: 1\nname: x\nmodel: {model}\ndata: {{path: d.jsonl}}\n{stages}\n{more}\n"
+    return {"p.yaml": text, "d.jsonl": ROWS}
+
+
+def data(row: str) -> dict[str, str]:
+    return {"d.jsonl": f"{row}\n" * 12}
+
+
+def model(key: str) -> dict[str, str]:
+    return {"m/config.json": json.dumps({**LLAMA, key: EVIL})}
+
+
+ANSWERS, CHECK = "--json --answers a.yaml", "check d.jsonl"
+ASKED = "--task qa --gpu none"
+INPUTS = {  # files, with EVIL in place of the quoted text, and what is typed behind `advise`
+    "answers: a value": ({"a.yaml": "task: EVIL"}, ANSWERS),
+    "answers: a key": ({"a.yaml": "EVIL: 1"}, ANSWERS),
+    "answers: a model": ({"a.yaml": "task: qa\ngpu: none\nmodel: EVIL"}, ANSWERS),
+    "answers: a task name": (
+        {"a.yaml": "task: multi_department\ntasks: {EVIL: x.jsonl}"}, ANSWERS,
+    ),
+    "plan: a key": (plan(more="EVIL: 1"), "estimate p.yaml"),
+    "plan: a model": (plan(model="EVIL"), "estimate p.yaml"),
+    "plan: a method's value": (plan(stage=", target_modules: EVIL, rank: EVIL"), "run p.yaml"),
+    "plan: a value": (plan(more="launch: {device: EVIL}"), "run p.yaml"),
+    "plan: a --set": (plan(), "run p.yaml --set EVIL=EVIL"),
+    "rules: a name": ({"r.yaml": "rules: {EVIL: [{id: EVIL}]}"}, "rules --rules r.yaml"),
+    "rules: unknown": ({}, "rules EVIL"),
+    "data: a value": (data('{"prompt": EVIL, "completion": EVIL}'), CHECK),
+    "data: a column": (data('{"prompt": "a", "completion": "b", EVIL: 1}'), CHECK),
+    "data: columns, none known": (data("{EVIL: EVIL}"), CHECK),
+    "data: a role": (data('{"messages": [{"role": EVIL, "content": "x"}]}'), f"{CHECK} --json"),
+    "data: as json": (data('{"prompt": EVIL, EVIL: EVIL}'), f"{CHECK} --json"),
+    "data: a row": (data('{"prompt": EVIL, "completion": EVIL}'), f"{CHECK} --show-row 1"),
+    "data: --map": (data('{"a": "b"}'), f"{CHECK} --map EVIL=EVIL"),
+    "a file's name": ({NAME: ROWS}, "check NAME"),
+    "a file that is not there": ({}, "check EVIL"),
+    "a model's config": (model("torch_dtype"), f"{ASKED} --model ./m"),
+    "a model's type": (model("model_type"), f"{ASKED} --model ./m"),
+    "run.json": ({"r/run.json": '{"schema_version": EVIL, EVIL: 1}'}, "chat r"),
+    "a command": ({}, "EVIL"),
+    "an option": ({}, "--EVIL"),
+    "an option's value": ({}, "--json --task qa --gpu EVIL"),
+    "a choice": ({}, f"--json {ASKED} --choose EVIL"),
+    "a model's name": ({}, f"{ASKED} --model EVIL"),
+    "a spec": ({}, "estimate --model EVIL"),
+}  # fmt: skip
 TRAINS = {"data: a row", "run.json"}  # with a model's tokenizer, and in the chat
 
 
@@ -237,7 +198,12 @@ TRAINS = {"data: a row", "run.json"}  # with a model's tokenizer, and in the cha
 )
 def test_no_input_acts_on_the_terminal(call, tmp_path, place):
     """Whatever a person is given to use, from a file's name to a rule: its text is only shown."""
-    code, out, err = call(*INPUTS[place](tmp_path))
+    files, line = INPUTS[place]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace("EVIL", ESCAPED), "utf-8")
+    words = [word.replace("EVIL", EVIL).replace("NAME", NAME) for word in line.split()]
+    code, out, err = call(*words)
     assert code in (0, 2, 3, 4)
     assert "own" in out + err
     assert not acting(out + err)

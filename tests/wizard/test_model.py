@@ -39,11 +39,31 @@ def asked(*replies: str) -> tuple[AnswerSet, ScriptedUi]:
     return answers, ui
 
 
-def test_a_known_name_is_written_out():
-    """A name in another spelling becomes the hub's, and what it is read as is said."""
-    answers, ui = asked("Qwen3-8B")
-    assert answers.value("model") == "Qwen/Qwen3-8B"
-    assert any("read as Qwen/Qwen3-8B" in text for text in ui.said)
+QWEN = {"model": "Qwen/Qwen3-8B"}
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected", "words"),
+    [
+        # A name in another spelling becomes the hub's, and what it is read as is said.
+        (["Qwen3-8B"], QWEN, "read as Qwen/Qwen3-8B"),
+        # Neither is a dead end: to type it again, or to leave it to a suggestion.
+        (["xyz", "Type another name", "Qwen3-8B"], QWEN, ""),
+        (["xyz", "I don't know"], {}, ""),
+        # One that nothing knows is kept with its size, which is asked for unless its name says it.
+        (["our model", "Keep our model", "8B"], {"model": "our model", "model_params_b": 8}, ""),
+        (["our model 13B", "Keep our model 13B"], {"model": "our model 13B"}, ""),
+        # An id of the hub can be kept without a network, and why it was not found is said.
+        (["acme/own", "Keep acme/own", ""], {"model": "acme/own"}, "the hub could not be reached"),
+        # A folder that is no model is corrected at once.
+        (["./empty", "Qwen3-8B"], QWEN, "no config.json"),
+    ],
+)
+def test_a_name_is_read_kept_or_asked_for_again(replies, expected, words):
+    """Whatever is typed ends in a model, or in none."""
+    answers, ui = asked(*replies)
+    assert known(answers) == {"task": "code", **expected}
+    assert any(words in text for text in (*ui.said, *ui.asked))
 
 
 @pytest.mark.parametrize(("typed", "words"), [("qw", "Which model is meant"), ("qwn", "Did you")])
@@ -53,34 +73,3 @@ def test_a_name_of_several_is_chosen_from_a_list(typed, words):
     assert answers.value("model") == "Qwen/Qwen3-8B"
     assert words in ui.asked[-1]
     assert ui.helps[-1][0] == "8.19B parameters"
-
-
-def test_a_name_can_be_typed_again_or_left_to_a_suggestion():
-    """Neither is a dead end."""
-    answers, _ = asked("xyz", "Type another name", "Qwen3-8B")
-    assert answers.value("model") == "Qwen/Qwen3-8B"
-    answers, _ = asked("xyz", "I don't know")
-    assert answers.value("model") is None
-
-
-def test_a_model_that_nothing_knows_is_kept_with_its_size():
-    """Its size is asked for, unless its name says it; a later name takes the size away."""
-    answers, _ = asked("our model", "Keep our model", "8B")
-    assert known(answers) == {"task": "code", "model": "our model", "model_params_b": 8}
-    answers, ui = asked("our model 13B", "Keep our model 13B")
-    assert known(answers) == {"task": "code", "model": "our model 13B"}
-    assert not any("How many billion" in text for text in ui.asked)
-
-
-def test_why_a_hub_id_was_not_found_is_said():
-    """An id of the hub can be kept without a network."""
-    answers, ui = asked("acme/own", "Keep acme/own", "")
-    assert answers.value("model") == "acme/own"
-    assert "the hub could not be reached" in ui.asked[2]
-
-
-def test_a_folder_that_is_no_model_is_corrected_at_once():
-    """What is missing is said, and the question is put again."""
-    answers, ui = asked("./empty", "Qwen3-8B")
-    assert answers.value("model") == "Qwen/Qwen3-8B"
-    assert any("no config.json" in text for text in ui.said)

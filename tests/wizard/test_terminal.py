@@ -55,21 +55,19 @@ def ended(child) -> int:
 
 
 def answer_all(child) -> None:
-    """Write texts, a data file, and I don't know for the rest."""
-    child.expect("What should the model do for you")
-    child.send(DOWN * 5 + ENTER)
-    child.expect("Where are your examples")
-    child.send("train.jsonl" + ENTER)
-    for question in ("What should change", "How much may it cost"):
+    """Write texts, a data file, and I don't know for the rest: Enter alone."""
+    for question, keys in (
+        ("What should the model do for you", DOWN * 5 + ENTER),
+        ("Where are your examples", "train.jsonl" + ENTER),
+        ("What should change", ENTER),
+        ("How much may it cost", ENTER),
+        ("Which model do you want", ENTER),
+        ("Which graphics card", ENTER),
+        ("Where will the finished model run", ENTER),
+        ("What matters most", ENTER),
+    ):
         child.expect(question)
-        child.send(ENTER)  # alone: I don't know
-    child.expect("Which model do you want")
-    child.send(ENTER)
-    child.expect("Which graphics card")
-    child.send(ENTER)
-    for question in ("Where will the finished model run", "What matters most"):
-        child.expect(question)
-        child.send(ENTER)
+        child.send(keys)
 
 
 def test_from_the_first_question_to_the_run(start):
@@ -125,31 +123,29 @@ def test_other_terminals_work(start, environment):
 def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
     """In linear order, without one escape sequence: what a screen reader reads from top to end."""
     child = start("scenario_5", "--plan", TERM="dumb")
-    read = []
-
-    def answer(expected: str, line: str) -> None:
-        child.expect(expected)
-        read.append(child.before + child.after)
+    read = ""
+    for question, numbers, line in (
+        ("", 13, "13"),
+        ("What do you want it to do better.*", 13, "6"),
+        ("Where are your examples.*", 0, "train.jsonl"),
+        ("What should change.*", 6, "5"),
+        ("How much may it cost.*", 5, "4"),
+        ("Which model do you want.*", 0, ""),
+        ("Which graphics card.*", 5, "2"),
+        ("What is the card called.*", 0, "3080 laptop"),
+        ("How much memory.*", 4, "2"),
+        ("Where will the finished model run.*", 6, "5"),
+        ("What matters most.*", 8, "7"),
+        ("ANSWERS.*What now.*", "[0-9]+", "1"),
+    ):
+        child.expect(question + (f"Number from 1 to {numbers}.*: " if numbers else "> "))
+        read += child.before + child.after
         child.send(f"{line}\r")
-
-    answer("Number from 1 to 13.*: ", "13")
-    answer("What do you want it to do better.*Number from 1 to 13.*: ", "6")
-    answer("Where are your examples.*> ", "train.jsonl")
-    answer("What should change.*Number from 1 to 6.*: ", "5")
-    answer("How much may it cost.*Number from 1 to 5.*: ", "4")
-    answer("Which model do you want.*> ", "")
-    answer("Which graphics card.*Number from 1 to 5.*: ", "2")
-    answer("What is the card called.*> ", "3080 laptop")
-    answer("How much memory.*Number from 1 to 4.*: ", "2")
-    answer("Where will the finished model run.*Number from 1 to 6.*: ", "5")
-    answer("What matters most.*Number from 1 to 8.*: ", "7")
-    child.expect("ANSWERS")
-    answer("What now.*Number from 1 to [0-9]+.*: ", "1")
     child.expect("RUNNING plan.yaml")
-    read.append(child.before)
+    read += child.before
     assert ended(child) == 0
-    assert "\x1b" not in "".join(read)
-    assert "Which graphics card will be used?  RTX 3080 Laptop, 16 GiB" in "".join(read)
+    assert "\x1b" not in read
+    assert "Which graphics card will be used?  RTX 3080 Laptop, 16 GiB" in read
 
 
 def test_a_small_window_that_changes_its_size(start):
