@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,19 @@ MOST_QUESTIONS = 40
 COMMAND = re.compile(r"^\s*(\$ )?(advise|tar|scp|ollama|curl|pip|python|hf) \S")
 
 
-class NoSuchChoice(Exception):
-    """A question does not offer what the person looks for."""
+class DeadEnd(Exception):
+    """Where a person comes no further."""
 
 
 @dataclass(kw_only=True)
 class Trial:
     """What came of it."""
 
-    questions: list[tuple[str, str]] = field(default_factory=list)  # asked, and what was pressed
-    answer: list[str] = field(
-        default_factory=list
-    )  # the lines between the last answer and the menu
+    questions: list[str] = field(default_factory=list)
+    answer: list[str] = field(default_factory=list)  # between the last question and the menu
     screen: list[str] = field(default_factory=list)  # what stands on the screen at the menu
     printed: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
     dead_ends: list[str] = field(default_factory=list)
-
-    @property
-    def lines_read(self) -> int:
-        """Lines of the answer up to the first command to type, or all of them."""
-        for place, line in enumerate(self.answer):
-            if COMMAND.match(line):
-                return place + 1
-        return len(self.answer)
 
     @property
     def whole_answer_is_visible(self) -> bool:
@@ -96,32 +85,32 @@ def run(
     about, trial = person(name), Trial()
     write_files(about, folder)
     with Terminal([], folder, columns=columns, rows=rows, environment=environment) as terminal:
-        for _ in _questions(terminal, about, trial):
-            pass
+        try:
+            _answer_all(terminal, about.get("answers") or {}, trial)
+        except DeadEnd as fault:
+            trial.dead_ends.append(str(fault))
         trial.printed = terminal.printed
         trial.screen = terminal.visible
         for label in about.get("menu") or []:
-            if not terminal.choose(label) and not (
-                terminal.choose("More choices") and _chosen_below(terminal, label)
-            ):
+            if not (terminal.choose(label) or _chosen_below(terminal, label)):
                 trial.dead_ends.append(f"no entry of the menu is called {label}")
                 break
             terminal.wait_for_prompt()
             trial.printed = terminal.printed
-        trial.keys = terminal.keys
     return trial
 
 
 def _chosen_below(terminal: Terminal, label: str) -> bool:
     """Choose it in the menu that "More choices" opens."""
+    if not terminal.choose("More choices"):
+        return False
     terminal.wait_for_prompt()
     return terminal.choose(label)
 
 
-def _questions(terminal: Terminal, about: Mapping[str, Any], trial: Trial) -> Iterator[None]:
+def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> None:
     """Answer each question until the menu stands there."""
-    answers = dict(about.get("answers") or {})
-    while len(trial.questions) < MOST_QUESTIONS:
+    for _ in range(MOST_QUESTIONS):
         terminal.wait_for_prompt()
         asked = terminal.prompt
         if terminal.is_over or MENU in asked:
@@ -130,35 +119,25 @@ def _questions(terminal: Terminal, about: Mapping[str, Any], trial: Trial) -> It
             start = max((n + 1 for n, line in enumerate(lines[:end]) if BEGINS in line), default=0)
             trial.answer = lines[start:end]
             if terminal.is_over:
-                trial.dead_ends.append("the wizard ended")
+                raise DeadEnd("the wizard ended")
             return
-        if [question for question, _ in trial.questions[-2:]] == [asked, asked]:
-            trial.dead_ends.append(f"asked three times: {asked}")
-            return
-        try:
-            pressed = _answer(terminal, asked, answers)
-        except NoSuchChoice as fault:
-            trial.dead_ends.append(str(fault))
-            return
-        trial.questions.append((asked, pressed))
-        yield
-    trial.dead_ends.append("the questions never end")
+        if trial.questions[-2:] == [asked, asked]:
+            raise DeadEnd(f"asked three times: {asked}")
+        _answer(terminal, asked, answers)
+        trial.questions.append(asked)
+    raise DeadEnd("the questions never end")
 
 
-def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> str:
+def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> None:
     """Answer as the person does; what they have no answer to they do not know."""
     for words, answer in answers.items():
-        if not re.search(words, asked, re.IGNORECASE):
-            continue
-        # A text alone is chosen from a list, or typed where there is none.
-        either = answer if isinstance(answer, dict) else {"choose": answer, "type": answer}
-        if not terminal.pointed:
-            terminal.press(str(either["type"]), "enter")
-            return str(either["type"])
-        if terminal.choose(str(either["choose"])):
-            return str(either["choose"])
-        raise NoSuchChoice(f"{asked}: no choice begins with {either['choose']!r}")
-    if terminal.pointed and terminal.choose("I don't know"):
-        return "I don't know"
-    terminal.press("enter")
-    return "Enter"
+        if re.search(words, asked, re.IGNORECASE):
+            # A text alone is chosen from a list, or typed where there is none.
+            either = answer if isinstance(answer, dict) else {"choose": answer, "type": answer}
+            if not terminal.pointed:
+                terminal.press(str(either["type"]), "enter")
+            elif not terminal.choose(str(either["choose"])):
+                raise DeadEnd(f"{asked}: no choice begins with {either['choose']!r}")
+            return
+    if not (terminal.pointed and terminal.choose("I don't know")):
+        terminal.press("enter")
