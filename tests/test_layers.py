@@ -4,6 +4,7 @@ Every import counts: at the top of a module, inside a function, and those for ty
 """
 
 import ast
+import shlex
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -216,53 +217,35 @@ def test_advisor_never_imports_the_trainers(imports):
     assert not [pair for pair in inside(imports, "advisor") if pair[1].split(".")[0] == "trainers"]
 
 
-def loaded_by(arguments, names):
-    """Which of these packages a call of `advise` loads; its exit code is checked."""
-    code = (
-        f"import sys; sys.argv = ['advise', *{arguments!r}]\n"
-        "from advisor.cli import main\n"
-        "try:\n"
-        "    main()\n"
-        "finally:\n"
-        f"    print([name for name in {names!r} if name in sys.modules], file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stderr.strip().splitlines()[-1]
+LOAD = """
+import sys
+from advisor.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+ASKED = "--task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B"
+HELP = [f"{name} --help" for name in ("run", "demo", "chat", "export", "check", "estimate")]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"],
-        ["probe", "--json"],
-        *([name, "--help"] for name in ("run", "demo", "chat", "export", "check", "estimate")),
-    ],
-    ids=lambda arguments: "-".join(arguments[:2]).replace("--", ""),
-)
-def test_advice_imports_nothing_heavy(arguments):
-    """No command imports torch or anything like it before it trains."""
-    assert loaded_by(arguments, HEAVY) == "[]"
-
-
-def test_json_advice_skips_the_slow_libraries_of_the_terminal():
-    """`advise --json` pays for neither pydantic nor rich nor questionary."""
-    arguments = ["--json", "--task", "qa", "--gpu", "unknown"]
-    assert loaded_by(arguments, ("pydantic", "rich", "questionary")) == "[]"
-
-
-@pytest.mark.parametrize("command", LOADED)
-def test_a_command_loads_no_more_of_our_code(command):
-    """An answer loads what it needs of advisor/, and not what commands, launch or data do; and what
-    it loads only falls.
+@pytest.mark.parametrize("line", [f"--json {ASKED}", "--help", "probe --json", *HELP])
+def test_a_command_loads_no_more_than_it_needs(line):
+    """No command imports torch or anything like it before it trains; `advise --json` pays for
+    neither pydantic nor rich nor questionary. An answer loads what it needs of advisor/, and not
+    what commands, launch or data do; and what it loads only falls.
     """
-    asked = ["--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
-    files = {module_name(path): path for path in (ROOT / "advisor").rglob("*.py")}
-    arguments = [command, *(asked if command == "--json" else [])]
-    loaded_by(arguments, ())  # what is read of rules/ is kept by now
-    loaded = ast.literal_eval(loaded_by(arguments, list(files)))
-    lines = sum(len(files[name].read_text(encoding="utf-8").splitlines()) for name in loaded)
-    modules, most = LOADED[command]
-    assert 0.98 * modules <= len(loaded) <= modules
-    assert 0.98 * most <= lines <= most
+    command = [sys.executable, "-c", LOAD, *shlex.split(line)]
+    for _ in range(1 + line.startswith("--json")):  # what is read of rules/ is kept by then
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.splitlines()[-1].split())
+    slow = ("pydantic", "rich", "questionary") if line.startswith("--json") else ()
+    assert not loaded & {*HEAVY, *slow}
+    if (first := line.split()[0]) in LOADED:
+        files = {module_name(path): path for path in (ROOT / "advisor").rglob("*.py")}
+        own = [files[name] for name in loaded & {*files}]
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in own)
+        modules, most = LOADED[first]
+        assert 0.98 * modules <= len(own) <= modules
+        assert 0.98 * most <= lines <= most
