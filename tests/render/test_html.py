@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from advisor.record.run import MachineRecord, RunRecord
 from advisor.render.blocks import Item, Items, PageTable, Section
 from advisor.render.report import ToPaste, html_templates, render_html
@@ -65,41 +67,35 @@ def widths(page: str) -> list[float]:
     return [float(found) for found in re.findall(r'<rect class="part[^>]*width="([\d.]+)%"', page)]
 
 
-def test_parts_are_as_wide_as_their_share_and_stand_in_a_numbered_list():
-    """8 and 2 of a limit of 20: two fifths and a tenth of the width; both named with their
-    amounts.
-    """
-    bar = StackedBar(name="estimated", parts={"weights": 8, "activations": 2}, band=(9, 12))
-    page = drawn(bar, limit=("memory of the GPU", 20))
-    whole, part = widths(page)
-    assert abs(whole - 40 / 1.02) < 0.02
-    assert abs(part - 10 / 1.02) < 0.02
-    assert "estimated: 10 GiB (9 GiB to 12 GiB)" in page
-    assert "dashed line: memory of the GPU, 20 GiB" in page
-    assert ">1</b>weights 8 GiB</li>" in page
-    assert ">2</b>activations 2 GiB</li>" in page
+FAR = ("free", 20)
+LIMIT = ("memory of the GPU", 20)
 
 
-def test_a_correction_below_nothing_is_listed_and_not_drawn():
-    """The total is said as it is; no rectangle has a negative width."""
-    page = drawn(StackedBar(name="e", parts={"a": 5, "learned": -1}, whole=4))
-    assert len(widths(page)) == 1
-    assert "e: 4 GiB" in page
-    assert "learned -1 GiB" in page
+@pytest.mark.parametrize(
+    ("parts", "more", "limit", "wide", "said"),
+    [
+        # 8 and 2 of a limit of 20: two fifths and a tenth of the width; both named with amounts.
+        ({"weights": 8, "activations": 2}, {"band": (9, 12)}, LIMIT, [40 / 1.02, 10 / 1.02],
+         ["e: 10 GiB (9 GiB to 12 GiB)", "dashed line: memory of the GPU, 20 GiB",
+          ">1</b>weights 8 GiB</li>", ">2</b>activations 2 GiB</li>"]),
+        # A correction below nothing is listed and not drawn; the total is said as it is.
+        ({"a": 5, "learned": -1}, {"whole": 4}, None, [98.04], ["e: 4 GiB", "learned -1 GiB"]),
+        # Ten times as much as a limit is said and not drawn.
+        ({"a": 2}, {}, FAR, [98.04], ["far beyond the picture: free, 20 GiB"]),
+        # A part may be named after a task of the user's.
+        ({HOSTILE: 1}, {}, None, [98.04], ["&lt;script&gt;"]),
+    ],
+    ids=["limit", "correction", "far", "hostile"],
+)  # fmt: skip
+def test_bars_say_in_words_and_numbers_what_they_draw(parts, more, limit, wide, said):
+    """Parts are as wide as their share, and stand in a numbered list."""
+    page = drawn(StackedBar(name="e", parts=parts, **more), limit=limit)
+    assert widths(page) == pytest.approx(wide, abs=0.05)
+    assert [words for words in said if words not in page] == []
+    assert "<script" not in page
+    assert ('class="limit"' in page) is (limit is LIMIT)
 
 
-def test_names_from_outside_are_escaped_and_nothing_is_drawn_of_nothing():
-    """A part may be named after a task of the user's."""
-    page = drawn(StackedBar(name="<b>", parts={"<script>": 1}))
-    assert "<script>" not in page
-    assert "<b>:" not in page
+def test_nothing_is_drawn_of_nothing():
     assert bar_chart("x", [], show=shown) == []
     assert bar_chart("x", [StackedBar(name="a", parts={})], show=shown) == []
-
-
-def test_a_limit_far_away_leaves_the_bars_long_enough_to_read():
-    """Ten times as much is said and not drawn."""
-    page = drawn(StackedBar(name="e", parts={"a": 2}), limit=("free", 20))
-    assert "far beyond the picture: free, 20 GiB" in page
-    assert 'class="limit"' not in page
-    assert widths(page)[0] > 90
