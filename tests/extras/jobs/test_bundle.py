@@ -1,6 +1,5 @@
 """A plan with everything it needs, packed for another machine."""
 
-import gzip
 import hashlib
 import json
 import os
@@ -16,16 +15,14 @@ import pytest
 import yaml
 
 from advisor.export.exporter import exporters
+from advisor.extras.jobs import pack
 from advisor.extras.jobs.pack import make_bundle, product_files
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
+from tests.extras.jobs.project import CONFIG, write_rows
 from tests.fake_model import write_fake_model
 
 ROWS = '{"question": "What is 1?", "answer": "One."}\n' * 8
-CONFIG = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
-    "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32,
-}  # fmt: skip
 PLAN = """
 version: 1
 name: shop
@@ -55,10 +52,9 @@ origin:
 def project(tmp_path, monkeypatch):
     """A folder with a plan whose data lie beside it and elsewhere, under the same name."""
     here = tmp_path / "project"
-    (here / "hr").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    (here / "hr" / "train.jsonl").write_text(ROWS)
-    (tmp_path / "elsewhere" / "train.jsonl").write_text(ROWS.replace("One", "Two"))
+    for folder, rows in ((here / "hr", ROWS), (tmp_path / "elsewhere", ROWS.replace("One", "Two"))):
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text(rows)
     write_fake_model(here / "base", CONFIG)
     monkeypatch.chdir(here)
     write_plan()
@@ -68,6 +64,16 @@ def project(tmp_path, monkeypatch):
 def write_plan(*, model="base", legal="../elsewhere/train.jsonl", device="cpu", more=""):
     """./plan.yaml with these values."""
     Path("plan.yaml").write_text(PLAN.format(model=model, legal=legal, device=device) + more)
+
+
+def packed(*out):
+    """What `make_bundle` makes of ./plan.yaml."""
+    return make_bundle(Path("plan.yaml"), *map(Path, out))
+
+
+def plan_in(made):
+    """The plan of an unpacked bundle."""
+    return read_plan(made.folder / "plan.yaml")
 
 
 BENCHMARK = """\
@@ -82,109 +88,102 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
     """In a folder of its own, so that its relative paths hold; the script installs the harness."""
     bench = project / "bench"
     (bench / "asked").mkdir(parents=True)
-    (bench / "own.yaml").write_text(BENCHMARK)
-    (bench / "asked" / "rows.jsonl").write_text(ROWS)
-    (bench / "scoring.py").write_text("def right(doc, results):\n    return {'acc': 1.0}\n")
-    (bench / "other.jsonl").write_text(ROWS)
-    more = "evaluation: {tasks: [bench/own.yaml, arc_easy], max_drop: 0.1}\ntrackers: [wandb]\n"
-    write_plan(more=more)
-    bundle = make_bundle(Path("plan.yaml"))
+    score = "def right(doc, results):\n    return {'acc': 1.0}\n"
+    for name, text in (
+        ("own.yaml", BENCHMARK), ("asked/rows.jsonl", ROWS), ("scoring.py", score),
+        ("other.jsonl", ROWS),
+    ):  # fmt: skip
+        (bench / name).write_text(text)
+    write_plan(
+        more="evaluation: {tasks: [bench/own.yaml, arc_easy], max_drop: 0.1}\ntrackers: [wandb]\n"
+    )
+    bundle = packed()
     files = held(bundle.archive)
-    assert sorted(name for name in files if name.startswith("files/")) == [
-        "files/own/asked/rows.jsonl",
-        "files/own/own.yaml",
-        "files/own/scoring.py",
-    ]
-    packed = read_plan(bundle.folder / "plan.yaml").extra_key("benchmarks", "evaluation")
-    assert (packed.tasks, packed.max_drop) == (("files/own/own.yaml", "arc_easy"), 0.1)
+    names = ("asked/rows.jsonl", "own.yaml", "scoring.py")
+    found = sorted(name for name in files if name.startswith("files/"))
+    assert found == [f"files/own/{name}" for name in names]
+    evaluation = plan_in(bundle).extra_key("benchmarks", "evaluation")
+    assert (evaluation.tasks, evaluation.max_drop) == (("files/own/own.yaml", "arc_easy"), 0.1)
     assert b"[train,eval,trackers]" in files["run.sh"]
 
 
-def test_a_benchmark_that_is_not_there_is_a_fault_of_the_plan(project):
-    """It is no name of the hub."""
-    write_plan(more="evaluation: {tasks: [own.yaml]}\n")
-    with pytest.raises(InputError, match=r"names own\.yaml, and there is no"):
-        make_bundle(Path("plan.yaml"))
-
-
-def test_a_benchmark_that_names_a_file_outside_its_folder_is_refused(project):
-    """Its relative path would not hold elsewhere."""
-    (project / "bench").mkdir()
-    (project / "bench" / "own.yaml").write_text(BENCHMARK.replace("asked/", "../hr/train.jsonl #"))
-    write_plan(more="evaluation: {tasks: [bench/own.yaml]}\n")
-    with pytest.raises(
-        InputError, match=r"own\.yaml: it names .*train\.jsonl, which is not in its"
-    ):
-        make_bundle(Path("plan.yaml"))
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("gone.yaml", r"names gone\.yaml, and there is no"),
+        ("own.yaml", r"own\.yaml: it names .*train\.jsonl, which is not in its"),
+    ],
+)
+def test_a_benchmark_without_its_files_is_refused(project, task, said):
+    """One that is not there is no name of the hub; a path out of its folder would not hold
+    elsewhere.
+    """
+    (project / "own.yaml").write_text(BENCHMARK.replace("asked/", "../elsewhere/train.jsonl #"))
+    write_plan(more=f"evaluation: {{tasks: [{task}]}}\n")
+    with pytest.raises(InputError, match=said):
+        packed()
 
 
 def held(archive):
     """Name without the top folder -> content, of an archive."""
-    with tarfile.open(archive) as packed:
+    with tarfile.open(archive) as inside:
         return {
-            name.partition("/")[2]: packed.extractfile(name).read() for name in packed.getnames()
+            name.partition("/")[2]: inside.extractfile(name).read() for name in inside.getnames()
         }
 
 
 def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
     """Model, data and product are in it; files of one name do not collide; reasons stay."""
-    made = make_bundle(Path("plan.yaml"))
+    made = packed()
     assert (made.folder, made.archive.name) == (project / "shop-bundle", "shop-bundle.tar.gz")
-    plan = read_plan(made.folder / "plan.yaml")
+    plan, text = plan_in(made), (made.folder / "plan.yaml").read_text()
     paths = [task.data.path for task in plan.tasks]
     assert paths == ["data/train.jsonl", "data/train-2.jsonl"]
     assert plan.model == "models/base"
     assert plan.origin.answers == {"data": {"path": "data/train.jsonl"}}
-    assert "Two" in (made.folder / paths[0]).read_text()
-    assert "One" in (made.folder / paths[1]).read_text()
-    assert (made.folder / "models/base/model.safetensors").is_file()
-    text = (made.folder / "plan.yaml").read_text()
+    for path, word in zip(paths, ("Two", "One"), strict=True):
+        assert word in (made.folder / path).read_text()
     assert "# a reason of one's own" in text
     assert str(project.parent) not in text
+    assert (made.folder / "models/base/model.safetensors").is_file()
     assert (made.folder / "advise" / "pyproject.toml").is_file()
     assert "torch==" in (made.folder / "advise" / "constraints-tested.txt").read_text()
 
 
 def test_folder_and_archive_hold_the_same_and_repeat(project):
-    """The same plan and data give the same bytes, with no owner and no time in them."""
-    first = make_bundle(Path("plan.yaml"))
+    """The same plan and data give the same bytes, with no owner and no time in them. SHA256SUMS
+    names every file that a run must find as it was; the plan may be edited.
+    """
+    first = packed()
     inside = {
         path.relative_to(first.folder).as_posix(): path.read_bytes()
         for path in first.folder.rglob("*")
         if path.is_file()
     }
     assert held(first.archive) == inside
-    os.utime("hr/train.jsonl", (1, 1))
-    second = make_bundle(Path("plan.yaml"), project / "again" / "shop-bundle.tar.gz")
-    assert second.folder is None
-    assert [path.name for path in second.archive.parent.iterdir()] == ["shop-bundle.tar.gz"]
-    assert second.archive.read_bytes() == first.archive.read_bytes()
-    assert gzip.decompress(first.archive.read_bytes())
-    assert os.access(first.folder / "run.sh", os.X_OK)
-
-
-def test_the_digests_are_those_of_the_files(project):
-    """SHA256SUMS names every file that a run must find as it was; the plan may be edited."""
-    folder = make_bundle(Path("plan.yaml")).folder
     sums = dict(
-        reversed(line.split("  ", 1)) for line in (folder / "SHA256SUMS").read_text().splitlines()
+        reversed(line.split("  ", 1)) for line in inside["SHA256SUMS"].decode().splitlines()
     )
     assert {"data/train.jsonl", "models/base/config.json"} < set(sums)
     assert "plan.yaml" not in sums
-    for name, digest in sums.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert sums == {name: hashlib.sha256(inside[name]).hexdigest() for name in sums}
+    os.utime("hr/train.jsonl", (1, 1))
+    second = packed(project / "again" / "shop-bundle.tar.gz")
+    assert second.folder is None
+    assert [path.name for path in second.archive.parent.iterdir()] == ["shop-bundle.tar.gz"]
+    assert second.archive.read_bytes() == first.archive.read_bytes()
+    assert os.access(first.folder / "run.sh", os.X_OK)
 
 
 def test_nothing_is_overwritten(project):
     """A folder or an archive that is there is named, and stays."""
-    make_bundle(Path("plan.yaml"))
-    with pytest.raises(InputError, match="is there already"):
-        make_bundle(Path("plan.yaml"))
+    packed()
     Path("mine").write_text("mine")
-    with pytest.raises(InputError, match="mine is there already"):
-        make_bundle(Path("plan.yaml"), project / "mine")
+    for out, said in (((), "is there already"), (("mine",), "mine is there already")):
+        with pytest.raises(InputError, match=said):
+            packed(*out)
     assert Path("mine").read_text() == "mine"
-    assert not [path for path in project.iterdir() if path.name.startswith(".")]
+    assert not list(project.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -194,72 +193,64 @@ def test_a_name_that_a_shell_or_tar_reads_otherwise_is_refused(project, name):
     """An archive without a name would unpack into the root; '-x' is an option, 'a:b' a host."""
     before = sorted(project.iterdir())
     with pytest.raises(InputError) as refused:
-        make_bundle(Path("plan.yaml"), Path(name))
+        packed(name)
     fault = refused.value.faults[0]
     assert fault.where
     assert fault.hint
     assert sorted(project.iterdir()) == before
 
 
+def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
+    """scp and tar take './-x/a.tar.gz' for what it is."""
+    assert "  scp ./-x/a.tar.gz HOST:" in packed("-x/a").lines()
+
+
 def test_names_on_the_hub_are_fetched_there(project):
-    """A hub model stays a name; the lines say so, and how a licence is accepted."""
+    """A hub model stays a name; the lines say so, and how a licence is accepted: with the page where
+    that is done, of a model that nobody knows in case.
+    """
     write_plan(model="Qwen/Qwen3-0.6B")
-    made = make_bundle(Path("plan.yaml"))
-    assert read_plan(made.folder / "plan.yaml").model == "Qwen/Qwen3-0.6B"
+    made = packed()
+    assert plan_in(made).model == "Qwen/Qwen3-0.6B"
     said = (made.folder / "README.txt").read_text()
-    assert (
-        "Not in it: model Qwen/Qwen3-0.6B (licence apache-2.0), which is downloaded there." in said
-    )
+    left_out = "Not in it: model Qwen/Qwen3-0.6B (licence apache-2.0), which is downloaded there."
+    assert left_out in said
     assert "HF_TOKEN" not in said
-
-
-def test_a_licence_that_must_be_accepted_is_said(project):
-    """With the page where that is done; of a model that nobody knows it is said in case."""
-    for model, words in (
-        ("meta-llama/Llama-3.1-8B", "do so at https://huggingface.co/meta-llama/"),
-        ("nobody/knows-it", "do so at https://huggingface.co/nobody/"),
-    ):
+    for model in ("meta-llama/Llama-3.1-8B", "nobody/knows-it"):
         write_plan(model=model)
-        made = make_bundle(Path("plan.yaml"), project / f"{model.split('/')[0]}.tar.gz")
-        assert any(words in line and "HF_TOKEN" in line for line in made.lines())
+        owner = model.split("/")[0]
+        words = f"do so at https://huggingface.co/{owner}/"
+        assert any(words in line and "HF_TOKEN" in line for line in packed(f"{owner}.tgz").lines())
 
 
 def test_every_path_that_is_not_there_is_named(project):
     """All of them at once, and nothing is written."""
     write_plan(model="./nowhere", legal="gone.jsonl")
     with pytest.raises(InputError) as error:
-        make_bundle(Path("plan.yaml"))
+        packed()
     assert "./nowhere" in error.value.text()
     assert "gone.jsonl" in error.value.text()
     assert not Path("shop-bundle").exists()
 
 
-def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project):
-    """The file is carried under a relative path; one with a secret in it is refused."""
-    grpo = PLAN.replace(
-        "objective: sft", "objective: grpo\n    reward: ../elsewhere/score.py:score"
-    )
-    Path("plan.yaml").write_text(
-        grpo.format(model="base", legal="../elsewhere/train.jsonl", device="cpu")
-    )
-    score = project.parent / "elsewhere" / "score.py"
-    score.write_text("def score(**_):\n    return 1.0\n")
-    made = make_bundle(Path("plan.yaml"))
-    assert (
-        read_plan(made.folder / "plan.yaml").stages[0].options["reward"] == "files/score.py:score"
-    )
-    assert (made.folder / "files" / "score.py").read_text() == score.read_text()
-    score.write_text(f"TOKEN = 'hf_{'a' * 34}'\n")
-    with pytest.raises(InputError, match=r"score\.py:1: this looks like a secret"):
-        make_bundle(Path("plan.yaml"), project / "other")
-
-
-def test_no_secret_of_the_environment_travels(project, monkeypatch):
-    """No value of the environment is in any file."""
+def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatch):
+    """The file is carried under a relative path; one with a secret in it is refused, and no value
+    of the environment is in any file.
+    """
     for name in ("HF_TOKEN", "ADVISE_RULES_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, "this-must-stay-here")
-    for name, content in held(make_bundle(Path("plan.yaml")).archive).items():
+    plan, reward = Path("plan.yaml"), "objective: grpo\n    reward: ../elsewhere/score.py:score"
+    plan.write_text(plan.read_text().replace("objective: sft", reward))
+    score = project.parent / "elsewhere" / "score.py"
+    score.write_text("def score(**_):\n    return 1.0\n")
+    made = packed()
+    assert plan_in(made).stages[0].options["reward"] == "files/score.py:score"
+    assert (made.folder / "files" / "score.py").read_text() == score.read_text()
+    for name, content in held(made.archive).items():
         assert b"this-must-stay-here" not in content, name
+    score.write_text(f"TOKEN = 'hf_{'a' * 34}'\n")
+    with pytest.raises(InputError, match=r"score\.py:1: this looks like a secret"):
+        packed("other")
 
 
 def test_links_and_odd_names_become_plain_files(project):
@@ -270,27 +261,18 @@ def test_links_and_odd_names_become_plain_files(project):
     (rows / ".env").write_text("SECRET=1")
     (rows / "-a\nb.jsonl").symlink_to(project / "hr" / "train.jsonl")
     write_plan(legal="rows")
-    folder = make_bundle(Path("plan.yaml")).folder
-    found = list((folder / "data" / "rows").rglob("*"))
-    assert [path.name for path in found] == ["_-a_b.jsonl"]
-    assert not found[0].is_symlink()
-    assert found[0].read_text() == ROWS
+    (found,) = (packed().folder / "data" / "rows").rglob("*")
+    assert (found.name, found.is_symlink()) == ("_-a_b.jsonl", False)
+    assert found.read_text() == ROWS
 
 
 def test_the_product_travels_as_a_source_tree():
     """The package, its rules, trainers and tested versions; nothing hidden, cached or built."""
     names = set(product_files())
-    for inside in (
-        "pyproject.toml",
-        "hatch_build.py",
-        "LICENSE",
-        "advisor/extras/jobs/run.sh",
-        "rules/facts.yaml",
-        "trainers/sft.py",
-        "docs/agents.md",
-        "constraints-tested.txt",
-    ):
-        assert inside in names
+    assert names >= {
+        "pyproject.toml", "hatch_build.py", "LICENSE", "advisor/extras/jobs/run.sh",
+        "rules/facts.yaml", "trainers/sft.py", "docs/agents.md", "constraints-tested.txt",
+    }  # fmt: skip
     parts = {part for name in names for part in name.split("/")}
     assert not any(part.startswith(".") for part in parts)
     assert not {"__pycache__", "_bundled"} & parts
@@ -309,15 +291,13 @@ def python(tmp_path):
     return path
 
 
-def start(folder, python, *arguments, **environment):
-    """bash run.sh from another folder."""
-    return subprocess.run(
-        ["bash", str(folder / "run.sh"), *arguments],
-        cwd="/",
+def start(folder, python, *arguments, shell="bash", cwd="/", **environment):
+    """run.sh from another folder: its exit code, and what it said."""
+    done = subprocess.run(
+        [shell, f"{folder}/run.sh", *arguments], cwd=cwd, capture_output=True, text=True,
         env={"PATH": "/usr/bin:/bin", "ADVISE_PYTHON": str(python), **environment},
-        capture_output=True,
-        text=True,
-    )
+    )  # fmt: skip
+    return done.returncode, done.stderr
 
 
 def calls(python):
@@ -327,12 +307,18 @@ def calls(python):
 
 
 def test_the_script_measures_once_and_trains(project, python):
-    """Dry run, then the run; called again it resumes without another dry run."""
-    folder = make_bundle(Path("plan.yaml")).folder
-    done = start(folder, python, "--max-steps", "5")
-    assert done.returncode == 0, done.stderr
+    """Dry run, then the run; called again it resumes without another dry run. The exit code of a
+    dry run that fails is the script's, and the next call measures again.
+    """
+    folder, sound = packed().folder, python.read_text()
+    failing = 'case "$*" in *dry-run) exit 4;; esac; exit $'
+    python.write_text(sound.replace("exit $", failing))
+    assert [start(folder, python)[0] for _ in range(2)] == [4, 4]
+    python.write_text(sound)
+    assert start(folder, python, "--max-steps", "5")[0] == 0
     start(folder, python)
     assert calls(python) == [
+        *["run plan.yaml --dry-run"] * 2,
         "run plan.yaml --max-steps 5 --dry-run",
         "run plan.yaml --max-steps 5",
         "run plan.yaml",
@@ -344,56 +330,38 @@ def test_the_script_runs_under_any_shell_in_any_folder(project, python, tmp_path
     """Also with blanks in the path, and where CDPATH knows a folder of the same name."""
     other = tmp_path / "other" / "a b"
     other.mkdir(parents=True)
-    (make_bundle(Path("plan.yaml"), Path("a b")).folder or project).rename(project / "hr" / "a b")
-    done = subprocess.run(
-        [shell, "a b/run.sh", "--only", "x y"],
-        cwd=project / "hr",
-        env={"PATH": "/usr/bin:/bin", "ADVISE_PYTHON": str(python), "CDPATH": str(other.parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    packed("a b").folder.rename(project / "hr" / "a b")
+    there = {"shell": shell, "cwd": project / "hr", "CDPATH": str(other.parent)}
+    code, said = start("a b", python, "--only", "x y", **there)
+    assert code == 0, said
     assert calls(python)[-1] == "run plan.yaml --only x y"
 
 
 def test_the_script_stops_at_what_is_not_whole(project, python):
     """A changed file is named, and nothing is started."""
-    folder = make_bundle(Path("plan.yaml")).folder
+    folder = packed().folder
     with (folder / "data" / "train.jsonl").open("a") as file:
         file.write("{}\n")
-    done = start(folder, python)
-    assert done.returncode == 4
-    assert "data/train.jsonl: FAILED" in done.stderr
+    code, said = start(folder, python)
+    assert code == 4
+    assert "data/train.jsonl: FAILED" in said
     assert not (python.parent / "calls").exists()
 
 
 def test_the_script_says_what_the_machine_lacks(project, python):
     """No driver for a plan that needs one; no Python that is new enough."""
-    write_plan(device="cuda")
-    folder = make_bundle(Path("plan.yaml")).folder
-    done = start(folder, python)
-    assert done.returncode == 4
-    assert "the plan is for an NVIDIA GPU, and nvidia-smi is not here" in done.stderr
-    write_plan()
-    other = make_bundle(Path("plan.yaml"), project / "other").folder
     tools = project / "tools"
     tools.mkdir()
     for name in ("bash", "dirname", "sha256sum", "cmp", "cat"):
         (tools / name).symlink_to(f"/usr/bin/{name}")
-    done = start(other, "", PATH=str(tools))
-    assert done.returncode == 4
-    assert "no Python from 3.11 on was found" in done.stderr
-
-
-def test_a_failed_dry_run_ends_the_script_with_its_code(project, python):
-    """Its exit code is the script's; the next call measures again."""
-    folder = make_bundle(Path("plan.yaml")).folder
-    python.write_text(
-        python.read_text().replace("exit $", 'case "$*" in *dry-run) exit 4;; esac; exit $')
-    )
-    assert start(folder, python).returncode == 4
-    assert start(folder, python).returncode == 4
-    assert calls(python) == ["run plan.yaml --dry-run"] * 2
+    for device, at, more, lacking in (
+        ("cuda", python, {}, "the plan is for an NVIDIA GPU, and nvidia-smi is not here"),
+        ("cpu", "", {"PATH": str(tools)}, "no Python from 3.11 on was found"),
+    ):
+        write_plan(device=device)
+        code, said = start(packed(device).folder, at, **more)
+        assert code == 4
+        assert lacking in said
 
 
 # --------------------------------------------------------------------------- the command
@@ -410,45 +378,36 @@ def test_every_exporter_says_what_it_is():
         assert callable(exporter.export)
 
 
-def advise(*words):
-    """`advise` as a child process: exit code and what it said."""
-    done = subprocess.run([sys.executable, "-m", "advisor", *words], capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-def test_the_command_packs_a_plan_and_refuses_what_has_no_effect(project):
+def test_the_command_packs_a_plan_and_refuses_what_has_no_effect(project, call, monkeypatch):
     """It says what was written and what to do next; an unknown form names the known ones."""
-    code, said = advise("export", "--to", "bundle", "--out", "packed.tgz")
+    monkeypatch.chdir(project)
+    code, _, said = call("export", "--to", "bundle", "--out", "packed.tgz")
     assert code == 0, said
     assert "Wrote packed.tgz" in said
     assert "tar xzf packed.tgz && bash packed/run.sh" in said
-    assert advise("export", "--to", "bundle", "--only", "hr")[0] == 2
-    code, said = advise("export", "--to", "bundel")
-    assert (code, "did you mean 'bundle'?" in said) == (2, True)
+    assert call("export", "--to", "bundle", "--only", "hr")[0] == 2
+    code, _, said = call("export", "--to", "bundel")
+    assert code == 2
+    assert "did you mean 'bundle'?" in said
 
 
 @pytest.mark.slow
 def test_a_bundle_trains_where_it_is_unpacked(project, tiny_model, tmp_path):
     """Unpacked in another place, with nothing of the first left, run.sh trains to the end."""
-    rows = "".join(f'{{"question": "What is {n}?", "answer": "It is {n}."}}\n' for n in range(40))
-    Path("hr/train.jsonl").write_text(rows)
-    (tmp_path / "elsewhere" / "train.jsonl").write_text(rows)
+    for path in (Path("hr/train.jsonl"), tmp_path / "elsewhere" / "train.jsonl"):
+        write_rows(path, 40)
     write_plan(model=str(tiny_model))
-    archive = make_bundle(Path("plan.yaml"), tmp_path / "shop.tar.gz").archive
     there = tmp_path / "there"
-    with tarfile.open(archive) as packed:
-        packed.extractall(there, filter="data")
+    with tarfile.open(packed(tmp_path / "shop.tar.gz").archive) as archive:
+        archive.extractall(there, filter="data")
     project.rename(tmp_path / "moved-away")
     (tmp_path / "elsewhere").rename(tmp_path / "gone")
-    environment = {
-        name: os.environ[name] for name in ("HOME", "PATH", "PYTHONPATH") if name in os.environ
-    }
-    done = subprocess.run(
-        ["bash", there / "shop" / "run.sh", "--max-steps", "2", "--no-judge"], cwd=tmp_path,
-        env={**environment, "ADVISE_PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True,
+    kept = {name: os.environ[name] for name in ("HOME", "PATH", "PYTHONPATH") if name in os.environ}
+    code, said = start(
+        there / "shop", sys.executable, "--max-steps", "2", "--no-judge", cwd=tmp_path,
+        HF_HUB_OFFLINE="1", **kept,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, said
     record = json.loads(next((there / "shop" / "runs").glob("*/run.json")).read_text())
     assert record["status"] == "done"
     assert [stage["name"] for stage in record["stages"]] == ["sft-legal", "sft-hr"]
@@ -492,22 +451,14 @@ def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_p
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     sums, requires = json.loads(shown.stdout)
-    packed = product_files().items()
-    assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in packed}
+    own = product_files().items()
+    assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in own}
     assert any("torch" in one and "extra == 'train'" in one.replace('"', "'") for one in requires)
     assert (tmp_path / "clean" / "bin" / "advise").is_file()
 
 
-def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
-    """scp and tar take './-x/a.tar.gz' for what it is."""
-    lines = make_bundle(Path("plan.yaml"), Path("-x/a")).lines()
-    assert "  scp ./-x/a.tar.gz HOST:" in lines
-
-
 def test_data_that_are_gone_or_change_meanwhile_are_said(project, monkeypatch):
     """The file is named, and nothing is left of the bundle."""
-    from advisor.extras.jobs import pack
-
     copy = pack.shutil.copyfile
 
     def change(source, place):
@@ -517,5 +468,5 @@ def test_data_that_are_gone_or_change_meanwhile_are_said(project, monkeypatch):
 
     monkeypatch.setattr(pack.shutil, "copyfile", change)
     with pytest.raises(InputError, match="changed while it was packed"):
-        make_bundle(Path("plan.yaml"), Path("out"))
+        packed("out")
     assert not (project / "out").exists()

@@ -8,13 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from advisor.commands.export import export
 from advisor.extras.jobs.needs import plan_needs
 from advisor.extras.jobs.slurm import slurm_job
 from advisor.ground.errors import InputError
-from advisor.ground.files import PLAN_FILE
 from advisor.launch.folder import RunFolder
 from advisor.plan.read import read_plan
 from tests.extras.jobs.project import DATA, TASKS, write_project
@@ -27,6 +24,11 @@ def job_of(plan):
     return slurm_job(plan_needs(read_plan(plan), plan))
 
 
+def script_of(folder, **plan):
+    """The text of the job of a plan."""
+    return job_of(write_project(folder, **plan)).files["job.sbatch"]
+
+
 def options(script):
     """Option -> value of the lines that sbatch reads."""
     found = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script, flags=re.MULTILINE)
@@ -36,23 +38,20 @@ def options(script):
 
 def test_a_job_asks_for_the_machines_of_the_plan_and_for_the_time_of_the_estimate(tmp_path):
     """The limit is the upper end of the estimate and the set-up; nothing of the site is invented."""
-    job = job_of(write_project(tmp_path, launch=TWO_MACHINES))
+    path = write_project(tmp_path, launch=TWO_MACHINES)
+    job, needs = job_of(path), plan_needs(read_plan(path), path)
     script = job.files["job.sbatch"]
     asked = options(script)
-    assert {key: asked[key] for key in ("nodes", "ntasks-per-node", "gpus-per-node")} == {
-        "nodes": "2", "ntasks-per-node": "1", "gpus-per-node": "8",
-    }  # fmt: skip
-    needs = plan_needs(read_plan(tmp_path / PLAN_FILE), tmp_path / PLAN_FILE)
-    high_s = needs.high_s
-    days, clock = asked["time"].split("-")
-    hours, minutes, seconds = map(int, clock.split(":"))
-    limit_s = int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
-    assert high_s + 1800 <= limit_s < high_s + 1800 + 900
+    assert asked.items() >= {
+        "nodes": "2", "ntasks-per-node": "1", "gpus-per-node": "8", "open-mode": "append",
+        "requeue": "",
+    }.items()  # fmt: skip
+    days, *clock = map(int, asked["time"].replace("-", ":").split(":"))
+    limit_s = days * 86400 + sum(one * unit for one, unit in zip(clock, (3600, 60, 1), strict=True))
+    assert needs.high_s + 1800 <= limit_s < needs.high_s + 1800 + 900
     assert job.facts["time_limit_s"] == limit_s
     grace_s = int(asked["signal"].removeprefix("B:TERM@"))
     assert max(needs.stop_s, 120) <= grace_s < limit_s
-    assert "requeue" in asked
-    assert asked["open-mode"] == "append"
     assert not {"partition", "account", "gres", "mail-user", "mem", "array"} & set(asked)
     assert re.search(r"16 x H100 SXM5 80GB at \$[\d.]+/h\n?#? *\(\w+, 20\d\d-\d\d-\d\d\)", script)
     assert "sbatch --partition=NAME job.sbatch" in script
@@ -82,43 +81,40 @@ def test_a_time_that_nobody_knows_is_said_and_not_invented(tmp_path):
 
 def test_tasks_are_an_array_with_a_run_folder_each(tmp_path):
     """Each number of the array trains one task by its name."""
-    path = write_project(tmp_path, data=TASKS)
-    script = job_of(path).files["job.sbatch"]
-    assert options(script)["array"] == "0-1"
-    assert options(script)["output"] == "%x-%A_%a.out"
+    script = script_of(tmp_path, data=TASKS)
+    asked = options(script)
+    assert (asked["array"], asked["output"]) == ("0-1", "%x-%A_%a.out")
     cluster = Cluster(tmp_path / "cluster", script)
     assert cluster.submit(0, array=1).returncode == 0
     assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-hr", "--only", "hr"]
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
-def test_a_plan_that_no_run_starts_is_refused_with_the_words_of_the_run(tmp_path, strategy):
-    """Nothing is written then."""
-    path = write_project(tmp_path, launch=f"{{device: cuda, processes: 2, strategy: {strategy}}}")
-    with pytest.raises(InputError, match=f"launch.strategy is {strategy}"):
-        job_of(path)
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ("{device: cuda, processes: 2, strategy: zero2}", r"launch\.strategy is zero2"),
+        ("{device: cuda, processes: 2, strategy: zero3}", r"launch\.strategy is zero3"),
+        ("{device: mps}", "for an Apple GPU"),
+    ],
+)
+def test_a_plan_that_no_run_starts_is_refused_with_the_words_of_the_run(tmp_path, launch, said):
+    """Nothing is written then. No scheduler has an Apple GPU."""
+    with pytest.raises(InputError, match=said):
+        script_of(tmp_path, launch=launch)
 
 
-def test_a_plan_for_an_apple_gpu_is_refused(tmp_path):
-    """No scheduler has one."""
-    with pytest.raises(InputError, match="for an Apple GPU"):
-        job_of(write_project(tmp_path, launch="{device: mps}"))
-
-
-def test_the_command_writes_a_bundle_with_its_job(tmp_path, monkeypatch):
+def test_the_command_writes_a_bundle_with_its_job(tmp_path, call):
     """--json says what was written and what is not known; the screen has the four commands."""
     write_project(tmp_path, launch=TWO_MACHINES)
-    monkeypatch.chdir(tmp_path)
-    found = CliRunner().invoke(export, ["plan.yaml", "--to", "slurm", "--json"])
-    assert found.exit_code == 0, found.output
-    document = json.loads(found.stdout)
-    folder = tmp_path / "shop-slurm"
+    code, out, err = call("export", "plan.yaml", "--to", "slurm", "--json")
+    assert code == 0, err
+    document, folder = json.loads(out), tmp_path / "shop-slurm"
     assert document["written"] == [str(folder), f"{folder}.tar.gz"]
     assert document["job"]["not_known"][:2] == ["partition", "account"]
     assert {"job.sbatch", "run.sh", "plan.yaml"} <= {path.name for path in folder.iterdir()}
-    assert "  sbatch job.sbatch" in found.stderr
-    assert "tar xzf shop-slurm.tar.gz && cd shop-slurm" in found.stderr
-    assert all(len(line) <= 80 for line in found.stderr.splitlines())
+    assert "  sbatch job.sbatch" in err
+    assert "tar xzf shop-slurm.tar.gz && cd shop-slurm" in err
+    assert all(len(line) <= 80 for line in err.splitlines())
     for name in ("job.sbatch", "run.sh"):
         subprocess.run(["bash", "-n", folder / name], check=True)
 
@@ -174,47 +170,44 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    return job_of(write_project(tmp_path_factory.mktemp("project"))).files["job.sbatch"]
+    return script_of(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def cluster(tmp_path, script):
+    return Cluster(tmp_path, script)
 
 
 @pytest.mark.parametrize("code", [0, 2, 3, 4, 6, 70])
-def test_what_would_only_fail_again_is_not_queued_again(tmp_path, script, code):
+def test_what_would_only_fail_again_is_not_queued_again(cluster, code):
     """Done, bad input, nothing fits, machine not ready, too much lost, a bug."""
-    cluster = Cluster(tmp_path, script)
     assert cluster.submit(code).returncode == code
     assert cluster.log("scontrol") == []
 
 
 @pytest.mark.parametrize("code", [130, 75, 137, 143])
-def test_what_was_stopped_is_queued_again_while_it_gets_further(tmp_path, script, code):
+def test_what_was_stopped_is_queued_again_while_it_gets_further(cluster, code):
     """Three starts in a row without a further line of metrics.jsonl end it."""
-    cluster = Cluster(tmp_path, script)
-    for _ in range(4):
-        step = "mkdir -p runs/shop; echo row >>runs/shop/metrics.jsonl"
-        assert cluster.submit(code, STEP=step).returncode == code
-    assert cluster.log("scontrol") == ["requeue 14"] * 4
-    assert [cluster.submit(code).returncode for _ in range(3)] == [code] * 3
+    step = "mkdir -p runs/shop; echo row >>runs/shop/metrics.jsonl"
+    for more in (*[{"STEP": step}] * 4, *[{}] * 3):
+        assert cluster.submit(code, **more).returncode == code
     assert cluster.log("scontrol") == ["requeue 14"] * 6
 
 
-def test_a_failed_training_is_queued_again_once(tmp_path, script):
+def test_a_failed_training_is_queued_again_once(cluster):
     """A second failure is final, also with a stop between them."""
-    cluster = Cluster(tmp_path, script)
-    for code in (5, 130, 5):
-        assert cluster.submit(code).returncode == code
+    assert [cluster.submit(code).returncode for code in (5, 130, 5)] == [5, 130, 5]
     assert cluster.log("scontrol") == ["requeue 14"] * 2
 
 
-def test_a_cancelled_job_does_not_come_back(tmp_path, script):
+def test_a_cancelled_job_does_not_come_back(cluster):
     """Slurm says of it that it is completing; so it does of one that lost its machine, which it
     queues again without being asked.
     """
-    cluster = Cluster(tmp_path, script)
-    ends = {"SLURM_JOB_END_TIME": "4000000000"}
-    assert cluster.submit(130, STATE="COMPLETING", **ends).returncode == 130
-    assert cluster.log("scontrol") == []
-    assert cluster.submit(130, STATE="COMPLETING", SLURM_JOB_END_TIME="1").returncode == 130
-    assert cluster.log("scontrol") == ["requeue 14"]  # its time was up
+    for end_s, queued in (("4000000000", []), ("1", ["requeue 14"])):  # 1: its time was up
+        ended = cluster.submit(130, STATE="COMPLETING", SLURM_JOB_END_TIME=end_s)
+        assert ended.returncode == 130
+        assert cluster.log("scontrol") == queued
 
 
 @pytest.mark.parametrize(("name", "queued"), [("TERM", ["requeue 12_1"]), ("INT", [])])
@@ -222,8 +215,7 @@ def test_a_signal_to_the_job_reaches_the_training_and_its_code_counts(tmp_path, 
     """TERM comes before the time limit; INT is a person who wants it saved and ended. An array's
     task is called by its own number.
     """
-    plan = write_project(tmp_path / "project", data=TASKS)
-    cluster = Cluster(tmp_path, job_of(plan).files["job.sbatch"])
+    cluster = Cluster(tmp_path, script_of(tmp_path / "project", data=TASKS))
     step = (
         "trap 'kill $!; exit 130' TERM; echo $$ >step.pid; /bin/sleep 20 & "
         f"kill -{name} $PPID; wait"
@@ -233,55 +225,43 @@ def test_a_signal_to_the_job_reaches_the_training_and_its_code_counts(tmp_path, 
     assert cluster.log("scontrol") == queued
 
 
-def test_a_run_that_another_process_still_holds_is_tried_again_later(tmp_path, script):
+def test_a_run_that_another_process_still_holds_is_tried_again_later(cluster):
     """A machine that Slurm has lost may still train. Nothing is started beside it."""
-    cluster = Cluster(tmp_path, script)
-    (cluster.folder / "runs" / "shop").mkdir(parents=True)
-    (cluster.folder / "runs" / "shop" / ".lock").touch()
+    run = cluster.folder / "runs" / "shop"
+    run.mkdir(parents=True)
+    (run / ".lock").touch()
     cluster.command("flock", "exit 1")
     assert [cluster.submit(0).returncode for _ in range(3)] == [75] * 3
     assert cluster.log("srun") == []
     assert cluster.log("scontrol") == ["requeue 14"] * 2
 
 
-def test_a_run_that_is_just_ending_is_waited_for(tmp_path, script):
+def test_a_run_that_is_just_ending_is_waited_for(cluster):
     """By the lock that `advise run` holds on its folder."""
-    cluster = Cluster(tmp_path, script)
     run = cluster.folder / "runs" / "shop"
     run.mkdir(parents=True)
     with RunFolder(run):
-        released = threading.Timer(0.5, lambda: (run / "released").touch())
-        holder = subprocess.Popen(
-            ["bash", "-c", "while ! [ -f released ]; do /bin/sleep 0.05; done"],
-            cwd=run, pass_fds=[int(one.name) for one in open_locks(run)],
-        )  # fmt: skip
-        released.start()
+        locks = [
+            int(one.name) for one in Path("/proc/self/fd").iterdir()
+            if os.path.exists(one) and Path(os.readlink(one)) == run / ".lock"
+        ]  # fmt: skip
+        waits = "while ! [ -f released ]; do /bin/sleep 0.05; done"
+        holder = subprocess.Popen(["bash", "-c", waits], cwd=run, pass_fds=locks)
+        threading.Timer(0.5, lambda: (run / "released").touch()).start()
     assert cluster.submit(0, STEP="ls runs/shop >seen").returncode == 0
     holder.wait()
     assert "released" in (cluster.folder / "seen").read_text()
 
 
-def open_locks(run):
-    """The numbers under which this process has the lock of a run folder open."""
-    return [
-        one for one in Path("/proc/self/fd").iterdir()
-        if one.is_symlink() and os.path.exists(one) and Path(os.readlink(one)) == run / ".lock"
-    ]  # fmt: skip
-
-
-def test_a_trial_has_a_run_folder_of_its_own(tmp_path, script):
+def test_a_trial_has_a_run_folder_of_its_own(cluster):
     """Options behind job.sbatch are those of `advise run`; blanks and quotes arrive as they are."""
-    cluster = Cluster(tmp_path, script)
-    option = 'stages.0.data=it\'s a "file".jsonl'
-    assert cluster.submit(0, "--max-steps", "3", "--set", option).returncode == 0
-    assert cluster.trained() == [
-        "plan.yaml", "--output", "runs/shop-trial", "--max-steps", "3", "--set", option,
-    ]  # fmt: skip
+    more = ["--max-steps", "3", "--set", 'stages.0.data=it\'s a "file".jsonl']
+    assert cluster.submit(0, *more).returncode == 0
+    assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-trial", *more]
 
 
-def test_a_job_from_another_folder_says_where_it_belongs(tmp_path, script):
+def test_a_job_from_another_folder_says_where_it_belongs(cluster, tmp_path):
     """That is bad input: it is not queued again."""
-    cluster = Cluster(tmp_path, script)
     found = cluster.submit(0, SLURM_SUBMIT_DIR=str(tmp_path))
     assert found.returncode == 2
     assert "cd FOLDER && sbatch job.sbatch" in found.stderr
