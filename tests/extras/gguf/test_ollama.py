@@ -1,7 +1,6 @@
 """`advise export RUN --to ollama`: the Modelfile, what stands in it and why, and what is refused."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,16 @@ QUESTION = [{"role": "user", "content": "Hello"}]
 
 
 class Taking:
-    """Exports runs with a tool that writes files and proof.json as the real one does."""
+    """Exports a run with a tool that writes files and proof.json as the real one does."""
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.said, self.calls, self.code = out, [], [], 0
+    def __init__(self, folder: Path) -> None:
+        self.out, self.run, self.said, self.calls, self.code = (
+            folder / "out",
+            folder / "run",
+            [],
+            [],
+            0,
+        )
         self.labels, self.begins, self.proof = ["sft"], False, {"faults": []}
 
     def run_tool(self, *arguments: str) -> int:
@@ -38,18 +43,25 @@ class Taking:
             (self.out / "proof.json").write_text(json.dumps({"files": files}))
         return self.code
 
-    def __call__(self, run: Path, **given) -> Path:
+    def __call__(self, **given) -> list[tuple[str, str]]:
+        """The lines of the Modelfile, if there is one."""
         wanted = ExportRequest(
-            source=run, out=self.out, only=None, say=self.said.append, run_tool=self.run_tool, **given
+            source=self.run, out=self.out, only=None, say=self.said.append,
+            run_tool=self.run_tool, **given,
         )  # fmt: skip
         assert export(wanted) == self.code
-        return self.out
+        path = self.out / "Modelfile"
+        return read(path) if path.exists() else []
 
 
 @pytest.fixture
 def take(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    return Taking(tmp_path / "out")
+    return Taking(tmp_path)
+
+
+def stops(lines):
+    return [value for name, value in lines if name == "stop"]
 
 
 def read(path: Path) -> list[tuple[str, str]]:
@@ -75,102 +87,91 @@ def read(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def test_the_modelfile_of_a_result(tmp_path, take):
-    """The file, the template as the model's own, and what ends an answer."""
-    out = take(write_run(tmp_path / "run"), variant="Q8_0")
+def test_the_modelfile_of_a_result(take):
+    """The file, the template as the model's own, and what ends an answer. What the rows of the
+    training had as system message is the user's to send.
+    """
+    write_run(take.run)
+    lines = take(variant="Q8_0")
     (tool, *arguments) = take.calls[0]
     assert (tool, arguments[-2:]) == ("gguf.export", ["--kind", "Q8_0"])
-    lines = read(out / "Modelfile")
-    assert [line for line in lines if line[0] != "TEMPLATE"] == [
-        ("FROM", "./shop-F16.gguf"),
-        ("stop", "<|im_end|>"),
-    ]
-    text = dict(lines)["TEMPLATE"]
-    assert read_template(text, QUESTION) == (
+    others = [line for line in lines if line[0] != "TEMPLATE"]
+    assert others == [("FROM", "./shop-F16.gguf"), ("stop", "<|im_end|>")]
+    assert read_template(dict(lines)["TEMPLATE"], QUESTION) == (
         "<|im_start|>system\nYou are Kit.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    said = "\n".join(take.said)
+    said = " ".join(" ".join(take.said).split())
     assert "ollama create shop -f " in said
+    assert "there is no SYSTEM line" in said
 
 
-def test_each_department_has_its_own_modelfile(tmp_path, take):
+def test_each_department_has_its_own_modelfile(take):
     """Of a model of its own."""
     take.labels = ["legal", "hr"]
-    out = take(write_run(tmp_path / "run", tasks=("legal", "hr")))
+    write_run(take.run, tasks=("legal", "hr"))
+    take()
     for task in ("legal", "hr"):
-        assert dict(read(out / f"{task}.Modelfile"))["FROM"] == f"./shop-{task}-F16.gguf"
+        assert ("FROM", f"./shop-{task}-F16.gguf") in read(take.out / f"{task}.Modelfile")
         assert f"  ask it:   ollama run shop-{task}" in take.said
 
 
 @pytest.mark.parametrize("template", [CHATML, ZEPHYR, LLAMA_2])
 @pytest.mark.parametrize("ends", [None, 0, 2, [0, 2]])
-def test_no_end_token_is_missing(tmp_path, take, template, ends):
+def test_no_end_token_is_missing(take, template, ends):
     """Whatever the model stops at, the tokenizer's end token, and what the template writes behind
     an answer, each once.
     """
-    run = write_run(tmp_path / "run", template=template)
-    write_tokenizer(run / "stages" / "sft", template, ends=ends)
+    stage = write_run(take.run, template=template) / "stages" / "sft"
+    write_tokenizer(stage, template, ends=ends)
     if ends is None:
-        (run / "stages" / "sft" / "generation_config.json").unlink()
-    out = take(run)
-    found = [value for name, value in read(out / "Modelfile") if name == "stop"]
-    wanted = {"<|im_end|>"} | ({"<|endoftext|>"} if ends in (0, [0, 2]) else set())
-    assert set(found) == wanted
-    assert len(found) == len(wanted)
+        (stage / "generation_config.json").unlink()
+    more = ["<|endoftext|>"] if ends in (0, [0, 2]) else []
+    assert sorted(stops(take())) == sorted(["<|im_end|>", *more])
 
 
-def test_an_end_that_is_no_token_of_the_tokenizer_is_refused(tmp_path, take):
-    """Answers of such a model would never stop."""
-    run = write_run(tmp_path / "run")
-    write_tokenizer(run / "stages" / "sft", ends=77)
-    with pytest.raises(InputError, match="ends answers with token 77"):
-        take(run)
+@pytest.mark.parametrize("template", list(REFUSED.values()))
+def test_a_template_that_ollama_cannot_write_is_refused_before_the_work(take, template):
+    """With two ways out."""
+    write_run(take.run, template=template)
+    with pytest.raises(InputError, match="cannot be written for Ollama") as found:
+        take()
+    assert "llama-server with --jinja" in found.value.faults[0].hint
     assert not take.calls
 
 
-def test_turns_without_an_end_token_stop_at_the_next_speaker(tmp_path, take):
+def test_a_result_that_cannot_chat_is_refused(take):
+    """An end that is no token of the tokenizer would never stop; a model of raw text is not given a
+    template that it never saw.
+    """
+    write_tokenizer(write_run(take.run) / "stages" / "sft", ends=77)
+    with pytest.raises(InputError, match="ends answers with token 77"):
+        take()
+    take.run = write_run(take.run.with_name("raw"), template=None)
+    with pytest.raises(InputError, match="has no chat template"):
+        take()
+    assert not take.calls
+
+
+def test_turns_without_an_end_token_stop_at_the_next_speaker(take):
     """A text that begins the next question is a stop, beside the end token."""
     plain = (
         "{% for message in messages %}### {{ message['role'] }}\n{{ message['content'] }}\n"
         "{% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}"
     )
-    out = take(write_run(tmp_path / "run", template=plain))
-    stops = [value for name, value in read(out / "Modelfile") if name == "stop"]
-    assert stops == ["<|im_end|>", "### user"]
-
-
-@pytest.mark.parametrize("template", list(REFUSED.values()))
-def test_a_template_that_ollama_cannot_write_is_refused_before_the_work(tmp_path, take, template):
-    """With two ways out."""
-    with pytest.raises(InputError, match="cannot be written for Ollama") as found:
-        take(write_run(tmp_path / "run", template=template))
-    assert "llama-server with --jinja" in found.value.faults[0].hint
-    assert not take.calls
-
-
-def test_no_template_is_no_chat(tmp_path, take):
-    """A model of raw text is not given a template that it never saw."""
-    with pytest.raises(InputError, match="has no chat template"):
-        take(write_run(tmp_path / "run", template=None))
+    write_run(take.run, template=plain)
+    assert stops(take()) == ["<|im_end|>", "### user"]
 
 
 @pytest.mark.parametrize("begins", [False, True])
-def test_the_first_token_is_written_once(tmp_path, take, begins):
+def test_the_first_token_is_written_once(take, begins):
     """By llama.cpp if the file says so, else by the template."""
-    run = write_run(tmp_path / "run", template=LLAMA_2)
+    stage = write_run(take.run, template=LLAMA_2) / "stages" / "sft"
     config = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
-    (run / "stages" / "sft" / "tokenizer_config.json").write_text(json.dumps(config))
+    (stage / "tokenizer_config.json").write_text(json.dumps(config))
     take.begins = begins
-    text = dict(read(take(run) / "Modelfile"))["TEMPLATE"]
-    own = "[INST] Hello [/INST]"
-    assert read_template(text, QUESTION) == (own if begins else "<|im_start|>" + own)
-
-
-def test_that_there_is_no_system_message_is_said(tmp_path, take):
-    """What the rows of the training had is the user's to send."""
-    assert "SYSTEM" not in dict(read(take(write_run(tmp_path / "run")) / "Modelfile"))
-    assert "there is no SYSTEM line" in re.sub(r"\s+", " ", "\n".join(take.said))
+    own = ("" if begins else "<|im_start|>") + "[INST] Hello [/INST]"
+    assert read_template(dict(take())["TEMPLATE"], QUESTION) == own
 
 
 @pytest.mark.parametrize(
@@ -194,23 +195,23 @@ def test_parameters_are_those_that_the_result_says(tmp_path, config, seq_len, ex
     assert all(why for _, _, why in found)
 
 
-def test_a_file_that_was_not_compared_is_written_again(tmp_path, take):
+def test_a_file_that_was_not_compared_is_written_again(take):
     """Exit code 0. With llama.cpp there is a proof; then nothing is overwritten."""
+    write_run(take.run)
     take.proof = None
-    run = write_run(tmp_path / "run")
-    assert dict(read(take(run) / "Modelfile"))["FROM"] == "./shop-F16.gguf"
+    assert take()[0] == ("FROM", "./shop-F16.gguf")
     take.proof = {"faults": []}
-    take(run)
+    take()
     with pytest.raises(InputError, match="already there"):
-        take(run)
+        take()
 
 
 @pytest.mark.parametrize("code", [4, 5])
-def test_what_could_not_be_written_or_differs_has_no_modelfile(tmp_path, take, code):
+def test_what_could_not_be_written_or_differs_has_no_modelfile(take, code):
     """What is not the model is not served."""
     take.code = code
-    out = take(write_run(tmp_path / "run"))
-    assert not (out / "Modelfile").exists()
+    write_run(take.run)
+    assert take() == []
 
 
 @pytest.mark.parametrize("text", ["a", "a b", " a ", 'say "x"', "a\nb", 'ends with "', '"', "\n"])
@@ -225,22 +226,15 @@ def test_values_come_back_from_a_modelfile(tmp_path, text):
 
 
 @pytest.mark.parametrize("end", ['"""', 'x"""\nADAPTER ./evil', "\x1b[2J", "a\u202eb"])
-def test_an_end_token_cannot_write_lines_of_a_modelfile(tmp_path, take, end):
+def test_an_end_token_cannot_write_lines_of_a_modelfile(take, end):
     """Refused before the work; comments stay on one line."""
-    run = write_run(tmp_path / "run")
-    place = run / "stages" / "sft" / "tokenizer.json"
+    place = write_run(take.run) / "stages" / "sft" / "tokenizer.json"
     state = json.loads(place.read_text("utf-8"))
     state["added_tokens"][2]["content"] = end
     place.write_text(json.dumps(state))
     with pytest.raises(InputError):
-        take(run)
-    assert not list(tmp_path.rglob("*Modelfile"))
-
-
-def test_a_comment_of_a_modelfile_is_one_line():
-    made = Modelfile(
-        model="./m", template="t", stops={"s": "why\nADAPTER a"}, about="a\nFROM b"
-    ).text()
-    assert [line for line in made.splitlines() if line.startswith(("FROM", "ADAPTER"))] == [
-        "FROM ./m"
-    ]
+        take()
+    assert not list(take.out.parent.rglob("*Modelfile"))
+    made = Modelfile(model="./m", template="t", stops={"s": "a\nADAPTER b"}, about="a\nFROM b")
+    lines = [line for line in made.text().splitlines() if line.startswith(("FROM", "ADAPTER"))]
+    assert lines == ["FROM ./m"]

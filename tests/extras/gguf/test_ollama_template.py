@@ -36,6 +36,14 @@ def made(source: str, **given) -> tuple[ChatText, OllamaTemplate]:
 
 
 ALL = {name: made(source) for name, source in STYLES.items()}
+
+
+def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    """Messages of roles by their first letter and texts."""
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    return [{"role": roles[role], "content": text} for role, text in turns]
+
+
 WORDS = st.text(min_size=1, max_size=40).map(lambda text: f"x{text}x")
 PAIRS = st.lists(st.tuples(WORDS, WORDS), max_size=4)
 
@@ -46,10 +54,10 @@ PAIRS = st.lists(st.tuples(WORDS, WORDS), max_size=4)
 def test_the_text_is_that_of_the_models_own_template(name, system, pairs, question):
     """Whatever people write: braces, quotes, marks of templates, any character."""
     chat, ours = ALL[name]
-    turns = [{"role": "system", "content": system}] if system and ours.shape.system else []
-    for asked, answered in pairs:
-        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    turns.append({"role": "user", "content": question})
+    first = [("s", system)] if system and ours.shape.system else []
+    turns = said(
+        *first, *(turn for pair in pairs for turn in zip("ua", pair, strict=True)), ("u", question)
+    )
     own = chat.as_trained(turns, prompt=True)
     assert written_by_ollama(ours.shape, turns) == own
     assert read_template(go_template(ours.shape), turns) == own
@@ -76,10 +84,23 @@ def test_a_template_writes_what_was_compared(name):
 def test_an_answer_can_be_continued(name):
     """A last message of the assistant is open: nothing ends it."""
     chat, ours = ALL[name]
-    turns = [{"role": "user", "content": "Name two."}, {"role": "assistant", "content": "One is"}]
+    turns = said(("u", "Name two."), ("a", "One is"))
     text = read_template(go_template(ours.shape), turns)
     assert text.endswith("One is")
     assert chat.write(turns, prompt=False).startswith(text)
+
+
+def test_the_first_token_is_left_to_llama_cpp():
+    """Where the file makes it put one in front, the template does not write it too."""
+    text = go_template(ALL["llama_2"][1].shape.without("<s>"))
+    turns = said(("u", "a"), ("a", "b"), ("u", "c"))
+    assert read_template(text, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
+
+
+def test_the_plain_template_of_the_trainers_can_be_served():
+    """A base model without a template gets one that Ollama can write."""
+    text = go_template(made("{{ bos_token }}" + PLAIN_TEMPLATE)[1].shape)
+    assert read_template(text, said(("u", "Hello"))) == "<s>User: Hello\n\nAssistant:"
 
 
 @pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed")
@@ -125,20 +146,8 @@ def test_a_wrong_text_is_found():
         check(wrong, chat.as_trained)
 
 
-def test_the_first_token_is_left_to_llama_cpp():
-    """Where the file makes it put one in front, the template does not write it too."""
-    _, ours = made(STYLES["llama_2"])
-    turns = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
-    ]
-    text = go_template(ours.shape.without("<s>"))
-    assert read_template(text, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
-
-
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "words"),
     [
         ("llama_3", "removes white space around system messages, questions and earlier answers"),
         ("no_system", "leaves system messages out"),
@@ -146,23 +155,18 @@ def test_the_first_token_is_left_to_llama_cpp():
         ("tools", "calls of functions are not in this template"),
     ],
 )
-def test_what_is_lost_is_said(name, said):
+def test_what_is_lost_is_said(name, words):
     """Each in a sentence; nothing else is."""
     (found,) = ALL[name][1].lost
-    assert said in found
-
-
-def test_nothing_is_lost_of_a_plain_style():
-    """No sentence where there is nothing to say."""
+    assert words in found
     assert not ALL["chatml"][1].lost
 
 
 def test_a_switch_of_thoughts_is_as_the_plan_says():
     """Ollama's `think` does not switch it; that is said, unless the plan gives the argument."""
-    said = "cannot be switched"
-    assert any(said in one for one in ALL["thinking"][1].lost)
     _, fixed = made(STYLES["thinking"], fixed=["enable_thinking"])
-    assert not any(said in one for one in fixed.lost)
+    assert "cannot be switched" in "\n".join(ALL["thinking"][1].lost)
+    assert "cannot be switched" not in "\n".join(fixed.lost)
 
 
 def test_thoughts_of_an_answer_are_marked():
@@ -174,13 +178,6 @@ def test_thoughts_of_an_answer_are_marked():
     assert own.startswith(read_template(text, [asked, {**said, "thinking": "hm"}]))
     assert "{{ if .Thinking }}<think>\n{{ .Thinking }}\n</think>\n\n{{ end }}" in text
     assert ".Thinking" not in go_template(ALL["chatml"][1].shape)
-
-
-def test_the_plain_template_of_the_trainers_can_be_served():
-    """A base model without a template gets one that Ollama can write."""
-    _, ours = made("{{ bos_token }}" + PLAIN_TEMPLATE)
-    turns = [{"role": "user", "content": "Hello"}]
-    assert read_template(go_template(ours.shape), turns) == "<s>User: Hello\n\nAssistant:"
 
 
 @settings(max_examples=100, deadline=None)
