@@ -11,6 +11,7 @@ import pytest
 from advisor.export.exporter import ExportRequest
 from advisor.extras.merged.extra import export
 from advisor.ground.extras import extras
+from tests.data.conftest import jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = """\
@@ -57,37 +58,33 @@ def run_without(name, folder, *commands):
 @pytest.mark.parametrize("name", list(extras()))
 def test_everything_else_works_without_an_extra(name, tmp_path):
     """Advice, the check of data and the forms of an export do not need it."""
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    answer = ["--json", "--task", "qa", "--gpu", "none", "--data", "train.jsonl"]
-    ended = run_without(
-        name, tmp_path, answer, ["check", "train.jsonl", "--json"], ["export", "--help"]
-    )
-    assert [code for code, _, _ in ended] == [0, 0, 0], ended
-    assert json.loads(ended[0][1])["recommendation"]["composition"]
-    assert json.loads(ended[1][1])["rows"] == 40
-    assert "Forms of a run's result:" in ended[2][1]
+    jsonl(tmp_path, ROWS, "train.jsonl")
+    advice = ["--json", "--task", "qa", "--gpu", "none", "--data", "train.jsonl"]
+    commands = (advice, ["check", "train.jsonl", "--json"], ["export", "--help"])
+    codes, outputs, _ = zip(*run_without(name, tmp_path, *commands), strict=True)
+    assert codes == (0, 0, 0)
+    assert json.loads(outputs[0])["recommendation"]["composition"]
+    assert json.loads(outputs[1])["rows"] == 40
+    assert "Forms of a run's result:" in outputs[2]
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [("push_to: mia/shop", "hub"), ("trackers: [wandb]", "trackers")]
-)
-def test_a_plan_with_a_key_of_a_missing_extra_is_refused(key, name, tmp_path):
+    ("name", "key", "said"),
+    [
+        ("hub", "push_to: mia/shop", ["5:1: unknown key 'push_to'", "the extra 'hub' is not here"]),
+        ("trackers", "trackers: [wandb]",
+         ["5:1: unknown key 'trackers'", "the extra 'trackers' is not here", "remove the key"]),
+        # What stands under `extras` belongs to an extra; one that is not there is to be installed.
+        ("none", "extras: {sonar: {depth: 3}}", ["5:10: unknown key 'sonar'", "ADVISE_METHODS"]),
+    ],
+)  # fmt: skip
+def test_a_plan_with_a_key_of_a_missing_extra_is_refused(name, key, said, tmp_path):
     """The fault names the key, the extra and what to do."""
     (tmp_path / "plan.yaml").write_text(f"{PLAN}{key}\n")
-    ((code, _, said),) = run_without(name, tmp_path, ["run", "plan.yaml"])
+    ((code, _, error),) = run_without(name, tmp_path, ["run", "plan.yaml"])
     assert code == 2
-    assert f"plan.yaml:5:1: unknown key '{key.partition(':')[0]}'" in said
-    assert f"the extra '{name}' is not here" in said
-    assert "remove the key" in said
-
-
-def test_a_name_that_no_extra_has_is_refused(tmp_path):
-    """What stands under `extras` belongs to an extra; one that is not there has to be installed."""
-    (tmp_path / "plan.yaml").write_text(f"{PLAN}extras: {{sonar: {{depth: 3}}}}\n")
-    ((code, _, said),) = run_without("none", tmp_path, ["run", "plan.yaml"])
-    assert code == 2
-    assert "plan.yaml:5:10: unknown key 'sonar'" in said
-    assert "ADVISE_METHODS" in said
+    for part in said:
+        assert part in error
 
 
 OWN = '''
@@ -135,40 +132,38 @@ def test_a_folder_of_ones_own_brings_extras(tmp_path):
     """Their plan keys stand under `extras`, and are read, checked and written back; their files are
     recognised and their forms listed. One that is broken takes only itself away.
     """
-    sonar = tmp_path / "own" / "extras" / "sonar"
-    sonar.mkdir(parents=True)
-    (sonar / "extra.py").write_text(OWN)
-    (sonar / "chart.py").write_text("import nothing_of_this_name")
-    (tmp_path / "own" / "extras" / "leaky").mkdir()
-    (tmp_path / "own" / "extras" / "leaky" / "extra.py").write_text("1 / 0\n")
-    (tmp_path / "deep.sea").write_text("")
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(f"{PLAN}extras: {{sonar: {{depth: 3}}}}\n")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ADVISE_METHODS": str(tmp_path / "own")}
+    sonar, plan = "own/extras/sonar", f"{PLAN}extras: {{sonar: {{depth: 3}}}}\n"
+    for name, text in {
+        f"{sonar}/extra.py": OWN,
+        f"{sonar}/chart.py": "import nothing_of_this_name",
+        "own/extras/leaky/extra.py": "1 / 0\n",
+        "deep.sea": "",
+        "plan.yaml": plan,
+        "wrong.yaml": plan.replace("depth", "depht"),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
 
     def ended(*arguments):
         return subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True,
-            text=True, timeout=60,
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "ADVISE_METHODS": str(tmp_path / "own")},
         )  # fmt: skip
 
     shown = ended("-c", SHOW, "plan.yaml")
     assert "extras:\n  sonar:\n    depth: 3\n" in shown.stdout, shown.stderr
-    assert ended("-m", "advisor", "check", "deep.sea").stdout == "a sea\n"
     listed = ended("-m", "advisor", "export", "--help").stdout
     assert "a chart of the sea" in listed
     assert "merged" in listed
-    broken = ended("-m", "advisor", "export", "plan.yaml", "--to", "chart")
-    assert broken.returncode == 2
-    assert "advisor.extras.sonar.chart cannot be used: ModuleNotFoundError" in broken.stderr
-    plan.write_text(f"{PLAN}extras: {{sonar: {{depht: 3}}}}\n")
-    refused = ended("-m", "advisor", "run", "plan.yaml")
-    assert refused.returncode == 2
-    assert "unknown key 'depht'" in refused.stderr
-    assert "did you mean 'depth'" in refused.stderr
-    left_out = "extra leaky is left out: ZeroDivisionError"
-    for command in (["run", "plan.yaml"], ["check", "deep.sea"], ["export", "x", "--to", "chart"]):
-        assert left_out in ended("-m", "advisor", *command).stderr, command
+    check = ended("-m", "advisor", "check", "deep.sea")
+    export = ended("-m", "advisor", "export", "plan.yaml", "--to", "chart")
+    run = ended("-m", "advisor", "run", "wrong.yaml")
+    assert (check.stdout, export.returncode, run.returncode) == ("a sea\n", 2, 2)
+    assert "advisor.extras.sonar.chart cannot be used: ModuleNotFoundError" in export.stderr
+    assert "unknown key 'depht'" in run.stderr
+    assert "did you mean 'depth'" in run.stderr
+    for done in (check, export, run):
+        assert "extra leaky is left out: ZeroDivisionError" in done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 4])
@@ -179,13 +174,9 @@ def test_a_merged_result_names_the_page_that_says_how_to_serve_it(tmp_path, monk
     page.write_text("x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("advisor.extras.merged.extra.device_of", lambda folder: "cpu")
-    said: list[str] = []
+    said = []
     wanted = ExportRequest(
-        source=tmp_path / "run",
-        out=None,
-        only=None,
-        say=said.append,
-        run_tool=lambda name, *arguments: code,
+        source=tmp_path / "run", out=None, only=None, say=said.append, run_tool=lambda *_: code
     )
     assert export(wanted) == code
     assert said == ([] if code else ["How to serve it:  run/stages/sft/README.md"])

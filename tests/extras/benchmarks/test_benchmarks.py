@@ -11,7 +11,7 @@ from advisor.commands.estimate import estimate_plan
 from advisor.commands.training import show_run
 from advisor.extras.benchmarks import measure
 from advisor.extras.benchmarks.extra import noted_of
-from advisor.ground.errors import InputError, MachineNotReady, Stopped
+from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.plan.read import read_plan
 from advisor.record.files import read_record
 from advisor.render.report import write_report
@@ -37,7 +37,7 @@ def asked(shop, monkeypatch):
     monkeypatch.setenv("STAND_IN_VERSION", "0.4.13")
     (shop / "own.yaml").write_text(TASK)
     (shop / "rows.jsonl").write_text('{"question": "a", "choices": ["b", "c"], "answer": 0}\n')
-    (shop / "plan.yaml").write_text(f"{PLAN}evaluation: {{tasks: [own.yaml], max_drop: 0.02}}\n")
+    write_plan(shop)
 
     def scores(**right):
         monkeypatch.setenv("STAND_IN_SCORES", json.dumps(right))
@@ -50,6 +50,16 @@ def calls(folder):
     return (folder / "asked.txt").read_text().split("\n")[:-1]
 
 
+def judged(found):
+    """What the verdict says of the benchmarks."""
+    return found.record.verdict.extras["benchmarks"]
+
+
+def write_plan(shop, **evaluation):
+    keys = {"tasks": ["own.yaml"], "max_drop": 0.02} | evaluation
+    (shop / "plan.yaml").write_text(f"{PLAN}evaluation: {json.dumps(keys)}\n")
+
+
 # --------------------------------------------------------------------------- before and after
 
 
@@ -58,15 +68,12 @@ def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, 
     asked(base=0.60, sft=0.59)
     found = run(output="out")
     (change,) = noted_of(found.record).changes
-    assert calls(shop / "out") == ["base", "sft"]
     assert (change.before, change.after, change.exceeds, change.rows) == (0.60, 0.59, False, 100)
     # 1 of 100 answers turned wrong: the differences have the mean -0.01 and that standard error.
     assert change.paired
     assert change.difference_stderr == pytest.approx(0.01, abs=1e-4)
-    assert (found.exit_code, found.record.status) == (0, "done")
-    assert found.record.verdict.extras["benchmarks"].status == "kept"
-    said = capsys.readouterr().err
-    assert "benchmarks before training: own acc 0.6" in said
+    assert (found.exit_code, found.record.status, judged(found).status) == (0, "done", "kept")
+    assert "benchmarks before training: own acc 0.6" in capsys.readouterr().err
     assert run(output="out").already_done
     assert calls(shop / "out") == ["base", "sft"]
 
@@ -81,9 +88,8 @@ def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, as
     assert document["status"] == "done"
     assert document["extras"]["benchmarks"]["changes"][0]["exceeds"]
     (fault,) = document["error"]
-    assert fault["what"].startswith(
-        "benchmark own lost 0.2 after training, more than max_drop 0.02"
-    )
+    lost = "benchmark own lost 0.2 after training, more than max_drop 0.02"
+    assert fault["what"].startswith(lost)
     assert "the result is trained and saved" in output.err
     assert list((shop / "out" / "stages" / "sft").glob("*.safetensors"))
     assert run(output="out").exit_code == 6
@@ -95,39 +101,29 @@ def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, as
 
 def test_a_loss_that_chance_may_explain_counts_and_is_called_so(shop, asked):
     """max_drop holds for the number that was measured; the error stands beside it."""
-    (shop / "plan.yaml").write_text(
-        f"{PLAN}evaluation: {{tasks: [own.yaml], max_drop: 0.02, limit: 8}}\n"
-    )
+    write_plan(shop, limit=8)
     asked(base=0.5, sft=0.375)
     found = run(output="out")
     assert found.exit_code == 6
     assert "often chance" in found.errors[0].text()
-    assert "chance alone may be the reason" in found.record.verdict.extras["benchmarks"].text
+    assert "chance alone may be the reason" in judged(found).text
 
 
 def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(shop, asked):
-    """The plan's evaluation is no part of what makes a run: a new limit asks again, a new
-    max_drop only compares again.
+    """The plan's evaluation is no part of what makes a run: a new limit or other questions ask
+    again of both, a new max_drop only compares again.
     """
     asked(base=0.60, sft=0.50)
-    first = run(output="out")
-    trained = first.record.stages[0].finished_at
-    looser = run(output="out", set_values=["evaluation.max_drop=0.2"])
-    assert looser.exit_code == 0
+    trained = run(output="out").record.stages[0].finished_at
+    assert run(output="out", set_values=["evaluation.max_drop=0.2"]).exit_code == 0
     assert calls(shop / "out") == ["base", "sft"]
     fewer = run("out", set_values=["evaluation.limit=10"])
     assert fewer.record.stages[0].finished_at == trained
-    assert calls(shop / "out") == ["base", "sft", "base sft"]
     assert noted_of(fewer.record).limit == 10
     assert read_plan(shop / "out" / "plan.yaml").extra_key("benchmarks", "evaluation").limit == 10
-
-
-def test_a_changed_task_file_is_asked_again_of_both(shop, asked):
-    """Scores of other questions are not compared."""
-    run(output="out")
     (shop / "rows.jsonl").write_text('{"question": "z", "choices": ["b", "c"], "answer": 1}\n')
     run(output="out")
-    assert calls(shop / "out") == ["base", "sft", "base sft"]
+    assert calls(shop / "out") == ["base", "sft", "base sft", "base sft"]
 
 
 def test_a_benchmark_that_fails_ends_the_run_before_anything_is_trained(shop, asked, monkeypatch):
@@ -150,9 +146,8 @@ def test_an_evaluation_that_is_stopped_resumes_behind_the_training(shop, asked, 
         run(output="out")
     assert read_record(shop / "out").status == "stopped"
     asked(base=0.6)
-    done = run(output="out")
-    assert done.record.status == "done"
-    assert done.record.stages[0].status == "done"
+    record = run(output="out").record
+    assert (record.status, record.stages[0].status) == ("done", "done")
     assert calls(shop / "out") == ["base", "sft", "sft", "sft"]
 
 
@@ -160,16 +155,14 @@ def test_a_trial_asks_few_questions_and_is_not_failed(shop, asked):
     """16 questions after two steps say nothing about the whole run."""
     asked(base=0.5, sft=0.1)
     found = run(output="out", max_steps=2)
-    assert noted_of(found.record).limit == 16
-    assert found.exit_code == 0
-    assert found.record.verdict.extras["benchmarks"].status == "lost"
+    assert (noted_of(found.record).limit, found.exit_code) == (16, 0)
+    assert judged(found).status == "lost"
 
 
 def test_no_judge_asks_nothing(shop, asked, monkeypatch):
     """--no-judge trains alone, and needs no harness."""
     monkeypatch.setattr(measure, "harness_version", lambda: None)
-    found = run(output="out", judge=False)
-    assert noted_of(found.record) is None
+    assert noted_of(run(output="out", judge=False).record) is None
     assert not (shop / "out" / "asked.txt").exists()
 
 
@@ -181,69 +174,53 @@ def test_each_module_of_several_tasks_is_asked(shop, asked):
         "tasks:\n  - {name: legal, data: {path: train.jsonl}}\n"
         f"  - {{name: hr, data: {{path: hr.jsonl}}, {own}}}"
     )
-    plan = (shop / "plan.yaml").read_text().replace("data: {path: train.jsonl}", tasks)
-    (shop / "plan.yaml").write_text(plan)
+    plan = shop / "plan.yaml"
+    plan.write_text(plan.read_text().replace("data: {path: train.jsonl}", tasks))
     asked(**{"base": 0.6, "sft-legal": 0.7, "sft-hr": 0.3})
     found = run(output="out")
     assert calls(shop / "out") == ["base", "sft-legal sft-hr"]
-    assert {one.result: one.exceeds for one in noted_of(found.record).changes} == {
-        "sft-legal": False,
-        "sft-hr": True,
-    }
-    assert found.record.verdict.extras["benchmarks"].status == "mixed"
+    exceeds = {one.result: one.exceeds for one in noted_of(found.record).changes}
+    assert exceeds == {"sft-legal": False, "sft-hr": True}
+    assert judged(found).status == "mixed"
 
 
 # --------------------------------------------------------------------------- checks before a run
 
 
-def refused(shop, tasks, *more):
-    """The text of the refusal of these benchmarks; nothing may have been written."""
-    (shop / "plan.yaml").write_text(
-        f"{PLAN}evaluation: {{tasks: {tasks}{', '.join(['', *more])}}}\n"
-    )
-    with pytest.raises((InputError, MachineNotReady)) as error:
-        run(output="out")
-    assert not (shop / "out").exists()
-    return error.value
+NO_FILE, EMPTY = "there is no task file", "`tasks` is an empty list"
 
 
 @pytest.mark.parametrize(
-    ("tasks", "said"),
+    ("evaluation", "said"),
     [
-        ("[gone.yaml]", ("there is no task file", "")),
-        ("[own.yml]", ("there is no task file", "did you mean 'own.yaml'?")),
-        ("[]", ("`tasks` is an empty list", "a text such as arc_easy")),
-        ("arc_easy", ("`tasks` is 'arc_easy'", "a list that is not empty")),
+        ({"tasks": ["gone.yaml"]}, [NO_FILE]),
+        ({"tasks": ["own.yml"]}, [NO_FILE, "did you mean 'own.yaml'?"]),
+        ({"tasks": []}, [EMPTY, "a text such as arc_easy"]),
+        ({"tasks": "arc_easy"}, ["`tasks` is 'arc_easy'", "a list that is not empty"]),
+        *[({"max_drop": value}, ["max_drop"]) for value in (-0.1, 2, "much")],  # is a share
+        ({}, ["[eval]", "pip install"]),  # the harness is missing
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_the_nearest_name(shop, asked, tasks, said):
-    """Exit code 2 before anything is written."""
-    error = refused(shop, tasks)
-    assert error.exit_code == 2
-    assert all(part in error.text() for part in said)
-
-
-@pytest.mark.parametrize("value", ["-0.1", "2", "much"])
-def test_max_drop_is_a_share(shop, asked, value):
-    """Between 0 and 1."""
-    assert "max_drop" in refused(shop, "[own.yaml]", f"max_drop: {value}").text()
-
-
-def test_a_missing_harness_is_told_with_the_line_that_installs_it(shop, asked, monkeypatch):
-    """Exit code 4, as for every package."""
-    monkeypatch.setattr(measure, "harness_version", lambda: None)
-    error = refused(shop, "[own.yaml]")
-    assert error.exit_code == 4
-    assert "[eval]" in error.text()
-    assert "pip install" in error.text()
+def test_what_cannot_be_asked_is_refused_with_the_way_out(
+    shop, asked, monkeypatch, evaluation, said
+):
+    """Exit code 2 before anything is written; 4 for a missing package, as everywhere."""
+    if not evaluation:
+        monkeypatch.setattr(measure, "harness_version", lambda: None)
+    write_plan(shop, **evaluation)
+    with pytest.raises(AdviseError) as error:
+        run(output="out")
+    assert error.value.exit_code == (2 if evaluation else 4)
+    assert not (shop / "out").exists()
+    assert all(part in error.value.text() for part in said)
 
 
 def test_functions_of_a_task_file_are_told_and_not_run(shop, asked, capsys):
     """The check reads the file; the benchmark alone runs what it names."""
     (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
     run(output="out")
-    said = capsys.readouterr().err
-    assert "benchmark own.yaml: runs your functions that own.yaml names" in said
+    said = "benchmark own.yaml: runs your functions that own.yaml names"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -256,8 +233,8 @@ def test_functions_of_a_task_file_are_told_and_not_run(shop, asked, capsys):
 )
 def test_a_result_that_does_not_write_on_cannot_be_asked(shop, asked, stage, said):
     """Reward models, classifiers and sequence-to-sequence models are refused with the plan."""
-    text = (shop / "plan.yaml").read_text().replace("objective: sft", stage)
-    (shop / "plan.yaml").write_text(text)
+    plan = shop / "plan.yaml"
+    plan.write_text(plan.read_text().replace("objective: sft", stage))
     with pytest.raises(InputError, match=said):
         run(output="out")
 
@@ -271,9 +248,6 @@ def test_an_estimate_says_that_it_leaves_benchmarks_out(shop, asked):
 def test_the_tested_range_is_that_of_the_extra():
     """pyproject.toml names the same versions."""
     root = Path(__file__).parents[3]
-    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert extras["eval"] == ["lm-eval>=0.4.13,<0.4.14"]
-    pins = (root / "constraints-tested.txt").read_text().splitlines()
-    assert "lm_eval==0.4.13" in pins
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["eval"] == ["lm-eval>=0.4.13,<0.4.14"]
+    assert "lm_eval==0.4.13" in (root / "constraints-tested.txt").read_text().splitlines()

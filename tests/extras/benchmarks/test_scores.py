@@ -13,38 +13,27 @@ from advisor.ground.errors import InputError
 from advisor.launch import Options, run_plan
 from advisor.plan.read import read_plan
 
-MEAN_OF_FOUR = 0.75
-
 
 def answered(**changes):
     """What the harness returns for four questions, in its form."""
+    metrics = {"filter": "none", "metrics": ["acc", "acc_norm"], "acc": 1.0}
     samples = [
-        {
-            "doc_id": 3 - number,
-            "filter": "none",
-            "metrics": ["acc", "acc_norm"],
-            "acc": 1.0,
-            "acc_norm": value,
-        }
+        {"doc_id": 3 - number, "acc_norm": value, **metrics}
         for number, value in enumerate([0.0, 1.0, 1.0, 1.0])
     ]
-    found = {
-        "results": {
-            "own": {
-                "alias": "own",
-                "acc,none": 1.0,
-                "acc_stderr,none": 0.0,
-                "acc_norm,none": MEAN_OF_FOUR,
-                "acc_norm_stderr,none": 0.25,
-            }
-        },
+    row = {
+        "alias": "own", "acc,none": 1.0, "acc_stderr,none": 0.0, "acc_norm,none": 0.75,
+        "acc_norm_stderr,none": 0.25,
+    }  # fmt: skip
+    return {
+        "results": {"own": row},
         "configs": {"own": {"metric_list": [{"metric": "acc_norm"}, {"metric": "acc"}]}},
         "group_subtasks": {"own": []},
         "higher_is_better": {"own": {"acc": True, "acc_norm": True}},
         "n-samples": {"own": {"original": 60, "effective": 4}},
         "samples": {"own": samples},
+        **changes,
     }
-    return found | changes
 
 
 def test_the_first_metric_of_the_benchmarks_own_list_counts():
@@ -65,38 +54,30 @@ def test_a_filter_is_part_of_the_metrics_name():
 
 
 def test_a_score_that_is_no_mean_has_no_values():
-    """Perplexity comes from all answers together: no difference question by question."""
+    """Perplexity comes from all answers together: no difference question by question. Nothing is
+    taken for a score of 0.
+    """
     row = {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}
     samples = [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]
     higher = {"own": {"word_perplexity": False}}
-    (score,) = scores_of(
-        answered(results={"own": row}, samples={"own": samples}, higher_is_better=higher)
-    )
-    assert score.values is None
-    assert score.stderr is None
-    assert not score.higher_is_better
+    told = {"results": {"own": row}, "samples": {"own": samples}, "higher_is_better": higher}
+    (score,) = scores_of(answered(**told))
+    assert (score.values, score.stderr, score.higher_is_better) == (None, None, False)
+    assert scores_of(answered(results={"own": {"alias": "own", "acc,none": "N/A"}})) == []
 
 
 def test_of_a_group_its_mean_counts_and_without_one_each_part():
     """mmlu has a mean; a group without one, and a tag, do not."""
     parts = {"law": {"acc,none": 0.5}, "art": {"acc,none": 1.0}}
-    counts = {name: {"original": 9, "effective": 2} for name in parts}
-    group = {"all": {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}}
-    told = answered(
-        results=parts | group,
-        group_subtasks={"all": ["law", "art"]},
-        samples={},
-        **{"n-samples": counts},
-    )
-    (score,) = scores_of(told)
+    group = {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}
+    told = {
+        "group_subtasks": {"all": ["law", "art"]}, "samples": {},
+        "n-samples": {name: {"original": 9, "effective": 2} for name in parts},
+    }  # fmt: skip
+    (score,) = scores_of(answered(results=parts | {"all": group}, **told))
     assert (score.benchmark, score.value, score.rows) == ("all", 0.75, 4)
-    told["results"]["all"] = {"alias": "all"}
-    assert [score.benchmark for score in scores_of(told)] == ["law", "art"]
-
-
-def test_a_benchmark_without_a_number_has_no_score():
-    """Nothing is taken for a score of 0."""
-    assert scores_of(answered(results={"own": {"alias": "own", "acc,none": "N/A"}})) == []
+    scores = scores_of(answered(results=parts | {"all": {"alias": "all"}}, **told))
+    assert [score.benchmark for score in scores] == ["law", "art"]
 
 
 # --------------------------------------------------------------------------- before and after
@@ -133,25 +114,20 @@ def test_a_loss_is_in_points_of_a_score_up_to_1_and_else_a_share(
 def test_the_error_of_a_difference_is_that_of_pairs_where_there_are_any():
     """Four questions, one of which turned wrong: differences 0, 0, 0, -1 have the mean -0.25 and the
     standard deviation 0.5, so that the standard error is 0.25. Of unpaired scores the squares of
-    both errors are added: 0.3 and 0.4 give 0.5.
+    both errors are added: 0.3 and 0.4 give 0.5. Without a limit nothing exceeds it.
     """
+    before, after = {"value": 1.0, "stderr": 0.3}, {"value": 0.75, "stderr": 0.4}
     pairs = change_of(
-        {"value": 1.0, "stderr": 0.3, "values": (1.0, 1.0, 1.0, 1.0)},
-        {"value": 0.75, "stderr": 0.4, "values": (1.0, 1.0, 1.0, 0.0)},
+        before | {"values": (1.0, 1.0, 1.0, 1.0)}, after | {"values": (1.0, 1.0, 1.0, 0.0)}
     )
     assert (pairs.paired, pairs.difference_stderr) == (True, pytest.approx(0.25))
     assert pairs.is_noise
-    alone = change_of({"value": 1.0, "stderr": 0.3}, {"value": 0.75, "stderr": 0.4})
+    alone = change_of(before, after)
     assert (alone.paired, alone.difference_stderr) == (False, pytest.approx(0.5))
-
-
-def test_without_a_limit_a_loss_beyond_chance_is_called_one():
-    """max_drop null: nothing exceeds it."""
     change = change_of(
         {"value": 0.9, "stderr": 0.01}, {"value": 0.5, "stderr": 0.01}, max_drop=None
     )
-    assert change.exceeds is None
-    assert change.is_lost
+    assert (change.exceeds, change.is_lost) == (None, True)
 
 
 # --------------------------------------------------------------------------- the real harness

@@ -61,24 +61,19 @@ def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, cap
     assert "the result goes to mia/shop, a new private repository" in said
     assert "sft is on the hub:" in said
     assert hub.repositories["mia/shop"]["private"] is True
-    uploaded = hub.files("mia/shop")
-    assert set(uploaded) == RESULT
-    stage = found.folder / "stages" / "sft"
-    assert all(content == (stage / name).read_bytes() for name, content in uploaded.items())
+    stage, uploaded = found.folder / "stages" / "sft", hub.files("mia/shop")
+    assert uploaded == {name: (stage / name).read_bytes() for name in RESULT}
     card = uploaded["README.md"].decode()
     assert "Licence of the base: mit." in card
-    (digest,) = (
-        held
-        for name, held in read_record(found.folder).input_digests.items()
-        if name.startswith("data")
-    )
+    digests = read_record(found.folder).input_digests
+    (digest,) = (held for name, held in digests.items() if name.startswith("data"))
     assert f"its digest: {digest}" in card
     for row in (shop / "train.jsonl").read_text().splitlines():
         assert json.loads(row)["messages"][1]["content"] not in card
-    pushed = json.loads((found.folder / "run.json").read_text())["extras"]["hub"]["sft"]
+    record = (found.folder / "run.json").read_text()
+    pushed = json.loads(record)["extras"]["hub"]["sft"]
     assert (pushed["repository"], len(pushed["commit"])) == ("mia/shop", 40)
-    assert TOKEN not in (found.folder / "run.json").read_text() + said
-
+    assert TOKEN not in record + said
     asked = len(hub.asked)
     assert done().already_done
     assert len(hub.asked) == asked, "a finished run asks the hub nothing"
@@ -90,17 +85,14 @@ def test_a_failed_upload_loses_nothing_and_the_next_call_only_uploads(
     """The run is done, exit code 4, and the error names the command; it trains nothing again."""
     hub.broken = {"/commit/"}
     found = done()
-    assert (found.record.status, found.exit_code) == ("done", 4)
-    assert show_run(found) == 4
-    said = capsys.readouterr()
-    assert "error: push_to: could not upload sft to mia/shop" in said.err
-    command = f"to try again, without training: advise run runs/{found.folder.name}"
-    assert command in said.err
+    assert (found.record.status, found.exit_code, show_run(found)) == ("done", 4, 4)
+    said = capsys.readouterr().err
+    assert "error: push_to: could not upload sft to mia/shop" in said
+    assert f"to try again, without training: advise run runs/{found.folder.name}" in said
     assert show_run(found, as_json=True) == 4
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == "done"
     assert "could not upload" in document["error"][0]["what"]
-
     hub.broken = set()
     monkeypatch.setattr(stages.StageRunner, "train", None)  # nothing is trained
     again = run(found.folder)
@@ -119,30 +111,31 @@ def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub, capsys
     assert read_plan(found.folder / "plan.yaml").extra_key("hub", "push_to") == "mia/other"
 
 
-@pytest.mark.parametrize("how", ["a failed check", "a trial", "a dry run"])
-def test_what_is_not_sound_stays_here(shop, hub, capsys, monkeypatch, how):
-    """A result whose check failed is not uploaded, and the command to do it by hand is said; a
-    trial and a dry run upload nothing.
-    """
-    options = {"a trial": {"max_steps": 2}, "a dry run": {"dry_run": True}}.get(how, {})
-    if how == "a failed check":
-        monkeypatch.setenv("STAND_IN_CHECKS", "[true, false]")
+@pytest.mark.parametrize("options", [{"max_steps": 2}, {"dry_run": True}])
+def test_a_trial_and_a_dry_run_upload_nothing(hub, capsys, options):
+    """What is not the whole result stays here, and a trial says so."""
     assert done(**options).exit_code == 0
     assert hub.repositories == {}
+    said = "the results of a trial stay here" in capsys.readouterr().err
+    assert said == ("max_steps" in options)
+
+
+def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
+    """The command to upload it by hand is said, and works."""
+    monkeypatch.setenv("STAND_IN_CHECKS", "[true, false]")
+    assert done().exit_code == 0
+    assert hub.repositories == {}
     said = capsys.readouterr().err
-    if how == "a failed check":
-        assert "sft was not uploaded to mia/shop: check 1 of the result" in said
-        command = re.search(r"to upload it all the same: hf (upload .*)", said)[1]
-        (shop / "hf.py").write_text("from huggingface_hub.cli.hf import main\nmain()\n")
-        subprocess.run(
-            [sys.executable, "hf.py", *shlex.split(command)],
-            env={**os.environ, "HF_HUB_DISABLE_XET": "1"}, check=True, timeout=60,
-        )  # fmt: skip
-        assert set(hub.files("mia/shop")) == RESULT
-        assert done().already_done
-        assert "was not uploaded to mia/shop" in capsys.readouterr().err
-    elif how == "a trial":
-        assert "the results of a trial stay here" in said
+    assert "sft was not uploaded to mia/shop: check 1 of the result" in said
+    command = re.search(r"to upload it all the same: hf (upload .*)", said)[1]
+    code = "from huggingface_hub.cli.hf import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", code, *shlex.split(command)],
+        env={**os.environ, "HF_HUB_DISABLE_XET": "1"}, check=True, timeout=60,
+    )  # fmt: skip
+    assert set(hub.files("mia/shop")) == RESULT
+    assert done().already_done
+    assert "was not uploaded to mia/shop" in capsys.readouterr().err
 
 
 def test_each_task_has_a_repository_and_an_open_one_is_named(shop, hub, capsys):
@@ -151,48 +144,40 @@ def test_each_task_has_a_repository_and_an_open_one_is_named(shop, hub, capsys):
     """
     tasks = "tasks: [{name: hr, data: {path: train.jsonl}}, {name: law, data: {path: train.jsonl}}]"
     plan = PLAN.replace("data: {path: train.jsonl}", tasks).replace("update: lora", "update: full")
-    plan = "".join(line + "\n" for line in plan.splitlines() if "rank:" not in line)
+    plan = re.sub(r"\n *rank:.*", "", plan)
     (shop / "plan.yaml").write_text(f"{plan}push_to: shop-team/answers\n")
-    hub.repositories["shop-team/answers-law"] = {"private": False, "commits": []}
+    hr, law = (f"shop-team/answers-{name}" for name in ("hr", "law"))
+    hub.repositories[law] = {"private": False, "commits": []}
     done()
-    assert "shop-team/answers-law, which EVERYBODY can read" in capsys.readouterr().err
-    for name in ("shop-team/answers-hr", "shop-team/answers-law"):
-        assert set(hub.files(name)) == RESULT
-    assert hub.repositories["shop-team/answers-law"]["private"] is False
+    assert f"{law}, which EVERYBODY can read" in capsys.readouterr().err
+    assert set(hub.files(hr)) == set(hub.files(law)) == RESULT
+    assert hub.repositories[law]["private"] is False
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("environment", "role", "owner", "said"),
     [
-        ("offline", "HF_HUB_OFFLINE is set"),
-        ("no login", "has no login for the hub, to upload to mia/shop"),
-        ("a wrong token", "does not take this machine's login"),
-        ("a token that reads", "the login of mia may read only"),
-        ("another owner", "who cannot write to acme.*owners it may write to: mia, shop-team"),
-        ("no network", "does not take this machine's login"),
+        ({"HF_HUB_OFFLINE": "1"}, "write", "mia", "HF_HUB_OFFLINE is set"),
+        ({"HF_TOKEN": "", "HF_HOME": "/nobody"}, "write", "mia",
+         "has no login for the hub, to upload to mia/shop"),
+        ({"HF_TOKEN": "another"}, "write", "mia", "does not take this machine's login"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "write", "mia",
+         "does not take this machine's login"),
+        ({}, "read", "mia", "the login of mia may read only"),
+        ({}, "write", "acme", "who cannot write to acme.*owners it may write to: mia, shop-team"),
     ],
-)
+)  # fmt: skip
 def test_what_would_keep_it_from_uploading_is_said_before_training(
-    shop, hub, monkeypatch, how, said
+    shop, hub, monkeypatch, environment, role, owner, said
 ):
     """Nothing is written, and no minute is lost."""
-    if how == "offline":
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    elif how == "no login":
-        monkeypatch.delenv("HF_TOKEN")
-        monkeypatch.setenv("HF_HOME", str(shop / "nobody"))
-    elif how == "a wrong token":
-        monkeypatch.setenv("HF_TOKEN", "another")
-    elif how == "a token that reads":
-        hub.role = "read"
-    elif how == "another owner":
-        (shop / "plan.yaml").write_text(f"{PLAN}push_to: acme/shop\n")
-    else:
-        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(MachineNotReady) as error:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    hub.role = role
+    (shop / "plan.yaml").write_text(f"{PLAN}push_to: {owner}/shop\n")
+    with pytest.raises(MachineNotReady, match=f"(?s){said}"):
         done()
     assert not (shop / "runs").exists()
-    assert re.search(said, error.value.text(), re.DOTALL)
 
 
 @pytest.mark.parametrize(
