@@ -1,10 +1,13 @@
-"""The lines above a stage are true of its keys, also after a change; a rate that it borrows is told."""
+"""The comments of a launch file: the lines above a stage are true of its keys, those beside values are
+read back, also after a change; a rate that is borrowed is told.
+"""
 
 import pytest
 from msgspec.structs import replace
 
 from advisor.ground.yaml_files import parse_yaml
 from advisor.plan.comments import (
+    BY_SET,
     borrowed_rate_warnings,
     comments_after,
     comments_of,
@@ -14,6 +17,7 @@ from advisor.plan.comments import (
 from advisor.plan.model import Launch, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data, set_values
 from advisor.plan.write import plan_text
+from tests.plan.test_write import PLAN as SHOP
 
 STAGE = Stage(
     name="sft", objective="sft", update="lora", learning_rate=1e-4, micro_batch_size=4,
@@ -140,3 +144,61 @@ def test_a_borrowed_rate_is_told(stage, is_told):
     )
     changed = replace(plan, stages=(replace(plan.stages[0], learning_rate=1e-6),))
     assert not list(borrowed_rate_warnings(document.data, changed))
+
+
+# -------------------------------------------------------------------------- comments beside values
+
+
+COMMENTS = {
+    (*PLACE, "learning_rate"): "usual (lora/lr)",
+    (*PLACE, "epochs"): "few rows are read three times (sft/epochs-small)",
+    (*PLACE, "micro_batch_size"): "the largest that fits",
+    (*PLACE, "grad_accum"): "16 rows a step: usual",
+    (*PLACE, "rank"): "a usual rank (lora/rank)",
+    ("launch", "device"): "RTX 4090",
+}
+
+
+def after(*settings, comments=COMMENTS):
+    return comments_after(comments, SHOP, set_values(SHOP, settings))
+
+
+def test_nothing_changed_keeps_every_comment():
+    """Without --set the reasons are those that were written; a place with `options` is the place
+    beside the stage's own keys.
+    """
+    assert after() == COMMENTS
+    assert comments_after(None, SHOP, SHOP) == {}
+    found = after("stages.0.rank=4", comments={("stages", 0, "options", "rank"): "a usual rank"})
+    assert found == {(*PLACE, "rank"): BY_SET}
+
+
+def test_a_changed_value_says_that_set_changed_it():
+    """Its reason is gone; the other reasons of its stage stay, and say that they are older. What
+    was written beside a value is what is read for it.
+    """
+    changed = set_values(SHOP, ["stages.sft.epochs=1"])
+    found = comments_after(COMMENTS, SHOP, changed)
+    assert found[*PLACE, "epochs"] == BY_SET
+    older = f"a usual rank (lora/rank); chosen before epochs was {BY_SET}"
+    assert found[*PLACE, "rank"] == older
+    assert found["launch", "device"] == "RTX 4090"
+    again = set_values(SHOP, ["stages.0.max_steps=5"])
+    assert comments_after(found, SHOP, again)[*PLACE, "rank"] == older
+    assert comments_of(plan_text(changed, found), name="plan.yaml") == found
+
+
+def test_a_value_that_had_no_comment_says_it_too():
+    """A new key, and one that goes back to its default."""
+    found = after("stages.0.max_steps=5", "data.path=b.jsonl", "stages.0.epochs=null")
+    for place in ((*PLACE, "max_steps"), ("data", "path"), (*PLACE, "epochs")):
+        assert found[place] == BY_SET
+
+
+def test_reasons_rest_on_data_model_and_launch():
+    """Any key beside the stages makes the reasons of all stages older; the name makes none."""
+    for change, name in (("data.path=b.jsonl", "data.path"), ("model=other", "model")):
+        found = after(change)
+        assert found[*PLACE, "rank"].endswith(f"; chosen before {name} was {BY_SET}")
+        assert found["launch", "device"] == "RTX 4090"
+    assert after("name=other")[*PLACE, "rank"] == COMMENTS[*PLACE, "rank"]
