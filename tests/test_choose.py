@@ -77,6 +77,8 @@ def test_names_of_elsewhere_lead_to_methods_that_exist():
 REMEDIES = [  # answers that train nothing
     ["--task", "qa", "--data", "FILES/corpus.txt", "--signal", "facts_change_often"],
     ["--task", "qa", "--signal", "facts_change_often"],
+    ["--task", "domain_expertise", "--depth", "domain_knowledge", "--data", "FILES/corpus.txt",
+     "--model", "Qwen/Qwen3-0.6B"],
     ["--task", "domain_expertise", "--data", "FILES/corpus.txt", "--signal", "needs_citations"],
     ["--task", "multi_department", "--signal", "facts_change_often"],
     ["--task", "chat_assistant", "--data-kind", "none"],
@@ -87,7 +89,7 @@ REMEDIES = [  # answers that train nothing
     ["--task", "reasoning", "--signal", "base_model_never_succeeds"],
     ["--task", "code", "--data", "FILES/corpus.txt"],
     ["--task", "customer_service", "--data", "FILES/corpus.txt"],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", REMEDIES, ids=lambda words: " ".join(words)[:60])

@@ -14,7 +14,6 @@ import pytest
 
 from advisor.cli import COMMANDS, advise
 from advisor.methods import schemes
-from advisor.methods.composition import parse_composition
 from advisor.plan.read import read_plan
 from tests.conftest import PAIRS, ROOT
 
@@ -93,25 +92,10 @@ def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
     assert found["recommendation"]["composition"] == "encoder:sft+full"
 
 
-def test_contradictions_come_together(typed, answer):
-    """What cannot be true at once is refused, each with its reason; what a model's name seems to
-    say only warns.
-    """
-    signals = (
-        "base_model_never_succeeds base_model_sometimes_succeeds base_model_untuned "
-        "instruct_model_start"
-    )
-    stated = " ".join(f"--signal {name}" for name in signals.split())
-    code, _, err = typed(f"--json --task qa --gpu none {stated}")
-    assert (code, err.count("this cannot be")) == (2, 2)
-    found = answer(
-        "--task reasoning --data-kind prompts_with_verifier --gpu unknown "
-        "--signal base_model_sometimes_succeeds"
-    )
-    assert {"base_model_never_succeeds": True} not in [one["change"] for one in found["flips"]]
-    code, _, err = typed(
-        "--json --task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
-    )
+def test_what_a_models_name_seems_to_say_only_warns(typed):
+    """What was stated counts; what cannot be true at once is in tests/advice."""
+    asked = "--task qa --gpu none --model Qwen/Qwen3-8B --signal base_model_untuned"
+    code, _, err = typed(f"--json {asked}")
     said = "follows instructions already; you said otherwise, and that counts"
     assert (code, said in err) == (0, True)
 
@@ -310,27 +294,6 @@ def test_every_plan_that_advice_makes_reads_back(answer, files):
         assert read_plan(files / f"{made}.yaml").origin.composition == chosen
         made += 1
     assert made == 40
-
-
-def test_a_way_on_can_be_pasted(typed, files):
-    """Where the answer trains nothing, the line that trains all the same goes through a shell as it
-    stands.
-    """
-    asked = (
-        f"--json --task domain_expertise --depth domain_knowledge --gpu 'A100 80GB' {SMALL} "
-        "--data text.txt --plan p.yaml"
-    )
-    code, out, err = typed(asked)
-    document = json.loads(out)
-    assert (code, document["plan"], len(document["missing"])) == (3, None, 1)
-    assert not (files / "p.yaml").exists()
-    line = err.split("to train all the same: ")[1].splitlines()[0]
-    line = line.partition(" (")[0].replace("FILE", "pairs.jsonl")
-    flags = shlex.split(line)
-    assert parse_composition(flags[1]).chain
-    assert (flags[0], flags[2]) == ("--choose", "--force")
-    code, out, err = typed(f"{asked} {line}")
-    assert (code, json.loads(out)["plan"] is not None) == (0, True), err
 
 
 @pytest.mark.parametrize("scheme", schemes())

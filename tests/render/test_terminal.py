@@ -40,11 +40,14 @@ from tests.render.example_advice import (
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def printed(advice, *, width=80, plan_path=None, first=False, **console) -> str:
+def printed(advice, *, width=80, plan_path=None, first=False, read_in=None, **console) -> str:
     """The whole answer as text, or its first screen."""
     file = io.StringIO()
-    shown = print_advice if first else print_whole_answer
-    shown(advice, Console(file=file, width=width, **console), plan_path=plan_path)
+    screen = Console(file=file, width=width, **console)
+    if first or read_in:
+        print_advice(advice, screen, plan_path=plan_path, read_in=read_in or "shell")
+    else:
+        print_whole_answer(advice, screen, plan_path=plan_path)
     return file.getvalue()
 
 
@@ -167,9 +170,7 @@ def test_a_terminal_without_the_signs_gets_others():
 def test_the_last_line_says_where_the_rest_is(read_in, where):
     """In the wizard that is the menu; left-out warnings are counted there."""
     advice = structs.replace(scenario_5(), warnings=("one of them", "another", "a third"))
-    file = io.StringIO()
-    print_advice(advice, Console(file=file, width=80, height=60), read_in=read_in)
-    last = file.getvalue().rstrip("\n").split("\n")[-1]
+    last = printed(advice, height=60, read_in=read_in).rstrip("\n").split("\n")[-1]
     left_out = first_screen(advice).more_warnings
     assert left_out > 0
     assert f"{left_out} more warning" in last
@@ -179,37 +180,31 @@ def test_the_last_line_says_where_the_rest_is(read_in, where):
 def test_on_a_small_screen_the_answer_leaves_room_for_the_menu():
     """Fifteen lines of 24; on a large one the answer is as it is in the shell."""
     for advice in (scenario_5(), scenario_4(), remedy_alone()):
-        small, large = io.StringIO(), io.StringIO()
-        print_advice(advice, Console(file=small, width=80, height=24), read_in="menu")
-        print_advice(advice, Console(file=large, width=80, height=60), read_in="menu")
-        assert len(small.getvalue().splitlines()) <= 16
-        assert len(small.getvalue().splitlines()) <= len(large.getvalue().splitlines())
-
-
-def test_how_a_name_was_read_is_told_after_what_may_be_wrong():
-    """And what the screen says in another place is no warning there."""
-    said = (
-        "'Phi-4' read as microsoft/phi-4",
-        "no answer in the data holds a call",
-        "all 2 GPUs are used: each holds the whole model",
-        "no model was named: Qwen/Qwen3-8B is a suggestion",
-        "it may not fit: it needs 21 GiB",
-        "no answer in the data holds a call",
-    )
-    advice = structs.replace(scenario_5(), warnings=said)
-    assert ordered_warnings(advice) == (said[1], said[2], said[0])
+        small, large = (
+            len(printed(advice, height=rows, read_in="menu").splitlines()) for rows in (24, 60)
+        )
+        assert small <= min(16, large)
 
 
 def test_what_may_end_the_run_is_told_first():
-    """Which of several models is meant, then a name nobody knows, then what was never tried."""
-    said = (
-        "no answer in the data holds a call",
-        "these trainers were never run on an Apple GPU: try it",
-        "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
+    """Which of several models is meant, then a name nobody knows, then what was never tried; how a
+    name was read comes last, and what the screen says in another place is no warning there.
+    """
+    call = "no answer in the data holds a call"
+    ordered = (
         "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
+        "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
+        "these trainers were never run on an Apple GPU: try it",
+        call,
+        "all 2 GPUs are used: each holds the whole model",
+        "'Phi-4' read as microsoft/phi-4",
     )
-    advice = structs.replace(scenario_5(), warnings=said)
-    assert ordered_warnings(advice) == said[::-1]
+    elsewhere = (
+        "no model was named: Qwen/Qwen3-8B is a suggestion",
+        "it may not fit: it needs 21 GiB",
+    )
+    said = (*ordered[::-1], *elsewhere, call)
+    assert ordered_warnings(structs.replace(scenario_5(), warnings=said)) == ordered
 
 
 def test_a_rented_machine_is_paid_for_its_whole_time():
@@ -239,11 +234,8 @@ def test_the_next_command_asks_for_what_a_plan_still_needs():
 
 def test_a_run_that_starts_has_no_next_command():
     """What trains now is not told to be trained; where nothing trains the steps are shown."""
-    file = io.StringIO()
-    print_advice(scenario_5(), Console(file=file, width=80), read_in="run")
-    assert "advise run" not in file.getvalue()
-    print_advice(remedy_alone(), Console(file=file, width=80), read_in="run")
-    assert "advise check examples.jsonl" in file.getvalue()
+    assert "advise run" not in printed(scenario_5(), read_in="run")
+    assert "advise check examples.jsonl" in printed(remedy_alone(), read_in="run")
 
 
 def test_many_files_are_counted_not_listed():
