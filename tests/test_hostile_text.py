@@ -122,7 +122,7 @@ def test_nothing_prints_past_it():
     }
     programs = [name for name, text in sources.items() if '== "__main__"' in text]
     assert len(programs) >= 6
-    shows = re.compile(r"show_streams\(\)|run_command\(")  # which shows them
+    shows = re.compile(r"show_streams\(\)|= command\(")  # which shows them
     assert "show_streams()" in sources["trainers/tools/__init__.py"]
     assert [name for name in programs if not shows.search(sources[name])] == []
     for call, places in (("click.echo(", ["advisor/commands/output.py"]), ("Console(", [])):

@@ -258,23 +258,22 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     whole = trained(lesson(**keys))
     (folder,) = (lesson(**keys).run / "prepared").glob("*-teacher-*")
     written = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-    assert list(written) == ["0.jsonl", "1.jsonl", "2.jsonl"]
-    lines = b"".join(written.values()).splitlines()
-    assert len(lines) == 12
+    assert list(written) == ["0.json", "1.json", "2.json"]
+    answers = [one for text in written.values() for one in json.loads(text)["value"]]
+    assert len(answers) == 12
     note = next(note for note in whole["data"]["notes"] if "the teacher wrote" in note)
-    cut = sum(not json.loads(line)["ended"] for line in lines)
+    cut = sum(not ended for _, ended in answers)
     assert note.startswith("the teacher wrote 12 answers of ")
     assert note.endswith(f"{cut} are cut at response_tokens 6")
-    assert whole["data"]["learned_tokens"] == sum(
-        len(json.loads(line)["ids"]) for line in lines[3:]
-    )
+    assert whole["data"]["learned_tokens"] == sum(len(ids) for ids, _ in answers[3:])
     measured = whole["measured"]
     assert 0 < measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
     again = lesson(**keys, job_run=folder.parent.parent.parent / "again")
     half = again.run / "prepared" / folder.name
     half.mkdir(parents=True)
-    (half / "0.jsonl").write_bytes(written["0.jsonl"])
-    (half / "1.jsonl").write_bytes(lines[4] + b'\n{"ids": [')
+    (half / "0.json").write_bytes(written["0.json"])
+    (half / "1.json").write_bytes(written["1.json"].replace(b"true", b"false"))
+    (half / "2.json").write_bytes(written["2.json"][:-40])
     assert trained(again)["data"] == whole["data"]
     assert {file.name: file.read_bytes() for file in half.iterdir()} == written
 

@@ -88,7 +88,7 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
     from transformers import AutoModelForCausalLM
 
     loaded = load_results(results_of(run), CPU)
-    assert len(loaded.models) == 1
+    assert len(set(map(id, loaded.models.values()))) == 1
     assert loaded.labels == [BASE, "legal", "hr"]
     alone = {
         task: AutoPeftModelForCausalLM.from_pretrained(run / "stages" / f"sft-{task}").eval()

@@ -14,8 +14,7 @@ from tests.trainers.alignment import QUESTIONS, REWARD, SHORT, stage_of
 from tests.trainers.conftest import job_in
 from tests.trainers.runs import losses, metrics, trained, write_rows
 from trainers.rewards.scoring import Answer, Reward
-from trainers.rewards.sources import build_rewards
-from trainers.rewards.verifiers import matches, same_answer, schema_validator
+from trainers.rewards.sources import build_rewards, matches, same_answer, schema_validator
 from trainers.rows.preference import PAIRS
 from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer

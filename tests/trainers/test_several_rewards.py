@@ -16,8 +16,7 @@ from tests.trainers.runs import break_at, metrics, trained, write_rows
 from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
 from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sampled, shortened
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
-from trainers.rewards.sources import load_user_reward
-from trainers.rewards.verifiers import overlong_penalty, repetition_penalty
+from trainers.rewards.sources import load_user_reward, overlong_penalty, repetition_penalty
 from trainers.rewards.watch import Watch, rewards_in, watching
 
 KEYS = {key: value for key, value in SHORT.items() if key != "reward"}

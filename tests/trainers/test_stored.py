@@ -266,7 +266,7 @@ def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     first = in_memory(prepared_in(job, tmp_path, PAIRS))
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(preparing, "_made", lambda *args, **keys: pytest.fail("prepared again"))
+    monkeypatch.setattr(Preparation, "write", lambda *_, **__: pytest.fail("prepared again"))
     files = {path: path.read_bytes() for path in (tmp_path / "prepared").iterdir()}
     for path in files:
         path.unlink()

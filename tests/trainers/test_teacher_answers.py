@@ -68,8 +68,8 @@ def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkey
     again = Teacher()
     assert processes(tmp_path / "two", again) == both
     assert not again.asked
-    (tmp_path / "two" / "1.jsonl").unlink()
-    with (tmp_path / "two" / "2.jsonl").open("r+b") as file:
+    (tmp_path / "two" / "1.json").unlink()
+    with (tmp_path / "two" / "2.json").open("r+b") as file:
         file.truncate(100)
     assert processes(tmp_path / "two", again) == both
     assert sorted(again.asked) == [("0", 2), ("1", 1)]

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from advisor.record.stage import Check, Evaluation
 from trainers.job import Trainer
 from trainers.job.job import Job
 from trainers.rows import Prepared
 from trainers.rows.row import PreparedRow
-
-if TYPE_CHECKING:
-    from advisor.record.stage import Check, Evaluation
 
 Item = TypeVar("Item", bound=PreparedRow)
 

@@ -20,6 +20,7 @@ from advisor.record.stage import Check, Evaluation, SampleAnswer
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
+    LONGEST_SAMPLE,
     SAMPLES,
     Sample,
     greedy_answers,
@@ -28,7 +29,6 @@ from trainers.evaluation.loss import (
     perplexity,
     prompts_to_answer,
     row_losses,
-    sample_limit,
 )
 from trainers.evaluation.metrics import Comparison, choose_metrics, compare, score_answer, verdict
 from trainers.evaluation.saved_result import check_stops
@@ -45,8 +45,6 @@ TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4
 
 @dataclass
 class Measurements:
-    """What was measured of one model."""
-
     losses: list[float] = field(default_factory=list)  # mean per learned token, of held-out rows
     general: list[float] = field(default_factory=list)  # the same, of the general prompts
     samples: list[Sample] = field(default_factory=list)
@@ -67,7 +65,9 @@ class TextEvaluator:
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if self.trial else HELD_OUT_ROWS)
         answered = prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)
         self.prompts = answered[: TRIAL_SAMPLES if self.trial else SAMPLES]
-        self.limit = sample_limit(self.prompts)
+        # Half as many tokens again as the longest expected answer has, up to a bound.
+        longest = max((row.learned for row in self.prompts), default=32)
+        self.limit = min(LONGEST_SAMPLE, longest + longest // 2 + 8)
         self.general_rows = (
             general_rows(self.trainer.processing_class, job.stage.seq_len)
             if self.is_general
@@ -77,7 +77,6 @@ class TextEvaluator:
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        """Measure the model as it is before training; once, also if a run was resumed."""
         known = kept_value(self.cache, self.fingerprint)
         if known is None:
             self.base = self._measure()
@@ -88,7 +87,6 @@ class TextEvaluator:
         self.prompts = self.prompts[: len(self.base.samples)]  # as many as there was time for
 
     def evaluate_tuned(self) -> None:
-        """Measure the trained model on the same."""
         self.tuned = self._measure(bounded=False)
 
     def _measure(self, *, bounded: bool = True) -> Measurements:
@@ -124,7 +122,6 @@ class TextEvaluator:
         return max(FEWEST_TOGETHER, stage.micro_batch_size * stage.seq_len // longest)
 
     def sample(self, rows: Sequence[Row]) -> list[Sample]:
-        """Greedy answers to the rows' prompts."""
         tokenizer = self.trainer.processing_class
         # Rendered prompts have their own special tokens; a prompt without a template gets the
         # tokenizer's.
@@ -201,7 +198,6 @@ class TextEvaluator:
         }
 
     def verdict(self) -> tuple[str, str]:
-        """One word and one sentence on the task."""
         return verdict(
             {
                 **self.own_parts(),
@@ -218,7 +214,6 @@ class TextEvaluator:
         return check_stops(self.job, self.tuned.samples, self.base.samples, self.limit)
 
     def record(self) -> Evaluation:
-        """The comparison for result.json."""
         loss = self.loss
         general = compare_losses(self.base.general, self.tuned.general, self.general_rows)
         scored, own = self.scored_answers(), self.own_parts()
@@ -268,12 +263,10 @@ class RewritingEvaluator(TextEvaluator):
     is_general = False
 
     def losses(self, rows: Sequence[Any]) -> list[float]:
-        """Loss per token of the output of each row."""
         sums = output_losses(self.trainer, rows)
         return [total / row.learned for total, row in zip(sums, rows, strict=True)]
 
     def sample(self, rows: Sequence[Any]) -> list[Sample]:
-        """Greedy outputs."""
         return greedy_answers(self.trainer, [row.input_ids for row in rows], limit=self.limit)
 
 

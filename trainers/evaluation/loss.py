@@ -27,8 +27,6 @@ LONGEST_SAMPLE = 128  # tokens
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer."""
-
     text: str
     tokens: int
     stopped: bool  # by a stop token, not by the limit
@@ -178,11 +176,3 @@ def greedy_answers(
         )
         for ids, ended in ((ids[:-1] if ended else ids, ended) for ids, ended in written)
     ]
-
-
-def sample_limit(rows: Sequence[Row]) -> int:
-    """How many tokens a sample answer may have: half as many again as the longest expected one, up
-    to a bound.
-    """
-    longest = max((row.learned for row in rows), default=32)
-    return min(LONGEST_SAMPLE, longest + longest // 2 + 8)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
+
 from advisor.ground.annotated import parse_json
 from advisor.record.stage import Metric
 
@@ -45,7 +47,6 @@ class Comparison:
         return "better" if (self.interval[0] > 0) == self.higher_is_better else "worse"
 
     def record(self) -> Metric:
-        """The comparison for result.json."""
         return Metric(
             before=self.before,
             after=self.after,
@@ -69,8 +70,6 @@ def compare(
     Args:
         weights: The weight of each row, for a mean per token; default: all the same.
     """
-    import numpy
-
     one, other = numpy.asarray(before, dtype=float), numpy.asarray(after, dtype=float)
     weight = numpy.ones_like(one) if weights is None else numpy.asarray(weights, dtype=float)
     if len(one) == 0 or len(one) != len(other) or len(one) != len(weight):
@@ -87,8 +86,6 @@ def compare(
 
 def _interval(difference: Any, weight: Any) -> tuple[float, float] | None:
     """The 95 % interval of the weighted mean of the rows' differences; None with too few rows."""
-    import numpy
-
     rows = len(difference)
     if rows < FEWEST or (rows < FEWEST_ALIKE and numpy.ptp(difference) == 0):
         return None
@@ -168,7 +165,6 @@ def classification(
     """Accuracy and macro-F1 with intervals, and the confusion matrix: rows are the true classes,
     columns the predicted ones.
     """
-    import numpy
     import torch
     from torchmetrics.functional.classification import (
         multiclass_confusion_matrix,
@@ -214,16 +210,12 @@ def verdict(parts: Mapping[str, Comparison]) -> tuple[str, str]:
     ]
     word = first.word
     if word == "not distinguishable":
-        sentences[0] += f", {_too_few(first)}"
+        told = "are too few to tell"
+        if first.interval is not None:
+            half = (first.interval[1] - first.interval[0]) / 2
+            told = f"tell differences above about {half:.2g}"
+        sentences[0] += f", which {told}"
     return word, f"{word}: {'; '.join(sentences)}"
-
-
-def _too_few(part: Comparison) -> str:
-    """What so many rows can tell."""
-    if part.interval is None:
-        return "which are too few to tell"
-    told = (part.interval[1] - part.interval[0]) / 2
-    return f"which tell differences above about {told:.2g}"
 
 
 def _sentence(name: str, part: Comparison) -> str:

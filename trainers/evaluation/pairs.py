@@ -116,13 +116,6 @@ class PreferenceEvaluator(TextEvaluator):
         }
 
 
-def prompt_row(row: Prompt) -> Row:
-    """A prompt as a row without a token to learn."""
-    ids, labels = row.prompt_ids, ids_of([IGNORED] * len(row.prompt_ids))
-    expected = row.answer or ""
-    return Row(row.number, ids, labels, row.prompt, row.shown, expected, row.key, row.text)
-
-
 class RewardEvaluator(TextEvaluator):
     """Lets the model answer held-out prompts greedily, and scores the answers by the reward."""
 
@@ -134,11 +127,14 @@ class RewardEvaluator(TextEvaluator):
         nothing: Prepared[Row] = Prepared(train=(), holdout=(), rows=data.rows)
         super().__init__(Subject(job, subject.trainer, nothing, subject.fingerprint))
         self.rewards = rewards
-        self.prompts = [prompt_row(row) for row in self.held]
+        nothing_learned = [ids_of([IGNORED] * row.tokens) for row in self.held]
+        self.prompts = [
+            Row(row.number, row.prompt_ids, labels, row.prompt, row.shown, row.answer or "")
+            for row, labels in zip(self.held, nothing_learned, strict=True)
+        ]
         self.limit = int(job.options["response_tokens"])
 
     def own_scores(self, samples: Sequence[Sample]) -> dict[str, list[float | None]]:
-        """The reward of each answer, and each of several."""
         tokenizer = self.trainer.processing_class
         end = [tokenizer.eos_token_id]
         texts = [sample.text for sample in samples]
@@ -201,7 +197,6 @@ class RewardModelEvaluator:
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        """Score the pairs before training; once, also if a run was resumed."""
         if not self.scored_before or not self.rows:
             return
         known = kept_value(self.cache, self.fingerprint)
@@ -210,11 +205,9 @@ class RewardModelEvaluator:
             keep_value(self.cache, self.fingerprint, self.before)
 
     def evaluate_tuned(self) -> None:
-        """Score the pairs with the trained model."""
         self.after = pair_scores(self.trainer, self.rows).tolist()
 
     def verdict(self) -> tuple[str, str]:
-        """One word and one sentence."""
         rows, right = len(self.rows), count_right(self.after)
         interval = proportion_interval(right, rows)
         if interval is None:
@@ -256,7 +249,6 @@ class RewardModelEvaluator:
         return [Check("scores-are-more-than-length", not biased, text)]
 
     def record(self) -> Evaluation:
-        """The comparison for result.json."""
         rows, right = len(self.rows), count_right(self.after)
         if not rows:
             return Evaluation(rows=0)
@@ -278,7 +270,6 @@ class RewardModelEvaluator:
 
 
 def count_right(scores: Sequence[Sequence[float]]) -> int:
-    """How many chosen answers score higher than the rejected ones."""
     return sum(chosen > rejected for chosen, rejected in scores)
 
 

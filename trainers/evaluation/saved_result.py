@@ -80,7 +80,6 @@ class Probe:
 
     @property
     def what(self) -> str:
-        """What the answers are, in words."""
         return "scores" if self.head == SCORES else "log-probabilities"
 
     def difference(self, one: Any, other: Any) -> float:
@@ -144,8 +143,17 @@ def check_saved(
     if sharded and not exact:
         limit = max(limit, ROUNDED_SHARE * probe.difference(trained, before))
     is_module = isinstance(model, PeftModel)
-    how, loaded = _loaded_again(job, model, folder, probe)
-    if loaded is None and is_read:
+    how, loaded = "read from disk (no room for a second model)", None
+    if _room_for_second(model, job):
+        options = {"num_labels": model.config.num_labels} if probe.head == SCORES else {}
+        device, path = next(model.parameters()).device, job.whole_model(folder)
+        on = "PEFT on " if (folder / ADAPTER_CONFIG).is_file() else ""
+        how = f"loaded by {on}AutoModelFor{probe.head}"
+        # No name is left for the second model, whose memory the next checks may need.
+        loaded = probe.answer(
+            load_frozen(job, device, str(folder), base=path, head=probe.head, **options)
+        )
+    elif is_read:
         how, loaded = "read into the model before training", probe.answer(model)
     if loaded is not None:
         gaps = [] if answered_in else [probe.difference(trained, loaded)]
@@ -186,17 +194,6 @@ def check_saved(
         )
     checks = [Check("saved-model-is-the-trained-one", same, found), effect]
     return checks + plain_lora(folder)
-
-
-def _loaded_again(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:
-    """(how what was saved was loaded from its files, its answer); no answer if there is no room."""
-    if not _room_for_second(model, job):
-        return "read from disk (no room for a second model)", None
-    options = {"num_labels": model.config.num_labels} if probe.head == SCORES else {}
-    device, base = next(model.parameters()).device, job.whole_model(folder)
-    second = load_frozen(job, device, str(folder), base=base, head=probe.head, **options)
-    on = "PEFT on " if (folder / ADAPTER_CONFIG).is_file() else ""
-    return f"loaded by {on}AutoModelFor{probe.head}", probe.answer(second)
 
 
 def _room_for_second(model: Model, job: Job) -> bool:

@@ -30,8 +30,6 @@ from trainers.step.make_optimizer import make
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """What the answers of an update teach."""
-
     batches: Sequence[Batch]
     old_RT: Any  # log-probabilities under the policy that generated the answers
     values_RT: Any  # before the update
@@ -158,9 +156,13 @@ class Learner:
 
     def step(self) -> Any:
         """Take the step; the policy's gradient norm before clipping, on the device."""
-        if process_count() > 1:
-            groups = self.optimizer.param_groups
-            average_gradients([one for group in groups for one in group["params"]])
+        if process_count() > 1:  # all gradients are on their way before the first is waited for
+            trained = [one for group in self.optimizer.param_groups for one in group["params"]]
+            gradients = [one.grad for one in trained if one.grad is not None]
+            for sent in [dist.all_reduce(one, async_op=True) for one in gradients]:
+                sent.wait()
+            for one in gradients:
+                one.div_(dist.get_world_size())
         self.scaler.unscale_(self.optimizer)
         # Policy and value are clipped by a norm of their own each.
         norm, _ = (
@@ -173,20 +175,6 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm.float()
-
-
-def average_gradients(parameters: Sequence[Any]) -> None:
-    """Average the gradients over all processes: all are on their way before the first is waited
-    for.
-
-    Args:
-        parameters: In the same order in every process.
-    """
-    gradients = [one.grad for one in parameters if one.grad is not None]
-    for sent in [dist.all_reduce(one, async_op=True) for one in gradients]:
-        sent.wait()
-    for one in gradients:
-        one.div_(dist.get_world_size())
 
 
 def mean_over_processes(tensor: Any) -> Any:
@@ -217,7 +205,6 @@ def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float
 
 
 def set_rates(stepper: Any, share: float) -> None:
-    """Set each group to this share of its own learning rate."""
     for group in stepper.param_groups:
         group["lr"] = group["full_rate"] * share
 

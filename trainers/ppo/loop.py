@@ -319,7 +319,6 @@ class PPOTrainer:
         return engine.generate(ids, Sampling(**{**own, "stops": self.stops, **keys}))
 
     def batches(self, answers: Answers) -> list[Batch]:
-        """The answers in batches of micro_batch_size."""
         return batches_of(
             answers,
             self.job.stage.micro_batch_size,
@@ -353,7 +352,6 @@ class PPOTrainer:
         return Scored(given, [part(given) for part in self.rewards.parts])
 
     def role_scores(self, answers: Sequence[Answer]) -> list[float]:
-        """What the reward model of the roles says of each answer."""
         part = self.roles.parts[REWARD]
         if part.head is None:  # it has a base of its own
             with self.autocast():
@@ -412,7 +410,6 @@ class PPOTrainer:
         self.state.global_step, self.state.epoch = step, step * size / len(self.prompts)
 
     def _trained(self) -> dict[str, Any]:
-        """Name -> parameter, of all that are trained."""
         return {
             f"{role}.{name}": parameter
             for role in (POLICY, VALUE)
@@ -422,7 +419,6 @@ class PPOTrainer:
     # ---------------------------------------------------------------- what the frame asks
 
     def add_callback(self, callback: TrainerCallback) -> None:
-        """From here on it is told of every step."""
         self.callbacks.append(callback)
 
     def remove_callback(self, kind: type) -> None:
@@ -438,7 +434,6 @@ class PPOTrainer:
         return {"tokens": tokens, "computed_tokens": tokens}
 
     def take_token_count(self) -> int:
-        """Those since the last call."""
         count, self.new_tokens = self.new_tokens * process_count(), 0
         return count
 
@@ -453,7 +448,6 @@ def shuffled(items: Sequence[Item], places: range, *, seed: int) -> list[Item]:
     @cache
     def order(epoch: int) -> list[int]:
         random = torch.Generator().manual_seed(seed + epoch)
-        found: list[int] = torch.randperm(len(items), generator=random).tolist()
-        return found
+        return torch.randperm(len(items), generator=random).tolist()
 
     return [items[order(place // len(items))[place % len(items)]] for place in places]

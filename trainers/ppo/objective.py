@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,25 @@ class PPO(Rewarded):
     data: Prepared[Prompt]
 
     def faults(self, job: Job) -> list[Fault]:
-        return [*super().faults(job), *key_faults(job)]
+        stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
+        found: list[tuple[str, str, str]] = []  # what, what is allowed, a hint
+        if stage.options.get("dropout"):
+            why = "PPO compares probabilities before and after a step, which dropout would change"
+            found.append((f"'dropout' has no effect: {why} at random", "", "remove it"))
+        if options["kl_horizon"] is not None and options["kl_target"] is None:
+            why = "without kl_target the KL coefficient is fixed"
+            found.append((f"'kl_horizon' has no effect: {why}", "", "set kl_target, or remove it"))
+        if options["minibatches"] > stage.grad_accum:
+            what = (
+                f"minibatches {options['minibatches']} are more than the {stage.grad_accum} batches"
+                " of an update (grad_accum)"
+            )
+            found.append((what, f"1 to {stage.grad_accum}", ""))
+        own = [
+            Fault(where=at, what=f"{at} {what}", allowed=right, hint=hint)
+            for what, right, hint in found
+        ]
+        return [*super().faults(job), *own]
 
     def load(self, opened: Opened[Prompt]) -> Any:
         """The policy. Raises InputError if the reward or the model does not fit the stage."""
@@ -75,13 +94,10 @@ class PPO(Rewarded):
             **stage.trl, fp16=scales, per_device_train_batch_size=stage.micro_batch_size
         )
 
-        def autocast() -> Any:
-            """The context of forward passes."""
-            return torch.autocast(device.type, getattr(torch, dtype)) if dtype else nullcontext()
-
-        def policy() -> Any:
-            return roles.use(POLICY)
-
+        policy = partial(roles.use, POLICY)
+        autocast: Any = nullcontext
+        if dtype:
+            autocast = partial(torch.autocast, device.type, getattr(torch, dtype))
         local = TransformersEngine(
             policy,
             models=roles.models,
@@ -144,28 +160,6 @@ class PPO(Rewarded):
             "one_base": roles.shared,
         }
         return {"trainable_parameters": sizes[POLICY], "extra": extra}
-
-
-def key_faults(job: Job) -> list[Fault]:
-    """Keys of the stage that cannot be what they are, or have no effect."""
-    stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
-    found: list[tuple[str, str, str]] = []  # what, what is allowed, a hint
-    if stage.options.get("dropout"):
-        why = "PPO compares probabilities before and after a step, which dropout would change"
-        found.append((f"'dropout' has no effect: {why} at random", "", "remove it"))
-    if options["kl_horizon"] is not None and options["kl_target"] is None:
-        why = "without kl_target the KL coefficient is fixed"
-        found.append((f"'kl_horizon' has no effect: {why}", "", "set kl_target, or remove it"))
-    if options["minibatches"] > stage.grad_accum:
-        what = (
-            f"minibatches {options['minibatches']} are more than the {stage.grad_accum} batches of"
-            " an update (grad_accum)"
-        )
-        found.append((what, f"1 to {stage.grad_accum}", ""))
-    return [
-        Fault(where=at, what=f"{at} {what}", allowed=allowed, hint=hint)
-        for what, allowed, hint in found
-    ]
 
 
 def prepare(roles: Roles, *, recomputes: bool) -> None:

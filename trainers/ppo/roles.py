@@ -49,8 +49,6 @@ BASE = "(base)"
 
 @dataclass
 class RoleModel:
-    """The model of one role."""
-
     model: Any
     # The adapter on it that plays the role; None: the model itself; BASE: it without adapters.
     adapter: str | None = None
@@ -70,7 +68,6 @@ class Roles:
 
     @contextmanager
     def use(self, role: str) -> Iterator[Any]:
-        """The model, switched to the role."""
         part = self.parts[role]
         if part.adapter is None:
             yield part.model
@@ -110,7 +107,6 @@ class Roles:
             return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
 
     def trained(self, role: str) -> dict[str, Any]:
-        """The trained parameters of the policy or the value, by name."""
         part = self.parts[role]
         found = {
             name: parameter
@@ -127,7 +123,6 @@ class Roles:
             pass
 
     def models(self) -> list[Any]:
-        """Every model, each once."""
         return list({id(part.model): part.model for part in self.parts.values()}.values())
 
 

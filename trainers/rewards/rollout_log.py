@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import DISK, cannot_write
@@ -48,7 +47,8 @@ class RolloutLog:
         """
         if self.last is None:
             cut_metrics(self.path, stage=self.stage, task=self.task, after=step - 1)
-            self.last = last_step(self.path)
+            lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []
+            self.last = max((one["step"] for one in map(metrics_line, lines) if one), default=0)
         if step <= self.last:
             return False
         return self.last == 0 or step - self.last >= self.every or step == self.steps
@@ -67,7 +67,6 @@ class RolloutLog:
         self.last = step
 
     def line(self, step: int, rollout: Mapping[str, Any]) -> str:
-        """The line of one answer."""
         record = {
             **{"stage": self.stage, "task": self.task, "step": step},
             **rollout,
@@ -79,12 +78,6 @@ class RolloutLog:
             "engine": self.engine,
         }
         return _json(json_value(record)) + "\n"
-
-
-def last_step(path: Path) -> int:
-    """The last step in a file of rollouts; 0 if there is none."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return max((record["step"] for record in map(metrics_line, lines) if record), default=0)
 
 
 def sampled(rollouts: Sequence[Mapping[str, Any]], most: int = SAMPLES) -> list[int]:
@@ -112,7 +105,6 @@ def shortened(text: str, most_bytes: int) -> str:
 
 
 def rounded(value: float | None) -> float | None:
-    """Six significant digits."""
     return None if value is None else float(f"{value:.6g}")
 
 

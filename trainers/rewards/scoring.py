@@ -20,8 +20,6 @@ Score = float | None  # None: this reward says nothing about the answer
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to be scored."""
-
     prompt: str  # as the template writes it
     text: str  # what the model wrote, without special tokens
     expected: str | None  # the answer in the data
@@ -31,8 +29,6 @@ class Answer:
 
 @dataclass
 class Reward:
-    """A number for each answer."""
-
     name: str  # in words, for the notes
     # None: PPO scores the answers by a model of its own (trainers/ppo/roles.py)
     score: Callable[[Sequence[Answer]], Sequence[Score]] | None
@@ -62,8 +58,6 @@ class Reward:
 
 @dataclass
 class Rewards:
-    """All rewards of a stage."""
-
     parts: list[Reward]
 
     def sums(self, scores: Sequence[Sequence[Score]]) -> list[Score]:
@@ -84,7 +78,6 @@ class Rewards:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one."""
         return len(self.parts) > 1
 
     @property
@@ -123,8 +116,6 @@ def filled(sums: Sequence[Score]) -> list[float]:
 
 @dataclass
 class Scored:
-    """The answers that were scored last, with the scores of each reward so far."""
-
     answers: list[Answer] = field(default_factory=list)
     scores: list[list[Score]] = field(default_factory=list)
 

@@ -1,14 +1,18 @@
 """Where the reward of an answer comes from: built-in verifiers, reward models, functions of the
 user, or several of them with weights.
 
-The notes of the run name them.
+A verifier says whether an answer is the expected one, contains a pattern, or is JSON that fits a
+schema. A penalty is 0 for a good answer and -1 for the worst: one that grows too long, or repeats
+itself. The notes of the run name the sources.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
+import math
+import re
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +21,8 @@ from typing import Any
 
 from msgspec import structs
 
-from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.ground.annotated import parse_json
+from advisor.ground.errors import Fault, InputError, MachineNotReady, TrainingFailed
 from advisor.methods import objective
 from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
@@ -26,16 +31,14 @@ from trainers.job import Device, Model, Tokenizer
 from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score
-from trainers.rewards.verifiers import (
-    matches,
-    overlong_penalty,
-    repetition_penalty,
-    same_answer,
-    schema_validator,
-)
 from trainers.rows.conversation import Prompt
 from trainers.rows.packing import head_outputs
+from trainers.start.loading import load_frozen, read_adapter_config, read_tokenizer
+from trainers.start.model_files import check_files
 
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+BOXED = re.compile(r"\\boxed\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
+FENCED = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 SCORES = "SequenceClassification"
 NGRAM = 3  # words; open-r1's default
 NOTHING_SCORES = (
@@ -232,19 +235,15 @@ def load_user_reward(named: str, folder: Path) -> Callable[[Sequence[Answer]], l
     """
     file, _, name = named.rpartition(":")
     path = folder / Path(file).expanduser()
-    spec = importlib.util.spec_from_file_location("own_reward", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file", where="reward")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        defined = runpy.run_path(str(path), run_name="own_reward")
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{path} cannot be loaded: {type(error).__name__}: {error}", where="reward"
         ) from error
-    function = getattr(module, name, None)
+    function = defined.get(name)
     if not callable(function):
-        there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        there = [key for key, value in defined.items() if inspect.isfunction(value)]
         raise InputError(
             f"{path} has no function '{name}'",
             where="reward",
@@ -267,6 +266,134 @@ def load_user_reward(named: str, folder: Path) -> Callable[[Sequence[Answer]], l
             ) from error
 
     return score
+
+
+# --------------------------------------------------------------------------- verifiers
+
+
+def same_answer(answer: str, expected: str) -> bool:
+    """Whether the final answer of a text is the expected one.
+
+    The final answer is what follows ####, is in the last \\boxed{}, is the last number if a number
+    is expected, or all of the text. Numbers are compared by value; in texts, case, white space and
+    a full stop at the end make no difference.
+    """
+    goal = final_answer(expected)
+    goal_number = number(goal)
+    if goal_number is not None:
+        marked = final_answer(answer)
+        own = number(marked)
+        if own is None:
+            found = NUMBER.findall(marked)
+            own = number(found[-1]) if found else None
+        return own is not None and own == goal_number
+    return plain_text(final_answer(answer)) == plain_text(goal)
+
+
+def final_answer(text: str) -> str:
+    """The part of a text that is marked as its answer; without a mark, all of it."""
+    text = text.split("</think>")[-1]
+    boxed = BOXED.findall(text)
+    if boxed:
+        return str(boxed[-1]).strip()
+    return text.rsplit("####", 1)[-1].strip()
+
+
+def plain_text(text: str) -> str:
+    """The text without case, extra white space and a full stop at the end."""
+    return " ".join(text.split()).casefold().rstrip(".").strip()
+
+
+def number(text: str) -> float | None:
+    """The value of a text that is a number (thousands' commas, currencies and per cent are
+    allowed); None for any other text.
+    """
+    stripped = text.strip().strip("$€£%").rstrip(".").replace(",", "")
+    try:
+        value = float(stripped)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def matches(answer: str, pattern: str, expected: str | None, *, whole: bool = False) -> bool:
+    """Whether a text contains the pattern, in which {answer} stands for the expected answer.
+
+    Args:
+        whole: It has to match all of the text, white space around it aside; a dot matches line
+            ends, too.
+    """
+    written = pattern.replace("{answer}", re.escape(expected or ""))
+    found = (
+        re.fullmatch(written, answer.strip(), re.DOTALL) if whole else re.search(written, answer)
+    )
+    return found is not None
+
+
+def schema_validator(path: Path) -> Callable[[str], bool]:
+    """A function that says whether a text is JSON that fits the schema in a file.
+
+    Raises InputError for a file without a schema, and MachineNotReady without jsonschema.
+    """
+    try:
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import validator_for
+    except ImportError:
+        raise MachineNotReady(
+            "verifier json_schema needs jsonschema, which is not installed",
+            hint="pip install jsonschema",
+        ) from None
+    try:
+        schema = parse_json(path.read_text("utf-8"))
+        kind = validator_for(schema)
+        kind.check_schema(schema)
+    except (OSError, ValueError, SchemaError) as error:
+        raise InputError(
+            f"not a JSON schema: {str(error).splitlines()[0]}", where=str(path)
+        ) from None
+    checker = kind(schema)
+
+    def valid(answer: str) -> bool:
+        text = answer.split("</think>")[-1].strip()
+        fenced = FENCED.match(text)
+        try:
+            value = parse_json(fenced.group(1) if fenced else text)
+        except ValueError:
+            return False
+        return bool(checker.is_valid(value))
+
+    return valid
+
+
+def overlong_penalty(tokens: int, *, limit: int, overlong: int) -> float:
+    """0 for an answer that leaves `overlong` tokens of the limit unused, falling to -1 at it.
+
+    Args:
+        tokens: Of the answer.
+        limit: The longest answer, at which it is cut (L_max).
+        overlong: The last tokens before it, over which the penalty grows (L_cache).
+
+    Source: soft overlong punishment, DAPO, arXiv:2503.14476, equation 13.
+    """
+    return -min(1.0, max(0, tokens - (limit - overlong)) / overlong)
+
+
+def repetition_penalty(text: str, *, ngram: int) -> float:
+    """Minus the share of word sequences that occurred before in the text; case does not count.
+
+    A text of fewer words than a sequence has repeats nothing. Without spaces between its words, as
+    Chinese is written, a text is one word.
+
+    Args:
+        text: The answer.
+        ngram: Words in a sequence.
+
+    Source: Demystifying Long Chain-of-Thought Reasoning in LLMs, arXiv:2502.03373, appendix C.2, as
+    in open-r1.
+    """
+    words = text.casefold().split()
+    sequences = [tuple(words[start : start + ngram]) for start in range(len(words) - ngram + 1)]
+    return len(set(sequences)) / len(sequences) - 1.0 if sequences else 0.0
 
 
 # --------------------------------------------------------------------------- reward models
@@ -305,8 +432,6 @@ def reward_folder(job: Job, named: str) -> Path:
 
 def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
     """Raise InputError if the reward model has another tokenizer than the policy."""
-    from trainers.start.loading import read_tokenizer
-
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(
             f"{folder} has no tokenizer",
@@ -328,9 +453,6 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
 
     Raises InputError if it gives no single score.
     """
-    from trainers.start.loading import load_frozen, read_adapter_config
-    from trainers.start.model_files import check_files
-
     check_files(str(folder), folder_faults)
     if (folder / "adapter_config.json").is_file():
         is_scoring = read_adapter_config(folder).get("task_type") == "SEQ_CLS"

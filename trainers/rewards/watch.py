@@ -42,8 +42,6 @@ Lines = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, and what to change."""
-
     name: str
     what: str
     hint: str
@@ -120,7 +118,6 @@ def watching(job: Job, watch: Watch, names: Sequence[str]) -> Any:
 
 
 def lines_of(job: Job) -> Lines:
-    """Those of the whole stage in metrics.jsonl."""
     return stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
 
 
@@ -136,7 +133,17 @@ def warnings_of(lines: Lines) -> list[Finding]:
         if len(recent) < limit.lines:
             continue
         if name == "length":
-            said = rise_in_length(lines[:FIRST], recent, limit.limit)
+            was, now, low, high = (
+                math.nan if (mean := mean_of(part, key)) is None else mean  # never more or less
+                for key in ("tokens", "reward")
+                for part in (lines[:FIRST], recent)
+            )
+            said = (
+                f"the reward rose from {low:.3g} to {high:.3g} while answers grew from {was:.0f}"
+                f" to {now:.0f} tokens"
+                if was and high > low and now > limit.limit * was
+                else ""
+            )
         else:
             share, said = mean_of(recent, name), ""
             if share is not None and share > limit.limit:
@@ -157,20 +164,6 @@ def mean_of(lines: Lines, name: str) -> float | None:
         if isinstance(value := line.get(key), int | float)
     ]
     return sum(values) / len(values) if values and len(values) == len(lines) else None
-
-
-def rise_in_length(first: Lines, recent: Lines, times: float) -> str:
-    """How the reward rose while answers grew to more than so many times their length; "" if they
-    did not.
-    """
-    was, now = mean_of(first, "tokens"), mean_of(recent, "tokens")
-    low, high = mean_of(first, "reward"), mean_of(recent, "reward")
-    if not was or now is None or low is None or high is None or high <= low or now <= times * was:
-        return ""
-    return (
-        f"the reward rose from {low:.3g} to {high:.3g} while answers grew from {was:.0f} to"
-        f" {now:.0f} tokens"
-    )
 
 
 def policy_findings(lines: Lines, *, kl_limit: float) -> list[Finding]:

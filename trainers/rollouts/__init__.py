@@ -38,8 +38,6 @@ class Sampling:
 
 @dataclass
 class Answers:
-    """The answers of a model to some prompts."""
-
     prompts: Sequence[Sequence[int]]  # one for each answer
     ids: list[list[int]]  # of each answer, with the token that ended it
     ended: list[bool]  # by a stop token; else the limit cut it

@@ -53,8 +53,6 @@ PREFIX = "advise-weights-"  # of a folder
 
 
 class OpenServer(NamedTuple):
-    """A server that has what the stage needs."""
-
     client: VLLMClient
     base: str  # its name of the base
 
@@ -202,7 +200,12 @@ class VLLMEngine:
             else:
                 given = {"weights_path": str(folder)}
                 self.client.post(WEIGHTS, {"method": "reload_weights", "kwargs": given})
-                self._forget_prefixes()
+                # What it computed with the old weights, which it keeps while a request runs.
+                end = time.monotonic() + self.client.timeout_s
+                while not self.client.post("/reset_prefix_cache", {}).get("success", True):
+                    if time.monotonic() > end:
+                        raise ServerFault("does not drop the answers' beginnings that it keeps")
+                    time.sleep(WAIT_BETWEEN_S)
         except ServerFault as error:
             raise self._lost(error) from None
         self._remove(all_but=1 if self.sends == "adapter" else 0)
@@ -215,16 +218,6 @@ class VLLMEngine:
         """Let the server drop the adapter of the step before, if there is one."""
         if self.model != self.base:
             self.client.post("/v1/unload_lora_adapter", {"lora_name": self.model})
-
-    def _forget_prefixes(self) -> None:
-        """Let the server drop what it computed with the old weights; it refuses while a request
-        runs.
-        """
-        end = time.monotonic() + self.client.timeout_s
-        while not self.client.post("/reset_prefix_cache", {}).get("success", True):
-            if time.monotonic() > end:
-                raise ServerFault("does not drop the answers' beginnings that it keeps")
-            time.sleep(WAIT_BETWEEN_S)
 
     # ---------------------------------------------------------------- answers
 
@@ -287,7 +280,6 @@ class VLLMEngine:
         return TrainingFailed(what, where=f"stage {self.stage}", hint=hint)
 
     def close(self) -> None:
-        """Let the server drop the adapter, and remove what was written."""
         if is_main_process():
             with suppress(ServerFault):  # it is gone, and the adapter with it
                 self._unload()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
+import numpy as np
+
 from trainers.job.job import Job
 from trainers.rows.sequences import lengths
 
@@ -44,7 +46,6 @@ class Batches:
 
     @classmethod
     def of(cls, job: Job, sequences: Sequence[Any], *, processes: int) -> Batches:
-        """Those of a stage."""
         stage = job.stage
         grouped = stage.group_by_length and not stage.packing
         # Where memory has room for fewer, these come from groups as they were planned.
@@ -89,8 +90,6 @@ class Batches:
 
             generator = torch.Generator().manual_seed(self.seed + epoch)
             return torch.randperm(len(self.lengths), generator=generator).numpy()
-        import numpy as np
-
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.lengths))
         whole = len(order) - len(order) % self.micro  # the rest is the last, smaller micro-batch
@@ -112,8 +111,6 @@ class Batches:
 
     def computed(self, order: Any) -> int:
         """Tokens of all micro-batches in that order, each padded to its longest sequence."""
-        import numpy as np
-
         lengths = self.lengths[order]
         starts = np.arange(0, len(lengths), self.micro)
         sizes = np.diff(np.append(starts, len(lengths)))
@@ -192,18 +189,13 @@ class Rounds:
         return self.processes * math.ceil(len(self.sampler) / (self.batch_size * self.processes))
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = iter(self.sampler)
-        while block := list(islice(rows, self.batch_size * self.processes)):
-            yield from shared_out(block, micro=self.batch_size, processes=self.processes)
-
-
-def shared_out(rows: Sequence[int], *, micro: int, processes: int) -> list[list[int]]:
-    """The rows of a round as one micro-batch for each process: full ones as far as every process
-    has one, as a process alone would have them; else about equal ones.
-    """
-    if len(rows) < processes:
-        rows = [rows[place % len(rows)] for place in range(processes)]
-    if math.ceil(len(rows) / micro) == processes:
-        return [list(rows[start : start + micro]) for start in range(0, len(rows), micro)]
-    ends = [place * len(rows) // processes for place in range(processes + 1)]
-    return [list(rows[start:end]) for start, end in pairwise(ends)]
+        rows, micro, processes = iter(self.sampler), self.batch_size, self.processes
+        while block := list(islice(rows, micro * processes)):
+            if len(block) < processes:
+                block = [block[place % len(block)] for place in range(processes)]
+            # Full ones if every process has one, as a process alone would have them; else about
+            # equal ones.
+            ends = [place * len(block) // processes for place in range(processes + 1)]
+            if math.ceil(len(block) / micro) == processes:
+                ends = [*range(0, len(block), micro), len(block)]
+            yield from (block[start:end] for start, end in pairwise(ends))

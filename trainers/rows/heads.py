@@ -24,8 +24,6 @@ EMPTY = "the input or the output is empty"
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A text and its class."""
-
     number: int
     input_ids: Sequence[int]
     name: str  # of the class
@@ -43,7 +41,6 @@ class Labelled:
 
 
 def label_rows(example: Example, templater: Templater) -> list[Labelled]:
-    """An example with a class as a row. Raises Unusable."""
     if example.text is None or example.label is None:
         raise Unusable(NO_CLASS)
     ids, _ = templater.encode(example.text, special=True)
@@ -145,7 +142,6 @@ def rewriting_rows(example: Example, templater: Templater) -> list[Rewriting]:
 
 
 def cut_both(row: Rewriting, seq_len: int) -> Rewriting:
-    """The row with a shorter input and a shorter output."""
     return replace(row, input_ids=_cut(row.input_ids, seq_len), labels=_cut(row.labels, seq_len))
 
 
@@ -155,7 +151,6 @@ REWRITINGS: Kind[Rewriting] = Kind(
 
 
 def rewriting_columns(rows: Sequence[Rewriting]) -> dict[str, list[Any]]:
-    """The columns of a sequence-to-sequence trainer."""
     return {
         "input_ids": [list(row.input_ids) for row in rows],
         "attention_mask": [[1] * len(row.input_ids) for row in rows],

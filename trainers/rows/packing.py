@@ -17,6 +17,8 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from advisor.ground.errors import InputError
 from advisor.ground.progress import waiting
 from advisor.methods.kernels import is_flash
@@ -57,8 +59,6 @@ def bins_of(lengths: Any, seq_len: int) -> tuple[Any, Any]:
     Args:
         lengths: An int array, none over `seq_len`.
     """
-    import numpy as np
-
     by_length = np.argsort(-lengths, kind="stable")
     bin_of = np.empty(len(lengths), dtype=np.int32)  # of the rows in the order of `by_length`
     rooms: dict[int, array[int]] = {}  # tokens left -> such bins

@@ -86,8 +86,6 @@ class Feedback:
 
 
 class TokenisedAnswer(NamedTuple):
-    """A prompt and one answer to it, as token ids."""
-
     prompt_ids: list[int]
     answer_ids: list[int]
     prompt: str
@@ -248,7 +246,6 @@ def tokenised_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
 
 
 def reward_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
-    """What TRL's reward trainer batches: each side with its prompt."""
     return {
         "chosen_ids": [[*row.prompt_ids, *row.chosen_ids] for row in rows],
         "rejected_ids": [[*row.prompt_ids, *row.rejected_ids] for row in rows],

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
+import numpy
+
 from advisor.data.example import Example
 from advisor.data.example import normalise_text as normalise_text
 from advisor.ground.errors import Fault, InputError
@@ -209,8 +211,6 @@ def split_text(row: Row, seq_len: int) -> Iterator[Row]:
 
 
 class Limits(NamedTuple):
-    """What rows have to fit into."""
-
     seq_len: int
     truncation: str  # stop | drop | truncate
     seed: int  # of the split
@@ -239,8 +239,6 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> dict[str, Any]:
         kind: Theirs.
         limits: What they have to fit into.
     """
-    import numpy
-
     numbers, tokens, outcomes = (rows[name] for name in ("number", "tokens", "outcome"))
     seq_len, truncation, unit, limit = limits.seq_len, limits.truncation, kind.unit, kind.limit
     long = int(((tokens > seq_len) & (outcomes != SPLIT)).sum())

@@ -25,6 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy
+
 from advisor.ground.files import DISK, TEMPORARY, cannot_write
 from trainers.job.files import keep_value, kept_value, make_folder
 from trainers.rows.row import Array
@@ -38,13 +40,8 @@ Columns = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
 class View(Sequence[Any]):
     """Rows, or groups of them, that are looked up when they are asked for."""
 
-    def at(self, place: int) -> Any:
-        """The one at a place from 0."""
-        raise NotImplementedError
-
-    def values_of(self, name: str) -> Array:
-        """A field of each row, such as its tokens; of a group of rows the sum."""
-        raise NotImplementedError
+    at: Any  # gives the one at a place from 0
+    values_of: Any  # gives a field of each row, such as its tokens; of a group of rows the sum
 
     def __getitem__(self, index: Any) -> Any:
         places = range(len(self))[index]
@@ -56,8 +53,6 @@ class View(Sequence[Any]):
 
 def values_of(rows: Sequence[Any], name: str) -> Array:
     """A number, truth or name of each row; of rows in a file, that column alone is read."""
-    import numpy
-
     if isinstance(rows, View):
         return rows.values_of(name)
     return numpy.array([getattr(row, name) for row in rows])
@@ -77,8 +72,6 @@ class Picked(View):
     """
 
     def __init__(self, parts: Sequence[Sequence[Any]], places: Any) -> None:
-        import numpy
-
         self.parts = tuple(parts)
         self.places = numpy.asarray(places, dtype=numpy.int64)
         self.starts = numpy.cumsum([0, *(len(part) for part in self.parts)])
@@ -92,8 +85,6 @@ class Picked(View):
         return self.parts[part][int(row - self.starts[part])]
 
     def values_of(self, name: str) -> Array:
-        import numpy
-
         return numpy.concatenate([values_of(part, name) for part in self.parts])[self.places]
 
 
@@ -118,8 +109,6 @@ class Groups(View):
         return tuple(self.rows[int(row)] for row in self.order[start : self.ends[place]])
 
     def values_of(self, name: str) -> Array:
-        import numpy
-
         found = values_of(self.rows, name)
         if self.ends is None:
             return found
@@ -145,7 +134,6 @@ def rows_dataset(rows: Sequence[Any], columns: Columns) -> Any:
         rows: In the order of the dataset; at least one.
         columns: Turns some of them into the columns that the trainer batches.
     """
-    import numpy
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
@@ -193,7 +181,6 @@ def kept_fields(kind: type) -> dict[str, Any]:
 
 def rows_batch(rows: Sequence[Any], kind: type) -> Any:
     """Rows as one Arrow record batch: their fields, and the numbers asked of all rows."""
-    import numpy
     import pyarrow as pa
 
     ids = pa.large_list(pa.int32())
@@ -293,7 +280,6 @@ class RowsWriter:
             file.close()
 
     def add(self, batch: Any) -> None:
-        """Add rows behind the others."""
         import pyarrow as pa
 
         try:
@@ -312,8 +298,6 @@ class RowsWriter:
             digest: Of all that they depend on.
             about: What to say of them, and how many there are to `train` on.
         """
-        import numpy
-
         try:
             self._close()
             with self._new["order"].open("wb") as file:
@@ -338,8 +322,6 @@ def read_rows(path: Path, kind: type, digest: str) -> tuple[Picked, Picked, dict
     Args:
         digest: Of all that they depend on.
     """
-    import numpy
-
     about = kept_value(path, digest)
     if about is None:
         return None

@@ -18,7 +18,6 @@ stay on one side.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import multiprocessing
 import os
@@ -30,16 +29,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache as once
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
 
+import numpy
+
 from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
 from advisor.data.example import FEWEST_GROUPS, question_mark, text_mark
 from advisor.data.read.hub import is_hub_id
-from advisor.data.read.source import DataSource
 from advisor.data.templates.chat_text import answers_of, holds_thoughts
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import waiting
@@ -111,7 +111,6 @@ class Prepared(Generic[Item]):
     digest: str = ""  # of the rows, in their order and on their side
 
     def counts(self) -> DataCounts:
-        """The numbers for result.json."""
         return DataCounts(
             rows=self.rows,
             train_rows=len(self.train),
@@ -181,8 +180,6 @@ class Preparation:
 
     def build(self, examples: Sequence[Example]) -> Chunk:
         """The rows of the examples. Raises what the kind raises for a row that ends the run."""
-        import numpy
-
         kind, limits, templater = self.kind, self.limits, self.templater
         templater.notes = Counter()
         answers = list(map(answers_of, examples))
@@ -245,8 +242,6 @@ class Preparation:
 
     def _divide(self, found: Chunk) -> tuple[Array, dict[str, Any]]:
         """(the places of the rows to train on and then of those held out, what to say of them)."""
-        import numpy
-
         kind, limits, templater = self.kind, self.limits, self.templater
         seen = found.counts["seen"]
         found.left.raise_if_too_many(seen)
@@ -316,14 +311,11 @@ class Preparation:
 
 def contrary_rows(rows: Array) -> list[int]:
     """The numbers of the rows whose text another row has with another mark."""
-    import numpy
-
     _, first, text_of = numpy.unique(rows["text"], return_index=True, return_inverse=True)
     differs = rows["mark"] != rows["mark"][first][text_of]
     several = numpy.zeros(len(first), bool)
     several[text_of[differs]] = True
-    found: list[int] = rows["number"][several[text_of]].tolist()
-    return found
+    return rows["number"][several[text_of]].tolist()
 
 
 def held_out_mask(rows: Array, share: float, *, blank: int, strata: Array | None = None) -> Array:
@@ -336,8 +328,6 @@ def held_out_mask(rows: Array, share: float, *, blank: int, strata: Array | None
         blank: The mark of no question at all.
         strata: A number for the stratum of each row (a class), of which the same share is held out.
     """
-    import numpy
-
     sizes = rows["pieces"]
     groups = _groups(rows["question"], rows["text"], int(sizes.sum()), blank)
     # Sorted by their marks, which is the order in which groups are held out.
@@ -367,8 +357,6 @@ def _groups(questions: Array, texts: Array, sequences: int, blank: int) -> Array
 
     It is the smallest of the group's questions; of a group without a question, that of its text.
     """
-    import numpy
-
     if len(numpy.unique(questions)) * 2 < sequences:
         return texts
     nothing = numpy.iinfo(numpy.uint64).max
@@ -439,7 +427,11 @@ def prepare_rows(
                 job.data.mapping,
                 *[job.options.get(name) for name in ("source_language", "target_language")],
             ],
-            "code": _code_digest(),
+            # The code that prepares rows: another version prepares them again.
+            "code": [
+                path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))
+            ],
+            "libraries": [importlib.metadata.version(library) for library in LIBRARIES],
         }
     )
     # Named after the stage and task, so that each keeps its own.
@@ -449,28 +441,22 @@ def prepare_rows(
         return known
     if not is_main_process():
         return wait_for(path, lambda: preparation.read(path, digest))
-    with others_wait_for(path):
-        if job.dry_run and process_count() == 1:
-            with TemporaryDirectory() as folder:  # rows that stay on the disk stay open
-                return _made(preparation, job, source, Path(folder) / path.name, digest)
-        return _made(preparation, job, source, path, digest)
-
-
-def _made(
-    preparation: Preparation, job: Job, source: DataSource, path: Path, digest: str
-) -> Prepared[Any]:
-    """The rows, built, written and read back."""
     skipped = SkippedRows()
-    data = recognise(source, mapping=job.data.mapping)
-    guess = f"took {data.why}, guessed from names and contents; if that is wrong, say which"
-    guesses = [f"{guess} in `data.mapping`"] if data.confidence == "guessed" else []
 
     def examples() -> Iterator[Example]:
         yield from read_examples(data, skipped=skipped)
         skipped.raise_if_too_many(data.path)
 
-    preparation.write(path, examples(), digest, skipped=skipped, guesses=guesses)
-    made = preparation.read(path, digest)
+    # Of a dry run nothing stays but the rows, which are open.
+    is_alone = job.dry_run and process_count() == 1
+    kept = TemporaryDirectory() if is_alone else nullcontext(path.parent)
+    with others_wait_for(path), kept as folder:
+        data = recognise(source, mapping=job.data.mapping)
+        guess = f"took {data.why}, guessed from names and contents; if that is wrong, say which"
+        guesses = [f"{guess} in `data.mapping`"] if data.confidence == "guessed" else []
+        path = Path(folder) / path.name
+        preparation.write(path, examples(), digest, skipped=skipped, guesses=guesses)
+        made = preparation.read(path, digest)
     if made is None:
         raise MachineNotReady(
             "what was written there is read back as something else",
@@ -478,17 +464,6 @@ def _made(
             hint="check the disk, and run again",
         )
     return made
-
-
-@once
-def _code_digest() -> str:
-    """A digest of the code that prepares rows: another version prepares them again."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    for library in LIBRARIES:
-        digest.update(f"{library} {importlib.metadata.version(library)}\n".encode())
-    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------ building

@@ -63,8 +63,6 @@ ALL_LEARNED = "the mask would also cover what others say"
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation as text."""
-
     text: str
     spans: tuple[Span, ...]  # the answers to learn, in order
     prompt: str  # everything before the last answer
@@ -309,13 +307,8 @@ class Templater:
                 )
         else:
             prompt = self.render(messages, tools, prompt=True) if messages else ""
-        self._note_oddities(messages, tools, writing.full)
-        return Chat(writing.full, tuple(spans), prompt)
-
-    def _note_oddities(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
-    ) -> None:
-        """Count what the template leaves out, and special tokens in the words of people."""
+        # What the template leaves out, and special tokens in the words of people.
+        full = writing.full
         for message in messages:
             if message.role != "assistant" and message.content.strip() not in full:
                 self.note(f"{message.role} turns are left out or rewritten by the chat template")
@@ -327,6 +320,7 @@ class Templater:
             )
         if any(name not in full for name in names_of_tools(tools)):
             self.note("tools are not shown to the model: the chat template has no place for them")
+        return Chat(full, tuple(spans), prompt)
 
     # ------------------------------------------------------------------ tokens
 
@@ -421,14 +415,10 @@ class Writing:
     def __init__(
         self, templater: Templater, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> None:
-        self.messages, self.tools = messages, tools
-        self.templater, self.special_text = templater, templater.special_text
+        self.messages, self.special_text = messages, templater.special_text
+        self.render = partial(templater.render, tools=tools)  # other messages with the same tools
         self.full, self.tagged = templater.written(messages, tools)
         self._beginnings: dict[tuple[int, bool], str] = {(len(messages), False): self.full}
-
-    def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        """Other messages with the same tools."""
-        return self.templater.render(messages, self.tools, prompt=prompt)
 
     def _beginning(self, size: int, *, prompt: bool = False) -> str:
         """The text of the first messages, rendered once."""
@@ -461,22 +451,6 @@ class Writing:
         if self.full.startswith(before) and self.full.startswith(upto) and len(before) < len(upto):
             return self._without_tail((len(before), len(upto)), self.messages[index])
         return self._by_rewording(index)
-
-    def checked(self, index: int, span: Span, before: Sequence[Span]) -> Span:
-        """The range. Raises Unusable if it does not hold the words of the message, or more than one
-        turn.
-
-        Args:
-            before: Those of the answers before it.
-        """
-        message, (start, end) = self.messages[index], span
-        text = self.full[start:end]
-        where = f"turn {index + 1}"
-        if start >= end or spoken_text(message) not in text or (before and start < before[-1][1]):
-            raise Unusable(HIDDEN, where)
-        if any(name not in text for name in called_functions(message)):
-            raise Unusable(NO_TOOLS, where)
-        return span
 
     def spans(self, learned: Sequence[int]) -> list[Span]:
         """The ranges of the answers. Raises Unusable if one cannot be found for certain.
@@ -513,7 +487,14 @@ class Writing:
                     # Only if nobody writes such a mark but the template.
                     if before.strip() and not any(before.strip() in one for one in said):
                         marks = before, full[start:place], full[place + len(words) : end]
-            found.append(self.checked(index, span, found))
+            # It holds the words of the message, and no more than one turn.
+            start, end = span
+            message, text = messages[index], full[start:end]
+            if start >= end or spoken_text(message) not in text or (found and start < found[-1][1]):
+                raise Unusable(HIDDEN, f"turn {index + 1}")
+            if any(name not in text for name in called_functions(message)):
+                raise Unusable(NO_TOOLS, f"turn {index + 1}")
+            found.append(span)
         return found
 
     # ------------------------------------------------------------------ one answer

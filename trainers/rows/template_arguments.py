@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, did_you_mean
@@ -23,6 +24,7 @@ GIVEN = {
 # Of transformers; marks the answers.
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 SPECIAL_TOKEN = re.compile(r"\w+_token")
+_literal = partial(json.dumps, ensure_ascii=False)  # as Jinja and JSON both read a value
 # A line of ours. Templates are compiled with trim_blocks: the newline behind it writes nothing.
 WRITTEN = re.compile(
     r"\{%- if (\w+) is not defined %\}\{%- set \1 = (.*) %\}\{%- endif %\}\n", re.ASCII
@@ -37,7 +39,12 @@ def argument_names(source: str) -> list[str]:
     """
     import jinja2.meta
 
-    tree = _parsed(source)
+    environment = jinja2.Environment(  # noqa: S701 - it is parsed and never rendered
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    # What transformers gives to every template.
+    environment.globals.update(raise_exception=None, strftime_now=None)
+    tree = environment.parse(GENERATION_TAG.sub("", source))
     free = jinja2.meta.find_undeclared_variables(tree)
     first: dict[str, str] = {}
     for name, context in _names(tree):
@@ -47,17 +54,6 @@ def argument_names(source: str) -> list[str]:
         for name in free - GIVEN
         if not SPECIAL_TOKEN.fullmatch(name) and first.get(name) == "load"
     )
-
-
-def _parsed(source: str) -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(  # noqa: S701 - it is parsed and never rendered
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    # What transformers gives to every template.
-    environment.globals.update(raise_exception=None, strftime_now=None)
-    return environment.parse(GENERATION_TAG.sub("", source))
 
 
 def _names(node: Any) -> Iterable[tuple[str, str]]:
@@ -102,11 +98,6 @@ def split_arguments(source: str) -> tuple[dict[str, Value], str]:
             break
         source = source[line.end() :]
     return found, source
-
-
-def _literal(value: Value) -> str:
-    """The value as Jinja and JSON both read it."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str) -> None:

@@ -8,24 +8,22 @@ student's before any weight is read. Its output matrix may be padded to another 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
 from advisor.ground.errors import InputError
-from advisor.ground.files import DISK, cannot_write
 from advisor.ground.progress import track
 from advisor.methods import methods
 from advisor.plan.entries import path_from
 from advisor.record.content import folder_digest
 from trainers.job import Device, Tokenizer
-from trainers.job.files import digest_of, make_folder
+from trainers.job.files import digest_of, keep_value, kept_value
 from trainers.job.job import Job, model_source
 from trainers.job.machine import (
     is_main_process,
@@ -37,6 +35,7 @@ from trainers.job.machine import (
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import Prompt
 from trainers.rows.row import IGNORED, ids_of, normalise_text
+from trainers.start.loading import load_frozen, read_adapter_config, read_tokenizer, update_of
 from trainers.step import settings
 
 # Tokens that one of two tokenizers may lack: special tokens that a later release of a model added.
@@ -91,8 +90,6 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer) -> None:
     """Raise InputError if the teacher's tokenizer gives its tokens other numbers than the
     student's.
     """
-    from trainers.start.loading import read_adapter_config, read_tokenizer
-
     source = teacher_source(job)
     folder = Path(source)
     if (folder / "adapter_config.json").is_file() and not (
@@ -128,8 +125,6 @@ def load_teacher(job: Job, device: Device) -> Any:
 
     Raises InputError if its files cannot be read, or its module cannot be merged into its base.
     """
-    from trainers.start.loading import load_frozen, read_adapter_config, update_of
-
     source = base = teacher_source(job)
     # Nothing of it is trained, so that mixed precision needs no float32 weights of it.
     dtype = settings.autocast_dtype(job, device) or job.stage.weights_dtype
@@ -156,8 +151,7 @@ def load_teacher(job: Job, device: Device) -> Any:
 BLOCK = 32  # requests that are answered together
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """One answer of the teacher."""
 
     ids: list[int]
@@ -181,18 +175,6 @@ def answers_folder(job: Job, prompts: str) -> Path:
     return job.run / "prepared" / f"{job.entry.name}-teacher-{digest_of(depends)[:16]}"
 
 
-def read_answers(path: Path) -> list[Written]:
-    """The answers in a file, in order; [] without one. A damaged line ends the list."""
-    found = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            value = json.loads(line)
-            found.append(Written([int(token) for token in value["ids"]], bool(value["ended"])))
-        except (ValueError, KeyError, TypeError):
-            break
-    return found
-
-
 def written_answers(
     folder: Path,
     prompts: Sequence[Prompt],
@@ -213,29 +195,22 @@ def written_answers(
         write: Answers a block of requests; gets its number.
     """
     blocks = [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]
-    files = [folder / f"{number}.jsonl" for number in range(len(blocks))]
+    files = [folder / f"{number}.json" for number in range(len(blocks))]
 
     def kept(number: int) -> list[Written] | None:
-        known = read_answers(files[number])
-        return known if len(known) == len(blocks[number]) else None
+        known = kept_value(files[number], folder.name)
+        return None if known is None else [Written(*one) for one in known]
 
     mine = range(process_rank(), len(blocks), process_count())
     with others_wait_for(folder) if is_main_process() else nullcontext():
-        try:
-            make_folder(folder)
-            for number in track(mine, "answers of the teacher", unit="answers", each=BLOCK):
-                if kept(number) is None:
-                    answers = write(blocks[number], number)
-                    lines = [json.dumps({"ids": one.ids, "ended": one.ended}) for one in answers]
-                    DISK.replace(files[number], "".join(f"{line}\n" for line in lines).encode())
-        except OSError as error:
-            raise cannot_write(folder, error) from error
+        for number in track(mine, "answers of the teacher", unit="answers", each=BLOCK):
+            if kept(number) is None:
+                keep_value(files[number], folder.name, write(blocks[number], number))
         looks = (partial(kept, number) for number in range(len(blocks)))
         return [one for look in looks for one in wait_for(folder, look)]
 
 
 def answered_row(prompt: Prompt, answer: Written, tokenizer: Tokenizer) -> Row:
-    """A request with an answer to learn, as a row."""
     text = tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
     return Row(
         number=prompt.number,
@@ -267,7 +242,6 @@ def answered(
 
 
 def cut_note(written: Sequence[Written], limit: int) -> str:
-    """How many answers there are, and how many the limit cut."""
     cut = sum(not one.ended for one in written)
     tokens = sum(len(one.ids) for one in written)
     return (

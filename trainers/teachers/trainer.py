@@ -272,7 +272,6 @@ def logit_divergences(student_NV: Any, teacher_NV: Any, *, beta: float) -> Any:
     own_NV, other_NV = log_softmax(student_NV, dim=-1), log_softmax(teacher_NV, dim=-1)
 
     def kl_N(of_NV: Any, towards_NV: Any) -> Any:
-        """KL(of || towards)."""
         return kl_div(towards_NV, of_NV, reduction="none", log_target=True).sum(dim=-1)
 
     if beta == 0:
@@ -284,6 +283,5 @@ def logit_divergences(student_NV: Any, teacher_NV: Any, *, beta: float) -> Any:
 
 
 def _matrix(head: Head, size: int) -> tuple[Any, Any | None]:
-    """Weight and bias of the tokens that both models have."""
     bias = head.module.bias
     return head.module.weight[:size], None if bias is None else bias[:size]

@@ -13,16 +13,15 @@ from trainers.job.libraries import quiet_libraries
 from trainers.job.machine import use_cores
 
 
-def run_command(
+def command(
     work: Callable[[Any], int | None],
     options: Mapping[str, Mapping[str, Any]],
-    argv: Sequence[str] | None,
     *,
     loads: bool = True,
     stopped: str = "error: stopped",
-) -> int:
-    """Do the work that the command line asks for; the exit code. What goes wrong is said on
-    standard error.
+) -> Callable[..., int]:
+    """The function that does the work that a command line asks for; it returns the exit code. What
+    goes wrong is said on standard error.
 
     Args:
         work: Takes the options.
@@ -30,20 +29,24 @@ def run_command(
         loads: It loads models: with quiet libraries, on the cores that are ours.
         stopped: Said after Ctrl-C; empty: nothing.
     """
-    parser = argparse.ArgumentParser(prog=getattr(work, "__module__", None))
-    for name, how in options.items():
-        parser.add_argument(name, **how)
-    given = parser.parse_args(argv)
-    show_streams()
-    if loads:
-        use_cores()
-        quiet_libraries()
-    try:
-        return work(given) or 0
-    except KeyboardInterrupt:
-        if stopped:
-            print(stopped, file=sys.stderr)
-        return Stopped.exit_code
-    except AdviseError as error:
-        print(f"error: {error.text()}", file=sys.stderr)
-        return error.exit_code
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = argparse.ArgumentParser(prog=getattr(work, "__module__", None))
+        for name, how in options.items():
+            parser.add_argument(name, **how)
+        given = parser.parse_args(argv)
+        show_streams()
+        if loads:
+            use_cores()
+            quiet_libraries()
+        try:
+            return work(given) or 0
+        except KeyboardInterrupt:
+            if stopped:
+                print(stopped, file=sys.stderr)
+            return Stopped.exit_code
+        except AdviseError as error:
+            print(f"error: {error.text()}", file=sys.stderr)
+            return error.exit_code
+
+    return main

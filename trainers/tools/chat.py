@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,15 @@ from typing import Any
 from advisor.ground.errors import InputError, Stopped, did_you_mean
 from advisor.ground.files import shown_path
 from advisor.ground.progress import board, waiting
-from advisor.ground.terminal import shown
 from advisor.methods import objective
 from advisor.model_files.folder import read_header
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import torch_device
 from trainers.rollouts.transformers_engine import stop_ids
+from trainers.say.progress import say
 from trainers.start.model_files import reading
-from trainers.tools import run_command
+from trainers.tools import command
 from trainers.tools.results import (
     BASE,
     Loaded,
@@ -83,11 +82,11 @@ class ChatSession:
         self.history: dict[str, list[Message]] = {}
 
     def introduction(self) -> str:
-        """What answers, and how to steer it."""
         if self.is_interactive:
             how = "answer, one after the other" if len(self.active) > 1 else "answers"
             return f"{' and '.join(self.active)} {how}. /help says what else; exit ends"
-        results, bases = len(self.loaded.results), len(self.loaded.models)
+        results = len(self.loaded.results)
+        bases = len({result.base_key for result in self.loaded.results})
         return (
             f"{results} result{'s' if results > 1 else ''} on {bases}"
             f" base{'s' if bases > 1 else ''}: {', '.join(self.loaded.labels)}"
@@ -193,13 +192,11 @@ class Scoring:
 
     @property
     def prompt(self) -> str:
-        """What is asked for next."""
         if self.classes is not None:
             return "text> "
         return "question> " if self.question is None else "answer> "
 
     def introduction(self) -> str:
-        """What answers."""
         if self.classes is not None:
             count = f"{len(self.classes)} classes, with their shares"
             return f"{self.label} names the class of each line: {count}"
@@ -275,19 +272,6 @@ def class_names(folder: Path, stage: StageRecord) -> tuple[str, ...]:
 # --------------------------------------------------------------------------- the command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    options: dict[str, dict[str, Any]] = {
-        "runs": {"nargs": "+", "type": Path},
-        "--with": {"dest": "voices", "action": "append", "default": []},
-        "--max-new-tokens": {"type": int, "default": 512},
-        "--system": {},
-        "--device": {"default": "cpu"},
-    }
-    # Ctrl-C while the models are loaded, or in an answer to a pipe, needs no words.
-    return run_command(chat, options, argv, stopped="")
-
-
 def chat(given: Any) -> int:
     """Load the results and chat until the input ends.
 
@@ -313,9 +297,7 @@ def open_session(given: Any, device: Any, *, is_interactive: bool) -> ChatSessio
     """
     several = len(given.runs) > 1
     results = [
-        result
-        for run in given.runs
-        for result in results_of(run, prefix=f"{run.name}/" if several else "")
+        one for run in given.runs for one in results_of(run, f"{run.name}/" if several else "")
     ]
     labels = [BASE, *(result.label for result in results)]
     unknown = [name for name in given.voices if name not in labels]
@@ -382,10 +364,15 @@ def read_line(prompt: str, *, is_interactive: bool) -> str:
     return input(prompt if is_on_screen else "")
 
 
-def say(text: str) -> None:
-    """Print a message on stderr."""
-    print(shown(text), file=sys.stderr, flush=True)
-
+OPTIONS: dict[str, dict[str, Any]] = {
+    "runs": {"nargs": "+", "type": Path},
+    "--with": {"dest": "voices", "action": "append", "default": []},
+    "--max-new-tokens": {"type": int, "default": 512},
+    "--system": {},
+    "--device": {"default": "cpu"},
+}
+# Ctrl-C while the models are loaded, or in an answer to a pipe, needs no words.
+main = command(chat, OPTIONS, stopped="")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.progress import board, track, waiting
-from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import CROSS, CrossEvaluation
 from trainers.evaluation.loss import held_out, log_prob_sums
@@ -22,42 +21,23 @@ from trainers.job.files import write_json
 from trainers.job.job import make_job
 from trainers.job.machine import torch_device
 from trainers.rows import Row
-from trainers.tools import run_command
+from trainers.rows.stage_rows import prepare_rows
+from trainers.tools import command
 from trainers.tools.results import load_results, results_of
 
 ROWS, TRIAL_ROWS = 32, 8
 AT_ONCE = 2  # of the longest rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    options: dict[str, dict[str, Any]] = {
-        "plan": {"type": Path},
-        "--run": {"type": Path, "required": True},
-        "--max-steps": {"type": int},
-    }
-
-    def work(given: Any) -> None:
-        rows = ROWS if given.max_steps is None else TRIAL_ROWS
-        folder = given.plan.resolve().parent
-        found = cross_losses(read_plan(given.plan), folder, given.run.resolve(), rows=rows)
-        write_json(given.run / CROSS, CrossEvaluation(losses=found).to_dict())
-
-    return run_command(work, options, argv)
-
-
-def cross_losses(
-    plan: Plan, folder: Path, run: Path, *, rows: int
-) -> dict[str, dict[str, float | None]]:
-    """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None
-    if nothing was held out.
+def compare(given: Any) -> None:
+    """Write, for each task and module (or the base), the mean loss per learned token on the task's
+    held-out rows; None if nothing was held out.
 
     Raises InputError for data that cannot be read.
     """
-    from trainers.rows.stage_rows import prepare_rows
-
-    device = torch_device(plan.launch.device)
-    results = results_of(run)
+    plan, folder, run = read_plan(given.plan), given.plan.resolve().parent, given.run.resolve()
+    device, results = torch_device(plan.launch.device), results_of(run)
+    limit = ROWS if given.max_steps is None else TRIAL_ROWS
     board.label, board.folder = "comparing", run
     with waiting("loading the modules"):
         loaded = load_results(results, device)
@@ -66,21 +46,27 @@ def cross_losses(
         # Those that the training of the task held out.
         stage, task = plan.stages[-1].name, result.label
         job = make_job(plan, stage=stage, run=run, folder=folder, task=task)
-        held = held_out(prepare_rows(job, loaded.tokenizers[task]).holdout, limit=rows)
+        held = held_out(prepare_rows(job, loaded.tokenizers[task]).holdout, limit=limit)
         found[task] = {}
         for label in loaded.labels:
             with loaded.use(label) as (model, tokenizer):
                 loss = loss_per_token(model, held, tokenizer.pad_token_id) if held else None
                 found[task][label] = loss
-    return found
+    write_json(run / CROSS, CrossEvaluation(losses=found).to_dict())
 
 
 def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
-    """Mean loss per learned token."""
     with evaluating(model):
         total = sum(log_prob_sums(model, rows, pad_id, at_once=AT_ONCE))
     return -total / max(1, sum(row.learned for row in rows))
 
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plan": {"type": Path},
+    "--run": {"type": Path, "required": True},
+    "--max-steps": {"type": int},
+}
+main = command(compare, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

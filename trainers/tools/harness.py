@@ -29,7 +29,6 @@ from advisor.ground.files import PLAN_FILE
 from advisor.ground.progress import board, waiting
 from advisor.ground.terminal import show_streams
 from advisor.plan.entries import path_from
-from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.record.run import ERROR
 from advisor.record.stage import ErrorRecord
@@ -72,15 +71,19 @@ def answer(run: Path, request: dict[str, Any]) -> None:
     os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")  # read as the library is imported
     use_cores()
     quiet_libraries()
-    base = base_job(read_plan(run / PLAN_FILE), run)
+    plan = read_plan(run / PLAN_FILE)
+    task = plan.tasks[0].name if plan.tasks else None
+    base = make_job(plan, stage=plan.stages[-1].name, task=task, run=run, folder=run)
+    # As if the last stage began from the plan's model.
+    base = replace(base, entry=structs.replace(base.entry, starts_from=None, start_folder=None))
     board.folder = run
     trains = base.stage.objective != RAW_TEXT
     template = trains and bool(getattr(load_tokenizer(base), "chat_template", None))
     asked, model = "", None
     for one in request["wanted"]:
-        name, task, began_s = one["name"], Path(one["task"]).name, time.monotonic()
+        name, asks, began_s = one["name"], Path(one["task"]).name, time.monotonic()
         board.label = "before training" if name == BASE else f"after training, {name}"
-        with waiting(f"benchmark {task}"), explained(task):
+        with waiting(f"benchmark {asks}"), explained(asks):
             if asked != name:
                 model = None  # before the next one needs the memory
                 asked, model = name, asked_model(base, name)
@@ -88,13 +91,6 @@ def answer(run: Path, request: dict[str, Any]) -> None:
         told = {"chat_template": template, "version": version("lm_eval")}
         told |= {"seconds": time.monotonic() - began_s, "results": results}
         write_json(Path(one["to"]), told)
-
-
-def base_job(plan: Plan, run: Path) -> Job:
-    """The last stage as if it began from the plan's model."""
-    task = plan.tasks[0].name if plan.tasks else None
-    job = make_job(plan, stage=plan.stages[-1].name, task=task, run=run, folder=run)
-    return replace(job, entry=structs.replace(job.entry, starts_from=None, start_folder=None))
 
 
 def asked_model(base: Job, name: str) -> Any:

@@ -23,7 +23,7 @@ from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.machine import torch_device
-from trainers.tools import run_command
+from trainers.tools import command
 from trainers.tools.results import (
     Result,
     load_module,
@@ -58,7 +58,6 @@ class Merged:
     rows: int
 
     def lines(self, label: str) -> list[str]:
-        """What was done, in sentences."""
         lines = [f"{label}: merged into {self.gaps[0].base}"]
         lines += [
             f"  {gap.base}: log-probabilities of {self.rows} held-out rows differ by at most"
@@ -72,23 +71,6 @@ class Merged:
                 " adapter on its own base where the answers must be those of the test"
             )
         return lines
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    options: dict[str, dict[str, Any]] = {
-        "run": {"type": Path},
-        "--out": {"type": Path, "required": True},
-        "--only": {},
-        "--device": {"default": "cpu"},
-    }
-
-    def work(given: Any) -> None:
-        device = torch_device(given.device)
-        for line in export(given.run, given.out, only=given.only, device=device):
-            print(line, flush=True)
-
-    return run_command(work, options, argv)
 
 
 def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
@@ -134,7 +116,17 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
     Raises InputError if the run was never evaluated, TrainingFailed if the merged model of plain
     float32 weights is another one.
     """
-    texts = held_out_texts(run, result)
+    stage, record = result.stage, record_of(run).stage(result.job.entry.name)
+    if record is None or record.evaluation is None or not record.evaluation.samples:
+        raise InputError(
+            "there are no held-out rows to compare on (the run was not judged)",
+            where=result.label,
+            hint="run it without --no-judge and with holdout above 0",
+        )
+    texts = [
+        f"{sample.prompt}\n{sample.expected or sample.tuned or ''}"
+        for sample in record.evaluation.samples[:ROWS]
+    ]
     with waiting("loading the result"):
         model, tokenizer = load_result(result, device), load_tokenizer(result)
     options = {"return_tensors": "pt", "return_token_type_ids": False}
@@ -147,10 +139,16 @@ def merge(run: Path, result: Result, device: Any) -> Merged:
         with waiting(f"merging into {name}"):
             merged = adapted.merge_and_unload()
         again = [_log_probs(merged, row) for row in track(rows, "the merged model")]
-        found.append((_gap(name, unmerged, again), merged))
+        pairs = list(zip(unmerged, again, strict=True))
+        same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in pairs)
+        gap = Gap(
+            base=name,
+            greatest=max((difference(one, other) for one, other in pairs), default=0.0),
+            same_choice=same / max(1, sum(map(len, unmerged))),
+        )
+        found.append((gap, merged))
     found.sort(key=lambda entry: entry[0].greatest)
     best, merged = found[0]
-    stage = result.stage
     exact = stage.weights_dtype == "float32" and "flash" not in stage.attention
     if stage.quantization is None and best.greatest > SAME and exact:
         raise TrainingFailed(
@@ -177,22 +175,6 @@ def _candidates(result: Result, model: Any, device: Any) -> list[tuple[str, Any]
     ]
 
 
-def held_out_texts(run: Path, result: Result) -> list[str]:
-    """Held-out prompts with their expected answers, from the samples in run.json.
-
-    Raises InputError if the run was never evaluated.
-    """
-    stage = record_of(run).stage(result.job.entry.name)
-    if stage is None or stage.evaluation is None or not stage.evaluation.samples:
-        raise InputError(
-            "there are no held-out rows to compare on (the run was not judged)",
-            where=result.label,
-            hint="run it without --no-judge and with holdout above 0",
-        )
-    samples = stage.evaluation.samples[:ROWS]
-    return [f"{sample.prompt}\n{sample.expected or sample.tuned or ''}" for sample in samples]
-
-
 def _log_probs(model: Any, row: Any) -> Any:
     import torch
 
@@ -201,15 +183,18 @@ def _log_probs(model: Any, row: Any) -> Any:
     return torch.log_softmax(logits.float(), dim=-1).cpu()
 
 
-def _gap(name: str, unmerged: Sequence[Any], merged: Sequence[Any]) -> Gap:
-    pairs = list(zip(unmerged, merged, strict=True))
-    same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in pairs)
-    return Gap(
-        base=name,
-        greatest=max((difference(one, other) for one, other in pairs), default=0.0),
-        same_choice=same / max(1, sum(one.shape[0] for one in unmerged)),
-    )
-
+OPTIONS: dict[str, dict[str, Any]] = {
+    "run": {"type": Path},
+    "--out": {"type": Path, "required": True},
+    "--only": {},
+    "--device": {"default": "cpu"},
+}
+main = command(
+    lambda given: print(
+        *export(**vars(given) | {"device": torch_device(given.device)}), sep="\n", flush=True
+    ),
+    OPTIONS,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

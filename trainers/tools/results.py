@@ -69,16 +69,16 @@ class Result:
         return replace(self, job=replace(self.job, entry=plain))
 
 
-def results_of(run: Path, *, prefix: str = "") -> list[Result]:
+def results_of(run: Path, prefix: str = "") -> list[Result]:
     """The last result of each task of a run, or of the run if it has no tasks.
 
     Raises InputError if nothing that writes is finished.
     """
     record = record_of(run)
-    return [result_of(run, record, stage, prefix=prefix) for stage in writing_stages(run, record)]
+    return [result_of(run, record, stage, prefix) for stage in writing_stages(run, record)]
 
 
-def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str = "") -> Result:
+def result_of(run: Path, record: RunRecord, stage: StageRecord, prefix: str = "") -> Result:
     """The result of a finished stage. Raises InputError if its plan or its base is not there."""
     plan = read_plan(run / PLAN_FILE)
     entry = next((one for one in entries(plan) if one.name == stage.name), None)
@@ -95,8 +95,8 @@ def result_of(run: Path, record: RunRecord, stage: StageRecord, *, prefix: str =
     except InputError as error:
         hint = "put it back, or write its place (model:) there"
         raise InputError(error.faults[0].what, where=str(run / PLAN_FILE), hint=hint) from None
-    folder = run / stage.folder
-    return Result(label=f"{prefix}{label(stage)}", folder=folder, base=base, job=job)
+    name = f"{prefix}{label(stage)}"
+    return Result(label=name, folder=run / stage.folder, base=base, job=job)
 
 
 @dataclass
@@ -105,9 +105,8 @@ class Loaded:
 
     results: Sequence[Result]
     device: Any
-    # base key -> the base, with every module on it; label -> a model that was trained whole
-    models: dict[tuple[Any, ...], Any] = field(default_factory=dict)
-    whole: dict[str, Any] = field(default_factory=dict)
+    # By label; modules of one base are on one model, which is that base's, too.
+    models: dict[str, Any] = field(default_factory=dict)
     tokenizers: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,12 +120,8 @@ class Loaded:
     @contextmanager
     def use(self, label: str) -> Iterator[tuple[Any, Any]]:
         """The model and the tokenizer, with this module on (or every module off, for the base)."""
-        result = self.result(label)
-        if label in self.whole:
-            yield self.whole[label], self.tokenizers[label]
-            return
-        model = self.models[result.base_key]
-        if label != BASE:
+        result, model = self.result(label), self.models[label]
+        if label != BASE and result.is_module:
             model.set_adapter(label)
         is_off = label == BASE and hasattr(model, "disable_adapter")
         with model.disable_adapter() if is_off else nullcontext():
@@ -143,17 +138,18 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
         raise InputError(
             f"two results are called {', '.join(twice)}", hint="give the runs names of their own"
         )
-    loaded = Loaded(results=results, device=device)
+    loaded, bases = Loaded(results=results, device=device), dict[tuple[Any, ...], Any]()
     for result in results:
         check_files(str(result.folder), folder_faults)
         loaded.tokenizers[result.label] = load_tokenizer(result)
         key = result.base_key
-        if key not in loaded.models:
-            loaded.models[key] = load_whole(result, result.base, device)
+        if key not in bases:
+            bases[key] = load_whole(result, result.base, device)
         if result.is_module:
-            loaded.models[key] = load_module(result, loaded.models[key])
+            bases[key] = loaded.models[result.label] = load_module(result, bases[key])
         else:
-            loaded.whole[result.label] = load_whole(result, str(result.folder), device)
+            loaded.models[result.label] = load_whole(result, str(result.folder), device)
+    loaded.models[BASE] = bases[results[0].base_key]
     return loaded
 
 

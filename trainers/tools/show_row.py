@@ -58,13 +58,20 @@ def show_row(
     Raises InputError for a row or model that does not exist, and for arguments that the model's
     chat template does not read.
     """
+    from transformers import AutoTokenizer
+
     example, why_not = example_of(Path(data), row, mapping)
     shown: dict[str, Any] = {"path": str(data), "row": row, "model": model}
     shown |= {"parts": [], "notes": [], "left_out": why_not, "template": None}
     if example is None:
         return shown
-    tokenizer = tokenizer_of(model) if model is not None else stand_in()
-    if model is not None:
+    if model is None:
+        tokenizer = stand_in()
+    else:
+        source = model_source(Path.cwd(), model)
+        check_files(source, tokenizer_faults)
+        with reading(source, "the tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         give_arguments(tokenizer, template or {}, model=model)
     templater = Templater(tokenizer)
     try:
@@ -113,16 +120,6 @@ def example_of(
         where=str(data),
         allowed=f"it has {rows_word(watching.seen)}, counted from 1",
     )
-
-
-def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a model. Raises InputError if there is none."""
-    source = model_source(Path.cwd(), model)
-    from transformers import AutoTokenizer
-
-    check_files(source, tokenizer_faults)
-    with reading(source, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def stand_in() -> Any:

@@ -27,7 +27,7 @@ from advisor.record.files import label, writing_stages
 from trainers.job.files import make_folder, read_json, write_json
 from trainers.job.machine import free_host_bytes, torch_device
 from trainers.start.model_files import reading
-from trainers.tools import run_command
+from trainers.tools import command
 from trainers.tools.gguf.model import Tokens, check_family, read_tokens, write_model
 from trainers.tools.gguf.proof import HOW, find_llama_server, prove, reference_of
 from trainers.tools.merge import merge
@@ -43,8 +43,6 @@ KINDS = (*OURS[1:], "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One export."""
-
     run: Path
     out: Path
     only: str | None = None  # one task or stage
@@ -227,24 +225,21 @@ def check_kind(kind: str) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    options: dict[str, dict[str, Any]] = {
-        "run": {"type": Path},
-        "--out": {"type": Path, "required": True},
-        "--only": {},
-        "--kind": {"default": ""},
-        "--device": {"default": "cpu"},
-    }
+def work(given: Any) -> None:
+    """What the command line asks for."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    device, say = torch_device(given.device), partial(print, flush=True)
+    export(Job(**vars(given) | {"device": device, "say": say}))
 
-    def work(given: Any) -> None:
-        device, say = torch_device(given.device), partial(print, flush=True)
-        export(Job(**vars(given) | {"device": device, "say": say}))
 
-    stopped = "error: stopped; nothing half-written is left"
-    return run_command(work, options, argv, stopped=stopped)
-
+OPTIONS: dict[str, dict[str, Any]] = {
+    "run": {"type": Path},
+    "--out": {"type": Path, "required": True},
+    "--only": {},
+    "--kind": {"default": ""},
+    "--device": {"default": "cpu"},
+}
+main = command(work, OPTIONS, stopped="error: stopped; nothing half-written is left")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy
+import torch
+from gguf import TokenType
+
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.progress import waiting
 from trainers.job.files import read_json
@@ -108,35 +113,23 @@ def settings(config: Any) -> dict[str, Any]:
     if rope["rope_type"] == "yarn":
         before = int(rope["original_max_position_embeddings"])
         values["rope.scaling.original_context_length"] = before
-        values |= _yarn(config)
+        for name in ("beta_fast", "beta_slow"):
+            if rope.get(name) is not None:
+                values[f"rope.scaling.yarn_{name}"] = float(rope[name])
+        # llama.cpp multiplies its own attention factor by this one.
+        attention, own = _rotation(config)[1], 0.1 * math.log(max(1.0, float(rope["factor"]))) + 1.0
+        if not math.isclose(attention, own):
+            values["rope.scaling.attn_factor"] = attention / own
     return values
 
 
 def _rotation(config: Any) -> tuple[Any, float]:
     """(the frequencies: half a head, what attention is multiplied by), as transformers has them."""
-    import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     make = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]]
     frequencies, attention = make(config, torch.device("cpu"))
     return frequencies, float(attention)
-
-
-def _yarn(config: Any) -> dict[str, float]:
-    """What a configuration says of YaRN beside its factor. llama.cpp has the same defaults, and
-    multiplies its own attention factor by `attn_factor`.
-    """
-    rope = config.rope_parameters
-    _, attention = _rotation(config)
-    own = 0.1 * math.log(max(1.0, float(rope["factor"]))) + 1.0
-    found = {
-        f"rope.scaling.yarn_{name}": float(rope[name])
-        for name in ("beta_fast", "beta_slow")
-        if rope.get(name) is not None
-    }
-    if not math.isclose(attention, own):
-        found["rope.scaling.attn_factor"] = attention / own
-    return found
 
 
 # --------------------------------------------------------------------------- tensors
@@ -149,9 +142,6 @@ def tensors(model: Any) -> dict[str, Any]:
 
     Raises InputError if GGUF has no name for one.
     """
-    import gguf
-    import torch
-
     config, embeddings = model.config, model.get_input_embeddings().weight
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     table = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
@@ -205,9 +195,6 @@ def write_model(
         kind: F16, BF16, Q8_0, or empty for the 16-bit type that loses nothing, or else least.
         name: What the file calls the model.
     """
-    import gguf
-    import numpy
-
     config = model.config
     sixteen, rounding = sixteen_bit(model)
     kind = kind or sixteen
@@ -265,8 +252,6 @@ def sixteen_bit(model: Any) -> tuple[str, str]:
 
 @dataclass(kw_only=True)
 class Tokens:
-    """A tokenizer for GGUF."""
-
     values: dict[str, Any]  # GGUF key -> value
     begins: bool = False  # llama.cpp puts the first token in front of a text
     ends: list[int] = field(default_factory=list)  # tokens that end an answer
@@ -315,8 +300,6 @@ def _refused(folder: Path, why: str) -> InputError:
 
 def _vocabulary(state: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     """Every token by its number, its kind, and the merges in their order."""
-    from gguf import TokenType
-
     added = {token["id"]: token for token in state["added_tokens"]}
     names = {number: text for text, number in state["model"]["vocab"].items()}
     names |= {number: token["content"] for number, token in added.items()}

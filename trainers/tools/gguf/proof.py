@@ -8,7 +8,6 @@ decides it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -19,13 +18,12 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.progress import track, waiting
+from advisor.plan.vllm import ServerFault, VLLMClient
 from trainers.job.evaluating import evaluating
 from trainers.job.machine import usable_cores
 from trainers.tools.gguf.model import Tokens, in_template
@@ -66,8 +64,6 @@ Post = Callable[[str, dict[str, Any]], Mapping[str, Any]]  # (path, value): the 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What transformers wrote, greedily."""
-
     prompt: Sequence[int]
     tokens: Sequence[int]
     logits_TV: Any  # that it chose from
@@ -75,8 +71,6 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a file has to agree with."""
-
     readings: Sequence[tuple[str, bool, Sequence[int]]]  # text, with what is added to it?, tokens
     answers: Sequence[Answer]
     ends: Sequence[int]  # tokens that end an answer
@@ -99,7 +93,6 @@ class Proof:
     faults: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """What was found, in sentences."""
         if self.faults:
             return [f"not the model: {fault}" for fault in self.faults[:3]]
         ties = ""
@@ -128,7 +121,7 @@ def prove(program: Path, path: Path, of: Reference, kind: str) -> Proof:
     try:
         with serving(program, path, context) as post:
             compare(proof, of, post)
-    except (OSError, HTTPException, ValueError, LookupError) as error:
+    except (OSError, ServerFault, ValueError, LookupError) as error:
         proof.faults.insert(0, f"llama.cpp: {error or type(error).__name__}")
     return proof
 
@@ -311,19 +304,22 @@ def serving(program: Path, path: Path, context: int) -> Iterator[Post]:
         *(str(program), "-m", str(path), "--host", "127.0.0.1", "--port", str(port)),
         *("-c", str(context), "-np", "1", "-ngl", "0", "-t", str(max(1, usable_cores() // 2))),
     ]
+    client = VLLMClient(f"http://127.0.0.1:{port}", LIMIT_S)
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             with waiting("loading in llama.cpp"):
-                until_s = time.monotonic() + LIMIT_S
-                while not _is_ready(port):
+                until_s, is_ready = time.monotonic() + LIMIT_S, False
+                while not is_ready:
                     if (code := server.poll()) is not None:
                         raise OSError(f"it crashed (exit {code})")
                     if time.monotonic() > until_s:
                         raise TimeoutError(f"it did not answer in {LIMIT_S:g} s")
                     time.sleep(0.1)
-            yield partial(_post, port)
-        except (OSError, HTTPException) as error:
+                    with suppress(ServerFault):  # it does not listen yet, or reads the file
+                        is_ready = bool(client.post("/tokenize", {"content": ""}))
+            yield client.post
+        except (OSError, ServerFault) as error:
             log.seek(0)
             said = log.read().decode("utf-8", "replace").strip().splitlines()
             told = [line for line in said if "error" in line.lower() or "fail" in line.lower()]
@@ -331,23 +327,3 @@ def serving(program: Path, path: Path, context: int) -> Iterator[Post]:
         finally:
             server.kill()
             server.wait()
-
-
-def _is_ready(port: int) -> bool:
-    with suppress(ConnectionError, HTTPException):  # it does not listen yet, or reads the file
-        return bool(_post(port, "/tokenize", {"content": ""}))
-    return False
-
-
-def _post(port: int, path: str, value: dict[str, Any]) -> Mapping[str, Any]:
-    """The server's answer. Raises OSError, HTTPException."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
-    try:
-        connection.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read().decode("utf-8", "replace")
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise HTTPException(f"{path}: {answer.status} {text[:200]}")
-    return dict(json.loads(text))
