@@ -150,7 +150,7 @@ class RewardEvaluator(TextEvaluator):
             f"reward {part.key}": scores
             for part, scores in zip(self.rewards.parts, parts, strict=True)
         }
-        return {"reward": self.rewards.sums(parts), **(named if self.rewards.several else {})}
+        return {"reward": self.rewards.sums(parts), **(named if len(parts) > 1 else {})}
 
     def is_better_higher(self, name: str) -> bool:
         weights = {f"reward {part.key}": part.weight for part in self.rewards.parts}

@@ -77,13 +77,9 @@ class Rewards:
         return sums
 
     @property
-    def several(self) -> bool:
-        return len(self.parts) > 1
-
-    @property
     def logs(self) -> list[str]:
         """Names of the logs of single rewards: of several, and of one that may miss answers."""
-        several = ["mean", "std"] if self.several else []
+        several = ["mean", "std"] if len(self.parts) > 1 else []
         return [
             f"rewards/{part.key}/{number}"
             for part in self.parts

@@ -206,11 +206,6 @@ def question_of(example: Example) -> tuple[tuple[Message, ...], str]:
     return context, assistant_text(answer) if example.good is not False else ""
 
 
-def asked_and_expected(row: Prompt) -> tuple[str, str | None]:
-    """What makes a prompt another one: its text, and an answer that can be verified."""
-    return row.prompt, row.answer if row.verifiable else None
-
-
 PROMPTS: Kind[Prompt] = Kind(
     name="prompts",
     row=Prompt,
@@ -218,6 +213,7 @@ PROMPTS: Kind[Prompt] = Kind(
     cut=None,
     unit="prompts",
     limit="seq_len less response_tokens, which is",
-    mark=asked_and_expected,
+    # What makes a prompt another one: its text, and an answer that can be verified.
+    mark=lambda row: (row.prompt, row.answer if row.verifiable else None),
     once=True,  # the model writes its own answers: a repeated prompt teaches nothing more
 )

@@ -158,10 +158,7 @@ def mark_of(value: object) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(Generic[Item]):
-    """One kind of rows: what an objective trains on.
-
-    Its functions stand at the top of a module, so that other processes find them.
-    """
+    """One kind of rows: what an objective trains on."""
 
     name: str  # in the cache and in messages
     row: type[Item]

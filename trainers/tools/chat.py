@@ -51,7 +51,6 @@ HELP = (
 LEAVE = ("exit", "quit", "/exit", "/quit", "/q")
 SHOWN_CLASSES = 3
 HEAD_NAMES = {"score", "classifier", "out_proj"}
-Message = dict[str, str]
 
 
 class ChatSession:
@@ -79,7 +78,7 @@ class ChatSession:
         results = [result.label for result in loaded.results]
         # Of several results all answer, without the base.
         self.active = [BASE, *results] if is_interactive and len(results) == 1 else results
-        self.history: dict[str, list[Message]] = {}
+        self.history: dict[str, list[dict[str, str]]] = {}
 
     def introduction(self) -> str:
         if self.is_interactive:
@@ -116,7 +115,7 @@ class ChatSession:
             said = [asked, {"role": "assistant", "content": answer}]
             self.history.setdefault(name, []).extend(said)
 
-    def _answer(self, name: str, asked: Message, title: str) -> tuple[str, str]:
+    def _answer(self, name: str, asked: dict[str, str], title: str) -> tuple[str, str]:
         """(a model's answer, why it is cut off; empty if it is not)."""
         from transformers import TextStreamer
 

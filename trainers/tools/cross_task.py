@@ -7,7 +7,6 @@ Run: python -P -m trainers.tools.cross_task PLAN --run FOLDER [--max-steps N]
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ from advisor.ground.progress import board, track, waiting
 from advisor.plan.read import read_plan
 from advisor.record.run import CROSS, CrossEvaluation
 from trainers.evaluation.loss import held_out, log_prob_sums
-from trainers.job import Model
 from trainers.job.evaluating import evaluating
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 from trainers.job.machine import torch_device
-from trainers.rows import Row
 from trainers.rows.stage_rows import prepare_rows
 from trainers.tools import command
 from trainers.tools.results import load_results, results_of
@@ -49,16 +46,11 @@ def compare(given: Any) -> None:
         held = held_out(prepare_rows(job, loaded.tokenizers[task]).holdout, limit=limit)
         found[task] = {}
         for label in loaded.labels:
-            with loaded.use(label) as (model, tokenizer):
-                loss = loss_per_token(model, held, tokenizer.pad_token_id) if held else None
-                found[task][label] = loss
+            with loaded.use(label) as (model, tokenizer), evaluating(model):
+                sums = log_prob_sums(model, held, tokenizer.pad_token_id, at_once=AT_ONCE)
+            learned = max(1, sum(row.learned for row in held))
+            found[task][label] = -sum(sums) / learned if held else None
     write_json(run / CROSS, CrossEvaluation(losses=found).to_dict())
-
-
-def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
-    with evaluating(model):
-        total = sum(log_prob_sums(model, rows, pad_id, at_once=AT_ONCE))
-    return -total / max(1, sum(row.learned for row in rows))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -294,8 +294,9 @@ def read_tokens(tokenizer: Any, folder: Path, vocab_size: int) -> Tokens:
 
 
 def _refused(folder: Path, why: str) -> InputError:
-    what = f"llama.cpp does not know this tokenizer: {why}"
-    return InputError(what, where=str(folder), hint=WAY_OUT)
+    return InputError(
+        f"llama.cpp does not know this tokenizer: {why}", where=str(folder), hint=WAY_OUT
+    )
 
 
 def _vocabulary(state: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
