@@ -456,14 +456,13 @@ def prepare_rows(
         guesses = [f"{guess} in `data.mapping`"] if data.confidence == "guessed" else []
         path = Path(folder) / path.name
         preparation.write(path, examples(), digest, skipped=skipped, guesses=guesses)
-        made = preparation.read(path, digest)
-    if made is None:
-        raise MachineNotReady(
+        if (made := preparation.read(path, digest)) is not None:
+            return made
+        raise MachineNotReady(  # inside, so that the others hear of it
             "what was written there is read back as something else",
             where=str(path),
             hint="check the disk, and run again",
         )
-    return made
 
 
 # ------------------------------------------------------------------------------------ building
