@@ -184,9 +184,7 @@ def test_a_checkpoint_of_several_files_is_whole_or_says_what_is_missing(tmp_path
 
 
 def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeypatch):
-    """A shard that was not downloaded yet is the trainer's business, but not offline; one that is
-    damaged is told at once.
-    """
+    """A missing shard is the trainer's business, but not offline; a damaged one is told at once."""
     snapshot = shop / "hub" / "models--org--tiny" / "snapshots" / "abc"
     write_fake_model(snapshot, CONFIG)
     first, second = shard(snapshot, CONFIG)
@@ -259,9 +257,7 @@ EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
     ],
 )  # fmt: skip
 def test_what_no_loading_gives_is_told_before_the_model_is_read(shop, plan, config, words, hint):
-    """Few bits quantised again, weights that cannot change, experts of a dense model, and attention
-    that a model does not have.
-    """
+    """Each with what the checkpoint is, and the setting that loads it."""
     text = refused(shop, config, plan=plan)
     assert words in text
     assert hint in text

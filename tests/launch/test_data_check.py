@@ -68,9 +68,7 @@ def faults(folder, todo):
 
 
 def test_a_plan_that_starts_also_resumes(kinds):
-    """sft, rm and ppo where sft and ppo read the same file: accepted as a whole, and by what is
-    left after each stage.
-    """
+    """sft, rm and ppo: accepted as a whole, and by what is left after each stage."""
     todo = planned(kinds, ("sft", "chats", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
     for done in range(4):
         assert faults(kinds, todo[done:]) == []
@@ -99,9 +97,7 @@ def cached(kinds):
 @examples(1)
 @given(data=st.data())
 def test_what_is_left_is_refused_exactly_if_the_whole_plan_is(kinds, cached, data):
-    """Whichever stages are done: no later call refuses what the first accepted, and the first one
-    refuses what any later one would.
-    """
+    """Whichever stages are done, a later call refuses what the first one would."""
     stage = st.tuples(st.sampled_from(PURPOSES), st.sampled_from(sorted(KINDS)))
     stages = data.draw(st.lists(stage, min_size=1, max_size=5))
     todo = planned(kinds, *((name, file, options) for (name, options), file in stages))
@@ -129,9 +125,7 @@ def test_an_objective_that_was_perhaps_mistaken_is_named(kinds):
 @pytest.mark.train
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, name):
-    """For each kind of data and each objective: the launcher accepts a file if and only if the
-    trainer can prepare its rows.
-    """
+    """The launcher accepts a file if and only if the trainer can prepare its rows."""
     from transformers import AutoTokenizer
 
     from advisor.data import read_examples

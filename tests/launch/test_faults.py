@@ -47,9 +47,7 @@ def state(shop):
 
 
 def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
-    """kill -9 of `advise run` ends the trainer too, leaves no stale lock, and the next call resumes
-    at once.
-    """
+    """kill -9 of `advise run` leaves no trainer and no stale lock; the next call resumes."""
     parent = start(shop, "wait", output="out")
     child = child_of(shop)
     parent.kill()
@@ -66,9 +64,7 @@ def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
 
 @pytest.mark.train
 def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
-    """A plan with two processes starts a trainer each, with ranks, which end as well when `advise
-    run` is killed.
-    """
+    """A plan with two processes starts a trainer each; they end when `advise run` is killed."""
     pytest.importorskip("accelerate")
     (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 2}\n")
     parent = start(shop, "wait", output="out")
@@ -82,9 +78,7 @@ def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
 
 
 def test_a_second_run_at_the_same_time_is_refused(shop):
-    """While one run works in a folder another one is refused with its process number, exit code 4,
-    and disturbs nothing.
-    """
+    """With exit code 4 and the process number of the one at work, which goes on."""
     parent = start(shop, "wait", output="out")
     child = child_of(shop)
     try:
@@ -106,9 +100,7 @@ def signals(shop):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
-    """Ctrl-C, SIGTERM and a closed terminal reach the trainer exactly once; status stopped, exit
-    code 130.
-    """
+    """Ctrl-C, SIGTERM and a closed terminal: heard once, status stopped, exit code 130."""
     parent = start(shop, "wait", output="out")
     child = child_of(shop)
     parent.send_signal(number)
@@ -132,9 +124,7 @@ def on_terminal(shop):
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
-    """The whole foreground group gets Ctrl-C from a terminal; the trainer is in a session of its
-    own and hears it once.
-    """
+    """The whole foreground group gets it; the trainer is in a session of its own."""
     terminal, _ = on_terminal(shop)
     terminal.sendintr()
     terminal.wait()
@@ -143,9 +133,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
 
 
 def test_a_closed_terminal_stops_the_run_and_the_record_says_so(shop):
-    """Nothing can be printed any more. The trainer still gets to save, and run.json says that the
-    run was stopped.
-    """
+    """Nothing can be printed any more; the trainer still gets to save."""
     terminal, child = on_terminal(shop)
     os.close(terminal.child_fd)
     wait_for(lambda: not alive(child))
@@ -198,9 +186,7 @@ def test_a_trainer_killed_from_outside_fails_and_can_go_on(shop, monkeypatch):
 
 
 def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_matter(shop, monkeypatch):
-    """A temporary file of a killed write, or folder of a killed dry run, is cleared away and is no
-    foreign file.
-    """
+    """A killed write's file, or dry run's folder, is cleared away and is no foreign file."""
     (shop / "out" / ".advise-tmp-dry-run" / "stages").mkdir(parents=True)
     (shop / "out" / ".advise-tmp-1-run.json").write_text('{"half')
     assert run(output="out").status == "done"
@@ -212,9 +198,7 @@ def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_matter(shop, monkey
 
 
 def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
-    """When files cannot grow (as on a full disk) the run stops with exit code 4, leaves no child
-    and no half-written JSON.
-    """
+    """Where files cannot grow: exit code 4, no child, and no half-written JSON."""
     prelude = (
         "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))"
@@ -231,9 +215,7 @@ def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
 
 @pytest.mark.parametrize("mode", ["full", "ok"])
 def test_a_run_whose_disk_is_full_ends_with_the_command_that_resumes(shop, monkeypatch, mode):
-    """Whether the trainer or run.json finds the disk full: exit code 4, and run.json says `failed`,
-    in the room of a file that was kept for it. With room again, that command trains.
-    """
+    """Exit code 4, and run.json says `failed` in the room that was kept for it."""
     monkeypatch.setenv("STAND_IN", mode)
     room = []  # bytes of the files that were removed since the disk is full
     write, remove = Disk.write, Disk.remove
@@ -270,9 +252,7 @@ def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
 
 
 def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
-    """For full fine-tuning the result is one copy of the weights and each of three checkpoints
-    three of them; with `keep: best` there is one checkpoint more, of the best step.
-    """
+    """The result is one copy of the weights, and each checkpoint three of them."""
     (shop / "plan.yaml").write_text(FULL)
     plan = read_plan("plan.yaml")
     shape = ModelShape(id="m", origin="size", params=1_000_000)
@@ -304,9 +284,7 @@ def test_the_package_of_an_optimizer_is_asked_for():
 
 
 def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
-    """Where the system says that the place cannot be written, the run is refused with the next
-    step.
-    """
+    """Where the system says that the place cannot be written."""
     real = os.access
     monkeypatch.setattr(
         os,
@@ -343,9 +321,7 @@ def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
 def test_what_is_not_there_is_found_before_anything_is_written(
     shop, monkeypatch, old, new, kind, words
 ):
-    """Model, data, trainer and device are checked first; each failure has its exit code, and no
-    folder is made.
-    """
+    """Model, data, trainer and device are checked first; no folder is made."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     (shop / "empty").mkdir()
@@ -368,9 +344,7 @@ def test_all_missing_things_come_together(shop):
 
 
 def test_a_cached_model_is_enough_offline(shop, monkeypatch):
-    """With HF_HUB_OFFLINE a model in the hub cache passes, and one that is not there is told
-    without asking the network.
-    """
+    """With HF_HUB_OFFLINE a model in the hub cache passes, and the network is not asked."""
     snapshot = shop / "hub" / "hub" / "models--org--tiny" / "snapshots" / "abc"
     write_fake_model(snapshot, CONFIG)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -405,9 +379,7 @@ def test_gpus_are_named_by_uuid(shop):
 
 
 def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):
-    """A probed card and a CPU build of torch: exit code 4 with the line to install, never silent
-    training on the CPU.
-    """
+    """A probed GPU and a CPU build of torch: exit code 4 with the line to install."""
     build = torch_build()
     if build is None or build.cuda is not None:
         pytest.skip("needs a torch that was built for the CPU")

@@ -63,9 +63,7 @@ def faults_of(plan, folder, gpus=0):
     ],
 )
 def test_an_environment_without_a_fitting_vllm_is_named(version, expected, tmp_path):
-    """Missing or too old: said before anything is loaded, with what to install and what to use
-    instead.
-    """
+    """With what to install and what to use instead, before anything is loaded."""
     python = write_environment(tmp_path / "env", ROOT, version=version)
     found = faults_of(plan_of(python=str(python)), tmp_path)
     assert len(found) == (expected is not None)
@@ -100,9 +98,7 @@ def test_a_server_that_one_of_several_machines_reaches_is_refused(tmp_path):
 
 
 def test_the_server_gets_the_gpus_that_training_leaves():
-    """Two processes take the two GPUs with most free memory, the server the next; with gpus 0 it
-    shares theirs.
-    """
+    """Training takes the GPUs with most free memory, the server the next; or it shares theirs."""
     hardware = machine(*(gpu(n, 20 - n) for n in range(4)))
     plan = plan_of(python="p", device="cuda", processes=2, gpus=1)
     chosen = choose_gpus(plan, [], hardware, {})
@@ -167,9 +163,7 @@ def test_a_server_that_does_not_start_is_explained(code, timeout_s, expected, tm
 
 
 def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
-    """The model; a stage that was trained whole; for an adapter the base below it: of the plan, or the
-    one that an adapter from elsewhere names.
-    """
+    """The model, a stage that was trained whole, or the base below an adapter."""
     plan = plan_of(url="http://127.0.0.1:9")
     rest = plan.stages[0]
     plan = replace(plan, stages=(rest, replace(rest, name="more", start_from="grpo")))
@@ -207,9 +201,7 @@ stand_in.StandIn.completions = completions
 
 @pytest.mark.slow
 def test_a_run_starts_its_server_and_resumes_after_it_died(tmp_path, monkeypatch, tiny_model):
-    """`advise run` starts the server of the environment, trains with its answers, and ends it; when
-    the server dies, the run fails with its checkpoints kept and goes on with a new one.
-    """
+    """It trains with the server's answers; when that dies, the next call goes on with a new one."""
     pytest.importorskip("trl")
     (tmp_path / "own.py").write_text(REWARD)
     rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(16)]

@@ -106,9 +106,7 @@ def starter(gpus, *, device="cuda"):
 
 
 def test_cuda_runs_get_memory_segments_that_grow(shop, monkeypatch):
-    """Batches of new lengths do not split the memory; a setting of the user's own stays as it is,
-    under today's name and the older one.
-    """
+    """A setting of the user's own stays, under today's name and the older one."""
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
     env = starter({})._environment()
@@ -169,9 +167,7 @@ def installed(monkeypatch):
 
 
 def test_attention_without_its_package_is_refused(planned, installed, monkeypatch):
-    """flash_attention_2 needs flash-attn, or a kernels that transformers takes; the run says so at
-    once, and what to install.
-    """
+    """flash_attention_2 needs flash-attn, or a kernels that transformers takes."""
     more = "    attention: flash_attention_2\n    weights_dtype: bfloat16\n"
     with pytest.raises(MachineNotReady, match="needs the package flash-attn or kernels") as caught:
         preflight(planned, machine(gpu(0, 20)), more=more)
@@ -258,9 +254,7 @@ def expecting(expected, *gpus):
 
 
 def test_too_little_free_memory_is_refused_with_who_holds_it(planned, monkeypatch):
-    """What is clearly too little is refused with the programs that hold the rest; what may be
-    enough is a warning; what fits is nothing.
-    """
+    """Clearly too little is refused, what may be enough is a warning, what fits is nothing."""
     planned()
     full = replace(gpu(0, 5), other_processes=(BUSY,))
 
@@ -369,9 +363,7 @@ def test_deepspeed_names_the_setting_to_use(planned):
     ],
 )  # fmt: skip
 def test_what_cannot_be_shared_is_refused_at_its_place(planned, launch, stage, words, way_out):
-    """Each pair that no run can do has one located fault with the way out; the same pairs are
-    refused to advice (rules/strategies.yaml).
-    """
+    """One located fault with the way out; the same is refused to advice (rules/strategies.yaml)."""
     text = PLAN
     for old, new in stage.items():
         text = text.replace(old, new)

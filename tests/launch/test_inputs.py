@@ -78,9 +78,7 @@ def test_what_was_changed_in_place_is_noticed(shop, begun, name, change, what, s
 
 
 def test_a_stage_that_begins_later_reads_what_the_run_began_with(shop):
-    """Stages that are trained one by one (--only) with data of their own: each is accepted, and
-    refused if its data changed since the first began.
-    """
+    """With --only and data of its own: refused if these changed since the first stage began."""
     plan = PLAN.replace("data: {path: train.jsonl}\n", "")
     plan = plan.replace("objective: sft", "objective: sft\n    data: train.jsonl")
     (shop / "plan.yaml").write_text(plan + SECOND.replace("}", ", data: hr.jsonl}"))
@@ -106,9 +104,7 @@ def test_what_a_run_read_is_recorded_by_file(shop, begun):
 
 
 def test_a_plan_with_another_path_is_another_run(shop, begun):
-    """A model folder that was renamed, in the plan as well: a run of its own, and the folder of the
-    other one is refused.
-    """
+    """A renamed model folder: a run of its own, and the folder of the other one is refused."""
     (shop / "model").rename(shop / "smol")
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: smol"))
     with pytest.raises(InputError, match="its model, data or stages are not those of this plan"):
@@ -125,10 +121,7 @@ def test_what_has_not_changed_is_not_read_again(shop, monkeypatch):
 
 
 def test_a_copy_of_the_project_is_resumed_where_it_is(shop, begun, tmp_path_factory, monkeypatch):
-    """Plan, data, model and run copied together, and the old place gone: the run goes on there,
-    and the plan in its folder leads to the data and the model of the new place; so it does once it
-    is finished, and moved again.
-    """
+    """The run goes on with the files of the new place, and is found finished where it is moved."""
     there = tmp_path_factory.mktemp("copied") / "shop"
     shutil.copytree(shop, there)
     shutil.rmtree(shop)

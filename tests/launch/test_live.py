@@ -50,9 +50,7 @@ def found(live, shop):
 
 
 def test_how_far_it_is_comes_from_what_the_trainer_says(live, shop):
-    """The step, the time left, the memory, and what goes on inside the step; between two stages what
-    is asked there, if anything is; and nothing between the start of a trainer and its first word.
-    """
+    """Inside a step, between two stages, and before the trainer's first word."""
     seen = read_live(shop / "out")
     assert (seen.process, seen.stage.name, seen.sentence) == (live.pid, "sft", SENTENCE)
     between = replace(seen, record=replace(seen.record, stages=()))

@@ -98,9 +98,7 @@ def codes(*processes):
 
 
 def test_a_run_trains_on_two_machines_and_both_say_so(machines):
-    """Each machine starts its processes, numbered through all of them; the first one keeps the
-    record and shows the result.
-    """
+    """Processes are numbered through all of them; the first machine keeps the record."""
     plan = (machines.folder / "plan.yaml").read_text()
     (machines.folder / "plan.yaml").write_text(plan.replace("nodes: 2", "nodes: 2, processes: 2"))
     assert codes(*machines.both()) == [0, 0], machines.said(0) + machines.said(1)

@@ -35,9 +35,7 @@ def weights(machines, folder):
 
 @pytest.mark.slow
 def test_two_machines_train_one_module(machines):
-    """Each of them has one process of the two, and the result is one that a run on one machine
-    would have judged.
-    """
+    """Each of them has one process of the two."""
     assert codes(*machines.both(max_steps=2, **REAL)) == [0, 0], machines.said(0)
     record = machines.record()
     assert record["status"] == "done"

@@ -169,9 +169,7 @@ def test_a_training_with_a_lost_machine_is_not_started(tmp_path):
 
 
 def test_a_folder_that_another_machine_works_in_names_it(tmp_path, monkeypatch):
-    """Its process number says nothing here, even if there is a process with that number; nor may a
-    machine be started twice, by the lock on its folder, which ends with its process.
-    """
+    """Its process number says nothing here; nor may a machine be started twice."""
     monkeypatch.setattr(folder, "LOCK_WAIT_S", 0.0)
     with RunFolder(tmp_path / "run"):
         lock = tmp_path / "run" / folder.LOCK

@@ -33,9 +33,7 @@ def training(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["room-1", "room-killed-1"])
 def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
-    """By its own word, or killed by the kernel: the next smaller micro-batch each time, said each
-    time with the line for the plan, kept in run.json, and a finished run keeps it there.
-    """
+    """By its own word, or killed by the kernel: said with the line for the plan, and recorded."""
     monkeypatch.setenv("STAND_IN", mode)
     counts = iter(range(100))
     monkeypatch.setattr(failure_report, "oom_kills", lambda: next(counts))
@@ -69,9 +67,7 @@ def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
     ],
 )
 def test_what_cannot_fit_ends_with_the_change_that_fits(shop, monkeypatch, doing, tries, hint):
-    """Down to one row, and then the first change that the estimate says is lower; memory that runs
-    out as the model is loaded is no reason for a smaller micro-batch.
-    """
+    """Down to one row; memory that runs out while loading is no reason for a smaller one."""
     monkeypatch.setenv("STAND_IN", "room-0")
     monkeypatch.setenv("STAND_IN_DOING", doing)
     said = []
@@ -93,9 +89,7 @@ def test_a_killed_trainer_that_the_kernel_did_not_kill_is_not_started_again(shop
 
 
 def test_what_the_kernel_killed_is_seen_behind_a_launcher(shop, tmp_path, monkeypatch):
-    """torch's launcher ends with a code of its own; only if the kernel has killed something is that
-    a lack of memory, and never if the trainer left another word.
-    """
+    """Only if the kernel has killed something, and the trainer left no other word."""
     monkeypatch.setattr(failure_report, "oom_kills", lambda: 8)
     entry = entries(read_plan("plan.yaml"))[0]
 
@@ -121,9 +115,7 @@ def test_micro_batches_shrink_by_divisors():
 
 
 def test_the_change_follows_the_estimate():
-    """The first that lowers the peak to what there is; if none is enough alone, the one that lowers
-    it most; without an estimate, the first of all.
-    """
+    """The first that is enough; if none is alone, the one that lowers the peak most."""
     stage = stage_of(micro_batch_size=1, seq_len=1024)
 
     def peak_of(tried):
@@ -162,9 +154,7 @@ def test_all_processes_start_again_with_the_smaller_setting(
     capfd,
     processes,
 ):
-    """One process alone, or one of two while the other waits for it: all start again, from the last
-    checkpoint if there is one, and end with the weights of a run that was planned so.
-    """
+    """They end with the weights of a run that was planned so."""
     (real_shop / "site").mkdir()
     (real_shop / "site" / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
     plan = (real_shop / "plan.yaml").read_text().replace("steps: 12", "steps: 2")

@@ -57,9 +57,7 @@ def stage(shop):
 
 
 def test_the_cause_is_told_and_not_what_followed_from_it():
-    """Lost connections and stops follow from an error of another process, whenever they were
-    written; of several true causes the earliest counts.
-    """
+    """Lost connections and stops follow from another error; of several the earliest counts."""
     assert first_cause([LOST, STOP, MEMORY]).what == "process 3: out of memory: CUDA out of memory"
     later = replace(MEMORY, rank=2, what="later", at_s=13.0)
     assert first_cause([later, LOST, MEMORY]).rank == 3
@@ -97,9 +95,7 @@ def test_processes_that_were_stopped_read_as_stopped(stage):
 
 
 def test_a_killed_process_is_no_stop_though_the_others_were_stopped(stage):
-    """A process that is killed while all load leaves no word, and the launcher stops the rest: the
-    run has failed, and nobody asked it to stop.
-    """
+    """It leaves no word, and the launcher stops the rest: the run has failed."""
     leave(stage / "stage", STOP)
     error = explained(stage, code=137)
     assert error.exit_code == 5
@@ -107,9 +103,7 @@ def test_a_killed_process_is_no_stop_though_the_others_were_stopped(stage):
 
 
 def test_a_process_that_the_kernel_ended_is_the_cause(stage, monkeypatch):
-    """If all that remains are lost connections and the kernel ended a process for memory, that is
-    told, with the next smaller setting.
-    """
+    """If all that remains are lost connections: with the next smaller setting."""
     leave(stage / "stage", LOST, STOP)
     assert "the connection to another process was lost" in explained(stage).text()
     monkeypatch.setattr("advisor.launch.failure_report.oom_kills", lambda: 8)
@@ -162,10 +156,7 @@ def two(shop, tiny_model, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.train
 def test_two_real_processes_tell_the_cause_of_the_second(shop, two):
-    """Two gloo processes: the second runs out of memory while it writes its part of a checkpoint.
-    They start again with fewer rows until there is one; then the run says what ran out and where.
-    The checkpoint, which lacks that part, is not complete.
-    """
+    """It runs out of memory in a checkpoint, which is not complete, until there is one row."""
     checkpoints = two(BREAK_ONE, max_steps=4, save_steps=2)
     with pytest.raises(TrainingFailed) as caught:
         run_plan("plan.yaml", Options(output="out", judge=False))
@@ -212,10 +203,7 @@ if os.environ.get("RANK") == "1":
 @pytest.mark.slow
 @pytest.mark.train
 def test_two_real_processes_stop_after_the_same_step(shop, two, capfd):
-    """A signal that reaches the second of two processes alone: both finish the step and save it,
-    and the command that is printed trains the rest. No process makes a forward pass alone, and
-    what they saved is judged by one of its own.
-    """
+    """A signal reaches one of them: both save that step, and no process runs the model alone."""
     checkpoints = two(TOGETHER + STOP_ONE, max_steps=4, holdout=0.4)
     with pytest.raises(Stopped) as caught:
         run_plan("plan.yaml", Options(output="out"))
@@ -265,9 +253,7 @@ if os.environ.get("RANK"):
     ],
 )
 def test_a_process_that_hangs_ends_the_others_in_time(shop, two, monkeypatch, where, words):
-    """One of two processes never joins, or hangs in a step (for good, but the limit is six seconds
-    here): the other one gives up, both end, and the run says what happened.
-    """
+    """For good, but the limit is six seconds here: the other one gives up."""
     two(HANGS, max_steps=2)
     monkeypatch.setenv("HANGS", where)
     with pytest.raises(TrainingFailed, match=words):

@@ -56,9 +56,7 @@ SUMMARY = (
 
 
 def test_a_real_run_from_plan_to_an_answer(shop, capfd):
-    """run.json holds loss, held-out loss, expected and measured; the summary shows them; the
-    printed command answers.
-    """
+    """Record and summary hold what was measured; the printed command answers."""
     done = run_plan("plan.yaml")
     stage = done.record.stages[0]
     assert done.status == "done"
@@ -91,9 +89,7 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
 
 @pytest.mark.slow
 def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
-    """--dry-run prints measured beside expected memory and time, and leaves dry_run.json alone in
-    the folder.
-    """
+    """It prints measured beside expected memory and time, and leaves dry_run.json alone."""
     measured = run_plan("plan.yaml", Options(dry_run=True))
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     text = "\n".join(summary_lines(measured))
@@ -106,10 +102,7 @@ ON_TWO_GPUS = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
 
 @pytest.mark.slow
 def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
-    """On a machine with one GPU it says what it would take there and starts nothing. The same file
-    trains on the CPU, where two processes hold the model together (gloo), with the losses and the
-    weights of one process.
-    """
+    """Refused on one GPU; on the CPU two processes hold it together, with the losses of one."""
     path = shop / "plan.yaml"
     path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
     with pytest.raises(AdviseError) as refused:

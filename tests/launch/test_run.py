@@ -110,9 +110,7 @@ def test_a_lock_that_is_a_pipe_is_refused(shop):
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):
-    """A second run of the same plan says that it is finished and starts no trainer; it needs neither
-    data nor model.
-    """
+    """It starts no trainer, and needs neither data nor model."""
     first = run()
     (first.folder / "stages" / "sft" / "seen.json").unlink()
     before = (first.folder / "run.json").read_bytes()
@@ -144,9 +142,7 @@ def test_a_result_that_was_deleted_is_trained_again(shop):
 
 
 def test_an_edited_plan_gets_its_own_folder(shop):
-    """Another value is another run, by edit or by --set; name and launch are not part of what is
-    trained.
-    """
+    """Another value is another run, by edit or by --set."""
     folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder, run(max_steps=3).folder}
     (shop / "plan.yaml").write_text(PLAN.replace("2e-4", "1e-4"))
     folders.add(run().folder)
@@ -155,9 +151,7 @@ def test_an_edited_plan_gets_its_own_folder(shop):
 
 
 def test_the_copy_of_the_plan_runs_by_itself(shop):
-    """The plan in the run folder has --set applied, paths that hold from there, and its reasons;
-    running it resumes in the same folder.
-    """
+    """It has --set applied, paths that hold from there, and the reasons."""
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
@@ -184,9 +178,7 @@ def test_paths_stay_as_they_were_written(shop, tmp_path_factory):
 
 
 def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
-    """With a Plan instead of a file the paths are relative to the current folder, and the reasons
-    go into the copy.
-    """
+    """Paths of a Plan are relative to the current folder; the reasons go into the copy."""
     plan = read_plan("plan.yaml")
     assert isinstance(plan, Plan)
     done = run(plan, comments={("stages", 0, "learning_rate"): "usual (lora/lr)"}, output="out")
@@ -197,9 +189,7 @@ def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
 
 @pytest.mark.parametrize("content", ["run", "files", "file", "broken", "trial"])
 def test_a_folder_that_holds_something_else_is_refused(shop, content):
-    """Another run, foreign files, a file, or a broken run.json: exit code 2 with the next step, and
-    nothing is touched.
-    """
+    """Exit code 2 with the next step, and nothing is touched."""
     out = shop / "out"
     if content == "run":
         run(output=out, set_values=["stages.sft.rank=4"])
@@ -217,9 +207,7 @@ def test_a_folder_that_holds_something_else_is_refused(shop, content):
 
 
 def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, capsys):
-    """A failing second stage leaves the first done; the next call trains the second alone, and
-    still calls it the second.
-    """
+    """The next call trains the failed second one alone, and still calls it the second."""
     (shop / "plan.yaml").write_text(PLAN + SECOND)
     monkeypatch.setenv("STAND_IN", "input@second")
     with pytest.raises(InputError, match=r"stage second: row 3 has no answer\n  the hint"):
@@ -262,9 +250,7 @@ def test_tasks_are_trained_each_and_one_can_be_named(shop):
 def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     shop, monkeypatch, end, status
 ):
-    """The modules are trained; what is missing is their table, and no run that lacks it is left
-    alone. A module that is trained again makes the table old.
-    """
+    """And a module that is trained again makes the table old."""
     (shop / "plan.yaml").write_text(TASKS)
     run(output="run", only="legal")  # the stand-in trains one task in a process
     monkeypatch.setenv("STAND_IN_COMPARES", end)
@@ -300,9 +286,7 @@ def test_a_trial_is_capped_and_says_so(shop):
 
 
 def test_a_dry_run_keeps_only_its_measurement(shop):
-    """dry_run.json holds expected beside measured; the folder holds nothing else and the real run
-    still starts in it.
-    """
+    """The folder holds nothing else, and the real run still starts in it."""
     measured = run(dry_run=True)
     assert isinstance(measured, DryRun)
     assert names(measured.folder) == [".lock", "dry_run.json"]
@@ -317,9 +301,7 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
 
 
 def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
-    """A hostile trainers/ or advisor/ in the current folder, or trainers/ on PYTHONPATH, is never
-    imported, and stdout stays free.
-    """
+    """A hostile trainers/ or advisor/ is never imported, and stdout stays free."""
     for name in ("trainers", "advisor", "path/trainers"):
         (shop / name).mkdir(parents=True)
         (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
@@ -351,9 +333,7 @@ SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
     ],
 )
 def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, words):
-    """Whatever way a trainer ends, the error has the exit code of its kind and run.json says
-    failed; the next call trains it.
-    """
+    """With the exit code of its kind, and run.json says failed; the next call trains it."""
     monkeypatch.setenv("STAND_IN", mode)
     with pytest.raises(kind) as caught:
         run()
@@ -367,9 +347,7 @@ def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, words):
 
 
 def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop, monkeypatch):
-    """A trainer that ends well but writes no result has failed, even where an older result lies
-    there.
-    """
+    """A trainer that ends well but writes no result has failed."""
     monkeypatch.setenv("STAND_IN", "oom")
     with pytest.raises(TrainingFailed):
         run()
@@ -390,9 +368,7 @@ def test_a_stopped_trainer_is_stopped_not_failed(shop):
 
 
 def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop, monkeypatch):
-    """What a trainer refuses before the first step leaves nothing to lose; once there is a line of
-    metrics, the folder is that of its plan.
-    """
+    """Until there is a line of metrics: then the folder is that of its plan."""
     plan = (shop / "plan.yaml").read_text()
     monkeypatch.setenv("STAND_IN", "input")
     with pytest.raises(InputError, match="row 3 has no answer"):

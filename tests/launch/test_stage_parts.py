@@ -51,9 +51,7 @@ def test_what_was_trained_for_another_plan_is_trained_again(shop, monkeypatch):
 
 
 def test_a_stop_between_the_two_loses_no_step(shop, monkeypatch):
-    """A signal that comes when the training is done ends the run with 130; judging is what is
-    left.
-    """
+    """The run ends with 130; judging is what is left."""
     process = start(shop, "parts-stopped", output="out")
     said = process.communicate(timeout=60)[1]
     assert process.returncode == Stopped.exit_code

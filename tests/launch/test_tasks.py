@@ -60,9 +60,7 @@ def quiet(text):
     "update", ["lora", *(pytest.param(u, marks=pytest.mark.long) for u in ("adapter", "prefix"))]
 )
 def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
-    """Each module has the very weights it has when it is trained alone; the table has the own
-    task's loss lowest.
-    """
+    """The very weights, and the own task's loss is the lowest of the table."""
     import torch
 
     together = run_plan(
@@ -89,9 +87,7 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
 
 @pytest.mark.slow
 def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
-    """The plan with one more task goes into the same folder and trains that one alone; a changed
-    task is refused.
-    """
+    """It goes into the same folder; a changed task is refused."""
     first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), Options(say=quiet))
     before = {stage.name: stage.finished_at for stage in first.record.stages}
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), Options(say=quiet))
@@ -107,9 +103,7 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
 
 
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
-    """A rank wider than the layers stops the second task; the first is done and is not trained
-    again.
-    """
+    """A rank wider than the layers stops the second task; the first is done."""
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
     text = plan.read_text().replace("hr.jsonl}", "hr.jsonl}, overrides: {rank: 4096}")
     plan.write_text(text)

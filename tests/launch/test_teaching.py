@@ -51,9 +51,7 @@ def lines(path):
 
 
 def test_a_run_is_noted_and_corrects_the_next(shop, runs, capsys):
-    """The second run expects more of what the first measured; run.json keeps the formula beside, and
-    what is printed and the report name the runs behind the expectation.
-    """
+    """run.json keeps the formula beside; page and report name the runs behind it."""
     first = run(hardware=HERE, output="one").record.stages[0]
     assert first.expected.learned is None
     (line,) = lines(runs)
@@ -104,9 +102,7 @@ def test_rows_that_were_not_counted_teach_no_time(shop, runs, monkeypatch):
 
 @pytest.mark.parametrize("case", ["off", "no name", "failed"])
 def test_what_teaches_nothing(shop, runs, monkeypatch, case):
-    """ADVISE_RUNS=off; a machine whose processor is not known, so that runs could be of another one;
-    a run that failed, and measured no end.
-    """
+    """Where it is switched off, of a machine without a name, and of a run that failed."""
     if case == "off":
         monkeypatch.setenv("ADVISE_RUNS", "off")
     if case == "failed":

@@ -110,9 +110,7 @@ def test_a_file_that_is_gone_is_the_users_error(tmp_path):
 
 
 def test_a_folder_that_is_several_things_of_a_run_is_read_once(model, settled, monkeypatch):
-    """A reward model is a file of the plan and what gives the reward; once it is written again, it
-    is read again.
-    """
+    """A reward model is a file of the plan, too; written again, it is read again."""
     first = folder_digest(model)
     with monkeypatch.context() as patch:
         patch.setattr(content.hashlib, "file_digest", lambda *_: pytest.fail("read again"))

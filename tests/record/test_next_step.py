@@ -33,9 +33,7 @@ def plans(tmp_path_factory):
 
 
 def test_every_setting_that_is_advised_changes_its_stage(plans):
-    """Longer and smaller: for each plan, update and override the stage is another one afterwards,
-    in what decides: `max_steps` where the plan has it, a task's own key where it has one.
-    """
+    """In what decides: `max_steps` where the plan has it, a task's own key where it has one."""
     for plan in plans:
         (entry,) = entries(plan)
         (longer,) = entries(set_values(plan, [longer_setting(entry)]))

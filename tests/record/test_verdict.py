@@ -208,9 +208,7 @@ def trainings(tmp_path):
 
 
 def test_general_rows_to_begin_with_are_named(trainings):
-    """The rows named are there, and none of them is among the prompts that measure general
-    ability.
-    """
+    """They are there, and none of them is among the prompts that measure general ability."""
     found = judged(evaluation={"general": FORGOT}, trainings=trainings)
     assert found.next.text.endswith(f"some to begin with: {GENERAL}")
     rows = [json.loads(line) for line in GENERAL.read_text(encoding="utf-8").splitlines()]

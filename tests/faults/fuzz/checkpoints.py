@@ -53,9 +53,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def read() -> None:
-    """Look for the newest checkpoint. Ends with exit code 1 if one is given that was not written so,
-    and with that of the error if one is raised.
-    """
+    """Look for the newest checkpoint; exit code 1 for one that was not written so."""
     from advisor.ground.errors import AdviseError
 
     try:

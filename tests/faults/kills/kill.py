@@ -192,9 +192,7 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
 
 
 def kill_once(scene: Scene, output: str, kill: Kill, call: int) -> tuple[Struck | None, str]:
-    """Start the run, or resume it, and end it; None if it was over before the moment came. And what
-    it said.
-    """
+    """Start or resume the run and end it; None if it was over before. And what it said."""
     run = scene.folder / output
     record = run / "run.json"
     before = record.read_bytes() if record.exists() else None
@@ -241,9 +239,7 @@ BEGAN = re.compile(r"^(?:([\w-]+) )?(\w+): (?:resuming after \w+ (\d+)|training:
 
 
 def starts(said: str) -> dict[str, int]:
-    """Stage -> the step from which a call trained it, by what it said. A task is named before its
-    stage.
-    """
+    """Stage -> the step from which a call trained it, by what it said."""
     found: dict[str, int] = {}
     for task, stage, step in BEGAN.findall(said):
         found.setdefault(f"{stage}-{task}" if task else stage, int(step or 0))
@@ -274,9 +270,7 @@ def last_lines(text: str, count: int = 3) -> str:
 def draw_kills(
     scene: Scene, dice: random.Random, kinds: Sequence[tuple[signal.Signals, str, int]]
 ) -> Iterator[Kill]:
-    """Kills for one run, without end: the kind and the moment by chance, kinds that end more and
-    moments in which more is at stake more often.
-    """
+    """Kills for one run, without end, by chance; those that end more come more often."""
     moments = MOMENTS | (BETWEEN_STAGES if scene.objective in STAGED else {})
     attempt = 0
     while True:

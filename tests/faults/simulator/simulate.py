@@ -239,9 +239,7 @@ class Starter(Struct, frozen=True):
 
 @contextmanager
 def light_launcher() -> Iterator[None]:
-    """The launcher without what looks at the machine, and without reading an equal plan twice: a
-    schedule then takes some hundredths of a second.
-    """
+    """The launcher without what looks at the machine: a schedule takes hundredths of a second."""
     stubs = {
         "shape": None,
         "gpus": ChosenGpus(),

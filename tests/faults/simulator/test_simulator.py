@@ -15,9 +15,7 @@ from trainers.keep.checkpoint_store import CheckpointStore
 
 
 def test_every_schedule_is_survived():
-    """Crashes, power cuts, full disks, damage and moves, one after the other: nothing done is lost,
-    nothing half-written is read, no two runs write, and the result is that of an undisturbed run.
-    """
+    """Nothing done is lost, nothing half-written is read, and the result is undisturbed."""
     counts = simulate(range(80))
     assert counts.violations == []
     assert counts.schedules == 80
