@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.types import Gpu, Hardware
 from advisor.launch import Options, run_plan
 from advisor.launch.call import Call
@@ -106,6 +107,20 @@ def machine(*gpus, kind="cuda", **more):
 def run(plan="plan.yaml", **options):
     """run_plan with the stand-in trainer on a machine without a GPU."""
     return run_plan(plan, Options(**{"hardware": MACHINE, "trainers": STAND_IN, **options}))
+
+
+def fails(mode, kind=TrainingFailed, **options):
+    """The text of the error with which a run ends whose stand-in trainer behaves so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAND_IN", mode)
+        with pytest.raises(kind) as caught:
+            run(**options)
+    return caught.value.text()
+
+
+def refused(kind=InputError, **options):
+    """The same of a run that is refused before its trainer starts."""
+    return fails("ok", kind, **options)
 
 
 def call_of(plan="plan.yaml", **options):

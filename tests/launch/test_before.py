@@ -12,14 +12,14 @@ import pytest
 from msgspec.structs import replace
 
 from advisor.commands.wizard import check_machine
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import MachineNotReady
 from advisor.launch import hub as hub_module
 from advisor.launch.hub import ModelNeed, ask_hub
 from advisor.model_files.hub_cache import has_weights
 from advisor.plan.read import read_plan
 from advisor.record.next_step import trial_steps
 from tests.fake_model import write_fake_model
-from tests.launch.conftest import CONFIG, GIB, MACHINE, PLAN, SECOND, gpu, machine, run
+from tests.launch.conftest import CONFIG, GIB, MACHINE, PLAN, SECOND, gpu, machine, refused, run
 
 FILES = {
     "config.json": 600, "model-1.safetensors": 3 * GIB, "model-2.safetensors": GIB,
@@ -87,9 +87,7 @@ def test_a_run_says_what_it_downloads_and_under_which_licence(hub):
 def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
     """Without a login exit 4 with the two steps; with one it starts."""
     hub.models = {"org/tiny": {**ANSWER, "gated": "manual", "cardData": {"license": "llama3.1"}}}
-    with pytest.raises(MachineNotReady) as error:
-        run(output="out")
-    text = error.value.text()
+    text = refused(MachineNotReady, output="out")
     assert "its licence (llama3.1) must be accepted" in text
     assert "this machine is not logged in" in text
     assert "accept the licence at https://huggingface.co/org/tiny, then `hf auth login`" in text
@@ -103,9 +101,7 @@ def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
 def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeypatch):
     """Both numbers are named, and what else the same disk must hold."""
     monkeypatch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 2 * GIB)
-    with pytest.raises(MachineNotReady) as error:
-        run(output="out")
-    text = error.value.text()
+    text = refused(MachineNotReady, output="out")
     assert re.search(
         r"2\.0 GiB free on the disk of the model cache, about 4\.[2-5] GiB needed", text
     )
@@ -142,8 +138,7 @@ def test_a_configuration_alone_is_not_the_model(hub, shop):
 def test_a_model_that_the_hub_does_not_know_is_bad_input(hub):
     """The name or the revision is wrong, or a login is missing."""
     hub.models = {}
-    with pytest.raises(InputError, match="no such model that you may read"):
-        run()
+    assert "no such model that you may read" in refused()
 
 
 def test_an_answer_of_another_kind_stops_nothing(hub):

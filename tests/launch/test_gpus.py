@@ -24,7 +24,7 @@ from advisor.plan.read import read_plan
 from advisor.probe import software
 from advisor.record.stage import Expected
 from advisor.situation.of_plan import plan_run, plan_shape
-from tests.launch.conftest import FULL, GIB, PLAN, call_of, gpu, machine, run
+from tests.launch.conftest import FULL, GIB, PLAN, call_of, gpu, machine, refused, run
 
 BUSY = GpuProcess(pid=4242, name="python", memory_bytes=18 * GIB)
 
@@ -136,9 +136,7 @@ def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, plan,
     """Before anything starts: the GPU, its compute capability, and the values that it can run."""
     old = gpu(0, 15, total=16, bf16=False, compute_capability=(7, 5), name="Tesla T4")
     planned(more="    weights_dtype: bfloat16\n", plan=plan)
-    with pytest.raises(InputError) as caught:
-        run(hardware=machine(old))
-    said = caught.value.text()
+    said = refused(hardware=machine(old))
     assert "stage sft: weights_dtype is bfloat16, and Tesla T4 (compute capability 7.5" in said
     assert f"--set stages.sft.weights_dtype={dtype} --set stages.sft.precision=mixed" in said
 
@@ -331,9 +329,9 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, shop, monkeypatch):
     """How many are too few, and the line that runs it so, which reads as many rows a step."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     planned(launch=TWO)
-    with pytest.raises(AdviseError) as refused:
+    with pytest.raises(AdviseError) as caught:
         run_checks(call_of(hardware=machine(gpu())))
-    (fault,) = (one for one in refused.value.faults if one.where == "launch.processes")
+    (fault,) = (one for one in caught.value.faults if one.where == "launch.processes")
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
     settings = "--set launch.processes=1 --set launch.strategy=null --set stages.sft.grad_accum=2"
     assert settings in fault.hint
@@ -367,9 +365,9 @@ def test_what_cannot_be_shared_is_refused_at_its_place(planned, launch, stage, w
     text = PLAN
     for old, new in stage.items():
         text = text.replace(old, new)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as caught:
         planned(launch=launch if "device" in launch else f"device: cuda, {launch}", plan=text)
-    (fault,) = [one for one in refused.value.faults if words in one.what]
+    (fault,) = [one for one in caught.value.faults if words in one.what]
     assert fault.where.startswith("plan.yaml:")
     assert way_out in f"{fault.allowed} {fault.hint}"
 

@@ -71,9 +71,9 @@ class Machines:
 
     def process(self, rank):
         """The number of a trainer's process, as soon as it is at work."""
-        file = self.folder / "out" / "stages" / "sft" / f"process-{rank}.json"
-        wait_for(lambda: file.exists() and file.read_text().endswith("}"))
-        return json.loads(file.read_text())["pid"]
+        stage = self.folder / "out" / "stages" / "sft"
+        wait_for((stage / f"ready{rank}").exists)
+        return json.loads((stage / f"seen{rank}.json").read_text())["pid"]
 
     def checkpoints(self):
         return set((self.folder / "out" / "stages" / "sft" / "checkpoints").glob("checkpoint-*"))
@@ -104,7 +104,7 @@ def test_a_run_trains_on_two_machines_and_both_say_so(machines):
     assert codes(*machines.both()) == [0, 0], machines.said(0) + machines.said(1)
     assert machines.record()["status"] == "done"
     stage = machines.folder / "out" / "stages" / "sft"
-    seen = [json.loads(file.read_text()) for file in sorted(stage.glob("process-*.json"))]
+    seen = [json.loads(file.read_text()) for file in sorted(stage.glob("seen*.json"))]
     assert [one["WORLD_SIZE"] for one in seen] == ["4"] * 4
     assert [one["LOCAL_RANK"] for one in seen] == ["0", "1", "0", "1"]
     assert {one["GLOO_SOCKET_IFNAME"] for one in seen} == {"lo"}
@@ -155,7 +155,7 @@ def test_a_leader_that_is_lost_ends_those_that_follow_it_and_the_same_command_re
         pytest.param(
             "fail@1", "process 1 on {host}: the loss is not a number", marks=pytest.mark.long
         ),
-        ("killed@1", "a process of machine 1 was ended by signal 9"),
+        ("sigkill@1", "a process of machine 1 was ended by signal 9"),
     ],
 )
 def test_a_process_that_fails_on_one_machine_ends_all_and_is_named(machines, mode, words):

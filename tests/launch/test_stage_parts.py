@@ -4,10 +4,8 @@ run`. The stand-in trainer leaves what several real processes leave.
 
 import json
 
-import pytest
-
-from advisor.ground.errors import Stopped, TrainingFailed
-from tests.launch.conftest import run, start
+from advisor.ground.errors import Stopped
+from tests.launch.conftest import fails, run, start
 
 STAGE = "out/stages/sft"
 
@@ -25,9 +23,7 @@ def test_the_training_comes_first_and_the_judging_after_it(shop, monkeypatch):
 
 def test_a_failure_of_the_judging_is_recorded_and_only_judging_goes_on(shop, monkeypatch):
     """Its error is told as that of any trainer; the same command judges, and trains nothing."""
-    monkeypatch.setenv("STAND_IN", "parts-fail")
-    with pytest.raises(TrainingFailed, match="the tuned model never stops"):
-        run(output="out")
+    assert "the tuned model never stops" in fails("parts-fail", output="out")
     assert json.loads((shop / "out" / "run.json").read_text())["status"] == "failed"
     monkeypatch.setenv("STAND_IN", "parts")
     assert run("out").status == "done"

@@ -1,125 +1,130 @@
-"""A stand-in for the real trainer: the same command line and the same files, no training. Only the tests' launcher finds it.
+"""A stand-in for the real trainer: the same command line and the same files, no training.
 
-STAND_IN says how it behaves; a real trainer takes seconds to start, and cannot be made to fail in every way on demand.
+STAND_IN says how it behaves; behind an @, of the stage of this name or the process of this number
+alone. A real trainer takes seconds to start, and cannot be made to fail in every way on demand.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import resource
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 
 from advisor.plan.read import read_plan, resolve_path
 
+RANK = os.environ.get("RANK", "")
+SEVERAL = "TORCHELASTIC_RUN_ID" in os.environ and "STAND_IN_MACHINES" in os.environ
+
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("objective", choices=["sft", "dpo"])
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--stage")
     parser.add_argument("--run", type=Path)
-    parser.add_argument("--task")
-    parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--no-judge", action="store_true")
-    parser.add_argument("--part")
+    for name in ("stage", "task", "part"):
+        parser.add_argument(f"--{name}")
+    for name in ("dry-run", "no-judge"):
+        parser.add_argument(f"--{name}", action="store_true")
     args = parser.parse_args()
-    stage = read_plan(args.plan).stage(args.stage)
+    plan = read_plan(args.plan)
+    stage = plan.stage(args.stage)
     folder = args.run / "stages" / (args.stage + (f"-{args.task}" if args.task else ""))
     folder.mkdir(parents=True, exist_ok=True)
     mode, _, only = os.environ.get("STAND_IN", "ok").partition("@")
-    if only and only != folder.name:
-        mode = "ok"
+    if only and only not in (folder.name, RANK):
+        mode = "wait" if SEVERAL else "ok"
     print("talk on the trainer's stdout", flush=True)
-    seen = {
-        "cwd": os.getcwd(),
-        "argv": sys.argv,
-        "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "path": sys.path[:2],
-        "file": __file__,
-        "sid": os.getsid(0),
-        "rank": os.environ.get("RANK"),
-    }
-    (folder / f"seen{os.environ.get('RANK', '')}.json").write_text(json.dumps(seen))
-    (folder / "pid").write_text(str(os.getpid()))
-    if args.dry_run:
-        (folder / "dry_run.json").write_text(
-            json.dumps(
-                {"measured": {"peak_bytes": 1000, "step_s": 0.5, "largest_batch_tokens": 100}}
-            )
-        )
-    with (folder / "parts").open("a") as file:
-        file.write(f"{args.part or 'whole'}\n")
+    note(folder, args)
     if mode.startswith("parts"):
         in_parts(folder, args.part, mode)
-    if mode == "wait":
-        wait(folder)
-    elif mode == "sigkill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif mode == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif mode == "oom":
-        fail(folder, "TrainingFailed", "out of memory: tried to allocate 2.00 GiB", 5)
-    elif mode.startswith("room-") and micro_batch(folder, stage) > int(mode.rpartition("-")[2]):
+    if mode.startswith("room-") and micro_batch(folder, stage) > int(mode.rpartition("-")[2]):
         (folder / "doing.json").write_text(json.dumps({"doing": os.environ["STAND_IN_DOING"]}))
         line = {"stage": "sft", "task": args.task, "step": 3}
         (args.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        if "killed" in mode:
+        mode = "sigkill" if "killed" in mode else "no room"
+    if mode in FAILURES:
+        fail(folder, *FAILURES[mode])
+    match mode:
+        case "wait":
+            wait(folder)
+        case "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
-        fail(folder, "OutOfMemory", "out of memory: tried to allocate 2.00 GiB", 5)
-    elif mode == "full":
-        fail(
-            folder,
-            "AdviseError",
-            "unexpected SafetensorError: I/O error: No space left on device (os error 28)",
-            70,
-        )
-    elif mode == "input":
-        fail(folder, "InputError", "row 3 has no answer", 2)
-    elif mode == "crash":
-        sys.exit(1)
-    elif mode == "disk":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    result = {
-        "status": "done",
-        "steps": args.max_steps or 10,
-        "loss_first": 3.0,
-        "loss_last": 1.5,
-        "duration_s": 2.0,
-        "measured": {"peak_bytes": 2**29, "step_s": 0.2, "tokens_per_s": 100.0},
-        "evaluation": {
-            "before": {"loss": 3.1, "perplexity": 22.2},
-            "after": {"loss": 1.6, "perplexity": 4.95},
-            "rows": 5,
-        },
-        "checks": [],
-        "versions": {"torch": "2.0"},
-        "resolved": {
-            "learning_rate": stage.learning_rate,
-            "resumed_from": (folder / "checkpoints").is_dir(),
-        },
-    }
-    if "STAND_IN_CHECKS" in os.environ:  # whether each check passed
-        passed = json.loads(os.environ["STAND_IN_CHECKS"])
-        result["checks"] = [
-            {"name": f"c{number}", "ok": ok, "text": f"check {number} of the result"}
-            for number, ok in enumerate(passed)
-        ]
-        result["verdict"] = {"ok": all(passed)}
-    result["files"] = save(folder, str(resolve_path(args.plan, read_plan(args.plan).model)))
-    text = json.dumps(result)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "crash":
+            sys.exit(1)
+        case "disk":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if SEVERAL and RANK != "0":
+        return
+    text = json.dumps(result(args, folder, stage, str(resolve_path(args.plan, plan.model))))
     if mode == "nan":
         text = text.replace("1.5", "NaN")
     if mode == "half":
         text = text[: len(text) // 2]
     if mode != "no-result":
         (folder / "result.json").write_text(text)
+
+
+MEMORY = "out of memory: tried to allocate 2.00 GiB"
+FULL = "unexpected SafetensorError: I/O error: No space left on device (os error 28)"
+FAILURES = {
+    "oom": ("TrainingFailed", MEMORY, 5),
+    "no room": ("OutOfMemory", MEMORY, 5),
+    "full": ("AdviseError", FULL, 70),
+    "input": ("InputError", "row 3 has no answer", 2),
+    "fail": ("TrainingFailed", "the loss is not a number", 5),
+}
+
+
+def note(folder, args):
+    """How it was started."""
+    seen = {
+        "cwd": os.getcwd(), "argv": sys.argv, "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "path": sys.path[:2], "file": __file__, "pid": os.getpid(), "rank": RANK or None,
+    }  # fmt: skip
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME"):
+        seen[name] = os.environ.get(name)
+    (folder / f"seen{RANK}.json").write_text(json.dumps(seen))
+    (folder / "pid").write_text(str(os.getpid()))
+    if args.dry_run:
+        measured = {"peak_bytes": 1000, "step_s": 0.5, "largest_batch_tokens": 100}
+        (folder / "dry_run.json").write_text(json.dumps({"measured": measured}))
+    with (folder / "parts").open("a") as file:
+        file.write(f"{args.part or 'whole'}\n")
+
+
+def result(args, folder, stage, base):
+    """What result.json says."""
+    found = {
+        "status": "done", "steps": args.max_steps or 10, "loss_first": 3.0, "loss_last": 1.5,
+        "duration_s": 2.0,
+        "measured": {"peak_bytes": 2**29, "step_s": 0.2, "tokens_per_s": 100.0},
+        "evaluation": {
+            "before": {"loss": 3.1, "perplexity": 22.2}, "after": {"loss": 1.6, "perplexity": 4.95},
+            "rows": 5,
+        },
+        "checks": [], "versions": {"torch": "2.0"},
+        "resolved": {
+            "learning_rate": stage.learning_rate,
+            "resumed_from": (folder / "checkpoints").is_dir(),
+        },
+    }  # fmt: skip
+    if "STAND_IN_CHECKS" in os.environ:  # whether each check passed
+        passed = json.loads(os.environ["STAND_IN_CHECKS"])
+        found["checks"] = [
+            {"name": f"c{number}", "ok": ok, "text": f"check {number} of the result"}
+            for number, ok in enumerate(passed)
+        ]
+        found["verdict"] = {"ok": all(passed)}
+    return found | {"files": save(folder, base)}
 
 
 def in_parts(folder, part, mode):
@@ -145,10 +150,9 @@ def in_parts(folder, part, mode):
 def save(folder, base):
     """A module of one tensor, and its configuration: what result.json says of its files."""
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    config = {"base_model_name_or_path": base, "peft_type": "LORA"}
     files = {
-        "adapter_config.json": json.dumps(
-            {"base_model_name_or_path": base, "peft_type": "LORA"}
-        ).encode(),
+        "adapter_config.json": json.dumps(config).encode(),
         "adapter_model.safetensors": len(header).to_bytes(8, "little") + header + b"\0\0\0\0",
         "tokenizer_config.json": b"{}",
     }
@@ -169,26 +173,28 @@ def micro_batch(folder, stage):
 
 
 def wait(folder):
+    """Until somebody stops it."""
+
     def stop(number, frame):
         with open(folder / "signals", "a") as file:
             file.write(f"{number}\n")
-        if os.environ.get("STAND_IN_STUBBORN"):
-            return
-        fail(folder, "Stopped", "stopped", 130)
+        if not os.environ.get("STAND_IN_STUBBORN"):
+            fail(folder, "Stopped", "stopped after step 3 of 9" if SEVERAL else "stopped", 130)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "ready").write_text("")
+    (folder / f"ready{RANK if SEVERAL else ''}").write_text("")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         time.sleep(0.05)
 
 
 def fail(folder, kind, what, code):
-    (folder / "error.json").write_text(
-        json.dumps(
-            {"kind": kind, "what": what, "allowed": "", "hint": "the hint", "exit_code": code}
-        )
-    )
+    error = {"kind": kind, "what": what, "allowed": "", "hint": "the hint", "exit_code": code}
+    name = "error.json"
+    if SEVERAL:
+        name = f"error-rank{RANK}.json"
+        error |= {"rank": int(RANK), "at_s": 1.0, "host": socket.gethostname()}
+    (folder / name).write_text(json.dumps(error))
     sys.exit(code)

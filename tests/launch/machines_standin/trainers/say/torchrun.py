@@ -12,31 +12,22 @@ import time
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--nproc-per-node", type=int)
-    parser.add_argument("--nnodes", type=int)
-    parser.add_argument("--node-rank", type=int)
+    for name in ("nproc-per-node", "nnodes", "node-rank"):
+        parser.add_argument(f"--{name}", type=int)
     for name in ("rdzv-backend", "rdzv-id", "master-addr", "master-port"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--no-python", action="store_true", required=True)
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
+    count = given.nproc_per_node
     world = {
-        "WORLD_SIZE": given.nnodes * given.nproc_per_node,
-        "LOCAL_WORLD_SIZE": given.nproc_per_node,
-        "TORCHELASTIC_RUN_ID": given.rdzv_id,
-    }
-    workers = [
-        subprocess.Popen(
-            given.command,
-            env=os.environ
-            | {name: str(value) for name, value in world.items()}
-            | {
-                "LOCAL_RANK": str(local),
-                "RANK": str(given.node_rank * given.nproc_per_node + local),
-            },
-        )
-        for local in range(given.nproc_per_node)
-    ]
+        "WORLD_SIZE": str(given.nnodes * count), "LOCAL_WORLD_SIZE": str(count),
+        "TORCHELASTIC_RUN_ID": given.rdzv_id, "STAND_IN_MACHINES": "1",
+    }  # fmt: skip
+    workers = []
+    for local in range(count):
+        own = {"LOCAL_RANK": str(local), "RANK": str(given.node_rank * count + local)}
+        workers.append(subprocess.Popen(given.command, env=os.environ | world | own))
 
     def pass_on(number, frame):
         for worker in workers:
