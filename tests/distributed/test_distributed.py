@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("trl")
 
-from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, Cell, all_cells
+from tests.distributed.cells import FSDP, MIXED, ONE, PRECISIONS, Cell
 from tests.distributed.memory import LAYERS, measure, memory_cells
 from tests.distributed.models import fill
 from tests.distributed.results import train_cells, wrong
-from tests.distributed.train import REFUSED, TRAINED
+from tests.distributed.train import TRAINED
 
 pytestmark = pytest.mark.train
 TRAINED_FOR = (("sft", "full"), ("sft", "lora"), ("sft", "lora, nf4"), ("dpo", "full"))
@@ -48,15 +48,3 @@ def test_processes_hold_what_is_estimated(tmp_path):
     (one,) = measure(tmp_path, cells)
     assert one.faults() == []
     assert one.found["reference units"] == LAYERS + 1
-
-
-@pytest.mark.long
-def test_every_cell_is_trained_or_refused(tmp_path):
-    """All that `python -m tests.distributed` trains: with the losses and weights of one process, or
-    the plan is refused at its place. Between ddp and fsdp a resumed run begins anew and says why.
-    """
-    fill(tmp_path)
-    found = train_cells(tmp_path, all_cells())
-    assert len(found) == 546 + 180 + 30
-    assert wrong(found.values()) == []
-    assert {one.status for one in found.values()} == {TRAINED, REFUSED}

@@ -4,8 +4,6 @@ million rows and twenty thousand steps.
 
 import tracemalloc
 
-import pytest
-
 from advisor.data.checks import repeats
 from advisor.data.measure import Depth, profile
 from advisor.data.read import lines
@@ -46,11 +44,3 @@ def test_a_report_of_many_steps_is_no_longer_than_one_of_some(tmp_path):
         lines = [{**LINES[0], "step": step, "loss": 1 / (step + 1)} for step in range(steps)]
         sizes.append(len(page_of(RECORD, tmp_path, metrics=lines)))
     assert sizes[1] < 1.1 * sizes[0]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["at_once", "departments", "rows_checked", "steps_trained"])
-def test_the_load_of_the_long_form(tmp_path, kind):
-    """As much as the table of docs/reliability.md says."""
-    row = getattr(load, kind)(tmp_path)
-    assert row.wrong == []

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -14,21 +15,17 @@ from msgspec.structs import replace
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import Disk
 from advisor.ground.types import ModelShape
-from advisor.launch.checks import run_checks
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import disk_need
 from advisor.launch.folder import RunFolder
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from advisor.probe.software import torch_build
-from tests.fake_model import write_fake_model
 from tests.launch.conftest import (
-    CONFIG,
     FULL,
     MACHINE,
     PLAN,
     alive,
-    call_of,
     child_of,
     command,
     gpu,
@@ -254,17 +251,16 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     (shop / "plan.yaml").write_text(FULL)
     plan = read_plan("plan.yaml")
     shape = ModelShape(id="m", origin="size", params=1_000_000)
-    assert disk_need(plan, plan.stages[0], shape, None) == 4_000_000 * (1 + 3 * 3)
-    best = replace(plan, stages=(replace(plan.stages[0], keep="best"),))
-    assert disk_need(best, best.stages[0], shape, None) == 4_000_000 * (1 + 4 * 3)
-    # No moments in place of two of 4 bytes, where the shape says what they are kept for.
-    known = replace(
-        shape, params=9_000_000, hidden_size=64, layers=2, vocab_size=320, intermediate_size=96
-    )
-    sgd = replace(plan, stages=(replace(plan.stages[0], optimizer="sgd"),))
-    assert disk_need(sgd, sgd.stages[0], known, None) == pytest.approx(
-        36_000_000 * (1 + 3), rel=1e-3
-    )
+    sizes = {"hidden_size": 64, "layers": 2, "vocab_size": 320, "intermediate_size": 96}
+    for keys, more, copies in (
+        ({}, {}, 1 + 3 * 3),
+        ({"keep": "best"}, {}, 1 + 4 * 3),  # one checkpoint more
+        # No moments in place of two of 4 bytes, where the shape says what they are kept for.
+        ({"optimizer": "sgd"}, sizes, 1 + 3),
+    ):
+        stage = replace(plan.stages[0], **keys)
+        found = disk_need(replace(plan, stages=(stage,)), stage, replace(shape, **more), None)
+        assert found == pytest.approx(4_000_000 * copies, rel=1e-2)
 
 
 def test_the_package_of_an_optimizer_is_asked_for():
@@ -283,20 +279,13 @@ def test_the_package_of_an_optimizer_is_asked_for():
 
 def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
     """Where the system says that the place cannot be written."""
-    real = os.access
-    monkeypatch.setattr(
-        os,
-        "access",
-        lambda path, mode, **rest: (
-            False if str(path) == str(shop) and mode & os.W_OK else real(path, mode, **rest)
-        ),
-    )
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != shop)
     assert "no permission to write here" in refused(MachineNotReady, output="out")
     assert "a file, and no folder" in refused(MachineNotReady, output="train.jsonl/out")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "kind", "words"),
+    "case",
     [
         ("model: model", "model: ./nowhere", InputError, "no such folder"),
         ("model: model", "model: empty", InputError, "has no config.json"),
@@ -311,42 +300,25 @@ def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
         ("stages:", "launch: {device: cuda}\nstages:", MachineNotReady,
          "the plan is for an NVIDIA GPU"),
         ("stages:", "launch: {processes: 2, strategy: zero3}\nstages:", InputError,
-         "launch.strategy is zero3"),
+         "launch.strategy is zero3, which is estimated and not started",
+         "--set launch.strategy=fsdp", "launch.offload=true"),
+        # Missing things come together.
+        ("model: model\ndata: {path: train", "model: ./nowhere\ndata: {path: gone", InputError,
+         "no such folder", "gone.jsonl"),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_found_before_anything_is_written(
-    shop, monkeypatch, old, new, kind, words
-):
+def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch, case):
     """Model, data, trainer and device are checked first; no folder is made."""
+    old, new, kind, *words = case
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     (shop / "empty").mkdir()
     (shop / "empty.jsonl").write_text("")
     (shop / "table.xlsx").write_bytes(b"PK\x03\x04xl/workbook.xml")
     (shop / "plan.yaml").write_text(PLAN.replace(old, new, 1))
-    assert words in refused(kind, output="out")
+    text = refused(kind, output="out")
+    assert [word for word in words if word not in text] == []
     assert not (shop / "out").exists()
-
-
-def test_all_missing_things_come_together(shop):
-    """A missing model and missing data are told in one go."""
-    (shop / "plan.yaml").write_text(
-        PLAN.replace("model: model", "model: ./nowhere").replace("train.jsonl", "gone.jsonl")
-    )
-    with pytest.raises(InputError) as caught:
-        run()
-    assert len(caught.value.faults) == 2
-
-
-def test_a_cached_model_is_enough_offline(shop, monkeypatch):
-    """With HF_HUB_OFFLINE a model in the hub cache passes, and the network is not asked."""
-    snapshot = shop / "hub" / "hub" / "models--org--tiny" / "snapshots" / "abc"
-    write_fake_model(snapshot, CONFIG)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
-    assert run().status == "done"
 
 
 def test_an_unreachable_hub_is_told_quickly(shop, monkeypatch):
@@ -359,17 +331,6 @@ def test_an_unreachable_hub_is_told_quickly(shop, monkeypatch):
     assert "the hub cannot be reached" in refused(MachineNotReady, output="out")
     assert time.monotonic() - began < 7
     assert not (shop / "out").exists()
-
-
-def test_gpus_are_named_by_uuid(shop):
-    """The trainer sees exactly the plan's GPUs, by UUID."""
-    (shop / "plan.yaml").write_text(PLAN + "launch: {device: cuda}\n")
-    here = machine(gpu(1), gpu(2))
-    call = call_of(hardware=here)
-    run_checks(call)
-    assert call.gpus.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
-    with pytest.raises(MachineNotReady, match="wants 3 processes"):
-        run_checks(call_of(hardware=here, set_values=["launch.processes=3"]))
 
 
 def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):

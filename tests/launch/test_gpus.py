@@ -18,7 +18,6 @@ from advisor.launch.checks.device import uneven_gpus_warning
 from advisor.launch.expected import StageEstimator
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.methods import kernels
-from advisor.plan.checks import launch_faults
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from advisor.probe import software
@@ -335,15 +334,6 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, shop, monkeypatch):
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
     settings = "--set launch.processes=1 --set launch.strategy=null --set stages.sft.grad_accum=2"
     assert settings in fault.hint
-
-
-def test_deepspeed_names_the_setting_to_use(planned):
-    """What is estimated and not started is refused with what divides as much."""
-    plan, _ = planned(launch=TWO.replace("fsdp", "zero3"))
-    (fault,) = launch_faults(plan)
-    assert "launch.strategy is zero3, which is estimated and not started" in fault.what
-    assert "--set launch.strategy=fsdp" in fault.hint
-    assert "launch.offload=true" in fault.hint
 
 
 @pytest.mark.parametrize(

@@ -33,16 +33,6 @@ def weights(machines, folder):
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
-def test_two_machines_train_one_module(machines):
-    """Each of them has one process of the two."""
-    assert codes(*machines.both(max_steps=2, **REAL)) == [0, 0], machines.said(0)
-    record = machines.record()
-    assert record["status"] == "done"
-    assert record["stages"][0]["steps"] == 2
-    assert len(weights(machines, "out")) == 64
-
-
 @pytest.mark.long
 def test_two_machines_train_what_two_processes_of_one_do(machines):
     """Bit for bit; also if the run was stopped, or lost a machine, and was resumed."""

@@ -129,16 +129,3 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     job = make_job(plan, stage="sft", run=shop / "alone", folder=shop, judge=False)
     sft.train(job)
     assert apart(left_by(job.run), left_by(done.folder)).most <= LIMIT
-
-
-@pytest.mark.long
-def test_a_real_run_in_two_processes(shop):
-    """Two processes on the CPU train together (gloo), and one judges the result that they wrote."""
-    path = shop / "plan.yaml"
-    path.write_text(path.read_text() + "launch: {processes: 2, strategy: ddp}\n")
-    done = run_plan("plan.yaml")
-    (stage,) = done.record.stages
-    assert (done.status, stage.steps) == ("done", 12)
-    assert (stage.launch.strategy, stage.launch.sharded_tensors) == ("ddp", 0)
-    assert stage.evaluation is not None
-    assert all(check.ok for check in stage.checks if "answers" not in check.text)

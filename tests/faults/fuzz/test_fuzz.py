@@ -1,14 +1,10 @@
-"""The fuzzer in short form, and what it has found, each as the smallest input that showed it."""
+"""What the fuzzers have found, each as the smallest input that showed it."""
 
 import io
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
-
-from tests.faults.table import rows_of
 
 DEEP = "[" * 5000 + "1" + "]" * 5000
 DIGITS = "9" * 5000
@@ -19,16 +15,6 @@ data: {path: rows.jsonl}
 stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]
 """
 ROWS = json.dumps({"question": "How much?", "answer": "A lot."}) + "\n"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="forks, and watches their processes")
-def test_no_mutated_input_brings_about_what_must_not_be(tmp_path, monkeypatch):
-    """Six hundred of every kind: no traceback, nothing slow, nothing written elsewhere."""
-    monkeypatch.setenv("ADVISE_FAULTS_KEPT", os.fspath(tmp_path))
-    rows = rows_of("fuzz.run", 1, 600)
-    assert sum(row.count for row in rows) == 600
-    assert [f"{row.where}: {row.wrong}" for row in rows if row.wrong] == []
 
 
 def parquet(old: bytes, new: bytes) -> bytes:
