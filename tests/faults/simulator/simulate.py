@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from advisor.estimate.past_runs import NO_RUNS
 from advisor.ground import files
-from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.extras import Checked
 from advisor.ground.types import Hardware
 from advisor.launch import Options, prepare, record_keeper, run
@@ -36,7 +36,7 @@ from advisor.record.run import ERROR
 from advisor.record.run import FinishedRun as RunValue
 from advisor.record.stage import ErrorRecord, Expected
 from tests.faults.simulator.disk import Crash
-from tests.faults.simulator.world import STEPS, Violation, World, error_of
+from tests.faults.simulator.world import STEPS, Violation, World, promise
 from tests.faults.table import Row, print_rows
 from trainers.job.files import write_json
 from trainers.job.job import make_job
@@ -145,7 +145,7 @@ class Schedule:
         if kind == "moved project":
             world.move()
         elif kind == "damaged checkpoint":
-            if len(world.done) == 2 or world.damage_newest() is None:
+            if len(world.done) == 2 or not world.damage_newest():
                 return
         elif kind == "other weights":
             if not world.run.joinpath("run.json").is_file() or world.is_trained():
@@ -159,10 +159,9 @@ class Schedule:
         world.disk.restart()
         try:
             self.attempt()
+            raise Violation("a run went on with other weights in the base model")
         except InputError as error:
             promise("model" in error.text(), error.text())
-        else:
-            raise Violation("a run went on with other weights in the base model")
         world.swap_weights(world.base)
 
     def refuse_damaged_result(self) -> None:
@@ -205,16 +204,10 @@ class Schedule:
         ):
             ended = run.run_plan(
                 world.project / "plan.yaml",
-                Options(output=world.run, hardware=MACHINE, judge=False, say=world.said.append),
+                Options(output=world.run, hardware=MACHINE, judge=False, say=lambda text: None),
             )
         assert isinstance(ended, RunValue)
         return ended
-
-
-def promise(holds: bool, text: str) -> None:
-    """Raise Violation if it does not hold."""
-    if not holds:
-        raise Violation(text)
 
 
 class Starter(Struct, frozen=True):
@@ -230,7 +223,9 @@ class Starter(Struct, frozen=True):
             try:
                 self.world.train(job)
             except (AdviseError, OSError) as found:
-                error = error_of(found)
+                error = found
+                if isinstance(found, OSError):
+                    error = MachineNotReady(f"{found.filename}: {found.strerror}")
                 with suppress(AdviseError):
                     write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
                 return Ended(error.exit_code, isinstance(error, Stopped))

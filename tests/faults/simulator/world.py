@@ -7,11 +7,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
+from advisor.ground.errors import MachineNotReady, Stopped
 from advisor.launch.folder import RunFolder
 from advisor.record.run import DONE, RESULT, StageResult
 from tests.faults.simulator.disk import SimulatedDisk
@@ -51,40 +51,37 @@ def state_after(start: bytes, base: bytes, data: bytes, step: int) -> bytes:
     return found * 10
 
 
-@dataclass
+def promise(holds: object, text: str) -> None:
+    """Raise Violation if it does not hold."""
+    if not holds:
+        raise Violation(text)
+
+
+def part_of(part: str, weights: bytes) -> bytes:
+    """What a file of a checkpoint holds."""
+    return weights if part == WEIGHTS else part.encode() + weights[:64]
+
+
 class World:
-    """A project below a folder, and what its user may rely on.
+    """A project below an empty folder, and what its user may rely on; `random` decides everything."""
 
-    Args:
-        root: An empty folder.
-        random: Decides everything.
-    """
-
-    root: Path
-    random: Random
-    project: Path = field(init=False)
-    written: dict[str, set[int]] = field(default_factory=dict)  # stage -> complete checkpoints
-    done: set[str] = field(default_factory=set)
-    said: list[str] = field(default_factory=list)
-    tries_second_writer: bool = False
-    stops_in: int | None = None  # steps until the process is asked to stop
-
-    def __post_init__(self) -> None:
-        self.base, self.data = self.random.randbytes(600), self.random.randbytes(100).hex().encode()
-        self.project = self.root / "project"
-        self.write_project()
-        self.disk = SimulatedDisk(self.root, self.random)
-        self.written = {stage: set() for stage in STAGES}
-        first = state_after(b"", self.base, self.data, STEPS)
-        self.starts = dict(zip(STAGES, (b"", first), strict=True))
-
-    def write_project(self) -> None:
+    def __init__(self, root: Path, random: Random) -> None:
+        self.root, self.random = root, random
+        self.base, self.data = random.randbytes(600), random.randbytes(100).hex().encode()
+        self.project = root / "project"
         folder = self.project / "model"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text('{"model_type": "llama"}')
         (folder / "model.safetensors").write_bytes(self.base)
         (self.project / "train.jsonl").write_bytes(self.data)
         (self.project / "plan.yaml").write_text(PLAN)
+        self.disk = SimulatedDisk(root, random)
+        self.written: dict[str, set[int]] = {stage: set() for stage in STAGES}  # whole checkpoints
+        self.done: set[str] = set()
+        first = state_after(b"", self.base, self.data, STEPS)
+        self.starts = dict(zip(STAGES, (b"", first), strict=True))
+        self.tries_second_writer = False
+        self.stops_in: int | None = None  # steps until the process is asked to stop
 
     @property
     def run(self) -> Path:
@@ -99,61 +96,40 @@ class World:
     def train(self, job: Job) -> None:
         """Train a stage as the real trainers do, with real files and without arithmetic."""
         name = job.stage.name
-        if name in self.done:
-            raise Violation(f"{name} was done, and is trained again")
+        promise(name not in self.done, f"{name} was done, and is trained again")
         base = Path(job.base_model, "model.safetensors").read_bytes()
         data = job.data_path.read_bytes()
         start = (job.start / WEIGHTS).read_bytes() if job.start is not None else b""
         metrics = job.run / "metrics.jsonl"
-        store = CheckpointStore(
-            job.checkpoints,
-            dependencies(job, {"rows": hashlib.sha256(data).hexdigest()}, steps=STEPS),
-            {"torch": "2.13.0"},
-            metrics,
-            self.disk,
-        )
-        found = store.newest(self.said.append)
+        needs = dependencies(job, {"rows": hashlib.sha256(data).hexdigest()}, steps=STEPS)
+        store = CheckpointStore(job.checkpoints, needs, {"torch": "2.13.0"}, metrics, self.disk)
+        found = store.newest(lambda text: None)
         step = found.step if found is not None else 0
-        weights = state_after(start, base, data, step)
-        if found is not None:
-            weights = (found.path / WEIGHTS).read_bytes()
-            for part in (WEIGHTS, MOMENTS, RANDOM):
-                if (found.path / part).read_bytes() != self.part(part, name, step):
-                    raise Violation(f"{name} goes on from another {part} than step {step} had")
+        for part in (WEIGHTS, MOMENTS, RANDOM) if found is not None else ():
+            is_whole = (found.path / part).read_bytes() == part_of(part, self.expected(name, step))
+            promise(is_whole, f"{name} goes on from another {part} than step {step} had")
         newest = max(self.written[name], default=0)
-        if step < newest:
-            raise Violation(f"{name} goes on from step {step}, though {newest} was complete")
+        promise(step >= newest, f"{name} goes on from step {step}, though {newest} was complete")
         cut_metrics(metrics, stage=name, task=None, after=step, disk=self.disk)
         while step < STEPS:
             step += 1
-            weights = hashlib.sha256(weights[:32] + base + data + bytes([step - 1])).digest() * 10
+            weights = state_after(start, base, data, step)
             line = {"stage": name, "task": None, "step": step, "loss": weights[0]}
             append_line(metrics, line, disk=self.disk)
-            is_stopped = self.is_asked_to_stop()
-            if step % EVERY == 0 or is_stopped:
+            if self.stops_in is not None:
+                self.stops_in -= 1
+            if step % EVERY == 0 or self.stops_in == 0:
                 self.save(store, name, step, weights)
             self.refuse_second_writer(job.run)
-            if is_stopped and step < STEPS:
+            if self.stops_in == 0 and step < STEPS:
                 raise Stopped(f"stopped after step {step}")
-        self.finish(job, weights)
-
-    def is_asked_to_stop(self) -> bool:
-        """Whether a signal came during this step."""
-        if self.stops_in is not None:
-            self.stops_in -= 1
-        return self.stops_in == 0
-
-    def part(self, part: str, stage: str, step: int) -> bytes:
-        """What a file of a checkpoint holds."""
-        weights = self.expected(stage, step)
-        return weights if part == WEIGHTS else part.encode() + weights[:64]
+        self.finish(job, state_after(start, base, data, STEPS))
 
     def save(self, store: CheckpointStore, stage: str, step: int, weights: bytes) -> None:
         place = store.begin(step)
         with store.writing(step):
             for part in (MOMENTS, RANDOM, WEIGHTS):
-                content = weights if part == WEIGHTS else part.encode() + weights[:64]
-                self.disk.write(place / part, content)
+                self.disk.write(place / part, part_of(part, weights))
             state = json.dumps({"global_step": step}).encode()
             self.disk.write(place / "trainer_state.json", state)
         store.complete(step, {"steps": STEPS, "learning_rate": 1e-4, "epoch": 1.0})
@@ -171,15 +147,10 @@ class World:
 
     def refuse_second_writer(self, run: Path) -> None:
         """While one process works in the folder, no other may."""
-        if not self.tries_second_writer:
-            return
-        self.tries_second_writer = False
-        try:
-            with RunFolder(run):
-                pass
-        except MachineNotReady:
-            return
-        raise Violation("two runs work in one folder")
+        if self.tries_second_writer:
+            self.tries_second_writer = False
+            with suppress(MachineNotReady), RunFolder(run):
+                raise Violation("two runs work in one folder")
 
     # ---------------------------------------------------------------- what happens from outside
 
@@ -188,20 +159,19 @@ class World:
         stages = json.loads((self.run / "run.json").read_bytes())["stages"]
         return all(stage["status"] == DONE for stage in stages)
 
-    def damage_newest(self) -> str | None:
-        """Damage a file of the newest checkpoint of the stage that is not done; what was done."""
+    def damage_newest(self) -> bool:
+        """Damage a file of the newest checkpoint of the stage that is not done; whether it was."""
         stage = next(stage for stage in STAGES if stage not in self.done)
         folder = self.run / "stages" / stage / "checkpoints"
         there = {int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")}
-        if not there:
-            return None
         # One that was complete before the process was told so counts as well.
-        step = max(there)
+        step = max(there, default=0)
         path = folder / f"checkpoint-{step}" / self.random.choice(PARTS)
         if max(self.written[stage], default=0) > step or not path.exists():
-            return None  # what is wrong here shows when the run goes on
+            return False  # what is wrong here shows when the run goes on
         self.written[stage] = (self.written[stage] & there) - {step}
-        return self.damage(path)
+        self.damage(path)
+        return True
 
     def damage_result(self) -> Path:
         """Damage the result of a finished stage; its file."""
@@ -211,20 +181,19 @@ class World:
         self.damage(path)
         return path
 
-    def damage(self, path: Path) -> str:
+    def damage(self, path: Path) -> None:
         how = self.random.choice(("bit", "half", "empty", "gone"))
-        content = bytearray(path.read_bytes())
         if how == "gone":
             self.disk.remove(path)
             self.disk.sync_everything()
-            return how
+            return
+        content = bytearray(path.read_bytes())
         if how == "bit":
             content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
         else:
             del content[len(content) // 2 * (how == "half") :]
         path.write_bytes(content)
         self.disk.changed_outside(path)
-        return how
 
     def move(self) -> None:
         """Rename the project's folder."""
@@ -248,23 +217,12 @@ class World:
     def check_finished(self) -> None:
         """Everything is what an uninterrupted run leaves."""
         record = json.loads((self.run / "run.json").read_bytes())
-        if record["status"] != DONE:
-            raise Violation(f"run.json says {record['status']}")
+        promise(record["status"] == DONE, f"run.json says {record['status']}")
         for stage in STAGES:
-            folder = self.run / "stages" / stage
-            if (folder / WEIGHTS).read_bytes() != self.expected(stage, STEPS):
-                raise Violation(f"{stage} ended with other weights than an uninterrupted run")
+            weights = (self.run / "stages" / stage / WEIGHTS).read_bytes()
+            is_equal = weights == self.expected(stage, STEPS)
+            promise(is_equal, f"{stage} ended with other weights than an uninterrupted run")
         lines = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
         steps = sorted((line["stage"], line["step"]) for line in lines)
         wanted = sorted((stage, step) for stage in STAGES for step in range(1, STEPS + 1))
-        if steps != wanted:
-            raise Violation(f"metrics.jsonl holds the steps {steps}")
-
-
-def error_of(error: Exception) -> AdviseError:
-    """What a trainer's process makes of an error."""
-    if isinstance(error, AdviseError):
-        return error
-    if isinstance(error, OSError):
-        return MachineNotReady(f"{error.filename}: {error.strerror}")
-    raise error
+        promise(steps == wanted, f"metrics.jsonl holds the steps {steps}")
