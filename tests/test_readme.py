@@ -30,6 +30,7 @@ COMMANDS = list(
 
 
 OF_A_RUN = ("advise chat", "advise export --to merged")  # these take the newest run
+TRAINING = ("advise run ", *OF_A_RUN)
 
 
 def advise(arguments, folder, **others):
@@ -98,51 +99,46 @@ def prepared(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def folder(tmp_path, request):
-    """A folder of the test's own for a command; commands that train get a model they can load."""
-    if request.node.get_closest_marker("train"):
-        prepare(tmp_path, request.getfixturevalue("tiny_model"))
-        return tmp_path
-    return shutil.copytree(request.getfixturevalue("prepared"), tmp_path / "readme")
-
-
 @pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(command, marks=[pytest.mark.smoke, pytest.mark.train])
-        if command.startswith(("advise run ", *OF_A_RUN))
-        else command
-        for command in COMMANDS
-    ],
+    "command", [command for command in COMMANDS if not command.startswith(TRAINING)]
 )
-def test_a_command_of_the_readme_runs(command, folder, request):
-    """Each other command ends with exit code 0 (the bare wizard: with its hint, since a test has no
-    terminal).
-    """
+def test_a_command_of_the_readme_runs(command, call, prepared, tmp_path):
+    """Each ends with exit code 0 (the bare wizard: with its hint, since a test has no terminal)."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     words = shlex.split(command)
-    assert words[0] == "advise"
+    code, out, err = call(*words[1:])
+    assert (words[0], code) == ("advise", 2 if words == ["advise"] else 0), err + out
+
+
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.startswith(TRAINING)]
+)
+def test_a_command_of_the_readme_that_needs_a_model_runs(command, tiny_model, tmp_path):
+    """It trains, or takes the newest run."""
+    prepare(tmp_path, tiny_model)
+    words = shlex.split(command)[1:]
     if "MODEL" in words:
-        words[words.index("MODEL")] = str(request.getfixturevalue("tiny_model"))
+        words[words.index("MODEL")] = str(tiny_model)
         words += ["--gpu", "none", "--max-steps", "2"]
     if command.startswith(OF_A_RUN):
-        trained = advise(["run", "plan.yaml", "--max-steps", "2"], folder)
+        trained = advise(["run", "plan.yaml", "--max-steps", "2"], tmp_path)
         assert trained.returncode == 0, trained.stderr
-    done = advise(words[1:], folder, input="What is 7?\n")
-    expected = 2 if words == ["advise"] else 0
-    assert done.returncode == expected, done.stderr + done.stdout
+    done = advise(words, tmp_path, input="What is 7?\n")
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_the_transcript_is_what_is_printed(tmp_path):
+def test_the_transcript_is_what_is_printed(call, monkeypatch):
     """The first screen's transcript is the command's real output."""
+    monkeypatch.setenv("COLUMNS", "80")
     command, shown = re.search(r"```console\n\$ (.*?)\n(.*?)```", TEXT, flags=re.S).groups()
-    done = advise(shlex.split(command)[1:], tmp_path)
-    assert done.returncode == 0, done.stderr
-    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    code, out, err = call(*shlex.split(command)[1:])
+    assert code == 0, err
+    printed = [line.rstrip() for line in out.splitlines()]
     lines = [line.rstrip() for line in shown.strip("\n").splitlines() if line.strip() != "..."]
     assert len(lines) > 10
-    missing = [line for line in lines if line not in printed]
-    assert not missing, missing
+    assert [line for line in lines if line not in printed] == []
 
 
 def test_every_command_is_in_the_table():

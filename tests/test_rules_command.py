@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from advisor.advice import comparing
+from advisor.advice import linting
 from advisor.methods.remedies import remedies, remedy
 from tests.conftest import ROOT
 
@@ -25,7 +25,7 @@ def test_rules_diff_names_the_situations_that_change(call, monkeypatch):
     """`advise rules diff A B`: the step, the condition, the rules and an example with both answers,
     as text and as data.
     """
-    compare, known = comparing.compare_answers, {}
+    compare, known = linting.compare_answers, {}
 
     def compared(first, second):
         """What takes seconds, and is the same for the text and for the data."""
@@ -34,7 +34,7 @@ def test_rules_diff_names_the_situations_that_change(call, monkeypatch):
             known[sets] = compare(first, second)
         return known[sets]
 
-    monkeypatch.setattr(comparing, "compare_answers", compared)
+    monkeypatch.setattr(linting, "compare_answers", compared)
     code, out, err = call("rules", "diff", "document", "shipped")
     assert code == 0, err
     for words in (
