@@ -9,8 +9,8 @@ from advisor.ground.errors import MachineNotReady
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.packing import PackedBatches
-from trainers.start import attention
-from trainers.start.attention import choose, largest_gap, usable_here, with_attention
+from trainers.start import kernels as attention
+from trainers.start.kernels import choose, largest_gap, usable_here, with_attention
 
 
 def varlen(q_SHD, k_SHD, v_SHD, *, cu_seqlens_q, max_seqlen_q, causal, **_):

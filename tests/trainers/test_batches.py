@@ -18,7 +18,7 @@ from trainers import sft
 from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.batches import Batches, Rounds
 from trainers.rows.packing import bins_of
-from trainers.start import attention
+from trainers.start import kernels as attention
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 

@@ -24,8 +24,9 @@ from tests.trainers.fitting import sequence
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.rows import IGNORED, PackedBatches, Prepared, Row, dataset_columns
 from trainers.rows.packing import check_packing, leak, packed_logits
-from trainers.start import attention, loading
-from trainers.start.attention import first_layers, unpacked_if_seen
+from trainers.start import kernels as attention
+from trainers.start import loading
+from trainers.start.kernels import first_layers, unpacked_if_seen
 
 SMALL = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -38,8 +38,12 @@ from trainers.rows.batches import Batches
 from trainers.rows.sequences import flattened
 from trainers.say.progress import LOAD, Parts, tell
 from trainers.stage.objective import Build, Objective, Opened, load_recipe
-from trainers.start.attention import unpacked_if_seen, with_attention
-from trainers.start.kernels import compile_layers, use_triton_if_it_works
+from trainers.start.kernels import (
+    compile_layers,
+    unpacked_if_seen,
+    use_triton_if_it_works,
+    with_attention,
+)
 from trainers.start.loading import (
     check_vocabulary,
     dtype_faults,

@@ -26,7 +26,7 @@ from advisor.record.files import label, writing_stages
 from advisor.record.files import record_of as record_of
 from advisor.record.run import RunRecord, StageRecord
 from trainers.job.job import Job
-from trainers.start.attention import usable_here
+from trainers.start.kernels import usable_here
 from trainers.start.loading import load_base, read_adapter_config, register_method
 from trainers.start.model_files import check_adapter, check_files, reading
 
