@@ -267,16 +267,10 @@ def model_source(folder: Path, model: str) -> str:
 def make_job(
     plan: Plan, *, stage: str, run: Path, folder: Path, task: str | None = None, **rest: Any
 ) -> Job:
-    """The job of one stage of a plan.
+    """The job of one stage of a plan, by the names of the stage and of its task; `rest` are further
+    fields of Job.
 
     Raises InputError for names the plan does not have.
-
-    Args:
-        stage: The name of the stage.
-        run: The run folder.
-        folder: What relative paths of the plan are relative to.
-        task: The name of the task; needed if the plan has tasks.
-        rest: Further fields of Job.
     """
     stages, tasks = [item.name for item in plan.stages], [item.name for item in plan.tasks]
     if stage not in stages:

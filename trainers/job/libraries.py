@@ -25,13 +25,10 @@ FOR_QUANTIZATION = ("bitsandbytes",)
 
 
 def check_versions(*, quantized: bool) -> dict[str, str]:
-    """Library -> installed version.
+    """Library -> installed version, of bitsandbytes too if weights or the optimizer's states need it.
 
     Raises MachineNotReady, with the installed and the wanted version of each library that is
     missing or untested.
-
-    Args:
-        quantized: Whether bitsandbytes is needed: for weights, or states of the optimizer.
     """
     from packaging.requirements import Requirement
 

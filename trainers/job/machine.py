@@ -188,8 +188,7 @@ def over_processes(values: Sequence[float], operation: str) -> list[float]:
 
     table = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(table, op=getattr(dist.ReduceOp, operation), group=_meeting_group())
-    found: list[float] = table.tolist()
-    return found
+    return table.tolist()
 
 
 def is_connected() -> bool:
@@ -246,13 +245,9 @@ def others_wait_for(file: Path) -> Iterator[None]:
 
 
 def wait_for(file: Path, look: Callable[[], Made | None]) -> Made:
-    """What the main process has made, as soon as it is there.
+    """What `look` reads of a file that the main process makes, as soon as that is not None.
 
     Raises ConnectionLost if the main process failed or is gone.
-
-    Args:
-        file: What it makes.
-        look: Reads it; None as long as it is not there.
     """
     parent, pause_s = os.getppid(), FIRST_LOOK_S
     while True:

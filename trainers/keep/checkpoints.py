@@ -82,9 +82,7 @@ def save_training(
     each writes its random states and its part of what is divided, the main one all else.
 
     Args:
-        place: The folder.
-        parameters: Name -> parameter, of all that are trained.
-        optimizer: Over them.
+        parameters: Those that are trained, by name.
         weights: Whether the parameters themselves are written.
         more: Whatever else has to be put back, by name.
     """
@@ -108,13 +106,8 @@ def save_training(
 
 
 def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
-    """Put back what `save_training` wrote, random states apart; its `more`. Call it in every
-    process.
-
-    Args:
-        place: The folder of a checkpoint.
-        parameters: Name -> parameter, of all that are trained.
-        optimizer: Over them; None: weights alone.
+    """Put back what `save_training` wrote, random states apart, and without an optimizer weights
+    alone; its `more`. Call it in every process.
     """
     value: dict[str, Any] = read_state(place / STATE)
     parts, dtypes, groups = (value.pop(name) for name in ("parts", "divided", "groups"))

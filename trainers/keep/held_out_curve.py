@@ -71,13 +71,11 @@ def schedule(
 
     Args:
         rows: The held-out rows; each has `tokens`.
-        steps: Optimizer steps of the run.
         trained_tokens: Tokens that the whole run trains on, in all processes.
         forward: What `forward_share` returned.
         wanted: The plan asks for the measurements (`keep`, `early_stopping`), so that there are ten
             on at least a few rows at any cost.
         micro: Rows that go through a device at once at most.
-        processes: That share the rows.
     """
     if not rows or (len(rows) < FEWEST_ROWS and not wanted):
         return None
@@ -261,13 +259,8 @@ def check_held_out(job: Job, rows: Sequence[Any], *, has_loss: bool) -> None:
 def make_curve(
     job: Job, holdout: Sequence[Any], sequences: Sequence[Sequence[Any]], *, steps: int
 ) -> HeldOutCurve | None:
-    """The held-out loss of a stage during training; None if the run is too short for it.
-
-    Args:
-        job: The stage.
-        holdout: The held-out rows.
-        sequences: What is trained on: rows, or several packed ones in each.
-        steps: Optimizer steps of the run.
+    """The held-out loss of a stage during training on these sequences (a row in each, or several
+    packed ones); None if the run is too short for it.
     """
     stage = job.entry.stage  # as planned: a run that was short of memory goes on with its rows
     mean = int(lengths(sequences).sum(dtype="int64")) / len(sequences)

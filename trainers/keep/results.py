@@ -83,13 +83,8 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile
 
 
 def put_result(unfinished: Path, folder: Path, *, disk: Disk = DISK) -> dict[str, SavedFile]:
-    """Move the files of a result into the stage's folder; each of them with its size and hash.
-
-    Raises OSError as the system does.
-
-    Args:
-        unfinished: A folder inside the stage's, which holds the files and is removed.
-        folder: The stage's folder.
+    """Move the files of a result out of an unfinished folder, which is removed, into the stage's
+    that it lies in; each of them with its size and hash. Raises OSError as the system does.
     """
     disk.sync_tree(unfinished)
     files = {
@@ -212,19 +207,11 @@ def dependency(store: CheckpointStore) -> str:
     return fingerprint([found.parts, found.settings, found.processes])
 
 
-def keep_trained(
-    folder: Path, result: StageResult, answer: Any, *, answered_in: str | None = None, **about: Any
-) -> None:
-    """Write what `result` says and the trained model's answer into the stage's folder.
+def keep_trained(folder: Path, result: StageResult, answer: Any, **about: Any) -> None:
+    """Write a result, as far as it goes without judging, with the trained model's answer to the row
+    of the checks, into the stage's folder; `about` are the other keys of TrainedStage.
 
     Raises MachineNotReady if the disk does not take it.
-
-    Args:
-        folder: Of the stage.
-        result: As far as it goes without judging.
-        answer: To the row of the checks.
-        answered_in: The dtype that the answer was computed in, if not that of the weights.
-        about: The other keys of TrainedStage.
     """
     from safetensors.torch import save
 
@@ -232,7 +219,7 @@ def keep_trained(
     path, content = folder / TRAINED / ANSWER, save({"answer": answer.contiguous()})
     write_atomically(path, content)
     saved = SavedFile(bytes=len(content), sha256=DISK.digest(path))
-    record = TrainedStage(**asdict(result), answer=saved, answered_in=answered_in, **about)
+    record = TrainedStage(**asdict(result), answer=saved, **about)
     write_json(trained_record(folder), record.to_dict())
 
 

@@ -45,12 +45,7 @@ class Trackers:
         self.open: dict[str, Any] | None = None
 
     def log(self, line: Mapping[str, Any], *, after: int) -> None:
-        """Hand on a line of metrics.jsonl.
-
-        Args:
-            line: The line.
-            after: The step that this attempt began after; 0: the stage began anew.
-        """
+        """Hand on a line of metrics.jsonl, of an attempt that began after a step; 0: anew."""
         if self.open is None:
             self.open = {}
             for name in dict.fromkeys(self.job.plan.extra_key("trackers", "trackers") or ()):

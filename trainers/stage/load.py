@@ -215,11 +215,7 @@ def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[An
 
 
 def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
-    """The data in a few lines: what is trained on, and what is not.
-
-    Args:
-        template: Say where the chat template came from.
-    """
+    """The data in a few lines: what is trained on, what is not, and where its template is from."""
     rows = f"{len(data.train):,} rows to train on, {len(data.holdout):,} held out"
     tokens, learned_tokens = data.tokens, data.learned_tokens
     learned = (
@@ -250,11 +246,7 @@ class BuiltStage(LoadedStage):
 
 
 def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
-    """The stage with its trainer.
-
-    Args:
-        processes: How many train it.
-    """
+    """The stage with its trainer, and what so many processes that train it go on from."""
     from trainers.keep.progress import RunCallback
 
     job, objective, data = loaded.job, loaded.objective, loaded.data
@@ -291,13 +283,8 @@ def build_trainer(
     callback: Any,
     held_out: Sequence[Any] = (),
 ) -> Any:
-    """The objective's trainer, with our callback alone.
-
-    Args:
-        sequences: Those of the stage, or what a dry run takes of them.
-        steps: Optimizer steps.
-        callback: A RunCallback.
-        held_out: The rows that are evaluated on while it trains.
+    """The objective's trainer over sequences of the stage, of which a dry run takes some, with our
+    callback alone; it evaluates on the rows that are held out.
     """
     from transformers import PrinterCallback
 

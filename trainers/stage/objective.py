@@ -127,8 +127,7 @@ class Objective(Generic[Item]):
 
     def config_class(self) -> type:
         """The class that `config` names."""
-        found: type = resolve_name(self.config)
-        return found
+        return resolve_name(self.config)
 
     def faults(self, job: Job) -> list[Fault]:
         """What in the stage this objective cannot do."""
@@ -195,8 +194,7 @@ class Objective(Generic[Item]):
             alone = replace(build, sequences=Groups(build.held_out))
             given["eval_dataset"] = self.dataset(alone)
         given |= self.trainer_parts(build, config)
-        trainer: Trainer = with_ours(resolve_name(self.trained_by), self.keeps)(**given)
-        return trainer
+        return with_ours(resolve_name(self.trained_by), self.keeps)(**given)
 
     # ------------------------------------------------------------------ what it has learned
 

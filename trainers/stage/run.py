@@ -71,11 +71,7 @@ DRY_STEPS = 2  # of a dry run
 
 
 def trains(objective: type[Objective[Any]] | str) -> Callable[[Job], None]:
-    """The function `train` of a recipe.
-
-    Args:
-        objective: Its class, or where that is, as "module:name".
-    """
+    """The function `train` of a recipe, of its class or of where that is, as "module:name"."""
 
     def objective_of(job: Job) -> Objective[Any]:
         found: Any = resolve_name(objective) if isinstance(objective, str) else objective
@@ -197,14 +193,10 @@ def judge_saved(loaded: LoadedStage) -> None:
 def judge(
     loaded: LoadedStage, before: Before, model: Model, result: StageResult, **answered: Any
 ) -> None:
-    """Check what was saved, compare before and after, say what was found, and write result.json.
+    """Check what was saved, compare before and after, say what was found, and write result.json;
+    `answered` is what `check_saved` needs of another process that has trained the model.
 
     Raises TrainingFailed if the result is not the trained model, or has no effect.
-
-    Args:
-        model: The trained one.
-        result: As far as it goes without judging.
-        answered: What `check_saved` needs of another process that has trained it.
     """
     job, evaluator, evaluation, word, text = loaded.job, before.evaluator, None, None, None
     with waiting("checking the saved result"):

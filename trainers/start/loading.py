@@ -344,14 +344,10 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
 
 
 def load_frozen(job: Job, device: Device, source: str, *, base: str, **options: Any) -> Any:
-    """A model that is only read: a reward model, a teacher, what a stage has saved.
+    """A model that is only read: a reward model, a teacher, what a stage has saved. The source is a
+    hub id, or a folder with a whole model or with a module, which belongs to the base.
 
     Raises InputError if its files cannot be read, or are not those of one model.
-
-    Args:
-        source: A folder with a whole model or a module, or a hub id.
-        base: What the module belongs to.
-        options: Of `load_base`.
     """
     folder = Path(source)
     if (folder / "adapter_config.json").is_file():
@@ -369,8 +365,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     Raises InputError if its files cannot be read.
     """
     check_files(str(folder), adapter_faults)
-    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    return config
+    return json.loads((folder / "adapter_config.json").read_text("utf-8"))
 
 
 def register_method(config: Mapping[str, Any]) -> None:
@@ -449,13 +444,8 @@ def enable_stop_tokens(model: Model, tokenizer: Tokenizer, turn_ends: set[int]) 
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer, rows: Iterable[Any] = ()) -> None:
-    """Raise InputError if the tokenizer has tokens for which the model has no embedding.
-
-    Special tokens that nothing uses are let pass: Gemma 3 1B has one for pictures, which it cannot
-    read.
-
-    Args:
-        rows: What is trained and measured on: anything with `input_ids`.
+    """Raise InputError if the tokenizer has tokens for which the model has no embedding. Special
+    tokens that no row uses are let pass: Gemma 3 1B has one for pictures, which it cannot read.
     """
     size = model.get_input_embeddings().weight.shape[0]
     beyond = {token for token in tokenizer.get_vocab().values() if token >= size}

@@ -152,8 +152,7 @@ def compiled(backend: str = "inductor") -> Callable[..., None]:
     """`_move_part` as one kernel for each dtype, all steps and learning rates: for the size that
     comes first, and then for any. What never changes (betas, eps) is part of it.
     """
-    made: Callable[..., None] = torch.compile(_move_part, backend=backend)
-    return made
+    return torch.compile(_move_part, backend=backend)
 
 
 def _move_part(

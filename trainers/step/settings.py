@@ -294,10 +294,7 @@ def check_passed_through(
     job: Job, config_class: type, update: Update, common: Mapping[str, Any]
 ) -> None:
     """Raise InputError for every key of `trl:` and `peft:` that cannot be passed on, and for values
-    that the config classes refuse.
-
-    Args:
-        common: The arguments of the stage that every objective has in common.
+    that the config classes refuse beside the arguments that every objective has in common.
     """
     stage, at, peft_class = job.stage, f"stage {job.stage.name}", update.config_class()
     faults = [*key_faults(f"{at}: trl", stage.trl, config_class, PLAN_KEYS)]

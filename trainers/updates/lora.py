@@ -214,11 +214,7 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> di
 
 
 def describe_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> str | None:
-    """What is corrected in a mixture of experts, in words; None for a dense model.
-
-    Args:
-        model: With the module on it.
-    """
+    """What the module on a mixture of experts corrects, in words; None for a dense model."""
     experts = find_experts(model)
     if experts is None:
         return None
