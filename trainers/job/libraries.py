@@ -25,7 +25,7 @@ FOR_QUANTIZATION = ("bitsandbytes",)
 
 
 def check_versions(*, quantized: bool) -> dict[str, str]:
-    """Library -> installed version, of bitsandbytes too if weights or the optimizer's states need it.
+    """Library -> installed version; of bitsandbytes too, if weights or the optimizer need it.
 
     Raises MachineNotReady, with the installed and the wanted version of each library that is
     missing or untested.
