@@ -19,12 +19,12 @@ import trl.trainer.rloo_trainer
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Rewards, Scored
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH, Answers, Sampling
-from trainers.stage.trl_trainer import AnswersItself, StageTrainer, frozen_copy
+from trainers.stage.trl_trainer import StageTrainer, frozen_copy
 
 LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 
 
-class RolloutTrainer(AnswersItself, StageTrainer):
+class RolloutTrainer(StageTrainer):
     """A mixin for both. What is set before the training: `ids_of` (a prompt's tokens), `rewards`,
     `scored`, and the engine.
     """

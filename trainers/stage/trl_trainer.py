@@ -64,6 +64,7 @@ class StageTrainer(Trainer):
 
     batches: Batches | None = None  # the order of the rows, set before the training
     checkpoint_store: CheckpointStore  # likewise
+    engine: Any = None  # answers prompts, where a stage learns from answers of the model itself
     # The first label of a row that counts, where the loss is a mean over learned tokens; None: it
     # is one over rows.
     first_label: int | None = None
@@ -226,26 +227,7 @@ class StageTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: `Resuming` reads weights with all else, once there is an optimizer."""
 
-    # ---------------------------------------------------------------- what is not wanted
-
-    def _send_telemetry(self) -> None:
-        """Report nothing to anyone."""
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Zero: nobody reads the count, and it would visit every parameter on every micro-batch."""
-        return 0
-
-
-class AnswersItself:
-    """A mixin for trainers that learn from answers of the model itself."""
-
-    model: Any
-    accelerator: Any
-    engine: Any  # generates them; set before the training
-
-    def policy(self) -> AbstractContextManager[Any]:
-        """The context in which the model is the policy: it always is."""
-        return nullcontext(self.accelerator.unwrap_model(self.model))
+    # ---------------------------------------------------------------- answers of the model itself
 
     def answer_by(
         self, job: Job, server: OpenServer | None, *, least: int, beside: Sequence[Any] = ()
@@ -256,19 +238,32 @@ class AnswersItself:
             least: How many answers fit into memory in any case.
             beside: Further models on the device.
         """
+
+        def policy() -> AbstractContextManager[Any]:
+            return nullcontext(self.accelerator.unwrap_model(self.model))
+
         local = TransformersEngine(
-            self.policy,
+            policy,
             models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
             least=least,
             room=job.stage.micro_batch_size / job.entry.stage.micro_batch_size,
             # PEFT's generate goes past the forward that accelerate put autocast around.
             autocast=self.accelerator.autocast,
         )
-        self.engine = engine_of(job, server, local, self.policy)
+        self.engine = engine_of(job, server, local, policy)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        with closing(self.engine):
-            return super().train(*args, **kwargs)  # type: ignore[misc]  # of the trainer beside it
+        with nullcontext() if self.engine is None else closing(self.engine):
+            return super().train(*args, **kwargs)
+
+    # ---------------------------------------------------------------- what is not wanted
+
+    def _send_telemetry(self) -> None:
+        """Report nothing to anyone."""
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Zero: nobody reads the count, and it would visit every parameter on every micro-batch."""
+        return 0
 
 
 def with_ours(kind: type, keeps: Sequence[str]) -> type:

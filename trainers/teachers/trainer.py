@@ -38,7 +38,7 @@ from trainers.job.evaluating import evaluating
 from trainers.job.job import Job
 from trainers.job.machine import process_rank
 from trainers.rows.row import IGNORED
-from trainers.stage.trl_trainer import SFT, AnswersItself
+from trainers.stage.trl_trainer import SFT
 from trainers.step.answer_loss import PLACES, Head, answer_places, at_places, head_of, read_in
 
 SLICE_LOGITS = 2**25  # of one model in a slice: 128 MiB in float32
@@ -74,7 +74,7 @@ def rows_of(batch: Mapping[str, Any]) -> list[dict[str, list[int]]]:
     ]
 
 
-class Distilling(AnswersItself, SFT):
+class Distilling(SFT):
     """SFT's trainer with the distance to a teacher as its loss.
 
     Args:
