@@ -279,14 +279,14 @@ class CheckpointStore:
             if name.endswith(ASIDE) and COMPLETE not in self.disk.names(place):
                 self.disk.remove(place)
                 self.disk.rename(self.folder / name, place)
-        others: dict[str, list[str]] = {}
-        damaged, found = False, None
+        others = damaged = False
         for step in reversed(self._steps()):
             path = self.place(step)
             try:
                 record = self._read(path)
                 if changed := self.dependencies.differences(record):
-                    others.setdefault("; ".join(changed), []).append(path.name)
+                    say(f"{path.name} is not used: {'; '.join(changed)}")
+                    others = True
                     continue
                 self._verify(path, record)
             except (Damaged, OSError) as error:
@@ -297,16 +297,12 @@ class CheckpointStore:
                 damaged = True
                 continue
             found = Checkpoint(path, record)
-            break
-        for reason, names in others.items():
-            verb = "is" if len(names) == 1 else "are"
-            say(f"{' and '.join(sorted(names))} {verb} not used: {reason}")
-        if found is not None:
             self._say_what_differs(found, say)
-        elif others or damaged:
+            return found
+        if others or damaged:
             stay = "; what is there stays until a new one is complete" if others else ""
             say(f"no checkpoint can be used: starting from the beginning{stay}")
-        return found
+        return None
 
     def _steps(self) -> list[int]:
         """The steps of all checkpoints there, complete or not, in order."""
