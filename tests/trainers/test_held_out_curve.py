@@ -36,7 +36,7 @@ from trainers.keep.held_out_curve import (
 )
 from trainers.say.progress import Parts
 from trainers.stage.load import build_trainer, load_stage, prepare
-from trainers.stage.trl_trainer import SFT, StageTrainer
+from trainers.stage.trl_trainer import SFT
 
 SHORT = {"max_steps": 4, "holdout": 0.2, "job_judge": False}
 LONG = SimpleNamespace(tokens=100)
@@ -255,14 +255,6 @@ def test_nothing_to_measure_is_refused_before_the_model_loads(make, monkeypatch)
     for key in ({"keep": "best"}, {"early_stopping": 2}):
         with pytest.raises(InputError, match="needs held-out rows, and no row is held out"):
             sft.train(make(**key, holdout=0.0))
-
-
-def test_the_loss_that_balances_experts_is_not_measured():
-    """A trainer that adds it while it trains leaves it out of the held-out loss."""
-    trainer = SimpleNamespace(aux_loss_enabled=True)
-    trainer.compute_loss = lambda *_: trainer.aux_loss_enabled
-    assert StageTrainer.held_out_loss(trainer, None, {}) is False
-    assert trainer.aux_loss_enabled
 
 
 def test_held_out_labels_are_counted_once(make, monkeypatch):

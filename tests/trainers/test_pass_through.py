@@ -161,6 +161,7 @@ def test_keys_that_act_are_taken(make):
         target_modules=["q_proj"],
     )  # fmt: skip
     beside = {"output_dir": "x", "use_cpu": True, "bf16": True, "fp16": False, "report_to": "none"}
+    assert settings.fits("ipo", list[str])  # one value stands for a list of it
     check_passed_through(job, SFT().config_class(), load_update("lora"), beside)
 
 
