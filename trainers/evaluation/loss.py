@@ -66,12 +66,23 @@ def log_prob_sums(model: Model, rows: Sequence[Row], pad_id: int, *, at_once: in
 
     if not rows:
         return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     device = next(model.parameters()).device
+    head = model.get_output_embeddings()
+    # TRL reads the matrix of the head, and would pass over a LoRA or single tokens trained on it.
+    is_matrix = not any(isinstance(one, BaseTunerLayer) for one in head.modules())
 
     def sums(places: list[int]) -> Any:
         batch = padded_batch([rows[place] for place in places], pad_id, device)
-        return model(**batch, fused_lm_head=True).log_probs.sum(1)
+        if is_matrix:
+            return model(**batch, fused_lm_head=True).log_probs.sum(1)
+        labels_BT = batch.pop("labels")[:, 1:]
+        log_BTV = model(**batch).logits[:, :-1].float().log_softmax(-1)
+        found_BT = log_BTV.gather(-1, labels_BT.clamp(min=0)[..., None])[..., 0]
+        return found_BT.masked_fill(labels_BT == IGNORED, 0).sum(1)
 
+    at_once = at_once if is_matrix else 1
     with fused_head(model):
         found = in_batches([row.tokens for row in rows], at_once, sums, "losses")
     return torch.stack(found).tolist()

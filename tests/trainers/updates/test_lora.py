@@ -13,7 +13,9 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
+from tests.trainers.fitting import sequence
 from tests.trainers.runs import trained, weights
+from trainers.evaluation.loss import log_prob_sums
 from trainers.evaluation.saved_result import plain_lora
 from trainers.job.files import read_json
 from trainers.start import loading
@@ -78,8 +80,7 @@ def test_variants_of_peft_go_through(passed, quantization, make):
     """DoRA, another start, ranks by layer and the rows of new tokens arrive verbatim, learn, and what
     was saved is what was trained.
     """
-    judge = "trainable_token_indices" not in passed
-    job = make(rank=4, peft=passed, quantization=quantization, max_steps=8, job_judge=judge)
+    job = make(rank=4, peft=passed, quantization=quantization, max_steps=8)
     result = trained(job)
     assert passed.items() <= result["resolved"]["peft"].items()
     assert passed.items() <= read_json(job.output / "adapter_config.json").items()
@@ -136,6 +137,36 @@ def test_what_other_engines_cannot_apply_is_noticed(options, is_ok, said, tmp_pa
     (found,) = plain_lora(tmp_path)
     assert found.ok is is_ok
     assert said in found.text
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [4, 5]},
+    ],
+    ids=["corrected", "whole", "tokens"],
+)
+def test_what_is_trained_of_the_output_layer_is_evaluated(keys, tiny_model):
+    """The log-probabilities of rows are those of the model's own logits, whatever is put on its head."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    if "lm_head" in str(keys):  # no longer the embeddings
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **keys)
+    model = get_peft_model(model, config).eval()
+    for one in model.parameters():
+        if one.requires_grad:
+            torch.nn.init.normal_(one)
+    rows = [sequence(1, [3, 4, 5, 6, 7], [-100, -100, 5, 6, 7]), sequence(2, [9, 10, 11])]
+    wanted = []
+    for row in rows:
+        with torch.no_grad():
+            log_TV = model(input_ids=torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
+        learned = [(place, label) for place, label in enumerate(row.labels) if label != -100]
+        wanted.append(sum(float(log_TV[place - 1, label]) for place, label in learned if place))
+    assert log_prob_sums(model, rows, 0, at_once=2) == pytest.approx(wanted, abs=1e-3)
 
 
 NARROW = "rank 64 is larger than the width of some layers (k_proj 32, v_proj 32)"
