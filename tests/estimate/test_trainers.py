@@ -17,7 +17,7 @@ from advisor.ground.units import GIB
 from advisor.ground.yaml_files import parse_yaml
 from advisor.methods.trainers import TRAINER_FILE, TRAITS, UNKNOWN, lineage, trainers
 from advisor.situation.models import model_shape
-from tests.estimate.specs import RunSpec, memory_estimate, run_of
+from tests.estimate.specs import RunSpec, memory_estimate, run_of, terms
 from tools.generate.accuracy import answered, summary, without_trainer
 
 
@@ -31,9 +31,8 @@ def estimate(spec, model):
     return found
 
 
-def terms(spec, model, moment="backward pass through one layer"):
-    (found,) = [one for one in estimate(spec, model).moments if one.name == moment]
-    return {term.name: term.size_bytes for term in found.terms}
+LAYER = "backward pass through one layer"
+LLAMA_8B, LLAMA_7B = "meta-llama/Llama-3.1-8B", "meta-llama/Llama-2-7b-hf"
 
 
 def test_each_trait_of_the_files_is_read_by_a_formula():
@@ -152,14 +151,11 @@ def test_a_base_that_does_not_exist_is_named(tmp_path, monkeypatch):
 def test_an_unknown_trainer_says_what_was_guessed():
     """Silence would look like knowledge."""
     spec = RunSpec(framework="acme", gpus=2, sharding="fsdp", grad_accum=4)
-    (warning,) = estimate(spec, "meta-llama/Llama-3.1-8B").warnings
+    (warning,) = estimate(spec, LLAMA_8B).warnings
     assert "'acme' is not known" in warning
     assert "no_sync" in warning
-    assert (
-        "no_sync"
-        not in estimate(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B").warnings[0]
-    )
-    assert not estimate(replace(spec, framework="axolotl"), "meta-llama/Llama-3.1-8B").warnings
+    assert "no_sync" not in estimate(replace(spec, grad_accum=1), LLAMA_8B).warnings[0]
+    assert not estimate(replace(spec, framework="axolotl"), LLAMA_8B).warnings
 
 
 def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
@@ -202,7 +198,7 @@ def test_a_four_bit_product_kept_its_input_before_bitsandbytes_0_43():
         target_modules=("q_proj", "v_proj"), seq_len=1024,
     )  # fmt: skip
     old, new = (
-        terms(replace(spec, library_versions={"bitsandbytes": version}), "meta-llama/Llama-3.1-8B")
+        terms(replace(spec, library_versions={"bitsandbytes": version}), LLAMA_8B, LAYER)
         for version in ("0.42", "0.43.1")
     )
     assert old["activations"] - new["activations"] >= 1024 * 32 * 2 * (2 * 4096)
@@ -213,13 +209,15 @@ def test_gradients_of_earlier_micro_batches_are_whole_under_no_sync():
     13 GB of gradients stay on each; accelerate wraps adapters for themselves.
     """
     spec = RunSpec(framework="lit-gpt", gpus=2, sharding="fsdp", grad_accum=128, loss="chunked")
-    name = "gradients of earlier micro-batches"
-    whole = terms(spec, "meta-llama/Llama-2-7b-hf")[name]
+    whole, one, own, summed = (
+        terms(replace(spec, **changed), LLAMA_7B, LAYER).get("gradients of earlier micro-batches")
+        for changed in (
+            {}, {"grad_accum": 1}, {"framework": "transformers"}, {"framework": "torchtune"},
+        )
+    )  # fmt: skip
     assert whole == pytest.approx(12.1 * GIB, rel=0.02)
-    assert name not in terms(replace(spec, grad_accum=1), "meta-llama/Llama-2-7b-hf")
-    own = terms(replace(spec, framework="transformers"), "meta-llama/Llama-2-7b-hf")[name]
     assert own < 0.02 * whole
-    assert name not in terms(replace(spec, framework="torchtune"), "meta-llama/Llama-2-7b-hf")
+    assert one is summed is None
 
 
 def test_fsdp_2_with_offload_holds_a_units_gradient_and_what_is_on_its_way():
@@ -233,25 +231,21 @@ def test_fsdp_2_with_offload_holds_a_units_gradient_and_what_is_on_its_way():
     )  # fmt: skip
     assert estimate(spec, "openai/gpt-oss-20b").peak_bytes == pytest.approx(21 * GIB, rel=0.15)
     grouped = replace(spec, library_versions={"transformers": "5.1"})
-    saved = (
-        terms(spec, "openai/gpt-oss-20b")["first gradients"]
-        - terms(grouped, "openai/gpt-oss-20b")["first gradients"]
-    )
+    first = [terms(one, "openai/gpt-oss-20b", LAYER)["first gradients"] for one in (spec, grouped)]
     one_layer = 32 * 3 * 2880 * 2880 * 2
-    assert saved == pytest.approx(one_layer * 2 / 3, rel=0.01)
+    assert first[0] - first[1] == pytest.approx(one_layer * 2 / 3, rel=0.01)
 
 
 def test_an_evaluation_that_does_not_happen_has_no_peak():
     """TrainingArguments evaluate only if asked to; a spec may say otherwise."""
-    spec = RunSpec(framework="transformers")
-
-    def moments(spec):
-        return [one.name for one in estimate(spec, "meta-llama/Llama-3.1-8B").moments]
-
-    assert "evaluation" not in moments(spec)
-    assert "evaluation" in moments(replace(spec, evaluation=True))
-    assert "evaluation" in moments(RunSpec())
-    assert "evaluation" not in moments(RunSpec(evaluation=False))
+    for spec, evaluates in (
+        (RunSpec(framework="transformers"), False),
+        (RunSpec(framework="transformers", evaluation=True), True),
+        (RunSpec(), True),
+        (RunSpec(evaluation=False), False),
+    ):
+        moments = [one.name for one in estimate(spec, LLAMA_8B).moments]
+        assert ("evaluation" in moments) is evaluates, spec
 
 
 def test_zero3_steps_on_one_group_of_float32_gradients_at_a_time():
@@ -260,8 +254,7 @@ def test_zero3_steps_on_one_group_of_float32_gradients_at_a_time():
         update="full", framework="DeepSpeed", gpus=8, sharding="zero3", fp32_master_weights=True,
         optimizer="adamw",
     )  # fmt: skip
-    step = terms(spec, "meta-llama/Llama-3.1-70B", "optimizer step")
-    assert step["float32 gradients"] == 4_000_000_000
+    assert terms(spec, "meta-llama/Llama-3.1-70B")["float32 gradients"] == 4_000_000_000
 
 
 def test_a_gradient_shard_may_wait_on_the_card_for_an_optimizer_on_the_host():
@@ -269,26 +262,22 @@ def test_a_gradient_shard_may_wait_on_the_card_for_an_optimizer_on_the_host():
     spec = RunSpec(
         update="full", framework="ColossalAI", gpus=4, sharding="zero2", optimizer="adamw_cpu",
     )  # fmt: skip
-    name, moment = "meta-llama/Llama-2-7b-hf", "optimizer step"
-    assert terms(spec, name, moment)["gradients"] == pytest.approx(6738415616 * 2 / 4, rel=0.001)
-    moved = terms(replace(spec, framework="DeepSpeed"), name, moment)
-    assert "gradients" not in moved
+    assert terms(spec, LLAMA_7B)["gradients"] == pytest.approx(6738415616 * 2 / 4, rel=0.001)
+    assert "gradients" not in terms(replace(spec, framework="DeepSpeed"), LLAMA_7B)
 
 
-def test_adam_in_a_loop_has_no_copies_of_whole_lists():
+@pytest.mark.parametrize(
+    ("changed", "sizes"),
+    [
+        ({"optimizer": "adamw_hf"}, 2 * 128256 * 2048),
+        ({"optimizer": "adamw"}, 2 * 1235814400),
+        ({"optimizer": "adamw", "library_versions": {"torch": "2.0.1"}}, 4 * 1235814400),
+    ],
+)
+def test_adam_in_a_loop_has_no_copies_of_whole_lists(changed, sizes):
     """transformers' own AdamW steps on one parameter at a time, PyTorch's on lists of all."""
-    spec = RunSpec(update="full", framework="transformers", optimizer="adamw_hf")
-    moment = "optimizer step"
-    loop = terms(spec, "meta-llama/Llama-3.2-1B", moment)["optimizer temporaries"]
-    lists = terms(replace(spec, optimizer="adamw"), "meta-llama/Llama-3.2-1B", moment)
-    old = terms(
-        replace(spec, optimizer="adamw", library_versions={"torch": "2.0.1"}),
-        "meta-llama/Llama-3.2-1B",
-        moment,
-    )
-    assert loop == 2 * 128256 * 2048
-    assert lists["optimizer temporaries"] == 2 * 1235814400
-    assert old["optimizer temporaries"] == 2 * lists["optimizer temporaries"]
+    spec = RunSpec(update="full", framework="transformers", **changed)
+    assert terms(spec, "meta-llama/Llama-3.2-1B")["optimizer temporaries"] == sizes
 
 
 def test_the_example_of_the_readme_is_a_trainer():
