@@ -17,6 +17,7 @@ LLAMA = {
     "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 320,
     "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
 }  # fmt: skip
+SHAPE = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
 SPEC = RunSpec(update="full", precision="pure", weights_dtype="bfloat16")
 
 
@@ -66,13 +67,6 @@ def test_wrong_arguments_are_named(name, text, said):
         read_arguments(name, text)
 
 
-def tiny(dtype: Any) -> Any:
-    import transformers
-
-    config = transformers.LlamaConfig(**LLAMA)
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
 def held(optimizer_: Any) -> int:
     """Bytes of all tensors that it keeps for weights, without look-up tables and counters."""
     return sum(
@@ -88,10 +82,11 @@ def held(optimizer_: Any) -> int:
 def test_an_optimizer_keeps_what_is_estimated(name, dtype):
     """The state of every optimizer that runs here, after a step over a small Llama, to the byte."""
     torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers")
     from trainers.step.make_optimizer import make
 
-    model = tiny(getattr(torch, dtype))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+    model = model.to(getattr(torch, dtype))
     stage = Stage(
         name="sft", objective="sft", update="full", learning_rate=1e-4, optimizer=name,
         weights_dtype=dtype,
@@ -117,8 +112,7 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
 )
 def test_states_per_weight(name, weights, per_weight):
     """Bytes a weight, from the sources of the libraries."""
-    shape = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
-    run = run_of(replace(SPEC, optimizer=name, weights_dtype=weights), shape)
+    run = run_of(replace(SPEC, optimizer=name, weights_dtype=weights), SHAPE)
     assert state_size(run) == per_weight * run.dims.params
     assert f"{run.dims.params:,}" in state_words(run)
 
@@ -127,12 +121,11 @@ def test_making_matrices_orthogonal_is_counted():
     """By hand: five steps of 4 m n^2 + 2 n^3 for the seven matrices of each layer; no other
     optimizer multiplies matrices.
     """
-    shape = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
     square, half, wide = (128, 128), (64, 128), (128, 192)
     one_layer = sum(
         count * (4 * long * short**2 + 2 * short**3)
         for (short, long), count in ((square, 2), (half, 2), (wide, 3))
     )
-    muon = run_of(replace(SPEC, optimizer="muon"), shape)
+    muon = run_of(replace(SPEC, optimizer="muon"), SHAPE)
     assert orthogonal_flop(muon) == pytest.approx(5 * 2 * one_layer)
-    assert orthogonal_flop(run_of(SPEC, shape)) == 0
+    assert orthogonal_flop(run_of(SPEC, SHAPE)) == 0

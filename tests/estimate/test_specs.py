@@ -18,21 +18,22 @@ from advisor.render.estimate import estimate_text, estimates_text
 from advisor.situation.models import model_shape
 from tests.conftest import examples
 
+MODEL = {"model": "Qwen/Qwen3-8B"}
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
+PAGE = Path(__file__).parents[2] / "docs" / "estimate.md"
+TIMED = {"gpu": "RTX 4090", "tokens_total": 1_000_000}
 
-def answers(items: object) -> list[dict]:
-    return run_specs(json.dumps(items), find_model=model_shape, find_gpu=find_gpu)
+
+def answers(*items: object) -> list[dict]:
+    """The answers to these specs, of Qwen3-8B where a spec names no model."""
+    specs = [{**MODEL, **item} if isinstance(item, dict) else item for item in items]
+    return run_specs(json.dumps(specs), find_model=model_shape, find_gpu=find_gpu)
 
 
 def test_one_bad_spec_does_not_spoil_the_list():
     """A spec that cannot be answered says why in its place; its neighbours are answered."""
     found = answers(
-        [
-            {"model": "Qwen/Qwen3-8B"},
-            {"model": "Qwen/Qwen3-8B", "optimiser": "adamw"},
-            7,
-            {"update": "lora"},
-            {"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090"},
-        ]
+        {}, {"optimiser": "adamw"}, 7, {"model": None, "update": "lora"}, {"gpu": "RTX 4090"}
     )
     assert [item["peak_gib"] is not None for item in found] == [True, False, False, False, True]
     assert "unknown key" in found[1]["reason"]
@@ -52,18 +53,7 @@ def test_one_bad_spec_does_not_spoil_the_list():
         ({"update": "full", "quantization": "nf4"}, "frozen"),
         ({"model": "a model of no size"}, "no size"),
         ({"architecture": {"hidden_size": 64}, "model": None}, "num_hidden_layers"),
-        (
-            {
-                "architecture": {
-                    "hidden_size": 64,
-                    "num_hidden_layers": 2,
-                    "vocab_size": 100,
-                    "num_attention_heads": 6,
-                    "num_key_value_heads": 4,
-                }
-            },
-            "divide",
-        ),
+        ({"architecture": {**SMALL, "num_attention_heads": 6, "num_key_value_heads": 4}}, "divide"),
         ({"rank": 100_000}, "hidden size"),
         ({"packing": "yes"}, "packing"),
         ({"model_params_b": float("inf")}, "model_params_b"),
@@ -72,13 +62,21 @@ def test_one_bad_spec_does_not_spoil_the_list():
         ({"placement": "everywhere"}, "placement"),
         ({"train_embeddings": 1}, "train_embeddings"),
         ({"beta": -0.1}, "beta"),
+        ({"compute_dtype": "int3"}, "compute_dtype"),
+        ({"date": "2025-13"}, "date"),
+        ({"date": "last summer"}, "date"),
+        ({"library_versions": {"torch": 2.4}}, "library_versions.torch"),
+        ({"library_versions": ["torch"]}, "library_versions"),
+        ({"lengths": [[100]]}, "lengths"),
+        ({"lengths": [[100, 0]]}, "lengths"),
+        ({"evaluation": "never"}, "evaluation"),
     ],
 )
 def test_an_impossible_spec_names_its_field(spec, says):
     """Ranks of zero, negative lengths, unknown names, heads that do not divide: a reason with the
     field, never a number.
     """
-    (found,) = answers([{"model": "Qwen/Qwen3-8B", **spec}])
+    (found,) = answers(spec)
     assert found["peak_gib"] is None
     assert says in found["reason"]
 
@@ -101,12 +99,7 @@ def test_a_half_known_card_is_read_by_its_known_part():
     """A label around a known name is read, and the answer says how; an unknown card costs only the
     speed.
     """
-    near, far = answers(
-        [
-            {"model": "Qwen/Qwen3-8B", "gpu": "NVIDIA H100-80GB of some lab"},
-            {"model": "Qwen/Qwen3-8B", "gpu": "Frobnicator 9"},
-        ]
-    )
+    near, far = answers({"gpu": "NVIDIA H100-80GB of some lab"}, {"gpu": "Frobnicator 9"})
     assert near["peak_gib"] == far["peak_gib"]
     assert near["warnings"]
     assert any("not in the catalogue" in text for text in far["warnings"])
@@ -118,65 +111,45 @@ def test_a_module_that_the_model_has_not_is_named():
     counted.
     """
     some, none, all_linear, full = answers(
-        [
-            {"model": "Qwen/Qwen3-8B", **more}
-            for more in (
-                {"target_modules": ["q_proj", "foo"]},
-                {"target_modules": "bar"},
-                {"target_modules": "all-linear"},
-                {"update": "full"},
-            )
-        ]
-    )
-    assert some["warnings"] == [
-        "target_modules: Qwen/Qwen3-8B has no layer called foo: left out; counted are q_proj"
-    ]
-    assert none["warnings"] == [
-        "target_modules: Qwen/Qwen3-8B has no layer called bar: left out; counted are q_proj,"
-        " k_proj, v_proj, o_proj"
-    ]
+        {"target_modules": ["q_proj", "foo"]}, {"target_modules": "bar"},
+        {"target_modules": "all-linear"}, {"update": "full"},
+    )  # fmt: skip
+    said = "target_modules: Qwen/Qwen3-8B has no layer called {}: left out; counted are {}"
+    assert some["warnings"] == [said.format("foo", "q_proj")]
+    assert none["warnings"] == [said.format("bar", "q_proj, k_proj, v_proj, o_proj")]
     assert (all_linear["warnings"], full["warnings"]) == ([], [])
 
 
-def test_qlora_is_lora_on_nf4():
-    """The everyday word and the two keys give the same answer."""
-    one, two = answers(
-        [
-            {"model": "Qwen/Qwen3-8B", "update": "qlora"},
-            {"model": "Qwen/Qwen3-8B", "update": "lora", "quantization": "nf4"},
-        ]
+def test_other_words_give_the_same_answer():
+    """QLoRA is LoRA on nf4; BF16 is bfloat16, which changes nothing; and config.json's keys stand
+    in for a model's name.
+    """
+    one, two, plain, compute = answers(
+        {"update": "qlora"},
+        {"update": "lora", "quantization": "nf4"},
+        {},
+        {"compute_dtype": "BF16"},
     )
-    assert one == two
+    assert (one, plain["peak_gib"]) == (two, compute["peak_gib"])
+    config = {
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 32000,
+        "num_attention_heads": 32, "intermediate_size": 11008,
+    }  # fmt: skip
+    own, known = answers(
+        {"model": None, "architecture": config}, {"model": "meta-llama/Llama-2-7b-hf"}
+    )
+    assert own["peak_gib"] == known["peak_gib"]
 
 
 def test_terms_add_up_to_the_need():
     """The printed terms sum to the printed need."""
-    for found in answers(
-        [
-            {"model": "Qwen/Qwen3-8B", "update": update}
-            for update in ("full", "lora", "adapter", "prefix", "qlora")
-        ]
-    ):
-        assert sum(term["gib"] for term in found["terms"]) == pytest.approx(
-            found["need_gib"], abs=0.002
-        )
+    updates = ("full", "lora", "adapter", "prefix", "qlora")
+    for found in answers(*({"update": update} for update in updates)):
+        terms = sum(term["gib"] for term in found["terms"])
+        assert terms == pytest.approx(found["need_gib"], abs=0.002)
         assert found["least_gib"] <= found["need_gib"] <= found["peak_gib"]
         assert found["need_low_gib"] < found["need_gib"] < found["need_high_gib"]
         assert found["low_gib"] < found["peak_gib"] < found["high_gib"]
-
-
-def test_an_architecture_stands_in_for_a_model():
-    """config.json's keys in a spec give a known shape."""
-    config = {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "intermediate_size": 11008,
-        "vocab_size": 32000,
-    }
-    own, known = answers([{"architecture": config}, {"model": "meta-llama/Llama-2-7b-hf"}])
-    assert own["peak_gib"] == known["peak_gib"]
 
 
 json_values = st.recursive(
@@ -195,7 +168,7 @@ def test_any_values_give_an_answer_or_a_reason(item):
         for key, value in item.items()
         if key != "model" or not isinstance(value, str) or "/" not in value
     }
-    (found,) = answers([item])
+    (found,) = run_specs(json.dumps([item]), find_model=model_shape, find_gpu=find_gpu)
     assert (found["peak_gib"] is None) == ("reason" in found)
 
 
@@ -203,28 +176,22 @@ def test_the_text_has_a_bar_per_term_and_stays_in_width():
     """For people: a line with a bar for each term, the card's share, nothing wider than the
     terminal.
     """
-    (found,) = answers([{"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", "tokens_total": 1_000_000}])
-    text = estimate_text(
-        {**found, "peak_gib": 20, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"},
-        title="Qwen3-8B",
-        width=72,
-    )
+    (found,) = answers(TIMED)
+    found |= {"peak_gib": 20, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"}
+    text = estimate_text(found, title="Qwen3-8B", width=72)
     assert all(len(line) <= 72 for line in text.splitlines())
     assert sum("#" in line for line in text.splitlines()) >= 2
     assert "of the device's 24.0 GiB: it fits" in text
     assert "nvidia-smi shows up to 20.0 GiB" in " ".join(text.split())
     assert "returns them when memory is short" in " ".join(text.split())
     assert "tokens/s" in text
-    assert "no estimate" in estimates_text(answers([{"model": "zzz"}]))
+    assert "no estimate" in estimates_text(answers({"model": "zzz"}))
 
 
 def test_an_amount_of_data_may_be_large():
     """Two billion tokens in four million rows are a data set."""
-    spec = {
-        "model": "Qwen/Qwen3-8B", "gpu": "H100 SXM", "tokens_total": 2_000_000_000,
-        "rows_total": 4_000_000,
-    }  # fmt: skip
-    (found,) = answers([spec])
+    amounts = {"tokens_total": 2_000_000_000, "rows_total": 4_000_000}
+    (found,) = answers({"gpu": "H100 SXM", **amounts})
     assert found["hours"] > 1
 
 
@@ -233,31 +200,107 @@ def test_an_amount_of_data_may_be_large():
 )
 def test_only_an_nvidia_card_is_read_by_nvidia_smi(gpu, said):
     """The program is named only where there is one."""
-    (found,) = answers([{"model": "Qwen/Qwen3-4B", "gpu": gpu, "counter": "nvidia-smi"}])
+    (found,) = answers({"model": "Qwen/Qwen3-4B", "gpu": gpu, "counter": "nvidia-smi"})
     text = " ".join(estimate_text({**found, "peak_gib": 20, "counter": "nvidia-smi"}).split())
     assert ("nvidia-smi" in text) == said
     assert "for the whole process" in text
 
 
-def test_the_page_names_every_key_of_a_spec():
-    """docs/estimate.md says what each key of a run spec means, and names none that is refused."""
-    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text("utf-8")
-    table = page.partition("## A run spec")[2].partition("## The answer")[0]
+def test_the_page_names_every_key():
+    """docs/estimate.md says what each key of a spec and each number of an answer means, names none
+    that is refused, and the spec that it shows gets an estimate.
+    """
+    specs, _, of_answers = PAGE.read_text("utf-8").partition("## The answer")
+    table = specs.partition("## A run spec")[2]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
     assert sorted(named) == sorted(SPEC.keys)
-
-
-def test_the_page_names_every_key_of_an_answer():
-    """docs/estimate.md says what each number of an answer means."""
-    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text("utf-8")
-    named = set(re.findall(r"`(\w+)`", page.partition("## The answer")[2]))
-    (found,) = answers([{"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", "tokens_total": 1_000_000}])
-    assert set(found) <= named, set(found) - named
-
-
-def test_the_page_s_example_is_answered():
-    """The spec that docs/estimate.md shows gets an estimate."""
-    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text("utf-8")
-    (found,) = answers(json.loads(page.partition("```json\n")[2].partition("```")[0]))
+    (found,) = answers(TIMED)
+    assert set(found) <= set(re.findall(r"`(\w+)`", of_answers))
+    example = PAGE.read_text("utf-8").partition("```json\n")[2].partition("```")[0]
+    (found,) = run_specs(example, find_model=model_shape, find_gpu=find_gpu)
     assert found["peak_gib"] > 0
+
+
+# --------------------------------------------------------------------------- two keys together
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        ({"optimizer_in_backward": True, "grad_accum": 4}, ("optimizer_in_backward", "grad_accum")),
+        ({"packing": True, "objective": "dpo"}, ("packing", "objective dpo")),
+        ({"offload_weights": True, "sharding": "ddp", "gpus": 2}, ("offload_weights", "ddp")),
+        ({"compute_dtype": "fp8", "gpu": "A100 80GB"}, ("compute_dtype fp8", "gpu A100")),
+        ({"compute_dtype": "nvfp4", "gpu": "H100"}, ("nvfp4", "H100", "10.0")),
+        ({"rows_total": 100, "tokens_total": 50}, ("rows_total", "tokens_total")),
+        ({"active_params_b": 30, "model_params_b": 8}, ("active_params_b 30", "model_params_b 8")),
+        ({"lengths": [[200, 1], [100, 1]]}, ("lengths", "100 follows 200")),
+        ({"update": "full", "quantization": "nf4"}, ("full", "quantised")),
+    ],
+)
+def test_what_cannot_go_together_is_refused_by_both_names(spec, names):
+    """No number for a run that no engine can make; the reason names both keys."""
+    (found,) = answers(spec)
+    assert found["peak_gib"] is None
+    for name in names:
+        assert name in found["reason"]
+
+
+def test_all_conflicts_of_a_spec_are_said_together():
+    """Two conflicts are two reasons in one answer."""
+    (found,) = answers(
+        {"optimizer_in_backward": True, "grad_accum": 4, "lengths": [[9, 1], [9, 1]]}
+    )
+    assert "grad_accum" in found["reason"]
+    assert "9 follows 9" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "without"),
+    [
+        ({"update": "full", "rank": 4}, {"update": "full"}),
+        ({"kbit_prepared": True}, {}),
+        ({"sharding": "fsdp", "gpus": 1}, {}),
+        ({"objective": "rm", "loss": "fused"}, {"objective": "rm"}),
+        ({"weights_dtype": "float32", "fp32_master_weights": True}, {"weights_dtype": "float32"}),
+    ],
+)
+def test_what_is_left_out_beside_another_key_changes_no_number_and_is_said(spec, without):
+    """The estimate is that of the spec without the key, and a warning names both keys."""
+    found, plain = answers(spec, without)
+    assert found["peak_gib"] == plain["peak_gib"]
+    said = [text for text in found["warnings"] if text not in plain["warnings"]]
+    assert len(said) == 1
+    for key, value in spec.items():
+        assert key in said[0] or str(value) in said[0]
+
+
+def test_a_row_longer_than_the_sequence_is_counted():
+    """How many rows are cut is said, and the memory is that of rows as long as seq_len."""
+    found, whole = answers({"seq_len": 1024, "lengths": [[512, 90], [4096, 10]]}, {"seq_len": 1024})
+    assert any("10 rows are longer" in text for text in found["warnings"])
+    assert found["peak_gib"] == whole["peak_gib"]
+
+
+def test_no_batch_is_wider_than_the_longest_row():
+    """Rows that are all shorter than seq_len take what their own length takes, unless packed."""
+    short, own, packed, full = answers(
+        {"seq_len": 8192, "micro_batch_size": 8, "lengths": [[256, 90], [512, 10]]},
+        {"seq_len": 512, "micro_batch_size": 8},
+        {"seq_len": 8192, "micro_batch_size": 8, "packing": True, "lengths": [[512, 10]]},
+        {"seq_len": 8192, "micro_batch_size": 8, "packing": True},
+    )
+    assert short["peak_gib"] == pytest.approx(own["peak_gib"], rel=0.02)
+    assert packed["peak_gib"] == full["peak_gib"] > 2 * short["peak_gib"]
+
+
+def test_memory_says_that_narrow_products_are_not_counted():
+    """8-bit products change the time alone, and the answer says so; 16-bit ones need no word."""
+    narrow, usual = answers(
+        {"compute_dtype": "fp8", "gpu": "H100"}, {"compute_dtype": "bfloat16", "gpu": "H100"}
+    )
+    said = "compute_dtype fp8: it counts for the time; memory is counted as with 16-bit products"
+    assert said in narrow["warnings"]
+    assert narrow["need_gib"] == usual["need_gib"]
+    assert not any("compute_dtype" in warning for warning in usual["warnings"])

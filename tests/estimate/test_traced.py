@@ -67,17 +67,28 @@ def fake(model: Any) -> Iterator[None]:
         yield
 
 
-def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
-    """Bytes by kind (PARAM, GRAD, ACT, TEMP, OPT, Total, ...) at the peak of two steps in bf16,
-    with AdamW and a loss on whole logits.
+def peak_of(tracker: Any) -> dict[str, int]:
+    """Bytes by kind (PARAM, GRAD, ACT, TEMP, OPT, Total, ...) at the peak."""
+    found: dict[str, int] = {}
+    for kinds in tracker.get_tracker_snapshot("peak").values():
+        for kind, size in kinds.items():
+            name = str(getattr(kind, "name", kind))
+            found[name] = found.get(name, 0) + int(size)
+    return found
+
+
+def traced(config: Any, update: str, checkpointing: bool, *, wide: bool = False) -> dict[str, int]:
+    """The peak of a second step with AdamW and a loss on whole logits: in bf16, or of float32
+    weights under autocast, at the second of two micro-batches.
     """
     import peft
     import torch
     import transformers
     from torch.distributed._tools.mem_tracker import MemTracker
 
+    dtype = torch.float32 if wide else torch.bfloat16
     with torch.device("meta"):
-        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if update == "lora":
@@ -86,28 +97,26 @@ def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
                 model.enable_input_require_grads()
     with fake(model):
         model.train()
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad], foreach=True
-        )
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, **({"fused": True} if wide else {"foreach": True}))
         tracker = MemTracker()
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 tracker._param_to_grad_hook_handles[parameter] = (Nothing(), Nothing())
         tracker.track_external(model, optimizer)
         ids = torch.randint(0, config.vocab_size, (ROWS, LENGTH))
+        accumulated = 2 if wide else 1
         with tracker:
-            for step in range(2):  # the first makes the optimizer's state
-                model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                if step == 0:
+            for micro_batch in range(2 * accumulated):  # the first step makes the states
+                if micro_batch and (wide or micro_batch == 1):
                     tracker.reset_mod_stats()
-        found: dict[str, int] = {}
-        for kinds in tracker.get_tracker_snapshot("peak").values():
-            for kind, size in kinds.items():
-                name = str(getattr(kind, "name", kind))
-                found[name] = found.get(name, 0) + int(size)
-    return found
+                with torch.autocast("cpu", torch.bfloat16, enabled=wide):
+                    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+                loss.backward()
+                if (micro_batch + 1) % accumulated == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    return peak_of(tracker)
 
 
 @pytest.mark.parametrize("checkpointing", [True, False], ids=["checkpointed", "kept"])
@@ -127,16 +136,9 @@ def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
     )
     found = traced(config, update, checkpointing)
     spec = RunSpec(
-        update=update,
-        rank=RANK,
-        micro_batch_size=ROWS,
-        seq_len=LENGTH,
-        gradient_checkpointing=checkpointing,
-        optimizer="adamw",
-        loss="full",
-        precision="pure",
-        counter="allocated",
-    )
+        update=update, rank=RANK, micro_batch_size=ROWS, seq_len=LENGTH, optimizer="adamw",
+        gradient_checkpointing=checkpointing, loss="full", precision="pure", counter="allocated",
+    )  # fmt: skip
     estimated = memory_estimate(
         spec, shape_from_config(config.to_dict(), family, origin="hub", source="")
     )
@@ -154,52 +156,19 @@ def test_a_traced_step_of_float32_weights_has_the_estimated_peak():
     """float32 weights under autocast, at the second of two micro-batches: gradients, 16-bit copies
     and activations stand together. Within a twentieth.
     """
-    import torch
-    from torch.distributed._tools.mem_tracker import MemTracker
-
+    pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(
         "mistral", num_hidden_layers=2, max_position_embeddings=8192, **WIDE["mistral"]
     )
-    with torch.device("meta"):
-        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    with fake(model):
-        model.train()
-        stepper = torch.optim.AdamW(model.parameters(), fused=True)
-        tracker = MemTracker()
-        tracker.track_external(model, stepper)
-        ids = torch.randint(0, config.vocab_size, (ROWS, LENGTH))
-        with tracker:
-            for micro_batch in range(4):  # two steps of two; the first makes the states
-                if micro_batch:
-                    tracker.reset_mod_stats()
-                with torch.autocast("cpu", torch.bfloat16):
-                    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-                loss.backward()
-                if micro_batch % 2:
-                    stepper.step()
-                    stepper.zero_grad()
-    kinds = next(
-        sizes for sizes in tracker.get_tracker_snapshot("peak").values() if sum(sizes.values())
-    )
-    total = next(size for kind, size in kinds.items() if getattr(kind, "name", kind) == "Total")
-    estimated = memory_estimate(
-        RunSpec(
-            update="full",
-            weights_dtype="float32",
-            precision="mixed",
-            optimizer="adamw_fused",
-            micro_batch_size=ROWS,
-            seq_len=LENGTH,
-            grad_accum=2,
-            gradient_checkpointing=True,
-            loss="full",
-            counter="allocated",
-        ),
-        shape_from_config(config.to_dict(), "mistral", origin="hub", source=""),
-    )
-    assert estimated.peak_bytes == pytest.approx(total, rel=0.05)
+    spec = RunSpec(
+        update="full", weights_dtype="float32", precision="mixed", optimizer="adamw_fused",
+        micro_batch_size=ROWS, seq_len=LENGTH, grad_accum=2, gradient_checkpointing=True,
+        loss="full", counter="allocated",
+    )  # fmt: skip
+    shape = shape_from_config(config.to_dict(), "mistral", origin="hub", source="")
+    total = traced(config, "full", True, wide=True)["Total"]
+    assert memory_estimate(spec, shape).peak_bytes == pytest.approx(total, rel=0.05)
 
 
 class Matrix:
@@ -240,8 +209,7 @@ def test_our_loss_on_the_cpu_holds_a_part_of_the_logits_three_times(share):
         tracker = MemTracker()
         with tracker:
             token_log_probs(states, Head(head), targets)[0].sum().backward()
-    peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
-    held = next(size for kind, size in peak.items() if str(getattr(kind, "name", kind)) == "Total")
+    held = peak_of(tracker)["Total"]
     shape = shape_from_config(config, "x", origin="hub", source="")
     run = run_of(RunSpec(update="lora", seq_len=tokens, weights_dtype="float32"), shape, cpu=True)
     (term,) = loss_memory(run)
@@ -271,6 +239,5 @@ def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
                 states, weight, None, targets, 1.0, TILE_WORDS, None, 1.0, outputs
             )
             found[0].sum().backward()
-    peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
-    held = next(size for kind, size in peak.items() if str(getattr(kind, "name", kind)) == "Total")
+    held = peak_of(tracker)["Total"]
     assert held / (tokens * TILE_WORDS) == pytest.approx(CPU_TILE_BYTES, rel=0.05)
