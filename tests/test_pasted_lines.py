@@ -18,7 +18,7 @@ from advisor.record.run import FinishedRun, RunRecord
 from advisor.render.report import report_page
 from advisor.render.run import summary_lines
 from tests.render.test_run import record
-from tests.test_readme import SETUP
+from tests.test_docs import SETUP
 
 ROOT = Path(__file__).resolve().parent.parent
 CALLED = ".venv/bin/advise"  # as people call it who have not activated the environment
