@@ -198,6 +198,7 @@ OTHER_TOOLS = {  # of pytest, of the benchmark for GPUs, of the long form of the
     *("--pdb", "--device"),
     "--max-loras",  # of vLLM
     *re.findall(r'add_argument\(\s*"(--[a-z-]+)"', FAULTS),
+    *(f"--{name}" for name in re.findall(r'^        \("([a-z]+)", ', FAULTS, re.MULTILINE)),
 }
 GONE = {"CHANGELOG.md"}  # names what no longer exists
 
