@@ -40,9 +40,7 @@ def test_resemblance_is_the_share_of_three_word_sequences():
 
 
 def test_resemblance_of_long_texts_is_near_the_true_one():
-    """The smallest 64 hashes estimate the overlap of texts of a thousand words within a tenth or
-    so.
-    """
+    """The smallest 64 hashes estimate the overlap of texts of a thousand words within 0.12."""
     words = sentence(1, 1000).split()
     changed = words[:900] + sentence(2, 100).split()
     found = resemblance(*(sketch(" ".join(text).encode()) for text in (words, changed)))
@@ -50,9 +48,7 @@ def test_resemblance_of_long_texts_is_near_the_true_one():
 
 
 def test_rows_typed_differently_are_near_duplicates(tmp_path):
-    """The same row in capitals or with other punctuation is found in the whole file, and told apart
-    from an exact repeat.
-    """
+    """Other capitals and punctuation are found in the whole file, and told from an exact repeat."""
     rows = [
         {"question": f"What is the price of {sentence(n, 5)}?", "answer": f"It is {n}."}
         for n in range(60)
@@ -65,9 +61,7 @@ def test_rows_typed_differently_are_near_duplicates(tmp_path):
 
 
 def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
-    """Two words of forty changed: the rows and the rows they resemble are named. Rows that share an
-    opening phrase only are left in peace.
-    """
+    """Rows with two words of forty changed are named with their twins; a common opening is none."""
     rows = [{"text": sentence(number)} for number in range(60)]
     rows += [{"text": " ".join([*rows[n]["text"].split()[:-2], "other", "end"])} for n in (10, 20)]
     found = findings(jsonl(tmp_path, rows), THOROUGH)["similar-rows"]
@@ -126,9 +120,7 @@ def compared(folder, held, rows=ROWS):
 
 
 def test_rows_in_both_files_are_counted_and_named(tmp_path):
-    """The same row, the same row typed differently, and the same question with another answer are
-    told apart.
-    """
+    """A repeated row, one typed differently, and a repeated question are told apart."""
     typed = {"question": "what is the number after 5", "answer": "THE NUMBER IS 6"}
     held = [pair(3), pair(100), typed, pair(7, answer="Eight.")]
     found = compared(tmp_path, held)
@@ -142,9 +134,7 @@ def test_rows_in_both_files_are_counted_and_named(tmp_path):
 
 
 def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
-    """Texts cannot evaluate question answering; nothing is said where nothing overlaps, and a file
-    that is not there is named.
-    """
+    """Texts cannot evaluate questions; nothing is said where nothing overlaps, or a gap is named."""
     assert compared(tmp_path, [pair(100), pair(101)]) == {}
     assert "evaluation-of-another-kind" in compared(tmp_path, [{"text": "A story."}])
     with pytest.raises(InputError, match="nowhere"):

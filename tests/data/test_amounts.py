@@ -36,9 +36,7 @@ def test_kinds_and_objectives_agree_with_the_rules():
 
 
 def test_what_is_too_little_is_told_by_objective():
-    """Of 300 rows the objectives that want more, in the words of the table; of an unknown amount
-    nothing.
-    """
+    """Each objective that wants more rows, in words; of an unknown amount nothing."""
     found = shortages(rows=300, tokens=None)
     assert (
         found["dpo"] == "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"

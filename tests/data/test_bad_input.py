@@ -132,9 +132,7 @@ def test_a_file_that_is_no_data_says_what_it_is_and_where_it_breaks(tmp_path, na
 
 
 def test_fifo_is_refused_without_opening_it(tmp_path):
-    """A named pipe would hang for ever when opened; it is refused by its kind, also inside a folder
-    and as a file that an option names. So is an endless device.
-    """
+    """A pipe or a device is refused by its kind, also inside a folder and as an option's file."""
     os.mkfifo(tmp_path / "a.jsonl")
     assert "FIFO" in error_of(tmp_path / "a.jsonl")
     good = write(tmp_path, "b.jsonl", GOOD)
@@ -259,9 +257,7 @@ def test_reading_changes_nothing(tmp_path):
     ],
 )  # fmt: skip
 def test_byte_order_marks_and_windows_line_ends_are_no_fault(tmp_path, name, content, rows):
-    """What Windows writes is read as it is meant: no mark in the first column's name, no carriage
-    return in the answer.
-    """
+    """No mark in the first column's name, no carriage return in the answer."""
     path = write(tmp_path, name, content)
     read = [row for _, row in read_rows(path)]
     assert len(read) == rows
@@ -293,9 +289,7 @@ REASONS = {
     ],
 )
 def test_odd_rows_are_counted_by_their_reason(tmp_path, good, odd):
-    """Numbers, lists, texts, nulls, empty objects and null turns among good rows: each is counted,
-    none ends in a traceback.
-    """
+    """Each odd row among good ones is counted, and none ends in a traceback."""
     path = jsonl(tmp_path, [*good, *odd])
     result = profile(path, Depth(strict=False))
     left_out = sum(one.count for one in result.findings if one.id in REASONS)
@@ -331,9 +325,7 @@ def test_many_megabytes_in_one_row_are_read(tmp_path, name, megabytes):
 
 
 def test_hundreds_of_different_columns_are_answered_at_once(tmp_path):
-    """A file whose rows all have other columns is refused without comparing sixty thousand
-    names.
-    """
+    """A file whose rows all have other columns is refused without comparing every name."""
     rows = [{f"c{row}_{column}": "x" for column in range(200)} for row in range(300)]
     path = jsonl(tmp_path, rows)
     started = time.process_time()
@@ -343,9 +335,7 @@ def test_hundreds_of_different_columns_are_answered_at_once(tmp_path):
 
 
 def test_a_wrapped_list_is_read_row_by_row(tmp_path):
-    """{"data": [...]} gives its rows, without being held at once; a null among them is a row that
-    is none.
-    """
+    """{"data": [...]} gives its rows, and a null among them is a row that is none."""
     rows = [*pairs(60), None, *pairs(60)]
     whole = json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}})
     path, skipped = write(tmp_path, "a.json", whole), SkippedRows()

@@ -30,9 +30,7 @@ def test_a_path_is_enough(check):
 
 
 def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(check):
-    """A file that is not understood is an error with everything a person needs, never a
-    traceback.
-    """
+    """A file that is not understood is an error with all a person needs, never a traceback."""
     code, out, err = check('{"left": "The tower is high.", "right": "It has thirty metres."}\n')
     assert (code, out) == (2, "")
     assert "a.jsonl: no known columns. Columns: left (text), right (text)" in err
@@ -62,9 +60,7 @@ def test_a_mapping_may_be_written_either_way(check, more):
 
 
 def test_json_is_one_document(check):
-    """Standard output holds the document alone. A fault that blocks every objective still shows
-    what the data is.
-    """
+    """Standard output holds the document alone, also where a fault blocks every objective."""
     code, out, err = check(ROWS, "--json")
     document = json.loads(out)
     assert (code, err, document["schema_version"], document["rows"]) == (0, "", 1, 60)

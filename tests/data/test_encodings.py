@@ -141,9 +141,7 @@ def test_a_table_whose_encoding_is_not_sure_is_refused(tmp_path, language, encod
 @pytest.mark.parametrize("language", ["German", "Japanese"])
 @pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.txt"])
 def test_wide_characters_are_read(tmp_path, encoding, language, name):
-    """UTF-16 and UTF-32 with their byte order mark are read in every kind of file; what Excel calls
-    Unicode text is a table with tabs, whatever its ending.
-    """
+    """UTF-16 and UTF-32 with their mark are read in every kind of file, Excel's texts too."""
     rows = [{"question": question, "answer": answer} for question, answer in rows_in(language)]
     text = {
         "a.csv": table(rows_in(language)),
@@ -164,9 +162,7 @@ def test_first_line_of_excel_names_the_separator(tmp_path):
 
 
 def test_a_table_without_names_of_columns_is_asked_for_them(tmp_path):
-    """Sentences in the first line are no names that anything is guessed from; the questions of a
-    survey above short answers are names.
-    """
+    """Sentences in the first line are no names; long questions above short answers are."""
     text = table(rows_in("German"), ";").partition("\r\n")[2]
     with pytest.raises(InputError, match="no known columns") as caught:
         recognise(write(tmp_path, text.encode("cp1252")))
@@ -206,9 +202,7 @@ def test_special_letters_far_down_decide_too(tmp_path):
     ],
 )
 def test_damaged_wide_characters_are_an_error(tmp_path, encoding, damage, said):
-    """Half a character, a file cut inside one, or one without a mark, is not read as something
-    else.
-    """
+    """Half a character, a file cut inside one, or one without a mark, is not read by guess."""
     path = write(tmp_path, table(rows_in("German")).encode(encoding) + damage)
     with pytest.raises(InputError, match=said):
         profile(path)

@@ -48,9 +48,7 @@ def test_parts_weights_and_names_of_messages_are_kept(tmp_path):
 
 
 def test_sharegpt_speakers_calls_and_tools_become_those_of_chat_templates(tmp_path):
-    """human, gpt, function_call and observation are the four roles; tools written as JSON text and
-    without their wrapping come out as functions.
-    """
+    """The four speakers are the four roles, and tools come out as functions."""
     call = {"name": "weather", "arguments": {"city": "Oslo"}}
     said = [
         ("human", "How warm?"), ("function_call", json.dumps(call)), ("observation", "9"),
@@ -66,9 +64,7 @@ def test_sharegpt_speakers_calls_and_tools_become_those_of_chat_templates(tmp_pa
 
 
 def test_alpaca_input_follows_the_instruction_and_history_precedes_it(tmp_path):
-    """Instruction and input are one request; earlier turns come before it. A pair of texts keeps
-    its spaces and may be trained plain.
-    """
+    """Instruction and input are one request after earlier turns; a pair of texts may stay plain."""
     row = {
         "instruction": "Add.", "input": "1 2", "output": "3", "system": "Count.",
         "history": [["Hi", "Hello"]],
@@ -189,9 +185,7 @@ def test_a_file_is_parted_where_its_documents_end(tmp_path, text, documents):
 
 
 def test_each_text_file_of_a_folder_is_one_document(tmp_path):
-    """Paragraphs on one line each, as Word saves them, do not become documents. Files are read in
-    the order of their names, folders below included; marks are what a writer meant.
-    """
+    """Files are read by name, folders below included; blank lines part none of them, marks do."""
     prose = [f"Section {index}. " + "The ward nurse writes it down. " * 20 for index in range(5)]
     texts = {"a.txt": "\n\n".join(prose), "b.md": "\n".join(line * 2 for line in prose)}
     (tmp_path / "c").mkdir()

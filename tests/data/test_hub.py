@@ -50,9 +50,7 @@ def put(folder, **files):
 
 
 def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
-    """`owner/name` is fetched as a data set and profiled like a folder; its README is no data. With
-    HF_HUB_OFFLINE nothing is asked of the network.
-    """
+    """`owner/name` is fetched and profiled like a folder, or taken from the cache when offline."""
     put(stand_in.folder, README="# A data set")
     put(stand_in.folder / "data", train=ROW * 3, test=ROW)
     found = profile("someone/some-data", Depth(strict=False))

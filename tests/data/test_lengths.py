@@ -24,9 +24,7 @@ def pair(request_tokens: int, answer_tokens: int) -> dict[str, object]:
 
 
 def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path):
-    """Three rows of 100, 200 and 400 tokens against 128, 256 and 512, counted by hand. Raw text is
-    cut into pieces and has no answer to lose.
-    """
+    """Rows of 100, 200 and 400 tokens against 128, 256 and 512, counted by hand."""
 
     def table(rows, *keys):
         measured = profile(jsonl(tmp_path, rows)).measures["sequence_lengths"]
@@ -106,9 +104,7 @@ def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
 
 @pytest.mark.parametrize("rows", [400, 60])
 def test_one_outlier_does_not_set_the_length(tmp_path, rows):
-    """The suggestion holds nearly all rows, and says how many are longer and what becomes of
-    them.
-    """
+    """The suggestion holds nearly all rows, and says how many are longer."""
     path = jsonl(tmp_path, [pair(10, 200)] * (rows - 1) + [pair(10, 20_000)])
     found = suggested(path)
     assert found["seq_len"] <= 1024
@@ -125,9 +121,7 @@ def test_documents_are_split_at_the_plans_length(tmp_path):
 
 
 def test_a_sample_says_that_it_is_one(tmp_path):
-    """Advice measures the first rows of a large file, the check all of it: where they differ, the
-    reasons say so.
-    """
+    """Advice measures the first rows of a large file, the check all of it, and both say so."""
     path = jsonl(tmp_path, [pair(10, 900)] * 3000 + [pair(10, 950)])
     quick, whole = sequence_length(profile(path), None), suggested(path)
     assert "the longest row of the 2,000 measured" in quick.because
@@ -135,9 +129,7 @@ def test_a_sample_says_that_it_is_one(tmp_path):
 
 
 def test_neither_texts_with_a_label_nor_pairs_are_packed(tmp_path):
-    """A small model that sorts packs no rows, and its sequence holds the longest; no trainer of
-    pairs packs them.
-    """
+    """A model that sorts gets the longest text, and no trainer of pairs packs them."""
     rows = [
         {"text": f"Message {n} " + "word " * (n % 20), "label": "ab"[n % 2]} for n in range(300)
     ]

@@ -33,9 +33,7 @@ def rows_found(path, name):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
-    """JSON readers keep the last value of a key: the rows in which one was lost are counted and
-    named, in nested objects too.
-    """
+    """The last value of a key is kept: rows in which one was lost are named, nested ones too."""
     rows = [json.dumps(row) for row in pairs(60)]
     rows[3] = '{"question": "What?", "answer": "Lost.", "answer": "Read."}'
     rows[9] = '{"question": "Who?", "answer": "Me.", "about": {"by": 1, "by": 2}}'
@@ -60,16 +58,12 @@ def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
     ],
 )  # fmt: skip
 def test_each_kind_can_train_its_objectives(tmp_path, row, objectives):
-    """Pairs train SFT, texts CPT, preferences the preference methods, checkable prompts the
-    reinforcement methods.
-    """
+    """Pairs train SFT, texts CPT, preferences their methods, checkable prompts reinforcement."""
     assert set(profile(jsonl(tmp_path, [row])).objectives) == objectives
 
 
 def test_lengths_are_characters_over_four_and_say_so(tmp_path):
-    """Without a tokenizer a token is four characters, and the profile names that. Percentiles are
-    nearest ranks.
-    """
+    """Without a tokenizer a token is four characters, and percentiles are nearest ranks."""
     # Rows of 4, 40 and 400 characters: 1, 10 and 100 tokens.
     rows = [{"question": "q" * half, "answer": "a" * half} for half in (2, 20, 200)]
     tokens = profile(jsonl(tmp_path, rows)).tokens
@@ -86,9 +80,7 @@ def test_lengths_are_characters_over_four_and_say_so(tmp_path):
 
 
 def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
-    """Many rows are tokenised on a sample; total, sample size and error are stated; --full counts
-    all.
-    """
+    """Many rows are counted on a sample, whose size and error are stated; --full counts all."""
     path = jsonl(tmp_path, pairs(3000))
     sampled = profile(path, count_tokens=lambda text: len(text.split()))
     assert (sampled.tokens.total, sampled.tokens.sampled_rows) == (21000, 1000)
@@ -121,9 +113,7 @@ def test_few_unusable_rows_are_a_warning_with_their_numbers(tmp_path):
 
 
 def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
-    """A third of the rows without an answer is refused; the page for people still shows the
-    file.
-    """
+    """A third of the rows without an answer is refused; the page still shows the file."""
     path = jsonl(tmp_path, [*pairs(2), {"question": "S", "answer": ""}])
     with pytest.raises(InputError, match=r"1 of 3 rows: no answer to learn from \(row 3\)"):
         profile(path)
@@ -159,9 +149,7 @@ def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
 
 
 def test_duplicates_conflicts_and_constants_are_found(tmp_path):
-    """Repeated rows, one question with two answers, and an answer that is everywhere are
-    counted.
-    """
+    """Repeated rows, one question with two answers, and one answer everywhere are counted."""
     rows = pairs(60)
     rows += [rows[0], rows[1], {"question": "What is 2?", "answer": "Two."}]
     rows += [{"question": f"May I {index}?", "answer": "I cannot help."} for index in range(40)]
@@ -192,9 +180,7 @@ def test_feedback_of_one_kind_blocks_kto(tmp_path):
     ],
 )
 def test_conspicuous_text_is_a_warning(tmp_path, answer, finding):
-    """Template marks, wrongly decoded letters, NUL characters and very long rows are found with
-    their row.
-    """
+    """Template marks, wrong letters, NUL characters and very long rows are found with their row."""
     rows = pairs(60)
     rows[6]["answer"] = answer
     assert rows_found(jsonl(tmp_path, rows), finding) == ("warning", 1, (7,))
@@ -236,9 +222,7 @@ def test_columns_without_a_role_are_named(tmp_path):
 
 
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
-    """Quick is the default: rows are counted exactly, the rest comes from a stated beginning; full
-    reads all. The check finds the broken row at the end, with its line.
-    """
+    """Rows are counted exactly and measured on their beginning; --full and the check read all."""
     path = jsonl(
         tmp_path, [{"question": f"Q{n} " + "x" * 400, "answer": f"A{n}"} for n in range(12_000)]
     )
@@ -300,9 +284,7 @@ def labelled(folder, **counts):
 
 
 def test_classes_are_counted_and_their_balance_judged(tmp_path):
-    """Classes with their rows; a class of few rows and one twenty times another are said. A single
-    class teaches nothing, whichever way it is trained.
-    """
+    """Rare classes and one twenty times another are said; a single class teaches nothing."""
     path = labelled(tmp_path, a=100, b=50, c=5)
     result = profile(path)
     assert result.measures["classes"] == [
@@ -342,9 +324,7 @@ def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
 
 
 def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path):
-    """A PDF, a table or an image beside texts is counted and said, with the way to its text; a
-    PDF alone is an error that names pdftotext.
-    """
+    """A PDF, a table or an image is counted and said, with the way to its text."""
     for number in range(6):
         (tmp_path / f"{number}.md").write_text(f"# Title {number}\n\n" + "a sentence. " * 50)
     for name in ("more.pdf", "b.docx", "c.odt", "d.xlsx", "e.png", "f.JPG", "script.py"):

@@ -70,9 +70,7 @@ def test_ordinary_numbers_and_names_are_not_suspected(text):
 
 
 def test_findings_name_kind_count_and_rows(tmp_path):
-    """Secrets and personal data are warnings with their rows; the data itself is not in the
-    profile.
-    """
+    """Both are warnings with their rows; the data itself is not in the profile."""
     rows = pairs(60)
     rows[4]["answer"] = "Use the key sk-abc123DEF456ghi789jkl012 for it."
     rows[8]["answer"] = "Ask anna.kovacs@firma.de or bo@firma.de."

@@ -267,9 +267,7 @@ def test_what_stands_beside_the_texts_does_not_change_the_format(tmp_path, rows,
 
 
 def test_a_text_with_many_remarks_is_a_text(tmp_path):
-    """Beside four and more other columns a column of few values is no class; the option to say
-    otherwise is shown.
-    """
+    """Beside four and more other columns one of few values is no class; the option is shown."""
     rows = [
         {"text": text, "shelf": ("a", "b")[index % 2], "n": index, "m": index, "o": index}
         for index, text in enumerate(texts(60))
@@ -394,9 +392,7 @@ KINDS = {
     ids=[f"{index}-{case[0]}" for index, case in enumerate(LAYOUTS)],
 )
 def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
-    """Each is recognised without a flag, from a single row or a few, with its columns; every row
-    gives an example, and its own mapping reads it the same way.
-    """
+    """Each is recognised without a flag, and its own mapping reads every row the same way."""
     path = jsonl(tmp_path, rows)
     found = recognise(path)
     assert (found.format, found.kind) == (name, KINDS.get(name, "paired"))
@@ -407,9 +403,7 @@ def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
 
 
 def test_a_list_of_answers_to_a_question_is_ambiguous(tmp_path):
-    """Ranked, or all of them right? Both readings are shown with their option; either can be
-    chosen.
-    """
+    """Both readings, ranked or all right, are shown with their option; either can be chosen."""
     path = jsonl(tmp_path, [{"question": "Capital of France?", "answer": ["Paris", "paris"]}] * 3)
     with pytest.raises(InputError, match="2 ways") as caught:
         recognise(path)
@@ -440,9 +434,7 @@ def test_every_test_of_a_problem_reaches_the_reward(tmp_path):
 
 
 def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
-    """GSM8K's #### and a result column beside the solution both train SFT and GRPO; prose answers
-    are examples only.
-    """
+    """GSM8K's #### and a result column train SFT and GRPO; prose answers are examples only."""
     asked = [(n, f"What is {n} + 1?") for n in range(60)]
     gsm = [{"question": text, "answer": f"Add one.\n#### {n + 1}"} for n, text in asked]
     worked = [
@@ -458,9 +450,7 @@ def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
 
 
 def test_cells_and_weights_that_are_no_values_are_counted_as_that(tmp_path):
-    """NaN, which pandas writes for an empty cell, is neither an answer nor a context; a weight
-    below zero or in words is no broken conversation.
-    """
+    """NaN is neither an answer nor a context; a wrong weight is no broken conversation."""
     rows = [
         {"instruction": "Add.", "input": float("nan"), "output": "3"},
         {"instruction": "Add.", "input": "", "output": float("nan")},

@@ -92,9 +92,7 @@ def no_models(tmp_path, monkeypatch):
 
 
 def test_a_template_at_hand_is_tried_on_the_rows(tmp_path, rows):
-    """What it leaves out is said with the number of rows; one that writes all gives no warning. A
-    base model is written to in plain turns, and these hold no tool calls.
-    """
+    """What it leaves out is said with the number of rows, also for a model without a template."""
     calls = "does not write the tool calls of 20 of 40 rows"
     told = "\n".join(warnings_of(rows, str(write_model(tmp_path / "silent", SILENT))))
     assert calls in told
@@ -134,9 +132,7 @@ def test_rows_that_would_stop_the_run_are_told_before_a_plan(tmp_path, template,
     ],
 )
 def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, model, lost):
-    """Where no file of the model is at hand, its family counts; single questions and answers fit
-    every template.
-    """
+    """Its family counts where no file is at hand; single questions fit every template."""
     told = warnings_of(rows, model)
     counts = {"tool calls": "20 of 40 rows", "thoughts beside": "10 of 40 rows"}
     for name, text in zip(lost, told, strict=True):

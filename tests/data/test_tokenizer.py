@@ -115,9 +115,7 @@ def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, found):
 
 
 def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_path):
-    """In the template's own words; where the system text stands in the question, lengths are those
-    of the rows as they will be trained.
-    """
+    """In the template's own words; lengths are those of the rows as they will be trained."""
     (refused,) = (found := checked(tmp_path, refusing("user", "Users not supported"))).findings
     assert refused.rows[:2] == (1, 2)
     assert "Users not supported" in refused.text

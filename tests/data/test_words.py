@@ -76,9 +76,7 @@ def test_the_order_of_columns_does_not_decide(tmp_path):
 
 
 def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
-    """The order of columns alone is no evidence: the error holds a guess, a row and the whole
-    command.
-    """
+    """The error holds a guess, a row and the whole command: the order is no evidence."""
     rows = [
         {"f1": f"The tower {n} is rather high.", "f2": f"It was built in 19{n:02d} or so."}
         for n in range(20)

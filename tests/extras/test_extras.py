@@ -129,9 +129,7 @@ print(plan_text(read_plan(sys.argv[1])))
 
 
 def test_a_folder_of_ones_own_brings_extras(tmp_path):
-    """Their plan keys stand under `extras`, and are read, checked and written back; their files are
-    recognised and their forms listed. One that is broken takes only itself away.
-    """
+    """Their keys, files and forms are known; one that is broken takes only itself away."""
     sonar, plan = "own/extras/sonar", f"{PLAN}extras: {{sonar: {{depth: 3}}}}\n"
     for name, text in {
         f"{sonar}/extra.py": OWN,

@@ -27,9 +27,7 @@ def test_values_are_set_by_number_or_name():
 
 
 def test_null_puts_a_value_back_to_its_default():
-    """`null` removes a key, so that a method can be changed together with the keys that belong to
-    it.
-    """
+    """So a method can be changed together with the keys that belong to it."""
     gone = [f"stages.0.{key}=null" for key in ("quantization", "rank", "alpha", "epochs")]
     stage = set_values(PLAN, ["stages.0.update=full", *gone]).stages[0]
     assert (stage.update, stage.options, stage.epochs) == ("full", {}, 1.0)

@@ -46,9 +46,7 @@ def test_a_new_key_is_one_line_in_its_methods_file(tmp_path, monkeypatch):
 
 
 def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
-    """An unknown type, an unknown part or a default outside the bounds is an error of the rule
-    file.
-    """
+    """Each is an error of the rule file, and the method is not read."""
     declared = [
         "a: {type: integr}",
         "b: {type: integer, mn: 3}",
@@ -92,18 +90,14 @@ def test_every_shipped_declaration_is_well_formed():
     ],
 )
 def test_types_and_bounds_are_strict(said, good, bad):
-    """No value is turned into another type, and bounds are part of the range unless declared
-    exclusive.
-    """
+    """No value is turned into another type, and bounds are part of the range unless exclusive."""
     key = declared_key("k", "update lora", said)
     assert all(key.accepts(value) for value in good)
     assert not any(key.accepts(value) for value in bad)
 
 
 def test_tasks_are_trained_one_after_the_other_through_all_stages():
-    """With tasks there is one entry per task and stage, each going on from its own task's stage
-    before.
-    """
+    """Each entry goes on from its own task's stage before."""
     stage = Stage(name="a", objective="sft", update="lora", learning_rate=1e-4, options={"rank": 8})
     changes = {"x": {}, "y": {"rank": 4, "epochs": 2.0}}
     tasks = tuple(
@@ -155,9 +149,7 @@ def faults_of(stage="", above=""):
 
 @pytest.mark.parametrize("theirs", OTHERS)
 def test_a_key_of_another_trainer_leads_to_ours(theirs):
-    """Who comes from transformers, axolotl or LLaMA-Factory is told the key of this plan, the line
-    to write, or who decides.
-    """
+    """The key of this plan, the line to write, or who decides."""
     (fault,) = faults_of(f", {theirs}: 1")
     assert fault.what == f"unknown key '{theirs}'"
     assert OTHERS[theirs] in fault.hint

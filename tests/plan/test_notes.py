@@ -75,9 +75,7 @@ def test_what_a_run_does_without_a_key_is_said(keys, said):
 
 
 def test_what_does_not_concern_a_stage_is_left_out():
-    """A model that sorts has no template and no loss on answers; the second stage repeats nothing
-    that stands above the first; a task's own batch is pointed at.
-    """
+    """Of a model that sorts, of a second stage, and of a task with its own batch."""
     said = "\n".join(notes(of_stage(options={"head": "classes"})))
     assert "template" not in said
     assert "Loss" not in said
@@ -91,9 +89,7 @@ def test_what_does_not_concern_a_stage_is_left_out():
 
 
 def test_the_lines_are_read_back_and_made_again_after_a_change():
-    """What was changed is told as it is now; steps that were counted before are not. A person's own
-    lines above a stage are kept.
-    """
+    """As it is now, without the steps counted before; a person's own lines are kept."""
     comments = {PLACE: stage_notes(PLAN, 0, steps=99), (*PLACE, "rank"): "usual"}
     text = plan_text(PLAN, comments)
     assert comments_of(text, name="plan.yaml") == comments
@@ -164,9 +160,7 @@ def after(*settings, comments=COMMENTS):
 
 
 def test_nothing_changed_keeps_every_comment():
-    """Without --set the reasons are those that were written; a place with `options` is the place
-    beside the stage's own keys.
-    """
+    """Without --set the reasons are those written; `options` are the stage's own keys."""
     assert after() == COMMENTS
     assert comments_after(None, SHOP, SHOP) == {}
     found = after("stages.0.rank=4", comments={("stages", 0, "options", "rank"): "a usual rank"})
@@ -174,9 +168,7 @@ def test_nothing_changed_keeps_every_comment():
 
 
 def test_a_changed_value_says_that_set_changed_it():
-    """Its reason is gone; the other reasons of its stage stay, and say that they are older. What
-    was written beside a value is what is read for it.
-    """
+    """Its reason is gone, and the others of its stage say that they are older."""
     changed = set_values(SHOP, ["stages.sft.epochs=1"])
     found = comments_after(COMMENTS, SHOP, changed)
     assert found[*PLACE, "epochs"] == BY_SET

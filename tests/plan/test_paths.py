@@ -28,9 +28,7 @@ OPTIONS = [  # of stages, and what becomes of them
 
 
 def test_model_data_starts_and_declared_keys_are_moved():
-    """Also those of single stages and tasks; a stage's name stays one, in start_from and as reward
-    model.
-    """
+    """A stage's name stays one, in start_from and as reward model."""
     more = {
         "cpt": {"data": "corpus"},
         "rm": {"start_from": "cpt"},
@@ -51,9 +49,7 @@ def test_model_data_starts_and_declared_keys_are_moved():
 
 
 def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
-    """A key whose help speaks of a file or a folder has a type that is moved: no path is left
-    behind in a copy.
-    """
+    """No path is left behind in a copy: a key about files has a type that is moved."""
     keys = {
         spec.name: spec
         for objective in objectives()
@@ -67,9 +63,7 @@ def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
 
 
 def test_the_base_of_a_module_is_found_where_the_project_lies_now(tmp_path):
-    """A module of this run is followed through the plan to the whole model below it, whatever its
-    configuration names; one from elsewhere belongs to what it names, if that is here.
-    """
+    """A module of this run leads to the model below it, another to what it names, if here."""
     whole, one, two = stage("whole", "sft", update="full"), stage("one", "sft"), stage("two", "dpo")
     plan = Plan(model="base", data=PlanData(path="a.jsonl"), stages=(whole, one, two))
     run, other = tmp_path / "run", tmp_path / "other"

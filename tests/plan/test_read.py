@@ -56,9 +56,7 @@ def fault(old, new, *, text=GOOD):
 
 
 def test_a_good_plan_is_read_with_method_keys_in_options():
-    """Keys of the update and of the objective end up in the stage's options, the rest in its
-    fields.
-    """
+    """Keys of the update and of the objective are options, the rest fields."""
     stage = plan(GOOD).stage("sft")
     assert stage.options == {"rank": 8, "loss_on": "all"}
     assert (stage.learning_rate, stage.epochs, stage.quantization) == (2e-4, 2.0, "nf4")
@@ -109,9 +107,7 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
     ],
 )  # fmt: skip
 def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
-    """A wrong key or value is refused with its line and column, what is allowed and the nearest
-    known name.
-    """
+    """Line and column, what is allowed and the nearest known name."""
     text = fault(old, new)
     assert text.startswith(f"{at}: "), text
     for word in words:
@@ -184,9 +180,7 @@ def test_what_a_method_refuses_of_other_keys_is_refused_where_it_is_written(new,
 
 @pytest.mark.parametrize("name", ["qlora", "ppo", "tasks"])
 def test_plans_of_an_earlier_version_read_the_same(name):
-    """Every value of a stored launch file, to the type: 2 passes are 2.0 epochs. A later version
-    may have more keys.
-    """
+    """Every value, to the type: 2 passes are 2.0 epochs; later versions may have more keys."""
     expected = json.loads((STORED / "plans.json").read_text(encoding="utf-8"))[name]
 
     def known(value, stored):
@@ -201,9 +195,7 @@ def test_plans_of_an_earlier_version_read_the_same(name):
 
 
 def test_all_faults_of_a_file_come_together_in_file_order():
-    """One reading finds the wrong type, the unknown key, the key without effect and the wrong name,
-    sorted by line.
-    """
+    """A wrong type, an unknown key, one without effect and a wrong name, sorted by line."""
     text = GOOD.replace("name: shop", "name: Shop").replace("rank: 8", "rnk: 8")
     text = text.replace("epochs: 2", "epochs: two").replace("cpu", "cpu, strategy: ddp")
     with pytest.raises(InputError) as caught:
@@ -234,9 +226,7 @@ def read_stages(folder, *names):
     ],
 )
 def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path, names, said):
-    """A stage starts from an earlier stage or from an existing folder, never from itself or a later
-    one.
-    """
+    """A stage starts from an earlier one or an existing folder, never from a later one."""
     (tmp_path / "old").mkdir()
     assert read_stages(tmp_path, "a", "b<a", "c<old").stages[2].start_from == "old"
     with pytest.raises(InputError, match=said):
@@ -272,9 +262,7 @@ def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path, 
     ],
 )
 def test_task_overrides_are_checked_like_stage_keys(overrides, said):
-    """A task may change numbers of the stages, with the same bounds, but not what the stages
-    are.
-    """
+    """A task may change numbers within the same bounds, but not what the stages are."""
     task = "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n"
     text = GOOD.replace("data: {path: train.jsonl}\n", task)
     assert plan(text).tasks[0].overrides == {"rank": 4}

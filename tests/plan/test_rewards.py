@@ -40,9 +40,7 @@ def plan_of(text):
 
 
 def test_rewards_are_parts_with_weights_and_names():
-    """Each entry is one part; without a weight it counts once, without a name it goes by its
-    source.
-    """
+    """Without a weight a part counts once, without a name it goes by its source."""
     plan = plan_of(GOOD)
     options = plan.stages[2].options
     assert [(part.name, part.weight, part.source) for part in reward_parts(options)] == [

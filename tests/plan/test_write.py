@@ -130,9 +130,7 @@ def plans(draw):
 @examples(3, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=plans(), comment=st.text(max_size=40))
 def test_plan_to_yaml_to_plan_is_lossless(plan, comment):
-    """Any valid plan, with any comment beside a value, reads back equal, and PyYAML reads the same
-    data.
-    """
+    """Any valid plan, with any comment, reads back equal, and PyYAML reads the same data."""
     text = plan_text(plan, {("stages", 0, "learning_rate"): comment, ("model",): comment})
     assume(not any(find_secrets(yaml.safe_load(text))))  # a plan with one is refused
     assert plan_from_data(parse_yaml(text, name="plan.yaml")) == plan
@@ -140,9 +138,7 @@ def test_plan_to_yaml_to_plan_is_lossless(plan, comment):
 
 
 def test_a_plan_is_short_and_carries_its_reasons():
-    """Chosen values stand with their reasons in one column, unchosen defaults are left out, and no
-    line names a place on this machine.
-    """
+    """Reasons in one column, no unchosen defaults, no place on this machine."""
     comments = {
         ("stages", 0, "update"): "small module (document/scenario-5)",
         ("stages", 0, "options", "rank"): "few rows (lora/rank)",
@@ -174,9 +170,7 @@ def of_stage(**keys):
 
 
 def test_the_digest_names_model_data_and_stages_alone():
-    """Name, launch and origin do not count; a default that is written out does not count; any
-    trained value does.
-    """
+    """Name, launch, origin and defaults do not count; any trained value does."""
     first = plan_digest(PLAN)
     for same in (
         replace(PLAN, name="other", launch=Launch(), origin=Origin()),
@@ -195,9 +189,7 @@ def test_the_digest_names_model_data_and_stages_alone():
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    """When the disk is full the old file stays, nothing half-written is left, and the error says so
-    with exit code 4.
-    """
+    """On a full disk the old file stays, and the error ends with exit code 4."""
     path = tmp_path / "plan.yaml"
     write_plan_file(PLAN, {}, path)
     before = path.read_bytes()

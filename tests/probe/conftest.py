@@ -70,9 +70,7 @@ def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stub_library(tmp_path_factory):
-    """A folder with a libnvidia-ml.so.1 of the given kind: '' (today's driver), 'OLD_DRIVER',
-    'ANCIENT_DRIVER', 'BROKEN'.
-    """
+    """A folder with libnvidia-ml.so.1: '', 'OLD_DRIVER', 'ANCIENT_DRIVER' or 'BROKEN'."""
     if not sys.platform.startswith("linux"):
         pytest.skip("the driver stub is a Linux library")
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -101,9 +99,7 @@ def stub_library(tmp_path_factory):
 
 @pytest.fixture
 def probed(stub_library, tmp_path):
-    """What `advise probe --json` would print on a recorded machine: pynvml talks to the stub in a
-    child process.
-    """
+    """What `advise probe --json` prints on a recorded machine, in a child process."""
     clean = {
         key: value
         for key, value in os.environ.items()

@@ -29,9 +29,7 @@ from advisor.probe.catalogue import (
 
 
 def test_the_catalogue_is_whole():
-    """Some two hundred cards and chips of three vendors, each with an id that says its vendor; the
-    strict reader accepts every shipped file of facts.
-    """
+    """Some two hundred of three vendors, read by the strict reader."""
     cards = load_catalogue()
     assert len(cards) >= 200
     assert {spec.vendor for spec in cards.values()} == {"nvidia", "amd", "apple"}
@@ -60,9 +58,7 @@ def test_what_cannot_be_looked_up_is_refused(own_rules):
 
 
 def test_every_figure_names_its_source():
-    """Memory that a driver reported, and matmuls that were measured, say where that was read; a
-    rate without a basis, or a basis without a rate, is a slip.
-    """
+    """Reported memory and measured matmuls have a source, and every rate a basis."""
     every = {gpu_id: gpu_entry(gpu_id) for gpu_id in load_catalogue()}
     memory = [entry["memory"] for entry in every.values()]
     reported = [one for one in memory if one.get("nvml_mib") or one.get("probe_mib")]
@@ -75,9 +71,7 @@ def test_every_figure_names_its_source():
 
 
 def test_what_the_hardware_decides():
-    """bf16 begins with compute capability 8.0, whatever a library emulates; what anyone measured
-    never exceeds the dense peak.
-    """
+    """bf16 begins with capability 8.0, and nothing measured exceeds the dense peak."""
     cards = load_catalogue().values()
     for spec in cards:
         if spec.compute_capability is not None:
@@ -152,9 +146,7 @@ def test_rates_are_dense_with_fp32_accumulate(gpu_id, tflops, why):
     ],
 )  # fmt: skip
 def test_a_probed_name_matches_exactly(name, memory_mib, expected):
-    """The exact name counts, with or without NVIDIA in front; memory decides an ambiguous one; a
-    slice is no card.
-    """
+    """With or without NVIDIA in front; memory decides an ambiguous one, a slice is none."""
     spec = match_probed(name, None if memory_mib is None else memory_mib * MIB)
     assert (spec and spec.id) == expected
 
@@ -198,9 +190,7 @@ def test_a_probed_name_matches_exactly(name, memory_mib, expected):
     ],
 )  # fmt: skip
 def test_a_typed_name_finds_its_card(name, memory_gib, expected, plans_gib):
-    """Ids, driver names and plain words find one card, without a warning, and plan with what its
-    driver shows.
-    """
+    """Ids, driver names and plain words find one, and plan with what its driver shows."""
     match = find_gpu(name, memory_gib=memory_gib)
     assert (match.spec.id, match.warnings) == (expected, ())
     assert match.memory_bytes / GIB == pytest.approx(plans_gib, abs=0.02)
@@ -229,9 +219,7 @@ def test_a_typed_name_finds_its_card(name, memory_gib, expected, plans_gib):
     ],
 )  # fmt: skip
 def test_a_choice_between_variants_is_said(name, memory_gib, expected, plans_gib, warns):
-    """Memory or a size in the name decides between variants, else the smaller one is taken;
-    whatever was chosen is said.
-    """
+    """A size decides between variants, else the smaller one; whatever was chosen is said."""
     match = find_gpu(name, memory_gib=memory_gib)
     assert match.spec.id == expected
     assert match.memory_bytes / GIB == pytest.approx(plans_gib, abs=0.02)
@@ -287,9 +275,7 @@ def test_a_size_is_enough_of_a_description(name, memory_gib, plans_gib):
     ],
 )
 def test_a_description_is_read_by_its_known_part_on_request(name, expected):
-    """Published labels are read by the part that is known, with a warning, and only where that is
-    asked for.
-    """
+    """Published labels, by the part that is known, with a warning, and only where asked for."""
     assert find_gpu(name).spec is None
     match = find_gpu(name, lenient=True)
     assert match.spec.id == expected
@@ -297,9 +283,7 @@ def test_a_description_is_read_by_its_known_part_on_request(name, expected):
 
 
 def test_near_names_are_offered_and_one_word_keeps_gpus_apart():
-    """A slip of the keyboard and a missing sibling both lead to what exists; even a lenient reading
-    takes no laptop's GPU for the desktop one.
-    """
+    """A slip and a missing sibling lead to what exists; one word tells a laptop's GPU."""
     assert find_gpu("RTX 4O90").near[0] == "RTX 4090"
     assert find_gpu("RTX 3090 Super").near[0] == "RTX 3090"
     assert find_gpu("RTX 4090 Laptop GPU", lenient=True).spec.id == "nvidia-rtx-4090-laptop"
@@ -324,17 +308,13 @@ def test_near_names_are_offered_and_one_word_keeps_gpus_apart():
     ],
 )  # fmt: skip
 def test_a_price_comes_with_provider_and_date(gpu_id, price, note):
-    """The lowest price outside marketplaces counts, else the lowest; provider and date are part of
-    it.
-    """
+    """The lowest price outside marketplaces counts, else the lowest."""
     spec = load_catalogue()[gpu_id]
     assert (spec.price_usd_per_h, spec.price_note) == (price, note)
 
 
 def test_the_cheapest_card_that_fits_comes_first():
-    """Cards with enough memory, by price; a card nobody rents out is left out. Who lends GPUs out
-    for nothing is named.
-    """
+    """Those with enough memory that somebody rents out, by price; free ones are named."""
     cards = cheapest_cards(60 * GIB)
     prices = [spec.price_usd_per_h for spec in cards]
     assert prices == sorted(price or 0 for price in prices)
@@ -379,9 +359,7 @@ on_demand_usd_per_h:
 
 
 def test_a_price_file_of_ones_own_wins_and_its_faults_come_together(own_rules):
-    """A file added to the folder, read after the shipped one, changes the price of a GPU; unknown
-    GPU, unknown provider and a price that is none are reported at once, each with its place.
-    """
+    """It is read after the shipped one; every fault of it has its place."""
     file = own_rules / "prices" / "ours.yaml"
     file.write_text(OURS)
     spec = load_catalogue()["nvidia-rtx-4090"]
@@ -428,9 +406,7 @@ HEAVY = {
 
 
 def test_a_lookup_is_cheap_and_imports_nothing_heavy():
-    """Importing the probe and finding a GPU loads none of the packages that make a start slow; the
-    catalogue is read once a process.
-    """
+    """No package that makes a start slow is loaded, and the catalogue is read once."""
     code = (
         "import sys, time; from advisor.probe import find_gpu, probe; start = time.perf_counter();"
         " find_gpu('A100 80GB'); lookup = time.perf_counter() - start; probe();"

@@ -321,10 +321,7 @@ EVERY = list(load_catalogue())
 
 @pytest.mark.parametrize("gpu_id", EVERY)
 def test_every_gpu_is_found_by_each_of_its_names(gpu_id):
-    """The id, the short name and what a driver prints lead to the same GPU, in any case, with and
-    without the vendor, as a flag too, with some memory to plan with; the very string of a driver
-    with the memory of the size it is sold with first.
-    """
+    """In any case, with and without the vendor, as a flag and as probed, with its memory."""
     gpu = catalogue_gpus()[gpu_id]
     for name in (gpu_id, gpu.name, *gpu.names):
         for written in (name, name.upper(), name.removeprefix("NVIDIA ").removeprefix("AMD ")):
@@ -349,9 +346,7 @@ def test_no_two_gpus_claim_one_name():
 
 @pytest.mark.parametrize("gpu_id", EVERY)
 def test_every_entry_is_sane(gpu_id):
-    """Sizes, rates and speeds lie where such GPUs lie, and a memory that a driver reported is close
-    to the size on the box. It rests on named sources or links.
-    """
+    """Sizes, rates and speeds lie where such GPUs lie, and rest on named sources or links."""
     gpu, entry = catalogue_gpus()[gpu_id], gpu_entry(gpu_id)
     memory, spec, rates = entry["memory"], gpu.spec, entry["tflops_dense"]
     assert gpu.sold_gib
@@ -423,9 +418,7 @@ def test_a_laptop_gpu_is_never_the_desktop_card(gpu_id):
 
 
 def test_an_unknown_name_is_not_sized_by_guess():
-    """What is said about a name nobody knows holds no size: the next card of that number may have a
-    third of it.
-    """
+    """The next card of that number may have a third of the size."""
     for name in ("RTX 6060 Laptop", "Titan Z9", "RTX 4091"):
         _, warnings = stated_hardware(name, from_flag=False)
         assert not re.search(r"\d+ ?(GB|GiB)", warnings[-1].replace(name, "")), warnings

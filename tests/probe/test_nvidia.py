@@ -36,9 +36,7 @@ def says(found, *parts):
 
 
 def test_a_card_is_read_with_live_memory_and_what_others_hold(probed):
-    """One RTX 4090: total and free memory, other programs' memory, capability, bf16, driver, CUDA
-    and catalogue entry.
-    """
+    """Total and free memory, other programs', capability, bf16, driver, CUDA and entry."""
     found = probed("one_rtx_4090")
     (gpu,) = found["gpus"]
     assert (found["kind"], found["origin"]) == ("cuda", "probed")
@@ -63,9 +61,7 @@ def test_a_card_is_read_with_live_memory_and_what_others_hold(probed):
     ],
 )
 def test_a_display_or_a_laptop_keeps_memory(rtx_4090, change, because):
-    """Advice leaves 1 GiB of a GPU that drives a display, or is a laptop's, and says why; what is
-    free now, and who holds the rest, is the check's before a run.
-    """
+    """1 GiB stays free, and the note says why."""
     found = rtx_4090(**change)
     (gpu,) = found["gpus"]
     assert gpu["kept_free_gib"] == (1 if because else 0)
@@ -104,9 +100,7 @@ def test_memory_that_may_not_be_read_stays_unknown(rtx_4090):
 
 
 def test_eight_cards_report_their_nvlink(probed):
-    """Eight H100 are eight devices joined by NVLink, with the links NVML counts and the speed of
-    the catalogue; where one is chosen there is no NVLink to speak of, and the others are named.
-    """
+    """Eight devices with their links; where one is chosen, the other seven are named."""
     found = probed("eight_h100")
     assert {gpu["catalogue"]["id"] for gpu in found["gpus"]} == {"nvidia-h100-sxm5-80gb"}
     assert [gpu["index"] for gpu in found["gpus"]] == list(range(8))
@@ -119,9 +113,7 @@ def test_eight_cards_report_their_nvlink(probed):
 
 
 def test_a_mig_slice_is_its_own_device_and_never_the_whole_card(probed):
-    """With slices present CUDA shows one of them alone: its memory, its profile, no catalogue
-    entry, the rest explained.
-    """
+    """One of them alone: its memory, its profile, no catalogue entry, the rest explained."""
     found = probed("a100_mig")
     (gpu,) = found["gpus"]
     assert (gpu["mig_profile"], gpu["memory_total_gib"]) == ("3g.40gb", gib(40192))
@@ -131,9 +123,7 @@ def test_a_mig_slice_is_its_own_device_and_never_the_whole_card(probed):
 
 
 def test_slices_and_the_whole_card_are_chosen_by_their_uuid(probed):
-    """Also a slice behind an empty slot, and a whole A100 beside a cut one by its abbreviated
-    UUID.
-    """
+    """Also a slice behind an empty slot, and a whole A100 by its abbreviated UUID."""
     chosen = {"CUDA_VISIBLE_DEVICES": "MIG-22222222-aaaa-5bbb-8ccc-dddddddddddd"}
     (gpu,) = probed("a100_mig", **chosen)["gpus"]
     assert (gpu["mig_profile"], gpu["memory_total_gib"]) == ("1g.10gb", gib(9728))
@@ -142,9 +132,7 @@ def test_slices_and_the_whole_card_are_chosen_by_their_uuid(probed):
 
 
 def test_an_old_mig_name_takes_its_profile_from_the_attributes(probed):
-    """A driver that names a slice like its parent still gives slices and memory, from which the
-    profile is written.
-    """
+    """Where a slice is named like its parent, slices and memory give the profile."""
     machine = recorded("a100_mig")
     machine["gpus"] = machine["gpus"][:1]
     for device in filter(None, machine["gpus"][0]["slices"]):
@@ -162,10 +150,7 @@ def test_no_card_is_used_where_the_variable_hides_all(probed, value):
 
 
 def test_an_index_among_different_cards_is_called_ambiguous(probed):
-    """CUDA counts the fastest first and NVML by slot, so an index is doubtful until
-    CUDA_DEVICE_ORDER says PCI_BUS_ID. Two in unlike slots reach each other at the lower generation
-    and width.
-    """
+    """CUDA counts the fastest first and NVML by slot, until CUDA_DEVICE_ORDER says otherwise."""
     assert says(probed("mixed_cards", CUDA_VISIBLE_DEVICES="0"), "CUDA_DEVICE_ORDER=PCI_BUS_ID")
     found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID")
     assert not says(found, "CUDA_DEVICE_ORDER")
@@ -216,10 +201,7 @@ def test_a_driver_that_does_not_start_is_a_note(probed, code, said):
 
 
 def test_an_old_driver_still_tells_what_it_can(probed):
-    """Without MIG, NVLink and today's process list the GPU, its memory and (by the older list)
-    other processes are read; a library without nvmlInitWithFlags is too old, and a file that is no
-    library is broken.
-    """
+    """What it lacks is left out; one that is too old and one that is broken are named."""
     (gpu,) = probed("one_rtx_4090", library="OLD_DRIVER")["gpus"]
     assert (gpu["memory_free_gib"], gpu["other_processes_gib"]) == (gib(20156), gib(3000))
     assert says(probed("one_rtx_4090", library="ANCIENT_DRIVER"), "too old")
@@ -264,9 +246,7 @@ def test_no_driver_and_no_card_needs_no_words(tmp_path):
     ],
 )  # fmt: skip
 def test_traces_of_a_card_without_its_library_are_named(tmp_path, path, content, said):
-    """A GPU without driver, a container without the library, a Jetson and WSL2 each say what is
-    missing.
-    """
+    """A missing driver or library, a Jetson and WSL2 each say what is missing."""
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(content)
@@ -311,9 +291,7 @@ THREE = [GpuBoard(gpu=gpu) for gpu in (A, B, C)]
     ],
 )
 def test_the_list_is_read_as_cuda_reads_it(value, expected):
-    """Indexes, UUIDs and their abbreviations, invalid entries and repetitions choose what CUDA
-    would choose.
-    """
+    """Indexes, UUIDs, invalid entries and repetitions choose what CUDA would choose."""
     assert [gpu.index for gpu in usable(THREE, {"CUDA_VISIBLE_DEVICES": value})[0]] == expected
 
 
@@ -322,9 +300,7 @@ def notes_of(value):
 
 
 def test_what_is_hidden_is_named():
-    """The note quotes the entry that ended the list and the GPUs it hides; without the variable
-    there is none, and among equal GPUs an index is not ambiguous.
-    """
+    """The note quotes the entry that ended the list and the GPUs it hides."""
     assert usable(THREE, {}) == ((A, B, C), ())
     for said in ("'9' names no device", "hidden", "GPU 1", "GPU 2"):
         assert said in notes_of("0,9")
@@ -332,9 +308,7 @@ def test_what_is_hidden_is_named():
 
 
 def test_an_index_of_a_cut_card_is_its_first_slice():
-    """The index of a GPU in MIG mode means its first slice; without a slice there is nothing to
-    use.
-    """
+    """The index of a GPU in MIG mode; without a slice there is nothing to use."""
     piece = replace(A, name="A MIG 1g.5gb", uuid="MIG-1", mig_profile="1g.5gb")
     first = {"CUDA_VISIBLE_DEVICES": "0"}
     assert usable([GpuBoard(gpu=A, mig_enabled=True, slices=(piece,))], first)[0] == (piece,)

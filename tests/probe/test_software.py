@@ -24,9 +24,7 @@ def installed(name):
 
 
 def test_versions_agree_with_the_standard_library():
-    """The quick reading of metadata folders says what importlib.metadata says; asking for the build
-    of the installed PyTorch leaves it unloaded.
-    """
+    """Read from metadata folders, as importlib.metadata says, without loading PyTorch."""
     assert installed_versions() == {name: installed(name) for name in PACKAGES}
     before = "torch" in sys.modules
     torch_build()
@@ -34,9 +32,7 @@ def test_versions_agree_with_the_standard_library():
 
 
 def test_absent_packages_are_none(tmp_path):
-    """Nothing installed is None, not a missing key; a folder that does not exist is skipped;
-    torchvision, torch_geometric and a renamed fork are not torch.
-    """
+    """Nothing installed, a missing folder and similar names are None."""
     for name in ("torchvision-0.27.0.dist-info", "torch_geometric-2.6.dist-info",
                  "torch-2.9.1.dist-info.bak"):  # fmt: skip
         (tmp_path / name).mkdir()
@@ -101,9 +97,7 @@ def build(version, cuda=None, hip=None):
     ],
 )  # fmt: skip
 def test_a_pytorch_that_can_use_the_card_is_no_problem(hardware, torch):
-    """No problem is claimed where the build suits driver and card, or where that cannot be
-    known.
-    """
+    """Where the build suits driver and GPU, or where that cannot be known."""
     assert cuda_problem(hardware, torch) is None
 
 
@@ -132,9 +126,7 @@ def test_a_pytorch_that_can_use_the_card_is_no_problem(hardware, torch):
     ],
 )  # fmt: skip
 def test_a_pytorch_that_cannot_use_the_card_is_named_with_its_cure(hardware, torch, why, install):
-    """A CPU wheel, CUDA newer than the driver, a card without code in the wheel: what is wrong and
-    the one line to install.
-    """
+    """What is wrong and the one line to install."""
     problem = cuda_problem(hardware, torch)
     assert hardware.gpus[0].name in problem
     assert why in problem

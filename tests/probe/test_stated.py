@@ -16,9 +16,7 @@ def stated(name, count=None, memory_gib=None, *, from_flag=True):
 
 
 def test_a_known_card_brings_its_facts():
-    """Name, memory, capability and bf16 of the catalogue, as often as stated, with the link between
-    them.
-    """
+    """Memory, capability, bf16 and link of the catalogue, as often as stated."""
     hardware, warnings = stated_hardware("RTX 4090", 2, from_flag=True)
     assert (hardware.kind, hardware.origin, len(hardware.gpus)) == ("cuda", "stated", 2)
     gpu = hardware.gpus[0]
@@ -61,9 +59,7 @@ def test_the_vendor_of_an_unknown_card_is_read_from_its_name(name, kind):
 
 
 def test_an_unknown_card_with_memory_is_used_as_given():
-    """A name outside the catalogue with its memory is a CUDA card of that size with unknown speed,
-    and a warning says so.
-    """
+    """A CUDA card of that size with unknown speed, and a warning says so."""
     hardware, warnings = stated_hardware("A8000", 8, 80, from_flag=False)
     assert (hardware.kind, len(hardware.gpus)) == ("cuda", 8)
     assert hardware.device_memory_bytes == 80 * GIB
@@ -72,9 +68,7 @@ def test_an_unknown_card_with_memory_is_used_as_given():
 
 
 def test_an_unknown_card_without_memory_is_an_error_as_a_flag_and_unknown_in_a_file():
-    """As a flag it stops with the nearest names and the way out; in a file it rules nothing out and
-    is a warning.
-    """
+    """A flag stops with the nearest names and the way out; a file rules nothing out."""
     with pytest.raises(
         InputError,
         match=r"(?s)--gpu: unknown GPU 'RTX 4091'.*did you mean RTX 4090.*say its memory with"
@@ -87,9 +81,7 @@ def test_an_unknown_card_without_memory_is_an_error_as_a_flag_and_unknown_in_a_f
 
 
 def test_a_chip_sold_with_several_sizes_is_taken_as_the_smallest():
-    """An Apple chip's memory depends on the computer: without one the smallest is planned with,
-    and the others are named.
-    """
+    """Without a size the smallest is planned with, and the others are named."""
     hardware, warnings = stated_hardware("M4 Max", from_flag=True)
     assert (hardware.kind, hardware.gpus[0].memory_total_bytes) == ("mps", 36 * GIB)
     assert "Apple M4 Max 36GB, Apple M4 Max 48GB" in warnings[0]
@@ -137,9 +129,7 @@ def test_shared_memory_leaves_room_for_the_system(name):
     ("name", "sizes"), [("RTX 4090 80GB", "24 GB"), ("A100 24GB", "40 or 80 GB"), ("T4 32", "")]
 )
 def test_a_size_that_a_gpu_is_not_sold_with_is_refused(name, sizes):
-    """As part of a flag's name it stops with the sizes there are; beside the name it counts, and in
-    a file it does too, each time with a warning.
-    """
+    """A flag's name stops with the sizes there are; elsewhere the size counts, with a warning."""
     with pytest.raises(InputError, match=f"(?s){sizes}.*--gpu-memory"):
         stated(name)
     if sizes:
@@ -151,9 +141,7 @@ def test_a_size_that_a_gpu_is_not_sold_with_is_refused(name, sizes):
 
 
 def test_what_is_not_known_rules_nothing_out():
-    """`unknown` is hardware of which nothing is known, with a count or without; --gpu-memory 24 is
-    a CUDA card with 24 GiB of which nothing else is known.
-    """
+    """`unknown` with a count or without, and --gpu-memory alone."""
     for from_flag in (True, False):
         hardware, warnings = stated_hardware("unknown", 2, from_flag=from_flag)
         assert (hardware.kind, len(hardware.gpus), warnings) == ("unknown", 2, ())
@@ -186,9 +174,7 @@ def test_a_gpu_too_old_for_todays_pytorch_is_told_which_one(name, needs):
 
 
 def test_none_is_the_processor_of_this_machine():
-    """`none` plans with the memory and the cores of this machine, in whatever case it is
-    written.
-    """
+    """`none` plans with this machine's memory and cores, in whatever case it is written."""
     for name in ("none", "None"):
         hardware, warnings = stated_hardware(name, from_flag=True)
         assert (hardware.kind, hardware.origin) == ("cpu", "stated")
@@ -220,9 +206,7 @@ def test_the_processor_of_a_probed_machine_keeps_its_other_facts():
     ],
 )
 def test_contradictions_and_impossible_numbers_are_refused(name, count, memory_gib, says):
-    """Statements that exclude each other, and numbers no machine has, are errors that name the
-    flag.
-    """
+    """Statements that exclude each other, and numbers no machine has, name the flag."""
     with pytest.raises(InputError, match=says):
         stated(name, count, memory_gib)
 
@@ -245,9 +229,7 @@ DEVICES = {
 @pytest.mark.parametrize(("name", "device"), DEVICES.items())
 @pytest.mark.parametrize("from_flag", [True, False])
 def test_a_device_of_another_kind_is_told_by_its_name(name, device, from_flag):
-    """A typed name leads to what the device is and to a tool that trains on it, as a flag and in a
-    file, with a memory or without one.
-    """
+    """A typed name leads to what the device is and to a tool that trains on it."""
     for memory_gib in (None, 24):
         hardware, warnings = stated_hardware(name, 4, memory_gib, from_flag=from_flag)
         told = hardware.not_supported

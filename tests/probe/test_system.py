@@ -80,9 +80,7 @@ def test_a_v2_limit_of_a_parent_counts(tmp_path):
 
 
 def test_a_v1_container_limit_counts(tmp_path):
-    """In a container the v1 mount shows its own part of the tree, while /proc names the whole
-    path; an empty v2 hierarchy beside v1 changes nothing.
-    """
+    """Its v1 mount shows its own part of the tree; an empty v2 hierarchy changes nothing."""
     beside = {
         "proc/self/cgroup": "0::/docker/abc\n",
         "proc/self/mountinfo": "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
@@ -94,9 +92,7 @@ def test_a_v1_container_limit_counts(tmp_path):
 
 
 def test_the_huge_number_of_v1_is_no_limit(tmp_path, monkeypatch):
-    """cgroup v1 writes 9223372036854771712 where nothing is limited; without /proc and /sys the
-    facts come from the system call, or stay unknown.
-    """
+    """cgroup v1 writes 9223372036854771712; without /proc and /sys the system call tells."""
     none = {
         "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
@@ -188,9 +184,7 @@ def test_what_is_no_usable_amd_gpu_is_said(tmp_path, files, said):
     ],
 )
 def test_amd_devices_are_those_that_rocm_shows(tmp_path, environ, indices):
-    """ROCR_VISIBLE_DEVICES hides first, HIP_VISIBLE_DEVICES counts among the rest; graphics inside
-    the processor have a number, too (0 here), but are no GPU.
-    """
+    """ROCR_VISIBLE_DEVICES hides first; graphics inside the processor count as number 0."""
     for number, vram in enumerate((GIB // 2, 64 * GIB, 64 * GIB, 64 * GIB)):
         amd_tree(tmp_path, gfx=90010, vram=vram, number=number)
     found = system.probe_amd(tmp_path, environ)

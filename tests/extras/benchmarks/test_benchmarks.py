@@ -110,9 +110,7 @@ def test_a_loss_that_chance_may_explain_counts_and_is_called_so(shop, asked):
 
 
 def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(shop, asked):
-    """The plan's evaluation is no part of what makes a run: a new limit or other questions ask
-    again of both, a new max_drop only compares again.
-    """
+    """Another limit or other questions ask again of both, another max_drop only compares."""
     asked(base=0.60, sft=0.50)
     trained = run(output="out").record.stages[0].finished_at
     assert run(output="out", set_values=["evaluation.max_drop=0.2"]).exit_code == 0

@@ -54,9 +54,7 @@ def test_a_filter_is_part_of_the_metrics_name():
 
 
 def test_a_score_that_is_no_mean_has_no_values():
-    """Perplexity comes from all answers together: no difference question by question. Nothing is
-    taken for a score of 0.
-    """
+    """Perplexity comes from all answers together, and no number is no score of 0."""
     row = {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}
     samples = [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]
     higher = {"own": {"word_perplexity": False}}
@@ -176,9 +174,7 @@ def write_all(folder, model, update, *, max_drop=0.5):
 def test_every_kind_of_result_is_asked_by_the_real_harness(
     tmp_path, monkeypatch, tiny_model, update
 ):
-    """Choices, written answers and texts, before and after; a second call asks nothing. The scores
-    of base and LoRA are those that the harness gives when it loads them itself.
-    """
+    """A second call asks nothing, and the scores are those of the harness by itself."""
     lm_eval = pytest.importorskip("lm_eval")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -65,9 +65,7 @@ def stops(lines):
 
 
 def read(path: Path) -> list[tuple[str, str]]:
-    """The lines of a Modelfile as Ollama's parser reads them: a value that begins with quotes goes
-    on to the first line that ends with them.
-    """
+    """Its lines as Ollama's parser reads them: values in quotes go on to the closing ones."""
     found, lines = [], path.read_text("utf-8").split("\n")
     while lines:
         line = lines.pop(0)
@@ -88,9 +86,7 @@ def read(path: Path) -> list[tuple[str, str]]:
 
 
 def test_the_modelfile_of_a_result(take):
-    """The file, the template as the model's own, and what ends an answer. What the rows of the
-    training had as system message is the user's to send.
-    """
+    """The file, the model's own template, and what ends an answer; there is no SYSTEM line."""
     write_run(take.run)
     lines = take(variant="Q8_0")
     (tool, *arguments) = take.calls[0]
@@ -119,9 +115,7 @@ def test_each_department_has_its_own_modelfile(take):
 @pytest.mark.parametrize("template", [CHATML, ZEPHYR, LLAMA_2])
 @pytest.mark.parametrize("ends", [None, 0, 2, [0, 2]])
 def test_no_end_token_is_missing(take, template, ends):
-    """Whatever the model stops at, the tokenizer's end token, and what the template writes behind
-    an answer, each once.
-    """
+    """Each once: what the model stops at, the tokenizer's end, and what follows an answer."""
     stage = write_run(take.run, template=template) / "stages" / "sft"
     write_tokenizer(stage, template, ends=ends)
     if ends is None:
@@ -141,9 +135,7 @@ def test_a_template_that_ollama_cannot_write_is_refused_before_the_work(take, te
 
 
 def test_a_result_that_cannot_chat_is_refused(take):
-    """An end that is no token of the tokenizer would never stop; a model of raw text is not given a
-    template that it never saw.
-    """
+    """An end that is no token would never stop, and a model of raw text has no template."""
     write_tokenizer(write_run(take.run) / "stages" / "sft", ends=77)
     with pytest.raises(InputError, match="ends answers with token 77"):
         take()

@@ -65,9 +65,7 @@ def test_the_text_is_that_of_the_models_own_template(name, system, pairs, questi
 
 @pytest.mark.parametrize("name", STYLES)
 def test_a_template_writes_what_was_compared(name):
-    """Whatever conversation comes: two system messages, questions in a row, an answer first or last,
-    a first token that llama.cpp adds.
-    """
+    """Questions in a row, an answer first or last, a first token that llama.cpp adds."""
     _, ours = ALL[name]
     shape = ours.shape.without("<s>")
     text = go_template(shape)

@@ -52,9 +52,7 @@ def commits(hub, name="mia/shop"):
 
 
 def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, capsys):
-    """The files of the result and a card go into a new private repository: no checkpoint, no row.
-    run.json has the commit, and the next call uploads nothing.
-    """
+    """Its files and a card go into a new private repository, once; run.json has the commit."""
     found = done()
     assert found.errors == ()
     said = capsys.readouterr().err
@@ -139,9 +137,7 @@ def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
 
 
 def test_each_task_has_a_repository_and_an_open_one_is_named(shop, hub, capsys):
-    """A plan with tasks uploads the last result of each; who can read a repository that exists
-    already is not changed, and is said before the run.
-    """
+    """Each last result has one; who can read an existing one is said before, not changed."""
     tasks = "tasks: [{name: hr, data: {path: train.jsonl}}, {name: law, data: {path: train.jsonl}}]"
     plan = PLAN.replace("data: {path: train.jsonl}", tasks).replace("update: lora", "update: full")
     plan = re.sub(r"\n *rank:.*", "", plan)

@@ -115,9 +115,7 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
     ],
 )
 def test_a_benchmark_without_its_files_is_refused(project, task, said):
-    """One that is not there is no name of the hub; a path out of its folder would not hold
-    elsewhere.
-    """
+    """One that is not there is no name of the hub, and no path leads out of its folder."""
     (project / "own.yaml").write_text(BENCHMARK.replace("asked/", "../elsewhere/train.jsonl #"))
     write_plan(more=f"evaluation: {{tasks: [{task}]}}\n")
     with pytest.raises(InputError, match=said):
@@ -151,9 +149,7 @@ def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
 
 
 def test_folder_and_archive_hold_the_same_and_repeat(project):
-    """The same plan and data give the same bytes, with no owner and no time in them. SHA256SUMS
-    names every file that a run must find as it was; the plan may be edited.
-    """
+    """The same bytes for the same plan and data; SHA256SUMS names all but the plan."""
     first = packed()
     inside = {
         path.relative_to(first.folder).as_posix(): path.read_bytes()
@@ -206,9 +202,7 @@ def test_a_folder_that_begins_like_an_option_is_named_as_a_path(project):
 
 
 def test_names_on_the_hub_are_fetched_there(project):
-    """A hub model stays a name; the lines say so, and how a licence is accepted: with the page where
-    that is done, of a model that nobody knows in case.
-    """
+    """A hub model stays a name; how its licence is accepted is said, with the page."""
     write_plan(model="Qwen/Qwen3-0.6B")
     made = packed()
     assert plan_in(made).model == "Qwen/Qwen3-0.6B"
@@ -234,9 +228,7 @@ def test_every_path_that_is_not_there_is_named(project):
 
 
 def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatch):
-    """The file is carried under a relative path; one with a secret in it is refused, and no value
-    of the environment is in any file.
-    """
+    """A file with a secret is refused, and no value of the environment is in any file."""
     for name in ("HF_TOKEN", "ADVISE_RULES_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, "this-must-stay-here")
     plan, reward = Path("plan.yaml"), "objective: grpo\n    reward: ../elsewhere/score.py:score"
@@ -307,9 +299,7 @@ def calls(python):
 
 
 def test_the_script_measures_once_and_trains(project, python):
-    """Dry run, then the run; called again it resumes without another dry run. The exit code of a
-    dry run that fails is the script's, and the next call measures again.
-    """
+    """A dry run, then the run; resumed without one, and measured again where one failed."""
     folder, sound = packed().folder, python.read_text()
     failing = 'case "$*" in *dry-run) exit 4;; esac; exit $'
     python.write_text(sound.replace("exit $", failing))
@@ -415,9 +405,7 @@ def test_a_bundle_trains_where_it_is_unpacked(project, tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_path):
-    """Also in a repository that ignores folders of its names; and an installed product packs the
-    same files as a checkout.
-    """
+    """Also inside a repository that ignores such folders, and packed from an installed product."""
     root = Path(__file__).resolve().parents[3]
     Path(".git").mkdir()
     Path(".gitignore").write_text("data/\nrules/\n")

@@ -69,9 +69,7 @@ def test_a_model_that_cannot_be_had_is_machine_not_ready(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("device", "code"), [("cpu", 0), ("cuda", 0), ("rocm", 4)])
 def test_set_up_needs_no_gpu_and_downloads_once(tmp_path, device, code):
-    """A login node has none. For an AMD GPU the environment is made by hand, here too. What is set
-    up once is not looked for again.
-    """
+    """A login node has none, for an AMD GPU it is made by hand, and once is enough."""
     path = write_project(tmp_path, model="base", launch=f"{{device: {device}}}")
     folder = make_bundle(path, tmp_path / "a bundle").folder
     python = tmp_path / "python"

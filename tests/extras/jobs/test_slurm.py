@@ -201,9 +201,7 @@ def test_a_failed_training_is_queued_again_once(cluster):
 
 
 def test_a_cancelled_job_does_not_come_back(cluster):
-    """Slurm says of it that it is completing; so it does of one that lost its machine, which it
-    queues again without being asked.
-    """
+    """It is completing, as one that lost its machine, which Slurm queues again by itself."""
     for end_s, queued in (("4000000000", []), ("1", ["requeue 14"])):  # 1: its time was up
         ended = cluster.submit(130, STATE="COMPLETING", SLURM_JOB_END_TIME=end_s)
         assert ended.returncode == 130
@@ -212,9 +210,7 @@ def test_a_cancelled_job_does_not_come_back(cluster):
 
 @pytest.mark.parametrize(("name", "queued"), [("TERM", ["requeue 12_1"]), ("INT", [])])
 def test_a_signal_to_the_job_reaches_the_training_and_its_code_counts(tmp_path, name, queued):
-    """TERM comes before the time limit; INT is a person who wants it saved and ended. An array's
-    task is called by its own number.
-    """
+    """TERM comes before the time limit; INT is a person who wants it saved and ended."""
     cluster = Cluster(tmp_path, script_of(tmp_path / "project", data=TASKS))
     step = (
         "trap 'kill $!; exit 130' TERM; echo $$ >step.pid; /bin/sleep 20 & "

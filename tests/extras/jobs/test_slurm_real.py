@@ -96,9 +96,7 @@ def rows(folder, run="shop"):
 
 
 def processes(folder, words):
-    """The numbers of this job's processes whose command has the words, the oldest first: by the
-    folder they work in, so that nobody else's are among them.
-    """
+    """This job's processes with these words in their command, by the folder they work in."""
     found = []
     for one in Path("/proc").glob("[0-9]*"):
         try:
@@ -133,9 +131,7 @@ def uninterrupted(tmp_path_factory, tiny_model):
 def test_a_job_that_is_stopped_or_killed_comes_back_and_ends_the_same(
     cluster, exported, uninterrupted
 ):
-    """Asked to stop (as before the time limit), then `advise` killed, in one job: queued again twice,
-    and the same bytes in the end.
-    """
+    """Asked to stop, then killed, it is queued again twice and ends with the same bytes."""
     folder = exported()
     job = cluster.submit(folder)
     wait(lambda: rows(folder) >= 25, within_s=LONG_S)

@@ -58,9 +58,7 @@ def ids(found, prefix=""):
 
 
 def test_the_first_line_says_whether_it_fits_and_what_would(run):
-    """Exit code 3, and the smallest change in the tool's own words; 0 where it fits, or where
-    nobody knows.
-    """
+    """Exit code 3 and the smallest change in the tool's words; 0 where it fits or nobody knows."""
     code, output = run(TRL, "--gpu", "RTX 3090")
     assert code == 3
     assert output.startswith("Does not fit: it needs about ")
@@ -95,9 +93,7 @@ def test_a_file_that_the_tool_refuses_is_said_first(run, document):
 
 
 def test_a_misspelt_key_and_a_rate_far_from_the_evidence_are_found_where_they_stand(document):
-    """What is meant is estimated: no exit code of its own. Ten times the documented rate: the
-    number, where it stands, and who says so.
-    """
+    """Both where they stand: the key is estimated as meant, the rate has its sources."""
     code, found = document(TRL.replace("gradient_accumulation_", "gradient_acumulation_"))
     assert code == 0
     assert found["plan"]["grad_accum"] == 4

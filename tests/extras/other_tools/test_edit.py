@@ -74,9 +74,7 @@ def test_json_keeps_its_indentation():
 
 
 def test_lines_that_nobody_changed_keep_their_form():
-    """Whatever another writer would have made of them; a comment behind a key that goes is about
-    what comes next.
-    """
+    """Also behind a key that goes, where a comment is about what comes next."""
     text = "base_model:  m   # two blanks\nbf16: True\ntokens: {\n  a: b }\nlora_r: 8\n"
     new = edited(text, {"lora_r": 16, "bf16": None})
     assert new == text.replace("bf16: True\n", "").replace("8", "16")

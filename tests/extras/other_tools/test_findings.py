@@ -110,9 +110,7 @@ def test_every_rule_of_a_tool_has_its_case():
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_speaks_of_what_is_wrong_alone(name):
-    """It is said of the one file and not of the other, nor of the first with the values that it
-    asks for.
-    """
+    """It is said of the one file, not of the other, nor of the first once it is mended."""
     tool = name.split("/")[0]
     fires, silent = CASES[name]
     assert name in said(tool, fires)

@@ -33,9 +33,7 @@ def trl(values, **context):
 
 
 def test_every_key_of_the_file_ends_in_one_list():
-    """Carried, lost or without effect, but for what another method alone reads (`lora_r`). What the
-    file leaves out is what the tool does then, and is marked as such.
-    """
+    """Carried, lost or without effect; a default of the tool is marked as one."""
     values = {
         "model_name_or_path": "m", "lora_r": 8, "padding_free": True, "report_to": "wandb",
         "learning_rate": 1e-4, "dataset_name": "d",
@@ -67,9 +65,7 @@ def test_trackers_are_carried_and_an_upload_is_told():
 
 
 def test_held_out_rows_are_a_share_or_a_number():
-    """Below one a share; above, a share of all rows. Steps without knowing how many there are in
-    all cannot be turned.
-    """
+    """Below one a share, above of all rows; steps of an unknown total cannot be turned."""
     for rows, value, expected in ((None, 0.1, 0.1), (200, 20, 0.1), (None, 0, 0)):
         assert TURNS["share_or_rows"].read(value, Context(rows=rows)) == expected
     with pytest.raises(CannotCarry, match="is not known"):
@@ -77,9 +73,7 @@ def test_held_out_rows_are_a_share_or_a_number():
 
 
 def test_deepspeed_is_read_from_its_file_or_its_name(tmp_path):
-    """Stage and what lives in host memory: its JSON decides; of a file that is not there, its
-    name.
-    """
+    """Its JSON says stage and host memory; of a file that is not there, its name."""
     read_stage, here = TURNS["deepspeed"].read, Context(folder=tmp_path)
     (tmp_path / "offload.json").write_text('{"zero_optimization": {"stage": 3}, "fp16": {}}')
     folder = "examples/deepspeed"
@@ -121,9 +115,7 @@ def test_a_near_miss_is_one_letter_off(name, key, meant):
 
 
 def test_what_a_plan_has_no_word_for_is_told_and_not_carried():
-    """With the near miss of an unknown key, and the names that a plan may give. 4 bits are two keys
-    there and one here.
-    """
+    """With the near miss of a key, and the names that a plan may give."""
     lost = why_lost({"ddp_backend": "gloo", "lora_alphas": 4})
     assert lost["ddp_backend"] == "not a key that is known here"
     assert "did you mean lora_alpha?" in lost["lora_alphas"]

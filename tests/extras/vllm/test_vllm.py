@@ -75,9 +75,7 @@ def test_departments_share_one_base(take, departments):
 
 
 def test_answers_end_where_any_of_the_results_ends_them(take, departments):
-    """The base's own generation_config.json may lack a token that training added; the server gets
-    those of every result.
-    """
+    """The server gets those of every result: the base's own may lack a token."""
     for task, ends in (("legal", 2), ("hr", [0, 2])):
         config = {"eos_token_id": ends, "temperature": 0.5}
         (departments[task] / "generation_config.json").write_text(json.dumps(config))
@@ -121,9 +119,7 @@ def test_a_module_that_vllm_cannot_hold_is_merged(take):
 
 
 def test_what_needs_a_server_of_its_own_is_named(take, departments):
-    """One of two tasks must be merged: it is exported by itself. So are modules with different
-    templates.
-    """
+    """A task that must be merged, and modules with different templates."""
     write_adapter(departments["hr"], modules_to_save=["embed_tokens"])
     with pytest.raises(InputError, match="hr needs a vLLM server of its own") as refused:
         take()
@@ -172,9 +168,7 @@ def test_nothing_is_written_over(tmp_path, take):
     ],
 )
 def test_keys_that_vllm_passes_over_are_reasons_to_merge(tmp_path, config, match):
-    """vLLM reads rank, scale and modules; what else changes a LoRA it would ignore or refuse. So
-    are rank, shapes, biases and kind, and a file that was cut off.
-    """
+    """It reads rank, scale and modules; damaged weights are a reason, too."""
     write_adapter(tmp_path)
     own = json.loads((tmp_path / "adapter_config.json").read_text())
     assert why_not_held(tmp_path, own) is None
