@@ -15,67 +15,29 @@ from tests.data.conftest import findings
 # A request and its answer as customers write them, and the encodings that office programs of that
 # language save in.
 TEXTS = {
-    "German": (
-        "Guten Tag, die Bestellung ist beschädigt, können Sie für mich nachsehen?",
-        "Sehr geehrter Kunde, wir schicken Ihnen gern ein neues Gerät. Schöne Grüße",
-        ("cp1252", "latin-1", "mac_roman"),
-    ),
-    "French": (
-        "Bonjour, où est ma commande ? Elle devait être livrée à Noël.",
-        "Votre colis a été expédié, il arrivera bientôt. Désolé pour la gêne.",
-        ("cp1252", "latin-1"),
-    ),
-    "Spanish": (
-        "¿Dónde está mi pedido? Llegó dañado el último año.",
-        "Lo sentimos, mañana recibirá usted otro. Qué pena, señora.",
-        ("cp1252", "mac_roman"),
-    ),
-    "Polish": (
-        "Dzień dobry, moja przesyłka jeszcze nie dotarła. Proszę o pomoc.",
-        "Dziękujemy za wiadomość, paczka będzie u Państwa w środę.",
-        ("cp1250",),
-    ),
-    "Turkish": (
-        "Merhaba, siparişim hâlâ gelmedi, yardımcı olur musunuz?",
-        "Teşekkürler, kargonuz yarın ulaşacak. İyi günler, görüşmek üzere.",
-        ("cp1254",),
-    ),
-    "Russian": (
-        "Здравствуйте, моя посылка не пришла, помогите пожалуйста.",
-        "Добрый день, она уже в пути и будет у вас в среду.",
-        ("cp1251", "koi8-r"),
-    ),
-    "Greek": (
-        "Καλημέρα, το δέμα μου δεν έφτασε ακόμα, μπορείτε να βοηθήσετε;",
-        "Ευχαριστούμε για το μήνυμα, το δέμα θα φτάσει την Τετάρτη.",
-        ("cp1253",),
-    ),
-    "Hebrew": (
-        "שלום, החבילה שלי עדיין לא הגיעה, תוכלו לעזור?",
-        "תודה על הפנייה, החבילה תגיע מחר.",
-        ("cp1255",),
-    ),
-    "Arabic": (
-        "مرحبا، لم تصل الشحنة بعد. هل يمكنكم المساعدة؟",
-        "شكرا على رسالتكم، ستصل الشحنة غدا إن شاء الله.",
-        ("cp1256",),
-    ),
-    "Japanese": (
-        "荷物がまだ届いていません。いつ届きますか？",
-        "お問い合わせありがとうございます。明日にはお届けします。",
-        ("cp932",),
-    ),
-    "Chinese": (
-        "你好，我的包裹还没有到，请问什么时候可以到？",
-        "谢谢您的来信，包裹在路上了，明天就会到。",
-        ("gb18030",),
-    ),
-    "Korean": (
-        "안녕하세요. 제 택배가 아직 도착하지 않았습니다.",
-        "문의해 주셔서 감사합니다. 내일까지 배송이 도착할 예정입니다.",
-        ("cp949",),
-    ),
-}
+    "German": ("Guten Tag, die Bestellung ist beschädigt, können Sie für mich nachsehen?",
+     "Sehr geehrter Kunde, wir schicken Ihnen gern ein neues Gerät. Schöne Grüße",
+     ("cp1252", "latin-1", "mac_roman")),
+    "French": ("Bonjour, où est ma commande ? Elle devait être livrée à Noël.",
+     "Votre colis a été expédié, il arrivera bientôt. Désolé pour la gêne.", ("cp1252", "latin-1")),
+    "Spanish": ("¿Dónde está mi pedido? Llegó dañado el último año.",
+     "Lo sentimos, mañana recibirá usted otro. Qué pena, señora.", ("cp1252", "mac_roman")),
+    "Polish": ("Dzień dobry, moja przesyłka jeszcze nie dotarła. Proszę o pomoc.",
+     "Dziękujemy za wiadomość, paczka będzie u Państwa w środę.", ("cp1250",)),
+    "Turkish": ("Merhaba, siparişim hâlâ gelmedi, yardımcı olur musunuz?",
+     "Teşekkürler, kargonuz yarın ulaşacak. İyi günler, görüşmek üzere.", ("cp1254",)),
+    "Russian": ("Здравствуйте, моя посылка не пришла, помогите пожалуйста.",
+     "Добрый день, она уже в пути и будет у вас в среду.", ("cp1251", "koi8-r")),
+    "Greek": ("Καλημέρα, το δέμα μου δεν έφτασε ακόμα, μπορείτε να βοηθήσετε;",
+     "Ευχαριστούμε για το μήνυμα, το δέμα θα φτάσει την Τετάρτη.", ("cp1253",)),
+    "Hebrew": ("שלום, החבילה שלי עדיין לא הגיעה, תוכלו לעזור?", "תודה על הפנייה, החבילה תגיע מחר.",
+     ("cp1255",)),
+    "Arabic": ("مرحبا، لم تصل الشحنة بعد. هل يمكنكم المساعدة؟",
+     "شكرا على رسالتكم، ستصل الشحنة غدا إن شاء الله.", ("cp1256",)),
+    "Japanese": ("荷物がまだ届いていません。いつ届きますか？", "お問い合わせありがとうございます。明日にはお届けします。", ("cp932",)),
+    "Chinese": ("你好，我的包裹还没有到，请问什么时候可以到？", "谢谢您的来信，包裹在路上了，明天就会到。", ("gb18030",)),
+    "Korean": ("안녕하세요. 제 택배가 아직 도착하지 않았습니다.", "문의해 주셔서 감사합니다. 내일까지 배송이 도착할 예정입니다.", ("cp949",)),
+}  # fmt: skip
 # What is not sure is refused: Polish and Turkish letters make words of other languages as well.
 UNSURE = ("mac_roman", "cp1250", "cp1254", "cp932")
 CASES = [(name, coded) for name, (_, _, codings) in TEXTS.items() for coded in codings]

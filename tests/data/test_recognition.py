@@ -38,10 +38,18 @@ TOPICS = (
 )
 
 
-def texts(count: int) -> list[str]:
+def texts(count):
     return [
         f"Sentence number {index} is about {TOPICS[index % 8]}, seen {index * 37 % 11} times."
         for index in range(count)
+    ]
+
+
+def rows_of(count, **columns):
+    """Rows with the texts 0, 1, ...: each column is a function of the number, or the text's name."""
+    return [
+        {name: text if value is str else value(n) for name, value in columns.items()}
+        for n, text in enumerate(texts(count))
     ]
 
 
@@ -219,62 +227,43 @@ def test_a_wrong_mapping_is_explained(tmp_path, mapping, says):
 
 def test_labels_are_found_whatever_their_column_is_called(tmp_path):
     """A text beside a column of few distinct values is classification."""
-    rows = [
-        {"Nachricht": text, "Abteilung": ("Lager", "Verkauf", "Technik")[index % 3], "id": index}
-        for index, text in enumerate(texts(60))
-    ]
+    team = ("Lager", "Verkauf", "Technik")
+    rows = rows_of(60, Nachricht=str, Abteilung=lambda n: team[n % 3], id=int)
     found = recognise(jsonl(tmp_path, rows))
     assert (found.format, found.confidence) == ("classification", "likely")
     assert found.mapping == {"text": "Nachricht", "label": "Abteilung"}
 
 
+def test_a_text_with_many_remarks_is_a_text(tmp_path):
+    """Beside four and more other columns one of few values is no class; the option is shown."""
+    rows = rows_of(60, text=str, shelf=lambda n: "ab"[n % 2], n=int, m=int, o=int)
+    found = recognise(jsonl(tmp_path, rows))
+    assert (found.format, found.confidence) == ("text", "likely")
+    assert "--map text=text label=shelf" in found.why
+
+
+SOURCES = rows_of(60, text=str, source=lambda n: ("web", "book")[n % 2], url=lambda n: f"u{n}")
+NO_VERDICT = rows_of(
+    30, prompt=str, completion=lambda n: f"Answer {n}",
+    label=lambda n: ("toxic", "fine", "unclear")[n % 3],
+)  # fmt: skip
+ONE_MISSING = rows_of(20, text=str, label=lambda n: None if n == 3 else "ba"[n % 2])
+
+
 @pytest.mark.parametrize(
     ("rows", "name"),
     [
-        # A source or a language beside a text is no class.
-        (
-            [
-                {"text": text, "source": ("web", "book")[index % 2], "url": f"u{index}"}
-                for index, text in enumerate(texts(60))
-            ],
-            "text",
-        ),
-        # A `label` that is no verdict does not make feedback.
-        (
-            [
-                {"prompt": text, "completion": f"Answer {index}", "label": label}
-                for index, text in enumerate(texts(30))
-                for label in (("toxic", "fine", "unclear")[index % 3],)
-            ],
-            "prompt_completion",
-        ),
+        (SOURCES, "text"),  # a source or a language beside a text is no class
+        (NO_VERDICT, "prompt_completion"),  # no feedback
+        (ONE_MISSING, "classification"),  # no mixture
         # A line may be a list of turns or a plain string.
         ([[USER, BOT], [USER, BOT]], "messages"),
         (["One text.", "Another text."], "text"),
-        # A label that is missing once does not turn a labelled file into a mixture.
-        (
-            [
-                {"text": text, "label": None if index == 3 else "ba"[index % 2]}
-                for index, text in enumerate(texts(20))
-            ],
-            "classification",
-        ),
     ],
 )
 def test_what_stands_beside_the_texts_does_not_change_the_format(tmp_path, rows, name):
     """Metadata, labels that are no verdict, and labels that are missing."""
     assert recognise(jsonl(tmp_path, rows)).format == name
-
-
-def test_a_text_with_many_remarks_is_a_text(tmp_path):
-    """Beside four and more other columns one of few values is no class; the option is shown."""
-    rows = [
-        {"text": text, "shelf": ("a", "b")[index % 2], "n": index, "m": index, "o": index}
-        for index, text in enumerate(texts(60))
-    ]
-    found = recognise(jsonl(tmp_path, rows))
-    assert (found.format, found.confidence) == ("text", "likely")
-    assert "--map text=text label=shelf" in found.why
 
 
 def test_csv_and_tsv_are_recognised_with_any_common_delimiter(tmp_path):

@@ -74,11 +74,8 @@ def test_every_shipped_declaration_is_well_formed():
     ("said", "good", "bad"),
     [
         ({"type": "integer", "min": 1, "max": 4}, [1, 4, None], [0, 5, 1.0, True, "1"]),
-        (
-            {"type": "number", "min": 0, "exclusive_min": True, "default": 1},
-            [0.1, 3],
-            [0, None, True],
-        ),
+        ({"type": "number", "min": 0, "exclusive_min": True, "default": 1}, [0.1, 3],
+         [0, None, True]),
         ({"type": "number", "max": 1, "exclusive_max": True}, [0.9, -3], [1, 1.1]),
         ({"type": "text"}, ["a", None], ["", 3, ["a"]]),
         ({"type": "path"}, ["a/b", None], ["", 3]),
@@ -88,7 +85,7 @@ def test_every_shipped_declaration_is_well_formed():
         ({"type": "choice", "values": ["a", 1], "default": "a"}, ["a", 1], ["b", True, 1.0]),
         ({"type": "choice", "values": [True, "a"], "default": "a"}, [True], [1, False]),
     ],
-)
+)  # fmt: skip
 def test_types_and_bounds_are_strict(said, good, bad):
     """No value is turned into another type, and bounds are part of the range unless exclusive."""
     key = declared_key("k", "update lora", said)

@@ -263,15 +263,13 @@ def test_a_name_that_a_driver_prints_is_found(printed):
 @pytest.mark.parametrize(
     ("typed", "labels"),
     [
-        (
-            "NVIDIA GeForce RTX 3080 Laptop GPU",
-            ["RTX 3080 Laptop with 8 GB", "RTX 3080 Laptop with 16 GB"],
-        ),
+        ("NVIDIA GeForce RTX 3080 Laptop GPU",
+         ["RTX 3080 Laptop with 8 GB", "RTX 3080 Laptop with 16 GB"]),
         ("M2 Ultra", [f"Apple M2 Ultra with {size} GB" for size in (64, 128, 192)]),
         ("AMD Instinct MI250X / MI250", ["MI250X", "MI250"]),
         ("Navi 31 [Radeon RX 7900 XT/7900 XTX]", ["RX 7900 XT", "RX 7900 XTX"]),
     ],
-)
+)  # fmt: skip
 def test_what_several_gpus_are_called_is_a_list_by_memory(typed, labels):
     """The smallest first, which is what "I don't know" takes."""
     assert [variant.label for variant in meant_gpu(typed).variants] == labels

@@ -172,13 +172,10 @@ def test_the_first_token_is_written_once(take, begins):
         ({}, 512, []),
         ({}, 8192, [("num_ctx", "8192")]),
         ({"do_sample": False}, None, [("temperature", "0")]),
-        (
-            {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},
-            None,
-            [("temperature", "0.7"), ("top_k", "20"), ("top_p", "0.8"), ("repeat_penalty", "1.05")],
-        ),
+        ({"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}, None,
+         [("temperature", "0.7"), ("top_k", "20"), ("top_p", "0.8"), ("repeat_penalty", "1.05")]),
     ],
-)
+)  # fmt: skip
 def test_parameters_are_those_that_the_result_says(tmp_path, config, seq_len, expected):
     """Nothing is written that nobody chose."""
     (tmp_path / "generation_config.json").write_text(json.dumps(config))

@@ -4,16 +4,12 @@ beside a small file that is right (BASES).
 
 # What a small file that is right holds. In a case, null takes a key away.
 BASES = {
-    "llamafactory": {
-        "model_name_or_path": "a/b", "stage": "sft", "do_train": True, "dataset": "c",
-        "template": "qwen3", "finetuning_type": "lora", "output_dir": "out",
-    },
-    "axolotl": {
-        "base_model": "a/b", "datasets": [{"path": "c/d", "type": "alpaca"}], "adapter": "lora",
-        "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True, "learning_rate": 0.0001,
-        "micro_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1,
-        "output_dir": "out", "sequence_len": 2048, "val_set_size": 0.05,
-    },
+    "llamafactory": {"model_name_or_path": "a/b", "stage": "sft", "do_train": True, "dataset": "c",
+     "template": "qwen3", "finetuning_type": "lora", "output_dir": "out"},
+    "axolotl": {"base_model": "a/b", "datasets": [{"path": "c/d", "type": "alpaca"}],
+     "adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True,
+     "learning_rate": 0.0001, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
+     "num_epochs": 1, "output_dir": "out", "sequence_len": 2048, "val_set_size": 0.05},
     "trl": {"model_name_or_path": "a/b", "dataset_name": "c/d", "output_dir": "out"},
 }  # fmt: skip
 # Facts that a case may hold beside keys.

@@ -114,13 +114,10 @@ def test_trl_misses_its_columns(tmp_path):
 
 INFO = {
     "pairs": {"file_name": "pairs.json"},
-    "talks": {
-        "file_name": "talks.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"},
-    },
-    "choices": {
-        "file_name": "choices.jsonl", "ranking": True,
-        "columns": {"prompt": "ask", "chosen": "good_one", "rejected": "bad_one"},
-    },
+    "talks": {"file_name": "talks.jsonl", "formatting": "sharegpt",
+     "columns": {"messages": "talk"}},
+    "choices": {"file_name": "choices.jsonl", "ranking": True,
+     "columns": {"prompt": "ask", "chosen": "good_one", "rejected": "bad_one"}},
     "there": {"hf_hub_url": "a/b", "subset": "en", "num_samples": 5},
     "scope": {"ms_hub_url": "a/b"},
     "seen": {"file_name": "pairs.json", "columns": {"prompt": "p", "images": "i"}},

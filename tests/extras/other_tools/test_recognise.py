@@ -27,13 +27,9 @@ ROWS = [
 
 TOOL_FILES = {
     "trl": {"model_name_or_path": "Qwen/Qwen3-0.6B", "dataset_name": "a/b", "max_length": 512},
-    "llamafactory": {
-        "model_name_or_path": "Qwen/Qwen3-0.6B", "stage": "sft", "finetuning_type": "lora",
-        "dataset": "identity", "template": "qwen3",
-    },
-    "axolotl": {
-        "base_model": "Qwen/Qwen3-0.6B", "datasets": [{"path": "a/b", "type": "alpaca"}],
-    },
+    "llamafactory": {"model_name_or_path": "Qwen/Qwen3-0.6B", "stage": "sft",
+     "finetuning_type": "lora", "dataset": "identity", "template": "qwen3"},
+    "axolotl": {"base_model": "Qwen/Qwen3-0.6B", "datasets": [{"path": "a/b", "type": "alpaca"}]},
 }  # fmt: skip
 
 
