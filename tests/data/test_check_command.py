@@ -40,13 +40,13 @@ def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(chec
 
 def test_a_clear_guess_is_taken_and_said(check):
     """Columns in another language are read, with a warning that says how to say otherwise."""
-    code, out, _ = check(
-        '{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n' * 3
-        + '{"Frage": "Wie alt ist er?", "Antwort": "Hundert Jahre."}\n'
-    )
+    rows = [("Wie hoch ist der Turm?", "Dreissig Meter.")] * 3 + [("Wie alt ist er?", "Alt.")]
+    lines = (json.dumps({"Frage": asked, "Unsere Antwort": told}) + "\n" for asked, told in rows)
+    code, out, _ = check("".join(lines))
+    said = " ".join(out.split())
     assert code == 0
-    assert "guessed from their names" in " ".join(out.split())
-    assert "--map question=Frage answer=Antwort" in " ".join(out.split())
+    assert "guessed from their names" in said
+    assert "--map question=Frage 'answer=Unsere Antwort'" in said
 
 
 @pytest.mark.parametrize("more", [(), ("--map",)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data import profile, read_examples, recognise
+from advisor.data import read_examples, recognise
 from advisor.data.recognition.columns import reach, with_leaves
 from advisor.data.recognition.matching import MOST_COLUMNS, role_of
 from advisor.data.recognition.recognise import ColumnsUnclear
@@ -187,15 +187,6 @@ def test_a_name_that_says_nothing_is_asked_about(tmp_path):
     with pytest.raises(ColumnsUnclear) as caught:
         recognise(jsonl(tmp_path, rows))
     assert "--map question=nl answer=query_sql" in caught.value.faults[0].hint
-
-
-def test_a_guess_is_a_warning_with_the_option_to_say_otherwise(tmp_path):
-    """What was taken is said, and how to name other columns."""
-    found = profile(table(tmp_path, list(HEADERS["English"]), TICKETS))
-    (said,) = [one for one in found.findings if one.id == "columns-guessed"]
-    assert said.severity == "warning"
-    assert "`Description`" in said.text
-    assert "--map question=Description 'answer=Agent Reply'" in said.text
 
 
 DATES = [f"03.{number % 9 + 1:02d}.2026" for number in range(60)]

@@ -61,19 +61,6 @@ def test_every_rule_has_an_id_of_its_own_and_sources_that_exist():
                 assert source in shipped_sources() or re.fullmatch(LINK, source), rule["id"]
 
 
-def test_a_rate_far_above_names_what_is_documented():
-    """The value that mends it is a number, the sources those of the rule that sets it."""
-    facts = {
-        "rate.times": 10, "rate.usual": 2e-4, "rate.because": "usual", "rate.sources": ["unsloth"],
-        "plan.learning_rate": 2e-3,
-    }  # fmt: skip
-    found = list(by_rules(tool_named("trl"), Known(values={}, defaults={}, facts=facts)))
-    far = next(one for one in found if one.id == "rate/far-above")
-    assert far.instead == {"plan.learning_rate": 2e-4}
-    assert far.sources == ("unsloth",)
-    assert "0.002" in far.text
-
-
 def test_worst_come_first_and_once():
     """Errors, warnings, notes."""
     some = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.extras.other_tools.mapping import leaves, read, usual_values, write
+from advisor.extras.other_tools.mapping import read
 from advisor.extras.other_tools.tool import (
     TOOLS,
     TURNS,
@@ -127,16 +127,6 @@ def test_what_a_plan_has_no_word_for_is_told_and_not_carried():
     fp4 = trl(four_bits | {"bnb_4bit_quant_type": "fp4"})
     assert "quantization" not in fp4.ours
     assert "bnb_4bit_quant_type: fp4" in fp4.lost[0].why
-
-
-def test_what_a_tool_has_no_word_for_is_lost_by_name():
-    """Of a plan, too, nothing is dropped."""
-    usual = usual_values("sft", "lora")
-    ours = {**usual, "objective": "sft", "update": "lora", "model": "m", "replay": "general.jsonl"}
-    found = write(tool_named("trl"), ours, command="sft", usual=usual)
-    assert found.values["model_name_or_path"] == "m"
-    assert "replay" in [one.key for one in found.lost]
-    assert list(leaves({"a": {"b": {"c": 1}}, "d": {}})) == ["a.b.c", "d"]
 
 
 def test_hints_for_misspelt_plan_keys_say_the_same():
