@@ -61,12 +61,6 @@ def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
     assert "rows-over-length" not in findings(path, Depth(seq_len=300))
 
 
-def test_very_long_requests_are_a_warning(tmp_path):
-    """A request beyond 8,192 tokens leaves no room for its answer at usual lengths."""
-    path = jsonl(tmp_path, [pair(10, 20)] * 59 + [pair(9000, 10)])
-    assert findings(path)["very-long-requests"].rows == (60,)
-
-
 def suggested(path):
     return check_data(str(path))[1]["suggested"]
 

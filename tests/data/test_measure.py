@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from typing import Any
 
 import pytest
 
@@ -99,17 +98,6 @@ def test_the_digest_is_that_of_the_bytes_and_the_sample_row_is_shown_in_roles(tm
     assert result.sample == {"row": 1, "messages": messages}
 
 
-def test_few_unusable_rows_are_a_warning_with_their_numbers(tmp_path):
-    """Two rows of sixty without an answer are left out, counted and named."""
-    rows = pairs(60)
-    rows[9]["answer"] = ""
-    rows[19]["answer"] = None
-    path = jsonl(tmp_path, rows)
-    assert rows_found(path, "row-without-answer") == ("warning", 2, (10, 20))
-    assert findings(path)["row-without-answer"].blocks == ()
-    assert profile(path).objectives == ("sft",)
-
-
 def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
     """A third of the rows without an answer is refused; the page still shows the file."""
     path = jsonl(tmp_path, [*pairs(2), {"question": "S", "answer": ""}])
@@ -135,17 +123,6 @@ def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
         profile(jsonl(tmp_path, rows))
 
 
-def test_duplicates_conflicts_and_constants_are_found(tmp_path):
-    """Repeated rows, one question with two answers, and one answer everywhere are counted."""
-    rows = pairs(60)
-    rows += [rows[0], rows[1], {"question": "What is 2?", "answer": "Two."}]
-    rows += [{"question": f"May I {index}?", "answer": "I cannot help."} for index in range(40)]
-    path = jsonl(tmp_path, rows)
-    assert rows_found(path, "duplicate-rows") == ("warning", 2, (61, 62))
-    assert found(path)["same-request-other-answer"] == ("note", 1)
-    assert found(path)["repeated-answer"] == ("warning", 40)
-
-
 def test_feedback_of_one_kind_blocks_kto(tmp_path):
     """Only thumbs up teach nothing."""
     rows = [
@@ -157,49 +134,64 @@ def test_feedback_of_one_kind_blocks_kto(tmp_path):
     assert profile(jsonl(tmp_path, rows)).objectives == ("kto",)
 
 
-@pytest.mark.parametrize(
-    ("answer", "finding"),
-    [
-        ("Sure.<|im_end|>", "template-marks-in-text"),
-        ("The cafÃ© is open.", "mojibake"),
-        ("a\x00b", "nul-character"),
-        ("long " * 8000, "very-long-rows"),
-    ],
-)
-def test_conspicuous_text_is_a_warning(tmp_path, answer, finding):
-    """Template marks, wrong letters, NUL characters and very long rows are found with their row."""
-    rows = pairs(60)
-    rows[6]["answer"] = answer
-    assert rows_found(jsonl(tmp_path, rows), finding) == ("warning", 1, (7,))
+def changed(*cells, count=60):
+    """Sixty pairs, where (number, column, value) stands in for a cell."""
+    rows = pairs(count)
+    for number, column, value in cells:
+        rows[number - 1][column] = value
+    return rows
 
 
-def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sixty conversations, one of which has these messages."""
+def chats(*others):
+    """Conversations, where (number, messages) stands in for one."""
     rows = [
-        {"messages": [{**USER, "content": f"Hi {index}"}, {**BOT, "content": f"Hello {index}"}]}
-        for index in range(60)
+        {"messages": [{**USER, "content": f"Hi {n}"}, {**BOT, "content": f"Hello {n}"}]}
+        for n in range(60)
     ]
-    return [*rows[:2], {"messages": [*messages]}, *rows[3:]]
+    for number, messages in others:
+        rows[number - 1] = {"messages": messages}
+    return rows
+
+
+REPEATED = [
+    *pairs(60), *pairs(2), {"question": "What is 2?", "answer": "Two."},
+    *({"question": f"May I {n}?", "answer": "I cannot help."} for n in range(40)),
+]  # fmt: skip
+BETTER = [
+    {"prompt": f"Q{n}", "chosen": "long answer " * 3 + str(n), "rejected": "short"}
+    for n in range(60)
+]
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+SEEN = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]}
+FOUND = [  # finding, rows, severity, count, numbers of rows where it has some
+    ("row-without-answer", changed((10, "answer", ""), (20, "answer", None)), "warning", 2, (10, 20)),
+    ("template-marks-in-text", changed((7, "answer", "Sure.<|im_end|>")), "warning", 1, (7,)),
+    ("mojibake", changed((7, "answer", "The cafÃ© is open.")), "warning", 1, (7,)),
+    ("nul-character", changed((7, "answer", "a\x00b")), "warning", 1, (7,)),
+    ("very-long-rows", changed((7, "answer", "long " * 8000)), "warning", 1, (7,)),
+    ("very-long-requests", changed((60, "question", "q" * 4 * 9000)), "warning", 1, (60,)),
+    ("duplicate-rows", REPEATED, "warning", 2, (61, 62)),
+    ("same-request-other-answer", REPEATED, "note", 1, None),
+    ("repeated-answer", REPEATED, "warning", 40, None),
+    # Two answers in a row, or a conversation that begins with one, break some templates.
+    ("turns-do-not-alternate", chats((3, [BOT, USER, BOT])), "warning", 1, (3,)),
+    ("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4, (2, 4, 6, 8)),
+    # Where the better answer is nearly always the longer one, length may be what is learned.
+    ("chosen-is-longer", BETTER, "note", 60, None),
+    # Pictures are not trained on.
+    ("media-columns", [{**row, "images": ["1.jpg"]} for row in pairs(60)], "warning", 1, None),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("rows", "name", "finding"),
-    [
-        # Two answers in a row, or a conversation that begins with one, break some templates.
-        (turns(BOT, USER, BOT), "turns-do-not-alternate", ("warning", 1)),
-        # Where the better answer is nearly always the longer one, length may be what is learned.
-        ([{"prompt": f"Q{n}", "chosen": "long answer " * 3 + str(n),
-         "rejected": "short"} for n in range(60)], "chosen-is-longer", ("note", 60)),
-        # Pictures are not trained on.
-        ([{**row, "images": ["1.jpg"]} for row in pairs(60)], "media-columns", ("warning", 1)),
-        ([{"text": f"Message {n} about {label}",
-         "label": label} for n in range(30) for label in ("Spam", "spam!", "ham")],
-         "labels-spelt-alike", ("warning", 1)),  # 'Spam' and 'spam!' would be two classes.
-    ],
-)  # fmt: skip
-def test_what_may_be_learned_amiss_is_said(tmp_path, rows, name, finding):
-    """Conversations out of turn, answers better by their length, pictures, classes spelt alike."""
-    assert found(jsonl(tmp_path, rows), Depth())[name] == finding
+    ("name", "rows", "severity", "count", "numbers"), FOUND, ids=[case[0] for case in FOUND]
+)
+def test_what_is_wrong_is_counted_and_named(tmp_path, name, rows, severity, count, numbers):
+    """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
+    finding = findings(jsonl(tmp_path, rows))[name]
+    assert (finding.severity, finding.count) == (severity, count)
+    assert numbers in (None, finding.rows)
+    assert bool(finding.blocks) == (severity == "error")
 
 
 def test_columns_without_a_role_are_named(tmp_path):
@@ -272,25 +264,19 @@ def labelled(folder, **counts):
 
 def test_classes_are_counted_and_their_balance_judged(tmp_path):
     """Rare classes and one twenty times another are said; a single class teaches nothing."""
-    counts = {"billing": 90, "rare": 2, "rarer": 1}
-    path = labelled(tmp_path, **counts)
-    result, said = profile(path), findings(path)
-    assert result.measures["classes"] == [
-        {"label": label, "rows": rows} for label, rows in counts.items()
-    ]
+    path = labelled(tmp_path, billing=90, rare=2, rarer=1)
+    result, seen = profile(path), found(path)
+    assert [tuple(one.values()) for one in result.measures["classes"]] == [
+        ("billing", 90), ("rare", 2), ("rarer", 1),
+    ]  # fmt: skip
     assert result.objectives == ("sft", "classification")
-    rare, unbalanced = said["rare-classes"], said["unbalanced-classes"]
-    assert (rare.severity, rare.count, unbalanced.severity, unbalanced.count) == (
-        "warning",
-        2,
-        "note",
-        90,
-    )
-    assert "2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)" in rare.text
+    assert seen["rare-classes"] == ("warning", 2)
+    assert seen["unbalanced-classes"] == ("note", 90)
+    rare = "2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)"
+    assert rare in findings(path)["rare-classes"].text
     for balanced in ({"a": 40, "b": 30}, {"a": 3, "b": 4}):  # 3 and 4: too few to tell
-        assert not {"unbalanced-classes", "rare-classes"} & set(
-            found(labelled(tmp_path, **balanced))
-        )
+        said = found(labelled(tmp_path, **balanced))
+        assert not {"unbalanced-classes", "rare-classes"} & set(said)
     mapping = {"text": "text", "label": "label"}
     one = profile(labelled(tmp_path, a=60), depth=Depth(strict=False), mapping=mapping)
     assert one.objectives == ()
@@ -405,8 +391,9 @@ def test_a_sorted_file_has_all_its_classes_counted(tmp_path):
 
 def test_one_class_written_in_two_ways_is_named_and_signs_keep_classes_apart(tmp_path):
     """Capitals, spaces, underscores and hyphens; C, C++ and C# are three languages, -1 is not 1."""
-    counts = dict.fromkeys(("CARD-LOST", "C", "C++", "C#", "-1", "1"), 9)
+    counts = dict.fromkeys(("CARD-LOST", "Ham", "ham!", "C", "C++", "C#", "-1", "1"), 9)
     path = labelled(tmp_path, **{"Card lost": 20, "card_lost": 10}, **counts)
     finding = findings(path)["labels-spelt-alike"]
-    assert (finding.severity, finding.count) == ("warning", 1)
+    assert (finding.severity, finding.count) == ("warning", 2)
+    assert "'Ham' (9) / 'ham!' (9)" in finding.text
     assert "'Card lost' (20) / 'card_lost' (10) / 'CARD-LOST' (9)" in finding.text

@@ -114,18 +114,6 @@ def test_weights_are_read_however_they_are_written(weights, name):
     assert read == [1.0 if at is None else float(int(at)) for at in weights]
 
 
-def test_images_are_counted_and_named(tmp_path):
-    """Rows with an image are no rows to train on; how many and which is said."""
-    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-    seen = {**USER, "content": [{"type": "text", "text": "What is it?"}, image]}
-    rows = [
-        {"messages": [seen if at % 2 else USER, {"role": "assistant", "content": f"{at}"}]}
-        for at in range(10)
-    ]
-    found = findings(jsonl(tmp_path, rows))["content-not-text"]
-    assert (found.severity, found.rows) == ("error", (2, 4, 6, 8, 10))
-
-
 # --------------------------------------------------------------------------- items with references
 
 

@@ -1,8 +1,6 @@
 """Files whose columns have no known names: what the words in them say, and when that is clear."""
 
-import csv
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -17,28 +15,20 @@ ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
 
 
-def table(folder: Path, header: list[str], rows: list[list[str]]) -> Path:
-    path = folder / "a.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
-def ticket(number: int) -> list[str]:
-    """A row of a support desk's export."""
+def rows_of(columns, count=60):
+    """Rows whose cells repeat those of each column; {0} in them is the number of the row."""
     return [
-        f"T-{1000 + number}",
-        f"2024-03-{number % 28 + 1:02d} 10:15",
-        f"user{number}@example.com",
-        f"Problem with order {number}",
-        ASKED.format(number),
-        REPLIED.format(number),
-        ("open", "closed")[number % 2],
-        ("Billing", "Shipping", "Returns")[number % 3],
+        {name: cells[n % len(cells)].format(n) for name, cells in columns.items()}
+        for n in range(count)
     ]
 
 
-TICKETS = [ticket(number) for number in range(40)]
+# The columns of a support desk's export.
+TICKETS = [
+    ["T-{0}"], [f"2024-03-{day:02d} 10:15" for day in range(1, 29)], ["user{0}@example.com"],
+    ["Problem with order {0}"], [ASKED], [REPLIED], ["open", "closed"],
+    ["Billing", "Shipping", "Returns"],
+]  # fmt: skip
 HEADERS = {
     "English": ("Ticket ID", "Created", "Customer Email", "Subject", "Description", "Agent Reply",
                 "Status", "Category"),
@@ -59,20 +49,78 @@ HEADERS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("turn", [1, -1])
 @pytest.mark.parametrize("language", HEADERS)
-def test_request_and_answer_are_found_among_the_columns_of_a_support_desk(tmp_path, language):
-    """Names in many languages and what stands in the cells tell request and answer apart."""
+def test_request_and_answer_are_found_among_the_columns_of_a_support_desk(tmp_path, language, turn):
+    """Names in many languages and the cells tell; the answer may stand first."""
     header = HEADERS[language]
-    found = recognise(table(tmp_path, list(header), TICKETS))
+    columns = dict(list(zip(header, TICKETS, strict=True))[::turn])
+    found = recognise(jsonl(tmp_path, rows_of(columns, 40)))
     assert found.confidence == "guessed"
     assert found.mapping == {"question": header[4], "answer": header[5]}
 
 
-def test_the_order_of_columns_does_not_decide(tmp_path):
-    """The answer may stand first."""
-    header, rows = HEADERS["German"], [list(reversed(row)) for row in TICKETS]
-    found = recognise(table(tmp_path, list(reversed(header)), rows))
-    assert found.mapping == {"question": "Beschreibung", "answer": "Antwort an den Kunden"}
+PEOPLE = {
+    "Eingang": [f"03.{month:02d}.2026" for month in range(1, 10)], "Bürger": ["Huber", "Groß"],
+}  # fmt: skip
+LETTERS = PEOPLE | {"Schreiben": [ASKED]}
+CLEAR = [  # columns, and what they are taken for
+    ({"user_input": [ASKED], "output_good": [REPLIED], "output_bad": ["No {0}."]},
+     "question=user_input chosen=output_good rejected=output_bad"),
+    ({"Frage": ["Ist {0} gerade?"], "Antwort": ["Ja", "Nein"]}, "question=Frage answer=Antwort"),
+    # The same questions come again and again.
+    (PEOPLE | {"Anfrage": [f"Wann hat das Amt {n} geöffnet?" for n in range(6)],
+     "Antwort": [REPLIED], "Zuständig": ["Amt 32", "Amt 21"]}, "question=Anfrage answer=Antwort"),
+    # The only column called a category is the category.
+    (LETTERS | {"Kategorie": ["Müll", "Ausweis"]}, "text=Schreiben label=Kategorie"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "roles"), CLEAR)
+def test_names_and_cells_together_are_clear(tmp_path, columns, roles):
+    """Better and worse answers, short ones, repeated questions, and one category."""
+    found = recognise(jsonl(tmp_path, rows_of(columns)))
+    assert {f"{role}={column}" for role, column in found.mapping.items()} == set(roles.split())
+
+
+UNCLEAR = {  # columns, and the line with --map that is offered
+    "codes": ({"Description": [ASKED], "Solution": ["DE-{0}"]}, ""),
+    "codes of replies": ({"Description": [ASKED], "Reply Code": ["DE-{0}"]}, ""),
+    "kinds of requests": (
+        {"Issue": ["Bug", "Question"], "Message Text": [ASKED], "Agent Reply": [REPLIED]}, "",
+    ),
+    "states": (
+        {"Description": ["The parcel {0} was damaged."],
+         "Resolution": ["Fixed", "Won't do", "Duplicate"], "Note": [REPLIED]}, "",
+    ),
+    "a name that says nothing": (
+        {"query_sql": ["SELECT * FROM t WHERE a = {0}"], "nl": ["Which rows have {0} in a?"]},
+        "--map question=nl answer=query_sql",
+    ),
+    "a matrix": (
+        {"Frage": ["w"], "Antwort": ["w"], **{f"feature {n}": ["w"] for n in range(MOST_COLUMNS)}},
+        "--map question=COL answer=COL",
+    ),
+    "a colour": (LETTERS | {"Farbe": ["rot", "blau"]}, "--map text=Schreiben label=Bürger"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_what_a_person_has_to_say_is_not_guessed(tmp_path, name):
+    """Whatever the columns are called; dates are not offered as categories."""
+    columns, offered = UNCLEAR[name]
+    with pytest.raises(ColumnsUnclear) as caught:
+        recognise(jsonl(tmp_path, rows_of(columns)))
+    assert offered in caught.value.faults[0].hint
+    labels = [way.mapping.get("label") for way in caught.value.ways]
+    assert name != "a colour" or sorted(labels) == ["Bürger", "Farbe"]
+
+
+def test_objects_with_authors_are_no_turns(tmp_path):
+    """A list of comments has authors, not the two speakers of a conversation."""
+    rows = [{"log": [{"author": "jane42", "text": "nice"}]}] * 3
+    with pytest.raises(InputError, match="no known columns"):
+        recognise(jsonl(tmp_path, rows))
 
 
 def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
@@ -154,75 +202,6 @@ def test_turns_with_keys_of_their_own_are_conversations(tmp_path, log):
     ] * 2  # fmt: skip
 
 
-def test_objects_with_authors_are_no_turns(tmp_path):
-    """A list of comments has authors, not the two speakers of a conversation."""
-    rows = [{"log": [{"author": "jane42", "text": "nice"}]}] * 3
-    with pytest.raises(InputError, match="no known columns"):
-        recognise(jsonl(tmp_path, rows))
-
-
-def test_a_better_and_a_worse_answer_are_a_preference(tmp_path):
-    """Names with good and bad in them tell the two sides."""
-    rows = [
-        {"user_input": ASKED.format(n), "output_good": REPLIED.format(n), "output_bad": f"No {n}."}
-        for n in range(20)
-    ]
-    found = recognise(jsonl(tmp_path, rows))
-    assert found.kind == "preference"
-    assert found.mapping["chosen"] == "output_good"
-
-
-def test_few_answers_to_questions_are_answers(tmp_path):
-    """Yes and no answer what is asked."""
-    rows = [{"Frage": f"Ist {n} gerade?", "Antwort": ("Ja", "Nein")[n % 2]} for n in range(60)]
-    assert recognise(jsonl(tmp_path, rows)).mapping == {"question": "Frage", "answer": "Antwort"}
-
-
-def test_a_name_that_says_nothing_is_asked_about(tmp_path):
-    """query_sql answers what stands beside it, which the line with --map offers and nobody takes."""
-    rows = [
-        {"query_sql": f"SELECT * FROM t WHERE a = {n}", "nl": f"Which rows have {n} in a?"}
-        for n in range(20)
-    ]
-    with pytest.raises(ColumnsUnclear) as caught:
-        recognise(jsonl(tmp_path, rows))
-    assert "--map question=nl answer=query_sql" in caught.value.faults[0].hint
-
-
-DATES = [f"03.{number % 9 + 1:02d}.2026" for number in range(60)]
-NAMES = ["Huber", "Groß"] * 30
-WRITTEN = [ASKED.format(number) for number in range(60)]
-REPLIES = [REPLIED.format(number) for number in range(60)]
-
-
-def columns_of(folder, **columns):
-    """A table with these columns."""
-    return table(folder, list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
-
-
-def test_requests_that_repeat_are_no_categories_of_their_answers(tmp_path):
-    """The same questions come again and again; names in another language say what they are."""
-    asked = [f"Wann hat das Amt {number % 6} geöffnet?" for number in range(60)]
-    path = columns_of(
-        tmp_path, Nr=range(60), Eingang=DATES, Bürger=NAMES, Anfrage=asked, Antwort=REPLIES,
-        Zuständig=["Amt 32", "Amt 21"] * 30,
-    )  # fmt: skip
-    found = recognise(path)
-    assert found.mapping == {"question": "Anfrage", "answer": "Antwort"}
-    assert found.confidence == "guessed"
-
-
-def test_dates_are_no_categories(tmp_path):
-    """The only column called a category is the category; else what is asked leaves dates out."""
-    columns = {"Eingang": DATES, "Bürger": NAMES, "Schreiben": WRITTEN}
-    kinds = ["Müll", "Ausweis"] * 30
-    found = recognise(columns_of(tmp_path, **columns, Kategorie=kinds))
-    assert found.mapping == {"text": "Schreiben", "label": "Kategorie"}
-    with pytest.raises(ColumnsUnclear) as caught:
-        recognise(columns_of(tmp_path, **columns, Farbe=kinds))
-    assert {way.mapping["label"] for way in caught.value.ways} == {"Bürger", "Farbe"}
-
-
 @pytest.mark.parametrize(
     ("name", "role"),
     [
@@ -240,35 +219,3 @@ def test_dates_are_no_categories(tmp_path):
 def test_names_are_understood_by_their_words(name, role):
     """A word for an answer outranks who speaks, and that outranks a word for any text."""
     assert role_of(name) == role
-
-
-def test_of_a_table_with_very_many_columns_none_is_guessed(tmp_path):
-    """A matrix is refused in a moment, with the option that names its columns."""
-    header = ["Frage", "Antwort", *(f"feature {number}" for number in range(MOST_COLUMNS))]
-    with pytest.raises(ColumnsUnclear) as caught:
-        recognise(table(tmp_path, header, [["word"] * len(header)] * 3))
-    assert "--map question=COL answer=COL" in caught.value.faults[0].hint
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"Description": [ASKED], "Solution": ["DE-{0}"]},
-        {"Description": [ASKED], "Reply Code": ["DE-{0}"]},
-        {"Issue": ["Bug", "Question"], "Message Text": [ASKED], "Agent Reply": [REPLIED]},
-        {
-            "Description": ["The parcel {0} was damaged."],
-            "Resolution": ["Fixed", "Won't do", "Duplicate"],
-            "Note": [REPLIED],
-        },
-    ],
-    ids=["codes", "codes of replies", "kinds of requests", "states"],
-)
-def test_codes_kinds_and_states_are_no_requests_and_no_answers(tmp_path, columns):
-    """Whatever their column is called, a person has to say so."""
-    rows = [
-        {name: cells[n % len(cells)].format(n) for name, cells in columns.items()}
-        for n in range(60)
-    ]
-    with pytest.raises(ColumnsUnclear):
-        recognise(jsonl(tmp_path, rows))
