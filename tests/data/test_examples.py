@@ -16,88 +16,83 @@ from tests.conftest import examples
 from tests.data.conftest import BOT, USER, jsonl
 
 
-def only(folder, row):
-    """The one example of a file with this row."""
-    (example,) = read_examples(jsonl(folder, [row]))
-    return example
-
-
 def texts_in(path):
     """The documents of a file or folder."""
     return [example.text for example in read_examples(path)]
 
 
-def spoken(messages: tuple[Any, ...]) -> list[tuple[str, str]]:
+def spoken(messages):
     return [(message.role, message.content) for message in messages]
 
 
-def test_parts_weights_and_names_of_messages_are_kept(tmp_path):
-    """Text parts are joined, weight 0 stays, other keys of a turn travel along."""
-    parts = [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]
-    turns = [
-        {"role": "developer", "content": "Be kind."},
-        {"role": "user", "content": parts, "name": "ann"},
-        {**BOT, "weight": 0},
-        BOT,
-    ]
-    messages = only(tmp_path, {"messages": turns}).messages
-    answer = ("assistant", "Hello")
-    assert spoken(messages) == [("system", "Be kind."), ("user", "AB"), answer, answer]
-    assert [message.weight for message in messages] == [1, 1, 0, 1]
-    assert messages[1].extra == {"name": "ann"}
+def seen(example):
+    """What a row became, in plain values."""
+    return {
+        **{part: spoken(getattr(example, part)) for part in ("messages", "chosen", "rejected")},
+        **{key: getattr(example, key) for key in ("plain", "text", "label", "tools")},
+        "weights": [message.weight for message in example.messages],
+        "extra": [message.extra for message in example.messages],
+    }
 
 
-def test_sharegpt_speakers_calls_and_tools_become_those_of_chat_templates(tmp_path):
-    """The four speakers are the four roles, and tools come out as functions."""
-    call = {"name": "weather", "arguments": {"city": "Oslo"}}
-    said = [
-        ("human", "How warm?"), ("function_call", json.dumps(call)), ("observation", "9"),
-        ("gpt", "Nine degrees."),
-    ]  # fmt: skip
-    area = {"name": "area", "parameters": {}}
-    turns = [{"from": speaker, "value": text} for speaker, text in said]
-    example = only(tmp_path, {"conversations": turns, "tools": json.dumps([area])})
-    roles = [message.role for message in example.messages]
-    assert roles == ["user", "assistant", "tool", "assistant"]
-    assert example.messages[1].extra["tool_calls"] == [{"type": "function", "function": call}]
-    assert example.tools == ({"type": "function", "function": area},)
+HI, HELLO = ("user", "Hi"), ("assistant", "Hello")
+CALL = {"name": "weather", "arguments": {"city": "Oslo"}}
+AREA = {"name": "area", "parameters": {}}
+READ = {  # a row, and what is read in it
+    # Text parts are joined, weight 0 stays, other keys of a turn travel along.
+    "parts": (
+        {"messages": [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "name": "ann", "content": [
+                {"type": "text", "text": "A"}, {"type": "text", "text": "B"}]},
+            {**BOT, "weight": 0}, BOT]},
+        {"messages": [("system", "Be kind."), ("user", "AB"), HELLO, HELLO],
+         "weights": [1, 1, 0, 1], "extra": [{}, {"name": "ann"}, {}, {}]},
+    ),
+    # human, gpt, function_call and observation are the four roles; tools are wrapped.
+    "sharegpt": (
+        {"conversations": [
+            {"from": "human", "value": "Hi"}, {"from": "function_call", "value": json.dumps(CALL)},
+            {"from": "observation", "value": "9"}, {"from": "gpt", "value": "Hello"}],
+         "tools": json.dumps([AREA])},
+        {"messages": [HI, ("assistant", ""), ("tool", "9"), HELLO],
+         "extra": [{}, {"tool_calls": [{"type": "function", "function": CALL}]}, {}, {}],
+         "tools": ({"type": "function", "function": AREA},)},
+    ),
+    # Instruction and input are one request; earlier turns come before it.
+    "alpaca": (
+        {"instruction": "Add.", "input": "1 2", "output": "3", "system": "Count.",
+         "history": [["Hi", "Hello"]]},
+        {"messages": [("system", "Count."), HI, HELLO, ("user", "Add.\n\n1 2"), ("assistant", "3")],
+         "plain": False},
+    ),
+    # A pair of texts keeps its spaces and may be trained plain.
+    "pair": (
+        {"prompt": "2+2=", "completion": " 4"},
+        {"messages": [("user", "2+2="), ("assistant", " 4")], "plain": True},
+    ),
+    # What chosen and rejected have in common is the request.
+    "preference": (
+        {"chosen": [USER, BOT, USER, {**BOT, "content": "Yes"}],
+         "rejected": [USER, BOT, USER, {**BOT, "content": "No"}]},
+        {"messages": [HI, HELLO, HI], "chosen": [("assistant", "Yes")],
+         "rejected": [("assistant", "No")]},
+    ),
+    # A labelled text can be read as a class and as a turn with its answer.
+    "label": (
+        {"text": "Buy", "label": 1},
+        {"text": "Buy", "label": "1", "messages": [("user", "Buy"), ("assistant", "1")]},
+    ),
+}  # fmt: skip
 
 
-def test_alpaca_input_follows_the_instruction_and_history_precedes_it(tmp_path):
-    """Instruction and input are one request after earlier turns; a pair of texts may stay plain."""
-    row = {
-        "instruction": "Add.", "input": "1 2", "output": "3", "system": "Count.",
-        "history": [["Hi", "Hello"]],
-    }  # fmt: skip
-    example = only(tmp_path, row)
-    assert spoken(example.messages) == [
-        ("system", "Count."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Add.\n\n1 2"),
-        ("assistant", "3"),
-    ]  # fmt: skip
-    assert not example.plain
-    example = only(tmp_path, {"prompt": "2+2=", "completion": " 4"})
-    assert spoken(example.messages) == [("user", "2+2="), ("assistant", " 4")]
-    assert example.plain
-
-
-def test_whole_conversations_of_a_preference_share_their_prompt(tmp_path):
-    """What chosen and rejected have in common is the request."""
-    said = {"chosen": "Yes", "rejected": "No"}
-    turns = [USER, BOT, USER]
-    example = only(
-        tmp_path, {name: [*turns, {**BOT, "content": text}] for name, text in said.items()}
-    )
-    assert len(example.messages) == 3
-    assert spoken(example.chosen) == [("assistant", "Yes")]
-    assert spoken(example.rejected) == [("assistant", "No")]
-
-
-def test_labels_are_text_and_a_conversation(tmp_path):
-    """A labelled text can be read as a class and as a turn with its answer."""
-    rows = [{"text": "Buy", "label": 1}, {"text": "Meet", "label": 0}]
-    example = next(read_examples(jsonl(tmp_path, rows)))
-    assert (example.text, example.label) == ("Buy", "1")
-    assert spoken(example.messages) == [("user", "Buy"), ("assistant", "1")]
+@pytest.mark.parametrize("name", READ)
+def test_a_row_is_read_as_its_format_means_it(tmp_path, name):
+    """Roles, weights, tools, requests and answers."""
+    row, expected = READ[name]
+    rows = [row, {"text": "Meet", "label": 0}] if name == "label" else [row]
+    found = seen(next(read_examples(jsonl(tmp_path, rows))))
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path):

@@ -96,22 +96,34 @@ def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
     assert plan["packing"].because.startswith(page["packing_because"])
 
 
-@pytest.mark.parametrize("rows", [400, 60])
-def test_one_outlier_does_not_set_the_length(tmp_path, rows):
-    """The suggestion holds nearly all rows, and says how many are longer."""
-    path = jsonl(tmp_path, [pair(10, 200)] * (rows - 1) + [pair(10, 20_000)])
-    found = suggested(path)
-    assert found["seq_len"] <= 1024
-    assert f"1 of {rows} rows are longer" in found["because"]
-    assert "left out (truncation: truncate cuts them instead)" in found["because"]
+SORTED = [{"text": f"Message {n} " + "word " * (n % 20), "label": "ab"[n % 2]} for n in range(300)]
+ROOM, CUT = range(1025), "left out (truncation: truncate cuts them instead)"
 
 
-def test_documents_are_split_at_the_plans_length(tmp_path):
-    """One long document asks for no long sequence: documents are split without loss."""
-    texts = [{"text": "a word " * 80}] * 99 + [{"text": "a word " * 9000}]
-    found = suggested(jsonl(tmp_path, texts))
-    assert (found["seq_len"], found["packing"]) == (2048, True)
-    assert "split without loss" in found["because"]
+@pytest.mark.parametrize(
+    ("rows", "lengths", "packing", "because"),
+    [
+        # One outlier does not set the length: nearly all rows fit.
+        ([pair(10, 200)] * 399 + [pair(10, 20_000)], ROOM, True, ["1 of 400 rows are longer", CUT]),
+        ([pair(10, 200)] * 59 + [pair(10, 20_000)], ROOM, True, ["1 of 60 rows are longer", CUT]),
+        # One long document asks for no long sequence.
+        ([{"text": "a word " * 80}] * 99 + [{"text": "a word " * 9000}], [2048], True,
+         ["split without loss"]),
+        # A model that sorts packs no rows, and no trainer of pairs packs them.
+        (SORTED, ROOM, False, ["the longest row"]),
+        ([{"prompt": str(n), "chosen": "b " * 20, "rejected": "c " * 20} for n in range(60)], ROOM,
+         False, []),
+    ],
+)  # fmt: skip
+def test_length_and_packing_are_suggested_with_their_reasons(
+    tmp_path, rows, lengths, packing, because
+):
+    """What nearly all rows need, and what becomes of the others."""
+    found = suggested(jsonl(tmp_path, rows))
+    assert found["seq_len"] in lengths
+    assert found["packing"] is packing
+    assert [words for words in because if words not in found["because"]] == []
+    assert (found["objective"] == "classification") == (rows is SORTED)
 
 
 def test_a_sample_says_that_it_is_one(tmp_path):
@@ -120,18 +132,6 @@ def test_a_sample_says_that_it_is_one(tmp_path):
     quick, whole = sequence_length(profile(path), None), suggested(path)
     assert "the longest row of the 2,000 measured" in quick.because
     assert "the longest row (" in whole["because"]
-
-
-def test_neither_texts_with_a_label_nor_pairs_are_packed(tmp_path):
-    """A model that sorts gets the longest text, and no trainer of pairs packs them."""
-    rows = [
-        {"text": f"Message {n} " + "word " * (n % 20), "label": "ab"[n % 2]} for n in range(300)
-    ]
-    found = suggested(jsonl(tmp_path, rows))
-    assert (found["objective"], found["packing"]) == ("classification", False)
-    assert "so long that" not in found["because"]
-    rows = [{"prompt": str(n), "chosen": "b " * 20, "rejected": "c " * 20} for n in range(60)]
-    assert suggested(jsonl(tmp_path, rows))["packing"] is False
 
 
 def test_the_longest_row_is_counted_even_outside_the_sample(tmp_path):

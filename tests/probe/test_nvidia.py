@@ -18,55 +18,100 @@ def gib(mib):
     return pytest.approx(mib / 1024, abs=0.001)
 
 
-@pytest.fixture
-def rtx_4090(probed):
-    """What is found where the one GPU of a recorded machine has other values."""
+VISIBLE, BY_SLOT = "CUDA_VISIBLE_DEVICES", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+KEPT = "advice leaves 1.0 GiB of its memory free"
+OTHERS = [{"pid": 0, "mib": 500}, {"pid": 4194001, "mib": 3000}]  # 0: who asks
+HIDDEN = [{"pid": 4194001, "mib": None}]
+# A recorded machine, changes of its first GPU, the environment; the machine as found, the first GPU
+# as found, and parts of the notes (with "no": what none says).
+RECORDED = {
+    "live memory and what others hold": (
+        "one_rtx_4090", {}, {},
+        {"kind": "cuda", "origin": "probed", "driver_version": "580.95.05", "cuda_version": "13.0",
+         "interconnect": "PCIe 4 x16"},
+        {"name": "NVIDIA GeForce RTX 4090", "uuid": "GPU-5c1f0c2e", "memory_total_gib": gib(24564),
+         "memory_free_gib": gib(20156), "compute_capability": "8.9", "bf16": True,
+         # The process listed for compute and for graphics counts once.
+         "other_processes_gib": gib(3000 + 812), "catalogue": "nvidia-rtx-4090"}, []),
+    # 1 GiB stays free for a display or a laptop, and the note says why.
+    "a display": ("one_rtx_4090", {"display_active": 1}, {}, {},
+     {"kept_free_gib": 1, "kept_free_because": "it drives a display"}, [KEPT]),
+    "a display of old": ("one_rtx_4090", {"display_mode": 1, "display_active": 0}, {}, {},
+     {"kept_free_gib": 1, "kept_free_because": "it drives a display"}, [KEPT]),
+    "a laptop": ("one_rtx_4090", {"name": "NVIDIA GeForce RTX 4090 Laptop GPU"}, {}, {},
+     {"kept_free_gib": 1, "kept_free_because": "it is a laptop's, which may drive the display"}, [KEPT]),
+    "no display": ("one_rtx_4090", {"display_mode": 0, "display_active": 0}, {}, {},
+     {"kept_free_gib": 0, "kept_free_because": ""}, ["no " + KEPT]),
+    "our own memory": ("one_rtx_4090", {"compute": OTHERS, "graphics": []}, {}, {},
+     {"other_processes_gib": gib(3000)}, []),
+    "hidden memory": ("one_rtx_4090", {"compute": HIDDEN, "graphics": []}, {}, {},
+     {"other_processes_gib": None}, []),
+    # Another error than "not supported": 4 is no permission.
+    "memory that may not be read": ("one_rtx_4090", {"errors": {"memory": 4}}, {}, {},
+     {"memory_total_gib": None}, ["its memory is not known"]),
+    "all hidden": ("one_rtx_4090", {}, {VISIBLE: ""}, {"kind": "cpu", "gpus": []}, {},
+     ["hidden by CUDA_VISIBLE_DEVICES", "RTX 4090"]),
+    "hidden by -1": ("one_rtx_4090", {}, {VISIBLE: "-1"}, {"kind": "cpu", "gpus": []}, {},
+     ["hidden by CUDA_VISIBLE_DEVICES", "RTX 4090"]),
+    # The links that NVML counts and the speed of the catalogue; of one alone there are none.
+    "eight": ("eight_h100", {}, {},
+     {"interconnect": "NVLink 4, 900 GB/s both ways (18 active links per card)"},
+     {"catalogue": "nvidia-h100-sxm5-80gb", "index": 0}, []),
+    "one of eight": ("eight_h100", {}, {VISIBLE: "3"}, {"interconnect": "PCIe 5 x16"},
+     {"index": 3}, ["hidden by CUDA_VISIBLE_DEVICES=3: GPU 0", "GPU 7"]),
+    # With slices present CUDA shows one of them alone, never the whole.
+    "a slice": ("a100_mig", {}, {}, {},
+     {"mig_profile": "3g.40gb", "memory_total_gib": gib(40192), "compute_capability": "8.0",
+      "uuid": "MIG-11111111-aaaa-5bbb-8ccc-dddddddddddd", "catalogue": None},
+     ["one MIG slice", "3 more"]),
+    "a slice behind an empty slot": ("a100_mig", {},
+     {VISIBLE: "MIG-22222222-aaaa-5bbb-8ccc-dddddddddddd"}, {},
+     {"mig_profile": "1g.10gb", "memory_total_gib": gib(9728)}, []),
+    "the whole beside a cut one": ("a100_mig", {}, {VISIBLE: "GPU-bbbb"}, {},
+     {"mig_profile": None, "catalogue": "nvidia-a100-sxm4-80gb"}, []),
+    # CUDA counts the fastest first and NVML by slot, so an index is doubtful.
+    "an index among different ones": ("mixed_cards", {}, {VISIBLE: "0"}, {}, {},
+     ["CUDA_DEVICE_ORDER=PCI_BUS_ID"]),
+    # 7.5 has no bf16, whatever emulation PyTorch counts.
+    "an index by slot": ("mixed_cards", {}, {VISIBLE: "0", **BY_SLOT}, {},
+     {"name": "Tesla T4", "bf16": False}, ["no CUDA_DEVICE_ORDER"]),
+    # The slowest slot connects them, and all of them leave no doubt.
+    "all of different ones": ("mixed_cards", {}, {VISIBLE: "0,1"},
+     {"interconnect": "PCIe 3 x8", "notes": []}, {}, []),
+    "no device": ("no_device", {}, {}, {"kind": "cpu", "driver_version": "550.90.07"}, {},
+     ["an NVIDIA driver is loaded, but it has no card"]),
+}  # fmt: skip
 
-    def run(**change):
-        machine = recorded("one_rtx_4090")
-        machine["gpus"][0] |= change
-        return probed(machine)
 
-    return run
-
-
-def says(found, *parts):
-    """Whether one note holds all parts."""
-    return any(all(part in note for part in parts) for note in found["notes"])
-
-
-def test_a_card_is_read_with_live_memory_and_what_others_hold(probed):
-    """Total and free memory, other programs', capability, bf16, driver, CUDA and entry."""
-    found = probed("one_rtx_4090")
-    (gpu,) = found["gpus"]
-    assert (found["kind"], found["origin"]) == ("cuda", "probed")
-    assert (found["driver_version"], found["cuda_version"]) == ("580.95.05", "13.0")
-    assert gpu["name"] == "NVIDIA GeForce RTX 4090"
-    assert gpu["uuid"].startswith("GPU-5c1f0c2e")
-    assert (gpu["memory_total_gib"], gpu["memory_free_gib"]) == (gib(24564), gib(20156))
-    # The process listed for compute and for graphics counts once.
-    assert gpu["other_processes_gib"] == gib(3000 + 812)
-    assert (gpu["compute_capability"], gpu["bf16"]) == ("8.9", True)
-    assert gpu["catalogue"]["id"] == "nvidia-rtx-4090"
-    assert found["interconnect"] == "PCIe 4 x16"
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_machine_is_read(probed, name):
+    """Its GPUs, what connects them, what others hold, and what has to be said."""
+    machine, change, environ, whole, first, parts = RECORDED[name]
+    machine = recorded(machine)
+    for gpu in machine["gpus"][:1]:
+        gpu.update(change)
+    found = probed(machine, **environ)
+    assert {key: found[key] for key in whole} == whole
+    gpu = found["gpus"][0] if found["gpus"] else {}
+    gpu = {**gpu, "catalogue": (gpu.get("catalogue") or {}).get("id")}
+    uuid = first.get("uuid", "")
+    assert gpu.get("uuid", "").startswith(uuid)
+    assert {key: gpu[key] for key in first} == (first | {"uuid": gpu["uuid"]} if uuid else first)
+    notes = "\n".join(found["notes"])
+    for part in parts:
+        assert (part.removeprefix("no ") in notes) != part.startswith("no "), part
 
 
-@pytest.mark.parametrize(
-    ("change", "because"),
-    [
-        ({"display_active": 1}, "it drives a display"),
-        ({"display_mode": 1, "display_active": 0}, "it drives a display"),
-        ({"name": "NVIDIA GeForce RTX 4090 Laptop GPU"}, "it is a laptop's"),
-        ({"display_mode": 0, "display_active": 0}, ""),
-    ],
-)
-def test_a_display_or_a_laptop_keeps_memory(rtx_4090, change, because):
-    """1 GiB stays free, and the note says why."""
-    found = rtx_4090(**change)
-    (gpu,) = found["gpus"]
-    assert gpu["kept_free_gib"] == (1 if because else 0)
-    assert because in gpu["kept_free_because"]
-    assert says(found, "advice leaves 1.0 GiB of its memory free") == bool(because)
+def test_every_one_of_eight_is_a_device(probed):
+    """With its own index and memory."""
+    gpus = probed("eight_h100")["gpus"]
+    assert {gpu["catalogue"]["id"] for gpu in gpus} == {"nvidia-h100-sxm5-80gb"}
+    assert [gpu["index"] for gpu in gpus] == list(range(8))
+    assert gpus[2]["memory_free_gib"] == gib(40123)
+
+
+def says(found, part):
+    return part in "\n".join(found["notes"])
 
 
 def test_a_container_gives_no_program_a_wrong_name(tmp_path):
@@ -79,58 +124,6 @@ def test_a_container_gives_no_program_a_wrong_name(tmp_path):
     assert process_name(42, tmp_path) == ""
 
 
-@pytest.mark.parametrize(
-    ("compute", "others_gib"),
-    [
-        ([{"pid": 0, "mib": 500}, {"pid": 4194001, "mib": 3000}], gib(3000)),  # 0: who asks
-        ([{"pid": 4194001, "mib": None}], None),  # the driver hides it
-    ],
-)
-def test_our_own_memory_and_hidden_memory_are_not_somebody_elses(rtx_4090, compute, others_gib):
-    """The probing process does not count among the others; what is hidden is not taken for zero."""
-    found = rtx_4090(compute=compute, graphics=[])
-    assert found["gpus"][0]["other_processes_gib"] == others_gib
-
-
-def test_memory_that_may_not_be_read_stays_unknown(rtx_4090):
-    """Another error than "not supported" leaves the memory unknown instead of guessing it."""
-    found = rtx_4090(errors={"memory": 4})  # no permission
-    assert found["gpus"][0]["memory_total_gib"] is None
-    assert says(found, "its memory is not known")
-
-
-def test_eight_cards_report_their_nvlink(probed):
-    """Eight devices with their links; where one is chosen, the other seven are named."""
-    found = probed("eight_h100")
-    assert {gpu["catalogue"]["id"] for gpu in found["gpus"]} == {"nvidia-h100-sxm5-80gb"}
-    assert [gpu["index"] for gpu in found["gpus"]] == list(range(8))
-    assert found["gpus"][2]["memory_free_gib"] == gib(40123)
-    assert found["interconnect"] == "NVLink 4, 900 GB/s both ways (18 active links per card)"
-    found = probed("eight_h100", CUDA_VISIBLE_DEVICES="3")
-    assert [gpu["index"] for gpu in found["gpus"]] == [3]
-    assert found["interconnect"] == "PCIe 5 x16"
-    assert says(found, "hidden by CUDA_VISIBLE_DEVICES=3: GPU 0", "GPU 7")
-
-
-def test_a_mig_slice_is_its_own_device_and_never_the_whole_card(probed):
-    """One of them alone: its memory, its profile, no catalogue entry, the rest explained."""
-    found = probed("a100_mig")
-    (gpu,) = found["gpus"]
-    assert (gpu["mig_profile"], gpu["memory_total_gib"]) == ("3g.40gb", gib(40192))
-    assert gpu["uuid"] == "MIG-11111111-aaaa-5bbb-8ccc-dddddddddddd"
-    assert (gpu["compute_capability"], gpu["catalogue"]) == ("8.0", None)
-    assert says(found, "one MIG slice", "3 more")
-
-
-def test_slices_and_the_whole_card_are_chosen_by_their_uuid(probed):
-    """Also a slice behind an empty slot, and a whole A100 by its abbreviated UUID."""
-    chosen = {"CUDA_VISIBLE_DEVICES": "MIG-22222222-aaaa-5bbb-8ccc-dddddddddddd"}
-    (gpu,) = probed("a100_mig", **chosen)["gpus"]
-    assert (gpu["mig_profile"], gpu["memory_total_gib"]) == ("1g.10gb", gib(9728))
-    (gpu,) = probed("a100_mig", CUDA_VISIBLE_DEVICES="GPU-bbbb")["gpus"]
-    assert (gpu["mig_profile"], gpu["catalogue"]["id"]) == (None, "nvidia-a100-sxm4-80gb")
-
-
 def test_an_old_mig_name_takes_its_profile_from_the_attributes(probed):
     """Where a slice is named like its parent, slices and memory give the profile."""
     machine = recorded("a100_mig")
@@ -139,32 +132,6 @@ def test_an_old_mig_name_takes_its_profile_from_the_attributes(probed):
         device["name"] = "NVIDIA A100-SXM4-80GB"
     (gpu,) = probed(machine)["gpus"]
     assert (gpu["mig_profile"], gpu["catalogue"]) == ("3g.39gb", None)
-
-
-@pytest.mark.parametrize("value", ["", "-1"])
-def test_no_card_is_used_where_the_variable_hides_all(probed, value):
-    """An empty CUDA_VISIBLE_DEVICES, or -1, leaves the CPU, and the note says what was hidden."""
-    found = probed("one_rtx_4090", CUDA_VISIBLE_DEVICES=value)
-    assert (found["kind"], found["gpus"]) == ("cpu", [])
-    assert says(found, "hidden by CUDA_VISIBLE_DEVICES", "RTX 4090")
-
-
-def test_an_index_among_different_cards_is_called_ambiguous(probed):
-    """CUDA counts the fastest first and NVML by slot, until CUDA_DEVICE_ORDER says otherwise."""
-    assert says(probed("mixed_cards", CUDA_VISIBLE_DEVICES="0"), "CUDA_DEVICE_ORDER=PCI_BUS_ID")
-    found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID")
-    assert not says(found, "CUDA_DEVICE_ORDER")
-    assert [gpu["name"] for gpu in found["gpus"]] == ["Tesla T4"]
-    assert found["gpus"][0]["bf16"] is False  # 7.5, whatever emulation PyTorch counts
-    found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0,1")  # all: no doubt about an index
-    assert (found["interconnect"], found["notes"]) == ("PCIe 3 x8", [])
-
-
-def test_a_driver_without_a_card_is_a_fact(probed):
-    """A loaded driver without a device leaves the CPU and says so."""
-    found = probed("no_device")
-    assert (found["kind"], found["driver_version"]) == ("cpu", "550.90.07")
-    assert "an NVIDIA driver is loaded, but it has no card" in found["notes"]
 
 
 def test_shared_memory_falls_back_to_the_system(probed):
