@@ -176,7 +176,8 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         if is_lower(after, answer):
             yield f"more {what}", f"{change}: {answer.composition} -> {after.composition}"
         before, now = answer.suggested_params, after.suggested_params
-        if what == "memory" and before and now and now < before and after.decision.trains:
+        larger = what == "memory" and known.get("data_rows") and after.decision.trains
+        if larger and before and now and now < before:
             yield "a smaller suggestion", f"{change}: {before:,} -> {now:,} parameters"
 
 

@@ -57,16 +57,18 @@ def test_a_rule_set_answers_as_itself():
 
 
 def test_examples_show_what_the_rules_answer():
-    """Each example has its two answers, and no fact that it does not need to show the change."""
+    """Each example has its two answers, and no fact that it does not need to show the change; one
+    difference in three.
+    """
     first, second = only_layer(load_rules(), "document"), load_rules()
     compared = compare_answers(first, second)
+    differences = [one for table in compared.comparison.tables for one in table.differences]
     shown = [
         (difference, example)
-        for table in compared.comparison.tables
-        for difference in table.differences
+        for difference in differences[::3]
         if (example := compared.example(difference)) is not None
     ]
-    assert len(shown) > 50
+    assert len(shown) > 16
     for difference, example in shown:
         for ruleset, answer, conclusion in (
             (first, example.first, difference.first),

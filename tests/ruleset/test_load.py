@@ -1,11 +1,8 @@
 """Loading rules: every fault is located, and nothing in a rule file can do harm."""
 
-import time
-
 import pytest
 
 from advisor.ground.errors import InputError
-from advisor.ruleset.judge import fires
 from advisor.ruleset.load import load_rules
 
 GOOD = """overlay: acme
@@ -24,7 +21,7 @@ sources:
 
 def overlay(tmp_path, text, name="acme.yaml"):
     path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.write_text(text)
     return load_rules(overlays=(path,))
 
 
@@ -35,26 +32,11 @@ def test_an_overlay_adds_rules_of_its_own(tmp_path):
     assert rules.rule("acme/no-full").because == "Policy 12 of the house."
 
 
-def test_every_shipped_rule_has_a_reason_and_known_sources():
-    """No rule of the product stands without a sentence and a source."""
+def test_every_shipped_rule_has_a_short_reason():
+    """One sentence of at most 160 characters; the linter only warns of longer ones."""
     rules = [rule for table in load_rules().rules.values() for rule in table]
     assert len(rules) > 60
     assert all(rule.because and rule.sources and len(rule.because) <= 160 for rule in rules)
-
-
-def test_every_example_of_a_rule_holds():
-    """The examples written beside the shipped rules are true."""
-    ruleset = load_rules()
-    tried = 0
-    for rules in ruleset.rules.values():
-        for rule in rules:
-            for example in rule.examples:
-                assert fires(ruleset, rule, example["given"]) == example["fires"], (
-                    rule.id,
-                    example,
-                )
-                tried += 1
-    assert tried > 40
 
 
 @pytest.mark.parametrize(
@@ -85,60 +67,35 @@ def test_a_wrong_rule_is_located(tmp_path, change, said):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("entry", "said"),
     [
-        ("a: &x [1]\nb: *x\n", "aliases"),
-        ("a: !!python/object:os.system {}\n", "tags"),
-        ("tables: {}\ntables: {}\n", "given twice"),
-        ("a: no\n", "without quotes"),
-        ("- 1\n- 2\n", "a map with the keys"),
-        ("", "a map with the keys"),
-        (b"a: caf\xe9\n", "not UTF-8"),
-        ("a: " + "[" * 1000 + "]" * 1000, "nested deeper|nesting depth"),
-        ("x" * 2_000_000, "larger than"),
-        ("a: b: c\n", "not valid YAML"),
-        ("a: \0\n", "NUL"),
-    ],
-    ids=[
-        "alias",
-        "tag",
-        "duplicate",
-        "no",
-        "list",
-        "empty",
-        "latin1",
-        "deep",
-        "huge",
-        "broken",
-        "nul",
+        ('{id: x, rules: [evidence/nowhere], says: "no", sources: [trl]}', "unknown rule"),
+        ('{id: x, rules: [evidence/pairs], says: "no", sources: [nobody]}', "unknown source"),
+        ("{id: x, rules: [evidence/pairs], sources: [trl]}", "says"),
     ],
 )
-def test_a_hostile_file_is_refused_quickly(tmp_path, text, said):
-    """Nothing but plain YAML is read, and refusing takes no time."""
-    start = time.perf_counter()
-    with pytest.raises(InputError, match=said):
-        overlay(tmp_path, text)
-    assert time.perf_counter() - start < 5
+def test_a_conflict_about_nothing_is_refused(entry, said, tmp_path):
+    """Files of one's own may name experts who disagree; each name is checked, located."""
+    with pytest.raises(InputError) as error:
+        overlay(tmp_path, f"overlay: acme\nconflicts:\n  - {entry}\n")
+    assert "acme.yaml:3" in error.value.text()
+    assert said in error.value.text()
 
 
 def test_disabling_needs_a_reason_and_a_known_rule(tmp_path):
     """A rule is switched off by name, with a reason that is kept."""
-    rules = overlay(
-        tmp_path,
-        "overlay: acme\ndisable:\n  - {rule: document/scenario-5, because: We own the cards.}\n",
-    )
+    disable = "overlay: acme\ndisable:\n  - {{rule: document/{}}}\n"
+    rules = overlay(tmp_path, disable.format("scenario-5, because: We own the cards."))
     assert rules.rule("document/scenario-5") is None
     assert rules.disabled == {"document/scenario-5": "We own the cards."}
-    with pytest.raises(InputError, match="did you mean 'document/scenario-5'"):
-        overlay(
-            tmp_path,
-            "overlay: acme\ndisable:\n  - {rule: document/scenari-5, because: x}\n",
-            name="b.yaml",
+    for number, (text, said) in enumerate(
+        (
+            ("scenari-5, because: x", "did you mean 'document/scenario-5'"),
+            ("scenario-5", "a reason is required"),
         )
-    with pytest.raises(InputError, match="a reason is required"):
-        overlay(
-            tmp_path, "overlay: acme\ndisable:\n  - {rule: document/scenario-5}\n", name="c.yaml"
-        )
+    ):
+        with pytest.raises(InputError, match=said):
+            overlay(tmp_path, disable.format(text), name=f"{number}.yaml")
 
 
 def test_all_values_but_some_are_named_with_not(tmp_path):
