@@ -42,55 +42,43 @@ def planned(shop):
     return build
 
 
-def chosen(planned, hardware, *, processes=1, device="cuda", more="", environ=None):
-    plan, todo = planned(processes, device, more)
-    return choose_gpus(plan, todo, hardware, environ or {})
-
-
-def test_the_gpus_with_most_free_memory_are_taken(planned):
-    """A busy GPU is left to its program if another one is free, and the run says which it took."""
-    here = machine(gpu(0, 3), gpu(1, 20), gpu(2, 23.5), gpu(3, 1))
-    one = chosen(planned, here)
-    assert one.environment == {"CUDA_VISIBLE_DEVICES": "GPU-2"}
-    assert one.why == "GPU 2 (RTX 4090): 23.5 GiB free, no other of 4 GPUs has more"
-    two = chosen(planned, here, processes=2)
-    assert two.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2"}
-    assert "at least 20.0 GiB free" in two.why
-    assert chosen(planned, machine(gpu(0, 3))).why == ""
-    alike = chosen(planned, machine(gpu(0, 23), gpu(1, 23)))
-    assert alike.environment == {"CUDA_VISIBLE_DEVICES": "GPU-0"}
-    assert "no other of" in alike.why
-    unknown = chosen(planned, machine(gpu(0, None), gpu(1, None)))
-    assert "the first of those that are visible" in unknown.why
-
-
-def test_a_gpu_that_cannot_run_the_plan_is_left_out(planned):
-    """An old GPU without bfloat16 is no choice for a bfloat16 plan, however free it is."""
-    old = gpu(0, 31, total=32, bf16=False, compute_capability=(7, 0), name="V100")
-    found = chosen(planned, machine(old, gpu(1, 10)), more="    weights_dtype: bfloat16\n")
-    assert found.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
-    assert found.why.endswith("GPU 0 (V100) has no bfloat16")
+OLD = gpu(0, 31, total=32, bf16=False, compute_capability=(7, 0), name="V100")
+BY_NUMBER = (gpu(0, 3, uuid=False), gpu(1, 20, uuid=False))
+FOUR = (gpu(0, 3), gpu(1, 20), gpu(2, 23.5), gpu(3, 1))
+PCI = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("gpus", "keys", "own", "expected", "words"),
     [
-        ("", {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
-        ("5,3", {"CUDA_VISIBLE_DEVICES": "3"}),
-        ("MIG-a,MIG-b", {"CUDA_VISIBLE_DEVICES": "MIG-b"}),
+        (FOUR, {}, "", "GPU-2", "GPU 2 (RTX 4090): 23.5 GiB free, no other of 4 GPUs has more"),
+        (FOUR, {"processes": 2}, "", "GPU-1,GPU-2", "at least 20.0 GiB free"),
+        ((gpu(0, 3),), {}, "", "GPU-0", ""),
+        ((gpu(0, 23), gpu(1, 23)), {}, "", "GPU-0", "no other of"),
+        ((gpu(0, None), gpu(1, None)), {}, "", "GPU-0", "the first of those that are visible"),
+        # An old GPU without bfloat16 is no choice for a bfloat16 plan, however free it is.
+        ((OLD, gpu(1, 10)), {"more": "    weights_dtype: bfloat16\n"}, "", "GPU-1",
+         "GPU 0 (V100) has no bfloat16"),
+        # Numbers count among the GPUs that the user's own list shows, so its words are kept.
+        (BY_NUMBER, {}, "", PCI, ""),
+        (BY_NUMBER, {}, "5,3", "3", ""),
+        (BY_NUMBER, {}, "MIG-a,MIG-b", "MIG-b", ""),
     ],
-)
-def test_a_gpu_without_a_uuid_is_taken_by_number(planned, own, expected):
-    """Numbers count among the GPUs that the user's own list shows, so its words are kept."""
-    here = machine(gpu(0, 3, uuid=False), gpu(1, 20, uuid=False))
+)  # fmt: skip
+def test_the_gpus_with_most_free_memory_are_taken(planned, gpus, keys, own, expected, words):
+    """A busy GPU is left to its program if another one is free, and the run says which it took."""
     environ = {"CUDA_VISIBLE_DEVICES": own} if own else {}
-    assert chosen(planned, here, environ=environ).environment == expected
+    found = choose_gpus(*planned(**keys), machine(*gpus), environ)
+    wanted = {"CUDA_VISIBLE_DEVICES": expected} if isinstance(expected, str) else expected
+    assert found.environment == wanted
+    assert words in found.why
+    assert bool(found.why) == (len(gpus) > 1)
 
 
 def test_rocm_gpus_are_taken_by_their_number(planned, monkeypatch):
     """One of eight AMD GPUs is visible to the trainer, whatever CUDA_VISIBLE_DEVICES said."""
     here = machine(*(gpu(n, 100 + n, total=192) for n in range(8)), kind="rocm")
-    found = chosen(planned, here, device="rocm")
+    found = choose_gpus(*planned(device="rocm"), here, {})
     assert found.environment == {"HIP_VISIBLE_DEVICES": "7", "CUDA_VISIBLE_DEVICES": None}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     env = starter(found.environment, device="rocm")._environment()
@@ -108,16 +96,12 @@ def test_cuda_runs_get_memory_segments_that_grow(shop, monkeypatch):
     """A setting of the user's own stays, under today's name and the older one."""
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
-    env = starter({})._environment()
-    assert env["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert starter({})._environment()["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         with monkeypatch.context() as patch:
-            patch.setenv(name, "max_split_size_mb:64")
+            patch.setenv(name, "own")
             env = starter({})._environment()
-            assert {env.get("PYTORCH_ALLOC_CONF"), env.get("PYTORCH_CUDA_ALLOC_CONF")} <= {
-                None,
-                "max_split_size_mb:64",
-            }
+        assert {env.get("PYTORCH_ALLOC_CONF"), env.get("PYTORCH_CUDA_ALLOC_CONF")} <= {None, "own"}
     cpu = starter({}, device="cpu")._environment()
     assert (cpu["CUDA_VISIBLE_DEVICES"], cpu.get("PYTORCH_ALLOC_CONF")) == ("", None)
 

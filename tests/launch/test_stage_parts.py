@@ -4,6 +4,8 @@ run`. The stand-in trainer leaves what several real processes leave.
 
 import json
 
+import pytest
+
 from advisor.ground.errors import Stopped
 from tests.launch.conftest import fails, run, start
 
@@ -14,11 +16,22 @@ def parts(shop):
     return (shop / STAGE / "parts").read_text().split()
 
 
-def test_the_training_comes_first_and_the_judging_after_it(shop, monkeypatch):
+@pytest.mark.parametrize(
+    ("mode", "wanted", "sizes"),
+    [
+        ("parts", ["whole", "judge"], []),
+        # Memory that runs out while judging: a smaller micro-batch, and nothing is trained again.
+        ("parts-memory", ["whole", "judge", "judge"], [2]),
+        # The judging finds that what was trained is of another plan.
+        ("parts-other", ["whole", "judge", "whole", "judge"], []),
+    ],
+)
+def test_the_training_comes_first_and_the_judging_after_it(shop, monkeypatch, mode, wanted, sizes):
     """Two children, one result."""
-    monkeypatch.setenv("STAND_IN", "parts")
-    assert run(output="out").status == "done"
-    assert parts(shop) == ["whole", "judge"]
+    monkeypatch.setenv("STAND_IN", mode)
+    record = run(output="out").record
+    assert (record.status, parts(shop)) == ("done", wanted)
+    assert [one.micro_batch_size for one in record.adjusted] == sizes
 
 
 def test_a_failure_of_the_judging_is_recorded_and_only_judging_goes_on(shop, monkeypatch):
@@ -28,22 +41,6 @@ def test_a_failure_of_the_judging_is_recorded_and_only_judging_goes_on(shop, mon
     monkeypatch.setenv("STAND_IN", "parts")
     assert run("out").status == "done"
     assert parts(shop) == ["whole", "judge", "judge"]
-
-
-def test_memory_that_runs_out_while_judging_trains_nothing_again(shop, monkeypatch):
-    """The smaller micro-batch is written down, and the judging is started again with it."""
-    monkeypatch.setenv("STAND_IN", "parts-memory")
-    record = run(output="out").record
-    assert record.status == "done"
-    assert [one.micro_batch_size for one in record.adjusted] == [2]
-    assert parts(shop) == ["whole", "judge", "judge"]
-
-
-def test_what_was_trained_for_another_plan_is_trained_again(shop, monkeypatch):
-    """If the judging finds that the record is of something else, the training follows."""
-    monkeypatch.setenv("STAND_IN", "parts-other")
-    assert run(output="out").status == "done"
-    assert parts(shop) == ["whole", "judge", "whole", "judge"]
 
 
 def test_a_stop_between_the_two_loses_no_step(shop, monkeypatch):

@@ -112,20 +112,17 @@ def test_what_teaches_nothing(shop, runs, monkeypatch, case):
     assert not runs.exists()
 
 
-def test_a_file_that_cannot_be_written_stops_no_run(shop, runs, capsys):
-    """The run is done, and what went wrong is said."""
-    runs.mkdir()
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_file_that_cannot_be_used_stops_no_run(shop, runs, capsys, damaged):
+    """The run is done, what went wrong is said, and the rest of a damaged file counts."""
+    _ = runs.write_bytes(b"\x00{\n") if damaged else runs.mkdir()
     assert run(hardware=HERE).record.status == "done"
     said = capsys.readouterr().err
-    assert f"{runs}: no plain file" in said or f"{runs}: Is a directory" in said
-    assert "ADVISE_RUNS=off" in said
-
-
-def test_a_damaged_file_stops_no_run(shop, runs, capsys):
-    """What of it cannot be read is said, and the rest counts."""
-    runs.write_bytes(b"\x00{\n")
-    assert run(hardware=HERE).record.status == "done"
-    assert f"{runs}: 1 line left out: damaged" in capsys.readouterr().err
+    if damaged:
+        assert f"{runs}: 1 line left out: damaged" in said
+    else:
+        assert f"{runs}: no plain file" in said or f"{runs}: Is a directory" in said
+        assert "ADVISE_RUNS=off" in said
 
 
 def test_the_largest_micro_batch_decides_not_the_longest_row(shop):
