@@ -64,19 +64,16 @@ def test_a_record_of_the_previous_version_says_what_it_said():
     record = RunRecord.from_dict(stored("finished"))
     sft, rm, ppo = record.stages
     assert (record.status, record.verdict, record.hardware.kind) == ("done", ppo.verdict, "cpu")
-    assert sft.measured.peak_bytes > 0
-    assert sft.expected.counted_bytes > 0
+    assert min(sft.measured.peak_bytes, sft.expected.counted_bytes) > 0
     assert sft.evaluation.holdout_loss_after < sft.evaluation.holdout_loss_before
-    assert sft.evaluation.samples[0].base_stopped in (True, False)
+    assert isinstance(sft.evaluation.samples[0].base_stopped, bool)
     assert rm.evaluation.metrics["pair_accuracy"].after == rm.evaluation.extra["pair_accuracy"]
     assert ppo.reward_last is not None
     assert {check.ok for check in sft.checks} <= {True, False}
     assert record.base_model(sft) == "/home/me/shop/model"
-    assert record.settings(sft).options["rank"] == 4
-    assert not record.is_classifier(sft)
+    assert (record.settings(sft).options["rank"], record.is_classifier(sft)) == (4, False)
     failed = RunRecord.from_dict(stored("failed")).stages[1]
-    assert failed.error.exit_code == 2
-    assert failed.error.hint
+    assert (failed.error.exit_code, bool(failed.error.hint)) == (2, True)
     assert (failed.plan_stage, failed.task, failed.folder) == ("sft", "hr", "stages/sft-hr")
 
 
@@ -91,6 +88,14 @@ def test_keys_of_a_newer_version_are_kept():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        # A file that was cut off, or is something else.
+        *(
+            (text, r"run\.json")
+            for text in ("", "{", "null", "[]", '{"schema_version": 1, "a": NaN}')
+        ),
+        # The version is looked at first: what else a newer file says need not be understood.
+        ({"schema_version": 2, "stages": 3}, r"no run\.json of this version"),
+        ({"schema_version": None, "stages": 3}, r"no run\.json of this version"),
         ({"status": "don"}, "run.json: status is 'don'"),
         ({"stages": {}}, "run.json: stages is an empty map"),
         ({"stages": [3]}, r"run.json: stages\[0\] is 3\n  an object"),
@@ -110,9 +115,11 @@ def test_keys_of_a_newer_version_are_kept():
 )
 def test_a_damaged_record_is_refused_with_the_place(tmp_path, change, said):
     """The file, the key, what it is and what it must be."""
-    (tmp_path / "run.json").write_text(json.dumps({**RUN, **change}))
+    text = change if isinstance(change, str) else json.dumps({**RUN, **change})
+    (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=said):
         read_record(tmp_path)
+    assert isinstance(change, dict) or try_read_part(StageResult, tmp_path / "run.json") is None
 
 
 def test_every_fault_of_a_file_comes_at_once(tmp_path):
@@ -126,23 +133,6 @@ def test_every_fault_of_a_file_comes_at_once(tmp_path):
         "judge is 'no'",
     ]
     assert all(fault.hint == "delete it" for fault in failed.value.faults)
-
-
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"schema_version": 1, "judge": NaN}'])
-def test_half_a_file_is_refused_not_read(tmp_path, text):
-    """A file that was cut off, or is something else, is no record."""
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(InputError, match=r"run\.json"):
-        read_record(tmp_path)
-    assert try_read_part(StageResult, tmp_path / "run.json") is None
-
-
-@pytest.mark.parametrize("version", [2, None])
-def test_another_version_is_refused_as_that(tmp_path, version):
-    """The version is looked at first: what else a newer file says need not be understood."""
-    (tmp_path / "run.json").write_text(json.dumps({**RUN, "schema_version": version, "stages": 3}))
-    with pytest.raises(InputError, match=r"no run\.json of this version"):
-        read_record(tmp_path)
 
 
 def test_no_file_is_no_record(tmp_path):
