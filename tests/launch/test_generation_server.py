@@ -39,62 +39,57 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def plan_of(*, device="cpu", processes=1, **server):
+def plan_of(*, device="cpu", processes=1, nodes=1, **server):
     stage = Stage(
         name="grpo", objective="grpo", update="lora", learning_rate=1e-5, seq_len=1024,
         options={"rollouts": "vllm", "rank": 24, "response_tokens": 64},
     )  # fmt: skip
-    launch = Launch(device=device, processes=processes, vllm=VLLMServer(**server))
+    vllm = VLLMServer(**server)
+    launch = Launch(device=device, processes=processes, nodes=nodes, vllm=vllm)
     return Plan(model="owner/model", data=PlanData(path="x.jsonl"), stages=(stage,), launch=launch)
 
 
-def faults_of(plan, folder, gpus=0):
-    hardware = machine(*(gpu(n, 70) for n in range(gpus)))
-    found = server_check.check(call_of(plan, hardware=hardware, output=folder / "run")).lacking
-    return [f"{fault.headline} | {fault.allowed} | {fault.hint}" for fault in found]
+INSTEAD = "--set stages.grpo.rollouts=transformers"
+TWO = {"device": "cuda", "processes": 2, "gpus": 2}
+UNREACHED = (
+    "2 machines, and its vLLM server is one that only the first of them reaches",
+    "launch.vllm.url=http://HOST:8000",
+)
 
 
 @pytest.mark.parametrize(
-    ("version", "expected"),
+    ("version", "server", "gpus", "words"),
     [
-        (None, "the vLLM of {python} is missing |  | {python} -m pip install"),
-        ("0.9.1", "is version 0.9.1, and 0.22 is the oldest that works"),
-        ("0.33.0", None),
+        (None, {}, 0, ("the vLLM of PYTHON is missing |  | PYTHON -m pip install", INSTEAD)),
+        ("0.9.1", {}, 0, ("is version 0.9.1, and 0.22 is the oldest that works", INSTEAD)),
+        ("0.33.0", {}, 0, ()),
+        ("0.33.0", {"python": "nowhere/python"}, 0,
+         ("launch.vllm.python: FOLDER/nowhere/python is no program",)),
+        ("0.33.0", TWO, 3, ("2 GPUs for training and 2 for the vLLM server, and 3 can be used",
+                            "launch.vllm.gpus=0")),
+        ("0.33.0", TWO, 4, ()),
+        ("0.33.0", {"url": "http://127.0.0.1:9"}, 0,
+         ("stage grpo: the vLLM server at http://127.0.0.1:9 does not answer",
+          "vllm serve owner/model --max-model-len 1024", "--max-lora-rank 32")),
+        # One that is started listens on its own machine; so does one by that machine's own address.
+        ("0.33.0", {"nodes": 2}, 0, UNREACHED),
+        ("0.33.0", {"nodes": 2, "url": "http://localhost:8000"}, 0, UNREACHED),
     ],
-)
-def test_an_environment_without_a_fitting_vllm_is_named(version, expected, tmp_path):
-    """With what to install and what to use instead, before anything is loaded."""
-    python = write_environment(tmp_path / "env", ROOT, version=version)
-    found = faults_of(plan_of(python=str(python)), tmp_path)
-    assert len(found) == (expected is not None)
-    for text in found:
-        assert expected.format(python=python) in text
-        assert "--set stages.grpo.rollouts=transformers" in text
-
-
-def test_a_missing_interpreter_missing_gpus_and_a_silent_server_are_faults(tmp_path):
-    """Each with the next step."""
-    (text,) = faults_of(plan_of(python="nowhere/python"), tmp_path)
-    assert f"launch.vllm.python: {tmp_path}/nowhere/python is no program" in text
-    python = write_environment(tmp_path / "env", ROOT)
-    plan = plan_of(python=str(python), device="cuda", processes=2, gpus=2)
-    (text,) = faults_of(plan, tmp_path, gpus=3)
-    assert "2 GPUs for training and 2 for the vLLM server, and 3 can be used" in text
-    assert "launch.vllm.gpus=0" in text
-    assert faults_of(plan, tmp_path, gpus=4) == []
-    (text,) = faults_of(plan_of(url="http://127.0.0.1:9"), tmp_path)
-    assert "stage grpo: the vLLM server at http://127.0.0.1:9 does not answer" in text
-    assert "vllm serve owner/model --max-model-len 1024" in text
-    assert "--max-lora-rank 32" in text
-
-
-def test_a_server_that_one_of_several_machines_reaches_is_refused(tmp_path):
-    """One that is started listens on its own machine; so does one by that machine's own address."""
-    for server in ({"python": "env/bin/python"}, {"url": "http://localhost:8000"}):
-        plan = plan_of(**server)
-        (text,) = faults_of(replace(plan, launch=replace(plan.launch, nodes=2)), tmp_path)
-        assert "2 machines, and its vLLM server is one that only the first of them reaches" in text
-        assert "launch.vllm.url=http://HOST:8000" in text
+)  # fmt: skip
+def test_what_a_server_lacks_is_said_before_anything_is_loaded(
+    tmp_path, version, server, gpus, words
+):
+    """With what to install, or what to use instead."""
+    python = str(write_environment(tmp_path / "env", ROOT, version=version))
+    plan = plan_of(**({} if "url" in server else {"python": python}) | server)
+    hardware = machine(*(gpu(n, 70) for n in range(gpus)))
+    call = call_of(plan, hardware=hardware, output=tmp_path / "run")
+    faults = server_check.check(call).lacking
+    assert len(faults) == bool(words)
+    for fault in faults:
+        text = f"{fault.headline} | {fault.allowed} | {fault.hint}"
+        for told in words:
+            assert told.replace("PYTHON", python).replace("FOLDER", str(tmp_path)) in text
 
 
 def test_the_server_gets_the_gpus_that_training_leaves():

@@ -79,38 +79,34 @@ def test_a_stage_that_names_itself_is_named_once(stage):
         assert error.faults[0].headline == f"stage sft: {said}".replace("sft: stage sft", "sft")
 
 
-def test_memory_that_ran_out_in_one_process_reads_so(stage):
-    """Out of memory in process 3 is told as that, with the next smaller setting."""
-    leave(stage / "stage", LOST, MEMORY, STOP)
-    error = explained(stage)
-    assert isinstance(error, TrainingFailed)
-    assert "stage sft: process 3: out of memory" in error.text()
-    assert "--set stages.sft.micro_batch_size=2" in error.text()
+KERNEL = ("ended by the kernel's out-of-memory killer", "micro_batch_size=2")
+CONNECTION = ("the connection to another process was lost",)
 
 
-def test_processes_that_were_stopped_read_as_stopped(stage):
-    """SIGTERM to all processes is a stop with exit code 130, not an error."""
-    leave(stage / "stage", STOP, replace(STOP, rank=0))
-    assert isinstance(explained(stage), Stopped)
-
-
-def test_a_killed_process_is_no_stop_though_the_others_were_stopped(stage):
-    """It leaves no word, and the launcher stops the rest: the run has failed."""
-    leave(stage / "stage", STOP)
-    error = explained(stage, code=137)
-    assert error.exit_code == 5
-    assert "ended by signal 9" in error.text()
-
-
-def test_a_process_that_the_kernel_ended_is_the_cause(stage, monkeypatch):
-    """If all that remains are lost connections: with the next smaller setting."""
-    leave(stage / "stage", LOST, STOP)
-    assert "the connection to another process was lost" in explained(stage).text()
+@pytest.mark.parametrize(
+    ("left", "code", "kills", "kind", "words"),
+    [
+        ((LOST, MEMORY, STOP), 1, None, TrainingFailed,
+         ("stage sft: process 3: out of memory", "--set stages.sft.micro_batch_size=2")),
+        # SIGTERM to all processes is a stop, not an error.
+        ((STOP, replace(STOP, rank=0)), 1, None, Stopped, ()),
+        # One that is killed while all load leaves no word, and the launcher stops the rest: the run
+        # has failed, and nobody asked it to stop.
+        ((STOP,), 137, None, TrainingFailed, ("ended by signal 9",)),
+        # All that remains are lost connections: did the kernel end a process, of which 8 were ended
+        # by now?
+        ((LOST, STOP), 1, None, TrainingFailed, CONNECTION),
+        ((LOST, STOP), 1, 8, TrainingFailed, CONNECTION),
+        ((LOST, STOP), 1, 7, TrainingFailed, KERNEL),
+    ],
+)  # fmt: skip
+def test_what_processes_left_is_explained(stage, monkeypatch, left, code, kills, kind, words):
+    """The cause, with the next smaller setting where memory ran out."""
     monkeypatch.setattr("advisor.launch.failure_report.oom_kills", lambda: 8)
-    assert "the connection to another process was lost" in explained(stage, kills=8).text()
-    told = explained(stage, kills=7).text()
-    assert "ended by the kernel's out-of-memory killer" in told
-    assert "micro_batch_size=2" in told
+    leave(stage / "stage", *left)
+    error = explained(stage, code=code, kills=kills)
+    assert isinstance(error, kind)
+    assert [word for word in words if word not in error.text()] == []
 
 
 def test_errors_of_an_earlier_attempt_are_forgotten(stage):
