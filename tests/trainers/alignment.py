@@ -35,19 +35,22 @@ UPDATES = {
 }
 
 
+def keys_of(objective: str, update: str = "lora", **keys: Any) -> dict[str, Any]:
+    """Keys of a short stage: those of the update, of a rewarded objective, and the given ones."""
+    own = SHORT if objective in ("grpo", "rloo", "ppo") else {}
+    own = {key: value for key, value in own.items() if (objective, key) != ("ppo", "generations")}
+    return {**own, **UPDATES.get(update, {"update": update}), **keys}
+
+
 def stage_of(objective: str, **keys: Any) -> Stage:
+    """A stage on the pairs with these keys."""
+    small = {"max_steps": 6, "micro_batch_size": 4, "seq_len": 128, "holdout": 0.25}
+    own = {"name": objective, "objective": objective, "update": "lora", "learning_rate": 1e-2}
+    return stage_with({**own, **small, **keys})
+
+
+def stage_with(keys: dict[str, Any]) -> Stage:
+    """A stage of keys of all stages and of options of its own; options that are None are none."""
     common = {key: value for key, value in keys.items() if key in Stage.__struct_fields__}
-    small = {
-        "name": objective,
-        "objective": objective,
-        "update": "lora",
-        "learning_rate": 1e-2,
-        "max_steps": 6,
-        "micro_batch_size": 4,
-        "seq_len": 128,
-        "holdout": 0.25,
-    }
-    return Stage(
-        **{**small, **common},
-        options={key: value for key, value in keys.items() if key not in common},
-    )
+    options = {key: keys[key] for key in keys if key not in common and keys[key] is not None}
+    return Stage(**common, options=options)

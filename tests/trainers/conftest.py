@@ -11,14 +11,15 @@ import pytest
 
 from advisor.ground.progress import BYTES, Wait, board
 from advisor.plan.model import Plan, PlanData, Stage
+from advisor.plan.write import plan_text
 from tests.trainers.alignment import (
     BETTER,
     QUESTIONS,
     REWARD,
-    SHORT,
-    UPDATES,
     WORSE,
+    keys_of,
     stage_of,
+    stage_with,
     trained,
 )
 from tests.trainers.runs import chat, write_rows
@@ -54,69 +55,10 @@ def tiny_moe(once: Callable[[str, Callable[[Path], object]], Path], tiny_model: 
     return once("tiny-moe", save)
 
 
-@pytest.fixture
-def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job on the tiny model: keys of the stage, and of the job after `job_`."""
-
-    def build(**keys: Any) -> Job:
-        job = {
-            key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")
-        }
-        common = {key: value for key, value in keys.items() if key in Stage.__struct_fields__}
-        options = {key: value for key, value in keys.items() if key not in common}
-        stage = {
-            "name": "sft",
-            "objective": "sft",
-            "update": "lora",
-            "learning_rate": 1e-2,
-            "max_steps": 3,
-            "micro_batch_size": 4,
-            "seq_len": 128,
-            **common,
-        }
-        plan = Plan(
-            name="test",
-            model=str(tiny_model),
-            data=PlanData(path=str(job.pop("data", chats))),
-            stages=(Stage(**stage, options=options),),
-        )
-        return make_job(
-            plan, stage="sft", run=job.pop("run", tmp_path / "run"), folder=tmp_path, **job
-        )
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pairs; the better answer is friendly, and the shorter one in half of them."""
-    rows = []
-    for number in range(40):
-        extra = " We will look at the cups and kettles in blue and green." if number % 2 else ""
-        rows.append(
-            {
-                "prompt": f"{QUESTIONS[number % 5]}, order {number}?",
-                "chosen": BETTER.format(number) + extra,
-                "rejected": WORSE.format(number),
-            }
-        )
-    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
-
-
-@pytest.fixture
-def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of one stage of a chain; keys of the job begin with job_, `earlier` are the stages
-    before it.
-    """
-
-    def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
-        job = {
-            key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")
-        }
-        stages = (*earlier, stage_of(objective, **keys))
-        return job_in(tmp_path, stages, **{"model": tiny_model, "data": pairs, **job})
-
-    return build
+def apart(keys: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys of a stage, and those of its job, which begin with job_."""
+    job = {key.removeprefix("job_"): keys[key] for key in keys if key.startswith("job_")}
+    return {key: keys[key] for key in keys if not key.startswith("job_")}, job
 
 
 def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, **job: Any) -> Job:
@@ -126,6 +68,67 @@ def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, 
     plan = Plan(name="test", model=str(model), data=PlanData(path=str(data)), stages=stages)
     keys = {"run": folder / "run", **job}
     return make_job(plan, stage=stages[-1].name, folder=folder, **keys)
+
+
+SMALL = {
+    "name": "sft",
+    "objective": "sft",
+    "update": "lora",
+    "learning_rate": 1e-2,
+    "max_steps": 3,
+    "micro_batch_size": 4,
+    "seq_len": 128,
+}
+
+
+def plan_file(folder: Path, model: Path, data: Path, **stage: Any) -> Path:
+    """The file of a plan of one small stage with these keys."""
+    stages = (stage_with({**SMALL, "max_steps": 12, **stage}),)
+    path = folder / "plan.yaml"
+    path.write_text(plan_text(job_in(folder, stages, model=model, data=data).plan))
+    return path
+
+
+@pytest.fixture
+def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
+    """A job on the tiny model: keys of the stage, and of the job after `job_`."""
+
+    def build(**keys: Any) -> Job:
+        stage, job = apart(keys)
+        stages = (stage_with({**SMALL, **stage}),)
+        return job_in(tmp_path, stages, **{"model": tiny_model, "data": chats, **job})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pairs; the better answer is friendly, and the shorter one in half of them."""
+    extra = " We will look at the cups and kettles in blue and green."
+    rows = [
+        {
+            "prompt": f"{QUESTIONS[number % 5]}, order {number}?",
+            "chosen": BETTER.format(number) + extra * (number % 2),
+            "rejected": WORSE.format(number),
+        }
+        for number in range(40)
+    ]
+    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
+
+
+@pytest.fixture
+def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
+    """A job of one stage of a chain beside a reward own.py:score; keys of the job begin with job_,
+    `earlier` are the stages before it.
+    """
+    (tmp_path / "own.py").write_text(REWARD)
+
+    def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
+        stage, job = apart(keys)
+        stages = (*earlier, stage_of(objective, **stage))
+        return job_in(tmp_path, stages, **{"model": tiny_model, "data": pairs, **job})
+
+    return build
 
 
 @contextmanager
@@ -159,10 +162,10 @@ def trained_once(
     """
 
     def job_of(objective: str, update: str = "lora") -> Job:
-        keys = {**(SHORT if objective in ("grpo", "rloo") else {}), **UPDATES[update]}
+        stage = stage_of(objective, **keys_of(objective, update))
 
         def job_below(folder: Path) -> Job:
-            return job_in(folder, (stage_of(objective, **keys),), model=tiny_model, data=pairs)
+            return job_in(folder, (stage,), model=tiny_model, data=pairs)
 
         def train(folder: Path) -> None:
             (folder / "own.py").write_text(REWARD)

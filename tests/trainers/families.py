@@ -4,7 +4,7 @@ The templates are our own wording of their structure.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,7 +25,9 @@ WORDS = [
 ]
 
 
-def byte_level(special: tuple[str, ...], *, eos: str, bos: str | None = None) -> Any:
+def byte_level(
+    special: tuple[str, ...], *, eos: str, bos: str | None = None, words: Sequence[str] = WORDS
+) -> Any:
     """A tokenizer over bytes, as Llama 3, Qwen, Phi-4 and GPT-2 have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -34,15 +36,10 @@ def byte_level(special: tuple[str, ...], *, eos: str, bos: str | None = None) ->
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        WORDS,
-        trainers.BpeTrainer(
-            vocab_size=420,
-            special_tokens=list(special),
-            initial_alphabet=alphabet,
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
+    raw.train_from_iterator(words, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token=eos, bos_token=bos, pad_token=eos
     )
@@ -196,129 +193,85 @@ TAGGED_WHOLE = TAGGED.replace("{% endgeneration %}", "<|im_end|>\n{% endgenerati
 @dataclass(frozen=True)
 class Family:
     """A model family: its kind of tokenizer, its template, and what its model has to write for an
-    answer.
+    answer: the text before it, and the token that ends it.
     """
 
     build: Callable[[], Any]
     template: str
-    middle: Callable[[str], str]  # answer -> what is learned of it where the conversation goes on
-    last: Callable[[str], str]
+    end: str  # where the conversation goes on
+    last_end: str = ""  # of the last answer, where it is another one
+    lead: str = ""
+    last_lead: str = ""
     system: bool = True
     tools: bool = False
 
+    def middle(self, said: str) -> str:
+        """What is learned of an answer where the conversation goes on."""
+        return self.lead + said + self.end
 
-def _ends(token: str, lead: str = "") -> Callable[[str], str]:
-    return lambda said: lead + said + token
+    def last(self, said: str) -> str:
+        """What is learned of the last answer."""
+        return (self.last_lead or self.lead) + said + (self.last_end or self.end)
 
 
-IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
-THOUGHT = "<think>\n\n</think>\n\n"
+IM_END = "<|im_end|>"
+LLAMA3_TOKENS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+MISTRAL_TOKENS = ("[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+GEMMA_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
+PHI3_TOKENS = ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+HARMONY_TOKENS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
+
+
+def im_tokenizer() -> Any:
+    special = ("<|endoftext|>", "<|im_start|>", IM_END, "<|im_sep|>")
+    return byte_level(special, eos=IM_END)
+
+
+def plain_pieces(*more: str) -> Any:
+    return piece_level(("<s>", "</s>", *more), eos="</s>", bos="<s>")
+
+
 FAMILIES = {
-    "qwen2": Family(
-        lambda: byte_level(IM, eos="<|im_end|>"),
-        QWEN,
-        _ends("<|im_end|>"),
-        _ends("<|im_end|>"),
-        tools=True,
-    ),
-    "qwen3": Family(
-        lambda: byte_level(IM, eos="<|im_end|>"),
-        QWEN3,
-        _ends("<|im_end|>"),
-        _ends("<|im_end|>", THOUGHT),
-        tools=True,
-    ),
-    "smollm": Family(
-        lambda: byte_level(IM, eos="<|im_end|>"), CHATML, _ends("<|im_end|>"), _ends("<|im_end|>")
-    ),
+    "qwen2": Family(im_tokenizer, QWEN, IM_END, tools=True),
+    "qwen3": Family(im_tokenizer, QWEN3, IM_END, last_lead="<think>\n\n</think>\n\n", tools=True),
+    "smollm": Family(im_tokenizer, CHATML, IM_END),
     "llama3": Family(
-        lambda: byte_level(
-            ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-            eos="<|eot_id|>",
-            bos="<|begin_of_text|>",
-        ),
+        lambda: byte_level(LLAMA3_TOKENS, eos="<|eot_id|>", bos="<|begin_of_text|>"),
         LLAMA3,
-        _ends("<|eot_id|>"),
-        _ends("<|eot_id|>"),
+        "<|eot_id|>",
         tools=True,
     ),
-    "llama2": Family(
-        lambda: piece_level(("<s>", "</s>"), eos="</s>", bos="<s>"),
-        LLAMA2,
-        _ends(" </s>", " "),
-        _ends(" </s>", " "),
-    ),
+    "llama2": Family(plain_pieces, LLAMA2, " </s>", lead=" "),
     "mistral": Family(
-        lambda: piece_level(
-            (
-                "<s>",
-                "</s>",
-                "[INST]",
-                "[/INST]",
-                "[TOOL_CALLS]",
-                "[TOOL_RESULTS]",
-                "[/TOOL_RESULTS]",
-            ),
-            eos="</s>",
-            bos="<s>",
-        ),
-        MISTRAL,
-        _ends("</s>", " "),
-        _ends("</s>", " "),
-        system=False,
-        tools=True,
+        lambda: plain_pieces(*MISTRAL_TOKENS), MISTRAL, "</s>", lead=" ", system=False, tools=True
     ),
     "gemma": Family(
-        lambda: piece_level(
-            ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), eos="<eos>", bos="<bos>"
-        ),
+        lambda: piece_level(GEMMA_TOKENS, eos="<eos>", bos="<bos>"),
         GEMMA,
-        _ends("<end_of_turn>"),
-        _ends("<end_of_turn>"),
+        "<end_of_turn>",
         system=False,
     ),
     "phi3": Family(
-        lambda: piece_level(
-            ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
-            eos="<|endoftext|>",
-            bos="<s>",
-        ),
-        PHI3,
-        _ends("<|end|>"),
-        _ends("<|end|>"),
+        lambda: piece_level(PHI3_TOKENS, eos="<|endoftext|>", bos="<s>"), PHI3, "<|end|>"
     ),
-    "phi4": Family(
-        lambda: byte_level(IM, eos="<|im_end|>"), PHI4, _ends("<|im_end|>"), _ends("<|im_end|>")
-    ),
-    "zephyr": Family(
-        lambda: piece_level(("<s>", "</s>"), eos="</s>", bos="<s>"),
-        ZEPHYR,
-        _ends("</s>"),
-        _ends("</s>"),
-    ),
+    "phi4": Family(im_tokenizer, PHI4, IM_END),
+    "zephyr": Family(plain_pieces, ZEPHYR, "</s>"),
     "falcon": Family(
         lambda: byte_level(("<|endoftext|>",), eos="<|endoftext|>"),
         FALCON,
-        _ends("", " "),
-        _ends("<|endoftext|>", " "),
+        "",
+        last_end="<|endoftext|>",
+        lead=" ",
     ),
     "gpt-oss": Family(
-        lambda: byte_level(
-            ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"), eos="<|return|>"
-        ),
+        lambda: byte_level(HARMONY_TOKENS, eos="<|return|>"),
         HARMONY,
-        _ends("<|end|>", "<|channel|>final<|message|>"),
-        _ends("<|return|>", "<|channel|>final<|message|>"),
+        "<|end|>",
+        last_end="<|return|>",
+        lead="<|channel|>final<|message|>",
     ),
-    "tagged": Family(
-        lambda: byte_level(IM, eos="<|im_end|>"), TAGGED, _ends("<|im_end|>"), _ends("<|im_end|>")
-    ),
-    "tagged-whole": Family(
-        lambda: byte_level(IM, eos="<|im_end|>"),
-        TAGGED_WHOLE,
-        _ends("<|im_end|>"),
-        _ends("<|im_end|>"),
-    ),
+    "tagged": Family(im_tokenizer, TAGGED, IM_END),
+    "tagged-whole": Family(im_tokenizer, TAGGED_WHOLE, IM_END),
 }
 
 

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -236,6 +237,11 @@ class Calls(TorchFunctionMode):
         return result
 
 
+def answer(value: Any, *_: Any, **__: Any) -> Any:
+    """The value, whatever was asked."""
+    return value
+
+
 class HostGenerator(torch.Generator):
     """A generator of random numbers for whatever device; it draws them on the host."""
 
@@ -268,29 +274,22 @@ def pretend_gpu(
         multi_processor_count=108, gcnArchName="",
     )  # fmt: skip
     state = torch.zeros(16, dtype=torch.uint8)
+    nothing = (
+        "set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed",
+        "manual_seed_all", "set_rng_state", "set_rng_state_all",
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "is_available": True, "device_count": 1, "current_device": 0,
+        "max_memory_allocated": 2**20, "max_memory_reserved": 2**21, "memory_allocated": 2**20,
+        "memory_reserved": 2**21, "mem_get_info": (memory_bytes, memory_bytes),
+        "get_device_capability": capability, "get_device_properties": about,
+        "get_device_name": name, **dict.fromkeys(nothing),
+    }  # fmt: skip
     answers: dict[str, Any] = {
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: None,
-        "synchronize": lambda device=None: None,
-        "empty_cache": lambda: None,
-        "reset_peak_memory_stats": lambda device=None: None,
-        "max_memory_allocated": lambda device=None: 2**20,
-        "max_memory_reserved": lambda device=None: 2**21,
-        "memory_allocated": lambda device=None: 2**20,
-        "memory_reserved": lambda device=None: 2**21,
-        "mem_get_info": lambda device=None: (memory_bytes, memory_bytes),
-        "get_device_capability": lambda device=None: capability,
-        "get_device_properties": lambda device=None: about,
-        "get_device_name": lambda device=None: name,
+        **{attribute: partial(answer, value) for attribute, value in values.items()},
         "is_bf16_supported": lambda including_emulation=True: bf16 or including_emulation,
-        "manual_seed": lambda seed: None,
-        "manual_seed_all": lambda seed: None,
         "get_rng_state": lambda device=None: state.clone(),
         "get_rng_state_all": lambda: [state.clone()],
-        "set_rng_state": lambda state, device=None: None,
-        "set_rng_state_all": lambda states: None,
         "device": lambda device=None: nullcontext(),
     }
     original = torch.amp.autocast_mode.autocast.__init__
@@ -318,31 +317,25 @@ def pretend_gpu(
             for (_, dtype), (lists, places) in grouped(tensors, *args).items()
         }
 
-    with ExitStack() as stack:
-        stack.enter_context(
-            mock.patch.object(
-                torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", by_noted_device
-            )
-        )
-        stack.enter_context(
-            mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", by_noted_device)
-        )
-        for attribute, value in answers.items():
-            stack.enter_context(mock.patch.object(torch.cuda, attribute, value))
-            if "rng_state" in attribute or "seed" in attribute:
-                stack.enter_context(mock.patch.object(torch.cuda.random, attribute, value))
-        stack.enter_context(mock.patch.object(torch, "Generator", HostGenerator))
-        stack.enter_context(mock.patch.object(torch.version, "cuda", "12.8"))
+    random = [one for one in answers if "rng_state" in one or "seed" in one]
+    autocast = ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled",
+                "set_autocast_dtype")  # fmt: skip
+    places = [
+        (torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", by_noted_device),
+        (clip_grad, "_group_tensors_by_device_and_dtype", by_noted_device),
+        *((torch.cuda, attribute, value) for attribute, value in answers.items()),
+        *((torch.cuda.random, attribute, answers[attribute]) for attribute in random),
+        (torch, "Generator", HostGenerator),
+        (torch.version, "cuda", "12.8"),
         # The library found is the one for CPUs, which computes what the GPU's would.
-        stack.enter_context(mock.patch.object(loading, "bitsandbytes_faults", return_value=[]))
-        stack.enter_context(
-            mock.patch.object(torch.amp.autocast_mode.autocast, "__init__", autocast_init)
-        )
-        for attribute in ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled",
-                          "set_autocast_dtype"):  # fmt: skip
-            stack.enter_context(
-                mock.patch.object(torch, attribute, about_host(getattr(torch, attribute)))
-            )
+        (loading, "bitsandbytes_faults", partial(answer, [])),
+        (torch.amp.autocast_mode.autocast, "__init__", autocast_init),
+        *((torch, attribute, about_host(getattr(torch, attribute))) for attribute in autocast),
+        (safetensors.torch, "safe_open", OpenFile),
+    ]
+    with ExitStack() as stack:
+        for place in places:
+            stack.enter_context(mock.patch.object(*place))
         # Threads would load weights outside of the modes, which belong to one thread.
         stack.enter_context(mock.patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"))
         stack.callback(forget_devices)
@@ -351,7 +344,6 @@ def pretend_gpu(
         stack.callback(torch.set_float32_matmul_precision, precision)
         forget_devices()
         stack.enter_context(without_triton())
-        stack.enter_context(mock.patch.object(safetensors.torch, "safe_open", OpenFile))
         stack.enter_context(operations)
         stack.enter_context(calls)
         yield calls

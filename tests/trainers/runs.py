@@ -1,8 +1,11 @@
-"""Stages run in this process: what they leave, and how they go on after a crash."""
+"""Stages run in this process: what they read and leave, and how they go on after a crash."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
+from tests.conftest import ROOT
 from trainers.job.files import read_json
 from trainers.job.job import Job
 
@@ -26,9 +30,14 @@ def result_of(job: Job) -> dict[str, Any]:
     return read_json(job.output / "result.json")
 
 
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def metrics(job: Job) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+    return lines_of(job.run / "metrics.jsonl")
 
 
 def losses(job: Job) -> list[float]:
@@ -88,6 +97,18 @@ def whole_and_broken(
     break_at(step, broken, monkeypatch)
     trained(broken)
     return whole, broken
+
+
+def torchrun(module: str, *arguments: Any) -> None:
+    """Run a module by two processes of this machine; fails with what they said."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    program = [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", *launcher, "--", *program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # The first bytes of a file that Python or torch has pickled, alone and in an archive.

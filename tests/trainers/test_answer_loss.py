@@ -1,15 +1,14 @@
 """Log-probabilities of learned tokens without whole logits (trainers/step/answer_loss.py)."""
 
 import types
+from contextlib import nullcontext
 
 import pytest
 import torch
-from trl.kernels import ChunkedLogProbFunction
 
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.rows.row import IGNORED
 from trainers.step.answer_loss import (
-    TILE_WORDS,
     Head,
     answer_log_probs,
     answer_places,
@@ -39,21 +38,16 @@ def test_tiles_have_the_values_and_gradients_of_whole_logits(device, tile, scale
         torch.manual_seed(0)
         layer = torch.nn.Linear(16, 200)
         hidden, targets = torch.randn(8, 16), torch.arange(8) * 11
-        head = Head(layer, scale, cap)
-        if way == "whole":
+        with pretend_gpu() if (way, device) == ("tiles", "cuda") else nullcontext():
+            if (way, device) == ("tiles", "cuda"):
+                layer, hidden, targets = (one.to(GPU) for one in (layer, hidden, targets))
             hidden.requires_grad_()
-            log_probs, entropies = by_whole_logits(hidden, head, targets, temperature)
-        elif device == "cpu":
-            hidden.requires_grad_()
-            log_probs, entropies = token_log_probs(
-                hidden, head, targets, temperature=temperature, with_entropy=True, tile=tile
-            )
-        else:
-            with pretend_gpu():
-                layer.to(GPU)
-                hidden = hidden.to(GPU).requires_grad_()
+            head = Head(layer, scale, cap)
+            if way == "whole":
+                log_probs, entropies = by_whole_logits(hidden, head, targets, temperature)
+            else:
                 log_probs, entropies = token_log_probs(
-                    hidden, head, targets.to(GPU), temperature=temperature, with_entropy=True
+                    hidden, head, targets, temperature=temperature, with_entropy=True, tile=tile
                 )
         assert not entropies.requires_grad
         (log_probs * torch.linspace(0.5, 1, 8)).sum().backward()
@@ -93,17 +87,6 @@ def test_a_head_is_read_from_the_config_as_trl_reads_it():
     assert not Head(torch.nn.Sequential(torch.nn.Linear(2, 3))).is_plain
 
 
-def test_trls_kernel_is_still_called_as_it_was():
-    """On a GPU: the same numbers from the same arguments (on the CPU TRL computes in torch)."""
-    torch.manual_seed(0)
-    layer, hidden, targets = torch.nn.Linear(16, 200), torch.randn(8, 16), torch.arange(8)
-    found = ChunkedLogProbFunction.apply(
-        hidden, layer.weight, layer.bias, targets, 1.0, TILE_WORDS, None, 1.0, ()
-    )
-    torch.testing.assert_close(found[0], token_log_probs(hidden, Head(layer), targets)[0])
-    assert found[1] is None
-
-
 def test_places_are_those_that_predict_a_learned_token():
     """Never across two rows: the first token of a row is predicted by none."""
     labels = torch.tensor([[7, 8, IGNORED, 9], [5, IGNORED, IGNORED, 6]])
@@ -120,10 +103,8 @@ def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
     with pretend_gpu() as calls:
         waits = calls.operations.waits
         hidden = torch.randn(2, 4, 16).to(GPU, non_blocking=True).requires_grad_()
-        on_gpu, mask = (
-            labels.to(GPU, non_blocking=True),
-            (labels != IGNORED).to(GPU, non_blocking=True),
-        )
+        on_gpu = labels.to(GPU, non_blocking=True)
+        mask = (labels != IGNORED).to(GPU, non_blocking=True)
         layer.to(GPU)
         waits.clear()
         model = types.SimpleNamespace(

@@ -3,7 +3,10 @@ sdpa; and what the checkpoints of a stage depend on.
 """
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from advisor.ground.errors import MachineNotReady
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
@@ -21,12 +24,10 @@ def varlen(q_SHD, k_SHD, v_SHD, *, cu_seqlens_q, max_seqlen_q, causal, **_):
     rows = []
     for parts in zip(*(one.split(sizes) for one in (q_SHD, k_SHD, v_SHD)), strict=True):
         q, k, v = (part.transpose(0, 1) for part in parts)
-        k, v = (one.repeat_interleave(q.shape[0] // k.shape[0], 0) for one in (k, v))
-        rows.append(
-            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(
-                0, 1
-            )
+        found = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=True
         )
+        rows.append(found.transpose(0, 1))
     return torch.cat(rows)
 
 
@@ -103,24 +104,21 @@ def test_without_a_flash_attention_sdpa_is_used_and_the_line_says_what_to_instal
 
 
 @pytest.mark.parametrize(
-    "keys",
+    ("keys", "capability"),
     [
-        {"packing": False},
-        {"weights_dtype": "float32", "precision": "pure"},
-        {"update": "prefix", "packing": False},
+        ({"packing": False}, (8, 0)),
+        ({"weights_dtype": "float32", "precision": "pure"}, (8, 0)),
+        ({"update": "prefix", "packing": False}, (8, 0)),
+        ({}, (7, 5)),
     ],
 )
-def test_rows_that_are_not_packed_and_float32_keep_to_sdpa(packed, has, keys):
-    """There is little to gain, or nothing that computes it."""
+def test_what_no_flash_attention_computes_keeps_to_sdpa(packed, has, keys, capability):
+    """Rows that are not packed, float32, an old GPU, and the processor: there is little to gain, or
+    nothing that was built for them.
+    """
     has(flash_attention_2=varlen)
-    assert choice(packed(**keys))[0] == "sdpa"
-
-
-def test_an_old_gpu_and_the_processor_keep_to_sdpa(packed, has):
-    """No flash attention was built for them."""
-    has(flash_attention_2=varlen)
-    assert choice(packed(), (7, 5))[0] == "sdpa"
-    assert choose(packed(), torch.device("cpu")) == ("sdpa", "")
+    assert choice(packed(**keys), capability)[0] == "sdpa"
+    assert choose(packed(**keys), torch.device("cpu")) == ("sdpa", "")
 
 
 def test_the_check_knows_grouped_queries(packed):
@@ -156,8 +154,6 @@ def test_a_named_kernel_with_wrong_numbers_is_refused_before_the_model_loads(pac
 
 def test_flex_attention_keeps_packed_rows_apart():
     """A packed row gets the logits of the row alone: in plain code here, compiled on a GPU."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     config = LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)
     torch.manual_seed(0)

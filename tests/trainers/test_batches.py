@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from tests.trainers.runs import break_at, losses, trained
+from tests.trainers.runs import losses, result_of, trained, whole_and_broken
 from trainers import sft
 from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.batches import Batches, Rounds
@@ -150,21 +150,18 @@ def test_packing_loses_and_doubles_no_row_and_overfills_no_sequence(lengths, roo
     assert len(sums) < 2 or sum(sorted(sums)[:2]) > seq_len
 
 
-def test_a_grouped_run_resumes_bit_for_bit(make, tmp_path, monkeypatch, capsys):
+def test_a_grouped_run_resumes_bit_for_bit(make, monkeypatch, capsys):
     """Broken off in the second epoch, it has the losses and the weights of an unbroken run; the
     batches are described, and computed, read and learned tokens are recorded.
     """
     keys = {
         "group_by_length": True, "max_steps": None, "epochs": 2.0, "grad_accum": 3, "dropout": 0.1,
-        "micro_batch_size": 3, "save_steps": 1, "holdout": 0.1, "job_judge": False,
+        "micro_batch_size": 3, "save_steps": 1, "holdout": 0.1,
     }  # fmt: skip
-    whole = make(**keys, job_run=tmp_path / "whole")
-    result = trained(whole)
+    whole, broken = whole_and_broken(make, 5, monkeypatch, **keys)
     assert "rows of similar length share a batch: " in capsys.readouterr().err
-    broken = make(**keys, job_run=tmp_path / "broken")
-    break_at(5, broken, monkeypatch)
-    trained(broken)
     assert losses(broken) == losses(whole)
+    result = result_of(whole)
     weights = [(job.output / "adapter_model.safetensors").read_bytes() for job in (whole, broken)]
     assert weights[0] == weights[1]
     measured, data = result["measured"], result["data"]
@@ -179,9 +176,8 @@ def test_a_grouped_run_resumes_bit_for_bit(make, tmp_path, monkeypatch, capsys):
 
 def test_packed_tokens_are_counted_without_padding(make, capsys):
     """Without an attention mask, too: what is counted are the rows, not the lines of the batch."""
-    result = trained(
-        make(packing=True, micro_batch_size=2, max_steps=None, epochs=1.0, job_judge=False)
-    )
+    keys = {"packing": True, "micro_batch_size": 2, "max_steps": None, "epochs": 1.0}
+    result = trained(make(**keys, job_judge=False))
     assert "packed sequences, about " in capsys.readouterr().err
     assert result["measured"]["tokens"] == result["data"]["tokens"]
     assert result["measured"]["computed_tokens"] > result["data"]["tokens"]
@@ -203,12 +199,9 @@ def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys)
     said = capsys.readouterr().err
     assert "WARNING: packing cannot be used: rows see each other: rows of similar length" in said
     assert any("share a micro-batch instead" in note for note in result["data"]["notes"])
-    resolved = result["resolved"]
+    resolved, args = result["resolved"], result["resolved"]["trl"]
     assert (resolved["packing"], resolved["group_by_length"]) == (False, True)
-    per_step = (
-        resolved["trl"]["per_device_train_batch_size"]
-        * resolved["trl"]["gradient_accumulation_steps"]
-    )
+    per_step = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
     packed = 256 / (result["data"]["tokens"] / result["data"]["train_rows"])
     assert per_step == pytest.approx(packed, rel=0.25)
 
@@ -224,23 +217,3 @@ def test_checkpoints_depend_on_the_micro_batch_only_where_rows_are_grouped(make)
     assert grouping() is None
     assert grouping(group_by_length=True, packing=True) is None
     assert grouping(group_by_length=True) == 4
-
-
-def test_a_step_over_the_same_rows_has_the_same_loss_in_any_order(make, tmp_path):
-    """Every learned token counts alike: grouped in micro-batches of four, or at random."""
-    keys = {"holdout": 0.0, "max_steps": 1, "warmup": 0.0, "job_judge": False}
-    found = [
-        losses_of_run(make(**keys, **own, job_run=tmp_path / str(number)))
-        for number, own in enumerate(
-            (
-                {"micro_batch_size": 4, "grad_accum": 8, "group_by_length": True},
-                {"micro_batch_size": 4, "grad_accum": 8},
-            )
-        )
-    ]
-    assert found[1] == pytest.approx(found[0], rel=1e-4)
-
-
-def losses_of_run(job):
-    trained(job)
-    return losses(job)

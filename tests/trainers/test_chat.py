@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,7 +15,7 @@ from advisor.ground.errors import InputError
 from tests.trainers.test_results import lora_run, plan_of
 from trainers.tools import chat
 from trainers.tools.chat import ChatSession, greeting, talk
-from trainers.tools.results import BASE, load_results, record_of, results_of
+from trainers.tools.results import load_results, record_of, results_of
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,23 @@ def person(loaded):
     return ChatSession(loaded, max_new_tokens=4, is_interactive=True)
 
 
+@pytest.fixture
+def types(monkeypatch):
+    """`types(*lines)`: what the person writes at the prompt."""
+
+    def write(*lines):
+        rest = iter(lines)
+        monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(rest))
+
+    return write
+
+
 def test_base_and_result_answer_a_person_one_after_the_other(person, capsys):
     """Each behind its name."""
-    assert person.active == [BASE, "legal"]
     person.ask("hello")
     said = capsys.readouterr().out
     assert said.startswith("[base] ")
     assert "\n[legal] " in said
-    assert len(person.history[BASE]) == len(person.history["legal"]) == 2
 
 
 def test_a_pipe_gets_the_plain_answers_of_the_result(run, monkeypatch, capsys):
@@ -54,12 +64,13 @@ def test_a_pipe_gets_the_plain_answers_of_the_result(run, monkeypatch, capsys):
     assert out.count("\n") == 2
 
 
-def test_an_interrupted_question_leaves_the_conversation_as_it_was(person, monkeypatch, capsys):
+def test_an_interrupted_question_leaves_the_conversation_as_it_was(
+    person, types, monkeypatch, capsys
+):
     """Ctrl-C in an answer ends it alone: what was said before stays, for both models."""
     person.ask("hello")
     before = json.loads(json.dumps(person.history))
-    lines = iter(["hello again", "/new", "exit"])
-    monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
+    types("hello again", "/new", "exit")
     answers = []
 
     def press(self, name, asked, title):
@@ -79,36 +90,28 @@ def test_an_interrupted_question_leaves_the_conversation_as_it_was(person, monke
 
 def test_ctrl_c_at_the_prompt_says_how_to_leave(person, monkeypatch, capsys):
     """Once it says so, a second time it leaves; Ctrl-D leaves at once."""
-    pressed = []
-
-    def press(*_, **__):
-        pressed.append(1)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(chat, "read_line", press)
-    assert talk(person, is_interactive=True) == 130
-    assert len(pressed) == 2
+    press = Mock(side_effect=KeyboardInterrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "read_line", press)
+        assert talk(person, is_interactive=True) == 130
+    assert press.call_count == 2
     assert "exit or Ctrl-D ends the chat" in capsys.readouterr().err
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    monkeypatch.undo()
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert talk(person, is_interactive=True) == 0
 
 
 @pytest.mark.parametrize("word", ["exit", "quit", "Exit", "/exit", "/quit", "/q"])
-def test_words_that_leave_are_no_questions(person, monkeypatch, word):
+def test_words_that_leave_are_no_questions(person, types, word):
     """`exit` was sent to the model once."""
-    lines = iter([word])
-    monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
+    types(word)
     assert talk(person, is_interactive=True) == 0
     assert person.history == {}
 
 
-def test_a_full_context_is_said_and_the_chat_goes_on(person, monkeypatch, capsys):
+def test_a_full_context_is_said_and_the_chat_goes_on(person, types, monkeypatch, capsys):
     """An answer that it cuts, and a conversation that is longer; a pipe ends with an error."""
     monkeypatch.setattr(chat, "context_of", lambda model: 30)
-    lines = iter(["hello", "hello " * 40, "/new", "exit"])
-    monkeypatch.setattr(chat, "read_line", lambda *_, **__: next(lines))
+    types("hello", "hello " * 40, "/new", "exit")
     person.max_new_tokens = 64
     monkeypatch.setattr(chat, "stop_ids", lambda model: [])
     assert talk(person, is_interactive=True) == 0
@@ -143,30 +146,15 @@ def test_a_person_is_greeted_with_run_and_base(run, tmp_path):
 
 def scoring_run(folder, tiny_model, *, names):
     """A run folder with a head of random weights: one score, or a class for each name."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from tests.trainers.ppo.modules import save_module
 
-    torch.manual_seed(1)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        tiny_model, num_labels=len(names) or 1
-    )
-    target = folder / "stages" / "sft"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    config = LoraConfig(r=4, task_type="SEQ_CLS", target_modules="all-linear")
-    get_peft_model(model, config).save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    stage = {
-        "name": "sft", "objective": "sft" if names else "rm", "update": "lora", "status": "done",
-        "folder": "stages/sft",
-        "evaluation": {"confusion": {"labels": names, "counts": [[1, 0], [0, 1]]}} if names else {},
-    }  # fmt: skip
-    record = {
-        "schema_version": 1, "status": "done", "model": str(tiny_model), "stages": [stage],
-        "resolved": {"sft": {"options": {"head": "classes"}}} if names else {},
-        "hardware": {"kind": "cpu"},
-    }  # fmt: skip
+    save_module(tiny_model, folder / "stages" / "sft", "lora", seed=1, scores=len(names) or 1)
+    found = {"confusion": {"labels": names, "counts": [[1, 0], [0, 1]]}} if names else {}
+    stage = {"name": "sft", "objective": "sft" if names else "rm", "update": "lora"}
+    stage |= {"status": "done", "folder": "stages/sft", "evaluation": found}
+    resolved = {"sft": {"options": {"head": "classes"}}} if names else {}
+    record = {"schema_version": 1, "status": "done", "model": str(tiny_model), "stages": [stage]}
+    record |= {"resolved": resolved, "hardware": {"kind": "cpu"}}
     (folder / "run.json").write_text(json.dumps(record))
     kind = "objective: sft, head: classes" if names else "objective: rm"
     (folder / "plan.yaml").write_text(plan_of(tiny_model).replace("objective: sft", kind))

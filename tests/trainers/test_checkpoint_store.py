@@ -1,16 +1,27 @@
-"""Which checkpoint a run goes on from: whole and unaltered ones alone, and never other settings."""
+"""Which checkpoint a run goes on from: whole and unaltered ones alone, and never other settings; and
+what goes into one.
+"""
 
 import errno
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+
+torch = pytest.importorskip("torch")
+
 from safetensors import SafetensorError
 
 from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.ground.files import Disk
-from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
+from trainers.job.files import keep_value, kept_value
+from trainers.keep import checkpoint_store as resuming
+from trainers.keep import checkpoints, progress
+from trainers.keep.checkpoint_store import COMPLETE, Checkpoint, CheckpointStore, Dependencies
+from trainers.stage import trl_trainer
 
 PARTS = Dependencies(
     parts={"base_model": "b", "rows": "r"}, settings={"learning_rate": 1e-4, "seed": 42}
@@ -87,31 +98,29 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, damage):
     assert look(store) == (9, [])
 
 
-@pytest.mark.parametrize("values", [{"step": 9}, {"step": "x"}, {"depends_on": {}}, {"files": {}}])
-def test_an_edited_record_is_not_believed(store, values):
-    """A step edited to the last one would end the run untrained."""
-    edit(store.folder / "checkpoint-6" / COMPLETE, **values)
-    step, said = look(store)
-    assert step == 3
-    assert "is not what was written" in said[0]
-
-
-@pytest.mark.parametrize("depth", [300, 600, 900, 5000])
-def test_a_record_nested_too_deeply_is_damaged(store, depth):
-    """Also one that the parser still takes, and what walks its values does not."""
-    path = store.folder / "checkpoint-6" / COMPLETE
+def nest(path, depth):
     record = path.read_text("utf-8").rstrip().removesuffix("}")
     path.write_text(record + ', "deep": ' + "[" * depth + "]" * depth + "}", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (partial(edit, step=9), "is not what was written"),  # would end the run untrained
+        (partial(edit, step="x"), "is not what was written"),
+        (partial(edit, depends_on={}), "is not what was written"),
+        (partial(edit, files={}), "is not what was written"),
+        # Also one that the parser still takes, and what walks its values does not.
+        *((partial(nest, depth=depth), COMPLETE) for depth in (300, 600, 900, 5000)),
+        (lambda path: path.parent.rename(path.parents[1] / "checkpoint-9"), "that of step 6"),
+    ],
+)
+def test_an_edited_record_and_another_name_are_not_believed(store, change, words):
+    """Neither a damaged one; the folder's name and complete.json have to agree."""
+    change(store.folder / "checkpoint-6" / COMPLETE)
     step, said = look(store)
     assert step == 3
-    assert COMPLETE in said[0]
-
-
-def test_a_checkpoint_under_another_steps_name_is_not_believed(store):
-    """The folder's name and complete.json have to agree."""
-    (store.folder / "checkpoint-6").rename(store.folder / "checkpoint-9")
-    assert "that of step 6" in look(store)[1][0]
-    assert look(store)[0] == 3
+    assert words in said[0]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +153,23 @@ def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, c
     assert look(other) == (6, [])
 
 
-def test_any_number_of_processes_goes_on_and_is_told(store):
-    """The difference is said."""
-    step, said = look(replace(store, dependencies=replace(PARTS, processes=2)))
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"dependencies": replace(PARTS, processes=2)},
+            ("written by 1 process, this run has 2", "same rows"),
+        ),
+        ({"versions": {"torch": "9.9.9", "new": "1"}}, ("torch 2.13.0 -> 9.9.9",)),
+    ],
+)
+def test_other_processes_and_an_upgrade_go_on_and_are_told(store, changed, words):
+    """Checkpoints of another number of processes or version of torch are used; the difference is
+    said.
+    """
+    step, said = look(replace(store, **changed))
     assert step == 6
-    assert "written by 1 process, this run has 2" in said[0]
-    assert "same rows" in said[0]
+    assert all(word in said[0] for word in words)
 
 
 def test_it_never_says_from_the_beginning_and_goes_on(store):
@@ -162,13 +182,6 @@ def test_it_never_says_from_the_beginning_and_goes_on(store):
     assert step == 3
     assert len(said) == 1
     assert "checkpoint-9 is not used" in said[0]
-
-
-def test_an_upgrade_goes_on_and_says_so(store):
-    """Checkpoints of another version of torch are used, with both versions named."""
-    step, said = look(replace(store, versions={"torch": "9.9.9", "new": "1"}))
-    assert step == 6
-    assert "torch 2.13.0 -> 9.9.9" in said[0]
 
 
 def test_a_moved_folder_changes_nothing(store):
@@ -263,3 +276,96 @@ def test_a_full_disk_says_how_much_a_checkpoint_takes(store):
         full = pytest.raises(MachineNotReady, match=f"{text}, and .* free .*checkpoints/")
         with full, where.writing(9):
             raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# --------------------------------------------------------------------------- what goes into one
+
+
+@pytest.mark.parametrize("written_by", [1, 2])
+def test_random_numbers_are_others_only_after_another_number_of_processes(written_by, tmp_path):
+    """Without the file of this process a checkpoint of as many processes is an error; one of
+    another number is gone on from with numbers that follow from seed, step and process.
+    """
+    place = tmp_path / "checkpoint-3"
+    place.mkdir()
+    (place / "complete.json").write_text(json.dumps({"processes": written_by}))
+    if written_by == 1:
+        with pytest.raises(MachineNotReady, match="has no random state of process 0"):
+            checkpoints.load_random_states(place, seed=1)
+        return
+    drawn = []
+    for _ in range(2):
+        checkpoints.load_random_states(place, seed=1)
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1]
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    """Numbers, texts and tensors of every kind, in one file that says so in its header; and what is
+    neither is an error.
+    """
+    shared = torch.arange(3)
+    value = {
+        "kinds": [1, 0.5, float("inf"), None, True, "é", [[], {}]],
+        "kept": {"half": torch.ones(2, dtype=torch.bfloat16), "view": torch.arange(6).view(2, 3).T},
+        "one": shared, "same": shared, "count": torch.tensor(3.0),
+    }  # fmt: skip
+    checkpoints.write_state(tmp_path / "state.safetensors", value)
+    found = checkpoints.read_state(tmp_path / "state.safetensors")
+    torch.testing.assert_close(found["kept"], value["kept"], rtol=0, atol=0)
+    assert found["kinds"] == value["kinds"]
+    assert torch.equal(found["one"], shared)
+    assert torch.equal(found["same"], shared)
+    assert found["count"] == 3.0
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        checkpoints.write_state(tmp_path / "state.safetensors", {"set": {1}})
+
+
+def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, make):
+    """The processes wait for the empty folder, and complete.json waits for the processes."""
+    order = []
+    for module in (progress, trl_trainer):
+        monkeypatch.setattr(module, "wait_for_all", lambda: order.append("waited"))
+    store = CheckpointStore(tmp_path, Dependencies(parts={}))
+    monkeypatch.setattr(CheckpointStore, "begin", lambda *_: order.append("began"))
+    monkeypatch.setattr(CheckpointStore, "complete", lambda *_, **__: order.append("completed"))
+    monkeypatch.setattr(trl_trainer, "save_weights", lambda *_: order.append("weights"))
+    monkeypatch.setattr(trl_trainer, "save_training", lambda *_, **__: order.append("written"))
+    trainer = object.__new__(trl_trainer.StageTrainer)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1, log_history=[], epoch=1)
+    state.save_to_json = lambda path: order.append("state")
+    trainer.state, trainer.checkpoint_store, trainer.is_fsdp_enabled = state, store, False
+    trainer.model = torch.nn.Linear(1, 1)
+    trainer.optimizer = trainer.lr_scheduler = torch.optim.SGD(trainer.model.parameters())
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
+    trainer._save_checkpoint(trainer.model, None)
+    watch = progress.RunCallback(make(), steps=2, memory=None, store=store)
+    watch.on_save(None, state, None)
+    assert order == ["began", "waited", "state", "weights", "written", "waited", "completed"]
+
+
+@pytest.mark.parametrize("value", [[0.5, -1.25], {"asked": ["é", None], "loss": 3.75}])
+def test_an_evaluation_that_was_kept_counts_only_if_it_is_unaltered(tmp_path, value):
+    """A number that a disk has changed would become a false verdict; the base is then evaluated
+    again.
+    """
+    path = tmp_path / "before.json"
+    keep_value(path, "mark", value)
+    assert kept_value(path, "mark") == value
+    assert kept_value(path, "other") is None
+    text = path.read_text()
+    for damaged in (text.replace("5", "7"), text[:-9], "[]", '{"fingerprint": "mark"}'):
+        path.write_text(damaged)
+        assert kept_value(path, "mark") is None
+
+
+def test_the_main_process_alone_reads_what_the_run_goes_on_from(tmp_path, monkeypatch, make):
+    """Its record is not read again, unverified, by each; they wait for it on the host, for long."""
+    order = []
+    found = Checkpoint(tmp_path / "checkpoint-3", {"step": 3})
+    store = SimpleNamespace(newest=lambda say: order.append("looked") or found)
+    monkeypatch.setattr(resuming, "wait_for_all", lambda: order.append("waited"))
+    monkeypatch.setattr(resuming, "from_main", lambda look: order.append("told") or look())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resuming.last_checkpoint(make(), store) is found
+    assert order == ["looked", "waited", "told"]

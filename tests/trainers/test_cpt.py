@@ -2,13 +2,11 @@
 too little text is refused.
 """
 
-import json
-
 import pytest
 
 from advisor.ground.errors import InputError
+from tests.trainers.runs import trained
 from trainers import cpt
-from trainers.job.job import make_job
 from trainers.start.loading import load_tokenizer
 
 SENTENCES = (
@@ -23,40 +21,21 @@ def corpus(folder, name="corpus", documents=40, words=SENTENCES):
     target = folder / name
     target.mkdir()
     for number in range(documents):
-        (target / f"{number:03}.txt").write_text(
-            f"Number {number}. "
-            + " ".join(words[(number + step) % len(words)] for step in range(8))
-            + "\n"
-        )
+        said = " ".join(words[(number + step) % len(words)] for step in range(8))
+        (target / f"{number:03}.txt").write_text(f"Number {number}. {said}\n")
     return target
 
 
 @pytest.fixture
-def read(make, tmp_path):
+def read(make):
     """A job that reads a corpus."""
+    small = {"packing": True, "holdout": 0.2, "seq_len": 96, "update": "full"}
+    small |= {"objective": "cpt", "learning_rate": 3e-3, "max_steps": 12}
 
     def build(path, **keys):
-        job = make(
-            job_data=path,
-            objective="cpt",
-            **{
-                "packing": True,
-                "holdout": 0.2,
-                "seq_len": 96,
-                "update": "full",
-                "learning_rate": 3e-3,
-                "max_steps": 12,
-                **keys,
-            },
-        )
-        return make_job(job.plan, stage="sft", run=job.run, folder=tmp_path)
+        return make(**{**small, **keys}, job_data=path)
 
     return build
-
-
-def result_of(job):
-    cpt.train(job)
-    return json.loads((job.output / "result.json").read_text())
 
 
 @pytest.mark.parametrize("update", ["full", "lora"])
@@ -64,9 +43,8 @@ def test_perplexity_of_held_out_documents_falls(read, tmp_path, update):
     """Documents that were not trained on become likelier, with an interval that excludes zero; no
     answers are generated.
     """
-    found = result_of(
-        read(corpus(tmp_path), update=update, learning_rate=3e-3 if update == "full" else 2e-2)
-    )
+    rate = 3e-3 if update == "full" else 2e-2
+    found = trained(read(corpus(tmp_path), update=update, learning_rate=rate))
     evaluation = found["evaluation"]
     assert evaluation["perplexity_after"] < evaluation["perplexity_before"]
     assert evaluation["holdout_loss_interval"][1] < 0

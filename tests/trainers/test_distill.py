@@ -5,12 +5,27 @@ import shutil
 from dataclasses import replace
 
 import pytest
+
+torch = pytest.importorskip("torch")
+
 from msgspec import structs
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
-from tests.trainers.alignment import losses, trained
+from advisor.plan.model import Launch, VLLMServer
+from tests.trainers.rollouts.vllm_stand_in import StandIn
+from tests.trainers.runs import (
+    break_at,
+    losses,
+    metrics,
+    same,
+    trained,
+    weights,
+    whole_and_broken,
+    write_rows,
+)
 from trainers import distill
-from trainers.job.job import make_job
 from trainers.step.answer_loss import Head
 from trainers.teachers import teacher as module
 from trainers.teachers.trainer import Distance, is_on_policy, logit_divergences, prompt_length
@@ -23,8 +38,6 @@ def teacher(once, trained_once):
     """The folder of a model that learned to answer, with a vocabulary padded to another size."""
 
     def save(folder):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         source = trained_once("sft", "full").output
         tokenizer = AutoTokenizer.from_pretrained(source)
         tokenizer.save_pretrained(folder)
@@ -56,7 +69,6 @@ def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
     """In tiles of TRL's kernel and in slices of tokens, value and gradient are those of GKD's loss
     on whole logits.
     """
-    import torch
     from trl.experimental.gkd import GKDTrainer
 
     monkeypatch.setattr("trainers.teachers.trainer.SLICE_LOGITS", 64)  # two tokens each
@@ -80,8 +92,6 @@ def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
 @pytest.mark.parametrize("by", [Distance.in_tiles, Distance.in_slices])
 def test_a_capped_and_scaled_head_is_scored_as_the_model_scores(by):
     """A soft cap and a scale of the logits count in tiles as in slices."""
-    import torch
-
     torch.manual_seed(0)
     module = torch.nn.Linear(8, 32, bias=False)
     other = torch.nn.Linear(8, 32, bias=False)
@@ -123,13 +133,12 @@ def test_the_student_comes_closer_to_its_teacher(keys, lesson):
     """The divergence on held-out rows falls, and is what the verdict is about."""
     job = lesson(**{**keys, "max_steps": 12, "micro_batch_size": 8, "keep": "best"})
     result = trained(job)
-    metrics = (job.run / "metrics.jsonl").read_text().splitlines()
     found = result["evaluation"]["metrics"]["divergence from the teacher"]
     assert found["after"] < 0.8 * found["before"]
     assert result["verdict"]["word"] == "better"
     assert "divergence from the teacher" in result["verdict"]["text"]
     assert result["evaluation"]["holdout_loss_before"] is not None
-    measured = [line["holdout_loss"] for line in map(json.loads, metrics) if "holdout_loss" in line]
+    measured = [line["holdout_loss"] for line in metrics(job) if "holdout_loss" in line]
     assert measured[0] > measured[-1]
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
 
@@ -151,46 +160,22 @@ def test_every_update_distils(keys, lesson):
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
 
 
-def break_after(step, job, monkeypatch):
-    """Run the stage and crash it once it has logged that step."""
-    from trainers.keep.progress import RunCallback
-
-    original = RunCallback.on_log
-
-    def crash(self, args, state, control, **kwargs):
-        original(self, args, state, control, **kwargs)
-        if state.global_step == step:
-            raise RuntimeError("pulled the plug")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunCallback, "on_log", crash)
-        with pytest.raises(RuntimeError, match="plug"):
-            distill.train(job)
-
-
 def test_a_broken_run_resumes_with_the_same_weights(lesson, monkeypatch):
     """What the student writes depends on the seed and the step alone: a resumed run has the losses
     of an unbroken one, and its result every bit.
     """
     keys = {"on_policy": 0.5, "grad_accum": 2, "micro_batch_size": 2, "dropout": 0.1}
-    whole = lesson(**keys, job_judge=False)
-    trained(whole)
-    broken = lesson(**keys, job_judge=False, job_run=whole.run.parent / "broken")
-    break_after(5, broken, monkeypatch)
-    trained(broken)
+    whole, broken = whole_and_broken(lesson, 5, monkeypatch, **keys)
     assert losses(broken) == losses(whole)
-    name = "adapter_model.safetensors"
-    assert (broken.output / name).read_bytes() == (whole.output / name).read_bytes()
+    assert same(weights(broken), weights(whole))
 
 
 def test_another_teacher_starts_anew(lesson, teacher, tmp_path, capsys, monkeypatch):
     """Checkpoints belong to the teacher's weights: another one is no reason to go on."""
-    from safetensors.torch import load_file, save_file
-
     own = tmp_path / "teacher"
     shutil.copytree(teacher, own)
     job = lesson(on_policy=0.0, teacher=str(own), job_judge=False)
-    break_after(3, job, monkeypatch)
+    break_at(3, job, monkeypatch)
     weights = load_file(own / "model.safetensors")
     weights["model.norm.weight"] *= 1.5
     save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
@@ -225,9 +210,6 @@ def test_a_server_generates_the_students_answers(lesson, tiny_model):
     """With `rollouts: vllm` the weights go to the server before each step that the student answers,
     and in no other.
     """
-    from advisor.plan.model import Launch, VLLMServer
-    from tests.trainers.rollouts.vllm_stand_in import StandIn
-
     with StandIn(tiny_model) as server:
         job = lesson(rollouts="vllm", on_policy=0.5, max_steps=4, job_judge=False)
         launch = Launch(vllm=VLLMServer(url=server.url))
@@ -242,11 +224,8 @@ def test_a_server_generates_the_students_answers(lesson, tiny_model):
 @pytest.fixture
 def problems(tmp_path):
     """Twelve requests with an answer to check, which nobody learns."""
-    path = tmp_path / "problems.jsonl"
-    rows = [{"prompt": f"What is {number} + {number}?", "answer": str(2 * number)} for number in
-            range(12)]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    rows = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(12)]
+    return write_rows(tmp_path / "problems.jsonl", rows)
 
 
 def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
@@ -278,23 +257,19 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     assert {file.name: file.read_bytes() for file in half.iterdir()} == written
 
 
-def test_requests_alone_are_answered_by_student_and_teacher(lesson, problems, tmp_path):
+def test_requests_alone_are_answered_by_student_and_teacher(lesson, problems):
     """A file of requests that nobody answered trains, once the plan says which column they are."""
     job = lesson(on_policy=0.5, job_data=problems, max_steps=2, job_judge=False)
-    plan = structs.replace(
-        job.plan, data=structs.replace(job.plan.data, mapping={"question": "prompt"})
-    )
-    job = make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path, judge=False)
-    result = trained(job)
+    data = structs.replace(job.plan.data, mapping={"question": "prompt"})
+    result = trained(replace(job, plan=structs.replace(job.plan, data=data)))
     assert any(note.startswith("the teacher wrote 12 answers") for note in result["data"]["notes"])
 
 
 @pytest.mark.parametrize("update", ["lora", "full"])
 def test_accumulation_does_not_change_the_divergence(update, lesson, tmp_path):
     """Eight rows at once and four times two rows are one step with one loss and one gradient."""
-    keys = {"update": update, "on_policy": 0.0, "max_steps": 1, "holdout": 0.0, "dropout": 0.0}
-    if update == "full":
-        keys = {name: value for name, value in keys.items() if name != "dropout"}
+    keys = {"update": update, "on_policy": 0.0, "max_steps": 1, "holdout": 0.0}
+    keys["dropout"] = 0.0 if update == "lora" else None
     found = []
     for size in (8, 2):
         job = lesson(
@@ -302,7 +277,7 @@ def test_accumulation_does_not_change_the_divergence(update, lesson, tmp_path):
             job_max_steps=1, job_run=tmp_path / f"run-{size}",
         )  # fmt: skip
         distill.train(job)
-        line = json.loads((job.run / "metrics.jsonl").read_text().splitlines()[0])
+        line = metrics(job)[0]
         found.append((line["loss"], line["grad_norm"]))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
@@ -329,13 +304,11 @@ def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, prob
 # --------------------------------------------------------------------------- what is refused
 
 
-def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("unloaded")
+def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp_path):
     """A teacher whose tokens have other numbers cannot correct the student's; the error says what
     to do instead.
     """
-    monkeypatch.setattr(
-        "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
-    )
     other = tmp_path / "other"
     shutil.copytree(teacher, other)
     content = json.loads((other / "tokenizer.json").read_text())
@@ -349,6 +322,7 @@ def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp
     assert "train on the teacher's texts instead" in str(caught.value)
 
 
+@pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -360,19 +334,9 @@ def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp
     ],
     ids=["none", "no-folder", "no-room", "loss-type", "server"],
 )
-def test_what_cannot_be_distilled_is_said_before_the_model_loads(
-    keys, message, lesson, monkeypatch
-):
+def test_what_cannot_be_distilled_is_said_before_the_model_loads(keys, message, lesson):
     """A stage without a teacher, a teacher that is not there, answers longer than the rows, and
     another loss.
     """
-    monkeypatch.setattr(
-        "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
-    )
-    job = lesson(**{key: value for key, value in keys.items() if value is not None})
-    if keys.get("teacher", "") is None:
-        options = {key: value for key, value in job.stage.options.items() if key != "teacher"}
-        stage = structs.replace(job.stage, options=options)
-        job = replace(job, entry=structs.replace(job.entry, stage=stage))
     with pytest.raises(InputError, match=message):
-        distill.train(job)
+        distill.train(lesson(**keys))

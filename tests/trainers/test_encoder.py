@@ -2,15 +2,18 @@
 by plain transformers.
 """
 
-import json
 import random
-from dataclasses import replace
 
 import pytest
-from msgspec import structs
+
+torch = pytest.importorskip("torch")
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from advisor.ground.errors import InputError
-from trainers import sft
+from tests.trainers import runs
+from tests.trainers.runs import write_rows
 
 WORDS = {"spam": ("win", "free", "prize", "now"), "ham": ("meeting", "report", "lunch", "friday")}
 
@@ -24,9 +27,7 @@ def labelled(tmp_path_factory):
         for number in range(60)
         for name in WORDS
     ]
-    path = tmp_path_factory.mktemp("labelled") / "mail.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(tmp_path_factory.mktemp("labelled") / "mail.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,6 @@ def tiny_bert(tmp_path_factory, tiny_model):
     """A random two-layer BERT with a word-piece-like tokenizer that has a padding token and no end
     token.
     """
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("tiny-bert")
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
@@ -50,51 +47,41 @@ def tiny_bert(tmp_path_factory, tiny_model):
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
         sep_token="[SEP]",
-    )
+    )  # fmt: skip
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=64,
-        )
-    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
     return folder
 
 
-def trained(make, labelled, model=None, **keys):
-    job = make(
-        head="classes",
-        job_data=labelled,
-        holdout=0.25,
-        micro_batch_size=8,
-        seq_len=32,
-        **{"max_steps": 60, "learning_rate": 3e-3, **keys},
-    )
-    if model is not None:
-        job = replace(job, plan=structs.replace(job.plan, model=str(model)))
-    sft.train(job)
-    return job, json.loads((job.output / "result.json").read_text())
+@pytest.fixture
+def trained(make, labelled):
+    """`trained(model, **keys)`: a stage that sorts, and what it says of itself."""
+    small = {"head": "classes", "holdout": 0.25, "micro_batch_size": 8, "seq_len": 32}
+    small |= {"max_steps": 60, "learning_rate": 3e-3, "job_data": labelled}
+
+    def train(model=None, **keys):
+        job = make(**{**small, **({"job_model": model} if model else {}), **keys})
+        return job, runs.trained(job)
+
+    return train
 
 
 @pytest.mark.parametrize(
     ("bert", "update"), [(True, "full"), (True, "lora"), (False, "full"), (False, "lora")]
 )
-def test_texts_are_sorted_by_what_was_learned(make, labelled, tiny_bert, bert, update):
+def test_texts_are_sorted_by_what_was_learned(trained, tiny_bert, bert, update):
     """Held-out texts are called by their class, with intervals and a confusion table; plain loading
     gives the class names.
     """
     keys = {"learning_rate": 8e-3, "max_steps": 120} if update != "full" else {}
-    job, result = trained(make, labelled, tiny_bert if bert else None, update=update, **keys)
+    job, result = trained(tiny_bert if bert else None, update=update, **keys)
     found = result["evaluation"]
     assert found["metrics"]["accuracy"]["after"] > 0.9
     assert result["verdict"]["word"] == "better"
@@ -109,51 +96,44 @@ def test_texts_are_sorted_by_what_was_learned(make, labelled, tiny_bert, bert, u
         assert classify("report meeting lunch friday")[0]["label"] == "ham"
 
 
-def test_one_class_is_no_task(make, tmp_path):
+def test_one_class_is_no_task(trained, tmp_path):
     """A file in which every row has the same class is refused with what to do."""
-    path = tmp_path / "one.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"text": f"text {number}", "label": "same"}) + "\n" for number in range(40)
-        )
-    )
+    rows = [{"text": f"text {number}", "label": "same"} for number in range(40)]
     with pytest.raises(InputError, match=r"every row has the class|one class|few distinct"):
-        trained(make, path)
+        trained(job_data=write_rows(tmp_path / "one.jsonl", rows))
 
 
-def test_what_a_head_cannot_go_with_is_refused(make, labelled):
+def test_what_a_head_cannot_go_with_is_refused(trained):
     """Packing, before the model is loaded."""
     with pytest.raises(InputError, match="packing"):
-        trained(make, labelled, packing=True)
+        trained(packing=True)
 
 
-def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(make, labelled, tiny_bert):
+def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(trained, tiny_bert):
     """It trains with the head, is saved with it and loaded again; an encoder keeps no keys and
     values that a prefix could be.
     """
     keys = {"update": "prefix", "prefix_tokens": 4, "max_steps": 20, "learning_rate": 2e-2}
-    _, result = trained(make, labelled, **keys)
+    _, result = trained(**keys)
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["evaluation"]["metrics"]["accuracy"]["after"] > 0.6
-    with pytest.raises(
-        InputError,
-        match="does not cache keys and values in every layer, so that a prefix has no place in it",
-    ):
-        trained(make, labelled, tiny_bert, **keys)
+    why = "does not cache keys and values in every layer, so that a prefix has no place in it"
+    with pytest.raises(InputError, match=why):
+        trained(tiny_bert, **keys)
 
 
-def test_a_head_that_calls_one_class_alone_is_told(make, labelled):
+def test_a_head_that_calls_one_class_alone_is_told(trained):
     """A rate of almost nothing leaves the head as it was; a result that always says the same is a
     warning, if it does.
     """
-    _, result = trained(make, labelled, max_steps=1, learning_rate=1e-9, job_max_steps=1)
+    _, result = trained(max_steps=1, learning_rate=1e-9, job_max_steps=1)
     assert result["verdict"]["word"] in ("not distinguishable", "worse")
 
 
-def test_an_adapter_goes_under_a_head(make, labelled, tiny_bert):
+def test_an_adapter_goes_under_a_head(trained, tiny_bert):
     """A bottleneck adapter on an encoder trains with the head, is saved with it, and is loaded
     again.
     """
-    _, result = trained(make, labelled, tiny_bert, update="adapter", bottleneck=8, max_steps=10)
+    _, result = trained(tiny_bert, update="adapter", bottleneck=8, max_steps=10)
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["evaluation"]["rows"] == 30

@@ -1,5 +1,7 @@
 """One command for all recipes: `python -P -m trainers OBJECTIVE PLAN`."""
 
+import ast
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -7,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import InputError, MachineNotReady
 from trainers.__main__ import main
+from trainers.job import libraries
 from trainers.stage import objective as recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,3 +85,43 @@ def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     assert main(command) == 2  # there are no rows
     assert asked == []
     assert "adam_beta1" not in capsys.readouterr().err
+
+
+@pytest.mark.light
+def test_untested_versions_are_refused_with_both_named(monkeypatch):
+    """A library outside the tested range is exit 4, naming the installed and the wanted version."""
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.1" if name == "trl" else real(name)
+    )
+    with pytest.raises(MachineNotReady, match=r"trl 0\.1 is installed.*\n\s*wanted: trl.*>=1"):
+        libraries.check_versions(quantized=False)
+
+
+LOADERS = ("from_pretrained", "from_config", "pipeline", "load_dataset")
+# They read JSON, or take a model that is loaded already.
+NO_CODE = ("PeftModel", "PeftConfig", "LoraConfig", "GenerationConfig", "original")
+
+
+@pytest.mark.light
+def test_every_load_says_whether_code_may_run():
+    """Each call of ours that can run a model's code passes `trust_remote_code`, by name or in the
+    options that its function builds.
+    """
+    seen = []
+    for path in [path for name in ("advisor", "trainers") for path in (ROOT / name).rglob("*.py")]:
+        source = path.read_text("utf-8")
+        calls = ast.walk(ast.parse(source)) if any(name in source for name in LOADERS) else ()
+        for call in calls:
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            if call.func.attr not in LOADERS or ast.unparse(call.func.value) in NO_CODE:
+                continue
+            seen.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+            named = {keyword.arg for keyword in call.keywords}
+            built = "trust_remote_code" in source and None in named
+            assert "trust_remote_code" in named or built, seen[-1]
+    assert len(seen) >= 10
+    for name in ("torch.load(", "pickle.load", "allow_pickle", "load_dataset("):
+        found = [path for path in (ROOT / "trainers").rglob("*.py") if name in path.read_text()]
+        assert found == [], name

@@ -1,31 +1,40 @@
 """Mixtures of experts: trained, evaluated, saved and loaded like any model."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+
+torch = pytest.importorskip("torch")
+
+from types import SimpleNamespace
+
+from datasets import Dataset
 from msgspec import structs
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig
 
 from advisor.ground.errors import InputError
 from advisor.plan.model import Launch
 from advisor.plan.write import plan_text
-from tests.trainers.alignment import FULL, REWARD, SHORT, result_of, stage_of, trained
+from tests.trainers.alignment import FULL, REWARD, keys_of, result_of, stage_of, trained
 from tests.trainers.conftest import job_in
+from tests.trainers.families import byte_level
 from tests.trainers.moe import FAMILIES, tiny_mixture, train_all
-from tests.trainers.runs import break_at
+from tests.trainers.runs import break_at, same, torchrun, weights
 from trainers import sft
-
-ROOT = Path(__file__).parents[2]
+from trainers.evaluation.saved_result import _same_tensors
+from trainers.job.job import JUDGE, TRAIN
+from trainers.keep.results import save_weights
+from trainers.stage.trl_trainer import SFT
+from trainers.updates import load_update
+from trainers.updates.experts import find_experts, silence_routers
+from trainers.updates.lora import is_refused
 
 
 def generates(model, tokenizer):
     """Plain transformers' answers to two prompts of different lengths, one of them padded."""
-    import torch
-
     batch = tokenizer(
         ["hello", "where is my parcel, please?"], padding=True, padding_side="left",
         return_tensors="pt", return_token_type_ids=False,
@@ -39,8 +48,7 @@ def moe(make, tiny_moe):
     """A job on the tiny mixture of experts."""
 
     def build(**keys):
-        job = make(**{"rank": 4, "max_steps": 2, **keys})
-        return replace(job, plan=structs.replace(job.plan, model=str(tiny_moe)))
+        return make(**{"rank": 4, "max_steps": 2, **keys}, job_model=tiny_moe)
 
     return build
 
@@ -49,18 +57,12 @@ def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
     """LoRA on a mixture corrects attention alone, is compared with the base by loss and answers,
     and is the same model in PEFT and as W + BA; anybody's generate works on a padded batch.
     """
-    import torch
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
-
     job = moe()
     result = trained(job)
     said = capsys.readouterr().err
     assert "trained without the load-balancing loss, because experts and routers are frozen" in said
-    assert (
-        "target_modules all-linear corrects self_attn.k_proj, self_attn.o_proj, self_attn.q_proj, self_attn.v_proj, not"
-        in said
-    )
+    names = ", ".join(f"self_attn.{name}_proj" for name in "koqv")
+    assert f"target_modules all-linear corrects {names}, not" in said
     assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"]
     checks = {check["name"]: check for check in result["checks"]}
     assert checks["saved-model-is-the-trained-one"]["ok"]
@@ -70,50 +72,36 @@ def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
     assert generates(again, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
 
 
-def test_a_whole_mixture_is_saved_with_the_settings_of_its_base(moe, tiny_moe, capsys):
-    """Full tuning trains with the load-balancing loss, and config.json is silent about routers like
-    that of the base, so that plain generate works on a padded batch.
+def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_base(
+    moe, tiny_moe, monkeypatch, tmp_path, capsys
+):
+    """Full tuning trains with the load-balancing loss. transformers holds all experts in one tensor
+    and saves each by itself: what reads a checkpoint, or a result to judge it, gets the trained
+    ones and not those of the base. config.json is silent about routers like that of the base, so
+    that plain generate works on a padded batch.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    job = moe(update="full", learning_rate=1e-3)
-    trained(job)
+    keys = {**FULL, "save_steps": 1, "max_steps": 3, "job_judge": False}
+    whole, broken = (moe(**keys, job_run=tmp_path / name) for name in ("whole", "broken"))
+    trained(whole)
     assert "trained with the load-balancing loss, weight 0.001" in capsys.readouterr().err
+    break_at(3, broken, monkeypatch)
+    sft.train(replace(broken, part=TRAIN))
+    assert same(weights(broken), weights(whole))
+    result = trained(replace(broken, part=JUDGE))
+    assert all(check["ok"] for check in result["checks"])
     saved, base = (
-        json.loads((folder / "config.json").read_text()) for folder in (job.output, tiny_moe)
+        json.loads((folder / "config.json").read_text()) for folder in (whole.output, tiny_moe)
     )
     for key in ("output_router_logits", "router_aux_loss_coef"):
         assert saved[key] == base[key]
-    again = AutoModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
-    assert generates(again, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
-
-
-def test_the_experts_of_a_whole_mixture_are_resumed_and_judged(moe, monkeypatch, tmp_path):
-    """transformers holds all experts in one tensor and saves each by itself: what reads a
-    checkpoint, or a result to judge it, gets the trained ones and not those of the base.
-    """
-    from trainers.job.job import JUDGE, TRAIN
-
-    keys = {"update": "full", "learning_rate": 1e-3, "save_steps": 1, "job_judge": False}
-    whole = moe(job_run=tmp_path / "whole", max_steps=3, **keys)
-    trained(whole)
-    broken = moe(job_run=tmp_path / "broken", max_steps=3, **keys)
-    break_at(3, broken, monkeypatch)
-    sft.train(replace(broken, part=TRAIN))
-    one, other = ((job.output / "model.safetensors").read_bytes() for job in (whole, broken))
-    assert one == other
-    result = trained(replace(broken, part=JUDGE))
-    assert all(check["ok"] for check in result["checks"])
+    again = AutoModelForCausalLM.from_pretrained(whole.output, dtype=torch.float32)
+    assert generates(again, AutoTokenizer.from_pretrained(whole.output)).shape[0] == 2
 
 
 def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path):
     """Whatever its config says, a model in memory can generate; what is saved has the base's own
     settings, although TRL changes the weight of the loss.
     """
-    from trainers.keep.results import save_weights
-    from trainers.updates.experts import silence_routers
-
     model = silence_routers(tiny_mixture("mixtral", output_router_logits=True))
     assert model.config.output_router_logits is False
     model.config.router_aux_loss_coef = 0.0
@@ -127,8 +115,6 @@ def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path)
 
 def test_4_bit_leaves_experts_as_they_are_and_says_so(moe, tiny_moe, capsys):
     """bitsandbytes quantises linear layers; how many parameters it leaves is in the record."""
-    from transformers import AutoConfig
-
     result = trained(moe(quantization="nf4", max_steps=1, job_max_steps=1, job_judge=False))
     assert "of them in routed experts" in capsys.readouterr().err
     # By hand: 2 layers, 4 experts, 3 matrices of 32 x 16; embeddings and head of V x 32; routers of
@@ -138,81 +124,58 @@ def test_4_bit_leaves_experts_as_they_are_and_says_so(moe, tiny_moe, capsys):
     assert result["resolved"]["unquantised_parameters"] == routed + 2 * vocabulary * 32 + rest
 
 
-def base_trainer(model, objective_arguments=None, **arguments):
-    """Our SFT trainer on the model, without a run around it."""
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
-    from trl import SFTConfig
+@pytest.fixture
+def base_trainer(tmp_path):
+    """Our SFT trainer on a mixture that balances its experts, without a run around it."""
 
-    from tests.trainers.families import byte_level
-    from trainers.stage.trl_trainer import SFT
+    def build(**arguments):
+        model = silence_routers(tiny_mixture("qwen3_moe"))
+        config = SFTConfig(
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", bf16=False,
+            dataset_kwargs={"skip_prepare_dataset": True}, router_aux_loss_coef=0.5, **arguments,
+        )  # fmt: skip
+        rows = Dataset.from_dict({"input_ids": [[3, 4, 5, 6]], "labels": [[-100, 4, 5, 6]]})
+        tokenizer = byte_level(("<e>",), eos="<e>")
+        trainer = SFT(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+        silence_routers(model)
+        return trainer
 
-    tokenizer = byte_level(("<e>",), eos="<e>")
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    rows = {"input_ids": [[3, 4, 5, 6]], "labels": [[-100, 4, 5, 6]]}
-    config = SFTConfig(
-        output_dir="unused", use_cpu=True, report_to="none", bf16=False,
-        dataset_kwargs={"skip_prepare_dataset": True}, **arguments,
-    )  # fmt: skip
-    return SFT(
-        model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
-    )
+    return build
 
 
 def batch_of():
-    import torch
-
     ids = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
-def test_training_adds_the_balancing_loss(tmp_path, monkeypatch):
+def test_training_adds_the_balancing_loss(base_trainer):
     """The loss of the tokens, and the model's own balancing loss times its weight, which
     accumulated steps share.
     """
-    import torch
-
-    from trainers.updates.experts import silence_routers
-
-    monkeypatch.chdir(tmp_path)
-    model = silence_routers(tiny_mixture("qwen3_moe"))
-    trainer = base_trainer(model, router_aux_loss_coef=0.5)
-    silence_routers(model)
+    trainer = base_trainer()
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 4
     batch = batch_of()
     with torch.no_grad():
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        there = model(**inputs, output_router_logits=True)
-        tokens = torch.nn.functional.cross_entropy(
-            there.logits[:, :-1].flatten(0, 1),
-            batch["labels"][:, 1:].flatten(),
-            ignore_index=-100,
-            reduction="sum",
-        )
-        alone = trainer.compute_loss(trainer.model, batch_of())
-        shared = trainer.compute_loss(
-            trainer.model, batch_of(), num_items_in_batch=torch.tensor(20)
-        )
+        there = trainer.model(**inputs, output_router_logits=True)
+        logits, labels = there.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+        tokens = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        alone = trainer.compute_loss(trainer.model, dict(batch))
+        count = torch.tensor(20)
+        shared = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
     assert float(there.aux_loss) > 1  # it is 2 if every expert gets as many tokens
     assert float(alone) == pytest.approx(float(tokens / 6 + 0.5 * there.aux_loss), rel=1e-5)
     assert float(shared) == pytest.approx(float(tokens / 20 + 0.5 * there.aux_loss / 4), rel=1e-5)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"label_smoothing_factor": 0.1}, {"loss_type": "dft"}])
-def test_evaluation_is_the_plain_loss_without_other_processes(arguments, tmp_path, monkeypatch):
+def test_evaluation_is_the_plain_loss_without_other_processes(arguments, base_trainer, monkeypatch):
     """The held-out loss is that of the tokens alone, whatever training adds to it, and asks nothing
     of the other processes, which are in training already.
     """
-    import torch
-
-    from trainers.updates.experts import silence_routers
-
-    monkeypatch.chdir(tmp_path)
-    model = silence_routers(tiny_mixture("qwen3_moe"))
-    trainer = base_trainer(model, router_aux_loss_coef=0.5, **arguments)
-    silence_routers(model)
+    trainer = base_trainer(**arguments)
 
     def gather(*args):
         raise AssertionError("a collective operation in an evaluation")
@@ -222,10 +185,10 @@ def test_evaluation_is_the_plain_loss_without_other_processes(arguments, tmp_pat
     batch = batch_of()
     with torch.no_grad():
         found = float(trainer.compute_loss(trainer.model, dict(batch)))
-        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
-    )
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        logits = trainer.model(**inputs).logits[:, :-1]
+    labels = batch["labels"][:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels)
     assert found == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -240,36 +203,29 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     """all-linear and attention-and-shared leave routed experts alone, with-experts adds them, and
     routers stay as they are; plain PEFT loads the result.
     """
-    import torch
-    from peft import PeftModel, get_peft_model
-
-    from advisor.plan.model import Stage
-    from trainers.updates import load_update
-    from trainers.updates.experts import find_experts
-
     keys = {"rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False}
-    stage = Stage(
-        name="s", objective="sft", update="lora", learning_rate=1.0,
-        options={"target_modules": wanted},
-    )  # fmt: skip
+    keys["target_modules"] = wanted
+    stage = stage_of("sft", target_modules=wanted)
     base = tiny_mixture(family)
     experts = find_experts(base)
-    config = load_update("lora").peft_config(stage, {**keys, "target_modules": wanted}, base)
+    config = load_update("lora").peft_config(stage, keys, base)
     model = get_peft_model(base, config).eval()
-    trained_names = [
+    names = [
         name.removeprefix("base_model.model.").replace(".base_layer", "")
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
-    assert not [
-        name for name in trained_names if any(f"{part}." in name for part in experts.routers)
-    ]
-    routed = [name for name in trained_names if any(f"{part}." in name for part in experts.modules)]
+
+    def within(parts):
+        return [name for name in names if any(f"{part}." in name for part in parts)]
+
+    assert not within(experts.routers)
+    routed = within(experts.modules)
     # Two tensors of experts in a layer, A and B for each.
     assert len(routed) == (4 * len(experts.modules) if wanted == "with-experts" else 0)
-    assert any("q_" in name for name in trained_names)
+    assert any("q_" in name for name in names)
     if family in ("deepseek_v3", "llama4_text"):
-        assert any(".shared_expert" in name for name in trained_names)
+        assert any(".shared_expert" in name for name in names)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -283,10 +239,6 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
 
 def test_layers_that_peft_refuses_are_left_out():
     """The output projections of Mamba layers, whose kernels read the weights themselves."""
-    from types import SimpleNamespace
-
-    from trainers.updates.lora import is_refused
-
     model = SimpleNamespace(config=SimpleNamespace(model_type="nemotron_h"))
     assert is_refused("backbone.layers.0.mixer.out_proj", model)
     assert not is_refused("backbone.layers.0.mixer.in_proj", model)
@@ -312,7 +264,7 @@ def test_targets_that_cannot_be_had_are_bad_input(keys, match, moe):
 
 
 def test_a_dense_model_has_no_experts_to_correct(make):
-    """with-experts on a dense model is refused; attention-and-shared is all of its layers."""
+    """with-experts on a dense model is refused."""
     with pytest.raises(InputError, match="needs a mixture of experts"):
         sft.train(make(target_modules="with-experts"))
 
@@ -325,37 +277,19 @@ def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
     """SFT with full weights, DPO and GRPO of a mixture by one process and by two, whose results
     another one judges: what is saved loads and generates.
     """
-    import torch
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
-
     (tmp_path / "own.py").write_text(REWARD)
-    stages = {
-        "sft": stage_of("sft", **{**FULL, "max_steps": 2}),
-        "dpo": stage_of("dpo", max_steps=2),
-        "grpo": stage_of("grpo", **{**SHORT, "max_steps": 2}),
-    }
-    jobs = {
-        name: job_in(tmp_path, (stage,), model=tiny_moe, data=pairs, run=tmp_path / name)
-        for name, stage in stages.items()
-    }
-    plans = [tmp_path / f"{name}.yaml" for name in jobs]
-    for path, job in zip(plans, jobs.values(), strict=True):
-        path.write_text(plan_text(structs.replace(job.plan, launch=Launch(processes=processes))))
+    jobs, plans = {}, []
+    for name, update in (("sft", "full"), ("dpo", "lora"), ("grpo", "lora")):
+        stages = (stage_of(name, **keys_of(name, update, max_steps=2)),)
+        jobs[name] = job_in(tmp_path, stages, model=tiny_moe, data=pairs, run=tmp_path / name)
+        plan = structs.replace(jobs[name].plan, launch=Launch(processes=processes))
+        plans.append(tmp_path / f"{name}.yaml")
+        plans[-1].write_text(plan_text(plan))
     if processes == 1:
         train_all(plans)
     else:
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", *launcher, "-m", "tests.trainers.moe", *map(str, plans)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        train_all(plans, part="judge")
+        torchrun("tests.trainers.moe", *plans)
+        train_all(plans, part=JUDGE)
     for name, job in jobs.items():
         result = result_of(job)
         assert result["evaluation"] is not None
@@ -369,10 +303,6 @@ def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
 
 def test_saved_experts_are_no_damage_where_a_second_model_has_no_room(tmp_path):
     """transformers saves them under other names than it keeps them; what has a name is compared."""
-    import torch
-
-    from trainers.evaluation.saved_result import _same_tensors
-
     model = tiny_mixture("qwen3_moe")
     model.save_pretrained(tmp_path)
     assert _same_tensors(model, tmp_path)

@@ -7,22 +7,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from itertools import pairwise
-from pathlib import Path
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 from msgspec import structs
 
 pytest.importorskip("torch")
+
 import torch
 
 from advisor.plan.model import Launch
-from tests.trainers.alignment import REWARD, SHORT, result_of
-from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from tests.trainers.alignment import keys_of, result_of
+from tests.trainers.pretend_gpu import GPU, HOST, pretend_gpu
 from tests.trainers.runs import break_at
 from trainers.job.job import Job
+from trainers.keep.progress import RunCallback
 from trainers.start import loading
+from trainers.step import settings
 
 GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
 
@@ -49,10 +51,10 @@ def test_operations_over_both_devices_are_refused() -> None:
     with pretend_gpu():
         there = table.to("cuda")
         here = torch.ones(4, dtype=torch.long)
-        assert (there.device, here.device, table.device) == (GPU, torch.device("cpu"), torch.device("cpu"))  # fmt: skip
+        assert (there.device, here.device, table.device) == (GPU, HOST, HOST)
         assert (there + torch.tensor(1.0)).device == GPU
         assert there[here].device == GPU
-        assert there.cpu().device.type == "cpu"
+        assert there.cpu().device == HOST
         for wrong in (
             lambda: there + table,
             lambda: torch.nn.functional.embedding(here, there),
@@ -77,7 +79,7 @@ def test_gradients_and_states_are_on_the_gpu() -> None:
         states = [value for state in optimizer.state.values() for value in state.values()]
         assert len(states) == 6
         assert all(value.device == GPU for value in states)
-    assert layer.weight.device.type == "cpu"
+    assert layer.weight.device == HOST
     assert not torch.cuda.is_available()
 
 
@@ -91,7 +93,7 @@ def test_a_model_left_on_the_host_is_found(
     original = loading.load_base
 
     def on_host(job: Job, device: Any, *args: Any, **rest: Any) -> Any:
-        return original(job, torch.device("cpu"), *args, **rest)
+        return original(job, HOST, *args, **rest)
 
     monkeypatch.setattr(loading, "load_base", on_host)
     monkeypatch.setattr("transformers.Trainer._move_model_to_device", lambda *_: None)
@@ -115,34 +117,22 @@ def test_sft_runs_whole_on_the_gpu(make: Callable[..., Job]) -> None:
     assert any("loaded by" in check["text"] and check["ok"] for check in result["checks"])
 
 
-UPDATES = ("full", "lora", "adapter", "prefix", "ia3")
 SLOW = {("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
 WHOLE_RUNS = [
-    pytest.param(
-        objective,
-        update,
-        marks=pytest.mark.slow if (objective, update) in SLOW else pytest.mark.long,
+    pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else pytest.mark.long)
+    for cell in product(
+        ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"),
+        ("full", "lora", "adapter", "prefix", "ia3"),
     )
-    for objective in ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo")
-    for update in UPDATES
 ]
 
 
 @pytest.mark.parametrize(("objective", "update"), WHOLE_RUNS)
 def test_every_objective_runs_whole_on_the_gpu(
-    align: Callable[..., Job], tmp_path: Path, objective: str, update: str
+    align: Callable[..., Job], objective: str, update: str
 ) -> None:
     """Every objective under every update trains, is evaluated, saved and reloaded on the GPU."""
-    (tmp_path / "own.py").write_text(REWARD)
-    writes = objective in ("grpo", "rloo", "ppo")
-    keys = {
-        **({**SHORT, "max_steps": 2} if writes else {"max_steps": 2}),
-        **({"prefix_tokens": 4} if update == "prefix" else {}),
-        **({"learning_rate": 1e-3} if update == "full" else {}),
-    }
-    if objective == "ppo":
-        keys.pop("generations")
-    result = train(align(objective, update=update, **GPU_KEYS, **keys))
+    result = train(align(objective, **keys_of(objective, update, **GPU_KEYS, max_steps=2)))
     assert result["resolved"]["device"] == "cuda:0"
     assert result["evaluation"] is not None
 
@@ -180,9 +170,6 @@ def test_a_dry_run_forgives_a_step_that_the_scaler_skips(
 
 def waits_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Where the host waited for the GPU, for each step between two that write a line."""
-    from trainers.keep.progress import RunCallback
-    from trainers.step import settings
-
     monkeypatch.setattr(settings, "LOGGED_LINES", 1)
     ends: list[int] = []
     original = RunCallback.on_step_end

@@ -9,12 +9,11 @@ sizes are cut to what a CPU does at once. pretend_gpu.py says what this cannot s
 
 from __future__ import annotations
 
-import gc
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,7 +22,13 @@ import pytest
 from msgspec.structs import replace
 
 pytest.importorskip("torch")
+
 import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from advisor.advice.advise import candidate_of
 from advisor.advice.planning import make_plan
@@ -36,7 +41,9 @@ from advisor.plan.model import Launch, Plan, PlanData, Stage
 from advisor.situation.models import model_shape
 from tests.trainers.alignment import REWARD
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from tests.trainers.runs import write_rows
 from trainers.job.job import make_job
+from trainers.stage import load as module
 
 MODEL = "Qwen/Qwen3-8B"  # the one the plans are for: large enough that settings differ
 # A name of a plan's precision -> the GPU that advice is asked about, and what an expert changes.
@@ -47,7 +54,6 @@ MACHINES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
 }
 CLASSES = "classes"  # sft with `head: classes`
 OBJECTIVES = (*methods().objectives, CLASSES)
-WITH_REWARD = ("ppo", "grpo", "rloo")
 SMALL = {
     "response_tokens": 4,
     "teacher": "model",
@@ -101,45 +107,25 @@ def made_small(stage: Stage) -> Stage:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """The model, half as wide, and data of every kind."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
     found = tmp_path_factory.mktemp("fake-gpu")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.save_pretrained(found / "model")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(found / "model")
     torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-            tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-        )
-    ).save_pretrained(found / "model")  # fmt: skip
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
+    config = LlamaConfig.from_pretrained(tiny_model, **narrow)
+    LlamaForCausalLM(config).save_pretrained(found / "model")
     (found / "own.py").write_text(REWARD)
     pairs = [
         {"prompt": f"Where is {n}?", "chosen": f"Thank you, {n}.", "rejected": f"Go, {n}."}
         for n in range(16)
     ]
-    chats = [
-        {"messages": [{"role": "user", "content": row["prompt"]},
-                      {"role": "assistant", "content": row["chosen"]}]}
-        for row in pairs
-    ]  # fmt: skip
+    write_rows(found / "pairs.jsonl", pairs)
+    answers = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+    write_rows(found / "sft.jsonl", answers)
     texts = [{"text": f"The red kettle {n} boils water for tea. " * 3} for n in range(16)]
+    write_rows(found / "cpt.jsonl", texts)
     labelled = [{"text": f"cup {n}", "label": "ab"[n % 2]} for n in range(16)]
-    for name, rows in {
-        "pairs": pairs,
-        "chats": chats,
-        "texts": texts,
-        "labelled": labelled,
-    }.items():
-        (found / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(found / f"{CLASSES}.jsonl", labelled)
     return found
-
-
-def data_of(objective: str) -> str:
-    kinds = {"sft": "chats", "cpt": "texts", CLASSES: "labelled"}
-    return f"{kinds.get(objective, 'pairs')}.jsonl"
 
 
 @dataclass
@@ -184,13 +170,6 @@ class Seen:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
     """What optimizers saw, and the models that were built for training."""
-    from torch.optim.optimizer import (
-        register_optimizer_step_post_hook,
-        register_optimizer_step_pre_hook,
-    )
-
-    from trainers.stage import load as module
-
     seen, models = Seen(), []
     original = module.build_trainer
 
@@ -205,15 +184,6 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
     yield seen, models
     for hook in hooks:
         hook.remove()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fewer_objects_to_collect() -> Iterator[None]:
-    """Each trainer collects garbage when it starts; what the imports made need not be looked at."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def suite(objective: str, scheme: str, machine: str) -> str:
@@ -231,19 +201,17 @@ def suite(objective: str, scheme: str, machine: str) -> str:
     return "slow" if (first + second) % 3 == 1 else "long"
 
 
-def cells() -> list[Any]:
-    found = []
-    for objective in OBJECTIVES:
-        for scheme in schemes():
-            for machine in MACHINES:
-                where = suite(objective, scheme, machine)
-                marks = [getattr(pytest.mark, where)] if where else []
-                name = f"{objective}-{scheme}-{machine.replace(' ', '-')}"
-                found.append(pytest.param(objective, scheme, machine, marks=marks, id=name))
-    return found
+def cell(objective: str, scheme: str, machine: str) -> Any:
+    where = suite(objective, scheme, machine)
+    marks = [getattr(pytest.mark, where)] if where else []
+    name = f"{objective}-{scheme}-{machine.replace(' ', '-')}"
+    return pytest.param(objective, scheme, machine, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("objective", "scheme", "machine"), cells())
+CELLS = [cell(*names) for names in product(OBJECTIVES, schemes(), MACHINES)]
+
+
+@pytest.mark.parametrize(("objective", "scheme", "machine"), CELLS)
 def test_a_plan_for_a_gpu_trains_in_its_dtypes(
     objective: str, scheme: str, machine: str, folder: Path, tmp_path: Path, watch: Any
 ) -> None:
@@ -252,10 +220,11 @@ def test_a_plan_for_a_gpu_trains_in_its_dtypes(
     """
     seen, models = watch
     stage = made_small(planned(objective, scheme, machine))
+    data = objective if objective in ("sft", "cpt", CLASSES) else "pairs"
     plan = Plan(
         name="test",
         model=str(folder / "model"),
-        data=PlanData(path=str(folder / data_of(objective))),
+        data=PlanData(path=str(folder / f"{data}.jsonl")),
         stages=(stage,),
         launch=Launch(device="cuda"),
     )

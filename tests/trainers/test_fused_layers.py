@@ -7,10 +7,14 @@ import sys
 from types import ModuleType
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from advisor.ground.errors import MachineNotReady
-from advisor.methods.kernels import kernel, why_no_torch_compile
+from advisor.methods.kernels import why_no_torch_compile
 from tests.trainers.runs import break_at, losses, trained
 from trainers.start import kernels
 from trainers.start.kernels import compile_layers, fuse_layers, fused_in
@@ -20,8 +24,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def model():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -109,8 +111,6 @@ def test_compiled_layers_train_as_plain_ones(model, checkpointing):
     """With LoRA, and with and without checkpointing: the same losses and gradients. The layers are
     traced and run by torch.compile's front end; its code generation is the slow test's.
     """
-    from peft import LoraConfig, get_peft_model
-
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     model = get_peft_model(model, config)
     if checkpointing:
@@ -167,10 +167,3 @@ def test_a_compiled_stage_trains_and_resumes_as_a_plain_one(make, tmp_path, monk
     result = trained(stopped)
     assert result["resolved"]["compile"] is True
     assert losses(stopped) == pytest.approx(losses(plain), rel=1e-4)
-
-
-def test_every_kernel_that_a_plan_can_name_has_its_facts():
-    """And the modules it is loaded from are no part of the training extra."""
-    assert kernel("liger").packages == ("liger-kernel",)
-    assert kernel("hub").packages == ("kernels",)
-    assert "liger_kernel" not in sys.modules

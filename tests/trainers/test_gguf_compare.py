@@ -23,21 +23,21 @@ def reference(places: int = 100, *, stopped: bool = True, gap: float = 0.7) -> R
     logits = torch.full((places, 10), -1.0, dtype=torch.float64)
     logits[:, 6] = 3.0 - gap
     logits[range(places), tokens] = 3.0
-    readings = [
-        ("hello", False, [10, 11]),
-        ("a  b", False, [12]),
-        ("hello", True, [1, 10, 11]),
-        ("a  b", True, [1, 12]),
-    ]
+    readings = [("hello", False, [10, 11]), ("a  b", False, [12])]
+    readings += [(text, True, [1, *tokens]) for text, _, tokens in readings]
     answer = Answer(prompt=[1, 10], tokens=tokens, logits_TV=logits)
     return Reference(readings=readings, answers=[answer], ends=[END], inside=[5])
 
 
-class Same:
-    """A server that computes what the reference holds."""
+class Server:
+    """Computes what the reference holds but for what is said: the tokens of a text, whether a token
+    ends an answer, and what comes at a place.
+    """
 
-    def __init__(self, of: Reference) -> None:
-        self.of = of
+    def __init__(self, of: Reference, *, tokens=None, ends=END.__eq__, choice=None) -> None:
+        self.of, self.ends = of, ends
+        self.tokens = tokens or (lambda text, known: known)
+        self.choice = choice or (lambda at, token: token)
 
     def __call__(self, path, asked):
         if path == "/tokenize":
@@ -52,30 +52,17 @@ class Same:
             "completion_probabilities": [{"id": forced, "top_logprobs": [{"id": best}]}],
         }
 
-    def tokens(self, text, known):
-        return known
 
-    def ends(self, token):
-        return token == END
-
-    def choice(self, at, token):
-        return token
-
-
-def proof(server: Same, kind: str = "F16") -> Proof:
-    found = Proof(
-        kind=kind,
-        needed=proving.AGREEMENT.get(kind) or proving.AGREEMENT.get(kind[:4], proving.OTHERS),
-        texts=2,
-        prompts=1,
-    )
+def proof(server: Server, kind: str = "F16") -> Proof:
+    needed = proving.AGREEMENT.get(kind) or proving.AGREEMENT.get(kind[:4], proving.OTHERS)
+    found = Proof(kind=kind, needed=needed, texts=2, prompts=1)
     compare(found, server.of, server)
     return found
 
 
 def test_a_server_that_agrees_everywhere_proves_the_file():
     """Every number of it is said, and recorded."""
-    assert proof(Same(reference())).lines() == [
+    assert proof(Server(reference())).lines() == [
         "proved with llama.cpp, against transformers:",
         "  2 texts have the same tokens",
         "  100 of 100 tokens of 1 greedy answers are the same; needed: 95%",
@@ -86,11 +73,8 @@ def test_a_server_that_agrees_everywhere_proves_the_file():
 def test_other_tokens_of_a_text_are_named():
     """With the place and both readings: that is how a tokenizer is mended."""
 
-    class Other(Same):
-        def tokens(self, text, known):
-            return [*known[:-1], 99] if text == "a  b" else known
-
-    found = proof(Other(reference()))
+    other = {"a  b": [99]}
+    found = proof(Server(reference(), tokens=lambda text, known: other.get(text, known)))
     assert found.faults[0] == (
         "the text 'a  b' has other tokens in llama.cpp, from token 0: [99] instead of [12]"
     )
@@ -100,16 +84,9 @@ def test_other_tokens_of_a_text_are_named():
 def test_a_missing_stop_and_one_inside_an_answer_are_faults():
     """An answer that never ends is what people report most; the other would be cut."""
 
-    class Endless(Same):
-        def ends(self, token):
-            return False
-
-    class Early(Same):
-        def ends(self, token):
-            return True
-
-    assert "llama.cpp does not stop at token 2" in proof(Endless(reference())).faults[0]
-    assert "stops at token 5 inside an answer" in proof(Early(reference())).faults[0]
+    endless, early = (proof(Server(reference(), ends=lambda _, it=it: it)) for it in (False, True))
+    assert "llama.cpp does not stop at token 2" in endless.faults[0]
+    assert "stops at token 5 inside an answer" in early.faults[0]
 
 
 @pytest.mark.parametrize(
@@ -128,21 +105,15 @@ def test_a_missing_stop_and_one_inside_an_answer_are_faults():
 def test_few_other_tokens_are_allowed_by_type(count, gap, kind, fault):
     """In 16 bit near ties alone, and five of a hundred; more in smaller types."""
 
-    class Takes(Same):
-        def choice(self, at, token):
-            return 6 if at < count else token
-
-    found = proof(Takes(reference(gap=gap)), kind)
+    server = Server(reference(gap=gap), choice=lambda at, token: 6 if at < count else token)
+    found = proof(server, kind)
     assert (found.same, found.ties) == (100 - count, pytest.approx([gap] * count))
-    if fault:
-        assert any(fault in one for one in found.faults)
-    else:
-        assert found.faults == []
+    assert any(fault in one for one in found.faults) if fault else found.faults == []
 
 
 def test_a_model_that_ends_no_answer_is_proved_by_its_end_tokens():
     """A base model may write on for ever, in both."""
-    found = proof(Same(reference(stopped=False)))
+    found = proof(Server(reference(stopped=False)))
     assert found.faults == []
     assert "0 of 0 answers that end" in found.lines()[-1]
 

@@ -8,7 +8,7 @@ import pytest
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("torch")
 
-from advisor.export.exporter import exporters
+from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from tests.trainers.test_results import lora_run
 from trainers.tools.gguf import export as exporting
@@ -54,6 +54,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def recorded(folder: Path) -> dict:
+    """What the proof of the only file says."""
+    (record,) = json.loads((folder / "proof.json").read_text())["files"]
+    return record
+
+
 def test_a_proved_file_has_a_record(run, engine, tmp_path):
     """A second export does not overwrite it."""
     said: list[str] = []
@@ -65,8 +71,7 @@ def test_a_proved_file_has_a_record(run, engine, tmp_path):
     assert "merged into the original weights" in text
     assert "proved with llama.cpp" in text
     assert f"llama-server -m {file} --jinja" in text
-    document = json.loads((job.out / "proof.json").read_text())
-    (record,) = document["files"]
+    record = recorded(job.out)
     assert (record["proved"], record["kind"], record["proof"]["faults"]) == (True, "F16", [])
     assert engine.kinds == ["F16"]  # whose limits hold
     with pytest.raises(InputError, match="is already there"):
@@ -95,12 +100,10 @@ def test_without_llama_cpp_the_file_is_written_and_not_compared(run, nowhere, tm
     assert names(job.out) == ["proof.json", f"{run.name}-F16.gguf"]
     assert "written; not compared with the trained model" in "\n".join(said)
     assert "install llama.cpp" in said[-1]
-    (record,) = json.loads((job.out / "proof.json").read_text())["files"]
-    assert (record["proved"], record["proof"]) == (False, None)
+    assert (recorded(job.out)["proved"], recorded(job.out)["proof"]) == (False, None)
     request.getfixturevalue("engine")
     assert export(job) == [file]
-    (record,) = json.loads((job.out / "proof.json").read_text())["files"]
-    assert record["proved"]
+    assert recorded(job.out)["proved"]
 
 
 def test_tensors_that_transformers_leaves_out_are_counted(nowhere, tiny_model, tmp_path):
@@ -198,8 +201,6 @@ def test_a_variant_that_a_form_does_not_have_is_refused(call, to):
 @pytest.mark.light
 def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_path, monkeypatch):
     """Temporary files are removed whatever became of it."""
-    from advisor.export.exporter import ExportRequest
-
     monkeypatch.setattr("advisor.extras.gguf.extra.device_of", lambda folder: "cpu")
     out = tmp_path / "out"
     seen: list[tuple[str, ...]] = []

@@ -2,8 +2,10 @@
 as llama.cpp reads it.
 """
 
+import inspect
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,20 @@ gguf = pytest.importorskip("gguf")
 pytest.importorskip("torch")
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from gguf import Keys
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Qwen2Config
+from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from advisor.ground.errors import InputError
 from tests.trainers.tiny_families import sizes, tiny
 from trainers.tools.gguf import model
-from trainers.tools.gguf.model import (
-    FAMILIES,
-    NEIGHBOURS,
-    check_family,
-    neighbours,
-    settings,
-    write_model,
-)
+from trainers.tools.gguf.model import FAMILIES, NEIGHBOURS, check_family, settings, write_model
+from trainers.tools.gguf.proof import _answer
 
 # What llama.cpp's loader reads (src/llama-arch.cpp), written down here beside the package's tables.
 ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -55,11 +58,15 @@ def read_tokens(folder: Path, vocab_size: int):
     return model.read_tokens(AutoTokenizer.from_pretrained(folder), folder, vocab_size)
 
 
+def tensors_of(path: Path) -> dict[str, gguf.ReaderTensor]:
+    """The tensors of a GGUF file by name."""
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
 def values_of(tensor) -> torch.Tensor:
     """The numbers of a tensor of a GGUF file, in float32."""
-    return torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()).reshape(
-        *reversed([int(size) for size in tensor.shape])
-    )
+    numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()
+    return torch.from_numpy(numbers).reshape(*map(int, reversed(tensor.shape)))
 
 
 def field(reader, key):
@@ -72,14 +79,10 @@ def test_every_weight_stands_in_the_file(family, tmp_path):
     """Under llama.cpp's names: rows reordered where it pairs neighbours, everything else as it
     was.
     """
-    from safetensors.torch import load_file
-
     folder = tiny(family, tmp_path / "model", torch.bfloat16)
     loaded, *_, kind, note = write(folder, tmp_path / "out.gguf")
     assert (kind, "nothing is rounded" in note) == ("BF16", True)
-    reader = gguf.GGUFReader(tmp_path / "out.gguf")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = loaded.config
+    tensors, config = tensors_of(tmp_path / "out.gguf"), loaded.config
     seen = set()
     for name, weight in load_file(folder / "model.safetensors").items():
         weight = weight.float()
@@ -92,17 +95,13 @@ def test_every_weight_stands_in_the_file(family, tmp_path):
             called = f"{ENDS['.'.join(parts[:-1])]}.{parts[-1]}"
         if family in NEIGHBOURS and ("q_proj" in name or "k_proj" in name):
             heads = 4 if "q_proj" in name else 2
-            half = weight.shape[0] // heads // 2
-            order = [
-                head * 2 * half + pair + part * half
-                for head in range(heads)
-                for pair in range(half)
-                for part in (0, 1)
-            ]
-            weight = weight[order]
+            # Of a head the first row stands beside the first of its second half.
+            pairs = weight.reshape(heads, 2, -1, weight.shape[1])
+            weight = pairs.transpose(1, 2).reshape(weight.shape)
         torch.testing.assert_close(values_of(tensors[called]), weight, rtol=0, atol=0)
         seen.add(called)
     assert seen == set(tensors)
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
     assert field(reader, "general.architecture") == family
     for key, value in settings(config).items():
         found = field(reader, f"{family}.{key}")
@@ -113,24 +112,15 @@ def test_a_head_of_its_own_stands_in_the_file_whatever_the_configuration_says(tm
     """transformers does not tie two matrices that differ, and llama.cpp takes the embeddings where
     there is no other.
     """
-    from safetensors.torch import load_file, save_file
-
     folder = tiny("llama", tmp_path / "model", tie_word_embeddings=True)
-    weights = load_file(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
     head = weights["model.embed_tokens.weight"].half().float().flip(0).contiguous()
-    save_file(
-        weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"}
-    )
+    save_file(weights | {"lm_head.weight": head}, path, metadata={"format": "pt"})
     loaded, *_ = write(folder, tmp_path / "out.gguf")
     assert loaded.config.tie_word_embeddings
-    tensors = {one.name: one for one in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
-    torch.testing.assert_close(values_of(tensors["output.weight"]), head, rtol=0, atol=0)
-
-
-def test_rows_that_are_rotated_together_become_neighbours():
-    """Two heads of four rows: row 0 beside row 2, row 1 beside row 3."""
-    rows = torch.arange(8).reshape(8, 1)
-    assert neighbours(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    output = tensors_of(tmp_path / "out.gguf")["output.weight"]
+    torch.testing.assert_close(values_of(output), head, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +141,6 @@ def test_sixteen_bits_are_those_that_lose_least(dtype, kind, said, tmp_path):
 def test_weights_too_large_for_f16_become_bfloat16(tmp_path):
     """F16 ends at 65504."""
     folder = tiny("llama", tmp_path / "model")
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][0, 0] = 100_000.5
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -166,10 +154,7 @@ def test_eight_bits_differ_by_at_most_half_a_step(tmp_path):
     """
     folder = tiny("qwen3", tmp_path / "model")
     write(folder, tmp_path / "out.gguf", kind="Q8_0")
-    from safetensors.torch import load_file
-
-    reader = gguf.GGUFReader(tmp_path / "out.gguf")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    tensors = tensors_of(tmp_path / "out.gguf")
     weight = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
     blocks = weight.reshape(-1, 32)
     step = blocks.abs().max(dim=1, keepdim=True).values / 127
@@ -180,18 +165,11 @@ def test_eight_bits_differ_by_at_most_half_a_step(tmp_path):
 
 def test_the_long_contexts_of_llama_3_keep_their_frequencies(tmp_path):
     """As a tensor of what each frequency is divided by: 1 for fast ones, the factor for slow ones."""
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 10000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
     folder = tiny("llama", tmp_path / "model", rope_parameters=rope)
     write(folder, tmp_path / "out.gguf")
-    tensors = {one.name: one for one in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
-    factors = values_of(tensors["rope_freqs.weight"])
+    factors = values_of(tensors_of(tmp_path / "out.gguf")["rope_freqs.weight"])
     assert factors.shape == (16,)
     assert float(factors[0]) == 1.0
     assert float(factors[-1]) == pytest.approx(8.0)
@@ -200,12 +178,22 @@ def test_the_long_contexts_of_llama_3_keep_their_frequencies(tmp_path):
 # --------------------------------------------------------------------------- tokenizers
 
 
+@pytest.fixture
+def folder(tiny_model, tmp_path) -> Path:
+    """A copy of the tiny model, whose tokenizer may be changed."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change_tokenizer(folder: Path, **parts) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
 def test_what_a_configuration_says_of_yarn_stands_in_the_file():
     """Under llama.cpp's names. It multiplies its own attention factor (1 + 0.1 ln of the factor) by
     the one in the file; what is as by default is not written.
     """
-    from gguf import Keys
-    from transformers import Qwen2Config
 
     def keys(**own):
         rope = {
@@ -255,16 +243,8 @@ def test_a_byte_level_tokenizer_stands_in_the_file_as_it_is(tiny_model, tmp_path
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "smaug-bpe", "smollm", "gpt-2"])
-def test_ways_of_cutting_are_told_apart(name, tiny_model, tmp_path):
+def test_ways_of_cutting_are_told_apart(name, folder):
     """By the definitions that transformers has for them; Llama 3 keeps whole words unmerged."""
-    import inspect
-    import shutil
-
-    from tokenizers import Regex, Tokenizer
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
-    from transformers.convert_slow_tokenizer import TikTokenConverter
-    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
-
     tiktoken = inspect.signature(TikTokenConverter.__init__).parameters["pattern"].default
     level = ByteLevel(add_prefix_space=False, use_regex=name in ("smollm", "gpt-2"))
     before = {
@@ -272,24 +252,17 @@ def test_ways_of_cutting_are_told_apart(name, tiny_model, tmp_path):
         "smollm": [Digits(individual_digits=True)],
         "gpt-2": [],
     }.get(name, [Split(Regex(tiktoken), "isolated")])
-    shutil.copytree(tiny_model, tmp_path / "model")
-    path = tmp_path / "model" / "tokenizer.json"
-    raw = Tokenizer.from_file(str(path))
+    raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
     raw.pre_tokenizer = Sequence([*before, level])
-    state = json.loads(raw.to_str())
-    state["model"]["ignore_merges"] = name == "llama-bpe"
-    path.write_text(json.dumps(state))
-    assert read_tokens(tmp_path / "model", 400).values["tokenizer.ggml.pre"] == name
+    model = json.loads(raw.to_str())["model"] | {"ignore_merges": name == "llama-bpe"}
+    (folder / "tokenizer.json").write_text(raw.to_str())
+    change_tokenizer(folder, model=model)
+    assert read_tokens(folder, 400).values["tokenizer.ggml.pre"] == name
 
 
-def test_the_first_token_is_added_only_if_the_training_had_it(tiny_model, tmp_path):
+def test_the_first_token_is_added_only_if_the_training_had_it(folder):
     """The chat template says so, not the tokenizer; without one the tokenizer does."""
-    import shutil
-
-    from tokenizers.processors import TemplateProcessing
-
-    shutil.copytree(tiny_model, tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     first = tokenizer.convert_ids_to_tokens(0)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{first} $A", special_tokens=[(first, 0)]
@@ -298,20 +271,16 @@ def test_the_first_token_is_added_only_if_the_training_had_it(tiny_model, tmp_pa
     plain = tokenizer.chat_template
     for template, begins in ((plain, False), ("{{ bos_token }}" + plain, True), (None, True)):
         tokenizer.chat_template = template
-        (tmp_path / "model" / "chat_template.jinja").unlink(missing_ok=True)
-        tokenizer.save_pretrained(tmp_path / "model")
-        found = read_tokens(tmp_path / "model", 400)
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        tokenizer.save_pretrained(folder)
+        found = read_tokens(folder, 400)
         assert found.begins is begins
         assert found.values["tokenizer.ggml.add_bos_token"] is begins
         assert found.values["tokenizer.ggml.add_eos_token"] is False
 
 
-def test_all_tokens_that_end_an_answer_are_named(tiny_model, tmp_path):
+def test_all_tokens_that_end_an_answer_are_named(folder):
     """The tokenizer's own, and those that generation_config.json adds."""
-    import shutil
-
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     found = read_tokens(folder, 400)
     assert found.ends == [2, 0]
@@ -326,53 +295,41 @@ def test_rows_of_embeddings_without_a_token_get_names(tiny_model):
     assert kinds[405] == gguf.TokenType.UNUSED
 
 
-def change_tokenizer(folder: Path, **parts) -> Path:
-    path = folder / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
-    return folder
-
-
 # --------------------------------------------------------------------------- refusals
 
 
-def test_an_unknown_way_of_cutting_is_refused(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        (
+            "pre_tokenizer",
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False},
+                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+                ],
+            },
+            "the way this tokenizer cuts texts is not known",
+        ),
+        ("model", {"byte_fallback": True}, "does not merge bytes"),  # such as that of Llama 2
+    ],
+    ids=["unknown-way", "no-bytes"],
+)  # fmt: skip
+def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(part, change, said, folder):
     """Its name is never guessed: the ways that are known are listed."""
-    import shutil
-
-    shutil.copytree(tiny_model, tmp_path / "model")
-    odd = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
-    level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": False,
-    }
-    folder = change_tokenizer(
-        tmp_path / "model", pre_tokenizer={"type": "Sequence", "pretokenizers": [odd, level]}
-    )
-    with pytest.raises(InputError, match="the way this tokenizer cuts texts is not known") as error:
+    before = json.loads((folder / "tokenizer.json").read_text())[part]
+    change_tokenizer(folder, **{part: before | change})
+    with pytest.raises(InputError, match=said) as error:
         read_tokens(folder, 400)
-    assert "gpt-2, smollm, qwen2, llama-bpe" in error.value.text()
-    assert "--to merged" in error.value.text()
-    assert "convert_hf_to_gguf.py" in error.value.text()
-
-
-def test_a_tokenizer_that_merges_no_bytes_is_refused(tiny_model, tmp_path):
-    """Such as that of Llama 2."""
-    import shutil
-
-    shutil.copytree(tiny_model, tmp_path / "model")
-    path = tmp_path / "model" / "tokenizer.json"
-    model = json.loads(path.read_text())["model"] | {"byte_fallback": True}
-    with pytest.raises(InputError, match="does not merge bytes") as error:
-        read_tokens(change_tokenizer(tmp_path / "model", model=model), 400)
-    assert "convert_hf_to_gguf.py" in error.value.text()
+    text = error.value.text()
+    assert part == "model" or "gpt-2, smollm, qwen2, llama-bpe" in text
+    assert "--to merged" in text
+    assert "convert_hf_to_gguf.py" in text
 
 
 def test_a_family_that_is_not_supported_names_those_that_are(tmp_path):
     """And the way out: a plain model and llama.cpp's own converter."""
-    from transformers import MixtralConfig
-
     with pytest.raises(InputError, match="'mixtral' model is not supported") as error:
         check_family(MixtralConfig(), "model")
     assert "llama, qwen2, qwen3" in error.value.text()
@@ -393,8 +350,6 @@ def test_a_family_that_is_not_supported_names_those_that_are(tmp_path):
 )
 def test_a_setting_that_llama_cpp_computes_otherwise_is_refused(family, keys, said, tmp_path):
     """It would load, and answer wrongly."""
-    from transformers import AutoConfig
-
     config = AutoConfig.for_model(family, **{**sizes(family), **keys})
     with pytest.raises(InputError, match=said):
         check_family(config, "model")
@@ -403,8 +358,6 @@ def test_a_setting_that_llama_cpp_computes_otherwise_is_refused(family, keys, sa
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_model_that_computes_no_numbers_is_not_compared(tmp_path, number):
     """Its first token would be the most likely one everywhere, in llama.cpp too."""
-    from trainers.tools.gguf.proof import _answer
-
     folder = tiny("llama", tmp_path / "model", torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():

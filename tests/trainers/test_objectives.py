@@ -1,12 +1,18 @@
 """Rows for preference, feedback, reward and classification training, and TRL's trainers on them."""
 
-import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
+
+torch = pytest.importorskip("torch")
+
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
+from trl.data_utils import extract_prompt
+from trl.trainer.dpo_trainer import _tokenize
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
@@ -25,17 +31,40 @@ from trainers.rows.preference import (
     reward_columns,
 )
 from trainers.rows.row import Unusable
+from trainers.stage.trl_trainer import with_ours
 
-SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
+
+def question(asked: str, *more: Message, row: int = 1, **keys) -> Example:
+    return Example(row=row, messages=(Message("user", asked), *more), **keys)
 
 
-def preference(question: str, chosen: str, rejected: str, row: int = 1) -> Example:
-    return Example(
-        row=row,
-        messages=(Message("user", question),),
-        chosen=(Message("assistant", chosen),),
-        rejected=(Message("assistant", rejected),),
-    )
+def says(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def preference(asked: str, chosen: str, rejected: str, row: int = 1) -> Example:
+    return question(asked, row=row, chosen=(says(chosen),), rejected=(says(rejected),))
+
+
+@pytest.fixture(scope="module")
+def tiny_tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture
+def prepared(tiny_tokenizer):
+    """`prepared(examples, kind)`: the rows that are kept, of the tiny model's tokenizer."""
+
+    def prepare(examples, kind=ANSWERS, *, tokenizer=tiny_tokenizer, **keys):
+        settings = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1, **keys}
+        return prepare_stage_rows(examples, Templater(tokenizer), kind=kind, **settings)
+
+    return prepare
+
+
+def has_note(data, *words):
+    """Whether one of its notes has all of these words."""
+    return any(all(word in note for word in words) for note in data.notes)
 
 
 # --------------------------------------------------------------------------- pairs
@@ -61,9 +90,6 @@ def test_pairs_are_the_tokens_that_trl_would_make():
     """On a template that both write in the same way, the columns are TRL's own, but for the line
     end after the last turn, which no model writes.
     """
-    from trl.data_utils import extract_prompt
-    from trl.trainer.dpo_trainer import _tokenize
-
     tokenizer = family_tokenizer("smollm")
     example = preference("Where is my parcel?", "On its way.", "No idea.")
     (row,) = pair_rows(example, Templater(tokenizer))
@@ -99,27 +125,22 @@ def test_the_template_is_applied_once():
             assert Counter(ids)[tokenizer.bos_token_id] == 1
 
 
-def test_pairs_that_are_none_are_counted_and_named(tiny_tokenizer):
+def test_pairs_that_are_none_are_counted_and_named(prepared):
     """Equal answers, a missing answer and an answer to another question are left out with their row
     numbers.
     """
     good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
     same = preference("Well?", "yes ", "yes ", row=60)
-    other = Example(
-        row=61, messages=(Message("user", "Well?"),), chosen=(Message("assistant", "yes"),)
-    )
-    data = prepare_stage_rows(
-        [*good, same, other], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS
-    )
-    assert len(data.train) == 59
-    assert data.dropped == 2
-    assert any("both answers are the same" in note and "row 60" in note for note in data.notes)
-    assert any("no pair" in note and "row 61" in note for note in data.notes)
+    other = question("Well?", row=61, chosen=(says("yes"),))
+    data = prepared([*good, same, other], PAIRS)
+    assert (len(data.train), data.dropped) == (59, 2)
+    assert has_note(data, "both answers are the same", "row 60")
+    assert has_note(data, "no pair", "row 61")
     with pytest.raises(InputError, match="row 60: both answers are the same"):
-        prepare_stage_rows([good[0], same], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
+        prepared([good[0], same], PAIRS)
 
 
-def test_pairs_that_contradict_each_other_are_counted_and_stay_together(tiny_tokenizer):
+def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared):
     """The same two answers with the preference turned round: counted, and never on both sides of
     the split.
     """
@@ -127,17 +148,13 @@ def test_pairs_that_contradict_each_other_are_counted_and_stay_together(tiny_tok
         preference(f"Question {number}?", f"first {number}", f"second {number}", row=number)
         for number in range(1, 21)
     ]
-    turned = [preference("Question 3?", "second 3", "first 3", row=30)]
-    data = prepare_stage_rows(
-        [*rows, *turned], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS | {"holdout": 0.3}
-    )
-    assert any(
-        "2 rows contradict each other" in note and "rows 3, 30" in note for note in data.notes
-    )
+    turned = preference("Question 3?", "second 3", "first 3", row=30)
+    data = prepared([*rows, turned], PAIRS, holdout=0.3)
+    assert has_note(data, "2 rows contradict each other", "rows 3, 30")
     assert len({3, 30} & {row.number for row in data.holdout}) != 1
 
 
-def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
+def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
     """truncation: truncate cuts both answers; where nothing or nothing different would be left, the
     pair is left out and counted.
     """
@@ -147,15 +164,7 @@ def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
         preference("Well? " + long, "yes", "no", row=2),
         preference("Now?", long + "a", long + "b", row=3),
     ]
-    data = prepare_stage_rows(
-        examples,
-        Templater(tiny_tokenizer),
-        kind=PAIRS,
-        seq_len=40,
-        truncation="truncate",
-        holdout=0.0,
-        seed=1,
-    )
+    data = prepared(examples, PAIRS, seq_len=40, truncation="truncate")
     (row,) = data.train
     assert (row.number, row.tokens, data.truncated, data.dropped) == (1, 40, 1, 2)
 
@@ -163,22 +172,13 @@ def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
 # --------------------------------------------------------------------------- feedback
 
 
-def test_feedback_keeps_its_verdicts(tiny_tokenizer):
+def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
     """Answers with a verdict become prompt, completion and label; a pair becomes two of them with
     one prompt.
     """
-    liked = Example(
-        row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")), good=True
-    )
-    disliked = Example(
-        row=2, messages=(Message("user", "Well?"), Message("assistant", "Go away.")), good=False
-    )
-    data = prepare_stage_rows(
-        [liked, disliked, preference("Now?", "Soon.", "Never.", row=3)],
-        Templater(tiny_tokenizer),
-        kind=FEEDBACK,
-        **SETTINGS,
-    )
+    liked = question("Well?", says("Yes."), row=1, good=True)
+    disliked = question("Well?", says("Go away."), row=2, good=False)
+    data = prepared([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], FEEDBACK)
     told = [
         (row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train
     ]
@@ -194,39 +194,33 @@ def test_feedback_keeps_its_verdicts(tiny_tokenizer):
     ]
 
 
-def test_answers_that_people_rejected_are_not_taught(tiny_tokenizer):
+def test_answers_that_people_rejected_are_not_taught(prepared):
     """Supervised training on feedback leaves out the bad answers, and says so when they are more
     than a few.
     """
     rows = [
-        Example(
-            row=number,
-            messages=(Message("user", f"Question {number}?"), Message("assistant", "Go away.")),
-            good=number % 2 == 0,
-        )
+        question(f"Question {number}?", says("Go away."), row=number, good=number % 2 == 0)
         for number in range(1, 21)
     ]
     with pytest.raises(InputError, match="row 1: an answer that people rejected"):
-        prepare_stage_rows(rows, Templater(tiny_tokenizer), **SETTINGS)
+        prepared(rows)
 
 
 # --------------------------------------------------------------------------- prompts
 
 
-def test_prompts_come_from_any_kind_of_data(tiny_tokenizer):
+def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
     """Pairs, answers, feedback, classes and verifiable questions all give their question, ready for
     an answer, and what may be compared with it.
     """
     examples = [
         preference("One?", "first", "second", row=1),
-        Example(row=2, messages=(Message("user", "Two?"), Message("assistant", "Because."))),
-        Example(
-            row=3, messages=(Message("user", "Three?"), Message("assistant", "Bad.")), good=False
-        ),
-        Example(row=4, messages=(Message("user", "What is 2 + 2?"),), answer="4"),
+        question("Two?", says("Because."), row=2),
+        question("Three?", says("Bad."), row=3, good=False),
+        question("What is 2 + 2?", row=4, answer="4"),
         Example(row=5, text="The cup is broken", label="complaint"),
     ]
-    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
+    data = prepared(examples, PROMPTS)
     told = [(row.shown, row.answer, row.verifiable) for row in data.train]
     assert told == [
         ("One?", "first", False),
@@ -236,13 +230,11 @@ def test_prompts_come_from_any_kind_of_data(tiny_tokenizer):
         ("The cup is broken", "complaint", True),
     ]
     for row in data.train:
-        assert (
-            tiny_tokenizer.decode(row.prompt_ids)
-            == f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        asked = f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
+        assert tiny_tokenizer.decode(row.prompt_ids) == asked
 
 
-def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
+def test_repeated_and_over_long_prompts_are_counted(prepared):
     """A prompt that comes again, and one that leaves no room for an answer, are left out with a
     count; prompts are never cut.
     """
@@ -251,38 +243,22 @@ def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
         for number in range(40)
     ]
     examples.append(preference("the shop sells tea " * 40, "yes", "no", row=99))
-    data = prepare_stage_rows(
-        examples,
-        Templater(tiny_tokenizer),
-        kind=PROMPTS,
-        seq_len=40,
-        truncation="truncate",
-        holdout=0.0,
-        seed=1,
-    )
+    data = prepared(examples, PROMPTS, seq_len=40, truncation="truncate")
     assert (len(data.train), data.dropped) == (20, 21)
     assert "20 rows left out: repeated prompts" in data.notes
-    assert any(
-        "longer than seq_len less response_tokens, which is 40 (row 99)" in note
-        for note in data.notes
-    )
+    assert has_note(data, "longer than seq_len less response_tokens, which is 40 (row 99)")
 
 
-def test_text_without_a_question_gives_no_prompt(tiny_tokenizer):
+def test_text_without_a_question_gives_no_prompt(prepared):
     """Raw text has nothing to ask."""
     with pytest.raises(InputError, match="row 1: no question that a model could answer"):
-        prepare_stage_rows(
-            [Example(row=1, text="The shop sells tea.")],
-            Templater(tiny_tokenizer),
-            kind=PROMPTS,
-            **SETTINGS,
-        )
+        prepared([Example(row=1, text="The shop sells tea.")], PROMPTS)
 
 
 # --------------------------------------------------------------------------- classes
 
 
-def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template():
+def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template(prepared):
     """Names of classes become numbers in the order of their names, or of their values; texts get
     the tokenizer's own special tokens.
     """
@@ -291,7 +267,7 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
         Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3])
         for number in range(30)
     ]
-    data = prepare_stage_rows(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
+    data = prepared(examples, CLASSES, tokenizer=tokenizer)
     names = class_names(row.name for row in data.train)
     assert names == ["1", "2", "10"]
     table = class_columns(data.train, numbers={name: place for place, name in enumerate(names)})
@@ -299,7 +275,7 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
     assert table["labels"][:3] == [1, 2, 0]
 
 
-def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
+def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
     """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its
     share.
     """
@@ -308,114 +284,59 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
         for number in range(110)
     ] + [Example(row=200, text="alone", label="once")]
     for seed in range(5):
-        data = prepare_stage_rows(
-            examples,
-            Templater(tiny_tokenizer),
-            kind=CLASSES,
-            **SETTINGS | {"holdout": 0.2, "seed": seed},
-        )
+        data = prepared(examples, CLASSES, holdout=0.2, seed=seed)
         assert Counter(row.name for row in data.holdout) == {"often": 20, "seldom": 2}
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
 
 
-def test_contradictions_of_classes_are_counted(tiny_tokenizer):
+def test_contradictions_of_classes_are_counted(prepared):
     """One text in two classes is counted."""
     examples = [
         Example(row=1, text="Good tea", label="a"),
         Example(row=2, text="good  tea", label="b"),
         Example(row=3, text="Bad tea", label="b"),
     ]
-    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
-    assert any(
-        "2 rows have the text of another row and another class (rows 1, 2)" in note
-        for note in data.notes
-    )
+    data = prepared(examples, CLASSES)
+    assert has_note(data, "2 rows have the text of another row and another class (rows 1, 2)")
 
 
 # --------------------------------------------------------------------------- kept, and TRL
 
 
-@pytest.fixture
-def pairs_file(tmp_path) -> Path:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps(
-                {"prompt": f"Question {number}?", "chosen": f"Yes, {number}.", "rejected": "No."}
-            )
-            + "\n"
-            for number in range(12)
-        )
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny_tokenizer(tiny_model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
 @pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])
-def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tokenizer, tmp_path):
+def test_trls_trainers_take_the_rows_as_they_are(
+    objective, prepared, tiny_model, tiny_tokenizer, tmp_path
+):
     """A step of TRL's trainer on our rows has the tokens we prepared, and a loss that is a
     number.
     """
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
-
-    from trainers.stage.trl_trainer import with_ours
-
     examples = [
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
         for number in range(8)
     ]
-    data = prepare_stage_rows(
-        examples,
-        Templater(tiny_tokenizer),
-        kind=FEEDBACK if objective == "kto" else PAIRS,
-        **SETTINGS,
-    )
+    data = prepared(examples, FEEDBACK if objective == "kto" else PAIRS)
     config, trainer_class, table = {
         "dpo": (DPOConfig, DPOTrainer, preference_columns),
         "rm": (RewardConfig, RewardTrainer, reward_columns),
         "kto": (KTOConfig, KTOTrainer, feedback_columns),
     }[objective]
-    model = (
-        AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
-        if objective == "rm"
-        else AutoModelForCausalLM.from_pretrained(tiny_model)
-    )
+    loader, extra = AutoModelForCausalLM, {}
+    if objective == "rm":
+        loader, extra = AutoModelForSequenceClassification, {"num_labels": 1}
     args = config(
-        output_dir=str(tmp_path),
-        max_steps=1,
-        per_device_train_batch_size=4,
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        save_strategy="no",
-        disable_tqdm=True,
-        max_length=None,
-    )
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none",
+        use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, max_length=None,
+    )  # fmt: skip
     trainer = with_ours(trainer_class, ())(
-        model=model,
+        model=loader.from_pretrained(tiny_model, **extra),
         args=args,
         train_dataset=Dataset.from_dict(table(data.train)),
         processing_class=tiny_tokenizer,
     )
     batch = next(iter(trainer.get_train_dataloader()))
     first = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
-    wanted = [
-        [*row.prompt_ids, *ids]
-        for row in data.train
-        for ids in (
-            (row.completion_ids,) if objective == "kto" else (row.chosen_ids, row.rejected_ids)
-        )
-    ]
-    assert first in wanted
+    sides = ("completion_ids",) if objective == "kto" else ("chosen_ids", "rejected_ids")
+    assert first in [[*row.prompt_ids, *getattr(row, side)] for row in data.train for side in sides]
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
@@ -424,33 +345,25 @@ def test_a_conversation_that_the_template_refuses_is_no_pair():
     words.
     """
     tokenizer = family_tokenizer("gemma")
-    example = Example(
-        row=1,
-        messages=(Message("user", "Well?"), Message("user", "Now?")),
-        chosen=(Message("assistant", "Yes."),),
-        rejected=(Message("assistant", "No."),),
-    )
+    answers = {"chosen": (says("Yes."),), "rejected": (says("No."),)}
+    example = question("Well?", Message("user", "Now?"), **answers)
     with pytest.raises(Unusable, match="roles must alternate"):
         pair_rows(example, Templater(tokenizer))
 
 
-def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none():
+@pytest.mark.parametrize(
+    ("kind", "name"), [(PAIRS, "prompt_ids"), (PROMPTS, "prompt_ids"), (ANSWERS, "input_ids")]
+)
+def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none(
+    kind, name, prepared
+):
     """Models without system turns get the text with the first question, in rows, pairs and prompts
     alike, and the rows are counted.
     """
     tokenizer = family_tokenizer("gemma")
-    system = Message("system", "Be kind.")
-    question = "<bos><start_of_turn>user\nBe kind.\n\nWell?<end_of_turn>\n<start_of_turn>model\n"
-    example = Example(
-        row=1,
-        messages=(system, Message("user", "Well?")),
-        chosen=(Message("assistant", "Yes."),),
-        rejected=(Message("assistant", "No."),),
-    )
-    for kind, name in ((PAIRS, "prompt_ids"), (PROMPTS, "prompt_ids"), (ANSWERS, "input_ids")):
-        templater = Templater(tokenizer)
-        data = prepare_stage_rows([example], templater, kind=kind, **SETTINGS)
-        assert tokenizer.decode(getattr(data.train[0], name)).startswith(question)
-        assert any(
-            note.startswith("1 row") and "takes no system turn" in note for note in data.notes
-        )
+    messages = (Message("system", "Be kind."), Message("user", "Well?"))
+    answers = {"chosen": (says("Yes."),), "rejected": (says("No."),)}
+    data = prepared([Example(row=1, messages=messages, **answers)], kind, tokenizer=tokenizer)
+    asked = "<bos><start_of_turn>user\nBe kind.\n\nWell?<end_of_turn>\n<start_of_turn>model\n"
+    assert tokenizer.decode(getattr(data.train[0], name)).startswith(asked)
+    assert any(note.startswith("1 row") and "takes no system turn" in note for note in data.notes)

@@ -2,17 +2,32 @@
 and loaded by plain transformers and PEFT.
 """
 
-import json
 import random
-from dataclasses import replace
+from functools import partial
 
 import pytest
-from msgspec import structs
 
+torch = pytest.importorskip("torch")
+
+from tokenizers import processors
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    NllbTokenizer,
+)
+
+from advisor.data import read_examples
 from advisor.ground.errors import InputError
-from tests.trainers.runs import break_at, losses
+from tests.trainers.families import byte_level
+from tests.trainers.runs import losses, result_of, trained, whole_and_broken, write_rows
 from trainers import sft
-from trainers.heads import set_languages
+from trainers.heads import Seq2Seq, set_languages
+from trainers.rows import Templater
+from trainers.rows.heads import REWRITINGS, cut_both
+from trainers.rows.row import LeftOut
+from trainers.stage.load import prepare
 
 WORDS = ("red", "blue", "green", "tea", "cup", "kettle", "shop", "parcel")
 
@@ -25,116 +40,86 @@ def backwards(tmp_path_factory):
     for number in range(100):
         words = draw.choices(WORDS, k=3)
         rows.append({"prompt": f"{' '.join(words)} {number}", "completion": f"{words[-1].upper()}"})
-    path = tmp_path_factory.mktemp("backwards") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(tmp_path_factory.mktemp("backwards") / "rows.jsonl", rows)
 
 
-def save_tokenizer(folder, post=True):
+def save_tokenizer(folder):
     """A tokenizer over words and bytes that ends each text with </s>, as T5 and BART do."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.train_from_iterator(
-        [" ".join(WORDS), " ".join(WORDS).upper()] * 4,
-        trainers.BpeTrainer(
-            vocab_size=340,
-            special_tokens=["<pad>", "</s>", "<s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    raw.post_processor = processors.TemplateProcessing(
+    words = [" ".join(WORDS), " ".join(WORDS).upper()] * 4
+    tokenizer = byte_level(("<pad>", "</s>", "<s>"), eos="</s>", bos="<s>", words=words)
+    tokenizer.pad_token = "<pad>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="</s>", pad_token="<pad>", bos_token="<s>"
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
+T5 = {
+    "model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+    "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "pad_token_id": 0, "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+BART = {
+    "model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64, "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 1,
+    "bos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": 1,
+}  # fmt: skip
+NLLB = {
+    "model_type": "m2m_100", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}  # fmt: skip
+
+
+def saved(folder, tokenizer, shape):
+    """The folder, with a random model of this shape for the tokenizer that is there."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer))
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def tiny_t5(tmp_path_factory):
     """A random T5 of two layers each, gated as version 1.1."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
     folder = tmp_path_factory.mktemp("tiny-t5")
-    tokenizer = save_tokenizer(folder)
-    torch.manual_seed(0)
-    T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-            feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1,
-            decoder_start_token_id=0, dropout_rate=0.0,
-        )
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    return saved(folder, save_tokenizer(folder), T5)
 
 
 @pytest.fixture(scope="module")
 def tiny_bart(tmp_path_factory):
     """A random BART of two layers each."""
-    import torch
-    from transformers import BartConfig, BartForConditionalGeneration
-
     folder = tmp_path_factory.mktemp("tiny-bart")
-    tokenizer = save_tokenizer(folder)
-    torch.manual_seed(0)
-    BartForConditionalGeneration(
-        BartConfig(
-            vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2,
-            encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
-            decoder_ffn_dim=64, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
-            bos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=1,
-        )
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    return saved(folder, save_tokenizer(folder), BART)
 
 
 @pytest.fixture
 def stage(make, backwards):
+    small = {"max_steps": 6, "learning_rate": 3e-3, "update": "full", "micro_batch_size": 8}
+    small |= {"head": "seq2seq", "holdout": 0.2, "seq_len": 32, "job_data": backwards}
+
     def build(model, **keys):
-        job = make(
-            head="seq2seq",
-            job_data=keys.pop("data", backwards),
-            holdout=0.2,
-            seq_len=32,
-            **{
-                "max_steps": 6,
-                "learning_rate": 3e-3,
-                "update": "full",
-                "micro_batch_size": 8,
-                **keys,
-            },
-        )
-        return replace(job, plan=structs.replace(job.plan, model=str(model)))
+        return make(**{**small, **keys}, job_model=model)
 
     return build
 
 
-def result_of(job):
-    sft.train(job)
-    return json.loads((job.output / "result.json").read_text())
-
-
-@pytest.mark.parametrize("architecture", ["tiny_t5", "tiny_bart"])
-@pytest.mark.parametrize("update", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("architecture", "update"), [("tiny_t5", "full"), ("tiny_t5", "lora"), ("tiny_bart", "lora")]
+)
 def test_outputs_are_learned(stage, architecture, update, request):
     """The held-out loss falls, every check of the saved result holds, and plain loading writes what
     was learned.
     """
-    import torch
-    from transformers import AutoTokenizer
-
     model = request.getfixturevalue(architecture)
-    rate = {"learning_rate": 1e-2} if update == "full" else {"learning_rate": 2e-2, "rank": 16}
-    job = stage(model, update=update, max_steps=250 if update == "full" else 60, **rate)
-    result = result_of(job)
+    keys = {"learning_rate": 1e-2, "max_steps": 250}
+    if update == "lora":
+        keys = {"learning_rate": 2e-2, "max_steps": 60, "rank": 16}
+    job = stage(model, update=update, **keys)
+    result = trained(job)
     found = result["evaluation"]
     # LoRA leaves embeddings alone, which are random in these models.
     fall = 0.5 if update == "full" else 0.1
@@ -142,8 +127,9 @@ def test_outputs_are_learned(stage, architecture, update, request):
     assert found["rows"] == 20
     assert result["verdict"]["word"] == "better"
     assert all(check["ok"] for check in result["checks"]), result["checks"]
-    assert any("AutoPeft" in check["text"] or "AutoModelForSeq2SeqLM" in check["text"]
-               for check in result["checks"])  # fmt: skip
+    measured = result["measured"]
+    assert measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
+    assert any("AutoModelForSeq2SeqLM" in check["text"] for check in result["checks"])
     if update == "full":
         from transformers import AutoModelForSeq2SeqLM as Loader
     else:
@@ -170,27 +156,18 @@ def test_the_loss_is_a_mean_over_the_tokens_of_a_step(stage, tiny_t5, tmp_path):
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
-def test_a_stopped_run_goes_on_to_the_same_losses(stage, tiny_t5, monkeypatch, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_losses(stage, tiny_bart, monkeypatch):
     """After a crash it resumes from its last checkpoint, and each loss is that of a run that was
-    never stopped.
+    never stopped. What it saved is what plain loading reads.
     """
-    whole = stage(tiny_t5, job_run=tmp_path / "whole", save_steps=2)
-    sft.train(whole)
-    broken = stage(tiny_t5, job_run=tmp_path / "broken", save_steps=2)
-    break_at(5, broken, monkeypatch)
-    sft.train(broken)
+    make = partial(stage, tiny_bart, save_steps=2, max_steps=6)
+    whole, broken = whole_and_broken(make, 5, monkeypatch, job_judge=True)
     assert losses(broken) == losses(whole)
+    assert all(check["ok"] for check in result_of(whole)["checks"][:2])
 
 
 def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
     """The labels are the output's tokens and the end; the input has its own end."""
-    from transformers import AutoTokenizer
-
-    from advisor.data import read_examples
-    from trainers.rows import Templater
-    from trainers.rows.heads import REWRITINGS, cut_both
-    from trainers.rows.row import LeftOut
-
     tokenizer, left = AutoTokenizer.from_pretrained(tiny_t5), LeftOut()
     row = next(REWRITINGS.rows(read_examples(backwards), Templater(tokenizer), left))
     assert row.labels[-1] == row.input_ids[-1] == tokenizer.eos_token_id
@@ -202,52 +179,30 @@ def test_only_the_output_counts_and_both_texts_are_closed(tiny_t5, backwards):
     assert left.total == 0
 
 
-def test_tokens_that_are_read_and_written_are_counted(stage, tiny_t5):
-    """What a run says of its tokens is what the rows hold."""
-    job = stage(tiny_t5, max_steps=None, epochs=1)
-    measured = result_of(job)["measured"]
-    assert measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
-
-
 def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(stage, tiny_t5, tiny_model):
     """Packing and prefixes, and a model that is none."""
-    with pytest.raises(InputError, match="packing"):
-        sft.train(stage(tiny_t5, packing=True))
-    with pytest.raises(InputError, match=r"full or lora"):
-        sft.train(stage(tiny_t5, update="prefix", prefix_tokens=4))
-    with pytest.raises(InputError, match="no encoder beside its decoder"):
-        sft.train(stage(tiny_model))
-    with pytest.raises(InputError, match="knows no languages"):
-        sft.train(stage(tiny_t5, target_language="deu_Latn"))
+    for model, keys, said in (
+        (tiny_t5, {"packing": True}, "packing"),
+        (tiny_t5, {"update": "prefix", "prefix_tokens": 4}, "full or lora"),
+        (tiny_model, {}, "no encoder beside its decoder"),
+        (tiny_t5, {"target_language": "deu_Latn"}, "knows no languages"),
+    ):
+        with pytest.raises(InputError, match=said):
+            sft.train(stage(model, **keys))
 
 
 @pytest.fixture(scope="module")
 def tiny_nllb(tmp_path_factory):
     """A random model of NLLB's kind with its own tokenizer, which knows 202 languages and no words."""
-    import torch
-    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
-
-    folder = tmp_path_factory.mktemp("tiny-nllb")
-    tokenizer = NllbTokenizer()
+    folder, tokenizer = tmp_path_factory.mktemp("tiny-nllb"), NllbTokenizer()
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    M2M100ForConditionalGeneration(
-        M2M100Config(
-            vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1,
-            encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
-            decoder_ffn_dim=64, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-            decoder_start_token_id=2,
-        )
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    return saved(folder, tokenizer, NLLB)
 
 
 def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
     """NLLB's kind wants both languages, a wrong one is refused with the nearest, and the result
     writes the language that it was trained to write.
     """
-    from transformers import AutoTokenizer, GenerationConfig
-
     tokenizer = AutoTokenizer.from_pretrained(tiny_nllb)
     wrong = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latin")
     with pytest.raises(InputError, match="did you mean 'deu_Latn'"):
@@ -255,16 +210,13 @@ def test_a_model_of_many_languages_is_told_which(stage, tiny_nllb):
     with pytest.raises(InputError, match="source_language is not said"):
         set_languages(stage(tiny_nllb), tokenizer)
     job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn", max_steps=8)
-    assert [check["ok"] for check in result_of(job)["checks"][:2]] == [True, True]
+    assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
     written = GenerationConfig.from_pretrained(job.output).forced_bos_token_id
     assert tokenizer.convert_ids_to_tokens(written) == "deu_Latn"
 
 
 def test_labels_begin_with_the_language_that_is_written(stage, tiny_nllb):
     """The input carries the language that is read, the output that which is written."""
-    from trainers.heads import Seq2Seq
-    from trainers.stage.load import prepare
-
     job = stage(tiny_nllb, source_language="eng_Latn", target_language="deu_Latn")
     tokenizer, data = prepare(job, Seq2Seq())
     row = data.train[0]

@@ -8,10 +8,15 @@ from importlib import import_module
 
 import pytest
 
+pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file
+
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.record.files import trained_record
-from tests.trainers.alignment import REWARD, SHORT, UPDATES
-from tests.trainers.runs import trained
+from advisor.record.stage import Times
+from tests.trainers.alignment import keys_of
+from tests.trainers.runs import result_of, trained
 from trainers import sft
 from trainers.__main__ import parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
@@ -40,13 +45,12 @@ def in_part(job, part):
     return replace(job, part=part)
 
 
-def without_clock(result, run):
+def without_clock(job):
     """The result without what differs between two runs of the same: the clock and the folder."""
-    text = json.dumps({key: value for key, value in result.items() if key not in CLOCK})
-    found = json.loads(text.replace(str(run), "RUN"))
+    found = {key: value for key, value in result_of(job).items() if key not in CLOCK}
+    found = json.loads(json.dumps(found).replace(str(job.run), "RUN"))
     found["evaluation"].pop("seconds")
-    if "held_out" in found:
-        found["held_out"].pop("seconds")
+    found.get("held_out", {}).pop("seconds", None)
     # Evaluating leaves its padding in the tokenizer of the process that also saves.
     found["files"].pop("tokenizer.json")
     return found
@@ -57,7 +61,7 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
     nothing beside its steps, and the base is measured once, also if judging is broken off.
     """
     one = make(job_run=tmp_path / "one", **KEYS)
-    whole = trained(one)
+    trained(one)
     measured.clear()
     two = make(job_run=tmp_path / "two", **KEYS)
     sft.train(in_part(two, TRAIN))
@@ -71,30 +75,17 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
         with pytest.raises(ZeroDivisionError):
             sft.train(in_part(two, JUDGE))
     assert trained_record(two.output).is_file()  # judging goes on, training does not
-    result = trained(in_part(two, JUDGE))
+    sft.train(in_part(two, JUDGE))
     assert measured == [(JUDGE, "before"), (JUDGE, "after")]
-    assert without_clock(result, two.run) == without_clock(whole, one.run)
+    assert without_clock(two) == without_clock(one)
     assert not trained_record(two.output).parent.exists()
 
 
-def test_without_evaluation_what_was_saved_is_still_checked(make, measured):
-    """`--no-judge` in both parts: the saved result is loaded and compared, and nothing else."""
-    job = make(update="full", learning_rate=1e-3, job_judge=False)
-    sft.train(in_part(job, TRAIN))
-    result = trained(in_part(job, JUDGE))
-    assert not measured
-    assert result["evaluation"] is None
-    names = [check["name"] for check in result["checks"]]
-    assert names == ["saved-model-is-the-trained-one", "changes-the-base-model"]
-    assert all(check["ok"] for check in result["checks"])
-
-
-def test_what_the_disk_changed_is_noticed_and_saved_again(make, capsys):
+def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys):
     """The trained model's own answer decides: other weights on the disk are no result, and the next
-    attempt saves those of the last checkpoint without training a step.
+    attempt saves those of the last checkpoint without training a step. With `--no-judge` the saved
+    result is loaded and compared, and nothing else.
     """
-    from safetensors.torch import load_file, save_file
-
     job = make(job_judge=False)
     sft.train(in_part(job, TRAIN))
     path = job.output / "adapter_model.safetensors"
@@ -110,17 +101,22 @@ def test_what_the_disk_changed_is_noticed_and_saved_again(make, capsys):
     assert "resuming after step 3 of 3" in said
     assert "training: " not in said
     assert path.read_bytes() == good
-    assert trained(in_part(job, JUDGE))["status"] == "done"
+    result = trained(in_part(job, JUDGE))
+    assert not measured
+    assert (result["status"], result["evaluation"]) == ("done", None)
+    names = [check["name"] for check in result["checks"]]
+    assert names[:2] == ["saved-model-is-the-trained-one", "changes-the-base-model"]
+    assert all(check["ok"] for check in result["checks"])
 
 
 @pytest.mark.parametrize("what", ["settings", "answer", "record"])
 def test_a_training_that_does_not_belong_to_the_plan_is_forgotten(make, capsys, what):
     """A record of other settings, or a damaged one, is not judged: the stage is trained again."""
-    job = make(job_judge=False)
+    job = make(job_judge=False, max_steps=1)
     sft.train(in_part(job, TRAIN))
     record = trained_record(job.output)
     if what == "settings":
-        job = make(job_judge=False, learning_rate=5e-3)
+        job = make(job_judge=False, max_steps=1, learning_rate=5e-3)
     elif what == "answer":
         record.with_name("answer.safetensors").write_bytes(b"")
     else:
@@ -149,8 +145,6 @@ def test_several_processes_train_and_one_judges(make, monkeypatch):
 
 def test_the_times_of_both_parts_are_added():
     """Both load a model; only one trains, and only one measures the base."""
-    from advisor.record.stage import Times
-
     one = Times(total_s=9.0, load_s=4.0, train_s=5.0)
     other = Times(total_s=4.5, load_s=3.0, before_s=1.0, after_s=0.5)
     expected = Times(total_s=13.5, load_s=7.0, before_s=1.0, train_s=5.0, after_s=0.5)
@@ -160,16 +154,11 @@ def test_the_times_of_both_parts_are_added():
 
 @pytest.mark.long
 @pytest.mark.parametrize("update", ["lora", "adapter", "prefix", "full"])
-@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "simpo", "rm", "grpo", "rloo"])
-def test_every_objective_comes_to_the_same_in_two_parts(objective, update, align, tmp_path):
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "simpo", "rm", "grpo", "rloo", "ppo"])
+def test_every_objective_comes_to_the_same_in_two_parts(objective, update, align, trained_once):
     """Whatever is trained, the judging builds it again and finds what one process finds."""
-    (tmp_path / "own.py").write_text(REWARD)
-    keys = {**(SHORT if objective in ("grpo", "rloo") else {}), **UPDATES[update]}
-    one = align(objective, job_run=tmp_path / "one", **keys)
-    two = align(objective, job_run=tmp_path / "two", **keys)
+    two = align(objective, **keys_of(objective, update))
     train = import_module(f"trainers.{objective}").train
-    train(one)
     train(in_part(two, TRAIN))
     train(in_part(two, JUDGE))
-    found = [without_clock(read_json(job.output / "result.json"), job.run) for job in (one, two)]
-    assert found[0] == found[1]
+    assert without_clock(two) == without_clock(trained_once(objective, update))

@@ -1,11 +1,10 @@
 """A run with two rewards, and what it has to leave, for the tests of every trainer that has them."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.trainers.runs import lines_of as lines_of
 from trainers.job.job import Job
 
 OWN = (
@@ -47,8 +46,3 @@ def check_two_rewards(job: Job, result: dict[str, Any]) -> list[dict[str, Any]]:
 def notes_of(result: dict[str, Any]) -> list[str]:
     """What it says of the reward."""
     return [*result["data"]["notes"], str(result["resolved"].get("reward"))]
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

@@ -1,8 +1,9 @@
 """Modules with random weights on the toy model, saved as stages leave them."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from tests.trainers.runs import lines_of
 
 UPDATES = {
     "lora": {"rank": 4, "alpha": 8},
@@ -27,19 +28,18 @@ def module_config(update: str, task_type: str) -> Any:
     )
 
 
-def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: bool) -> Path:
+def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: int) -> Path:
     """A module (or a whole model) with random weights in `folder`, with the base's tokenizer: one
-    that writes, or one that scores.
+    that writes, or one that scores, for so many labels.
     """
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(seed)
-    extra = {"num_labels": 1} if scores else {}
-    model: Any = (
-        AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-    ).from_pretrained(base, dtype=torch.float32, **extra)
+    extra = {"num_labels": int(scores)} if scores else {}
+    loader = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    model: Any = loader.from_pretrained(base, dtype=torch.float32, **extra)
     if update != "full":
         model = get_peft_model(model, module_config(update, "SEQ_CLS" if scores else "CAUSAL_LM"))
     with torch.no_grad():
@@ -54,5 +54,5 @@ def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: boo
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what depends on the clock."""
     timed = ("tokens_per_s", "elapsed_s", "memory_bytes", "writing_s", "learning_s")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = lines_of(run / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from advisor.methods.optimizers import OPTIMIZERS
 from trainers.job.files import read_json
 from trainers.ppo import math, train
-from trainers.ppo.learning import Learner, PPOArguments, make_optimizer, set_rates
+from trainers.ppo.learning import Learner, PPOArguments, make_optimizer, rate_share, set_rates
+from trainers.ppo.loop import shuffled
 from trainers.ppo.roles import POLICY, VALUE
 
 
@@ -37,12 +38,10 @@ def roles() -> Any:
         POLICY: SimpleNamespace(model=policy, head=None),
         VALUE: SimpleNamespace(model=value, head=head),
     }
+    of_head = {f"head.{name}": one for name, one in head.named_parameters()}
     names = {
         POLICY: dict(policy.named_parameters()),
-        VALUE: {
-            **dict(value.named_parameters()),
-            **{f"head.{name}": one for name, one in head.named_parameters()},
-        },
+        VALUE: {**dict(value.named_parameters()), **of_head},
     }
     return SimpleNamespace(parts=parts, trained=lambda role: names[role])
 
@@ -181,3 +180,34 @@ def test_the_device_is_read_once_an_inner_step(make, monkeypatch):
     monkeypatch.setattr(Learner, "gradients", gradients)
     train(make(max_steps=1, grad_accum=4, minibatches=2, ppo_epochs=1, job_judge=False))
     assert reads == [1, 1]
+
+
+def test_every_prompt_is_answered_once_before_any_is_answered_again():
+    """Ten prompts in updates of four: two and a half updates see each once; the next pass has
+    another order.
+    """
+    updates = [shuffled(range(10), range(first, first + 4), seed=1) for first in range(0, 20, 4)]
+    seen = [prompt for prompts in updates for prompt in prompts]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "warmup", "shares"),
+    [
+        ("linear", 0.2, [1 / 3, 2 / 3, *(left / 8 for left in range(8, 0, -1))]),
+        ("constant", 0.5, [1.0] * 4),
+        ("constant_with_warmup", 0.25, [0.5, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_learning_rates(scheduler, warmup, shares):
+    """Ten updates, two of warm-up: 1/3, 2/3, 1, then down by eighths; constant stays."""
+    count = len(shares)
+    found = [rate_share(step, count, warmup=warmup, scheduler=scheduler) for step in range(count)]
+    assert found == pytest.approx(shares)
+
+
+def test_cosine_is_half_way_at_the_middle_and_never_zero():
+    """The last update still learns."""
+    assert rate_share(5, 10, warmup=0.0, scheduler="cosine") == pytest.approx(0.5)
+    assert rate_share(2, 3, warmup=0.0, scheduler="cosine") > 0

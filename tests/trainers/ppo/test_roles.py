@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
@@ -16,6 +16,7 @@ from trainers.ppo.rollout import batches_of
 from trainers.rollouts import Answers
 from trainers.rows import Prepared
 from trainers.stage.objective import Opened
+from trainers.start.loading import load_base
 from trainers.updates import load_update
 
 TEXTS = Answers(
@@ -23,6 +24,7 @@ TEXTS = Answers(
     [[9, 8, 7, 2], [20, 2], [5, 5, 5, 5, 5, 5, 5, 5]],
     [True, True, False],
 )
+CPU = torch.device("cpu")
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -34,100 +36,80 @@ def batch():
 def alone_log_probs(model):
     """What a plain model finds for each answer token, text by text without padding."""
     found = []
-    with torch.no_grad():
-        for row in batch().rows:
-            prompt, answer = TEXTS.prompts[row], TEXTS.ids[row]
-            table = (
-                model(input_ids=torch.tensor([[*prompt, *answer]]))
-                .logits[0]
-                .float()
-                .log_softmax(-1)
-            )
-            found += [table[len(prompt) - 1 + place, token] for place, token in enumerate(answer)]
-    return torch.stack(found)
+    for row in batch().rows:
+        prompt, answer = TEXTS.prompts[row], TEXTS.ids[row]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].float()
+        table = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        found.append(table[range(len(answer)), answer])
+    return torch.cat(found)
 
 
 def alone_scores(model):
+    texts = [torch.tensor([[*TEXTS.prompts[row], *TEXTS.ids[row]]]) for row in batch().rows]
     with torch.no_grad():
-        return torch.stack(
-            [
-                model(input_ids=torch.tensor([[*TEXTS.prompts[row], *TEXTS.ids[row]]])).logits[0, 0]
-                for row in batch().rows
-            ]
-        )
+        return torch.stack([model(input_ids=text).logits[0, 0] for text in texts])
 
 
-def built(make, update, start, reward, tokenizer, **keys):
+@pytest.fixture
+def built(make, toy_model, tmp_path):
+    """`built(update, sft, rm)`: the roles, and what was said of them, of a stage that starts from a
+    random SFT module and has a random reward model, each of such an update or, without one, none.
+    """
+
+    def build(update, sft, rm, **keys):
+        start = sft and save_module(toy_model, tmp_path / "sft", sft, seed=1, scores=False)
+        reward = save_module(toy_model, tmp_path / "rm", rm, seed=2, scores=True)
+        return built_on(make, update, start, reward, **keys)
+
+    return build
+
+
+def built_on(make, update, start, reward, **keys):
     job = make(
-        update=update,
-        start_from=str(start) if start else None,
-        reward=None,
-        reward_model=str(reward) if reward else None,
+        update=update, start_from=start and str(start), reward=None, reward_model=str(reward),
         **{**UPDATES[update], **keys},
-    )
+    )  # fmt: skip
     rows = [SimpleNamespace(prompt_ids=prompt) for prompt in TEXTS.prompts]
     opened = Opened(
-        job=job,
-        device=torch.device("cpu"),
-        update=load_update(update),
-        versions={},
-        threads=1,
-        tokenizer=tokenizer,
+        job=job, device=CPU, update=load_update(update), versions={}, threads=1,
+        tokenizer=AutoTokenizer.from_pretrained(job.base_model),
         data=Prepared(train=rows, holdout=(), rows=len(rows)),
-    )
+    )  # fmt: skip
     roles, notes = build_roles(opened, reward)
     for model in roles.models():
         model.eval()
     return roles, notes
 
 
-@pytest.fixture
-def tokenizer(toy_model):
-    return AutoTokenizer.from_pretrained(toy_model)
-
-
-@pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
-def test_roles_on_one_base_are_the_models_they_stand_for(
-    make, toy_model, tmp_path, tokenizer, update
-):
-    """Reference and policy say what the SFT module loaded alone says, the reward what the reward
-    module loaded alone says; also after switching to and fro.
-    """
-    sft = save_module(toy_model, tmp_path / "sft", update, seed=1, scores=False)
-    rm = save_module(toy_model, tmp_path / "rm", update, seed=2, scores=True)
-    roles, notes = built(make, update, sft, rm, tokenizer)
-    assert notes == ["policy, reference, reward and value share one base"]
-    assert len(roles.models()) == 1
-    said = alone_log_probs(
-        AutoPeftModelForCausalLM.from_pretrained(sft, dtype=torch.float32).eval()
-    )
-    scored = alone_scores(
-        AutoPeftModelForSequenceClassification.from_pretrained(
-            rm, num_labels=1, dtype=torch.float32
-        ).eval()
-    )
-    base = alone_log_probs(
-        AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32).eval()
-    )
-    assert (said - base).abs().max() > 0.01
-    with torch.no_grad():
-        for _ in range(2):
+def check_said(roles, said, scored=None):
+    """Reference and policy say this, and the reward that, also after switching to and fro."""
+    for _ in range(2):
+        with torch.no_grad():
             torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], said, **EXACT)
-            torch.testing.assert_close(roles.scores(batch()), scored, **EXACT)
+            if scored is not None:
+                torch.testing.assert_close(roles.scores(batch()), scored, **EXACT)
             torch.testing.assert_close(roles.log_probs(POLICY, batch(), 1.0)[0], said, **EXACT)
             roles.values(batch())
 
 
 @pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
-def test_training_one_role_leaves_the_others_as_they_were(
-    make, toy_model, tmp_path, tokenizer, update
-):
-    """A step of policy and value changes both; reference and reward stay to the bit, and so does
-    the base.
+def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_path, update):
+    """Reference and policy say what the SFT module loaded alone says, the reward what the reward
+    module loaded alone says. A step of policy and value changes both; reference and reward stay to
+    the bit, and so does the base.
     """
-    sft = save_module(toy_model, tmp_path / "sft", update, seed=1, scores=False)
-    rm = save_module(toy_model, tmp_path / "rm", update, seed=2, scores=True)
-    roles, _ = built(make, update, sft, rm, tokenizer)
+    roles, notes = built(update, update, update)
+    assert notes == ["policy, reference, reward and value share one base"]
+    assert len(roles.models()) == 1
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
+    said = alone_log_probs(loaded.eval())
+    loaded = AutoPeftModelForSequenceClassification.from_pretrained(
+        tmp_path / "rm", num_labels=1, dtype=torch.float32
+    )
+    check_said(roles, said, alone_scores(loaded.eval()))
+    base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
+    assert (said - alone_log_probs(base.eval())).abs().max() > 0.01
 
     def all_said():
         with torch.no_grad():
@@ -151,39 +133,22 @@ def test_training_one_role_leaves_the_others_as_they_were(
         assert not torch.equal(before[role], after[role])
 
 
-def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(make, toy_model, tmp_path, tokenizer):
+def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(built, make, tmp_path):
     """On one nf4 base as on one of 16 or 32 bits: the reference is the SFT module on such a base,
     the reward is the reward module on one.
     """
     pytest.importorskip("bitsandbytes")
-    from peft import PeftModel
-
-    from trainers.start.loading import load_base
-
-    sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
-    rm = save_module(toy_model, tmp_path / "rm", "lora", seed=2, scores=True)
-    roles, notes = built(make, "lora", sft, rm, tokenizer, quantization="nf4")
+    roles, notes = built("lora", "lora", "lora", quantization="nf4")
     assert notes == ["policy, reference, reward and value share one base"]
     job = make(quantization="nf4")
-    said = alone_log_probs(
-        PeftModel.from_pretrained(load_base(job, torch.device("cpu")), sft).eval()
-    )
-    scored = alone_scores(
-        PeftModel.from_pretrained(
-            load_base(job, torch.device("cpu"), head="SequenceClassification", num_labels=1), rm
-        ).eval()
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], said, **EXACT)
-        torch.testing.assert_close(roles.scores(batch()), scored, **EXACT)
-        torch.testing.assert_close(roles.log_probs(POLICY, batch(), 1.0)[0], said, **EXACT)
+    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft").eval())
+    base = load_base(job, CPU, head="SequenceClassification", num_labels=1)
+    check_said(roles, said, alone_scores(PeftModel.from_pretrained(base, tmp_path / "rm").eval()))
 
 
-def test_the_value_starts_as_the_reward_model(make, toy_model, tmp_path, tokenizer):
+def test_the_value_starts_as_the_reward_model(built):
     """The value at the place where the reward model reads its score is that score."""
-    sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
-    rm = save_module(toy_model, tmp_path / "rm", "lora", seed=2, scores=True)
-    roles, _ = built(make, "lora", sft, rm, tokenizer)
+    roles, _ = built("lora", "lora", "lora")
     # Of an answer the last value stands before its last token: cut there, a text is scored where
     # its last value was.
     shorter = Answers(
@@ -202,43 +167,30 @@ def test_the_value_starts_as_the_reward_model(make, toy_model, tmp_path, tokeniz
         torch.testing.assert_close(roles.values(one), roles.scores(other), **EXACT)
 
 
-def test_without_a_module_to_start_from_the_base_is_the_reference(
-    make, toy_model, tmp_path, tokenizer
-):
+def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_model):
     """A new module on the base: the reference is the base alone, and the policy begins there."""
-    rm = save_module(toy_model, tmp_path / "rm", "lora", seed=2, scores=True)
-    roles, _ = built(make, "lora", None, rm, tokenizer)
-    base = alone_log_probs(
-        AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32).eval()
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], base, **EXACT)
-        torch.testing.assert_close(roles.log_probs(POLICY, batch(), 1.0)[0], base, **EXACT)
-        torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], base, **EXACT)
+    roles, _ = built("lora", None, "lora")
+    base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
+    check_said(roles, alone_log_probs(base.eval()))
 
 
-def test_update_full_takes_four_models(make, toy_model, tmp_path, tokenizer):
+def test_update_full_takes_four_models(built, tmp_path):
     """Policy and reference are the SFT model, reward and value the reward model, four in memory;
     and that is said.
     """
-    sft = save_module(toy_model, tmp_path / "sft", "full", seed=1, scores=False)
-    rm = save_module(toy_model, tmp_path / "rm", "full", seed=2, scores=True)
-    roles, notes = built(make, "full", sft, rm, tokenizer)
+    roles, notes = built("full", "full", "full")
     assert notes == ["4 models in memory: policy, reference, reward, value"]
-    said = alone_log_probs(AutoModelForCausalLM.from_pretrained(sft, dtype=torch.float32).eval())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
+    check_said(roles, alone_log_probs(loaded.eval()))
     with torch.no_grad():
-        torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], said, **EXACT)
-        torch.testing.assert_close(roles.log_probs(POLICY, batch(), 1.0)[0], said, **EXACT)
         assert roles.values(batch()).shape == (14,)
 
 
-def test_a_reward_model_of_another_kind_is_loaded_beside(make, toy_model, tmp_path, tokenizer):
+def test_a_reward_model_of_another_kind_is_loaded_beside(built):
     """A reward model that was trained whole keeps its own base, while the others share theirs; that
     is said.
     """
-    sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
-    rm = save_module(toy_model, tmp_path / "rm", "full", seed=2, scores=True)
-    roles, notes = built(make, "lora", sft, rm, tokenizer)
+    roles, notes = built("lora", "lora", "full")
     assert "loaded beside" in notes[0]
     assert len(roles.models()) == 2
     assert roles.parts[REWARD].head is None
@@ -246,13 +198,11 @@ def test_a_reward_model_of_another_kind_is_loaded_beside(make, toy_model, tmp_pa
         assert (roles.values(batch()) == 0).all()
 
 
-def test_a_reward_model_of_another_tokenizer_is_refused(
-    make, toy_model, tiny_model, tmp_path, tokenizer
-):
+def test_a_reward_model_of_another_tokenizer_is_refused(make, tiny_model, tmp_path):
     """Its scores would be of other words than the policy wrote."""
     rm = save_module(tiny_model, tmp_path / "rm", "lora", seed=2, scores=True)
     with pytest.raises(InputError, match="tokenizer"):
-        built(make, "lora", None, rm, tokenizer)
+        built_on(make, "lora", None, rm)
 
 
 def test_the_score_is_read_at_the_last_token_that_is_no_padding():

@@ -10,16 +10,15 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainers.ppo import rollout
 from trainers.ppo.rollout import (
     answer_log_probs,
-    answer_states,
     batches_of,
     gather_answers,
     scatter_answers,
     tokens_at_once,
 )
 from trainers.rollouts import Answers, Sampling
+from trainers.rollouts import transformers_engine as module
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.step.answer_loss import add_hidden_call
 
@@ -33,11 +32,14 @@ def model(toy_model):
     return loaded
 
 
+def engine_of(model):
+    return TransformersEngine(lambda: nullcontext(model), models=lambda: [model])
+
+
 def write(model, **keys):
     torch.manual_seed(0)
-    engine = TransformersEngine(lambda: nullcontext(model), models=lambda: [model])
     sampling = Sampling(**{"limit": 10, "temperature": 0.7, "stops": [2], **keys})
-    return engine.generate(PROMPTS, sampling)
+    return engine_of(model).generate(PROMPTS, sampling)
 
 
 def test_answers_end_at_the_first_stop_token_and_keep_it(model):
@@ -50,28 +52,24 @@ def test_answers_end_at_the_first_stop_token_and_keep_it(model):
         assert ended or len(ids) == 20
 
 
-def test_parts_of_the_head_give_the_same_numbers_and_gradients(model, monkeypatch):
-    """Log-probabilities, entropies and gradients do not depend on how many logits are held at
-    once.
+def test_parts_hold_prompts_of_similar_length(model, monkeypatch):
+    """Answers in parts: the longest prompts first, each answer back in its place, greedy ones the
+    same as all at once.
     """
-    answers = write(model)
-    (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
-    results = []
-    for at_once in (1000, 3):
-        model.zero_grad()
-        monkeypatch.setattr(rollout, "tokens_at_once", lambda *_, count=at_once: count)
-        log_probs, entropy = answer_log_probs(model, batch, 1.0, with_entropy=True)
-        log_probs.sum().backward()
-        results.append(
-            (
-                log_probs.detach(),
-                entropy,
-                model.lm_head.weight.grad.clone(),
-                model.model.layers[0].mlp.up_proj.weight.grad.clone(),
-            )
-        )
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+    engine, greedy = engine_of(model), Sampling(limit=6, stops=[2], temperature=0)
+    together = engine.generate(PROMPTS, greedy)
+    lengths, real = [], module.generate_batch
+
+    def watched(model, prompts, *others, **keys):
+        lengths.append([len(prompt) for prompt in prompts])
+        return real(model, prompts, *others, **keys)
+
+    monkeypatch.setattr(module, "generate_batch", watched)
+    monkeypatch.setattr(engine, "rows_at_once", lambda rows, limit: 2)
+    parts = engine.generate(PROMPTS, greedy)
+    assert lengths == [[7, 3], [2]]
+    assert (parts.ids, parts.ended, parts.prompts) == (together.ids, together.ended, PROMPTS)
+    assert engine.generate(PROMPTS, greedy, n=2).prompts == [one for one in PROMPTS for _ in "ab"]
 
 
 def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
@@ -82,32 +80,6 @@ def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
     assert [tokens_at_once(4096, device) for device in ("cpu", "cuda")] == [4096, 4096]
 
 
-@pytest.mark.parametrize(
-    "scales", [{"logit_scale": 0.5}, {"final_logit_softcapping": 3.0, "logits_scaling": 2.0}]
-)
-def test_a_head_with_a_cap_or_a_scale_is_applied_in_parts_too(model, scales, monkeypatch):
-    """The log-probabilities are those of scaled and capped logits, and no more than a part of them
-    is there at a time.
-    """
-    answers = write(model)
-    (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
-    with torch.no_grad():
-        logits = model.lm_head(answer_states(model, batch))
-    logits = logits * scales.get("logit_scale", 1) / scales.get("logits_scaling", 1)
-    if cap := scales.get("final_logit_softcapping"):
-        logits = cap * torch.tanh(logits / cap)
-    for name, value in scales.items():
-        monkeypatch.setattr(model.config, name, value, raising=False)
-    seen = []
-    hook = model.lm_head.register_forward_hook(lambda *given: seen.append(len(given[1][0])))
-    monkeypatch.setattr(rollout, "tokens_at_once", lambda *_: 3)
-    found, _ = answer_log_probs(model, batch, 1.0)
-    hook.remove()
-    assert max(seen) == 3
-    wanted = logits.log_softmax(-1).gather(1, batch.targets_N[:, None])[:, 0]
-    torch.testing.assert_close(found, wanted)
-
-
 def test_log_probs_are_those_of_the_plain_model(model):
     """log softmax of the model's own logits at the place before each token, whatever the padding
     of its batch.
@@ -116,28 +88,23 @@ def test_log_probs_are_those_of_the_plain_model(model):
     batches = batches_of(answers, 2, pad_id=0, device="cpu")
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
-        table = scatter_answers(
-            batches, [answer_log_probs(model, batch, 1.0)[0] for batch in batches]
-        )
+        found = [answer_log_probs(model, batch, 1.0)[0] for batch in batches]
+        table = scatter_answers(batches, found)
         for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
-            logits = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
-            for place, token in enumerate(ids):
-                assert table[row, place].item() == pytest.approx(
-                    logits[len(prompt) - 1 + place, token].item(), abs=1e-5
-                )
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+            wanted = logits.log_softmax(-1)[range(len(ids)), ids]
+            torch.testing.assert_close(table[row, : len(ids)], wanted, rtol=0, atol=1e-5)
 
 
-def test_a_model_s_own_generation_settings_take_no_part(toy_model, model):
+def test_a_model_s_own_generation_settings_take_no_part(model, monkeypatch):
     """top_k 1 and a repetition penalty in the model's settings would draw from another
     distribution: they are set aside, and stay as they were.
     """
     before = write(model)
-    model.generation_config.top_k, model.generation_config.repetition_penalty = 1, 1.5
-    try:
-        assert write(model).ids == before.ids
-        assert model.generation_config.top_k == 1
-    finally:
-        model.generation_config.top_k, model.generation_config.repetition_penalty = 50, 1.0
+    monkeypatch.setattr(model.generation_config, "top_k", 1)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.5)
+    assert write(model).ids == before.ids
+    assert model.generation_config.top_k == 1
 
 
 def test_tables_and_batches_are_each_others_inverse():

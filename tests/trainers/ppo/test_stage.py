@@ -3,35 +3,40 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file
+
 from advisor.ground.errors import InputError, Stopped, TrainingFailed
 from advisor.ground.signals import receiving
+from advisor.launch import Options, run_plan
+from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_text
+from advisor.record.stage import Adjusted, Adjustment
+from advisor.render.report import report_page
+from tests.trainers.alignment import stage_of
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
-from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
+from tests.trainers.runs import lines_of, torchrun, write_rows
+from tests.trainers.runs import result_of as result
+from tests.trainers.two_rewards import OWN, TWO, check_two_rewards
+from trainers.job.job import JUDGE
 from trainers.keep.checkpoint_store import CheckpointStore
-from trainers.ppo import train
+from trainers.ppo import math as formulas
+from trainers.ppo import roles, train
+from trainers.ppo.learning import Learner
 from trainers.ppo.loop import PPOTrainer
 from trainers.ppo.objective import PPO
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.rollouts.transformers_engine import TransformersEngine
 from trainers.say.progress import Parts
 from trainers.stage.load import build_stage, load_stage
-
-ROOT = Path(__file__).parents[3]
-
-
-def result(job):
-    return json.loads((job.output / "result.json").read_text())
 
 
 def learned(job):
@@ -64,80 +69,46 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3))])
-@pytest.mark.parametrize("update", ["lora", "full"])
-def test_it_learns_with_other_seeds_and_with_all_weights(make, seed, update):
-    """The toy task with three seeds, by LoRA and by full fine-tuning."""
-    rate = {"learning_rate": 1e-3, "value_learning_rate": 1e-3} if update == "full" else {}
-    job = make(
-        max_steps=20,
-        seed=seed,
-        update=update,
-        job_judge=False,
-        **(UPDATES["full"] if update == "full" else {}),
-        **rate,
-    )
+def test_it_learns_with_all_weights(make):
+    """The toy task by full fine-tuning."""
+    rates = {"learning_rate": 1e-3, "value_learning_rate": 1e-3}
+    job = make(max_steps=20, update="full", job_judge=False, **UPDATES["full"], **rates)
     train(job)
     first, last = learned(job)
     assert first < 0.1
     assert last > 0.8
 
 
-@pytest.mark.parametrize("update", ["adapter", "prefix", "full"])
-def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(make, update):
-    """Two updates under each scheme; the checks on the saved module or model pass."""
-    job = make(
-        **{
-            **UPDATES[update],
-            "update": update,
-            "max_steps": 2,
-            "micro_batch_size": 4,
-            "grad_accum": 1,
-        }
-    )
-    train(job)
-    checks = {check["name"]: check["ok"] for check in result(job)["checks"]}
-    assert checks["saved-model-is-the-trained-one"]
-    assert checks["changes-the-base-model"]
-
-
-@pytest.mark.parametrize("update", ["lora", "full"])
-def test_mixed_precision_trains_with_values_and_scores_in_float32(make, update, monkeypatch):
-    """Under autocast the small heads still give every digit, and what was saved is what was
-    trained.
+@pytest.mark.parametrize(
+    ("update", "precision"),
+    [("adapter", "pure"), ("prefix", "pure"), ("lora", "mixed"), ("full", "mixed")],
+)
+def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
+    make, monkeypatch, update, precision
+):
+    """Two updates under each scheme; the checks on the saved module or model pass. Under autocast
+    too, values and scores have every digit.
     """
-    import torch
-
-    from trainers.ppo import roles
-
     kinds = set()
     real = roles.apply_head
     monkeypatch.setattr(
         roles, "apply_head", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
     )
-    job = make(
-        **{
-            **UPDATES[update],
-            "update": update,
-            "max_steps": 2,
-            "micro_batch_size": 4,
-            "grad_accum": 1,
-            "precision": "mixed",
-        }
-    )
+    keys = {**UPDATES[update], "update": update, "precision": precision}
+    job = make(**keys, micro_batch_size=4, grad_accum=1)
     train(job)
     assert kinds == {torch.float32}
-    check = result(job)["checks"][0]
-    assert check["ok"]
-    assert "(limit 0.001)" in check["text"]
+    checks = {check["name"]: check for check in result(job)["checks"]}
+    saved = checks["saved-model-is-the-trained-one"]
+    assert saved["ok"]
+    assert "(limit 0.001)" in saved["text"]
+    assert checks["changes-the-base-model"]["ok"]
 
 
 def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     """Before any step the policy is the one that wrote: no token's probability differs by a bit,
     with recomputed activations too.
     """
-    from trainers.ppo.learning import Learner
-
     first = []  # of each update: what its first minibatch returns
     real, learn = Learner.gradients, Learner.learn
 
@@ -230,32 +201,24 @@ def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
     assert result(job)["loss_last"] == metrics(job.run)[-1]["loss"]
 
 
-def test_a_reward_that_never_differs_is_told_and_stops_the_run(make):
-    """The same score for every answer: after five updates the run stops, naming the reward; a trial
-    goes on and warns.
+def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypatch):
+    """The same score for every answer, and hardly an answer that ends: after five updates a trial
+    warns of both.
     """
-    with pytest.raises(TrainingFailed, match=r"got the same reward \(0\.5\)"):
-        train(make(reward="scores.py:same", max_steps=6, job_judge=False, grad_accum=1))
-    trial = make(
-        reward="scores.py:same", max_steps=6, job_max_steps=6, grad_accum=1, job_judge=False
+    monkeypatch.setattr(  # the model draws all of its tokens about equally often
+        "trainers.ppo.objective.stop_ids", lambda model: [model.config.vocab_size - 1]
     )
-    train(trial)
-    told = {check["name"]: check for check in result(trial)["checks"]}
+    keys = {"max_steps": 6, "job_max_steps": 6, "grad_accum": 1, "job_judge": False}
+    job = make(reward="scores.py:same", **keys)
+    train(job)
+    told = {check["name"]: check for check in result(job)["checks"]}
     assert not told["rollouts-constant-reward"]["ok"]
-
-
-def test_a_reward_that_is_no_number_stops_the_run(make):
-    """Not a number from the user's function: the run stops and names function and answer, in a
-    trial too.
-    """
-    with pytest.raises(TrainingFailed, match=r"scores\.py:none gave nan"):
-        train(make(reward="scores.py:none", job_judge=False, job_max_steps=2))
+    assert "got the same reward (0.5)" in told["rollouts-constant-reward"]["text"]
+    assert "response_tokens" in told["rollouts-cut"]["text"]
 
 
 def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
     """A loss that is not finite ends training with nothing saved from it, in a trial too."""
-    from trainers.ppo import math as formulas
-
     real = formulas.value_losses
     monkeypatch.setattr(formulas, "value_losses", lambda *values: real(*values) * float("nan"))
     job = make(job_judge=False, job_max_steps=2)
@@ -288,22 +251,10 @@ def test_as_many_answers_fit_whichever_role_was_used_last(make):
     assert ppo.local.trained == sum(one.numel() for one in trained)
 
 
-def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
-    """Hardly any answer ends here: the result says so, with what to change."""
-    monkeypatch.setattr(  # the model draws all of its tokens about equally often
-        "trainers.ppo.objective.stop_ids", lambda model: [model.config.vocab_size - 1]
-    )
-    job = make(max_steps=5, job_judge=False, grad_accum=1)
-    train(job)
-    told = {check["name"]: check for check in result(job)["checks"]}
-    assert "response_tokens" in told["rollouts-cut"]["text"]
-
-
 def test_a_policy_far_from_its_start_stops_the_run(make):
     """KL above the bound: the run stops and says which keys to change."""
-    with pytest.raises(
-        TrainingFailed, match=r"nats per token from the reference model, the bound is 0\.01"
-    ) as caught:
+    said = r"nats per token from the reference model, the bound is 0\.01"
+    with pytest.raises(TrainingFailed, match=said) as caught:
         train(make(kl_limit=0.01, max_steps=4, job_judge=False))
     assert "kl_coef" in caught.value.faults[0].hint
 
@@ -325,45 +276,28 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
     assert not list(job.output.glob("*.safetensors"))
 
 
-BESIDE = {"reward": "scores.py:share", "weight": 2}
-
-
-@pytest.mark.parametrize("rewards", [None, [BESIDE, {"reward_model": "rm"}]], ids=["alone", "sum"])
-def test_the_reward_model_of_the_stage_before_scores(rewards, make, tmp_path):
-    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm, alone or in a sum,
+def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_path):
+    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm and of a function,
     all on one base; the policy alone is saved.
     """
-    from advisor.plan.model import Stage
-
-    base = make().base_model
+    base, lora = Path(make().base_model), UPDATES["lora"]
     for name, seed, scores in (("sft", 1, False), ("rm", 2, True)):
-        save_module(
-            Path(base), tmp_path / "run" / "stages" / name, "lora", seed=seed, scores=scores
-        )
-    before = [
-        Stage(
-            name=name,
-            objective=name,
-            update="lora",
-            learning_rate=1e-4,
-            options={"rank": 4, "alpha": 8},
-        )
-        for name in ("sft", "rm")
-    ]
-    job = make(before=before, start_from="sft", reward=None, rewards=rewards, **UPDATES["lora"])
+        folder = tmp_path / "run" / "stages" / name
+        save_module(base, folder, "lora", seed=seed, scores=scores)
+    before = [stage_of(name, **lora) for name in ("sft", "rm")]
+    rewards = [{"reward": "scores.py:share", "weight": 2}, {"reward_model": "rm"}]
+    job = make(before=before, start_from="sft", reward=None, rewards=rewards, **lora)
     train(job)
-    found = result(job)
+    resolved = result(job)["resolved"]
     words = "weighted sum: 2 x the user's own code: scores.py:share; 1 x the model rm"
-    assert found["resolved"]["reward"].endswith(words if rewards else "the reward is the model rm")
-    for line in lines_of(job.output / "rollouts.jsonl") if rewards else ():
+    assert resolved["reward"].endswith(words)
+    for line in lines_of(job.output / "rollouts.jsonl"):
         own, model = line["rewards"]["share"], line["rewards"]["rm"]
         assert model not in (0.0, own)
         assert line["reward"] == pytest.approx(2 * own + model, abs=1e-4)
-    assert found["resolved"]["start_from"].endswith("stages/sft")
-    assert sorted(path.name for path in job.output.glob("*.safetensors")) == [
-        "adapter_model.safetensors"
-    ]
-    assert metrics(job.run)[0]["reward_spread"] > 0
+    assert resolved["start_from"].endswith("stages/sft")
+    saved = [path.name for path in job.output.glob("*.safetensors")]
+    assert saved == ["adapter_model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -398,50 +332,12 @@ def test_two_processes_learn_like_one(make, tmp_path):
     learned, with the same weights in both. They share out the held-out prompts on their way, and
     another process judges what they saved.
     """
-    from msgspec import structs
-
-    from trainers.job.job import JUDGE
-
     alone = make(max_steps=11, grad_accum=2, job_judge=False)
     train(alone)
     job = make(max_steps=11, grad_accum=1, holdout=0.1, job_run=tmp_path / "two")
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(
-        plan_text(structs.replace(job.plan, launch=structs.replace(job.plan.launch, processes=2)))
-    )
-    torchrun = [
-        sys.executable,
-        "-P",
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--no-python",
-        "--",
-    ]
-    command = [
-        *torchrun,
-        sys.executable,
-        "-P",
-        "-m",
-        "trainers",
-        "ppo",
-        str(plan),
-        "--stage",
-        "ppo",
-        "--run",
-        str(job.run),
-    ]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launch = structs.replace(job.plan.launch, processes=2)
+    (tmp_path / "plan.yaml").write_text(plan_text(structs.replace(job.plan, launch=launch)))
+    torchrun("trainers", "ppo", tmp_path / "plan.yaml", "--stage", "ppo", "--run", job.run)
     (first, last), (_, one) = learned(job), learned(alone)
     assert first < 0.1
     assert last > 0.8
@@ -457,9 +353,6 @@ def test_two_processes_learn_like_one(make, tmp_path):
 
 def test_an_update_that_starts_again_in_parts_learns_the_same(make, tmp_path, monkeypatch):
     """Parts of the same minibatches of the same answers give the same weights but for rounding."""
-    from safetensors.torch import load_file
-
-    from advisor.record.stage import Adjusted, Adjustment
 
     def at_once(self, rows, limit):
         return len(rows)  # fewer would draw other random numbers
@@ -485,3 +378,131 @@ def test_ppo_learns_from_two_rewards(make, tmp_path):
     train(job)
     rollouts = check_two_rewards(job, result(job))
     assert sum(line["advantage"] for line in rollouts) != 0
+
+
+# --------------------------------------------------------------------------- every key
+
+BASE = {
+    "max_steps": 3,
+    "kl_coef": 0.5,
+    "kl_target": 5.0,
+    "missing_end_penalty": 1.0,
+    "step_kl_limit": 1.0,
+    "value_clip_range": 0.05,
+    "clip_range": 0.1,
+    "micro_batch_size": 4,
+    "grad_accum": 2,
+    "learning_rate": 5e-3,
+    "job_judge": False,
+}
+OTHER = {
+    "kl_coef": 0.1,
+    "kl_target": 0.5,
+    "kl_horizon": 100,
+    "response_tokens": 6,
+    "temperature": 0.5,
+    "missing_end_penalty": 0.0,
+    "whiten_rewards": True,
+    "gamma": 0.5,
+    "lam": 0.2,
+    "ppo_epochs": 2,
+    "minibatches": 2,
+    "clip_range": 0.02,
+    "value_clip_range": 5.0,
+    "value_learning_rate": 1e-4,
+    "step_kl_limit": 1e-3,
+    "verifier": "exact",
+    "reward": "scores.py:length",
+}
+ELSEWHERE = {
+    "kl_limit",
+    "reward_model",
+    "pattern",
+    "schema",
+    "overlong_tokens",
+    "ngram",
+    "rewards",
+    "rollouts",
+}  # tested where they act: the guard, the roles, the verifiers, the engines
+
+
+def test_every_declared_key_is_tried():
+    """A new key has to be tried here, or where it acts."""
+    assert set(key_specs().objectives["ppo"].keys) == set(OTHER) | ELSEWHERE
+
+
+@pytest.mark.slow
+def test_every_key_changes_the_run(make, tmp_path):
+    """Three updates with one key changed differ from three without, for every key."""
+
+    def numbers(name, **keys):
+        job = make(**{**BASE, **keys}, job_run=tmp_path / name)
+        train(job)
+        return metrics(job.run)
+
+    plain = numbers("plain")
+    assert numbers("again") == plain
+    same = []
+    for key, value in OTHER.items():
+        keys = {key: value, **({"reward": None} if key == "verifier" else {})}
+        if numbers(key, **keys) == plain:
+            same.append(key)
+    assert same == []
+
+
+# --------------------------------------------------------------------------- a chain
+
+KEYS = "update: lora, rank: 4, max_steps: 6, micro_batch_size: 4, seq_len: 96, holdout: 0.2"
+PLAN = f"""\
+name: shop
+model: MODEL
+data: {{path: pairs.jsonl}}
+stages:
+  - {{name: sft, objective: sft, learning_rate: 1e-2, {KEYS}}}
+  - {{name: rm, objective: rm, learning_rate: 1e-2, {KEYS}}}
+  - {{name: ppo, objective: ppo, learning_rate: 1e-3, {KEYS}, grad_accum: 2, response_tokens: 8,
+     kl_limit: 100}}
+"""
+
+
+@pytest.mark.smoke
+def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
+    """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what
+    is left.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    names = [a + b for a in "abcdefgh" for b in "klmno"]
+    rows = [
+        {"prompt": f"where is {name}", "chosen": f"{name} is here", "rejected": f"no {name}"}
+        for name in names
+    ]
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(toy_model)))
+
+    def ran(**options):
+        return run_plan("plan.yaml", Options(output="run", **options)).record
+
+    def statuses(record):
+        return [(stage.name, stage.status) for stage in record.stages]
+
+    with pytest.raises(InputError, match="starts from sft"):
+        ran(only="ppo", judge=False)
+    assert statuses(ran(only="sft", judge=False)) == [
+        ("sft", "done"), ("rm", "pending"), ("ppo", "pending"),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="is scored by rm"):
+        ran(only="ppo", judge=False)
+    assert ran(only="ppo", dry_run=True).stages[0].why == "needs rm, which is not trained yet"
+    ran(only="rm", judge=False)
+    assert ran(only="ppo", dry_run=True).stages[0].measured.peak_bytes > 0
+    done = ran()
+    assert statuses(done) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
+    resolved = done.resolved["ppo"]
+    assert resolved.start_from.endswith("stages/sft")
+    assert resolved.extra["reward"] == "the reward is the model rm"
+    assert resolved.extra["one_base"] is True
+    assert done.stages[2].evaluation.metrics["reward"].rows == 8
+    assert "pair_accuracy" in done.stages[1].evaluation.metrics
+    report = report_page(done, folder=Path("run"), plan_text="", metrics=())
+    assert "the reward is the model rm" in report

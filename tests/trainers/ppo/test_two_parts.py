@@ -1,6 +1,5 @@
 """A PPO stage in two parts, and the held-out prompts that several processes share."""
 
-import json
 from dataclasses import replace
 from itertools import chain
 
@@ -10,24 +9,13 @@ pytest.importorskip("torch")
 
 from advisor.record.files import trained_record
 from tests.trainers.ppo.modules import metrics
+from tests.trainers.test_two_parts import without_clock
 from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.job import JUDGE, TRAIN
 from trainers.ppo import loop, objective, train
 from trainers.ppo.objective import PPO
 from trainers.say.progress import Parts
 from trainers.stage.load import build_stage, load_stage
-
-
-def result(job):
-    """What result.json says, without the clock and the folder."""
-    text = (job.output / "result.json").read_text().replace(str(job.run), "RUN")
-    found = json.loads(text)
-    for key in ("times", "duration_s", "measured"):
-        found.pop(key)
-    found.pop("launch", None)  # with the peak memory
-    found["evaluation"].pop("seconds")
-    found["files"].pop("tokenizer.json")  # generating leaves its padding in the tokenizer
-    return found
 
 
 def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):
@@ -51,7 +39,7 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
     assert trained_record(two.output).is_file()
     train(replace(two, part=JUDGE))
     assert measured == [JUDGE, JUDGE]
-    assert result(two) == result(one)
+    assert without_clock(two) == without_clock(one)
     assert not trained_record(two.output).exists()
 
     def wins(job):

@@ -1,10 +1,8 @@
 """The engine `vllm`, against a server of our own that speaks vLLM's addresses and generates."""
 
-import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,10 @@ from transformers import AutoModelForCausalLM
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch, VLLMServer
 from advisor.plan.vllm import ServerNeeds, VLLMClient
-from tests.trainers.alignment import REWARD
+from tests.trainers.alignment import keys_of
 from tests.trainers.pretend_gpu import pretend_gpu
 from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
+from tests.trainers.runs import metrics, trained
 from trainers.ppo.math import importance_weights
 from trainers.rollouts import Sampling
 from trainers.rollouts.vllm_engine import OpenServer, VLLMEngine, open_server, write_weights
@@ -59,10 +58,8 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     part = "mlp.up_proj"
     if sends == "adapter":
-        model = get_peft_model(
-            model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-        )
-        part = "lora_B"
+        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        model, part = get_peft_model(model, config), "lora_B"
     client = VLLMClient(server.url, 30)
     found, note = open_server(client, needs(tiny_model), stage="x")
     assert note == f"answers come from vLLM 0.33.0 at {server.url}"
@@ -166,42 +163,31 @@ def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model
 # --------------------------------------------------------------------------- stages
 
 
-def with_server(job, server, **keys):
-    """The job, whose server is this one."""
-    launch = Launch(vllm=VLLMServer(url=server.url, **keys))
-    return replace(job, plan=structs.replace(job.plan, launch=launch))
-
-
-def lines_of(job):
-    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
-
-
-def stage_of(align, tmp_path, name, server, *, trial=None, **keys):
+@pytest.fixture
+def stage(align, server):
     """A stage of three steps whose answers come from the server."""
-    (tmp_path / "own.py").write_text(REWARD)
-    own = {"reward": "own.py:score", "response_tokens": 6, "micro_batch_size": 4, "max_steps": 3}
-    own |= {"rollouts": "vllm", "learning_rate": 1e-2, "scheduler": "constant", "warmup": 0.0}
-    own |= {"generations": 4} if name != "ppo" else {"missing_end_penalty": 0.0, "kl_limit": 100.0}
-    job = align(name, **{**own, **keys}, job_judge=False, job_max_steps=trial)
-    return with_server(job, server)
+    common = {"micro_batch_size": 4, "rollouts": "vllm", "scheduler": "constant", "warmup": 0.0}
 
+    def build(name, update="lora", **keys):
+        own = {"missing_end_penalty": 0.0, "kl_limit": 100.0} if name == "ppo" else {}
+        job = align(name, **keys_of(name, update, **common, **own, **keys), job_judge=False)
+        launch = Launch(vllm=VLLMServer(url=server.url))
+        return replace(job, plan=structs.replace(job.plan, launch=launch))
 
-def train(job):
-    import_module(f"trainers.{job.stage.objective}").train(job)
+    return build
 
 
 @pytest.mark.parametrize(
-    ("name", "update"),
-    [("grpo", "lora"), ("grpo", "full"), ("rloo", "lora"), ("ppo", "lora"), ("ppo", "full")],
+    ("name", "update"), [("grpo", "full"), ("rloo", "lora"), ("ppo", "lora"), ("ppo", "full")]
 )
-def test_a_stage_learns_from_the_answers_of_a_server(name, update, align, server, tmp_path):
+def test_a_stage_learns_from_the_answers_of_a_server(name, update, stage, server):
     """The weights reach the server in every step: its probabilities are the trainer's, although a
     step moves them far. The gradient is not zero, and the adapter and its folder are gone.
     """
-    full = {"update": "full", "learning_rate": 1e-3} if update == "full" else {}
-    job = stage_of(align, tmp_path, name, server, **full)
-    train(job)
-    lines = lines_of(job)
+    full = update == "full"
+    job = stage(name, update)
+    trained(job)
+    lines = metrics(job)
     assert len(lines) == 3
     assert all(line["grad_norm"] > 0 for line in lines)
     # Whole weights travel in bfloat16.
@@ -214,14 +200,14 @@ def test_a_stage_learns_from_the_answers_of_a_server(name, update, align, server
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
-def test_answers_of_another_policy_are_corrected_and_counted(name, align, server, tmp_path):
+def test_answers_of_another_policy_are_corrected_and_counted(name, stage, server):
     """A server whose probabilities are a seventh of the trainer's: the mismatch is recorded, and
     the importance weights are cut.
     """
     server.shifted = -2.0
-    job = stage_of(align, tmp_path, name, server, trial=1)
-    train(job)
-    (line,) = lines_of(job)
+    job = stage(name, job_max_steps=1)
+    trained(job)
+    (line,) = metrics(job)
     assert line["engine_mismatch"] == pytest.approx(2.0, abs=1e-3)
     assert line["correction_capped"] == 1
     if name == "grpo":  # TRL leaves out answers of which the ratio is that far off
@@ -239,23 +225,21 @@ def test_importance_weights_are_ratios_up_to_two():
     assert capped.item() == pytest.approx(1 / 3)
 
 
-def test_a_server_that_dies_ends_the_run_which_resumes(align, server, tmp_path):
+def test_a_server_that_dies_ends_the_run_which_resumes(stage, server):
     """The error names stage and server, the checkpoint stays, and the same call with a server that
     runs again goes on behind it.
     """
     server.dies_at = 9  # each step asks for the answers to four prompts in four requests
-    job = stage_of(align, tmp_path, "ppo", server, save_steps=1)
+    job = stage("ppo", save_steps=1)
     with pytest.raises(TrainingFailed, match=r"stage ppo: the vLLM server at .* does not answer"):
-        train(job)
-    assert [line["step"] for line in lines_of(job)] == [1, 2]
+        trained(job)
+    assert [line["step"] for line in metrics(job)] == [1, 2]
     server.dies_at, server.healthy = None, True
-    train(job)
-    assert [line["step"] for line in lines_of(job)] == [1, 2, 3]
-    assert json.loads((job.output / "result.json").read_text())["steps"] == 3
+    assert trained(job)["steps"] == 3
+    assert [line["step"] for line in metrics(job)] == [1, 2, 3]
 
 
-def test_what_a_server_cannot_load_is_refused(align, server, tmp_path):
+def test_what_a_server_cannot_load_is_refused(stage):
     """DoRA is no plain LoRA beside the base."""
-    job = stage_of(align, tmp_path, "grpo", server, peft={"use_dora": True})
     with pytest.raises(InputError, match=r"rollouts is vllm, and .*use_dora"):
-        train(job)
+        trained(stage("grpo", peft={"use_dora": True}))

@@ -36,7 +36,7 @@ class StandIn:
 
         self.folder = str(model)
         given = dict(zip(arguments[::2], arguments[1::2], strict=False))
-        self.version, self.root, self.longest = "0.33.0", self.folder, 4096
+        self.version, self.root = "0.33.0", self.folder
         self.rank = int(given.get("--max-lora-rank", 64))
         self.longest = int(given.get("--max-model-len", 4096))
         self.logprobs_mode = "processed_logprobs"
@@ -182,21 +182,16 @@ class StandIn:
             self.seed += 1
             answers = engine.generate(body["prompt"], sampling, n=body["n"])
             log_probs = scored(model, answers, body["temperature"])
-        choices = [
-            {
-                "index": index,
-                "text": "",
-                "token_ids": ids,
+        choices = []
+        rows = zip(answers.ids, answers.ended, log_probs, strict=True)
+        for index, (ids, ended, own) in enumerate(rows):
+            names = [f"token_id:{token}" for token in ids]
+            values = [value + self.shifted for value in own]
+            choices.append({
+                "index": index, "text": "", "token_ids": ids,
                 "finish_reason": "stop" if ended else "length",
-                "logprobs": {
-                    "tokens": [f"token_id:{token}" for token in ids],
-                    "token_logprobs": [value + self.shifted for value in log_probs],
-                },
-            }
-            for index, (ids, ended, log_probs) in enumerate(
-                zip(answers.ids, answers.ended, log_probs, strict=True)
-            )
-        ]
+                "logprobs": {"tokens": names, "token_logprobs": values},
+            })  # fmt: skip
         return 200, {"object": "text_completion", "choices": choices[::-1]}  # in any order
 
 
