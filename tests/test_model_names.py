@@ -94,7 +94,7 @@ def test_a_name_without_its_size_or_date_is_enough_where_it_means_one(name, bill
 
 def test_a_neighbour_has_the_size_that_was_written():
     """Nobody who writes 7B is sent to a model of another size."""
-    assert nearest("tencent/Hunyuan-7B-Instruct") is None
+    assert [nearest(name) for name in ("tencent/Hunyuan-7B-Instruct", "bar-chat")] == [None, None]
     assert nearest("Qwen3-9B") == "Qwen/Qwen3.5-9B"
 
 
@@ -115,20 +115,6 @@ def test_a_letter_too_few_is_put_right():
         found = nearest(wrong)
         assert found is not None, wrong
         assert states_size(words_of(found)) == states_size(words_of(wrong)), (wrong, found)
-
-
-def test_a_name_that_is_like_none_is_given_no_neighbour():
-    """No model is named to whoever asks for one of their own."""
-    for name in ("our-own-model", "acme/support-bot", "zzz-13B", "bar-chat"):
-        assert nearest(name) is None, name
-
-
-def test_models_in_the_cache_are_neighbours_too(tmp_path, monkeypatch):
-    """A model that was downloaded is known by its name."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    (tmp_path / "models--acme--support-bot").mkdir()
-    _, warnings = model_shape("acme/suport-bot")
-    assert "did you mean acme/support-bot?" in warnings[-1]
 
 
 @pytest.mark.parametrize(
@@ -277,47 +263,41 @@ LLAMA = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("typed", "first"),
-    [
-        ("SmolLM2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        ("smol lm 2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        ("llama 8b", "meta-llama/Llama-3.1-8B-Instruct"),
-        ("llama3 8b", "meta-llama/Meta-Llama-3-8B-Instruct"),
-        ("my llama 3.1 8b finetune", "meta-llama/Llama-3.1-8B-Instruct"),
-        ("qwen3 8b", "Qwen/Qwen3-8B"),
-        ("Qwen3 8B base", "Qwen/Qwen3-8B-Base"),
-        ("mistral", "mistralai/Mistral-7B-Instruct-v0.3"),
-        ("gemma 3 4b", "google/gemma-3-4b-it"),
-        ("qwen 2.5 coder 7b", "Qwen/Qwen2.5-Coder-7B-Instruct"),
-        ("phi 4 mini", "microsoft/Phi-4-mini-instruct"),
-        ("gptoss", "openai/gpt-oss-20b"),
-        ("deberta v3", "microsoft/deberta-v3-base"),
-        ("Qwen/Qwen3-8", "Qwen/Qwen3-8B"),
-    ],
-)
-def test_a_name_as_people_say_it_offers_real_models(typed, first):
-    """A family, a size or a version in any order; what follows instructions comes first."""
+MISSPELT = {
+    "Qwn3-8B": "Qwen/Qwen3-8B",
+    "lama 8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "mistrl 7b": "mistralai/Mistral-7B-Instruct-v0.3",
+    "gema 3 4b": "google/gemma-3-4b-it",
+}
+AS_SAID = {
+    "SmolLM2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smol lm 2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "llama 8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3 8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+    "my llama 3.1 8b finetune": "meta-llama/Llama-3.1-8B-Instruct",
+    "qwen3 8b": "Qwen/Qwen3-8B",
+    "Qwen3 8B base": "Qwen/Qwen3-8B-Base",
+    "mistral": "mistralai/Mistral-7B-Instruct-v0.3",
+    "gemma 3 4b": "google/gemma-3-4b-it",
+    "qwen 2.5 coder 7b": "Qwen/Qwen2.5-Coder-7B-Instruct",
+    "phi 4 mini": "microsoft/Phi-4-mini-instruct",
+    "gptoss": "openai/gpt-oss-20b",
+    "deberta v3": "microsoft/deberta-v3-base",
+    "Qwen/Qwen3-8": "Qwen/Qwen3-8B",
+}
+
+
+@pytest.mark.parametrize("typed", [*AS_SAID, *MISSPELT])
+def test_a_name_as_people_say_it_offers_real_models(typed):
+    """A family, a size or a version in any order; what follows instructions comes first. A typo is
+    put right, and marked as put right.
+    """
     meant = look_up_name(typed)
-    assert meant.id is None
-    assert meant.near[0].id == first
+    first = (AS_SAID | MISSPELT)[typed]
+    assert (meant.id, meant.near[0].id) == (None, first)
+    assert meant.misspelt or typed in AS_SAID
     assert len(meant.near) <= MOST
     assert all("parameters" in model.about for model in meant.near)
-
-
-@pytest.mark.parametrize(
-    ("typed", "first"),
-    [
-        ("Qwn3-8B", "Qwen/Qwen3-8B"),
-        ("lama 8b", "meta-llama/Llama-3.1-8B-Instruct"),
-        ("mistrl 7b", "mistralai/Mistral-7B-Instruct-v0.3"),
-        ("gema 3 4b", "google/gemma-3-4b-it"),
-    ],
-)
-def test_a_misspelt_name_is_said_to_be_one(typed, first):
-    """A typo is put right, and marked as put right."""
-    meant = look_up_name(typed)
-    assert (meant.near[0].id, meant.misspelt) == (first, True)
 
 
 @pytest.mark.parametrize(
@@ -337,24 +317,30 @@ def test_a_name_of_one_model_is_that_model(typed, hub_id):
     assert meant.note.startswith(f"read as {hub_id}")
 
 
-@pytest.mark.parametrize("typed", ["xyzzy", "our company model", "our small model", "8b", "the"])
+@pytest.mark.parametrize(
+    "typed",
+    ["xyzzy", "our company model", "our small model", "8b", "the", "our-own-model",
+     "acme/support-bot", "zzz-13B"],
+)  # fmt: skip
 def test_a_name_that_is_like_none_offers_none(typed):
-    """A guess from a word such as 'small' helps nobody."""
-    assert look_up_name(typed).near == ()
+    """A guess from a word such as 'small' helps nobody, nor does a neighbour of one's own model."""
+    assert (look_up_name(typed).near, nearest(typed)) == ((), None)
 
 
 def test_models_on_this_machine_come_first_and_say_so(tmp_path):
-    """What was downloaded is known by its name, with its weights or without."""
+    """What was downloaded is known by its name, with its weights or without, and is a neighbour of
+    what is misspelt.
+    """
     for name in ("acme/Mistral-Support-7B", "acme/only-config"):
         snapshot = tmp_path / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / "1"
         snapshot.mkdir(parents=True)
         (snapshot / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "hub/models--acme--Mistral-Support-7B/snapshots/1/model.safetensors").touch()
-    near, misspelt = near_models("mistral")
-    assert not misspelt
-    assert near[0].id == "acme/Mistral-Support-7B"
-    assert near[0].about.endswith("on this machine")
+    (first, *_), misspelt = near_models("mistral")
+    assert (first.id, misspelt) == ("acme/Mistral-Support-7B", False)
+    assert first.about.endswith("on this machine")
     assert not look_up_name("only-config").note.endswith("on this machine")
+    assert "did you mean acme/only-config?" in model_shape("acme/onli-config")[1][-1]
 
 
 def test_access_on_request_is_said():
