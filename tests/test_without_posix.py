@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from advisor.probe.system import windows_memory
+from tests.conftest import ROOT
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # What Python on Windows lacks (docs.python.org: "Availability: Unix"), taken away before the
 # product is imported. sys.platform stays: the standard library would look for Windows' own modules.
 WITHOUT = """
@@ -32,70 +33,54 @@ for name in ("SIGHUP", "SIGKILL", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "S
 from advisor.cli import main
 main()
 """
-SITUATION = (
-    "--task",
-    "qa",
-    "--gpu",
-    "RTX 4090",
-    "--model",
-    "Qwen/Qwen3-8B",
-    "--data-kind",
-    "paired",
-)
-
-
-def advise(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`advise ARGUMENTS` without what Windows lacks."""
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT, *arguments],
-        cwd=folder, capture_output=True, text=True,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
-    )  # fmt: skip
+CARD = "--gpu 'RTX 4090'"
+ASKED = f"--task qa {CARD} --model Qwen/Qwen3-8B"
+PLAN = f"--json {ASKED} --data train.jsonl --plan plan.yaml"
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def advise(tmp_path: Path):
+    """`advise LINE` without what Windows lacks, in a folder with examples."""
     rows = [
         {"prompt": f"Where is order {n}?", "completion": f"It left on day {n}."} for n in range(60)
     ]
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    return lambda line: subprocess.run(
+        [sys.executable, "-c", WITHOUT, *shlex.split(line)],
+        cwd=tmp_path, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "line",
     [
-        ("--json", *SITUATION),
-        SITUATION,
-        ("probe", "--json"),
-        ("check", "train.jsonl", "--json"),
-        ("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--update", "lora", "--gpu", "RTX 4090"),
-        ("rules", "dpo"),
-        ("--json", *SITUATION[:-2], "--data", "train.jsonl", "--plan", "plan.yaml"),
+        f"--json {ASKED} --data-kind paired",
+        f"{ASKED} --data-kind paired",
+        "probe --json",
+        "check train.jsonl --json",
+        f"estimate --json --model Qwen/Qwen3-8B --update lora {CARD}",
+        "rules dpo",
     ],
-    ids=lambda arguments: arguments[0],
-)  # fmt: skip
-def test_advice_needs_no_posix(arguments, data):
-    """Advice, probe, check, estimate and rules answer, and a plan is written."""
-    done = advise(*arguments, folder=data.parent)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    if "--json" in arguments:
+)
+def test_advice_needs_no_posix(advise, line):
+    """Advice, probe, check, estimate and rules answer."""
+    done = advise(line)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    if "--json" in line:
         json.loads(done.stdout)
-    if "--plan" in arguments:
-        assert (data.parent / "plan.yaml").read_text(encoding="utf-8").startswith("#")
 
 
-def test_training_without_posix_says_where_it_runs(data):
-    """`advise run` on Windows says that training runs under WSL2, and starts nothing."""
-    assert advise(
-        "--json", *SITUATION[:-2], "--data", "train.jsonl", "--plan", "plan.yaml", folder=data.parent
-    ).returncode == 0  # fmt: skip
-    done = advise("run", "plan.yaml", folder=data.parent)
-    assert done.returncode == 4, done.stderr
-    assert "WSL2" in done.stderr
-    assert not (data.parent / "runs").exists()
+def test_training_without_posix_says_where_it_runs(advise, tmp_path):
+    """A plan is written; `advise run` on Windows says that training runs under WSL2, and starts
+    nothing.
+    """
+    done = advise(PLAN)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plan.yaml").read_text(encoding="utf-8").startswith("#")
+    done = advise("run plan.yaml")
+    assert (done.returncode, "WSL2" in done.stderr) == (4, True), done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_memory_of_windows_is_what_its_call_fills_in(monkeypatch):
