@@ -85,7 +85,7 @@ OWN_FILES = {
     "advisor/methods/kernels.py",
     "advisor/probe/software.py",
     "advisor/probe/system.py",
-    "advisor/ruleset/load.py",
+    "advisor/ruleset/layers.py",
     "advisor/schema/build.py",
     "advisor/situation/catalogue.py",
 }
