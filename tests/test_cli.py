@@ -475,7 +475,7 @@ def shell(line, folder):
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("command", ["rules", "--help", "rules lint --json"])
+@pytest.mark.parametrize("command", ["rules", "--help", "--json --task qa --gpu unknown"])
 def test_a_reader_that_leaves_early_is_no_failure(command, tmp_path):
     """`advise ... | head` ends quietly with exit code 0, in text as in JSON."""
     assert shell(f"advise {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path) == (0, "")
