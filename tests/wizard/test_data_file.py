@@ -160,18 +160,15 @@ def test_a_file_that_cannot_be_read_is_asked_for_again(tmp_path):
     assert any("no such file" in line for line in ui.said)
 
 
-def test_no_file_leaves_no_columns_behind(tmp_path):
-    """The columns of an earlier file go with it."""
-    reply = answered(ScriptedUi(""), data_path="a.csv", data_mapping={"question": "x"})
-    assert reply == {"data_path": None, "data_mapping": None}
-
-
-def test_the_columns_chosen_before_are_offered_first(tmp_path):
-    """Whoever comes back to the question finds the earlier answer."""
+def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
+    """Whoever comes back to the question finds the earlier columns; without a file they go."""
     path = tickets(tmp_path)
-    before = {"question": "Subject", "answer": "Agent Reply"}
-    ui = ScriptedUi(path, YES)
-    assert answered(ui, data_path=path, data_mapping=before)["data_mapping"] == before
+    before = read_as("Subject", "Agent Reply")
+    assert answered(ScriptedUi(path, YES), data_path=path, **before) == {
+        "data_path": path,
+        **before,
+    }
+    assert answered(ScriptedUi(""), data_path=path, **before) == {"data_path": None, **NO_MAPPING}
 
 
 def test_rows_that_hold_a_category_can_change_the_task(tmp_path):
@@ -202,13 +199,8 @@ def test_a_folder_becomes_the_teams(tmp_path, fact, ask):
         name: str(folder / f"{name}.jsonl") for name in ("hr", "it", "legal")
     }
     assert "one file for each team" in ui.asked[-1] or "One team for each?" in ui.asked[-1]
-
-
-def test_a_folder_may_be_one_data_set(tmp_path):
-    """The person knows better."""
-    folder = team_folder(tmp_path)
-    ui = ScriptedUi(str(folder), "No")
-    assert answered(ui, task="multi_department")["data_path"] == str(folder)
+    one_set = answered(ScriptedUi(str(folder), "No"), task="multi_department")
+    assert one_set["data_path"] == str(folder)  # the person knows better
 
 
 def test_the_columns_of_one_team_hold_for_the_others(tmp_path):
