@@ -6,8 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,7 +17,7 @@ from advisor.ground.types import Gpu, Hardware
 from advisor.probe.catalogue import find_gpu
 from advisor.situation import past_runs
 from advisor.situation.past_runs import note_past_run, past_runs_path, read_past_runs
-from tests.conftest import examples
+from tests.conftest import ROOT, examples
 
 RUN = PastRun(
     at="2026-11-27T02:00:00Z", machine="A Processor, 2 cores", family="llama", params=134_515_008,
@@ -189,45 +187,40 @@ def test_a_folder_that_may_not_be_written_is_said(path):
     assert "Permission denied" in note_past_run(RUN)
 
 
-@pytest.mark.parametrize("kind", ["folder", "file above", "pipe", "loop"])
+NO_FILES = {
+    "folder": lambda path: path.mkdir(parents=True),
+    "file above": lambda path: path.parent.write_text(""),
+    "pipe": lambda path: (path.parent.mkdir(), os.mkfifo(path)),
+    "loop": lambda path: (path.parent.mkdir(), path.symlink_to(path)),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
 def test_what_is_no_file_is_said(path, kind):
     """Neither reading nor writing waits or raises."""
-    path.parent.parent.mkdir(exist_ok=True)
-    if kind == "file above":
-        path.parent.write_text("")
-    else:
-        path.parent.mkdir()
-        if kind == "folder":
-            path.mkdir()
-        elif kind == "pipe":
-            os.mkfifo(path)
-        else:
-            path.symlink_to(path)
+    NO_FILES[kind](path)
     assert str(path) in note_past_run(RUN)
     found, notes = read_past_runs()
     assert found is NO_RUNS
     assert kind == "file above" or str(path) in notes[0]
 
 
+def noting(loop):
+    """A process that notes runs in this loop."""
+    code = (
+        "from advisor.situation.past_runs import note_past_run\n"
+        f"from tests.test_past_runs import RUN\n{loop}: note_past_run(RUN)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+
+
 def test_two_runs_at_once_keep_both_lines(path):
     """Lines of several processes stand whole beside each other."""
-    code = (
-        "import sys; from advisor.situation import past_runs; from tests.test_past_runs import RUN;"
-        " [past_runs.note_past_run(RUN) for _ in range(60)]"
-    )
-
-    def start(_):
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            check=True,
-        )
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(start, range(4)))
+    children = [noting("for _ in range(60)") for _ in range(4)]
+    assert [child.wait(60) for child in children] == [0] * 4
     found, notes = read_past_runs()
-    assert notes == ()
-    assert len(found.runs) == 4 * 60
+    assert (len(found.runs), notes) == (4 * 60, ())
 
 
 def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
@@ -245,14 +238,9 @@ def test_a_process_killed_while_it_appends_costs_its_own_line_alone(path):
     """Killed at any moment it leaves a file that takes the next line, and of its own at most the
     half that reached the disk, which is counted: the kernel ends a write between two pages.
     """
-    code = (
-        "from advisor.situation.past_runs import note_past_run; from tests.test_past_runs import RUN\n"
-        "while True: note_past_run(RUN)"
-    )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     for kills in (1, 2, 3):
         size = path.stat().st_size if path.exists() else 0
-        with subprocess.Popen([sys.executable, "-c", code], env=env) as child:
+        with noting("while True") as child:
             while child.poll() is None and (not path.exists() or path.stat().st_size < size + 5000):
                 time.sleep(0.001)
             child.kill()
