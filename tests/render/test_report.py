@@ -160,48 +160,56 @@ def test_two_lines_are_told_apart_without_colour():
     assert page.count('class="point"') == 2
 
 
-def test_memory_is_drawn_by_its_parts_against_what_was_free(tmp_path):
-    """Expected with its band and terms, measured beside it, the limit as a line."""
-    expected = {
-        "peak_bytes": 3 * 2**30, "low_bytes": 2.5 * 2**30, "high_bytes": 4 * 2**30,
-        "limit_bytes": 8 * 2**30, "counted_bytes": 2 * 2**30,
-        "terms": [{"name": "weights", "bytes": 2 * 2**30}, {"name": "activations", "bytes": 2**30}],
-    }  # fmt: skip
-    expected = {
-        key: int(value) if isinstance(value, float) else value for key, value in expected.items()
-    }
-    page = page_of({**RECORD, "stages": [{**STAGE, "expected": expected}]}, tmp_path)
-    assert "expected, of the whole process: 3.0 GiB (2.5 GiB to 4.0 GiB)" in page
-    assert "dashed line: free before the run, 8.0 GiB" in page
-    assert "</b>weights 2.0 GiB" in page
-    assert "measured: 1.0 GiB" in page
+GIB = 2**30
+EXPECTED = {
+    "peak_bytes": 3 * GIB, "low_bytes": 5 * GIB // 2, "high_bytes": 4 * GIB, "limit_bytes": 8 * GIB,
+    "counted_bytes": 2 * GIB,
+    "terms": [{"name": "weights", "bytes": 2 * GIB}, {"name": "activations", "bytes": GIB}],
+}  # fmt: skip
+SAMPLES = [
+    {"prompt": f"q{n}", "base": f"base {n}", "tuned": f"tuned {n}", "expected": f"wanted {n}",
+     "score_before": 0.5, "score_after": after}
+    for n, after in enumerate((0.5, 0.9, 0.1, 0.6, 0.7))
+]  # fmt: skip
+SAMPLED = {**STAGE["evaluation"], "samples": SAMPLES, "sample_metric": "rouge_l"}
+TEAMS = [
+    {"name": f"sft-{task}", "task": task, "folder": f"stages/sft-{task}"} for task in ("a", "b")
+]
+CROSS = {"a": {"base": 4.0, "a": 1.5, "b": 4.5}, "b": {"base": 3.0, "a": 3.5, "b": 1.25}}
+TRIAL = "this trial ended after at most 4 steps a stage"
+FAILED = {"status": "failed", "error": {"what": "out of memory"}}
+SAID = {  # changes of the record, of its stages, what the report says then, and what it does not
+    "memory by its parts against what was free": (
+        {}, [{"expected": EXPECTED}],
+        ["expected, of the whole process: 3.0 GiB (2.5 GiB to 4.0 GiB)", "measured: 1.0 GiB",
+         "dashed line: free before the run, 8.0 GiB", "</b>weights 2.0 GiB"], TRIAL,
+    ),
+    "a plan that speaks of the whole run": ({"max_steps": 4}, [{}], [TRIAL], "How much"),
+    "samples by rule, the same question once": (
+        {}, [{"evaluation": SAMPLED}],
+        ["gained most: rouge l 0.50 -&gt; 0.90", "lost most: rouge l 0.50 -&gt; 0.10",
+         "in the middle: rouge l 0.50 -&gt; 0.60",
+         "of 5 sample answers those that gained most and least by rouge l, and the middle one",
+         "base 1", "tuned 1", "wanted 1"], "tuned 0",
+    ),
+    "why a run failed, and no result": (
+        {"status": "failed", "verdict": None}, [FAILED], ["out of memory"], "How to use",
+    ),
+    "every module on every task, the base first": (
+        {"cross_evaluation": CROSS}, TEAMS,
+        ["Every module on every task", "4.5", "1.25", "3.5"], TRIAL,
+    ),
+}  # fmt: skip
 
 
-def test_a_trial_says_that_its_plan_speaks_of_the_whole_run(tmp_path):
-    """Reasons that count epochs and steps are not those of a trial."""
-    said = "this trial ended after at most 4 steps a stage"
-    assert said in page_of({**RECORD, "max_steps": 4}, tmp_path, plan_text="epochs: 2\n")
-    assert said not in page_of(RECORD, tmp_path, plan_text="epochs: 2\n")
-
-
-def test_samples_are_picked_by_rule_and_side_by_side(tmp_path):
-    """Best, worst and middle by their scores, with the rule; the same question is shown once."""
-    samples = [
-        {"prompt": f"q{n}", "base": f"base {n}", "tuned": f"tuned {n}", "expected": f"wanted {n}",
-         "score_before": 0.5, "score_after": after}
-        for n, after in enumerate((0.5, 0.9, 0.1, 0.6, 0.7))
-    ]  # fmt: skip
-    evaluation = {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
-    page = page_of({**RECORD, "stages": [{**STAGE, "evaluation": evaluation}]}, tmp_path)
-    for words in (
-        "gained most: rouge l 0.50 -&gt; 0.90",
-        "lost most: rouge l 0.50 -&gt; 0.10",
-        "in the middle: rouge l 0.50 -&gt; 0.60",
-        "of 5 sample answers those that gained most and least by rouge l, and the middle one",
-        "base 1", "tuned 1", "wanted 1",
-    ):  # fmt: skip
-        assert words in page, words
-    assert "tuned 0" not in page
+@pytest.mark.parametrize("what", SAID)
+def test_a_report_says(tmp_path, what):
+    """What the run was, and what came of it."""
+    record, stages, said, unsaid = SAID[what]
+    document = {**RECORD, **record, "stages": [{**STAGE, **changes} for changes in stages]}
+    page = page_of(document, tmp_path, plan_text="epochs: 2\n")
+    assert [words for words in said if words not in page] == []
+    assert unsaid not in page
 
 
 def test_a_card_says_how_to_load_merge_and_serve(tmp_path):
@@ -221,19 +229,6 @@ def test_a_card_says_how_to_load_merge_and_serve(tmp_path):
     assert str(tmp_path) not in card
     scores = RunRecord.from_dict({**local, "stages": [{**STAGE, "objective": "rm"}]})
     assert "Ollama" not in model_card(scores, scores.stages[0], tmp_path)
-
-
-def test_a_failed_run_says_why(tmp_path):
-    """The stage's error stands in the report, and nothing about using a result."""
-    failed = {
-        **RECORD,
-        "status": "failed",
-        "verdict": None,
-        "stages": [{**STAGE, "status": "failed", "error": {"what": "out of memory"}}],
-    }
-    page = page_of(failed, tmp_path)
-    assert "out of memory" in page
-    assert "How to use" not in page
 
 
 def test_report_and_cards_are_written_beside_the_results(tmp_path):
@@ -265,25 +260,6 @@ def test_a_card_says_what_cannot_be_done_with_a_result(update):
     assert "cannot be merged" not in model_card(
         RunRecord.from_dict(RECORD), RunRecord.from_dict(RECORD).stages[0]
     )
-
-
-def test_many_tasks_show_every_module_on_every_task(tmp_path):
-    """Rows are tasks, columns modules, the base first."""
-    stages = [
-        {**STAGE, "name": f"sft-{task}", "task": task, "folder": f"stages/sft-{task}"}
-        for task in ("legal", "hr")
-    ]
-    record = {
-        **RECORD,
-        "stages": stages,
-        "cross_evaluation": {
-            "legal": {"base": 4.0, "legal": 1.5, "hr": 4.5},
-            "hr": {"base": 3.0, "legal": 3.5, "hr": 1.25},
-        },
-    }
-    page = page_of(record, tmp_path)
-    assert "Every module on every task" in page
-    assert all(number in page for number in ("4.5", "1.25", "3.5"))
 
 
 def test_a_curve_keeps_every_spike():
