@@ -64,134 +64,79 @@ def test_a_file_of_its_own_is_a_method(tmp_path):
 
 # What is changed in the file of an update, the line that the fault is at, and what it says.
 FAULTS = {
-    "unknown key": (
-        {"mergs": "true"},
-        "mergs",
-        r"unknown key 'mergs'\n.*\n  did you mean 'merges'\?",
-    ),
+    "unknown key": ({"mergs": "true"}, "mergs",
+        r"unknown key 'mergs'\n.*\n  did you mean 'merges'\?"),
     "missing key": ({"phrase": None}, "id", r"`phrase` is missing\n  a text"),
     "not an update's key": ({"pairs": "true"}, "pairs", "unknown key 'pairs'"),
-    "unknown choice": (
-        {"trains": "modul"},
-        "trains",
-        r"`trains` is 'modul'\n  one of module, all\n  did you mean 'module'\?",
-    ),
+    "unknown choice": ({"trains": "modul"}, "trains",
+        r"`trains` is 'modul'\n  one of module, all\n  did you mean 'module'\?"),
     "a number as a choice": ({"trains": "3"}, "trains", r"`trains` is 3\n  one of module, all"),
-    "a choice of a list": (
-        {"serves": "[vllm, tgi]"},
-        "serves",
-        r"`serves\[1\]` is 'tgi'\n  one of transformers, vllm, ollama",
-    ),
-    "a list of lists": (
-        {"serves": "[[vllm]]"},
-        "serves",
-        r"`serves\[0\]` is a list\n  one of transformers, vllm, ollama",
-    ),
+    "a choice of a list": ({"serves": "[vllm, tgi]"}, "serves",
+        r"`serves\[1\]` is 'tgi'\n  one of transformers, vllm, ollama"),
+    "a list of lists": ({"serves": "[[vllm]]"}, "serves",
+        r"`serves\[0\]` is a list\n  one of transformers, vllm, ollama"),
     "a text as a number": ({"order": "first"}, "order", r"`order` is 'first'\n  a whole number"),
     "true as a number": ({"order": "true"}, "order", r"`order` is true\n  a whole number"),
     "a number as a text": ({"name": "3"}, "name", r"`name` is 3\n  a text\n  quote it"),
     "a text as true": ({"merges": "maybe"}, "merges", r"`merges` is 'maybe'\n  true or false"),
     "another id": ({"id": "biases"}, "id", r"id 'biases'\n  the file's name: bias"),
-    "no arithmetic": (
-        {"arithmetic": None},
-        "id",
-        r"`arithmetic` is missing\n.* a file in estimate/methods/",
-    ),
-    "arithmetic that is not there": (
-        {"arithmetic": "lorra"},
-        "arithmetic",
-        r"no file estimate/methods/lorra\.py\n  there are: .*\n  did you mean 'lora'\?",
-    ),
-    "arithmetic that is a path": (
-        {"arithmetic": "../lora"},
-        "arithmetic",
-        r"arithmetic is '\.\./lora'\n  the name of a file in estimate/methods/",
-    ),
-    "a key of an unknown type": (
-        {"keys": "{steps: {type: integr}}"},
-        "keys",
-        r"`type` is 'integr'\n  one of integer, number, text.*\n  did you mean 'integer'\?",
-    ),
-    "a key with an unknown part": (
-        {"keys": "{steps: {type: integer, mn: 3}}"},
-        "keys",
-        r"unknown key 'mn'\n.*\n  did you mean 'min'\?",
-    ),
+    "no arithmetic": ({"arithmetic": None}, "id",
+        r"`arithmetic` is missing\n.* a file in estimate/methods/"),
+    "arithmetic that is not there": ({"arithmetic": "lorra"}, "arithmetic",
+        r"no file estimate/methods/lorra\.py\n  there are: .*\n  did you mean 'lora'\?"),
+    "arithmetic that is a path": ({"arithmetic": "../lora"}, "arithmetic",
+        r"arithmetic is '\.\./lora'\n  the name of a file in estimate/methods/"),
+    "a key of an unknown type": ({"keys": "{steps: {type: integr}}"}, "keys",
+        r"`type` is 'integr'\n  one of integer, number, text.*\n  did you mean 'integer'\?"),
+    "a key with an unknown part": ({"keys": "{steps: {type: integer, mn: 3}}"}, "keys",
+        r"unknown key 'mn'\n.*\n  did you mean 'min'\?"),
     "a default outside its bounds": (
-        {"keys": "{steps: {type: integer, min: 3, default: 1}}"},
-        "keys",
+        {"keys": "{steps: {type: integer, min: 3, default: 1}}"}, "keys",
         r"key 'steps': its default 1 is not a whole number of at least 3",
     ),
     "a bound that is no number": (
-        {"keys": "{steps: {type: integer, min: three, default: 1}}"},
-        "keys",
+        {"keys": "{steps: {type: integer, min: three, default: 1}}"}, "keys",
         r"`min` is 'three'\n  a number",
     ),
-    "a choice without values": (
-        {"keys": "{steps: {type: choice}}"},
-        "keys",
-        "key 'steps': a choice has no `values`",
-    ),
-    "keys as a list": (
-        {"keys": "[steps]"},
-        "keys",
-        r"`keys` is a list\n  a map, each value a map with the keys type, min",
-    ),
-    "incomplete refuses": (
-        {"refuses": "[{key: quantization, values: [nf4]}]"},
-        "refuses",
-        r"`because` is missing\n  a text",
-    ),
+    "a choice without values": ({"keys": "{steps: {type: choice}}"}, "keys",
+        "key 'steps': a choice has no `values`"),
+    "keys as a list": ({"keys": "[steps]"}, "keys",
+        r"`keys` is a list\n  a map, each value a map with the keys type, min"),
+    "incomplete refuses": ({"refuses": "[{key: quantization, values: [nf4]}]"}, "refuses",
+        r"`because` is missing\n  a text"),
     "refuses as a map": ({"refuses": "{a: b}"}, "refuses", r"`refuses` is a map\n  a list"),
     "a key that is misspelt under refuses": (
-        {"refuses": "[{key: packng, values: [true], because: they are tiny}]"},
-        "refuses",
+        {"refuses": "[{key: packng, values: [true], because: they are tiny}]"}, "refuses",
         r"unknown key 'packng'\n.*\n  did you mean 'packing'\?",
     ),
     "a refused value that no key has": (
-        {"refuses": "[{key: packing, values: ['yes'], because: they are tiny}]"},
-        "refuses",
+        {"refuses": "[{key: packing, values: ['yes'], because: they are tiny}]"}, "refuses",
         r"`packing` is never 'yes'\n  true or false",
     ),
-    "a default of no key": (
-        {"defaults": "{learning_rat: 1.0e-4}"},
-        "defaults",
-        r"unknown key 'learning_rat'\n.*\n  did you mean 'learning_rate'\?",
-    ),
+    "a default of no key": ({"defaults": "{learning_rat: 1.0e-4}"}, "defaults",
+        r"unknown key 'learning_rat'\n.*\n  did you mean 'learning_rate'\?"),
     "a default that its key cannot have": (
-        {"defaults": "{learning_rate: {value: 3, source: trl}}"},
-        "defaults",
+        {"defaults": "{learning_rate: {value: 3, source: trl}}"}, "defaults",
         r"`value` is 3\n  a number above 0 and at most 1",
     ),
-    "an unused key that there is not": (
-        {"unused": "{packng: the rows stay apart}"},
-        "unused",
-        r"unknown key 'packng'\n.*\n  did you mean 'packing'\?",
-    ),
-    "a bound of a text": (
-        {"keys": "{steps: {type: text, min: 3}}"},
-        "keys",
-        "`min` says nothing about a key of type text",
-    ),
+    "an unused key that there is not": ({"unused": "{packng: the rows stay apart}"}, "unused",
+        r"unknown key 'packng'\n.*\n  did you mean 'packing'\?"),
+    "a bound of a text": ({"keys": "{steps: {type: text, min: 3}}"}, "keys",
+        "`min` says nothing about a key of type text"),
     "settings that are no list": ({"settings": "{a: 1}"}, "settings", "`settings` is a map"),
     "incomplete quantizations": (
-        {"quantizations": "{nf4: {id: qbias, name: QBias}}"},
-        "quantizations",
+        {"quantizations": "{nf4: {id: qbias, name: QBias}}"}, "quantizations",
         r"`phrase` is missing in 'nf4'\n(.*\n)*.*`meaning` is missing in 'nf4'",
     ),
-    "an unknown quantization": (
-        {"quantizations": "{nf5: {id: qbias}}"},
-        "quantizations",
-        r"unknown key 'nf5'\n  known: int8, nf4",
-    ),
+    "an unknown quantization": ({"quantizations": "{nf5: {id: qbias}}"}, "quantizations",
+        r"unknown key 'nf5'\n  known: int8, nf4"),
     "a scheme that exists": (
-        {"quantizations": "{nf4: {id: qlora, name: a, phrase: b, phrase_per_task: c, meaning: d}}"},
-        "quantizations",
+        {"quantizations": "{nf4: {id: qlora, name: a, phrase: b, phrase_per_task: c, meaning: d}}"}, "quantizations",
         r"a method 'qlora' exists already \(rules/updates/lora\.yaml:\d+:\d+\)",
     ),
     "not YAML": ({"name": "a: b: c"}, "name", "not valid YAML"),
     "an alias": ({"name": "*other"}, "name", r"aliases \(\*name\) are not allowed"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -210,26 +155,14 @@ def test_a_fault_is_located(tmp_path, name):
 
 def test_all_faults_of_a_file_come_together(tmp_path):
     """One reading tells everything that is wrong with a file."""
-    write_objective(
-        tmp_path,
-        "heart",
-        phrase=None,
-        trains_on="[pears]",
-        reference="evr",
-        logits="tile",
-        ordr="1",
-    )
+    wrong = {"trains_on": "[pears]", "reference": "evr", "logits": "tile", "ordr": "1"}
+    write_objective(tmp_path, "heart", phrase=None, **wrong)
     with pytest.raises(InputError) as caught:
         of_own(tmp_path).check()
     text = caught.value.text()
     assert len(caught.value.faults) == 5
-    for said in (
-        "`phrase` is missing",
-        "`trains_on[0]` is 'pears'",
-        "`reference` is 'evr'",
-        "`logits` is 'tile'",
-        "did you mean 'order'",
-    ):
+    for said in ("`phrase` is missing", "`trains_on[0]` is 'pears'", "`reference` is 'evr'",
+                 "`logits` is 'tile'", "did you mean 'order'"):  # fmt: skip
         assert said in text
 
 
