@@ -51,9 +51,7 @@ def small_model(folder):
 
 
 def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
-    """Memory, limit, verdict and time of `advise estimate PLAN` are those of the advice that wrote
-    the plan; another card may be named.
-    """
+    """Memory, limit, verdict and time are those of the advice; another card may be named."""
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
     code, out, _ = call(
@@ -76,9 +74,7 @@ def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
 
 
 def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkeypatch):
-    """On a machine without a card the plan's own line about its hardware tells which; without it,
-    memory alone is told.
-    """
+    """The plan's own line tells which; without it, memory alone is told."""
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
     call(*ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan)
@@ -131,9 +127,7 @@ def test_a_plan_without_its_model_is_no_estimate(call, tmp_path):
 
 
 def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
-    """Held against a named card is what the whole process occupies, as advice judges it; without a
-    card it is what the trainer allocates.
-    """
+    """What the whole process occupies; without a card what the trainer allocates."""
     flags = shlex.split("estimate --json --model Qwen/Qwen3-8B --micro-batch-size 8 --seq-len 4096")
     beside, alone = json.loads(call(*flags, "--gpu", "RTX 4090")[1]), json.loads(call(*flags)[1])
     assert (beside["counter"], beside["fits"]) == ("nvidia-smi", "too_big")
@@ -144,9 +138,7 @@ def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
 
 
 def test_estimates_of_a_plan_refuse_what_specs_refuse(call, tmp_path):
-    """One check of impossible settings, whichever way they come in; a count before a card's name
-    counts.
-    """
+    """Whichever way settings come in; a count before a card's name counts."""
     (tmp_path / "train.jsonl").write_text(PAIRS)
     call(
         *shlex.split(
@@ -191,9 +183,7 @@ def test_a_batch_that_does_not_fit_names_the_one_that_does(call):
 
 
 def test_what_is_assumed_and_what_is_not_known_are_said(call):
-    """Settings that decide the memory and were not stated are named; without the GPU's memory there
-    is no verdict.
-    """
+    """Settings that decide the memory are named; an unknown GPU has no verdict."""
     flags = ("estimate", "--model", "Qwen/Qwen3-8B", "--seq-len", "2048", "--gpu", "no such GPU")
     found, text = json.loads(call(*flags, "--json")[1]), " ".join(call(*flags)[1].split())
     assert found["fits"] == "unknown"

@@ -52,9 +52,7 @@ def said(arguments: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
-    """Method, sizes, optimizer and targets arrive under the names that each calculator
-    documents.
-    """
+    """Under the names that each calculator documents."""
     one = job(optimizer="adamw_8bit")
     told = said(fitcheck(one))
     assert told["gpu"] == "t4"
@@ -142,9 +140,7 @@ def test_what_no_calculator_has_words_for_is_not_asked(given: dict[str, Any]):
 
 
 def test_the_shared_subset_keeps_to_plain_runs():
-    """One GPU, bf16, AdamW and a plain loss; a fused loss, paged moments or adapters on the head
-    are not plain.
-    """
+    """One GPU, bf16, AdamW and a plain loss."""
     assert shared(case())
     for given in (
         {"loss": "fused"},
@@ -192,9 +188,7 @@ def test_every_child_script_is_python():
 
 @pytest.mark.parametrize("calculator", calculators(), ids=lambda one: one.name)
 def test_every_calculator_answers_or_says_why_not(calculator: Calculator):
-    """Adapters, full fine-tuning, several GPUs and experts: arguments that JSON can carry, or a
-    reason; full fine-tuning alone where it has no adapters.
-    """
+    """Arguments that JSON can carry, or a reason."""
     full = {"update": "full", "rank": None, "target_modules": None}
     for one in (job(), job(**full), job(gpus=4), replace(job(), experts=8, active_experts=2)):
         asked_for = calculator.arguments(one)

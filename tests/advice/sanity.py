@@ -124,9 +124,7 @@ class Answered:
 
 
 def is_lower(after: Answered, before: Answered) -> bool:
-    """Whether the second answer asks for less: nothing fits any more, or a lower scheme of the same
-    training.
-    """
+    """Whether the second answer asks for less: nothing fits any more, or a lower scheme."""
     one, other = before.decision.composition, after.decision.composition
     if "smaller_model" in other.remedies:
         return before.decision.trains
@@ -311,9 +309,7 @@ def flips_come_true(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
 
 
 def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Where a smaller model is advised, no scheme fits at the lowest settings, nor so nearly that
-    it may.
-    """
+    """Where a smaller model is advised, no scheme fits at the lowest settings, nor nearly."""
     if not answer.decision.nothing_fits:
         return
     for scheme in schemes():

@@ -117,9 +117,7 @@ def asked(**known: Any) -> Situation:
 
 
 def advice_on(situation: Situation, *, flips: bool = False) -> Advice:
-    """The shipped rules' advice; without what would change it, which takes more time than all the
-    rest.
-    """
+    """The shipped rules' advice; what would change it takes more time than all the rest."""
     with nullcontext() if flips else patch.object(advising, "find_flips", lambda *_: ()):
         return advising.advise(situation, RULES, GUIDE)
 

@@ -85,9 +85,7 @@ LONG = "rows of 90,000 words"
     ],
 )  # fmt: skip
 def test_another_engine_is_named_beside_the_estimate(tmp_path, model, gpu, count, data, rules):
-    """Each rule has a scenario of its own; here hardware and model are named, and rows of about
-    100,000 tokens are read from the data.
-    """
+    """Each rule has a scenario of its own; here hardware, model and long rows are named."""
     stated = {"kind": "paired", "rows": 50_000}
     if data == LONG:
         rows = [{"prompt": "words " * 90_000, "completion": f"answer {one}"} for one in range(3)]

@@ -58,9 +58,7 @@ def fitted(*, composition="sft+qlora", lengths=None, **known):
 
 
 def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
-    """Sixteen rows a step, as the rule asks; the sequence holds the longest row, and the reasons
-    say how many rows there are and what is saved.
-    """
+    """Sixteen rows a step, the longest in the sequence, and reasons that say what is saved."""
     values, stage = fitted()
     lengths = chat_lengths()
     assert values["packing"] is True
@@ -124,9 +122,7 @@ def test_padding_is_estimated_as_it_is_counted(micro):
 
 
 def test_padding_is_in_the_estimated_time():
-    """A stage whose rows are grouped takes less time than one whose rows come at random, although
-    that one takes fewer rows at once.
-    """
+    """Grouped rows take less time than rows at random, of which fewer are taken at once."""
     values, grouped = fitted(**ON_CPU)
     assert values["micro_batch_size"] > 1
     with pytest.MonkeyPatch.context() as patch:
@@ -145,9 +141,7 @@ def test_padding_is_in_the_estimated_time():
     rows=st.sampled_from([8, 16, 32, 64, 128]), cards=st.sampled_from([1, 2, 4, 8]),
 )  # fmt: skip
 def test_a_packed_step_keeps_its_rows(median, spread, count, rows, cards):
-    """Whatever the lengths: the sequences hold the longest row, divide among the GPUs, and have as
-    many rows as were asked for; counted with the trainer's own packing.
-    """
+    """Counted with the trainer's own packing, whatever the lengths."""
     draw = random.Random(count)
     lengths = np.array(
         [max(4, min(4000, int(median * np.exp(draw.gauss(0, spread))))) for _ in range(count)]

@@ -80,9 +80,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("seed", range(scaled(12)))
 def test_faults_of_every_kind_come_together(call, tmp_path, seed):
-    """Of the values, of the machine and the files they name, and of what contradicts what; half of
-    them in a file and half as flags.
-    """
+    """Of values, machine, files and what contradicts what; half in a file, half as flags."""
     draw = random.Random(seed)
     chosen = draw.sample(sorted(FAULTS), draw.randint(2, 5))
     if {"gpu", "unknown gpu"} <= {*chosen}:
@@ -119,9 +117,7 @@ def test_a_contradiction_names_line_and_column(call, tmp_path, text, said):
 
 
 def test_a_no_contradicts_no_other_no(call):
-    """Whoever says no to everything has contradicted nothing, except about what must be one of
-    two.
-    """
+    """Except about what must be one of two."""
     signals = [fact.id for fact in RULES.facts.values() if fact.signal]
     denied = [f"{name}=no" for name in signals if name != "instruct_model_start"]
     assert call(*START, *signal(*denied))[0] == 0

@@ -174,9 +174,7 @@ def teams(folder: Path) -> Path:
 
 
 def test_a_folder_of_files_says_how_to_name_the_teams(tmp_path):
-    """Several teams and one folder with a file for each: one data set, and the flags to split it;
-    other tasks read the folder as it is.
-    """
+    """One data set, and the flags to split it; other tasks read the folder as it is."""
     path = str(teams(tmp_path))
     advice = advise(stated("multi_department", path))
     assert advice.situation.tasks == {}

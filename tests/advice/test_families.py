@@ -66,17 +66,13 @@ def composition(**stated):
     ],
 )
 def test_a_name_gives_its_kind_away(name, kind):
-    """The names of published models lead to the kind that they are; speech models and unknown
-    names are not taken for an encoder of texts.
-    """
+    """Speech models and unknown names are not taken for an encoder of texts."""
     found = family_of_name(name)
     assert (None if found is None else found.kind) == kind
 
 
 def test_every_architecture_of_the_list_has_its_kind():
-    """What config.json calls an architecture leads to the kind of its family, and nothing is listed
-    under two kinds.
-    """
+    """That of its family, and nothing is listed under two kinds."""
     data = read_yaml(rules_dir() / "families.yaml").data["families"]
     listed = {(name, one["kind"]) for one in data.values() for name in one["model_types"]}
     assert len(listed) == len({name for name, _ in listed}) > 40
@@ -171,9 +167,7 @@ def random_small(seed):
 
 
 def test_naming_a_small_model_never_yields_a_chain_for_a_decoder():
-    """Whatever else is stated: a remedy, a refusal in words, or one supervised stage of that
-    model; and an encoder is never trained to write.
-    """
+    """A remedy, a refusal, or one supervised stage; and an encoder is never trained to write."""
     trained, refused = 0, set()
     for seed in range(scaled(120)):
         kind, stated = random_small(seed)
@@ -196,9 +190,7 @@ def test_naming_a_small_model_never_yields_a_chain_for_a_decoder():
 
 
 def test_labels_want_an_encoder_whatever_the_budget():
-    """With a latency requirement whatever the number of rows, and with 16 to 60 labels, for which
-    SetFit is named, money changes nothing; a handful goes into a prompt.
-    """
+    """Money changes nothing; few labels name SetFit, and a handful goes into a prompt."""
     hurry = ({"signals": ("latency_critical",)}, {"priority": "latency"})
     few = [(rows, {"priority": "quality"}) for rows in (16, 40, 60)]
     for (rows, more), budget in product(

@@ -56,9 +56,7 @@ def test_a_scenario_is_answered_as_the_guide_does(stated, layers):
 
 
 def test_every_method_of_the_guide_is_answered_for():
-    """Full, adapter, LoRA, QLoRA, SFT and RLHF appear as the recommendation or with a reason why
-    not.
-    """
+    """Each appears as the recommendation or with a reason why not."""
     document = answer("--task customer_service --budget low --gpu 'RTX 4090' --model Qwen/Qwen3-8B")
     said = [
         document["recommendation"]["composition"],
@@ -89,9 +87,7 @@ def test_what_does_not_fit_says_so_in_numbers():
     ],
 )
 def test_another_card_that_is_said_to_change_the_answer_does(flags, changes):
-    """Asked again with the card, the answer is the promised one; a card that changes nothing is not
-    named.
-    """
+    """Asked again, the answer is the promised one; a card that changes nothing is not named."""
     question = f"{flags} --model Qwen/Qwen3-8B --gpu"
     flips = [flip for flip in answer(question, "RTX 4090")["flips"] if "gpu" in flip["change"]]
     assert bool(flips) or not changes
@@ -116,9 +112,7 @@ PAIRS = "--task qa --data-kind paired --data-rows 5000 "
     ],
 )
 def test_several_cards_share_every_stage_in_one_way(model, card, cards):
-    """A whole model on each card wherever some method fits so; else one model over all of them, and
-    the answer says how long each way would take.
-    """
+    """A whole model on each card wherever some method fits so; else one over all of them."""
     found = answer(SEVERAL_STAGES, "--model", model, "--gpu", card, "--gpus", cards)
     found = found["recommendation"]
     used = {settings["sharding"]["value"] for settings in found["settings"]}
@@ -150,9 +144,7 @@ def test_a_base_is_split_over_a_fast_link_alone(hardware, composition, fits, str
 
 
 def test_a_choice_by_hand_brings_its_own_warnings():
-    """Every weight of 8B is too much for one card, so the model is split; the recommended module is
-    not.
-    """
+    """Every weight of 8B is split over the cards; the recommended module is not."""
     flags = f"{SEVERAL_STAGES} --model Qwen/Qwen3-8B --gpu 'A100 SXM4 80GB' --gpus 8"
     free, chosen = answer(flags), answer(flags, "--choose", "sft>dpo+full", "--force")
     said = [" ".join(document["warnings"]) for document in (free, chosen)]
@@ -170,9 +162,7 @@ def test_a_limit_of_time_is_answered_with_what_keeps_it():
 
 
 def test_a_reward_model_needs_preference_pairs():
-    """With paired data alone the guide's pipeline for assistants is ruled out by its own
-    requirement.
-    """
+    """The guide's pipeline for assistants is ruled out by its own requirement."""
     document = answer("--task chat_assistant --data-kind paired --gpu unknown")
     assert document["recommendation"]["composition"] == "sft+lora"
     ppo = next(item for item in document["alternatives"] if "ppo" in item["composition"])
@@ -195,9 +185,7 @@ def test_limits_of_money_and_time_change_the_method():
 
 
 def test_nothing_fits_still_answers():
-    """A model far too large for the card: exit code 3, the nearest method, what is to blame and
-    what would help.
-    """
+    """Exit code 3, the nearest method, what is to blame and what would help."""
     large = "meta-llama/Llama-3.1-70B"
     document = answer(f"--task qa --gpu 'RTX 3060' --model {large}", code=3)
     assert document["recommendation"]["composition"] == "smaller_model"
@@ -225,9 +213,7 @@ def test_without_hardware_and_model_nothing_is_ruled_out():
 
 
 def test_without_hardware_the_settings_are_those_that_need_least(tmp_path):
-    """A card nobody named may be small: one row at a time, recomputed; a card that is named gets
-    what fits it.
-    """
+    """One row at a time, recomputed; a card that is named gets what fits it."""
     path = tmp_path / "pairs.jsonl"
     row = {"chosen": "A good answer.", "rejected": "Bad."}
     path.write_text(

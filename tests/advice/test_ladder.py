@@ -14,9 +14,7 @@ from tests.advice.situations import advised
 
 
 def test_a_rank_that_rules_choose_gives_way_before_the_scheme():
-    """One row more, and rules choose a rank four times as large: the same scheme, with the rank
-    that fits, and the plan says what the usual one would need.
-    """
+    """Rules choose a rank four times as large: the plan says what that would need."""
     stated = {"task": "qa", "data_kind": "paired", "model": "Qwen/Qwen3-14B", "gpu": "T4"}
     below = advised(**stated, data_rows=100_000)
     above = advised(**stated, data_rows=100_001)
@@ -48,9 +46,7 @@ def test_stages_that_train_one_module_give_way_together():
 
 
 def test_what_is_a_little_too_big_may_fit():
-    """The memory lies inside the estimate's band: the answer is to try, with a warning, also where
-    the estimate itself is a little above.
-    """
+    """Inside the estimate's band the answer is to try, with a warning."""
     found = too_big = smaller = 0
     for params in (21.5, 22.0, 22.5, 23.0, 23.5, 24.0, 24.5, 25.0, 25.5):
         advice = advised(
@@ -73,9 +69,7 @@ def test_what_is_a_little_too_big_may_fit():
 
 
 def test_rows_are_left_out_last_and_never_silently(tmp_path):
-    """A few long rows decide what fits: they are left out with a warning that counts them, and the
-    run does not stop at them.
-    """
+    """A few long rows decide what fits: they are counted, and the run does not stop at them."""
     rng = random.Random(3)
     path = tmp_path / "long.jsonl"
     with path.open("w") as file:

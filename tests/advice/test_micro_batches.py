@@ -54,9 +54,7 @@ def search(trials, need, pace, limit, *, trains_all=False):
 
 @given(searches())
 def test_what_is_chosen_is_nearly_as_fast_as_what_fits_and_needs_least(found):
-    """Nothing that surely fits with room to spare is more than 5 % faster; nothing that is as near
-    to it needs less.
-    """
+    """Nothing that surely fits is 5 % faster; nothing that is as near to it needs less."""
     trials, need, pace, limit = found
     chosen = search(*found)
     least = min(need.values())
@@ -94,9 +92,7 @@ def test_no_trial_is_asked_about_twice(found):
 
 
 def test_recomputing_that_costs_nothing_is_taken():
-    """Where generating takes most of a step, recomputing is hardly slower: memory stays free. Where
-    it costs, one row is enough if more take as long for each.
-    """
+    """Memory stays free; where it costs, one row is enough if more take as long for each."""
     trials = trials_of(16, MICRO_BATCHES, recompute=True)
     need = {one: 18 + one.micro * (0.7 if one.recompute else 6) for one in trials}
     found = search(trials, need, {one: 10 + 0.3 * one.recompute for one in trials}, 80)

@@ -46,9 +46,7 @@ def candidate(advice, name):
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("model", EXPERTS)
 def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
-    """A plan fits with all experts at two bytes a weight; where they alone fill the GPU, nothing is
-    recommended, and QLoRA says how much of its need they are.
-    """
+    """Where experts alone fill the GPU nothing is recommended, and QLoRA says what they take."""
     advice = advise({**answers, "model": model, "gpu": {"name": gpu}})
     room = GPUS[gpu] * GIB
     experts = EXPERTS[model]

@@ -36,9 +36,7 @@ def steps_of(call, *flags):
 
 @pytest.mark.parametrize("name", LEADS_TO)
 def test_a_remedy_has_a_first_step(call, name):
-    """Local and hosted, with commands and cost, a score, and a line of this product to come back
-    with.
-    """
+    """Local and hosted, with commands, cost, a score, and a line to come back with."""
     recommendation = steps_of(call, *LEADS_TO[name])
     assert recommendation["composition"] == name
     (steps,) = recommendation["next_steps"]
@@ -50,9 +48,7 @@ def test_a_remedy_has_a_first_step(call, name):
 
 
 def test_every_remedy_of_the_gate_has_a_file_and_steps():
-    """Adding one is adding one file: nothing that can be answered is without words, and the flags,
-    signals and answers that they name exist.
-    """
+    """The flags, signals and answers that they name exist."""
     answered = {name for names, _ in REMEDIES_OF_GATE.values() for name in names}
     assert answered | WITHOUT_STEPS == set(remedies())
     known = {fact.flag for fact in load_facts().values()} | {"--signal"}
@@ -101,9 +97,7 @@ def test_an_unknown_remedy_is_told():
 
 
 def test_the_page_is_short(call):
-    """A dozen lines or so at 80 columns, commands included; whole commands on lines of their
-    own.
-    """
+    """A dozen lines or so at 80 columns; whole commands on lines of their own."""
     for name, flags in LEADS_TO.items():
         code, out, _ = call("--gpu", "unknown", *flags, "--why")
         assert code == 0

@@ -109,9 +109,7 @@ def test_the_check_finds_what_it_is_for():
 
 @pytest.mark.parametrize("batch", range(6))
 def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
-    """Whatever chose the value: a rule, another layer's rule, a refusal, the fit search, the stage
-    that shares its module.
-    """
+    """Whatever chose the value: a rule, a refusal, the fit search, the stage before."""
     stages = 0
     for seed in range(batch, scaled(120), 6):
         advice = random_advice(seed, situation_files, flips=False)

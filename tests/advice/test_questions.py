@@ -50,9 +50,7 @@ def composition(ruleset, facts):
 
 
 def possible(ruleset, facts):
-    """Whether the facts do not contradict what estimates can say: nothing is over a limit that
-    nobody set.
-    """
+    """Nothing contradicts what estimates can say, or is over a limit that nobody set."""
     return not ruleset.contradictions(facts) and "over_budget" not in facts.values()
 
 
@@ -69,9 +67,7 @@ ASKED = [
 @examples(1.2, derandomize=True)
 @given(seed=st.integers(0, 10**9), share=st.floats(0.2, 0.95))
 def test_no_question_is_left_out_that_could_matter(layers, seed, share):
-    """Where some completion of the answers makes a question change the composition, it still
-    matters.
-    """
+    """Where some completion makes a question change the composition, it still matters."""
     ruleset, rng = LAYERS[layers], random.Random(seed)
     names = [*ASKED, *READ]
     known = closed(
@@ -187,9 +183,7 @@ def test_nothing_is_over_a_limit_that_nobody_set():
 
 
 def test_what_is_settled_is_the_chain_and_the_modules():
-    """Pairs of request and answer for support lead to one chain whatever is still open; with
-    nothing known they do not.
-    """
+    """Pairs for support lead to one chain whatever is open; nothing known does not."""
     facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
     assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
     assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None

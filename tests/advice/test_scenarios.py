@@ -34,10 +34,7 @@ def unnoticed_rules(ruleset, scenarios):
 
 
 def test_dropping_any_rule_breaks_a_scenario():
-    """The mutation check: a rule that can be dropped unnoticed is not tested.
-
-    Rules that only act without evidence are dropped there.
-    """
+    """A rule that can be dropped unnoticed is not tested; some act without evidence alone."""
     alone = set(unnoticed_rules(GUIDE, shipped_scenarios(GUIDE)))
     together = set(unnoticed_rules(ALL, shipped_scenarios(ALL)))
     evidence = {
@@ -53,9 +50,7 @@ def test_every_scenario_says_where_it_comes_from_and_has_a_name_of_its_own():
 
 
 def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
-    """The composition, a rule that does not decide, a reason that names another rule, and a
-    what-if.
-    """
+    """The composition, a rule that does not decide, another reason, and a what-if."""
     file = tmp_path / "mine.yaml"
     file.write_text(
         "scenarios:\n  - {id: a, given: {task: qa}, composition: rag, fired: [evidence/pairs],"

@@ -53,9 +53,7 @@ def test_a_known_gpu_alone_keeps_the_guides_answer(origin):
 
 
 def test_several_gpus_are_never_worse_than_one_of_them():
-    """Where a copy on each leaves too little room, one GPU alone trains, and the plan starts one
-    process.
-    """
+    """Where a copy on each leaves too little room, one GPU alone trains, in one process."""
     known = {
         "task": "qa", "data_kind": "paired", "data_rows": 3000, "model": "Qwen/Qwen3-8B",
         "gpu": "RTX 4090",

@@ -228,9 +228,7 @@ def test_the_document_says_what_and_where(call):
 
 
 def test_what_a_name_says_is_not_the_last_word(call):
-    """--choose with --force takes a composition all the same; GPTQ and AWQ are in scope, and the
-    model they were made from is named.
-    """
+    """--choose with --force takes it all the same; GPTQ and AWQ are in scope."""
     asked = ("--json", "--task", "qa", "--gpu", "L4", "--model")
     code, out, _ = call(*asked, "my/whisper-large-8b", "--choose", "sft+lora", "--force")
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")

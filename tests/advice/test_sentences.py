@@ -120,9 +120,7 @@ def test_rules_are_listed_in_words():
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_no_sentence_contradicts_a_number_of_its_page(batch):
-    """What fits has room, what is too big has none, amounts are those that were stated, and what
-    was said is not called unknown.
-    """
+    """What fits has room, amounts are those stated, and what was said is not called unknown."""
     answered = 0
     for seed in range(batch, SITUATIONS // 2, BATCHES):
         try:

@@ -118,9 +118,7 @@ def test_offloading_is_for_what_fits_in_no_other_way():
     ],
 )
 def test_some_trainings_are_never_sharded(chain, model, gpu):
-    """PPO, a chain that holds it, and an encoder with a decoder, whatever fits: all stages share
-    the GPUs in one way.
-    """
+    """PPO, a chain that holds it, and an encoder with a decoder, whatever fits."""
     for concessions in (NO_CONCESSIONS, Concessions(offload=True)):
         found = costs(model, gpu, 8).ways_of(parse_composition(chain), concessions)
         assert all(way.strategy.name != "fsdp" for way in found)

@@ -41,9 +41,7 @@ def many_rows(seed):
 @pytest.mark.parametrize(("objective", "classes"), CLASSES)
 @pytest.mark.parametrize("update", ["lora", "full"])
 def test_rows_become_enough_steps(objective, classes, update):
-    """As many steps as the objective asks for, unless the smallest batch and the most epochs are
-    used up.
-    """
+    """Unless the smallest batch and the most epochs are used up."""
     aim = aim_of(objective, classes=classes)
     assert aim, f"rules/objectives/{objective}.yaml has no steps"
     for rows in many_rows(0):

@@ -73,9 +73,7 @@ def test_a_teacher_that_will_not_do_is_warned_of(keys, said):
 
 
 def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
-    """The rule distill/teacher-in-4-bit sets a key that no usual setting has: Qwen3-8B stands beside
-    a student on a T4 with it, and nothing would fit without.
-    """
+    """Qwen3-8B stands beside a student on a T4 with it, and nothing would fit without."""
     keys = {**SUPPORT, "gpu": "T4", "model": SMALL, "teacher_model": LARGE}
     found = advise(keys).recommendation
     assert str(found.composition) == "distill+lora"
@@ -85,9 +83,7 @@ def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
 
 
 def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):
-    """The plan names the teacher, the estimate counts its weights, and its terms are warned of;
-    without its name the plan waits for it.
-    """
+    """The estimate counts its weights, and its terms are warned of; the plan needs its name."""
     data = tmp_path / "train.jsonl"
     rows = [{"prompt": f"Where is order {number}?", "completion": f"On its way, {number}."} for
             number in range(200)]  # fmt: skip

@@ -47,9 +47,7 @@ def test_a_warning_that_nothing_would_show_is_refused(call, tmp_path, table):
     ],
 )
 def test_wrong_data_are_the_first_warning(call, task, kind, rows, said):
-    """Stated data that do not suit the task, or are too few, come before every other warning, and
-    each warning comes once.
-    """
+    """Unsuited or too few data come before every other warning, and each warning once."""
     _, out, err = call(
         "--json", "--task", task, "--data-kind", kind, "--data-rows", rows, "--gpu", "RTX 4090"
     )

@@ -208,9 +208,7 @@ def test_a_model_that_scores_answers_is_used_as_it_learns():
 
 
 def test_a_long_prompt_that_works_is_kept_until_there_is_something_to_distil():
-    """It is cached. Trained into the model it is on examples or stored answers alone, and a prefix
-    is for one task in a Python program.
-    """
+    """It is trained on examples or stored answers alone; a prefix is for one task in Python."""
     distilled = 0
     for facts, composition in situations(
         3000, prompt_meets_quality_bar=True, long_prompt_cost=True
@@ -237,9 +235,7 @@ def test_rewards_train_every_weight_only_where_money_is_no_matter():
 
 
 def test_without_documents_functions_are_called_and_nothing_is_searched():
-    """Of a model that shall call functions: what changes comes from a function, whatever is stated
-    of depth, money, priority and size.
-    """
+    """What changes comes from a function, whatever is stated of depth, money and size."""
     stated = {
         "depth": (None, "style", "task", "domain_knowledge"), "budget": (None, "low", "high"),
         "priority": (None, "quality", "cost", "privacy"), "model_params_b": (None, 0.5, 8, 70),

@@ -28,9 +28,7 @@ EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
 def saved_bytes(model: Any, tokens: int, torch: Any) -> int:
-    """Bytes of distinct storages that the forward pass keeps for the backward pass, parameters left
-    out.
-    """
+    """Bytes of distinct storages that the forward pass keeps, parameters left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -51,9 +49,7 @@ def saved_bytes(model: Any, tokens: int, torch: Any) -> int:
 @pytest.mark.parametrize("how", ["attention-and-shared", "with-experts", "full"])
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
-    """Two more layers of a small mixture keep as many bytes as the formula says, within a fifth;
-    where experts are corrected, that includes their tensors with the correction.
-    """
+    """Two more layers of a small mixture, with and without corrected experts."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")
@@ -89,9 +85,7 @@ def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
 )
 @pytest.mark.parametrize("family", OWN)
 def test_lora_parameters_of_a_mixture_are_those_of_peft(family, targets, parameters):
-    """LoRA on attention, and on the tensors of experts too, trains exactly the counted
-    parameters (test_architectures.py has all linear layers).
-    """
+    """On attention, and on the tensors of experts too."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")

@@ -286,9 +286,7 @@ NAMED = {
 @pytest.mark.train
 @pytest.mark.parametrize("family", sorted(NAMED))
 def test_lora_on_named_layers_trains_what_peft_adapts(family):
-    """Target modules are looked up as PEFT does: by the end of a module's name, in every layer that
-    has it.
-    """
+    """By the end of a module's name, in every layer that has it."""
     peft = pytest.importorskip("peft")
     config, model = small_model(family)
     shape = shape_from_config(config, family, origin="hub", source="")
@@ -340,9 +338,7 @@ def test_every_catalogued_model_is_counted_as_its_entry_says():
 
 
 def test_attention_with_a_window_reads_its_window_alone():
-    """Two of four layers of gpt-oss see 128 tokens: twice that is counted, since a causal kernel
-    sees half of a long text.
-    """
+    """Of 128 tokens twice is counted: a causal kernel sees half of a long text."""
     config = {
         **SMALL, "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2,
         "sliding_window": 128,

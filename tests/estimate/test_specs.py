@@ -73,9 +73,7 @@ def test_one_bad_spec_does_not_spoil_the_list():
     ],
 )
 def test_an_impossible_spec_names_its_field(spec, says):
-    """Ranks of zero, negative lengths, unknown names, heads that do not divide: a reason with the
-    field, never a number.
-    """
+    """A reason with the field, never a number."""
     (found,) = answers(spec)
     assert found["peak_gib"] is None
     assert says in found["reason"]
@@ -96,9 +94,7 @@ def test_what_is_no_json_list_is_refused(text):
 
 
 def test_a_half_known_card_is_read_by_its_known_part():
-    """A label around a known name is read, and the answer says how; an unknown card costs only the
-    speed.
-    """
+    """The answer says how it was read; an unknown card costs only the speed."""
     near, far = answers({"gpu": "NVIDIA H100-80GB of some lab"}, {"gpu": "Frobnicator 9"})
     assert near["peak_gib"] == far["peak_gib"]
     assert near["warnings"]
@@ -107,9 +103,7 @@ def test_a_half_known_card_is_read_by_its_known_part():
 
 
 def test_a_module_that_the_model_has_not_is_named():
-    """Target modules that name no layer count for nothing, and the answer says which, and what is
-    counted.
-    """
+    """It counts for nothing, and the answer says what is counted."""
     some, none, all_linear, full = answers(
         {"target_modules": ["q_proj", "foo"]}, {"target_modules": "bar"},
         {"target_modules": "all-linear"}, {"update": "full"},
@@ -121,9 +115,7 @@ def test_a_module_that_the_model_has_not_is_named():
 
 
 def test_other_words_give_the_same_answer():
-    """QLoRA is LoRA on nf4; BF16 is bfloat16, which changes nothing; and config.json's keys stand
-    in for a model's name.
-    """
+    """QLoRA is LoRA on nf4, BF16 is bfloat16, and config.json's keys stand in for a name."""
     one, two, plain, compute = answers(
         {"update": "qlora"},
         {"update": "lora", "quantization": "nf4"},
@@ -173,9 +165,7 @@ def test_any_values_give_an_answer_or_a_reason(item):
 
 
 def test_the_text_has_a_bar_per_term_and_stays_in_width():
-    """For people: a line with a bar for each term, the card's share, nothing wider than the
-    terminal.
-    """
+    """For people: the card's share, and nothing wider than the terminal."""
     (found,) = answers(TIMED)
     found |= {"peak_gib": 20, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"}
     text = estimate_text(found, title="Qwen3-8B", width=72)
@@ -207,9 +197,7 @@ def test_only_an_nvidia_card_is_read_by_nvidia_smi(gpu, said):
 
 
 def test_the_page_names_every_key():
-    """docs/estimate.md says what each key of a spec and each number of an answer means, names none
-    that is refused, and the spec that it shows gets an estimate.
-    """
+    """docs/estimate.md has each key of a spec and of an answer, and an example that works."""
     specs, _, of_answers = PAGE.read_text("utf-8").partition("## The answer")
     table = specs.partition("## A run spec")[2]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

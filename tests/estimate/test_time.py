@@ -126,9 +126,7 @@ def test_money_is_hours_times_cards_times_price():
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "rm"])
 def test_both_sequences_of_a_pair_take_time(objective):
-    """A row of two sequences of 500 tokens takes as many steps as one of 500, each of two passes'
-    worth of tokens.
-    """
+    """As many steps as of rows of one sequence, each of two passes' worth of tokens."""
     spec = RunSpec(objective="sft", micro_batch_size=16, seq_len=512, gradient_checkpointing=True)
     model, gpu, pairs = "Qwen/Qwen3-8B", "A100-SXM4-80GB", replace(spec, objective=objective)
     one = timed(spec, model, gpu, tokens_total=500_000, rows_total=1000)
@@ -178,9 +176,7 @@ def test_answers_that_are_learned_from_oftener_take_longer():
 def test_steps_with_logits_in_tiles_take_what_was_measured_on_two_cores(
     objective, rows, accum, tokens, options, measured_s
 ):
-    """SmolLM2-135M under autocast: every pass over a few tokens costs its launches, and every logit
-    its tile.
-    """
+    """SmolLM2-135M under autocast: every pass costs its launches, every logit its tile."""
     spec = RunSpec(
         objective=objective, weights_dtype="float32", precision="mixed", micro_batch_size=rows,
         grad_accum=accum, seq_len=512, rank=32, options=options, gradient_checkpointing=False,
@@ -310,9 +306,7 @@ def test_the_cache_of_keys_and_values_slows_long_answers_down():
 
 
 def test_a_guessed_link_is_said_where_it_counts():
-    """Two RTX 3090 may have a bridge: what was taken is a warning of the whole estimate, and the
-    reason of a time names the link.
-    """
+    """Two RTX 3090 may have a bridge: what was taken is a warning, and a reason names it."""
     gpu = card("RTX 3090")
     one = Gpu(name=gpu.name, spec=gpu, memory_total_bytes=gpu.memory_bytes)
 

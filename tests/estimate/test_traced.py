@@ -32,9 +32,7 @@ WIDE: Mapping[str, Mapping[str, Any]] = {
 
 
 class Nothing:
-    """Stands for the gradient hook of a frozen parameter, which MemTracker would ask for and cannot
-    have.
-    """
+    """Stands for the gradient hook of a frozen parameter, which MemTracker would ask for."""
 
     def remove(self) -> None:
         """There is nothing to take off."""
@@ -172,9 +170,7 @@ def test_a_traced_step_of_float32_weights_has_the_estimated_peak():
 
 
 class Matrix:
-    """A frozen head without hooks: MemTracker wants each module called once, and ours is called for
-    each part.
-    """
+    """A head without hooks: MemTracker wants each module called once, ours is for each part."""
 
     def __init__(self, weight: Any) -> None:
         self.weight = weight
@@ -188,9 +184,7 @@ class Matrix:
 
 @pytest.mark.parametrize("share", [0.5, 1.0, 2.0, 4.0])
 def test_our_loss_on_the_cpu_holds_a_part_of_the_logits_three_times(share):
-    """Log-probabilities of 2,048 tokens, the gradient they are given and the one they make, however
-    many tokens there are.
-    """
+    """Log-probabilities of 2,048 tokens and two gradients, however many tokens there are."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -217,9 +211,7 @@ def test_our_loss_on_the_cpu_holds_a_part_of_the_logits_three_times(share):
 
 
 def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
-    """TRL's chunked log-probabilities without Triton: what one tile's gradient holds at its worst,
-    per logit of the tile.
-    """
+    """TRL's chunked log-probabilities without Triton, per logit of the tile."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker

@@ -159,9 +159,7 @@ def test_an_unknown_trainer_says_what_was_guessed():
 
 
 def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
-    """The same published runs, each trainer's name replaced: what is known of single trainers does
-    not carry the accuracy.
-    """
+    """What is known of single trainers does not carry the accuracy."""
     named = summary(answered("cases"))["median_error"]
     unnamed = summary(answered("cases", without_trainer))["median_error"]
     assert unnamed <= 1.4 * named
@@ -190,9 +188,7 @@ def test_an_unknown_trainer_is_guessed_by_what_the_spec_says():
 
 
 def test_a_four_bit_product_kept_its_input_before_bitsandbytes_0_43():
-    """MatMul4Bit saved its input beside the matrix: the results of both norms and the MLP's last
-    input stay without checkpointing.
-    """
+    """Results of both norms and the MLP's last input stay without checkpointing."""
     spec = RunSpec(
         framework="transformers", quantization="nf4", gradient_checkpointing=False,
         target_modules=("q_proj", "v_proj"), seq_len=1024,

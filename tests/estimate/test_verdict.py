@@ -38,9 +38,7 @@ def band(need, low, high):
     ],
 )
 def test_the_band_decides(need, low, high, verdict):
-    """Of 100 GiB: all of the band within is `fits` or `tight`, all of it above `too_big`, else it
-    may fit.
-    """
+    """Of 100 GiB: all of it within, all of it above, else it may fit."""
     assert memory_fits(band(need, low, high), 100) == verdict
     assert memory_fits(band(need, low, high), None) == "unknown"
 
@@ -65,9 +63,7 @@ def test_more_memory_never_fits_less(need, below, above, limits):
     update=st.sampled_from(["lora", "full"]),
 )
 def test_the_smallest_batch_keeps_the_rows_of_a_step(micro, seq_len, recompute, update):
-    """As few rows at once as there can be, as many in a step; a LoRA never needs more than as
-    given.
-    """
+    """As few rows at once as there can be; a LoRA never needs more than as given."""
     run = run_of(
         update=update, micro_batch_size=micro, seq_len=seq_len, grad_accum=3,
         gradient_checkpointing=recompute,
@@ -89,9 +85,7 @@ def test_what_a_method_refuses_is_not_smaller():
 
 @pytest.mark.parametrize("size_gib", [4, 12, 24, 48, 80, 400])
 def test_the_batch_that_fits_is_the_largest_that_does(size_gib):
-    """Of 8 rows: as many as surely fit, recomputed only if no fewer rows without do; else the
-    smallest batch if it may fit, else none.
-    """
+    """Recomputed only if no fewer rows without do; else the smallest if it may fit."""
     run = run_of(quantization="nf4", micro_batch_size=8, seq_len=2048, gradient_checkpointing=False)
     order = [(rows, again) for again in (False, True) for rows in (8, 4, 2, 1)]
     verdicts = {}

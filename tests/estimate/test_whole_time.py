@@ -55,9 +55,7 @@ def test_the_parts_are_those_of_a_measured_run():
 
 
 def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
-    """50,000 rows of 96 tokens take ten seconds to tokenise; held-out loss and checkpoints at most
-    5 % of the training each; a download is no part of the total.
-    """
+    """50,000 rows of 96 tokens take ten seconds; held-out loss and checkpoints 5 % at most."""
     looked = replace(LOOKED, all_rows=50_000)
     hub = replace(SMOLLM, origin="catalogue")
     times = time_by_parts(run_of(SPEC, hub), MACHINE, looked, training(50, 0.8, 1.5))
@@ -76,9 +74,7 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
 
 
 def test_what_is_not_measured_takes_no_time():
-    """Without the comparison nothing is left of it but the probe and the checks; documents have no
-    sample answers; a trial has few of everything; a reward model has no score before.
-    """
+    """Without the comparison the probe and the checks are left; a trial has few of all."""
     whole = times_of()
     unjudged = times_of(replace(LOOKED, judge=False))
     assert unjudged.before_s < 1 < whole.before_s

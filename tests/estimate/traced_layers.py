@@ -86,9 +86,7 @@ class Wide(TorchFunctionMode):
 
 
 class Gradient(torch.autograd.Function):
-    """Stands for the layers behind: makes the gradient that the layer is given, which nobody else
-    holds.
-    """
+    """Makes the gradient that the layer is given, which nobody else holds."""
 
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

@@ -86,9 +86,7 @@ def test_the_linter_has_no_error_with_them(call):
 
 
 def test_a_further_update_is_one_of_the_alternatives(call):
-    """`advise --json` compares it with the others: what it needs, and why it is not first. A server
-    that its file does not list rules it out, by the rule that all updates share.
-    """
+    """It says why it is not first; a server that its file does not list rules it out."""
     for more, verdict in (((), "ranked_lower"), (("--serve-with", "vllm"), "forbidden")):
         advice = json.loads(call("--json", *ASKED, *more))
         others = {one["composition"]: one for one in advice["alternatives"]}
@@ -110,9 +108,7 @@ def test_a_further_update_is_one_of_the_alternatives(call):
     ],
 )
 def test_what_is_chosen_by_hand_gets_a_plan(call, tmp_path, chosen, rate, epochs):
-    """Settings for what an update trains reach a further update and come from a further
-    objective.
-    """
+    """Settings for what an update trains reach a further update and objective."""
     asked = [
         "prefer.jsonl" if part == "pairs.jsonl" and "orpo" in chosen else part for part in ASKED
     ]
@@ -182,9 +178,7 @@ def test_without_the_folder_it_is_unknown(call):
 
 
 def test_a_preference_objective_names_its_own_rate(call, tmp_path):
-    """The rate of an update's file is for learning given texts: the linter asks for another one,
-    and a plan without it is refused.
-    """
+    """The rate of an update's file is for given texts: the linter asks for another one."""
     own = tmp_path / "own"
     path = write_objective(own, "apo", trains_on="[preference]", pairs="true")
     asked = ["prefer.jsonl" if part == "pairs.jsonl" else part for part in ASKED]
@@ -205,9 +199,7 @@ def test_a_preference_objective_names_its_own_rate(call, tmp_path):
 
 
 def test_any_objective_is_asked_for_a_rate(call, tmp_path):
-    """A new objective that learns given texts may take its update's rate, and the linter asks for
-    one of its own all the same.
-    """
+    """One that learns given texts may take its update's, and is asked all the same."""
     own = tmp_path / "own"
     path = write_objective(own, "soul")
     said = call("rules", "lint", "--json", code=2, own=own)

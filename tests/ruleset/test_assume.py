@@ -97,9 +97,7 @@ def test_a_base_in_4_bit_never_needs_more(situation, chain):
 
 
 def test_an_assumption_would_be_noticed():
-    """The sampled machines include those on which one scheme fits and another is too big, both ways
-    round.
-    """
+    """The sampled machines include those on which one scheme fits and another does not."""
     small = Situation(
         answers=AnswerSet(known={}),
         hardware=Hardware(

@@ -58,10 +58,7 @@ ODD = ["[]", "{}", "null", "true", "no", "on", "-1", "1e999", "0x" + "f" * 30, "
 
 
 def attempt(path: Path) -> str:
-    """'' where the file is taken, else the error's text.
-
-    Anything but an InputError fails the test.
-    """
+    """'' where the file is taken, else the error's text; anything but an InputError fails."""
     start = time.process_time()
     faults, said = (), ""
     try:
@@ -90,9 +87,7 @@ def test_the_file_that_is_broken_below_is_fine(folder):
 @examples(3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
-    """A value, a key or some characters replaced, a line lost or doubled: never a traceback, always
-    the file's name.
-    """
+    """Something replaced, lost or doubled: never a traceback, always the file's name."""
     text = WHOLE
     for _ in range(data.draw(st.integers(1, 3))):
         kind = data.draw(
@@ -148,9 +143,7 @@ scenarios:
 @examples(0.8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_scenario_is_a_finding_or_fine(folder, data):
-    """The linter runs scenarios of a file of one's own; whatever stands in them, it reports and
-    does not break.
-    """
+    """Whatever stands in scenarios of one's own, the linter reports and does not break."""
     token = data.draw(
         st.sampled_from(list(re.finditer(r"[\w./+-]+|\[[^\[\]]*\]|\{[^{}]*\}", SCENARIOS)))
     )
@@ -281,9 +274,7 @@ def command(*arguments):
     ids=["missing", "folder", "binary", "list"],
 )
 def test_the_command_exits_with_2_and_works_again_without_the_file(tmp_path, make, said):
-    """A bad file ends `advise --json` with the file's name; without the file the built-in rules
-    answer as before.
-    """
+    """With the file's name; without it the built-in rules answer as before."""
     path = tmp_path / "acme.yaml"
     make(path)
     with pytest.raises(InputError, match=said) as caught:

@@ -151,9 +151,7 @@ def test_what_is_told_of_a_scheme_is_no_input_of_ones_own(tmp_path, fact):
 @pytest.mark.parametrize("server", [*RULES.facts["serve_with"].values, "unknown", None])
 @pytest.mark.parametrize("scheme", schemes())
 def test_a_scheme_is_ruled_out_where_its_file_names_no_such_server(scheme, server):
-    """For every server and scheme: out only where the method's file lists others, and one is
-    stated that any file lists.
-    """
+    """Out only where the method's file lists others, and one that any file lists is stated."""
     facts = {} if server is None else {"serve_with": server}
     rules = judge(RULES, "rank", facts).forbidden.get(scheme, ())
     serves = methods().updates[OF_SCHEMES[scheme]].serves
@@ -228,9 +226,7 @@ def test_spread_over_the_schemes_a_rule_says_what_it_says(first, second, cases):
 @examples(1)
 @given(allowed_rules())
 def test_a_rule_that_can_rule_out_nothing_is_found(found):
-    """The proof calls a rule of `allowed` unreachable where no scheme in any situation satisfies
-    it, and then once.
-    """
+    """The proof calls it unreachable where no scheme in any situation satisfies it."""
     proof = prove(with_allowed(found, ranked=()), "rank")
     some = any(
         ruled_out((found,), scheme, facts)
@@ -276,9 +272,7 @@ def test_a_rule_that_rules_everything_out_is_named_once(tmp_path):
 @examples(1)
 @given(st.tuples(*(allowed_rules(number) for number in range(3))))
 def test_without_what_is_called_redundant_everything_is_ruled_out_as_before(several):
-    """A rule is called redundant where the others rule out the same schemes in every situation,
-    and no rule is left that could go too.
-    """
+    """The others rule out the same schemes, and no rule is left that could go too."""
     proof = prove(with_allowed(*several, ranked=()), "rank")
     idle = {found.rule.id for found in proof.redundant}
     dead = {found.id for found in proof.unreachable}
@@ -336,9 +330,7 @@ def test_a_rule_of_allowed_only_rules_out(tmp_path, entry, said):
 
 
 def test_an_unknown_value_is_asked_for_like_any_other(tmp_path):
-    """`loads_there: unknown` holds where no server is stated, or one that no method's file
-    names.
-    """
+    """It holds where no server is stated, or one that no method's file names."""
     found = overlay(tmp_path, "allowed", rule("{loads_there: unknown, scheme: prefix}"))
     for server in (None, "other", *SERVERS):
         rules = judge(found, "rank", {"serve_with": server}).forbidden.get("prefix", ())
@@ -356,9 +348,7 @@ def test_a_former_setting_is_refused_with_the_new_one(tmp_path):
 
 
 def test_a_company_rules_schemes_out_in_either_table(tmp_path, monkeypatch):
-    """A prohibition in `allowed` asks each scheme, one in `rank` names its own; both give the
-    reason why not.
-    """
+    """`allowed` asks each scheme, `rank` names its own; both give the reason."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "acme.yaml"
     path.write_text(

@@ -57,9 +57,7 @@ def test_a_rule_set_answers_as_itself():
 
 
 def test_examples_show_what_the_rules_answer():
-    """Each example has its two answers, and no fact that it does not need to show the change; one
-    difference in three.
-    """
+    """Two answers, and no fact that is not needed; of one difference in three."""
     first, second = only_layer(load_rules(), "document"), load_rules()
     compared = compare_answers(first, second)
     differences = [one for table in compared.comparison.tables for one in table.differences]

@@ -22,9 +22,7 @@ RULES = load_rules()
 
 
 def naive(ruleset, table_id, facts):
-    """The documented meaning, without masks: latest layer, highest tier, smallest id, less what is
-    forbidden.
-    """
+    """Without masks: latest layer, highest tier, smallest id, less what is forbidden."""
     table = ruleset.tables[table_id]
     firing = [
         rule
@@ -113,9 +111,7 @@ def test_no_two_settings_of_one_key_hold_at_once():
 
 
 def answers(ruleset):
-    """The judge's answer to every situation: ranking, what was wanted, prohibitions, settings,
-    number of warnings.
-    """
+    """The judge's answer to every situation."""
     table = CompiledTable(ruleset, "colours")
     return [
         (
@@ -160,9 +156,7 @@ def test_the_order_of_rules_changes_nothing(ruleset, seed):
 @examples(1.2)
 @given(rulesets(assume=False), st.integers(0, 1000))
 def test_names_of_rules_matter_only_between_equals(ruleset, seed):
-    """Where no two rules of one layer and tier (or two settings of one layer) can disagree, any
-    other names answer alike.
-    """
+    """Where no two rules of one layer and tier can disagree, other names answer alike."""
     rules = ruleset.rules["colours"]
     seen, apart = set(), []
     for rule in rules:  # one recommendation a layer and tier, one set rule a layer: no name decides
@@ -181,9 +175,7 @@ def test_names_of_rules_matter_only_between_equals(ruleset, seed):
 @examples(1.2)
 @given(rulesets(assume=False))
 def test_a_list_says_what_two_rules_say(ruleset):
-    """A rule with a list, split into one rule a value, answers alike (warnings are said by
-    whichever fires).
-    """
+    """A rule with a list, split into one rule a value, answers alike."""
     split = []
     for rule in ruleset.rules["colours"]:
         listed = next((condition for condition in rule.when if len(condition.values) > 1), None)

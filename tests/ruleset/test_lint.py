@@ -301,9 +301,7 @@ SHIPPED = {
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_rules_are_held_to_more(tmp_path, name):
-    """A rule that never wins is an error there, unless the guide alone needs it; so is an outcome
-    that nothing leads to.
-    """
+    """A rule that never wins, or an outcome that nothing leads to, is an error there."""
     changed, expected = SHIPPED[name]
     found = {
         (finding.severity, finding.id, finding.rule)
@@ -357,9 +355,7 @@ NO_WAY_OUT = (
 
 @pytest.mark.parametrize("layers", [("document", "evidence"), ("document",)])
 def test_the_shipped_rules_have_no_error_and_are_proved_quickly(layers):
-    """`advise rules lint`: exit 0 and well under two seconds; `--rules document` is a rule set of
-    its own.
-    """
+    """`advise rules lint`: exit 0, under two seconds; so is the guide alone."""
     found = lint_rules(layers)
     assert found.exit_code == 0, lint_text(found)
     if "evidence" in layers:
@@ -387,9 +383,7 @@ def test_the_report_as_json(tmp_path):
 
 
 def test_a_file_with_errors_decides_nothing(tmp_path):
-    """`advise --json --rules FILE` refuses what leaves no way out, with place and hint, before any
-    advice.
-    """
+    """What leaves no way out is refused with its place before any advice."""
     path = tmp_path / "acme.yaml"
     path.write_text(acme("rank", NO_WAY_OUT))
     with pytest.raises(InputError, match=rf"{path}:4:12: acme/no leaves no way out"):
@@ -421,7 +415,5 @@ def test_warnings_about_a_file_are_said_once(tmp_path):
 
 
 def test_without_a_file_nothing_is_proved():
-    """Starting up stays quick: the shipped rules are proved by the linter and the tests, not at
-    every start.
-    """
+    """Shipped rules are proved by the linter and the tests, not at every start."""
     assert refuse_or_warn(load_rules(), ("document", "evidence")) == ()

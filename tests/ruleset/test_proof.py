@@ -28,9 +28,7 @@ from tests.ruleset.random_rules import (
 @examples(1.2)
 @given(rulesets())
 def test_the_sets_of_firing_rules_are_exactly_those_that_occur(ruleset):
-    """Every set of rules that fires in some situation is found, none that cannot, and each witness
-    leads to its set.
-    """
+    """All are found, none that cannot, and each witness leads to its set."""
     rules = ruleset.rules["colours"]
     space = Space(ruleset, rules)
     found = space.sets()
@@ -51,9 +49,7 @@ def test_the_sets_of_firing_rules_are_exactly_those_that_occur(ruleset):
 @examples(1.6)
 @given(rulesets())
 def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(ruleset):
-    """The same gaps, ties, contradictions, unreachable rules, rules that never win and outcomes
-    never reached.
-    """
+    """And rules that cannot fire or never win, and outcomes never reached."""
     proof = prove(ruleset, "colours")
     plain = [Plain(ruleset, facts) for facts in situations(ruleset)]
     rules = ruleset.rules["colours"]
@@ -102,9 +98,7 @@ def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(r
 @examples(1.6)
 @given(rulesets())
 def test_without_redundant_rules_everything_stays(ruleset):
-    """Taking away every rule that is called redundant changes no ranking, no prohibition and no
-    setting anywhere.
-    """
+    """No ranking, no prohibition and no setting changes anywhere."""
     gone = {idle.rule.id for idle in prove(ruleset, "colours").redundant}
     rest = with_rules(
         ruleset, tuple(rule for rule in ruleset.rules["colours"] if rule.id not in gone)
@@ -133,9 +127,7 @@ def test_a_rule_that_settles_two_values_below_it_is_not_redundant():
 @examples(1.2)
 @given(rulesets(assume=False))
 def test_a_gap_is_told_as_generally_as_it_goes(ruleset):
-    """Everywhere inside the box of a gap nothing is recommended, and no fact of the box could be
-    left out.
-    """
+    """Everywhere inside nothing is recommended, and no fact of the box could be left out."""
     for hole in prove(ruleset, "colours").holes:
         space = Space(
             ruleset,
@@ -204,9 +196,7 @@ def test_a_gap_in_words_names_only_what_matters():
 
 
 def test_what_cannot_occur_is_no_gap():
-    """An assumption takes its situations out of the proof, also where it is tied through a fact
-    that no rule looks at.
-    """
+    """Also where an assumption is tied through a fact that no rule looks at."""
     rules = (rule("document/a", "red", is_("task", "a", "b")),)
     assert prove(made(rules), "colours").holes
     never_c = (
@@ -243,9 +233,7 @@ def test_a_required_or_concluded_fact_is_never_unknown():
 
 
 def test_no_whole_number_lies_between_two_neighbours():
-    """More than 1 and under 2 rows is nothing, while a size of 1.5 exists; and nothing is below the
-    smallest allowed.
-    """
+    """While a size of 1.5 exists; and nothing is below the smallest allowed."""
     between = Condition(fact="rows", intervals=(Interval(low=1, low_included=False, high=2),))
     assert [cell.value for cell in cells_of(FACTS["rows"], [between])] == [0, 1, 2, 3, None]
     below = Condition(fact="rows", intervals=(Interval(high=0),))

@@ -59,9 +59,7 @@ def yaml_files():
 
 
 def test_every_shipped_file_names_its_schema_and_fits_it(made):
-    """The first line of each YAML file leads into rules/schema/, and the schema of that name
-    accepts the file.
-    """
+    """The first line leads into rules/schema/, and that schema accepts the file."""
     files = yaml_files()
     assert len(files) > 40
     faults = []
@@ -276,9 +274,7 @@ def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
 
 
 def test_the_answers_schema_accepts_the_documented_file(made):
-    """The answers file of the manual fits in both spellings, and a misspelt key or an unknown
-    signal does not.
-    """
+    """In both spellings; a misspelt key or an unknown signal does not fit."""
     validator = jsonschema.Draft7Validator(made["answers"])
     good = {
         "task": "qa",
