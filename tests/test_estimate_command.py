@@ -16,55 +16,35 @@ def small_model(folder):
     """A folder with the configuration of a small model, and a file of examples."""
     folder.mkdir()
     config = {
-        "model_type": "llama",
-        "hidden_size": 576,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "intermediate_size": 1536,
-        "vocab_size": 49152,
-    }
-    (folder / "config.json").write_text(
-        json.dumps(
-            {
-                **config,
-                "architectures": ["LlamaForCausalLM"],
-                "max_position_embeddings": 8192,
-                "tie_word_embeddings": True,
-            }
-        )
-    )
+        "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49152,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536,
+        "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
     data = folder.parent / "train.jsonl"
-    data.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "prompt": f"How old is building {n}?",
-                    "completion": f"It was built in {1000 + n}.",
-                }
-            )
-            + "\n"
-            for n in range(600)
-        )
-    )
+    data.write_text(PAIRS)
     return folder, data
 
 
-def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
-    """Memory, limit, verdict and time are those of the advice; another card may be named."""
+@pytest.fixture
+def planned(call, tmp_path):
+    """A plan for a card with the folder of its model and its data, and what advised it."""
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
     code, out, _ = call(
         *ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan
     )
-    advised = json.loads(out)["recommendation"]["estimate"]
+    assert code == 0
+    return plan, model, data, json.loads(out)["recommendation"]["estimate"]
+
+
+def test_a_plan_is_estimated_as_it_was_advised(call, planned):
+    """Memory, limit, verdict and time are those of the advice; another card may be named."""
+    plan, _, _, advised = planned
     (found,) = json.loads(call("estimate", plan, "--json")[1])
-    assert (code, found["name"], found["counter"], found["fits"]) == (
-        0,
-        "sft",
-        "nvidia-smi",
-        advised["fits"],
-    )
+    said = [found[key] for key in ("name", "counter", "fits")]
+    assert said == ["sft", "nvidia-smi", advised["fits"]]
     for key in ("peak_gib", "low_gib", "high_gib", "limit_gib"):
         assert found[key] == pytest.approx(advised[key], rel=0.01)
     assert found["hours"] == pytest.approx(advised["hours"], abs=0.001)
@@ -73,11 +53,9 @@ def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
     assert (advised["fits"], smaller["fits"] != "fits") == ("fits", True)
 
 
-def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkeypatch):
+def test_a_plan_made_for_a_card_is_held_against_that_card(call, planned, monkeypatch):
     """The plan's own line tells which; without it, memory alone is told."""
-    model, data = small_model(tmp_path / "model")
-    plan = tmp_path / "plan.yaml"
-    call(*ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan)
+    plan = planned[0]
     monkeypatch.setattr(
         "advisor.situation.of_plan.probe", lambda: Hardware(kind="cpu", origin="probed")
     )
@@ -109,11 +87,9 @@ def test_a_plan_of_several_stages_is_a_list_of_named_answers(call, tmp_path):
     assert [answer["name"] for answer in found] == ["rm", "ppo"]
 
 
-def test_a_plan_without_its_model_is_no_estimate(call, tmp_path):
+def test_a_plan_without_its_model_is_no_estimate(call, planned):
     """Where nothing can be estimated the reason is said and the exit code is 2."""
-    model, data = small_model(tmp_path / "model")
-    plan = tmp_path / "plan.yaml"
-    call(*ON_A_4090, "--task", "qa", "--model", model, "--data", data, "--plan", plan)
+    plan, model, data, _ = planned
     (model / "config.json").unlink()
     model.rmdir()
     code, out, err = call("estimate", plan)
@@ -137,29 +113,22 @@ def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
     assert "counter" not in alone
 
 
-def test_estimates_of_a_plan_refuse_what_specs_refuse(call, tmp_path):
-    """Whichever way settings come in; a count before a card's name counts."""
-    (tmp_path / "train.jsonl").write_text(PAIRS)
-    call(
-        *shlex.split(
-            "--json --task qa --data train.jsonl --model HuggingFaceTB/SmolLM2-135M "
-            "--gpu 'RTX 4090' --plan plan.yaml"
-        )
-    )
-    text = (tmp_path / "plan.yaml").read_text()
-    (tmp_path / "plan.yaml").write_text(re.sub(r"rank: \d+", "rank: 1000", text))
-    code, _, err = call("estimate", "plan.yaml")
+def test_estimates_of_a_plan_refuse_what_specs_refuse(call, planned):
+    """Whichever way settings come in."""
+    plan = planned[0]
+    plan.write_text(re.sub(r"rank: \d+", "rank: 1000", plan.read_text()))
+    code, _, err = call("estimate", plan)
     assert code == 2
     assert "rank 1000 is above the hidden size 576" in err
+
+
+def test_a_count_before_the_name_of_a_card_counts(call):
     one, two = (
         json.loads(call("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--gpu", gpu)[1])
         for gpu in ("RTX 4090", "2 x RTX 4090")
     )
-    assert (one["counter"], two["counter"], two["fits"]) == (
-        "nvidia-smi",
-        "nvidia-smi",
-        one["fits"],
-    )
+    assert one["counter"] == two["counter"] == "nvidia-smi"
+    assert two["fits"] == one["fits"]
     assert two["peak_gib"] > one["peak_gib"]  # NCCL
 
 

@@ -26,17 +26,14 @@ SHAPE = ModelShape(
 )  # fmt: skip
 
 
+FULL: dict[str, Any] = {"update": "full", "rank": None, "target_modules": None}
+
+
 def case(**given: Any) -> dict[str, Any]:
     plain = {
-        "id": "x",
-        "update": "qlora",
-        "rank": 8,
-        "micro_batch_size": 2,
-        "seq_len": 512,
-        "gradient_checkpointing": True,
-        "counter": "reserved",
-        "gpu": "NVIDIA Tesla T4",
-    }
+        "id": "x", "update": "qlora", "rank": 8, "micro_batch_size": 2, "seq_len": 512,
+        "gradient_checkpointing": True, "counter": "reserved", "gpu": "NVIDIA Tesla T4",
+    }  # fmt: skip
     return {**published()["defaults"], **plain, "target_modules": ["q_proj", "v_proj"], **given}
 
 
@@ -64,36 +61,26 @@ def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
         "grad_checkpoint": True, "flash_attn": True, "lora_targets": ["q_proj", "v_proj"],
     }  # fmt: skip
     assert said(ftuneai(one))["words"] == {
-        "method": "qlora",
-        "quantization": "4bit",
-        "optimizer": "adam_8bit",
-        "lora_target": "attention",
-        "sharding": "none",
-    }
-    told = said(soup(one))
-    assert (told["quantization"], told["optimizer"], told["peft"], told["model_params_b"]) == (
-        "4bit",
-        "adamw_bnb_8bit",
-        "qlora",
-        pytest.approx(6.738, abs=1e-3),
-    )
+        "method": "qlora", "quantization": "4bit", "optimizer": "adam_8bit",
+        "lora_target": "attention", "sharding": "none",
+    }  # fmt: skip
+    expected = {
+        "quantization": "4bit", "optimizer": "adamw_bnb_8bit", "peft": "qlora",
+        "model_params_b": pytest.approx(6.738, abs=1e-3),
+    }  # fmt: skip
+    assert said(soup(one)).items() >= expected.items()
     assert isinstance(accelerate(one), str)
+
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @pytest.mark.parametrize(
     ("targets", "names", "nearest"),
     [
         (["c_attn"], ("q_proj", "k_proj", "v_proj"), "attention_all"),
-        (
-            ["c_attn", "c_proj", "w1", "w2"],
-            ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-            "all_linear",
-        ),
-        (
-            "all-linear",
-            ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-            "all_linear",
-        ),
+        (["c_attn", "c_proj", "w1", "w2"], SEVEN, "all_linear"),
+        ("all-linear", SEVEN, "all_linear"),
         (["q_proj", "v_proj", "lm_head"], ("q_proj", "v_proj"), "attention"),
     ],
 )
@@ -108,11 +95,11 @@ def test_fused_projections_become_the_seven_usual_names(
 
 def test_full_training_in_float32_keeps_its_bytes():
     """Adam's moments have the dtype of the weights, and accelerate is told 4 bytes a parameter."""
-    pure = job(update="full", rank=None, target_modules=None)
+    pure = job(**FULL)
     assert said(fitcheck(pure))["training"]["optimizer_dtype"] == "bf16"
     assert said(fitcheck(pure))["training"]["lora_rank"] is None
     assert said(accelerate(pure)) == {"size_bytes": 26953662464, "precision": "bfloat16"}
-    single = job(update="full", rank=None, target_modules=None, weights_dtype="float32")
+    single = job(**FULL, weights_dtype="float32")
     assert said(fitcheck(single))["training"]["precision"] == "fp32"
     assert said(accelerate(single))["precision"] == "float32"
 
@@ -155,46 +142,32 @@ def test_the_shared_subset_keeps_to_plain_runs():
 def test_a_child_that_refuses_one_case_still_answers_the_others():
     """Answers stay with their cases, and a refusal keeps its reason."""
     body = (
-        '    if item["batch"] == 2:\n        raise ValueError("too many")\n    return item["batch"]'
-        " * 1.5, 0.5"
+        '    if item["batch"] == 2:\n        raise ValueError("too many")\n'
+        '    return item["batch"] * 1.5, 0.5'
     )
+
+    def arguments(one: Job) -> dict[str, Any] | str:
+        return "not asked" if one.micro_batch_size == 3 else {"batch": one.micro_batch_size}
+
     stand_in = Calculator(
-        name="stand_in",
-        package="pytest",
-        arguments=lambda one: (
-            "not asked" if one.micro_batch_size == 3 else {"batch": one.micro_batch_size}
-        ),
-        imports="import math",
-        body=body,
+        name="stand_in", package="pytest", arguments=arguments, imports="import math", body=body
     )
     told = [({"id": str(size)}, replace(job(), micro_batch_size=size)) for size in (1, 2, 3, 4)]
     version, answers = asked(stand_in, sys.executable, [*told, ({"id": "5"}, "no words")])
     assert version == pytest.__version__
-    assert answers == {
-        "1": (1.5, 0.5),
-        "2": "ValueError: too many",
-        "3": "not asked",
-        "4": (6.0, 0.5),
-        "5": "no words",
-    }
-
-
-def test_every_child_script_is_python():
-    """The scripts are text, so only compiling them says that they are whole."""
-    assert len(calculators()) >= 11
-    for calculator in calculators():
-        compile(calculator.script, calculator.package, "exec")
+    refused = {"2": "ValueError: too many", "3": "not asked", "5": "no words"}
+    assert answers == {"1": (1.5, 0.5), "4": (6.0, 0.5), **refused}
 
 
 @pytest.mark.parametrize("calculator", calculators(), ids=lambda one: one.name)
 def test_every_calculator_answers_or_says_why_not(calculator: Calculator):
     """Arguments that JSON can carry, or a reason."""
-    full = {"update": "full", "rank": None, "target_modules": None}
-    for one in (job(), job(**full), job(gpus=4), replace(job(), experts=8, active_experts=2)):
+    for one in (job(), job(**FULL), job(gpus=4), replace(job(), experts=8, active_experts=2)):
         asked_for = calculator.arguments(one)
         assert asked_for if isinstance(asked_for, str) else json.dumps(asked_for)
     assert calculator.has_adapters == (not isinstance(calculator.arguments(job()), str))
     assert calculator.note
+    compile(calculator.script, calculator.package, "exec")  # a text until another Python reads it
 
 
 def test_without_other_environments_each_calculator_is_left_out_and_named(
@@ -213,7 +186,7 @@ def test_a_calculator_without_full_fine_tuning_does_not_narrow_the_shared_runs()
     """Shared are the runs that all answer which know both; the record holds each on its part."""
     facts = [
         {**case(), "id": "a", "source": "s", "measured_gib": 10.0},
-        {**case(update="full", rank=None, target_modules=None), "id": "b", "source": "s",
+        {**case(**FULL), "id": "b", "source": "s",
          "measured_gib": 20.0},
     ]  # fmt: skip
     told = [(one, "no job") for one in facts]

@@ -71,14 +71,18 @@ def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
     assert advice.recommendation.estimate.is_likely
 
 
-@pytest.mark.parametrize(("model", "gpu"), RUNS)
+@pytest.mark.parametrize(("model", "gpu"), [*RUNS, ("Qwen/Qwen3-8B", "A100 80GB")])
 def test_a_plan_corrects_attention_and_shared_layers(model, gpu, answers):
-    """Its LoRA leaves experts and router alone, says so, and its base is not quantised."""
+    """Its LoRA leaves experts and router alone, says so, and its base is not quantised; a dense
+    model has all its linear layers corrected.
+    """
     document = advise_document({**answers, "model": model, "gpu": {"name": gpu}})
     (stage,) = document["plan"]["stages"]
-    assert stage["target_modules"] == "attention-and-shared"
+    mixes = model in EXPERTS
+    assert stage["target_modules"] == ("attention-and-shared" if mixes else "all-linear")
     assert stage.get("quantization") is None
-    assert any("not the routed experts" in warning for warning in document["warnings"])
+    said = " ".join(document["warnings"])
+    assert ("not the routed experts" in said, "experts" in said) == (mixes, mixes)
 
 
 def test_a_checkpoint_in_mxfp4_is_trained_in_16_bit(answers):
@@ -112,10 +116,3 @@ def test_a_4_bit_base_that_just_fits_a_mixture_says_how_little_it_saves(answers)
     assert str(advice.recommendation.composition) == "sft+qlora"
     assert any("experts stay in 16 bit" in warning for warning in advice.warnings)
     assert advice.recommendation.estimate.memory.need_bytes <= 48 * GIB
-
-
-def test_dense_models_keep_all_linear(answers):
-    """No warning about experts is given for them."""
-    document = advise_document({**answers, "model": "Qwen/Qwen3-8B", "gpu": {"name": "A100 80GB"}})
-    assert document["plan"]["stages"][0]["target_modules"] == "all-linear"
-    assert not any("experts" in warning for warning in document["warnings"])

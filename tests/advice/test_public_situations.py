@@ -3,13 +3,7 @@
 import pytest
 
 from advisor import advise_document
-from tests.advice.public_situations import (
-    answers_of,
-    compositions,
-    read_situations,
-    same,
-    verdict_of,
-)
+from tests.advice.public_situations import answers_of, compositions, read_situations, verdict_of
 
 LEAST_SHARE_OF_HITS = 0.85
 # An expert ruled the recommendation out; docs/experts.md says what is thought of each.
@@ -52,24 +46,20 @@ def test_the_set_is_sound():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "got", "expected"),
+    ("wanted", "got", "verdict"),
     [
-        ("sft+*", "sft+lora", True),
-        ("sft+*", "cpt>sft+lora", False),
-        ("sft+*", "encoder:sft+full", False),
-        ("sft+lora@per_task", "sft+lora", False),
-        ("rag & sft+*", "sft+qlora & rag", True),
-        ("rag", "rag & sft+lora", False),
+        ("sft+*", "sft+lora", "hit"),
+        ("sft+*", "cpt>sft+lora", "miss"),
+        ("sft+*", "encoder:sft+full", "miss"),
+        ("sft+lora@per_task", "sft+lora", "miss"),
+        ("rag & sft+*", "sft+qlora & rag", "hit"),
+        ("rag", "rag & sft+lora", "miss"),
+        # A leading SFT may come or go.
+        ("sft>grpo+*", "grpo+lora", "hit"),
+        ("sft>grpo+*", "sft>grpo+lora", "hit"),
+        ("sft>grpo+*", "cpt+lora", "hard miss"),
     ],
 )
-def test_compositions_are_compared_as_the_grammar_says(wanted, got, expected):
-    assert same(wanted, got) is expected
-
-
-@pytest.mark.parametrize(
-    ("got", "expected"),
-    [("grpo+lora", "hit"), ("sft>grpo+lora", "hit"), ("sft+lora", "hard miss"), ("rag", "miss")],
-)
-def test_a_leading_sft_may_come_or_go(got, expected):
-    expert = {"accepted": ["sft>grpo+*"], "rejected": [{"method": "sft+*", "reason": "no checks"}]}
-    assert verdict_of({"expert_answer": expert}, got) == expected
+def test_compositions_are_compared_as_the_grammar_says(wanted, got, verdict):
+    expert = {"accepted": [wanted], "rejected": [{"method": "cpt+*", "reason": "no checks"}]}
+    assert verdict_of({"expert_answer": expert}, got) == verdict

@@ -71,17 +71,6 @@ def test_the_smallest_block_that_holds_it_is_taken():
     assert device.allocate(12 * MIB).address == blocks[1].address
 
 
-def test_neighbours_that_are_free_become_one_block():
-    """Three parts of a segment, freed in any order, hold the whole again."""
-    device = CachingAllocator()
-    device.free(device.allocate(60 * MIB))
-    parts = [device.allocate(20 * MIB) for _ in range(3)]
-    for place in (0, 2, 1):
-        device.free(parts[place])
-    assert device.allocate(60 * MIB).size == 60 * MIB
-    assert device.reserved_bytes == 60 * MIB
-
-
 def test_cached_segments_are_given_back_when_memory_is_short():
     """A request that does not fit any kept block frees the unused segments, and is tried again."""
     device = CachingAllocator(100 * MIB)
@@ -125,31 +114,6 @@ def test_an_expandable_segment_grows_by_pages_and_wastes_no_hole():
     assert plain.reserved_bytes == 80 * MIB
 
 
-def test_free_pages_of_an_expandable_segment_are_given_back():
-    """Also from its middle, which a later tensor fills again."""
-    device = CachingAllocator(expandable=True)
-    first, second, third = (device.allocate(40 * MIB) for _ in range(3))
-    device.free(second)
-    device.empty_cache()
-    assert device.reserved_bytes == 80 * MIB
-    again = device.allocate(35 * MIB)
-    assert again.address == first.address + 40 * MIB
-    assert device.reserved_bytes == 120 * MIB
-    for block in (first, again, third):
-        device.free(block)
-    device.empty_cache()
-    assert device.reserved_bytes == 0
-
-
-def test_a_block_is_freed_once():
-    """A second time is a fault of the caller."""
-    device = CachingAllocator()
-    block = device.allocate(5)
-    device.free(block)
-    with pytest.raises(ValueError, match="free already"):
-        device.free(block)
-
-
 sizes = st.one_of(st.integers(0, 3000), st.integers(1, 3 * MIB), st.integers(1, 90 * MIB))
 # A size to allocate, or which of the tensors held (modulo their number) to free.
 sequences = st.lists(st.one_of(sizes, st.integers(0, 50).map(lambda n: -1 - n)), max_size=60)
@@ -177,6 +141,9 @@ def test_any_sequence_keeps_the_books(sequence, limit, expandable):
     for block in held:
         device.free(block)
     assert device.allocated_bytes == 0
+    if held:
+        with pytest.raises(ValueError, match="free already"):
+            device.free(held[0])
     free = [block for pool in (device.small, device.large) for block in pool.at.values()]
     assert sum(block.size for block in free) == device.reserved_bytes
     if not expandable:

@@ -277,30 +277,17 @@ def test_the_answers_schema_accepts_the_documented_file(made):
     """In both spellings; a misspelt key or an unknown signal does not fit."""
     validator = jsonschema.Draft7Validator(made["answers"])
     good = {
-        "task": "qa",
-        "budget": {"usd": 50},
-        "data": {"path": "x.jsonl", "rows": None},
-        "gpu": "RTX 4090",
-        "signals": ["needs_citations"],
-    }
+        "task": "qa", "budget": {"usd": 50}, "data": {"path": "x.jsonl", "rows": None},
+        "gpu": "RTX 4090", "signals": ["needs_citations"],
+    }  # fmt: skip
     validator.validate(good)
-    validator.validate(
-        {
-            "task": "qa",
-            "budget": "low",
-            "data": "x.jsonl",
-            "gpu": {"name": "RTX 4090", "count": 2},
-            "tasks": {"legal": "legal.jsonl"},
-            "signals": {"rag_tried": True},
-        }
-    )
-    for bad in (
-        {"budgt": "low"},
-        {"signals": ["need_citations"]},
-        {"gpu": {"vram": 24}},
-        {"n_tasks": 0},
-        {"depth": "deep"},
-    ):
+    other = {
+        "budget": "low", "data": "x.jsonl", "gpu": {"name": "RTX 4090", "count": 2},
+        "tasks": {"legal": "legal.jsonl"}, "signals": {"rag_tried": True},
+    }  # fmt: skip
+    validator.validate({"task": "qa", **other})
+    wrong = {"signals": ["need_citations"]}, {"gpu": {"vram": 24}}, {"n_tasks": 0}
+    for bad in ({"budgt": "low"}, {"depth": "deep"}, *wrong):
         assert list(validator.iter_errors({**good, **bad})), bad
 
 
