@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -18,48 +19,43 @@ from transformers import Trainer
 from trainers.job.machine import process_count
 
 
-class Held:
+@contextmanager
+def held() -> Iterator[dict[str, int]]:
     """Behind the first micro-batch: bytes of this process's weights, gradients, whole gradients
     that are not divided yet, and reference, and in how many parts that is divided. Before the last
     one, those of the optimizer's states. Until the first one, its pages.
     """
+    plain, pages, found = Trainer.training_step, Pages(), {}
 
-    def __init__(self) -> None:
-        self.step = Trainer.training_step
-        self.pages = Pages()
-        self.found: dict[str, int] = {}
+    def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
+        found.update(pages.stop())
+        states = trainer.optimizer.state.values() if trainer.optimizer else ()
+        found["optimizer"] = size(value for state in states for value in state.values())
+        loss = plain(trainer, model, *given, **named)
+        if "weights" not in found:
+            reference = getattr(trainer, "ref_model", None)
+            found["weights"] = size(model.parameters())
+            found["gradients"] = size(one.grad for one in model.parameters())
+            found["whole gradients"] = size(whole_gradients(model))
+            found["reference"] = size(reference.parameters() if reference is not None else ())
+            found["reference units"] = len(units(reference))
+        return loss
 
-    def __enter__(self) -> Held:
-        def step(trainer: Any, model: Any, *given: Any, **named: Any) -> Any:
-            self.found |= self.pages.stop()
-            states = trainer.optimizer.state.values() if trainer.optimizer else ()
-            self.found["optimizer"] = size(value for state in states for value in state.values())
-            loss = self.step(trainer, model, *given, **named)
-            if "weights" not in self.found:
-                reference = getattr(trainer, "ref_model", None)
-                self.found |= {
-                    "weights": size(model.parameters()),
-                    "gradients": size(one.grad for one in model.parameters()),
-                    "whole gradients": size(whole_gradients(model)),
-                    "reference": size(reference.parameters() if reference is not None else ()),
-                    "reference units": len(units(reference)),
-                }
-            return loss
+    Trainer.training_step = step
+    pages.start()
+    try:
+        yield found
+    finally:
+        Trainer.training_step = plain
+        pages.stop()
 
-        Trainer.training_step = step
-        self.pages.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        Trainer.training_step = self.step
-        self.pages.stop()
-
-    def by_all(self) -> list[dict[str, int]]:
-        """What each process found. Call it in all of them."""
-        values: list[Any] = [self.found] * process_count()
-        if process_count() > 1:
-            torch.distributed.all_gather_object(values, self.found)
-        return values
+def of_all(found: dict[str, int]) -> list[dict[str, int]]:
+    """What each process found. Call it in all of them."""
+    values: list[Any] = [found] * process_count()
+    if process_count() > 1:
+        torch.distributed.all_gather_object(values, found)
+    return values
 
 
 def size(tensors: Iterable[Any]) -> int:

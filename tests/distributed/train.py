@@ -20,7 +20,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.read import read_plan
-from tests.distributed.held import Held
+from tests.distributed.held import held, of_all
 from trainers.job.job import JUDGE, TRAIN, Job, make_job
 from trainers.job.machine import is_main_process, process_count, run_and_leave
 from trainers.stage.objective import load_recipe
@@ -47,9 +47,9 @@ def outcome(path: Path, part: str) -> dict[str, Any]:
     environment = dict(os.environ)
     try:
         job = job_of(path, part)
-        with Held() as held:
+        with held() as found:
             load_recipe(job.stage.objective).train(job)
-        return {"status": TRAINED, "text": "", "held": held.by_all()}
+        return {"status": TRAINED, "text": "", "held": of_all(found)}
     except InputError as error:
         return {"status": REFUSED, "text": error.text()}
     except AdviseError as error:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -84,12 +86,11 @@ class SimulatedDisk(Disk):
         if path.is_dir():
             return
         self.make_folder(path.parent)
-        self._begin()
-        if not self._room(1):
-            raise full(path)
-        path.mkdir(exist_ok=True)
-        self._set(path, Folder())
-        self._end()
+        with self._operation():
+            if not self._room(1):
+                raise full(path)
+            path.mkdir(exist_ok=True)
+            self._set(path, Folder())
         self.sync(path.parent)
 
     def write(self, path: Path, content: bytes) -> None:
@@ -100,77 +101,68 @@ class SimulatedDisk(Disk):
         self._write(path, content, node.content if isinstance(node, File) else b"")
 
     def _write(self, path: Path, content: bytes, before: bytes) -> None:
-        torn = self._begin()
-        if torn:
-            content = content[: self.random.randrange(len(content) + 1)]
-        room = self._room(len(content))
-        whole = before + content[:room]
-        path.write_bytes(whole)
-        node = self._find(path)
-        if isinstance(node, File):
-            node.content = whole
-        else:
-            self._set(path, File(whole))
-        if room < len(content):
-            raise full(path)
-        self._end()
+        with self._operation() as torn:
+            if torn:
+                content = content[: self.random.randrange(len(content) + 1)]
+            room = self._room(len(content))
+            whole = before + content[:room]
+            path.write_bytes(whole)
+            node = self._find(path)
+            if isinstance(node, File):
+                node.content = whole
+            else:
+                self._set(path, File(whole))
+            if room < len(content):
+                raise full(path)
 
     def sync(self, path: Path) -> None:
         if not f"{path}/".startswith(f"{self.root}/"):
             return
-        self._begin()
-        node = self._find(path)
-        if isinstance(node, File):
-            node.safe = node.content
-        elif isinstance(node, Folder):
-            self._adopt(node, path)
-            for change in list(self.changes):
-                if any(folder is node for folder, *_ in change):
-                    apply(change)
-                    self.changes.remove(change)
-        else:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        self._end()
+        with self._operation():
+            node = self._find(path)
+            if isinstance(node, File):
+                node.safe = node.content
+            elif isinstance(node, Folder):
+                self._adopt(node, path)
+                for change in list(self.changes):
+                    if any(folder is node for folder, *_ in change):
+                        apply(change)
+                        self.changes.remove(change)
+            else:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
     def rename(self, source: Path, target: Path) -> None:
-        self._begin()
-        os.replace(source, target)
-        node = self._find(source)
-        assert node is not None, source
-        one, other = self._folder(source), self._folder(target)
-        del one.names[source.name]
-        other.names[target.name] = node
-        self.changes.append([(one, source.name, None), (other, target.name, node)])
-        self._end()
+        with self._operation():
+            os.replace(source, target)
+            node = self._find(source)
+            assert node is not None, source
+            one, other = self._folder(source), self._folder(target)
+            del one.names[source.name]
+            other.names[target.name] = node
+            self.changes.append([(one, source.name, None), (other, target.name, node)])
 
     def remove(self, path: Path) -> None:
-        if path.is_dir():
-            for name in self.names(path):
-                self.remove(path / name)
-        elif not os.path.lexists(path):
+        if not os.path.lexists(path):
             return
-        self._begin()
-        path.rmdir() if path.is_dir() else path.unlink()
-        self._folder(path).names.pop(path.name, None)
-        self.changes.append([(self._folder(path), path.name, None)])
-        self._end()
+        for name in self.names(path):
+            self.remove(path / name)
+        with self._operation():
+            path.rmdir() if path.is_dir() else path.unlink()
+            self._set(path, None)
 
     # ---------------------------------------------------------------- what happens to them
 
-    def _begin(self) -> bool:
+    @contextmanager
+    def _operation(self) -> Iterator[bool]:
         """Count an operation; whether the process dies in the middle of it."""
-        if self.dead:
-            raise Crash
         self.operations += 1
-        if self.crash_at is None or self.operations < self.crash_at:
-            return False
-        self.dead = True
-        if self.random.random() < 0.5:  # before it did anything
-            raise Crash
-        return True
-
-    def _end(self) -> None:
-        if self.dead:
+        if not self.dead and self.operations == self.crash_at:
+            self.dead = True
+            if self.random.random() < 0.5:
+                yield True
+        elif not self.dead:
+            yield False
+        if self.dead:  # also before it did anything
             raise Crash
 
     def _room(self, wanted: int) -> int:
@@ -194,17 +186,19 @@ class SimulatedDisk(Disk):
             if place < last if in_order else self.random.random() < 0.5:
                 apply(change)
         self.changes.clear()
-        self._settle(self.tree)
         shutil.rmtree(self.root)
-        self._restore(self.tree, self.root)
+        self._settle(self.tree, self.root)
 
-    def _settle(self, folder: Folder) -> None:
+    def _settle(self, folder: Folder, path: Path) -> None:
+        path.mkdir()
         folder.names = dict(folder.safe)
-        for node in folder.safe.values():
+        for name, node in folder.names.items():
             if isinstance(node, Folder):
-                self._settle(node)
-            elif node.content != node.safe:
-                node.content = node.safe = self._torn(node)
+                self._settle(node, path / name)
+            else:
+                if node.content != node.safe:
+                    node.content = node.safe = self._torn(node)
+                (path / name).write_bytes(node.content)
 
     def _torn(self, file: File) -> bytes:
         """What is left of a file that was not synced."""
@@ -213,14 +207,6 @@ class SimulatedDisk(Disk):
         if now.startswith(before):  # appended to: what was safe stays
             cut = max(cut, len(before))
         return self.random.choice([before, now, now[:cut], now[:cut] + bytes(len(now) - cut)])
-
-    def _restore(self, folder: Folder, path: Path) -> None:
-        path.mkdir()
-        for name, node in folder.names.items():
-            if isinstance(node, Folder):
-                self._restore(node, path / name)
-            else:
-                (path / name).write_bytes(node.content)
 
     def sync_everything(self) -> None:
         """All that is there is safe, as after a long while."""
@@ -253,16 +239,15 @@ class SimulatedDisk(Disk):
             del folder.names[name]
             self.changes.append([(folder, name, None)])
         for name in there:
-            node = folder.names.get(name)
-            if node is None:
+            is_new = name not in folder.names
+            if is_new:
                 is_folder = (path / name).is_dir()
                 node = Folder() if is_folder else File((path / name).read_bytes())
                 folder.names[name] = node
                 self.changes.append([(folder, name, node)])
-                if isinstance(node, Folder):
-                    self._adopt(node, path / name, deep=True)
-            elif deep and isinstance(node, Folder):
-                self._adopt(node, path / name, deep=True)
+            inner = folder.names[name]
+            if isinstance(inner, Folder) and (deep or is_new):
+                self._adopt(inner, path / name, deep=True)
 
     # ---------------------------------------------------------------- the tree
 
@@ -284,7 +269,9 @@ class SimulatedDisk(Disk):
         assert isinstance(found, Folder), path
         return found
 
-    def _set(self, path: Path, node: Node) -> None:
+    def _set(self, path: Path, node: Node | None) -> None:
         folder = self._folder(path)
-        folder.names[path.name] = node
+        folder.names.pop(path.name, None)
+        if node is not None:
+            folder.names[path.name] = node
         self.changes.append([(folder, path.name, node)])
