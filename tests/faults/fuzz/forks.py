@@ -126,9 +126,9 @@ def _in_child(
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (streams[0], 1), (streams[1], 2)):
         os.dup2(source, target)
-    for number, stream in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        mode = "r" if stream == 0 else "w"
-        setattr(sys, number, open(stream, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream, name in enumerate(("stdin", "stdout", "stderr")):
+        mode = "w" if stream else "r"
+        setattr(sys, name, open(stream, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
@@ -159,34 +159,31 @@ def _tell_of(folder: Path, stream: int) -> None:
     """Write a line for each file that is written elsewhere, each connection, each program."""
     caches = folder.parent / "home"  # where advise may keep what it has read
     inside = (str(folder.resolve()), str(caches.resolve()), KEPT_RULES, *FREE)
-    busy = [False]
+    is_busy = False
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if busy[0]:
+        nonlocal is_busy
+        if is_busy:
             return
-        busy[0] = True
+        is_busy = True
         try:
-            if event == "open":
-                path, _, flags = arguments
-                if isinstance(path, int) or not isinstance(flags, int) or not flags & WRITES:
-                    return
-                _tell_if_outside(path, event)
-            elif event in CHANGES:
-                # A copy reads what it is made of.
-                for path in arguments[event in COPIES : 2]:
-                    if isinstance(path, str | bytes | os.PathLike):
-                        _tell_if_outside(path, event)
-            elif event in NETWORK or event in STARTS:
-                os.write(stream, f"{event} {str(arguments)[:200]}\n".encode(errors="replace"))
+            told = [str(arguments)[:200]] if event in (*NETWORK, *STARTS) else []
+            paths = map(os.path.abspath, _written(event, arguments))
+            told += [path for path in paths if not path.startswith(inside)]
+            for text in told:
+                os.write(stream, f"{event} {text}\n".encode(errors="replace"))
         finally:
-            busy[0] = False
-
-    def _tell_if_outside(path: Any, event: str) -> None:
-        absolute = os.path.abspath(os.fsdecode(path))
-        if not absolute.startswith(inside):
-            os.write(stream, f"{event} {absolute}\n".encode(errors="replace"))
+            is_busy = False
 
     sys.addaudithook(hook)
+
+
+def _written(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """The paths that an event changes."""
+    paths = arguments[event in COPIES : 2] if event in CHANGES else ()  # a copy reads the first
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
+        paths = arguments[:1]
+    return [os.fsdecode(one) for one in paths if isinstance(one, str | bytes | os.PathLike)]
 
 
 def settle() -> None:
