@@ -39,14 +39,15 @@ with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_st
     from advisor.plan.read import read_plan
     from advisor.record.files import read_record
     from advisor.ruleset.load import load_rules
+    from trainers.keep import checkpoint_store  # noqa: F401 - to be instrumented
 
-from tests.faults.fuzz import checkpoints, forks, seeds
+from tests.faults.fuzz import forks, seeds
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.run import KEPT, finished_run
 from tests.faults.table import Row, print_rows
 
 LARGEST = 20_000  # bytes of an input
-NEWER = f"{checkpoints.FOLDER}/checkpoint-6/complete.json"
+NEWER = f"{seeds.CHECKPOINTS}/checkpoint-6/complete.json"
 
 
 def specs_of(path: Path) -> None:
@@ -62,8 +63,8 @@ def header_of(path: Path) -> None:
 def checkpoint_of(path: Path) -> None:
     folder = path.parents[2]
     content = path.read_bytes()
-    forks.fill(folder, checkpoints.written() | {NEWER: content})
-    checkpoints.store_in(folder).newest(lambda text: None)
+    forks.fill(folder, seeds.checkpoint_files() | {NEWER: content})
+    seeds.checkpoint_store(folder).newest(lambda text: None)
 
 
 # (name, its file, reader, sound examples: values, or bytes)
@@ -84,7 +85,7 @@ def readers(run: seeds.Files) -> list[Reader]:
             [json.loads(run["run/run.json"])],
         ),
         ("config.json", "config.json", lambda path: model_faults(path.parent), [seeds.CONFIG]),
-        ("checkpoint", NEWER, checkpoint_of, checkpoints.records()),
+        ("checkpoint", NEWER, checkpoint_of, seeds.checkpoint_records()),
         ("safetensors", "a", header_of, [seeds.safetensors()[:2000]]),
         *(
             (f"data{ending}", f"data{ending}", lambda path: check_data(str(path), options), [content])

@@ -7,17 +7,20 @@ import io
 import json
 import math
 import struct
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.fake_model import llama_tensors
-from tests.faults.fuzz import checkpoints
 from tests.faults.kills.scenes import DATA, PLANS, REWARD, plan_text
 from tests.faults.table import ROOT
 from tests.launch.conftest import CONFIG as LARGER
+from trainers.keep.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
 Files = dict[str, bytes]
 CONFIG: dict[str, Any] = LARGER | {
@@ -193,6 +196,67 @@ def tokenizer() -> dict[str, Any]:
     }
 
 
+# Two whole checkpoints, of which the newer gets a mutated file.
+CHECKPOINTS = "checkpoints"
+SAVED = (3, 6)
+RANDOM_STATE = "random_state_0.safetensors"
+SAVED_FILES = {
+    "adapter_model.safetensors": b"weights of step %d " * 20,
+    RANDOM_STATE: b'{"map": [[{"value": "python"}, {"value": %d}]]}',
+    "trainer_state.json": b'{"global_step": %d, "log_history": [{"loss": 1.5}], "epoch": 0.5}',
+}
+
+
+def checkpoint_store(folder: Path) -> CheckpointStore:
+    """The store of the checkpoints below a folder."""
+    parts = {"base_model": "b", "rows": "r"}
+    settings = {"learning_rate": 1e-4, "seed": 42}
+    return CheckpointStore(
+        folder / CHECKPOINTS, Dependencies(parts=parts, settings=settings), {"torch": "2.13.0"}
+    )
+
+
+@cache
+def checkpoint_files() -> dict[str, bytes]:
+    """The files of both checkpoints, named from the folder above."""
+    with tempfile.TemporaryDirectory() as name:
+        one = checkpoint_store(Path(name))
+        for step in SAVED:
+            place = one.begin(step)
+            for file, content in SAVED_FILES.items():
+                (place / file).write_bytes(content.replace(b"%d", str(step).encode()))
+            one.complete(step, {"steps": 9, "learning_rate": 1e-4, "epoch": 0.5})
+        return {
+            path.relative_to(name).as_posix(): path.read_bytes()
+            for path in one.folder.rglob("*")
+            if path.is_file()
+        }
+
+
+def checkpoint_records() -> list[dict[str, Any]]:
+    """complete.json of both."""
+    files = checkpoint_files()
+    return [
+        json.loads(files[f"{CHECKPOINTS}/checkpoint-{step}/{COMPLETE}"]) for step in reversed(SAVED)
+    ]
+
+
+def read_checkpoint() -> None:
+    """Look for the newest checkpoint; exit code 1 for one that was not written so."""
+    from advisor.ground.errors import AdviseError
+
+    try:
+        found = checkpoint_store(Path()).newest(print)
+    except AdviseError as error:
+        print(error.text())
+        raise SystemExit(error.exit_code) from None
+    if found is None:
+        raise SystemExit("both checkpoints were refused, and one is sound")
+    for file, content in SAVED_FILES.items():
+        assert (found.path / file).read_bytes() == content.replace(b"%d", str(found.step).encode())
+    assert found.record["steps"] == 9
+
+
 def around() -> Files:
     """Sound files for every command: a model, data, a reward and a plan."""
     return {
@@ -283,15 +347,15 @@ def targets(run_folder: Files) -> list[Target]:
             with_run, codes=RUN, weight=5,
         ),
         Target(
-            "checkpoint", checkpoints.records(), ("json",), "checkpoints/checkpoint-6/complete.json",
-            [("checkpoint",)], checkpoints.written(), codes=(0,), weight=2, run=checkpoints.read,
+            "checkpoint", checkpoint_records(), ("json",), "checkpoints/checkpoint-6/complete.json",
+            [("checkpoint",)], checkpoint_files(), codes=(0,), weight=2, run=read_checkpoint,
         ),
         *(
             Target(
                 "checkpoint", [content.replace(b"%d", b"6")], ("bytes",), f"checkpoints/checkpoint-6/{name}",
-                [("checkpoint",)], checkpoints.written(), codes=(0,), weight=1, run=checkpoints.read,
+                [("checkpoint",)], checkpoint_files(), codes=(0,), weight=1, run=read_checkpoint,
             )
-            for name, content in checkpoints.FILES.items()
+            for name, content in SAVED_FILES.items()
         ),
         Target(
             "specs", SPECS, ("json",), "specs.json",

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.kills.inotify import Watch
 from tests.faults.kills.kill import (
     BOTH,
     MOMENTS,
@@ -31,6 +30,7 @@ from tests.faults.kills.kill import (
     steps_lost,
     steps_reached,
 )
+from tests.faults.kills.processes import Watch
 from tests.faults.kills.scenes import Scene, difference, result_of
 from tests.faults.table import Row
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kills.inotify import Watch
-from tests.faults.kills.processes import Command, send, send_group
+from tests.faults.kills.processes import Command, Watch, send, send_group
 from tests.faults.kills.scenes import SEVERAL, Scene, difference, result_of, stage_name
 from tests.faults.table import Row
 

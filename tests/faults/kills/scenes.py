@@ -15,8 +15,7 @@ from typing import Any
 
 from tests.conftest import save_tiny_model
 from tests.distributed.models import DATA, REWARD
-from tests.faults.kills.inotify import Watch
-from tests.faults.kills.processes import Command, advise
+from tests.faults.kills.processes import Command, Watch, advise
 
 CLOCK = ("tokens_per_s", "memory_bytes", "seconds")  # and *_s: never twice the same
 SHORT = "micro_batch_size: 2, seq_len: 96, holdout: 0.1"
