@@ -50,49 +50,105 @@ def axolotl(**more):
     return {"base_model": "m", "micro_batch_size": 1, **more}
 
 
-def test_a_file_beside_the_configuration_is_found(tmp_path, monkeypatch):
-    """Beside it, in a folder above it, or in the current one."""
+KEYS = {"place", "hub", "path", "lost", "roles", "why_not", "evaluates"}
+
+
+def shown(ref, folder):
+    """What a case below may say of a data set."""
+    found = {key: getattr(ref, key) for key in KEYS} | {"files": [one.name for one in ref.files]}
+    return found | {"path": ref.path.replace(f"{folder}/", "")}
+
+
+OWN_PROMPT = {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}"}
+MIXTURE = [
+    {"path": "json", "data_files": ["rows.jsonl", "b.jsonl"], "fraction": 0.5},
+    {"path": "a/b", "name": "en", "split": "test", "columns": ["prompt"]},
+]  # fmt: skip
+PARTS = trl(datasets=[{"path": "json", "data_files": "parts/*.jsonl"}])
+NAMED = {  # a configuration, and what is known of each data set that it names
+    "a file": (trl(dataset_name="rows.jsonl"), [{"place": "file", "files": ["rows.jsonl"]}]),
+    "the hub": (trl(dataset_name="a/b"), [{"place": "hub", "hub": "a/b", "path": "a/b"}]),
+    # `datasets` takes the place of dataset_name; shares and splits cannot be carried. Two files
+    # have no folder of their own.
+    "the mixture of trl": (
+        trl(dataset_name="x/y", datasets=MIXTURE),
+        [{"files": ["rows.jsonl", "b.jsonl"], "path": "", "lost": ("fraction: 0.5",)},
+         {"hub": "a/b/en", "lost": ("split: test", "columns: ['prompt']")}],
+    ),
+    "all files of a folder": (PARTS, [{"files": ["a.jsonl", "b.jsonl"], "path": "parts"}]),
+    # Types of Axolotl say the roles; a prompt of its own is named as lost.
+    **{
+        str(entry["type"]): (axolotl(datasets=[{"path": "a/b", **entry}]), [{"roles": roles}])
+        for entry, roles in (
+            ({"type": "alpaca"}, {}), ({"type": "strange.one"}, {}),
+            ({"type": "completion", "field": "body"}, {"text": "body"}),
+            ({"type": "chat_template", "field_messages": "talk"}, {"messages": "talk"}),
+            ({"type": OWN_PROMPT}, {"question": "q", "answer": "a"}),
+        )
+    },
+    "lists of axolotl": (
+        axolotl(
+            datasets=[{"type": "alpaca", **one} for one in (
+                {"path": "rows.jsonl"},
+                {"path": "json", "data_files": "rows.jsonl", "ds_type": "json"},
+                {"path": "a/b", "data_files": ["x.json"], "shards": 10},
+                {"path": "s3://bucket/rows"},
+            )],
+            test_datasets=[{"path": "rows.jsonl", "type": "alpaca", "split": "test"}],
+        ),
+        [{"place": "file"}, {"place": "file"}, {"place": "hub"}, {"place": "elsewhere"},
+         {"evaluates": True}],
+    ),
+    **{
+        f"texts to pretrain on: {texts}": (
+            axolotl(pretraining_dataset=texts), [{"roles": {"text": "text"}}],
+        )
+        for texts in ("a/b", {"path": "a/b", "text_column": "text"}, [{"path": "a/b"}])
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, name):
+    """Where it is, its roles, and what cannot be carried."""
+    values, expected = NAMED[name]
+    for file in ("rows.jsonl", "b.jsonl", "parts/a.jsonl", "parts/b.jsonl"):
+        put(tmp_path / file, PAIRS)
+    _, data = read(tmp_path, values)
+    found = [shown(ref, tmp_path) for ref in data]
+    assert [
+        {key: one[key] for key in wanted} for one, wanted in zip(found, expected, strict=True)
+    ] == expected
+
+
+def test_what_is_lost_or_missing_of_data_is_said(tmp_path, monkeypatch):
+    """Files are looked for beside the configuration and in the current folder; a folder with others
+    in it is no set of them.
+    """
     monkeypatch.chdir(tmp_path)
     rows = put(tmp_path / "data" / "rows.jsonl", PAIRS)
-    for place in ("job.yaml", "examples/deep/job.yaml"):
-        (ref,) = trained(read(tmp_path, trl(dataset_name="data/rows.jsonl"), place)[1])
-        assert ref.place == "file"
-        assert ref.files[0].samefile(rows)
-    (ref,) = read(tmp_path, trl(dataset_name="trl-lib/Capybara"))[1]
-    assert (ref.place, ref.hub, ref.path) == ("hub", "trl-lib/Capybara", "trl-lib/Capybara")
+    (ref,) = read(tmp_path, trl(dataset_name="data/rows.jsonl"), "examples/deep/job.yaml")[1]
+    assert ref.files[0].samefile(rows)
     file, data = read(tmp_path, trl(dataset_name="data/rowz.jsonl"))
     assert data[0].place == "missing"
     assert "is not here" in file.faults[0].text
     assert file.faults[0].where.endswith("job.yaml:4:1")
-
-
-def test_the_mixture_of_trl(tmp_path):
-    """`datasets` takes the place of dataset_name; shares and splits cannot be carried."""
-    for name in ("a.jsonl", "b.jsonl"):
-        put(tmp_path / name, PAIRS)
-    sets = [
-        {"path": "json", "data_files": ["a.jsonl", "b.jsonl"], "fraction": 0.5},
-        {"path": "a/b", "name": "en", "split": "test", "columns": ["prompt"]},
-    ]
-    file, data = read(tmp_path, trl(dataset_name="x/y", datasets=sets))
-    first, second = trained(data)
-    assert [path.name for path in first.files] == ["a.jsonl", "b.jsonl"]
-    assert first.path == ""  # two files, and no folder of their own
-    assert first.lost == ("fraction: 0.5",)
-    assert second.hub == "a/b/en"
-    assert second.lost == ("split: test", "columns: ['prompt']")
+    file, data = read(tmp_path, trl(dataset_name="x/y", datasets=MIXTURE))
     assert any(one.id == "key/dataset_name" for one in file.faults)
-
-
-def test_several_files_are_a_folder_if_it_holds_no_others(tmp_path):
-    """A plan names one file or folder."""
-    values = trl(datasets=[{"path": "json", "data_files": "parts/*.jsonl"}])
-    for names, path in ((("a.jsonl", "b.jsonl"), "parts"), (("c.json",), "")):
-        for name in names:
-            put(tmp_path / "parts" / name, PAIRS)
-        (ref,) = read(tmp_path, values)[1]
-        assert len(ref.files) == 2
-        assert ref.path.rpartition("/")[2] == path
+    lost = {
+        kind: read(tmp_path, axolotl(datasets=[{"path": "a/b", "type": kind, "shards": 10}]))[1][
+            0
+        ].lost
+        for kind in ("alpaca", "strange.one", "chat_template")
+    }
+    assert {kind: len(one) for kind, one in lost.items()} == {
+        "alpaca": 2, "strange.one": 2, "chat_template": 1,
+    }  # fmt: skip
+    (ref,) = read(tmp_path, axolotl(datasets=[{"path": "s3://bucket/rows", "type": "alpaca"}]))[1]
+    assert "another machine" in ref.why_not
+    for name in ("a.jsonl", "b.jsonl", "c.json"):
+        put(tmp_path / "parts" / name, PAIRS)
+    assert read(tmp_path, PARTS)[1][0].path == ""
 
 
 def test_trl_misses_its_columns(tmp_path):
@@ -167,47 +223,6 @@ def test_llamafactory_without_its_list_of_data(tmp_path):
         (fault, *_) = read(tmp_path, llamafactory(dataset="identity"))[0].faults
         assert what in fault.text
         assert fault.severity == "error"
-
-
-OWN_PROMPT = {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}"}
-
-
-@pytest.mark.parametrize(
-    ("entry", "roles", "is_lost"),
-    [
-        ({"type": "alpaca"}, {}, True),
-        ({"type": "completion", "field": "body"}, {"text": "body"}, False),
-        ({"type": "chat_template", "field_messages": "talk"}, {"messages": "talk"}, False),
-        ({"type": OWN_PROMPT}, {"question": "q", "answer": "a"}, True),
-        ({"type": "strange.one"}, {}, True),
-    ],
-)
-def test_the_types_of_axolotl_say_the_roles(tmp_path, entry, roles, is_lost):
-    """As far as they are stated; else names tell. A prompt of Axolotl's own is named as lost."""
-    (ref,) = trained(read(tmp_path, axolotl(datasets=[{"path": "a/b", **entry}]))[1])
-    assert ref.roles == roles
-    assert bool(ref.lost) is is_lost
-
-
-def test_the_lists_of_axolotl(tmp_path):
-    """Local files, files of a hub data set, rows to measure on, texts to pretrain on."""
-    put(tmp_path / "rows.jsonl", PAIRS)
-    sets = [
-        {"path": "rows.jsonl"},
-        {"path": "json", "data_files": "rows.jsonl", "ds_type": "json"},
-        {"path": "a/b", "data_files": ["x.json"], "shards": 10},
-        {"path": "s3://bucket/rows"},
-    ]
-    test = [{"path": "rows.jsonl", "type": "alpaca", "split": "test"}]
-    values = axolotl(datasets=[one | {"type": "alpaca"} for one in sets], test_datasets=test)
-    _, data = read(tmp_path, values)
-    assert [ref.place for ref in trained(data)] == ["file", "file", "hub", "elsewhere"]
-    assert "another machine" in data[3].why_not
-    assert any("shards" in one for one in data[2].lost)
-    assert [ref.evaluates for ref in data if ref.evaluates] == [True]
-    for texts in ("a/b", {"path": "a/b", "text_column": "text"}, [{"path": "a/b"}]):
-        (ref,) = read(tmp_path, axolotl(pretraining_dataset=texts))[1]
-        assert ref.roles == {"text": "text"}
 
 
 ODD = [None, 3, "", "a\0b", [], [None, 3, "x"], {}, {"path": 3}, [{"path": None}], [{"type": 3}],
