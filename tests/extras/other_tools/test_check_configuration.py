@@ -95,15 +95,61 @@ def test_a_file_that_the_tool_refuses_is_said_first(run, document):
 def test_a_misspelt_key_and_a_rate_far_from_the_evidence_are_found_where_they_stand(document):
     """Both where they stand: the key is estimated as meant, the rate has its sources."""
     code, found = document(TRL.replace("gradient_accumulation_", "gradient_acumulation_"))
-    assert code == 0
-    assert found["plan"]["grad_accum"] == 4
-    misspelt = next(one for one in found["findings"] if one["id"].startswith("key/"))
-    assert misspelt["where"] == "trl.yaml:6:1"
+    assert (code, found["plan"]["grad_accum"]) == (0, 4)
     assert "+gradient_accumulation_steps: 4" in found["diff"]
+    misspelt = next(one for one in found["findings"] if one["id"].startswith("key/"))
     rate = next(one for one in found["findings"] if one["id"] == "rate/far-above")
-    assert rate["where"] == "trl.yaml:4:1"
+    assert (misspelt["where"], rate["where"]) == ("trl.yaml:6:1", "trl.yaml:4:1")
     assert rate["instead"] == {"plan.learning_rate": 0.0002}
     assert rate["sources"]
+
+
+LLAMA_FACTORY = """\
+model_name_or_path: meta-llama/Llama-3.1-8B-Instruct
+stage: sft
+do_train: true
+finetuning_type: lora
+dataset: shop
+template: TEMPLATE
+output_dir: out
+"""
+TEMPLATE, SAVED = "template/of-another-family", "lora_modules_to_save"
+READ = [  # a file, places in its document with their values, and an id that is found or (not) is not
+    # TRL makes a list of one name of a text: `all-linear` alone means the same.
+    (TRL + "lora_target_modules: all-linear\n", {"plan.target_modules": "all-linear"},
+     "not key/lora_target_modules"),
+    # A file for pairs is one of dpo or of reward: its own comment tells which.
+    (f"# Start:  trl reward --config trl.yaml\n{TRL}", {"command": "reward"}, ""),
+    (TRL, {"command": "sft"}, ""),
+    # A variant of the right template is none of another family.
+    (LLAMA_FACTORY.replace("TEMPLATE", "qwen"), {"changes.template": "llama3"}, TEMPLATE),
+    (LLAMA_FACTORY.replace("TEMPLATE", "llama3"), {"changes.template": None}, f"not {TEMPLATE}"),
+    (LLAMA_FACTORY.replace("TEMPLATE", "llama3_nothink"), {"changes.template": None},
+     f"not {TEMPLATE}"),
+    # Copies of the embeddings and of the output matrix: 2 x 152,064 x 3,584 weights of Qwen2.5-7B,
+    # by its config.json.
+    (TRL + f"{SAVED}: [embed_tokens, lm_head]\n", {"copies": "1,089,994,752 x"},
+     "lora/whole-embeddings"),
+    (TRL + f"{SAVED}: [lm_head]\n", {"copies": "544,997,376 x"}, "lora/whole-embeddings"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "values", "finding"), READ)
+def test_a_file_is_understood_as_its_tool_does(document, text, values, finding):
+    """What is meant, what it takes, and what is said of it."""
+    _, found = document(text)
+    copies = [
+        one["because"]
+        for one in found["memory"]["terms"]
+        if one["name"].startswith("trained embed")
+    ]
+    for place, value in values.items():
+        group, _, key = place.rpartition(".")
+        if place == "copies":
+            assert value in copies[0]
+        else:
+            assert (found[group] if group else found).get(key) == value
+    assert (finding.removeprefix("not ") in ["", *ids(found)]) != finding.startswith("not ")
 
 
 def test_why_there_is_no_estimate_is_said(run):
@@ -154,19 +200,6 @@ def test_the_page(run, monkeypatch):
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_what_we_write_is_not_warned_of(document):
-    """TRL makes a list of one name of a text: `all-linear` alone means the same."""
-    _, found = document(TRL + "lora_target_modules: all-linear\n")
-    assert not ids(found, "key/lora_target_modules")
-    assert found["plan"]["target_modules"] == "all-linear"
-
-
-def test_comments_say_what_the_keys_do_not(document):
-    """A file for pairs is one of dpo or of reward: its own comment tells which."""
-    for comment, command in (("# Start:  trl reward --config trl.yaml", "reward"), ("", "sft")):
-        assert document(f"{comment}\n{TRL}")[1]["command"] == command
-
-
 ANSWERS = "max_completion_length: 256\nnum_generations: 8\n"
 
 
@@ -183,27 +216,6 @@ def test_a_smaller_batch_of_answers_is_made_up_for(document):
     change = document(text, "RTX 4090")[1]["change"]
     assert change["per_device_train_batch_size"] < 4
     assert change["gradient_accumulation_steps"] > 16
-
-
-LLAMA_FACTORY = """\
-model_name_or_path: meta-llama/Llama-3.1-8B-Instruct
-stage: sft
-do_train: true
-finetuning_type: lora
-dataset: shop
-template: TEMPLATE
-output_dir: out
-"""
-
-
-def test_a_template_of_another_family_is_found(document):
-    """The template of other models is a warning with the right one; a variant is none."""
-    for template, found in (
-        ("qwen", ["template/of-another-family"]), ("llama3", []), ("llama3_nothink", []),
-    ):  # fmt: skip
-        _, said = document(LLAMA_FACTORY.replace("TEMPLATE", template))
-        assert ids(said, "template/") == found
-        assert said["changes"].get("template") == ("llama3" if found else None)
 
 
 def test_dataset_info_beside_the_file_is_found(document):
@@ -253,15 +265,3 @@ def test_what_should_fit_is_not_changed_again(document):
     assert code == 0
     assert again["summary"].startswith("Should fit: ")
     assert set(again["changes"]).isdisjoint({*said["change"], "sequence_len"})
-
-
-def test_modules_that_are_trained_whole_take_memory(document):
-    """Copies of the embeddings and of the output matrix: 2 x 152,064 x 3,584 weights of Qwen2.5-7B,
-    by its config.json.
-    """
-    for modules, count in (("embed_tokens, lm_head", "1,089,994,752"), ("lm_head", "544,997,376")):
-        _, found = document(TRL + f"lora_modules_to_save: [{modules}]\n")
-        terms = {one["name"]: one["because"] for one in found["memory"]["terms"]}
-        (because,) = [text for name, text in terms.items() if name.startswith("trained embed")]
-        assert f"{count} x" in because
-        assert "lora/whole-embeddings" in ids(found)
