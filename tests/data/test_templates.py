@@ -157,6 +157,23 @@ def test_families_are_looked_up_by_the_last_part_of_a_name():
         assert family_of(row["model"]) is None or family_of(row["model"]).names
 
 
+ASKED, ANSWER = Message("user", "Where is it?"), Message("assistant", "In the depot.")
+FUNCTION = {"name": "track_parcel", "arguments": {"id": "1"}}
+CALLS = Message(
+    "assistant", "",
+    extra={"tool_calls": [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]},
+)  # fmt: skip
+RESULT = Message("tool", "Depot 1", extra={"tool_call_id": "abcdefghi", "name": "track_parcel"})
+INSIDE = Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")
+BESIDE = Message("assistant", "In the depot.", extra={"reasoning_content": "It was sent"})
+TRIED = {  # what a family is said to write, and a conversation that needs it
+    "tools": (ASKED, CALLS, RESULT, ANSWER),
+    "system": (Message("system", "Be kind."), ASKED, ANSWER),
+    "thoughts": (ASKED, INSIDE),
+    "reasoning": (ASKED, BESIDE),
+}
+
+
 @pytest.mark.skipif(find_spec("trl") is None, reason="the copies come with trl")
 @pytest.mark.parametrize(
     "family", [one for one in template_families() if one.copy], ids=lambda one: one.copy
@@ -170,34 +187,20 @@ def test_what_is_said_of_a_family_is_measured(family):
     chat = ChatText(path.read_text("utf-8"), {"bos_token": "<s>", "eos_token": "</s>"})
     model = ModelTokenizer(model="", chat=chat)
 
-    def parts(*messages, tools=()):
+    def writes_all(messages, tools):
         example = Example(row=1, messages=messages, tools=tools)
         write = lambda other: model.write(other, example)  # noqa: E731
         try:
             whole = write(messages)
         except Exception:  # it refuses the conversation
-            return {"refused"}
-        return lost_parts(messages, tools, whole, write) | {
-            "system"
-            for message in messages
-            if message.role == "system" and message.content not in whole
-        }
+            return False
+        system = [message.content for message in messages if message.role == "system"]
+        lost = lost_parts(messages, tools, whole, write)
+        return not lost and all(text in whole for text in system)
 
-    asked, answer = Message("user", "Where is it?"), Message("assistant", "In the depot.")
-    call = {"type": "function", "id": "abcdefghi", "function": {"name": "track_parcel", "arguments": {"id": "1"}}}  # fmt: skip
-    calls = Message("assistant", "", extra={"tool_calls": [call]})
-    result = Message("tool", "Depot 1", extra={"tool_call_id": "abcdefghi", "name": "track_parcel"})
-    if family.tools is not None:
-        found = parts(asked, calls, result, answer, tools=(TOOL,))
-        assert (not found) is family.tools, found
-    if family.system is not None:
-        assert (not parts(Message("system", "Be kind."), asked, answer)) is family.system
-    if family.thoughts is not None:
-        inside = Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")
-        assert (not parts(asked, inside)) is family.thoughts
-    if family.reasoning is not None:
-        beside = Message("assistant", "In the depot.", extra={"reasoning_content": "It was sent"})
-        assert (not parts(asked, beside)) is family.reasoning
+    for key, messages in TRIED.items():
+        if (said := getattr(family, key)) is not None:
+            assert writes_all(messages, (TOOL,) if key == "tools" else ()) is said, key
 
 
 def test_check_tells_it_too(no_models, rows, call):

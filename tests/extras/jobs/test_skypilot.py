@@ -141,25 +141,24 @@ def machine(tmp_path):
     return Machine(tmp_path / "machine", job_of(tmp_path / "project").files["sky.yaml"])
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 6, 70])
-def test_what_would_only_fail_again_keeps_its_code(machine, code):
-    """SkyPilot starts a job again for 75 alone."""
-    assert machine.start([code]).code == code
-    assert len(machine.calls) == 1
+FURTHER = {"STEP": "mkdir -p RUNS/shop; echo row >>RUNS/shop/metrics.jsonl"}
+STARTS = [  # starts of the job: codes of its trainings, the environment, and the code that it keeps
+    # SkyPilot starts a job again for 75 alone.
+    *[[([code], {}, code)] for code in (0, 2, 3, 4, 6, 70)],
+    # Three starts in a row without a further step end it with the code of the training.
+    *[[*[([code], FURTHER, 75)] * 3, *[([code], {}, 75)] * 2, ([code], {}, code)]
+      for code in (130, 75, 137, 143)],
+    # A failed training is tried once more, also where another machine goes on with it.
+    [([5, 0], {}, 0), ([5], {}, 5)],
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("code", [130, 75, 137, 143])
-def test_what_was_stopped_asks_to_be_started_again_while_it_gets_further(machine, code):
-    """Three starts in a row without a further step end it with the code of the training."""
-    step = "mkdir -p RUNS/shop; echo row >>RUNS/shop/metrics.jsonl"
-    assert [machine.start([code], STEP=step).code for _ in range(3)] == [75] * 3
-    assert [machine.start([code]).code for _ in range(3)] == [75, 75, code]
-
-
-def test_a_failed_training_is_tried_once_more(machine):
-    """Also where another machine goes on with it."""
-    assert (machine.start([5, 0]).code, len(machine.calls)) == (0, 2)
-    assert (machine.start([5]).code, len(machine.calls)) == (5, 1)
+@pytest.mark.parametrize("starts", STARTS)
+def test_what_gets_further_asks_to_be_started_again(machine, starts):
+    """What would only fail again keeps its code."""
+    for codes, more, kept in starts:
+        machine.start(codes, **more)
+        assert (machine.code, len(machine.calls)) == (kept, len(codes))
 
 
 def test_a_trial_has_a_run_folder_of_its_own(machine):

@@ -178,34 +178,28 @@ def cluster(tmp_path, script):
     return Cluster(tmp_path, script)
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 6, 70])
-def test_what_would_only_fail_again_is_not_queued_again(cluster, code):
-    """Done, bad input, nothing fits, machine not ready, too much lost, a bug."""
-    assert cluster.submit(code).returncode == code
-    assert cluster.log("scontrol") == []
+FURTHER = {"STEP": "mkdir -p runs/shop; echo row >>runs/shop/metrics.jsonl"}
+CANCELLED = {"STATE": "COMPLETING", "SLURM_JOB_END_TIME": "4000000000"}
+QUEUED = [  # codes of the training, each with its environment, and how often the job is queued again
+    # Done, bad input, nothing fits, machine not ready, too much lost, a bug.
+    *[([(code, {})], 0) for code in (0, 2, 3, 4, 6, 70)],
+    # Stopped: three starts in a row without a further line of metrics.jsonl end it.
+    *[([(code, FURTHER)] * 4 + [(code, {})] * 3, 6) for code in (130, 75, 137, 143)],
+    # A second failure is final, also with a stop between them.
+    ([(5, {}), (130, {}), (5, {})], 2),
+    # Slurm says of a cancelled job that it is completing; so it does of one whose machine or time
+    # was lost.
+    ([(130, CANCELLED)], 0),
+    ([(130, CANCELLED | {"SLURM_JOB_END_TIME": "1"})], 1),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("code", [130, 75, 137, 143])
-def test_what_was_stopped_is_queued_again_while_it_gets_further(cluster, code):
-    """Three starts in a row without a further line of metrics.jsonl end it."""
-    step = "mkdir -p runs/shop; echo row >>runs/shop/metrics.jsonl"
-    for more in (*[{"STEP": step}] * 4, *[{}] * 3):
+@pytest.mark.parametrize(("submits", "queued"), QUEUED)
+def test_what_gets_further_is_queued_again(cluster, submits, queued):
+    """What would only fail again is not; the job's code is that of the training."""
+    for code, more in submits:
         assert cluster.submit(code, **more).returncode == code
-    assert cluster.log("scontrol") == ["requeue 14"] * 6
-
-
-def test_a_failed_training_is_queued_again_once(cluster):
-    """A second failure is final, also with a stop between them."""
-    assert [cluster.submit(code).returncode for code in (5, 130, 5)] == [5, 130, 5]
-    assert cluster.log("scontrol") == ["requeue 14"] * 2
-
-
-def test_a_cancelled_job_does_not_come_back(cluster):
-    """It is completing, as one that lost its machine, which Slurm queues again by itself."""
-    for end_s, queued in (("4000000000", []), ("1", ["requeue 14"])):  # 1: its time was up
-        ended = cluster.submit(130, STATE="COMPLETING", SLURM_JOB_END_TIME=end_s)
-        assert ended.returncode == 130
-        assert cluster.log("scontrol") == queued
+    assert cluster.log("scontrol") == ["requeue 14"] * queued
 
 
 @pytest.mark.parametrize(("name", "queued"), [("TERM", ["requeue 12_1"]), ("INT", [])])
