@@ -78,14 +78,19 @@ def test_lengths_are_characters_over_four_and_say_so(tmp_path):
 
 def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
     """Many rows are counted on a sample, whose size and error are stated; --full counts all."""
+
+    def count_tokens(text):
+        return len(text.split())
+
+    count_tokens.name = "tokenizer of words"
+    # "What is 1?" and "It is number 1." are three and four words.
     path = jsonl(tmp_path, pairs(3000))
-    sampled = profile(path, count_tokens=lambda text: len(text.split()))
-    assert (sampled.tokens.total, sampled.tokens.sampled_rows) == (21000, 1000)
-    assert "±" in next(
-        finding.text for finding in sampled.findings if finding.id == "tokens-of-a-sample"
-    )
-    whole = profile(path, count_tokens=lambda text: len(text.split()), depth=Depth(full=True))
-    assert (whole.tokens.total, whole.tokens.sampled_rows) == (21000, None)
+    sampled = profile(path, count_tokens=count_tokens).tokens
+    assert (sampled.total, sampled.sampled_rows) == (21000, 1000)
+    assert sampled.counted_by == "tokenizer of words"
+    assert "±" in findings(path, count_tokens=count_tokens)["tokens-of-a-sample"].text
+    whole = profile(path, count_tokens=count_tokens, depth=Depth(full=True)).tokens
+    assert (whole.total, whole.sampled_rows) == (21000, None)
 
 
 def test_the_digest_is_that_of_the_bytes_and_the_sample_row_is_shown_in_roles(tmp_path):

@@ -225,17 +225,13 @@ def test_a_wrong_mapping_is_explained(tmp_path, mapping, says):
         recognise(jsonl(tmp_path, [{"a": "x", "b": "y"}]), mapping=mapping)
 
 
-def test_labels_are_found_whatever_their_column_is_called(tmp_path):
-    """A text beside a column of few distinct values is classification."""
+def test_a_column_of_few_values_is_a_class_beside_few_others(tmp_path):
+    """Whatever it is called; beside four and more others it is none, and the option is shown."""
     team = ("Lager", "Verkauf", "Technik")
     rows = rows_of(60, Nachricht=str, Abteilung=lambda n: team[n % 3], id=int)
     found = recognise(jsonl(tmp_path, rows))
     assert (found.format, found.confidence) == ("classification", "likely")
     assert found.mapping == {"text": "Nachricht", "label": "Abteilung"}
-
-
-def test_a_text_with_many_remarks_is_a_text(tmp_path):
-    """Beside four and more other columns one of few values is no class; the option is shown."""
     rows = rows_of(60, text=str, shelf=lambda n: "ab"[n % 2], n=int, m=int, o=int)
     found = recognise(jsonl(tmp_path, rows))
     assert (found.format, found.confidence) == ("text", "likely")
@@ -268,16 +264,12 @@ def test_what_stands_beside_the_texts_does_not_change_the_format(tmp_path, rows,
 
 def test_csv_and_tsv_are_recognised_with_any_common_delimiter(tmp_path):
     """Comma, semicolon and tab files read alike."""
-    for name, delimiter in (("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t")):
-        (tmp_path / name).write_text(
-            f'question{delimiter}answer\r\n"What, then?"{delimiter}"A ""quoted""\nanswer"\r\n',
-            newline="",
-        )
-        example = next(read_examples(tmp_path / name))
-        assert [message.content for message in example.messages] == [
-            "What, then?",
-            'A "quoted"\nanswer',
-        ]
+    for name, comma in (("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t")):
+        path = tmp_path / name
+        text = f'question{comma}answer\r\n"What, then?"{comma}"A ""quoted""\nanswer"\r\n'
+        path.write_text(text, newline="")
+        said = [message.content for message in next(read_examples(path)).messages]
+        assert said == ["What, then?", 'A "quoted"\nanswer']
 
 
 def test_cells_of_a_csv_may_hold_conversations_as_json_and_verdicts_as_words(tmp_path):
@@ -321,47 +313,49 @@ def test_the_demo_data_is_what_it_says():
 # --------------------------------------------------------------------------- more layouts, several
 
 
-def sentences(count):
-    columns = ("premise", "hypothesis", "label")
-    return [
-        dict(zip(columns, (f"{text} So it is.", f"{text} Or not.", index % 3), strict=True))
-        for index, text in enumerate(texts(count))
-    ]
+CODE = {
+    "prompt": "Write add.",
+    "canonical_solution": "return a + b",
+    "test": "assert add(1, 2) == 3",
+}
+TASK = {"text": "Write add.", "code": "def add(): pass", "test_list": ["assert add()", "assert 1"]}
 
 
-MORE: list[tuple[str, list[Any], str, str]] = [
+MORE = [
     ("ranked answers to a conversation",
      [{"conversations": [HUMAN], "answers": ["Better", "Worse"]}] * 3, "preference",
      "messages=conversations ranked=answers"),
-    ("input in some rows", [{"instruction": "Add.", "input": "1 2", "output": "3"},
-     *({"instruction": f"Say {word}.", "output": word} for word in TOPICS)], "alpaca",
-     "question=instruction context=input answer=output"),
+    ("input in some rows",
+     [{"instruction": "Add.", "input": "1 2", "output": "3"},
+      *[{"instruction": "Say it.", "output": word} for word in TOPICS]],
+     "alpaca", "question=instruction context=input answer=output"),
     ("good and bad columns", [{"prompt": "Hi", "good": "Hello there", "bad": "Go away"}] * 3,
      "preference", "question=prompt chosen=good rejected=bad"),
-    ("OpenAI preference", [{"input": {"messages": [USER]}, "preferred_output": [BOT],
-     "non_preferred_output": [{**BOT, "content": "Go"}]}] * 3, "preference",
-     "question=input chosen=preferred_output rejected=non_preferred_output"),
-    ("code and tests", [{"prompt": "Write add.", "canonical_solution": "return a + b",
-     "test": "assert add(1, 2) == 3"}] * 3, "prompts_with_verifier",
-     "question=prompt ground_truth=test"),
-    ("a task, code and a list of tests", [{"text": "Write add.", "code": "def add(): pass",
-     "test_list": ["assert add()", "assert 1"]}] * 3, "prompts_with_verifier",
+    ("OpenAI preference",
+     [{"input": {"messages": [USER]}, "preferred_output": [BOT],
+       "non_preferred_output": [{**BOT, "content": "Go"}]}] * 3,
+     "preference", "question=input chosen=preferred_output rejected=non_preferred_output"),
+    ("code and tests", [CODE] * 3, "prompts_with_verifier", "question=prompt ground_truth=test"),
+    ("a task, code and a list of tests", [TASK] * 3, "prompts_with_verifier",
      "question=text ground_truth=test_list"),
     ("problems with a number as answer",
      [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(9)],
      "prompts_with_verifier", "question=problem ground_truth=answer"),
-    ("two texts with a class", sentences(30), "classification",
-     "text=premise context=hypothesis label=label"),
-    ("many classes", [{"utterance": text, "intent": f"intent{index % 90}"} for index,
-     text in enumerate(texts(300))], "classification", "text=utterance label=intent"),
-    ("numbers and words for one class", [{"text": text, "label": index % 2, "label_text": ("ham",
-     "spam")[index % 2]} for index, text in enumerate(texts(30))], "classification",
-     "text=text label=label_text"),
+    ("two texts with a class",
+     rows_of(30, premise=str, hypothesis=lambda n: f"{TOPICS[n % 8]} or {n}", label=lambda n: n % 3),
+     "classification", "text=premise context=hypothesis label=label"),
+    ("many classes", rows_of(300, utterance=str, intent=lambda n: f"intent{n % 90}"),
+     "classification", "text=utterance label=intent"),
+    ("numbers and words for one class",
+     rows_of(30, text=str, label=lambda n: n % 2, label_text=lambda n: ("ham", "spam")[n % 2]),
+     "classification", "text=text label=label_text"),
     ("a dialogue in a column of its own",
      [{"system": "Be kind.", "chat": "USER: Hi\n\nASSISTANT: Hello"}] * 3, "transcript",
      "transcript=chat system=system"),
-    ("Gemini turns", [{"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model",
-     "parts": [{"text": "Hello"}]}]}] * 3, "messages", "messages=contents"),
+    ("Gemini turns",
+     [{"contents": [{"role": "user", "parts": [{"text": "Hi"}]},
+                    {"role": "model", "parts": [{"text": "Hello"}]}]}] * 3,
+     "messages", "messages=contents"),
     ("weights as text",
      [{"messages": [USER, {**BOT, "weight": "0"}, USER, {**BOT, "weight": "1"}]}] * 3, "messages",
      "messages=messages"),
@@ -392,17 +386,21 @@ def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
 
 
 def test_a_list_of_answers_to_a_question_is_ambiguous(tmp_path):
-    """Both readings, ranked or all right, are shown with their option; either can be chosen."""
-    path = jsonl(tmp_path, [{"question": "Capital of France?", "answer": ["Paris", "paris"]}] * 3)
+    """Ranked (the best against the worst) or all right: both are shown, and can be chosen."""
+    answers = ["Best", "Middling", "Worst"]
+    path = jsonl(tmp_path, [{"question": "Capital of France?", "answer": answers}] * 3)
     with pytest.raises(InputError, match="2 ways") as caught:
         recognise(path)
-    assert "--map question=question ranked=answer" in str(caught.value)
-    assert "--map question=question answer=answer" in str(caught.value)
-    assert (
-        recognise(path, mapping={"question": "question", "ranked": "answer"}).kind == "preference"
+    ranked, right = (
+        recognise(path, mapping={"question": "question", role: "answer"})
+        for role in ("ranked", "answer")
     )
-    chosen = recognise(path, mapping={"question": "question", "answer": "answer"})
-    assert next(read_examples(chosen)).messages[1].content == "Paris"
+    for role in ("ranked", "answer"):
+        assert f"--map question=question {role}=answer" in str(caught.value)
+    example = next(read_examples(ranked))
+    assert (example.chosen[0].content, example.rejected[0].content) == ("Best", "Worst")
+    assert next(read_examples(right)).messages[1].content == "Best"
+    assert (ranked.kind, right.kind) == ("preference", "paired")
 
 
 def test_answers_that_are_not_learned_are_said(tmp_path):
