@@ -54,58 +54,51 @@ V1 = {
 }
 
 
-def test_without_a_limit_the_machine_counts(tmp_path):
-    """Unlimited control groups leave total and available memory and every core of the affinity."""
-    root = tree(tmp_path, V2)
-    assert system.usable_memory(root) == (65536000 * 1024, 60000000 * 1024, None)
-    assert system.usable_cores(root) == (16, None)
+WHOLE = (65536000 * 1024, 60000000 * 1024)
+ABOVE = "sys/fs/cgroup/user.slice"
+LIMITS = {  # files; total and free memory, cores, and what is said of each
+    "no limit": (V2, WHOLE, 16, (None, None)),
+    # A limit on any control group above the process holds, with the file cache counted as free:
+    # 4 - (3 - 2). One and a half cores run one thread at full speed.
+    "a v2 limit of a parent": (
+        V2 | {f"{ABOVE}/memory.max": f"{4 * GIB}\n", f"{ABOVE}/memory.current": f"{3 * GIB}\n",
+         f"{ABOVE}/memory.stat": f"inactive_file {2 * GIB}\n",
+         f"{ABOVE}/cpu.max": "150000 100000\n"},
+        (4 * GIB, 3 * GIB), 1, ("4.0 GiB", "1.5 cores")),
+    # The v1 mount shows its own part of the tree, while /proc names the whole path: 8 - (5 - 1).
+    "a v1 container": (V1, (8 * GIB, 4 * GIB), 2, ("8.0 GiB", "2.5 cores")),
+    "an empty v2 hierarchy beside v1": (
+        V1 | {"proc/self/cgroup": V1["proc/self/cgroup"] + "0::/docker/abc\n",
+         "proc/self/mountinfo": V1["proc/self/mountinfo"]
+         + "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"},
+        (8 * GIB, 4 * GIB), 2, ("8.0 GiB", "2.5 cores")),
+    # What v1 writes where nothing is limited.
+    "the huge number of v1": (
+        V1 | {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n"},
+        WHOLE, 16, (None, None)),
+}  # fmt: skip
 
 
-def test_a_v2_limit_of_a_parent_counts(tmp_path):
-    """A limit on any control group above the process holds, with the file cache counted as free."""
-    limits = {
-        "memory.max": f"{4 * GIB}\n",
-        "memory.current": f"{3 * GIB}\n",
-        "memory.stat": f"inactive_file {2 * GIB}\n",
-        "cpu.max": "150000 100000\n",
-    }
-    above = "sys/fs/cgroup/user.slice"
-    root = tree(tmp_path, V2 | {f"{above}/{name}": text for name, text in limits.items()})
-    total, free, note = system.usable_memory(root)
-    assert (total, free) == (4 * GIB, 3 * GIB)  # 4 - (3 - 2)
-    assert "4.0 GiB" in note
-    cores, note = system.usable_cores(root)
-    assert cores == 1  # one and a half cores run one thread at full speed
-    assert "1.5 cores" in note
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_limits_of_a_process_count(tmp_path, name):
+    """Of any control group above it; without one the machine's own memory and cores."""
+    files, memory, cores, said = LIMITS[name]
+    root = tree(tmp_path, files)
+    *found, memory_note = system.usable_memory(root)
+    found_cores, core_note = system.usable_cores(root)
+    assert (tuple(found), found_cores) == (memory, cores)
+    for part, note in zip(said, (memory_note, core_note), strict=True):
+        assert note is None if part is None else part in note
 
 
-def test_a_v1_container_limit_counts(tmp_path):
-    """Its v1 mount shows its own part of the tree; an empty v2 hierarchy changes nothing."""
-    beside = {
-        "proc/self/cgroup": "0::/docker/abc\n",
-        "proc/self/mountinfo": "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
-    }
-    for more in ({}, {name: V1[name] + line for name, line in beside.items()}):
-        root = tree(tmp_path, V1 | more)
-        assert system.usable_memory(root)[:2] == (8 * GIB, 4 * GIB)  # 8 - (5 - 1)
-        assert system.usable_cores(root)[0] == 2
-
-
-def test_the_huge_number_of_v1_is_no_limit(tmp_path, monkeypatch):
-    """cgroup v1 writes 9223372036854771712; without /proc and /sys the system call tells."""
-    none = {
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
-    }
-    root = tree(tmp_path / "root", V1 | none)
-    assert system.usable_memory(root)[0] == 65536000 * 1024
-    assert system.usable_cores(root) == (16, None)
-    total, *others = system.usable_memory(tmp_path / "empty")
+def test_without_proc_and_sys_the_system_call_tells(tmp_path, monkeypatch):
+    """Or the facts stay unknown."""
+    total, *others = system.usable_memory(tmp_path)
     assert total is None or total > 0
     assert others == [None, None]
-    (root / "proc/meminfo").unlink()
     monkeypatch.setattr(os, "sysconf", lambda _: -1)
-    assert system.usable_memory(root)[0] is None  # neither the machine nor a limit says anything
+    assert system.usable_memory(tmp_path)[0] is None
 
 
 def test_free_disk_of_a_folder_to_come_and_the_kernel_of_wsl(tmp_path):
