@@ -47,18 +47,31 @@ def error_of(path: Path | str) -> str:
     return str(read.value)
 
 
-@pytest.mark.parametrize(
-    ("there", "asked", "says"),
-    [
-        ("train.jsonl", "trian.jsonl", "did you mean"),
-        ("train.jsonl", "train.json", "train.jsonl"),
-        ("support.csv", "zzzz.jsonl", "support.csv"),
-        ("train.jsonl", "nowhere/deep/a.jsonl", "does not exist either"),
-    ],
-)
-def test_a_missing_file_is_answered_with_what_is_there(tmp_path, there, asked, says):
-    """The nearest name, else the data files of the folder; a folder that is missing too is said."""
-    write(tmp_path, there, GOOD)
+PICTURES = {f"{index}.png": b"\x89PNG\r\n" for index in range(3)}
+PLACES = [  # what is in a folder (a link as "-> target"), what is asked for, and what is said
+    # The nearest name, else the data files of the folder; a folder that is missing too.
+    ({"train.jsonl": GOOD}, "trian.jsonl", "did you mean"),
+    ({"train.jsonl": GOOD}, "train.json", "train.jsonl"),
+    ({"support.csv": GOOD}, "zzzz.jsonl", "support.csv"),
+    ({"train.jsonl": GOOD}, "nowhere/deep/a.jsonl", "does not exist either"),
+    # A loop of links cannot be opened; a broken link names what it points at.
+    ({"a.jsonl": "-> a.jsonl"}, "a.jsonl", "cannot be opened"),
+    ({"a.jsonl": "-> gone.jsonl"}, "a.jsonl", "gone.jsonl"),
+    # Pictures are no text, and a table beside texts could mean two things.
+    (PICTURES, "", "found 3 .png"),
+    ({}, "", "it is empty"),
+    ({"a.jsonl": GOOD, "chapter.txt": "Once upon a time"}, "", "mixes kinds"),
+]
+
+
+@pytest.mark.parametrize(("there", "asked", "says"), PLACES)
+def test_a_place_without_data_is_answered_with_what_is_there(tmp_path, there, asked, says):
+    """A name that is near, a link that leads nowhere, a folder of something else."""
+    for name, content in there.items():
+        if str(content).startswith("-> "):
+            (tmp_path / name).symlink_to(content[3:])
+        else:
+            write(tmp_path, name, content)
     assert says in error_of(tmp_path / asked)
 
 
@@ -140,15 +153,6 @@ def test_fifo_is_refused_without_opening_it(tmp_path):
     assert "a device" in error_of("/dev/zero")
 
 
-@pytest.mark.parametrize(
-    ("target", "says"), [("a.jsonl", "cannot be opened"), ("gone.jsonl", "gone.jsonl")]
-)
-def test_a_link_to_itself_or_to_nothing_is_refused(tmp_path, target, says):
-    """A loop of links cannot be opened; a broken link names what it points at."""
-    (tmp_path / "a.jsonl").symlink_to(target)
-    assert says in error_of(tmp_path / "a.jsonl")
-
-
 def test_folder_that_links_to_itself_is_read_once(tmp_path):
     """A linked folder that leads back is entered once."""
     write(tmp_path, "a.jsonl", GOOD * 3)
@@ -156,21 +160,6 @@ def test_folder_that_links_to_itself_is_read_once(tmp_path):
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
     assert len(list(read_rows(tmp_path))) == 3
     assert any("loop.jsonl" in note for note in find_data(tmp_path).notes)
-
-
-@pytest.mark.parametrize(
-    ("files", "says"),
-    [
-        ({f"{index}.png": b"\x89PNG\r\n" for index in range(3)}, "found 3 .png"),
-        ({}, "it is empty"),
-        ({"a.jsonl": GOOD, "chapter.txt": "Once upon a time"}, "mixes kinds"),
-    ],
-)
-def test_a_folder_without_one_kind_of_rows_is_refused(tmp_path, files, says):
-    """Pictures are no text, and a table beside texts could mean two things."""
-    for name, content in files.items():
-        write(tmp_path, name, content)
-    assert says in error_of(tmp_path)
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
@@ -346,17 +335,16 @@ def test_a_row_that_unpacks_to_more_than_memory_is_not_read_to_its_end(tmp_path,
 
 def test_a_saved_data_set_without_all_parts_or_with_no_train_split_is_bad_input(tmp_path):
     """Nothing is trained on that was kept apart, or is a part of what was there."""
-    import datasets
-
-    table = datasets.Dataset.from_list([{"question": "a", "answer": "b"}] * 40)
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list([PAIR] * 40)
     table.save_to_disk(tmp_path / "parts", num_shards=4)
     (tmp_path / "parts" / "data-00002-of-00004.arrow").unlink()
-    with pytest.raises(InputError, match=r"1 of the 4 files .* are missing"):
-        list(read_examples(tmp_path / "parts"))
-    splits = datasets.DatasetDict({"en": table, "fr": table})
-    splits.save_to_disk(tmp_path / "splits")
-    with pytest.raises(InputError, match="none is called train"):
-        list(read_examples(tmp_path / "splits"))
-    three = {"train": table, "test": table, "extra": table}
-    datasets.DatasetDict(three).save_to_disk(tmp_path / "three")
+    for name, splits in (("splits", ("en", "fr")), ("three", ("train", "test", "extra"))):
+        datasets.DatasetDict(dict.fromkeys(splits, table)).save_to_disk(tmp_path / name)
+    for name, said in (
+        ("parts", r"1 of the 4 files .* are missing"),
+        ("splits", "none is called train"),
+    ):
+        with pytest.raises(InputError, match=said):
+            list(read_examples(tmp_path / name))
     assert len(list(read_examples(tmp_path / "three"))) == 40
