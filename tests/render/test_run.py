@@ -68,13 +68,34 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
         assert words in found, found
 
 
-def test_the_whole_time_is_shown_beside_what_was_expected():
-    """Loading and measuring take time, too; the report has the parts."""
-    times = {"total_s": 300.0, "load_s": 60, "before_s": 30, "train_s": 150, "after_s": 60}
-    expected = {**STAGE["expected"], "times": {"total_s": 240.0}}
-    assert "time     5 min in all, 4 min expected (2 min of it training)" in text(
-        record(times=times, expected=expected)
-    )
+WORSE = {**STAGE["evaluation"], "holdout_loss_after": 3.9, "holdout_loss_interval": [0.5, 1.1]}
+TIMES = {"total_s": 300.0, "load_s": 60, "before_s": 30, "train_s": 150, "after_s": 60}
+NOTHING = {"evaluation": None, "expected": {}, "measured": {}, "data": {}, "checks": []}
+SAID = {  # changes of the stage, of the record, what is said then, and what is not
+    "the whole time beside what was expected": (
+        {"times": TIMES, "expected": {**STAGE["expected"], "times": {"total_s": 240.0}}}, {},
+        "time     5 min in all, 4 min expected (2 min of it training)", "A trial",
+    ),
+    "a model that did not get better": (
+        {"evaluation": WORSE}, {}, "Task     worse: held-out loss 3.1 -> 3.9", "better",
+    ),
+    "a trial": ({}, {"max_steps": 5}, "A trial: at most 5 steps", "Finished before"),
+    "missing numbers are left out": (NOTHING, {}, "63 steps", "memory"),
+    "nor is a held-out loss made up": (NOTHING, {}, "63 steps", "held-out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_summary_says(what):
+    """It is never dressed up, and never longer than what was measured."""
+    stage, run, said, unsaid = SAID[what]
+    found = text({**record(**stage), **run})
+    assert said in found
+    assert unsaid not in found
+
+
+def test_a_run_that_was_finished_before_says_that_nothing_was_done():
+    assert "Finished before, nothing to do" in text(record(), already_done=True)
 
 
 LONG = {
@@ -177,12 +198,6 @@ def test_many_tasks_have_a_line_each():
     assert "... and 3 more, in the report" in found
 
 
-def test_a_model_that_did_not_get_better_is_said_plainly():
-    """A held-out loss that rose is not dressed up."""
-    worse = {**STAGE["evaluation"], "holdout_loss_after": 3.9, "holdout_loss_interval": [0.5, 1.1]}
-    assert "Task     worse: held-out loss 3.1 -> 3.9" in text(record(evaluation=worse))
-
-
 @pytest.mark.parametrize(
     ("status", "words"), [("stopped", "Not finished yet"), ("failed", "Failed")]
 )
@@ -217,21 +232,6 @@ def test_what_to_do_next_fits_the_plan(tmp_path, keys, max_steps, held_out, word
     lines = summary_lines(FinishedRun(folder=folder, record=RunRecord.from_dict(falling)))
     assert any(words in line for line in lines), lines
     assert ("--set" in "\n".join(lines)) == ("--set" in words)
-
-
-def test_a_trial_and_a_finished_run_say_so():
-    """A trial's numbers are marked, and a run that was finished before says that nothing was
-    done.
-    """
-    assert "A trial: at most 5 steps" in text({**record(), "max_steps": 5})
-    assert "Finished before, nothing to do" in text(record(), already_done=True)
-
-
-def test_missing_numbers_are_left_out():
-    """A result without evaluation, estimate or counters still has a summary."""
-    found = text(record(evaluation=None, expected={}, measured={}, data={}, checks=[]))
-    assert "memory" not in found
-    assert "held-out" not in found
 
 
 def test_a_dry_run_says_whether_it_fits():
