@@ -114,14 +114,31 @@ def test_every_room_has_its_place(imports):
     assert rooms <= set(RANK)
 
 
-def test_imports_run_one_way(imports):
+def trainer_room(module):
+    """The folder of trainers/ that a module stands in; the recipes are the files on top."""
+    name = room(module)
+    return name if name in TRAINERS else "recipes"
+
+
+@pytest.mark.parametrize(
+    ("package", "room_of", "order", "least"),
+    [
+        ("advisor", room, RANK, 500),
+        ("trainers", trainer_room, {name: -place for place, name in enumerate(TRAINERS)}, 300),
+    ],
+)
+def test_imports_run_one_way(imports, package, room_of, order, least):
     """A module imports only modules of its own room or of rooms further down."""
-    edges = [pair for pair in inside(imports, "advisor") if pair[1].split(".")[0] == "advisor"]
-    assert len(edges) > 500
+    edges = [
+        (module, target)
+        for module, target in inside(imports, package)
+        if target.split(".")[0] == package and target != "trainers"
+    ]
+    assert len(edges) > least
     wrong = [
         f"{module} -> {target}"
         for module, target in edges
-        if room(module) != room(target) and RANK[room(module)] >= RANK[room(target)]
+        if room_of(module) != room_of(target) and order[room_of(module)] >= order[room_of(target)]
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -175,29 +192,6 @@ def test_trainers_know_nothing_of_advice_or_rules(imports):
     assert len(edges) > 50
     wrong = [f"{module}: {target}" for module, target in edges if room(target) not in FOR_TRAINERS]
     assert not wrong, wrong
-
-
-def trainer_room(module):
-    """The folder of trainers/ that a module stands in; the recipes are the files on top."""
-    name = room(module)
-    return name if name in TRAINERS else "recipes"
-
-
-def test_imports_of_the_trainers_run_one_way(imports):
-    """A module of the trainers imports only those of its own room or of rooms further down."""
-    rank = {name: place for place, name in enumerate(TRAINERS)}
-    edges = [
-        pair
-        for pair in inside(imports, "trainers")
-        if pair[1].split(".")[0] == "trainers" and pair[1] != "trainers"
-    ]
-    assert len(edges) > 300
-    wrong = [
-        f"{module} -> {target}"
-        for module, target in edges
-        if rank[trainer_room(module)] < rank[trainer_room(target)]
-    ]
-    assert not wrong, "\n".join(wrong)
 
 
 def test_the_adapter_module_stands_alone(imports):
