@@ -154,25 +154,40 @@ def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch
 # --------------------------------------------------------------------------- against plain TRL
 
 
-def plain_arguments(folder, *, steps, **others):
-    """Arguments of TRL's configs, written without our settings."""
-    return {
+def beside_plain(job, name, folder, *, steps, kind, config, arguments, **parts):
+    """(what our trainer logs of the job, what a trainer of TRL does on the same rows from the same weights).
+
+    Args:
+        config: The class of the plain one's arguments, which are written without our settings.
+        parts: Of the plain trainer; a function of our rows for its data.
+    """
+    trainer, lines = built(job, name, steps=steps)
+    start = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
+    peft_config = trainer.model.peft_config["default"]
+    trainer.train()
+    common = {
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2, "learning_rate": 1e-2, "lr_scheduler_type": "constant",
         "optim": "adamw_torch", "weight_decay": 0.0, "seed": 42, "use_cpu": True, "bf16": False,
         "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
-        "gradient_checkpointing": False, **others,
+        "gradient_checkpointing": False,
     }  # fmt: skip
-
-
-def plain_run(trainer, mine):
-    """(loss, gradient norm) of each step of a trainer of TRL that starts from the same weights."""
-    trainer.model.load_state_dict(mine)
-    trainer.train()
-    return numbers(trainer.state.log_history)
+    columns = parts.pop("columns")(trainer.own_data.train)
+    plain = kind(
+        model=AutoModelForCausalLM.from_pretrained(job.base_model),
+        args=config(**{**common, **arguments}),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=trainer.processing_class,
+        peft_config=peft_config,
+        **parts,
+    )
+    plain.model.load_state_dict(start)
+    plain.train()
+    return lines, plain.state.log_history
 
 
 def numbers(lines):
+    """(loss, gradient norm) of each step."""
     return [(line["loss"], line["grad_norm"]) for line in lines if "grad_norm" in line]
 
 
@@ -182,48 +197,41 @@ COMPARED = {
 }  # fmt: skip
 
 
-def frozen_state(trainer):
-    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+class PlainDPO(trl.DPOTrainer):
+    """TRL's, on rows that are tokens already."""
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset
 
 
-def plain_base(job, head="CausalLM"):
-    return getattr(transformers, f"AutoModelFor{head}").from_pretrained(job.base_model)
+def answer_columns(rows):
+    return {
+        "input_ids": [list(row.input_ids) for row in rows],
+        "completion_mask": [[int(label != -100) for label in row.labels] for row in rows],
+    }
 
 
 @SLOW
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_ten_steps_are_those_of_plain_trl(name, job_of, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "own", "kind", "config", "arguments", "columns"),
+    [
+        ("sft", {}, trl.SFTTrainer, trl.SFTConfig, {"completion_only_loss": True}, answer_columns),
+        ("dpo", {"beta": 0.1}, PlainDPO, trl.DPOConfig, {"beta": 0.1}, preference_columns),
+    ],
+    ids=["sft", "dpo"],
+)
+def test_ten_steps_are_those_of_plain_trl(
+    name, own, kind, config, arguments, columns, job_of, tmp_path
+):
     """Loss and gradient norm of ten steps are those of TRL's own trainer on the same tokens."""
-    job = job_of(name, **COMPARED, max_steps=10, **({"beta": 0.1} if name == "dpo" else {}))
-    trainer, lines = built(job, name, steps=10)
-    start, config = frozen_state(trainer), trainer.model.peft_config["default"]
-    trainer.train()
-    rows = trainer.own_data.train
-    arguments = plain_arguments(tmp_path / "plain", steps=10, max_length=None)
-    if name == "sft":
-        kind, args = trl.SFTTrainer, trl.SFTConfig(**arguments, completion_only_loss=True)
-        columns = {
-            "input_ids": [list(row.input_ids) for row in rows],
-            "completion_mask": [[int(label != -100) for label in row.labels] for row in rows],
-        }
-    else:
-        columns, args = preference_columns(rows), trl.DPOConfig(**arguments, beta=0.1)
-
-        class kind(trl.DPOTrainer):
-            def _prepare_dataset(self, dataset, *args, **kwargs):
-                return dataset  # tokens already
-
-    plain = kind(
-        model=plain_base(job),
-        args=args,
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=trainer.processing_class,
-        peft_config=config,
-    )
-    expected = plain_run(plain, start)
+    mine, plain = beside_plain(
+        job_of(name, **COMPARED, max_steps=10, **own), name, tmp_path / "plain", steps=10,
+        kind=kind, config=config, arguments={"max_length": None, **arguments}, columns=columns,
+    )  # fmt: skip
+    expected = numbers(plain)
     assert len(expected) == 10
     assert name == "sft" or expected[0][0] == pytest.approx(math.log(2), abs=1e-4)
-    for one, other in zip(numbers(lines), expected, strict=True):
+    for one, other in zip(numbers(mine), expected, strict=True):
         assert one == pytest.approx(other, rel=2e-3, abs=1e-5)
 
 
@@ -232,32 +240,22 @@ def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypat
     GRPOTrainer.
     """
     fixed_answers(monkeypatch, GRPOTrainer)
-    trainer, lines = built(job_of("grpo", **COMPARED, beta=0.0), "grpo")
-    start, config = frozen_state(trainer), trainer.model.peft_config["default"]
-    trainer.train()
 
     def score(prompts, completions, **others):
         return [text.count("e") / (1 + len(text)) for text in completions]
 
-    plain = GRPOTrainer(
-        model=plain_base(job_of("grpo")),
-        reward_funcs=score,
-        args=GRPOConfig(
-            **plain_arguments(
-                tmp_path / "plain", steps=1, num_generations=4, max_completion_length=6, beta=0.0
-            )
-            | {"gradient_accumulation_steps": 8}
-        ),
-        train_dataset=Dataset.from_dict({"prompt": [row.prompt for row in trainer.own_data.train]}),
-        processing_class=trainer.processing_class,
-        peft_config=config,
-    )
-    expected = plain_run(plain, start)
-    assert numbers(lines) == [pytest.approx(expected[0], rel=2e-3, abs=1e-5)]
-    other = next(line for line in plain.state.log_history if "reward" in line)
-    assert lines[0]["reward"] == pytest.approx(other["reward"], rel=1e-5)
-    assert lines[0]["reward_std"] == pytest.approx(other["reward_std"], rel=1e-5)
-    assert expected[0][1] > 1e-3
+    own = {"num_generations": 4, "max_completion_length": 6, "gradient_accumulation_steps": 8}
+    mine, plain = beside_plain(
+        job_of("grpo", **COMPARED, beta=0.0), "grpo", tmp_path / "plain", steps=1,
+        kind=GRPOTrainer, config=GRPOConfig, arguments={"beta": 0.0, **own},
+        columns=lambda rows: {"prompt": [row.prompt for row in rows]}, reward_funcs=score,
+    )  # fmt: skip
+    (expected,) = numbers(plain)
+    assert numbers(mine) == [pytest.approx(expected, rel=2e-3, abs=1e-5)]
+    other = next(line for line in plain if "reward" in line)
+    for key in ("reward", "reward_std"):
+        assert mine[0][key] == pytest.approx(other[key], rel=1e-5)
+    assert expected[1] > 1e-3
 
 
 # --------------------------------------------------------------------------- rollouts
@@ -269,15 +267,16 @@ def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
     fit into memory.
     """
     calls = fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
-    trainer, _ = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
-    trainer.train()
-    assert calls == [2 * 4 * 4]
-    calls.clear()
-    monkeypatch.setattr(TransformersEngine, "rows_at_once", lambda self, *_: self.least + 3)
-    trainer, lines = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
-    trainer.train()
-    assert calls == [11, 11, 10]  # 2 prompts with 4 answers each fit, as the plan says, and 3 more
-    assert lines[0]["reward"] != 0
+    # Two prompts with 4 answers each fit, as the plan says, and 3 more.
+    for most, wanted in ((64, [2 * 4 * 4]), (3, [11, 11, 10])):
+        calls.clear()
+        monkeypatch.setattr(
+            TransformersEngine, "rows_at_once", lambda self, *_, most=most: self.least + most
+        )
+        trainer, lines = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
+        trainer.train()
+        assert calls == wanted
+        assert lines[0]["reward"] != 0
     # Too few prompts for a step, or for its last one: no prompt is left out.
     assert grpo.filled([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4, 5, 1, 2, 3]
     assert grpo.filled([1, 2], 5) == [1, 2, 1, 2, 1]
