@@ -3,7 +3,6 @@ the plan.
 """
 
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from advisor.ground.errors import InputError
+from advisor.methods import methods
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from tests.trainers.pretend_gpu import pretend_gpu
@@ -169,11 +169,7 @@ def test_a_gpu_multiplies_in_tf32_under_mixed_precision_alone(make):
 
 # --------------------------------------------------------------------------- of updates
 
-UPDATES = sorted(
-    path.stem
-    for path in (Path(__file__).resolve().parents[2] / "trainers" / "updates").glob("*.py")
-    if path.stem != "__init__"
-)
+UPDATES = sorted(methods().updates)
 OF_UPDATES = {
     "adapter": {"bottleneck": 9, "placement": "houlsby", "dropout": 0.25},
     "prefix": {"prefix_tokens": 7},
@@ -212,3 +208,9 @@ def test_every_update_answers_the_same_questions(update, make):
     if (config := module.config_class()) is not None:
         assert set(module.PLAN_KEYS) <= {item.name for item in fields(config)} | {"revision"}
         assert set(module.PLAN_KEYS.values()) <= known
+
+
+def test_only_an_update_is_taken_for_one():
+    """What update schemes share lies beside them, and is none."""
+    with pytest.raises(InputError, match=f"trainers exist for: {', '.join(UPDATES)}$"):
+        load_update("experts")

@@ -15,6 +15,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import method_roots
+from advisor.methods import methods
 from advisor.plan.model import Stage
 from trainers.job import Model, Tokenizer
 from trainers.rows.row import PreparedRow
@@ -82,7 +83,8 @@ def task_type(model: Model) -> str:
 
 def load_update(name: str) -> Update:
     """The update scheme of a module. Raises InputError if there is none."""
-    known = sorted(module.name for module in iter_modules(__path__))
+    there = {module.name for module in iter_modules(__path__)}
+    known = sorted(there & set(methods().updates))
     if name not in known:
         raise InputError(
             f"update '{name}' cannot be trained by this version",
