@@ -86,7 +86,7 @@ def save_training(
         weights: Whether the parameters themselves are written.
         more: Whatever else has to be put back, by name.
     """
-    plain = _plain(optimizer)
+    plain = getattr(optimizer, "optimizer", optimizer)  # inside accelerate's wrapper
     parts = {f"{WEIGHT}:{name}": one.detach() for name, one in parameters.items() if weights}
     for name, parameter in parameters.items():
         state = plain.state.get(parameter, {})
@@ -133,7 +133,7 @@ def load_training(place: Path, parameters: Mapping[str, Any], optimizer: Any) ->
             parameters[of].detach().copy_(part)
     if optimizer is not None:
         names = {id(one): name for name, one in parameters.items()}
-        plain = _plain(optimizer)
+        plain = getattr(optimizer, "optimizer", optimizer)
         for group, saved in zip(plain.param_groups, groups, strict=True):
             group |= {
                 key: tuple(one) if isinstance(one, list) else one for key, one in saved.items()
@@ -178,11 +178,6 @@ def write_divided(folder: Path, parts: Mapping[str, Any]) -> dict[str, str]:
 def trained_parameters(model: Any) -> dict[str, Any]:
     """Name -> parameter, of those that are trained."""
     return {name: one for name, one in model.named_parameters() if one.requires_grad}
-
-
-def _plain(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def load_random_states(place: Path, *, seed: int) -> None:

@@ -203,6 +203,7 @@ class HeldOutCurve:
 
     def record(self) -> HeldOut:
         best, last = self.best, self.measured[-1] if self.measured else None
+        was, now = [None, None, *(one.loss for one in self.measured)][-2:]
         return HeldOut(
             every=self.plan.every,
             rows=self.plan.rows,
@@ -212,19 +213,12 @@ class HeldOutCurve:
             best_loss=best.loss if best is not None else None,
             last_step=self.last_step,
             last_loss=last.loss if last is not None else None,
-            fell=self._fell(),
+            fell=round((was - now) / was, 4) if was and now is not None and was > 0 else None,
             kept_step=self.kept_step,
             planned_steps=self.steps,
             stopped_early=self.stopped,
             waited=self.waited,
         )
-
-    def _fell(self) -> float | None:
-        """By which share the loss fell from the last evaluation but one to the last."""
-        before, last = [None, None, *(one.loss for one in self.measured)][-2:]
-        if before is None or last is None or before <= 0:
-            return None
-        return round((before - last) / before, 4)
 
 
 def measurements(count: int) -> str:

@@ -69,6 +69,11 @@ class LoadedStage(Opened[Any]):
     stops: list[str]  # tokens that were added to those that end an answer
     sequences: Sequence[Sequence[Any]]
 
+    @property
+    def continues(self) -> bool:
+        """Whether the model came with the module of an earlier stage."""
+        return hasattr(self.model, "peft_config")
+
 
 def load_stage(job: Job, objective: Objective[Any], parts: Parts) -> LoadedStage:
     """The stage's rows and model, loaded.
@@ -239,11 +244,6 @@ class BuiltStage(LoadedStage):
     callback: Any  # a RunCallback
     trainer: Any
 
-    @property
-    def continues(self) -> bool:
-        """Whether the model came with the module of an earlier stage."""
-        return hasattr(self.model, "peft_config")
-
 
 def build_stage(loaded: LoadedStage, *, processes: int) -> BuiltStage:
     """The stage with its trainer, and what so many processes that train it go on from."""
@@ -297,10 +297,9 @@ def build_trainer(
         arguments["per_device_eval_batch_size"] = even_batch(
             len(held_out) // process_count(), stage.micro_batch_size
         )
-    continues = hasattr(model, "peft_config")
     # A prefix asks the model for the shape of its keys, and starts from some of them.
     asked = partial(update.peft_config, stage, options, model)
-    peft_config = None if continues else by_the_reader(job, asked)
+    peft_config = None if loaded.continues else by_the_reader(job, asked)
     balance = Balance()
     if objective.balances_experts:
         config = objective.config_class()
@@ -327,7 +326,7 @@ def build_trainer(
         )
     tell(job, balance.said)
     adjust_sharding(trainer, job)
-    if not continues:
+    if not loaded.continues:
         whole = trainer.accelerator.unwrap_model(trainer.model)
         start = partial(update.start, stage, options, whole, loaded.tokenizer, flattened(sequences))
         tell(job, by_the_reader(job, start))

@@ -149,19 +149,18 @@ def correct(found: dict[str, Any], drawn: Sequence[Sequence[float]], args: Any) 
     """
     mask = found["completion_mask"]
     count = mask.sum().clamp(min=1)
+    old = found.get("old_per_token_logps")
     if "old_logps" in found:
         sums = torch.tensor([sum(line) for line in drawn], device=mask.device)
         change = torch.nan_to_num(found["old_logps"] - sums, nan=0.0)
-        ratio = change.exp()
-        found["advantages"] = found["advantages"] * ratio.clamp(max=LARGEST_WEIGHT)
-        capped = (ratio > LARGEST_WEIGHT).float().mean()
-        return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}
-    old, engine = found.get("old_per_token_logps"), found["sampling_per_token_logps"]
-    if old is None:  # the plan switched the correction off
+        ratio, largest = change.exp(), LARGEST_WEIGHT
+        found["advantages"] = found["advantages"] * ratio.clamp(max=largest)
+    elif old is None:  # the plan switched the correction off
         return {}
-    change = torch.nan_to_num((old - engine) * mask, nan=0.0)
-    largest = args.vllm_importance_sampling_clip_max
-    whole = "sequence" in args.vllm_importance_sampling_mode
-    ratio = (change.sum(1) if whole else change[mask.bool()]).exp()
+    else:
+        change = torch.nan_to_num((old - found["sampling_per_token_logps"]) * mask, nan=0.0)
+        whole = "sequence" in args.vllm_importance_sampling_mode
+        ratio = (change.sum(1) if whole else change[mask.bool()]).exp()
+        largest = args.vllm_importance_sampling_clip_max
     capped = (ratio > (math.inf if largest is None else largest)).float().mean()
     return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}

@@ -147,7 +147,9 @@ def check_loaded(
     Args:
         info: The loading info of `from_pretrained`: missing_keys, unexpected_keys, mismatched_keys.
     """
-    at, where = f"model {source}", _where(source)
+    names = (name for name in (WEIGHTS, INDEX, PICKLED) if (Path(source) / name).is_file())
+    where = next(names, "its files").replace(INDEX, f"the files of {INDEX}")
+    at = f"model {source}"
     new = partial(_may_be_new, model, new_head=new_head)
     missing = sorted(key for key in info["missing_keys"] if not new(key))
     mismatched = sorted(entry for entry in info["mismatched_keys"] if not new(entry[0]))
@@ -197,11 +199,6 @@ def check_adapter(model: Any, folder: Path, *, name: str = "default") -> None:
         raise ValueError(f"{missing[0]} is not in {ADAPTER}")
     if strange:
         raise ValueError(f"{strange[0]} has no place in the model")
-
-
-def _where(source: str) -> str:
-    names = [name for name in (WEIGHTS, INDEX, PICKLED) if (Path(source) / name).is_file()]
-    return next(iter(names), "its files").replace(INDEX, f"the files of {INDEX}")
 
 
 def _may_be_new(model: Any, key: str, *, new_head: bool) -> bool:
