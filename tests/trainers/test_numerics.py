@@ -50,7 +50,8 @@ SLOW = pytest.mark.slow
 
 
 def objective_of(name):
-    return getattr(import_module(f"trainers.{name}"), OBJECTIVES[name])()
+    module = "heads" if name == "classes" else name
+    return getattr(import_module(f"trainers.{module}"), OBJECTIVES[name])()
 
 
 @pytest.fixture(scope="module")
