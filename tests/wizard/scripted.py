@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.ground.errors import InputError
-from advisor.ground.types import Answer, AnswerSet, DataProfile
+from advisor.ground.types import Answer, AnswerSet, DataProfile, Hardware
 from advisor.ruleset.facts import load_facts
 from advisor.wizard import DONT_KNOW, Checks, Interview, ask_round, walk
 from advisor.wizard.prompts import Option
+from tests.render.example_advice import CPU
 
 FACTS = load_facts()
 ENTER, DOWN, UP, CTRL_C = "\r", "\x1b[B", "\x1b[A", "\x03"
@@ -29,9 +30,17 @@ def read_profile(path: str, *_: Any) -> DataProfile:
 CARDS = Checks(profile=read_profile)
 
 
-def ask_answers(facts: Any, *, earlier: AnswerSet | None, **interview: Any) -> AnswerSet:
-    """What one round of questions answers."""
-    return ask_round(Interview(facts=facts, **interview), earlier).answers
+def answers_of(
+    ui: Any,
+    *relevant: str,
+    earlier: AnswerSet | None = None,
+    hardware: Hardware = CPU,
+    checks: Checks = CARDS,
+) -> AnswerSet:
+    """What one round answers, of all questions or beside the task of these alone."""
+    more = {"relevant": lambda fact, *_: fact in relevant} if relevant else {}
+    interview = Interview(facts=FACTS, hardware=hardware, ui=ui, checks=checks, **more)
+    return ask_round(interview, earlier).answers
 
 
 class ScriptedUi:

@@ -13,7 +13,7 @@ from advisor.wizard.asking import machine_lines
 from advisor.wizard.prompts import read_number
 from advisor.wizard.saved import state_path
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
-from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
+from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, known
 
 NUMBERS = {
     "5000": 5000, "5,000": 5000, "5 000": 5000, "5k": 5000, "5 K": 5000, "1.5k": 1500, "0": 0,
@@ -46,14 +46,8 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
     ui = ScriptedUi("Be a general assistant to talk to", "Yes", str(tmp_path.parent), str(tmp_path))
     wanted = ("reward_model_available", "reward_model")
     checks = Checks(reward_model=_refused(model_folder))
-    answers = ask_answers(
-        FACTS,
-        hardware=CPU,
-        earlier=AnswerSet(known={"data_kind": Answer(value="preference", origin="flag")}),
-        ui=ui,
-        checks=checks,
-        relevant=lambda fact, answers, opened: fact in wanted,
-    )
+    stated = AnswerSet(known={"data_kind": Answer(value="preference", origin="flag")})
+    answers = answers_of(ui, *wanted, earlier=stated, checks=checks)
     assert answers.value("reward_model") == str(tmp_path)
     assert any("holds no model" in line for line in ui.said)
 
@@ -61,14 +55,7 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
 def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any], ScriptedUi]:
     """The answers about the card, with every other question left out."""
     ui = ScriptedUi("Write texts", *replies)
-    answers = ask_answers(
-        FACTS,
-        hardware=hardware,
-        earlier=None,
-        ui=ui,
-        checks=CARDS,
-        relevant=lambda fact, answers, opened: fact == "gpu",
-    )
+    answers = answers_of(ui, "gpu", hardware=hardware)
     return {fact: value for fact, value in known(answers).items() if fact.startswith("gpu")}, ui
 
 
@@ -175,15 +162,8 @@ def meant(name: str) -> NameLookup:
 def asked(*replies: str) -> tuple[AnswerSet, ScriptedUi]:
     """The answers after the task and the model were asked for."""
     ui = ScriptedUi("Write code", *replies)
-    answers = ask_answers(
-        FACTS,
-        hardware=CPU,
-        earlier=None,
-        ui=ui,
-        checks=Checks(models=meant),
-        relevant=lambda fact, *_: fact == "model",
-    )
-    state_path().unlink()  # fmt: skip
+    answers = answers_of(ui, "model", checks=Checks(models=meant))
+    state_path().unlink()
     assert ui.replies == []
     return answers, ui
 

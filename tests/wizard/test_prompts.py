@@ -24,33 +24,15 @@ from advisor.wizard.prompts import (
 )
 from advisor.wizard.saved import state_path
 from advisor.wizard.walk import DONT_KNOW, Question, questions
-from tests.render.example_advice import CPU
 from tests.test_layers import HEAVY
-from tests.wizard.scripted import (
-    CARDS,
-    CTRL_C,
-    DOWN,
-    ENTER,
-    FACTS,
-    UP,
-    ScriptedUi,
-    ask_answers,
-    known,
-)
+from tests.wizard.scripted import CTRL_C, DOWN, ENTER, FACTS, UP, ScriptedUi, answers_of, known
 
 
-def through_pipe(keys: str, relevant, hardware=CPU) -> AnswerSet:
+def through_pipe(keys: str, fact: str) -> AnswerSet:
     """The answers that these keys give in the real prompts, without a screen."""
     with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
         keyboard.send_text(keys)
-        return ask_answers(
-            FACTS,
-            hardware=hardware,
-            earlier=None,
-            ui=QuestionaryUi(Console(file=open(os.devnull, "w"))),
-            checks=CARDS,
-            relevant=relevant,
-        )
+        return answers_of(QuestionaryUi(Console(file=open(os.devnull, "w"))), fact)
 
 
 TEXTS = DOWN * 5 + ENTER  # the sixth task
@@ -75,16 +57,16 @@ def test_keys_give_answers(keys, fact, expected):
     """Down, up and Enter take the choice that is pointed at; a typed answer is asked for again
     until it can be read.
     """
-    assert known(through_pipe(keys, lambda asked, *_: asked == fact)) == expected
+    assert known(through_pipe(keys, fact)) == expected
 
 
 def test_ctrl_c_in_a_real_prompt():
     """Ctrl-C in a list and in a line both save and stop."""
     with pytest.raises(Stopped, match="saved"):
-        through_pipe(ENTER + CTRL_C, lambda fact, *_: fact == "budget")
+        through_pipe(ENTER + CTRL_C, "budget")
     state_path().unlink()
     with pytest.raises(Stopped, match="saved"):
-        through_pipe(ENTER + "tr" + CTRL_C, lambda fact, *_: fact == "data_path")
+        through_pipe(ENTER + "tr" + CTRL_C, "data_path")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
@@ -106,14 +88,7 @@ def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
     assert type(terminal_ui(Console())).__name__ == "PlainUi"
     lines = iter(["99", "six", "6", "train.jsonl"])
     monkeypatch.setattr("builtins.input", lambda: next(lines))
-    answers = ask_answers(
-        FACTS,
-        hardware=CPU,
-        earlier=None,
-        ui=terminal_ui(Console()),
-        checks=CARDS,
-        relevant=lambda fact, *_: fact == "data_path",
-    )
+    answers = answers_of(terminal_ui(Console()), "data_path")
     assert known(answers) == {"task": "generation", "data_path": "train.jsonl"}
 
 

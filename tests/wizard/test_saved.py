@@ -11,14 +11,7 @@ from advisor.ground.errors import Stopped
 from advisor.ground.types import Answer, AnswerSet
 from advisor.ground.version import __version__
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
-from tests.render.example_advice import CPU
-from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, asked_set, known
-
-
-def asked_with(ui: ScriptedUi, *relevant: str, earlier: AnswerSet | None = None) -> AnswerSet:
-    """One round, of all questions or of these alone."""
-    more = {"relevant": lambda fact, *_: fact in relevant} if relevant else {}
-    return ask_answers(FACTS, hardware=CPU, earlier=earlier, ui=ui, checks=CARDS, **more)
+from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, asked_set, known
 
 
 def save(*, flags: dict[str, str] | None = None, **values: object) -> None:
@@ -33,27 +26,27 @@ def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
     was; a question answered by "I don't know" is not put again.
     """
     with pytest.raises(Stopped, match="your answers are saved in") as stopped:
-        asked_with(ScriptedUi("Write texts", "train.jsonl", None))
+        answers_of(ScriptedUi("Write texts", "train.jsonl", None))
     assert stopped.value.exit_code == 130
     assert stat.S_IMODE(state_path().stat().st_mode) == 0o600
     assert list(state_path().parent.iterdir()) == [state_path()]
     ui = ScriptedUi("Continue with them", "How it sounds", *["I don't know"] * 2)
-    answers = asked_with(ui, "data_path", "depth", "budget", "priority")
+    answers = answers_of(ui, "data_path", "depth", "budget", "priority")
     assert known(answers) == {"task": "generation", "data_path": "train.jsonl", "depth": "style"}
     assert "What should the model do for you? -> Write texts" in ui.said
     state_path().unlink(missing_ok=True)
     with pytest.raises(Stopped):
-        asked_with(ScriptedUi("Write code", "", "I don't know", "", None))
+        answers_of(ScriptedUi("Write code", "", "I don't know", "", None))
     ui = ScriptedUi("Continue with them", "How it sounds", None)
     with pytest.raises(Stopped):
-        asked_with(ui)
+        answers_of(ui)
     assert ui.asked[1] == "5. What should change in the model?"
 
 
 def test_starting_anew_forgets_what_was_saved():
     """Start anew asks from the first question on."""
     save(task="code")
-    answers = asked_with(ScriptedUi("Start anew", "Write texts"), "none")
+    answers = answers_of(ScriptedUi("Start anew", "Write texts"), "none")
     assert known(answers) == {"task": "generation"}
 
 
@@ -61,7 +54,7 @@ def test_flags_of_this_start_win_over_saved_answers():
     """What is said on the command line now is newer than what was saved."""
     save(task="code", budget="low")
     earlier = AnswerSet(known={"task": Answer(value="qa", origin="flag")})
-    answers = asked_with(ScriptedUi("Continue with them"), "none", earlier=earlier)
+    answers = answers_of(ScriptedUi("Continue with them"), "none", earlier=earlier)
     assert known(answers) == {"task": "qa", "budget": "low"}
 
 
@@ -74,7 +67,7 @@ def test_only_what_was_asked_is_saved():
 def test_nothing_answered_saves_nothing():
     """Ctrl-C at the first question leaves no file."""
     with pytest.raises(Stopped, match="nothing had been answered yet"):
-        asked_with(ScriptedUi(None))
+        answers_of(ScriptedUi(None))
     assert not state_path().exists()
 
 
@@ -123,7 +116,7 @@ def test_saved_answers_belong_to_their_folder(tmp_path, monkeypatch):
     save(task="code", data_path="tickets.csv")
     monkeypatch.chdir(tmp_path / "support")
     ui = ScriptedUi("Continue with them")
-    answers = asked_with(ui, "none")
+    answers = answers_of(ui, "none")
     # Not made absolute: a plan made from these answers can still be carried with its data.
     assert known(answers) == {"task": "customer_service", "data_path": "tickets.csv"}
     pattern = (
@@ -136,7 +129,7 @@ def test_a_saved_card_is_shown_with_its_memory():
     """What is gone on with is shown as it was answered."""
     save(gpu="RTX 3080 Laptop", gpu_memory_gib=16.0, gpus=2)
     ui = ScriptedUi("Continue with them", "Write code")
-    asked_with(ui, "none")
+    answers_of(ui, "none")
     assert any(text.endswith("-> 2 × RTX 3080 Laptop, 16 GiB") for text in ui.said)
 
 
@@ -145,4 +138,4 @@ def test_a_state_place_that_is_a_file_is_said(tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "taken"))
     with pytest.raises(Stopped, match="could not be saved"):
-        asked_with(ScriptedUi("Write texts", None))
+        answers_of(ScriptedUi("Write texts", None))

@@ -12,8 +12,7 @@ from advisor.wizard import BACK, DONT_KNOW, Several, walk
 from advisor.wizard.conversation import can_be_tried, change_answers
 from advisor.wizard.prompts import Option, choice_lines, prompt_lines
 from advisor.wizard.walk import for_now, questions
-from tests.render.example_advice import CPU
-from tests.wizard.scripted import FACTS, ScriptedUi, ask_answers, asked_set, known, walked
+from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, asked_set, known, walked
 
 
 def test_questions_come_in_the_order_of_the_facts_file():
@@ -220,7 +219,7 @@ TASK = FACTS["task"]
 def asked(*replies: str) -> tuple[str, ScriptedUi]:
     """The task that comes of it."""
     ui = ScriptedUi(*replies)
-    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, relevant=lambda *_: False)
+    answers = answers_of(ui, "none")
     assert ui.replies == []
     return known(answers)["task"], ui
 
