@@ -132,11 +132,12 @@ def call_of(plan="plan.yaml", **options):
 
 SCRIPT = """\
 import sys
+from pathlib import PosixPath
 from advisor.ground.errors import AdviseError
 from tests.launch.conftest import run
 PRELUDE
 try:
-    run(**OPTIONS)
+    print("done as node", run(**OPTIONS).node, file=sys.stderr)
 except AdviseError as error:
     print(error.text(), file=sys.stderr)
     sys.exit(error.exit_code)

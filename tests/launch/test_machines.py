@@ -1,36 +1,20 @@
 """`advise run` on several machines: here processes that meet on the loopback, with stand-ins for
-trainers and launcher; test_machines_train.py trains.
+trainers and launcher; test_real.py trains.
 """
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import PLAN, alive, wait_for
+from tests.launch.conftest import PLAN, alive, command, wait_for
 
 TRAINERS = Path(__file__).parent / "machines_standin"
-RUN = """\
-import sys
-from pathlib import Path
-from advisor.ground.errors import AdviseError
-from advisor.launch import machines
-from tests.launch.conftest import run
-machines.FAIL_S = 1.0
-try:
-    trainers = None if sys.argv[1] == "None" else Path(sys.argv[1])
-    done = run(trainers=trainers, **eval(sys.argv[2]))
-    print(f"done as node {done.node}", file=sys.stderr)
-except AdviseError as error:
-    print(error.text(), file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
+PRELUDE = "from advisor.launch import machines\nmachines.FAIL_S = 1.0"
 
 
 def free_port():
@@ -50,16 +34,14 @@ class Machines:
 
     def start(self, node, *, of=2, mode="ok", environ=None, **options):
         """`advise run` as this node, as a Popen; its messages go into node-N.txt."""
-        env = os.environ | {
+        extra = {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port), "NNODES": str(of),
-            "NODE_RANK": str(node), "STAND_IN": mode, "ADVISE_JOIN_S": "20",
-            "PYTHONPATH": str(Path(__file__).parents[2]), **(environ or {}),
+            "NODE_RANK": str(node), "ADVISE_JOIN_S": "20", **(environ or {}),
         }  # fmt: skip
+        options = {"output": "out", "trainers": self.trainers, **options}
+        words, env = command(mode, prelude=PRELUDE, extra_env=extra, **options)
         with (self.folder / f"node-{node}.txt").open("w") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-c", RUN, str(self.trainers), repr({"output": "out"} | options)],
-                cwd=self.folder, env=env, stdout=said, stderr=said,
-            )  # fmt: skip
+            process = subprocess.Popen(words, cwd=self.folder, env=env, stdout=said, stderr=said)
         self.started.append(process)
         return process
 

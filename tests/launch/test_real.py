@@ -1,7 +1,9 @@
 """The launcher with the real trainer on a tiny model."""
 
+import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -15,7 +17,8 @@ from advisor.record.judge import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.distributed.comparing import LIMIT, apart, left_by
-from tests.launch.conftest import chat, gpu, machine, write_rows
+from tests.launch.conftest import chat, gpu, machine, wait_for, write_rows
+from tests.launch.test_machines import Machines, codes
 from tests.trainers.runs import kinds_of_files
 from trainers.job.job import make_job
 
@@ -129,3 +132,46 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     job = make_job(plan, stage="sft", run=shop / "alone", folder=shop, judge=False)
     sft.train(job)
     assert apart(left_by(job.run), left_by(done.folder)).most <= LIMIT
+
+
+# --------------------------------------------------------------------------- several machines
+
+ON_ONE, ON_TWO = "launch: {device: cpu, processes: 2}\n", "launch: {device: cpu, nodes: 2}\n"
+REAL = {"hardware": None, "judge": False}
+
+
+@pytest.fixture
+def machines(shop):
+    """Two machines of a plan for the tiny model, with real trainers."""
+    plan = (shop / "plan.yaml").read_text()
+    plan = plan.replace("max_steps: 12", "max_steps: 120").replace("steps: 2", "steps: 10")
+    (shop / "one.yaml").write_text(plan + ON_ONE)
+    (shop / "plan.yaml").write_text(plan + ON_TWO)
+    made = Machines(shop, trainers=None)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.wait()
+
+
+def weights(machines, folder):
+    file = machines.folder / folder / "stages" / "sft" / "adapter_model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.long
+def test_two_machines_train_what_two_processes_of_one_do(machines):
+    """Bit for bit; also if the run was stopped, or lost a machine, and was resumed."""
+    alone = machines.start(0, plan="one.yaml", output="alone", environ={"NNODES": ""}, **REAL)
+    assert codes(alone) == [0], machines.said(0)
+    assert codes(*machines.both(**REAL)) == [0, 0]
+    assert weights(machines, "out") == weights(machines, "alone")
+    shutil.rmtree(machines.folder / "out")
+    for victim in (1, 0):
+        before = machines.checkpoints()
+        both = machines.both(**REAL)
+        wait_for(lambda before=before: machines.checkpoints() - before, seconds=400)
+        both[victim].kill()
+        assert codes(both[1 - victim]) == [75]
+    assert codes(*machines.both(**REAL)) == [0, 0]
+    assert weights(machines, "out") == weights(machines, "alone")
