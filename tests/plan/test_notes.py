@@ -155,42 +155,42 @@ COMMENTS = {
 }
 
 
-def after(*settings, comments=COMMENTS):
-    return comments_after(comments, SHOP, set_values(SHOP, settings))
+RANK, DEVICE, EPOCHS = (*PLACE, "rank"), ("launch", "device"), (*PLACE, "epochs")
 
 
-def test_nothing_changed_keeps_every_comment():
-    """Without --set the reasons are those written; `options` are the stage's own keys."""
-    assert after() == COMMENTS
-    assert comments_after(None, SHOP, SHOP) == {}
-    found = after("stages.0.rank=4", comments={("stages", 0, "options", "rank"): "a usual rank"})
-    assert found == {(*PLACE, "rank"): BY_SET}
+def older(what):
+    return f"a usual rank (lora/rank); chosen before {what} was {BY_SET}"
 
 
-def test_a_changed_value_says_that_set_changed_it():
-    """Its reason is gone, and the others of its stage say that they are older."""
-    changed = set_values(SHOP, ["stages.sft.epochs=1"])
+AFTER = [  # what --set changes, and comments afterwards
+    ([], COMMENTS),
+    # Its reason is gone; the others of its stage stay, and say that they are older.
+    (["stages.sft.epochs=1"], {EPOCHS: BY_SET, RANK: older("epochs"), DEVICE: "RTX 4090"}),
+    # A new key, and one that goes back to its default.
+    (["stages.0.max_steps=5", "data.path=b.jsonl", "stages.0.epochs=null"],
+     {(*PLACE, "max_steps"): BY_SET, ("data", "path"): BY_SET, EPOCHS: BY_SET}),
+    # Any key beside the stages makes the reasons of all stages older; the name makes none.
+    (["data.path=b.jsonl"], {RANK: older("data.path"), DEVICE: "RTX 4090"}),
+    (["model=other"], {RANK: older("model"), DEVICE: "RTX 4090"}),
+    (["name=other"], {RANK: COMMENTS[RANK]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "expected"), AFTER)
+def test_comments_say_what_was_changed(settings, expected):
+    """And are read back from where they were written."""
+    changed = set_values(SHOP, settings)
     found = comments_after(COMMENTS, SHOP, changed)
-    assert found[*PLACE, "epochs"] == BY_SET
-    older = f"a usual rank (lora/rank); chosen before epochs was {BY_SET}"
-    assert found[*PLACE, "rank"] == older
-    assert found["launch", "device"] == "RTX 4090"
-    again = set_values(SHOP, ["stages.0.max_steps=5"])
-    assert comments_after(found, SHOP, again)[*PLACE, "rank"] == older
+    assert {place: found[place] for place in expected} == expected
+    assert settings or found == expected
     assert comments_of(plan_text(changed, found), name="plan.yaml") == found
 
 
-def test_a_value_that_had_no_comment_says_it_too():
-    """A new key, and one that goes back to its default."""
-    found = after("stages.0.max_steps=5", "data.path=b.jsonl", "stages.0.epochs=null")
-    for place in ((*PLACE, "max_steps"), ("data", "path"), (*PLACE, "epochs")):
-        assert found[place] == BY_SET
-
-
-def test_reasons_rest_on_data_model_and_launch():
-    """Any key beside the stages makes the reasons of all stages older; the name makes none."""
-    for change, name in (("data.path=b.jsonl", "data.path"), ("model=other", "model")):
-        found = after(change)
-        assert found[*PLACE, "rank"].endswith(f"; chosen before {name} was {BY_SET}")
-        assert found["launch", "device"] == "RTX 4090"
-    assert after("name=other")[*PLACE, "rank"] == COMMENTS[*PLACE, "rank"]
+def test_comments_of_a_second_change_and_of_options():
+    """What is older stays so; a place with `options` is the place beside the stage's own keys."""
+    found = comments_after(COMMENTS, SHOP, set_values(SHOP, ["stages.sft.epochs=1"]))
+    again = set_values(SHOP, ["stages.0.max_steps=5"])
+    assert comments_after(found, SHOP, again)[RANK] == older("epochs")
+    assert comments_after(None, SHOP, SHOP) == {}
+    options = {("stages", 0, "options", "rank"): "a usual rank"}
+    assert comments_after(options, SHOP, set_values(SHOP, ["stages.0.rank=4"])) == {RANK: BY_SET}
