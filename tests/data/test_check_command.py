@@ -21,42 +21,47 @@ def check(call):
     return run
 
 
-def test_a_path_is_enough(check):
-    """No registration, no flag: the format is recognised and shown."""
-    code, out, err = check(ROWS)
-    assert (code, err) == (0, "")
-    assert "question and answer columns" in out
-    assert "A plan for sft with LoRA on one GPU takes" in out
+GUESSED = "".join(
+    json.dumps({"Frage": asked, "Unsere Antwort": told}) + "\n"
+    for asked, told in [("Wie hoch ist er?", "Dreissig Meter.")] * 3 + [("Wie alt ist er?", "Alt.")]
+)
+STATED = (
+    "as stated with --map", "Next: advise --task other --data a.jsonl --map question=Frage answer=A",
+)  # fmt: skip
+CHECKS = {  # content and flags; exit code; what is said on standard output and error
+    # No registration, no flag: the format is recognised and shown.
+    "a path is enough": (ROWS, (), 0, (
+        "question and answer columns", "A plan for sft with LoRA on one GPU takes"), ()),
+    # A file that is not understood is an error with all a person needs.
+    "unknown columns": (
+        '{"left": "The tower is high.", "right": "It has thirty metres."}\n', (), 2, (), (
+        "a.jsonl: no known columns. Columns: left (text), right (text)",
+        "nearest: question_answer", "advise check a.jsonl --map question=left answer=right")),
+    # Columns in another language are read, with a warning that says how to say otherwise.
+    "a clear guess": (GUESSED, (), 0, (
+        "guessed from their names", "--map question=Frage 'answer=Unsere Antwort'"), ()),
+    # Both spellings of --map are read.
+    "one --map": ('{"Frage": "F", "A": "A"}\n', ("--map", "question=Frage", "answer=A"), 0, STATED, ()),
+    "two --map": ('{"Frage": "F", "A": "A"}\n', ("--map", "question=Frage", "--map", "answer=A"), 0,
+                  STATED, ()),
+    "thirty faults": ("{oops\n" * 30, (), 2, (), ("invalid JSON", "10 more")),
+    "--fix": (ROWS, ("--fix", "b.jsonl"), 2, (), (
+        "--fix: rows are not rewritten mend the rows that the findings name",)),
+}  # fmt: skip
 
 
-def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(check):
-    """A file that is not understood is an error with all a person needs, never a traceback."""
-    code, out, err = check('{"left": "The tower is high.", "right": "It has thirty metres."}\n')
-    assert (code, out) == (2, "")
-    assert "a.jsonl: no known columns. Columns: left (text), right (text)" in err
-    assert "nearest: question_answer" in err
-    assert "advise check a.jsonl --map question=left answer=right" in err
-
-
-def test_a_clear_guess_is_taken_and_said(check):
-    """Columns in another language are read, with a warning that says how to say otherwise."""
-    rows = [("Wie hoch ist der Turm?", "Dreissig Meter.")] * 3 + [("Wie alt ist er?", "Alt.")]
-    lines = (json.dumps({"Frage": asked, "Unsere Antwort": told}) + "\n" for asked, told in rows)
-    code, out, _ = check("".join(lines))
-    said = " ".join(out.split())
-    assert code == 0
-    assert "guessed from their names" in said
-    assert "--map question=Frage 'answer=Unsere Antwort'" in said
-
-
-@pytest.mark.parametrize("more", [(), ("--map",)])
-def test_a_mapping_may_be_written_either_way(check, more):
-    """Both spellings of --map are read, as the error prints them."""
-    row = '{"Frage": "F", "Antwort": "A"}\n'
-    code, out, _ = check(row, "--map", "question=Frage", *more, "answer=Antwort")
-    assert code == 0
-    assert "as stated with --map" in out
-    assert "\nNext: advise --task other --data a.jsonl --map question=Frage answer=Antwort\n" in out
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_is_checked_is_said_with_the_next_step(check, name):
+    """On standard output where it is the page, on standard error where it is refused."""
+    content, flags, expected, page, error = CHECKS[name]
+    code, out, err = check(content, *flags)
+    assert code == expected
+    for said, parts in ((out, page), (err, error)):
+        assert bool(said) == bool(parts)
+        assert [part for part in parts if part not in " ".join(said.split())] == []
+    assert "Traceback" not in err
+    assert err.count("invalid JSON") == (20 if name == "thirty faults" else 0)
+    assert not Path("b.jsonl").exists()
 
 
 def test_json_is_one_document(check):
@@ -79,20 +84,3 @@ def test_lengths_and_evaluation_are_checked_by_flags(check):
     found = {finding["id"]: finding["rows"] for finding in json.loads(out)["findings"]}
     assert found["rows-over-length"] == [61]
     assert found["evaluation-rows-in-training"] == [1]
-
-
-def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):
-    """Thirty broken lines in a file of nothing else: twenty places and a count."""
-    code, _, err = check("{oops\n" * 30)
-    assert code == 2
-    assert err.count("invalid JSON") == 20
-    assert "10 more" in err
-    assert "Traceback" not in err
-
-
-def test_rows_are_not_rewritten(check):
-    """--fix ends with 2 and one line that says what to do; nothing is written."""
-    code, _, err = check(ROWS, "--fix", "b.jsonl")
-    assert code == 2
-    assert "--fix: rows are not rewritten\n  mend the rows that the findings name" in err
-    assert not Path("b.jsonl").exists()

@@ -49,19 +49,34 @@ def test_every_key_of_the_file_ends_in_one_list():
     assert (rate.is_default, rate.theirs) == (False, ("learning_rate",))
 
 
-def why_lost(values):
-    """Key -> why it is not carried."""
-    return {one.key: one.why for one in trl({"model_name_or_path": "m", **values}).lost}
+BITS, BOTH = {"use_peft": True, "load_in_4bit": True}, ["wandb", "tensorboard"]
+CARRIED = [  # keys of TRL, ours (None: not there), and why some are lost
+    # Trackers that a plan knows, also as a list; of others, and of an upload, the way out.
+    ({"report_to": BOTH}, {"trackers": BOTH}, {}),
+    ({"report_to": "none"}, {"trackers": []}, {}),
+    ({"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"}, {},
+     {"report_to": "trl: {report_to", "push_to_hub": "push_to: owner/name",
+      "hub_model_id": "push_to: owner/name"}),
+    # An unknown key with the near miss; an optimizer with the names that a plan may give.
+    ({"ddp_backend": "gloo", "lora_alphas": 4}, {},
+     {"ddp_backend": "not a key that is known here", "lora_alphas": "did you mean lora_alpha?"}),
+    *[({"optim": name}, {"optimizer": None}, {"optim": "adamw_8bit"})
+      for name in ("galore_adamw", "lion_8bit", "ademamix")],
+    # 4 bits are two keys there and one here.
+    (BITS, {"quantization": "nf4"}, {}),
+    (BITS | {"bnb_4bit_quant_type": "fp4"}, {"quantization": None},
+     {"load_in_4bit": "bnb_4bit_quant_type: fp4"}),
+]  # fmt: skip
 
 
-def test_trackers_are_carried_and_an_upload_is_told():
-    """Those that a plan knows, also as a list; of others, and of an upload, the way out."""
-    for theirs, ours in ((["wandb", "tensorboard"], ["wandb", "tensorboard"]), ("none", [])):
-        assert trl({"model_name_or_path": "m", "report_to": theirs}).ours["trackers"] == ours
-    lost = why_lost({"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"})
-    assert "trl: {report_to" in lost["report_to"]
-    assert "push_to: owner/name" in lost["push_to_hub"]
-    assert "push_to: owner/name" in lost["hub_model_id"]
+@pytest.mark.parametrize(("theirs", "ours", "lost"), CARRIED)
+def test_what_a_plan_has_no_word_for_is_told_and_not_carried(theirs, ours, lost):
+    """Each key ends in a value of ours, or in a reason with the way out."""
+    found = trl({"model_name_or_path": "m", **theirs})
+    assert {key: found.ours.get(key) for key in ours} == ours
+    why = {one.key: one.why for one in found.lost}
+    for key, part in lost.items():
+        assert part in why[key], why
 
 
 def test_held_out_rows_are_a_share_or_a_number():
@@ -112,21 +127,6 @@ def test_no_key_is_both_lost_and_without_effect(name):
 def test_a_near_miss_is_one_letter_off(name, key, meant):
     """What is further away may well be a key of the tool's that nothing here speaks of."""
     assert meant_key(name, key) == meant
-
-
-def test_what_a_plan_has_no_word_for_is_told_and_not_carried():
-    """With the near miss of a key, and the names that a plan may give."""
-    lost = why_lost({"ddp_backend": "gloo", "lora_alphas": 4})
-    assert lost["ddp_backend"] == "not a key that is known here"
-    assert "did you mean lora_alpha?" in lost["lora_alphas"]
-    for name in ("galore_adamw", "lion_8bit", "ademamix"):
-        assert "optimizer" not in trl({"model_name_or_path": "m", "optim": name}).ours
-        assert "adamw_8bit" in why_lost({"optim": name})["optim"]
-    four_bits = {"use_peft": True, "load_in_4bit": True}
-    assert trl(four_bits).ours["quantization"] == "nf4"
-    fp4 = trl(four_bits | {"bnb_4bit_quant_type": "fp4"})
-    assert "quantization" not in fp4.ours
-    assert "bnb_4bit_quant_type: fp4" in fp4.lost[0].why
 
 
 def test_hints_for_misspelt_plan_keys_say_the_same():
