@@ -184,12 +184,6 @@ def test_it_never_says_from_the_beginning_and_goes_on(store):
     assert "checkpoint-9 is not used" in said[0]
 
 
-def test_a_moved_folder_changes_nothing(store):
-    """The record holds no path."""
-    moved = store.folder.rename(store.folder.parent / "moved")
-    assert look(replace(store, folder=moved)) == (6, [])
-
-
 def test_the_last_two_are_kept_and_what_a_killed_run_left_is_removed(store):
     """It is no checkpoint before it is complete, and is gone before the next one is written."""
     write(store, 9)

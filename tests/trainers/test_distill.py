@@ -146,9 +146,7 @@ def test_the_student_comes_closer_to_its_teacher(keys, lesson):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"update": "adapter", "bottleneck": 8},
         {"update": "prefix", "prefix_tokens": 4},
-        {"update": "ia3"},
         {"quantization": "nf4"},
         {"gradient_checkpointing": True, "precision": "mixed", "weights_dtype": "float32"},
     ],
@@ -255,14 +253,6 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     (half / "2.json").write_bytes(written["2.json"][:-40])
     assert trained(again)["data"] == whole["data"]
     assert {file.name: file.read_bytes() for file in half.iterdir()} == written
-
-
-def test_requests_alone_are_answered_by_student_and_teacher(lesson, problems):
-    """A file of requests that nobody answered trains, once the plan says which column they are."""
-    job = lesson(on_policy=0.5, job_data=problems, max_steps=2, job_judge=False)
-    data = structs.replace(job.plan.data, mapping={"question": "prompt"})
-    result = trained(replace(job, plan=structs.replace(job.plan, data=data)))
-    assert any(note.startswith("the teacher wrote 12 answers") for note in result["data"]["notes"])
 
 
 @pytest.mark.parametrize("update", ["lora", "full"])

@@ -70,20 +70,6 @@ def test_qlora_trains_on_the_cpu(make):
     assert result["resolved"]["double_quantization"] is True
 
 
-def test_packing_gives_the_rows_their_own_attention(make):
-    """Packed rows train as they would alone: the first step's loss over the same rows is the
-    same.
-    """
-    keys = {"holdout": 0.0, "max_steps": 1, "warmup": 0.0, "job_judge": False}
-    single = make(micro_batch_size=30, **keys)
-    run = single.run.parent / "packed"
-    packed = make(micro_batch_size=64, packing=True, **keys, job_run=run)
-    trained(single)
-    result = trained(packed)
-    assert losses(packed)[0] == pytest.approx(losses(single)[0], rel=1e-4)
-    assert result["data"]["train_rows"] == 30
-
-
 def test_our_loss_is_trls_loss(make, monkeypatch):
     """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
     job = make(max_steps=2, job_judge=False)

@@ -100,22 +100,21 @@ class StandIn:
 
     def found(self, path, body):
         """(status, what to send)."""
-        if path == "/openapi.json":
-            return 200, {"paths": {name: {} for name in self.paths}}
-        if path not in self.paths:
+        adapters = [{"id": name, "parent": self.root} for name in self.adapters]
+        base = {"id": self.root, "root": self.root, "max_model_len": self.longest, "parent": None}
+        lora = {"max_lora_rank": self.rank} if self.rank else None
+        config = {"model_config": {"logprobs_mode": self.logprobs_mode}, "lora_config": lora}
+        facts = {
+            "/openapi.json": {"paths": {name: {} for name in self.paths}},
+            "/health": None,
+            "/version": {"version": self.version},
+            "/v1/models": {"object": "list", "data": [*adapters, base]},
+            "/server_info": {"vllm_config": config},
+        }
+        if path not in {"/openapi.json", *self.paths}:
             return 404, {"detail": "Not Found"}
-        if path == "/health":
-            return 200, None
-        if path == "/version":
-            return 200, {"version": self.version}
-        if path == "/v1/models":
-            adapters = [{"id": name, "parent": self.root} for name in self.adapters]
-            base = {"id": self.root, "root": self.root, "max_model_len": self.longest}
-            return 200, {"object": "list", "data": [*adapters, {**base, "parent": None}]}
-        if path == "/server_info":
-            lora = {"max_lora_rank": self.rank} if self.rank else None
-            config = {"model_config": {"logprobs_mode": self.logprobs_mode}, "lora_config": lora}
-            return 200, {"vllm_config": config}
+        if path in facts:
+            return 200, facts[path]
         with self.lock:
             return getattr(self, path.rpartition("/")[2])(body)
 

@@ -1,5 +1,6 @@
-"""The plans that advice writes for GPUs, trained for two steps on a pretended GPU: every objective
-under every update, in each of the dtypes that GPUs are given.
+"""Whole stages on a pretended GPU, from loading to the check of the saved result; and the plans that
+advice writes for GPUs, trained for two steps: every objective under every update, in each of the
+dtypes that GPUs are given.
 
 The tensors are real CPU tensors of a tiny model, not torch's fake ones: generation, held-out
 evaluation and bitsandbytes read values, which a fake tensor does not have. From the plan come
@@ -9,11 +10,12 @@ sizes are cut to what a CPU does at once. pretend_gpu.py says what this cannot s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,11 +41,14 @@ from advisor.methods import methods, schemes
 from advisor.methods.composition import compose
 from advisor.plan.model import Launch, Plan, PlanData, Stage
 from advisor.situation.models import model_shape
-from tests.trainers.alignment import REWARD
-from tests.trainers.pretend_gpu import GPU, pretend_gpu
-from tests.trainers.runs import write_rows
-from trainers.job.job import make_job
+from tests.trainers.alignment import REWARD, keys_of, result_of
+from tests.trainers.pretend_gpu import GPU, HOST, pretend_gpu
+from tests.trainers.runs import break_at, write_rows
+from trainers.job.job import Job, make_job
+from trainers.keep.progress import RunCallback
 from trainers.stage import load as module
+from trainers.start import loading
+from trainers.step import settings
 
 MODEL = "Qwen/Qwen3-8B"  # the one the plans are for: large enough that settings differ
 # A name of a plan's precision -> the GPU that advice is asked about, and what an expert changes.
@@ -264,3 +269,144 @@ def check_states(stage: Stage, seen: Seen, trained: torch.dtype) -> None:
     else:
         assert wide <= {trained, torch.float32}
         assert trained in wide
+
+
+# --------------------------------------------------------------------------- whole stages
+
+GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
+
+
+def on_gpu(job: Job) -> Job:
+    return dataclasses.replace(job, plan=replace(job.plan, launch=Launch(device="cuda")))
+
+
+def train(job: Job) -> dict[str, Any]:
+    """What the stage says of itself, trained on the pretended GPU."""
+    with pretend_gpu():
+        import_module(f"trainers.{job.stage.objective}").train(on_gpu(job))
+    return result_of(job)
+
+
+def test_a_model_left_on_the_host_is_found(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were a model loaded and not moved, a stage would fail here as it would on a GPU.
+
+    accelerate would still move it as training starts, so that is switched off, too.
+    """
+    original = loading.load_base
+
+    def on_host(job: Job, device: Any, *args: Any, **rest: Any) -> Any:
+        return original(job, HOST, *args, **rest)
+
+    monkeypatch.setattr(loading, "load_base", on_host)
+    monkeypatch.setattr("transformers.Trainer._move_model_to_device", lambda *_: None)
+    monkeypatch.setattr("accelerate.Accelerator.prepare_model", lambda self, model, **_: model)
+    with pytest.raises(RuntimeError, match="same device"):
+        train(make(**GPU_KEYS, job_judge=False))
+
+
+def test_sft_runs_whole_on_the_gpu(make: Callable[..., Job]) -> None:
+    """Evaluation before, training, checkpoint, saving, reloading, evaluation after: all of it on
+    the plan's device.
+    """
+    result = train(make(**GPU_KEYS, job_judge=True, holdout=0.1, job_max_steps=1))
+    assert result["resolved"]["device"] == "cuda:0"
+    assert result["resolved"]["autocast"] == "bfloat16"
+    assert result["measured"]["counter"] == "allocated"
+    assert result["evaluation"]["rows"] > 0
+    assert any("loaded by" in check["text"] and check["ok"] for check in result["checks"])
+
+
+SLOW = {("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
+WHOLE_RUNS = [
+    pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else pytest.mark.long)
+    for cell in product(
+        ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"),
+        ("full", "lora", "adapter", "prefix", "ia3"),
+    )
+]
+
+
+@pytest.mark.parametrize(("objective", "update"), WHOLE_RUNS)
+def test_every_objective_runs_whole_on_the_gpu(
+    align: Callable[..., Job], objective: str, update: str
+) -> None:
+    """Every objective under every update trains, is evaluated, saved and reloaded on the GPU."""
+    result = train(align(objective, **keys_of(objective, update, **GPU_KEYS, max_steps=2)))
+    assert result["resolved"]["device"] == "cuda:0"
+    assert result["evaluation"] is not None
+
+
+def test_a_run_resumes_on_the_gpu(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States read from a checkpoint go back to the GPU, and training goes on."""
+    job = make(**GPU_KEYS, save_steps=1, job_judge=False)
+    with pretend_gpu():
+        break_at(2, on_gpu(job), monkeypatch)
+    assert train(job)["steps"] == 3
+
+
+def test_a_dry_run_forgives_a_step_that_the_scaler_skips(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first scale of a float16 loss is a guess: gradients that overflow with it are no failure
+    of a dry run, as they are none of a run.
+    """
+    original = torch.amp.GradScaler.__init__
+
+    def too_large(self: Any, device: str = "cuda", *args: Any, **rest: Any) -> None:
+        original(self, device, init_scale=2.0**100)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", too_large)
+    job = make(weights_dtype="float16", precision="mixed", job_dry_run=True)
+    with pretend_gpu(capability=(7, 5)):
+        import_module("trainers.sft").train(on_gpu(job))
+    assert (job.output / "dry_run.json").is_file()
+
+
+# --------------------------------------------------------------------------- waiting
+
+
+def waits_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Where the host waited for the GPU, for each step between two that write a line."""
+    monkeypatch.setattr(settings, "LOGGED_LINES", 1)
+    ends: list[int] = []
+    original = RunCallback.on_step_end
+    with pretend_gpu() as calls:
+        waits = calls.operations.waits
+
+        def on_step_end(self: Any, *args: Any, **rest: Any) -> Any:
+            found = original(self, *args, **rest)
+            ends.append(len(waits))
+            return found
+
+        monkeypatch.setattr(RunCallback, "on_step_end", on_step_end)
+        import_module(f"trainers.{job.stage.objective}").train(on_gpu(job))
+    steps = [waits[begin:end] for begin, end in pairwise(ends)]
+    return steps[1:-1]  # without the first line, which step 1 leaves, and the last
+
+
+@pytest.mark.parametrize(
+    ("keys", "looks"),
+    [
+        ({"packing": True}, 1),
+        ({"grad_accum": 2}, 4),
+        ({"update": "full", "optimizer": "muon"}, 2),
+        ({"update": "full", "optimizer": "adamw_split", "precision": "pure"}, 2),
+    ],
+)
+def test_nothing_holds_the_gpu_up(
+    keys: dict[str, Any], looks: int, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two lines of metrics the host never waits for the GPU: not for batches, counts, norms
+    or optimizers. transformers alone does, to see which mask attention needs: twice for a padded
+    micro-batch, once for a packed one.
+    """
+    job = make(**{**GPU_KEYS, "max_steps": 8, "save_steps": 100, "job_judge": False, **keys})
+    steps = waits_of_a_step(job, monkeypatch)
+    assert len(steps) == 5
+    found = {wait for step in steps for wait in step}
+    assert found == {"_local_scalar_dense in transformers.masking_utils"}
+    assert max(map(len, steps)) == looks
