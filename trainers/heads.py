@@ -21,7 +21,7 @@ from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAns
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import RewritingEvaluator
 from trainers.evaluation.loss import SAMPLES, held_out
-from trainers.evaluation.metrics import Comparison, classification, compare, verdict
+from trainers.evaluation.metrics import classification, compare, verdict
 from trainers.evaluation.saved_result import SCORES, SEQ2SEQ
 from trainers.job import Tokenizer
 from trainers.job.evaluating import measuring_as_trained
@@ -59,7 +59,7 @@ class ClassEvaluator:
         self.most_common: str = Counter(values_of(data.train, "name")).most_common(1)[0][0]
         self.predicted: list[int] = []
         self.scores: list[tuple[float, float]] = []  # of the baseline, of the model: 1 if right
-        self.accuracy: Comparison | None = None  # of both; None if nothing was held out
+        self.accuracy: Metric | None = None  # of both; None if nothing was held out
 
     def evaluate_base(self) -> None:
         """Do nothing: before training the outputs of the head are random."""
@@ -106,7 +106,7 @@ class ClassEvaluator:
         return Evaluation(
             rows=len(self.rows),
             decides="accuracy",
-            metrics={"accuracy": self.accuracy.record(), "macro_f1": macro_f1},
+            metrics={"accuracy": self.accuracy, "macro_f1": macro_f1},
             confusion=Confusion(
                 labels=tuple(found["confusion"]["labels"]),
                 counts=tuple(map(tuple, found["confusion"]["counts"])),

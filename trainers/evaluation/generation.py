@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advisor.data import read_examples
 from advisor.ground.progress import track, waiting
-from advisor.record.stage import Check, Evaluation, SampleAnswer
+from advisor.record.stage import Check, Evaluation, Metric, SampleAnswer
 from trainers.evaluation import Subject
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
@@ -30,9 +31,8 @@ from trainers.evaluation.loss import (
     prompts_to_answer,
     row_losses,
 )
-from trainers.evaluation.metrics import Comparison, choose_metrics, compare, score_answer, verdict
+from trainers.evaluation.metrics import choose_metrics, compare, score_answer, verdict
 from trainers.evaluation.saved_result import check_stops
-from trainers.job import Tokenizer
 from trainers.job.files import keep_value, kept_value
 from trainers.rows import ANSWERS, Row, Templater
 from trainers.rows.row import LeftOut
@@ -68,11 +68,12 @@ class TextEvaluator:
         # Half as many tokens again as the longest expected answer has, up to a bound.
         longest = max((row.learned for row in self.prompts), default=32)
         self.limit = min(LONGEST_SAMPLE, longest + longest // 2 + 8)
-        self.general_rows = (
-            general_rows(self.trainer.processing_class, job.stage.seq_len)
-            if self.is_general
-            else []
-        )[: TRIAL_GENERAL if self.trial else None]
+        self.general_rows: list[Row] = []
+        if self.is_general:  # those within seq_len
+            templater = Templater(self.trainer.processing_class)
+            rows = ANSWERS.rows(read_examples(GENERAL), templater, LeftOut())
+            short = [row for row in rows if row.tokens <= job.stage.seq_len]
+            self.general_rows = short[: TRIAL_GENERAL if self.trial else None]
         self.base, self.tuned = Measurements(), Measurements()
         self.cache = job.output / "before.json"
 
@@ -137,7 +138,7 @@ class TextEvaluator:
         """Further measurements of an objective, by name; the first one decides."""
         return {}
 
-    def own_parts(self) -> dict[str, Comparison]:
+    def own_parts(self) -> dict[str, Metric]:
         """Comparisons of these measurements, of what has both."""
         found = {}
         for name, before in self.base.scores.items():
@@ -168,7 +169,7 @@ class TextEvaluator:
     # ---------------------------------------------------------------- comparing
 
     @property
-    def loss(self) -> Comparison | None:
+    def loss(self) -> Metric | None:
         """Loss per learned token on the held-out rows; None if nothing was held out."""
         return compare_losses(self.base.losses, self.tuned.losses, self.rows)
 
@@ -190,7 +191,7 @@ class TextEvaluator:
             for metric in choose_metrics(expected)
         }
 
-    def answers(self) -> dict[str, Comparison]:
+    def answers(self) -> dict[str, Metric]:
         """What became of those scores."""
         return {
             metric: compare(*both, higher_is_better=True)
@@ -232,8 +233,8 @@ class TextEvaluator:
             perplexity_after=perplexity(loss.after if loss else None),
             rows=len(self.rows),
             decides=next(iter(own), None),
-            metrics={name: part.record() for name, part in {**own, **self.answers()}.items()},
-            general=general.record() if general else None,
+            metrics={**own, **self.answers()},
+            general=general,
             seconds=round(self.base.seconds + self.tuned.seconds, 1),
             samples=tuple(
                 SampleAnswer(
@@ -272,17 +273,9 @@ class RewritingEvaluator(TextEvaluator):
 
 def compare_losses(
     before: Sequence[float], after: Sequence[float], rows: Sequence[Row]
-) -> Comparison | None:
+) -> Metric | None:
     """The mean loss per learned token of these rows; None if it was not measured."""
     if not rows or not after:
         return None
     weights = [row.learned for row in rows]
     return compare(before, after, higher_is_better=False, weights=weights)
-
-
-def general_rows(tokenizer: Tokenizer, seq_len: int) -> list[Row]:
-    """The fixed general prompts, as rows of this tokenizer; [] if none is within `seq_len`."""
-    from advisor.data import read_examples
-
-    rows = ANSWERS.rows(read_examples(GENERAL), Templater(tokenizer), LeftOut())
-    return [row for row in rows if row.tokens <= seq_len]

@@ -7,7 +7,6 @@ Intervals are of the same rows before and after: Student's t over the rows' diff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -27,43 +26,15 @@ NORMAL = 1.959964  # the same of a normal distribution
 SHORT_WORDS = 8  # answers up to this length are right or wrong, longer ones more or less similar
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """One metric before and after, with the interval of the mean difference (None with too few
-    rows).
-    """
-
-    before: float
-    after: float
-    interval: tuple[float, float] | None
-    higher_is_better: bool
-    rows: int
-
-    @property
-    def word(self) -> str:
-        """better, worse or not distinguishable."""
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
-            return "not distinguishable"
-        return "better" if (self.interval[0] > 0) == self.higher_is_better else "worse"
-
-    def record(self) -> Metric:
-        return Metric(
-            before=self.before,
-            after=self.after,
-            interval=self.interval,
-            rows=self.rows,
-            word=self.word,
-        )
-
-
 def compare(
     before: Sequence[float],
     after: Sequence[float],
     *,
     higher_is_better: bool,
     weights: Sequence[float] | None = None,
-) -> Comparison:
-    """Means of the same rows before and after, and the interval of their difference.
+) -> Metric:
+    """Means of the same rows before and after, and the interval of their difference, None with too
+    few rows.
 
     Raises ValueError if the numbers of rows differ, or there are none.
 
@@ -74,13 +45,16 @@ def compare(
     weight = numpy.ones_like(one) if weights is None else numpy.asarray(weights, dtype=float)
     if len(one) == 0 or len(one) != len(other) or len(one) != len(weight):
         raise ValueError(f"{len(one)} rows before, {len(other)} after, {len(weight)} weights")
-    total = weight.sum()
-    return Comparison(
+    total, interval = weight.sum(), _interval(other - one, weight)
+    word = "not distinguishable"
+    if interval is not None and not interval[0] <= 0 <= interval[1]:
+        word = "better" if (interval[0] > 0) == higher_is_better else "worse"
+    return Metric(
         before=float((one * weight).sum() / total),
         after=float((other * weight).sum() / total),
-        interval=_interval(other - one, weight),
-        higher_is_better=higher_is_better,
+        interval=interval,
         rows=len(one),
+        word=word,
     )
 
 
@@ -196,7 +170,7 @@ def classification(
 # --------------------------------------------------------------------------- in words
 
 
-def verdict(parts: Mapping[str, Comparison]) -> tuple[str, str]:
+def verdict(parts: Mapping[str, Metric]) -> tuple[str, str]:
     """(better | worse | not distinguishable, one sentence on the task). The first part decides.
 
     What a run came to in all is told by advisor/record/judge.py.
@@ -208,20 +182,19 @@ def verdict(parts: Mapping[str, Comparison]) -> tuple[str, str]:
         _sentence(name, first),
         *(_sentence(other, part) for other, part in rest if part.word != "not distinguishable"),
     ]
-    word = first.word
+    word = str(first.word)
     if word == "not distinguishable":
         told = "are too few to tell"
-        if first.interval is not None:
-            half = (first.interval[1] - first.interval[0]) / 2
+        if first.bounds is not None:
+            half = (first.bounds[1] - first.bounds[0]) / 2
             told = f"tell differences above about {half:.2g}"
         sentences[0] += f", which {told}"
     return word, f"{word}: {'; '.join(sentences)}"
 
 
-def _sentence(name: str, part: Comparison) -> str:
-    interval = (
-        f" (difference {part.interval[0]:+.2f} to {part.interval[1]:+.2f})" if part.interval else ""
-    )
+def _sentence(name: str, part: Metric) -> str:
+    bounds = part.bounds
+    interval = f" (difference {bounds[0]:+.2f} to {bounds[1]:+.2f})" if bounds else ""
     return (
         f"{name.replace('_', ' ')} {part.before:.3g} before, {part.after:.3g} after{interval} on"
         f" {part.rows} held-out rows"

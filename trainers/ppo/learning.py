@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
@@ -217,8 +217,8 @@ class PPOArguments:
     """
 
     max_grad_norm: float = 1.0
-    adam_beta1: float | None = None  # None: the optimizer's own, 0.9 for most
-    adam_beta2: float | None = None  # 0.999 for most
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     optim_args: str | None = None
 
@@ -227,18 +227,8 @@ class PPOArguments:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a number above 0")
         for name in ("adam_beta1", "adam_beta2"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
+            if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value!r}, expected a number from 0 to below 1")
-
-    def for_optimizer(self, name: str) -> PPOArguments:
-        """These, with the betas of the optimizer where `trl:` sets none."""
-        usual = optimizer(name).betas or (0.9, 0.999)
-        return replace(
-            self,
-            adam_beta1=usual[0] if self.adam_beta1 is None else self.adam_beta1,
-            adam_beta2=usual[1] if self.adam_beta2 is None else self.adam_beta2,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +237,12 @@ class TrainerArguments(PPOArguments):
 
     fp16: bool  # gradients are scaled, so that an infinite one only costs its step
     per_device_train_batch_size: int
+
+
+def chosen_arguments(stage: Stage) -> dict[str, Any]:
+    """What `trl:` sets, and the betas of the stage's optimizer where it sets none."""
+    usual = zip(("adam_beta1", "adam_beta2"), optimizer(stage.optimizer).betas or (), strict=False)
+    return {**dict(usual), **stage.trl}
 
 
 def make_optimizer(
@@ -277,9 +273,8 @@ def make_optimizer(
                 if (stage.weight_decay if name in decayed else 0.0) == decay
             ]
             groups.append({"params": chosen, "weight_decay": decay, **own})
-    given: Any = arguments.for_optimizer(stage.optimizer)
     models = {id(model): model for model in (roles.parts[role].model for role in (POLICY, VALUE))}
     return make(
         stage, groups, list(models.values()),
-        betas=(given.adam_beta1, given.adam_beta2), eps=given.adam_epsilon,
+        betas=(arguments.adam_beta1, arguments.adam_beta2), eps=arguments.adam_epsilon,
     )  # fmt: skip

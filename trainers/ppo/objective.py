@@ -15,7 +15,13 @@ from trainers.evaluation.loss import held_out
 from trainers.evaluation.pairs import TRIAL_PROMPTS
 from trainers.job.job import JUDGE, Job
 from trainers.job.machine import process_count, process_rank
-from trainers.ppo.learning import Learner, PPOArguments, TrainerArguments, make_optimizer
+from trainers.ppo.learning import (
+    Learner,
+    PPOArguments,
+    TrainerArguments,
+    chosen_arguments,
+    make_optimizer,
+)
 from trainers.ppo.loop import LOGGED, PPOTrainer
 from trainers.ppo.math import KLCoefficient
 from trainers.ppo.roles import POLICY, VALUE, Roles, build_roles
@@ -91,7 +97,9 @@ class PPO(Rewarded):
         dtype = settings.autocast_dtype(job, device)
         scales = dtype == "float16"
         args = TrainerArguments(
-            **stage.trl, fp16=scales, per_device_train_batch_size=stage.micro_batch_size
+            **chosen_arguments(stage),
+            fp16=scales,
+            per_device_train_batch_size=stage.micro_batch_size,
         )
 
         policy = partial(roles.use, POLICY)
@@ -154,7 +162,7 @@ class PPO(Rewarded):
         extra = {
             "reward": source_note(job, (*self.data.train, *self.data.holdout)),
             **{key: getattr(stage, key) for key in RECORDED},
-            **asdict(PPOArguments(**stage.trl).for_optimizer(stage.optimizer)),
+            **asdict(PPOArguments(**chosen_arguments(stage))),
             "prompts_an_update": stage.effective_batch_size * process_count(),
             "value_parameters": sizes[VALUE],
             "one_base": roles.shared,

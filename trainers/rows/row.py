@@ -14,14 +14,11 @@ import numpy
 
 from advisor.data.example import Example
 from advisor.data.example import normalise_text as normalise_text
+from advisor.data.examples import MAX_UNUSABLE_SHARE, SHOWN_ROWS, Tally
 from advisor.ground.errors import Fault, InputError
 
 Array: TypeAlias = Any  # numpy's, which is imported where it is used
 IGNORED = -100  # the label of a token that is read but not learned
-# With more unusable or over-long rows than this the run stops. advisor.data refuses a file at the
-# same share.
-STOP_SHARE = 0.05
-SHOWN_ROWS = 20
 
 
 class Unusable(Exception):
@@ -64,54 +61,41 @@ class Row:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def rows_word(count: int) -> str:
-    """'1 row' or '4 rows'."""
-    return f"{count:,} row{'' if count == 1 else 's'}"
-
-
-def row_numbers(numbers: Sequence[int]) -> str:
-    """'row 4' or 'rows 4, 9, 17, ...'."""
-    few, count = numbers[:5], len(numbers)
-    return (
-        f"row{'' if count == 1 else 's'}"
-        f" {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
-    )
-
-
 @dataclass(slots=True)
 class LeftOut:
     """Rows that cannot be trained on: which, by reason."""
 
-    rows: dict[str, array[int]] = field(default_factory=dict)
+    rows: dict[str, Tally] = field(default_factory=dict)
     # the first twenty, with what exactly was wrong
     first: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
-        return sum(map(len, self.rows.values()))
+        return sum(tally.count for tally in self.rows.values())
 
     def add(self, number: int, reason: str, detail: str = "") -> None:
         """Count a row. `detail` is the part of the reason that differs from row to row."""
-        self.rows.setdefault(reason, array("q")).append(number)
+        self.rows.setdefault(reason, Tally()).add(number)
         if len(self.first) < SHOWN_ROWS:
             self.first.append((number, f"{reason}: {detail}" if detail else reason))
 
     def merge(self, later: LeftOut) -> None:
         """Count also the rows that were left out of what comes later in the file."""
-        for reason, numbers in later.rows.items():
-            self.rows.setdefault(reason, array("q")).extend(numbers)
+        for reason, tally in later.rows.items():
+            own = self.rows.setdefault(reason, Tally())
+            own.count, own.rows = own.count + tally.count, (own.rows + tally.rows)[:SHOWN_ROWS]
         self.first.extend(later.first[: SHOWN_ROWS - len(self.first)])
 
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no token to learn (rows 4, 9, 17)'."""
         return [
-            f"{rows_word(len(numbers))} left out: {reason} ({row_numbers(numbers)})"
-            for reason, numbers in self.rows.items()
+            f"{tally.in_words} left out: {reason} ({tally.rows_in_words})"
+            for reason, tally in self.rows.items()
         ]
 
     def raise_if_too_many(self, seen: int) -> None:
         """Raise InputError, each row named, if more than 5 % of the rows cannot be used."""
-        if self.total <= STOP_SHARE * seen:
+        if self.total <= MAX_UNUSABLE_SHARE * seen:
             return
         faults = [Fault(where=f"row {number}", what=text) for number, text in self.first]
         what = (
@@ -124,7 +108,9 @@ class LeftOut:
             " the trainers see it"
         )
         last = Fault(
-            what=what, allowed=f"up to {STOP_SHARE:.0%} may be left out, with a count", hint=hint
+            what=what,
+            allowed=f"up to {MAX_UNUSABLE_SHARE:.0%} may be left out, with a count",
+            hint=hint,
         )
         # The total comes last, and is shown even if there are more faults than an error shows.
         raise InputError(faults=[*faults[: SHOWN_ROWS - 1], last])
@@ -239,7 +225,7 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> dict[str, Any]:
     numbers, tokens, outcomes = (rows[name] for name in ("number", "tokens", "outcome"))
     seq_len, truncation, unit, limit = limits.seq_len, limits.truncation, kind.unit, kind.limit
     long = int(((tokens > seq_len) & (outcomes != SPLIT)).sum())
-    if truncation == "stop" and long > STOP_SHARE * len(tokens):
+    if truncation == "stop" and long > MAX_UNUSABLE_SHARE * len(tokens):
         lengths = numpy.sort(tokens)
         ways = "truncation: drop (leave them out)" + (
             " or truncation: truncate (cut their end)" if kind.cut is not None else ""
@@ -248,7 +234,7 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> dict[str, Any]:
             f"{long:,} of {len(tokens):,} {unit} are longer than {limit} {seq_len} (95 % are"
             f" within {lengths[int(0.95 * (len(lengths) - 1))]:,} tokens, the longest has"
             f" {lengths[-1]:,})",
-            allowed=f"truncation: stop allows {STOP_SHARE:.0%} of the {unit}",
+            allowed=f"truncation: stop allows {MAX_UNUSABLE_SHARE:.0%} of the {unit}",
             hint=f"raise seq_len, or set {ways}",
         )
     truncated, split = int((outcomes == CUT).sum()), int((outcomes == SPLIT).sum())
@@ -268,7 +254,7 @@ def fit_record(rows: Array, kind: Kind[Any], limits: Limits) -> dict[str, Any]:
         gone = numbers[outcomes == outcome].tolist()
         dropped += len(gone)
         if gone:
-            notes.append(f"{len(gone):,} {text} ({row_numbers(gone)})")
+            notes.append(f"{len(gone):,} {text} ({Tally(len(gone), gone).rows_in_words})")
     if split:
         notes.append(
             f"{split:,} texts were split into pieces of {limit} {seq_len}; every token is"

@@ -39,6 +39,7 @@ import numpy
 
 from advisor.data import Example, SkippedRows, content_digest, find_data, read_examples, recognise
 from advisor.data.example import FEWEST_GROUPS, question_mark, text_mark
+from advisor.data.examples import Tally
 from advisor.data.read.hub import is_hub_id
 from advisor.data.templates.chat_text import answers_of, holds_thoughts
 from advisor.ground.errors import InputError, MachineNotReady
@@ -55,18 +56,7 @@ from trainers.job.machine import (
     wait_for,
 )
 from trainers.rows.conversation import ANSWERS
-from trainers.rows.row import (
-    Array,
-    Item,
-    Kind,
-    LeftOut,
-    Limits,
-    fit_record,
-    fit_row,
-    mark_of,
-    row_numbers,
-    rows_word,
-)
+from trainers.rows.row import Array, Item, Kind, LeftOut, Limits, fit_record, fit_row, mark_of
 from trainers.rows.sequences import (
     RowsWriter,
     lengths,
@@ -250,14 +240,14 @@ class Preparation:
             raise InputError("the data has no rows")
         keep, reviewed = numpy.ones(len(of), bool), []
         if kind.contrary and (contrary := contrary_rows(of)):
-            which = row_numbers(contrary)
-            reviewed.append(f"{rows_word(len(contrary))} {kind.contrary} ({which})")
+            tally = Tally(len(contrary), contrary)
+            reviewed.append(f"{tally.in_words} {kind.contrary} ({tally.rows_in_words})")
         if kind.once:
             keep[:] = False
             keep[numpy.unique(of["mark"], return_index=True)[1]] = True
         again = int((~keep).sum())
         if again:
-            reviewed.append(f"{rows_word(again)} left out: repeated {kind.unit}")
+            reviewed.append(f"{Tally(again).in_words} left out: repeated {kind.unit}")
         fit = fit_record(of[keep] if again else of, kind, limits)
         pieces, used = of["pieces"], keep & (of["pieces"] > 0)
         held = numpy.zeros(len(of), bool)
@@ -274,7 +264,7 @@ class Preparation:
             *found.left.lines(),
             *reviewed,
             *fit.pop("notes"),
-            *(f"{rows_word(count)}: {text}" for text, count in found.notes.items()),
+            *(f"{Tally(count).in_words}: {text}" for text, count in found.notes.items()),
         ]
         if self.holdout > 0 and not held.any():
             notes.append("nothing is held out: there are too few different rows")

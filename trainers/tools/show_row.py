@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.data import Example, SkippedRows, read_examples
-from advisor.data.examples import REASONS
+from advisor.data.examples import REASONS, Tally
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.terminal import show_streams
 from advisor.model_files.folder import tokenizer_faults
@@ -23,7 +23,7 @@ from trainers.job.job import model_source
 from trainers.job.libraries import quiet_libraries
 from trainers.rows.conversation import answer_row, prompt_rows
 from trainers.rows.preference import feedback_rows, pair_rows
-from trainers.rows.row import IGNORED, Unusable, rows_word
+from trainers.rows.row import IGNORED, Unusable
 from trainers.rows.template import Templater
 from trainers.rows.template_arguments import give_arguments
 from trainers.start.model_files import check_files, reading
@@ -118,7 +118,7 @@ def example_of(
     raise InputError(
         f"there is no row {row}",
         where=str(data),
-        allowed=f"it has {rows_word(watching.seen)}, counted from 1",
+        allowed=f"it has {Tally(watching.seen).in_words}, counted from 1",
     )
 
 
