@@ -5,6 +5,7 @@ attention, and against plain TRL on the same rows.
 import math
 from contextlib import nullcontext
 from importlib import import_module
+from pkgutil import resolve_name
 
 import pytest
 
@@ -35,23 +36,18 @@ from trainers.stage.load import build_trainer, load_stage
 from trainers.step.trained_dtype import dither, round_to_base, train_in_float32
 
 OBJECTIVES = {
-    "sft": "SFT",
-    "classes": "Classifier",
-    "rm": "RewardModel",
-    "dpo": "DPO",
-    "kto": "KTO",
-    "orpo": "ORPO",
-    "simpo": "SimPO",
-    "grpo": "GRPO",
-    "rloo": "RLOO",
+    "sft": "trainers.sft:SFT",
+    "classes": "trainers.heads:Classifier",
+    "rm": "trainers.rm:RewardModel",
+    "dpo": "trainers.dpo:DPO",
+    "kto": "trainers.kto:KTO",
+    "orpo": "trainers.orpo:ORPO",
+    "simpo": "trainers.simpo:SimPO",
+    "grpo": "trainers.grpo:GRPO",
+    "rloo": "trainers.rloo:RLOO",
 }
 ROWS = 16
 SLOW = pytest.mark.slow
-
-
-def objective_of(name):
-    module = "heads" if name == "classes" else name
-    return getattr(import_module(f"trainers.{module}"), OBJECTIVES[name])()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +94,7 @@ def built(job, name, *, steps=1):
     lines, callback = [], TrainerCallback()
     callback.store = None  # no checkpoints
     callback.on_log = lambda *_, logs, **__: lines.append(logs) if "loss" in logs else None
-    loaded = load_stage(job, objective_of(name), Parts(name, shown=False))
+    loaded = load_stage(job, resolve_name(OBJECTIVES[name])(), Parts(name, shown=False))
     trainer = build_trainer(loaded, loaded.sequences, steps=steps, callback=callback)
     trainer.own_data = loaded.data
     return trainer, lines
