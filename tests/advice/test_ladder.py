@@ -79,7 +79,7 @@ def test_rows_are_left_out_last_and_never_silently(tmp_path):
             file.write(json.dumps(row) + "\n")
     cut = 0
     models = ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B")
-    for gpu, model in product(("RTX 4060 8GB", "RTX 4070 12GB", "T4", "RTX 4090"), models):
+    for gpu, model in product(("RTX 4060 8GB", "T4"), models):
         advice = advised(task="qa", model=model, gpu=gpu, data_path=str(path))
         for stage in advice.recommendation.stages:
             if stage.left_out:

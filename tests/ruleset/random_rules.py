@@ -3,7 +3,7 @@ masks, no cells.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import hypothesis
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from advisor.ground.yaml_files import Document, Spot
+from advisor.methods import schemes, update
+from advisor.methods.model import SERVERS
 from advisor.ruleset.facts import Fact, Value
 from advisor.ruleset.model import Assumption, Condition, DecisionTable, Interval, Rule, Ruleset
 
@@ -21,13 +23,8 @@ KEYS = ("rank", "rate")
 
 
 def choice(fact_id: str, *values: str, origin: str = "asked", required: bool = False) -> Fact:
-    return Fact(
-        id=fact_id,
-        type="choice",
-        origin=origin,
-        values={value: Value(label=value, help="") for value in values},
-        required=required,
-    )
+    listed = {value: Value(label=value, help="") for value in values}
+    return Fact(id=fact_id, type="choice", origin=origin, values=listed, required=required)
 
 
 FACTS = {
@@ -57,22 +54,15 @@ def conditions(draw: Any, fact_id: str) -> Condition:
         intervals = []
         for _ in range(draw(st.integers(0 if unknown else 1, 2))):
             low, high = draw(st.one_of(st.none(), numbers)), draw(st.one_of(st.none(), numbers))
+            included = [draw(st.booleans()) for _ in range(2)]
             intervals.append(
-                Interval(
-                    low=low,
-                    low_included=draw(st.booleans()),
-                    high=high,
-                    high_included=draw(st.booleans()),
-                )
+                Interval(low=low, low_included=included[0], high=high, high_included=included[1])
             )
-        return Condition(
-            fact=fact_id, intervals=tuple(intervals), unknown=unknown, text=f"{fact_id} ..."
-        )
-    values = (True, False) if fact.type == "flag" else tuple(fact.values)
-    chosen = draw(
-        st.frozensets(st.sampled_from(values), min_size=0 if unknown else 1, max_size=len(values))
-    )
-    return Condition(fact=fact_id, values=chosen, unknown=unknown, text=f"{fact_id} ...")
+        held: dict[str, Any] = {"intervals": tuple(intervals)}
+    else:
+        values = (True, False) if fact.type == "flag" else tuple(fact.values)
+        held = {"values": draw(st.frozensets(st.sampled_from(values), min_size=not unknown))}
+    return Condition(fact=fact_id, unknown=unknown, text=f"{fact_id} ...", **held)
 
 
 @st.composite
@@ -85,20 +75,12 @@ def whens(draw: Any, most: int = 3) -> tuple[Condition, ...]:
 def rules(draw: Any, number: int) -> Rule:
     kind = draw(st.sampled_from(["recommend", "recommend", "recommend", "forbid", "set", "warn"]))
     outcome = draw(st.sampled_from(OUTCOMES))
+    several = st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=2, unique=True)
+    keys = st.lists(st.sampled_from(KEYS), min_size=1, unique=True)
     then: Mapping[str, Any] = {
         "recommend": {"colour": outcome},
-        "forbid": {
-            "colour": draw(
-                st.one_of(
-                    st.just(outcome),
-                    st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=2, unique=True),
-                )
-            )
-        },
-        "set": {
-            key: draw(st.integers(1, 2))
-            for key in draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))
-        },
+        "forbid": {"colour": draw(st.one_of(st.just(outcome), several))},
+        "set": {key: draw(st.integers(1, 2)) for key in draw(keys)},
         "warn": {"say": "mind the paint"},
     }[kind]
     layer = draw(st.sampled_from(LAYERS))
@@ -204,3 +186,21 @@ class Plain:
                     rule for rule in setting if LAYERS.index(rule.layer) == latest
                 ]
                 self.settings[key] = {rule.then[key] for rule in self.setting_rules[key]}
+
+
+def told(scheme: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a situation with what is known of one scheme there."""
+    method = update(schemes()[scheme].update)
+    server = facts.get("serve_with")
+    return {
+        **facts,
+        "scheme": scheme,
+        "fits": facts.get(f"fits_{scheme}"),
+        "update_trains": method.trains,
+        "loads_there": server in method.serves if server in SERVERS else None,
+    }
+
+
+def ruled_out(rules: Iterable[Rule], scheme: str, facts: Mapping[str, Any]) -> bool:
+    """Whether one of these rules of `allowed` holds for the scheme."""
+    return any(rule.first_failing(told(scheme, facts)) is None for rule in rules)

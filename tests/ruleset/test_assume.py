@@ -19,17 +19,19 @@ RULES = load_rules()
 GIB = 2**30
 CHAINS = ("sft", "cpt>sft", "sft>rm>ppo", "dpo", "sft>dpo", "kto", "orpo", "grpo")
 REAL = (
-    "Qwen/Qwen3-8B",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "Qwen/Qwen3-30B-A3B",
-    "openai/gpt-oss-20b",
-    "google/gemma-3-4b-it",
-)
+    "Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B",
+    "openai/gpt-oss-20b", "google/gemma-3-4b-it",
+)  # fmt: skip
 
 
 @cache
 def shape(name):
     return model_shape(name)[0]
+
+
+def cards(count, memory, capability, **more):
+    gpu = Gpu(name="card", memory_total_bytes=memory, compute_capability=capability, **more)
+    return Hardware(kind="cuda", origin="stated", gpus=(gpu,) * count)
 
 
 @st.composite
@@ -41,15 +43,8 @@ def machines(draw):
     if kind == "unknown":
         return Hardware(kind="unknown", origin="stated")
     capability = draw(st.sampled_from([(7, 0), (7, 5), (8, 0), (9, 0), None]))
-    gpu = Gpu(
-        name="card",
-        memory_total_bytes=memory,
-        compute_capability=capability,
-        bf16=None if capability is None else capability >= (8, 0),
-    )
-    return Hardware(
-        kind="cuda", origin="stated", gpus=(gpu,) * draw(st.sampled_from([1, 1, 2, 4, 8]))
-    )
+    bf16 = None if capability is None else capability >= (8, 0)
+    return cards(draw(st.sampled_from([1, 1, 2, 4, 8])), memory, capability, bf16=bf16)
 
 
 @st.composite
@@ -98,14 +93,7 @@ def test_a_base_in_4_bit_never_needs_more(situation, chain):
 
 def test_an_assumption_would_be_noticed():
     """The sampled machines include those on which one scheme fits and another does not."""
-    small = Situation(
-        answers=AnswerSet(known={}),
-        hardware=Hardware(
-            kind="cuda",
-            origin="stated",
-            gpus=(Gpu(name="card", memory_total_bytes=12 * GIB, compute_capability=(8, 0)),),
-        ),
-        model=shape("Qwen/Qwen3-8B"),
-    )
+    hardware, model = cards(1, 12 * GIB, (8, 0)), shape("Qwen/Qwen3-8B")
+    small = Situation(answers=AnswerSet(known={}), hardware=hardware, model=model)
     fits = Case.build(small, RULES).coarse_fits("sft")
     assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")

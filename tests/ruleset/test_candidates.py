@@ -20,7 +20,7 @@ from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import SHIPPED_LAYERS, Condition, Rule
 from advisor.ruleset.proof import prove
 from tests.conftest import examples
-from tests.ruleset.plain_reading import ruled_out
+from tests.ruleset.random_rules import ruled_out
 
 RULES = load_rules()
 FITS = tuple(RULES.facts["fits"].values)

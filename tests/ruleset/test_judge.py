@@ -14,8 +14,7 @@ from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.judge import CompiledTable, judge
 from advisor.ruleset.load import load_rules
 from tests.conftest import examples
-from tests.ruleset.plain_reading import ruled_out
-from tests.ruleset.random_rules import Plain, made, rulesets, situations, with_rules
+from tests.ruleset.random_rules import Plain, made, ruled_out, rulesets, situations, with_rules
 from tests.ruleset.test_proof import rule as coloured
 
 RULES = load_rules()

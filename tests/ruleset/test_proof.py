@@ -105,11 +105,8 @@ def test_without_redundant_rules_everything_stays(ruleset):
     )
     for facts in situations(ruleset):
         before, after = Plain(ruleset, facts), Plain(rest, facts)
-        assert (before.ranking, before.wanted, before.forbidden) == (
-            after.ranking,
-            after.wanted,
-            after.forbidden,
-        )
+        for name in ("ranking", "wanted", "forbidden"):
+            assert getattr(before, name) == getattr(after, name)
         for key, values in before.settings.items():
             assert len(values) > 1 or after.settings.get(key) == values
 
@@ -162,16 +159,9 @@ def _in_cell(space, fact_id, index, value):
 
 def rule(rule_id, outcome="red", *when, kind="recommend", tier="low", layer="document"):
     return Rule(
-        id=rule_id,
-        table="colours",
-        kind=kind,
-        layer=layer,
-        tier=tier if kind == "recommend" else "",
-        when=when,
-        then={"colour": outcome},
-        because="x",
-        sources=(),
-    )
+        id=rule_id, table="colours", kind=kind, layer=layer, when=when, then={"colour": outcome},
+        tier=tier if kind == "recommend" else "", because="x", sources=(),
+    )  # fmt: skip
 
 
 def is_(fact, *values, unknown=False):
@@ -274,18 +264,7 @@ def test_a_rule_that_wins_only_where_others_are_forbidden_is_alive():
 
 def test_values_that_no_rule_tells_apart_are_named():
     """Two values with the same rules everywhere are one question too many."""
-    assert indistinguishable_values(
-        made((rule("document/a", "red", is_("task", "a")),)), "task"
-    ) == [("b", "c")]
-    assert (
-        indistinguishable_values(
-            made(
-                (
-                    rule("document/a", "red", is_("task", "a")),
-                    rule("document/b", "red", is_("task", "b", "a")),
-                )
-            ),
-            "task",
-        )
-        == []
-    )
+    one = rule("document/a", "red", is_("task", "a"))
+    other = rule("document/b", "red", is_("task", "b", "a"))
+    assert indistinguishable_values(made((one,)), "task") == [("b", "c")]
+    assert indistinguishable_values(made((one, other)), "task") == []
