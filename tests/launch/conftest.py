@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -179,23 +178,3 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def kill(pid):
-    """End a process for certain, if it still exists."""
-    if alive(pid):
-        os.kill(pid, signal.SIGKILL)
-
-
-def running(shop):
-    """Process numbers of trainers at work below the folder, and of their launcher."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"\0trainers\0sft\0" in words and str(shop).encode() in words:
-                found.append(int(entry.name))
-    return found
