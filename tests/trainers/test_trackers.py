@@ -11,8 +11,8 @@ from advisor.extras.trackers.extra import TrackerKeys, tracker_faults
 from advisor.plan.read import read_plan
 from tests.trainers.runs import break_at, metrics
 from trainers import sft
-from trainers.keep import trackers
-from trainers.keep.trackers import ABOUT, Trackers, stage_settings
+from trainers.keep import progress as trackers
+from trainers.keep.progress import ABOUT, Trackers, stage_settings
 
 KEYS = {"max_steps": 4, "save_steps": 2, "job_judge": False}
 

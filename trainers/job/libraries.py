@@ -21,7 +21,6 @@ from advisor.ground.progress import BYTES, Wait, board, track
 from advisor.ground.resources import install_line, resource_root
 
 ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
-FOR_QUANTIZATION = ("bitsandbytes",)
 
 
 def check_versions(*, quantized: bool) -> dict[str, str]:
@@ -37,7 +36,7 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
     tested = [Requirement(line) for line in project["optional-dependencies"]["train"]]
     wanted = {one.name: one.specifier for one in tested}
     faults, versions = [], {}
-    for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
+    for name in (*ALWAYS, *(["bitsandbytes"] if quantized else [])):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -34,7 +34,7 @@ from trainers.rows.template import template_record
 from trainers.start.kernels import fused_in
 from trainers.start.loading import unquantised_parameters
 from trainers.step import settings
-from trainers.step.sharding import sharded_tensors, whole_prompt, whole_weights
+from trainers.step.sharding import is_divided, sharded_tensors, whole_prompt, whole_weights
 from trainers.updates.experts import returning_routers
 
 
@@ -63,9 +63,8 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile
 
     Raises MachineNotReady if the disk does not take it.
     """
-    is_divided = sharded_tensors(model) > 0
     is_module = hasattr(model, "peft_config")
-    weights = whole_weights(model, trained_only=is_module) if is_divided else None
+    weights = whole_weights(model, trained_only=is_module) if is_divided(model) else None
     if not is_main_process():
         return {}
     unfinished = folder / ".saving"

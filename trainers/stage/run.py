@@ -47,7 +47,6 @@ from trainers.keep.results import (
     resolved_settings,
     together,
 )
-from trainers.keep.trackers import Trackers
 from trainers.rows.conversation import PROMPTS
 from trainers.rows.sequences import lengths
 from trainers.say.progress import (
@@ -246,7 +245,6 @@ def train_steps(built: BuiltStage) -> tuple[Model, StageResult]:
         tell(job, f"held-out loss is measured before and after training alone: {SHORT_RUN}")
     if is_main_process():
         callback.losses, callback.earlier_s = resume_metrics(job, resume, built.steps)
-        callback.trackers = Trackers(job)
     built.memory.reset()
     built.parts.begin(TRAIN)
     job.enter(TRAINING)

@@ -36,7 +36,7 @@ class TrackerKeys(Struct, frozen=True, kw_only=True):
 
 
 class TrackersExtra(Extra):
-    """The key `trackers`; trainers/keep/trackers.py logs."""
+    """The key `trackers`; trainers/keep/progress.py logs."""
 
     NAME = "trackers"
     HELP = "logs into TensorBoard, Weights & Biases and others, too"
