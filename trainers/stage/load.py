@@ -297,9 +297,10 @@ def build_trainer(
         arguments["per_device_eval_batch_size"] = even_batch(
             len(held_out) // process_count(), stage.micro_batch_size
         )
+    continues = loaded.continues  # PEFT names its config on the model that it is put on, too
     # A prefix asks the model for the shape of its keys, and starts from some of them.
     asked = partial(update.peft_config, stage, options, model)
-    peft_config = None if loaded.continues else by_the_reader(job, asked)
+    peft_config = None if continues else by_the_reader(job, asked)
     balance = Balance()
     if objective.balances_experts:
         config = objective.config_class()
@@ -326,7 +327,7 @@ def build_trainer(
         )
     tell(job, balance.said)
     adjust_sharding(trainer, job)
-    if not loaded.continues:
+    if not continues:
         whole = trainer.accelerator.unwrap_model(trainer.model)
         start = partial(update.start, stage, options, whole, loaded.tokenizer, flattened(sequences))
         tell(job, by_the_reader(job, start))
