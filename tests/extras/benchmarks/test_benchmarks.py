@@ -188,24 +188,33 @@ def test_each_module_of_several_tasks_is_asked(shop, asked):
 NO_FILE, EMPTY = "there is no task file", "`tasks` is an empty list"
 
 
+SFT = "objective: sft"
+
+
 @pytest.mark.parametrize(
-    ("evaluation", "said"),
+    ("evaluation", "stage", "said"),
     [
-        ({"tasks": ["gone.yaml"]}, [NO_FILE]),
-        ({"tasks": ["own.yml"]}, [NO_FILE, "did you mean 'own.yaml'?"]),
-        ({"tasks": []}, [EMPTY, "a text such as arc_easy"]),
-        ({"tasks": "arc_easy"}, ["`tasks` is 'arc_easy'", "a list that is not empty"]),
-        *[({"max_drop": value}, ["max_drop"]) for value in (-0.1, 2, "much")],  # is a share
-        ({}, ["[eval]", "pip install"]),  # the harness is missing
+        ({"tasks": ["gone.yaml"]}, SFT, [NO_FILE]),
+        ({"tasks": ["own.yml"]}, SFT, [NO_FILE, "did you mean 'own.yaml'?"]),
+        ({"tasks": []}, SFT, [EMPTY, "a text such as arc_easy"]),
+        ({"tasks": "arc_easy"}, SFT, ["`tasks` is 'arc_easy'", "a list that is not empty"]),
+        *[({"max_drop": value}, SFT, ["max_drop"]) for value in (-0.1, 2, "much")],  # is a share
+        # Results that do not write on.
+        ({"limit": 8}, "objective: rm", ["scores texts"]),
+        ({"limit": 8}, f"{SFT}\n    head: classes", ["sorts texts"]),
+        ({"limit": 8}, f"{SFT}\n    head: seq2seq", ["not tested"]),
+        ({}, SFT, ["[eval]", "pip install"]),  # the harness is missing
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_the_way_out(
-    shop, asked, monkeypatch, evaluation, said
+    shop, asked, monkeypatch, evaluation, stage, said
 ):
     """Exit code 2 before anything is written; 4 for a missing package, as everywhere."""
     if not evaluation:
         monkeypatch.setattr(measure, "harness_version", lambda: None)
     write_plan(shop, **evaluation)
+    plan = shop / "plan.yaml"
+    plan.write_text(plan.read_text().replace(SFT, stage))
     with pytest.raises(AdviseError) as error:
         run(output="out")
     assert error.value.exit_code == (2 if evaluation else 4)
@@ -219,22 +228,6 @@ def test_functions_of_a_task_file_are_told_and_not_run(shop, asked, capsys):
     run(output="out")
     said = "benchmark own.yaml: runs your functions that own.yaml names"
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("stage", "said"),
-    [
-        ("objective: rm", "scores texts"),
-        ("objective: sft\n    head: classes", "sorts texts"),
-        ("objective: sft\n    head: seq2seq", "not tested"),
-    ],
-)
-def test_a_result_that_does_not_write_on_cannot_be_asked(shop, asked, stage, said):
-    """Reward models, classifiers and sequence-to-sequence models are refused with the plan."""
-    plan = shop / "plan.yaml"
-    plan.write_text(plan.read_text().replace("objective: sft", stage))
-    with pytest.raises(InputError, match=said):
-        run(output="out")
 
 
 def test_an_estimate_says_that_it_leaves_benchmarks_out(shop, asked):

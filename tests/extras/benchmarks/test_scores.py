@@ -36,46 +36,48 @@ def answered(**changes):
     }
 
 
-def test_the_first_metric_of_the_benchmarks_own_list_counts():
-    """With the answers in the order of the questions, and the other metrics beside it."""
-    (score,) = scores_of(answered())
-    assert (score.metric, score.value, score.stderr, score.rows) == ("acc_norm", 0.75, 0.25, 4)
-    assert score.values == (1.0, 1.0, 1.0, 0.0)
-    (first,) = scores_of(answered(configs={}))
-    assert first.metric == "acc"
+FILTERED = {"exact_match,strict-match": 0.5, "exact_match,flexible-extract": 0.75}
+PERPLEXITY = {
+    "results": {"own": {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}},
+    "samples": {"own": [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]},
+    "higher_is_better": {"own": {"word_perplexity": False}},
+}
+PARTS = {"law": {"acc,none": 0.5}, "art": {"acc,none": 1.0}}
+GROUPED = {
+    "group_subtasks": {"all": ["law", "art"]}, "samples": {},
+    "n-samples": {name: {"original": 9, "effective": 2} for name in PARTS},
+}  # fmt: skip
+MEAN = {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}
+SCORES = {  # what the harness returns, and the scores in it
+    # With the answers in the order of the questions, and the other metrics beside it.
+    "the first metric of the benchmark's own list": ({}, [
+        {"metric": "acc_norm", "value": 0.75, "stderr": 0.25, "rows": 4,
+         "values": (1.0, 1.0, 1.0, 0.0)}]),
+    "no list": ({"configs": {}}, [{"metric": "acc"}]),
+    # gsm8k has one metric under two filters.
+    "filters": ({"results": {"own": FILTERED}, "samples": {}}, [
+        {"metric": "exact_match (strict-match)", "values": None}]),
+    # It comes from all answers together: no difference question by question.
+    "perplexity": (PERPLEXITY, [{"values": None, "stderr": None, "higher_is_better": False}]),
+    # mmlu has a mean; a group without one, and a tag, do not.
+    "a group with a mean": (GROUPED | {"results": PARTS | {"all": MEAN}}, [
+        {"benchmark": "all", "value": 0.75, "rows": 4}]),
+    "a group without": (GROUPED | {"results": PARTS | {"all": {"alias": "all"}}}, [
+        {"benchmark": "law"}, {"benchmark": "art"}]),
+    # Nothing is taken for a score of 0.
+    "no number": ({"results": {"own": {"alias": "own", "acc,none": "N/A"}}}, []),
+}  # fmt: skip
 
 
-def test_a_filter_is_part_of_the_metrics_name():
-    """gsm8k has one metric under two filters."""
-    row = {"exact_match,strict-match": 0.5, "exact_match,flexible-extract": 0.75}
-    (score,) = scores_of(answered(results={"own": row}, samples={}))
-    assert score.metric == "exact_match (strict-match)"
-    assert score.values is None
-
-
-def test_a_score_that_is_no_mean_has_no_values():
-    """Perplexity comes from all answers together, and no number is no score of 0."""
-    row = {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}
-    samples = [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]
-    higher = {"own": {"word_perplexity": False}}
-    told = {"results": {"own": row}, "samples": {"own": samples}, "higher_is_better": higher}
-    (score,) = scores_of(answered(**told))
-    assert (score.values, score.stderr, score.higher_is_better) == (None, None, False)
-    assert scores_of(answered(results={"own": {"alias": "own", "acc,none": "N/A"}})) == []
-
-
-def test_of_a_group_its_mean_counts_and_without_one_each_part():
-    """mmlu has a mean; a group without one, and a tag, do not."""
-    parts = {"law": {"acc,none": 0.5}, "art": {"acc,none": 1.0}}
-    group = {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}
-    told = {
-        "group_subtasks": {"all": ["law", "art"]}, "samples": {},
-        "n-samples": {name: {"original": 9, "effective": 2} for name in parts},
-    }  # fmt: skip
-    (score,) = scores_of(answered(results=parts | {"all": group}, **told))
-    assert (score.benchmark, score.value, score.rows) == ("all", 0.75, 4)
-    scores = scores_of(answered(results=parts | {"all": {"alias": "all"}}, **told))
-    assert [score.benchmark for score in scores] == ["law", "art"]
+@pytest.mark.parametrize("name", SCORES)
+def test_the_number_that_counts_is_read(name):
+    """Which metric, of what, and whether it is a mean of answers."""
+    changes, expected = SCORES[name]
+    found = scores_of(answered(**changes))
+    assert [
+        {key: getattr(score, key) for key in wanted}
+        for score, wanted in zip(found, expected, strict=True)
+    ] == expected
 
 
 # --------------------------------------------------------------------------- before and after
