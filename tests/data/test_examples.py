@@ -32,6 +32,7 @@ def seen(example):
         **{key: getattr(example, key) for key in ("plain", "text", "label", "tools")},
         "weights": [message.weight for message in example.messages],
         "extra": [message.extra for message in example.messages],
+        "chosen extra": [message.extra for message in example.chosen],
     }
 
 

@@ -14,6 +14,7 @@ from advisor.data.example import read_turn
 from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
 from tests.data.conftest import findings, jsonl
+from tests.data.test_examples import seen
 from tests.render.test_data import page
 
 USER = {"role": "user", "content": "How many tyres are left?"}
@@ -39,14 +40,42 @@ OLD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_an_answer_that_only_calls_functions_is_an_answer(tmp_path, name):
-    """Calls are learned with or without a content beside them, and the functions come along."""
-    row = {"messages": [USER, CALLS[name]], "tools": [TOOL], "parallel_tool_calls": False}
-    (found,) = read_examples(jsonl(tmp_path, [row]))
-    key = "function_call" if name == "old spelling" else "tool_calls"
-    assert found.messages[1].extra == {key: CALLS[name][key]}
-    assert found.tools == (TOOL,)
+ASKED, REFUSED = ("user", USER["content"]), "I cannot do that."
+PAIR = {
+    "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
+    "preferred_output": [CALLS["no content"]],
+    "non_preferred_output": [{"role": "assistant", "content": "Many."}],
+}
+READ = {  # a row, and what is read in it
+    # Calls are learned with or without a content beside them, and the functions come along.
+    **{
+        name: ({"messages": [USER, turn], "tools": [TOOL], "parallel_tool_calls": False},
+               {"extra": [{}, {key: turn[key] for key in ("tool_calls", "function_call") if key in turn}],
+                "tools": (TOOL,)})
+        for name, turn in CALLS.items()
+    },
+    # `input` holds the turns and the functions; the preferred answer may be a call.
+    "pairs": (PAIR, {"tools": (TOOL,), "rejected": [("assistant", "Many.")],
+                     "chosen extra": [{"tool_calls": [call("T1")]}]}),
+    # A refusal is text that the assistant says.
+    **{
+        f"refusal {place}": ({"messages": [USER, {"role": "assistant", **turn}]},
+                             {"messages": [ASKED, ("assistant", REFUSED)], "extra": [{}, {}]})
+        for place, turn in enumerate((
+            {"content": None, "refusal": REFUSED}, {"refusal": REFUSED},
+            {"content": [{"type": "refusal", "refusal": REFUSED}]},
+        ))
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_row_is_read_as_openai_means_it(tmp_path, name):
+    """Calls, the functions that are on offer, and refusals."""
+    row, expected = READ[name]
+    (example,) = read_examples(jsonl(tmp_path, [row]))
+    found = seen(example)
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
@@ -61,19 +90,6 @@ def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
     assert "1 function on offer" in shown
 
 
-def test_pairs_keep_the_functions_of_their_request(tmp_path):
-    """`input` holds the turns and the functions; the preferred answer may be a call."""
-    row = {
-        "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
-        "preferred_output": [CALLS["no content"]],
-        "non_preferred_output": [{"role": "assistant", "content": "Many."}],
-    }
-    (found,) = read_examples(jsonl(tmp_path, [row]))
-    assert found.tools == (TOOL,)
-    assert found.chosen[0].extra["tool_calls"][0]["function"]["name"] == "get_stock"
-    assert found.rejected[0].content == "Many."
-
-
 def test_functions_declared_and_called_count_into_the_length(tmp_path):
     """A row is as long as what the model reads: its functions and calls too."""
     row = {"messages": [USER, CALLS["no content"]]}
@@ -84,20 +100,6 @@ def test_functions_declared_and_called_count_into_the_length(tmp_path):
     called = json.dumps({"name": "get_stock", "arguments": '{"sku": "T1"}'})
     assert bare >= (len(USER["content"]) + len(called)) // 4
     assert with_tools - bare >= len(json.dumps(TOOL)) // 4 - 1
-
-
-@pytest.mark.parametrize(
-    "turn",
-    [
-        {"role": "assistant", "content": None, "refusal": "I cannot do that."},
-        {"role": "assistant", "refusal": "I cannot do that."},
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot do that."}]},
-    ],
-)
-def test_a_refusal_is_an_answer(turn):
-    """A refusal is text that the assistant says."""
-    message = read_turn(turn)
-    assert (message.role, message.content, message.extra) == ("assistant", "I cannot do that.", {})
 
 
 @given(
