@@ -60,10 +60,6 @@ def take(tmp_path, monkeypatch):
     return Taking(tmp_path)
 
 
-def stops(lines):
-    return [value for name, value in lines if name == "stop"]
-
-
 def read(path: Path) -> list[tuple[str, str]]:
     """Its lines as Ollama's parser reads them: values in quotes go on to the closing ones."""
     found, lines = [], path.read_text("utf-8").split("\n")
@@ -112,16 +108,26 @@ def test_each_department_has_its_own_modelfile(take):
         assert f"  ask it:   ollama run shop-{task}" in take.said
 
 
-@pytest.mark.parametrize("template", [CHATML, ZEPHYR, LLAMA_2])
-@pytest.mark.parametrize("ends", [None, 0, 2, [0, 2]])
-def test_no_end_token_is_missing(take, template, ends):
+# Turns without an end token: a text that begins the next question is a stop, beside the end token.
+PLAIN = (
+    "{% for message in messages %}### {{ message['role'] }}\n{{ message['content'] }}\n"
+    "{% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}"
+)
+END, OTHER = "<|im_end|>", "<|endoftext|>"
+
+
+@pytest.mark.parametrize("template", [CHATML, ZEPHYR, LLAMA_2, PLAIN])
+@pytest.mark.parametrize(
+    ("ends", "stops"), [(None, {END}), (0, {END, OTHER}), (2, {END}), ([0, 2], {END, OTHER})]
+)
+def test_no_end_token_is_missing(take, template, ends, stops):
     """Each once: what the model stops at, the tokenizer's end, and what follows an answer."""
     stage = write_run(take.run, template=template) / "stages" / "sft"
     write_tokenizer(stage, template, ends=ends)
     if ends is None:
         (stage / "generation_config.json").unlink()
-    more = ["<|endoftext|>"] if ends in (0, [0, 2]) else []
-    assert sorted(stops(take())) == sorted(["<|im_end|>", *more])
+    found = [value for name, value in take() if name == "stop"]
+    assert sorted(found) == sorted(stops | ({"### user"} if template is PLAIN else set()))
 
 
 @pytest.mark.parametrize("template", list(REFUSED.values()))
@@ -143,16 +149,6 @@ def test_a_result_that_cannot_chat_is_refused(take):
     with pytest.raises(InputError, match="has no chat template"):
         take()
     assert not take.calls
-
-
-def test_turns_without_an_end_token_stop_at_the_next_speaker(take):
-    """A text that begins the next question is a stop, beside the end token."""
-    plain = (
-        "{% for message in messages %}### {{ message['role'] }}\n{{ message['content'] }}\n"
-        "{% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}"
-    )
-    write_run(take.run, template=plain)
-    assert stops(take()) == ["<|im_end|>", "### user"]
 
 
 @pytest.mark.parametrize("begins", [False, True])
