@@ -217,25 +217,6 @@ def test_parquet_without_pyarrow_names_the_extra_and_a_broken_one_is_refused(tmp
         list(read_rows(path))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "rows"),
-    [
-        ("a.jsonl",
-         b'\xef\xbb\xbf{"question": "Q", "answer": "A"}\r\n{"question": "R", "answer": "B"}\r\n',
-         2),
-        ("a.json", b'\xef\xbb\xbf[{"question": "Q", "answer": "A"}]\r\n', 1),
-        ("a.csv", b"\xef\xbb\xbfquestion,answer\r\nQ,A\r\nR,B\r\n", 2),
-        ("a.tsv", b"question\tanswer\r\nQ\tA\r\n", 1),
-    ],
-)  # fmt: skip
-def test_byte_order_marks_and_windows_line_ends_are_no_fault(tmp_path, name, content, rows):
-    """No mark in the first column's name, no carriage return in the answer."""
-    path = write(tmp_path, name, content)
-    read = [row for _, row in read_rows(path)]
-    assert len(read) == rows
-    assert read[0] == {"question": "Q", "answer": "A"}
-
-
 MIXED = [
     5, None, True, [1, 2], {}, {"question": None, "answer": "A"},
     {"question": "Q", "answer": {"a": {"b": None}}},

@@ -102,6 +102,11 @@ READ = [  # name, content, rows, and what is said of how it was read (None: not 
     # A byte order mark and CRLF belong to no value, and need no words.
     *[("a.csv", mark + table(GERMAN, end=end).encode(), GERMAN, [])
       for mark in (b"", b"\xef\xbb\xbf") for end in ("\n", "\r\n")],
+    *[
+        (name, b"\xef\xbb\xbf" + WRITTEN[name](GERMAN).replace("\n", "\r\n").encode(), GERMAN, [])
+        for name in ("a.json", "a.jsonl")
+    ],
+    ("a.tsv", table(GERMAN, "\t").encode(), GERMAN, []),
     # A file that begins in ASCII is read in the encoding of the letters that come later.
     *[(name, WRITTEN[name](LATE).encode("cp1252"), LATE, None) for name in ("a.csv", "a.json")],
     *[("a.csv.gz", gzip.compress(table(GERMAN, ";").encode(encoding)), GERMAN, None)

@@ -111,18 +111,24 @@ def test_a_benchmark_travels_with_the_files_that_it_names(project):
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("plan", "said"),
     [
-        ("gone.yaml", r"names gone\.yaml, and there is no"),
-        ("own.yaml", r"own\.yaml: it names .*train\.jsonl, which is not in its"),
+        # All of them at once.
+        ({"model": "./nowhere", "legal": "gone.jsonl"}, r"(?s)\./nowhere.*gone\.jsonl"),
+        # A benchmark that is not there is no name of the hub, and no path leads out of its folder.
+        ({"more": "evaluation: {tasks: [gone.yaml]}\n"}, r"names gone\.yaml, and there is no"),
+        ({"more": "evaluation: {tasks: [own.yaml]}\n"},
+         r"own\.yaml: it names .*train\.jsonl, which is not in its"),
     ],
-)
-def test_a_benchmark_without_its_files_is_refused(project, task, said):
-    """One that is not there is no name of the hub, and no path leads out of its folder."""
-    (project / "own.yaml").write_text(BENCHMARK.replace("asked/", "../elsewhere/train.jsonl #"))
-    write_plan(more=f"evaluation: {{tasks: [{task}]}}\n")
+)  # fmt: skip
+def test_a_path_that_is_not_there_or_leads_out_is_refused(project, plan, said):
+    """By its name, and nothing is written."""
+    outside = BENCHMARK.replace("asked/", "../elsewhere/train.jsonl #")
+    (project / "own.yaml").write_text(outside)
+    write_plan(**plan)
     with pytest.raises(InputError, match=said):
         packed()
+    assert not Path("shop-bundle").exists()
 
 
 def held(archive):
@@ -218,16 +224,6 @@ def test_names_on_the_hub_are_fetched_there(project):
         owner = model.split("/")[0]
         words = f"do so at https://huggingface.co/{owner}/"
         assert any(words in line and "HF_TOKEN" in line for line in packed(f"{owner}.tgz").lines())
-
-
-def test_every_path_that_is_not_there_is_named(project):
-    """All of them at once, and nothing is written."""
-    write_plan(model="./nowhere", legal="gone.jsonl")
-    with pytest.raises(InputError) as error:
-        packed()
-    assert "./nowhere" in error.value.text()
-    assert "gone.jsonl" in error.value.text()
-    assert not Path("shop-bundle").exists()
 
 
 def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatch):
