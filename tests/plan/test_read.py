@@ -64,8 +64,8 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
 
 
 PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 8"
+# What is written in place of what, and what is said; the place comes first.
 FAULTS = [
-    # what is written in place of what, and what is said; the place comes first
     ("rank: 8", "rnak: 8", ["plan.yaml:10:5: ", "unknown key 'rnak'", "did you mean 'rank'?"]),
     ("epochs: 2", "epoch: 2",
      ["plan.yaml:13:5: ", "unknown key 'epoch'", "did you mean 'epochs'?"]),
@@ -131,9 +131,10 @@ FAULTS = [
     ("epochs: 2", "attention: flex_attention", ["flex_attention needs a CUDA", "auto"]),
     ("epochs: 2", "holdout: 0\n    keep: best\n    early_stopping: 3",
      ["`keep: best` needs a loss on held-out rows", "`early_stopping: 3` needs"]),
+    # What the file of a method declares under `refuses`.
     (LORA, PREFIX.replace("false", "true"),
      ["`gradient_checkpointing` is true, which does not go with update prefix", "drops the cache",
-     "smaller micro_batch_size"]),  # What the file of a method declares under `refuses`.
+     "smaller micro_batch_size"]),
     (LORA, PREFIX + "\n    packing: true",
      ["`packing` is true, which does not go with update prefix", "packing: false"]),
     (LORA, PREFIX + "\n    attention: flash_attention_2",
