@@ -1,4 +1,4 @@
-"""`python -m benchmarks gpu` and `peers`: settings, rows, what counts as a training, and the tables.
+"""`python -m benchmarks gpu` and `peers`: settings, rows, what counts as training, and tables.
 
 What trains is replaced here; the slow test trains a tiny model on the CPU with nothing replaced.
 """

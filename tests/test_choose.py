@@ -136,7 +136,7 @@ def test_a_hint_names_the_choice_again(call):
     assert composition(call, *PAIRED, *options) == "sft+prefix"
 
 
-# --------------------------------------------------------------------------- the compositions themselves
+# ---------------------------------------------------------------------- the compositions themselves
 
 
 def test_the_parts_in_the_other_order_are_put_right():

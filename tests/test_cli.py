@@ -69,8 +69,8 @@ def test_json_is_one_document_and_messages_go_to_stderr(typed):
     assert (code, document["schema_version"], "suggestion" in err) == (0, 1, True)
     assert (document["missing"], document["plan"]) == (["data.path"], None)
     for found, keys in (
-        (document, "recommendation guide alternatives flips unknown warnings situation hardware data"
-                   " rules"),
+        (document, "recommendation guide alternatives flips unknown warnings situation hardware"
+                   " data rules"),
         (document["recommendation"], "composition remedies stages decided_by because estimate"),
         (document["recommendation"]["estimate"], "peak_gib low_gib high_gib hours usd fits"),
     ):  # fmt: skip

@@ -214,6 +214,7 @@ def scenario_5() -> Advice:
         sample={"messages": [{"role": "user", "content": "secret question"}]},
     )  # fmt: skip
     given = {"task": "customer_service", "budget": "low", "data_path": "support/train.jsonl"}
+    one_task = "pays where many tasks share one base; there is one task here"
     unsuited = "needs pairs of better and worse answers; the data holds requests with one answer"
     return advice(
         recommended(
@@ -233,7 +234,7 @@ def scenario_5() -> Advice:
         guide=guide("sft+qlora", SCENARIO_5),
         alternatives=(
             lower("sft+lora", "more memory for little gain when money is short", 19.8),
-            lower("sft+adapter", "pays where many tasks share one base; there is one task here", 18.2),
+            lower("sft+adapter", one_task, 18.2),
             lower("sft+prefix", "weaker than LoRA on hard tasks", 17.5),
             too_big("sft+full", 78.1),
             candidate(
@@ -279,7 +280,9 @@ def scenario_3() -> Advice:
             lower("sft+lora@per_task", named, rule="document/scenario-3"),
             lower("sft+qlora@per_task", named, 8.0, "document/scenario-3"),
             too_big("sft+full", 78.1, 22.5),
-            lower("sft>rm>ppo+lora", "the task is no open conversation", rule="document/principle-2"),
+            lower(
+                "sft>rm>ppo+lora", "the task is no open conversation", rule="document/principle-2"
+            ),
         ),
         unknown=("data.rows", "data.tokens"),
     )  # fmt: skip
@@ -347,7 +350,8 @@ def remedy_alone() -> Advice:
 def nothing_fits() -> Advice:
     """A 70B model and a card of 8 GiB: exit code 3, with what would fit."""
     llama = ModelShape(
-        id="meta-llama/Llama-3.3-70B-Instruct", origin="catalogue", params=70_553_706_496, gated=True
+        id="meta-llama/Llama-3.3-70B-Instruct", origin="catalogue", params=70_553_706_496,
+        gated=True,
     )  # fmt: skip
     nearest = too_big("sft+qlora", 46.2, 8, hours=30.0, cost_usd=9.0)
     smaller = "No way of training fits the hardware and the budget, so a smaller model is needed."

@@ -100,7 +100,7 @@ def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypa
     ],
 )
 def test_every_kind_has_its_page(tmp_path, row, parts):
-    """Checkable prompts and texts are shown in their own words; the others have whole pages below."""
+    """Checkable prompts and texts in their own words; the others have whole pages below."""
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     text = page(tmp_path / "a.jsonl")
     for part in parts:

@@ -142,7 +142,7 @@ def test_the_probe_is_shown_before_the_first_question():
     assert ui.said[0].startswith("This machine has NVIDIA GeForce RTX 4090")
 
 
-# --------------------------------------------------------------------------- which model to start from
+# ---------------------------------------------------------------------- which model to start from
 
 
 NEAR = (NamedModel(id="Qwen/Qwen3-8B", about="8.19B parameters"),)

@@ -178,7 +178,7 @@ def test_only_what_can_be_answered_can_be_tried():
         assert can_be_tried(Flip(change={"budget": "high"}, to=to, effort=effort, text="")) is can
 
 
-# --------------------------------------------------------------------------- as a newcomer reads them
+# ---------------------------------------------------------------------- as a newcomer reads them
 
 
 JARGON = re.compile(
