@@ -144,7 +144,7 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     text, data = whole[0].read_text(), whole[0].parent / "rows.jsonl"
     each = "".join(f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in names)
     plan = tmp_path / "plan.yaml"
-    plan.write_text(re.sub("^data:.*\n", "", text, flags=re.M) + f"tasks:\n{each}")
+    plan.write_text(re.sub(r"^data:.*\n(  .*\n)*", "", text, flags=re.M) + f"tasks:\n{each}")
     begun = []
     original = RunCallback.on_train_begin
 
