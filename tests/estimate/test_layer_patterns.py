@@ -27,11 +27,15 @@ NOT_THERE = object()
 HALF = ["sliding_attention", "full_attention"] * 4
 
 
+def shape_of(config: dict[str, Any], **more: Any) -> Any:
+    return shape_from_config(config, "x", origin="hub", source="", **more)
+
+
 def letters(family: str, config: dict[str, Any]) -> tuple[str, str]:
     """The mixers and the MLPs of a model of eight layers."""
     given = {**PLAIN, **config, "model_type": family}
     given = {key: value for key, value in given.items() if value is not NOT_THERE}
-    shape = shape_from_config(given, "x", origin="hub", source="")
+    shape = shape_of(given)
     return shape.mixers, shape.mlps
 
 
@@ -102,16 +106,16 @@ def test_a_number_for_each_layer_is_read_where_all_are_alike():
         **PLAIN, "model_type": "hunyuan_v1_moe", "num_experts": 4, "moe_topk": [2] * 8,
         "moe_intermediate_size": [24] * 8,
     }  # fmt: skip
-    shape = shape_from_config(config, "x", origin="hub", source="")
+    shape = shape_of(config)
     assert (shape.experts_per_token, shape.expert_size) == (2, 24)
 
 
 def test_a_width_that_nothing_states_follows_from_the_parameters():
     """An entry with dimensions and a total, but no width of the MLP, has the width that makes it."""
     config = {**PLAIN, "model_type": "llama"}
-    known = shape_from_config({**config, "intermediate_size": 640}, "x", origin="hub", source="")
+    known = shape_of({**config, "intermediate_size": 640})
     del config["intermediate_size"]
-    shape = shape_from_config(config, "x", origin="hub", source="", params=known.params)
+    shape = shape_of(config, params=known.params)
     assert shape.intermediate_size == 640
     assert "follows from the number of parameters" in shape.note
 
@@ -120,18 +124,14 @@ def test_layers_without_a_number_of_them_are_counted():
     """Nemotron-H's newer configurations list their layers alone."""
     config = {key: value for key, value in PLAIN.items() if key != "num_hidden_layers"}
     types = ["linear_attention", "moe", "full_attention", "mlp"]
-    shape = shape_from_config(
-        {**config, "model_type": "nemotron_h", "layers_block_type": types}, "x", origin="hub", source=""
-    )  # fmt: skip
+    shape = shape_of({**config, "model_type": "nemotron_h", "layers_block_type": types})
     assert (shape.layers, shape.mixers) == (4, "m-a-")
 
 
 @pytest.mark.parametrize("key", ["block_configs", "linear_attn_config"])
 def test_keys_by_which_single_layers_differ_are_noted(key):
     """Nemotron Super and Kimi Linear count as if all their layers were alike."""
-    shape = shape_from_config(
-        {**PLAIN, "model_type": "nemotron-nas", key: [1]}, "x", origin="hub", source=""
-    )
+    shape = shape_of({**PLAIN, "model_type": "nemotron-nas", key: [1]})
     assert f"{key} not read" in shape.note
 
 
