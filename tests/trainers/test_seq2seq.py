@@ -113,7 +113,7 @@ def test_outputs_are_learned(stage, architecture, update, request):
     was learned.
     """
     model = request.getfixturevalue(architecture)
-    keys = {"learning_rate": 1e-2, "max_steps": 250}
+    keys = {"learning_rate": 1e-2, "max_steps": 150}
     if update == "lora":
         keys = {"learning_rate": 2e-2, "max_steps": 60, "rank": 16}
     job = stage(model, update=update, **keys)
