@@ -95,21 +95,13 @@ def test_every_remedy_alone_is_said_in_daily_words():
     [
         ("cpt>sft", {"data_kind": "raw_text", "data_rows": 300}, "examples of requests and good"),
         ("sft>kto", {"data_kind": "unpaired_feedback", "data_rows": 11}, "your 11 answers that"),
-        (
-            "sft>dpo",
-            {"data_kind": "preference", "data_rows": 90},
-            "better answers of your 90 pairs",
-        ),
+        ("sft>dpo", {"data_kind": "preference", "data_rows": 90}, "better answers of your 90 pairs"),
         ("grpo", {"data_kind": "prompts_with_verifier", "data_rows": 70}, "your 70 problems"),
-        (
-            "sft>rm>ppo",
-            {"data_kind": "preference"},
-            "let the first model practise while the second",
-        ),
+        ("sft>rm>ppo", {"data_kind": "preference"}, "let the first model practise while the second"),
         ("rloo", {"data_kind": "preference", "data_rows": 90}, "while a scoring model scores its"),
         ("rloo", {"data_kind": "preference", "reward_model_available": True}, "your scoring model"),
     ],
-)
+)  # fmt: skip
 def test_rows_are_what_they_are(chain, stated, said):
     """Documents, thumbs and problems are not shown as examples, and a judge is not a problem."""
     text = first_sentence(Composition(chain=tuple(chain.split(">")), update="lora"), **stated)

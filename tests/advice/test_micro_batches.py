@@ -18,13 +18,9 @@ def cost(need_gib, limit_gib):
     """An estimate with a band of 12 %."""
     need = round(need_gib * GIB)
     memory = MemoryEstimate(
-        moments=(),
-        low_bytes=need,
-        high_bytes=need,
-        need_bytes=need,
-        need_low_bytes=round(need * (1 - BAND)),
-        need_high_bytes=round(need * (1 + BAND)),
-    )
+        moments=(), low_bytes=need, high_bytes=need, need_bytes=need,
+        need_low_bytes=round(need * (1 - BAND)), need_high_bytes=round(need * (1 + BAND)),
+    )  # fmt: skip
     limit = round(limit_gib * GIB)
     return Estimate(fits=memory_fits(memory, limit), memory=memory, limit_bytes=limit)
 

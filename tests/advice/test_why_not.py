@@ -12,13 +12,9 @@ from tests.advice.situations import RULES, advised, random_advice
 from tests.conftest import scaled
 
 SUPPORT = {
-    "task": "customer_service",
-    "budget": "low",
-    "gpu": "RTX 4090",
-    "model": "Qwen/Qwen3-8B",
-    "data_kind": "paired",
-    "data_rows": 1500,
-}
+    "task": "customer_service", "budget": "low", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B",
+    "data_kind": "paired", "data_rows": 1500,
+}  # fmt: skip
 
 
 def why_not(**stated):

@@ -42,22 +42,16 @@ def run_of(spec=SPEC, shape=SHAPE, hardware=CPU, *, memory=1.0, time=1.0, **chan
     found = estimate(spec, shape, hardware, tokens_total=10**6, rows_total=5000)
     counters = ("rss_growth",) if hardware.kind == "cpu" else ("allocated", "reserved")
     size = found.memory.peak_bytes - int(0.7 * 2**30)
+    readings = [
+        Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
+        for one in counters
+    ]
     fields = {
-        "machine": machine_name(hardware),
-        "family": shape.architecture,
-        "params": shape.params,
-        "objective": spec.objective,
-        "update": spec.update,
-        "quantization": spec.quantization,
-        "sharding": spec.sharding,
-        "steps": 100,
-        "memory": tuple(
-            Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
-            for one in counters
-        ),
-        "expected_step_s": found.step_s,
-        "measured_step_s": time * found.step_s,
-    }
+        "machine": machine_name(hardware), "family": shape.architecture, "params": shape.params,
+        "objective": spec.objective, "update": spec.update, "quantization": spec.quantization,
+        "sharding": spec.sharding, "steps": 100, "memory": tuple(readings),
+        "expected_step_s": found.step_s, "measured_step_s": time * found.step_s,
+    }  # fmt: skip
     return PastRun(**{**fields, **changes})
 
 
