@@ -154,11 +154,12 @@ def kind_of(purpose, options, name):
     """What the trainer of an objective prepares of such data."""
     import importlib
 
+    from trainers.heads import Classifier
     from trainers.rows.conversation import PROMPTS
     from trainers.stage.objective import Objective
 
     if options.get("head") == "classes":
-        purpose = "classes"
+        return Classifier.kind
     # PPO has a loop of its own; a teacher answers what the data do not.
     if purpose == "ppo" or (purpose == "distill" and name == "checked"):
         return PROMPTS
