@@ -30,6 +30,12 @@ def test_resemblance_is_the_share_of_three_word_sequences():
     assert resemblance(sketch(left), sketch(left)) == 1
     assert resemblance(sketch(left), sketch(b"n o p q r s t")) == 0
     assert sketch(b"two words") == ()
+    # The smallest 64 hashes estimate the overlap of a thousand words within a tenth or so.
+    words = sentence(1, 1000).split()
+    long, changed = (
+        " ".join(one).encode() for one in (words, words[:900] + sentence(2, 100).split())
+    )
+    assert abs(resemblance(sketch(long), sketch(changed)) - 898 / (998 + 998 - 898)) < 0.12
 
 
 def test_rows_typed_differently_are_near_duplicates(tmp_path):

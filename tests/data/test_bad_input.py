@@ -142,6 +142,16 @@ def test_a_file_that_is_no_data_says_what_it_is_and_where_it_breaks(tmp_path, na
     assert says in error_of(write(tmp_path, name, content))
 
 
+def test_reading_changes_nothing(tmp_path):
+    """Data files are opened for reading only, and nothing is left beside them."""
+    path = jsonl(tmp_path, pairs(3))
+    before = (path.stat().st_mtime_ns, path.read_bytes())
+    profile(path)
+    recognise(path)
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_fifo_is_refused_without_opening_it(tmp_path):
     """A pipe or a device is refused by its kind, also inside a folder and as an option's file."""
     os.mkfifo(tmp_path / "a.jsonl")
