@@ -101,7 +101,7 @@ def test_the_numbers_are_those_of_the_trainers():
     """The advisor never imports the trainers; what they measure is written down twice."""
     pytest.importorskip("torch")
     from trainers.evaluation import generation, loss, pairs
-    from trainers.keep import checkpoint_store, held_out_curve
+    from trainers.keep import held_out_curve, progress
 
     assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
     assert (module.SAMPLES, module.LONGEST_SAMPLE) == (loss.SAMPLES, loss.LONGEST_SAMPLE)
@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_the_trainers():
     assert (module.TIMES_MEASURED, module.MOST_ROWS, module.LARGEST_SHARE) == (
         held_out_curve.MOST_TIMES, held_out_curve.MOST_ROWS, held_out_curve.LARGEST_SHARE,
     )  # fmt: skip
-    assert module.LARGEST_SHARE == checkpoint_store.LARGEST_SHARE
+    assert module.LARGEST_SHARE == progress.LARGEST_SHARE
     assert (module.TRIAL_ROWS, module.TRIAL_SAMPLES, module.TRIAL_GENERAL) == (
         generation.TRIAL_ROWS, generation.TRIAL_SAMPLES, generation.TRIAL_GENERAL,
     )  # fmt: skip
