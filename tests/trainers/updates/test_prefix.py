@@ -6,11 +6,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from msgspec import structs
 from peft import AutoPeftModelForCausalLM, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 from advisor.ground.errors import InputError, TrainingFailed
-from tests.trainers.runs import trained
+from tests.trainers.runs import losses, trained
+from trainers.job.job import make_job
 from trainers.rows.stage_rows import prepare_rows
 from trainers.start import loading
 from trainers.updates import load_update, prefix
@@ -84,6 +86,17 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
     long = f"prefix_text has {len(given)} tokens, prefix_tokens is 5"
     with pytest.raises(InputError, match=long):
         trained(make(update="prefix", prefix_tokens=5, prefix_text=text))
+
+
+def test_a_stage_goes_on_from_a_prefix_whatever_that_started_from(make, tmp_path):
+    """The second of two stages with the same prefix_text trains the prefix of the first."""
+    keys = {"prefix_tokens": 20, "prefix_text": "Answer shortly.", "learning_rate": 5e-2}
+    first = make(update="prefix", max_steps=3, job_judge=False, **keys)
+    trained(first)
+    more = structs.replace(first.stage, name="more", start_from="sft")
+    plan = structs.replace(first.plan, stages=(first.stage, more))
+    job = make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False)
+    assert trained(job)["loss_first"] < losses(first)[0]
 
 
 def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, unloaded):
