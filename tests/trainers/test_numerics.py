@@ -6,6 +6,7 @@ import math
 from contextlib import nullcontext
 from importlib import import_module
 from pkgutil import resolve_name
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +30,7 @@ from tests.trainers.runs import metrics, trained, write_rows
 from trainers import grpo
 from trainers.evaluation.saved_result import difference
 from trainers.job.evaluating import evaluating
-from trainers.rollouts.transformers_engine import TransformersEngine
+from trainers.rollouts.transformers_engine import TransformersEngine, row_bytes
 from trainers.rows.preference import preference_columns
 from trainers.say.progress import Parts
 from trainers.stage.load import build_trainer, load_stage
@@ -295,6 +296,29 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     assert at_once(2**20, 7) == 7
     # A stage that ran out of memory and starts with half its micro-batch generates half as many.
     assert at_once(2**15, 64, least=2, room=0.5) == 7
+
+
+def test_layers_of_different_sizes_are_counted_one_by_one():
+    """Gemma 4 has heads of two widths and Gemma 3n a width for each MLP; Mamba keeps nothing more
+    for a longer text.
+    """
+
+    def per_token(config):
+        model = SimpleNamespace(config=config, parameters=lambda: iter([torch.zeros(1)]))
+        return (row_bytes(model, 2) - row_bytes(model, 1)) // 4
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 60}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    kinds = {"layer_types": ["sliding_attention", "full_attention"]}
+    wide = {**sizes, **heads, **kinds, "num_kv_shared_layers": 0}
+    gemma4 = transformers.Gemma4TextConfig(**wide, intermediate_size=32, global_head_dim=16)
+    assert per_token(gemma4) == 2 * 2 * (8 + 16) + 8 * 16 + 3 * 32
+    gemma3n = transformers.Gemma3nTextConfig(
+        **wide, intermediate_size=[32, 64], activation_sparsity_pattern=[0.0, 0.0]
+    )
+    assert per_token(gemma3n) == 2 * 2 * (8 + 8) + 8 * 16 + 3 * 64
+    mamba = transformers.MambaConfig(**sizes)
+    assert per_token(mamba) == 8 * 16 + 3 * mamba.intermediate_size
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy
+
 from advisor.ground.progress import Wait, waiting
 from trainers.job.evaluating import generating
 from trainers.job.machine import over_processes
@@ -105,13 +107,24 @@ def row_bytes(model: Any, tokens: int) -> int:
     logits of its next token.
     """
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    cached = 2 * config.num_hidden_layers * heads * width
-    read = HIDDEN_STATES * config.hidden_size + MLP_STATES * inner
+    # One config for each layer, where they differ (Gemma 4).
+    layers = list(getattr(config, "per_layer_config", [config] * config.num_hidden_layers))
+    inner = [
+        getattr(layer, "intermediate_size", None) or 4 * config.hidden_size for layer in layers
+    ]
+    cached = sum(map(_cached, layers))
+    read = HIDDEN_STATES * config.hidden_size + MLP_STATES * int(numpy.max(inner))
     a_token = int(next(model.parameters()).element_size()) * int(cached + read)
     return tokens * a_token + 4 * LOGIT_COPIES * int(config.vocab_size)
+
+
+def _cached(layer: Any) -> int:
+    """Numbers that a layer keeps of a token; 0 of one whose state does not grow (Mamba)."""
+    heads = getattr(layer, "num_attention_heads", None)
+    if not heads:
+        return 0
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    return 2 * int(width) * int(getattr(layer, "num_key_value_heads", None) or heads)
 
 
 def free_bytes(models: Sequence[Any], trained: int | None = None) -> int:
