@@ -26,6 +26,7 @@ from typing import Any
 from msgspec import structs
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, OutOfMemory, Stopped
+from advisor.ground.resources import install_line
 from advisor.ground.signals import receiving
 from advisor.ground.terminal import mask_secrets, show_streams, shown
 from advisor.plan.model import Plan
@@ -43,10 +44,18 @@ from trainers.job.machine import (
     run_and_leave,
     several_machines,
 )
-from trainers.stage.load import check_later_stages, check_rows
-from trainers.stage.objective import load_recipe
-from trainers.start.model_files import CHECK_NAME
-from trainers.step.settings import refused_by_library
+
+try:
+    from trainers.stage.load import check_later_stages, check_rows
+    from trainers.stage.objective import load_recipe
+    from trainers.start.model_files import CHECK_NAME
+    from trainers.step.settings import refused_by_library
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    what = f"training needs {error.name}, which is not installed"
+    print(f"error: {MachineNotReady(what, hint=install_line()).text()}", file=sys.stderr)
+    sys.exit(MachineNotReady.exit_code)
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"

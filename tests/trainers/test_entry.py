@@ -59,6 +59,20 @@ def test_the_command_says_what_it_takes():
     assert " torch\n" not in done.stderr
 
 
+def test_a_missing_library_is_said_with_the_line_that_installs_it():
+    """Without the extra `train` the command ends with exit 4 before it reads anything."""
+    run = "import runpy, sys; sys.modules['numpy'] = None;"
+    run += " runpy.run_module('trainers', {}, '__main__')"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", run],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: training needs numpy, which is not installed\n")
+    assert "pip install" in done.stderr
+    assert "[train]" in done.stderr
+
+
 def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     tmp_path, tiny_model, capsys, monkeypatch
 ):
