@@ -14,7 +14,13 @@ from tests.trainers.alignment import QUESTIONS, REWARD, SHORT, stage_of
 from tests.trainers.conftest import job_in
 from tests.trainers.runs import losses, metrics, trained, write_rows
 from trainers.rewards.scoring import Answer, Reward
-from trainers.rewards.sources import build_rewards, matches, same_answer, schema_validator
+from trainers.rewards.sources import (
+    build_rewards,
+    matches,
+    model_scores,
+    same_answer,
+    schema_validator,
+)
 from trainers.rows.preference import PAIRS
 from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer
@@ -131,6 +137,17 @@ def test_a_reward_model_of_another_tokenizer_is_refused(align, tiny_model, train
     for model, said in ((other, "another tokenizer"), (tiny_model, "gives no scores")):
         with pytest.raises(InputError, match=said):
             trained(align("rloo", reward_model=str(model), **OWN))
+
+
+def test_a_reward_model_without_a_padding_token_scores_text_by_text():
+    """Some configs of the hub name -1, which has no embedding to pad with."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=2, num_labels=1, pad_token_id=-1)
+    model = transformers.LlamaForSequenceClassification(config)
+    answers = [Answer("", "", None, [3, 4], [5] * size) for size in (1, 4)]
+    each = [model_scores(model, [answer], at_once=1)[0] for answer in answers]
+    assert model_scores(model, answers, at_once=2) == pytest.approx(each)
 
 
 def test_a_reward_model_scores_as_it_does_alone(align, trained_once):

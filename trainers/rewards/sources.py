@@ -485,6 +485,8 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
         return []
     texts = [[*answer.prompt_ids, *answer.answer_ids] for answer in answers]
     pad_id = model.config.get_text_config().pad_token_id
+    if pad_id is not None and pad_id < 0:  # some configs of the hub say so that there is none
+        pad_id = None
     with evaluating(model):
         scores: list[float] = head_outputs(model, texts, pad_id, at_once=at_once)[:, 0].tolist()
     return scores
