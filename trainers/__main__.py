@@ -53,8 +53,8 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
-    what = f"training needs {error.name}, which is not installed"
-    print(f"error: {MachineNotReady(what, hint=install_line()).text()}", file=sys.stderr)
+    lacking = f"training needs {error.name}, which is not installed"
+    print(f"error: {MachineNotReady(lacking, hint=install_line()).text()}", file=sys.stderr)
     sys.exit(MachineNotReady.exit_code)
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.

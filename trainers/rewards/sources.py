@@ -484,9 +484,8 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     if not answers:
         return []
     texts = [[*answer.prompt_ids, *answer.answer_ids] for answer in answers]
-    pad_id = model.config.get_text_config().pad_token_id
-    if pad_id is not None and pad_id < 0:  # some configs of the hub say so that there is none
-        pad_id = None
+    named = model.config.get_text_config().pad_token_id
+    pad_id = named if named is None or named >= 0 else None  # some configs of the hub say -1
     with evaluating(model):
         scores: list[float] = head_outputs(model, texts, pad_id, at_once=at_once)[:, 0].tolist()
     return scores

@@ -120,10 +120,8 @@ def row_bytes(model: Any, tokens: int) -> int:
 
 def _cached(layer: Any) -> int:
     """Numbers that a layer keeps of a token; 0 of one whose state does not grow (Mamba)."""
-    heads = getattr(layer, "num_attention_heads", None)
-    if not heads:
-        return 0
-    width = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    heads = getattr(layer, "num_attention_heads", None) or 0
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // max(1, heads)
     return 2 * int(width) * int(getattr(layer, "num_key_value_heads", None) or heads)
 
 
