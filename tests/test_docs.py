@@ -118,7 +118,7 @@ def test_a_command_of_the_readme_runs(command, call, prepared, tmp_path):
     assert (words[0], code) == ("advise", 2 if words == ["advise"] else 0), err + out
 
 
-@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.train
 @pytest.mark.parametrize(
     "command", [command for command in README_COMMANDS if command.startswith(TRAINING)]

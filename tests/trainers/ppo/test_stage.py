@@ -494,7 +494,7 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     with pytest.raises(InputError, match="is scored by rm"):
         ran(only="ppo", judge=False)
     assert ran(only="ppo", dry_run=True).stages[0].why == "needs rm, which is not trained yet"
-    ran(only="rm", judge=False)
+    ran(only="rm")
     assert ran(only="ppo", dry_run=True).stages[0].measured.peak_bytes > 0
     done = ran()
     assert statuses(done) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
