@@ -20,7 +20,7 @@ from trainers.job.job import Job
 from trainers.job.machine import is_main_process, process_count
 from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.scoring import Scored, reward_functions
-from trainers.rewards.watch import Watch, watching
+from trainers.rewards.watch import Watch, differ_check, lines_of, watching
 from trainers.rollouts import CORRECTION_CAPPED, ENGINE_MISMATCH
 from trainers.rows.conversation import Prompt
 from trainers.stage.objective import Build, Opened, Rewarded
@@ -93,9 +93,9 @@ class GRPO(Rewarded):
         """Write the result.
 
         Raises TrainingFailed if no two answers to one prompt got different rewards, so that nothing
-        was learned: in the main process, which logs them.
+        was learned.
         """
-        differ = self.watch.differ_check(self.rewards)
+        differ = differ_check(lines_of(job), self.rewards)
         if is_main_process() and not differ.ok and job.max_steps is None:
             hint = (
                 "look at the sample answers: the task may be too hard for the model (train it on"
@@ -106,7 +106,8 @@ class GRPO(Rewarded):
 
     def outcome(self, job: Job) -> dict[str, Any]:
         found = super().outcome(job)
-        return {**found, "checks": (*found["checks"], self.watch.differ_check(self.rewards))}
+        differ = differ_check(lines_of(job), self.rewards)
+        return {**found, "checks": (*found["checks"], differ)}
 
 
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:

@@ -405,12 +405,15 @@ def test_every_key_reaches_the_trainer(objective, key, align, monkeypatch):
 
 
 def test_a_reward_that_never_differs_is_told(align, tmp_path):
-    """All answers got the same: the run fails saying so."""
+    """All answers got the same: the run fails saying so, and so does the next attempt, which has
+    no step left to train.
+    """
     code = "def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n"
     (tmp_path / "own.py").write_text(code)
     why = r"learned: reward own\.py:score never told .* apart, and gave 1 to"
-    with pytest.raises(TrainingFailed, match=why):
-        trained(align("grpo", **SHORT))
+    for _ in range(2):
+        with pytest.raises(TrainingFailed, match=why):
+            trained(align("grpo", **SHORT))
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])

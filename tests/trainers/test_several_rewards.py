@@ -17,7 +17,7 @@ from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
 from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sampled, shortened
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward, overlong_penalty, repetition_penalty
-from trainers.rewards.watch import Watch, rewards_in, watching
+from trainers.rewards.watch import Watch, differ_check, rewards_in, watching
 
 KEYS = {key: value for key, value in SHORT.items() if key != "reward"}
 
@@ -288,7 +288,7 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
     callback = watching(job, watch, ["completions/clipped_ratio"])
     state = SimpleNamespace(global_step=5)
     callback.on_train_begin(None, state, None)
-    assert watch.differed
+    assert differ_check(lines_of(tmp_path / "metrics.jsonl"), Rewards([])).ok
     callback.on_log(None, state, None, logs={"loss": 0.0, "completions/clipped_ratio": 1.0})
     assert "grpo: WARNING: 92% of the answers were cut" in capsys.readouterr().err
 

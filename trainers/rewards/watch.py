@@ -58,7 +58,6 @@ class Watch:
     def __init__(self, kl_limit: float | None = None) -> None:
         self.kl_limit = kl_limit
         self.lines: list[Mapping[str, Any]] = []  # the first and the last ones
-        self.differed = False  # whether any answers to one prompt got different rewards
         self.found: list[Finding] = []  # in the last line
         self.warned: dict[str, str] = {}  # name -> text
 
@@ -70,7 +69,6 @@ class Watch:
     def see(self, line: Mapping[str, Any]) -> list[str]:
         """What is wrong and was not said before."""
         self.lines.append({"cut": 1 - line["ended"], **line} if "ended" in line else line)
-        self.differed |= bool((line.get("reward_std") or 0.0) > ALIKE)
         most = max(CONSTANT, *(warning.lines for warning in rollout_warnings().values()))
         del self.lines[FIRST:-most]
         self.found = warnings_of(self.lines)
@@ -85,15 +83,6 @@ class Watch:
     def checks(self) -> list[Check]:
         """What was warned of, for the result."""
         return [Check(f"rollouts-{name}", False, text) for name, text in self.warned.items()]
-
-    def differ_check(self, rewards: Rewards) -> Check:
-        """Whether the answers of the training got different rewards: else nothing was learned."""
-        if self.differed or not self.lines:
-            text = f"{rewards.name} gave different rewards to answers to one prompt"
-            return Check("rewards-differ", True, text)
-        gave = f"{self.lines[-1].get('reward', 0.0):.3g} to every answer of the last step"
-        text = f"{rewards.name} never told two answers to one prompt apart, and gave {gave}"
-        return Check("rewards-differ", False, text)
 
 
 def watching(job: Job, watch: Watch, names: Sequence[str]) -> Any:
@@ -247,6 +236,20 @@ def about_rewards(
 ) -> tuple[tuple[RewardRecord, ...], list[Check]]:
     """What `rewards_in` finds in the lines of the whole stage, once training is over."""
     return rewards_in(lines_of(job), rewards)
+
+
+def differ_check(lines: Lines, rewards: Rewards) -> Check:
+    """Whether the answers of the whole stage got different rewards: else nothing was learned.
+
+    Args:
+        lines: Of the stage in metrics.jsonl, those of earlier attempts among them.
+    """
+    if not lines or any((line.get("reward_std") or 0.0) > ALIKE for line in lines):
+        text = f"{rewards.name} gave different rewards to answers to one prompt"
+        return Check("rewards-differ", True, text)
+    gave = f"{lines[-1].get('reward') or 0.0:.3g} to every answer of the last step"
+    text = f"{rewards.name} never told two answers to one prompt apart, and gave {gave}"
+    return Check("rewards-differ", False, text)
 
 
 def rewards_in(
