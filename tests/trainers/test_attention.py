@@ -41,6 +41,13 @@ def without_backward(q, k, v, **more):
     return varlen(q, k, v, **more).detach()
 
 
+def with_broken_backward(*parts, **more):
+    """A kernel whose outputs are right and whose gradients are no numbers."""
+    found = varlen(*parts, **more)
+    found.register_hook(lambda gradient: gradient * float("nan"))
+    return found
+
+
 @pytest.fixture
 def packed(make):
     """A stage that packs rows and leaves the attention to the machine."""
@@ -84,9 +91,9 @@ def test_packed_rows_take_the_fastest_flash_attention_that_works(packed, has):
     assert choice(full)[0] == "kernels-community/flash-attn2"
 
 
-@pytest.mark.parametrize("wrong", [one_long_row, without_backward])
+@pytest.mark.parametrize("wrong", [one_long_row, without_backward, with_broken_backward])
 def test_a_kernel_with_wrong_numbers_is_not_used(packed, has, wrong):
-    """Rows that see each other, or no gradient: sdpa takes its place, and the run says why."""
+    """Rows that see each other, no gradient, or one that is no number: sdpa takes its place, and the run says why."""
     has(flash_attention_2=wrong)
     found = choice(packed())
     assert found[0] == "sdpa"
