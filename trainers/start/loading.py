@@ -422,8 +422,7 @@ def check_same_module(job: Job, there: Any, update: Update) -> None:
     for key, plan_key in update.PLAN_KEYS.items():
         mine, other = job.stage.options.get(plan_key), getattr(there, key, None)
         # A config names its layers in other words, and has no text that a prefix started from.
-        told = plan_key not in ("target_modules", "prefix_text") and mine is not None
-        if told and mine != other:
+        if mine not in (None, other) and plan_key not in ("target_modules", "prefix_text"):
             raise InputError(
                 f"{plan_key} is {mine}, the adapter it continues from has {other}",
                 where=f"stage {job.stage.name}",
