@@ -78,6 +78,7 @@ class Distillation(SFT):
     trained_by = "trainers.teachers.trainer:Distilling"
     evaluated_by: EvaluatedBy | None = DistillationEvaluator
     logged = ("completions/mean_length", "completions/clipped_ratio")
+    asks_teacher = True
     teacher: Any = None  # the teacher's model, once something needs it
     server: OpenServer | None = None  # that generates the student's answers
 

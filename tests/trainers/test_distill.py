@@ -26,6 +26,7 @@ from tests.trainers.runs import (
     write_rows,
 )
 from trainers import distill
+from trainers.stage.load import check_rows
 from trainers.step.answer_loss import Head
 from trainers.teachers import teacher as module
 from trainers.teachers.trainer import Distance, is_on_policy, logit_divergences, prompt_length
@@ -276,6 +277,12 @@ def test_a_dry_run_measures_answers_of_the_longest_kind(lesson, problems):
     distill.train(job)
     assert json.loads((job.output / "dry_run.json").read_text())
     assert not list(job.run.glob("prepared/*-teacher-*"))
+
+
+def test_the_rows_of_tasks_are_looked_at_before_any_teacher_answers(lesson, problems, monkeypatch):
+    """A teacher is loaded when its task begins, which knows the attention of this machine."""
+    monkeypatch.setattr(distill, "load_teacher", None)
+    check_rows([lesson(attention="auto", job_data=problems)])
 
 
 def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, problems):

@@ -194,8 +194,8 @@ def check_rows(jobs: Sequence[Job]) -> None:
     """Raise InputError with the faults of every task's data, each under the task's name."""
     faults: list[Fault] = []
     for job, objective in _described(jobs):
-        try:
-            prepare(job, objective)
+        try:  # no teacher loads before its task begins
+            prepare(replace(job, dry_run=objective.asks_teacher), objective)
         except InputError as error:
             faults += [
                 structs.replace(fault, where=f"task {job.task}", what=fault.headline)

@@ -117,6 +117,7 @@ class Objective(Generic[Item]):
     measures_loss = False  # whether there is a loss of held-out rows to measure during training
     has_reference = False  # its trainer compares with the model as it was before the stage
     puts_module = True  # its trainer puts the module on the model; else that is done before
+    asks_teacher = False  # whose answers are a part of its rows
 
     @classmethod
     def of(cls, job: Job) -> Objective[Any]:
