@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +30,13 @@ from trainers import distill
 from trainers.stage.load import check_rows
 from trainers.step.answer_loss import Head
 from trainers.teachers import teacher as module
-from trainers.teachers.trainer import Distance, is_on_policy, logit_divergences, prompt_length
+from trainers.teachers.trainer import (
+    Distance,
+    Distilling,
+    is_on_policy,
+    logit_divergences,
+    prompt_length,
+)
 
 SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}
 
@@ -215,6 +222,19 @@ def test_a_server_generates_the_students_answers(lesson, tiny_model):
         trained(replace(job, plan=structs.replace(job.plan, launch=launch)))
         assert len(server.loaded) == 2
         assert not server.adapters
+
+
+def test_a_process_that_asks_nothing_hands_over_weights_with_the_others():
+    """All processes wait until the server has the weights: also one whose rows have no room for an
+    answer. None does in a step without answers of the student.
+    """
+    handed = []
+    engine = SimpleNamespace(load_weights=lambda: handed.append(1))
+    trainer = SimpleNamespace(stage=SimpleNamespace(seq_len=8), engine=engine)
+    full = {"input_ids": [5] * 8, "labels": [-100] * 4 + [5] * 4}
+    for features in ([full], []):
+        assert Distilling.answer(trainer, features) == features
+    assert handed == [1]
 
 
 # --------------------------------------------------------------------------- the teacher's answers

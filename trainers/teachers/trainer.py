@@ -115,17 +115,19 @@ class Distilling(SFT):
         room = [self.stage.seq_len - start for start in starts]
         asked = [place for place, start in enumerate(starts) if start > 0 and room[place] >= ROOM]
         rows = [dict(feature) for feature in features]
+        if features:  # of all processes or of none, which wait for each other here
+            self.engine.load_weights()
         if not asked:
             return rows
         prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
-        step, rank = self.state.global_step, process_rank()
-        with own_random_numbers(self.args.device, self.stage.seed, step, rank=rank):
+        with own_random_numbers(
+            self.args.device, self.stage.seed, self.state.global_step, rank=process_rank()
+        ):
             sampling = Sampling(
                 limit=min(self.options["response_tokens"], max(room[place] for place in asked)),
                 temperature=self.options["temperature"],
                 stops=stop_ids(self.model),
             )
-            self.engine.load_weights()
             found = self.engine.generate(prompts, sampling)
         for place, prompt, written, ended in zip(
             asked, prompts, found.ids, found.ended, strict=True
