@@ -28,7 +28,7 @@ from advisor.advice.why import (
 )
 from advisor.advice.why_not import LosingOutcome
 from advisor.estimate.types import Estimate
-from advisor.ground.errors import InputError
+from advisor.ground.errors import refuse
 from advisor.ground.units import format_gib
 from advisor.methods import objective, schemes
 from advisor.methods.composition import Composition, compose
@@ -48,7 +48,9 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     recommendation = recommended_candidate(case, decision)
     stuck = None
     if decision.nothing_fits:
-        stuck = nothing_fits(case, decision, nearest_to_fitting(case, decision))
+        # The wanted scheme that needs least: from there the way out is shortest.
+        nearest = _of_scheme(case, decision, _least_hungry(case, decision))
+        stuck = nothing_fits(case, decision, nearest)
     if stuck is not None:  # with the numbers that rule out even the nearest scheme
         because = (*recommendation.because, *stuck.nearest.because)
         recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=because)
@@ -74,8 +76,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 def open_case(situation: Situation, ruleset: Ruleset) -> Case:
     """The case, with a suggested model if none was named. Raises InputError with contradictions."""
     case = Case.build(situation, ruleset)
-    if faults := contradictions(ruleset, situation, situation_facts(situation)):
-        raise InputError(faults=faults)
+    refuse(contradictions(ruleset, situation, situation_facts(situation)))
     return case.with_suggestion()
 
 
@@ -243,8 +244,7 @@ BY_HAND = "recommended, but another one was chosen by hand"
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     """The same advice about another of its candidates, for --choose."""
     first = advice.recommendation
-    because = (Reason(text=BY_HAND), *first.because)
-    old = replace(first, verdict="ranked_lower", because=because)
+    old = replace(first, verdict="ranked_lower", because=(Reason(text=BY_HAND), *first.because))
     others = (one for one in advice.alternatives if one is not chosen)
     of_old = _candidate_warnings(advice.situation, first)
     kept = (warning for warning in advice.warnings if warning not in of_old)
@@ -413,11 +413,6 @@ def _limit_reason(case: Case, rule: Rule, composition: Composition) -> Reason:
     if rule.id == OVER_BUDGET:
         return budget_reason(cost, case.facts, scheme, rule.id)
     return reason_of(rule, case.ruleset)
-
-
-def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
-    """The wanted scheme that needs least: from there the way out is shortest."""
-    return _of_scheme(case, decision, _least_hungry(case, decision))
 
 
 def _least_hungry(case: Case, decision: Decision) -> str:

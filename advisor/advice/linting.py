@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from advisor.advice.case import LAST, Decision, Undecided, decide
 from advisor.advice.search.settings import RATE, SETTINGS, axes_of
 from advisor.advice.why_not import LosingOutcome
-from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.errors import Fault, InputError, refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
 from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
@@ -101,8 +101,7 @@ def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
     """The scenarios of a document that belong to no rule. Raises InputError with every fault."""
     if as_map(document.data).get("scenarios") is None:
         return ()
-    if faults := check_shape(document, ListOf(of=Shape()), ("scenarios",)):
-        raise InputError(faults=faults)
+    refuse(check_shape(document, ListOf(of=Shape()), ("scenarios",)))
     return _read(Spot(document) / "scenarios", document.data["scenarios"], ruleset)
 
 
@@ -148,8 +147,7 @@ def _read(
             what = "nothing is expected of this scenario"
             allowed = "`composition`, `settings` or `warned`"
             faults.append(Fault(where=spot.at(), what=what, allowed=allowed))
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     return tuple(found)
 
 
@@ -435,8 +433,7 @@ def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]
     if not ruleset.overlays:
         return ()
     report = _overlay_report(ruleset, layers)
-    if errors := report.of("error"):
-        raise InputError(faults=[fault_of(finding) for finding in errors])
+    refuse(fault_of(finding) for finding in report.of("error"))
     if ruleset.digest in _already_warned:
         return ()
     _already_warned.add(ruleset.digest)

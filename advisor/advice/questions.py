@@ -179,7 +179,10 @@ class _Step:
             name: [(bit, one) for bit, when in enumerate(whens) for one in when if one.fact == name]
             for name in table.seen
         }
-        self.mask, self.sets = cache(self._mask), cache(self._sets)
+        self.sets = cache(self._sets)
+        self.mask = cache(
+            lambda name, value: letting_through(self.every, self.conditions[name], value)
+        )
         self.winner = cache(self._winner)
         self.effects = {
             name: {
@@ -188,9 +191,6 @@ class _Step:
             }
             for name, tested in self.conditions.items()
         }
-
-    def _mask(self, name: str, value: Any) -> int:
-        return letting_through(self.every, self.conditions[name], value)
 
     def _sets(self, known: int, opened: frozenset[str], limits: bool) -> tuple[int, ...]:
         """Every set of rules that can fire when the known facts let `known` through and the open

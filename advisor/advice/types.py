@@ -139,10 +139,6 @@ class FittedStage(Struct, frozen=True, kw_only=True):
         return self.stage.effective_batch_size * self.gpus
 
     @property
-    def is_packed(self) -> bool:
-        return self.stage.packing
-
-    @property
     def is_sharded(self) -> bool:
         return "sharding" in self.reasons and self.reasons["sharding"].value != DDP
 

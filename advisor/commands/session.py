@@ -19,7 +19,7 @@ from advisor.advice.advise import advise, candidate_of, with_choice
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
 from advisor.advice.types import Advice, Candidate
-from advisor.ground.errors import AdviseError, Fault, InputError, did_you_mean
+from advisor.ground.errors import AdviseError, Fault, InputError, did_you_mean, refuse
 from advisor.ground.terminal import print_warning
 from advisor.ground.types import AnswerSet, Hardware
 from advisor.ground.yaml_files import Document, parse_yaml, read_yaml
@@ -168,8 +168,7 @@ def advise_on(
     except AdviseError:  # what the machine lacks is said once the answers can be used
         if not faults:
             raise
-    if faults:
-        raise InputError(faults=dict.fromkeys(faults))
+    refuse(dict.fromkeys(faults))
     situation = replace(situation, warnings=(*stated.warnings, *situation.warnings))
     return advise(situation, ruleset, guide), ruleset
 
@@ -283,10 +282,6 @@ def composition_meant(choose: str, advice: Advice) -> Composition:
     return compose(chain, like.scheme or "lora", per_task=per_task)
 
 
-def _is_possible(candidate: Candidate) -> bool:
-    return candidate.forced_ok and candidate.estimate.fits != "too_big"
-
-
 def trained(advice: Advice) -> Iterator[Candidate]:
     """The candidates that train something, the best first."""
     yield from (
@@ -321,7 +316,7 @@ def way_to_train(advice: Advice, ruleset: Ruleset) -> str:
     ways = [
         (missing_for_plan(advice, candidate), candidate.composition)
         for candidate in trained(advice)
-        if _is_possible(candidate)
+        if candidate.forced_ok and candidate.estimate.fits != "too_big"
     ]
     if not ways:
         return ""

@@ -263,7 +263,7 @@ class PlanFile:
     def write(self, plan: Plan, comments: Comments) -> Path:
         """Write the plan, or find the file that holds it already. Returns its path."""
         number, path = 1, Path(PLAN_FILE)
-        while path.exists() and not self._is_ours(path):
+        while path.exists() and not (path == self.path and path.read_bytes() == self.written):
             text = text_of(plan, comments, name=path.name).encode()
             if path.is_file() and path.read_bytes() == text:
                 return path
@@ -272,9 +272,6 @@ class PlanFile:
         write_plan_file(plan, comments, path, force=True)
         self.path, self.written = path, path.read_bytes()
         return path
-
-    def _is_ours(self, path: Path) -> bool:
-        return path == self.path and path.read_bytes() == self.written
 
 
 # --------------------------------------------------------------------------- the machine

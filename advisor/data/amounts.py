@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.errors import refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Keys
 from advisor.ground.types import DataProfile, Source
@@ -50,14 +50,12 @@ def data_requirements() -> dict[str, DataRequirement]:
         known |= method.sources
     stated = {one.id: (one.amounts, one.at) for one in methods().objectives.values() if one.amounts}
     stated["classification"] = (document.data["classification"], document.at(("classification",)))
-    faults = [
+    refuse(
         unknown_name("source", name, list(known), at=at)
         for entry, at in stated.values()
         for name in entry["sources"]
         if name not in known
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
     return {
         objective: DataRequirement(
             objective=objective,

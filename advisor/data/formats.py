@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
+from advisor.ground.errors import Fault, did_you_mean, refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import ListOf, Text
 from advisor.ground.yaml_files import read_shipped
@@ -129,14 +129,12 @@ def formats() -> Formats:
     """The table. Raises InputError with the faults of the file."""
     document = read_shipped(rules_dir() / "data" / "formats.yaml", shape=FORMATS_FILE)
     table = build(Formats, document.data)
-    faults = [
+    refuse(
         unknown_name(kind, name, list(known), at=document.at(path))
         for path, kind, known, names in _used(table)
         for name in names
         if name not in known
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
     return table
 
 
@@ -196,8 +194,7 @@ def read_mapping(
             result[role] = column
             continue
         faults.append(Fault(where="--map", what=what, allowed=allowed, hint=hint))
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     # `input` is what a lone question column is often called, and `label` the verdict on a given
     # answer.
     is_input = "input" in map(normal, mapping) and "context" in result

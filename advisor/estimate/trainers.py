@@ -82,7 +82,8 @@ def _holding(entries: tuple[Trait, ...], version: tuple[int, ...] | None, day: s
         if version is not None and entry.until_version is not None:
             is_dated, holds = True, version < entry.until_version
         elif day is not None and entry.until_date is not None:
-            is_dated, holds = True, _day(day) < entry.until_date
+            day = day + MID_YEAR if len(day) == len("2025") else day
+            is_dated, holds = True, day < entry.until_date
         else:
             continue
         if holds:
@@ -90,10 +91,6 @@ def _holding(entries: tuple[Trait, ...], version: tuple[int, ...] | None, day: s
     if is_dated:
         return entries[-1]
     return next((entry for entry in entries if entry.usual), entries[-1])
-
-
-def _day(text: str) -> str:
-    return text + MID_YEAR if len(text) == len("2025") else text
 
 
 def versions_in(text: str) -> Mapping[str, tuple[int, ...] | None]:

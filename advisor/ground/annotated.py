@@ -32,7 +32,7 @@ from typing import (
 from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import replace
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, refuse
 from advisor.ground.shape import (
     Choice,
     Flag,
@@ -154,8 +154,7 @@ class JsonObject(Struct, frozen=True, kw_only=True):
     def from_dict(cls, data: Any, *, at: str = "") -> Self:
         """The value of the plain data of the file `at`. Raises InputError with every fault."""
         faults = check_shape(_JsonData(at, data), object_shape(cls))
-        if faults:
-            raise InputError(faults=faults)
+        refuse(faults)
         return _object(cls, data)
 
     def to_dict(self) -> dict[str, Any]:

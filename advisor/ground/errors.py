@@ -82,6 +82,12 @@ class InputError(AdviseError):
     exit_code = 2
 
 
+def refuse(faults: Iterable[Fault]) -> None:
+    """Raise InputError with these faults, if there are any."""
+    if faults := tuple(faults):
+        raise InputError(faults=faults)
+
+
 class NothingFits(AdviseError):
     """Nothing fits the hardware or the budget, or a plan was asked for where nothing is trained."""
 

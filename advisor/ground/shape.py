@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
+from advisor.ground.errors import Fault, did_you_mean, refuse, unknown_name
 from advisor.ground.terminal import find_secrets
 from advisor.ground.units import is_finite
 
@@ -295,7 +295,7 @@ class OneOf(Shape, kw_only=True, eq=False):
 
 def refuse_secrets(document: Located) -> None:
     """Raise InputError with the place of every secret in the data, and without its value."""
-    faults = [
+    refuse(
         Fault(
             where=document.at(path),
             what=(
@@ -307,9 +307,7 @@ def refuse_secrets(document: Located) -> None:
             hint="remove it here; if others may have seen it, revoke it",
         )
         for path, variable in find_secrets(document.data)
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
 
 
 def check_shape(document: Located, shape: Shape, path: Sequence[str | int] = ()) -> list[Fault]:

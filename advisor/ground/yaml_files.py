@@ -22,20 +22,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import MsgspecError, Struct
 from msgspec.json import decode, encode
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import InputError, refuse
 from advisor.ground.files import open_new, read_at_most
 from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
 from advisor.ground.shape import Choice, Date, Keys, MapOf, Path_, Shape, Text, check_shape
 from advisor.ground.types import Source
-
-if TYPE_CHECKING:
-    pass
-
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 60_000  # what a second is enough for
@@ -172,8 +168,7 @@ def read_shipped(
         document = parse_yaml(raw, name=name)
         if shape is not None:
             faults = check_shape(document, shape if isinstance(shape, Shape) else shape())
-            if faults:
-                raise InputError(faults=faults)
+            refuse(faults)
         return document.data
 
     data = _kept((b"any" if shape is None else b"checked") + raw, checked_data)
@@ -281,20 +276,13 @@ SOURCES_FILE = Keys(
 )
 
 
-def source_from(entry: Mapping[str, Any], *, checked: str = "") -> Source:
-    """The source of an entry that has the shape; `checked` stands for a day it does not state."""
-    return Source(
-        title=entry["title"],
-        url=entry.get("url", ""),
-        checked=entry.get("checked", checked),
-        kind=entry.get("kind", ""),
-    )
+def source_from(entry: Mapping[str, Any]) -> Source:
+    """The source of an entry that has the shape."""
+    return Source(**entry)
 
 
 @cache
 def shipped_sources() -> Mapping[str, Mapping[str, Any]]:
     """Id -> entry of rules/sources.yaml. Raises InputError with the faults of the file."""
-    found: Mapping[str, Mapping[str, Any]] = read_shipped(
-        rules_dir() / "sources.yaml", shape=SOURCES_FILE
-    ).data["sources"]
-    return found
+    path = rules_dir() / "sources.yaml"
+    return dict(read_shipped(path, shape=SOURCES_FILE).data["sources"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.shape import Path_
 
 MAX_DEPTH = 20
@@ -42,8 +42,7 @@ def read_events(text: str, name: str) -> tuple[Any, tuple[Marks, Marks]]:
         line = text.count("\n", 0, position) + 1
         at = f"{name}:{line}" if position >= 0 else name
         raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=at) from None
-    if reader.faults:
-        raise InputError(faults=reader.faults)
+    refuse(reader.faults)
     return data, (reader.keys, reader.values)
 
 

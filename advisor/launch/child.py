@@ -121,13 +121,11 @@ class Child:
         """First time: ask the child to stop. Again: end everything in its session."""
         if self.process is None or self.process.returncode is not None:
             return
-        try:
+        with suppress(ProcessLookupError):  # it has just ended
             if self.stops == 1:
                 os.kill(self.process.pid, signal.SIGTERM)
             elif self.stops > 1:
                 os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has just ended
 
     def end(self) -> None:
         """End it at once, with everything in its session."""

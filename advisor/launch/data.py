@@ -106,10 +106,10 @@ def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
     purpose = _purpose(entry)
     errors = "; ".join(finding.text for finding in profile.findings if purpose in finding.blocks)
     can = ", ".join(profile.objectives)
+    wanted = "a classifier" if purpose == "classification" else f"objective {purpose}"
     yield Fault(
         where=entry.data.path,
-        what=f"cannot train {_in_words(purpose)}:"
-        f" {errors or f'it holds {profile.kind} ({profile.format})'}",
+        what=f"cannot train {wanted}: {errors or f'it holds {profile.kind} ({profile.format})'}",
         allowed=f"it can train: {can or 'nothing'}",
         hint=f"advise check {shlex.quote(entry.data.path)}",
     )
@@ -138,7 +138,3 @@ def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
             f"{entry.data.path} holds {profile.kind.replace('_', ' ')}, and objective"
             f" {found.id} is meant for {meant}; it is trained on as it is"
         )
-
-
-def _in_words(purpose: str) -> str:
-    return "a classifier" if purpose == "classification" else f"objective {purpose}"

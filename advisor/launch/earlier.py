@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.errors import AdviseError, Fault, InputError, refuse
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write, shown_path
 from advisor.launch.folder import LOCK, MACHINES, is_done
 from advisor.launch.prepare import OTHER_FOLDER, PlanRun
@@ -57,12 +57,10 @@ def find_record(run: PlanRun) -> RunRecord | None:
         raise _not_here(run, "is a file; a run needs a folder")
     try:
         record = read_record(folder, hint=OTHER_FOLDER)
-        names = sorted(
-            entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY)
-        )
+        names = {path.name for path in folder.iterdir()} - BEFORE_A_RUN
     except PermissionError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from None
-    foreign = [name for name in names if name not in BEFORE_A_RUN]
+    foreign = sorted(name for name in names if not name.startswith(TEMPORARY))
     if record is None:
         if foreign:
             more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
@@ -112,7 +110,7 @@ def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
         held = f"a trial run of at most {steps} steps per stage" if steps else "the whole run"
         again = f"add --max-steps {steps}" if steps else "leave --max-steps out"
         raise _not_here(run, f"holds {held}", f"{again} to resume it")
-    faults = [
+    refuse(
         Fault(
             where=str(run.folder / RECORD),
             what=f"stage {entry.name}: {key} is {there!r}, and {wanted} in the plan",
@@ -122,9 +120,7 @@ def _refuse_other_parts(run: PlanRun, record: RunRecord) -> None:
         if (stage := record.stage(entry.name)) is not None
         for key in ("objective", "update")
         if (there := getattr(stage, key)) != (wanted := getattr(entry.stage, key))
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
 
 
 # --------------------------------------------------------------------------- its results
@@ -166,8 +162,7 @@ def check_results(run: PlanRun, record: RunRecord, selected: Sequence[Entry]) ->
                     hint=f"or train the stage again from {start}: {again}",
                 )
             )
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     return warnings
 
 
@@ -223,8 +218,7 @@ def inputs_of(run: PlanRun, chosen: Sequence[Entry], inputs: Inputs) -> dict[str
     if not chosen:
         return {}
     names = {entry.name for entry in chosen}
-    copied = [entry for entry in entries(run.copy) if entry.name in names]
-    wanted = _paths(run.copy, copied)
+    wanted = _paths(run.copy, [entry for entry in entries(run.copy) if entry.name in names])
     return {key: held for key, held in inputs.items() if key in wanted}
 
 
@@ -246,11 +240,8 @@ def refuse_changed(run: PlanRun, before: Inputs, now: Inputs) -> None:
             said.append(f"run.json does not say what {what} held, {_shown(run, key)}")
     allowed = "a run is resumed with the files that it began with"
     hint = "put the old files back, or begin a new run with --output DIR"
-    if said:
-        where = str(run.folder)
-        raise InputError(
-            faults=[Fault(where=where, what=one, allowed=allowed, hint=hint) for one in said]
-        )
+    where = str(run.folder)
+    refuse(Fault(where=where, what=one, allowed=allowed, hint=hint) for one in said)
 
 
 def _paths(plan: Plan, chosen: Sequence[Entry]) -> dict[str, str]:

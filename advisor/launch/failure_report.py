@@ -129,11 +129,6 @@ def explain_failure(
     return known(f"the trainer ended with exit code {code}", where=at, hint="its output is above")
 
 
-def is_out_of_memory(told: ErrorRecord) -> bool:
-    """Whether a trainer's error says that memory ran out."""
-    return told.kind == OutOfMemory.__name__ or "out of memory" in told.what.lower()
-
-
 def doing_of(folder: Path) -> str:
     """What a trainer was at when it ended; an empty text if it did not say."""
     told = read_error(folder)
@@ -168,10 +163,9 @@ def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
 
     first = min(records, key=order)
     is_of_all = len(records) > 1 or not first.host  # the one word of several machines is of one
-    if first.rank is None or (is_of_all and all(one.what == first.what for one in records)):
+    is_unclear = first.lost_others or first.exit_code == Stopped.exit_code or first.rank is None
+    if is_unclear or (is_of_all and all(one.what == first.what for one in records)):
         return first
-    if first.lost_others or first.exit_code == Stopped.exit_code:
-        return first  # nobody knows which process it was
     where = f"process {first.rank}{f' on {first.host}' if first.host else ''}"
     return replace(first, what=f"{where}: {first.what}")
 
@@ -184,7 +178,7 @@ def _told(
         return _disk_full(entry, folder)
     stage = f"stage {entry.name}"
     kind, hint = KINDS.get(told.exit_code or code, TrainingFailed), told.hint
-    if is_out_of_memory(told):
+    if told.kind == OutOfMemory.__name__ or "out of memory" in text:
         kind, hint = OutOfMemory, smaller(doing_of(folder))
     return kind(told.what.removeprefix(f"{stage}: "), told.allowed, hint, where=stage)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.ground.errors import Fault, InputError, MachineNotReady, refuse
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, text_of
 from advisor.ground.progress import View, read_view
 from advisor.record.files import read_record
@@ -98,7 +98,7 @@ def refuse_links_out(folder: Path) -> None:
     """
     inside = [*folder.glob("*"), *folder.glob("stages/*"), *folder.glob("stages/*/*")]
     home = folder.resolve()
-    faults = [
+    refuse(
         Fault(
             where=str(path),
             what=f"is a link to {path.resolve()}, outside of the run folder",
@@ -106,9 +106,7 @@ def refuse_links_out(folder: Path) -> None:
         )
         for path in inside
         if path.is_symlink() and path.is_dir() and not path.resolve().is_relative_to(home)
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
 
 
 class RunFolder:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.ground.annotated import parse_json
-from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
+from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import free_bytes, text_of
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_gib
@@ -36,7 +36,7 @@ from advisor.model_files.hub_cache import (
 from advisor.plan.entries import Entry
 from advisor.plan.read import PlanOnDisk
 from advisor.record.content import MODEL_FILES, PICKLED_FILES
-from advisor.situation.models import model_shape
+from advisor.situation.models import usable_shape
 
 HUB = "https://huggingface.co"
 MOST_ANSWER_BYTES = 16 << 20
@@ -121,17 +121,10 @@ def model_needs(
         if not is_hub_id(model) or file.resolve(model).exists():
             continue
         is_base = model == plan.model
-        known, revision = shape if is_base else _catalogued(model), plan.revision
+        known, revision = shape if is_base else usable_shape(model), plan.revision
         need = ModelNeed(model=model, what=what, revision=revision if is_base else None)
         needs.append(_with_shape(need, known))
     return needs
-
-
-def _catalogued(model: str) -> ModelShape | None:
-    try:
-        return model_shape(model)[0]
-    except AdviseError:
-        return None
 
 
 def _with_shape(need: ModelNeed, shape: ModelShape | None) -> ModelNeed:

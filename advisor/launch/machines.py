@@ -203,10 +203,9 @@ class Machines:
         before: Message = {}
         while time.monotonic() < deadline_s:
             is_alive, note = self._note_of(node)
-            if node and note.get("run") == self.run:
-                return note
             # Twice the same: what an earlier run has left is overwritten at once.
-            if not node and is_alive and "run" in note and "end" not in note and note == before:
+            is_leader = is_alive and "run" in note and "end" not in note and note == before
+            if note.get("run") == self.run if node else is_leader:
                 return note
             before = note
             time.sleep(LOOK_S)

@@ -211,9 +211,8 @@ class StageRunner(Struct, frozen=True, kw_only=True):
 
     def _starts_again(self, entry: Entry, error: AdviseError) -> bool:
         folder, why = self._folder(entry), error.faults[0].headline
-        if not isinstance(error, OutOfMemory):
-            return False
-        adjustment = next_attempt(entry, folder, why)
+        is_short = isinstance(error, OutOfMemory)
+        adjustment = next_attempt(entry, folder, why) if is_short else None
         if adjustment is None:
             return False
         self.keeper.note_adjustments(entry.name, adjustments(entry, folder))
@@ -258,9 +257,8 @@ class StageRunner(Struct, frozen=True, kw_only=True):
                 loading=doing == "loading",
             )
 
-        code = ended.code
         return explain_failure(
-            entry, code=code, folder=folder, oom_kills_before=kills, smaller=smaller
+            entry, code=ended.code, folder=folder, oom_kills_before=kills, smaller=smaller
         )
 
     def _compare_modules(self) -> None:
@@ -341,9 +339,8 @@ def train_and_judge(
             if ended.code != 0 or ended.was_stopped or not is_trained(folders):
                 return ended
         ended = judge()
-        if ended.code != 0 or ended.was_stopped or is_trained(folders):
-            return ended
-        if all((folder / RESULT).is_file() for folder in folders):
+        is_over = ended.code != 0 or ended.was_stopped or is_trained(folders)
+        if is_over or all((folder / RESULT).is_file() for folder in folders):
             return ended
     assert ended is not None
     return ended

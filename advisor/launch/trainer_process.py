@@ -114,13 +114,8 @@ class TrainerStarter(Struct, frozen=True, kw_only=True):
 
     def compare_modules(self, run: Path) -> Ended:
         """Evaluate the module of every task on the held-out rows of every task."""
-        command = [
-            *_python("trainers.tools.cross_task"),
-            str(run / PLAN_FILE),
-            *("--run", str(run)),
-            *self._limit(),
-        ]
-        return self._run(command)
+        command = [*_python("trainers.tools.cross_task"), str(run / PLAN_FILE), "--run", str(run)]
+        return self._run([*command, *self._limit()])
 
     def run_module(self, module: str, *arguments: Path | str) -> Ended:
         """Run a module of the trainers with these arguments, on the device of the plan."""

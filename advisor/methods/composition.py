@@ -12,7 +12,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
+from advisor.ground.errors import Fault, did_you_mean, refuse, unknown_name
 from advisor.methods import objectives, remedies, scheme_of, schemes
 
 ENCODER, PER_TASK = "encoder:", "@per_task"
@@ -50,24 +50,17 @@ class Composition(Struct, frozen=True, kw_only=True):
         return " & ".join([*self.remedies, *([self.training] if self.training else [])])
 
 
-def scheme_axes(scheme: str) -> tuple[str, str | None]:
-    """Update and quantization of an everyday scheme name: 'qlora' is ('lora', 'nf4')."""
-    found = schemes().get(scheme)
-    return (scheme, None) if found is None else (found.update, found.quantization)
-
-
 def compose(
     chain: str, scheme: str, *, per_task: bool = False, remedies: tuple[str, ...] = ()
 ) -> Composition:
     """The composition of a chain fact ('encoder:sft', 'sft>rm>ppo') and a scheme name."""
-    encoder = chain.startswith(ENCODER)
-    update, quantization = scheme_axes(scheme)
+    found = schemes().get(scheme)  # 'qlora' is lora on nf4
     return Composition(
         chain=tuple(chain.removeprefix(ENCODER).split(">")),
-        update=update,
-        quantization=quantization,
+        update=scheme if found is None else found.update,
+        quantization=None if found is None else found.quantization,
         per_task=per_task,
-        encoder=encoder,
+        encoder=chain.startswith(ENCODER),
         remedies=remedies,
     )
 
@@ -125,8 +118,7 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
             )
         if not faults:
             training = compose(chain, scheme, per_task=per_task)
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     if training is None:
         return Composition(remedies=tuple(found))
     return replace(training, remedies=tuple(found))

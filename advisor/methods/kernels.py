@@ -279,7 +279,4 @@ def never_tried(kind: str, quantization: str | None) -> tuple[str, ...]:
 def accelerators() -> Mapping[str, Mapping[str, Any]]:
     """Kind of hardware -> what the file says of it."""
     path = rules_dir() / "hardware" / "accelerators.yaml"
-    found: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=ACCELERATORS_FILE).data[
-        "accelerators"
-    ]
-    return found
+    return dict(read_shipped(path, shape=ACCELERATORS_FILE).data["accelerators"])

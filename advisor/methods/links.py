@@ -92,7 +92,7 @@ def link_speeds(link: GpuLink | None, interconnect: str | None = None) -> LinkSp
     between, no_peers = one_way * pcie["share"] * GB, _has_no_peers(link)
     if no_peers:
         between, pcie_words = (
-            min(between, _no_peers()["gb_s"] * GB),
+            min(between, link_file()["no_peer_to_peer"]["gb_s"] * GB),
             f"{pcie_words}, no peer-to-peer",
         )
     kind = None if link is None else link.kind
@@ -158,25 +158,19 @@ def network_speeds(link: GpuLink | None, interconnect: str | None = None) -> Lin
 @cache
 def links() -> Mapping[str, Mapping[str, Any]]:
     """Kind of link -> what the file says of it."""
-    found: Mapping[str, Mapping[str, Any]] = link_file()["links"]
-    return found
-
-
-def _no_peers() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = link_file()["no_peer_to_peer"]
-    return found
+    return dict(link_file()["links"])
 
 
 @cache
 def link_file() -> Mapping[str, Any]:
     """The whole file. Raises InputError with its faults, located."""
     path = rules_dir() / "hardware" / "links.yaml"
-    data: Mapping[str, Any] = read_shipped(path, shape=LINKS_FILE).data
-    return data
+    return dict(read_shipped(path, shape=LINKS_FILE).data)
 
 
 def _has_no_peers(link: GpuLink | None) -> bool:
-    return link is not None and link.segment in _no_peers()["gpus"].get(link.vendor, ())
+    without = link_file()["no_peer_to_peer"]["gpus"]
+    return link is not None and link.segment in without.get(link.vendor, ())
 
 
 def _joined(link: GpuLink | None) -> float:

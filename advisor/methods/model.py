@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Struct, field
 
-from advisor.ground.errors import Fault, InputError, did_you_mean
+from advisor.ground.errors import Fault, InputError, did_you_mean, refuse
 from advisor.ground.shape import Choice, Integer, ListOf
 from advisor.ground.yaml_files import Spot
 from advisor.methods.keys import Key, Refusal
@@ -157,8 +157,7 @@ class Methods(Struct, frozen=True):
 
     def check(self) -> None:
         """Raise InputError with the faults of all files."""
-        if self.faults:
-            raise InputError(faults=self.faults)
+        refuse(self.faults)
 
     @property
     def schemes(self) -> dict[str, Scheme]:

@@ -62,10 +62,7 @@ OPTIMIZERS_FILE = Keys(
 @cache
 def optimizer_file() -> Mapping[str, Any]:
     """The entries as they stand in the file."""
-    data: Mapping[str, Any] = read_shipped(
-        rules_dir() / "optimizers.yaml", shape=OPTIMIZERS_FILE
-    ).data
-    return data
+    return dict(read_shipped(rules_dir() / "optimizers.yaml", shape=OPTIMIZERS_FILE).data)
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from msgspec import Struct, field
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.errors import refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Integer, Keys, ListOf, Number, Path_, Text
 from advisor.ground.yaml_files import read_shipped, shipped_sources
@@ -230,12 +230,10 @@ def rollout_warnings() -> Mapping[str, RolloutWarning]:
     found = {
         name: build(RolloutWarning, entry) for name, entry in document.data["warnings"].items()
     }
-    faults = [
+    refuse(
         unknown_name("source", source, known, at=document.at(("warnings", name, "sources")))
         for name, entry in found.items()
         for source in entry.sources
         if source not in known
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
     return found

@@ -144,5 +144,4 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
     # The outer tie flag is the one transformers reads for multimodal models, unless only the text
     # tower states it.
-    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
-    return {**outer, **inner}
+    return {**{key: config[key] for key in ("tie_word_embeddings",) if key in config}, **inner}

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import Fault, InputError, did_you_mean
+from advisor.ground.errors import Fault, InputError, did_you_mean, refuse
 from advisor.ground.shape import (
     Choice,
     Keys,
@@ -102,8 +102,7 @@ def plan_from_data(document: Located, *, base: Path | None = None) -> Plan:
         if stage:
             stage_faults(stage, ("stages", index), report)
     _check_overrides(maps_in(data.get("tasks")), stages, report)
-    if report.faults:
-        raise InputError(faults=report.in_file_order())
+    refuse(report.in_file_order())
     own = {key: value for key, value in data.items() if key in shape_of(Plan, without=MADE).keys}
     whole = {**own, "stages": [_with_options(stage, specs) for stage in stages]}
     return build(Plan, whole, {"extras": read_extras(data)})
@@ -159,15 +158,15 @@ class StageShape(Keys, kw_only=True, eq=False):
             for name in shape_of(Stage).required
             if specs.default(name, objective=objective, update=update) is None
         )
-        whole = Keys(keys=shapes, required=required, others=_stage_hint)
+        whole = Keys(
+            keys=shapes,
+            required=required,
+            others=lambda name, known: hint_for(name, {*known, *BESIDE_STAGES}),
+        )
         yield from whole.faults(value, document, path)
 
     def words(self) -> str:
         return "a map with `name`, `objective`, `update` and keys of these"
-
-
-def _stage_hint(name: str, known: Collection[str]) -> str:
-    return hint_for(name, {*known, *BESIDE_STAGES})
 
 
 def stage_shapes(objective: str, update: str) -> dict[str, Shape]:
@@ -251,8 +250,7 @@ def set_values(plan: Plan, settings: Iterable[str], *, base: Path | None = None)
             changed.apply(text)
         except InputError as error:
             faults += error.faults
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     return plan_from_data(changed, base=base)
 
 

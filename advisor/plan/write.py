@@ -42,8 +42,7 @@ def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
     Defaults are left out, save those that carry a comment (somebody chose them) and those the file
     cannot do without.
     """
-    commented = {flat_place(place) for place in comments or {}}
-    return _as_map(plan, (), commented)
+    return _as_map(plan, (), {flat_place(place) for place in comments or {}})
 
 
 def flat_place(place: Place) -> Place:
@@ -207,8 +206,7 @@ def _number(value: float) -> str:
     """The shortest text of the same float, with a point: YAML 1.1 reads 2e-05 as text."""
     if not math.isfinite(value):
         raise ValueError(f"{value} cannot be written into a plan")
-    text = repr(value)
-    return re.sub(r"^(-?\d+)e", r"\1.0e", text)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
 
 
 def _text(value: str) -> str:

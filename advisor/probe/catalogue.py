@@ -65,14 +65,11 @@ def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
                 len(gpu.sold_gib) < 2
                 or gpu.spec.memory_bytes is None  # the computer's memory, of whatever size
                 or memory_bytes is None
-                or gpu.sold_gib[0] == _nearest_size(gpu, memory_bytes / GIB)
+                or gpu.sold_gib[0]
+                == min(gpu.sold_gib, key=lambda sold: abs(sold - memory_bytes / GIB))
             ):
                 return gpu.spec
     return None
-
-
-def _nearest_size(gpu: CatalogueGpu, size_gib: float) -> float:
-    return min(gpu.sold_gib, key=lambda sold: abs(sold - size_gib))
 
 
 # --------------------------------------------------------------------------- a typed name

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import (
     Choice,
@@ -282,8 +282,7 @@ class CatalogueGpu:
     @cached_property
     def entry(self) -> Mapping[str, Any]:
         """What its file says of it, as it is written there."""
-        entry: Mapping[str, Any] = _file(self.row["file"]).data["gpus"][self.id]
-        return entry
+        return dict(_file(self.row["file"]).data["gpus"][self.id])
 
 
 @cache
@@ -323,8 +322,7 @@ def _rows() -> dict[str, dict[str, Any]]:
         for gpu_id, entry in map_at(document, "gpus").items()
     }
     faults += unknown_names(price_files, entries)
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     on_demand = merge_prices(price_files)
     return {
         gpu_id: {
@@ -346,8 +344,7 @@ def _file(name: str) -> Document:
 def cuda_facts() -> Mapping[str, Any]:
     """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats. Raises InputError."""
     path = rules_dir() / "hardware" / "cuda.yaml"
-    data: Mapping[str, Any] = read_shipped(path, shape=CUDA_FILE).data
-    return data
+    return dict(read_shipped(path, shape=CUDA_FILE).data)
 
 
 def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:

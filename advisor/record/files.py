@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeVar
 from msgspec.structs import replace
 
 from advisor.ground.annotated import OMIT_NULL, JsonObject
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.files import read_at_most, write_atomically
 from advisor.ground.terminal import json_shown
 from advisor.methods import objective
@@ -56,7 +56,7 @@ def read_record(folder: Path, *, hint: str = "") -> RunRecord | None:
             where=str(path),
         )
     record = _value_of(RunRecord, data, path, hint)
-    outside = [
+    refuse(  # a report and model cards are written there
         Fault(
             where=str(path),
             what=f"stages[{number}].folder is {stage.folder[:60]!r}",
@@ -65,9 +65,7 @@ def read_record(folder: Path, *, hint: str = "") -> RunRecord | None:
         )
         for number, stage in enumerate(record.stages)
         if Path(stage.folder).is_absolute() or ".." in Path(stage.folder).parts
-    ]
-    if outside:  # a report and model cards are written there
-        raise InputError(faults=outside)
+    )
     return record
 
 
@@ -137,8 +135,7 @@ def _value_of(kind: type[Part], data: Any, path: Path, hint: str) -> Part:
     try:
         return kind.from_dict(data, at=str(path))
     except InputError as error:
-        faults = [replace(fault, hint=hint) for fault in error.faults]
-        raise InputError(faults=faults) from None
+        raise InputError(faults=[replace(one, hint=hint) for one in error.faults]) from None
 
 
 def write_record(path: Path, value: JsonObject) -> None:

@@ -34,7 +34,7 @@ def advice_document(
 ) -> dict[str, Any]:
     """The document; `plan` is the runnable launch file as data, or None with what is missing."""
     ours, situation, certainty = advice.recommendation, advice.situation, advice.certainty
-    document: dict[str, Any] = plain({
+    return dict(plain({
         "schema_version": SCHEMA_VERSION,
         "recommendation": {
             "composition": ours.composition,
@@ -82,8 +82,7 @@ def advice_document(
         "rules": {"layers": advice.layers, "digest": advice.rules_digest},
         "plan": plan,
         "missing": missing,
-    })  # fmt: skip
-    return document
+    }))  # fmt: skip
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
@@ -144,8 +143,7 @@ def _gib(size_bytes: float | None) -> float | None:
 
 def data_document(profile: DataProfile) -> dict[str, Any]:
     """A measured data file without its sample row: nobody's data is passed on."""
-    document = _without(profile_json(profile), "schema_version", "sample")
-    return {**document, "origin": "measured"}
+    return _without(profile_json(profile), "schema_version", "sample") | {"origin": "measured"}
 
 
 def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -225,13 +223,13 @@ def _reason(reason: Reason) -> dict[str, Any]:
     }
 
 
-def rounded(value: float | None, digits: int = 3) -> float | None:
+def rounded(value: float | None) -> float | None:
     """A float at three significant digits, an integer as it is; None for what is not finite."""
     if value is None or isinstance(value, int):
         return value
     if not math.isfinite(value):
         return None
-    return 0.0 if value == 0 else round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    return 0.0 if value == 0 else round(value, 2 - math.floor(math.log10(abs(value))))
 
 
 def plain(value: Any) -> Any:

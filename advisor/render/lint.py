@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advisor.advice.linting import Answered, ComparedRules, LintedRules
 from advisor.ground.resources import rules_dir
 from advisor.ruleset.compare import Difference, TableDifference
 from advisor.ruleset.lint import SEVERITIES, LintFinding, place_of
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import number_words
-
-if TYPE_CHECKING:
-    from advisor.advice.linting import Answered, ComparedRules, LintedRules
 
 SHOWN_LINE = 160  # characters of a source line
 LISTED_RULES = 8

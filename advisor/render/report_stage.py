@@ -188,9 +188,8 @@ def _memory_chart(expected: Expected, measured: Measured) -> list[BarChart]:
         if measured.reserved_bytes and measured.reserved_bytes > measured.peak_bytes:
             parts["held by the allocator besides"] = measured.reserved_bytes - measured.peak_bytes
         bars.append(StackedBar(name="measured", parts=parts))
-    free = expected.limit_bytes
-    limit = ("free before the run", free) if free else None
-    return bar_chart("Memory", bars, show=format_gib, limit=limit)
+    limit = expected.limit_bytes and ("free before the run", expected.limit_bytes)
+    return bar_chart("Memory", bars, show=format_gib, limit=limit or None)
 
 
 FAR = 4.0  # a limit so many times as large would leave the bars too short to read
@@ -288,12 +287,6 @@ class Line(Struct, frozen=True, kw_only=True):
     name: str
     points: Points
 
-    @property
-    def short_name(self) -> str:
-        """'training' for 'Training loss': what tells it from the other line."""
-        words = self.name.split()
-        return words[0].lower() if words[-1] == "loss" and len(words) > 1 else "last"
-
     def says(self) -> str:
         """'Training loss from 4 at step 0 to 2 at step 2'."""
         (first, start), (last, end) = self.points[0], self.points[-1]
@@ -368,8 +361,10 @@ def _finite(points: Points) -> Points:
 def _end(
     line: Line, place: Callable[[tuple[float, float]], tuple[float, float]]
 ) -> tuple[float, str]:
-    last = line.points[-1]
-    return place(last)[1], f"{line.short_name} {last[1]:.3g}"
+    last, words = line.points[-1], line.name.split()
+    # 'training' for 'Training loss': what tells it from the other line.
+    name = words[0].lower() if words[-1] == "loss" and len(words) > 1 else "last"
+    return place(last)[1], f"{name} {last[1]:.3g}"
 
 
 def _moved_apart(ends: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:

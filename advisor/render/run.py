@@ -72,11 +72,10 @@ def summary_lines(run: FinishedRun | DryRun, *, width: int = 80) -> list[str]:
     """The summary: at most 25 lines for a run of one stage; sample answers give way first."""
     if isinstance(run, DryRun):
         return dry_run_lines(run)
-    count = SAMPLES
-    lines = _run_lines(run, width, count)
-    while count and len(lines) > MOST_LINES:
-        count -= 1
+    for count in range(SAMPLES, -1, -1):
         lines = _run_lines(run, width, count)
+        if len(lines) <= MOST_LINES:
+            break
     return lines
 
 

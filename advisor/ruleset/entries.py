@@ -390,14 +390,14 @@ def _is_number(value: Any) -> bool:
 
 def _is_bounds(part: Any) -> bool:
     """{gte: 1, lt: 5}: known bounds with numbers, one a side."""
-    if (
-        not isinstance(part, dict)
-        or not part
-        or not set(part) <= set(BOUNDS)
-        or not all(map(_is_number, part.values()))
-    ):
-        return False
-    return not {"gt", "gte"} <= set(part) and not {"lt", "lte"} <= set(part)
+    return (
+        isinstance(part, dict)
+        and len(part) > 0
+        and set(part) <= set(BOUNDS)
+        and all(map(_is_number, part.values()))
+        and not {"gt", "gte"} <= set(part)
+        and not {"lt", "lte"} <= set(part)
+    )
 
 
 def as_map(value: Any) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from advisor.ground.annotated import shape_of
-from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.errors import Fault, refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import (
     Choice,
@@ -146,8 +146,7 @@ def load_facts() -> Mapping[str, Fact]:
 def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapping[str, Fact]:
     """The facts of a document after those of `base`. Raises InputError with every fault."""
     faults = [] if base or document.checked else check_shape(document, FACTS_FILE)
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     entries: Mapping[str, Any] = document.data["facts"]
     facts = {**(base or {}), **{name: _fact(name, entry) for name, entry in entries.items()}}
     for fact_id, entry in entries.items():
@@ -155,8 +154,7 @@ def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapp
         if entry["type"] == "choice" and not {"values", "values_from"} & set(entry):
             faults.append(Fault(where=document.at(key, key=True), what="a choice needs `values`"))
         faults += _unknown_names(document, fact_id, entry, facts)
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     return facts
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
+from itertools import chain
 from typing import Any
 
 from msgspec import Struct
@@ -50,7 +51,9 @@ class CompiledTable:
         self.rules = judged_rules(ruleset, table_id)
         self.every = (1 << len(self.rules)) - 1
         self.conditions = conditions_by_fact(rule.when for rule in self.rules)
-        self.passing = lru_cache(4096)(self._passing)
+        self.passing = lru_cache(4096)(
+            lambda fact_id, value: letting_through(self.every, self.conditions[fact_id], value)
+        )
         layers = ["base", *ruleset.layers]
         # A later layer wins over an earlier one, a higher tier inside a layer, then the id: never
         # the order of files.
@@ -73,9 +76,6 @@ class CompiledTable:
             (i for i, rule in enumerate(self.rules) if rule.kind == "set"),
             key=lambda i: (layers.index(self.rules[i].layer), self.rules[i].id),
         )
-
-    def _passing(self, fact_id: str, value: Any) -> int:
-        return letting_through(self.every, self.conditions[fact_id], value)
 
     def firing(self, facts: Mapping[str, Any]) -> int:
         """The rules that fire, as a bit mask."""
@@ -280,7 +280,10 @@ def _of_scheme(rule: Rule, scheme: str, facts: Mapping[str, Fact]) -> Iterator[C
         if fact.compared_with:
             # Whether another fact's value is among what the method's file lists.
             other = facts[fact.compared_with]
-            listed, comparable = getattr(update, fact.trait), _comparable(fact)
+            listed = getattr(update, fact.trait)
+            # What no method's file lists can be compared with nothing.
+            known = (getattr(one, fact.trait) for one in methods().updates.values())
+            comparable = set(chain.from_iterable(known)) - {UNKNOWN}
             values = frozenset(
                 value
                 for value in other.values
@@ -301,10 +304,3 @@ def _of_scheme(rule: Rule, scheme: str, facts: Mapping[str, Fact]) -> Iterator[C
             )
         else:
             yield condition
-
-
-def _comparable(fact: Fact) -> set[str]:
-    """The values that any method's file lists: of the others nothing is known."""
-    return {value for one in methods().updates.values() for value in getattr(one, fact.trait)} - {
-        UNKNOWN
-    }

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.resources import method_roots, rules_dir
 from advisor.ground.shape import (
     Choice,
@@ -362,8 +362,7 @@ def read_rules(layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path) 
             extra.append((path, read(path, shipped=False)))
         except InputError as error:
             unreadable += error.faults
-    if unreadable:
-        raise InputError(faults=unreadable)
+    refuse(unreadable)
     facts_document = read(root / "facts.yaml", shape=FACTS_FILE)
     facts = facts_of(facts_document)
     for fact in [fact for fact in facts.values() if fact.per]:
@@ -371,7 +370,7 @@ def read_rules(layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path) 
     loader = _Loader(facts)
     for _, document in extra:
         loader.add_facts(document)
-    assume, refuse = (loader.assumptions(facts_document, key) for key in ("assume", "refuse"))
+    assume, refused = (loader.assumptions(facts_document, key) for key in ("assume", "refuse"))
     loader.add_tables(read(root / "tables.yaml", shape=TABLES_FILE))
     loader.add_sources(read(root / "sources.yaml", shape=SOURCES_FILE))
     for path in sorted((root / "keys").glob("*.yaml")):
@@ -388,8 +387,7 @@ def read_rules(layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path) 
         names.append(name)
         loader.add_layer_file(document, name, own=True)
     conflicts = loader.known_conflicts()
-    if loader.faults:
-        raise InputError(faults=loader.faults)
+    refuse(loader.faults)
     active: dict[str, list[Rule]] = {table: [] for table in loader.tables}
     inactive = []
     for rule in loader.rules.values():
@@ -403,7 +401,7 @@ def read_rules(layers: tuple[str, ...], overlays: tuple[Path, ...], root: Path) 
         rules={table: tuple(rules) for table, rules in active.items()},
         disabled=loader.disabled, sources=loader.sources, methods=loader.methods,
         digest=digest.hexdigest()[:16], axes=loader.axes, assume=assume,
-        refuse=refuse,
+        refuse=refused,
         inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
         facts_document=facts_document, conflicts=conflicts,
     )  # fmt: skip

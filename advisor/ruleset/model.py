@@ -26,13 +26,9 @@ class Interval(Struct, frozen=True):
     high_included: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if self.low is not None and (
-            value < self.low or (value == self.low and not self.low_included)
-        ):
-            return False
-        return not (
-            self.high is not None
-            and (value > self.high or (value == self.high and not self.high_included))
+        above = self.low is None or value > self.low or (self.low_included and value == self.low)
+        return above and (
+            self.high is None or value < self.high or (self.high_included and value == self.high)
         )
 
 
@@ -90,8 +86,7 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     def first_failing(self, facts: Mapping[str, Any]) -> Condition | None:
         """The first condition that does not hold, or None where the rule fires."""
-        failing = (one for one in self.when if not one.holds(facts.get(one.fact)))
-        return next(failing, None)
+        return next((one for one in self.when if not one.holds(facts.get(one.fact))), None)
 
 
 class Conflict(Struct, frozen=True, kw_only=True):

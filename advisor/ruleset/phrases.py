@@ -62,7 +62,8 @@ def named_with_flag(fact: Fact) -> str:
 
 def wants(fact: Fact, condition: Condition, *, would: bool = False) -> str:
     """What a rule wants of a fact: 'you have under 50 examples (or not known)'."""
-    known = [value for value in _order(fact) if value in condition.values]
+    order = (True, False) if fact.type == "flag" else fact.values
+    known = [value for value in order if value in condition.values]
     if fact.type == "flag":
         said = ", or ".join(says(fact, value, would=would) for value in known)
     elif condition.intervals:
@@ -137,10 +138,6 @@ def not_known(facts: Sequence[Fact], *, alone: bool = True) -> str:
     if alone and all(fact.type == "flag" for fact in facts):
         return "you have not said so" if len(facts) == 1 else "you have said neither"
     return f"you have not said {joined(map(name_of, facts), 'or')}"
-
-
-def _order(fact: Fact) -> Iterable[Any]:
-    return (True, False) if fact.type == "flag" else fact.values
 
 
 def _filled(fact: Fact, words: list[str], *, denied: bool = False, would: bool = False) -> str:

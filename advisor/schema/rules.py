@@ -67,10 +67,15 @@ def layer_schema(rules: Ruleset) -> Schema:
         for table in rules.tables.values()
     }
     properties["overlay"]["not"] = {"enum": ["base", *SHIPPED_LAYERS]}
-    properties["values"]["propertyNames"] = {"enum": [fact.id for fact in facts if may_grow(fact)]}
+    # To which questions a file of the user's may add values, and at which facts a step may look.
+    growing = [fact.id for fact in facts if fact.type == "choice" and fact.origin == "asked"]
+    properties["values"]["propertyNames"] = {"enum": growing}
     properties["inputs"]["propertyNames"] = {"enum": list(rules.tables)}
     properties["inputs"]["additionalProperties"]["items"] = offered(
-        fact.id for fact in facts if may_be_added(fact)
+        fact.id
+        for fact in facts
+        if fact.type in ("choice", "number", "flag")
+        and fact.origin not in ("concluded", "estimated")
     )
     properties["disable"]["items"]["properties"]["rule"] = ref("rule-id")
     own = {
@@ -138,17 +143,6 @@ RULE_PARTS["because"]["maxLength"] = LONGEST_BECAUSE
 RULE_PARTS["sources"]["items"] = ref("source-id")
 RULE_PARTS["examples"]["items"]["properties"]["given"] = ref("stated")
 RULE_PARTS["scenarios"]["items"] = scenario_entry(OWN_SCENARIO)
-
-
-def may_grow(fact: Fact) -> bool:
-    """Whether a file of the user's may add values to the question."""
-    return fact.type == "choice" and fact.origin == "asked"
-
-
-def may_be_added(fact: Fact) -> bool:
-    """Whether a file of the user's may make a further step look at the fact."""
-    kinds = ("choice", "number", "flag")
-    return fact.origin not in ("concluded", "estimated") and fact.type in kinds
 
 
 def rule_schema(rules: Ruleset, table: DecisionTable) -> Schema:
@@ -277,16 +271,11 @@ def condition(fact: Fact, value: Schema) -> Schema:
     if fact.type == "number":
         value = {"anyOf": [value, ref("bounds")]}
     elif fact.type == "choice":
-        value = or_all_but(value)
+        value = {"anyOf": [value, closed({"not": one_or_more(value)}, "not")]}
     asked = one_or_more(value)
     if fact.per:
         asked["anyOf"].append(of_schemes(one_or_more(value)))
     return {**asked, "description": described(fact)}
-
-
-def or_all_but(value: Schema) -> Schema:
-    """A value, or every value but those of `{not: ...}`."""
-    return {"anyOf": [value, closed({"not": one_or_more(value)}, "not")]}
 
 
 def of_schemes(value: Schema) -> Schema:

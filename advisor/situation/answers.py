@@ -348,12 +348,9 @@ def answers_shape(facts: Mapping[str, Fact]) -> Keys:
     for fact in facts.values():
         if fact.answer and "." not in fact.answer:
             whole[fact.answer] = fact_shape(fact)
-    for key in dict.fromkeys(
-        fact.answer.partition(".")[0] for fact in facts.values() if fact.answer
-    ):
+    named = (fact.answer or "" for fact in facts.values())
+    for key in dict.fromkeys(name.partition(".")[0] for name in named if "." in name):
         parts = parts_of(key, facts)
-        if not parts:
-            continue
         first = whole.get(key, fact_shape(facts[next(iter(parts.values()))]))
         inside = {part: fact_shape(facts[name]) for part, name in parts.items()}
         whole[key] = OneOf(options=(first, Keys(keys=inside, nulls=True)))

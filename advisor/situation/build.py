@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 import advisor.data
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, family_of_name, kind_of_type
@@ -80,8 +80,7 @@ def situation_of(
     with _collect(faults):
         path = _path(answers, "reward_model", base)
         reward_model = model_folder(path) if path else None
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     name = str(answers.value("model", ""))
     outside = out_of_scope(name, answers.value("task")) or hardware_out_of_scope(hardware)
     # What is not trained here needs no size, and a suggestion in its place would be another answer.
@@ -253,13 +252,9 @@ def _taught(situation: Situation) -> list[DataProfile]:
 def _model(answers: AnswerSet, *, online: bool) -> tuple[ModelShape | None, list[str], list[str]]:
     """The shape of the stated model, warnings about it, and what stays unknown."""
     stated, params_b = answers.value("model"), answers.value("model_params_b")
-    warnings: list[str] = []
-    unknown: list[str] = []
     name = f"a model of {params_b:g}B" if stated is None else str(stated)
-    shape, notes = named_shape(name, params_b=params_b, online=online)
-    warnings += notes
-    if shape is None or shape.origin == "size":
-        unknown.append("model")
+    shape, warnings = named_shape(name, params_b=params_b, online=online)
+    unknown = ["model"] if shape is None or shape.origin == "size" else []
     if shape is None:
         return None, warnings, unknown
     parts = SEVERAL.split(name) if shape.id == name and shape.origin != "folder" else ()
@@ -300,9 +295,8 @@ def _suits_data(situation: Situation, model: ModelShape) -> tuple[str | None, li
     """How a model suits teacher and data: (the argument of its chat template that switches its
     thoughts off, if no answer in the data holds thoughts; warnings; what a plan lacks).
     """
-    warnings = list(_about_teacher(situation, model))
     thinks, about_thoughts = _thoughts(situation, model)
-    warnings += about_thoughts
+    warnings = [*_about_teacher(situation, model), *about_thoughts]
     taught = _taught(situation)
     if not taught or kind_of_type(model.architecture) != DECODER:
         return thinks, warnings, ""
@@ -396,10 +390,9 @@ def _suggestible(situation: Situation, needs: Collection[str]) -> Iterator[Sugge
     while True:
         suggestion = _suggestion(situation.answers, limit_b, needs)
         one = None if suggestion.model in seen else _suggested(situation, suggestion)
-        if one is None:
-            return
-        yield one
-        if not known:
+        if one is not None:
+            yield one
+        if one is None or not known:
             return
         seen.add(suggestion.model)
         limit_b = 0.99 * one.shape.params / 1e9

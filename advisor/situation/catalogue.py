@@ -145,8 +145,7 @@ def organisation_models(stem: str) -> Mapping[str, Mapping[str, Any]]:
     path = rules_dir() / "models" / f"{stem}.yaml"
     if not path.is_file():
         return {}
-    models: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=MODEL_FILE).data["models"]
-    return models
+    return dict(read_shipped(path, shape=MODEL_FILE).data["models"])
 
 
 def catalogue_entry(hub_id: str) -> Mapping[str, Any]:
@@ -192,8 +191,7 @@ def typical_sizes() -> tuple[tuple[float, tuple[int, ...], bool], ...]:
 def suggested_models() -> Mapping[str, Any]:
     """The table of rules/models/suggestions.yaml."""
     path = rules_dir() / "models" / "suggestions.yaml"
-    table: Mapping[str, Any] = read_shipped(path, shape=suggestions_shape()).data
-    return table
+    return dict(read_shipped(path, shape=suggestions_shape()).data)
 
 
 INSTRUCT = re.compile(

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct, field
 
 import advisor.data
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.terminal import one_line
 from advisor.ground.types import AnswerSet, DataProfile
 
@@ -104,8 +104,7 @@ def _profiles(
             faults.append(error.with_command(f"{command} {shlex.quote(file)}"))
         except InputError as error:
             faults.extend(error.faults)
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     return profiles
 
 
@@ -280,8 +279,7 @@ def suited_task(found: DataProfile) -> str:
 
 def _looks(found: DataProfile) -> dict[str, Any]:
     """Counts of advisor/data/checks/answers.py."""
-    looks: dict[str, Any] = found.measures.get("answers_seen") or {"looked_at": 0}
-    return looks
+    return dict(found.measures.get("answers_seen") or {"looked_at": 0})
 
 
 def _lacks(kind: str, found: DataProfile) -> bool:

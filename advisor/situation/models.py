@@ -61,6 +61,14 @@ def model_shape(
     return shape, warnings
 
 
+def usable_shape(name: str) -> ModelShape | None:
+    """The same without asking the network; None for a folder that is no usable model, too."""
+    try:
+        return model_shape(name)[0]
+    except InputError:
+        return None
+
+
 def _find_shape(
     name: str, params_b: float | None, *, online: bool
 ) -> tuple[ModelShape | None, list[str]]:
@@ -313,9 +321,9 @@ def _described(name: str) -> ModelShape | None:
     """A catalogue model that the words of a description single out ("Llama 3 8B"), or that a
     fine-tuned copy is named after, unless candidates differ in shape.
     """
-    shape = _plainest(same_words(name) or derived_from(name))
-    if shape is None:
-        shape = _plainest(beginning_with(name), alike=ALIKE)
+    shape = _plainest(same_words(name) or derived_from(name)) or _plainest(
+        beginning_with(name), alike=ALIKE
+    )
     if shape is None:
         return None
     return replace(_named(shape, name, note=f"shape of {shape.id}"), origin="size")
@@ -353,13 +361,11 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
     """The shape in the hub cache's config.json, else in the hub's own if that was asked for and is
     allowed; and what kept it from being read.
     """
-    path = cached_config(hub_id)
+    path, problem = cached_config(hub_id), ""
     if path is None and online and not is_offline():
         path, problem = download_config(hub_id)
-        if path is None:
-            return None, [problem]
     if path is None:
-        return None, []
+        return None, [problem] if problem else []
     source = f"huggingface.co/{hub_id} config.json"
     try:
         config = parse_json(text_of(path, most_bytes=MOST_CONFIG_BYTES))

@@ -27,6 +27,7 @@ from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import DECODER, ENCODER, kind_of_type
 from advisor.model_files.hub_cache import cached_config, cached_models, has_weights, is_offline
 from advisor.situation.catalogue import (
+    SHORTEST,
     catalogue_ids,
     is_instruct,
     organisation_models,
@@ -201,8 +202,7 @@ def _by_files(name: str) -> Entry | None:
 def _by_type(model_type: str | None) -> Entry | None:
     """The kind of a `model_type`; None if it is in scope, or not known."""
     entries: list[Entry] = scope_file()["kinds"]
-    types = ((entry, entry.get("model_types", ())) for entry in entries)
-    return next((entry for entry, known in types if model_type in known), None)
+    return next((one for one in entries if model_type in one.get("model_types", ())), None)
 
 
 def _catalogued(name: str) -> str | None:
@@ -272,12 +272,10 @@ def _text_models() -> re.Pattern[str]:
 @cache
 def scope_file() -> Mapping[str, Any]:
     """What rules/scope.yaml holds."""
-    data: Mapping[str, Any] = read_shipped(rules_dir() / "scope.yaml", shape=SCOPE_FILE).data
-    return data
+    return dict(read_shipped(rules_dir() / "scope.yaml", shape=SCOPE_FILE).data)
 
 
 MOST = 7  # of a list that is shown: it stays on a screen of 24 lines
-SHORTEST = 3  # letters of a word that may be misspelt
 VERSIONS = 20  # a number above it in a name is a date
 HUGE = 200e9  # parameters: what nobody means who names a family alone
 
@@ -299,12 +297,9 @@ class NameLookup(Struct, frozen=True, kw_only=True):
     wrong: bool = False  # a path that is no model: to be corrected
 
 
-def look_up_name(name: str, *, online: bool = True) -> NameLookup:
-    """The model that a typed name means, or those it may mean.
-
-    Args:
-        name: A hub id, a folder, or a name as people say it: "llama 8b".
-        online: Whether a hub id that nothing here knows may be looked up on the hub.
+def look_up_name(name: str) -> NameLookup:
+    """The model that a typed name means, or those it may mean: a hub id, which the hub is asked for
+    if nothing here knows it, a folder, or a name as people say it: "llama 8b".
     """
     name = name.strip()
     if (outside := out_of_scope(name)) is not None:
@@ -316,7 +311,7 @@ def look_up_name(name: str, *, online: bool = True) -> NameLookup:
         return NameLookup(id=known, note=read + about(known))
     problem = ""
     if HUB_ID.match(name):
-        shape, notes = model_shape(name, online=online and not is_offline())
+        shape, notes = model_shape(name, online=not is_offline())
         if shape is not None and shape.origin in ("hub", "catalogue"):
             return NameLookup(id=name, note=about(name))
         problem = next((note for note in notes if note.startswith(f"{name}: ")), "")
@@ -383,7 +378,8 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
     typed, short = words_of(name), squashed(name)
     right = frozenset(put_right(word, known) for word in typed)
     tries, left = [right], right & known
-    if left & {_family_word(hub_id) for hub_id in words}:
+    firsts = (re.search(r"[a-z]+", tail_of(hub_id).lower()) for hub_id in words)
+    if left & {found[0] for found in firsts if found}:  # it says a family
         tries += [left, left - states_size(left)]
     found: list[str] = []
     for wanted in tries:
@@ -391,16 +387,11 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
             found, right = [one for one in words if _fits(wanted, words[one], one)], wanted
         if not found and len(short) > SHORTEST:
             found, right = [one for one in words if short in squashed(one)], typed
-    latest_first = sorted(found, reverse=True)
-    ordered = sorted(latest_first, key=partial(_rank, wanted=right, name=name))
+    # Of equal ones the latest comes first.
+    ordered = sorted(sorted(found, reverse=True), key=partial(_rank, wanted=right, name=name))
     trainable = (hub_id for hub_id in ordered if out_of_scope(hub_id) is None)
     near = [NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(trainable, most)]
     return tuple(near), bool(near) and right != typed
-
-
-def _family_word(hub_id: str) -> str:
-    found = re.search(r"[a-z]+", tail_of(hub_id).lower())
-    return found[0] if found else ""
 
 
 def _fits(wanted: frozenset[str], own: frozenset[str], hub_id: str) -> bool:

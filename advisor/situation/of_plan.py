@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from advisor.estimate.padding import tokens_read
 from advisor.estimate.run import Device, Rows, Run
 from advisor.estimate.whole_time import EvaluationRows
-from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenStats
 from advisor.methods import objective, update
 from advisor.plan.keys import key_specs
@@ -22,7 +22,7 @@ from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
 from advisor.plan.vllm import asks_server
 from advisor.probe import probe, stated_hardware
-from advisor.situation.models import model_shape
+from advisor.situation.models import usable_shape
 
 
 def plan_run(
@@ -71,10 +71,7 @@ def teacher_params(plan: Plan, stage: Stage) -> int | None:
     own_base = named == plan.model and update(stage.update).is_module
     if own_base and stage.options.get("teacher_quantization") == stage.quantization:
         return 0
-    try:
-        shape = model_shape(named)[0]
-    except AdviseError:
-        return None
+    shape = usable_shape(named)
     return None if shape is None else shape.params
 
 
@@ -120,10 +117,7 @@ def evaluation_rows(stage: Stage, profile: DataProfile) -> EvaluationRows:
 def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
     """The shape of the plan's model, without asking the network; None if it is not known."""
     folder = resolve_path(plan_path, plan.model)
-    try:
-        return model_shape(str(folder) if folder.is_dir() else plan.model)[0]
-    except AdviseError:
-        return None
+    return usable_shape(str(folder) if folder.is_dir() else plan.model)
 
 
 def device_hardware(plan: Plan, hardware: Hardware, gpus: Sequence[Gpu] = ()) -> Hardware:

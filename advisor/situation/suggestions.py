@@ -13,7 +13,7 @@ from msgspec import Struct
 
 import advisor.data
 from advisor.ground.annotated import build, shape_of
-from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.errors import refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, Text
 from advisor.ground.types import DataFinding, DataProfile, ModelShape
@@ -63,13 +63,11 @@ def template_families() -> tuple[TemplateFamily, ...]:
     document = read_shipped(rules_dir() / "data" / "templates.yaml", shape=TEMPLATES_FILE)
     known = list(shipped_sources())
     found = tuple(build(TemplateFamily, entry) for entry in document.data["families"])
-    faults = [
+    refuse(
         unknown_name("source", one.source, known, at=document.at(("families", number, "source")))
         for number, one in enumerate(found)
         if one.source not in known
-    ]
-    if faults:
-        raise InputError(faults=faults)
+    )
     return found
 
 
@@ -94,8 +92,7 @@ def needs_of(profiles: Sequence[DataProfile]) -> dict[str, tuple[int, int]]:
 
 
 def _turns(profile: DataProfile) -> Mapping[str, int]:
-    turns: Mapping[str, int] = profile.measures.get("turns", {})
-    return turns
+    return dict(profile.measures.get("turns", {}))
 
 
 def lacks(model: str, needs: Collection[str]) -> list[str]:

@@ -47,8 +47,7 @@ def asker(interview: Interview) -> Callable[[Question], Reply]:
 
     def ask(question: Question) -> Reply:
         ui, checks, fact = interview.ui, interview.checks, question.fact
-        task = question.answers.value("task")
-        reader = DataReader(ui=ui, profile=checks.profile, task=task)
+        reader = DataReader(ui=ui, profile=checks.profile, task=question.answers.value("task"))
         special: dict[str, Callable[[], Reply]] = {
             "gpu": lambda: ask_gpu(question, ui, interview.hardware),
             "tasks": lambda: ask_tasks(question, reader),
@@ -104,13 +103,11 @@ def _ask_task(question: Question, ui: Ui) -> Reply:
         Option(value=BACK, label="Back", help="to the list before"),
     ]
     which = "What do you want it to do better? Take the line that is nearest to it."
-    while True:
-        chosen = ui.choose(question.message, options, current=question.current)
-        if chosen is DONT_KNOW:
-            chosen = ui.choose(which, examples)
-            if chosen is BACK:
-                continue
-        return chosen
+    while (chosen := ui.choose(question.message, options, current=question.current)) is DONT_KNOW:
+        chosen = ui.choose(which, examples)
+        if chosen is not BACK:
+            break
+    return chosen
 
 
 # --------------------------------------------------------------------------- the model

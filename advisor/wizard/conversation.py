@@ -148,8 +148,7 @@ class Conversation:
     def try_change(self, change: Mapping[str, Any]) -> None:
         """Take in one change; the menu asks what only now matters."""
         self.chosen = None  # what the change leads to is the recommendation
-        changed = change_answers(self.answers, change, self.facts)
-        answers = without_stale(self.facts, changed)
+        answers = without_stale(self.facts, change_answers(self.answers, change, self.facts))
         stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known)
         asked = tuple(dict.fromkeys((*self.progress.asked, *stated)))
         self.progress = Saved(answers=answers, asked=asked)

@@ -71,20 +71,19 @@ class DataReader(Struct, frozen=True, kw_only=True):
         """The file measured. Raises AdviseError if it cannot be read."""
         return self.profile(path, mapping, wanted_columns(self.task))
 
-    def ask_file(self, question: Question, *, empty: str = "") -> Reply:
+    def ask_file(self, question: Question) -> Reply:
         """The path of a file that can be read, its columns apart; BACK or DONT_KNOW."""
 
         def readable(text: str) -> str:
             path = os.path.expanduser(text)
             try:
-                self.read(path, None)
-            except ColumnsUnclear:
-                pass
+                with suppress(ColumnsUnclear):
+                    self.read(path, None)
             except AdviseError as error:
                 raise ValueError(error.text()) from None
             return path
 
-        return ask_typed(question, self.ui, readable, path=True, empty=empty)
+        return ask_typed(question, self.ui, readable, path=True)
 
     def understand(
         self, path: str, *, before: Mapped | None = None, holds: Mapped | None = None
@@ -117,11 +116,10 @@ class DataReader(Struct, frozen=True, kw_only=True):
 
     def ask_teams(self, folder: str, teams: Mapping[str, str]) -> Several | None:
         """One team for each file of a folder, if that is so; None if it is one data set."""
-        unsure = "one team for each file is assumed"
         options = [
             Option(value=True, label="Yes", help=", ".join(teams)),
             Option(value=False, label="No", help="all rows belong together"),
-            Option(value=True, label="I don't know", help=unsure),
+            Option(value=True, label="I don't know", help="one team for each file is assumed"),
         ]
         if self.ui.choose(f"{folder} holds {len(teams)} files. One team for each?", options):
             return self.read_teams(teams)

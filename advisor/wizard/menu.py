@@ -71,7 +71,7 @@ def menu_options(
         mattering: Those that were not asked and may change the method.
     """
     advice, stuck = outcome.advice, outcome.advice.nothing_fits
-    if outcome.is_runnable:
+    if outcome.is_complete and not outcome.other_machine:
         help_ = outcome.first or "Ctrl-C saves and stops; it resumes"
         yield Option(value="run", label="Run it now", help=help_)
         steps = f"{outcome.trial_steps} steps, to see that it works"
@@ -323,9 +323,8 @@ class _Closing:
             if chosen is BACK:
                 return None
             self.actions.explain(outcome, chosen)
-            if not chosen.forced_ok:
-                continue
-            if not self.ui.choose(f"Take {chosen.composition} instead?", take):
+            asks = f"Take {chosen.composition} instead?"
+            if not (chosen.forced_ok and self.ui.choose(asks, take)):
                 continue
             try:
                 taken = self.actions.choose(outcome, chosen)
@@ -350,8 +349,7 @@ class _Closing:
         for way in ways:
             self.ui.say(way.text, lead="- ")
             self.ui.say_line(f"  {way.command}")
-        options = [Option(value=way, label=_capital(way.text)) for way in ways]
-        return self._try(TRY, options)
+        return self._try(TRY, [Option(value=way, label=_capital(way.text)) for way in ways])
 
     def _try(self, asks: str, options: Sequence[Option]) -> bool:
         chosen: Flip | WayOut | Any = self.ui.choose(asks, [*options, GO_BACK])

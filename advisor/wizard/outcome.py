@@ -64,11 +64,6 @@ class WizardOutcome(Struct, frozen=True, kw_only=True):
         stages = self.advice.recommendation.stages
         return self.plan is not None and not self.missing and bool(stages) and self.advice.fits
 
-    @property
-    def is_runnable(self) -> bool:
-        """Whether "run it now" may be offered: the plan is complete, and for this machine."""
-        return self.is_complete and not self.other_machine
-
 
 class Actions(Struct, frozen=True, kw_only=True):
     """What the menu does, given by the caller. Any of them may raise AdviseError."""

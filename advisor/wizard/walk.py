@@ -153,9 +153,8 @@ def for_now(facts: Mapping[str, Fact], relevant: Relevant | None) -> Relevant | 
     """
 
     def is_relevant_now(fact_id: str, answers: AnswerSet, opened: Collection[str]) -> bool:
-        if facts[fact_id].refines and _none_stated(EXAMPLES, answers):
-            return False
-        return relevant is None or relevant(fact_id, answers, opened)
+        waits = facts[fact_id].refines and _none_stated(EXAMPLES, answers)
+        return not waits and (relevant is None or relevant(fact_id, answers, opened))
 
     return relevant and is_relevant_now
 

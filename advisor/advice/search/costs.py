@@ -101,7 +101,7 @@ class Costs:
         if whole.cost.fits in ENOUGH and whole.cost.step_s is None:
             return whole
         best, slack = whole, HARDLY_FASTER
-        if not all(stage.is_packed for stage in whole.stages):
+        if not all(one.stage.packing for one in whole.stages):
             slack *= MOST_BY_PACKING
         if whole.cost.fits not in ENOUGH or self._fewer.may_be_within(slack, composition, whole):
             best = better_of(self._fewer.cost_of(composition, concessions), whole)

@@ -182,8 +182,7 @@ def _how_shared(stage: FittedStage) -> str:
 def _about_host(candidate: Candidate, hardware: Hardware) -> list[str]:
     """What is offloaded, and what a divided model needs of the machines' own memory."""
     cost, found = candidate.estimate, []
-    offloads = any(stage.offloads for stage in candidate.stages)
-    if cost.host_bytes is not None and offloads:
+    if cost.host_bytes is not None and any(stage.offloads for stage in candidate.stages):
         found.append(
             f"weights, gradients and optimizer lie in the computer's own memory, about"
             f" {format_gib(cost.host_bytes)}: slower, and for what fits in no other way"

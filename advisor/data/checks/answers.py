@@ -101,8 +101,7 @@ class AnswerShapes(RowCheck):
         if count == counted:
             severity = "error" if self.about.kind == "paired" else "warning"
             text = f"every row has the same answer{shown}: there is nothing to learn"
-            blocks = ("sft", "classification")
-            yield finding("constant-answer", severity, text, count, blocks)
+            yield finding("constant-answer", severity, text, count, ("sft", "classification"))
         elif self.about.format != "classification" and count >= max(5, 0.2 * counted):
             text = f"{count / counted:.0%} of the rows have the same answer{shown}"
             yield finding("repeated-answer", "warning", text, count)

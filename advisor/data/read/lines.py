@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from msgspec import Struct, field
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 
 # Ending of a file -> what it is taken for.
 CONTAINERS = {
@@ -93,8 +93,7 @@ class Faults(Struct):
         return len(self.items) >= KEPT_FAULTS
 
     def raise_if_any(self) -> None:
-        if self.items:
-            raise InputError(faults=self.items)
+        refuse(self.items)
 
 
 # What reading raises on a broken disk and on gzip data that are cut off or damaged.

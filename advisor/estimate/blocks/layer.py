@@ -40,8 +40,10 @@ def block_key(run: Run) -> BlockSettings:
     wide = 4 if run.weight_bytes == 4 and run.hidden_bytes == 4 else 2
     # Rows of several lengths are padded, and the mask that says so is not left out: SDPA then takes
     # the memory-efficient kernel (transformers, integrations/sdpa_attention.py, use_gqa_in_sdpa).
-    # On the CPU the bundled trainers need one too.
-    padded = run.ragged > 0 or (run.device.is_cpu and run.is_ours and _needs_mask(run))
+    # On the CPU the bundled trainers need one too, and where a prefix makes queries and keys differ
+    # in number (transformers, masking_utils.py, _ignore_causal_mask_sdpa).
+    differ = run.stage.update == "prefix" or len(run.lengths) > 1
+    padded = run.ragged > 0 or (run.device.is_cpu and run.is_ours and differ)
     masked = padded and (run.sequences > 1 or run.stage.update == "prefix")
     masked = masked and run.trainer["masks_padding"] and run.stage.attention == "sdpa"
     return BlockSettings(
@@ -78,13 +80,6 @@ def block_key(run: Run) -> BlockSettings:
         model_dropout=not (run.trainer["plain_blocks"] and run.trainer.is_known),
         looped_experts=run.trainer["linear_experts"],
     )
-
-
-def _needs_mask(run: Run) -> bool:
-    """Whether rows that the CPU trains on are padded, or have a prefix before them, so that queries
-    and keys differ in number (transformers, masking_utils.py, _ignore_causal_mask_sdpa).
-    """
-    return run.stage.update == "prefix" or len(run.lengths) > 1
 
 
 def _whole_scores(kind: LayerKind) -> bool:

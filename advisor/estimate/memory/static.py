@@ -167,8 +167,7 @@ def other_roles(run: Run) -> list[Term]:
         plain = d.embedding_params + d.other_params + run.left_experts
         base = run.quantisable * 0.52 + plain * wide
     if own := special(what, "other_roles"):
-        roles: list[Term] = own(run, base)
-        return roles
+        return list(own(run, base))
     if run.is_module or what.reference == "never":
         return []
     because = "a frozen copy of the policy"

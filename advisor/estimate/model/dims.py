@@ -231,7 +231,7 @@ def dims_of(shape: ModelShape) -> Dims | None:
         renamed=layout_of(shape.architecture).renamed,
         routed_layers=sum(kind.count for kind in kinds if kind.experts),
         used_experts=mixture.used if mixture else 1,
-        shared_size=_shared_size(kinds), shared_ends=sum(ends.values()),
+        shared_size=max(map(_shared_size, kinds), default=0), shared_ends=sum(ends.values()),
         named_ends=by_common_name(ends), other_params=other, structure=structure,
         scores=tuple(_by_window(kinds, cached=False)), caches=tuple(_by_window(kinds, cached=True)),
     )  # fmt: skip
@@ -257,16 +257,10 @@ def _width(kind: LayerKind) -> int:
     )
 
 
-def _shared_size(kinds: Sequence[LayerKind]) -> int:
-    return (
-        max(
-            (kind.experts.shared or (int(kind.dense.width) if kind.dense else 0))
-            for kind in kinds
-            if kind.experts
-        )
-        if any(kind.experts for kind in kinds)
-        else 0
-    )
+def _shared_size(kind: LayerKind) -> int:
+    if kind.experts is None:
+        return 0
+    return kind.experts.shared or (int(kind.dense.width) if kind.dense else 0)
 
 
 def _with_experts(shape: ModelShape, plain: Structure, active: int) -> ModelShape:

@@ -334,18 +334,15 @@ def _mixers(
             or config.get("global_attn_every_n_layers")
             or layout.every
         )
-        letters = [_windowed(index, every, first=layout.first_full) for index in range(layers)]
+        full = 0 if layout.first_full else every - 1  # of `every` layers, the one that sees all
+        letters = [
+            ATTENTION if every > 1 and index % every == full else SLIDING for index in range(layers)
+        ]
     else:
         letters = [layout.mixer] * layers
     if sizes.get("latent_rank"):
         letters = [LATENT if letter == ATTENTION else letter for letter in letters]
     return "".join(letters)
-
-
-def _windowed(index: int, every: int, *, first: bool) -> str:
-    if every < 2:
-        return SLIDING
-    return ATTENTION if index % every == (0 if first else every - 1) else SLIDING
 
 
 def _mlps(config: Mapping[str, Any], layout: Layout, layers: int, *, mixture: bool) -> str:

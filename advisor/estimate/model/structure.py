@@ -111,8 +111,8 @@ def _is_gated(s: Sizes) -> bool:
 # ------------------------------------------------------------------------------ MLPs
 
 
-def _mlp(s: Sizes, width: int, part: Part, *, fused: str, inputs: int = 0) -> list[Linear]:
-    family, hidden = s.family, inputs or s.hidden
+def _mlp(s: Sizes, width: int, part: Part, *, fused: str) -> list[Linear]:
+    family, hidden = s.family, s.hidden
     biased = bool(s["mlp_bias"]) if family.mlp_bias is None else family.mlp_bias
     biased = bool(s["bias"]) if family.mlp_bias is False else biased
     down = Linear(family.mlp[-1], width, hidden, part, biased)

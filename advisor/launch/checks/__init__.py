@@ -16,7 +16,7 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import MachineNotReady, refuse
 from advisor.ground.extras import Checked, extras
 from advisor.ground.resources import method_roots
 from advisor.launch.call import Call
@@ -37,8 +37,7 @@ def run_checks(call: Call) -> Checked:
         here: list[Checked] = [file.check(call) for file in files if phase == file.PHASE]
         if phase == "machine" and call.starts_servers:  # they may need the network
             here += [extra.check(call) for extra in extras().values()]
-        if bad := [fault for one in here for fault in one.bad]:
-            raise InputError(faults=bad)
+        refuse(fault for one in here for fault in one.bad)
         if lacking := [fault for one in here for fault in one.lacking]:
             raise MachineNotReady(faults=lacking)
         needs = [line for one in here for line in one.needs] + needs  # downloads come first

@@ -18,8 +18,7 @@ NEEDED = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 
 def check(call: Call) -> Checked:
     """Packages of training, of quantisation and of optimizers that are missing."""
-    stages = [entry.stage for entry in call.left]
-    return Checked(lacking=package_faults(call.machine, stages))
+    return Checked(lacking=package_faults(call.machine, [entry.stage for entry in call.left]))
 
 
 def refuse_without_trainers(hardware: Hardware) -> None:

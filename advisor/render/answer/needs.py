@@ -146,9 +146,10 @@ def needs(advice: Advice) -> Section:
         return Section(title=title, blocks=listed(costs))
     time, cost = time_and_cost(advice)
     held = _memory_detail(estimate, advice.situation.hardware)
+    whole = "Data: {0.text}; all of it would take {0.whole}, your limit is {0.limit}"
     items: list[str | Item] = [
         Item(text=f"Memory: {memory_line(advice)}", detail=held),
-        *(f"Data: {text}" for text in part_words(recommendation)),
+        *map(whole.format, dict.fromkeys(one.part for one in recommendation.stages if one.part)),
         Item(text=f"Time: {time}", detail=_time_detail(estimate)),
     ]
     if learned is not None:
@@ -206,15 +207,6 @@ def padding_words(candidate: Candidate) -> list[str]:
             now = f"about {padding.now:.0%} of what is computed"
         said.append(f"Padding: {now}, since {how} (about {padding.at_random:.0%} otherwise)")
     return said
-
-
-def part_words(candidate: Candidate) -> list[str]:
-    """Which part of the data is used, and what all of it would take."""
-    parts = dict.fromkeys(stage.part for stage in candidate.stages if stage.part is not None)
-    return [
-        f"{part.text}; all of it would take {part.whole}, your limit is {part.limit}"
-        for part in parts
-    ]
 
 
 def term_words(moment: Moment) -> str:

@@ -12,7 +12,7 @@ from advisor.advice.why import certainty_lines
 from advisor.ground.units import format_gib
 from advisor.render.blocks import Item, Paragraph, Section, listed
 from advisor.render.words import is_chosen, memory_words, sentence
-from advisor.ruleset.facts import Fact, load_facts
+from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import clauses, named_with_flag, says
 
 NUMBERS = (
@@ -158,14 +158,10 @@ def flip_text(flip: Flip) -> str:
     return text if str(flip.to) in text else f"{text.rstrip('.')}: {flip.to}"
 
 
-def _facts_by_name() -> dict[str, Fact]:
-    facts = load_facts()
-    return dict(facts) | {fact.answer or fact.id: fact for fact in facts.values()}
-
-
 def unknown(advice: Advice) -> Section:
     """What nobody stated, and what that means."""
-    facts, items = _facts_by_name(), []
+    facts, items = dict(load_facts()), []
+    facts |= {fact.answer or fact.id: fact for fact in facts.values()}
     for name in advice.unknown:
         said = name
         if fact := facts.get(name):
