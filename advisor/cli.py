@@ -183,16 +183,12 @@ def correct_screen_size() -> None:
 
 
 def drop_output() -> None:
-    """Discard what standard output still holds, so that the process does not fail on it again when
-    it ends.
-    """
+    """Discard what standard output still holds: the process would fail on it again as it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: BaseException) -> int:
-    """Say what ended the command, and with --json print it as the one document. Returns the exit
-    code.
-    """
+    """Say what ended the command, with --json as the one document. Returns the exit code."""
     failure = explain(error)
     say(failure.text())
     try:

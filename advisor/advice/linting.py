@@ -25,7 +25,7 @@ from advisor.advice.search.settings import RATE, SETTINGS, axes_of
 from advisor.advice.why_not import LosingOutcome
 from advisor.ground.errors import Fault, InputError, refuse, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, Shape, check_shape
+from advisor.ground.shape import VERSION, Keys, ListOf, Shape, check_shape
 from advisor.ground.yaml_files import Document, Spot, read_shipped, read_yaml
 from advisor.methods import is_own, methods, schemes
 from advisor.plan.keys import setting_fault, setting_keys
@@ -48,7 +48,7 @@ from advisor.ruleset.model import SHIPPED_LAYERS, Rule, Ruleset
 
 SCENARIOS_FILE = Keys(
     help="Scenarios: tests of the rules as data",
-    keys={"version": Choice(values=(1,)), "scenarios": ListOf(of=SCENARIO)},
+    keys={"version": VERSION, "scenarios": ListOf(of=SCENARIO)},
     required=("version", "scenarios"),
 )
 
@@ -155,8 +155,7 @@ def _unknown_facts(spot: Spot, facts: Mapping[str, Any], ruleset: Ruleset) -> It
     for name, value in facts.items():
         fact = ruleset.facts.get(name)
         if fact is None:
-            at = (spot / name).at(key=True)
-            yield unknown_name("fact", name, list(ruleset.facts), at=at)
+            yield unknown_name("fact", name, list(ruleset.facts), at=(spot / name).at(key=True))
         elif not _possible(fact, value):
             what, allowed = f"'{name}' cannot be {value!r}", ", ".join(map(str, fact.values))
             yield Fault(where=(spot / name).at(), what=what, allowed=allowed)

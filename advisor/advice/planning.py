@@ -1,6 +1,4 @@
-"""Candidate -> Plan with a comment beside every chosen value, or what is missing before there can
-be one.
-"""
+"""Candidate -> Plan with a comment beside every chosen value, or what is missing for one."""
 
 from __future__ import annotations
 

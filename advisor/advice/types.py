@@ -1,6 +1,4 @@
-"""The values of advice: candidates with their verdicts, reasons and settings, and the whole
-answer.
-"""
+"""Values of advice: candidates with their verdicts, reasons and settings, and the whole answer."""
 
 from __future__ import annotations
 

@@ -72,9 +72,7 @@ def chat(
 
 @contextmanager
 def interrupts_left_to_child() -> Iterator[None]:
-    """Ctrl-C reaches the chat too, where it stops an answer and not the program: here it does
-    nothing.
-    """
+    """Ctrl-C reaches the chat too, where it stops an answer: here it does nothing."""
     before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which a child inherits
     try:
         yield

@@ -1,6 +1,4 @@
-"""`advise demo`: bundled data, a small real model, recommend -> train -> compare, in minutes on two
-CPU cores.
-"""
+"""`advise demo`: a small real model on bundled data, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -84,9 +82,7 @@ def demo_model(hardware: Hardware) -> str:
 @run_options
 @click.pass_context
 def demo(context: click.Context, /, **settings: Any) -> None:
-    """Train a small real model on bundled data with the recommended method, and show what
-    changed.
-    """
+    """Train a small real model on bundled data as recommended, and show what changed."""
     say("1. Downloading a small language model (SmolLM2-135M-Instruct, Apache-2.0)")
     hardware = probe()
     model = demo_model(hardware)

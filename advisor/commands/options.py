@@ -16,9 +16,7 @@ FACT = "fact_"  # before the id of a fact: the name of its option's parameter
 
 
 def answer_options(command: Command) -> Command:
-    """Add one option for each fact that has a flag, `--signal` and `--answers`: the questions of
-    the wizard.
-    """
+    """Add an option for each fact with a flag (the wizard's questions), `--signal`, `--answers`."""
     for fact in reversed(list(load_facts().values())):
         if fact.flag is not None:
             command = click.option(

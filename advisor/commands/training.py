@@ -1,6 +1,4 @@
-"""How commands start a run and show what came of it; of one that is at work already, how far it
-is.
-"""
+"""How commands start a run and show what came of it, or how far one is that is at work."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
+from rich.console import Console
 
 from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
@@ -47,10 +48,6 @@ from advisor.situation.of_plan import device_hardware, plan_shape
 from advisor.situation.types import Situation
 from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome, run_wizard
 from advisor.wizard.prompts import terminal_ui
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that name one
 

@@ -1,6 +1,4 @@
-"""How much data each objective wants, from its own file under rules/objectives/, and how a file
-compares.
-"""
+"""How much data each objective wants (rules/objectives/), and how a file compares."""
 
 from __future__ import annotations
 

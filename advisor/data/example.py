@@ -24,9 +24,7 @@ FEWEST_GROUPS = 5  # below this no row is taken from training for a share that r
 
 
 def normalise_text(text: str) -> str:
-    """The text for comparison: case, white space and the many ways to write one character make no
-    difference.
-    """
+    """The text for comparison: case, white space and how a character is written do not count."""
     return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
@@ -54,9 +52,7 @@ def _first_bytes(name: str) -> int:
 
 
 class Message(Struct, frozen=True):
-    """One turn. `weight` 0 means: shown to the model, never trained on (OpenAI's per-message
-    weight).
-    """
+    """One turn. `weight` 0: shown to the model, never trained on (OpenAI's per-message weight)."""
 
     role: str  # system | user | assistant | tool
     content: str
@@ -132,9 +128,7 @@ def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def parts_of(example: Example) -> tuple[list[str], list[list[str]]]:
-    """What a row asks, and what each answer says: none, one, or the two of a pair. A document is
-    all answer.
-    """
+    """What a row asks, and each answer: none, one, or a pair's two. A document is all answer."""
     if example.text is not None and example.label is None:
         return [], [[example.text]]
     asked = [said(message) for message in example.messages]
@@ -206,9 +200,7 @@ def parsed(text: Any) -> Any:
 
 
 def text_of(value: Any) -> str | None:
-    """The text of a content: a string, or a list of text parts joined; None if a part is not
-    text.
-    """
+    """The text of a content: a string, or a list of text parts joined; None for other parts."""
     if not isinstance(value, list):
         return value if isinstance(value, str) else None
     parts = [part if isinstance(part, str) else _text_of_part(part) for part in value]
@@ -218,10 +210,8 @@ def text_of(value: Any) -> str | None:
 def _text_of_part(part: Any) -> str | None:
     if not isinstance(part, Mapping) or part.get("type", "text") not in TEXT_PARTS:
         return None
-    for text in (part.get("text"), part.get("refusal"), part.get("value", part.get("content"))):
-        if isinstance(text, str):
-            return text
-    return None
+    texts = (part.get("text"), part.get("refusal"), part.get("value", part.get("content")))
+    return next((text for text in texts if isinstance(text, str)), None)
 
 
 def as_turns(value: Any) -> list[Any] | None:
@@ -380,9 +370,7 @@ def trainable(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:
-    """How many leading messages two conversations share; the last one of the shorter is never
-    counted.
-    """
+    """How many leading messages two conversations share, without the last of the shorter one."""
     count = 0
     for first, second in zip(left[:-1], right[:-1], strict=False):
         if first.role != second.role or first.content != second.content:

@@ -166,9 +166,7 @@ def _row(example: Example, lengths: Lengths, about: Subject) -> SeenRow:
 
 
 def _judged(one: DataFinding, *, whole: bool) -> DataFinding:
-    """The beginning of a file may be sorted (all of one class first), so what it lacks blocks
-    nothing.
-    """
+    """What the beginning of a file lacks blocks nothing: the file may be sorted by class."""
     if whole or not one.blocks:
         return one
     return replace(one, severity="warning", text=f"{one.text} (in the rows read)", blocks=())
@@ -232,9 +230,7 @@ def _lines(file: DataFile) -> int:
 
 
 def size_of(text: str) -> int:
-    """Bytes of a text in UTF-8: a fairer stand-in for tokens than its letters where these are not
-    Latin.
-    """
+    """Bytes of a text in UTF-8: nearer to tokens than letters where these are not Latin."""
     return len(text) if text.isascii() else len(text.encode())
 
 

@@ -114,8 +114,7 @@ def rollouts_note(run: Run, time: TimeEstimate) -> str:
     if run.options.get("rollouts") == "vllm" or not run.is_ours:
         return ""
     takes_vllm = "rollouts" in run.objective.keys and run.update.is_sent_to_vllm
-    saved_s = time.generate_s - time.served_s
-    if not takes_vllm or saved_s < WORTH_A_SERVER * time.step_s:
+    if not takes_vllm or time.generate_s - time.served_s < WORTH_A_SERVER * time.step_s:
         return ""
     share, gain = time.generate_s / time.step_s, time.generate_s / max(time.served_s, 1e-9)
     return (

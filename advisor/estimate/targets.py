@@ -60,9 +60,7 @@ def _targets(dims: Dims, wanted: str | tuple[str, ...], *, linear_experts: bool)
 
 
 def unknown_targets(run: Run) -> tuple[str, ...]:
-    """The target modules that name no layer of this model: they count for nothing in an
-    estimate.
-    """
+    """Target modules that name no layer of this model: they count for nothing in an estimate."""
     linear = bool(run.trainer["linear_experts"])
     return tuple(
         name

@@ -258,9 +258,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
 
     @property
     def is_likely(self) -> bool:
-        """Whether it fits by the estimate itself, whatever its band says; True if that is not
-        known.
-        """
+        """Whether it fits by the estimate itself, whatever its band says; True if not known."""
         memory, limit = self.memory, self.limit_bytes
         return not self.refused and (memory is None or limit is None or memory.need_bytes <= limit)
 

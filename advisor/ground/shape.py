@@ -180,6 +180,9 @@ class Choice(Shape, kw_only=True, eq=False):
         return f"one of {shown}{f' and {more} more' if more > 0 else ''}"
 
 
+VERSION = Choice(values=(1,))  # of the form of a file
+
+
 class ListOf(Shape, kw_only=True, eq=False):
     """A list of such values."""
 

@@ -30,7 +30,7 @@ from msgspec.json import decode, encode
 from advisor.ground.errors import InputError, refuse
 from advisor.ground.files import open_new, read_at_most
 from advisor.ground.resources import PACKAGE, cache_folder, rules_dir
-from advisor.ground.shape import Choice, Date, Keys, MapOf, Path_, Shape, Text, check_shape
+from advisor.ground.shape import VERSION, Choice, Date, Keys, MapOf, Path_, Shape, Text, check_shape
 from advisor.ground.types import Source
 
 MAX_BYTES = 1_000_000
@@ -271,7 +271,7 @@ SOURCE = Keys(
 )
 SOURCES_FILE = Keys(
     help="Sources of rules and numbers",
-    keys={"version": Choice(values=(1,)), "sources": MapOf(of=SOURCE)},
+    keys={"version": VERSION, "sources": MapOf(of=SOURCE)},
     required=("version", "sources"),
 )
 
@@ -284,5 +284,4 @@ def source_from(entry: Mapping[str, Any]) -> Source:
 @cache
 def shipped_sources() -> Mapping[str, Mapping[str, Any]]:
     """Id -> entry of rules/sources.yaml. Raises InputError with the faults of the file."""
-    path = rules_dir() / "sources.yaml"
-    return dict(read_shipped(path, shape=SOURCES_FILE).data["sources"])
+    return dict(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])

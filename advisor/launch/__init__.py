@@ -1,6 +1,4 @@
-"""Plan -> Run: checks the machine, starts one child process a stage, watches it, and writes what
-came of it.
-"""
+"""Plan -> Run: checks the machine, starts a child process a stage, writes what came of it."""
 
 from advisor.launch.prepare import Options
 from advisor.launch.run import run_plan

@@ -1,6 +1,4 @@
-"""One call of `advise run`: what was asked for, what is known of plan and machine, and which GPUs
-the run takes.
-"""
+"""One call of `advise run`: what was asked for, what is known, and which GPUs it takes."""
 
 from __future__ import annotations
 

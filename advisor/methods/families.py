@@ -11,7 +11,7 @@ from functools import cache
 from msgspec import Struct
 
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Shape, Text
+from advisor.ground.shape import VERSION, Choice, Date, Keys, ListOf, MapOf, Number, Shape, Text
 from advisor.ground.yaml_files import read_shipped
 
 ENCODER, SEQ2SEQ, DECODER = KINDS = ("encoder", "seq2seq", "decoder")
@@ -29,7 +29,7 @@ _ROW = ListOf(
 FAMILIES_FILE: Shape = Keys(
     help="Families of models that a name gives away",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "checked": Date(),
         "families": MapOf(
             of=Keys(

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
+from advisor.ground.shape import VERSION, Choice, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.yaml_files import SOURCE, read_shipped
 
 HUB_PACKAGE = "kernels"  # loads ready-built kernels from the hub
@@ -202,9 +202,7 @@ class Kernel(Struct, frozen=True, kw_only=True):
 
     @property
     def why_not_installed(self) -> str:
-        """Why it cannot be loaded here, as far as files tell; empty if nothing speaks against
-        it.
-        """
+        """Why it cannot be loaded here, as far as files tell; empty if nothing speaks against."""
         return why_no_package(self.module, self.package, hub=self.hub is not None)
 
     @property
@@ -249,7 +247,7 @@ def needs_gpu(attention: str) -> bool:
 ACCELERATORS_FILE = Keys(
     help="GPUs on which this tool's trainers were never run",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "review_by": Date(),
         "accelerators": MapOf(
             named=Choice(values=("mps", "rocm")),

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
+from advisor.ground.shape import VERSION, Choice, Date, Keys, ListOf, MapOf, Number, Text
 from advisor.ground.types import GpuLink
 from advisor.ground.yaml_files import SOURCE, read_shipped
 
@@ -23,7 +23,7 @@ _SOURCES = {"sources": ListOf(of=SOURCE, least=1)}
 LINKS_FILE = Keys(
     help="How fast GPUs reach each other and host memory",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "checked": Date(),
         "links": MapOf(
             named=Choice(values=("nvlink", "nvlink_bridge", "xgmi", "pcie", "unified")),
@@ -164,8 +164,7 @@ def links() -> Mapping[str, Mapping[str, Any]]:
 @cache
 def link_file() -> Mapping[str, Any]:
     """The whole file. Raises InputError with its faults, located."""
-    path = rules_dir() / "hardware" / "links.yaml"
-    return dict(read_shipped(path, shape=LINKS_FILE).data)
+    return dict(read_shipped(rules_dir() / "hardware" / "links.yaml", shape=LINKS_FILE).data)
 
 
 def _has_no_peers(link: GpuLink | None) -> bool:

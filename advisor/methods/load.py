@@ -19,6 +19,7 @@ from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import Fault, InputError, did_you_mean, unknown_name
 from advisor.ground.resources import estimate_methods_dir, method_roots, resource_root
 from advisor.ground.shape import (
+    VERSION,
     Choice,
     Keys,
     ListOf,
@@ -80,7 +81,7 @@ STEPS = Keys(
 SHARED_KEYS_FILE = Keys(
     help="Keys of a stage that several methods have",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "id": Text(help="the file's own name"),
         "about": Text(),
         "keys": MapOf(of=DECLARATION, least=1, help="the keys that its methods add to a stage"),
@@ -114,7 +115,7 @@ def file_shape(axis: str) -> Keys:
     own = shape_of(FOLDERS[axis][1], without=MADE)
     keys: dict[str, Shape] = {
         **own.keys,
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "sources": MapOf(of=SOURCE, help="beside those of rules/sources.yaml"),
         "keys": MapOf(of=DECLARATION, help="the keys that it adds to a stage"),
         "shares": ListOf(of=Text(), help="files of rules/keys/ whose keys it has, too"),

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number
+from advisor.ground.shape import VERSION, Keys, ListOf, MapOf, Number
 from advisor.ground.yaml_files import read_shipped
 
 Keeps = Literal["each weight", "rows and columns", "momentum of matrices"]
@@ -51,10 +51,7 @@ class Optimizer(Struct, frozen=True, kw_only=True):
 
 OPTIMIZERS_FILE = Keys(
     help="The optimizers that a plan may name",
-    keys={
-        "version": Choice(values=(1,)),
-        "optimizers": MapOf(of=shape_of(Optimizer, without=("name",))),
-    },
+    keys={"version": VERSION, "optimizers": MapOf(of=shape_of(Optimizer, without=("name",)))},
     required=("version", "optimizers"),
 )
 

@@ -8,7 +8,7 @@ from functools import cache
 from msgspec import Struct
 
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Text
+from advisor.ground.shape import VERSION, Date, Keys, ListOf, MapOf, Text
 from advisor.ground.yaml_files import LINK, read_shipped
 
 NAMES = ListOf(of=Text(), least=1)
@@ -32,7 +32,7 @@ OTHERWISE = Keys(
 OTHER_KEYS_FILE = Keys(
     help="What other training tools call the keys of a plan",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "tools": MapOf(of=TOOL, help="tool -> where its keys were read"),
         "same": MapOf(of=MapOf(of=NAMES), help="our key -> tool -> its names"),
         "otherwise": ListOf(of=OTHERWISE, help="keys whose values mean something else here"),

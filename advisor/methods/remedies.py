@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, MapOf, Shape
+from advisor.ground.shape import VERSION, Keys, MapOf, Shape
 from advisor.ground.types import Source
 from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 
@@ -69,7 +69,7 @@ class Remedy(Struct, frozen=True, kw_only=True):
 def remedy_file() -> Keys:
     """What a file of rules/remedies/ may hold."""
     own = shape_of(Remedy, without=("sources",))
-    keys = {"version": Choice(values=(1,)), **own.keys, "sources": MapOf(of=SOURCE)}
+    keys = {"version": VERSION, **own.keys, "sources": MapOf(of=SOURCE)}
     return replace(own, keys=keys, help="A remedy: what helps without training")
 
 

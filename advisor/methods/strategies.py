@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, MapOf, Shape
+from advisor.ground.shape import VERSION, Choice, Keys, MapOf, Shape
 from advisor.ground.types import DDP, FSDP
 from advisor.ground.yaml_files import read_shipped
 from advisor.methods.keys import Refusal
@@ -36,7 +36,7 @@ class LaunchStrategy(Struct, frozen=True, kw_only=True):
 STRATEGIES_FILE: Shape = Keys(
     help="How several processes share a stage",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "strategies": MapOf(
             named=Choice(values=NAMES), of=shape_of(LaunchStrategy, without=("id",))
         ),

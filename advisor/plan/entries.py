@@ -1,6 +1,4 @@
-"""What a plan trains, one after the other: its stages, or every stage of every task; and every path
-that it holds.
-"""
+"""What a plan trains in order: its stages, or every stage of every task; and its paths."""
 
 from __future__ import annotations
 

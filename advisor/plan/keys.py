@@ -77,10 +77,8 @@ class KeySpecs(Struct, frozen=True):
 
     def default(self, key: str, *, objective: str, update: str) -> Any:
         """The default of a common key there; the objective's file wins. None: no default."""
-        for method in reversed(self.methods_of(objective, update)):
-            if key in method.defaults:
-                return method.defaults[key]
-        return None
+        found = reversed(self.methods_of(objective, update))
+        return next((one.defaults[key] for one in found if key in one.defaults), None)
 
     def unused(self, key: str, *, objective: str, update: str) -> str | None:
         """Why this objective or update never reads a common key, or None if it does."""

@@ -265,10 +265,8 @@ class _Changed(Struct):
         path = tuple(path)
         around = [path[:length] for length in range(len(path), -1, -1)]
         inside = [place for place in reversed(self.written) if path == place[: len(path)] != ()]
-        for place in (*around, *inside):
-            if place in self.written:
-                return self.written[place]
-        return ".".join(["plan", *map(str, path)])
+        found = (self.written[place] for place in (*around, *inside) if place in self.written)
+        return next(found, ".".join(["plan", *map(str, path)]))
 
     def apply(self, text: str) -> None:
         """Write one setting into the data. Raises InputError."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import (
+    VERSION,
     Choice,
     Date,
     Flag,
@@ -44,7 +45,7 @@ _DEVICE = Keys(
 )
 NOT_SUPPORTED_FILE = Keys(
     help="Devices that this tool cannot train on",
-    keys={"version": Choice(values=(1,)), "review_by": Date(), "devices": MapOf(of=_DEVICE)},
+    keys={"version": VERSION, "review_by": Date(), "devices": MapOf(of=_DEVICE)},
     required=("version", "devices"),
 )
 
@@ -78,7 +79,6 @@ FOLDERS = ("hardware", "prices")  # below rules/
 # Facts about GPUs in general, and devices that are none.
 NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml", "accelerators.yaml", "links.yaml")
 FORMATS = ("fp16", "bf16", "fp8", "fp4", "tf32", "fp32")
-VERSION = Choice(values=(1,))
 RELEASE = Text(pattern=r"\d+\.\d+", such_as='"12.8", quoted so that 12.10 stays 12.10')
 
 
@@ -343,8 +343,7 @@ def _file(name: str) -> Document:
 @cache
 def cuda_facts() -> Mapping[str, Any]:
     """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats. Raises InputError."""
-    path = rules_dir() / "hardware" / "cuda.yaml"
-    return dict(read_shipped(path, shape=CUDA_FILE).data)
+    return dict(read_shipped(rules_dir() / "hardware" / "cuda.yaml", shape=CUDA_FILE).data)
 
 
 def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
@@ -354,11 +353,10 @@ def _row(gpu_id: str, entry: Mapping[str, Any], vendor: str) -> dict[str, Any]:
     seen_mib = memory.get("nvml_mib") or memory.get("probe_mib")
     memory_bytes = int(seen_mib * MIB) if seen_mib else int(sold_gib * GIB) if sold_gib else None
     rates = entry["tflops_dense"]
-    achieved = entry.get("achieved_matmul_bf16", {}).get("tflops")
     # Per device, in units: (what the file says, how many of the unit it is).
     per_device = {
         "bf16_flops": (rates.get("bf16") or rates.get("fp16"), 1e12),
-        "achieved_flops": (achieved, 1e12),
+        "achieved_flops": (entry.get("achieved_matmul_bf16", {}).get("tflops"), 1e12),
         "bandwidth_bytes_per_s": (entry.get("bandwidth_gb_s"), 1e9),
         "power_w": (entry.get("tdp_w"), 1),
         **{f"{name}_flops": (rates.get(name), 1e12) for name in ("fp8", "fp4", "fp32")},

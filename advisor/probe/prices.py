@@ -8,7 +8,18 @@ from typing import Any
 from msgspec import Struct
 
 from advisor.ground.errors import Fault, did_you_mean, unknown_name
-from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, Shape, Text
+from advisor.ground.shape import (
+    VERSION,
+    Choice,
+    Date,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    Shape,
+    Text,
+)
 from advisor.ground.yaml_files import Document
 
 HOURLY = ("on_demand_usd_per_h", "spot_usd_per_h")  # GPU -> provider -> US dollars
@@ -50,14 +61,13 @@ def price_file_shape(citation: Shape) -> Shape:
         },
         required=("provider", "gpu", "gpus", "conditions", "source", "checked"),
     )
-    by_gpu = MapOf(of=MapOf(of=price))
     return Keys(
         help="Prices of GPUs in US dollars",
         keys={
-            "version": Choice(values=(1,)),
+            "version": VERSION,
             "compiled": Date(help="the day the list was made"),
             "providers": MapOf(of=provider),
-            **dict.fromkeys(HOURLY, by_gpu),
+            **dict.fromkeys(HOURLY, MapOf(of=MapOf(of=price))),
             "version_not_stated_usd_per_h": MapOf(of=MapOf(of=price)),
             "purchase_usd": MapOf(of=bought),
             "free_tiers": MapOf(of=free),

@@ -169,8 +169,7 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
 
     def _better(self) -> NextStep:
         if (longer := self._unfinished()) and self.entry is not None:
-            setting = shlex.quote(longer_setting(self.entry))
-            command = f"advise run {self._plan} --set {setting}"
+            command = f"advise run {self._plan} --set {shlex.quote(longer_setting(self.entry))}"
             return _step("train_longer", f"train longer: {longer}", command)
         wrong = [check.name for check in self.stage.checks if not check.ok]
         run = shlex.quote(self.run)

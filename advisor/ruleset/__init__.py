@@ -1,3 +1,1 @@
-"""Knowledge as data: model.py the values, load.py YAML -> Ruleset, judge.py Ruleset x facts ->
-findings.
-"""
+"""Knowledge as data: the values, YAML -> Ruleset (load.py), facts -> findings (judge.py)."""

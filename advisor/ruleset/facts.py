@@ -15,6 +15,7 @@ from advisor.ground.annotated import shape_of
 from advisor.ground.errors import Fault, refuse, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import (
+    VERSION,
     Choice,
     Keys,
     ListOf,
@@ -128,7 +129,7 @@ ASSUMPTION = Keys(
 FACTS_FILE = Keys(
     help="Facts and questions",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "facts": MapOf(of=FACT, named=FACT_NAME),
         "assume": ListOf(of=ASSUMPTION, help="what cannot occur"),
         "refuse": ListOf(of=ASSUMPTION, help="what a person does not state together"),

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.resources import method_roots, rules_dir
 from advisor.ground.shape import (
+    VERSION,
     Choice,
     Integer,
     Keys,
@@ -53,7 +54,6 @@ LAYER_NAME = Text(
 
 # --------------------------------------------------------------------------- the files' shapes
 
-VERSION = Choice(values=(1,))
 _TABLE = Keys(
     keys={
         "concludes": Text(help="the fact it concludes, which later steps may look at"),

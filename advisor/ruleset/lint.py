@@ -17,7 +17,17 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from advisor.ground.errors import did_you_mean
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Number, Path_, Text, value_words
+from advisor.ground.shape import (
+    VERSION,
+    Choice,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    Path_,
+    Text,
+    value_words,
+)
 from advisor.ground.yaml_files import SOURCE_KINDS, Document
 from advisor.ruleset.decisions import Clash, Hole, Idle, TableProof
 from advisor.ruleset.facts import methods_named
@@ -418,7 +428,7 @@ READ, REVIEW_BY = ("date", "checked", "compiled"), "review_by"  # keys of days
 REFRESH_FILE = Keys(
     help="How old the facts of the catalogues may get",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "catalogues": MapOf(
             of=Keys(
                 keys={

@@ -182,9 +182,8 @@ def rule_schema(rules: Ruleset, table: DecisionTable) -> Schema:
         )
         forms["recommend"] = {"required": ["tier", "then"], "properties": {"then": best}}
         forms["forbid"] = {"required": ["then"], "properties": {"tier": False, "then": worst}}
-    schema = closed(known, *RULE.required)
     return {
-        **schema,
+        **closed(known, *RULE.required),
         "allOf": [{"if": _is_kind(kind, usual), "then": form} for kind, form in forms.items()],
     }
 

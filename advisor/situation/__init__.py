@@ -1,3 +1,1 @@
-"""What is known: answers, the model's shape, and the Situation that joins them with machine and
-data.
-"""
+"""What is known: answers, model shape, and the Situation that joins them with machine and data."""

@@ -267,9 +267,7 @@ def _take_limits(stated: _Stated, text: str) -> None:
 
 
 def answers_document(answers: AnswerSet) -> dict[str, Any]:
-    """The answers in the shape of an answers file: what a person can save, send and hand back with
-    --answers.
-    """
+    """The answers as an answers file: what can be saved, sent and handed back with --answers."""
     known = {fact_id: answer.value for fact_id, answer in answers.known.items()}
     whole: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}

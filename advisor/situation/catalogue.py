@@ -12,13 +12,24 @@ from typing import Any, NamedTuple
 
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Flag, Keys, ListOf, MapOf, Number, OneOf, Shape, Text
+from advisor.ground.shape import (
+    VERSION,
+    Choice,
+    Date,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    OneOf,
+    Shape,
+    Text,
+)
 from advisor.ground.units import format_count
 from advisor.ground.yaml_files import read_shipped
 from advisor.ruleset.facts import load_facts
 
 NOT_ORGANISATIONS = ("suggestions", "typical_sizes")
-VERSION = Choice(values=(1,))
 _COUNT = Number(whole=True, min=1)
 _TEXTS = (
     "model_type", "params_source", "source", "license", "license_source", "notes",

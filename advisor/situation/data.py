@@ -263,9 +263,7 @@ def _without_categories(found: DataProfile) -> Misfit | None:
 
 
 def suited_task(found: DataProfile) -> str:
-    """The task that the rows show by themselves; `other`, with which the data decide alone, if
-    they show none.
-    """
+    """The task that the rows show; `other`, with which the data decide alone, if they show none."""
     if found.format == "classification":
         return "classification"
     if found.kind == "prompts_with_verifier":

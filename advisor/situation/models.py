@@ -282,8 +282,7 @@ def _catalogue_shape(hub_id: str) -> ModelShape:
 
 def _filled_shape(hub_id: str, entry: Mapping[str, Any], source: str) -> ModelShape:
     params = entry.get("params")
-    size = size_of(hub_id, (params or 0) / 1e9 or None).params
-    held = size or params or 12_000_000_000
+    held = size_of(hub_id, (params or 0) / 1e9 or None).params or params or 12_000_000_000
     typical = shape_from_size(held, hub_id, active_params=entry.get("active_params"))
     guesses = {
         "vocab_size": typical.vocab_size,

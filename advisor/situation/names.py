@@ -20,7 +20,7 @@ from msgspec import Struct
 from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, Text
+from advisor.ground.shape import VERSION, Date, Keys, ListOf, Text
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_count
 from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
@@ -49,7 +49,7 @@ PATTERNS = ("names", "generic", "whole", "alone", "phrases")
 SCOPE_FILE = Keys(
     help="Models that this tool does not train, and where to go with them",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "review_by": Date(),
         "text_models": ListOf(of=Text(), least=1, help="families that are in scope, as patterns"),
         "kinds": ListOf(

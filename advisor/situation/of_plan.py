@@ -78,9 +78,7 @@ def teacher_params(plan: Plan, stage: Stage) -> int | None:
 def amounts(
     plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None
 ) -> tuple[int | None, int | None]:
-    """Tokens and rows that the whole stage reads, all epochs together; None if the data is not
-    known.
-    """
+    """Tokens and rows that the whole stage reads in all epochs; None if the data is not known."""
     if profile is None or profile.tokens is None:
         return None, None
     mean, share = read_of(stage, profile.tokens)

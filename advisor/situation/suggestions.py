@@ -15,7 +15,7 @@ import advisor.data
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.errors import refuse, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, Text
+from advisor.ground.shape import VERSION, Keys, ListOf, Text
 from advisor.ground.types import DataFinding, DataProfile, ModelShape
 from advisor.ground.units import format_count
 from advisor.ground.yaml_files import read_shipped, shipped_sources
@@ -38,7 +38,7 @@ class TemplateFamily(Struct, frozen=True, kw_only=True):
 
 TEMPLATES_FILE = Keys(
     help="What the chat templates of model families write",
-    keys={"version": Choice(values=(1,)), "families": ListOf(of=shape_of(TemplateFamily), least=1)},
+    keys={"version": VERSION, "families": ListOf(of=shape_of(TemplateFamily), least=1)},
     required=("version", "families"),
 )
 # What data need of a template -> how it is called, and what happens without it.
@@ -225,9 +225,7 @@ def suggest_model(
 
 
 def _rows(task: str, *, untuned: bool) -> list[Mapping[str, Any]]:
-    """The table's models that suit the task; if the start is a plain text model, those behind
-    them.
-    """
+    """The table's models that suit the task, or the plain text models behind them."""
     rows = [
         row for row in suggested_models()["models"] if row["tasks"] == "any" or task in row["tasks"]
     ]

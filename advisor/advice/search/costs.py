@@ -169,8 +169,7 @@ class Costs:
             each = min(MICRO_BATCHES[0], max(1, stage.rows_per_step // cards))
             plain = values_of(stage.reasons) | {"sharding": sharding}
             batch = {"micro_batch_size": each, "grad_accum": 1, "gradient_checkpointing": False}
-            case = self.stage(composition, stage.stage.objective)
-            pace = StageCost(case, plain).row_s(batch)
+            pace = StageCost(self.stage(composition, stage.stage.objective), plain).row_s(batch)
             if pace is None or stage.cost.step_s is None:
                 return False
             took += stage.cost.step_s

@@ -108,8 +108,7 @@ def _before_fitting(
     rows are left out, what follows from their number, the packing).
     """
     usual = case.settings()
-    by_rule = {BATCH: USUAL_BATCH, **usual, **case.module}
-    settings, left_out = with_lengths(case, by_rule)
+    settings, left_out = with_lengths(case, {BATCH: USUAL_BATCH, **usual, **case.module})
     settings = _with_attention(case, settings)
     read = rows_read(case, settings, max(case.profiles, key=lambda one: one.rows, default=None))
     settings = {**under_strategy(case, {**settings, **read.settings}), **strategy_settings(case)}

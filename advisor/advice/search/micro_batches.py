@@ -382,8 +382,7 @@ def batch_of_task(batch: Chosen, micro: int, devices: int, *, smallest: int) -> 
     """The plan keys of the batch of one task, which may be smaller than the stage's."""
     fewer = max(smallest, min(micro, int(batch.value) // devices))
     accum = max(1, round(int(batch.value) / (fewer * devices)))
-    rows = fewer * accum * devices
-    because = f"{_count(rows)} a step: {inside_sentence(batch.because)}"
+    because = f"{_count(fewer * accum * devices)} a step: {inside_sentence(batch.because)}"
     return {
         "micro_batch_size": Chosen(value=fewer, because=because),
         "grad_accum": Chosen(value=accum, because=because, rule=batch.rule),

@@ -262,8 +262,7 @@ def _enough_steps(
         )
         found[BATCH] = replace(batch, value=size, because=because, rule=None)
     if steps(size) < aim["least"] and not epochs.is_own:
-        needed = ceil(aim["least"] / steps(size, 1.0))
-        more = max(passes, min(aim["most_epochs"], needed))
+        more = max(passes, min(aim["most_epochs"], ceil(aim["least"] / steps(size, 1.0))))
         if more != passes:
             because = (
                 f"{more:g} passes instead of the usual {passes:g}: about {STEPS} optimizer steps"

@@ -121,9 +121,7 @@ def worst_first(findings: Iterable[DataFinding]) -> tuple[DataFinding, ...]:
 
 
 class RandomSample(Struct, Generic[T]):
-    """A random sample of flat size: every row has the same chance to be in it, the same rows every
-    time.
-    """
+    """A random sample of fixed size: every row has the same chance, the same rows every time."""
 
     size: int
     state: int = 1

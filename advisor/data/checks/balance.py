@@ -1,6 +1,4 @@
-"""Answers marked good and bad: whether there are both, and whether the better ones are only
-longer.
-"""
+"""Answers marked good and bad: whether both are there, and the better ones are only longer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Characters that do not belong into a text: NUL, marks of a chat template, text wrongly
-decoded.
-"""
+"""Characters that do not belong in a text: NUL, chat template marks, text wrongly decoded."""
 
 from __future__ import annotations
 

@@ -30,9 +30,7 @@ ENGLISH_ROWS = 200  # of the first, whose language is looked at
 
 
 def script_of(text: str) -> str:
-    """The script that most letters at the beginning of a text are written in; 'none' if there
-    are no letters.
-    """
+    """The script of most letters at the beginning of a text; 'none' without letters."""
     letters = filter(str.isalpha, text[:LOOKED_AT_CHARS])
     if text.isascii():
         return "Latin" if any(letters) else "none"
@@ -44,9 +42,7 @@ def script_of(text: str) -> str:
 
 
 def is_english(text: str) -> bool | None:
-    """Whether a text in Latin letters holds one of the commonest English words; None if it is
-    too short to tell.
-    """
+    """Whether a Latin text holds one of the commonest English words; None if too short to tell."""
     beginning = text[:ENGLISH_CHARS]
     if len(beginning.split()) < FEWEST_WORDS:
         return None

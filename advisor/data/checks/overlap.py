@@ -1,6 +1,4 @@
-"""Rows of an evaluation file that the training data holds too: what makes an evaluation look better
-than it is.
-"""
+"""Evaluation rows that the training data holds too: they make a result look better than it is."""
 
 from __future__ import annotations
 

@@ -194,9 +194,7 @@ class PrivateData(RowCheck):
 
 
 def mask(text: str, kind: str) -> str:
-    """A hint at what was found that gives nothing away: its first characters and its length in
-    stars.
-    """
+    """A hint at what was found that gives nothing away: first characters, length in stars."""
     if kind == "personal-data-email":
         name, _, host = text.partition("@")
         return f"{name[:1]}***@{host[:1]}***.{host.rsplit('.', 1)[-1]}"

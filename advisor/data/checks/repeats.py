@@ -39,9 +39,7 @@ _ASCII = bytes(
 
 
 def normalise(text: str) -> bytes:
-    """Words in lower case without punctuation: what stays the same when a text is only typed
-    differently.
-    """
+    """Words in lower case without punctuation: what a text typed differently keeps."""
     if text.isascii():  # twice as fast as bytes
         return b" ".join(text.encode().translate(_ASCII).split())
     return " ".join(text.lower().translate(_PUNCTUATION).split()).encode("utf-8", "surrogatepass")
@@ -60,9 +58,7 @@ def sketch(text: bytes) -> tuple[int, ...]:
 
 
 def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
-    """Share of word sequences two rows have in common, estimated from the smallest hashes of both
-    together.
-    """
+    """Share of word sequences that two rows have in common, by the smallest hashes of both."""
     ours, theirs = set(left), set(right)
     both, either = ours & theirs, ours | theirs
     if max(len(left), len(right)) < KEPT_HASHES:  # nothing was left out: exact

@@ -148,9 +148,7 @@ def cannot_open(shown: str, error: OSError) -> InputError:
 
 
 def read_text(file: DataFile, faults: Faults) -> Iterator[str]:
-    """The text of a file in pieces of about a megabyte; it ends at what cannot be read, which is
-    a fault.
-    """
+    """The text of a file in pieces of about a megabyte; a fault ends it where it is unreadable."""
     if file.encoding != "utf-8":
         faults.note(file, "encoding", encoding_name(file.encoding))
     plain = may_be_other = file.encoding == "utf-8"

@@ -62,9 +62,7 @@ def no_rows(shown: str) -> InputError:
 
 
 def with_columns(row: Any) -> Any:
-    """A row that is a bare text or a bare list of turns as an object with a column; anything else
-    as it is.
-    """
+    """A bare text or a bare list of turns as an object with a column; another row as it is."""
     if isinstance(row, str):
         return {"text": row}
     if isinstance(row, list) and row and isinstance(row[0], dict):

@@ -119,9 +119,7 @@ def find_data(path: str | os.PathLike[str] | DataSource) -> DataSource:
 
 
 def content_digest(path: str | os.PathLike[str] | DataSource) -> str:
-    """sha256 of the content behind a path: the bytes of its file, or names and bytes of its
-    files.
-    """
+    """sha256 of what is behind a path: of its file's bytes, or its files' names and bytes."""
     source, digest = find_data(path), hashlib.sha256()
     for name, file in source.named_files.items():
         if source.root is not None:
@@ -340,9 +338,7 @@ def _no_data(others: Counter[str], unreadable: Sequence[str], shown: str) -> Inp
 
 
 def _walk(where: Path, shown: str, unreadable: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file below a folder with its status, sorted; hidden ones and linked folders left
-    out.
-    """
+    """Every file below a folder with its status, sorted; no hidden ones, no linked folders."""
 
     def note(error: OSError) -> None:
         unreadable.append(f"{error.filename} ({error.strerror})")

@@ -163,10 +163,8 @@ def text_cell(value: Any) -> str | None:
             str(value) if value == value else None
         )  # NaN: what other tools write for an empty cell
     if isinstance(value, Mapping):  # SQuAD answers, verl reward_model
-        for key in formats().inside:
-            if key in value:
-                return text_cell(value[key])
-        return None
+        key = next((key for key in formats().inside if key in value), None)
+        return None if key is None else text_cell(value[key])
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(item, (str, int, float)) for item in value):
             return str(value[0])

@@ -51,9 +51,7 @@ class ChatText:
 
     @classmethod
     def in_folder(cls, folder: Path) -> ChatText:
-        """The chat text of a model's or a result's folder. Raises InputError if it has none, or a
-        broken one.
-        """
+        """The chat text of a model's or result's folder. Raises InputError without a sound one."""
         source = template_source(folder)
         if source is None:
             raise InputError(
@@ -162,9 +160,7 @@ def template_source(folder: Path) -> str | None:
 
 
 def special_texts(folder: Path) -> dict[str, str]:
-    """The special tokens of a folder's tokenizer that chat templates name: bos_token -> its
-    text.
-    """
+    """The special tokens of a folder's tokenizer for chat templates: bos_token -> its text."""
     settings = json_object(folder / "tokenizer_config.json")
     values = {name: settings.get(name) for name in TOKENS}
     texts = {
@@ -186,9 +182,7 @@ def _compiled(source: str, name: str) -> Any:
     from advisor.data.templates.bounded import BoundedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` as transformers has it: marks what the assistant says, and writes it
-        as it is.
-        """
+        """`{% generation %}` as transformers has it: marks what the assistant says, unchanged."""
 
         tags = {"generation"}  # noqa: RUF012 - jinja2 reads it from the class
 
@@ -230,9 +224,7 @@ PLAIN_TEMPLATE = (
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an
-    object.
-    """
+    """Messages as chat templates take them: `tool_calls`, their arguments as an object."""
     result = []
     for message in messages:
         extra = dict(message.extra)

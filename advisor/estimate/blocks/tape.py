@@ -389,9 +389,7 @@ class Operations:
         s = self.settings
         quantised = s.quantised and not plain
         kept = s.trains or (quantised and s.quantised_inputs_kept and not s.shared_adapter_inputs)
-        inner = x
-        if quantised or s.autocast:
-            inner = self.cast(x, 2)
+        inner = self.cast(x, 2) if quantised or s.autocast else x
         result = self.tape.record(
             "mm", [inner], width, inner.bytes_each, saves=[inner] if kept else (), trains=s.trains
         )

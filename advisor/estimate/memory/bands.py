@@ -74,9 +74,7 @@ def _guesses(run: Run) -> bool:
 
 
 def guess_note(run: Run) -> str:
-    """What is guessed of an unknown trainer, as far as it counts in this run; empty for a known
-    one.
-    """
+    """What is guessed of an unknown trainer, as far as it counts here; empty for a known one."""
     stage, trainer = run.stage, run.trainer
     if trainer.is_known:
         return ""
@@ -169,9 +167,7 @@ def widening(because: Sequence[str]) -> list[str]:
 def log_widths(
     doubts: tuple[str, ...], widths: Mapping[str, tuple[float, float]] = WIDTHS
 ) -> tuple[float, float]:
-    """Log distances below and above of a run with these doubts: the square root of the sum of
-    squares.
-    """
+    """Log distances below and above with these doubts: the square root of the sum of squares."""
     parts = [widths[key] for key in (KNOWN, *doubts)]
     return math.hypot(*(low for low, _ in parts)), math.hypot(*(high for _, high in parts))
 

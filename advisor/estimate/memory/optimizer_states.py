@@ -107,8 +107,7 @@ def _built_by_transformers(run: Run) -> bool:
 def _size(run: Run, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
     numbers, wide = _kept_numbers(entry, arguments), _width(entry, one)
     if entry.keeps == "rows and columns":
-        kept = one.each if one.kind == "vector" else one.rows + one.columns
-        return kept * wide * one.count
+        return (one.each if one.kind == "vector" else one.rows + one.columns) * wide * one.count
     if entry.keeps == "momentum of matrices":
         numbers = 1 if one.kind == "linear" else 2
     if (

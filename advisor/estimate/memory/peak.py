@@ -76,9 +76,7 @@ CONTEXT_BYTES, EAGER_CONTEXT_BYTES, NCCL_BYTES = int(0.6 * GIB), int(1.3 * GIB),
 
 
 def server_share(run: Run) -> list[Term]:
-    """What a vLLM server takes that shares the GPU with the trainer: its share, whatever it needs
-    of it.
-    """
+    """What a vLLM server takes that shares the trainer's GPU: its share, whatever it needs."""
     share, gpu = run.options.get("server_memory"), run.device.gpu
     if not share or gpu is None or gpu.memory_bytes is None:
         return []

@@ -36,9 +36,7 @@ ONE_WEIGHT_BYTES = 12
 
 
 def weights(run: Run) -> list[Term]:
-    """The model's own weights with quantisation constants, and added parameters: this device's
-    share.
-    """
+    """The model's weights with quantisation constants, and added ones: this device's share."""
     terms = [*_base_weights(run), *_added_weights(run)]
     if not run.offloaded:
         return terms

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from advisor.ground.annotated import build, shape_of
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text
+from advisor.ground.shape import VERSION, Keys, ListOf, MapOf, Shape, Text
 from advisor.ground.yaml_files import read_shipped
 from advisor.model_files.config import NAMES, read
 
@@ -91,7 +91,7 @@ _KEYS: dict[str, Shape] = {**shape_of(Layout).keys, "like": Text(help="one of `b
 LAYOUTS_FILE = Keys(
     help="How each family of models builds its layers",
     keys={
-        "version": Choice(values=(1,)),
+        "version": VERSION,
         "bases": MapOf(of=Keys(keys=_KEYS), help="what several families start from"),
         "layouts": ListOf(
             of=Keys(keys={**_KEYS, "families": ListOf(of=Text(), least=1)}, required=("families",))

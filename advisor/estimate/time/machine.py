@@ -255,9 +255,8 @@ def sharding_s(run: Run, sharding: str | None, *, passes: int) -> float:
     if sharding not in ("zero3", "fsdp"):
         return 0.0
     modules = d.layers * (LAYER_MODULES if d.gated else PLAIN_MODULES)
-    experts = 0
-    if d.experts > 1 and loops_over_experts(run):
-        experts = d.routed_layers * d.experts * EXPERT_LINEARS
+    is_looped = d.experts > 1 and loops_over_experts(run)
+    experts = d.routed_layers * d.experts * EXPERT_LINEARS if is_looped else 0
     if sharding == "zero3":
         return passes * (modules + experts) * ZERO3_MODULE_S
     adapted = 1 + 2 * run.is_module  # a module's two matrices beside each weight

@@ -193,9 +193,8 @@ def weights_read_bytes(run: Run, tokens: float, *, all_experts: bool) -> float:
     size = 2.0 * (d.head_params + d.routed_params * hit)
     if run.stage.quantization is None:
         size += 2.0 * d.linear_params
-    grads = 0.0
-    if not run.is_module:  # gradients are written, and added from the second on
-        grads = 2.0 * d.params * (1 + 2 * (run.stage.grad_accum > 1))
+    # Gradients are written, and added from the second on.
+    grads = 0.0 if run.is_module else 2.0 * d.params * (1 + 2 * (run.stage.grad_accum > 1))
     casts = 0.0
     if run.precision == "mixed" and run.stage.weights_dtype == "float32":
         casts = 6.0 * (d.linear_params + d.routed_params) * (passes_of(run) - 2)
