@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import takewhile
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -371,9 +372,6 @@ def trainable(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:
     """How many leading messages two conversations share, without the last of the shorter one."""
-    count = 0
-    for first, second in zip(left[:-1], right[:-1], strict=False):
-        if first.role != second.role or first.content != second.content:
-            break
-        count += 1
-    return count
+    pairs = zip(left[:-1], right[:-1], strict=False)
+    alike = (one.role == other.role and one.content == other.content for one, other in pairs)
+    return sum(takewhile(bool, alike))

@@ -359,9 +359,8 @@ class Builder:
     def with_system(self, row: Cells, messages: Messages) -> Messages:
         """The messages behind the row's system text, if it has one and they have none."""
         cell = self.cell(row, "system")
-        if not isinstance(cell, str) or not cell.strip():
-            return messages
-        if messages and messages[0].role == "system":
+        has_one = bool(messages) and messages[0].role == "system"
+        if has_one or not isinstance(cell, str) or not cell.strip():
             return messages
         return (Message("system", cell), *messages)
 

@@ -20,7 +20,7 @@ from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.plan.entries import Entry, entries
 from advisor.plan.read import read_plan
 from advisor.record.next_step import NextStepFinder, round_up, usual_rows
-from advisor.record.run import DONE, RunRecord, StageRecord
+from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
 from advisor.record.stage import Evaluation, Metric, SampleAnswer
 from advisor.record.verdict import (
     BETTER,
@@ -47,8 +47,7 @@ def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ())
     Of several tasks each is judged by its last finished stage, and the next step is that of the
     first task that needs one. Commands that change a setting need the `trainings` of its plan.
     """
-    stages = [stage for stage in record.stages if stage.status == DONE]
-    last = list({stage.task: stage for stage in stages}.values())
+    last = last_of_each_task(stage for stage in record.stages if stage.status == DONE)
     if not last:
         return None
     found = [_stage_verdict(record, stage, run=run, trainings=trainings) for stage in last]

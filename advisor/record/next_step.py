@@ -67,8 +67,7 @@ USUAL_HELD = 64  # rows that tell small differences, where the objective's file 
 
 def usual_rows(stage: StageRecord) -> int:
     """How many held-out rows tell small differences, by the objective's own file."""
-    stated: int | None = objective(stage.objective).steps.get("held_out")
-    return stated or USUAL_HELD
+    return int(objective(stage.objective).steps.get("held_out") or USUAL_HELD)
 
 
 def round_up(count: int) -> int:

@@ -153,9 +153,7 @@ def harmless_changes(stage: Stage) -> Iterator[Change]:
 
 def combine(some: Sequence[Change]) -> Change:
     """Several changes as one; a later one wins."""
-    values: dict[str, Any] = {}
-    for one in some:
-        values |= one.values
+    values = {key: value for one in some for key, value in one.values.items()}
     return Change(values, "; ".join(dict.fromkeys(one.why for one in some)))
 
 
