@@ -82,7 +82,9 @@ def demo_model(hardware: Hardware) -> str:
 @run_options
 @click.pass_context
 def demo(context: click.Context, /, **settings: Any) -> None:
-    """Train a small real model on bundled data as recommended, and show what changed."""
+    """Train a small real model on bundled data with the recommended method, and show what
+    changed.
+    """
     say("1. Downloading a small language model (SmolLM2-135M-Instruct, Apache-2.0)")
     hardware = probe()
     model = demo_model(hardware)

@@ -128,16 +128,12 @@ def _add_turns(column: Column, turns: list[Any]) -> None:
     column.are["from_value"] += first is not None and first[0] == "from"
     role = role_of_speaker(turns[-1].get(last[0])) if last else None
     column.are["open"] += role not in ("assistant", None)
+    names, keys = ("tool", "function", "observation", *CALL_TURNS), formats().turns.speaker
     column.are["calls"] += any(
-        any(turn.get(key) for key in CALLS) or _is_call_or_tool(turn)
+        any(turn.get(key) for key in CALLS) or any(turn.get(key) in names for key in keys)
         for turn in turns
         if isinstance(turn, dict)
     )
-
-
-def _is_call_or_tool(turn: Mapping[str, Any]) -> bool:
-    names = ("tool", "function", "observation", *CALL_TURNS)
-    return any(turn.get(key) in names for key in formats().turns.speaker)
 
 
 def checkable(text: str) -> str | None:
