@@ -234,11 +234,10 @@ def probe_apple(system: Hardware) -> Hardware:
     import subprocess
 
     command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-    try:
+    name = ""
+    with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
         name = done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        name = ""
     name = name or "Apple chip"
     note = (
         f"{name}: CPU and GPU share the memory and macOS lets the GPU have a part of it; the probe"

@@ -376,11 +376,7 @@ def missing_text(switch: str) -> str:
 
 
 def unknown_text(rows: int) -> str:
-    """What happens to thoughts if the model's template knows none.
-
-    Args:
-        rows: How many rows have thoughts.
-    """
+    """What happens to the thoughts of so many rows if the model's template knows none."""
     return (
         f"{rows:,} rows with thoughts in their answers, and this model's chat template knows none:"
         f" {MARK} ... </think> is learned as text, `reasoning_content` is left out"
@@ -388,11 +384,7 @@ def unknown_text(rows: int) -> str:
 
 
 def dropped_text(rows: int) -> str:
-    """What happens to thoughts that the model's template leaves out.
-
-    Args:
-        rows: How many rows have thoughts.
-    """
+    """What happens to the thoughts of so many rows that the model's template leaves out."""
     return (
         f"{rows:,} rows with thoughts in their answers, and this model's chat template leaves them"
         " out: they are not learned. A chat_template.jinja that keeps them, in the model's folder,"
