@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma4TextConfig, LlamaConfig, LlamaForCausalLM
 
 from advisor.ground.errors import MachineNotReady
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
@@ -133,6 +133,20 @@ def test_the_check_knows_grouped_queries(packed):
     support = attention.Support(True, True, 64, heads=8, kv_heads=2)
     gap = largest_gap(varlen, support, torch.device("cpu"))
     assert 0 < gap < attention.TOLERANCE / 2
+
+
+def test_heads_of_two_widths_keep_to_sdpa(packed, has, tmp_path):
+    """Gemma 4 has other heads in every sixth layer, which its config says of each layer alone."""
+    config = Gemma4TextConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, global_head_dim=16, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    config.save_pretrained(tmp_path / "gemma4")
+    job = packed(job_model=tmp_path / "gemma4")
+    support = attention.model_support(job)
+    assert (support.flash, support.widest_head, support.kv_heads) == (False, 16, 2)
+    has(flash_attention_2=varlen)
+    assert choice(job)[0] == "sdpa"
 
 
 def test_checkpoints_depend_on_the_word_in_the_plan(packed, has, capsys):

@@ -356,9 +356,15 @@ def model_support(job: Job) -> Support:
     text = config.get_text_config()
     classes = transformers.MODEL_MAPPING.get(type(config), ())
     kinds = classes if isinstance(classes, tuple) else (classes,)
+    layers = text.per_layer_config if getattr(text, "is_heterogeneous", False) else [text]
     heads = getattr(text, "num_attention_heads", None) or 1
     names = ("head_dim", "global_head_dim", "qk_head_dim", "v_head_dim")
-    known = [one for name in names if isinstance(one := getattr(text, name, None), int)]
+    known = [
+        one
+        for layer in layers
+        for name in names
+        if isinstance(one := getattr(layer, name, None), int)
+    ]
     hidden = getattr(text, "hidden_size", None)
     # Models with numbers beside the scores (sinks) list the kernels that know them.
     particular = any(getattr(kind, "_compatible_flash_implementations", None) for kind in kinds)
@@ -370,7 +376,7 @@ def model_support(job: Job) -> Support:
         and len(set(known)) <= 1,  # heads of several widths: each kernel has its own opinion
         widest_head=max(known, default=hidden // heads if hidden else None),
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        kv_heads=max(getattr(layer, "num_key_value_heads", None) or heads for layer in layers),
     )
 
 
