@@ -106,8 +106,7 @@ class GRPO(Rewarded):
 
     def outcome(self, job: Job) -> dict[str, Any]:
         found = super().outcome(job)
-        differ = differ_check(lines_of(job), self.rewards)
-        return {**found, "checks": (*found["checks"], differ)}
+        return {**found, "checks": (*found["checks"], differ_check(lines_of(job), self.rewards))}
 
 
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:

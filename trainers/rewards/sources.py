@@ -484,8 +484,7 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     if not answers:
         return []
     texts = [[*answer.prompt_ids, *answer.answer_ids] for answer in answers]
-    named = model.config.get_text_config().pad_token_id
-    pad_id = named if named is None or named >= 0 else None  # some configs of the hub say -1
+    pad_id = model.config.get_text_config().pad_token_id
     with evaluating(model):
         scores: list[float] = head_outputs(model, texts, pad_id, at_once=at_once)[:, 0].tolist()
     return scores

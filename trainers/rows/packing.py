@@ -312,7 +312,7 @@ def head_outputs(
     """The outputs of the head of a model that evaluates, for N texts: N, C; float32 on the host.
 
     Args:
-        pad_id: None: the model scores single texts alone.
+        pad_id: None, or -1 in some configs of the hub: the model scores single texts alone.
         at_once: How many of the longest texts go through the model together.
         what: Is shown while it takes.
         unit: Of the texts, in the plural.
@@ -325,6 +325,6 @@ def head_outputs(
         inputs = padded_inputs([texts[place] for place in places], pad_id or 0, device)
         return model(**inputs).logits
 
-    at_once = at_once if pad_id is not None else 0
+    at_once = 0 if pad_id is None or pad_id < 0 else at_once
     found = in_batches(list(map(len, texts)), at_once, outputs, what, unit=unit)
     return torch.stack(found).float().cpu()
