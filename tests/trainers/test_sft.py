@@ -19,12 +19,12 @@ from trl import SFTTrainer
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch
 from tests.trainers.conftest import plan_file
-from tests.trainers.runs import break_at, losses, metrics, trained
+from tests.trainers.runs import break_at, losses, metrics, same, trained, weights
 from trainers import sft
 from trainers.__main__ import main
 from trainers.job import libraries
 from trainers.job.files import read_json
-from trainers.job.job import TRAINING
+from trainers.job.job import TRAINING, Process
 from trainers.keep import results
 from trainers.stage.trl_trainer import SFT
 from trainers.start import loading
@@ -252,6 +252,19 @@ def command(tiny_model, chats, tmp_path, monkeypatch):
         return main(words), read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
 
     return run
+
+
+def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path):
+    """What the task before has trained of the base itself, such as its embeddings, is none of the
+    next one's: the same task comes to the same weights twice in one process.
+    """
+    process, found = Process(bases={}), []
+    for name in ("one", "two"):
+        job = make(train_embeddings=True, job_run=tmp_path / name)
+        trained(replace(job, process=process))
+        found.append(weights(job))
+    assert len(process.bases) == 1
+    assert same(*found)
 
 
 def test_failures_leave_a_record_and_their_exit_code(command, capsys):

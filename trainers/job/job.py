@@ -29,7 +29,6 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.record.run import DOING
 from advisor.record.stage import Doing
-from trainers.job import Model
 from trainers.job.files import write_json
 from trainers.job.machine import (
     MemoryMeter,
@@ -112,21 +111,20 @@ class Process:
     # loaded once, and given unchanged from one training to the next. None: there is one training.
     bases: dict[Any, Any] | None = None
 
-    def release(self, model: Model) -> None:
+    def release(self, model: Any) -> None:
         """Take the module off a base that is kept, so that the next training finds it as it was
         loaded.
 
         Raises RuntimeError if the base is another one than was kept.
         """
-        from peft import PeftModel
-
-        if self.bases is None or not isinstance(model, PeftModel):
+        if self.bases is None or not hasattr(model, "peft_config"):
             return
-        is_prompt = model.peft_config["default"].is_prompt_learning
-        base = model.get_base_model() if is_prompt else model.unload()
+        base = model.get_base_model()
+        if not model.peft_config["default"].is_prompt_learning:
+            model.delete_adapter("default")  # else whole modules stay as they were trained
+            model.unload()
         vars(base).pop("forward", None)  # the trainer's own loss
-        for parameter in base.parameters():
-            parameter.grad = None
+        base.zero_grad()
         if not any(base is kept for kept in self.bases.values()):
             raise RuntimeError("unloading a module gave another base than the one that was loaded")
 
