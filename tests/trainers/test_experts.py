@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from datasets import Dataset
 from msgspec import structs
 from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
@@ -308,4 +309,18 @@ def test_saved_experts_are_no_damage_where_a_second_model_has_no_room(tmp_path):
     assert _same_tensors(model, tmp_path)
     with torch.no_grad():
         model.get_input_embeddings().weight[3] += 1
+    assert not _same_tensors(model, tmp_path)
+
+
+@pytest.mark.parametrize("update", ["lora", "adapter", "prefix", "ia3"])
+def test_a_module_whose_tensor_goes_by_another_name_is_not_the_trained_one(
+    update, trained_once, tmp_path
+):
+    """Where a second model has no room, every tensor of a module has to be on the disk."""
+    model = AutoPeftModelForCausalLM.from_pretrained(trained_once("sft", update).output)
+    saved = load_file(trained_once("sft", update).output / "adapter_model.safetensors")
+    save_file(saved, tmp_path / "adapter_model.safetensors")
+    assert _same_tensors(model, tmp_path)
+    saved["other"] = saved.pop(next(iter(saved)))
+    save_file(saved, tmp_path / "adapter_model.safetensors")
     assert not _same_tensors(model, tmp_path)

@@ -228,7 +228,7 @@ def _same_tensors(model: Any, folder: Path) -> bool:
                 seen += 1
                 if not torch.equal(file.get_tensor(name), mine[name].cpu()):
                     return False
-    return seen > 0
+    return seen == len(mine) if is_module else seen > 0
 
 
 def plain_lora(folder: Path) -> list[Check]:
