@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from advisor.estimate.model.architecture import ABOUT_SEQ2SEQ, ConfigError, shape_from_config
 from advisor.ground.annotated import parse_json
-from advisor.ground.errors import InputError
+from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
@@ -65,7 +65,7 @@ def usable_shape(name: str) -> ModelShape | None:
     """The same without asking the network; None for a folder that is no usable model, too."""
     try:
         return model_shape(name)[0]
-    except InputError:
+    except AdviseError:
         return None
 
 

@@ -42,8 +42,8 @@ def block_key(run: Run) -> BlockSettings:
     # the memory-efficient kernel (transformers, integrations/sdpa_attention.py, use_gqa_in_sdpa).
     # On the CPU the bundled trainers need one too, and where a prefix makes queries and keys differ
     # in number (transformers, masking_utils.py, _ignore_causal_mask_sdpa).
-    differ = run.stage.update == "prefix" or len(run.lengths) > 1
-    padded = run.ragged > 0 or (run.device.is_cpu and run.is_ours and differ)
+    on_cpu = run.device.is_cpu and run.is_ours
+    padded = run.ragged > 0 or (on_cpu and (run.stage.update == "prefix" or len(run.lengths) > 1))
     masked = padded and (run.sequences > 1 or run.stage.update == "prefix")
     masked = masked and run.trainer["masks_padding"] and run.stage.attention == "sdpa"
     return BlockSettings(
