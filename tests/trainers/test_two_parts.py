@@ -5,6 +5,7 @@ Both run here in one process; tests/launch/test_processes.py starts real ones.
 import json
 from dataclasses import replace
 from importlib import import_module
+from unittest.mock import Mock
 
 import pytest
 
@@ -71,8 +72,9 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
     assert (record["status"], record["processes"], record["evaluation"]) == ("running", 1, None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TextEvaluator, "evaluate_tuned", lambda self: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        gone = Mock(side_effect=TrainingFailed("the server of a reward is gone"))
+        patch.setattr(TextEvaluator, "evaluate_tuned", gone)
+        with pytest.raises(TrainingFailed, match="is gone"):
             sft.train(in_part(two, JUDGE))
     assert trained_record(two.output).is_file()  # judging goes on, training does not
     sft.train(in_part(two, JUDGE))

@@ -181,11 +181,7 @@ def judge_saved(loaded: LoadedStage) -> None:
         load_saved(built.trainer.accelerator.unwrap_model(built.trainer.model), output)
     known = {part.name: getattr(record, part.name) for part in structs.fields(StageResult)}
     model, result = plain_model(built.trainer), StageResult(**known)
-    try:
-        judge(loaded, before, model, result, trained=answer, answered_in=record.answered_in)
-    except TrainingFailed:
-        forget_trained(output)  # the next attempt saves the result again
-        raise
+    judge(loaded, before, model, result, trained=answer, answered_in=record.answered_in)
     forget_trained(output)
 
 
@@ -198,8 +194,12 @@ def judge(
     Raises TrainingFailed if the result is not the trained model, or has no effect.
     """
     job, evaluator, evaluation, word, text = loaded.job, before.evaluator, None, None, None
-    with waiting("checking the saved result"):
-        checks = check_saved(job, model, job.output, before.probe, before.answer, **answered)
+    try:
+        with waiting("checking the saved result"):
+            checks = check_saved(job, model, job.output, before.probe, before.answer, **answered)
+    except TrainingFailed:
+        forget_trained(job.output)  # the next attempt saves the result again
+        raise
     job.enter(EVALUATING)
     checks += result.checks
     if evaluator is not None:
