@@ -254,13 +254,17 @@ def command(tiny_model, chats, tmp_path, monkeypatch):
     return run
 
 
-def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path):
+@pytest.mark.parametrize(
+    "keys",
+    [{"train_embeddings": True}, {"update": "prefix", "peft": {"modules_to_save": ["norm"]}}],
+)
+def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path, keys):
     """What the task before has trained of the base itself, such as its embeddings, is none of the
     next one's: the same task comes to the same weights twice in one process.
     """
     process, found = Process(bases={}), []
     for name in ("one", "two"):
-        job = make(train_embeddings=True, job_run=tmp_path / name)
+        job = make(**keys, job_run=tmp_path / name)
         trained(replace(job, process=process))
         found.append(weights(job))
     assert len(process.bases) == 1

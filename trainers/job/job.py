@@ -120,8 +120,10 @@ class Process:
         if self.bases is None or not hasattr(model, "peft_config"):
             return
         base = model.get_base_model()
+        for name, module in list(base.named_modules()):
+            if hasattr(module, "original_module"):  # PEFT would leave the copy that was trained
+                base.set_submodule(name, module.original_module)
         if not model.peft_config["default"].is_prompt_learning:
-            model.delete_adapter("default")  # else whole modules stay as they were trained
             model.unload()
         vars(base).pop("forward", None)  # the trainer's own loss
         base.zero_grad()
