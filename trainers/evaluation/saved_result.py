@@ -162,7 +162,7 @@ def check_saved(
                 gaps.append(probe.difference(trained, probe.answer(model)))
         if answered_in:  # it is far from the trained one's own answer, and here in its own dtype
             gaps.append(probe.difference(loaded, probe.answer(model)))
-        gap = max(gaps)
+        gap = max(gaps, key=lambda one: (one != one, one))  # one that is no number counts most
         same = gap <= limit
         found = f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})"
     else:
