@@ -1,3 +1,1 @@
-"""Side-by-side measurements: `python -m benchmarks [NAME]`. One runner, one table; tests never
-assert wall time.
-"""
+"""`python -m benchmarks [NAME]`: side by side, one runner, one table; no test asserts times."""

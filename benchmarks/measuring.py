@@ -66,9 +66,7 @@ def run_process(
 
 
 def in_turn(commands: dict[str, Sequence[str]], runs: int) -> list[Row]:
-    """Wall seconds of each command, run A B C A B C ... so that a drifting machine is fair to all;
-    one warm-up each.
-    """
+    """Wall seconds of each command, run A B C A B C ... against drift, after one warm-up each."""
     for command in commands.values():
         run_process(command)
     seconds: dict[str, list[float]] = {name: [] for name in commands}

@@ -67,9 +67,7 @@ def shortened(model: str, folder: Path) -> str:
 
 
 def ways(path: Path, model: str) -> dict[str, dict[str, Any]]:
-    """The keys of each way of batching: sixteen rows in an optimizer step, packed as the advice
-    would pack them on a GPU.
-    """
+    """The keys of each way of batching: sixteen rows a step, packed as advice packs on a GPU."""
     tokens = profile(str(path), Depth(full=True), count_tokens=model_tokenizer(model, {})[0]).tokens
     assert tokens is not None
     seq_len = -(-tokens.longest // 64) * 64 + 64

@@ -36,9 +36,7 @@ READ = {
 
 @dataclass(frozen=True)
 class Person:
-    """One situation: what would be answered to each question, what is read from the answers, and
-    what would fit.
-    """
+    """One situation: what is answered to each question, what is read from it, what would fit."""
 
     answers: Mapping[str, Any]
     read: Mapping[str, Any]

@@ -182,9 +182,7 @@ def leave_out() -> LeftOut:
 
 
 def in_and_out_of_sample() -> tuple[list[Case], list[Case]]:
-    """Every case under the constants as they are, and each under constants fitted without its
-    source.
-    """
+    """Every case under the constants as they are, and under ones fitted without its source."""
     found = leave_out()
     return flat(found.as_is), flat(found.named)
 

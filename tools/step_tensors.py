@@ -291,9 +291,7 @@ class _Run:
                 free(live.pop(slot))
 
     def _gradient(self, size: int, *, keep: bool) -> None:
-        """The gradient of a parameter: kept from the first micro-batch, added to it by later
-        ones.
-        """
+        """A parameter's gradient: kept from the first micro-batch, added to by later ones."""
         block = self.device.allocate(size)
         if keep and self.gradients is not None:
             self.gradients.append(block)

@@ -102,9 +102,7 @@ def job_of(case: Mapping[str, Any], shape: ModelShape) -> Job | str:
 
 
 def shared(case: Mapping[str, Any]) -> bool:
-    """Whether the case is one that every calculator of adapters has words for, but for its counter
-    and packing.
-    """
+    """Whether every calculator of adapters has words for it, but for its counter and packing."""
     said = (
         case["gpus"] == 1
         and case["weights_dtype"] == "bfloat16"

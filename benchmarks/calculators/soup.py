@@ -15,9 +15,7 @@ BODY = """
 
 
 def arguments(job: Job) -> Arguments:
-    """Arguments of the function behind `soup profile`; it has no words for dtype, targets or
-    attention.
-    """
+    """Arguments behind `soup profile`; it has no words for dtype, targets or attention."""
     if job.gpus > 1:
         return "one GPU only"
     if job.weights_dtype == "fp32":

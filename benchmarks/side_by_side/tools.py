@@ -281,9 +281,7 @@ def adapter(folder: Path) -> Path:
 
 
 def training_of(seconds: float, lines: Sequence[dict[str, Any]], done: Process) -> Training:
-    """Checked: something was learned in each step, and the last reading of the rows went better than
-    the first.
-    """
+    """Checked: each step learned something, and the last reading went better than the first."""
     losses = [line["loss"] for line in lines if "loss" in line]
     norms = [line["grad_norm"] for line in lines if "grad_norm" in line]
     assert min(norms, default=0) > 0, f"gradient norms {norms}"

@@ -152,9 +152,7 @@ def chip_height(size: float) -> float:
 def flow(
     texts: Iterable[str], width: float, size: float, *, gap: float = 6
 ) -> tuple[list[tuple[float, float, str]], float]:
-    """Where chips go in lines no wider than `width`: (x, y, text) from 0, 0, and the height of
-    all.
-    """
+    """Chips in lines no wider than `width`: (x, y, text) from 0, 0, and the height of all."""
     placed: list[tuple[float, float, str]] = []
     x = y = 0.0
     for text in texts:
