@@ -68,19 +68,19 @@ class Bundle(Struct, frozen=True, kw_only=True):
         """What was written, what is not in it, and how it is used."""
         size, job = self.archive.stat().st_size / 1e6, self.job
         archive, packed = shlex.quote(shown_path(self.archive)), shlex.quote(self.archive.name)
-        enter, where = (
-            f"cd {shlex.quote(self.name)}",
-            "On the GPU machine (Linux, Python 3.11 or later)",
-        )
+        enter = f"cd {shlex.quote(self.name)}"
+        where = "On the GPU machine (Linux, Python 3.11 or later)"
         commands = [f"scp {archive} HOST:", f"tar xzf {packed} && {enter}"]
         if job is None:
             commands[1] = f"tar xzf {packed} && bash {shlex.quote(f'{self.name}/{SCRIPT}')}"
         else:
             where = job.where
             if not job.is_copied:
-                commands = [f"tar xzf {archive} && {enter}"]
-                if self.folder is not None:
-                    commands = [f"cd {shlex.quote(shown_path(self.folder))}"]
+                commands = [
+                    f"tar xzf {archive} && {enter}"
+                    if self.folder is None
+                    else f"cd {shlex.quote(shown_path(self.folder))}"
+                ]
             commands += job.commands
         return [
             f"Wrote {' and '.join(map(shown_path, self.places))} ({size:,.1f} MB packed).",

@@ -216,9 +216,7 @@ class ToolFile(Struct, kw_only=True):
         )  # fmt: skip
 
     def diff(self, changes: Mapping[str, Any]) -> list[str]:
-        """The changes as lines of a unified diff without secrets; empty for a script, for none, and
-        if they take a hand.
-        """
+        """Lines of a unified diff without secrets; empty for a script, for none, or by hand."""
         renamed = {old: new for old in changes if (new := meant_key(self.tool, old)) is not None}
         if not changes or self.is_script:
             return []
@@ -323,9 +321,11 @@ def _judge(file: ToolFile) -> None:
         near = meant_key(file.tool, key) if key not in known_names(file.tool) else None
         if near is None:
             continue
-        said = f"'{key}' is called '{near}' today"
-        if key not in file.about.renamed:
-            said = f"'{key}' is not known here; did you mean '{near}'? {file.about.name} {does} it"
+        said = (
+            f"'{key}' is called '{near}' today"
+            if key in file.about.renamed
+            else f"'{key}' is not known here; did you mean '{near}'? {file.about.name} {does} it"
+        )
         instead: dict[str, Any] = {key: None}
         if near not in file.values:
             instead[near] = MASK if is_secret_key(near) else value

@@ -69,9 +69,7 @@ class PlainData:
             raise InputError(what, where=self.name, hint=HAND_HINT)
         if isinstance(node, SequenceNode):
             return [self._plain(one, (*path, place)) for place, one in enumerate(node.value)]
-        if isinstance(node, MappingNode):
-            return self._map(node, path)
-        return self._scalar(node)
+        return self._map(node, path) if isinstance(node, MappingNode) else self._scalar(node)
 
     def _map(self, node: MappingNode, path: Path_) -> dict[str, Any]:
         own: dict[str, Any] = {}

@@ -1,6 +1,4 @@
-"""TensorBoard, Weights & Biases and others get the numbers of a training, too
-(docs/trackers.md).
-"""
+"""TensorBoard, Weights & Biases and others get a training's numbers, too (docs/trackers.md)."""
 
 from __future__ import annotations
 
