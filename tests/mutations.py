@@ -4,7 +4,7 @@ Changes the product in one place at a time and asks the gate whether it sees it:
 changed room, then the default suite, the smoke tests, mypy and the generated files; with --night what
 only the night runs. A place is drawn from the code as it stands: first a kind, then a file by its
 size. Prints a table in Markdown. The file is put back, also at Ctrl-C; nothing else may be changed
-meanwhile. docs/testing.md has the last table.
+meanwhile.
 """
 
 from __future__ import annotations
