@@ -83,13 +83,24 @@ def task_type(model: Model) -> str:
 
 def load_update(name: str) -> Update:
     """The update scheme of a module. Raises InputError if there is none."""
-    there = {module.name for module in iter_modules(__path__)}
-    known = sorted(there & set(methods().updates))
-    if name not in known:
+    there = {module.name for module in iter_modules(__path__)} & set(methods().updates)
+    if name not in there:
         raise InputError(
             f"update '{name}' cannot be trained by this version",
-            allowed=f"trainers exist for: {', '.join(known)}",
+            allowed=f"trainers exist for: {', '.join(sorted(there))}",
         )
     module = import_module(f"{__name__}.{name}")
-    parts = [part.name for part in fields(Update) if hasattr(module, part.name)]
-    return Update(**{part: getattr(module, part) for part in parts})
+    found = Update(
+        **{
+            part.name: getattr(module, part.name)
+            for part in fields(Update)
+            if hasattr(module, part.name)
+        }
+    )
+    if methods().updates[name].is_module and not found.CONFIG:  # or all weights would be trained
+        raise InputError(
+            f"update '{name}' trains a module, and {module.__file__} has no CONFIG",
+            allowed='the class of its PEFT config, such as CONFIG = "peft:LoraConfig"',
+            hint='CONTRIBUTING.md, "Update scheme"',
+        )
+    return found

@@ -11,5 +11,10 @@ def faults(stage: Stage) -> list[Fault]:
     if stage.weights_dtype != "float16":
         return []
     what = "float16 weights cannot be trained in place: their gradients underflow"
-    allowed = "weights_dtype: bfloat16, or float32 with precision: mixed"
-    return [Fault(where=f"stage {stage.name}", what=what, allowed=allowed)]
+    return [
+        Fault(
+            where=f"stage {stage.name}",
+            what=what,
+            allowed="weights_dtype: bfloat16, or float32 with precision: mixed",
+        )
+    ]

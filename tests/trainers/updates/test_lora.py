@@ -34,6 +34,13 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):
         assert {layer.scaling["default"] for layer in layers} == {scale}
 
 
+def test_a_module_scheme_without_its_config_is_refused(monkeypatch):
+    """Else every weight of the model would be trained, without a word."""
+    monkeypatch.setattr("trainers.updates.lora.CONFIG", "")
+    with pytest.raises(InputError, match=r"'lora' trains a module, and .* has no CONFIG"):
+        load_update("lora")
+
+
 def test_a_rank_larger_than_every_layer_is_bad_input(make):
     """Rank 65 on layers 64 wide is refused with the widest one named; named targets count alone."""
     every = r"rank 65 is larger than every layer it would correct: the widest is 64 \(\w+_proj\)"
