@@ -1,8 +1,12 @@
 """Laws of the advice, over random situations (sanity.py)."""
 
+import random
+
 import pytest
 
-from tests.advice.sanity import violations
+from advisor.advice.case import Case
+from advisor.ruleset.load import load_rules
+from tests.advice.sanity import random_known, situation_for, violations
 from tests.conftest import scaled
 
 BLOCKS = 4  # so that several workers share them
@@ -18,6 +22,16 @@ def test_no_situation_breaks_a_law(block):
         for broken in violations(seed)
     ]
     assert not found
+
+
+@pytest.mark.parametrize("change", [{}, {"depth": "domain_knowledge"}, {"data_rows": 50}])
+def test_a_what_if_ends_where_the_whole_decision_does(change):
+    """It asks for fewer estimates, and comes to the same composition."""
+    for seed in range(scaled(150)):
+        situation = situation_for(random_known(random.Random(seed)))
+        case = Case.build(situation, load_rules()).with_suggestion()
+        asked, decided = (case.with_answers(change) for _ in range(2))
+        assert str(asked.composition) == str(decided.decision.composition), seed
 
 
 @pytest.mark.long
