@@ -16,7 +16,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, did_you_mean
+from advisor.ground.errors import Fault, InputError, did_you_mean, refuse
 from advisor.record.stage import Check, Confusion, Evaluation, Metric, SampleAnswer
 from trainers.evaluation import Subject
 from trainers.evaluation.generation import RewritingEvaluator
@@ -276,7 +276,6 @@ def set_languages(job: Job, tokenizer: Tokenizer) -> None:
             what = f"{base} reads and writes many languages, and {name} {what}"
             allowed = f"{', '.join(known[:8])}, ... ({len(known)} in all)"
             faults.append(Fault(where=at, what=what, allowed=allowed, hint=hint))
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     languages: Any = tokenizer
     languages.src_lang, languages.tgt_lang = given["source_language"], given["target_language"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, did_you_mean
+from advisor.ground.errors import Fault, InputError, did_you_mean, refuse
 
 Value = bool | int | float | str
 # What the caller of a template gives: the conversation, and tokens of the tokenizer.
@@ -137,8 +137,7 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
         for name in arguments
         if name not in every
     ]
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
     written = {
         name: with_arguments(
             text, {key: value for key, value in arguments.items() if key in known[name]}

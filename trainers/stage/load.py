@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import structs
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, refuse
 from advisor.ground.progress import board
 from advisor.ground.version import __version__
 from advisor.methods.optimizers import optimizer
@@ -186,8 +186,7 @@ def check_later_stages(jobs: Sequence[Job]) -> None:
             check_stage(job, objective, device)
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
 
 
 def check_rows(jobs: Sequence[Job]) -> None:
@@ -201,8 +200,7 @@ def check_rows(jobs: Sequence[Job]) -> None:
                 structs.replace(fault, where=f"task {job.task}", what=fault.headline)
                 for fault in error.faults
             ]
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
 
 
 def _described(jobs: Sequence[Job]) -> Iterator[tuple[Job, Objective[Any]]]:

@@ -25,7 +25,7 @@ from typing import Any
 
 from msgspec import structs
 
-from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.errors import Fault, InputError, refuse, unknown_name
 from advisor.ground.shape import value_words
 from advisor.ground.types import TRACKERS
 from advisor.methods.optimizers import optimizer
@@ -314,8 +314,7 @@ def check_passed_through(
         what = f"'peft' has no effect: update {stage.update} does not use PEFT"
         faults.append(Fault(where=at, what=what, hint="remove it"))
     faults += update.faults(stage)
-    if faults:
-        raise InputError(faults=faults)
+    refuse(faults)
 
 
 def fields_of(config_class: type) -> dict[str, Any]:

@@ -101,6 +101,6 @@ def load_update(name: str) -> Update:
         raise InputError(
             f"update '{name}' trains a module, and {module.__file__} has no CONFIG",
             allowed='the class of its PEFT config, such as CONFIG = "peft:LoraConfig"',
-            hint='CONTRIBUTING.md, "Update scheme"',
+            hint="CONTRIBUTING.md says how, under 'Add an update'",
         )
     return found
