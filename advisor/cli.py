@@ -43,6 +43,7 @@ COMMANDS = {
     "probe": "Show what this machine offers for training.",
     "rules": "List the rules, explain one, or prove them all.",
 }
+COMPLETION = "_ADVISE_COMPLETE"  # set by the line that `advise --help` prints
 
 
 class Commands(click.Group):
@@ -77,7 +78,11 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
-    epilog="For coding agents: `advise rules agents` prints how to use --json, step by step.",
+    epilog=(
+        'Tab completes in bash after `eval "$(_ADVISE_COMPLETE=bash_source advise)"`; zsh_source'
+        " and fish_source are there, too.\n\nFor coding agents: `advise rules agents` prints how to"
+        " use --json, step by step."
+    ),
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -85,7 +90,9 @@ class Commands(click.Group):
 @json_option
 @answer_options
 @rule_options
-@click.option("--plan", "plan_file", metavar="FILE", help="Also write the launch file.")
+@click.option(
+    "--plan", "plan_file", metavar="FILE", type=click.Path(), help="Also write the launch file."
+)
 @click.option("--why", is_flag=True, help="Print the whole answer: every reason and its source.")
 @choose_option
 @click.option(
@@ -128,6 +135,10 @@ def main() -> None:
     open_standard_streams()
     show_streams()
     correct_screen_size()
+    if instruction := os.environ.get(COMPLETION):  # click's own main() would ask for it
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(advise, {}, "advise", COMPLETION, instruction))
     expect_json(sys.argv[1:])
     try:
         # Not click's own main(), which ends with exit code 1 if the reader of the output has gone.

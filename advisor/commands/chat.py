@@ -26,7 +26,7 @@ def greet(folder: Path) -> None:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path())
 @click.option(
     "--with",
     "voices",

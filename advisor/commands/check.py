@@ -79,7 +79,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
 
 
 @click.command()
-@click.argument("data", nargs=-1, required=True, metavar="FILE...")
+@click.argument("data", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.option(
     "--map",
     "mapping",
@@ -91,6 +91,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     "--eval",
     "evaluation",
     metavar="FILE",
+    type=click.Path(),
     help="Evaluation rows: report which of them are also in the data.",
 )
 @click.option(
@@ -134,9 +135,10 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     "--plan",
     "plan_file",
     metavar="FILE",
+    type=click.Path(),
     help="Of a configuration: write it as a plan, the file for `advise run`.",
 )
-@click.option("--fix", "fix_to", metavar="FILE", hidden=True)
+@click.option("--fix", "fix_to", metavar="FILE", type=click.Path(), hidden=True)
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:

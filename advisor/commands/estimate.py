@@ -58,10 +58,11 @@ def spec_options(command: Command) -> Command:
 
 
 @click.command()
-@click.argument("plan", required=False, metavar="[PLAN]")
+@click.argument("plan", required=False, metavar="[PLAN]", type=click.Path())
 @click.option(
     "--specs",
     metavar="FILE",
+    type=click.Path(),
     help="A JSON list of run specs, `-` for standard input; the answer is a list too.",
 )
 @spec_options

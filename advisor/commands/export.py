@@ -32,11 +32,12 @@ Forms of a run's result:
 
 
 @click.command(epilog=FORMS)
-@click.argument("source", required=False, metavar="[PLAN|RUN]")
+@click.argument("source", required=False, metavar="[PLAN|RUN]", type=click.Path())
 @click.option("--to", required=True, metavar="FORM", help="One of the forms below.")
 @click.option(
     "--out",
     metavar="PATH",
+    type=click.Path(),
     help="Where to write it: a folder, or NAME.tar.gz for a bundle; default: the current folder"
     " for a plan, export/FORM in the run folder for a run.",
 )

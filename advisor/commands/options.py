@@ -33,6 +33,7 @@ def answer_options(command: Command) -> Command:
         "--answers",
         "answers_file",
         metavar="FILE",
+        type=click.Path(),
         help="YAML or JSON file with answers, `-` for standard input; flags override it.",
     )(command)
 
@@ -107,7 +108,7 @@ METAVARS = {  # of a fact, else of its type
 def _fact_option(fact: Fact) -> dict[str, Any]:
     help_ = fact.ask or (f"In {fact.unit}." if fact.unit else "")
     if fact.id == "budget":
-        help_ += " low, medium, high, or usd=20,hours=6."
+        help_ += " low, medium, high, or limits: '$20, 6 h', usd=20,hours=6."
     elif fact.id == "gpu":
         help_ += " A name, `unknown` or `none`; default: this machine."
     elif fact.type == "choice":
@@ -115,7 +116,14 @@ def _fact_option(fact: Fact) -> dict[str, Any]:
     elif fact.unit and fact.unit not in help_:
         help_ += f" ({fact.unit})"
     metavar = METAVARS.get(fact.id) or METAVARS.get(fact.type, "TEXT")
-    return {"help": help_, "metavar": metavar, "type": float if fact.type == "number" else None}
+    options: dict[str, Any] = {"help": help_, "metavar": metavar}
+    if fact.type == "path":
+        options["type"] = click.Path()  # what Tab completes
+    elif fact.type == "choice":
+        options["shell_complete"] = lambda _context, _option, begun: [
+            value for value in fact.values if value.startswith(begun)
+        ]
+    return options
 
 
 choose_option = click.option(
@@ -132,6 +140,7 @@ rule_options = click.option(
     "rule_layers",
     multiple=True,
     metavar="PATH|document",
+    type=click.Path(),
     help=(
         "`document`: the guide alone. A file: your own rules on top; repeatable (or set"
         " ADVISE_RULES)."
@@ -139,7 +148,10 @@ rule_options = click.option(
 )
 RUN_OPTIONS = {  # parameter -> its option
     "output": click.option(
-        "--output", metavar="DIR", help="Run folder; default: ./runs/<name>-<digest>."
+        "--output",
+        metavar="DIR",
+        type=click.Path(),
+        help="Run folder; default: ./runs/<name>-<digest>.",
     ),
     "dry_run": click.option(
         "--dry-run",

@@ -33,7 +33,7 @@ from advisor.render.terminal import print_advice
 
 
 @click.command()
-@click.argument("plan", required=False, metavar="[PLAN]")
+@click.argument("plan", required=False, metavar="[PLAN]", type=click.Path())
 @answer_options
 @rule_options
 @run_options

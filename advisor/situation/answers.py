@@ -12,6 +12,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from advisor.ground.shape import (
     refuse_secrets,
 )
 from advisor.ground.types import Answer, AnswerSet
+from advisor.ground.units import number_in
 from advisor.ground.yaml_files import Document
 from advisor.methods.stage import FolderName
 from advisor.ruleset.facts import Fact, load_facts, signals
@@ -205,8 +207,8 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> A
             if pairs:
                 stated.faults += check_shape(NamedValue(flag, pairs), fact_shape(facts[fact_id]))
             stated.take(fact_id, pairs, flag)
-        elif fact_id == "budget" and all("=" in str(value) for value in values):
-            _take_limits(stated, ",".join(values))
+        elif fact_id == "budget" and all(re.search(r"[=\d]", str(value)) for value in values):
+            _take_limits(stated, ",".join(map(str, values)))
         elif len(values) > 1:
             what = f"{flag} is given {len(values)} times: {', '.join(map(number_words, values))}"
             stated.faults.append(Fault(where=flag, what=what, allowed="one value"))
@@ -219,8 +221,28 @@ def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in str(value)):
         what = f"{flag} {value}: the name is not UTF-8, and no plan can hold it"
         stated.faults.append(Fault(what=what, hint="rename the file"))
-    stated.faults += check_shape(NamedValue(flag, value), fact_shape(stated.facts[fact_id]))
+    fact = stated.facts[fact_id]
+    if fact.type == "number":
+        try:
+            value = _number(value, whole=fact.integer)
+        except ValueError as error:
+            stated.faults.append(Fault(where=flag, what=f"{flag}: {error}"))
+            return
+    faults = check_shape(NamedValue(flag, value), fact_shape(fact))
+    if faults and fact_id == "budget":
+        faults = [replace(fault, hint="or limits: '$20, 6 h', usd=20,hours=6") for fault in faults]
+    stated.faults += faults
     stated.take(fact_id, value, flag)
+
+
+def _number(value: Any, *, whole: bool = False) -> Any:
+    """What is typed as a number, by people (100k) or programs (1e5). Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    by_program = r"[-+]?((\d+\.?\d*|\.\d+)e[-+]?\d+|nan|inf)|[-+](\d+\.?\d*|\.\d+)|\d+\.|\.\d+"
+    if re.fullmatch(by_program, value.strip(), re.IGNORECASE):
+        return float(value)
+    return number_in(value, whole=whole)
 
 
 def _pairs(stated: _Stated, texts: Iterable[str], flag: str, example: str) -> dict[str, Any]:
@@ -255,15 +277,26 @@ def _take_signal_flags(stated: _Stated, texts: Sequence[str]) -> None:
 
 
 def _take_limits(stated: _Stated, text: str) -> None:
+    """Note 'usd=20,hours=6', or as people write it: 20, $20, '20 dollars, 6 h'."""
     parts = parts_of("budget", stated.facts)
-    pairs = _pairs(stated, text.split(","), "--budget", "usd=20,hours=6")
-    number = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)"
-    is_number = re.compile(number, re.IGNORECASE).fullmatch
-    limits = {name: float(text) if is_number(text) else text for name, text in pairs.items()}
+    each = [_limit(part) for part in re.split(r",(?!\d{3}(?!\d))", text)]
+    limits: dict[str, Any] = _pairs(stated, each, "--budget", "usd=20,hours=6")
+    for name in limits:
+        with suppress(ValueError):
+            limits[name] = _number(limits[name])
     inside = Keys(keys={part: fact_shape(stated.facts[name]) for part, name in parts.items()})
     stated.faults += check_shape(NamedValue("--budget", limits), inside)
     for part in filter(parts.get, limits):
         stated.take(parts[part], limits[part], f"--budget.{part}")
+
+
+def _limit(text: str) -> str:
+    """'$50' and '50' as usd=50, '6 h' as hours=6; any other text as it is."""
+    unit = r"(?P<hours>h|hrs?|hours?)|usd|dollars?|\$"
+    found = re.fullmatch(
+        rf"\$?\s*(?P<n>[\d.,_' ]*\d[kmb]?)\s*({unit})?", text.strip(), re.IGNORECASE
+    )
+    return f"{'hours' if found['hours'] else 'usd'}={found['n']}" if found else text
 
 
 def answers_document(answers: AnswerSet) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import textwrap
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from advisor.ground.terminal import shown
+from advisor.ground.units import number_in
 from advisor.ruleset.facts import Fact
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply
 
@@ -24,9 +24,6 @@ POINTER_COLUMNS = 3  # what questionary puts before each choice
 SMALLEST_WIDTH = 20
 BACK_SIGN = "<"
 EMPTY = {"data_path": "I don't know, or none yet"}  # what an empty line means, else "I don't know"
-THOUSANDS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
-NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)$")
-THOUSANDS_BY_POINT = re.compile(r"[0-9]{1,3}(\.[0-9]{3})+$")
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -231,16 +228,7 @@ def ask_typed(
 
 def read_number(text: str, fact: Fact) -> int | float:
     """The number in '5000', '5,000', '5k' or '1.2m'. Raises ValueError in words."""
-    compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
-    compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
-    compact = re.sub(r"\s+(?=[kmb]$)", "", compact)
-    if fact.integer and THOUSANDS_BY_POINT.match(compact):
-        whole, few = compact.replace(".", ""), compact.split(".")[0]
-        raise ValueError(f"{text} can be read in two ways: write {whole} or {few}.")
-    match = NUMBER.match(compact)
-    if match is None:
-        raise ValueError(f"{text} is not a number. Write it like 5000, 5,000 or 5k.")
-    value = round(float(match[1]) * THOUSANDS[match[2]], 6)
+    value = number_in(text, whole=fact.integer)
     if fact.integer and value != int(value):
         raise ValueError(f"{text} is not a whole number.")
     if fact.min is not None and value < fact.min:
