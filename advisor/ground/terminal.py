@@ -186,6 +186,19 @@ def _redirect_logs(before: Any, after: Any) -> None:
                 handler.setStream(after)
 
 
+class _WithoutPadding:
+    """A file or a pipe, to which rich's cells come without the blanks that fill their lines."""
+
+    def __init__(self, below: Any) -> None:
+        self.below = below
+
+    def write(self, text: str) -> int:
+        return int(self.below.write(re.sub(r" +(?=\n)", "", text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.below, name)
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console for our own colours around text of other people.
 
@@ -216,7 +229,12 @@ def console(*, stderr: bool = False) -> Console:
                 yield Segment(shown(as_called(segment.text)), style)
 
     return Printer(
-        file=below, stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False
+        file=below if _is_terminal(below) else _WithoutPadding(below),
+        stderr=stderr,
+        highlight=False,
+        soft_wrap=False,
+        markup=False,
+        emoji=False,
     )
 
 

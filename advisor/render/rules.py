@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from advisor.ground.errors import InputError, unknown_name
@@ -31,8 +33,21 @@ RULES_OF_METHOD = {"recommend": "recommended by", "forbid": "ruled out by", "set
 Labelled = Iterable[tuple[str, str]]  # what stands at the left, and what beside it
 
 
-def _put(console: Console, text: str) -> None:
-    console.print(text, markup=False)
+SHOWN_SOURCES = 6  # of a method; each of its rules names its own
+
+
+def _put(console: Console, text: str, indent: int = 0) -> None:
+    console.print(Padding(Text(text), (0, 0, 0, indent)))
+
+
+def _page(lines: Labelled, console: Console) -> None:
+    """Labels at the left, and beside each its text, folded to the width of the terminal."""
+    page = Table.grid("", "", padding=(0, 2, 0, 0))
+    page.columns[0].justify, page.columns[0].no_wrap = "right", True
+    page.columns[1].overflow = "fold"
+    for label, text in lines:
+        page.add_row(Text(label), Text(text))
+    console.print(page)
 
 
 def print_rules(ruleset: Ruleset, console: Console) -> None:
@@ -40,12 +55,12 @@ def print_rules(ruleset: Ruleset, console: Console) -> None:
     for table_id, table in ruleset.tables.items():
         console.print(Text.assemble("\n", (table_id, "bold"), f": {table.about}"))
         for rule in sorted(ruleset.rules[table_id], key=lambda rule: (rule.layer, rule.id)):
-            _put(console, f"  {rule.id}  [{rule.kind}]")
-            _put(console, f"    {conditions(rule, ruleset)} -> {outcome(rule, ruleset)}")
+            _put(console, f"{rule.id}  [{rule.kind}]", 2)
+            _put(console, f"{conditions(rule, ruleset)} -> {outcome(rule, ruleset)}", 4)
     if ruleset.disabled:
         console.print(Text.assemble("\n", ("disabled", "bold")))
         for rule_id, because in ruleset.disabled.items():
-            _put(console, f"  {rule_id}: {because}")
+            _put(console, f"{rule_id}: {because}", 2)
     layers = " < ".join(("base", *ruleset.layers))
     _put(console, f"\nlayers: {layers}; digest {ruleset.digest}; one rule in full: advise rules ID")
 
@@ -55,7 +70,7 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
     rule = ruleset.rule(rule_id)
     if rule is None:
         ids = [rule.id for rules in ruleset.rules.values() for rule in rules]
-        near = unknown_name("rule", rule_id, ids, at="advise rules").hint
+        near = unknown_name("rule", rule_id, [*names_of_methods(), *ids], at="advise rules").hint
         hint = near or "`advise rules` lists them; a method is explained by its name"
         if rule_id in setting_keys():
             hint = (
@@ -79,9 +94,7 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
     for source in map(ruleset.sources.__getitem__, rule.sources):
         read = f" (read {source.checked})" if source.checked else ""
         lines.append(("source", f"{', '.join(filter(None, (source.title, source.url)))}{read}"))
-    for name, text in lines:
-        if text:
-            _put(console, f"{name:>10}  {text}")
+    _page([line for line in lines if line[1]], console)
 
 
 def print_facts(ruleset: Ruleset, console: Console) -> None:
@@ -92,7 +105,7 @@ def print_facts(ruleset: Ruleset, console: Console) -> None:
         values = ", ".join(map(str, fact.values)) or types.get(fact.type, fact.type)
         how = f"--signal {fact.id}" if fact.signal else fact.flag or ""
         _put(console, f"{fact.id}  ({fact.origin}{f', {how}' if how else ''})")
-        _put(console, f"    {values}{f'. {fact.ask}' if fact.ask else ''}")
+        _put(console, f"{values}{f'. {fact.ask}' if fact.ask else ''}", 4)
 
 
 def conditions(rule: Rule, ruleset: Ruleset) -> str:
@@ -113,7 +126,10 @@ def outcome(rule: Rule, ruleset: Ruleset) -> str:
     if rule.kind == "warn":
         return f"a warning: {rule.then['say']}"
     if rule.kind == "set":
-        return ", ".join(f"{key}: {value}" for key, value in rule.then.items())
+        return ", ".join(
+            f"{key}: {str(value).lower() if isinstance(value, bool) else value}"
+            for key, value in rule.then.items()
+        )
     if table.per:
         return "the scheme is ruled out"
     fact, values = ruleset.facts[table.concludes], rule.then[table.concludes]
@@ -144,10 +160,21 @@ def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
         lines += [*_scheme(schemes()[name], update), *_keys(update)]
     about = [rule for rules in ruleset.rules.values() for rule in rules if _concerns(rule, name)]
     for kind, label in RULES_OF_METHOD.items():
-        found = (f"{rule.id}: {rule.because}" for rule in about if rule.kind == kind)
-        lines += _under(label, found)
-    for label, text in lines:
-        console.print(f"{label:>14}  {text}", markup=False, highlight=False)
+        of_kind = [rule for rule in about if rule.kind == kind]
+        so = (f"{outcome(rule, ruleset)}; " if kind == "set" else "" for rule in of_kind)
+        lines += _under(
+            label, (f"{next(so)}{rule.because.rstrip('.')} ({rule.id})" for rule in of_kind)
+        )
+    _page(lines, console)
+    named = dict.fromkeys(source for rule in about for source in rule.sources)
+    sources = [ruleset.sources[source] for source in named if ruleset.sources[source].url]
+    if sources:
+        _put(console, "\nRead more")
+    for source in sources[:SHOWN_SOURCES]:
+        _put(console, source.title, 2)
+        console.print(f"    {source.url}", soft_wrap=True)
+    if len(sources) > SHOWN_SOURCES:
+        _put(console, f"and {len(sources) - SHOWN_SOURCES} more: `advise rules ID` for a rule", 2)
 
 
 def _under(label: str, texts: Iterable[str]) -> Labelled:

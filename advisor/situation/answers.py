@@ -230,7 +230,9 @@ def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
             return
     faults = check_shape(NamedValue(flag, value), fact_shape(fact))
     if faults and fact_id == "budget":
-        faults = [replace(fault, hint="or limits: '$20, 6 h', usd=20,hours=6") for fault in faults]
+        faults = [
+            replace(fault, allowed=f"{fault.allowed}, or limits: '$20, 6 h'") for fault in faults
+        ]
     stated.faults += faults
     stated.take(fact_id, value, flag)
 
