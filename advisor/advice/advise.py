@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips, nothing_fits
+from advisor.advice.rent import rentable
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.strategies import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
@@ -69,6 +70,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,
+        rent=None if stuck else rentable(case, decision.composition),
         methods=ruleset.methods or guide_rules.methods,
     )
 

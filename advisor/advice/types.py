@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP, FSDP
+from advisor.ground.types import DDP, FSDP, GpuSpec
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.situation.types import Situation
@@ -244,6 +245,44 @@ class Infeasible(Struct, frozen=True, kw_only=True):
     ways_out: tuple[WayOut, ...]
 
 
+class Rent(Struct, frozen=True, kw_only=True):
+    """One way to rent: so many of a card, and what training all rows on them takes and costs."""
+
+    card: GpuSpec
+    count: int
+    seconds: float  # the whole time, as everywhere
+    low_s: float
+    high_s: float
+    usd: float  # for that time
+    need_bytes: int  # of each card
+    limit_usd: float | None
+    limit_s: float | None
+
+    @property
+    def within(self) -> dict[str, bool]:
+        """Whether it is expected to keep each limit."""
+        return {
+            "usd": self.limit_usd is None or self.usd <= self.limit_usd,
+            "hours": self.limit_s is None or self.seconds <= self.limit_s,
+        }
+
+    @property
+    def keeps_all(self) -> bool:
+        return all(self.within.values())
+
+    @property
+    def surely(self) -> bool:
+        """Whether it keeps the limits at the upper end of its time, too."""
+        slower = self.high_s / self.seconds
+        return replace(self, seconds=self.high_s, usd=self.usd * slower).keeps_all
+
+    @property
+    def excess(self) -> float:
+        """The largest of what it needs, as a share of its limit."""
+        shares = ((self.usd, self.limit_usd), (self.seconds, self.limit_s))
+        return max((needed / limit for needed, limit in shares if limit), default=0.0)
+
+
 class Certainty(Struct, frozen=True, kw_only=True):
     """How sure an answer is: what it rests on, and how clearly it is recommended."""
 
@@ -271,6 +310,7 @@ class Advice(Struct, frozen=True, kw_only=True):
     layers: tuple[str, ...]
     rules_digest: str
     nothing_fits: Infeasible | None = None
+    rent: tuple[Rent, ...] | None = None  # None: a card is known, or nothing limits its rent
     # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal
     # use case, pros, cons
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -304,6 +304,11 @@ def cheapest_cards(min_bytes: int) -> tuple[GpuSpec, ...]:
     return tuple(spec for *_, spec in sorted(fitting, key=lambda row: row[:3]))
 
 
+def is_marketplace(card: GpuSpec) -> bool:
+    """Whether only private owners rent it out, whom nobody has vetted."""
+    return " marketplace, " in card.price_note
+
+
 def free_gpus() -> str:
     """The free offers: "Kaggle (2 x T4 or P100 PCIe, 30 h a week) and ..."; "" if none is known."""
     offers: dict[str, list[str]] = {}

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from advisor.advice.types import Advice, Candidate, Fitted, Infeasible, Reason
+from advisor.advice.types import Advice, Candidate, Fitted, Infeasible, Reason, Rent
 from advisor.estimate.past_runs import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
@@ -65,6 +65,7 @@ def advice_document(
         "alternatives": map(_alternative, advice.alternatives),
         "flips": [_of(flip, "change", "to", "effort", "text") for flip in advice.flips],
         "nothing_fits": advice.nothing_fits and _nothing_fits(advice.nothing_fits),
+        "rent": None if advice.rent is None else map(_rent, advice.rent),
         "unknown": advice.unknown,
         "warnings": advice.warnings,
         "situation": {
@@ -207,6 +208,23 @@ def _nothing_fits(stuck: Infeasible) -> dict[str, Any]:
         "nearest": stuck.nearest.composition,
         "blame": map(_reason, stuck.blame),
         "ways_out": [_of(way, "text", "change", "to", "command") for way in stuck.ways_out],
+    }
+
+
+def _rent(way: Rent) -> dict[str, Any]:
+    provider, _, date = way.card.price_note.partition(";")[0].rpartition(", ")
+    return {
+        "gpu": way.card.name,
+        "count": way.count,
+        "usd_per_h": rounded((way.card.price_usd_per_h or 0.0) * way.count),
+        "hours": _hours(way.seconds),
+        "low_hours": _hours(way.low_s),
+        "high_hours": _hours(way.high_s),
+        "usd": rounded(way.usd),
+        "need_gib": _gib(way.need_bytes),
+        "price_source": provider,
+        "price_date": date,
+        "within": way.within,
     }
 
 

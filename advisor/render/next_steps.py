@@ -136,6 +136,12 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     no_model = situation.model is None or situation.model.origin == "size"
     if stated and "/" not in str(stated) and no_model:
         changes["model"] = "NAME_ON_THE_HUB"
+    if advice.rent and situation.hardware.kind == "unknown":
+        first = advice.rent[0]
+        changes |= {"gpu": first.card.name, "gpus": first.count if first.count > 1 else None}
+        line = f"{command_line(answers, changes, command='advise')} --plan plan.yaml"
+        text = "Write the plan for the card that you rent, such as the first:"
+        return (*steps, TrainingStep(text=text, commands=(line,)))
     if situation.hardware.origin == "stated":
         changes["gpu"] = None
     train = f"Train{' on the machine with the GPU' if is_elsewhere(advice) else ''}; --dry-run"

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 import advisor.data
 from advisor.ground.errors import Fault, InputError, refuse
-from advisor.ground.types import AnswerSet, DataProfile, Hardware, ModelShape
+from advisor.ground.types import AnswerSet, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.methods.families import DECODER, family_of_name, kind_of_type
 from advisor.probe import probe, stated_hardware
-from advisor.probe.catalogue import cheapest_cards, free_gpus
+from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.data import Reader, path_beside, read_data
 from advisor.situation.models import HUB_ID, model_shape
@@ -72,6 +72,7 @@ def situation_of(
     faults: list[Fault] = []
     with _collect(faults):
         hardware, warnings = hardware_of(answers, probed=probed)
+        hardware, cards, rentals = _cards(answers, hardware, warnings)
     with _collect(faults):
         stated = read_data(answers, base, read)
     with _collect(faults):
@@ -101,7 +102,7 @@ def situation_of(
         answers=answers, hardware=hardware, data=stated.data, examples=examples, tasks=stated.tasks,
         misfits=stated.misfits, unsuited=stated.unsuited, reward_model=reward_model,
         teacher=teacher, teacher_name=teacher_name, model=model, outside=outside, past=past,
-        cards=() if hardware.kind == "unknown" else tuple(cheapest_cards(0)),
+        cards=cards, rentals=rentals,
         free_gpus=free_gpus() if hardware.kind == "cpu" else "", unknown=tuple(unknown),
     )  # fmt: skip
     needs = needs_of(_taught(situation))
@@ -181,6 +182,38 @@ def hardware_of(
             hint="--gpus counts those of all machines together",
         )
     return replace(hardware, machines=nodes) if nodes > 1 else hardware, [*notes]
+
+
+TO_RENT = (
+    "no GPU was stated, and none is here: a limit in dollars is taken for renting one; --gpu none"
+    " trains on this machine's CPU"
+)
+
+
+def _cards(
+    answers: AnswerSet, hardware: Hardware, warnings: list[str]
+) -> tuple[Hardware, tuple[GpuSpec, ...], tuple[GpuSpec, ...]]:
+    """The hardware, the cards that would hold what it does not, and those to choose from where a
+    limit was stated and no card. Whose data may not leave the house is told no price of strangers.
+    """
+    usd, hours, name = (answers.value(fact) for fact in ("budget_usd", "budget_hours", "gpu"))
+    is_stated = any(answers.value(fact) is not None for fact in ("gpu_memory_gib", "gpus", "nodes"))
+    is_open = hardware.origin == "unknown" or (hardware.kind == "cpu" and name is None)
+    if is_open and usd and name is None and not is_stated:
+        hardware = Hardware(kind="unknown", origin="unknown")
+        warnings.append(TO_RENT)
+    cards = cheapest_cards(0)
+    if answers.value("priority") == "privacy":
+        cards = tuple(card for card in cards if not is_marketplace(card))
+        gpus = (
+            replace(gpu, spec=replace(gpu.spec, price_usd_per_h=None, price_note=""))
+            if gpu.spec is not None and is_marketplace(gpu.spec)
+            else gpu
+            for gpu in hardware.gpus
+        )
+        hardware = replace(hardware, gpus=tuple(gpus))
+    rentals = cards if is_open and not is_stated and (usd or hours) else ()
+    return hardware, () if hardware.kind == "unknown" else cards, rentals
 
 
 # --------------------------------------------------------------------------- data

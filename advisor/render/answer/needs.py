@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from advisor.advice.types import Advice, Candidate
+from advisor.advice.types import Advice, Candidate, Rent
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment
 from advisor.ground.types import Hardware
 from advisor.ground.units import (
@@ -16,7 +16,7 @@ from advisor.ground.units import (
     gib,
     shown_bytes,
 )
-from advisor.render.blocks import Item, Section, listed
+from advisor.render.blocks import Item, Section, listed, tabled
 from advisor.render.words import (
     because_unknown,
     less_than_planned,
@@ -129,6 +129,50 @@ def cost_line(advice: Advice) -> str:
     verdict = _limit_words(usd, high_usd, float(limit) if limit else None, format_usd)
     renting = "Electricity alone; renting the same would be " if is_own else ""
     return f"{renting}{shown}{note}{verdict}"
+
+
+def rent_lines(advice: Advice) -> list[str]:
+    """'2 x A40: $3.09, 3 h 31 min (2 h 21 min to 5 h 32 min); runpod', each way to rent."""
+    lines = []
+    for way in advice.rent or ():
+        provider = way.card.price_note.partition(",")[0]
+        band = f"({format_duration(way.low_s)} to {format_duration(way.high_s)})"
+        took = f"{format_usd(way.usd)}, {format_duration(way.seconds)} {band}"
+        lines.append(f"{_cards(way)}: {took}; {provider}{_passed(way)}")
+    return lines
+
+
+def _cards(way: Rent) -> str:
+    return f"{way.count} x {way.card.name}" if way.count > 1 else way.card.name
+
+
+def _passed(way: Rent) -> str:
+    """'; above your limit of $5', for each limit that even the nearest way does not keep."""
+    limits = {"usd": (way.limit_usd, format_usd), "hours": (way.limit_s, format_duration)}
+    said = [
+        f"above your limit of {shown(limit)}"
+        for name, (limit, shown) in limits.items()
+        if limit is not None and not way.within[name]
+    ]
+    return "".join(f"; {one}" for one in said)
+
+
+def rent(advice: Advice) -> Section:
+    """The cheapest ways to rent a card, where a limit was stated and no card."""
+    columns = ("Card", "An hour", "Time", "In all", "Memory", "Price from")
+    rows = [
+        (
+            _cards(way),
+            format_usd((way.card.price_usd_per_h or 0.0) * way.count),
+            f"{format_duration(way.seconds)} ({format_duration(way.low_s)} to"
+            f" {format_duration(way.high_s)})",
+            f"{format_usd(way.usd)}{_passed(way)}",
+            format_gib(way.need_bytes),
+            way.card.price_note.partition(";")[0],
+        )
+        for way in advice.rent or ()
+    ]
+    return Section(title="Which card to rent", blocks=tabled(columns, rows))
 
 
 def remedy_cost(advice: Advice) -> str:

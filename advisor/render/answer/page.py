@@ -17,7 +17,14 @@ from msgspec.structs import replace
 from advisor.advice.search.strategies import speeds
 from advisor.advice.types import Advice, Flip, Reason
 from advisor.methods.remedies import OTHER_TOOL
-from advisor.render.answer.needs import memory_line, needs, remedy_cost, time_and_cost
+from advisor.render.answer.needs import (
+    memory_line,
+    needs,
+    remedy_cost,
+    rent,
+    rent_lines,
+    time_and_cost,
+)
 from advisor.render.answer.rivals import GUIDE_ROW, canonical, named_methods, rival_lines, rivals
 from advisor.render.answer.why import (
     answer_words,
@@ -74,6 +81,7 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
             obstacles(advice),
             why(advice),
             needs(advice),
+            rent(advice),
             rivals(advice),
             *([] if is_chosen(advice) else [flips(advice)]),
             unknown(advice),
@@ -271,9 +279,11 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         whole = "All of it would take {0.whole}; your limit is {0.limit}."
         yield "Data", map(whole.format, parts)
         time, cost = time_and_cost(advice)
-        yield "Time", [time]
-        yield "GPUs", [speeds(ours.ways)]
-        yield "Cost", [cost]
+        if not advice.rent or ours.estimate.duration_s is not None:
+            yield "Time", [time]
+            yield "GPUs", [speeds(ours.ways)]
+            yield "Cost", [cost]
+        yield "Rent", rent_lines(advice)
         learned = ours.estimate.learned
         yield "Learned", [f"from {learned.sentence}"] if learned is not None else []
     elif stuck is None and not is_outside:
