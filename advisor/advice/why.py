@@ -204,6 +204,8 @@ def _unstated(ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) 
     of tasks do not count, since as a rule nobody states them.
     """
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
+    if base.get("budget_usd"):
+        facts.pop("budget", None)  # the limit says how much it may cost
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
     return [
         named_with_flag(fact)

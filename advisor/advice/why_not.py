@@ -18,7 +18,7 @@ from advisor.advice.case import LAST, REMEDIES_OF_GATE, decide
 from advisor.advice.facts import OF_MODEL
 from advisor.advice.types import Reason, Sizes
 from advisor.advice.why import RANKS_BELOW, reason_of, scheme_of_fact, titles_of
-from advisor.ground.units import gib
+from advisor.ground.units import about_usd, format_usd, gib
 from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import Judgement, judge
@@ -295,11 +295,22 @@ class LosingOutcome(Struct, frozen=True):
         if fits := [fact for fact in missing if fact.instance_of]:
             verb = "is" if len(fits) == 1 else "are"
             parts.append(f"{joined(map(name_of, fits))} {verb} not known{self._why_unknown()}")
-        if stated := [fact for fact in missing if not fact.instance_of]:
+        stated = [fact for fact in missing if not fact.instance_of]
+        if self.facts.get("budget_usd"):  # whoever names a limit has said how much it may cost
+            parts += [self._limit() for fact in stated if fact.id == "budget"]
+            stated = [fact for fact in stated if fact.id != "budget"]
+        if stated:
             parts.append(not_known(stated, alone=not parts))
         if parts[0].startswith("here "):  # said once: 'here LoRA fits, and QLoRA fits'
             parts[1:] = [part.removeprefix("here ") for part in parts[1:]]
         return clauses(parts)
+
+    def _limit(self) -> str:
+        """'your limit is $50, and it would cost about $61'."""
+        cost, limit = self.sizes.get(self.outcome), float(self.facts["budget_usd"])
+        usd = None if cost is None else cost.cost_usd
+        would = f", and it would cost {about_usd(usd)}" if usd else ""
+        return f"your limit is {format_usd(limit)}{would}"
 
     def _known_fact(self, fact: Fact) -> str:
         value = self.facts[fact.id]
