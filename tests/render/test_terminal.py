@@ -187,17 +187,17 @@ def test_on_a_small_screen_the_answer_leaves_room_for_the_menu():
 
 
 def test_what_may_end_the_run_is_told_first():
-    """Which of several models is meant, then a name nobody knows, then what was never tried; how a
-    name was read comes last, and what the screen says in another place is no warning there.
+    """Which of several models is meant, then a name nobody knows, then what was never tried;
+    what was assumed comes next, and what the screen says in another place is no warning there.
     """
     call = "no answer in the data holds a call"
     ordered = (
         "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
         "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
         "these trainers were never run on an Apple GPU: try it",
+        "'Phi-4' read as microsoft/phi-4",
         call,
         "all 2 GPUs are used: each holds the whole model",
-        "'Phi-4' read as microsoft/phi-4",
     )
     elsewhere = (
         "no model was named: Qwen/Qwen3-8B is a suggestion",

@@ -27,6 +27,7 @@ from advisor.render.answer.needs import (
 )
 from advisor.render.answer.rivals import GUIDE_ROW, canonical, named_methods, rival_lines, rivals
 from advisor.render.answer.why import (
+    ASSUMED,
     answer_words,
     flip_text,
     flips,
@@ -165,13 +166,14 @@ def _stated(advice: Advice) -> Iterator[str]:
 COLUMNS, LINES = 80, 23  # a terminal of 24 lines shows its prompt as well
 LABEL = 9  # columns of the labels at the left
 BULLET = 2
-WARNING = "Warning"
+WARNING, TAKEN = "Warning", "Assumed"
 # How many entries of a label are added while there is room, the most useful first. One of each
 # stands there in any case.
 ADDED = (
     ("Why", 2),
     ("Why not", 2),
     ("What if", 2),
+    (TAKEN, 2),
     (WARNING, 2),
     ("Why", 3),
     ("Why not", 3),
@@ -241,12 +243,12 @@ def first_screen(
             longer = replace(first, labelled=kept | {label: most[label][:count]})
             if not is_too_long(longer):
                 kept, first = longer.labelled, longer
-    hidden = len(most.get(WARNING, ())) - len(kept.get(WARNING, ()))
+    hidden = sum(len(most.get(each, ())) - len(kept.get(each, ())) for each in (TAKEN, WARNING))
     return replace(first, more_warnings=hidden)
 
 
 def _items(label: str, texts: Iterable[str]) -> tuple[Item, ...]:
-    tone = "warning" if label == WARNING else "plain"
+    tone = "warning" if label in (TAKEN, WARNING) else "plain"
     return tuple(Item(text=text, tone=tone) for text in texts if text)
 
 
@@ -293,7 +295,10 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         if advice.fits and not is_chosen(advice):  # both are about what is recommended
             yield "Unsure", [_doubts(advice)]
             yield "What if", map(_what_if, _useful_flips(advice))
-    yield WARNING, dict.fromkeys(map(_short_warning, ordered_warnings(advice)))
+    told = ordered_warnings(advice)
+    yield TAKEN, dict.fromkeys(_short_warning(one) for one in told if ASSUMED.search(one))
+    others = (_short_warning(one) for one in told if not ASSUMED.search(one))
+    yield WARNING, dict.fromkeys(others)
 
 
 def _reasons(advice: Advice) -> Iterable[str]:

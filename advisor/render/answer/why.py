@@ -29,9 +29,13 @@ FIRST = (
     re.compile(r": unknown model,|not a model we know by that name"),
     re.compile(r"never run on"),
 )
-# To be read after what may be wrong: hints, then how a name was understood.
+# To be read after what may be wrong.
 HINTS = re.compile(r"^all \d+ GPUs are used|^generating the answers takes")
-NOTES = re.compile(r"\bread as \S|(?<!by that name; )\btaken as \S|\bshape guessed|^shape of ")
+# What was taken for granted, and is not so if a person says otherwise: it comes first.
+ASSUMED = re.compile(
+    r"\bread as \S|(?<!by that name; )\btaken (as|for|to) \S|\b(was|were) taken\b|\bis assumed"
+    r"|counted as if|\bshape guessed|^shape of "
+)
 SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
@@ -172,8 +176,7 @@ def unknown(advice: Advice) -> Section:
 
 
 def ordered_warnings(advice: Advice) -> tuple[str, ...]:
-    """What may end the run first, then the other warnings in their order, then hints, then how
-    names were understood.
+    """What may end the run, then what was assumed, the others in their order, and hints.
 
     Without what stands elsewhere on the page: that the model is a suggestion, what is known of its
     shape, that it may not fit, that a part of the data is used.
@@ -182,9 +185,9 @@ def ordered_warnings(advice: Advice) -> tuple[str, ...]:
     note = "" if model is None else model.note
     said = [text for text in dict.fromkeys(advice.warnings) if not SAID_ELSEWHERE.search(text)]
 
-    def place(text: str) -> tuple[bool, bool, int]:
+    def place(text: str) -> tuple[int, bool, bool]:
         first = (rank for rank, one in enumerate(FIRST) if one.search(text))
-        return bool(NOTES.search(text)), bool(HINTS.search(text)), next(first, len(FIRST))
+        return next(first, len(FIRST)), not ASSUMED.search(text), bool(HINTS.search(text))
 
     told = sorted((text for text in said if text != note), key=place)
     return tuple(text for text in told if not any(text in one and text != one for one in told))
