@@ -15,10 +15,9 @@ from msgspec.structs import replace
 from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips, nothing_fits
-from advisor.advice.rent import rentable
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.strategies import about_sharing
-from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
+from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Rent, Verdict
 from advisor.advice.why import (
     budget_reason,
     certainty_of,
@@ -70,7 +69,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,
-        rent=None if stuck else rentable(case, decision.composition),
+        rent=None if stuck else _rent(case, decision.composition),
         methods=ruleset.methods or guide_rules.methods,
     )
 
@@ -80,6 +79,14 @@ def open_case(situation: Situation, ruleset: Ruleset) -> Case:
     case = Case.build(situation, ruleset)
     refuse(contradictions(ruleset, situation, situation_facts(situation)))
     return case.with_suggestion()
+
+
+def _rent(case: Case, composition: Composition) -> tuple[Rent, ...] | None:
+    if not case.situation.rentals:
+        return None
+    from advisor.advice.rent import rentable  # few answers need it
+
+    return rentable(case, composition)
 
 
 def guide_answer(case: Case) -> GuideAnswer | None:
@@ -243,7 +250,7 @@ def candidate_of(
 BY_HAND = "recommended, but another one was chosen by hand"
 
 
-def with_choice(advice: Advice, chosen: Candidate) -> Advice:
+def with_choice(advice: Advice, chosen: Candidate, ruleset: Ruleset) -> Advice:
     """The same advice about another of its candidates, for --choose."""
     first = advice.recommendation
     old = replace(first, verdict="ranked_lower", because=(Reason(text=BY_HAND), *first.because))
@@ -255,6 +262,7 @@ def with_choice(advice: Advice, chosen: Candidate) -> Advice:
         recommendation=chosen,
         alternatives=(old, *others),
         nothing_fits=None,
+        rent=_rent(Case.build(advice.situation, ruleset), chosen.composition),
         warnings=(*kept, *_candidate_warnings(advice.situation, chosen)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -28,7 +29,7 @@ def rentable(case: Case, composition: Composition) -> tuple[Rent, ...] | None:
     found = [_until_enough(_ways(case, composition, card)) for card in case.situation.rentals]
     # A time has a band: what keeps the limits at its upper end goes before what only may.
     kept: list[Rent] = []
-    for is_enough in (Rent.surely.fget, Rent.keeps_all.fget):
+    for is_enough in (attrgetter("surely"), attrgetter("keeps_all")):
         first = [next(filter(is_enough, ways), None) for ways in found]
         kept = sorted((way for way in first if way is not None), key=lambda way: way.usd)
         if len(kept) >= SHOWN:

@@ -138,7 +138,14 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     type=click.Path(),
     help="Of a configuration: write it as a plan, the file for `advise run`.",
 )
-@click.option("--fix", "fix_to", metavar="FILE", type=click.Path(), hidden=True)
+@click.option(
+    "--fix",
+    "fix_to",
+    metavar="FILE",
+    type=click.Path(),
+    help="Of a configuration: write it with the suggested changes, comments kept.",
+)
+@click.option("--as-is", is_flag=True, help="With --plan: without the suggested changes.")
 @json_option
 @click.pass_context
 def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> None:
@@ -147,9 +154,6 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     Data: what they can train. A configuration of TRL, LLaMA-Factory or Axolotl: whether it fits
     the GPU, how long it takes, and what to change.
     """
-    if options.pop("fix_to") is not None:
-        hint = "mend the rows that the findings name; `--map ROLE=COLUMN` says which column is what"
-        raise InputError("rows are not rewritten", where="--fix", hint=hint)
     for line in all_extras().warnings():
         say(f"warning: {line}")
     given = CheckOptions(**options)
@@ -165,7 +169,9 @@ def _check(path: str, options: CheckOptions) -> int:
             return int(check_as(path, options))
     stated = answers_from_flags({"data_mapping": options.mapping}, load_facts())
     hint = f"give it with the task: advise --task NAME --data {shlex.quote(path)}"
-    options.refuse({"--gpu": "gpu", "--plan": "plan_file"}, "data", hint)
+    mend = "mend the rows that the findings name; `--map ROLE=COLUMN` says which column is what"
+    options.refuse({"--fix": "fix_to"}, "data: rows are not rewritten", mend)
+    options.refuse({"--gpu": "gpu", "--plan": "plan_file", "--as-is": "as_is"}, "data", hint)
     columns, arguments = stated.value("data_mapping"), _template_arguments(options)
     if options.show_row is not None:
         shown = row_as_trained(path, options.show_row, options.model, columns, arguments)

@@ -79,6 +79,8 @@ class CheckOptions(Struct, frozen=True, kw_only=True):
     show_row: int | None = None
     gpu: str | None = None
     plan_file: str | None = None
+    fix_to: str | None = None
+    as_is: bool = False
     as_json: bool = False
 
     def given(self, flags: Mapping[str, str]) -> list[str]:

@@ -16,10 +16,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.advice.advise import advise, candidate_of, with_choice
-from advisor.advice.case import Case
 from advisor.advice.facts import contradictions, contradictions_in, situation_facts
 from advisor.advice.planning import make_plan, missing_for_plan
-from advisor.advice.rent import rentable
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.errors import AdviseError, Fault, InputError, did_you_mean, refuse
 from advisor.ground.terminal import print_warning
@@ -247,9 +245,7 @@ def choose_candidate(
             where=AT,
             hint=f"to take it anyway: {AT} {shlex.quote(str(wanted))} --force",
         )
-    advice = with_choice(advice, found)
-    case = Case.build(advice.situation, ruleset)
-    return replace(advice, rent=rentable(case, found.composition))
+    return with_choice(advice, found, ruleset)
 
 
 def composition_meant(choose: str, advice: Advice) -> Composition:

@@ -228,13 +228,9 @@ def console(*, stderr: bool = False) -> Console:
                     style = style.update_link(None)
                 yield Segment(shown(as_called(segment.text)), style)
 
+    file: Any = below if _is_terminal(below) else _WithoutPadding(below)
     return Printer(
-        file=below if _is_terminal(below) else _WithoutPadding(below),
-        stderr=stderr,
-        highlight=False,
-        soft_wrap=False,
-        markup=False,
-        emoji=False,
+        file=file, stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False
     )
 
 

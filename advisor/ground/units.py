@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from math import isfinite
 
@@ -108,22 +107,3 @@ def is_finite(number: float) -> bool:
         return isfinite(number)
     except OverflowError:
         return False
-
-
-THOUSANDS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
-
-
-def number_in(text: str, *, whole: bool = False) -> float:
-    """The number in '5000', '5,000', '5k' or '1.2m', as people write it. Raises ValueError in
-    words, also for a `whole` one such as 5.000, which is five or five thousand.
-    """
-    compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
-    compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
-    compact = re.sub(r"\s+(?=[kmb]$)", "", compact)
-    if whole and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{3})+", compact):
-        every, few = compact.replace(".", ""), compact.split(".")[0]
-        raise ValueError(f"{text} can be read in two ways: write {every} or {few}.")
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)", compact)
-    if match is None:
-        raise ValueError(f"{text} is not a number. Write it like 5000, 5,000 or 5k.")
-    return round(float(match[1]) * THOUSANDS[match[2]], 6)

@@ -35,7 +35,6 @@ from advisor.ground.shape import (
     refuse_secrets,
 )
 from advisor.ground.types import Answer, AnswerSet
-from advisor.ground.units import number_in
 from advisor.ground.yaml_files import Document
 from advisor.methods.stage import FolderName
 from advisor.ruleset.facts import Fact, load_facts, signals
@@ -235,6 +234,25 @@ def _take_value(stated: _Stated, fact_id: str, value: Any, flag: str) -> None:
         ]
     stated.faults += faults
     stated.take(fact_id, value, flag)
+
+
+THOUSANDS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+
+
+def number_in(text: str, *, whole: bool = False) -> float:
+    """The number in '5000', '5,000', '5k' or '1.2m', as people write it. Raises ValueError in
+    words, also for a `whole` one such as 5.000, which is five or five thousand.
+    """
+    compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
+    compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
+    compact = re.sub(r"\s+(?=[kmb]$)", "", compact)
+    if whole and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{3})+", compact):
+        every, few = compact.replace(".", ""), compact.split(".")[0]
+        raise ValueError(f"{text} can be read in two ways: write {every} or {few}.")
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)", compact)
+    if match is None:
+        raise ValueError(f"{text} is not a number. Write it like 5000, 5,000 or 5k.")
+    return round(float(match[1]) * THOUSANDS[match[2]], 6)
 
 
 def _number(value: Any, *, whole: bool = False) -> Any:

@@ -15,8 +15,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from advisor.ground.terminal import shown
-from advisor.ground.units import number_in
 from advisor.ruleset.facts import Fact
+from advisor.situation.answers import number_in
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply
 
 TONES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}

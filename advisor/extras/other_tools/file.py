@@ -215,12 +215,20 @@ class ToolFile(Struct, kw_only=True):
             )
         )  # fmt: skip
 
+    def with_changes(self, changes: Mapping[str, Any]) -> str | None:
+        """The text with these changes, secrets too; None for a script, or if it takes a hand."""
+        if self.is_script:
+            return None
+        renamed = {old: new for old in changes if (new := meant_key(self.tool, old)) is not None}
+        kept = {renamed.get(str(path[0]), path[0]): value for path, value in self.secrets.items()}
+        changes = {
+            key: kept.get(key, value) if value == MASK else value for key, value in changes.items()
+        }
+        return edited(self.text, changes, renamed)
+
     def diff(self, changes: Mapping[str, Any]) -> list[str]:
         """Lines of a unified diff without secrets; empty for a script, for none, or by hand."""
-        renamed = {old: new for old in changes if (new := meant_key(self.tool, old)) is not None}
-        if not changes or self.is_script:
-            return []
-        after = edited(self.text, changes, renamed)
+        after = self.with_changes(changes) if changes else None
         if after is None:
             return []
         before, names = self.text.splitlines(), (self.name, f"{self.name} (changed)")
@@ -247,10 +255,12 @@ def found_near(path: Path, named: str) -> Path | None:
     return None
 
 
-def read_file(path: str | os.PathLike[str]) -> ToolFile:
-    """The file. Raises InputError for what is no such file, or trains nothing."""
+def read_file(path: str | os.PathLike[str], text: str | None = None) -> ToolFile:
+    """The file, as it would be with another `text`. Raises InputError for what is no such file, or
+    trains nothing.
+    """
     where, name = Path(path), os.fspath(path)
-    text = read_text(where, name=name)
+    text = read_text(where, name=name) if text is None else text
     notes, marks = list[str](), dict[Path_, tuple[int, int]]()
     read = f"read are files of {', '.join(tool_named(tool).name for tool in TOOLS)}"
     if where.suffix.lower() in CONFIGURATIONS:

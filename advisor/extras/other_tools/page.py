@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +16,10 @@ from advisor.commands.options import CheckOptions
 from advisor.commands.output import console, print_json, put
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES
-from advisor.extras.other_tools.mapping import NO_DATA
+from advisor.extras.other_tools.mapping import ABSENT, NO_DATA, at_key
 from advisor.extras.other_tools.report import ConfigurationReport
 from advisor.ground.errors import InputError
-from advisor.ground.files import shown_path
+from advisor.ground.files import shown_path, write_atomically
 from advisor.ground.terminal import shown
 from advisor.plan.comments import stage_notes
 from advisor.plan.write import write_plan_file
@@ -48,15 +51,86 @@ def check_configuration(path: str, options: CheckOptions) -> int:
     file = read_file(path)
     hardware, notes = (probe(), ()) if gpu is None else stated_hardware(gpu, from_flag=True)
     report = ConfigurationReport(file, hardware, notes)
-    written = [] if plan_file is None else write_carried(report, Path(plan_file))
+    document, mended, told = report.document, report, list[dict[str, Any]]()
+    if options.fix_to is not None or (plan_file is not None and not options.as_is):
+        mended, told = with_changes(report, notes)
+        document = {**document, "changes": told, "fits_after": mended.document["verdict"]}
+    written, lines = None, list[str]()
+    if options.fix_to is not None:
+        written = options.fix_to
+        lines += write_fixed(mended, Path(written))
+    if plan_file is not None:
+        written = plan_file
+        lines += write_carried(mended, Path(plan_file))
+    if written is not None:
+        document = {**document, "written": str(Path(written))}
     if options.as_json:
-        of_plan = {} if plan_file is None else {"plan_file": str(Path(plan_file))}
-        print_json({**report.document, **of_plan})
+        print_json(document)
     else:
-        print_configuration(report, console())
-        for line in written:
-            put(line)
-    return 3 if report.document["verdict"] == "too_big" else 0
+        if written is None:
+            print_configuration(report, console())
+        else:
+            for line in (*_changed(told), *lines, *_after(mended, written)):
+                put(line)
+    last = mended if written is not None else report
+    return 0 if last.fit is None or last.fit.should_fit or last.fit.fits in FITTING else 3
+
+
+SIDES = ("from", "to")
+FITTING = ("fits", "tight", "unknown")
+ROUNDS = 3  # of changes: one may make room for another
+
+
+def with_changes(
+    report: ConfigurationReport, notes: Sequence[str]
+) -> tuple[ConfigurationReport, list[dict[str, Any]]]:
+    """The file with its suggested changes, judged again, and each of them with its reason.
+
+    Raises InputError for a file in which they have to be made by hand.
+    """
+    before, told = report.file, dict[str, dict[str, Any]]()
+    for _ in range(ROUNDS):
+        if not (changes := report.document["changes"]):
+            break
+        text = report.file.with_changes(changes)
+        if text is None:
+            what = "a command line is not rewritten" if before.is_script else "it takes a hand"
+            hint = f"`advise check {shlex.quote(before.name)}` prints the changes to make"
+            raise InputError(what, where=before.name, hint=hint)
+        reasons = report.reasons()
+        for key, value in changes.items():
+            old = at_key(before.values, key)
+            old = told.get(key, {}).get("from", None if old is ABSENT else old)
+            told[key] = {"key": key, "from": old, "to": value, "why": reasons.get(key, "")}
+        report = ConfigurationReport(read_file(before.name, text), report.hardware, notes)
+    return report, [one for one in told.values() if one["from"] != one["to"]]
+
+
+def write_fixed(report: ConfigurationReport, path: Path) -> list[str]:
+    """Write the changed file, comments and order kept. Raises InputError if there is one."""
+    at = f"--fix {path}"
+    if os.path.lexists(path):
+        what = "exists already, and nothing is overwritten"
+        raise InputError(what, where=at, hint="name another file")
+    if not path.parent.is_dir():
+        hint = f"mkdir -p {shlex.quote(str(path.parent))}"
+        raise InputError(f"the directory {path.parent} does not exist", where=at, hint=hint)
+    write_atomically(path, report.file.text)
+    return [f"Written: {shown_path(path)}"]
+
+
+def _changed(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Each reason once, behind what it changes."""
+    for why, group in groupby(changes, key=itemgetter("why")):
+        for one in group:
+            was, now = ("not set" if one[side] is None else yaml_value(one[side]) for side in SIDES)
+            yield f"{one['key']}: {was} -> {now}"
+        yield from textwrap.wrap(why, WIDE, initial_indent="    ", subsequent_indent="    ")
+
+
+def _after(report: ConfigurationReport, written: str) -> list[str]:
+    more = f"`advise check {shlex.quote(written)}` says what"
+    return textwrap.wrap(report.document["summary"].replace("(below)", f"({more})"), WIDE)
 
 
 def print_configuration(report: ConfigurationReport, console: Console) -> None:
@@ -109,6 +183,9 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
     if report.carried is not None:
         without = f", without {lost} key{'' if lost == 1 else 's'} of it" if lost else ""
         yield f"Turn it into a plan{without}:  advise check {file} --plan plan.yaml", "whole"
+    if document["diff"]:
+        mended = shlex.quote(str(report.file.path.with_stem(f"{report.file.path.stem}-mended")))
+        yield f"Write it with the suggested changes:  advise check {file} --fix {mended}", "whole"
     if not document["gpus"]:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'", "whole"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from advisor.advice.flips import one_card
 from advisor.estimate import cost_estimate, hardware_machine
 from advisor.estimate.answers import document_of
 from advisor.estimate.memory.bands import HEAD_ROOM
@@ -180,7 +182,7 @@ class ConfigurationReport:
     def _fitting(self, plan: Plan, shape: ModelShape) -> Fitting:
         """What the plan's one stage takes when the tool runs it, with one process a GPU."""
         stage, gpus = plan.stages[0], self.hardware.gpus
-        machine, limit = hardware_machine(self.hardware), self.hardware.device_memory_bytes
+        machine = hardware_machine(self.hardware)
         evaluated = None
         if self.profile is not None and self.profile.tokens is not None:
             evaluated = evaluation_rows(stage, self.profile)
@@ -195,8 +197,9 @@ class ConfigurationReport:
         # Of what is enough already only a change that holds the whole band is one.
         whole_band = _is_enough(document)
 
-        def holds(one: Stage) -> bool:
-            found = memory_estimate(self._run(plan, one, shape))
+        def holds(one: Stage, there: Hardware = self.hardware) -> bool:
+            found = memory_estimate(self._run(plan, one, shape, there))
+            limit = there.device_memory_bytes
             if found is None or limit is None:
                 return False
             if whole_band:
@@ -211,14 +214,25 @@ class ConfigurationReport:
         if document.get("fits") != "fits":  # the upper end of the band is held
             found = cheapest_cards(round(document["need_high_gib"] * GIB))
             cards = tuple(spec.name for spec in found[:SHOWN_CARDS])
+        if (
+            change is None and not gpus and document.get("fits") != "fits"
+        ):  # rather one that holds it with a change
+            machines = map(one_card, cheapest_cards(0))
+            cards = tuple(
+                one.gpus[0].name
+                for one in machines
+                if smallest_that_fits(stage, partial(holds, there=one)) is not None
+            )[:1]
         return Fitting(
             document=document, cost_usd=cost, price=price, change=change, cards=cards,
             changed=None if change is None else documented(change.applied(stage)),
         )  # fmt: skip
 
-    def _run(self, plan: Plan, stage: Stage, shape: ModelShape) -> Run:
+    def _run(
+        self, plan: Plan, stage: Stage, shape: ModelShape, hardware: Hardware | None = None
+    ) -> Run:
         about, values = self.file.about, self.file.values
-        run = plan_run(plan, stage, shape, self.hardware, self.profile)
+        run = plan_run(plan, stage, shape, hardware or self.hardware, self.profile)
         offloads = any(at_key(values, key) is True for key in about.offloads)
         if (named := values.get("deepspeed")) is not None:
             offloads |= deepspeed_offloads(named, Context(folder=self.file.path.parent))
@@ -274,6 +288,20 @@ class ConfigurationReport:
         if not ours or self.carried is None:
             return both
         return self._their_changes(self.carried.plan, ours) | both
+
+    def reasons(self) -> dict[str, str]:
+        """Key of the file -> why it is to change."""
+        found = {}
+        if self.fit is not None and self.fit.change is not None:
+            found = dict.fromkeys(self.change, f"to fit: {self.fit.change.why}")
+        for one in self.findings:
+            ours = [key.removeprefix(OURS) for key in one.instead or () if key.startswith(OURS)]
+            theirs = [key for key in one.instead or () if not key.startswith(OURS)]
+            for key in ours:
+                carried = self.reading.carried.get(key)
+                theirs += carried.theirs if carried else ()
+            found |= dict.fromkeys(theirs, one.text)
+        return found
 
     def _their_changes(self, plan: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
         """Changes of a plan's keys in the words of the tool: what would be written otherwise."""
@@ -339,6 +367,8 @@ class ConfigurationReport:
             way_out = f"Smallest change that {surely}: {self._change(fit)}"
         else:
             cards = f" The cheapest GPUs that hold it: {', '.join(fit.cards)}." if fit.cards else ""
+            if fit.cards and not gpus:
+                cards = f" With changes it fits on one {fit.cards[0]} (--gpu)."
             way_out = f"No change of its keys makes it fit.{cards}"
         return f"{does}: it needs about {need}, {has}. {way_out}"
 

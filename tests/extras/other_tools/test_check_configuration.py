@@ -173,7 +173,9 @@ def test_options_of_data_are_refused(run):
 
 def test_it_is_carried_over_to_a_plan(run, document):
     """The plan reads back, says where each value is from, and names what is not in it."""
-    code, output = run(TRL + "label_names: [x]\n", "--gpu", "RTX 3090", "--plan", "plan.yaml")
+    code, output = run(
+        TRL + "label_names: [x]\n", "--gpu", "RTX 3090", "--plan", "plan.yaml", "--as-is"
+    )
     assert code == 3
     plan, text = read_plan("plan.yaml"), Path("plan.yaml").read_text()
     stage = plan.stages[0]
