@@ -17,6 +17,7 @@ import click
 
 from advisor.commands.options import (
     AdviceOptions,
+    Sections,
     answer_options,
     choose_option,
     json_option,
@@ -46,7 +47,7 @@ COMMANDS = {
 COMPLETION = "_ADVISE_COMPLETE"  # set by the line that `advise --help` prints
 
 
-class Commands(click.Group):
+class Commands(Sections, click.Group):
     """The commands, each loaded when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -70,6 +71,10 @@ class Commands(click.Group):
                     f"advise run {args[0]} trains a plan" if plan else did_you_mean(args[0], known),
                 )
         return super().resolve_command(context, args)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(context, formatter)
+        Sections.format_options(self, context, formatter)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from advisor.commands.options import run_options
+from advisor.commands.options import Sections, run_options
 from advisor.commands.output import console, put, run_tool, say
 from advisor.commands.session import Stated, advise_on, incomplete, resolve_plan
 from advisor.commands.training import show_run, train
@@ -78,7 +78,7 @@ def demo_model(hardware: Hardware) -> str:
     return folder
 
 
-@click.command()
+@click.command(cls=Sections)
 @run_options
 @click.pass_context
 def demo(context: click.Context, /, **settings: Any) -> None:

@@ -34,12 +34,23 @@ from advisor.situation.of_plan import evaluation_rows, plan_hardware, plan_run
 from advisor.situation.past_runs import read_past_runs
 
 # The keys of a run spec that have a flag -> its type; the others are given with --specs.
-SPEC_FLAGS: Mapping[str, type] = {
-    "model": str, "model_params_b": float, "objective": str, "update": str, "quantization": str,
-    "rank": int, "optimizer": str,
-    "micro_batch_size": int, "seq_len": int, "grad_accum": int, "weights_dtype": str,
-    "gradient_checkpointing": str, "gpu": str, "gpus": int, "sharding": str,
-}  # fmt: skip
+SPEC_FLAGS: Mapping[str, tuple[type, str]] = {
+    "model": (str, "A name from the model hub, or a folder."),
+    "model_params_b": (float, "Its parameters in billions, where only that is known."),
+    "objective": (str, "sft (default), cpt, dpo, ...: `advise rules NAME` explains each."),
+    "update": (str, "full, lora (default), qlora, prefix, adapter, ..."),
+    "quantization": (str, "Of the frozen base: nf4 or int8."),
+    "rank": (int, "Of a LoRA."),
+    "optimizer": (str, "adamw, adamw_8bit, ...; default: what a plan would take."),
+    "micro_batch_size": (int, "Rows at a time on one GPU; default 1."),
+    "seq_len": (int, "Tokens of a row; default 1024."),
+    "grad_accum": (int, "Micro-batches of an optimizer step; default 1."),
+    "weights_dtype": (str, "float32, bfloat16 or float16."),
+    "gradient_checkpointing": (str, "true or false: recompute activations."),
+    "gpu": (str, "The graphics card, such as 'RTX 4090' or '2 x A100 80GB'."),
+    "gpus": (int, "How many of them."),
+    "sharding": (str, "Of several: ddp, fsdp, zero1, zero2 or zero3."),
+}
 
 FORMS = "give one of: a plan (--gpu may go with it), --specs, or the flags of one configuration"
 WHOLE_PROCESS = "nvidia-smi"  # counts all memory of the process, which is what has to fit
@@ -47,12 +58,13 @@ WHOLE_PROCESS = "nvidia-smi"  # counts all memory of the process, which is what 
 
 def spec_options(command: Command) -> Command:
     """Add one option for each key of a run spec that has a flag."""
-    for key, kind in reversed(list(SPEC_FLAGS.items())):
+    for key, (kind, help_) in reversed(list(SPEC_FLAGS.items())):
         command = click.option(
             f"--{key.replace('_', '-')}",
             f"spec_{key}",
             type=kind,
             metavar="N" if kind in (int, float) else "TEXT",
+            help=help_,
         )(command)
     return command
 

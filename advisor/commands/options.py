@@ -108,7 +108,8 @@ METAVARS = {  # of a fact, else of its type
 
 
 def _fact_option(fact: Fact) -> dict[str, Any]:
-    help_ = fact.ask or (f"In {fact.unit}." if fact.unit else "")
+    name = fact.name[:1].upper() + fact.name[1:]
+    help_ = fact.ask or (f"{name}." if name else "")
     if fact.id == "budget":
         help_ += " low, medium, high, or limits: '$20, 6 h', usd=20,hours=6."
     elif fact.id == "gpu":
@@ -126,6 +127,23 @@ def _fact_option(fact: Fact) -> dict[str, Any]:
             value for value in fact.values if value.startswith(begun)
         ]
     return options
+
+
+class Sections(click.Command):
+    """A command that shows what it is asked, how it runs, and the rest apart in its help."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Answers": [], "Run": [], "Options": []}
+        for option in self.get_params(context):
+            record, name = option.get_help_record(context), str(option.name)
+            is_answer = name.startswith(FACT) or name == "answers_file"
+            if record is not None and isinstance(option, click.Option):
+                title = "Answers" if is_answer else "Run" if name in RUN_OPTIONS else "Options"
+                sections[title].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 choose_option = click.option(

@@ -10,6 +10,7 @@ import click
 from advisor.commands.options import (
     RUN_OPTIONS,
     AdviceOptions,
+    Sections,
     answer_options,
     choose_option,
     json_option,
@@ -32,7 +33,7 @@ from advisor.render.advice_json import advice_document
 from advisor.render.terminal import print_advice
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("plan", required=False, metavar="[PLAN]", type=click.Path())
 @answer_options
 @rule_options

@@ -185,7 +185,7 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
         yield f"Turn it into a plan{without}:  advise check {file} --plan plan.yaml", "whole"
     if document["diff"]:
         mended = shlex.quote(str(report.file.path.with_stem(f"{report.file.path.stem}-mended")))
-        yield f"Write it with the suggested changes:  advise check {file} --fix {mended}", "whole"
+        yield f"With these changes:  advise check {file} --fix {mended}", "whole"
     if not document["gpus"]:
         yield f"On another GPU:  advise check {file} --gpu 'RTX 4090'", "whole"
 
