@@ -26,6 +26,7 @@ from advisor.data import profile
 from advisor.data.amounts import compare_amounts
 from advisor.data.checks import worst_first
 from advisor.data.measure import Depth, unusable
+from advisor.data.read.source import typed_path
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.extras import all_extras, extras
@@ -157,7 +158,7 @@ def check(context: click.Context, /, data: tuple[str, ...], **options: Any) -> N
     for line in all_extras().warnings():
         say(f"warning: {line}")
     given = CheckOptions(**options)
-    context.exit(check_each(data, lambda path: _check(path, given), given))
+    context.exit(check_each([*map(typed_path, data)], lambda path: _check(path, given), given))
 
 
 def _check(path: str, options: CheckOptions) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from advisor.data.read.source import team_files
+from advisor.data.read.source import files_here, team_files, typed_path
 from advisor.data.recognition.recognise import ColumnsUnclear, first_row
 from advisor.ground.errors import AdviseError
 from advisor.ground.terminal import one_line, shown, width_of
@@ -21,7 +21,7 @@ from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import value_words
 from advisor.situation.data import Misfit, example_parts, misfit, row_words, wanted_columns
 from advisor.wizard.outcome import Check, Profile
-from advisor.wizard.prompts import Option, Ui, ask_typed
+from advisor.wizard.prompts import Option, Ui, ask_typed, ways_out
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several
 
 SHOWN_COLUMNS = 14
@@ -75,7 +75,7 @@ class DataReader(Struct, frozen=True, kw_only=True):
         """The path of a file that can be read, its columns apart; BACK or DONT_KNOW."""
 
         def readable(text: str) -> str:
-            path = os.path.expanduser(text)
+            path = typed_path(text)
             try:
                 with suppress(ColumnsUnclear):
                     self.read(path, None)
@@ -83,6 +83,17 @@ class DataReader(Struct, frozen=True, kw_only=True):
                 raise ValueError(error.text()) from None
             return path
 
+        if question.current is None and (here := files_here()):
+            options = [Option(value=name, label=name) for name in here]
+            options += [Option(value="", label="Another file", help="or a folder: type its path")]
+            chosen = self.ui.choose(question.message, [*options, *ways_out(question)])
+            if not isinstance(chosen, str):
+                return chosen
+            try:
+                if chosen:
+                    return readable(chosen)
+            except ValueError as error:
+                self.ui.say(str(error), tone="warning")
         return ask_typed(question, self.ui, readable, path=True)
 
     def understand(
@@ -151,7 +162,7 @@ class DataReader(Struct, frozen=True, kw_only=True):
 
 def expanded_path(text: str, check: Check) -> str:
     """The path that was typed. Raises ValueError with what is wrong with it."""
-    text = os.path.expanduser(text)
+    text = typed_path(text)
     if wrong := check(text):
         raise ValueError(wrong)
     return text
@@ -161,7 +172,7 @@ def ask_tasks(question: Question, reader: DataReader) -> Reply:
     """The file of each team, by the folder that holds them; BACK or DONT_KNOW."""
 
     def read_folder(text: str) -> dict[str, str]:
-        if teams := team_files(os.path.expanduser(text)):
+        if teams := team_files(typed_path(text)):
             return teams
         raise ValueError(
             f"{text} is no folder with one file for each team. Put them into one, each named after"

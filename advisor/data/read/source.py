@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
@@ -57,6 +59,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
 MOST_FILES = 50_000  # below one folder
+OFFERED, MOST_OFFERED = (".jsonl", ".csv", ".tsv", ".parquet"), 8  # where no file is named yet
 BESIDE_DATA = (
     "readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos",
     "dataset_info",
@@ -97,6 +100,37 @@ class DataSource(Struct, frozen=True, kw_only=True):
         if self.root is None:
             return {"": self.files[0].path}
         return {file.path.relative_to(self.root).as_posix(): file.path for file in self.files}
+
+
+def typed_path(text: str) -> str:
+    """The path in a text as a terminal gives it that a file was dragged into: in quotes, with
+    blanks escaped, or as file://. A file of just that name wins.
+    """
+    whole = os.path.expanduser(text)
+    if os.path.lexists(whole):
+        return whole
+    bare = text.strip()
+    if bare.startswith("file://"):
+        bare = unquote(urlsplit(bare).path)
+    elif "\\" in bare or bare[:1] in ("'", '"'):
+        with suppress(ValueError):  # a quote that does not end
+            words = shlex.split(bare)
+            bare = words[0] if len(words) == 1 else bare
+    return os.path.expanduser(bare)
+
+
+def files_here() -> list[str]:
+    """The data files of the working folder, by name; none if it holds more than a person picks."""
+    with suppress(OSError):
+        found = [
+            name
+            for name in sorted(os.listdir())
+            if name.removesuffix(".gz").endswith(OFFERED)
+            and not name.startswith((".", *BESIDE_DATA))
+            and os.path.isfile(name)
+        ]
+        return found if len(found) <= MOST_OFFERED else []
+    return []
 
 
 def find_data(path: str | os.PathLike[str] | DataSource) -> DataSource:
