@@ -58,7 +58,7 @@ def answer_all(child) -> None:
     """Write texts, a data file, and I don't know for the rest: Enter alone."""
     for question, keys in (
         ("What should the model do for you", DOWN * 5 + ENTER),
-        ("Where are your examples", "train.jsonl" + ENTER),
+        ("Where are your examples", ENTER),  # the one data file that is here
         ("What should change", ENTER),
         ("How much may it cost", ENTER),
         ("Which model do you want", ENTER),
@@ -127,6 +127,7 @@ def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
     for question, numbers, line in (
         ("", 13, "13"),
         ("What do you want it to do better.*", 13, "6"),
+        ("Where are your examples.*", 4, "2"),  # another file than the one that is here
         ("Where are your examples.*", 0, "train.jsonl"),
         ("What should change.*", 6, "5"),
         ("How much may it cost.*", 5, "4"),
@@ -170,6 +171,8 @@ def test_the_end_of_input_is_like_ctrl_c(start):
     child.expect("What should the model do")
     child.send(ENTER)
     child.expect("Where are your examples")
+    child.send(DOWN + ENTER)
+    child.expect("or none yet")
     child.send("\x04")
     child.expect("your answers are saved in")
     assert ended(child) == 130

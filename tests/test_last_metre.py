@@ -1,0 +1,223 @@
+"""The last step to a person: what they type is understood, and what is printed can be used."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import pathname2url
+
+import pytest
+
+from advisor.data.read.source import typed_path
+from advisor.plan.read import read_plan
+from tests.wizard.scripted import ScriptedUi, answers_of, known
+
+ASKED = "--json --task customer_service --gpu none"
+STATED = (
+    "--task customer_service --data-kind paired --data-rows 100000 --data-tokens 40000000"
+    " --model Qwen/Qwen3-8B"
+)
+
+
+@pytest.fixture
+def document(call):
+    """Exit code and the JSON document that a line behind `advise` prints."""
+
+    def asked(line):
+        code, out, _ = call(*shlex.split(line))
+        return code, json.loads(out)
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("typed", "facts"),
+    {
+        "--data-rows 100k": {"data_rows": 100_000},
+        "--data-rows 100,000": {"data_rows": 100_000},
+        "--data-rows 1e3": {"data_rows": 1000},
+        "--budget 50": {"budget_usd": 50},
+        "--budget '$1,000, 8 h'": {"budget_usd": 1000, "budget_hours": 8},
+        "--budget 20usd --budget 6hours": {"budget_usd": 20, "budget_hours": 6},
+        "--budget hours=2k": {"budget_hours": 2000},
+        "--data-rows 5.000": "5.000 can be read in two ways: write 5000 or 5",
+        "--data-rows many": "many is not a number",
+        "--data-rows -5": "--data-rows is -5",
+        "--budget lots": "one of low, medium, high, or limits: '$20, 6 h'",
+        "--budget 5eur": "--budget 5eur: NAME=VALUE is expected",
+    }.items(),
+)
+def test_numbers_and_limits_are_read_as_people_type_them(document, typed, facts):
+    """What can mean two things is refused."""
+    code, found = document(f"{ASKED} {typed}")
+    if isinstance(facts, str):
+        assert code == 2
+        assert facts in str(found["error"])
+    else:
+        assert facts.items() <= found["situation"]["facts"].items()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("advise ex", "plain,export"),
+        ("advise run --dry", "plain,--dry-run"),
+        ("advise --task custo", "plain,customer_service"),
+        ("advise check some", "file,some"),
+    ],
+)
+def test_tab_completes(words, offered):
+    """By click's own way, and files where a file is meant."""
+    environment = os.environ | {
+        "_ADVISE_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    main = "from advisor.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", main], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [offered]
+
+
+@pytest.mark.parametrize("name", ["dpo", "lora", "rag", "document/scenario-5"])
+def test_the_page_of_a_rule_or_a_method_fits_the_screen(call, monkeypatch, name):
+    """Texts fold beside their labels, settings have their values, and sources are whole."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call("rules", name)
+    assert all(len(line) <= 80 for line in out.splitlines() if "https://" not in line)
+    assert all(line == line.rstrip() for line in out.splitlines())
+    if name == "dpo":
+        assert "       set by  " in out
+        assert "learning_rate: 5e-07; usual for 7B to 32B (dpo/lr-full-7b)" in out
+        assert "\nRead more\n" in out
+        assert "did you mean 'lora'" in call("rules", "lor")[2]
+
+
+# --------------------------------------------------------------------------- which card to rent
+
+
+@pytest.mark.parametrize("limits", ["usd=50,hours=8", "usd=50", "hours=8", "usd=2,hours=1"])
+def test_the_cheapest_cards_within_the_limits_are_named(document, limits):
+    """Three at most, the cheapest first; where none keeps the limits, what the nearest break."""
+    _, found = document(f"--json {STATED} --gpu unknown --budget {limits}")
+    rent = found["rent"]
+    assert len(rent) == 3
+    wanted = dict(pair.split("=") for pair in limits.split(","))
+    for way in rent:
+        assert way["low_hours"] < way["hours"] < way["high_hours"]
+        assert way["usd"] == pytest.approx(way["hours"] * way["usd_per_h"], rel=0.02)
+        for name, limit in wanted.items():
+            assert way["within"][name] == (way[name] <= float(limit))
+    if limits == "usd=2,hours=1":
+        assert not any(all(way["within"].values()) for way in rent)
+    else:
+        assert all(all(way["within"].values()) for way in rent)
+        assert [way["usd"] for way in rent] == sorted(way["usd"] for way in rent)
+
+
+def test_a_limit_without_a_card_does_not_fall_to_the_processor(document, call):
+    """Dollars are for renting; with a card, or without a limit, nothing is to be rented."""
+    code, found = document(f"--json {STATED} --budget 50,8h")
+    assert (code, found["hardware"]["kind"], len(found["rent"])) == (0, "unknown", 3)
+    assert any("no GPU was stated, and none is here" in text for text in found["warnings"])
+    _, out, _ = call(*shlex.split(f"{STATED} --budget 50,8h"))
+    first = found["rent"][0]
+    assert f"{first['gpu']}: $" in out
+    assert f"--gpu '{first['gpu']}'" in out
+    assert "you have not said how much it may cost" not in out
+    for given in ("--budget 50 --gpu H100", "--budget 50 --gpu none", ""):
+        assert document(f"--json {STATED} {given}")[1]["rent"] is None
+
+
+def test_with_privacy_nobody_is_sent_to_private_owners(document):
+    """Neither to rent nor as the price of a card."""
+    private = f"--json {STATED} --priority privacy"
+    rent = document(f"{private} --gpu unknown --budget 50")[1]["rent"]
+    assert len(rent) == 3
+    assert not any("marketplace" in way["price_source"] for way in rent)
+    estimate = document(f"{private} --gpu 'RTX 3090'")[1]["recommendation"]["estimate"]
+    assert estimate["usd"] is None
+
+
+def test_what_was_assumed_comes_first(call):
+    """Which of several cards was taken stands on the first screen."""
+    _, out, _ = call(*shlex.split(f"{STATED} --gpu '2 x A100'"))
+    assert "Assumed  'A100' may be A100 SXM4 40GB" in out
+
+
+# --------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("write", [shlex.quote, '"{}"'.format, lambda text: text.replace(" ", "\\ "),
+                                   lambda text: "file://" + pathname2url(os.path.abspath(text))])  # fmt: skip
+def test_a_path_is_taken_as_a_terminal_gives_it(tmp_path, monkeypatch, write):
+    """In quotes, escaped, or as file://; a file of just that name wins."""
+    monkeypatch.chdir(tmp_path)
+    Path("Customer mails.csv").write_text("question,answer\na,b\n")
+    typed = write("Customer mails.csv")
+    assert Path(typed_path(typed)).samefile("Customer mails.csv")
+    if not typed.startswith("file:"):
+        Path(typed).write_text("")
+        assert typed_path(typed) == typed
+
+
+def test_the_data_files_that_are_here_are_offered(tmp_path, monkeypatch):
+    """By name; another one is typed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.jsonl", "more.csv", "plan.yaml", "README.md"):
+        Path(name).write_text("x\n")
+    ui = ScriptedUi("Write texts", "train.jsonl")
+    assert known(answers_of(ui, "data_path"))["data_path"] == "train.jsonl"
+    assert ui.offered[-1][:3] == ["more.csv", "train.jsonl", "Another file"]
+
+
+# --------------------------------------------------------------------------- another tool's file
+
+AXOLOTL = """\
+# our first try
+base_model: Qwen/Qwen2.5-7B-Instruct
+datasets:
+  - path: data.jsonl   # the tickets
+    type: chat_template
+sequence_len: 8192
+micro_batch_size: 4
+learning_rate: 2e-5
+adapter: lora
+hub_token: hf_abcdefghijklmnopqrstuvwxyzABCDEFGH
+output_dir: out
+"""
+
+
+def test_a_configuration_is_written_with_what_was_suggested(tmp_path, monkeypatch, document, call):
+    """Comments and secrets stay; each change has its reason; nothing is written over."""
+    monkeypatch.chdir(tmp_path)
+    Path("ax.yaml").write_text(AXOLOTL)
+    check = ("check", "ax.yaml", "--gpu", "RTX 4090")
+    code, found = document(shlex.join([*check, "--fix", "fixed.yaml", "--json"]))
+    assert (code, found["written"], found["fits_after"]) == (0, "fixed.yaml", "fits")
+    changed = {one["key"]: (one["from"], one["to"], bool(one["why"])) for one in found["changes"]}
+    assert changed["learning_rate"] == (2e-5, 0.0002, True)
+    assert changed["adapter"] == ("lora", "qlora", True)
+    fixed = Path("fixed.yaml").read_text()
+    assert {"# our first try", "  - path: data.jsonl   # the tickets"} <= set(fixed.splitlines())
+    assert "hub_token: hf_abcdef" in fixed
+    assert "hf_abcdef" not in str(found)
+    assert call("check", "fixed.yaml", "--gpu", "RTX 4090")[0] == 0
+    assert call(*check, "--fix", "fixed.yaml")[0] == 2
+    assert Path("fixed.yaml").read_text() == fixed
+    for as_is, rate, promised in (("", 0.0002, 0), ("--as-is", 2e-5, 3)):
+        code, out, _ = call(*check, "--plan", f"plan{as_is}.yaml", *as_is.split())
+        assert (code, read_plan(f"plan{as_is}.yaml").stages[0].learning_rate) == (promised, rate)
+        assert "Turn it into a plan" not in out
+
+
+def test_rows_are_not_rewritten(tmp_path, call):
+    """One line says what to do in its place."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    code, out, err = call("check", str(tmp_path / "rows.jsonl"), "--fix", str(tmp_path / "new"))
+    assert (code, out) == (2, "")
+    assert "--fix has no effect on data: rows are not rewritten" in err
+    assert not (tmp_path / "new").exists()
