@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from advisor.commands.options import Command, json_option
 from advisor.commands.output import console, print_json, put
 from advisor.data import profile
+from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.estimate import hardware_machine
 from advisor.estimate.answers import answer_spec, document_of, run_specs
 from advisor.estimate.past_runs import PastRuns, machine_name
@@ -214,6 +215,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             where=str(path),
             hint="`model:` in the plan is a directory, relative to the plan's own, or a hub id",
         )
+    count_tokens = model_tokenizer(str(folder) if folder.is_dir() else plan.model)[0]
     past, unread = read_past_runs()
     documents = []
     untimed = (extras()[name].UNTIMED for name in plan.extras)
@@ -221,7 +223,7 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     for entry in entries(plan):
         data = resolve_path(path, entry.data.path)
         measured, missing = _profile(
-            str(data) if data.exists() else entry.data.path, entry.data.mapping
+            str(data) if data.exists() else entry.data.path, entry.data.mapping, count_tokens
         )
         run = plan_run(plan, entry.stage, shape, hardware, measured)
         run = replace(run, device=replace(run.device, counter=WHOLE_PROCESS))
@@ -244,8 +246,10 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     return documents
 
 
-def _profile(path: str, mapping: Mapping[str, str] | None) -> tuple[DataProfile | None, list[str]]:
+def _profile(
+    path: str, mapping: Mapping[str, str] | None, count_tokens: Callable[[str], int] | None
+) -> tuple[DataProfile | None, list[str]]:
     try:
-        return profile(path, mapping=mapping), []
+        return profile(path, mapping=mapping, count_tokens=count_tokens), []
     except AdviseError as error:
         return None, [f"no duration of the whole run, since the data cannot be read: {error}"]

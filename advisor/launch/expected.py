@@ -64,14 +64,12 @@ class StageEstimator(Struct, frozen=True, kw_only=True):
         """
         evaluated, profile = None, self.profiles.get(entry.data.path)
         run = self.run_of(entry.stage, profile, self.max_steps)
-        if run is not None and profile is not None:
-            run = replace(run, rows=replace(run.rows, in_epoch=profile.rows))
-            if run.rows.tokens_total is not None:
-                evaluated = replace(
-                    evaluation_rows(entry.stage, profile),
-                    trial=self.max_steps is not None,
-                    judge=self.judge,
-                )
+        if run is not None and profile is not None and run.rows.tokens_total is not None:
+            evaluated = replace(
+                evaluation_rows(entry.stage, profile),
+                trial=self.max_steps is not None,
+                judge=self.judge,
+            )
         found, counted, by_formula = NO_MODEL, None, None
         if run is not None:
             found = estimate(run, self.hardware, evaluated=evaluated, past=self.past)

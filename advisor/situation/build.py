@@ -6,7 +6,7 @@ The only place that joins them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from advisor.methods.families import DECODER, family_of_name, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace
 from advisor.situation.catalogue import is_instruct
-from advisor.situation.data import Reader, path_beside, read_data
+from advisor.situation.data import Reader, own_tokenizer, path_beside, read_data
 from advisor.situation.models import HUB_ID, model_shape
 from advisor.situation.names import hardware_out_of_scope, near_models, original_of, out_of_scope
 from advisor.situation.past_runs import read_past_runs
@@ -77,7 +77,7 @@ def situation_of(
         stated = read_data(answers, base, read)
     with _collect(faults):
         path = _path(answers, "data_examples", base)
-        examples = examples_of(path) if path else None
+        examples = examples_of(path, own_tokenizer(answers, base)) if path else None
     with _collect(faults):
         path = _path(answers, "reward_model", base)
         reward_model = model_folder(path) if path else None
@@ -219,9 +219,9 @@ def _cards(
 # --------------------------------------------------------------------------- data
 
 
-def examples_of(path: str) -> DataProfile:
+def examples_of(path: str, count_tokens: Callable[[str], int] | None = None) -> DataProfile:
     """A file of examples measured. Raises InputError if it holds something else."""
-    found = advisor.data.profile(path)
+    found = advisor.data.profile(path, count_tokens=count_tokens)
     if found.kind not in ("paired", "preference"):
         raise InputError(
             f"holds {found.kind}, examples of requests and answers are expected",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def read_data(answers: AnswerSet, base: Path | None, read: Reader | None = None)
     )
 
 
+def own_tokenizer(answers: AnswerSet, base: Path | None) -> Callable[[str], int] | None:
+    """The tokenizer of the named model, if it is here: a run counts with it, too."""
+    if (model := answers.value("model")) is None:
+        return None
+    from advisor.data.templates.tokenizer import model_tokenizer  # few models are here
+
+    return model_tokenizer(path_beside(str(model), base))[0]
+
+
 def _about_teams(answers: AnswerSet, base: Path | None) -> tuple[str, ...]:
     """How to name one file for each team, if several are served and one folder was stated."""
     path = answers.value("data_path")
@@ -86,7 +96,7 @@ def _profiles(
     profiles: dict[str, DataProfile] = {}
     if not files:
         return profiles
-    read = read or advisor.data.profile
+    read = read or partial(advisor.data.profile, count_tokens=own_tokenizer(answers, base))
     task, mapping = answers.value("task"), answers.value("data_mapping")
     wanted = wanted_columns(task)
     for name, file in files.items():

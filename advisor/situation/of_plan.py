@@ -55,7 +55,8 @@ def plan_run(
     if profile is not None and profile.rows and rows is not None:
         share = min(1.0, rows / profile.rows)
     stats = None if profile is None else profile.tokens
-    read = Rows(stats=stats, share=share, tokens_total=tokens, rows_total=rows)
+    in_epoch = None if profile is None else profile.rows
+    read = Rows(stats=stats, share=share, tokens_total=tokens, rows_total=rows, in_epoch=in_epoch)
     return Run(stage=replace(whole, options=options), model=model, device=device, rows=read)
 
 

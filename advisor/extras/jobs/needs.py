@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from advisor.data import profile
 from advisor.estimate import NO_MODEL, cost_estimate, estimate
@@ -129,7 +128,6 @@ def plan_needs(plan: Plan, plan_path: Path, *, gpu: str | None = None) -> JobNee
             run = plan_run(plan, entry.stage, shape, hardware, rows)
             evaluated = None
             if rows is not None:
-                run = replace(run, rows=replace(run.rows, in_epoch=rows.rows))
                 evaluated = evaluation_rows(entry.stage, rows) if rows.tokens else None
             found = estimate(run, hardware, evaluated=evaluated, past=past)
             read, written = weights_bytes(run)
