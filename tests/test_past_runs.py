@@ -260,16 +260,19 @@ ADVICE = (
 SPEC = ("--model", "Qwen/Qwen3-8B", "--update", "lora", "--rank", "16", "--seq-len", "2048")
 
 
-def noted(path, *, machine, times=3, memory=0.9, time=2.0, counters=("allocated", "reserved")):
+def noted(
+    path, *, machine, times=3, memory=0.9, time=2.0, counters=("allocated", "reserved"),
+    size=2 * 10**10, step_s=1.0,
+):  # fmt: skip
     """Runs of LoRA on Qwen3-8B that measured so many times what the formula said."""
     run = PastRun(
         machine=machine, family="qwen3", params=8_190_735_360, objective="sft", update="lora",
         steps=50,
         memory=tuple(
-            Reading(counter=one, expected_bytes=10**10, measured_bytes=round(memory * 10**10))
+            Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
             for one in counters
         ),
-        expected_step_s=1.0, measured_step_s=time,
+        expected_step_s=step_s, measured_step_s=time * step_s,
     )  # fmt: skip
     for _ in range(times):
         assert note_past_run(run, path) == ""
@@ -307,10 +310,12 @@ def test_advice_says_what_runs_here_changed(call, runs):
         assert said in " ".join(call(*ADVICE, "--gpu", "A100 80GB", *more)[1].split())
 
 
-def test_runs_of_one_gpu_say_nothing_of_another(call, runs):
-    """The whole document is as without them."""
+def test_runs_of_another_gpu_or_size_say_nothing(call, runs):
+    """The whole document is as without them: of a GPU, and of runs four times as large or small."""
     alone = call("--json", *ADVICE, "--gpu", "RTX 4090")[1]
     noted(runs, machine=find_gpu("A100 80GB").spec.name)
+    for size, step_s in ((10**9, 0.01), (10**12, 1000.0)):
+        noted(runs, machine=find_gpu("RTX 4090").spec.name, size=size, step_s=step_s)
     assert call("--json", *ADVICE, "--gpu", "RTX 4090")[1] == alone
 
 

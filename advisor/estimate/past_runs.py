@@ -22,6 +22,7 @@ from advisor.ground.types import Gpu, GpuSpec, Hardware, ModelShape, Source
 from advisor.ground.units import GIB
 
 FORMAT = 1
+ALIKE = 4.0  # runs whose size differs by more than this factor teach nothing: assumed
 # Of fewer steps a peak is not sure to be the highest: assumed.
 FEW_STEPS = 20
 # How far a correction may go: twice as far as the furthest of 238 published peaks, 1.5 times off
@@ -66,10 +67,22 @@ class Ratio(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What the runs of one machine, method and model say."""
+    """What the runs of one machine, method and model say: (expected, measured / expected)."""
 
-    memory: dict[str, Ratio]  # by counter
-    time: Ratio
+    memory: dict[str, list[tuple[float, float]]]  # bytes, by counter
+    time: list[tuple[float, float]]  # seconds of a step
+
+    def memory_of(self, counter: str, expected_bytes: float) -> Ratio:
+        """How far off the formula was for runs of about this size."""
+        return median(_alike(self.memory.get(counter, []), expected_bytes), MOST_MEMORY)
+
+    def time_of(self, expected_step_s: float) -> Ratio:
+        """The same of the time of a step."""
+        return median(_alike(self.time, expected_step_s), MOST_TIME)
+
+
+def _alike(pairs: Iterable[tuple[float, float]], size: float) -> list[float]:
+    return [ratio for one, ratio in pairs if size / ALIKE <= one <= size * ALIKE]
 
 
 Key = tuple[str | int | None, ...]  # machine, method and model
@@ -104,19 +117,17 @@ NO_RUNS = PastRuns()
 
 
 def _lesson(runs: Iterable[PastRun]) -> Lesson:
-    memory: dict[str, list[float]] = {}
-    times: list[float] = []
+    memory: dict[str, list[tuple[float, float]]] = {}
+    times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # of short runs or not
     for run in runs:
         is_short = run.kind == "dry_run" or (run.steps or 0) < FEW_STEPS
         for one in run.memory:
             ratio = one.measured_bytes / one.expected_bytes
-            memory.setdefault(one.counter, []).append(max(1.0, ratio) if is_short else ratio)
-        if run.expected_step_s and run.measured_step_s:
-            times.append(run.measured_step_s / run.expected_step_s)
-    return Lesson(
-        {counter: median(ratios, MOST_MEMORY) for counter, ratios in memory.items()},
-        median(times, MOST_TIME),
-    )
+            ratio = max(1.0, ratio) if is_short else ratio
+            memory.setdefault(one.counter, []).append((one.expected_bytes, ratio))
+        if (expected := run.expected_step_s) and run.measured_step_s:
+            times[is_short].append((expected, run.measured_step_s / expected))
+    return Lesson(memory, times[False] or times[True])
 
 
 def median(ratios: Iterable[float], most: float) -> Ratio:
@@ -180,9 +191,10 @@ def correct_memory(
         return memory, Ratio()
     counter, cpu = run.device.counter, run.device.is_cpu
     read = "rss_growth" if cpu else "allocated" if counter in OF_TENSORS else "reserved"
-    found = lesson.memory.get(read, Ratio())
+    size = counted_bytes(memory.peak)
+    found = lesson.memory_of(read, size)
     # What must be there holds no cached blocks: the runs' tensors say how far that is off.
-    needed = found if cpu else lesson.memory.get("allocated", Ratio())
+    needed = found if cpu else lesson.memory_of("allocated", size)
     if not found.runs and not needed.runs:
         return memory, found
     low, high = (
@@ -221,11 +233,11 @@ def _term(change_bytes: int, found: Ratio) -> Term:
     return Term(name=TERM, size_bytes=change_bytes, because=because, source=LEARNED)
 
 
-def correct_time(time: TimeEstimate, lesson: Lesson | None) -> TimeEstimate:
+def correct_time(time: TimeEstimate, found: Ratio) -> TimeEstimate:
     """The estimate as past runs correct it. Its band moves along."""
-    if lesson is None or not lesson.time.runs:
+    if not found.runs:
         return time
-    scale = lesson.time.value
+    scale = found.value
     return replace(
         time,
         step_s=time.step_s * scale,
@@ -239,21 +251,15 @@ def correct_time(time: TimeEstimate, lesson: Lesson | None) -> TimeEstimate:
 
 
 def learned(
-    lesson: Lesson | None,
-    memory: Ratio,
-    by_formula: MemoryEstimate,
-    corrected: MemoryEstimate,
-    *,
-    timed: bool,
+    memory: Ratio, time: Ratio, by_formula: MemoryEstimate, corrected: MemoryEstimate
 ) -> Learned | None:
     """What is said of a correction beside the estimate; None if nothing was corrected.
 
     Args:
         memory: What corrected the memory.
-        timed: There is a time to correct.
+        time: What corrected the time.
     """
     before, after = by_formula.peak.total_bytes, corrected.peak.total_bytes
-    time = lesson.time if lesson is not None and timed else Ratio()
     if not (memory.runs or time.runs):
         return None
     return Learned(
@@ -291,13 +297,14 @@ def costs_of(
         return None
     lesson = past.lesson(run, ran_on) if past else None
     memory, correction = correct_memory(by_formula, lesson, run)
-    taught = learned(lesson, correction, by_formula, memory, timed=machine is not None)
     time = None if machine is None else time_estimate(run, machine)
+    pace = lesson.time_of(time.step_s) if lesson is not None and time is not None else Ratio()
+    taught = learned(correction, pace, by_formula, memory)
     times = None
     if machine is not None and time is not None:
         if taught is not None:
             taught = replace(taught, formula_step_s=time.step_s, formula_duration_s=time.duration_s)
-        time = correct_time(time, lesson)
+        time = correct_time(time, pace)
         if time.duration_s is not None and evaluated is not None:
             times = time_by_parts(run, machine, evaluated, time)
     return CorrectedCosts(memory, time, times, lesson, taught)
