@@ -11,7 +11,7 @@ import yaml
 
 from advisor.cli import COMMANDS
 from advisor.commands.check import check_each
-from advisor.commands.options import CheckOptions
+from advisor.commands.check_options import CheckOptions
 from advisor.ground.errors import InputError
 
 ROOT = Path(__file__).parents[1]

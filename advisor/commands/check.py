@@ -12,7 +12,8 @@ import click
 from msgspec.structs import replace
 
 from advisor.advice.search.fit import settings_by_data, suited_objective
-from advisor.commands.options import DEFAULTS, CheckOptions, json_option
+from advisor.commands.check_options import DEFAULTS, CheckOptions
+from advisor.commands.options import json_option
 from advisor.commands.output import (
     console,
     print_json,

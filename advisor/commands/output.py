@@ -13,13 +13,16 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import as_called, install_line, trainers_root
-from advisor.ground.terminal import console, json_shown, mask_secrets, print_message, shown
+from advisor.ground.terminal import json_shown, mask_secrets, print_message, shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]
 
@@ -73,6 +76,13 @@ def _with_finite_numbers(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_finite_numbers(part) for part in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console on standard output or standard error."""
+    from advisor.ground import console as printing  # slow to import
+
+    return printing.console(stderr=stderr)
 
 
 def put(text: str) -> None:

@@ -144,7 +144,8 @@ class WaitBar:
     def __init__(self) -> None:
         from rich.live import Live
 
-        from advisor.ground.terminal import console, show_streams
+        from advisor.ground.console import console
+        from advisor.ground.terminal import show_streams
 
         self.live = Live(
             console=console(stderr=True),

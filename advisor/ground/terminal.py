@@ -2,7 +2,7 @@
 words, stays invisible, or repeats a secret.
 
 Names, values, paths and the messages of libraries are shown with such characters as their escapes
-(`\\x1b`, `\\u202e`). Colours and progress bars of our own are added after that, by `console`.
+(`\\x1b`, `\\u202e`). Our own colours and progress bars are added after that (console.py).
 
 A plan and its answers are copied into the run folder and into the report, which is made to be
 forwarded: a secret in them is refused, and a message that quotes one has it masked.
@@ -17,13 +17,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from advisor.ground.resources import as_called
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 # Everything but plain ASCII, line breaks and tabs is looked at.
 _SUSPECT = re.compile(r"[^ -~\n\t]")
@@ -104,7 +100,7 @@ class ShownStream:
 
     def __init__(self, below: TextIO) -> None:
         self.below = below
-        self.is_terminal = _is_terminal(below)
+        self.is_terminal = is_terminal(below)
 
     def write(self, text: str) -> int:
         """Write the text, escaped. Returns its length, as given."""
@@ -136,7 +132,7 @@ class ShownStream:
         return getattr(self.below, name)
 
 
-def _is_terminal(stream: Any) -> bool:
+def is_terminal(stream: Any) -> bool:
     try:
         return bool(stream.isatty())
     except (AttributeError, OSError, ValueError):  # no stream of Python's, or closed
@@ -146,7 +142,7 @@ def _is_terminal(stream: Any) -> bool:
 def print_message(text: str) -> None:
     """Print a message on standard error, broken between words unless somebody will copy it."""
     said = shown(as_called(text))
-    if _is_terminal(sys.stderr):
+    if is_terminal(sys.stderr):
         from shutil import get_terminal_size
 
         width = get_terminal_size().columns
@@ -184,54 +180,6 @@ def _redirect_logs(before: Any, after: Any) -> None:
         for handler in getattr(logger, "handlers", ()):  # a place holder has none
             if isinstance(handler, logging.StreamHandler) and handler.stream is before:
                 handler.setStream(after)
-
-
-class _WithoutPadding:
-    """A file or a pipe, to which rich's cells come without the blanks that fill their lines."""
-
-    def __init__(self, below: Any) -> None:
-        self.below = below
-
-    def write(self, text: str) -> int:
-        return int(self.below.write(re.sub(r" +(?=\n)", "", text)))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.below, name)
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A rich console for our own colours around text of other people.
-
-    It respects NO_COLOR and takes neither markup (`[red]`) nor emoji names (`:x:`) for its own.
-    """
-    from rich.console import Console  # 0.1 s, and `advise --json` prints without it
-    from rich.segment import Segment
-
-    stream = sys.stderr if stderr else sys.stdout
-    below: Any = stream.below if isinstance(stream, ShownStream) else stream
-
-    class Printer(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # rich would end the process with exit code 1
-
-        def render_str(self, text: str, **options: Any) -> Any:
-            return super().render_str(shown(text), **options)
-
-        def render(self, renderable: Any, options: Any = None) -> Any:
-            """The segments with their text shown, without links: their targets are written raw."""
-            for segment in super().render(renderable, options):
-                if segment.control:
-                    yield segment
-                    continue
-                style = segment.style
-                if style is not None and style.link:
-                    style = style.update_link(None)
-                yield Segment(shown(as_called(segment.text)), style)
-
-    file: Any = below if _is_terminal(below) else _WithoutPadding(below)
-    return Printer(
-        file=file, stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False
-    )
 
 
 # --------------------------------------------------------------------------- secrets

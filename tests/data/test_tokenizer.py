@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from advisor.commands.check import check_data
-from advisor.commands.options import CheckOptions
+from advisor.commands.check_options import CheckOptions
 from advisor.data.templates import tokenizer as module
 from advisor.data.templates.tokenizer import model_tokenizer
 from tests.data.conftest import jsonl

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from advisor.commands.check import check_data
-from advisor.commands.options import CheckOptions
+from advisor.commands.check_options import CheckOptions
 from advisor.data import profile
 from advisor.render.check_page import few_bins, print_check
 from advisor.render.data import check_json, profile_json

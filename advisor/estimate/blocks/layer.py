@@ -8,18 +8,9 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from advisor.estimate.blocks.settings import ALL, BlockSettings, style_of
-from advisor.estimate.blocks.states import convolution, delta_net, mamba2
 from advisor.estimate.blocks.tape import SAME, Operations, Tape, Tensor
 from advisor.estimate.methods import special
-from advisor.estimate.model.layers import (
-    Attention,
-    Delta,
-    Dense,
-    Experts,
-    Latent,
-    LayerKind,
-    Mamba2,
-)
+from advisor.estimate.model.layers import Attention, Dense, Experts, Latent, LayerKind
 from advisor.estimate.run import Run
 from advisor.estimate.targets import NAMED_SETS, correction_ends
 from advisor.methods import update
@@ -418,12 +409,10 @@ def _mixed(o: Operations, x: Tensor, kind: LayerKind) -> Tensor:
             one = attention(o, inner, mixer)
         elif isinstance(mixer, Latent):
             one = latent_attention(o, inner, mixer)
-        elif isinstance(mixer, Delta):
-            one = delta_net(o, inner, mixer, names)
-        elif isinstance(mixer, Mamba2):
-            one = mamba2(o, inner, mixer, names)
         else:
-            one = convolution(o, inner, mixer)
+            from advisor.estimate.blocks.states import with_state  # few models have any
+
+            one = with_state(o, inner, mixer, names)
         out = one if out is None else o.add(out, one)
     assert out is not None
     return _dropped(o, out)

@@ -16,6 +16,15 @@ DELTA_CHUNK = 64  # torch_chunk_gated_delta_rule, and fla's chunk_gated_delta_ru
 MAMBA_CHUNK = 256  # `mamba_chunk_size` of Falcon-H1, Granite 4 and Bamba
 
 
+def with_state(
+    o: Operations, x: Tensor, part: Delta | Mamba2 | Convolution, names: Collection[str]
+) -> Tensor:
+    """What the part makes of its input; `names` are those of the layer's matrices."""
+    if isinstance(part, Delta):
+        return delta_net(o, x, part, names)
+    return mamba2(o, x, part, names) if isinstance(part, Mamba2) else convolution(o, x, part)
+
+
 def delta_net(o: Operations, x: Tensor, part: Delta, names: Collection[str]) -> Tensor:
     """`Qwen3NextGatedDeltaNet.forward`, or `Qwen3_5GatedDeltaNet.forward` with a matrix for each
     input; `names` are those of the layer's matrices.

@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.commands.options import CheckOptions
+from advisor.commands.check_options import CheckOptions
 from advisor.commands.output import console, print_json, put
 from advisor.extras.other_tools.file import read_file
 from advisor.extras.other_tools.findings import SEVERITIES

@@ -30,7 +30,7 @@ import yaml
 
 with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_store"]):
     from advisor.commands.check import check_data
-    from advisor.commands.options import CheckOptions
+    from advisor.commands.check_options import CheckOptions
     from advisor.commands.session import read_answers
     from advisor.estimate.answers import run_specs
     from advisor.ground.errors import AdviseError
