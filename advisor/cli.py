@@ -98,6 +98,7 @@ class Commands(Sections, click.Group):
 @click.option(
     "--plan", "plan_file", metavar="FILE", type=click.Path(), help="Also write the launch file."
 )
+@click.option("--brief", is_flag=True, help="With --json: the answer in two kilobytes.")
 @click.option("--why", is_flag=True, help="Print the whole answer: every reason and its source.")
 @choose_option
 @click.option(

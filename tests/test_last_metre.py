@@ -12,6 +12,7 @@ import pytest
 
 from advisor.data.read.source import typed_path
 from advisor.plan.read import read_plan
+from tests.conftest import PAIRS
 from tests.wizard.scripted import ScriptedUi, answers_of, known
 
 ASKED = "--json --task customer_service --gpu none"
@@ -221,3 +222,43 @@ def test_rows_are_not_rewritten(tmp_path, call):
     assert (code, out) == (2, "")
     assert "--fix has no effect on data: rows are not rewritten" in err
     assert not (tmp_path / "new").exists()
+
+
+# --------------------------------------------------------------------------- for programs
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--task qa --gpu 'RTX 4090' --model Qwen/Qwen3-8B",
+        "--task domain_expertise --gpu none --signal facts_change_often",
+        f"{STATED} --budget 50 --gpu unknown",
+        "--task qa --gpu 'GTX 1050' --model meta-llama/Llama-3.1-70B --data-kind paired",
+    ],
+)
+def test_the_brief_document_is_the_answer_in_two_kilobytes(call, document, given):
+    """The commands are those of the whole document, which are those of the page."""
+    code, whole = document(f"--json {given}")
+    page = " ".join(call(*shlex.split(given), "--why")[1].split())
+    assert whole["next_steps"]
+    assert all(line in page for line in whole["next_steps"])
+    _, out, _ = call("--json", "--brief", *shlex.split(given))
+    assert len(out.encode()) <= 2048
+    brief = json.loads(out)
+    assert brief["commands"] == whole["next_steps"]
+    assert brief["composition"] == whole["recommendation"]["composition"]
+    assert brief["estimate"]["need_gib"] == whole["recommendation"]["estimate"]["need_gib"]
+    assert (brief["exit"], 1 <= len(brief["why"]) <= 3, brief["engine"]) == (code, True, "ours")
+    assert call("--brief", *shlex.split(given))[0] == 2
+
+
+def test_a_long_answer_is_cut_to_two_kilobytes(call, tmp_path, monkeypatch):
+    """Texts first, then commands from the end."""
+    monkeypatch.chdir(tmp_path)
+    tasks = [f"team{number}={'x' * 120}{number}.jsonl" for number in range(12)]
+    for task in tasks:
+        Path(task.partition("=")[2]).write_text(PAIRS)
+    named = [word for task in tasks for word in ("--tasks", task)]
+    code, out, _ = call("--json", "--brief", "--task", "multi_department", "--gpu", "none", *named)
+    assert (code, json.loads(out)["brief"]) == (0, True)
+    assert len(out.encode()) <= 2048

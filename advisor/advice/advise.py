@@ -9,6 +9,7 @@ fits, what to blame and the ways out (flips.py). planning.py makes a launch file
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -17,7 +18,7 @@ from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips, nothing_fits
 from advisor.advice.search.fit import coarse_fit
 from advisor.advice.search.strategies import about_sharing
-from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Rent, Verdict
+from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
 from advisor.advice.why import (
     budget_reason,
     certainty_of,
@@ -36,6 +37,9 @@ from advisor.methods.kernels import never_tried
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.phrases import joined, method_words
 from advisor.situation.types import Situation
+
+if TYPE_CHECKING:
+    from advisor.advice.rent import Rent
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:

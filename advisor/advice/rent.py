@@ -5,16 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from advisor.advice.case import Case
 from advisor.advice.flips import one_card
-from advisor.advice.types import Rent
 from advisor.ground.types import GpuSpec
 from advisor.methods.composition import Composition
 
 SHOWN = 3
 COUNTS = (1, 2, 4, 8)  # of one machine
+
+
+class Rent(Struct, frozen=True, kw_only=True):
+    """One way to rent: so many of a card, and what training all rows on them takes and costs."""
+
+    card: GpuSpec
+    count: int
+    seconds: float  # the whole time, as everywhere
+    low_s: float
+    high_s: float
+    usd: float  # for that time
+    need_bytes: int  # of each card
+    limit_usd: float | None
+    limit_s: float | None
+
+    @property
+    def within(self) -> dict[str, bool]:
+        """Whether it is expected to keep each limit."""
+        return {
+            "usd": self.limit_usd is None or self.usd <= self.limit_usd,
+            "hours": self.limit_s is None or self.seconds <= self.limit_s,
+        }
+
+    @property
+    def keeps_all(self) -> bool:
+        return all(self.within.values())
+
+    @property
+    def surely(self) -> bool:
+        """Whether it keeps the limits at the upper end of its time, too."""
+        slower = self.high_s / self.seconds
+        return replace(self, seconds=self.high_s, usd=self.usd * slower).keeps_all
+
+    @property
+    def excess(self) -> float:
+        """The largest of what it needs, as a share of its limit."""
+        shares = ((self.usd, self.limit_usd), (self.seconds, self.limit_s))
+        return max((needed / limit for needed, limit in shares if limit), default=0.0)
 
 
 def rentable(case: Case, composition: Composition) -> tuple[Rent, ...] | None:

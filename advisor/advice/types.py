@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP, FSDP, GpuSpec
+from advisor.ground.types import DDP, FSDP
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.situation.types import Situation
+
+if TYPE_CHECKING:
+    from advisor.advice.rent import Rent  # few answers have any
 
 Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
@@ -243,44 +245,6 @@ class Infeasible(Struct, frozen=True, kw_only=True):
     nearest: Candidate
     blame: tuple[Reason, ...]  # without any one of these facts something would fit
     ways_out: tuple[WayOut, ...]
-
-
-class Rent(Struct, frozen=True, kw_only=True):
-    """One way to rent: so many of a card, and what training all rows on them takes and costs."""
-
-    card: GpuSpec
-    count: int
-    seconds: float  # the whole time, as everywhere
-    low_s: float
-    high_s: float
-    usd: float  # for that time
-    need_bytes: int  # of each card
-    limit_usd: float | None
-    limit_s: float | None
-
-    @property
-    def within(self) -> dict[str, bool]:
-        """Whether it is expected to keep each limit."""
-        return {
-            "usd": self.limit_usd is None or self.usd <= self.limit_usd,
-            "hours": self.limit_s is None or self.seconds <= self.limit_s,
-        }
-
-    @property
-    def keeps_all(self) -> bool:
-        return all(self.within.values())
-
-    @property
-    def surely(self) -> bool:
-        """Whether it keeps the limits at the upper end of its time, too."""
-        slower = self.high_s / self.seconds
-        return replace(self, seconds=self.high_s, usd=self.usd * slower).keeps_all
-
-    @property
-    def excess(self) -> float:
-        """The largest of what it needs, as a share of its limit."""
-        shares = ((self.usd, self.limit_usd), (self.seconds, self.limit_s))
-        return max((needed / limit for needed, limit in shares if limit), default=0.0)
 
 
 class Certainty(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from advisor.commands.session import (
     read_answers,
     resolve_plan,
 )
-from advisor.ground.errors import AdviseError
+from advisor.ground.errors import AdviseError, InputError
 from advisor.plan.write import plan_data, write_plan_file
 from advisor.render.advice_json import advice_document
 from advisor.render.next_steps import is_elsewhere
@@ -30,6 +30,8 @@ def answer(options: AdviceOptions) -> int:
     that was asked for and lacks something or cannot be written.
     """
     plan_file, rule_layers = options.plan_file, options.rule_layers
+    if options.brief and not options.as_json:
+        raise InputError("--brief goes with --json", where="--brief")
     stated = read_answers(options.answers_file, options.flags, rule_layers)
     if not (options.as_json or stated.faults) and stated.answers.value("task") is None:
         from advisor.commands.wizard import on_terminal, wizard  # slow to import
@@ -58,22 +60,29 @@ def answer(options: AdviceOptions) -> int:
             if is_elsewhere(advice):  # this machine would refuse it
                 start = f"; carry it to the GPU: advise export {shlex.quote(plan_file)} --to bundle"
             say(f"wrote {plan_file}{start if plan.launch.startable else ''}")
+    code = 3 if not advice.fits or (nothing and plan_file is not None) else 0
+    written = plan_file if plan is not None and refusal is None else None
     if options.as_json:
         if options.why:
             say("--why has no effect with --json, which holds the whole answer")
-        data = None if plan is None else plan_data(plan, comments)
-        document = advice_document(advice, plan=data, missing=missing)
+        if options.brief:
+            from advisor.render.brief_json import brief_document  # with the page: seldom
+
+            exit_code = code if refusal is None else refusal.exit_code
+            document = brief_document(advice, exit_code=exit_code, plan_path=written)
+        else:
+            data = None if plan is None else plan_data(plan, comments)
+            document = advice_document(advice, plan=data, missing=missing, plan_path=written)
         print_json(document if refusal is None else with_error(document, refusal.faults))
         for warning in dict.fromkeys(advice.warnings):
             say(f"warning: {warning}")
     else:
         from advisor.render.terminal import print_advice, print_whole_answer  # not for --json
 
-        is_written = plan is not None and refusal is None
         shown = print_whole_answer if options.why else print_advice
-        shown(advice, console(), plan_path=plan_file if is_written else None)
+        shown(advice, console(), plan_path=written)
     if refusal is not None:
         raise refusal  # the answer stands all the same: it was printed
     if nothing and plan_file is not None:
         say(nothing)
-    return 3 if not advice.fits or (nothing and plan_file is not None) else 0
+    return code

@@ -48,6 +48,7 @@ class AdviceOptions(Struct, frozen=True, kw_only=True):
     as_json: bool
     plan_file: str | None = None
     why: bool = False
+    brief: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> AdviceOptions:

@@ -11,28 +11,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from advisor.advice.types import Advice, Candidate, Fitted, Infeasible, Reason, Rent
+from advisor.advice.types import Advice, Candidate, Fitted, Infeasible, Reason
 from advisor.estimate.past_runs import learned_document
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
 from advisor.methods.composition import Composition
 from advisor.render.data import profile_json
-from advisor.render.next_steps import NextSteps, finding_out, next_steps
+from advisor.render.next_steps import NextSteps, commands, finding_out, next_steps
 from advisor.render.probe import probe_json
 from advisor.render.words import whole_usd
+
+if TYPE_CHECKING:
+    from advisor.advice.rent import Rent
 
 SCHEMA_VERSION = 1
 
 
 def advice_document(
-    advice: Advice, *, plan: Mapping[str, Any] | None, missing: Sequence[str] = ()
+    advice: Advice,
+    *,
+    plan: Mapping[str, Any] | None,
+    missing: Sequence[str] = (),
+    plan_path: str | None = None,
 ) -> dict[str, Any]:
-    """The document; `plan` is the runnable launch file as data, or None with what is missing."""
+    """The document; `plan` is the runnable launch file as data, or None with what is missing, and
+    `plan_path` the file that it was written to.
+    """
     ours, situation, certainty = advice.recommendation, advice.situation, advice.certainty
     return dict(plain({
         "schema_version": SCHEMA_VERSION,
@@ -83,6 +92,7 @@ def advice_document(
         "rules": {"layers": advice.layers, "digest": advice.rules_digest},
         "plan": plan,
         "missing": missing,
+        "next_steps": commands(advice, plan_path=plan_path),
     }))  # fmt: skip
 
 

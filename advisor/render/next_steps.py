@@ -159,6 +159,29 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     return tuple(steps)
 
 
+def commands(advice: Advice, *, plan_path: str | None = None) -> list[str]:
+    """The lines to type next, in their order, as the page prints them."""
+    if advice.nothing_fits is not None:
+        ways = [way.command for way in advice.nothing_fits.ways_out]
+        asked = command_line(advice.situation.answers, {}, command="advise")
+        return ways or [f"{asked} --why"]
+    found: list[str] = []
+    for steps in next_steps(advice):
+        found += [line for way in steps.ways for line in way.commands]
+        found += steps.again
+    composition = advice.recommendation.composition
+    if plan_path is not None and composition.chain:
+        return [*found, plan_command(advice, plan_path)]
+    trained = training_steps(advice) if composition.chain else ()
+    return [*found, *(line for step in trained for line in step.commands)]
+
+
+def plan_command(advice: Advice, plan_path: str) -> str:
+    """The line that trains a written plan, or packs it for the machine that will."""
+    plan = shlex.quote(plan_path)
+    return f"advise export {plan} --to bundle" if is_elsewhere(advice) else f"advise run {plan}"
+
+
 def _file_to_write(advice: Advice) -> tuple[TrainingStep, dict[str, Any]]:
     composition = advice.recommendation.composition
     if composition.chain[0] == "cpt":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from advisor.advice.types import Advice, Candidate, Rent
+from advisor.advice.types import Advice, Candidate
 from advisor.estimate.types import Estimate, MemoryEstimate, Moment
 from advisor.ground.types import Hardware
 from advisor.ground.units import (
@@ -25,6 +26,9 @@ from advisor.render.words import (
     stays_at_home,
     whole_usd,
 )
+
+if TYPE_CHECKING:
+    from advisor.advice.rent import Rent
 
 WORTH_SAYING = 0.15  # of what is computed: padding that is saved
 LARGE_TERM = 0.05  # of what is needed: a term that has a name of its own

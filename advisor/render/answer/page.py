@@ -7,7 +7,6 @@ change it, and the next command last. If it would be longer, the least useful en
 from __future__ import annotations
 
 import re
-import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
 
@@ -42,7 +41,14 @@ from advisor.render.answer.why import (
 )
 from advisor.render.blocks import Item, Section, listed
 from advisor.render.data import kind_words
-from advisor.render.next_steps import CHAT, NextSteps, is_elsewhere, next_steps, training_steps
+from advisor.render.next_steps import (
+    CHAT,
+    NextSteps,
+    is_elsewhere,
+    next_steps,
+    plan_command,
+    training_steps,
+)
 from advisor.render.words import (
     THREE_LINES,
     TWO_LINES,
@@ -271,7 +277,7 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
         yield "Nearest", [sentence(f"{stuck.nearest.composition}{misses}", named=True)]
         yield "Limits", [sentence(one.text.partition(";")[0]) for one in stuck.blame]
     else:
-        yield "Against" if is_chosen(advice) else "Why", _reasons(advice)
+        yield "Against" if is_chosen(advice) else "Why", telling_reasons(advice)
     if stuck is None and ours.composition.chain:
         suggestion = situation.suggestion
         if suggestion is not None:
@@ -301,7 +307,7 @@ def _texts(advice: Advice) -> Iterator[tuple[str, Iterable[str]]]:
     yield WARNING, dict.fromkeys(others)
 
 
-def _reasons(advice: Advice) -> Iterable[str]:
+def telling_reasons(advice: Advice) -> Iterable[str]:
     """The reasons that decided, the most telling first.
 
     What a rule saw of this situation makes its reason telling. The first such rule decided whether
@@ -409,12 +415,10 @@ def _to_begin(steps: NextSteps, *, briefly: bool) -> Iterator[Item]:
 
 
 def _with_plan(advice: Advice, plan_path: str) -> Item:
-    plan = shlex.quote(plan_path)
+    text = "Train; with --dry-run it measures the memory, and trains nothing:"
     if is_elsewhere(advice):
         text = "Pack the plan and its data for the machine with the GPU, where it trains:"
-        return Item(text=text, commands=(f"advise export {plan} --to bundle",))
-    text = "Train; with --dry-run it measures the memory, and trains nothing:"
-    return Item(text=text, commands=(f"advise run {plan}",))
+    return Item(text=text, commands=(plan_command(advice, plan_path),))
 
 
 def steps_section(advice: Advice, *, plan_path: str | None = None) -> Section:
