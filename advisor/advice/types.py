@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct, field
 
@@ -12,9 +12,6 @@ from advisor.ground.types import DDP, FSDP
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.situation.types import Situation
-
-if TYPE_CHECKING:
-    from advisor.advice.rent import Rent  # few answers have any
 
 Sizes = Mapping[str, Estimate]  # scheme -> its estimate on the chain that was concluded
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
@@ -274,7 +271,8 @@ class Advice(Struct, frozen=True, kw_only=True):
     layers: tuple[str, ...]
     rules_digest: str
     nothing_fits: Infeasible | None = None
-    rent: tuple[Rent, ...] | None = None  # None: a card is known, or nothing limits its rent
+    # Each a Rent (rent.py). None: a card is known, or nothing limits its rent.
+    rent: tuple[Any, ...] | None = None
     # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal
     # use case, pros, cons
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
