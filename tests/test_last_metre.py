@@ -175,6 +175,30 @@ def test_the_data_files_that_are_here_are_offered(tmp_path, monkeypatch):
     assert ui.offered[-1][:3] == ["more.csv", "train.jsonl", "Another file"]
 
 
+def test_examples_beside_pairs_are_read_or_refused(tmp_path, monkeypatch, document, call):
+    """Stage sft of sft>dpo learns from them; an answer that reads them nowhere says so."""
+    monkeypatch.chdir(tmp_path)
+    Path("chats.jsonl").write_text(PAIRS)
+    pair = {"prompt": "Where is it?", "chosen": "It is here, at last.", "rejected": "No."}
+    Path("pairs.jsonl").write_text(
+        "".join(json.dumps(pair | {"prompt": f"Where is {n}?"}) + "\n" for n in range(300))
+    )
+    asked = "--task chat_assistant --gpu 'A100 80GB' --model Qwen/Qwen3-8B --data pairs.jsonl"
+    both = f"--json {asked} --examples chats.jsonl"
+    _, found = document(both)
+    assert found["recommendation"]["composition"] == "dpo+lora"
+    assert any("no stage of this answer reads chats.jsonl" in text for text in found["warnings"])
+    assert "sft>dpo+lora" in [one["composition"] for one in found["alternatives"]]
+    code, found = document(f"{both} --choose sft>dpo --force")
+    first, second = found["plan"]["stages"]
+    assert (code, first["data"], second.get("data")) == (0, "chats.jsonl", None)
+    code, out, err = call(
+        *shlex.split(asked.replace("pairs", "chats")), "--examples", "pairs.jsonl"
+    )
+    assert (code, out) == (2, "")
+    assert "examples go beside documents or judged answers" in err
+
+
 # --------------------------------------------------------------------------- another tool's file
 
 AXOLOTL = """\

@@ -17,6 +17,7 @@ from advisor.advice.case import LAST, SHIPPED, SMALLER_MODEL, Case, Decision
 from advisor.advice.facts import contradictions, situation_facts, unknown_facts
 from advisor.advice.flips import find_flips, nothing_fits
 from advisor.advice.search.fit import coarse_fit
+from advisor.advice.search.settings import needs_examples
 from advisor.advice.search.strategies import about_sharing
 from advisor.advice.types import Advice, Candidate, GuideAnswer, Reason, Verdict
 from advisor.advice.why import (
@@ -164,6 +165,13 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         warnings.append(
             f"a GPU is many times faster than a CPU, and some cost nothing: {situation.free_gpus}"
         )
+    if _unread_examples(situation, ">".join(candidate.composition.chain)):
+        assert situation.examples is not None
+        both = f"sft>{'>'.join(candidate.composition.chain)}"
+        warnings.append(
+            f"no stage of this answer reads {situation.examples.path}: --choose '{both}' --force"
+            " learns from these examples first"
+        )
     warnings += never_tried(situation.hardware.kind, candidate.composition.quantization)
     return [
         *warnings,
@@ -204,6 +212,15 @@ def _given_up(candidate: Candidate) -> list[str]:
             " batch, about a minute once the model is downloaded, and trains nothing"
         )
     return found
+
+
+def _unread_examples(situation: Situation, chain: str) -> bool:
+    """Whether no stage reads the examples, and one before this chain could."""
+    return (
+        situation.examples is not None
+        and chain in ("dpo", "kto", "orpo", "simpo")
+        and not any(needs_examples(situation, name) for name in chain.split(">"))
+    )
 
 
 def _too_few(situation: Situation, composition: Composition) -> list[str]:
@@ -361,7 +378,9 @@ def _other_chains(case: Case, decision: Decision) -> Iterator[Candidate]:
         scheme = _least_hungry(case, decision)
     ranked = (str(chain) for chain, _ in judgement.ranking[:3])
     suggested = case.situation.suggestion is not None
-    for chain in dict.fromkeys((*ranked, *GUIDE_CHAINS)):
+    # Whoever has examples beside pairs can learn from both.
+    both = [f"sft>{decision.chain}"] if _unread_examples(case.situation, decision.chain) else []
+    for chain in dict.fromkeys((*both, *ranked, *GUIDE_CHAINS)):
         if chain != decision.chain:
             lost = LosingOutcome(
                 judgement, chain, decision.facts, case.ruleset, is_suggested=suggested

@@ -188,7 +188,9 @@ def _beside_settings(
     if composition.encoder:
         found["head"] = HEADS[is_seq2seq(situation.model)]
     if needs_examples(situation, name) and situation.examples is not None:
-        because = "examples of requests and answers; the stage before reads the documents"
+        documents = situation.data is not None and situation.data.kind == "raw_text"
+        read = "documents" if documents else "answers that were judged"
+        because = f"examples of requests and answers; another stage reads the {read}"
         found["data"] = Chosen(value=situation.examples.path, because=because)
     if situation.reward_model is not None and needs_scores(name, earlier):
         because = "the model that scores answers, as stated"

@@ -20,7 +20,7 @@ from advisor.methods.families import DECODER, family_of_name, kind_of_type
 from advisor.probe import probe, stated_hardware
 from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace
 from advisor.situation.catalogue import is_instruct
-from advisor.situation.data import Reader, own_tokenizer, path_beside, read_data
+from advisor.situation.data import ReadData, Reader, own_tokenizer, path_beside, read_data
 from advisor.situation.models import HUB_ID, model_shape
 from advisor.situation.names import hardware_out_of_scope, near_models, original_of, out_of_scope
 from advisor.situation.past_runs import read_past_runs
@@ -78,6 +78,8 @@ def situation_of(
     with _collect(faults):
         path = _path(answers, "data_examples", base)
         examples = examples_of(path, own_tokenizer(answers, base)) if path else None
+        if path:
+            _refuse_beside(stated, answers, path)
     with _collect(faults):
         path = _path(answers, "reward_model", base)
         reward_model = model_folder(path) if path else None
@@ -229,6 +231,17 @@ def examples_of(path: str, count_tokens: Callable[[str], int] | None = None) -> 
             hint="documents go into --data, examples into --examples",
         )
     return found
+
+
+def _refuse_beside(stated: ReadData, answers: AnswerSet, path: str) -> None:
+    """Raise InputError for examples beside data with which no stage would read them."""
+    kind = answers.value("data_kind") if stated.data is None else stated.data.kind
+    if stated.tasks or kind in ("paired", "prompts_with_verifier", "none"):
+        raise InputError(
+            "examples go beside documents or judged answers, and the data are neither",
+            where=f"--examples {path}",
+            hint="put all requests with their answers into one file, for --data",
+        )
 
 
 def model_folder(path: str) -> str:

@@ -30,6 +30,7 @@ from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
 SETTINGS = "settings"  # the table that is asked stage by stage
+JUDGED = ("preference", "unpaired_feedback")  # answers that somebody judged
 RATE = "learning_rate"  # every stage has one
 BATCH = "effective_batch_size"  # no plan key: rows of an optimizer step, which the search splits
 USUAL_BATCH = Chosen(value=16, because="usual")
@@ -151,8 +152,13 @@ def is_seq2seq(model: ModelShape | None) -> bool:
 
 
 def needs_examples(situation: Situation, objective: str) -> bool:
-    """Whether a stage learns from examples while the data are documents."""
-    return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
+    """Whether a stage learns from the examples beside the data: beside documents it has to, beside
+    pairs or votes it does where there are any.
+    """
+    if objective != "sft" or situation.data is None:
+        return False
+    is_beside = situation.examples is not None and situation.data.kind in JUDGED
+    return situation.data.kind == "raw_text" or is_beside
 
 
 def axes_of(objective: str, update: str, quantization: str | None) -> dict[str, str]:
