@@ -30,7 +30,7 @@ from advisor.methods import (
 )
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.remedies import remedy, remedy_file
-from advisor.probe import gpu_files
+from advisor.probe import gpu_files, gpu_rows
 from advisor.probe.prices import price_file_shape
 from advisor.record.run import RunRecord
 from advisor.record.verdict import VERDICT_FILE, limits
@@ -94,7 +94,7 @@ CATALOGUES = (
     Catalogue("keys", SHARED_KEYS_FILE, ()),
     Catalogue("sources", SOURCES_FILE, ()),
     Catalogue("refresh", REFRESH_FILE, ()),
-    Catalogue("hardware-sources", gpu_files.SOURCES_FILE, ()),
+    Catalogue("hardware-sources", gpu_rows.SOURCES_FILE, ()),
     Catalogue("models", MODEL_FILE, ()),
 )
 
@@ -111,8 +111,8 @@ def _catalogues() -> Iterator[Catalogue]:
 def schemas(rules: Ruleset) -> dict[str, Schema]:
     """Name -> schema: `layer` of a file of rules, `answers`, `plan`, ..."""
     sources = rules_dir() / "hardware" / "sources.yaml"
-    cited = read_shipped(sources, shape=gpu_files.SOURCES_FILE).data["sources"]
-    prices = price_file_shape(gpu_files.citation_shape(cited))
+    cited = read_shipped(sources, shape=gpu_rows.SOURCES_FILE).data["sources"]
+    prices = price_file_shape(gpu_rows.citation_shape(cited))
     by_hand = Path(__file__).with_name(f"{BY_HAND}{SUFFIX}").read_text(encoding="utf-8")
     specs: Schema = {"type": "array", "items": schema_of(SPEC)}
     return {
@@ -121,7 +121,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "layer": layer_schema(rules),
         "axis": method_schema(rules),
         "scenarios": scenarios_schema(rules),
-        "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
+        "hardware": file_schema(gpu_rows.gpu_file_shape(cited)),
         "prices": file_schema(prices),
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", specs),

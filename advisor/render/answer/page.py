@@ -27,6 +27,7 @@ from advisor.render.answer.needs import (
 from advisor.render.answer.rivals import GUIDE_ROW, canonical, named_methods, rival_lines, rivals
 from advisor.render.answer.why import (
     ASSUMED,
+    FIRST,
     answer_words,
     flip_text,
     flips,
@@ -244,6 +245,10 @@ def first_screen(
     for label in SPARED if lines < LINES else ():
         if is_too_long(first):
             kept.pop(label, None)
+    if is_too_long(first) and {TAKEN, WARNING} <= kept.keys():
+        # What was assumed comes before stock warnings, and after what may end the run.
+        is_serious = any(one.search(ordered_warnings(advice)[0]) for one in FIRST)
+        kept.pop(TAKEN if is_serious else WARNING)
     for label, count in ADDED:
         if label in kept and len(most[label]) >= count == len(kept[label]) + 1:
             longer = replace(first, labelled=kept | {label: most[label][:count]})
