@@ -85,7 +85,7 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     """Train a small real model on bundled data with the recommended method, and show what
     changed.
     """
-    say("1. Downloading a small language model (SmolLM2-135M-Instruct, Apache-2.0)")
+    say("1. A small language model: SmolLM2-135M-Instruct (Apache-2.0), downloaded once")
     hardware = probe()
     model = demo_model(hardware)
     say(

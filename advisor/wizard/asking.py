@@ -220,8 +220,8 @@ def _greet(interview: Interview, answers: AnswerSet) -> None:
     for line in given_words(interview.facts, answers):
         ui.say(f"Known: {line}", tone="quiet")
     ui.say(
-        "A few questions follow. “I don't know” is always fine: Enter alone says it. Ctrl-C stops"
-        " and keeps your answers.",
+        "A few questions follow. “I don't know” is always fine. Ctrl-C stops, and keeps your"
+        " answers.",
         tone="quiet",
     )
     ui.say("")

@@ -198,8 +198,10 @@ def _nearest_in_folder(where: Path) -> tuple[str, str]:
         names = sorted(entry for entry in os.listdir(parent) if not entry.startswith("."))
     except OSError:
         return f"the folder {parent} does not exist either", "check the path"
-    folded = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(where.name.lower(), list(folded), n=1, cutoff=0.5)
+    # By their names without endings: what ends alike is not alike for that.
+    folded = {name.lower().split(".")[0]: name for name in names}
+    stem = where.name.lower().split(".")[0]
+    close = difflib.get_close_matches(stem, list(folded), n=1, cutoff=0.6)
     same_stem = [name for name in names if name.split(".")[0].lower() == where.stem.lower()]
     for best in (*(folded[name] for name in close), *same_stem):
         return "", f"did you mean '{parent / best}'?"

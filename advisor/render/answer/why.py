@@ -36,12 +36,13 @@ ASSUMED = re.compile(
     r"\bread as \S|(?<!by that name; )\btaken (as|for|to) \S|\b(was|were) taken\b|\bis assumed"
     r"|counted as if|\bshape guessed|^shape of "
 )
+LIMIT = re.compile(r"the (limit|budget) is ")  # behind it stand both numbers, as people read them
 SAID_ELSEWHERE = re.compile(f"^{NO_MODEL}|^{MAY_NOT_FIT}|{PART_OF_DATA}")
 
 
 def reason_text(reason: Reason) -> str:
     """The sentence of a reason, with its two numbers if it does not say them itself."""
-    if reason.needs is None or _has_number(reason.text, reason.needs):
+    if reason.needs is None or LIMIT.search(reason.text) or _has_number(reason.text, reason.needs):
         return reason.text
     unit = f" {reason.unit}" if reason.unit else ""
     has = "" if reason.has is None else f", has {reason.has:,.6g}{unit}"
