@@ -240,7 +240,17 @@ def dry_run_lines(run: DryRun) -> list[str]:
             lines += [*_cost_lines(stage, Times()), *_outlook_lines(stage, stage.measured)]
         else:
             lines.append(_line("not", stage.why or "measured"))
-    return [*lines, "", f"kept in {shown_path(run.folder / DRY_RUN)}"]
+    where = shown_path(run.folder)
+    train = ["It fits. Train:", f"  {resume_command(where)}"]
+    is_known = all(map(_fits, run.record.stages))
+    return [*lines, "", f"kept in {where}/{DRY_RUN}", *(train if is_known else [])]
+
+
+def _fits(stage: DryRunStage) -> bool:
+    """Whether what was measured has room on the device."""
+    peak_bytes = None if stage.measured is None else stage.measured.peak_bytes
+    limit_bytes = None if stage.expected is None else stage.expected.limit_bytes
+    return peak_bytes is not None and limit_bytes is not None and peak_bytes <= limit_bytes
 
 
 def _outlook_lines(stage: DryRunStage, measured: Measured) -> Iterator[str]:
@@ -251,7 +261,9 @@ def _outlook_lines(stage: DryRunStage, measured: Measured) -> Iterator[str]:
         yield _line("speed", speed)
     if longest_s is not None:
         most = f"at most {format_duration(longest_s)} for {stage.steps or 0:,} steps"
-        foreseen = _expected(expected.duration_s, format_duration)
+        # Two steps on a busy machine may say less than the estimate, which is no news then.
+        usual_s = min(expected.duration_s or longest_s, longest_s)
+        foreseen = _expected(usual_s if usual_s < longest_s else None, format_duration)
         foreseen += " for rows of every length" if foreseen else ""
         yield _line("in all", f"{most}, if every batch were as long as the longest{foreseen}")
     if peak_bytes is not None and limit_bytes:

@@ -243,9 +243,12 @@ def test_a_dry_run_says_whether_it_fits():
         "1.8 GiB measured, 2.0 GiB expected",
         "\n  in all   at most 5 min for 63 steps",
         "6.0 GiB free on the device: it fits",
+        "\nIt fits. Train:\n  advise run ",
     ):
         assert words in found
-    assert "it does not fit" in dry_text({**stage, "expected": {"limit_bytes": GIB}})
+    too_big = dry_text({**stage, "expected": {"limit_bytes": GIB}})
+    assert "it does not fit" in too_big
+    assert "Train:" not in too_big
 
 
 def test_json_is_the_record_with_its_folder():
