@@ -8,7 +8,6 @@ Where the teacher is the frozen base of the module that is trained, one copy of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, cast
 
 from advisor.data import recognise
@@ -29,8 +28,9 @@ from trainers.rows.stage_rows import data_source, prepare_rows
 from trainers.sft import SFT
 from trainers.stage.objective import Build, EvaluatedBy, Opened, room_faults
 from trainers.stage.run import trains
-from trainers.start.loading import check_vocabulary, enable_stop_tokens
+from trainers.start.loading import check_vocabulary
 from trainers.teachers.teacher import (
+    Answering,
     Written,
     answered,
     answered_row,
@@ -141,31 +141,19 @@ class Distillation(SFT):
         Args:
             digest: Of the data that the requests come from.
         """
-        from trainers.rollouts import Sampling
-        from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
-        from trainers.teachers.trainer import own_random_numbers
-
         device = torch_device(job.plan.launch.device)
-
-        def write(block: Sequence[Prompt], number: int) -> list[Written]:
-            if self.teacher is None:
-                self.teacher = load_teacher(job, device)
-                enable_stop_tokens(self.teacher, tokenizer, set())
-            with own_random_numbers(device, job.stage.seed, -1 - number):
-                teacher = self.teacher
-                engine = TransformersEngine(
-                    lambda: nullcontext(teacher), models=lambda: [teacher], least=len(block)
-                )
-                sampling = Sampling(
-                    limit=int(job.options["response_tokens"]),
-                    temperature=job.options["temperature"],
-                    stops=stop_ids(teacher),
-                )
-                found = engine.generate([list(prompt.prompt_ids) for prompt in block], sampling)
-            return list(map(Written, found.ids, found.ended))
-
+        answering = Answering(
+            job=job,
+            tokenizer=tokenizer,
+            load=lambda: load_teacher(job, device),
+            limit=int(job.options["response_tokens"]),
+            temperature=job.options["temperature"],
+            model=self.teacher,
+        )
         folder = answers_folder(job, f"{digest} {len(prompts)}")
-        return written_answers(folder, prompts, write)
+        found = written_answers(folder, prompts, answering)
+        self.teacher = answering.model
+        return found
 
     def depends_on(self, job: Job, data: Prepared[Row]) -> dict[str, str]:
         return {"teacher": teacher_digest(job)}

@@ -9,12 +9,13 @@ from typing import Any
 from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
 from trainers.heads import Classifier, Seq2Seq
-from trainers.job import Model
+from trainers.job import Model, Tokenizer
 from trainers.job.job import Job
-from trainers.rows import PackedBatches, Row, dataset_columns, pack
+from trainers.rows import PackedBatches, Prepared, Row, dataset_columns, pack
 from trainers.rows.sequences import Groups
 from trainers.stage.objective import Build, EvaluatedBy, Objective
 from trainers.stage.run import trains
+from trainers.teachers.replay import replayed
 
 
 class SFT(Objective[Row]):
@@ -29,7 +30,18 @@ class SFT(Objective[Row]):
     def of(cls, job: Job) -> Objective[Any]:
         """SFT; with `head: classes` a classifier, with `head: seq2seq` an encoder and a decoder."""
         heads: dict[Any, type[Objective[Any]]] = {"classes": Classifier, "seq2seq": Seq2Seq}
-        return heads.get(job.options.get("head"), cls)()
+        found = heads.get(job.options.get("head"), cls)()
+        if isinstance(job.options.get("replay"), dict):  # the base itself answers
+            found.asks_teacher = True
+        return found
+
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
+        """The data, prepared, with general rows mixed in if the stage has a `replay`."""
+        return replayed(job, tokenizer, self.own_rows)
+
+    def own_rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
+        """The data alone."""
+        return super().rows(job, tokenizer)
 
     def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
         return pack(rows, job.stage.seq_len) if job.stage.packing else Groups(rows)

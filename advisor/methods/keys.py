@@ -78,6 +78,10 @@ TYPES: Mapping[str, Shape] = {
     "number": Number(),
     "text": Text(),
     "path": PathText(),
+    # Rows: of bundled prompts, in trainers/teachers/replay.jsonl.
+    "path_or_rows": OneOf(
+        options=(PathText(), Keys(keys={"rows": Integer(min=1, max=500)}, required=("rows",)))
+    ),
     "function": FunctionText(pattern=r".+:[A-Za-z_]\w*"),
     "text_or_list": OneOf(options=(Text(), ListOf(of=Text(), least=1))),
     "boolean": Flag(),

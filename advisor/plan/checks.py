@@ -225,6 +225,12 @@ def stage_faults(stage: Mapping[str, Any], place: Place, report: Report) -> None
     if stage.get("group_by_length") is True and method is not None and method.generates:
         why = f"objective {objective} trains on the answers that it writes itself"
         report.idle((*place, "group_by_length"), why)
+    head = stage.get("head", "language")
+    if stage.get("replay") is not None and head != "language":
+        why = f"head: {head} trains no model that answers general questions"
+        report.idle((*place, "replay"), why)
+    elif "replay_share" in stage and stage.get("replay") is None:
+        report.idle((*place, "replay_share"), "there is no `replay`", "remove it, or set replay")
     for key in stage:
         if unused := specs.unused(key, objective=objective, update=update):
             report.idle((*place, key), unused)

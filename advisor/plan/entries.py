@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from advisor.ground.extras import extras
 from advisor.ground.files import bytes_of
-from advisor.ground.shape import Keys, ListOf, Shape
+from advisor.ground.shape import Keys, ListOf, OneOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.folder import ADAPTER_CONFIG
@@ -182,6 +182,8 @@ def _moved_stage(plan: Plan, stage: Stage, moved: Callable[[str], str]) -> Stage
             return [inside(part, shape.of) for part in value]
         if isinstance(shape, Keys) and isinstance(value, dict):
             return {key: inside(part, shape.keys.get(key)) for key, part in value.items()}
+        if isinstance(shape, OneOf) and isinstance(value, str):
+            shape = next((one for one in shape.options if isinstance(one, PathText)), None)
         if isinstance(shape, PathText) and isinstance(value, str):
             return unless_a_stage(value)
         if isinstance(shape, FunctionText) and isinstance(value, str):

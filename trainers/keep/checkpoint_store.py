@@ -437,7 +437,7 @@ def dependencies(
     # the keys are left out, so that checkpoints from before they were there still count.
     if stage.group_by_length and not stage.packing:
         settings |= {"group_by_length": True, "micro_batch_size": stage.micro_batch_size}
-    parts = {"base_model": _base(job, model), **_files(job), **parts}
+    parts = {"base_model": base_digest(job, model), **_files(job), **parts}
     if job.start is not None:
         parts["start"] = folder_digest(job.start)
     return Dependencies(
@@ -448,7 +448,7 @@ def dependencies(
     )
 
 
-def _base(job: Job, model: Any) -> str:
+def base_digest(job: Job, model: Any = None) -> str:
     """A digest of the base model's files; of its name and commit if it is one of the hub."""
     source = job.base_model
     if not Path(source).is_dir():

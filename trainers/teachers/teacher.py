@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +30,19 @@ from trainers.job.machine import (
     others_wait_for,
     process_count,
     process_rank,
+    torch_device,
     wait_for,
 )
 from trainers.rows import Prepared, Row
 from trainers.rows.conversation import Prompt
 from trainers.rows.row import IGNORED, ids_of, normalise_text
-from trainers.start.loading import load_frozen, read_adapter_config, read_tokenizer, update_of
+from trainers.start.loading import (
+    enable_stop_tokens,
+    load_frozen,
+    read_adapter_config,
+    read_tokenizer,
+    update_of,
+)
 from trainers.step import settings
 
 # Tokens that one of two tokenizers may lack: special tokens that a later release of a model added.
@@ -175,10 +182,44 @@ def answers_folder(job: Job, prompts: str) -> Path:
     return job.run / "prepared" / f"{job.entry.name}-teacher-{digest_of(depends)[:16]}"
 
 
+@dataclass(kw_only=True)
+class Answering:
+    """Answers blocks of requests with a model, which is loaded once the first is asked for."""
+
+    job: Job
+    tokenizer: Tokenizer
+    load: Callable[[], Any]
+    limit: int  # the longest answer, in tokens
+    temperature: float
+    model: Any = None
+
+    def __call__(self, block: Sequence[Prompt], number: int) -> list[Written]:
+        """The answers to the block of that number, which decides what is drawn."""
+        from trainers.rollouts import Sampling
+        from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
+        from trainers.teachers.trainer import own_random_numbers
+
+        device, seed = torch_device(self.job.plan.launch.device), self.job.stage.seed
+        if self.model is None:
+            with own_random_numbers(device, seed, -1):  # where answers are kept nothing is loaded
+                self.model = self.load()
+            enable_stop_tokens(self.model, self.tokenizer, set())
+        model = self.model
+        engine = TransformersEngine(
+            lambda: nullcontext(model), models=lambda: [model], least=len(block)
+        )
+        sampling = Sampling(limit=self.limit, temperature=self.temperature, stops=stop_ids(model))
+        with own_random_numbers(device, seed, -1 - number):
+            found = engine.generate([list(prompt.prompt_ids) for prompt in block], sampling)
+        return list(map(Written, found.ids, found.ended))
+
+
 def written_answers(
     folder: Path,
     prompts: Sequence[Prompt],
     write: Callable[[Sequence[Prompt], int], Sequence[Written]],
+    *,
+    of: str = "the teacher",
 ) -> list[Written]:
     """An answer to each request; those that are kept, and new ones for the others: a file for each
     block of requests.
@@ -193,6 +234,7 @@ def written_answers(
 
     Args:
         write: Answers a block of requests; gets its number.
+        of: Whose answers they are, for the progress line.
     """
     blocks = [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]
     files = [folder / f"{number}.json" for number in range(len(blocks))]
@@ -203,7 +245,7 @@ def written_answers(
 
     mine = range(process_rank(), len(blocks), process_count())
     with others_wait_for(folder) if is_main_process() else nullcontext():
-        for number in track(mine, "answers of the teacher", unit="answers", each=BLOCK):
+        for number in track(mine, f"answers of {of}", unit="answers", each=BLOCK):
             if kept(number) is None:
                 keep_value(files[number], folder.name, write(blocks[number], number))
         looks = (partial(kept, number) for number in range(len(blocks)))
