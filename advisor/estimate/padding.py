@@ -194,6 +194,24 @@ def _sample(bins: Sequence[tuple[float, float, float]]) -> list[int]:
     return sorted(found, reverse=True)
 
 
+# Assumed: a bundled general prompt in a chat template, with an answer of at most 128 tokens.
+REPLAY_TOKENS = 80
+
+
+def with_replay(stage: Stage, tokens: float, rows: float, *, passes: float) -> tuple[float, float]:
+    """(tokens, rows) of all passes, with the general rows that `replay` mixes in; those of a file
+    are taken to be as long as the stage's own.
+    """
+    source, key = stage.options.get("replay"), "replay_share"
+    if not source or not rows:
+        return tokens, rows
+    share = float(stage.options.get(key) or objective(stage.objective).keys[key].default)
+    added, each = tokens * share / (1 - share), tokens / rows
+    if isinstance(source, dict):
+        added, each = min(added, passes * source["rows"] * REPLAY_TOKENS), REPLAY_TOKENS
+    return tokens + added, rows + added / each
+
+
 def tokens_read(tokens: TokenStats, stage: Stage) -> tuple[float, float]:
     """(tokens of a row that is read, share of the rows that are read).
 

@@ -9,12 +9,14 @@ where the training took 2.4 to 5.3 times its own estimate. No idle machine and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
 from msgspec import Struct
 
+from advisor.estimate.padding import REPLAY_TOKENS, with_replay
 from advisor.estimate.run import Run
 from advisor.estimate.time import Machine, inference_s, weights_bytes
 from advisor.estimate.types import TimeEstimate, WholeTime
@@ -40,6 +42,7 @@ TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4  # where max_steps stops the 
 PROMPTS, TRIAL_PROMPTS = 32, 4  # of a stage that learns from its own answers
 LONGEST_SAMPLE, GENERATION_S, FEWEST_TOGETHER = 128, 45.0, 4
 GENERAL_TOKENS = 60  # assumed: a general prompt with its answer and a chat template
+REPLAY_BLOCK, REPLAY_LIMIT = 32, 128  # the base's answers to general prompts
 PROBES = 4  # forward passes that compare the saved result with the trained one and the base
 # Passes over what is saved: written, read for its SHA-256, and loaded again.
 SAVED_PASSES = 3
@@ -84,7 +87,8 @@ def time_by_parts(
     return WholeTime(
         load_s=START_S + reading_s,
         before_s=before_s + pass_s,
-        prepare_s=evaluated.all_rows * evaluated.row_tokens / TOKENISED_PER_S,
+        prepare_s=evaluated.all_rows * evaluated.row_tokens / TOKENISED_PER_S
+        + _replay_s(run, machine, evaluated, reading_s),
         train_s=train_s,
         train_low_s=time.low_s / time.step_s * train_s,
         train_high_s=time.high_s / time.step_s * train_s,
@@ -93,6 +97,21 @@ def time_by_parts(
         download_s=read / DOWNLOAD_BYTES_PER_S if run.model.origin in HELD_BY else 0.0,
         after_s=after_s + again_s + SAVED_PASSES * saved / DISK_BYTES_PER_S + PROBES * pass_s,
     )
+
+
+def _replay_s(run: Run, machine: Machine, evaluated: EvaluationRows, reading_s: float) -> float:
+    """The base's own answers to general prompts, which it is loaded for: as many blocks as the
+    share of the rows asks for. None of them is taken to be there from an earlier run.
+    """
+    source, rows = run.options.get("replay"), evaluated.all_rows - evaluated.rows
+    if not isinstance(source, dict) or rows <= 0:
+        return 0.0
+    tokens = rows * evaluated.row_tokens
+    wanted = (with_replay(run.stage, tokens, rows, passes=1)[0] - tokens) / REPLAY_TOKENS
+    _, token_s = inference_s(run, machine, tokens=REPLAY_TOKENS, at_once=REPLAY_BLOCK)
+    length = min(REPLAY_LIMIT, run.stage.seq_len // 2)
+    blocks = math.ceil(min(wanted, float(source["rows"])) / REPLAY_BLOCK)
+    return reading_s + blocks * length * token_s
 
 
 def _evaluating_s(run: Run, evaluated: EvaluationRows, pass_s: float, train_s: float) -> float:

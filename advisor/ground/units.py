@@ -74,7 +74,7 @@ def format_count(count: float) -> str:
 
 TIME_PARTS = {  # of a whole time, in the order of a run
     "load_s": "load",
-    "prepare_s": "tokenising",
+    "prepare_s": "preparing rows",
     "before_s": "measuring before",
     "train_s": "training",
     "evaluate_s": "held-out loss",

@@ -320,6 +320,9 @@ def _check_sharing(
     if not isinstance(strategy, str) or strategy not in strategies():
         return
     for index, stage in enumerate(stages):
+        if strategy == FSDP and isinstance(stage.get("replay"), dict):
+            what = "a base whose weights are divided answers nothing before training"
+            report(("stages", index, "replay"), what, "with fsdp: a file of general text")
         for one in refused_by(strategy, stage):
             name = stage.get("name", stage.get("objective", index))
             text = (

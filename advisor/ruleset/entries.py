@@ -262,9 +262,10 @@ class Reader:
                 what = f"a set rule belongs to the table 'settings', not to '{table.id}'"
                 self.fault(spot, what)
             for name, value in then.items():
-                parts = value if isinstance(value, list) else [value]
+                inside = value.values() if isinstance(value, dict) else value
+                parts = [value] if inside is value and not isinstance(value, list) else inside
                 if value is not None and not all(isinstance(part, PLAIN) for part in parts):
-                    allowed = "a number, a text, true, false, or a list of these"
+                    allowed = "a number, a text, true, false, or a list or map of these"
                     self.fault(spot / name, f"'{name}' cannot be {value_words(value)}", allowed)
         elif kind in ("recommend", "forbid"):
             if set(then) != {table.concludes}:

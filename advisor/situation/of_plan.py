@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from advisor.estimate.padding import tokens_read
+from advisor.estimate.padding import tokens_read, with_replay
 from advisor.estimate.run import Device, Rows, Run
 from advisor.estimate.whole_time import EvaluationRows
 from advisor.ground.errors import InputError
@@ -84,6 +84,9 @@ def amounts(
         return None, None
     mean, share = read_of(stage, profile.tokens)
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
+    if rows:
+        tokens, rows = with_replay(_with_defaults(stage), rows * mean, rows, passes=stage.epochs)
+        mean = tokens / rows
     row_tokens = (
         objective(stage.objective).sequences_per_row * stage.seq_len if stage.packing else mean
     )

@@ -22,6 +22,7 @@ from advisor.advice.search.micro_batches import (
     need_bytes,
     trials_of,
     usual_pace,
+    with_general,
 )
 from advisor.advice.search.packing import (
     Packing,
@@ -86,10 +87,12 @@ def fit_stage(case: StageCase, *, may_pack: bool = True) -> FittedStage:
     per_step: float = chosen["micro_batch_size"].value * chosen["grad_accum"].value * case.cards
     if packing is not None:
         per_step = packing.rows
+    stage = _stage_with(case, chosen)
+    read = replace(read, mixed=with_general(case, stage))
     chosen = read.with_steps(chosen, per_step)
     padding = padding_of(case, chosen)
     return FittedStage(
-        stage=_stage_with(case, chosen),
+        stage=stage,
         reasons=with_saving(chosen, padding),
         cost=cost,
         padding=padding,

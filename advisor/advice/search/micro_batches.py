@@ -18,7 +18,7 @@ from advisor.advice.search.rows import task_settings
 from advisor.advice.search.settings import DEFAULTS, StageCase
 from advisor.advice.types import Chosen, values_of
 from advisor.estimate import HEAD_ROOM, NO_MODEL, estimate, hardware_machine, time_estimate
-from advisor.estimate.padding import tokens_read
+from advisor.estimate.padding import tokens_read, with_replay
 from advisor.estimate.run import Device, Rows, Run, stage_of
 from advisor.estimate.types import Estimate
 from advisor.estimate.whole_time import HELD_OUT_ROWS, EvaluationRows
@@ -78,7 +78,8 @@ class StageCost:
 
     def _evaluation_rows(self, run: Run) -> EvaluationRows:
         """What a stage is measured on: of each task as many rows."""
-        rows, tokens, profile = run.rows.rows_total, run.rows.tokens_total, self.case.profile
+        tokens, rows = _amounts_to_read(self.case, run.stage, epochs=self.passes)
+        profile = self.case.profile
         stats = profile.tokens if profile is not None else None
         request = stats.request_mean if stats is not None else None
         each, held, every = float(run.stage.seq_len), float(HELD_OUT_ROWS), 0.0
@@ -123,6 +124,8 @@ def _run(case: StageCase, plain: Mapping[str, Any], *, epochs: float) -> Run | N
     hardware, offloads = case.situation.hardware, bool(plain.get("offload"))
     device = Device.of(hardware, case.cards, plain.get("sharding"), offloads=offloads)
     tokens, rows = _amounts_to_read(case, stage, epochs=epochs)
+    if tokens and rows:
+        tokens, rows = map(round, with_replay(stage, tokens, rows, passes=epochs))
     read = Rows(
         stats=None if profile is None else profile.tokens,
         in_epoch=None if profile is None else profile.rows,
@@ -153,6 +156,15 @@ def _amounts_to_read(
         rows_read = profile.rows * share * epochs
         read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
     return max(1, round(read_tokens)), max(1, round(read_rows))
+
+
+def with_general(case: StageCase, stage: Stage) -> float:
+    """How many times the steps of its own rows a stage has with general ones mixed in."""
+    tokens, rows = _amounts_to_read(case, stage, epochs=1.0)
+    if not tokens or not rows:
+        return 1.0
+    both = with_replay(stage, tokens, rows, passes=1.0)
+    return both[0] / tokens if stage.packing else both[1] / rows
 
 
 # --------------------------------------------------------------------------- the search

@@ -38,6 +38,7 @@ LARGE_HELD, MOST_ROWS_HELD = 0.01, 1000  # of large sets
 SHARE_DIGITS = 4
 # Stand in a reason for numbers of steps until the batch is fitted.
 STEPS, FEWER = "{steps}", "{steps of the usual epochs}"
+LEAVES = f"this leaves about {STEPS}"
 
 
 # --------------------------------------------------------------------------- how long
@@ -150,14 +151,18 @@ class RowsRead(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Chosen]
     trained: float | None  # rows, or sequences, of one pass; None: not known
     usual_epochs: float
+    mixed: float = 1.0  # steps for each step of its own rows, where general rows are mixed in
 
     def with_steps(self, settings: Mapping[str, Chosen], per_step: float) -> dict[str, Chosen]:
         """The settings with the steps that they have in the end in their reasons."""
         found = dict(settings)
         if self.trained is None or "epochs" not in found:
             return found
-        usual = steps_in(self.trained, per_step=per_step, epochs=self.usual_epochs)
+        rows = self.mixed * self.trained
+        usual = steps_in(rows, per_step=per_step, epochs=self.usual_epochs)
         words = {STEPS: f"{self.steps(settings, per_step):,}", FEWER: f"{usual:,}"}
+        if self.mixed > 1:
+            words = {LEAVES: f"{LEAVES} with the general rows", **words}
         for key in {"grad_accum", "micro_batch_size", "epochs"} & found.keys():
             because = found[key].because
             for mark, steps in words.items():
@@ -170,7 +175,7 @@ class RowsRead(Struct, frozen=True, kw_only=True):
         if self.trained is None:
             return None
         epochs = float(settings["epochs"].value) if "epochs" in settings else DEFAULTS["epochs"]
-        return steps_in(self.trained, per_step=per_step, epochs=epochs)
+        return steps_in(self.mixed * self.trained, per_step=per_step, epochs=epochs)
 
 
 def rows_read(
@@ -258,7 +263,7 @@ def _enough_steps(
     if size != usual:
         because = (
             f"the usual {usual} would leave about {steps(usual):,} optimizer steps from"
-            f" {int(trained):,} {unit}s, this leaves about {STEPS}"
+            f" {int(trained):,} {unit}s, {LEAVES}"
         )
         found[BATCH] = replace(batch, value=size, because=because, rule=None)
     if steps(size) < aim["least"] and not epochs.is_own:

@@ -18,7 +18,7 @@ from advisor.advice.types import (
     values_of,
 )
 from advisor.ground.annotated import defaults_of
-from advisor.ground.types import DataProfile, ModelShape
+from advisor.ground.types import FSDP, DataProfile, ModelShape
 from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.methods.families import DECODER, ENCODER, SEQ2SEQ, kind_of_type
@@ -130,6 +130,8 @@ class StageCase(Struct, frozen=True):
             # Also of a suggested model: its size decides the learning rate.
             found["params_b"] = model.params / 1e9
             found |= model_facts(model)
+            if model.instruct is not None:
+                found.setdefault("checkpoint_kind", "instruct" if model.instruct else "base")
         return found
 
     def settings(
@@ -139,7 +141,11 @@ class StageCase(Struct, frozen=True):
         seen = {**self.seen(), "memory_left": memory_left or self.memory_left}
         if packing_suits != "unknown":
             seen["packing_suits"] = packing_suits
-        return settings_by_rule(self.ruleset, seen)
+        found = settings_by_rule(self.ruleset, seen)
+        if "replay" in found and self.strategy.name == FSDP:
+            because = "a base divided over GPUs answers nothing beforehand: name general text here"
+            found["replay"] = Chosen(value=None, because=because)
+        return found
 
     def warnings(self) -> tuple[Rule, ...]:
         """The `warn` rules of the settings table that fire."""
