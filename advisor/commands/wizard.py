@@ -24,19 +24,21 @@ from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
 from advisor.ground.files import PLAN_FILE
-from advisor.ground.types import AnswerSet, DataProfile, Hardware
+from advisor.ground.types import FSDP, AnswerSet, DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.checks.device import device_faults, device_missing
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import StageEstimator
 from advisor.launch.hub import cache_line, login, model_needs
+from advisor.methods import objective
+from advisor.plan.comments import comments_after
 from advisor.plan.entries import entries
 from advisor.plan.model import Comments, Plan
-from advisor.plan.read import PlanOnDisk
+from advisor.plan.read import PlanOnDisk, set_values
 from advisor.plan.write import plan_text as text_of
 from advisor.plan.write import write_plan_file
 from advisor.probe import probe
-from advisor.record.next_step import trial_steps
+from advisor.record.next_step import REPLAY_ROWS, trial_steps
 from advisor.render.answer.page import page_of, steps_section
 from advisor.render.answer.why import obstacles, why
 from advisor.render.blocks import Section
@@ -171,6 +173,7 @@ class Menu:
             trial=self.trial,
             bundle=self.bundle,
             choose=self.choose,
+            set_general=self.set_general,
             plan_text=self.plan_text,
             explain=lambda outcome, candidate: print_candidate(
                 candidate, self.out, methods=outcome.advice.methods
@@ -193,6 +196,7 @@ class Menu:
             other_machine=here.other_machine,
             lacking=here.lacking,
             trial_steps=trial_steps(plan),
+            general=general_setting(plan, advice.situation.model),
             downloads=here.downloads,
             first="downloads the model first" if size is None else first,
         )
@@ -242,10 +246,32 @@ class Menu:
         )
         return self.outcome(chosen)
 
+    def set_general(self, outcome: WizardOutcome) -> WizardOutcome:
+        """The outcome whose plan mixes general rows in, or leaves them out."""
+        before, comments = outcome.plan
+        plan = set_values(before, [str(outcome.general)])
+        comments = comments_after(comments, before, plan)
+        path = str(self.plans.write(plan, comments))
+        again = general_setting(plan, outcome.advice.situation.model)
+        return replace(outcome, plan=(plan, comments), plan_path=path, general=again)
+
     def plan_text(self, outcome: WizardOutcome) -> str:
         """The launch file as it stands there."""
         path = outcome.plan_path
         return Path(path).read_text(encoding="utf-8") if path else "there is no plan yet"
+
+
+def general_setting(plan: Plan, model: ModelShape | None) -> str | None:
+    """The setting that mixes general rows into the first stage that may have them, or leaves them
+    out; None where the model cannot answer beforehand.
+    """
+    for stage in plan.stages:
+        takes = "replay" in objective(stage.objective).keys and "head" not in stage.options
+        if takes and stage.options.get("replay"):
+            return f"stages.{stage.name}.replay=null"
+        if takes and model is not None and model.instruct and plan.launch.strategy != FSDP:
+            return f"stages.{stage.name}.replay={{rows: {REPLAY_ROWS}}}"
+    return None
 
 
 class PlanFile:

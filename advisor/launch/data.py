@@ -8,16 +8,22 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from advisor.advice.search.settings import axes_of, settings_by_rule
 from advisor.data import profile
 from advisor.data.read.hub import is_hub_id
 from advisor.data.templates.tokenizer import model_tokenizer
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import DataProfile
-from advisor.methods import methods, objective
+from advisor.ground.types import FSDP, DataProfile
+from advisor.methods import methods, objective, update
+from advisor.methods.families import DECODER
 from advisor.methods.rewards import reward_parts
 from advisor.model_files.hub_cache import is_offline
 from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
 from advisor.plan.read import PlanOnDisk
+from advisor.record.smaller import key_path
+from advisor.ruleset.load import load_rules
+from advisor.situation.catalogue import is_instruct
 
 
 class CheckedData(Struct, frozen=True, kw_only=True):
@@ -51,7 +57,7 @@ def check_data(file: PlanOnDisk, todo: Sequence[Entry]) -> CheckedData:
         if found is not None:
             profiles.setdefault(text, found)
             faults += _faults(entry, found)
-            warnings += _warnings(entry, found)
+            warnings += [*_warnings(entry, found), *_forgets(file.plan, entry, found)]
     return CheckedData(
         profiles=profiles,
         faults=list(dict.fromkeys(faults)),
@@ -138,3 +144,26 @@ def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
             f"{entry.data.path} holds {profile.kind.replace('_', ' ')}, and objective"
             f" {found.id} is meant for {meant}; it is trained on as it is"
         )
+
+
+def _forgets(plan: Plan, entry: Entry, profile: DataProfile) -> Iterable[str]:
+    """That the stage is likely to forget, and what to set, where the rules would set a `replay`
+    and the plan has none.
+    """
+    stage = entry.stage
+    replays = "replay" in objective(stage.objective).keys and _purpose(entry) == stage.objective
+    once = stage.epochs <= 1 and update(stage.update).is_module
+    if not replays or once or stage.options.get("replay") or stage.options.get("head") == "seq2seq":
+        return
+    facts = axes_of(stage.objective, stage.update, stage.quantization)
+    likely = {"architecture": DECODER, "checkpoint_kind": "instruct", "data_rows": profile.rows}
+    found = settings_by_rule(load_rules(), {**facts, **likely}).get("replay")
+    if found is None or not found.value:
+        return
+    why, _, cure = found.because.partition(": ")
+    if is_instruct(plan.model) is False or plan.launch.strategy == FSDP:
+        cure = "set `replay` to a file of general text, which keeps what it can do"
+    else:
+        setting = f"{key_path(entry, 'replay')}={{rows: 500}}"
+        cure += f": --set {shlex.quote(setting)}"
+    yield f"stage {stage.name}: {why}; {cure}"

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.resources import PACKAGE
+from advisor.ground.types import FSDP
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Plan
@@ -61,6 +62,7 @@ def trial_steps(plan: Plan) -> int:
 
 
 GENERAL = PACKAGE / "demo" / "general.jsonl"  # rows to begin with, written for this project
+REPLAY_ROWS, MOST_REPLAY = 500, 0.5  # bundled questions; the largest share that is advised
 MOST_HELD = 0.2  # share of the rows that may be held out: as in the advice
 USUAL_HELD = 64  # rows that tell small differences, where the objective's file names no number
 
@@ -101,12 +103,27 @@ class NextStepFinder(Struct, frozen=True, kw_only=True):
             # A style that every row has is learned as the style of every answer; rows that do not
             # have it show where it ends.
             each = round(1 / self.limits["general_rows"])
-            text = (
-                f"mix general questions into the data, one for every {each} rows or more; some to"
-                f" begin with: {GENERAL}"
-            )
-            return _step("mix_general", text, None)
+            text = f"mix general questions into the data, one for every {each} rows or more"
+            command, cure = self._mixed_in()
+            return _step("mix_general", f"{text}; {cure}", command)
         return self._better()
+
+    def _mixed_in(self) -> tuple[str | None, str]:
+        """(the command that mixes general rows in, or more of them; what it does)."""
+        stage = self.entry.stage if self.entry is not None else None
+        keys = objective(self.stage.objective).keys
+        if stage is None or "replay" not in keys:
+            return None, f"some to begin with: {GENERAL}"
+        if stage.options.get("replay"):
+            share = 2 * float(stage.options.get("replay_share") or keys["replay_share"].default)
+            command = self._again("replay_share", f"{share:g}") if share <= MOST_REPLAY else None
+            return command, "they are mixed in already: twice their share, or a lower learning_rate"
+        shared, made = self.stage.launch, self.record.settings(self.stage)
+        divided = shared is not None and shared.strategy == FSDP
+        if divided or made.plain_template or objective(self.stage.objective).splits_documents:
+            return None, f"some to begin with: {GENERAL} (set `replay` to such a file)"
+        command = self._again("replay", f"{{rows: {REPLAY_ROWS}}}")
+        return command, "the base answers them itself before it trains (docs/forgetting.md)"
 
     @property
     def _plan(self) -> str:

@@ -92,6 +92,11 @@ def menu_options(
         yield Option(value="other", label="Another method", help="why not, and take it anyway")
     if any(map(can_be_tried, advice.flips)):
         yield Option(value="what_if", label="What would change it?", help="try another answer")
+    if outcome.general is not None:
+        mixes = "{" in outcome.general
+        label = "Keep its general ability" if mixes else "Train on your rows alone"
+        help_ = "mix in general questions, which it answers itself" if mixes else "no general ones"
+        yield Option(value="general", label=label, help=help_)
     if outcome.plan is not None:
         yield Option(value="plan", label="Show the plan", help=outcome.plan_path or "")
     yield Option(value="change", label="Change an answer")
@@ -162,6 +167,9 @@ class _Closing:
                 return 0
             if chosen == "other":
                 outcome = self._other(outcome) or outcome
+            elif chosen == "general":
+                outcome = self.actions.set_general(outcome)
+                self.ui.say(f"Written to {outcome.plan_path}.")
             elif chosen in looks:
                 self._look(looks[chosen], outcome)
             elif chosen in changes and changes[chosen](outcome):

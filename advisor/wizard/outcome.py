@@ -56,6 +56,7 @@ class WizardOutcome(Struct, frozen=True, kw_only=True):
     lacking: tuple[Fault, ...] = ()  # what this machine lacks; each hint is the line to type
     trial_steps: int = 0  # optimizer steps that read about 50 rows; 0: no trial
     downloads: tuple[str, ...] = ()  # models: size, licence, room for them, in words
+    general: str | None = None  # what mixes general rows in, or leaves them out: "replay={...}"
     first: str = ""  # what happens before it trains: "downloads 15.3 GiB first"
 
     @property
@@ -78,3 +79,5 @@ class Actions(Struct, frozen=True, kw_only=True):
     choose: Callable[[WizardOutcome, Candidate], WizardOutcome]  # with another method
     plan_text: Callable[[WizardOutcome], str]
     explain: Callable[[WizardOutcome, Candidate], None]  # print everything about one candidate
+    # With general rows in the plan, or without.
+    set_general: Callable[[WizardOutcome], WizardOutcome] = lambda outcome: outcome

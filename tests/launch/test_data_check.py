@@ -167,3 +167,31 @@ def kind_of(purpose, options, name):
     kinds = (value for value in vars(module).values() if isinstance(value, type))
     own = (one for one in kinds if one.__module__ == module.__name__)
     return next(one for one in own if issubclass(one, Objective)).kind
+
+
+FORGETS = (
+    "stage sft: few rows read several times make it forget; its own answers to general questions"
+    " keep what it can do: --set 'stages.sft.replay={rows: 500}'"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "told"),
+    [
+        ("owner/model-Instruct", {}, [FORGETS]),
+        ("owner/model-Base", {}, [FORGETS.partition(";")[0]]),
+        ("owner/model-Instruct", {"replay": {"rows": 9}}, []),
+        ("owner/model-Instruct", {"epochs": 1}, []),
+        ("owner/model-Instruct", {"head": "classes"}, []),
+    ],
+)
+def test_a_plan_that_is_likely_to_forget_says_so_before_it_trains(kinds, model, keys, told):
+    """With the setting that is the cure, where the base can answer; the rules say when."""
+    stage = {"name": "sft", "objective": "sft", "update": "lora", "epochs": 3, **keys}
+    stage |= {"learning_rate": 1e-4}
+    path = str(kinds / "chats.jsonl")
+    text = json.dumps({"model": model, "data": {"path": path}, "stages": [stage]})
+    plan = plan_from_data(parse_yaml(text, name="plan.yaml"))
+    found = check_data(PlanOnDisk(plan=plan, path=kinds / "plan.yaml"), entries(plan)).warnings
+    assert len(found) == len(told)
+    assert all(line.startswith(start) for line, start in zip(found, told, strict=True))

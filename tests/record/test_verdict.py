@@ -2,13 +2,14 @@
 
 import json
 import math
+import shlex
 from functools import reduce
 from pathlib import Path
 
 import pytest
 
 from advisor.plan.entries import entries
-from advisor.plan.read import read_plan
+from advisor.plan.read import read_plan, set_values
 from advisor.record.judge import run_verdict
 from advisor.record.next_step import GENERAL
 from advisor.record.run import RunRecord
@@ -208,14 +209,37 @@ def trainings(tmp_path):
 
 
 def test_general_rows_to_begin_with_are_named(trainings):
-    """They are there, and none of them is among the prompts that measure general ability."""
-    found = judged(evaluation={"general": FORGOT}, trainings=trainings)
-    assert found.next.text.endswith(f"some to begin with: {GENERAL}")
+    """Where the base has no chat template to answer in; none of them is measured on."""
+    plain = {"sft": {"plain_template": True}}
+    found = judged(evaluation={"general": FORGOT}, trainings=trainings, resolved=plain)
+    assert f"some to begin with: {GENERAL} (set `replay`" in found.next.text
     rows = [json.loads(line) for line in GENERAL.read_text(encoding="utf-8").splitlines()]
     asked = {row["messages"][0]["content"] for row in rows}
     assert len(asked) == len(rows) >= 40
     measured = (ROOT / "trainers" / "evaluation" / "general.jsonl").read_text(encoding="utf-8")
     assert not asked & {json.loads(line)["prompt"] for line in measured.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("keys", "command"),
+    [
+        ({}, "advise run runs/shop/plan.yaml --set 'stages.sft.replay={rows: 500}'"),
+        (
+            {"replay": {"rows": 90}},
+            "advise run runs/shop/plan.yaml --set stages.sft.replay_share=0.4",
+        ),
+        ({"replay": {"rows": 90}, "replay_share": 0.3}, None),
+    ],
+)
+def test_what_was_lost_has_a_cure_that_can_be_pasted(trainings, tmp_path, keys, command):
+    """The base's own answers are mixed in, and more of them where they are already."""
+    settings = [f"stages.sft.{key}={value}" for key, value in keys.items()]
+    plan = set_values(read_plan(tmp_path / "plan.yaml"), settings)
+    found = judged(evaluation={"general": FORGOT}, trainings=entries(plan)).next
+    assert (found.action, found.command) == ("mix_general", command)
+    if command:
+        (again,) = shlex.split(command)[4:]
+        assert set_values(plan, [again]).stages[0].options["replay"]
 
 
 ENDS = {"best_step": 9, "last_step": 9}

@@ -392,3 +392,20 @@ def test_the_plan_of_a_conversation_replaces_nobody_elses_file(tmp_path, monkeyp
         "somebody's",
         edited,
     )
+
+
+def test_general_rows_are_offered_in_one_line_and_taken_back_in_another():
+    """Where the model can answer them itself; the plan is written again, and the menu says so."""
+    keep, alone = "Keep its general ability", "Train on your rows alone"
+    with_rows, without = "stages.sft.replay={rows: 500}", "stages.sft.replay=null"
+    seen = []
+
+    def set_general(outcome):
+        seen.append(outcome.general)
+        return replace(outcome, general=without if outcome.general == with_rows else with_rows)
+
+    _, ui, _ = menu(
+        lambda answers: ready(general=with_rows), keep, alone, QUIT, set_general=set_general
+    )
+    assert seen == [with_rows, without]
+    assert "mix in general questions, which it answers itself" in ui.helps[1]
