@@ -33,6 +33,7 @@ SHORTENED = (
     "stages.0.grad_accum=1",
     "stages.0.learning_rate=1e-3",
     "stages.0.holdout=0.1",
+    "stages.0.replay=null",  # general rows are in the data
 )
 
 

@@ -156,7 +156,7 @@ def _forgets(plan: Plan, entry: Entry, profile: DataProfile) -> Iterable[str]:
     if not replays or once or stage.options.get("replay") or stage.options.get("head") == "seq2seq":
         return
     facts = axes_of(stage.objective, stage.update, stage.quantization)
-    likely = {"architecture": DECODER, "checkpoint_kind": "instruct", "data_rows": profile.rows}
+    likely = {"architecture": DECODER, "data_rows": profile.rows}
     found = settings_by_rule(load_rules(), {**facts, **likely}).get("replay")
     if found is None or not found.value:
         return

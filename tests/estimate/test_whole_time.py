@@ -118,3 +118,19 @@ def test_the_numbers_are_those_of_the_trainers():
     assert (module.PROMPTS, module.TRIAL_PROMPTS) == (
         pairs.HELD_OUT_PROMPTS, pairs.TRIAL_PROMPTS,
     )  # fmt: skip
+
+
+def test_the_bases_own_answers_take_blocks_of_time():
+    """180 rows of 96 tokens ask for a fifth of all tokens, 54 answers: two blocks; 500 answers at
+    most. A file takes none.
+    """
+    run, looked = run_of(SPEC, SMOLLM), replace(LOOKED, all_rows=200)
+
+    def prepare_s(replay, share=0.2):
+        own = {**run.options, "replay": replay, "replay_share": share}
+        asking = replace(run, stage=replace(run.stage, options=own))
+        return time_by_parts(asking, MACHINE, looked, training()).prepare_s
+
+    none, one, two = prepare_s("general.jsonl"), prepare_s({"rows": 30}), prepare_s({"rows": 500})
+    assert none == times_of(looked).prepare_s < one < two == prepare_s({"rows": 40})
+    assert prepare_s({"rows": 500}, 0.8) - none > 10 * (two - one)

@@ -20,6 +20,7 @@ def stage(name, objective, *, update="lora", learning_rate=1e-4, **keys):
 OPTIONS = [  # of stages, and what becomes of them
     ("cpt", {"replay": "general.txt"}, {"replay": "/there/general.txt"}),
     ("rm", {}, {}),
+    ("sft", *[{"replay": {"rows": 90}}] * 2),
     ("ppo", *[{"reward_model": "rm", "response_tokens": 8}] * 2),
     ("grpo", {"reward": "scores.py:judge", "schema": "form.json", "pattern": "a.jsonl"},
      {"reward": "/there/scores.py:judge", "schema": "/there/form.json", "pattern": "a.jsonl"}),
@@ -43,7 +44,7 @@ def test_model_data_starts_and_declared_keys_are_moved():
     found = with_paths(plan, moved)
     paths = (found.model, found.data.path, found.tasks[0].data.path)
     assert paths == ("/there/base", "/there/a.jsonl", "/there/legal.jsonl")
-    cpt, rm, ppo, *_ = found.stages
+    cpt, rm, _, ppo, *_ = found.stages
     assert (cpt.data, rm.start_from, ppo.start_from) == ("/there/corpus", "cpt", "/there/old/run")
     assert [dict(item.options) for item in found.stages] == [there for *_, there in OPTIONS]
 
@@ -58,7 +59,11 @@ def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
     }
     words = {name: set(spec.help.replace(",", " ").split()) for name, spec in keys.items()}
     about = {name for name, said in words.items() if {"file", "folder"} & said}
-    assert about == {name for name, spec in keys.items() if isinstance(spec.shape, PathText)}
+    shapes = {name: getattr(spec.shape, "options", [spec.shape]) for name, spec in keys.items()}
+    paths = {
+        name: [one for one in found if isinstance(one, PathText)] for name, found in shapes.items()
+    }
+    assert about == {name for name, found in paths.items() if found}
     assert {"replay", "schema", "reward_model"} <= about
 
 

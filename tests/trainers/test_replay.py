@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from advisor.estimate import whole_time
 from advisor.ground.errors import InputError
 from tests.trainers.runs import same, weights, whole_and_broken, write_rows
 from trainers import sft
@@ -33,6 +34,10 @@ def asked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Answering, "__call__", answer)
     return found
+
+
+def test_the_estimate_counts_what_is_written():
+    assert (whole_time.REPLAY_BLOCK, whole_time.REPLAY_LIMIT) == (BLOCK, replay.ANSWER_TOKENS)
 
 
 def rows_of(job):

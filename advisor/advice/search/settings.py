@@ -142,10 +142,17 @@ class StageCase(Struct, frozen=True):
         if packing_suits != "unknown":
             seen["packing_suits"] = packing_suits
         found = settings_by_rule(self.ruleset, seen)
-        if "replay" in found and self.strategy.name == FSDP:
-            because = "a base divided over GPUs answers nothing beforehand: name general text here"
+        if "replay" in found and (silent := self._silent_base(seen.get("checkpoint_kind"))):
+            because = f"{silent}: general text named here would keep what it can do"
             found["replay"] = Chosen(value=None, because=because)
         return found
+
+    def _silent_base(self, kind: str | None) -> str:
+        """Why the base does not answer general questions before it is trained, if it does not."""
+        if kind != "instruct":
+            says = "follows no instructions yet" if kind else "may follow no instructions yet"
+            return f"by its name it {says}"
+        return "a base divided over GPUs answers nothing" if self.strategy.name == FSDP else ""
 
     def warnings(self) -> tuple[Rule, ...]:
         """The `warn` rules of the settings table that fire."""

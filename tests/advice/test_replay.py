@@ -1,0 +1,44 @@
+"""Where a stage mixes in general rows against forgetting, and where it is said why not."""
+
+import pytest
+
+from advisor.advice.facts import situation_facts
+from advisor.advice.search.settings import StageCase
+from advisor.advice.types import ALONE, SHARDED
+from advisor.methods.composition import parse_composition
+from tests.advice.situations import RULES, asked
+
+ROWS = {"rows": 500}
+
+
+@pytest.mark.parametrize(
+    ("composition", "changes", "value"),
+    [
+        ("sft+lora", {}, ROWS),  # few rows, read three times
+        ("sft+lora", {"data_rows": 5000}, "not set"),
+        ("sft+full", {"data_rows": 5000}, ROWS),
+        ("sft+full", {"data_rows": 50_000}, "not set"),  # of which 500 answers are next to nothing
+        ("sft+lora", {"data_rows": 5000, "priority": "retain_general_ability"}, ROWS),
+        ("sft+lora", {"model": "Qwen/Qwen3-8B-Base"}, None),  # it has nothing to answer with
+        ("encoder:sft+full", {"task": "classification"}, "not set"),
+        ("dpo+lora", {}, "not set"),
+    ],
+)
+def test_general_rows_are_chosen_where_forgetting_is_likely_and_they_help(
+    composition, changes, value
+):
+    known = {"task": "qa", "model": "Qwen/Qwen3-8B", "gpu": "A100 PCIe 80GB", "data_rows": 300}
+    situation = asked(**{**known, **changes})
+    chosen = parse_composition(composition)
+    facts = situation_facts(situation)
+
+    def found(strategy):
+        case = StageCase(RULES, situation, facts, chosen, chosen.chain[0], strategy)
+        return case.settings().get("replay")
+
+    alone, sharded = found(ALONE), found(SHARDED)
+    assert (alone.value if alone else "not set") == value
+    if alone:
+        assert sharded.value is None
+        why = "a base divided over GPUs answers nothing" if value else "it follows no instructions"
+        assert why in sharded.because
