@@ -95,7 +95,8 @@ def menu_options(
     if outcome.general is not None:
         mixes = "{" in outcome.general
         label = "Keep its general ability" if mixes else "Train on your rows alone"
-        help_ = "mix in general questions, which it answers itself" if mixes else "no general ones"
+        help_ = "mix in general questions, which it answers itself"
+        help_ = help_ if mixes else "without the general questions that are mixed in"
         yield Option(value="general", label=label, help=help_)
     if outcome.plan is not None:
         yield Option(value="plan", label="Show the plan", help=outcome.plan_path or "")
@@ -169,7 +170,10 @@ class _Closing:
                 outcome = self._other(outcome) or outcome
             elif chosen == "general":
                 outcome = self.actions.set_general(outcome)
-                self.ui.say(f"Written to {outcome.plan_path}.")
+                rows = (
+                    "your rows alone" if "{" in str(outcome.general) else "general questions, too"
+                )
+                self.ui.say(f"It trains on {rows}: {outcome.plan_path}.")
             elif chosen in looks:
                 self._look(looks[chosen], outcome)
             elif chosen in changes and changes[chosen](outcome):
