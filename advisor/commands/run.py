@@ -51,7 +51,7 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
 
     With answers instead of a plan it advises first and trains what was recommended; with neither it
     takes ./plan.yaml. If the run is at work already, it says how far it is. --json prints run.json
-    at the end.
+    at the end. On a terminal a menu follows: with `< /dev/null` there is none.
     """
     settings = {name: options.pop(name) for name in RUN_OPTIONS}
     given = AdviceOptions.of(options)

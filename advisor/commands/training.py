@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.commands.output import console, print_json, say, with_error
-from advisor.ground.files import shown_path
+from advisor.commands.output import console, on_terminal, print_json, say, with_error
+from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.ground.progress import waiting
 from advisor.launch import DryRun, FinishedRun, Options, run_plan
 from advisor.launch.folder import RunIsLive, read_live
 from advisor.record.files import read_record
+from advisor.record.run import DONE
 from advisor.render.report import write_report
 from advisor.render.run import print_run, run_json
 
@@ -73,14 +74,42 @@ def train_or_follow(
     return 0 if run is None else show_run(run, as_json=as_json)
 
 
-def show_run(run: FinishedRun | DryRun, *, as_json: bool = False) -> int:
-    """Print what came of a run. Returns the exit code."""
+def show_run(
+    run: FinishedRun | DryRun, *, as_json: bool = False, offers: bool | None = None
+) -> int:
+    """Print what came of a run, and offer on a terminal what can be done with a result. Returns
+    the exit code.
+
+    Args:
+        offers: False: the caller says what comes next; None: on a terminal it is offered.
+    """
+    is_asked = offers is None and not as_json and on_terminal() and _has_result(run)
     errors = run.errors if isinstance(run, FinishedRun) else []
     if as_json:
         document = run_json(run)
         faults = [fault for error in errors for fault in error.faults]
         print_json(with_error(document, faults) if faults else document)
-    print_run(run, console(stderr=as_json))
+    print_run(run, console(stderr=as_json), has_menu=is_asked or offers is False)
     for error in errors:
         say(f"error: {error.text()}")
+    if is_asked and isinstance(run, FinishedRun):
+        from advisor.commands.after_run import after_run  # only where somebody is asked
+        from advisor.wizard.prompts import terminal_ui
+
+        after_run(run, terminal_ui(console()), _train_again)
     return int(run.exit_code)
+
+
+def _has_result(run: FinishedRun | DryRun) -> bool:
+    """Whether there is a result to do something with, on the machine that has it."""
+    return isinstance(run, FinishedRun) and run.status == DONE and not run.node and not run.errors
+
+
+def _train_again(folder: Path, changes: tuple[str, ...]) -> FinishedRun | None:
+    """Train a run's plan with changes, or whole after a trial, and show what came of it; None if
+    nothing new did.
+    """
+    output = None if changes else f"{shown_path(folder)}-whole"
+    run = train(folder / PLAN_FILE, {"set_values": changes, "output": output})
+    show_run(run, offers=False)
+    return run if _has_result(run) and isinstance(run, FinishedRun) else None

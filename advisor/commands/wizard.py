@@ -5,7 +5,6 @@ Joins the wizard with what it calls.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
 from advisor.advice.facts import situation_facts
 from advisor.advice.types import Advice, Candidate
-from advisor.commands.output import console, run_tool
+from advisor.commands.output import console, on_terminal, run_tool
 from advisor.commands.session import choose_candidate, load_rule_set, resolve_plan
 from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
@@ -52,11 +51,6 @@ from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome,
 from advisor.wizard.prompts import terminal_ui
 
 FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that name one
-
-
-def on_terminal() -> bool:
-    """Whether there is somebody to ask."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def wizard(rule_layers: tuple[str, ...], given: AnswerSet | None = None) -> int:
@@ -211,15 +205,19 @@ class Menu:
         sections = tuple(section for section in shown if section.blocks)
         print_page(replace(page_of(outcome.advice), sections=sections), self.out)
 
-    def train(self, outcome: WizardOutcome, settings: dict[str, Any]) -> int:
-        """Run the plan and print what came of it. Returns the exit code."""
+    def train(
+        self, outcome: WizardOutcome, settings: dict[str, Any], *, offers: bool | None = None
+    ) -> int:
+        """Run the plan, print what came of it and offer what can be done with it, unless the menu
+        of the wizard does. Returns the exit code.
+        """
         from advisor.commands.training import show_run, train  # most people look before they train
 
-        return show_run(train(Path(str(outcome.plan_path)), settings))
+        return show_run(train(Path(str(outcome.plan_path)), settings), offers=offers)
 
     def trial(self, outcome: WizardOutcome) -> int:
         """Run the plan for a few steps of each stage."""
-        return self.train(outcome, {"max_steps": outcome.trial_steps})
+        return self.train(outcome, {"max_steps": outcome.trial_steps}, offers=False)
 
     def bundle(self, outcome: WizardOutcome) -> list[str]:
         """Pack the plan for another machine, under a name that is free. Returns what to say."""

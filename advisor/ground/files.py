@@ -175,6 +175,12 @@ def shown_path(path: Path) -> str:
     return f"./{short}" if short.startswith("-") or ":" in short else short
 
 
+def without_home(text: str) -> str:
+    """The text with the user's home folder as ~: a page that is forwarded names nobody."""
+    home = os.path.expanduser("~")
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text) if home[1:] else text
+
+
 def nearest_place(path: Path) -> Path:
     """The path itself, or the nearest folder above it that is there."""
     while not path.exists() and path != path.parent:

@@ -30,6 +30,7 @@ from advisor.record.verdict import (
     NOT_MEASURED,
     UNCLEAR,
     WORSE,
+    PlainResult,
     Verdict,
     VerdictPart,
     limits,
@@ -63,6 +64,13 @@ def run_verdict(record: RunRecord, *, run: str, trainings: Sequence[Entry] = ())
         ok=all(one.ok for one in found),
         word=next(iter(tasks)) if len(tasks) == 1 else MIXED,
         text="; ".join(f"{word}: {', '.join(group)}" for word, group in tasks.items()),
+        plain=PlainResult(
+            text=" ".join(
+                f"{name}: {one.plain.text}"
+                for name, one in zip(names, found, strict=True)
+                if one.plain
+            )
+        ),
         task=_together(names, [one.task for one in found]),
         general=_together(names, [one.general for one in found]),
         extras={
@@ -102,6 +110,7 @@ def _stage_verdict(
         ok=all(check.ok for check in stage.checks),
         word=_word(task.status, lost=lost),
         text="; ".join(one.text for one in (task, general, *more.values()) if one.text) or None,
+        plain=plain_result(stage, known, rewrites=record.is_seq2seq(stage)),
         task=task,
         general=general,
         extras=more,
@@ -115,6 +124,84 @@ def _word(task: str, *, lost: bool) -> str | None:
     if task == BETTER:
         return "better at the task, worse in general"
     return "worse in general" if task == NOT_MEASURED else f"{task}, worse in general"
+
+
+# --------------------------------------------------------------------------- in one sentence
+
+# A metric that is right or wrong of each row -> what a row is, and what became of the good ones.
+COUNTED = {
+    "accuracy": ("text", "put into the right class"),
+    "pair accuracy": ("pair of answers", "ranked as in your data"),
+    "pair_accuracy": ("pair of answers", "ranked as in your data"),
+    "json_validity": ("question", "answered with valid JSON"),
+    "exact_match": ("question", "answered exactly as in your data"),
+}
+STYLED = ("question", "answered in your style")
+REWRITTEN = ("text", "rewritten in your style")
+MOVED = ("answer with feedback", "likelier if liked, or rarer if not")
+BEFORE = {"accuracy": "; always naming the most common one gets {}"}  # a class has no base
+
+
+def plain_result(
+    stage: StageRecord, known: Mapping[str, float], *, rewrites: bool = False
+) -> PlainResult:
+    """What came of a stage in one sentence: how many of the rows that it was not trained on are as
+    they should be, else what was measured of them.
+    """
+    found, data = stage.evaluation or Evaluation(), stage.data
+    unseen = "" if data is not None and data.holdout_rows == 0 else "unseen "
+    for name, words in COUNTED.items():
+        metric = found.metrics.get(name)
+        if metric is not None and metric.after is not None and metric.rows:
+            before = None if metric.before is None else round(metric.before * metric.rows)
+            good = round(metric.after * metric.rows)
+            then = BEFORE.get(name, ", before {}")
+            return _counted(words, unseen, good=good, before=before, of=metric.rows, then=then)
+    share, of = (found.extra.get(key) for key in ("moved_as_judged", "feedback_rows"))
+    if isinstance(share, int | float) and isinstance(of, int) and of:
+        return _counted(MOVED, unseen, good=round(share * of), before=None, of=of)
+    reward = found.metrics.get("reward")
+    if reward is not None and reward.after is not None:
+        then = "" if reward.before is None else f", before {reward.before:.3g}"
+        text = f"Answers to {reward.rows} {unseen}prompts now get a reward of {reward.after:.3g}"
+        return PlainResult(text=f"{text} on average{then}.")
+    pairs = [(one.score_before, one.score_after) for one in found.samples]
+    if found.sample_metric == "rouge_l" and pairs:
+        was, now = (
+            sum(score is not None and score >= known["in_style"] for score in side)
+            for side in zip(*pairs, strict=True)
+        )
+        words = REWRITTEN if rewrites else STYLED
+        return _counted(words, unseen, good=now, before=was, of=len(pairs))
+    if found.perplexity_after is not None:
+        what = "answers" if found.samples else "texts"
+        now, was = (
+            f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+            for value in (found.perplexity_after, found.perplexity_before or 0.0)
+        )
+        text = f"In {found.rows or 0:,} {unseen}{what} the next word is now a choice among about"
+        then = f", before {was}" if found.perplexity_before else ""
+        return PlainResult(text=f"{text} {now}{then}.")
+    return PlainResult(text="It is trained; nothing was compared, so whether it learned is open.")
+
+
+def _counted(
+    words: tuple[str, str],
+    unseen: str,
+    *,
+    good: int,
+    before: int | None,
+    of: int,
+    then: str = ", before {}",
+) -> PlainResult:
+    """'Of 16 unseen questions 15 are now answered in your style, before none.'"""
+    what, became = words
+    first, *rest = what.split(" ", 1)
+    rows = " ".join([first if of == 1 else f"{first}s", *rest])
+    now = f"{good or 'none'} {'are' if good > 1 else 'is'} now {became}"
+    was = "" if before is None else then.format(before or "none")
+    text = f"Of {of:,} {unseen}{rows} {now}{was}."
+    return PlainResult(text=text, good=good, before=before, of=of)
 
 
 # --------------------------------------------------------------------------- the task

@@ -231,6 +231,7 @@ class HeldOut(JsonObject, frozen=True, kw_only=True):
         if self.best_loss is None:
             return ["held-out loss during training was never a finite number"]
         said = []
+        on = f" (on {self.rows} rows, while it trained)" if self.rows else ""
         if self.stopped_early:
             times = f"{self.waited} evaluation{'s' if self.waited != 1 else ''}"
             said.append(
@@ -238,10 +239,12 @@ class HeldOut(JsonObject, frozen=True, kw_only=True):
                 f" had not improved for {times}"
             )
         if self.best_step == self.last_step:
-            lowest = f"held-out loss was lowest at the last step: {self.best_loss:.4g}"
+            lowest = f"held-out loss{on} was lowest at the last step: {self.best_loss:.4g}"
             return [*said, lowest]
         last = "" if self.last_loss is None else f", {self.last_loss:.4g} at step {self.last_step}"
-        lowest = f"held-out loss was lowest at step {self.best_step}: {self.best_loss:.4g}{last}"
+        lowest = (
+            f"held-out loss{on} was lowest at step {self.best_step}: {self.best_loss:.4g}{last}"
+        )
         result = (
             f"the weights of step {self.kept_step} are the result"
             if self.kept_step == self.best_step

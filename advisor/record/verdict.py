@@ -41,6 +41,17 @@ class NextStep(JsonObject, frozen=True, kw_only=True):
     command: Annotated[str | None, "to paste, from where the run was started"] = None
 
 
+class PlainResult(JsonObject, frozen=True, kw_only=True):
+    """What came of a run, for people who read no metrics, and the count that it rests on."""
+
+    text: Annotated[str, "one sentence; of several tasks one after the other"]
+    good: Annotated[int | None, "how many of `of` are as they should be", OMIT_NULL] = None
+    before: Annotated[int | None, "how many were before the training", OMIT_NULL] = None
+    of: Annotated[int | None, "questions, texts or pairs that were not trained on", OMIT_NULL] = (
+        None
+    )
+
+
 class Verdict(JsonObject, frozen=True, kw_only=True):
     """Whether the result is better than the base, whether it lost anything, and what to do next."""
 
@@ -51,6 +62,9 @@ class Verdict(JsonObject, frozen=True, kw_only=True):
         " something was lost",
     ] = None
     text: Annotated[str | None, "the verdict in a sentence"] = None
+    plain: Annotated[PlainResult | None, "the same for people who read no metrics", OMIT_NULL] = (
+        None
+    )
     task: Annotated[
         VerdictPart | None, "better, worse, not distinguishable, mixed or not measured", OMIT_NULL
     ] = None
@@ -88,7 +102,7 @@ LIMIT = Keys(
 
 NAMES = (
     "general_lost", "general_halved", "general_rows", "answers_end", "repeats", "still_falling",
-    "no_effect", "rate_factor",
+    "no_effect", "rate_factor", "in_style",
 )  # fmt: skip
 VERDICT_FILE = Keys(
     help="What makes the verdict on a finished run",

@@ -6,6 +6,7 @@ Made from run.json, metrics.jsonl and plan.yaml alone, so that it can be made ag
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from advisor.ground.extras import extras
-from advisor.ground.files import PLAN_FILE, folder_name, shown_path, text_of, write_atomically
+from advisor.ground.files import (
+    PLAN_FILE,
+    folder_name,
+    shown_path,
+    text_of,
+    without_home,
+    write_atomically,
+)
 from advisor.ground.resources import as_called
 from advisor.ground.terminal import shown
 from advisor.methods import Update, objective, update
@@ -38,6 +46,7 @@ from advisor.record.run import (
     last_of_each_task,
 )
 from advisor.record.stage import Evaluation
+from advisor.record.verdict import Verdict
 from advisor.render.blocks import Paragraph, Section
 from advisor.render.report_stage import stage_values
 from advisor.render.result_commands import (
@@ -49,7 +58,7 @@ from advisor.render.result_commands import (
     served_stages,
     use_of,
 )
-from advisor.render.run import verdict_of, what_was_trained
+from advisor.render.run import CHECKED, samples_shown, verdict_of, what_was_trained
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -121,8 +130,14 @@ def report_page(
     metrics: Lines,
     rollouts: Mapping[str, Lines] | None = None,
 ) -> str:
-    """The report as HTML; `rollouts` has the lines of each stage's rollouts.jsonl."""
-    stages = []
+    """The report as HTML; `rollouts` has the lines of each stage's rollouts.jsonl.
+
+    It can be forwarded: paths of the user's home begin with ~, and lines to paste name folders from
+    where the run was started.
+    """
+    if without_home(str(folder)) != str(folder):
+        folder = Path(os.path.relpath(folder))
+    stages, shown_first, how_picked = [], samples_shown(record), ""
     for stage in record.stages:
         own = [
             line
@@ -130,13 +145,23 @@ def report_page(
             if line.get("stage") == stage.plan_stage and line.get("task") == stage.task
         ]
         answers = (rollouts or {}).get(stage.name, ())
-        stages.append(stage_values(stage, own, answers, record.resolved.get(stage.name)))
+        values = stage_values(stage, own, answers, record.resolved.get(stage.name))
+        if values["samples"] == shown_first:  # they stand at the top
+            how_picked, values["samples"] = values["how_picked"], []
+        stages.append(values)
     sections = [section for extra in extras().values() for section in extra.block(record)]
     sections.append(Section(title="How to use the result", blocks=list(_use(record, folder))))
     verdict = verdict_of(record, folder)
     lines = plan_text.splitlines(keepends=True)
     inputs = {name: digest[:16] for name, digest in record.input_digests.items()}
+    checks = [check for stage in record.stages for check in stage.checks]
     values = {
+        "title": title_of(record, verdict),
+        "samples": shown_first,
+        "how_picked": how_picked,
+        "checked": dict.fromkeys(CHECKED.get(one.name, one.name) for one in checks if one.ok),
+        "warnings": dict.fromkeys(one.text for one in checks if not one.ok),
+        "plain": verdict.plain.text if verdict and verdict.plain else "",
         "state": "" if verdict else OF_THE_STATE.get(record.status, record.status),
         "is_bad": not verdict.is_good if verdict else record.status == FAILED,
         "verdict": verdict.lines() if verdict else (),
@@ -151,6 +176,14 @@ def report_page(
         "digests": {**record.digests, **inputs},
     }
     return render_html("report.html", values)
+
+
+def title_of(record: RunRecord, verdict: Verdict | None) -> str:
+    """'SmolLM2-135M-Instruct on support.jsonl: better', for a window and a list of files."""
+    names = [name.removeprefix("data ") for name in record.input_files if name.startswith("data ")]
+    data = Path(names[0]).name if len(names) == 1 else f"{len(names)} data sets"
+    word = verdict.word if verdict and verdict.word else OF_THE_STATE.get(record.status)
+    return f"{Path(record.model or '?').name}{f' on {data}' if names else ''}: {word}"
 
 
 def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
@@ -218,6 +251,7 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
         "model_name": Path(model).name,
         "trained": what_was_trained(stage),
         "origin": _origin(record),
+        "plain": verdict.plain.text if verdict and verdict.plain else "",
         "verdict": verdict.lines() if verdict else (),  # its command names folders of this machine
         "evaluation": stage.evaluation or Evaluation(),
         "kept_step": held_out if is_kept_early else None,
@@ -297,12 +331,12 @@ CODE = re.compile(r"`([^`]+)`")
 
 def html_text(value: object) -> str:
     """A value on one line; control characters, which HTML forbids, as their escapes."""
-    return shown(as_called(str(value))).replace("\n", "\\n")
+    return shown(without_home(as_called(str(value)))).replace("\n", "\\n")
 
 
 def markdown_text(value: object) -> str:
     """A value on one line of Markdown: it starts no HTML, table cell or code."""
-    line = shown(str(value)).replace("\n", "\\n")
+    line = shown(without_home(str(value))).replace("\n", "\\n")
     return re.sub(r"[|<`\[]", lambda found: f"&#{ord(found[0])};", line)
 
 
@@ -344,7 +378,7 @@ def html_templates() -> Environment:
     environment = _environment(html_text, autoescape=True)
     environment.filters |= {
         "marked": marked,
-        "with_lines": lambda text: escape(shown(as_called(text))),
+        "with_lines": lambda text: escape(shown(without_home(as_called(text)))),
         "kind": lambda block: type(block).__name__,
         "number": lambda value: "" if value is None else f"{value:.4g}",
         "count": lambda value: f"{value:,}",

@@ -189,7 +189,12 @@ def _memory_chart(expected: Expected, measured: Measured) -> list[BarChart]:
             parts["held by the allocator besides"] = measured.reserved_bytes - measured.peak_bytes
         bars.append(StackedBar(name="measured", parts=parts))
     limit = expected.limit_bytes and ("free before the run", expected.limit_bytes)
-    return bar_chart("Memory", bars, show=format_gib, limit=limit or None)
+    caption = "Memory"
+    if bars and measured.peak_bytes is not None and expected.counted_bytes:
+        # Two counts stand in one picture: the table below compares like with like.
+        counted = COUNTERS.get(str(measured.counter), "a part")
+        caption += f"; measured is {counted}, expected of it: {format_gib(expected.counted_bytes)}"
+    return bar_chart(caption, bars, show=format_gib, limit=limit or None)
 
 
 FAR = 4.0  # a limit so many times as large would leave the bars too short to read
@@ -249,7 +254,7 @@ def bar_chart(
     drawn_limit = limit[1] if limit and limit[1] <= FAR * widest else 0.0
     scale = 1.02 * max(widest, drawn_limit)  # no line or end of a band is cut off
     if limit:
-        where = "dashed line" if drawn_limit else "far beyond the picture"
+        where = "dashed line" if drawn_limit else "far more, so not drawn"
         caption += f"; {where}: {limit[0]}, {show(limit[1])}"
     names = dict.fromkeys(name for bar in bars for name in bar.parts)
     numbers = {name: at for at, name in enumerate(names, 1)}

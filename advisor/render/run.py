@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from rich.console import Console
+from rich.text import Text
 
 from advisor.estimate.types import Learned
 from advisor.ground.files import shown_path
-from advisor.ground.terminal import shown
+from advisor.ground.terminal import shown, width_of
 from advisor.ground.units import format_count, format_duration, format_gib
 from advisor.methods.composition import Composition
 from advisor.record.judge import folder_verdict
 from advisor.record.next_step import resume_command
 from advisor.record.run import (
-    CARD,
     DONE,
     DRY_RUN,
     REPORT,
@@ -35,7 +36,8 @@ from advisor.render.result_commands import export_command, forms_of, use_of
 
 LABEL_WIDTH = 9
 MOST_STAGES = 6  # with more, the rest are counted
-MOST_LINES, MOST_WARNINGS, SAMPLES = 25, 3, 2
+MOST_WARNINGS = 3
+ANSWER_LINES = 4  # of a sample answer; the report has the whole of a longer one
 ROOMY = 0.9  # of the memory: above it other programs have to be closed
 HEADS = {
     "done": "Done",
@@ -43,6 +45,22 @@ HEADS = {
     "failed": "Failed",
     "running": "Interrupted",
 }
+CHECKED = {  # a check that was passed -> what the result does, in a word or two
+    "saved-model-is-the-trained-one": "loads",
+    "changes-the-base-model": "differs from its base",
+    "the-same-without-peft": "merges",
+    "answers-end-by-themselves": "ends its answers",
+}
+COLOURS = (  # of words that say the same without them
+    (re.compile(r"  [A-Z]\w+ +(better|kept)\b"), "green"),
+    (re.compile(r"  [A-Z]\w+ +(worse|lost)\b"), "red"),
+    (re.compile(r"  [A-Z]\w+ +(not distinguishable|not measured|mixed)\b"), "yellow"),
+    (re.compile(r".* on the device: (it fits)"), "green"),
+    (re.compile(r".* on the device: (it does not fit)"), "red"),
+    (re.compile(r"  (WARNING) "), "yellow"),
+    (re.compile(r"(Failed|Interrupted):"), "red"),
+    (re.compile(r"(It fits)\."), "green"),
+)
 COUNTERS = {
     "allocated": "allocated on the GPU",
     "rss_growth": "growth of the process above what it held before the model",
@@ -59,45 +77,70 @@ def run_json(run: FinishedRun | DryRun) -> dict[str, Any]:
     }
 
 
-def print_run(run: FinishedRun | DryRun, console: Console) -> None:
-    """Print the summary; every line can be read without colour, and no command is wrapped."""
-    lines = summary_lines(run, width=console.width)
+def print_run(run: FinishedRun | DryRun, console: Console, *, has_menu: bool = False) -> None:
+    """Print the summary; every line can be read without colour, and no command is wrapped.
+
+    Args:
+        has_menu: Whether a menu follows, which offers what the last lines would name.
+    """
+    lines = summary_lines(run, width=console.width, has_menu=has_menu)
     if run.node:
         where = shown_path(run.folder)
         lines = [f"machine {run.node}: done; machine 0 shows the result, in {where}"]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    for line in lines:
+        text = Text(shown(line))
+        for pattern, style in COLOURS:
+            if found := pattern.match(line):
+                text.stylize(style, *found.span(1))
+        console.print(text, soft_wrap=True)
 
 
-def summary_lines(run: FinishedRun | DryRun, *, width: int = 80) -> list[str]:
-    """The summary: at most 25 lines for a run of one stage; sample answers give way first."""
+def summary_lines(
+    run: FinishedRun | DryRun, *, width: int = 80, has_menu: bool = False
+) -> list[str]:
+    """The summary: the result in a sentence and in sample answers, then numbers."""
     if isinstance(run, DryRun):
-        return dry_run_lines(run)
-    for count in range(SAMPLES, -1, -1):
-        lines = _run_lines(run, width, count)
-        if len(lines) <= MOST_LINES:
-            break
-    return lines
-
-
-def _run_lines(run: FinishedRun, width: int, samples: int) -> list[str]:
+        return dry_run_lines(run, width)
     record, folder = run.record, run.folder
     head = "Finished before, nothing to do" if run.already_done else HEADS.get(run.status)
-    lines = ["", f"{head or run.status}: {record.name}, in {shown_path(folder)}"]
+    found, lines = verdict_of(record, folder), [""]
+    if found and found.plain:
+        lines += _wrapped(found.plain.text, width)
     if record.max_steps:
         limit = f"at most {record.max_steps} steps a stage"
         lines.append(f"A trial: {limit}, evaluated on a small sample.")
-    lines += verdict_lines(record, folder, width=width)
-    picked = ends_shown(record)[:samples] if record.status == DONE else []
-    lines += [""] if picked else []
-    for one in picked:
-        lines += _sample_lines(one, width)
-    lines.append("")
+    for one in samples_shown(record) if record.status == DONE else ():
+        lines += ["", *_sample_lines(one, width)]
+    about = verdict_lines(record, folder, width=width, has_menu=has_menu)
+    lines += ["", *about, ""] if about else []
+    lines.append(f"{head or run.status}: {record.name}, in {shown_path(folder)}")
     several = len(record.stages) > 1
     for stage in record.stages[:MOST_STAGES]:
-        lines += _stage_lines(stage, folder, brief=several and stage.status == DONE)
+        brief = several and stage.status == DONE
+        lines += _folded(_stage_lines(stage, folder, brief=brief), width)
+        if stage.status == DONE and not brief:
+            lines.append(_line("result", shown_path(folder / stage.folder)))
     if len(record.stages) > MOST_STAGES:
         lines.append(f"... and {len(record.stages) - MOST_STAGES} more, in the report")
-    return [*lines, "", *_next_lines(record, folder)]
+    return [*lines, "", *([] if has_menu else next_lines(record, folder))]
+
+
+def _folded(lines: Iterable[str], width: int) -> Iterator[str]:
+    """The lines, each wrapped behind its label."""
+    for line in lines:
+        yield from _wrapped(line, width, 2 + LABEL_WIDTH if line.startswith("  ") else 2)
+
+
+def _wrapped(text: str, width: int, indent: int = 0, **limit: Any) -> list[str]:
+    """The text in lines that end between words; those after the first are indented."""
+    if not limit and width_of(text) <= width:
+        return [text]
+    # Letters that are two columns wide fill a line sooner.
+    room = max(40, width) * len(text) // max(1, width_of(text))
+    return textwrap.wrap(
+        text, room, subsequent_indent=" " * indent, break_on_hyphens=False,
+        break_long_words=not text.isascii(), **limit,
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------- the verdict
@@ -108,44 +151,31 @@ def verdict_of(record: RunRecord, folder: Path) -> Verdict | None:
     return folder_verdict(folder, record) or record.verdict if record.status == DONE else None
 
 
-def verdict_lines(record: RunRecord, folder: Path, *, width: int = 80) -> list[str]:
-    """'  Task     better: held-out loss ...', wrapped; the next command on a whole line."""
+def verdict_lines(
+    record: RunRecord, folder: Path, *, width: int = 80, has_menu: bool = False
+) -> list[str]:
+    """'  Task     better: held-out loss ...', wrapped; the next command on a whole line, unless a
+    menu offers it.
+    """
     found, lines = verdict_of(record, folder), list[str]()
     about = found.lines() if found else []
     column = max((LABEL_WIDTH, *(len(name) + 1 for name, _ in about)))
     for name, said in about:
         label = f"  {name.capitalize():<{column}}"
-        lines += textwrap.wrap(
-            shown(said),
-            width=max(40, width),
-            initial_indent=label,
-            subsequent_indent=" " * len(label),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    command = found.next.command if found and found.next else None
+        lines += _wrapped(f"{label}{shown(said)}", width, len(label))
+    command = found.next.command if found and found.next and not has_menu else None
     return [*lines, f"    {shown(command)}"] if command else lines
 
 
 def _sample_lines(one: PickedSample, width: int) -> list[str]:
     texts = (one.sample.prompt, one.sample.base or "", one.sample.tuned or "")
-    question, before, after = (" ".join(text.split()) for text in texts)
-    lines = [f"  {one.why[:1].upper()}{one.why[1:]}: {question}"]
-    if before == after:
-        lines.append(_line("  both", before))
-    else:
-        start = _cut_start(before, after, width // 2)
-        cut = "... " if start else ""
-        lines.append(_line("  before", f"{cut}{before[start:]}"))
-        lines.append(_line("  after", f"{cut}{after[start:]}"))
-    return [line if len(line) <= width else f"{line[: width - 4].rstrip()} ..." for line in lines]
-
-
-def _cut_start(before: str, after: str, room: int) -> int:
-    """Where two answers are shown from, so that the place where they part can be seen."""
-    pairs = enumerate(zip(before, after, strict=False))
-    alike = next((at for at, (one, other) in pairs if one != other), min(len(before), len(after)))
-    return before.rfind(" ", 0, alike - room // 2) + 1 if alike > room else 0
+    question, before, after = (" ".join(text.split()) or "(nothing)" for text in texts)
+    which = one.why.partition(":")[0].capitalize()
+    said = {"both": before} if before == after else {"before": before, "after": after}
+    lines = [(f"  {which}: {question}", 4)]
+    lines += [(_line(f"  {label}", text), 2 + LABEL_WIDTH) for label, text in said.items()]
+    most = {"max_lines": ANSWER_LINES, "placeholder": f" ... (whole in {REPORT})"}
+    return [part for line, indent in lines for part in _wrapped(line, width, indent, **most)]
 
 
 # --------------------------------------------------------------------------- a stage
@@ -164,9 +194,10 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     if stage.status != DONE:
         reason = f": {stage.error.what}" if stage.error else ""
         return [head, _line("status", f"{stage.status}{reason}"), *adjusted]
+    losses = ""
     if stage.loss_first is not None and stage.loss_last is not None:
-        losses = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
-        head += f", loss {losses} over {stage.steps or 0:,} steps"
+        change = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
+        losses = f"{change} over {stage.steps or 0:,} steps"
     wrong = [check.text for check in stage.checks if not check.ok]
     more = len(wrong) - MOST_WARNINGS
     told = wrong[:MOST_WARNINGS] + ([f"{more} more, in the report"] if more > 0 else [])
@@ -174,9 +205,11 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
     if brief:
         costs = [] if measured.peak_bytes is None else [format_gib(measured.peak_bytes)]
         costs += [] if measured.train_s is None else [format_duration(measured.train_s)]
+        head += f", loss {losses}" if losses else ""
         head += f"; {', '.join(costs)}" if costs else ""
         return [head, *adjusted, *warnings]
-    lines = [head, *_cost_lines(stage, stage.times or Times()), *adjusted]
+    lines = [head, *([_line("loss", losses)] if losses else [])]
+    lines += [*_cost_lines(stage, stage.times or Times()), *adjusted]
     counts = {"dropped": data.dropped, "truncated": data.truncated} if data else {}
     if kept := [f"{count:,} {kind}" for kind, count in counts.items() if count]:
         lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
@@ -184,8 +217,8 @@ def _stage_lines(stage: StageRecord, folder: Path, *, brief: bool) -> list[str]:
         first, last = ("?" if mean is None else f"{mean:.3g}" for mean in (one.first, one.last))
         missing = f", no score for {one.missing:.1%} of the answers" if one.missing else ""
         lines.append(_line("reward", f"{one.weight:g} x {one.name}: {first} -> {last}{missing}"))
-    if not (folder / stage.folder / CARD).is_file():  # whose path the last line says
-        warnings.append(_line("result", shown_path(folder / stage.folder)))
+    passed = [CHECKED.get(one.name, one.name.replace("-", " ")) for one in stage.checks if one.ok]
+    lines += [_line("checked", ", ".join(passed))] if passed else []
     return [*lines, *warnings]
 
 
@@ -212,7 +245,8 @@ def _cost_lines(stage: StageRecord | DryRunStage, times: Times) -> list[str]:
     return lines
 
 
-def _next_lines(record: RunRecord, folder: Path) -> list[str]:
+def next_lines(record: RunRecord, folder: Path) -> list[str]:
+    """What to do with a result, or to go on with a run: lines to paste."""
     where = shown_path(folder)
     if record.status != DONE:
         command = resume_command(where, max_steps=record.max_steps, judge=record.judge)
@@ -227,19 +261,20 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
         if forms := forms_of(record, stage):
             use.append(f"Export it:   {export_command(forms[0], folder)}")
             use.append(f"  or with {', '.join(f'--to {form}' for form in forms[1:])}")
-    more = {"Report:      ": folder / REPORT, "Load, merge, serve:  ": Path(result) / CARD}
-    return [*use, *(f"{label}{shown_path(path)}" for label, path in more.items() if path.is_file())]
+    report = folder / REPORT
+    return [*use, *([f"Report:      {shown_path(report)}"] if report.is_file() else [])]
 
 
-def dry_run_lines(run: DryRun) -> list[str]:
+def dry_run_lines(run: DryRun, width: int) -> list[str]:
     """What two real steps and one evaluation batch measured, beside what was expected."""
     lines = ["", f"Measured, not trained: {run.record.name}"]
     for stage in run.record.stages:
         lines += ["", f"Stage {stage.name}: {what_was_trained(stage)}"]
         if stage.measured:
-            lines += [*_cost_lines(stage, Times()), *_outlook_lines(stage, stage.measured)]
+            found = [*_cost_lines(stage, Times()), *_outlook_lines(stage, stage.measured)]
+            lines += _folded(found, width)
         else:
-            lines.append(_line("not", stage.why or "measured"))
+            lines += _folded([_line("not", stage.why or "measured")], width)
     where = shown_path(run.folder)
     train = ["It fits. Train:", f"  {resume_command(where)}"]
     is_known = all(map(_fits, run.record.stages))
@@ -359,8 +394,7 @@ def _scores(sample: SampleAnswer) -> tuple[float | None, float | None]:
     return sample.reward_before, sample.reward_after
 
 
-def ends_shown(record: RunRecord) -> list[PickedSample]:
-    """The best and the worst sample of the last stage that has some."""
+def samples_shown(record: RunRecord) -> list[PickedSample]:
+    """The picked samples of the last stage that has some."""
     found = [stage.evaluation for stage in record.stages if stage.evaluation]
-    last = next((one for one in reversed(found) if one.samples), None)
-    return [one for one in picked_samples(last) if one.rank != MIDDLE]
+    return picked_samples(next((one for one in reversed(found) if one.samples), None))

@@ -236,11 +236,7 @@ class _Closing:
     def _trial(self, outcome: WizardOutcome) -> None:
         if self._train(self.actions.trial, outcome):
             self.ui.say("")
-            self.ui.say(
-                "It works. Its numbers say little about the whole run, which is the next step:"
-                " Run it now, or later:"
-            )
-            self.ui.say_line(f"  advise run {shlex.quote(str(outcome.plan_path))}")
+            self.ui.say("It works. Its numbers say little about the whole run: “Run it now”.")
 
     def _bundle(self, outcome: WizardOutcome) -> None:
         for line in self.actions.bundle(outcome):

@@ -187,9 +187,9 @@ SAID = {  # changes of the record, of its stages, what the report says then, and
     "a plan that speaks of the whole run": ({"max_steps": 4}, [{}], [TRIAL], "How much"),
     "samples by rule, the same question once": (
         {}, [{"evaluation": SAMPLED}],
-        ["gained most: rouge l 0.50 -&gt; 0.90", "lost most: rouge l 0.50 -&gt; 0.10",
-         "in the middle: rouge l 0.50 -&gt; 0.60",
-         "of 5 sample answers those that gained most and least by rouge l, and the middle one",
+        ["gained most: rouge l 0.50 to 0.90", "lost most: rouge l 0.50 to 0.10",
+         "in the middle: rouge l 0.50 to 0.60",
+         "Of 5 sample answers those that gained most and least by rouge l, and the middle one",
          "base 1", "tuned 1", "wanted 1"], "tuned 0",
     ),
     "why a run failed, and no result": (
@@ -377,11 +377,13 @@ def test_text_from_outside_is_shown_not_run():
     page = render_html("report.html", {
         "record": record, "state": HOSTILE, "is_bad": False, "verdict": (), "command": None,
         "machine": MachineRecord(gpus=(HOSTILE,)), "what": HOSTILE, "stages": (),
+        "title": HOSTILE, "plain": HOSTILE, "samples": (), "how_picked": "", "checked": {HOSTILE: 1},
+        "warnings": {HOSTILE: 1},
         "tasks": {HOSTILE: {HOSTILE: 1.0}, "b": {}}, "sections": (section,),
         "plan_text": HOSTILE, "digests": {HOSTILE: HOSTILE},
     })  # fmt: skip
     assert "<script" not in page.lower()
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 25
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 28
     assert "\x1b" not in page
 
 
@@ -414,7 +416,7 @@ LIMIT = ("memory of the GPU", 20)
         # A correction below nothing is listed and not drawn; the total is said as it is.
         ({"a": 5, "learned": -1}, {"whole": 4}, None, [98.04], ["e: 4 GiB", "learned -1 GiB"]),
         # Ten times as much as a limit is said and not drawn.
-        ({"a": 2}, {}, FAR, [98.04], ["far beyond the picture: free, 20 GiB"]),
+        ({"a": 2}, {}, FAR, [98.04], ["far more, so not drawn: free, 20 GiB"]),
         # A part may be named after a task of the user's.
         ({HOSTILE: 1}, {}, None, [98.04], ["&lt;script&gt;"]),
     ],

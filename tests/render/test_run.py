@@ -1,5 +1,6 @@
 """The summary of a run says what a person needs next, whatever state the run is in."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
     for words in (
         "Done: shop, in /runs/shop-1",
         "sft+qlora (lora on a nf4 base), 171 rows",
-        "loss 3.210 -> 1.400 over 63 steps",
+        "  loss     3.210 -> 1.400 over 63 steps",
         "held-out loss 3.1 -> 1.6",
         "9 rows held out",
         "1.8 GiB measured, 2.0 GiB expected",
@@ -116,27 +117,24 @@ LONG = {
 }  # fmt: skip
 
 
-def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
-    """At most 25 lines with all that can be said; the verdict comes once, before everything else,
-    and the rest is where the last lines say.
+def test_the_result_comes_first(tmp_path):
+    """One sentence, three rows of answers, the verdict, then numbers; the rest is where the last
+    line says.
     """
     (tmp_path / "stages" / "sft").mkdir(parents=True)
-    for name in ("report.html", "stages/sft/README.md"):
-        (tmp_path / name).write_text("x")
+    (tmp_path / "report.html").write_text("x")
     run = FinishedRun(folder=tmp_path, record=RunRecord.from_dict(record(**LONG)))
     lines = summary_lines(run)
-    assert len(lines) <= 25, "\n".join(lines)
     said = "\n".join(lines)
+    assert lines[1] == "Of 6 unseen questions 3 are now answered in your style, before none."
     assert said.count("held-out loss") == 1
+    assert said.index("  In the middle: ") < said.index("  Task     better")
     assert said.index("  Task     better") < said.index("  General  lost") < said.index("  Next  ")
     assert said.index("  Next  ") < said.index("Stage sft")
     assert "6 more, in the report" in said
-    assert lines[-2:] == [
-        f"Report:      {tmp_path}/report.html",
-        f"Load, merge, serve:  {tmp_path}/stages/sft/README.md",
-    ]
+    assert lines[-1] == f"Report:      {tmp_path}/report.html"
     narrow = [line for line in lines if "advise " not in line and str(tmp_path) not in line]
-    assert max(map(len, narrow)) <= 80 or "adjusted" in max(narrow, key=len)
+    assert max(map(len, narrow)) <= 80
 
 
 @pytest.mark.parametrize(
@@ -162,17 +160,20 @@ def test_the_forms_of_a_result_are_named_where_there_are_any(change, forms):
         assert lines[found[0] + 1] == f"  or with {forms}"
 
 
-def test_the_best_and_the_worst_answer_are_shown_where_there_is_room():
-    """By their score, with what was answered before and after, a line each."""
+def test_the_best_the_worst_and_the_middle_answer_are_shown():
+    """By their score, with what was answered before and after; a long one ends with where the whole
+    of it stands.
+    """
     found = text(record(**{**LONG, "checks": [], "adjusted": [], "data": {}}))
-    assert len(found.splitlines()) <= 25
-    assert "Gained most: rouge l 0.10 -> 0.50: Where is it?" in found
-    assert "Lost most: rouge l 0.10 -> 0.00" in found
-    assert found.count("    before b b b") == 2
+    places = [found.index(f"  {which}: Where") for which in ("Gained most", "Lost most")]
+    assert places < [found.index("  In the middle: Where")]
+    assert found.count("    before b b b") == found.count("    after  t t t") == 3
+    long = text(record(**{**LONG, "evaluation": evaluated([{**SAMPLE, "tuned": "word " * 200}])}))
+    assert re.search(r"word \.\.\. \(whole in report\.html\)\n", long)
 
 
-def test_answers_that_begin_alike_are_shown_where_they_part():
-    """A line each, cut so that the difference is in it; equal answers are one line."""
+def test_answers_are_shown_whole():
+    """Wrapped between words; equal answers are shown once."""
     begin = "The library opens at nine on every day but Sunday and holidays, and so "
     samples = [
         {"prompt": "When?", "base": f"{begin}nobody comes.", "tuned": f"{begin}come early."},
@@ -182,9 +183,15 @@ def test_answers_that_begin_alike_are_shown_where_they_part():
     samples[1] |= {"score_before": 0.2, "score_after": 0.2}
     evaluation = {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
     found = text(record(evaluation=evaluation, checks=[], data={}))
-    assert "    before ... and holidays, and so nobody comes." in found
-    assert "    after  ... and holidays, and so come early." in found
+    assert f"    before {begin[:-4]}\n           so nobody comes." in found
     assert "    both   All of us." in found
+
+
+SAMPLE = {"prompt": "Where?", "base": "b", "score_before": 0.1, "score_after": 0.5}
+
+
+def evaluated(samples):
+    return {**STAGE["evaluation"], "samples": samples, "sample_metric": "rouge_l"}
 
 
 def test_many_tasks_have_a_line_each():

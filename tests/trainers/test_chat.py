@@ -47,12 +47,12 @@ def types(monkeypatch):
     return write
 
 
-def test_base_and_result_answer_a_person_one_after_the_other(person, capsys):
-    """Each behind its name."""
+def test_result_and_base_answer_a_person_one_after_the_other(person, capsys):
+    """Each behind its name, the result first."""
     person.ask("hello")
     said = capsys.readouterr().out
-    assert said.startswith("[base] ")
-    assert "\n[legal] " in said
+    assert said.startswith("[legal] ")
+    assert "\n[base] " in said
 
 
 def test_a_pipe_gets_the_plain_answers_of_the_result(run, monkeypatch, capsys):

@@ -124,6 +124,9 @@ def open_stage(job: Job, objective: Objective[Any]) -> Opened[Any]:
     if job.part != JUDGE:  # the process that trained has said it
         for line in describe(data, template=objective.kind.name not in ("classes", "rewritings")):
             tell(job, line)
+        rows_read = (job.max_steps or 0) * job.stage.effective_batch_size * process_count()
+        if 0 < rows_read < len(data.train):
+            tell(job, f"this trial reads about {rows_read:,} of them")
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     return Opened(
         job=job, versions=versions, device=device, threads=threads, update=update,

@@ -207,7 +207,7 @@ def judge(
         evaluation, (word, text) = evaluator.record(), evaluator.verdict()
         checks += evaluator.checks()
     for check in checks:
-        tell(job, f"{'ok' if check.ok else 'WARNING'}: {check.text}")
+        tell(job, None if check.ok else f"WARNING: {check.text}")  # the summary names the others
     times = together(result.times, loaded.parts.times())
     result = structs.replace(
         result,

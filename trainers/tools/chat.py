@@ -12,15 +12,18 @@ that begin with / steer.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from advisor.ground.errors import InputError, Stopped, did_you_mean
 from advisor.ground.files import shown_path
 from advisor.ground.progress import board, waiting
+from advisor.ground.terminal import width_of
 from advisor.methods import objective
 from advisor.model_files.folder import read_header
 from advisor.record.run import DONE, RunRecord, StageRecord, last_of_each_task
@@ -77,7 +80,7 @@ class ChatSession:
         self.max_new_tokens, self.is_interactive = max_new_tokens, is_interactive
         results = [result.label for result in loaded.results]
         # Of several results all answer, without the base.
-        self.active = [BASE, *results] if is_interactive and len(results) == 1 else results
+        self.active = [*results, BASE] if is_interactive and len(results) == 1 else results
         self.history: dict[str, list[dict[str, str]]] = {}
 
     def introduction(self) -> str:
@@ -133,6 +136,9 @@ class ChatSession:
                 )
             limit = min(room, self.max_new_tokens)
             print(title, end="", flush=True)
+            streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            if sys.stdout.isatty():
+                streamer.on_finalized_text = WordPrinter(len(title))
             with reading(self.loaded.result(name).folder, "the result"):
                 output = model.generate(
                     **inputs,
@@ -141,7 +147,7 @@ class ChatSession:
                     temperature=None,
                     top_p=None,
                     top_k=None,
-                    streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+                    streamer=streamer,
                 )
             written = output[0, length:].tolist()
             is_cut = len(written) >= limit and written[-1] not in stop_ids(model)
@@ -166,6 +172,23 @@ class ChatSession:
         else:
             return HELP if word == "/help" else f"unknown: {word}\n{HELP}"
         return f"now: {', '.join(self.active)}"
+
+
+class WordPrinter:
+    """Prints an answer as it is written, with line ends between words where a line is full."""
+
+    def __init__(self, column: int) -> None:
+        self.column, self.width = column, get_terminal_size().columns
+
+    def __call__(self, text: str, stream_end: bool = False) -> None:
+        for part in re.findall(r"\n|[^\S\n]+|\S+", text):
+            word = part
+            if part == "\n" or (self.column and self.column + width_of(part) > self.width):
+                print()
+                self.column, word = 0, part.strip()
+            print(word, end="")
+            self.column += width_of(word)
+        print(end="\n" if stream_end else "", flush=True)
 
 
 def context_of(model: Any) -> int | None:

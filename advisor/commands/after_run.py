@@ -1,0 +1,110 @@
+"""What can be done with a result: offered on a terminal after a training, until it is left."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from advisor.commands.chat import chat
+from advisor.commands.export import export
+from advisor.commands.output import say
+from advisor.ground.errors import AdviseError, Stopped
+from advisor.ground.files import PLAN_FILE, folder_name, shown_path
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan
+from advisor.record.next_step import longer_setting
+from advisor.record.run import REPORT, FinishedRun
+from advisor.render.result_commands import forms_of
+from advisor.render.run import next_lines, verdict_of
+from advisor.wizard.prompts import Option, Ui
+
+# Trains the plan of a run folder with changes; shows what came of it. None: it is at work already.
+Train = Callable[[Path, tuple[str, ...]], FinishedRun | None]
+MODELFILE = Path("export", "ollama", "Modelfile")  # in a run folder
+
+
+def after_run(run: FinishedRun, ui: Ui, train: Train) -> None:
+    """Offer what can be done with a finished run, and do it, until the person leaves.
+
+    Raises Stopped if a further training was interrupted: its words name the command that resumes.
+    """
+    while True:
+        try:
+            chosen = ui.choose("What now?", list(result_options(run)))
+        except (KeyboardInterrupt, EOFError):
+            chosen = "quit"
+        try:
+            if chosen == "quit":
+                break
+            if chosen == "longer":
+                run = train(run.folder, (longer(run) or "",)) or run
+            elif chosen == "whole":
+                run = train(run.folder, ()) or run
+            else:
+                {"talk": talk, "report": open_report, "ollama": into_ollama}[chosen](run)
+        except Stopped:
+            raise
+        except AdviseError as error:
+            ui.say(error.text(), tone="warning")
+    for line in next_lines(run.record, run.folder):
+        ui.say_line(line)
+
+
+def result_options(run: FinishedRun) -> Iterator[Option]:
+    """The choices for a result; the whole run comes first after a trial."""
+    record, stage = run.record, run.record.stages[-1]
+    if record.max_steps:
+        yield Option(value="whole", label="Train the whole plan", help="this was a trial")
+    if not record.is_seq2seq(stage):
+        yield Option(value="talk", label="Talk to it" if record.writes(stage) else "Try it")
+    if (run.folder / REPORT).is_file():
+        yield Option(value="report", label="Open the report", help=shown_path(run.folder / REPORT))
+    if "ollama" in forms_of(record, stage):
+        yield Option(value="ollama", label="Put it into Ollama", help="as a .gguf file")
+    if not record.max_steps and (setting := longer(run)):
+        verdict = verdict_of(record, run.folder)
+        step = verdict.next if verdict else None
+        is_advised = step is not None and step.action == "train_longer"
+        why = step.text.partition(": ")[2] if step is not None and is_advised else "twice as long"
+        yield Option(value="longer", label="Train longer", help=f"{why}; {setting}")
+    yield Option(value="quit", label="Quit")
+
+
+def longer(run: FinishedRun) -> str | None:
+    """The change of the plan that trains the last stage twice as long; None without a plan."""
+    with suppress(AdviseError, ValueError, OSError):
+        for entry in entries(read_plan(run.folder / PLAN_FILE)):
+            if entry.name == run.record.stages[-1].name:
+                return longer_setting(entry)
+    return None
+
+
+def talk(run: FinishedRun) -> None:
+    """`advise chat` with the run."""
+    chat.main([str(run.folder)], standalone_mode=False)
+
+
+def open_report(run: FinishedRun) -> None:
+    """Show the report in a browser, or say where it is."""
+    path = run.folder.absolute() / REPORT
+    if not webbrowser.open(path.as_uri()):
+        say(f"No browser could be opened here. The report: {shown_path(path)}")
+
+
+def into_ollama(run: FinishedRun) -> None:
+    """`advise export` for Ollama, once, and what makes the model of it where Ollama is."""
+    modelfile = run.folder / MODELFILE
+    if not modelfile.is_file():
+        export.main([str(run.folder), "--to", "ollama"], standalone_mode=False)
+    name = folder_name(str(run.record.name)) or "model"
+    if not modelfile.is_file():  # one for each task: the lines to type were said
+        return
+    if shutil.which("ollama") is None:
+        say(f"Ollama is not installed here. Where it is: ollama create {name} -f {modelfile}")
+        return
+    done = subprocess.run(["ollama", "create", name, "-f", str(modelfile)], check=False)
+    say(f"Ask it:  ollama run {name}" if done.returncode == 0 else "Ollama did not take it.")

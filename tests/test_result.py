@@ -1,0 +1,190 @@
+"""What a person sees and can do after a training: one sentence first, a menu, a page to forward."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from advisor.commands import after_run
+from advisor.commands.after_run import result_options
+from advisor.record.judge import run_verdict
+from advisor.record.run import FinishedRun, RunRecord
+from advisor.render.report import model_card, report_page
+from advisor.render.run import summary_lines
+from tests.wizard.scripted import ScriptedUi
+
+PLAN = """\
+name: shop
+model: {model}
+data: {{path: rows.jsonl}}
+stages:
+  - {{name: sft, objective: sft, update: lora, epochs: 2}}
+"""
+STAGE = {
+    "name": "sft", "objective": "sft", "update": "lora", "status": "done", "folder": "stages/sft",
+    "checks": [
+        {"name": "saved-model-is-the-trained-one", "ok": True, "text": "differ by at most 0"},
+        {"name": "the-same-without-peft", "ok": True, "text": "as W + BA"},
+        {"name": "answers-end-by-themselves", "ok": False, "text": "0 of 16 answers end"},
+    ],
+}  # fmt: skip
+
+
+def styled(*scores: float) -> dict:
+    samples = [
+        {
+            "prompt": "Where?",
+            "base": "No.",
+            "tuned": "Yes.",
+            "score_before": 0.1,
+            "score_after": score,
+        }
+        for score in scores
+    ]
+    return {"samples": samples, "sample_metric": "rouge_l", "rows": len(scores)}
+
+
+def counted(name: str, before: float | None, after: float, rows: int, **more: object) -> dict:
+    return {"metrics": {name: {"before": before, "after": after, "rows": rows}}, **more}
+
+
+def record(evaluation: dict | None, *, options: dict | None = None, **run: object) -> RunRecord:
+    given = {"options": options or {}, "model": "org/base"}
+    return RunRecord.from_dict({
+        "schema_version": 1, "name": "shop", "status": "done", "model": "org/base",
+        "stages": [{**STAGE, "evaluation": evaluation, "data": {"holdout_rows": 4}}],
+        "resolved": {"sft": given}, **run,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        (styled(0.24, 0.25, 0.9), "Of 3 unseen questions 2 are now answered in your style, before none."),
+        (styled(0.0), "Of 1 unseen question none is now answered in your style, before none."),
+        (counted("exact_match", 0.25, 0.75, 4), "Of 4 unseen questions 3 are now answered exactly as in your data, before 1."),
+        (counted("json_validity", 0.0, 1.0, 8), "Of 8 unseen questions 8 are now answered with valid JSON, before none."),
+        (counted("accuracy", 0.3, 0.9, 50), "Of 50 unseen texts 45 are now put into the right class; always naming the most common one gets 15."),
+        (counted("pair accuracy", 0.5, 0.75, 64), "Of 64 unseen pairs of answers 48 are now ranked as in your data, before 32."),
+        ({"feedback_rows": 40, "moved_as_judged": 0.775}, "Of 40 unseen answers with feedback 31 are now likelier if liked, or rarer if not."),
+        (counted("reward", 0.125, 0.5, 32), "Answers to 32 unseen prompts now get a reward of 0.5 on average, before 0.125."),
+        ({"rows": 25, "perplexity_before": 162.4, "perplexity_after": 5.94}, "In 25 unseen texts the next word is now a choice among about 5.9, before 162."),
+        (None, "It is trained; nothing was compared, so whether it learned is open."),
+    ],
+)  # fmt: skip
+def test_the_result_is_one_plain_sentence(evaluation, said):
+    """By what the task is about; where nothing can be counted, by what was measured."""
+    verdict = run_verdict(record(evaluation), run="runs/shop")
+    assert verdict.plain.text == said
+    assert verdict.to_dict()["plain"]["text"] == said  # run.json has it, too
+
+
+def test_rows_that_were_trained_on_are_not_called_unseen():
+    """And several tasks have a sentence each."""
+    seen = record(styled(0.5)).to_dict()
+    seen["stages"][0]["data"]["holdout_rows"] = 0
+    found = run_verdict(RunRecord.from_dict(seen), run="runs/shop")
+    assert found.plain.text.startswith("Of 1 question 1 is now answered in your style")
+    stages = [{**seen["stages"][0], "name": f"sft-{task}", "task": task} for task in ("hr", "law")]
+    both = run_verdict(RunRecord.from_dict({**seen, "stages": stages}), run="runs/shop")
+    assert re.fullmatch(r"hr: Of 1 .*\. law: Of 1 .*\.", both.plain.text)
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A finished run of a person whose home is known, with a model in it."""
+    home = tmp_path / "home" / "alice"
+    folder = home / "work" / "runs" / "shop"
+    (folder / "stages" / "sft").mkdir(parents=True)
+    (folder / "plan.yaml").write_text(PLAN.format(model=home / "models" / "base"))
+    (folder / "report.html").write_text("x")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home / "work")
+    losses = {"holdout_loss_before": 4, "holdout_loss_after": 2, "holdout_loss_interval": [-3, -1]}
+    given = record({**styled(0.5, 0.1), **losses}, model=str(home / "models/base"))
+    inputs = {f"data {home}/rows.jsonl": {"rows.jsonl": {"bytes": 1, "sha256": "a"}}}
+    return FinishedRun(
+        folder=folder, record=RunRecord.from_dict({**given.to_dict(), "input_files": inputs})
+    )
+
+
+def test_a_report_names_no_home_folder(shop, monkeypatch, tmp_path):
+    """Neither its plan, its lines to paste nor its model card do; its title says what it is of."""
+    plan = (shop.folder / "plan.yaml").read_text()
+    monkeypatch.setattr(sys, "executable", os.path.expanduser("~/venv/bin/python3"))
+    for place in (Path.cwd(), Path.cwd().parent / "models"):
+        place.mkdir(exist_ok=True)
+        monkeypatch.chdir(place)
+        page = report_page(shop.record, folder=shop.folder, plan_text=plan, metrics=())
+        assert "alice" not in page
+        assert "~/models/base" in page
+        assert "~/venv/bin/python3 -c" in page
+        assert f"advise chat {os.path.relpath(shop.folder)}" in page
+        title = re.search("<title>(.*)</title>", page)
+        assert title[1] == "base on rows.jsonl: better"
+    assert "alice" not in model_card(shop.record, shop.record.stages[0], shop.folder)
+
+
+def test_a_report_begins_with_the_result_and_folds_what_is_for_specialists(shop):
+    """Sentence, answers, verdict, numbers; no script unfolds the rest."""
+    page = report_page(shop.record, folder=shop.folder, plan_text="epochs: 2", metrics=())
+    parts = ("Of 2 unseen questions 1 is", 'class="answers"', "<dt>Task</dt>", "Checked: loads, merges.",
+             "0 of 16 answers end", "Stage sft", "<details>", "For specialists", "epochs: 2")  # fmt: skip
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+    assert page.count("<details>") == page.count("</details>") == 3
+
+
+# --------------------------------------------------------------------------- the menu
+
+
+def test_the_last_lines_say_what_the_menu_offers_elsewhere(shop):
+    """Where nobody can be asked, they are lines to paste; before a menu there are none."""
+    lines = summary_lines(shop)
+    assert lines[-4].startswith("Talk to it:  advise chat runs/shop")
+    assert lines[-3].startswith("Export it:   advise export runs/shop --to ollama")
+    assert lines[-1] == "Report:      runs/shop/report.html"
+    assert "  checked  loads, merges" in lines
+    assert not [line for line in summary_lines(shop, has_menu=True) if "advise " in line]
+
+
+def test_each_choice_does_what_it_says(shop, monkeypatch):
+    """What fails is said and leads back; a further training is what the menu is about then."""
+    called = []
+    for name in ("chat", "export"):
+        command = getattr(after_run, name)
+        monkeypatch.setattr(command, "main", lambda words, **_: called.append(words))
+    monkeypatch.setattr("webbrowser.open", lambda address: called.append(address) or True)
+    again = FinishedRun(folder=shop.folder.with_name("again"), record=shop.record)
+
+    def train(folder, changes):
+        called.append((folder, changes))
+        return again
+
+    chosen = ("Talk to it", "Open the report", "Put it into Ollama", "Train longer", "Quit")
+    ui = ScriptedUi(*chosen)
+    after_run.after_run(shop, ui, train)
+    assert ui.offered[0] == [*chosen]
+    assert called == [
+        [str(shop.folder)],
+        (shop.folder / "report.html").as_uri(),
+        [str(shop.folder), "--to", "ollama"],
+        (shop.folder, ("stages.sft.epochs=4",)),
+    ]
+    assert "Talk to it:  advise chat runs/again" in ui.said
+
+
+def test_after_a_trial_the_whole_plan_comes_first(shop):
+    """It is not trained longer then; Ctrl-C leaves."""
+    trial = RunRecord.from_dict({**shop.record.to_dict(), "max_steps": 3})
+    run = FinishedRun(folder=shop.folder, record=trial)
+    labels = [option.label for option in result_options(run)]
+    assert labels[0] == "Train the whole plan"
+    assert "Train longer" not in labels
+    ui = ScriptedUi(None)
+    after_run.after_run(run, ui, lambda *_: None)
+    assert len(ui.asked) == 1
