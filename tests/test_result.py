@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.commands import after_run
-from advisor.commands.after_run import result_options
+from advisor.commands.after_run import after_run, result_options
 from advisor.record.judge import run_verdict
 from advisor.record.run import FinishedRun, RunRecord
 from advisor.render.report import model_card, report_page
@@ -155,9 +154,6 @@ def test_the_last_lines_say_what_the_menu_offers_elsewhere(shop):
 def test_each_choice_does_what_it_says(shop, monkeypatch):
     """What fails is said and leads back; a further training is what the menu is about then."""
     called = []
-    for name in ("chat", "export"):
-        command = getattr(after_run, name)
-        monkeypatch.setattr(command, "main", lambda words, **_: called.append(words))
     monkeypatch.setattr("webbrowser.open", lambda address: called.append(address) or True)
     again = FinishedRun(folder=shop.folder.with_name("again"), record=shop.record)
 
@@ -167,12 +163,12 @@ def test_each_choice_does_what_it_says(shop, monkeypatch):
 
     chosen = ("Talk to it", "Open the report", "Put it into Ollama", "Train longer", "Quit")
     ui = ScriptedUi(*chosen)
-    after_run.after_run(shop, ui, train)
+    after_run(shop, ui, train=train, call=lambda *words: called.append(words))
     assert ui.offered[0] == [*chosen]
     assert called == [
-        [str(shop.folder)],
+        ("chat", str(shop.folder)),
         (shop.folder / "report.html").as_uri(),
-        [str(shop.folder), "--to", "ollama"],
+        ("export", str(shop.folder), "--to", "ollama"),
         (shop.folder, ("stages.sft.epochs=4",)),
     ]
     assert "Talk to it:  advise chat runs/again" in ui.said
@@ -186,5 +182,5 @@ def test_after_a_trial_the_whole_plan_comes_first(shop):
     assert labels[0] == "Train the whole plan"
     assert "Train longer" not in labels
     ui = ScriptedUi(None)
-    after_run.after_run(run, ui, lambda *_: None)
+    after_run(run, ui, train=lambda *_: None, call=lambda *_: None)
     assert len(ui.asked) == 1

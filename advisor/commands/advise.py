@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from advisor.commands.options import AdviceOptions
-from advisor.commands.output import console, on_terminal, print_json, say, with_error
+from advisor.commands.output import console, print_json, say, with_error
 from advisor.commands.session import (
     advise_on,
     choose_candidate,
@@ -34,7 +34,7 @@ def answer(options: AdviceOptions) -> int:
         raise InputError("--brief goes with --json", where="--brief")
     stated = read_answers(options.answers_file, options.flags, rule_layers)
     if not (options.as_json or stated.faults) and stated.answers.value("task") is None:
-        from advisor.commands.wizard import wizard  # slow to import
+        from advisor.commands.wizard import on_terminal, wizard  # slow to import
 
         asks = not stated.answers.known or (options.answers_file is None and on_terminal())
         if asks and plan_file is None and options.choose is None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from advisor.commands.chat import chat
-from advisor.commands.export import export
 from advisor.commands.output import say
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path
@@ -24,10 +22,11 @@ from advisor.wizard.prompts import Option, Ui
 
 # Trains the plan of a run folder with changes; shows what came of it. None: it is at work already.
 Train = Callable[[Path, tuple[str, ...]], FinishedRun | None]
+Call = Callable[..., None]  # runs another command: its name, its arguments
 MODELFILE = Path("export", "ollama", "Modelfile")  # in a run folder
 
 
-def after_run(run: FinishedRun, ui: Ui, train: Train) -> None:
+def after_run(run: FinishedRun, ui: Ui, *, train: Train, call: Call) -> None:
     """Offer what can be done with a finished run, and do it, until the person leaves.
 
     Raises Stopped if a further training was interrupted: its words name the command that resumes.
@@ -44,8 +43,12 @@ def after_run(run: FinishedRun, ui: Ui, train: Train) -> None:
                 run = train(run.folder, (longer(run) or "",)) or run
             elif chosen == "whole":
                 run = train(run.folder, ()) or run
+            elif chosen == "talk":
+                call("chat", str(run.folder))
+            elif chosen == "report":
+                open_report(run)
             else:
-                {"talk": talk, "report": open_report, "ollama": into_ollama}[chosen](run)
+                into_ollama(run, call)
         except Stopped:
             raise
         except AdviseError as error:
@@ -83,11 +86,6 @@ def longer(run: FinishedRun) -> str | None:
     return None
 
 
-def talk(run: FinishedRun) -> None:
-    """`advise chat` with the run."""
-    chat.main([str(run.folder)], standalone_mode=False)
-
-
 def open_report(run: FinishedRun) -> None:
     """Show the report in a browser, or say where it is."""
     path = run.folder.absolute() / REPORT
@@ -95,11 +93,11 @@ def open_report(run: FinishedRun) -> None:
         say(f"No browser could be opened here. The report: {shown_path(path)}")
 
 
-def into_ollama(run: FinishedRun) -> None:
+def into_ollama(run: FinishedRun, call: Call) -> None:
     """`advise export` for Ollama, once, and what makes the model of it where Ollama is."""
     modelfile = run.folder / MODELFILE
     if not modelfile.is_file():
-        export.main([str(run.folder), "--to", "ollama"], standalone_mode=False)
+        call("export", str(run.folder), "--to", "ollama")
     name = folder_name(str(run.record.name)) or "model"
     if not modelfile.is_file():  # one for each task: the lines to type were said
         return

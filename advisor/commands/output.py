@@ -24,10 +24,7 @@ from advisor.ground.terminal import json_shown, mask_secrets, print_message, sho
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "console", "expect_json", "on_terminal", "print_error_json", "print_json", "put", "say",
-    "with_error",
-]  # fmt: skip
+__all__ = ["console", "expect_json", "print_error_json", "print_json", "put", "say", "with_error"]
 
 SCHEMA_VERSION = 1
 _owed = False  # whether standard output still waits for its one document
@@ -79,11 +76,6 @@ def _with_finite_numbers(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_finite_numbers(part) for part in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def on_terminal() -> bool:
-    """Whether there is somebody to ask."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.commands.output import console, on_terminal, print_json, say, with_error
+import click
+
+from advisor.commands.output import console, print_json, say, with_error
 from advisor.ground.files import PLAN_FILE, shown_path
 from advisor.ground.progress import waiting
+from advisor.ground.terminal import is_terminal
 from advisor.launch import DryRun, FinishedRun, Options, run_plan
 from advisor.launch.folder import RunIsLive, read_live
 from advisor.record.files import read_record
@@ -83,7 +87,8 @@ def show_run(
     Args:
         offers: False: the caller says what comes next; None: on a terminal it is offered.
     """
-    is_asked = offers is None and not as_json and on_terminal() and _has_result(run)
+    is_seen = is_terminal(sys.stdin) and is_terminal(sys.stdout)
+    is_asked = offers is None and not as_json and is_seen and _has_result(run)
     errors = run.errors if isinstance(run, FinishedRun) else []
     if as_json:
         document = run_json(run)
@@ -96,13 +101,20 @@ def show_run(
         from advisor.commands.after_run import after_run  # only where somebody is asked
         from advisor.wizard.prompts import terminal_ui
 
-        after_run(run, terminal_ui(console()), _train_again)
+        after_run(run, terminal_ui(console()), train=_train_again, call=_call)
     return int(run.exit_code)
 
 
 def _has_result(run: FinishedRun | DryRun) -> bool:
     """Whether there is a result to do something with, on the machine that has it."""
     return isinstance(run, FinishedRun) and run.status == DONE and not run.node and not run.errors
+
+
+def _call(name: str, *arguments: str) -> None:
+    """Another command, as if it had been typed."""
+    root = click.get_current_context().find_root()
+    command = root.command.get_command(root, name)  # type: ignore[attr-defined]
+    command.main(list(arguments), prog_name=name, standalone_mode=False)
 
 
 def _train_again(folder: Path, changes: tuple[str, ...]) -> FinishedRun | None:

@@ -5,6 +5,7 @@ Joins the wizard with what it calls.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from advisor.advice.advise import advise as advise_on
 from advisor.advice.case import Case
 from advisor.advice.facts import situation_facts
 from advisor.advice.types import Advice, Candidate
-from advisor.commands.output import console, on_terminal, run_tool
+from advisor.commands.output import console, run_tool
 from advisor.commands.session import choose_candidate, load_rule_set, resolve_plan
 from advisor.data import profile
 from advisor.export.exporter import ExportRequest, exporters
@@ -51,6 +52,11 @@ from advisor.wizard import Actions, Checks, Interview, Relevance, WizardOutcome,
 from advisor.wizard.prompts import terminal_ui
 
 FILES = ("data_path", "data_examples", "tasks", "reward_model")  # answers that name one
+
+
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def wizard(rule_layers: tuple[str, ...], given: AnswerSet | None = None) -> int:
