@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from advisor.commands import training
 from advisor.commands.after_run import after_run, result_options
+from advisor.ground.errors import TooMuchLost
+from advisor.ground.terminal import print_message
 from advisor.record.judge import run_verdict
 from advisor.record.run import FinishedRun, RunRecord
 from advisor.render.report import model_card, report_page
@@ -174,6 +179,51 @@ def test_each_choice_does_what_it_says(shop, monkeypatch):
     assert "Talk to it:  advise chat runs/again" in ui.said
 
 
+def test_only_a_person_at_a_terminal_is_asked(shop, monkeypatch, capsys):
+    """Not a program, nor who has nothing to do something with, nor where another menu follows."""
+    ui = ScriptedUi(*["Quit"] * 9)
+    monkeypatch.setattr("advisor.wizard.prompts.terminal_ui", lambda _: ui)
+    monkeypatch.setattr(training, "is_terminal", lambda _: False)
+    assert training.show_run(shop) == 0
+    monkeypatch.setattr(training, "is_terminal", lambda _: True)
+    failed = RunRecord.from_dict({**shop.record.to_dict(), "status": "failed"})
+    for run, options in (
+        (shop, {"as_json": True}),
+        (shop, {"offers": False}),
+        (replace(shop, node=1), {}),
+        (replace(shop, record=failed), {}),
+        (replace(shop, errors=(TooMuchLost("own"),)), {}),
+    ):
+        training.show_run(run, **options)
+    assert ui.asked == []
+    capsys.readouterr()
+    assert training.show_run(shop) == 0
+    assert ui.asked == ["What now?"]
+    assert "advise" not in capsys.readouterr().out  # the menu says it when it is left
+    assert "Talk to it:  advise chat runs/shop" in ui.said
+
+
+@pytest.mark.parametrize("has_ollama", [True, False])
+def test_ollama_gets_the_exported_model(shop, monkeypatch, has_ollama):
+    """Once; where it is not installed, the line that makes it there is named."""
+    ran = []
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/ollama" if has_ollama else None)
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr("subprocess.run", lambda words, **_: ran.append(words) or done)
+
+    def export(*words):
+        assert words == ("export", str(shop.folder), "--to", "ollama")
+        (shop.folder / "export/ollama").mkdir(parents=True)
+        (shop.folder / "export/ollama/Modelfile").write_text("x")
+
+    ui = ScriptedUi("Put it into Ollama", "Put it into Ollama", "Quit")
+    after_run(shop, ui, train=lambda *_: None, call=export)
+    line = "ollama create shop -f runs/shop/export/ollama/Modelfile"
+    made = ["ollama", "create", "shop", "-f", str(shop.folder / "export/ollama/Modelfile")]
+    assert ran == [made] * 2 * has_ollama
+    assert ui.said.count(f"  {line}") == 2 * (not has_ollama)
+
+
 def test_after_a_trial_the_whole_plan_comes_first(shop):
     """It is not trained longer then; Ctrl-C leaves."""
     trial = RunRecord.from_dict({**shop.record.to_dict(), "max_steps": 3})
@@ -184,3 +234,32 @@ def test_after_a_trial_the_whole_plan_comes_first(shop):
     ui = ScriptedUi(None)
     after_run(run, ui, train=lambda *_: None, call=lambda *_: None)
     assert len(ui.asked) == 1
+
+
+# --------------------------------------------------------------------------- between words
+
+
+def test_a_list_of_what_is_allowed_is_broken_between_words(monkeypatch, capsys):
+    """An indented line to paste is not."""
+    monkeypatch.setattr("advisor.ground.terminal.is_terminal", lambda _: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    allowed = f"  tasks: {', '.join(['structured_output'] * 5)}"
+    paste = f"  pip install {'a-package ' * 5}"
+    print_message(f"{allowed}\n{paste}")
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == paste
+    assert max(map(len, lines)) <= 40
+    assert {line[:2] for line in lines} == {"  "}
+    assert " ".join(lines).split() == allowed.split()
+
+
+def test_a_chat_breaks_answers_between_words(monkeypatch, capsys):
+    """As they are written, piece by piece, behind the name of who answers."""
+    from trainers.tools import chat
+
+    monkeypatch.setattr(chat, "get_terminal_size", lambda: os.terminal_size((20, 10)))
+    put = chat.WordPrinter(len("[sft] "))
+    for piece in ("The library ", "opens at ", "nine.\nIt closes at ", "five."):
+        put(piece)
+    put("", stream_end=True)
+    assert capsys.readouterr().out == "The library \nopens at nine.\nIt closes at five.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import webbrowser
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from advisor.commands.output import say
 from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.files import PLAN_FILE, folder_name, shown_path
 from advisor.plan.entries import entries
@@ -46,9 +46,9 @@ def after_run(run: FinishedRun, ui: Ui, *, train: Train, call: Call) -> None:
             elif chosen == "talk":
                 call("chat", str(run.folder))
             elif chosen == "report":
-                open_report(run)
+                open_report(run, ui)
             else:
-                into_ollama(run, call)
+                into_ollama(run, ui, call)
         except Stopped:
             raise
         except AdviseError as error:
@@ -86,14 +86,14 @@ def longer(run: FinishedRun) -> str | None:
     return None
 
 
-def open_report(run: FinishedRun) -> None:
+def open_report(run: FinishedRun, ui: Ui) -> None:
     """Show the report in a browser, or say where it is."""
     path = run.folder.absolute() / REPORT
     if not webbrowser.open(path.as_uri()):
-        say(f"No browser could be opened here. The report: {shown_path(path)}")
+        ui.say(f"No browser could be opened here. The report: {shown_path(path)}")
 
 
-def into_ollama(run: FinishedRun, call: Call) -> None:
+def into_ollama(run: FinishedRun, ui: Ui, call: Call) -> None:
     """`advise export` for Ollama, once, and what makes the model of it where Ollama is."""
     modelfile = run.folder / MODELFILE
     if not modelfile.is_file():
@@ -102,7 +102,11 @@ def into_ollama(run: FinishedRun, call: Call) -> None:
     if not modelfile.is_file():  # one for each task: the lines to type were said
         return
     if shutil.which("ollama") is None:
-        say(f"Ollama is not installed here. Where it is: ollama create {name} -f {modelfile}")
+        ui.say("Ollama is not installed here. Where it is:")
+        ui.say_line(f"  ollama create {name} -f {shlex.quote(shown_path(modelfile))}")
         return
     done = subprocess.run(["ollama", "create", name, "-f", str(modelfile)], check=False)
-    say(f"Ask it:  ollama run {name}" if done.returncode == 0 else "Ollama did not take it.")
+    if done.returncode:
+        ui.say("Ollama did not take it: see above.", tone="warning")
+    else:
+        ui.say_line(f"Ask it:  ollama run {name}")

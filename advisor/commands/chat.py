@@ -12,7 +12,7 @@ import click
 from advisor.commands.output import refuse_without, run_tool, say
 from advisor.ground.errors import AdviseError
 from advisor.record.files import device_of, find_run, newest_run, read_record
-from advisor.render.run import verdict_lines
+from advisor.render.run import verdict_lines, verdict_of
 
 
 def greet(folder: Path) -> None:
@@ -22,7 +22,9 @@ def greet(folder: Path) -> None:
     with suppress(AdviseError):
         record = read_record(folder)
         if record is not None and (lines := verdict_lines(record, folder)):
-            say("\n".join([f"{record.name}, as it was measured:", *lines, ""]))
+            found = verdict_of(record, folder)
+            plain = [f"  {found.plain.text}"] if found and found.plain else []
+            say("\n".join([f"{record.name}, as it was measured:", *plain, *lines, ""]))
 
 
 @click.command()

@@ -156,11 +156,14 @@ def print_warning(text: str) -> None:
 
 
 def _broken(line: str, width: int) -> str:
-    if len(line) <= width or line.startswith(" ") or "advise " in line:
+    # What is indented is a line to paste, unless it is a list of what is allowed.
+    is_list = line.count(", ") > 1 and not re.search(r"['\"`]", line)
+    if len(line) <= width or "advise " in line or (line.startswith(" ") and not is_list):
         return line
     from textwrap import fill
 
-    return fill(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
+    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return fill(line, max(width, 20), subsequent_indent=line[: -len(line.lstrip())], **whole)
 
 
 def show_streams() -> None:
