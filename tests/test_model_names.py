@@ -12,6 +12,7 @@ import pytest
 
 from advisor import advise
 from advisor.model_files import hub_cache
+from advisor.render.next_steps import training_steps
 from advisor.render.words import what_to_do
 from advisor.situation import models
 from advisor.situation.catalogue import (
@@ -23,7 +24,7 @@ from advisor.situation.catalogue import (
     words_of,
 )
 from advisor.situation.models import model_shape
-from advisor.situation.names import MOST, look_up_name, near_models
+from advisor.situation.names import MOST, look_up_name, model_meant, near_models, shape_meant
 
 
 @pytest.fixture(autouse=True)
@@ -426,3 +427,39 @@ def test_a_description_is_not_read_as_a_model_distilled_into_it():
     shape, warnings = model_shape("llama 8b")
     assert shape.thinks is None
     assert "meta-llama/Llama-3.1-8B" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("qwen 7b", "Qwen/Qwen2.5-7B-Instruct"),  # not the copy that reads 1M tokens
+        ("llama 8b", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3"),
+        ("qwen2.5 7b", "Qwen/Qwen2.5-7B-Instruct"),
+        ("gemma 4b", "google/gemma-3-4b-it"),  # E4B has 8B in all
+        ("mixtral 8x7b", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
+        ("qwen 7b base", "Qwen/Qwen2.5-7B"),
+        ("Qwen-14B", "Qwen/Qwen-14B-Chat"),  # as the hub writes it: the first Qwen
+    ],
+)
+def test_a_flag_means_the_model_that_the_questions_offer_first(said, meant):
+    """What is trained has an id, and is said to be read so; every printed line holds it."""
+    advice = advise({"task": "qa", "model": said, "gpu": "8 x H100", "data": {"rows": 900}})
+    assert advice.situation.model.id == meant == look_up_name(said).near[0].id
+    assert f"'{said}' read as {meant}; --model names another" in advice.warnings
+    assert not advice.situation.unknown
+    assert f"--model {meant}" in training_steps(advice)[-2].commands[0]
+    assert shape_meant(said)[0].id == meant  # what `advise estimate` counts with
+
+
+@pytest.mark.parametrize("said", ["mixtral", "qwen", "bert", "our-qwen-7b-tuned", "a 7B model"])
+def test_a_name_that_may_mean_several_stays_a_description(said):
+    """So does one with words of its own."""
+    assert model_meant(said) is None
+
+
+def test_a_model_of_another_stated_size_is_not_meant():
+    """The size that was stated beside the name counts."""
+    assert model_meant("llama 8b", 8.0) is not None
+    assert model_meant("mistral", 13.0) is None
+    assert model_meant("llama 8b", 13.0) is None

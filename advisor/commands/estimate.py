@@ -31,6 +31,7 @@ from advisor.probe.catalogue import find_gpu
 from advisor.probe.names import count_and_name
 from advisor.render.estimate import estimates_text
 from advisor.situation.models import model_shape
+from advisor.situation.names import shape_meant
 from advisor.situation.of_plan import evaluation_rows, plan_hardware, plan_run
 from advisor.situation.past_runs import read_past_runs
 
@@ -130,7 +131,7 @@ def estimate_list(source: str) -> list[dict[str, Any]]:
     past, notes = read_past_runs()
     for note in notes:
         print_warning(note)
-    return run_specs(text, find_model=model_shape, find_gpu=find_gpu, past=past, cpu=own_cpu(past))
+    return run_specs(text, find_model=shape_meant, find_gpu=find_gpu, past=past, cpu=own_cpu(past))
 
 
 def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     past, notes = read_past_runs()
     document = answer_spec(
         request,
-        find_model=model_shape,
+        find_model=shape_meant,
         find_gpu=find_gpu,
         past=past,
         cpu=own_cpu(past),

@@ -22,7 +22,14 @@ from advisor.probe.catalogue import cheapest_cards, free_gpus, is_marketplace
 from advisor.situation.catalogue import is_instruct
 from advisor.situation.data import ReadData, Reader, own_tokenizer, path_beside, read_data
 from advisor.situation.models import HUB_ID, model_shape
-from advisor.situation.names import hardware_out_of_scope, near_models, original_of, out_of_scope
+from advisor.situation.names import (
+    hardware_out_of_scope,
+    model_meant,
+    near_models,
+    original_of,
+    out_of_scope,
+    read_as,
+)
 from advisor.situation.past_runs import read_past_runs
 from advisor.situation.suggestions import (
     needs_of,
@@ -70,6 +77,7 @@ def situation_of(
     Raises InputError with every fault of hardware, data and reward model.
     """
     faults: list[Fault] = []
+    answers, renamed = _with_models(answers)
     with _collect(faults):
         hardware, warnings = hardware_of(answers, probed=probed)
         hardware, cards, rentals = _cards(answers, hardware, warnings)
@@ -108,7 +116,7 @@ def situation_of(
         free_gpus=free_gpus() if hardware.kind == "cpu" else "", unknown=tuple(unknown),
     )  # fmt: skip
     needs = needs_of(_taught(situation))
-    warnings += [*stated.warnings, *about_model, *about_teacher]
+    warnings += [*stated.warnings, *renamed, *about_model, *about_teacher]
     if model is not None:
         thinks, about_data, lacking = _suits_data(situation, model)
         warnings += about_data
@@ -139,6 +147,18 @@ def _collect(faults: list[Fault]) -> Iterator[None]:
         yield
     except InputError as error:
         faults.extend(error.faults)
+
+
+def _with_models(answers: AnswerSet) -> tuple[AnswerSet, list[str]]:
+    """The answers with each model by its id that was named as people say it, and what is said."""
+    known, notes = dict(answers.known), []
+    for fact_id, flag in (("model", "--model"), ("teacher_model", "--teacher-model")):
+        name = str(answers.value(fact_id, ""))
+        params_b = answers.value("model_params_b") if fact_id == "model" else None
+        if (meant := model_meant(name, params_b)) not in (None, name):
+            known[fact_id] = replace(known[fact_id], value=meant)
+            notes.append(read_as(name, meant, flag))
+    return replace(answers, known=known) if notes else answers, notes
 
 
 def _path(answers: AnswerSet, fact_id: str, base: Path | None) -> str | None:

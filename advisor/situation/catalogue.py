@@ -310,6 +310,8 @@ def _sizes(name: str) -> set[float]:
         float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
         for number, unit in re.findall(SIZE, name)
     }
+    if max(sizes, default=0) >= 1e9:  # beside "7B", "1M" tells how many tokens it reads
+        sizes = {size for size in sizes if size >= 1e7}
     sizes |= {float(number) * 1e9 for number in re.findall(LISTED_SIZE, name)}
     sizes |= {float(f"{whole}.{tenth}") * 1e9 for whole, tenth in re.findall(TENTHS, name)}
     # "-3T" behind a size tells the tokens it was trained on.

@@ -21,7 +21,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.files import MOST_CONFIG_BYTES, text_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import VERSION, Date, Keys, ListOf, Text
-from advisor.ground.types import Hardware
+from advisor.ground.types import Hardware, ModelShape
 from advisor.ground.units import format_count
 from advisor.ground.yaml_files import SOURCE, read_shipped, source_from
 from advisor.methods.families import DECODER, ENCODER, kind_of_type
@@ -294,6 +294,7 @@ class NameLookup(Struct, frozen=True, kw_only=True):
     note: str = ""  # what there is to say of it, or why it is none
     near: tuple[NamedModel, ...] = ()
     misspelt: bool = False  # `near` holds names that are like it, not names that it fits
+    usual: bool = False  # whether it is read as the first of `near` where nobody is asked
     wrong: bool = False  # a path that is no model: to be corrected
 
 
@@ -317,7 +318,46 @@ def look_up_name(name: str) -> NameLookup:
         problem = next((note for note in notes if note.startswith(f"{name}: ")), "")
         problem = problem or f"{name}: not known here, and the hub was not asked (offline)"
     near, misspelt = near_models(name)
-    return NameLookup(near=near, misspelt=misspelt, note=problem)
+    usual = model_meant(name) is not None
+    return NameLookup(near=near, misspelt=misspelt, note=problem, usual=usual)
+
+
+def model_meant(name: str, params_b: float | None = None) -> str | None:
+    """The model that a name as people say it is read as where nobody can be asked: "qwen 7b" is the
+    first of those that the wizard offers.
+
+    None for an id or a path, for a name that fits no model as it is written, and for one that fits
+    models of several sizes: such a description stays one.
+
+    Args:
+        name: As it was stated.
+        params_b: The size that was stated beside it, which the model must have.
+    """
+    name = name.strip()
+    if not name or "/" in name or is_path(name) or out_of_scope(name) is not None:
+        return None
+    found = [known] if (known := _known(name)) is not None else []
+    if not found:
+        ordered, wanted = _ordered(name)
+        found = [hub_id for hub_id in ordered if _has_size(hub_id, name)]
+        if not all(_fits(wanted, words_of(one.replace("/", "-")), one) for one in found):
+            return None
+        found = found if wanted == words_of(name) else []
+    size = size_of(name, params_b).params or (_params(found[0]) if found else 0)
+    alike = size and all(abs(_params(one) / size - 1) < SAME_SIZE for one in found)
+    return found[0] if found and alike else None
+
+
+def shape_meant(name: str, *, params_b: float | None = None) -> tuple[ModelShape | None, list[str]]:
+    """The shape of the model that a name means, and what is said of it."""
+    meant = model_meant(name, params_b)
+    shape, warnings = model_shape(meant or name, params_b=params_b)
+    return shape, [*([read_as(name, meant)] if meant else []), *warnings]
+
+
+def read_as(name: str, meant: str, flag: str = "--model") -> str:
+    """The sentence that says which model a name was read as."""
+    return f"'{name}' read as {meant}; {flag} names another"
 
 
 def _folder(name: str) -> NameLookup:
@@ -373,6 +413,13 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
 
     Words that no model bears are left out of a name that says a family, before its size is.
     """
+    ordered, right = _ordered(name)
+    near = [NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(ordered, most)]
+    return tuple(near), bool(near) and right != words_of(name)
+
+
+def _ordered(name: str) -> tuple[Iterator[str], frozenset[str]]:
+    """The models that a name fits, best first; and the words that they fit."""
     words = {hub_id: words_of(hub_id.replace("/", "-")) for hub_id in _every_id()}
     known = frozenset().union(*words.values())
     typed, short = words_of(name), squashed(name)
@@ -389,9 +436,20 @@ def near_models(name: str, *, most: int = MOST) -> tuple[tuple[NamedModel, ...],
             found, right = [one for one in words if short in squashed(one)], typed
     # Of equal ones the latest comes first.
     ordered = sorted(sorted(found, reverse=True), key=partial(_rank, wanted=right, name=name))
-    trainable = (hub_id for hub_id in ordered if out_of_scope(hub_id) is None)
-    near = [NamedModel(id=hub_id, about=about(hub_id)) for hub_id in islice(trainable, most)]
-    return tuple(near), bool(near) and right != typed
+    return (hub_id for hub_id in ordered if out_of_scope(hub_id) is None), right
+
+
+def _params(hub_id: str) -> int:
+    """How many parameters a model has by its name, else by its shape; 0 if neither tells."""
+    size = size_of(tail_of(hub_id), None).params
+    shape = None if size else model_shape(hub_id)[0]
+    return size or (0 if shape is None else shape.params)
+
+
+def _has_size(hub_id: str, name: str) -> bool:
+    """Whether a model is as large as a name says: Gemma E4B is not 4B, with 8B in all."""
+    size = size_of(name, None).params
+    return not size or abs(_params(hub_id) / size - 1) < SAME_SIZE
 
 
 def _fits(wanted: frozenset[str], own: frozenset[str], hub_id: str) -> bool:
@@ -416,14 +474,13 @@ def _rank(hub_id: str, *, wanted: frozenset[str], name: str) -> tuple[object, ..
     """
     own = words_of(hub_id)
     numbers = [float(word) for word in own if re.fullmatch(r"\d+(?:\.\d+)?", word)]
-    size = size_of(tail_of(hub_id), None).params
-    if not size:
-        shape, _ = model_shape(hub_id)
-        size = 0 if shape is None else shape.params
+    size = _params(hub_id)
     return (
         hub_id not in cached_models(),
         stored_by_name(hub_id) is not None,
         size > HUGE,
+        not _has_size(hub_id, name),
+        not tail_of(hub_id).startswith(name),  # as the hub writes it, "Qwen-7B" is the first Qwen
         sum(word.isalpha() and len(word) > 1 for word in own - wanted),
         (is_instruct(hub_id) is True) is bool(re.search(r"(?i)\bbase\b", name)),
         sum(word not in own for word in wanted),

@@ -158,7 +158,7 @@ def _ask_which(name: str, meant: NameLookup, ui: Ui, *, suggests: bool) -> Any:
     options = [
         *(Option(value=model.id, label=model.id, help=model.about) for model in meant.near),
         Option(value=AGAIN, label="Type another name"),
-        Option(value=KEEP, label=f"Keep {name}", help=kept),
+        *([] if meant.usual else [Option(value=KEEP, label=f"Keep {name}", help=kept)]),
         Option(value=DONT_KNOW, label="I don't know", help=unsure),
     ]
     return ui.choose(what, options)
