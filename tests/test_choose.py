@@ -65,7 +65,7 @@ def test_an_unknown_method_is_told_what_exists(call, name, near):
     assert (code, fault["where"]) == (2, "--choose")
     for known in (*objectives(), *schemes(), *remedies()):
         assert known in fault["allowed"]
-    assert f"'{near}'" in fault["hint"] if near else "advise rules METHOD" in fault["hint"]
+    assert f"'{near}'" in fault["hint"] if near else "`advise rules` explains" in fault["hint"]
 
 
 def test_names_of_elsewhere_lead_to_methods_that_exist():
@@ -119,7 +119,7 @@ def test_the_hint_that_trains_all_the_same_makes_a_plan(call, tmp_path, argument
         return
     line = document["missing"][0].split("to train all the same: ")[1].partition(" (")[0]
     data = "judged" if "dpo" in line else "pairs"
-    options = shlex.split(line.replace("FILE", f"FILES/{data}.jsonl").replace("NAME", "team"))
+    options = shlex.split(line.replace("examples.jsonl", f"FILES/{data}.jsonl"))
     kept = [word for word in asked if "data-kind" not in word and "data-rows" not in word]
     stated = [word for word in kept if word not in {"raw_text", "preference", "none", "50", "300"}]
     code, out, err = call(*(stated if "--data" in options else asked), *options)

@@ -189,7 +189,7 @@ def test_a_run_that_fails_is_one_document(call, shop, monkeypatch, mode, code, h
 def test_an_answer_stands_beside_what_went_wrong(call, inputs):
     """A plan that cannot be written takes nothing away from the advice."""
     for start, end, fault in (
-        (["--json"], ["--plan", "p.yaml"], {"allowed": "--data FILE"}),
+        (["--json"], ["--plan", "p.yaml"], {"allowed": "--data examples.jsonl"}),
         (["run", "--json"], [], {"where": "data.path"}),
     ):
         _, out, _ = call(*start, *ASKED.split(), "--data-kind", "paired", *end)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -286,3 +287,44 @@ def test_a_long_answer_is_cut_to_two_kilobytes(call, tmp_path, monkeypatch):
     code, out, _ = call("--json", "--brief", "--task", "multi_department", "--gpu", "none", *named)
     assert (code, json.loads(out)["brief"]) == (0, True)
     assert len(out.encode()) <= 2048
+
+
+PLACEHOLDER = re.compile(
+    r"(?<![\w$])(?:[A-Z]+_)*(?:FILE|PLAN|NAME|ENCODING|MODEL|FOLDER|RUN|ID|COL|COLUMN|METHOD|HUB)\b"
+)
+FILES = {
+    "names.jsonl": b'{"foo": "A tower?", "bar": "Thirty metres high."}\n{"foo": "A", oops\n' * 9,
+    "random.jsonl": bytes(range(256)) * 9,
+    "my text.pdf": b"%PDF-1.4",
+    "old.docx": b"PK\x03\x04",
+}
+HALF = "--gpu H100 --data-kind paired --data-rows 3000 --model"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("check names.jsonl", "names.jsonl:2:14: invalid JSON"),  # F35, beside the columns
+        ("check names.jsonl", "    advise check names.jsonl --map question=foo answer=bar\n"),
+        ("check random.jsonl", "random.jsonl: this is not a text file"),
+        ("check 'my text.pdf'", "    pdftotext 'my text.pdf' 'my text.txt'\n"),
+        ("check old.docx", "    pandoc -t plain old.docx -o old.txt\n"),
+        ("run", "a plan, or answers"),
+        ("run p.yaml --task qa", "a plan, or answers"),
+        ("export --to bundle", "a plan, named before --to"),
+        ("estimate", "    advise estimate --model Qwen/Qwen3-8B --gpu 'RTX 4090'\n"),
+        ("--task qa --choose nosuch", "`advise rules` explains each"),
+        (f"--task qa {HALF} zzz-13B", "\n  advise --gpu H100 --data examples.jsonl\n"),
+        (f"--task qa {HALF} Qwen/Qwen3-8B --choose ppo+lora --force", "(--reward-model)"),
+        ("--task qa --gpu H100 --plan p.yaml", "--data examples.jsonl: your examples"),
+    ],
+)
+def test_what_is_printed_has_no_placeholders(call, tmp_path, typed, said):
+    """A line can be pasted as it stands; what only the person knows is asked for, or named in
+    words.
+    """
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    _, out, err = call(*shlex.split(typed))
+    assert said in out + err
+    assert not PLACEHOLDER.findall(out + err)

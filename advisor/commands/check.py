@@ -170,8 +170,8 @@ def _check(path: str, options: CheckOptions) -> int:
         if check_as := extra.recognise(path):
             return int(check_as(path, options))
     stated = answers_from_flags({"data_mapping": options.mapping}, load_facts())
-    hint = f"give it with the task: advise --task NAME --data {shlex.quote(path)}"
-    mend = "mend the rows that the findings name; `--map ROLE=COLUMN` says which column is what"
+    hint = f"the questions take it:\n    advise --data {shlex.quote(path)}"
+    mend = "mend the rows that the findings name; `--map` says which column is what"
     options.refuse({"--fix": "fix_to"}, "data: rows are not rewritten", mend)
     options.refuse({"--gpu": "gpu", "--plan": "plan_file", "--as-is": "as_is"}, "data", hint)
     columns, arguments = stated.value("data_mapping"), _template_arguments(options)

@@ -73,8 +73,7 @@ def demo_model(hardware: Hardware) -> str:
     if done.returncode or not Path(folder).is_dir():
         raise MachineNotReady(
             "Could not download the demo model (see the error above)",
-            hint="with a model of your own: advise run --task customer_service --data FILE --model"
-            " FOLDER",
+            hint="`advise` asks for a model and data of your own",
         )
     return folder
 

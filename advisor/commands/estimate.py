@@ -39,7 +39,7 @@ from advisor.situation.past_runs import read_past_runs
 SPEC_FLAGS: Mapping[str, tuple[type, str]] = {
     "model": (str, "A name from the model hub, or a folder."),
     "model_params_b": (float, "Its parameters in billions, where only that is known."),
-    "objective": (str, "sft (default), cpt, dpo, ...: `advise rules NAME` explains each."),
+    "objective": (str, "sft (default), cpt, dpo, ...: `advise rules` explains each."),
     "update": (str, "full, lora (default), qlora, prefix, adapter, ..."),
     "quantization": (str, "Of the frozen base: nf4 or int8."),
     "rank": (int, "Of a LoRA."),
@@ -146,10 +146,8 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     if "model" not in spec and "model_params_b" not in spec:
         raise InputError(
             "nothing to estimate",
-            allowed=(
-                "advise estimate PLAN, advise estimate --model NAME ..., or advise estimate --specs"
-                " FILE"
-            ),
+            allowed="a plan, a model (--model), or a list of specs in a file (--specs)",
+            hint="such as:\n    advise estimate --model Qwen/Qwen3-8B --gpu 'RTX 4090'",
         )
     card = None
     if "gpu" in spec:

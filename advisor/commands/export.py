@@ -103,7 +103,7 @@ def _source(form: Form, named: str | None) -> Path:
     if named is None and not Path(PLAN_FILE).exists():
         raise InputError(
             f"there is no ./{PLAN_FILE}",
-            allowed=f"advise export PLAN --to {form.NAME}",
+            allowed="a plan, named before --to",
             hint="`advise` asks the questions and writes a plan",
         )
     path = Path(named or PLAN_FILE).expanduser()

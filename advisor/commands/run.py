@@ -58,14 +58,14 @@ def run(context: click.Context, /, plan: str | None, **options: Any) -> None:
     if plan is not None and given.states_answers:
         raise InputError(
             "both a plan and answers are given",
-            allowed="advise run PLAN, or advise run with answers and flags",
+            allowed="a plan, or answers and flags",
             hint="to change a plan: --set stages.0.learning_rate=1e-4",
         )
     if plan is None and not given.states_answers:
         if not Path(PLAN_FILE).exists():
             raise InputError(
                 f"there is no ./{PLAN_FILE}, and no answers are given",
-                allowed="advise run PLAN, or advise run --task qa --data FILE ...",
+                allowed="a plan, or answers: --task, --data and others, or --answers with a file",
                 hint="`advise` asks the questions and writes a plan",
             )
         plan = PLAN_FILE

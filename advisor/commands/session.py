@@ -33,15 +33,18 @@ from advisor.situation.answers import answers_from_document, answers_from_flags,
 from advisor.situation.build import situation_of
 
 SHIPPED = ("document", "evidence")
-# What a plan may lack -> the option that gives it, and what that is.
+# What a plan may lack -> the option that gives it, with an example, and what that is.
 MISSING = {
-    "data.path": ("--data FILE", "your examples"),
-    "data.examples": ("--examples FILE", "requests and answers that go with the documents"),
-    "model": ("--model NAME", "a hub id or a directory"),
-    "tasks": ("--tasks NAME=FILE", "one for each task"),
-    "teacher_model": ("--teacher-model NAME", "a larger model of the same family"),
+    "data.path": ("--data examples.jsonl", "your examples"),
+    "data.examples": (
+        "--examples examples.jsonl",
+        "requests and answers that go with the documents",
+    ),
+    "model": ("--model Qwen/Qwen3-8B", "a hub id or a directory"),
+    "tasks": ("--tasks first=examples.jsonl", "one for each task"),
+    "teacher_model": ("--teacher-model Qwen/Qwen3-32B", "a larger model of the same family"),
     "reward_model": (
-        "--reward-model FOLDER",
+        "--reward-model reward-model",
         "a model that scores answers; or train one on the way: --choose 'sft>rm>ppo+lora'",
     ),
 }
@@ -276,7 +279,7 @@ def composition_meant(choose: str, advice: Advice) -> Composition:
                 f" ({', '.join(schemes())}), both (sft+lora), or a remedy"
                 f" ({', '.join(remedies())})"
             ),
-            hint=did_you_mean(unknown[0], known) or "`advise rules METHOD` explains one",
+            hint=did_you_mean(unknown[0], known) or "`advise rules` explains each",
         )
     per_task = name.endswith(PER_TASK) or like.per_task
     return compose(chain, like.scheme or "lora", per_task=per_task)

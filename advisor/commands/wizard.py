@@ -67,7 +67,8 @@ def wizard(rule_layers: tuple[str, ...], given: AnswerSet | None = None) -> int:
     if not on_terminal():
         raise InputError(
             "the wizard asks questions, and this is not a terminal",
-            hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE",
+            hint="for scripts the answers are flags, or a file behind --answers:\n"
+            "    advise --json --task qa",
         )
     out = console()
     ruleset, guide = load_rule_set(rule_layers)

@@ -93,7 +93,7 @@ def _refuse_without_posix() -> None:
         raise MachineNotReady(
             "training does not run on Windows itself; advice does",
             hint="start it under WSL2, where Windows runs Linux: `wsl --install`, then the same"
-            " command there. Or train elsewhere: `advise export PLAN --to bundle`",
+            " command there. Or train elsewhere: `advise export --to bundle` packs the plan",
         ) from None
 
 

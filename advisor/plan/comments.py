@@ -146,7 +146,7 @@ def borrowed_rate_warnings(data: Any, plan: Plan) -> Iterator[str]:
             yield (
                 f"stage {stage.name} names no learning_rate and takes {usual:g}, which is usual for"
                 f" supervised fine-tuning with {update.id}; {learned.id} usually takes a tenth of"
-                " it or less: `advise --plan FILE` chooses one"
+                " it or less: a plan that `advise` writes has one by rule"
             )
 
 

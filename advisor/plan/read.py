@@ -178,7 +178,7 @@ def stage_shapes(objective: str, update: str) -> dict[str, Shape]:
         shapes[axis] = Choice(values=tuple(table))
     rates = {name: method.defaults.get("learning_rate") for name, method in specs.updates.items()}
     usual = ", ".join(f"{name} {rate:g}" for name, rate in rates.items() if rate is not None)
-    said = f"`advise --plan FILE` chooses one by rule{f'; usual for {usual}' if usual else ''}"
+    said = f"`advise` chooses one by rule{f'; usual for {usual}' if usual else ''}"
     return shapes | {"learning_rate": replace(shapes["learning_rate"], help=said)}
 
 

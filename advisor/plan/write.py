@@ -128,8 +128,8 @@ def _canonical(value: Any) -> Any:
 def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan.yaml") -> str:
     """The launch file's text. It names nothing of this machine that the plan itself does not."""
     comments = {flat_place(place): text for place, text in (comments or {}).items()}
-    word = shlex.quote(name) if name.isprintable() else "FILE"
-    head = f"# {HEADER}{START.format(name=word) if plan.launch.startable else ''}"
+    can_start = plan.launch.startable and name.isprintable()
+    head = f"# {HEADER}{START.format(name=shlex.quote(name)) if can_start else ''}"
     lines: Lines = []
     for key, value in plan_data(plan, comments).items():
         if key in ("data", "tasks", "stages", "launch", "origin") or (

@@ -185,7 +185,7 @@ class _Page:
         if profile.other_ways:
             lines.append(f"or: {'; or: '.join(profile.other_ways)}")
         elif profile.confidence in ("likely", "guessed"):
-            lines.append("--map ROLE=COLUMN says otherwise")
+            lines.append("--map says otherwise")
         said_of_rows = map(self.text, _about_rows(profile.measures))
         row = [self.pairs(_row(profile.sample), "cyan")] if profile.sample else []
         return Group(*(self.text(visible(line)) for line in lines), *said_of_rows, *row)
@@ -209,7 +209,7 @@ class _Page:
                 f" longest {answers['longest']:,}"
             )
         by, approximate, _ = tokens.counted_by.partition(" (approximation")
-        by += " (an approximation; --model NAME counts its tokens)" if approximate else ""
+        by += " (an approximation; --model counts those of a model)" if approximate else ""
         if tokens.sampled_rows is not None:
             by += f"; {tokens.sampled_rows:,} rows counted"
         bars = self._bars([(f"up to {edge:,}", rows) for edge, rows in few_bins(tokens.histogram)])

@@ -129,9 +129,8 @@ def _verdict(document: Mapping[str, Any]) -> str:
     said = FITS[fits]
     if fits == "may_fit":
         line = document.get("find_out")
-        there = "on that machine `advise run PLAN --dry-run`"
+        there = "a dry run of a plan on that machine"
         said += f"; {f'`{line}`' if line else there} finds out in about a minute"
-        said += "" if line else " (`advise --plan PLAN` writes the plan)"
     if fits not in ("may_fit", "too_big"):
         return said
     if instead is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -119,23 +120,19 @@ def is_elsewhere(advice: Advice) -> bool:
 
 def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
     """How to begin with a training: what to write down, and the lines to type."""
-    from advisor.advice.planning import lacks_scores  # what plans need is no part of a quick answer
-
     situation, composition = advice.situation, advice.recommendation.composition
     answers, changes = situation.answers, dict[str, Any]()
     steps = []
     if not answers.value("data_path") and not answers.value("tasks"):
         step, changes = _file_to_write(advice)
         steps.append(step)
-    if "distill" in composition.chain and not answers.value("teacher_model"):
-        changes["teacher_model"] = "THE_LARGER_MODEL"
-    if lacks_scores(situation, composition.chain):
-        changes["reward_model"] = "REWARD_MODEL_FOLDER"
-    # What has the form of a hub id may be one that is not known here.
-    stated = answers.value("model") or answers.value("model_params_b")
-    no_model = situation.model is None or situation.model.origin == "size"
-    if stated and "/" not in str(stated) and no_model:
-        changes["model"] = "NAME_ON_THE_HUB"
+    if lacking := dict(_lacking(advice)):
+        # Only the person knows it: without a task the questions ask for all that is open.
+        changes |= dict.fromkeys(("task", *lacking))
+        asks = command_line(answers, changes, command="advise")
+        named = " and ".join(lacking.values())
+        text = f"Training waits for {named}. The questions ask for what is open:"
+        return (*steps, TrainingStep(text=text, commands=(asks,)))
     if advice.rent and situation.hardware.kind == "unknown":
         first = advice.rent[0]
         changes |= {"gpu": first.card.name, "gpus": first.count if first.count > 1 else None}
@@ -157,6 +154,22 @@ def training_steps(advice: Advice) -> tuple[TrainingStep, ...]:
         after = "Afterwards, put your own requests to the model before and after:"
         steps.append(TrainingStep(text=after, commands=(CHAT,)))
     return tuple(steps)
+
+
+def _lacking(advice: Advice) -> Iterator[tuple[str, str]]:
+    """Each fact that a training waits for and only the person knows, with what to name."""
+    from advisor.advice.planning import lacks_scores  # what plans need is no part of a quick answer
+
+    situation, chain = advice.situation, advice.recommendation.composition.chain
+    if "distill" in chain and not situation.answers.value("teacher_model"):
+        yield "teacher_model", "the larger model (--teacher-model)"
+    if lacks_scores(situation, chain):
+        yield "reward_model", "a model that scores answers (--reward-model)"
+    # What has the form of a hub id may be one that is not known here.
+    stated = situation.answers.value("model") or situation.answers.value("model_params_b")
+    no_model = situation.model is None or situation.model.origin == "size"
+    if stated and "/" not in str(stated) and no_model:
+        yield "model", "a model of the hub or a folder (--model)"
 
 
 def commands(advice: Advice, *, plan_path: str | None = None) -> list[str]:

@@ -208,7 +208,7 @@ def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
             note = f"{method.result}: in Python, import {method.imports} first. {limits(method)}"
             yield ToPaste(what="Note", line=note)
         if stage.files:
-            upload = upload_command(f"YOUR_NAME/{record.name}", result, stage.files)
+            upload = upload_command(str(record.name), result, stage.files)
             what = "Upload it to the hub; the plan's key push_to does it in a run"
             yield ToPaste(what=what, line=upload)
     if served := served_stages(record):
@@ -216,7 +216,6 @@ def _use(record: RunRecord, folder: Path) -> Iterator[Paragraph | ToPaste]:
         yield ToPaste(what=what, line=serve_command(record, served, folder))
 
 
-THIS_FOLDER, BASE = "THIS_FOLDER", "BASE_MODEL"  # for whoever reads it elsewhere
 SERVER_NAMES = {"transformers": "transformers", "vllm": "vLLM", "ollama": "Ollama"}
 CARD_KEYS = (  # of TRL's settings, those that the model card names
     "learning_rate",
@@ -234,7 +233,7 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
     verdict = verdict_of(record, folder) if stage in last_of_each_task(record.stages) else None
     is_kept_early = held_out and held_out.kept_step not in (None, held_out.planned_steps)
     writes, scores = record.writes(stage), objective(stage.objective).scores
-    whole = THIS_FOLDER
+    whole = "."
     if method.is_module:
         whole = "./merged" if method.merges else ""
     head = "CausalLM"
@@ -265,6 +264,7 @@ def model_card(record: RunRecord, stage: StageRecord, folder: Path = Path()) -> 
         "for_ollama": "ollama" in forms_of(record, stage),
         "ollama_name": folder_name(str(record.name)) or "model",
         "whole": whole if writes else "",
+        "run_folder": "/".join(".." for _ in Path(stage.folder).parts),
         "settings": _settings(record.settings(stage)),
     }
     return render_markdown("model_card.md", values)
@@ -311,15 +311,16 @@ def template_words(settings: ResolvedSettings) -> str | None:
 
 
 def _serve_beside_base(record: RunRecord, stage: StageRecord) -> str:
-    """The line of vLLM for a module that writes, with words for folders; empty if it has none."""
+    """The line of vLLM for a module that writes, typed in its folder; empty if it has none."""
     served = [one for one in served_stages(record) if one.name == stage.name]
     if not served or not record.writes(stage):
         return ""
     base = record.base_model(stage)
     command = serve_command(record, served, Path("RUN_FOLDER"))
-    command = command.replace(f"RUN_FOLDER/{stage.folder}", THIS_FOLDER)
+    command = command.replace(f"RUN_FOLDER/{stage.folder}", ".")
+    # A folder of this machine means nothing elsewhere, and its path is nobody's business.
     shown = shlex.quote(shown_path(Path(base)))
-    return command.replace(shown, BASE if Path(base).is_absolute() else base)
+    return command.replace(shown, Path(base).name if Path(base).is_absolute() else base)
 
 
 # --------------------------------------------------------------------------- templates

@@ -62,7 +62,9 @@ def print_rules(ruleset: Ruleset, console: Console) -> None:
         for rule_id, because in ruleset.disabled.items():
             _put(console, f"{rule_id}: {because}", 2)
     layers = " < ".join(("base", *ruleset.layers))
-    _put(console, f"\nlayers: {layers}; digest {ruleset.digest}; one rule in full: advise rules ID")
+    last = [rule.id for table in ruleset.rules.values() for rule in table][-1]
+    _put(console, f"\nlayers: {layers}; digest {ruleset.digest}")
+    _put(console, f"one rule in full, such as this one: advise rules {last}")
 
 
 def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
@@ -174,7 +176,8 @@ def print_method(name: str, ruleset: Ruleset, console: Console) -> None:
         _put(console, source.title, 2)
         console.print(f"    {source.url}", soft_wrap=True)
     if len(sources) > SHOWN_SOURCES:
-        _put(console, f"and {len(sources) - SHOWN_SOURCES} more: `advise rules ID` for a rule", 2)
+        more = len(sources) - SHOWN_SOURCES
+        _put(console, f"and {more} more: with each rule, such as `advise rules {about[0].id}`", 2)
 
 
 def _under(label: str, texts: Iterable[str]) -> Labelled:

@@ -54,7 +54,7 @@ def read_data(answers: AnswerSet, base: Path | None, read: Reader | None = None)
     if path and stated_tasks:
         raise InputError(
             "both one data file and one file per task are given",
-            allowed="--data FILE, or --tasks NAME=FILE for each task",
+            allowed="--data with one file, or --tasks with a name and a file for each task",
         )
     files = stated_tasks or ({"": str(path)} if path else {})
     profiles = _profiles(answers, files, base, read)
@@ -111,7 +111,8 @@ def _profiles(
                 profiles[name] = read(where, wanted=wanted)
         except advisor.data.ColumnsUnclear as error:
             command = "advise check" if task is None or name else f"advise --task {task} --data"
-            faults.append(error.with_command(f"{command} {shlex.quote(file)}"))
+            asked = error.with_command(f"{command} {shlex.quote(file)}")
+            faults += [*error.faults[:-1], asked]
         except InputError as error:
             faults.extend(error.faults)
     refuse(faults)

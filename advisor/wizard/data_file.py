@@ -176,7 +176,7 @@ def ask_tasks(question: Question, reader: DataReader) -> Reply:
             return teams
         raise ValueError(
             f"{text} is no folder with one file for each team. Put them into one, each named after"
-            " its team; or start again with --tasks TEAM=FILE for each."
+            " its team."
         )
 
     folder = next((os.path.dirname(file) for file in (question.current or {}).values()), None)

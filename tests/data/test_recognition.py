@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
             "Links (text), Rechts (text), Nr (number)",
             "nearest: question_answer",
             "--map question=Links answer=Rechts",
-            "--map question=COL answer=COL",
+            "--map takes question and answer",
         ],
     ),
     "a misspelt column": ([{"question": "Q", "anwser": "A"}], ["did you mean 'answer'"]),

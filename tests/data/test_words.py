@@ -99,7 +99,7 @@ UNCLEAR = {  # columns, and the line with --map that is offered
     ),
     "a matrix": (
         {"Frage": ["w"], "Antwort": ["w"], **{f"feature {n}": ["w"] for n in range(MOST_COLUMNS)}},
-        "--map question=COL answer=COL",
+        "--map takes question and answer",
     ),
     "a colour": (LETTERS | {"Farbe": ["rot", "blau"]}, "--map text=Schreiben label=Bürger"),
 }  # fmt: skip

@@ -219,10 +219,10 @@ def test_a_card_says_how_to_load_merge_and_serve(tmp_path):
     card = model_card(record, record.stages[0], tmp_path)
     for words in (
         "## Load it", "- Task: better: held-out loss 4 -> 2",
-        "advise export RUN_FOLDER --to merged --out ./merged",
-        "vllm serve BASE_MODEL --enable-lora --max-lora-rank 8 --lora-modules sft=THIS_FOLDER",
-        "vllm serve ./merged", "advise export RUN_FOLDER --to ollama --out ./ollama",
-        "ollama create mine -f ./ollama/Modelfile", "`advise export RUN_FOLDER --to vllm`",
+        "advise export ../.. --to merged --out ./merged",
+        "vllm serve m --enable-lora --max-lora-rank 8 --lora-modules sft=.",
+        "vllm serve ./merged", "advise export ../.. --to ollama --out ./ollama",
+        "ollama create mine -f ./ollama/Modelfile", "`advise export ../.. --to vllm`",
     ):  # fmt: skip
         assert words in card, words
     assert "/home/me" not in card

@@ -220,16 +220,18 @@ def test_a_rented_machine_is_paid_for_its_whole_time():
 
 
 def test_the_next_command_asks_for_what_a_plan_still_needs():
-    """A model by its name on the hub where what was written is none, and what scores answers."""
+    """Only the person knows it, so the line opens the questions; a name that may be one is kept."""
     advice = scenario_5()
     known = advice.situation.answers.known
     for name, asked in (("llama8", True), ("our/llama8", False)):
         named = AnswerSet(known={**known, "model": Answer(value=name, origin="flag")})
         lines = training_steps(changed(advice, situation={"answers": named, "model": None}))
-        assert ("--model NAME_ON_THE_HUB" in lines[-2].commands[0]) is asked
+        assert ("a model of the hub" in lines[-1].text) is asked
+        assert ("--task" not in lines[-1 if asked else -2].commands[0]) is asked
     practice = {"composition": parse_composition("ppo+lora")}
     lines = training_steps(changed(advice, recommendation=practice))
-    assert "--reward-model REWARD_MODEL_FOLDER" in lines[-2].commands[0]
+    assert "--reward-model" in lines[-1].text
+    assert "--task" not in lines[-1].commands[0]
 
 
 def test_a_run_that_starts_has_no_next_command():

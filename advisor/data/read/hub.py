@@ -99,8 +99,8 @@ def _refuse_large(text: str, repo: str, inner: str, api: Any) -> None:
         raise InputError(
             f"the data set's files have {size / 2**30:.0f} GiB",
             where=text,
-            hint=f"fetch it yourself and name the folder: hf download --repo-type dataset {repo}"
-            " --local-dir FOLDER",
+            hint="fetch it yourself and name the folder:\n"
+            f"    hf download --repo-type dataset {repo} --local-dir {repo.rpartition('/')[2]}",
         )
 
 

@@ -211,7 +211,8 @@ def _not_text(file: DataFile) -> tuple[str, str]:
     name = shlex.quote(file.path.name)
     return (
         "not UTF-8, and the encoding of the file is not sure: it is read up to here",
-        f"save it as UTF-8, or convert it: iconv -f ENCODING -t UTF-8 {name} > utf8-{name}",
+        "save it as UTF-8 in the program that wrote it; if Windows wrote it in Western Europe:\n"
+        f"    iconv -f CP1252 -t UTF-8 {name} > utf8-{name}",
     )
 
 

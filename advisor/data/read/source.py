@@ -33,6 +33,7 @@ READABLE = (
 )
 IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"}
 DOCUMENTS = {".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ppt", ".pptx", ".html", ".htm"}
+PANDOC = {".docx", ".odt", ".rtf", ".epub"}  # the documents that it reads
 TABLES = {".xlsx", ".xls", ".ods"}
 IMAGES_HELP = "a model that reads and writes text learns nothing from images"
 # What is no data -> its endings, the first bytes of its files, and how to get rows from it.
@@ -40,8 +41,8 @@ OTHER_FILES = {
     "a PDF or text document": (
         DOCUMENTS,
         (b"%PDF",),
-        "extract the text first, one .txt file a document: pdftotext FILE.pdf, or pandoc -t plain"
-        " FILE",
+        "extract the text first, one .txt file a document; pdftotext does it for PDF, pandoc for"
+        " others",
     ),
     "an Office document or an archive": (
         TABLES,
@@ -58,6 +59,9 @@ OTHER_FILES = {
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
+# Bytes that no text has in any encoding but a wide one, and how many of a file are none by chance.
+CONTROLS = tuple(bytes([code]) for code in (*range(1, 9), *range(14, 26), 28, 29, 30, 31))
+MOST_CONTROLS = 0.02
 MOST_FILES = 50_000  # below one folder
 OFFERED, MOST_OFFERED = (".jsonl", ".csv", ".tsv", ".parquet"), 8  # where no file is named yet
 BESIDE_DATA = (
@@ -233,6 +237,10 @@ def _look_at(where: Path, shown: str, status: os.stat_result | None = None) -> D
     if container not in ("parquet", "arrow") and 4 * text.count("\0") > len(text):
         what = "this is a binary file, or UTF-16 without a byte order mark"
         raise InputError(what, READABLE, "save text as UTF-8", where=shown)
+    controls = sum(map(head.count, CONTROLS)) if encoding == "utf-8" else 0
+    if container not in ("parquet", "arrow") and controls > MOST_CONTROLS * len(head):
+        hint = "name the file that holds the examples"
+        raise InputError("this is not a text file", READABLE, hint, where=shown)
     return DataFile(
         path=where,
         shown=shown,
@@ -257,7 +265,16 @@ def _refuse_other_files(head: bytes, text: str, suffix: str, shown: str) -> None
     others = OTHER_FILES.items()
     for what, (suffixes, starts, hint) in sorted(others, key=lambda one: suffix not in one[1][0]):
         if suffix in suffixes or head.startswith(starts):
-            raise InputError(f"this is {what}", READABLE, hint, where=shown)
+            raise InputError(f"this is {what}", READABLE, _text_of(shown) or hint, where=shown)
+
+
+def _text_of(shown: str) -> str:
+    """The next step for one document: the line that makes a text of it; empty if no tool does."""
+    name, text = shlex.quote(shown), shlex.quote(os.path.splitext(shown)[0] + ".txt")
+    suffix = ending(Path(shown))
+    line = f"pandoc -t plain {name} -o {text}" if suffix in PANDOC else ""
+    line = f"pdftotext {name} {text}" if suffix == ".pdf" else line
+    return f"extract the text first:\n    {line}" if line else ""
 
 
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:

@@ -254,7 +254,7 @@ def by_mapping(
             " makes no known format",
             "question + answer; messages; text; text + label; chosen + rejected; question + answer"
             " + good; question + ground_truth; question",
-            "--map question=COL answer=COL",
+            "--map takes each of them with the name of its column",
             where=shown,
         )
     return ColumnReading(format=name, mapping=dict(stated), why="as stated with --map")

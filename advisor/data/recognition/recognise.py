@@ -93,7 +93,8 @@ def recognise(
     source = find_data(path)
     if source.container == "text" and not mapping:
         return _text_files(source)
-    rows, shown, notes = _sample_of_objects(source), source.shown, source.notes
+    faults, shown, notes = Faults(), source.shown, source.notes
+    rows = _sample_of_objects(source, faults)
     columns = _names(rows)
     others: tuple[ColumnReading, ...] = ()
     if mapping:
@@ -103,7 +104,11 @@ def recognise(
         chosen, confidence = by_mapping(stated, summarise(rows), shown), "stated"
     else:
         looks = summarise(rows)
-        chosen, others = _decide(rows, looks, shown)
+        try:
+            chosen, others = _decide(rows, looks, shown)
+        except ColumnsUnclear as error:
+            broken, unclear = faults.items[:SHOWN_ROWS], error.faults[0]
+            raise ColumnsUnclear(unclear, error.columns, error.row, error.ways, broken) from None
         if chosen.format in formats().lacking.get(wanted or "", ()):
             better = for_task(str(wanted), chosen, summarise(map(with_leaves, rows)))
             if better is not None:
@@ -148,9 +153,9 @@ def _names(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(name) for row in rows for name in row))
 
 
-def _sample_of_objects(source: DataSource) -> list[dict[str, Any]]:
+def _sample_of_objects(source: DataSource, faults: Faults) -> list[dict[str, Any]]:
     """Rows with columns. Raises InputError if there are none, or they are no rows to train on."""
-    faults, shown = Faults(), source.shown
+    shown = source.shown
     sample = sample_rows(source, faults)
     rows = [row for row in sample if isinstance(row, dict) and row]
     if not rows:
@@ -249,9 +254,8 @@ def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
 
 # --------------------------------------------------------------------------- unclear columns
 
-SHOWN_COLUMNS = 30
+SHOWN_COLUMNS, SHOWN_ROWS = 30, 3
 ALIKE = 0.8  # of a misspelt name with the known one
-IN_GENERAL = "in general --map question=COL answer=COL, or --map text=COL"
 
 
 class ColumnsUnclear(InputError):
@@ -270,8 +274,9 @@ class ColumnsUnclear(InputError):
         columns: Sequence[str],
         row: Mapping[str, Any],
         ways: Sequence[ColumnReading],
+        broken: Sequence[Fault] = (),  # rows that cannot be read
     ) -> None:
-        super().__init__(faults=[fault])
+        super().__init__(faults=[*broken, fault])
         self.path, self.columns, self.row, self.ways = fault.where, columns, row, tuple(ways)
 
     def with_command(self, command: str) -> Fault:
@@ -280,8 +285,7 @@ class ColumnsUnclear(InputError):
         Args:
             command: All of it but the option that names the columns.
         """
-        (fault,) = self.faults
-        return replace(fault, hint=_hint(command, self.ways, _misspelt(self.columns)))
+        return replace(self.faults[-1], hint=_hint(command, self.ways, _misspelt(self.columns)))
 
 
 def several_ways(
@@ -324,16 +328,16 @@ def no_known_columns(
 
 
 def _hint(command: str, ways: Sequence[ColumnReading], misspelt: Sequence[str]) -> str:
-    way = ways[0].flag if ways else "--map question=COL answer=COL"
     near = f" ({'; '.join(misspelt[:3])})" if misspelt else ""
-    if ways and ways[0].format == "requests":
-        question = ways[0].mapping["question"]
-        return (
-            f"there is a question but no answer; add a column and: --map question={question}"
-            f" answer=COL{near}; {IN_GENERAL}; requests alone, for a larger model to learn from or"
-            f" for a reward: {command} {way}"
+    say = f"say which column is what{near}: --map takes question and answer, or text, or others"
+    if not ways:
+        return say
+    if ways[0].format == "requests":
+        say = (
+            f"there is a question but no answer; add a column of answers{near}, which --map names;"
+            " requests alone, for a larger model to learn from or for a reward"
         )
-    return f"say which column is what{near}; {IN_GENERAL}; here: {command} {way}"
+    return f"{say}; here:\n    {command} {ways[0].flag}"
 
 
 def _misspelt(columns: Sequence[str]) -> list[str]:

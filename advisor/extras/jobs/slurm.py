@@ -32,8 +32,8 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
         )
     asked = []  # the options of sbatch that not every job has
     missing = [  # what only the user of the cluster knows, and how it is given
-        f"partition   sbatch --partition=NAME {FILE}, or SBATCH_PARTITION; else the default one",
-        f"account     sbatch --account=NAME {FILE}, or SBATCH_ACCOUNT; else your default one",
+        "partition   --partition, or SBATCH_PARTITION; else the default one",
+        "account     --account, or SBATCH_ACCOUNT; else your default one",
     ]
     devices = "no GPU"
     if gpus:
@@ -41,17 +41,15 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
         asked.append(f"gpus-per-node={f'{gpu_type}:' if gpu_type is not None else ''}{gpus}")
         if gpu_type is None:
             missing.append(
-                f"GPU type    sbatch --gpus-per-node=TYPE:{gpus} {FILE}; `sinfo -o %G` lists the"
-                " cluster's names; without one, any GPU is given"
+                f"GPU type    --gpus-per-node, with its name before :{gpus}; `sinfo -o %G` lists"
+                " the cluster's names; without one, any GPU is given"
             )
-        missing.append(
-            f"memory      sbatch --mem=64G {FILE}; for each machine; else the cluster's default"
-        )
+        missing.append("memory      --mem, for each machine; else the cluster's default")
     if needs.memory_bytes is not None:
         asked.append(f"mem={-(-needs.memory_bytes // MIB)}M")
     if needs.limit_s is None:
         time = f"Time: {needs.time_words()}, so that the partition's own limit holds"
-        missing.append(f"time        sbatch --time=HOURS:00:00 {FILE}")
+        missing.append("time        --time, such as 8:00:00")
     else:
         days, rest = divmod(needs.limit_s, 86400)
         clock = f"{days}-{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
@@ -70,7 +68,7 @@ def slurm_job(needs: JobNeeds, gpu_type: str | None = None) -> SchedulerJob:
         f"Asked to stop {format_duration(grace_s)} before the limit ({stop}), then queued again",
         f"Price: {needs.price}",
         *(f"Note: {note}" for note in needs.notes),
-        "Not known here, and yours to give where your cluster asks for it:",
+        "Not known here, and yours to give to sbatch where your cluster asks for it:",
         *(f"  {line}" for line in missing),
     ]
     script = fill_template(

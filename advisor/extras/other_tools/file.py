@@ -160,7 +160,7 @@ def _flags(tool: str, words: Sequence[str]) -> tuple[str, Mapping[str, Sequence[
 AROUND = 2  # lines of a diff beside a change
 MOST = 100  # faults of keys
 UP = 4  # folders above the file in which a relative path is looked for
-PLAN_IT = "`advise --model MODEL --data DATA --plan plan.yaml` plans the same training"
+PLAN_IT = "`advise` plans the same training, from questions about model, data and machine"
 CHECK_PLAN = "this is a plan of `advise`: `advise run FILE --dry-run` measures it"
 
 

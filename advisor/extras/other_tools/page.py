@@ -7,7 +7,7 @@ import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, count, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +182,9 @@ def _lines(report: ConfigurationReport) -> Iterator[Line]:
     file, lost = shlex.quote(report.file.name), len(document["not_carried"])
     if report.carried is not None:
         without = f", without {lost} key{'' if lost == 1 else 's'} of it" if lost else ""
-        yield f"Turn it into a plan{without}:  advise check {file} --plan plan.yaml", "whole"
+        free = (f"plan{number or ''}.yaml" for number in chain([0], count(2)))
+        plan = next(name for name in free if not os.path.lexists(name))
+        yield f"Turn it into a plan{without}:  advise check {file} --plan {plan}", "whole"
     if document["diff"]:
         mended = shlex.quote(str(report.file.path.with_stem(f"{report.file.path.stem}-mended")))
         yield f"With these changes:  advise check {file} --fix {mended}", "whole"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -24,13 +25,15 @@ ALIKE = 0.02  # of the memory: boards of one kind report a little more or less
 def check(call: Call) -> Checked:
     """Devices that are missing or unusable, and the settings for fewer GPUs than the plan wants."""
     plan, hardware, chosen = call.run.plan, call.machine, call.gpus.gpus
-    found = device_faults(plan, hardware, chosen)
+    found = device_faults(plan, hardware, chosen, call.run.path)
     uneven = uneven_gpus_warning(plan, chosen)
     there = len(hardware.gpus)
     usable = hardware.kind == plan.launch.device and there and plan.launch.nodes == 1
     if usable and plan.launch.processes > there:
         again = f"advise run {shlex.quote(str(call.run.path))} {settings_for(there, call)}"
-        hint = f"{VISIBLE} may hide some; with about as many rows a step, in more time: {again}"
+        hint = (
+            f"{VISIBLE} may hide some; with about as many rows a step, in more time:\n    {again}"
+        )
         found[0] = replace(found[0], hint=hint)
     return Checked(lacking=found, warnings=[uneven] if uneven else [])
 
@@ -48,8 +51,13 @@ def settings_for(gpus: int, call: Call) -> str:
     return " ".join(dict.fromkeys(words))  # several tasks share a stage
 
 
-def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:
-    """That this machine has no device of the plan's kind, or too few; None if it has."""
+def device_missing(plan: Plan, hardware: Hardware, path: Path | None = None) -> Fault | None:
+    """That this machine has no device of the plan's kind, or too few; None if it has.
+
+    Args:
+        path: The plan's file, for the lines to type; default: plan.yaml, which they take unnamed.
+    """
+    file = f" {shlex.quote(str(path))}" if path is not None else ""
     device, processes = plan.launch.device, plan.launch.processes
     if device == "cpu":
         return None
@@ -60,8 +68,8 @@ def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:
         return Fault(
             what=f"the plan is for {name} (launch.device: {device}), and this machine has {here}",
             allowed="`advise probe` shows what there is",
-            hint="take it to a machine that has one: advise export PLAN --to bundle; or train it on"
-            " the CPU: --set launch.device=cpu (much slower)",
+            hint=f"take it to a machine that has one:\n    advise export{file} --to bundle\n"
+            f"  or train it on the CPU, much slower:\n    advise run{file} --set launch.device=cpu",
         )
     there = len(hardware.gpus)
     if processes <= there:
@@ -75,13 +83,16 @@ def device_missing(plan: Plan, hardware: Hardware) -> Fault | None:
     )
 
 
-def device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = ()) -> list[Fault]:
+def device_faults(
+    plan: Plan, hardware: Hardware, chosen: Sequence[Gpu] = (), path: Path | None = None
+) -> list[Fault]:
     """What keeps the plan's processes from the device that it names.
 
     Args:
         chosen: The GPUs of the run; default: all.
+        path: The plan's file.
     """
-    missing = device_missing(plan, hardware)
+    missing = device_missing(plan, hardware, path)
     found = [] if missing is None else [missing]
     if plan.launch.device == "cpu" or hardware.kind != plan.launch.device:
         return found

@@ -107,13 +107,14 @@ def page_of(advice: Advice, *, plan_path: str | None = None) -> Page:
 def legend(advice: Advice) -> Section:
     """The names in the recommendation, one line each."""
     methods = {canonical(method_id): method for method_id, method in advice.methods.items()}
-    items = []
-    for name in dict.fromkeys(named_methods(advice.recommendation.composition)):
+    items, names = [], [*dict.fromkeys(named_methods(advice.recommendation.composition))]
+    for name in names:
         method = methods.get(name, {})
         label = str(method.get("name", name))
         label = label if label.lower() == name else f"{label} ({name})"
         items.append(Item(text=f"{label}: {method.get('plain') or meaning_of(name)}"))
-    items.append(Item(text="any other name: `advise rules NAME` explains it", tone="quiet"))
+    more = f"`advise rules {names[-1]}` says more of it, and so of any other name"
+    items.append(Item(text=more, tone="quiet"))
     return Section(title="What the names mean", blocks=listed(items))
 
 

@@ -54,8 +54,8 @@ def test_a_job_asks_for_the_machines_of_the_plan_and_for_the_time_of_the_estimat
     assert max(needs.stop_s, 120) <= grace_s < limit_s
     assert not {"partition", "account", "gres", "mail-user", "mem", "array"} & set(asked)
     assert re.search(r"16 x H100 SXM5 80GB at \$[\d.]+/h\n?#? *\(\w+, 20\d\d-\d\d-\d\d\)", script)
-    assert "sbatch --partition=NAME job.sbatch" in script
-    assert any("--account=NAME" in line for line in job.about)
+    assert "--partition, or SBATCH_PARTITION" in script
+    assert any("--account, or" in line for line in job.about)
 
 
 def test_a_plan_for_the_processor_asks_for_cores_and_memory(tmp_path):

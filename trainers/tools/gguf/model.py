@@ -26,7 +26,7 @@ from trainers.rows.template_arguments import with_fixed_arguments
 from trainers.start.model_files import reading
 
 WAY_OUT = (
-    "`advise export RUN --to merged` writes a plain model, of which llama.cpp's own"
+    "`advise export --to merged` writes a plain model, of which llama.cpp's own"
     " convert_hf_to_gguf.py makes a GGUF file (nothing is proved then)"
 )
 # `model_type`, which is GGUF's name too -> key of config.json -> what llama.cpp computes with.
