@@ -6,10 +6,12 @@ two idle cores.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,14 @@ def formats_kept(folder: str) -> int:
     is_module = (Path(folder) / "adapter_config.json").is_file()
     loader: Any = AutoPeftModelForCausalLM if is_module else AutoModelForCausalLM
     model = loader.from_pretrained(folder, dtype=torch.float32).eval()
+    model = model.merge_and_unload() if is_module else model
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     turns = [[{"role": "user", "content": prompt}] for prompt in FORMATS]
     asked = tokenizer.apply_chat_template(
         turns, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     )
     with torch.no_grad():
-        written = model.generate(**asked, max_new_tokens=96, do_sample=False)
+        written = model.generate(**asked, max_new_tokens=96, do_sample=False, use_cache=True)
     answers = tokenizer.batch_decode(
         written[:, asked["input_ids"].shape[1] :], skip_special_tokens=True
     )
@@ -130,8 +133,10 @@ def measure() -> list[Row]:
             "the base", (float(formats_kept(model)),), f"of {len(FORMATS)}", True, "formats kept to"
         )
     ]
-    with tempfile.TemporaryDirectory() as name:
+    kept = os.environ.get("ADVISE_BENCHMARK_RUNS")  # runs that are done are not made again
+    with nullcontext(kept) if kept else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "plan.yaml").write_text(PLAN.format(model=model, data=json.dumps(data)))
         for update, keys in UPDATES.items():
             for replay, more in REPLAYS.items():
