@@ -31,9 +31,9 @@ from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import StageEstimator
 from advisor.launch.hub import cache_line, login, model_needs
 from advisor.methods import objective
-from advisor.plan.comments import comments_after
+from advisor.plan.comments import stage_notes
 from advisor.plan.entries import entries
-from advisor.plan.model import Comments, Plan
+from advisor.plan.model import Comments, Place, Plan
 from advisor.plan.read import PlanOnDisk, set_values
 from advisor.plan.write import plan_text as text_of
 from advisor.plan.write import write_plan_file
@@ -253,9 +253,16 @@ class Menu:
 
     def set_general(self, outcome: WizardOutcome) -> WizardOutcome:
         """The outcome whose plan mixes general rows in, or leaves them out."""
-        before, comments = outcome.plan
+        before, said = outcome.plan
         plan = set_values(before, [str(outcome.general)])
-        comments = comments_after(comments, before, plan)
+        of = [one.name for one in plan.stages].index(str(outcome.general).split(".")[1])
+        place, comments = ("stages", of, "replay"), dict[Place, str]()
+        done = "put in" if plan.stages[of].options.get("replay") else "left out"
+        for at, text in said.items():
+            text, again, _ = text.partition("; before general rows were ")
+            older = "optimizer steps" in text and at[:2] == place[:2] and not again
+            comments[at] = f"{text}; before general rows were {done}" if older else text
+        comments |= {place[:2]: stage_notes(plan, of, instruct=True), place: f"{done} by you"}
         path = str(self.plans.write(plan, comments))
         again = general_setting(plan, outcome.advice.situation.model)
         return replace(outcome, plan=(plan, comments), plan_path=path, general=again)

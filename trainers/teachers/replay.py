@@ -134,6 +134,8 @@ def own_answers(job: Job, tokenizer: Tokenizer, most: int, wanted: float) -> Pre
             if tokens >= wanted:
                 break
     note = f"the base answered {len(rows) + cut:,} general prompts"
+    if job.dry_run:
+        note = "they stand for answers of the base, which a dry run does not write"
     note += f"; {cut:,} answers were cut at {limit} tokens and left out" if cut else ""
     digest = digest_of([list(row.input_ids) for row in rows])
     return replace(asked, train=tuple(rows), holdout=(), notes=(note,), digest=digest)
