@@ -69,7 +69,7 @@ def record(evaluation: dict | None, *, options: dict | None = None, **run: objec
     ("evaluation", "said"),
     [
         (styled(0.24, 0.25, 0.9), "Of 3 unseen questions 2 are now answered in your style, before none."),
-        (styled(0.0), "Of 1 unseen question none is now answered in your style, before none."),
+        (styled(0.0), "Of 1 unseen question none is answered in your style yet."),
         (counted("exact_match", 0.25, 0.75, 4), "Of 4 unseen questions 3 are now answered exactly as in your data, before 1."),
         (counted("json_validity", 0.0, 1.0, 8), "Of 8 unseen questions 8 are now answered with valid JSON, before none."),
         (counted("accuracy", 0.3, 0.9, 50), "Of 50 unseen texts 45 are now put into the right class; always naming the most common one gets 15."),
@@ -162,8 +162,8 @@ def test_each_choice_does_what_it_says(shop, monkeypatch):
     monkeypatch.setattr("webbrowser.open", lambda address: called.append(address) or True)
     again = FinishedRun(folder=shop.folder.with_name("again"), record=shop.record)
 
-    def train(folder, changes):
-        called.append((folder, changes))
+    def train(words):
+        called.append(words)
         return again
 
     chosen = ("Talk to it", "Open the report", "Put it into Ollama", "Train longer", "Quit")
@@ -174,7 +174,7 @@ def test_each_choice_does_what_it_says(shop, monkeypatch):
         ("chat", str(shop.folder)),
         (shop.folder / "report.html").as_uri(),
         ("export", str(shop.folder), "--to", "ollama"),
-        (shop.folder, ("stages.sft.epochs=4",)),
+        [str(shop.folder / "plan.yaml"), "--set", "stages.sft.epochs=4"],
     ]
     assert "Talk to it:  advise chat runs/again" in ui.said
 
@@ -203,6 +203,25 @@ def test_only_a_person_at_a_terminal_is_asked(shop, monkeypatch, capsys):
     assert "Talk to it:  advise chat runs/shop" in ui.said
 
 
+def test_the_training_that_the_verdict_advises_is_offered(shop, monkeypatch):
+    """With its words, and done as its line says; the line itself is not printed then."""
+    worse = {"holdout_loss_before": 2, "holdout_loss_after": 4, "holdout_loss_interval": [1, 3]}
+    stage = {**shop.record.to_dict()["stages"][0], "evaluation": worse}
+    found = {**shop.record.to_dict(), "stages": [stage]}
+    run = replace(shop, record=RunRecord.from_dict(found))
+    plan = PLAN.format(model="m").replace("epochs: 2", "learning_rate: 3e-4")
+    (shop.folder / "plan.yaml").write_text(plan)
+    option = next(one for one in result_options(run) if one.label == "Train again")
+    assert option.help == "try a learning rate 3 times lower"
+    assert option.help in " ".join(summary_lines(run, has_menu=True))
+    assert "--set" not in " ".join(summary_lines(run, has_menu=True))
+    trained = []
+    monkeypatch.setattr(training, "train", lambda *given: trained.append(given) or run)
+    after_run(run, ScriptedUi("Train again", "Quit"), train=training._train_again, call=None)
+    settings = {"set_values": ("stages.sft.learning_rate=1.0e-04",), "output": None}
+    assert trained == [(Path("runs/shop/plan.yaml"), settings)]
+
+
 @pytest.mark.parametrize("has_ollama", [True, False])
 def test_ollama_gets_the_exported_model(shop, monkeypatch, has_ollama):
     """Once; where it is not installed, the line that makes it there is named."""
@@ -225,12 +244,13 @@ def test_ollama_gets_the_exported_model(shop, monkeypatch, has_ollama):
 
 
 def test_after_a_trial_the_whole_plan_comes_first(shop):
-    """It is not trained longer then; Ctrl-C leaves."""
+    """As the verdict says; it is not trained longer then. Ctrl-C leaves."""
     trial = RunRecord.from_dict({**shop.record.to_dict(), "max_steps": 3})
     run = FinishedRun(folder=shop.folder, record=trial)
-    labels = [option.label for option in result_options(run)]
-    assert labels[0] == "Train the whole plan"
-    assert "Train longer" not in labels
+    first, *others = result_options(run)
+    assert first.label == "Train the whole plan"
+    assert first.value == "advise run runs/shop/plan.yaml --output runs/shop-whole"
+    assert "Train longer" not in [option.label for option in others]
     ui = ScriptedUi(None)
     after_run(run, ui, train=lambda *_: None, call=lambda *_: None)
     assert len(ui.asked) == 1

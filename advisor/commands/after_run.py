@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from advisor.render.result_commands import forms_of
 from advisor.render.run import next_lines, verdict_of
 from advisor.wizard.prompts import Option, Ui
 
-# Trains the plan of a run folder with changes; shows what came of it. None: it is at work already.
-Train = Callable[[Path, tuple[str, ...]], FinishedRun | None]
+# Takes the words after `advise run` and shows what came of it; None: nothing to go on with.
+Train = Callable[[Sequence[str]], FinishedRun | None]
 Call = Callable[..., None]  # runs another command: its name, its arguments
+TRAIN = "advise run "
+LABELS = {"run_whole": "Train the whole plan", "train_longer": "Train longer"}
 MODELFILE = Path("export", "ollama", "Modelfile")  # in a run folder
 
 
@@ -39,10 +41,8 @@ def after_run(run: FinishedRun, ui: Ui, *, train: Train, call: Call) -> None:
         try:
             if chosen == "quit":
                 break
-            if chosen == "longer":
-                run = train(run.folder, (longer(run) or "",)) or run
-            elif chosen == "whole":
-                run = train(run.folder, ()) or run
+            if chosen.startswith(TRAIN):
+                run = train(shlex.split(chosen.removeprefix(TRAIN))) or run
             elif chosen == "talk":
                 call("chat", str(run.folder))
             elif chosen == "report":
@@ -60,29 +60,33 @@ def after_run(run: FinishedRun, ui: Ui, *, train: Train, call: Call) -> None:
 def result_options(run: FinishedRun) -> Iterator[Option]:
     """The choices for a result; the whole run comes first after a trial."""
     record, stage = run.record, run.record.stages[-1]
-    if record.max_steps:
-        yield Option(value="whole", label="Train the whole plan", help="this was a trial")
+    training = further_training(run)
+    if record.max_steps and training:
+        yield training
     if not record.is_seq2seq(stage):
         yield Option(value="talk", label="Talk to it" if record.writes(stage) else "Try it")
     if (run.folder / REPORT).is_file():
         yield Option(value="report", label="Open the report", help=shown_path(run.folder / REPORT))
     if "ollama" in forms_of(record, stage):
         yield Option(value="ollama", label="Put it into Ollama", help="as a .gguf file")
-    if not record.max_steps and (setting := longer(run)):
-        verdict = verdict_of(record, run.folder)
-        step = verdict.next if verdict else None
-        is_advised = step is not None and step.action == "train_longer"
-        why = step.text.partition(": ")[2] if step is not None and is_advised else "twice as long"
-        yield Option(value="longer", label="Train longer", help=f"{why}; {setting}")
+    if not record.max_steps and training:
+        yield training
     yield Option(value="quit", label="Quit")
 
 
-def longer(run: FinishedRun) -> str | None:
-    """The change of the plan that trains the last stage twice as long; None without a plan."""
+def further_training(run: FinishedRun) -> Option | None:
+    """The training that the verdict advises, else one twice as long; None without a plan."""
+    verdict, plan = verdict_of(run.record, run.folder), run.folder / PLAN_FILE
+    step = verdict.next if verdict else None
+    if step is not None and (step.command or "").startswith(TRAIN):
+        label = LABELS.get(step.action, "Train again")
+        return Option(value=step.command, label=label, help=step.text)
     with suppress(AdviseError, ValueError, OSError):
-        for entry in entries(read_plan(run.folder / PLAN_FILE)):
+        for entry in entries(read_plan(plan)):
             if entry.name == run.record.stages[-1].name:
-                return longer_setting(entry)
+                setting = longer_setting(entry)
+                line = f"{TRAIN}{shlex.quote(str(plan))} --set {shlex.quote(setting)}"
+                return Option(value=line, label="Train longer", help=f"twice as long: {setting}")
     return None
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from advisor.commands.output import console, print_json, say, with_error
-from advisor.ground.files import PLAN_FILE, shown_path
+from advisor.ground.files import shown_path
 from advisor.ground.progress import waiting
 from advisor.ground.terminal import is_terminal
 from advisor.launch import DryRun, FinishedRun, Options, run_plan
@@ -117,11 +117,13 @@ def _call(name: str, *arguments: str) -> None:
     command.main(list(arguments), prog_name=name, standalone_mode=False)
 
 
-def _train_again(folder: Path, changes: tuple[str, ...]) -> FinishedRun | None:
-    """Train a run's plan with changes, or whole after a trial, and show what came of it; None if
-    nothing new did.
+def _train_again(words: Sequence[str]) -> FinishedRun | None:
+    """Train as the line of a verdict says: a plan, changes of it, another folder. Show what came of
+    it; None if there is nothing to do something with.
     """
-    output = None if changes else f"{shown_path(folder)}-whole"
-    run = train(folder / PLAN_FILE, {"set_values": changes, "output": output})
+    plan, *rest = words
+    flags = list(zip(rest[::2], rest[1::2], strict=True))
+    changes = tuple(value for flag, value in flags if flag == "--set")
+    run = train(Path(plan), {"set_values": changes, "output": dict(flags).get("--output")})
     show_run(run, offers=False)
     return run if _has_result(run) and isinstance(run, FinishedRun) else None

@@ -198,8 +198,8 @@ def _counted(
     what, became = words
     first, *rest = what.split(" ", 1)
     rows = " ".join([first if of == 1 else f"{first}s", *rest])
-    now = f"{good or 'none'} {'are' if good > 1 else 'is'} now {became}"
-    was = "" if before is None else then.format(before or "none")
+    now = f"{good} {'are' if good > 1 else 'is'} now {became}" if good else f"none is {became} yet"
+    was = "" if before is None or not (good or before) else then.format(before or "none")
     text = f"Of {of:,} {unseen}{rows} {now}{was}."
     return PlainResult(text=text, good=good, before=before, of=of)
 

@@ -61,6 +61,7 @@ COLOURS = (  # of words that say the same without them
     (re.compile(r"(Failed|Interrupted):"), "red"),
     (re.compile(r"(It fits)\."), "green"),
 )
+OFFERED = ("advise run ", "advise chat ")  # lines that a menu stands for
 COUNTERS = {
     "allocated": "allocated on the GPU",
     "rss_growth": "growth of the process above what it held before the model",
@@ -154,8 +155,8 @@ def verdict_of(record: RunRecord, folder: Path) -> Verdict | None:
 def verdict_lines(
     record: RunRecord, folder: Path, *, width: int = 80, has_menu: bool = False
 ) -> list[str]:
-    """'  Task     better: held-out loss ...', wrapped; the next command on a whole line, unless a
-    menu offers it.
+    """'  Task     better: held-out loss ...', wrapped; the next command on a whole line, unless the
+    menu that follows offers it.
     """
     found, lines = verdict_of(record, folder), list[str]()
     about = found.lines() if found else []
@@ -163,7 +164,9 @@ def verdict_lines(
     for name, said in about:
         label = f"  {name.capitalize():<{column}}"
         lines += _wrapped(f"{label}{shown(said)}", width, len(label))
-    command = found.next.command if found and found.next and not has_menu else None
+    command = found.next.command if found and found.next else None
+    if has_menu and command and command.startswith(OFFERED):
+        command = None
     return [*lines, f"    {shown(command)}"] if command else lines
 
 
