@@ -19,7 +19,7 @@ from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch, VLLMServer
 from advisor.plan.vllm import ServerNeeds, VLLMClient
 from tests.trainers.alignment import keys_of
-from tests.trainers.pretend_gpu import pretend_gpu
+from tests.trainers.pretend_gpu import note, pretend_gpu
 from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
 from tests.trainers.runs import metrics, trained
 from trainers.ppo.math import importance_weights
@@ -86,15 +86,14 @@ def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatc
     """Rounded to bfloat16 on their way to the host, they take the room of one tensor on the GPU,
     and tied ones are written once.
     """
-    with pretend_gpu() as calls:
+    with pretend_gpu():
         model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).to("cuda")
         largest = max(one.numel() for one in model.parameters())
-        storages, extra, peaks = calls.storages, {}, [0]
+        extra, peaks = {}, [0]
         own = {one.untyped_storage().data_ptr() for one in model.parameters()}
-        real = storages.note
 
-        def note(tensor, device):
-            real(tensor, device)
+        def noted(tensor, device):
+            note(tensor, device)
             storage = tensor.untyped_storage()
             extra.pop(storage.data_ptr(), None)
             if device.type == "cuda" and storage.data_ptr() not in own:
@@ -102,7 +101,7 @@ def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatc
             held = [size for alive, size in extra.values() if not alive.expired()]
             peaks.append(sum(held))
 
-        monkeypatch.setattr(storages, "note", note)
+        monkeypatch.setattr("tests.trainers.pretend_gpu.note", noted)
         write_weights(model, tmp_path)
     # One tensor in bfloat16; its copy for the host is noted as the GPU's for a moment.
     assert max(peaks) <= 2 * 2 * largest
