@@ -301,6 +301,24 @@ def call(monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.fixture
+def terminal():
+    """Start a command in a pseudo-terminal; what still runs is ended with the test."""
+    pexpect = pytest.importorskip("pexpect")
+    children = []
+
+    def start(command, arguments, *, env, rows=40, columns=80):
+        # PROMPT_TOOLKIT_NO_CPR: nobody answers the question where the cursor is.
+        told = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PROMPT_TOOLKIT_NO_CPR": "1", **env}
+        size = {"dimensions": (rows, columns), "encoding": "utf-8", "timeout": 60}
+        children.append(pexpect.spawn(command, arguments, env=told, **size))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The folder of a random two-layer Llama with a real (small) tokenizer and a ChatML

@@ -52,10 +52,8 @@ def folder(tmp_path, monkeypatch):
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a shell that knows nothing of ours."""
-    return {
-        "PATH": "/usr/bin:/bin", "HOME": str(Path.cwd()), "COLUMNS": "80", "TERM": "xterm",
-        "LANG": "C.UTF-8", "NO_COLOR": "1", "PROMPT_TOOLKIT_NO_CPR": "1", **more,
-    }  # fmt: skip
+    told = {"PATH": "/usr/bin:/bin", "COLUMNS": "80", "TERM": "xterm", "LANG": "C.UTF-8"}
+    return {**told, "HOME": str(Path.cwd()), "NO_COLOR": "1", **more}
 
 
 def pasted(line: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -91,28 +89,14 @@ def test_the_line_after_a_check_answers(folder, name):
 
 
 @pytest.fixture
-def terminal(folder):
+def typed(folder, terminal):
     """Starts a line in a terminal."""
-    pexpect = pytest.importorskip("pexpect")
-    children = []
-
-    def start(line: str):
-        child = pexpect.spawn(
-            "bash", ["-c", line], env=environment(), dimensions=(40, 80), encoding="utf-8",
-            timeout=60,
-        )  # fmt: skip
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        child.close(force=True)
+    return lambda line: terminal("bash", ["-c", line], env=environment())
 
 
-def test_without_the_task_the_line_asks_for_what_is_open(terminal):
+def test_without_the_task_the_line_asks_for_what_is_open(typed):
     """On a terminal the wizard starts with the data answered: it asks the task, not the file."""
-    line = re.sub(r"--task \w+ ", "", next_line("chats.jsonl"))
-    child = terminal(line)
+    child = typed(re.sub(r"--task \w+ ", "", next_line("chats.jsonl")))
     child.expect("Known: .*chats.jsonl")
     child.expect("1. What should the model do for you")
     child.send("\r")
@@ -120,10 +104,10 @@ def test_without_the_task_the_line_asks_for_what_is_open(terminal):
 
 
 @pytest.mark.parametrize("more", ["--plan new.yaml", "--why", "--choose lora"])
-def test_flags_that_the_wizard_does_not_take_need_the_task(terminal, more):
+def test_flags_that_the_wizard_does_not_take_need_the_task(typed, more):
     """The wizard alone asks for it; `--why` is a matter of its menu."""
     write_rows("chats.jsonl")
-    child = terminal(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
+    child = typed(f"{CALLED} --data chats.jsonl --gpu none {more}; echo ended with $?")
     if more == "--why":
         child.expect("1. What should the model do for you")
         child.send("\r")
