@@ -301,6 +301,14 @@ def call(monkeypatch, capsys, tmp_path):
     return run
 
 
+def golden(name: str, text: str) -> str:
+    """The golden file's text; with UPDATE_GOLDEN in the environment this one is written first."""
+    path = ROOT / "tests" / "golden" / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def terminal():
     """Start a command in a pseudo-terminal; what still runs is ended with the test."""
