@@ -14,9 +14,8 @@ from advisor.extras.jobs.skypilot import gpu_of, skypilot_accelerators, skypilot
 from advisor.ground.errors import InputError
 from advisor.plan.read import read_plan
 from advisor.probe.catalogue import load_catalogue
-from tests.extras.jobs.project import TASKS, write_project
+from tests.extras.jobs.project import TASKS, TWO_MACHINES, write_program, write_project
 
-TWO_MACHINES = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
 # An environment that holds skypilot: its packages do not go with those of the trainers.
 SKY_PYTHON = os.environ.get("ADVISE_SKYPILOT_PYTHON", "")
 
@@ -24,8 +23,7 @@ SKY_PYTHON = os.environ.get("ADVISE_SKYPILOT_PYTHON", "")
 def job_of(folder, name=None, **plan):
     """The task of a plan."""
     path = write_project(folder, **plan)
-    gpu = gpu_of(name) if name else None
-    return skypilot_job(plan_needs(read_plan(path), path, gpu=gpu), name)
+    return skypilot_job(plan_needs(read_plan(path), path, gpu=gpu_of(name) if name else None), name)
 
 
 def task_of(folder, **plan):
@@ -45,20 +43,11 @@ def test_one_machine_keeps_its_run_in_a_bucket(tmp_path):
     assert "volumes" not in task
 
 
-def test_several_machines_are_refused_with_what_holds_them(tmp_path):
-    """A bucket does not show to one machine at once what another has written."""
-    with pytest.raises(InputError, match=r"launch\.nodes: .*all of them write to") as refused:
-        job_of(tmp_path, launch=TWO_MACHINES)
-    assert "--to slurm" in refused.value.faults[0].hint
-
-
 def test_tasks_are_launched_one_by_one(tmp_path):
     """Each is a job of its own, with a run folder of its own."""
     job = job_of(tmp_path, data=TASKS)
     (line,) = job.commands
-    sky = tmp_path / "sky"
-    sky.write_text('#!/bin/bash\nprintf "%s|" "$@" >>"$LOG"; echo >>"$LOG"\n')
-    sky.chmod(0o755)
+    write_program(tmp_path / "sky", 'printf "%s|" "$@" >>"$LOG"; echo >>"$LOG"')
     log = tmp_path / "log"
     path = f"{tmp_path}:{os.environ['PATH']}"
     subprocess.run(["bash", "-c", line], env={"PATH": path, "LOG": str(log)}, check=True)
@@ -76,36 +65,45 @@ def test_a_plan_for_the_processor_rents_cores_and_memory(tmp_path):
     assert all(resources[name].endswith("+") for name in ("cpus", "memory"))
 
 
-def test_every_name_stands_for_gpus_of_the_catalogue():
-    """The list holds no GPU that rules/hardware/ does not have."""
+def test_every_name_stands_for_gpus_of_the_catalogue(tmp_path):
+    """The list holds no GPU that rules/hardware/ does not have; one that is named is estimated."""
     named = [gpu for ids in skypilot_accelerators().values() for gpu in ids]
     assert len(named) > 50
     assert set(named) <= set(load_catalogue())
-
-
-def test_another_gpu_may_be_named_and_is_then_estimated(tmp_path):
-    """--to skypilot:L40S."""
     job = job_of(tmp_path, "L40S")
     assert job.facts["accelerators"] == {"L40S": 1}
     assert "1 x L40S at $" in " ".join(job.about)
 
 
-def test_a_gpu_without_a_name_is_an_error_that_names_the_known_ones(tmp_path, call):
-    """So is a name that SkyPilot does not have, and a GPU of another vendor."""
+def test_what_cannot_be_rented_is_refused_with_the_way_out(tmp_path):
+    """A GPU of another vendor; and several machines, as a bucket does not show to one at once what
+    another has written.
+    """
     with pytest.raises(InputError, match=r"launch\.device is cuda"):
         job_of(tmp_path, "MI300X")
+    with pytest.raises(InputError, match=r"launch\.nodes: .*all of them write to") as refused:
+        job_of(tmp_path, launch=TWO_MACHINES)
+    assert "--to slurm" in refused.value.faults[0].hint
+
+
+@pytest.mark.parametrize(
+    ("gpu", "form", "expected", "said"),
+    [
+        ("H100 SXM", "skypilot:H10", 2, "did you mean 'H100'?"),
+        ("H100 SXM", "skypilot:rtx3090", 0, "  sky jobs launch sky.yaml"),
+        ("RTX 3080", "skypilot", 2, r"has no RTX 3080\n.*known: .*H100"),
+    ],
+)
+def test_a_gpu_without_a_name_is_an_error_that_names_the_known_ones(
+    tmp_path, call, gpu, form, expected, said
+):
+    """So is a name that SkyPilot does not have."""
     path = write_project(tmp_path)
-    code, _, said = call("export", path, "--to", "skypilot:H10")
-    assert code == 2
-    assert "did you mean 'H100'?" in said
-    code, _, said = call("export", path, "--to", "skypilot:rtx3090", "--out", tmp_path / "made")
-    assert code == 0, said
-    assert (tmp_path / "made" / ".skyignore").is_file()
-    assert "  sky jobs launch sky.yaml" in said
-    path.write_text(path.read_text().replace("H100 SXM", "RTX 3080"))
-    code, _, said = call("export", path, "--to", "skypilot")
-    assert code == 2
-    assert re.search(r"has no RTX 3080\n.*known: .*H100", said)
+    path.write_text(path.read_text().replace("H100 SXM", gpu))
+    code, _, error = call("export", path, "--to", form, "--out", tmp_path / "made")
+    assert code == expected
+    assert re.search(said, error)
+    assert (tmp_path / "made" / ".skyignore").is_file() == (expected == 0)
 
 
 class Machine:
@@ -115,12 +113,11 @@ class Machine:
         self.folder = folder
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / "RUNS").mkdir()
-        python = folder / ".venv" / "bin" / "python"
-        python.write_text(
-            '#!/bin/bash\necho "$*" >>calls.log\n[ -z "${STEP:-}" ] || eval "$STEP"\n'
-            "code=$(head -n 1 codes)\nsed -i 1d codes\nexit $code\n"
+        write_program(
+            folder / ".venv" / "bin" / "python",
+            'echo "$*" >>calls.log\n[ -z "${STEP:-}" ] || eval "$STEP"\n'
+            "code=$(head -n 1 codes)\nsed -i 1d codes\nexit $code",
         )
-        python.chmod(0o755)
         self.script = yaml.safe_load(text)["run"].replace("/runs/", "RUNS/")
 
     def start(self, codes, **environment):
@@ -192,8 +189,9 @@ def test_skypilot_reads_the_file(tmp_path, launch, data, name):
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.startswith("1 [")
-    assert found.stdout.count("[75]") == max(1, len(job.facts["accelerators"]))
-    for one, count in job.facts["accelerators"].items():
+    accelerators = job.facts["accelerators"]
+    assert found.stdout.count("[75]") == max(1, len(accelerators))
+    for one, count in accelerators.items():
         assert f"{{'{one}': {count}}}" in found.stdout
     if shutil.which("shellcheck"):
         script = tmp_path / "run"

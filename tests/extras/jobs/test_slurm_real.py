@@ -5,10 +5,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from advisor.extras.jobs.needs import plan_needs
 from advisor.extras.jobs.pack import make_bundle
 from advisor.extras.jobs.slurm import slurm_job
 from advisor.plan.read import read_plan
-from tests.extras.jobs.project import write_rows
+from tests.extras.jobs.project import DATA, TASKS, write_rows
 from tests.extras.jobs.slurm_cluster import kill, missing_programs, running_cluster, wait
 
 MISSING = missing_programs()
@@ -49,12 +51,7 @@ stages:
 launch: {launch}
 """
 ONE = 'data: {path: "the rows.jsonl"}'
-TWO_TASKS = """\
-tasks:
-  - name: legal
-    data: {path: "the rows.jsonl"}
-  - name: hr
-    data: {path: hr.jsonl}"""
+TWO_TASKS = TASKS.replace(DATA, "the rows.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +66,21 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
+def plan_in(folder, model, *, data=ONE, steps=150, launch="{device: cpu}"):
+    """A plan file with its data beside it."""
+    write_rows(folder / "the rows.jsonl", 300)
+    write_rows(folder / "hr.jsonl", 310)
+    plan = folder / "plan.yaml"
+    plan.write_text(PLAN.format(model=model, data=data, steps=steps, launch=launch))
+    return plan
+
+
 @pytest.fixture
 def exported(tmp_path, tiny_model):
     """Makes an unpacked bundle of a plan, in a folder with a blank in its name."""
 
-    def make(*, data=ONE, steps=150, launch="{device: cpu}"):
-        write_rows(tmp_path / "the rows.jsonl", 300)
-        write_rows(tmp_path / "hr.jsonl", 310)
-        plan = tmp_path / "plan.yaml"
-        plan.write_text(PLAN.format(model=tiny_model, data=data, steps=steps, launch=launch))
+    def make(**keys):
+        plan = plan_in(tmp_path, tiny_model, **keys)
         job = slurm_job(plan_needs(read_plan(plan), plan))
         return make_bundle(plan, tmp_path / "a job", job=job).folder
 
@@ -96,16 +99,17 @@ def rows(folder, run="shop"):
 
 
 def processes(folder, words):
-    """This job's processes with these words in their command, by the folder they work in."""
+    """This job's processes whose command has this pattern, by the folder they work in."""
     found = []
     for one in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             command = (one / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if Path(os.readlink(one / "cwd")) == folder and words in command:
+            if Path(os.readlink(one / "cwd")) == folder and re.search(words, command):
                 found.append(int(one.name))
-        except OSError:
-            continue
     return sorted(found)
+
+
+ADVISE_RUN = r"^(?!srun\b).*-P -m advisor run"
 
 
 def weights(folder, run="shop"):
@@ -117,10 +121,7 @@ def weights(folder, run="shop"):
 def uninterrupted(tmp_path_factory, tiny_model):
     """The weights of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    write_rows(folder / "the rows.jsonl", 300)
-    (folder / "plan.yaml").write_text(
-        PLAN.format(model=tiny_model, data=ONE, steps=150, launch="{device: cpu}")
-    )
+    plan_in(folder, tiny_model)
     subprocess.run(
         [sys.executable, "-m", "advisor", "run", "plan.yaml", "--output", "runs/shop", "--no-judge"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True,
@@ -139,7 +140,7 @@ def test_a_job_that_is_stopped_or_killed_comes_back_and_ends_the_same(
     wait(lambda: cluster.job(job)["Restarts"] == "1", within_s=LONG_S)
     stopped = rows(folder)
     wait(lambda: rows(folder) >= stopped + 25, within_s=LONG_S)
-    (advise,) = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
+    (advise,) = processes(folder, ADVISE_RUN)
     os.kill(advise, signal.SIGKILL)
     ended = cluster.ended(job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2")
@@ -147,10 +148,6 @@ def test_a_job_that_is_stopped_or_killed_comes_back_and_ends_the_same(
     said = next(folder.glob("*.out")).read_text()
     assert said.count("the job is queued again") == 2
     assert "exit code 130" in said
-
-
-def is_srun(number):
-    return Path(f"/proc/{number}/cmdline").read_bytes().startswith(b"srun")
 
 
 def test_a_lost_machine_is_replaced(cluster, exported, uninterrupted):
@@ -202,19 +199,19 @@ def test_a_failed_training_is_queued_again_once(cluster, exported):
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "5:0", "1")
 
 
-def test_a_cancelled_job_saves_and_does_not_come_back(cluster, exported):
+@pytest.mark.parametrize(
+    ("arguments", "state"), [((), "CANCELLED"), (("--batch", "--signal=INT"), "FAILED")]
+)
+def test_a_cancelled_job_saves_and_does_not_come_back(cluster, exported, arguments, state):
     """Neither by scancel alone, nor with the signal that asks for a checkpoint first."""
-    for arguments, state in (((), "CANCELLED"), (("--batch", "--signal=INT"), "FAILED")):
-        folder = exported(steps=1500)
-        job = start(cluster, folder)
-        wait(lambda folder=folder: rows(folder) >= 25, within_s=LONG_S)
-        cluster.call("scancel", *arguments, job)
-        ended = cluster.ended(job)
-        assert (ended["JobState"], ended["Restarts"]) == (state, "0")
-        assert any((folder / "runs" / "shop").glob("stages/sft/checkpoints/*"))
-        assert json.loads((folder / "runs/shop/run.json").read_text())["status"] == "stopped"
-        shutil.rmtree(folder)
-        folder.with_name("a job.tar.gz").unlink()
+    folder = exported(steps=1500)
+    job = start(cluster, folder)
+    wait(lambda: rows(folder) >= 25, within_s=LONG_S)
+    cluster.call("scancel", *arguments, job)
+    ended = cluster.ended(job)
+    assert (ended["JobState"], ended["Restarts"]) == (state, "0")
+    assert any((folder / "runs" / "shop").glob("stages/sft/checkpoints/*"))
+    assert json.loads((folder / "runs/shop/run.json").read_text())["status"] == "stopped"
 
 
 def test_the_same_job_submitted_twice_trains_once(cluster, exported):
@@ -230,18 +227,13 @@ def test_the_same_job_submitted_twice_trains_once(cluster, exported):
 
 def test_tasks_train_as_an_array(cluster, exported):
     """Each in its own run folder, side by side; a stop reaches the one task that is meant."""
-    folder = exported(data=TWO_TASKS, steps=150)
+    folder = exported(data=TWO_TASKS)
     job = start(cluster, folder)
     wait(lambda: rows(folder, "shop-hr") >= 25 and rows(folder, "shop-legal") >= 1, within_s=LONG_S)
     cluster.call("scancel", "--batch", "--signal=TERM", f"{job}_1")
-    restarts = {}
-    for number in ("0", "1"):
-        wait(
-            lambda number=number: cluster.job(f"{job}_{number}")["JobState"] == "COMPLETED",
-            within_s=LONG_S,
-        )
-        restarts[number] = cluster.job(f"{job}_{number}")["Restarts"]
-    assert restarts == {"0": "0", "1": "1"}
+    ended = [cluster.ended(f"{job}_{number}", within_s=LONG_S) for number in (0, 1)]
+    assert [one["JobState"] for one in ended] == ["COMPLETED"] * 2
+    assert [one["Restarts"] for one in ended] == ["0", "1"]
     for task in ("legal", "hr"):
         record = json.loads((folder / f"runs/shop-{task}/run.json").read_text())
         done = [stage["task"] for stage in record["stages"] if stage["status"] == "done"]
@@ -254,7 +246,7 @@ def test_two_machines_train_one_run_and_resume_it(cluster, exported):
     # The names of these machines are no addresses; those of a cluster's are.
     job = cluster.submit(folder, "--no-judge", MASTER_ADDR="127.0.0.1")
     wait(lambda: rows(folder) >= 25, within_s=LONG_S)
-    both = [one for one in processes(folder, "-P -m advisor run") if not is_srun(one)]
+    both = processes(folder, ADVISE_RUN)
     assert len(both) == 2
     os.kill(both[-1], signal.SIGKILL)
     ended = cluster.ended(job, within_s=LONG_S)
@@ -267,10 +259,8 @@ def test_two_machines_train_one_run_and_resume_it(cluster, exported):
 @pytest.mark.parametrize("gpu_type", [None, "h100", "a100"])
 def test_slurm_takes_the_lines_that_ask_for_gpus(cluster, tmp_path, gpu_type):
     """And refuses a GPU that it does not have before anything is queued."""
-    write_rows(tmp_path / "the rows.jsonl")
-    plan = tmp_path / "plan.yaml"
     launch = "{device: cuda, processes: 2, nodes: 2, strategy: fsdp}"
-    plan.write_text(PLAN.format(model="Qwen/Qwen3-8B", data=ONE, steps=9, launch=launch))
+    plan = plan_in(tmp_path, "Qwen/Qwen3-8B", steps=9, launch=launch)
     script = slurm_job(plan_needs(read_plan(plan), plan), gpu_type).files["job.sbatch"]
     cores = f"--cpus-per-task={min(8, os.cpu_count() or 1)}"
     (tmp_path / "job.sbatch").write_text(script.replace("--cpus-per-task=8", cores))
