@@ -31,24 +31,28 @@ def test_resemblance_is_the_share_of_three_word_sequences():
     assert resemblance(sketch(left), sketch(b"n o p q r s t")) == 0
     assert sketch(b"two words") == ()
     # The smallest 64 hashes estimate the overlap of a thousand words within a tenth or so.
-    words = sentence(1, 1000).split()
-    long, changed = (
-        " ".join(one).encode() for one in (words, words[:900] + sentence(2, 100).split())
-    )
-    assert abs(resemblance(sketch(long), sketch(changed)) - 898 / (998 + 998 - 898)) < 0.12
+    words = sentence(1, 1000)
+    changed = " ".join([*words.split()[:900], sentence(2, 100)])
+    estimate = resemblance(sketch(words.encode()), sketch(changed.encode()))
+    assert estimate == pytest.approx(898 / (998 + 998 - 898), abs=0.12)
 
 
 def test_rows_typed_differently_are_near_duplicates(tmp_path):
-    """Other capitals and punctuation are found in the whole file, and told from an exact repeat."""
+    """Other capitals and punctuation are found in the whole file, and told from an exact repeat. The
+    quick profile, which advice pays for, looks for exact repeats alone.
+    """
     rows = [
         {"question": f"What is the price of {sentence(n, 5)}?", "answer": f"It is {n}."}
         for n in range(60)
     ]
     rows += [{"question": rows[3]["question"].upper(), "answer": "It is 3"}, rows[4]]
-    found = findings(jsonl(tmp_path, rows), THOROUGH)
-    assert {name: (one.count, one.rows) for name, one in found.items() if "duplicate" in name} == {
-        "near-duplicate-rows": (1, (61,)), "duplicate-rows": (1, (62,)),
-    }  # fmt: skip
+    path = jsonl(tmp_path, rows)
+    near, exact = {"near-duplicate-rows": (1, (61,))}, {"duplicate-rows": (1, (62,))}
+    for depth, expected in ((THOROUGH, near | exact), (None, exact)):
+        found = findings(path, depth).items()
+        assert {
+            name: (one.count, one.rows) for name, one in found if "duplicate" in name
+        } == expected
 
 
 def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
@@ -65,29 +69,15 @@ def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
     assert findings(jsonl(tmp_path, rows), THOROUGH) == {}
 
 
-def test_advice_does_not_pay_for_near_duplicates(tmp_path):
-    """The quick profile looks for exact repeats alone."""
-    rows = [
-        {"question": "What is this?", "answer": "A thing."},
-        {"question": "what is this", "answer": "a thing"},
-    ]
-    path = jsonl(tmp_path, rows * 30)
-    quick, thorough = findings(path), findings(path, Depth(thorough=True, strict=False))
-    assert "near-duplicate-rows" in set(thorough) - set(quick)
-    assert "duplicate-rows" in quick
-
-
 def test_a_large_file_is_compared_on_a_sample_of_flat_size():
     """Beyond the sample's size rows replace others at random, the same ones every time."""
-    samples = []
-    for _ in range(2):
-        sample = RandomSample(SAMPLED_ROWS)
-        for row in range(1, 3 * SAMPLED_ROWS):
-            sample.offer(lambda row=row: row)
-        samples.append(sample.kept)
-    assert samples[0] == samples[1]
-    assert len(samples[0]) == SAMPLED_ROWS
-    late = sum(row > SAMPLED_ROWS for row in samples[0])
+    first, second = RandomSample(SAMPLED_ROWS), RandomSample(SAMPLED_ROWS)
+    for row in range(1, 3 * SAMPLED_ROWS):
+        first.offer(lambda row=row: row)
+        second.offer(lambda row=row: row)
+    assert first.kept == second.kept
+    assert len(first.kept) == SAMPLED_ROWS
+    late = sum(row > SAMPLED_ROWS for row in first.kept)
     assert 0.6 < late / SAMPLED_ROWS < 0.73  # two thirds of the rows came late
 
 
@@ -95,10 +85,11 @@ def test_a_large_file_is_compared_on_a_sample_of_flat_size():
 
 
 def pair(number, **more):
-    return {
-        "question": f"What is the number after {number}?", "answer": f"The number is {number + 1}.",
-        **more,
-    }  # fmt: skip
+    row = {
+        "question": f"What is the number after {number}?",
+        "answer": f"The number is {number + 1}.",
+    }
+    return row | more
 
 
 ROWS = [pair(number) for number in range(60)]
@@ -106,15 +97,14 @@ ROWS = [pair(number) for number in range(60)]
 
 def compared(folder, held, rows=ROWS):
     """Id -> finding where these rows are held out."""
-    evaluation = Depth(evaluation=jsonl(folder, held, "b.jsonl"))
+    evaluation = Depth(evaluation=jsonl(folder, held, "b.jsonl"), strict=False)
     return findings(jsonl(folder, rows), evaluation)
 
 
 def test_rows_in_both_files_are_counted_and_named(tmp_path):
     """A repeated row, one typed differently, and a repeated question are told apart."""
     typed = {"question": "what is the number after 5", "answer": "THE NUMBER IS 6"}
-    held = [pair(3), pair(100), typed, pair(7, answer="Eight.")]
-    found = compared(tmp_path, held)
+    found = compared(tmp_path, [pair(3), pair(100), typed, pair(7, answer="Eight.")])
     same, asked = (found[f"evaluation-{what}-in-training"] for what in ("rows", "requests"))
     assert (same.severity, same.count, same.rows) == ("warning", 2, (4, 6))
     assert "row 1 of b.jsonl is row 4" in same.text
@@ -133,19 +123,16 @@ def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
 
 
 def test_all_of_a_large_file_is_compared(tmp_path):
-    """A sample of the beginning would miss the row at the end."""
+    """A sample of the beginning would miss the row at the end. Calls are part of a row on both
+    sides.
+    """
     rows = [
         {"question": f"Question {n} " + "x" * 500, "answer": f"Answer {n}"} for n in range(10_000)
     ]
     assert compared(tmp_path, rows[-1:], rows)["evaluation-rows-in-training"].rows == (10_000,)
-
-
-def test_a_row_that_calls_functions_stands_in_a_copy_of_its_file(tmp_path):
-    """Calls are part of a row on both sides."""
     call = {"type": "function", "function": {"name": "track", "arguments": "{}"}}
     answer = {"role": "assistant", "content": "", "tool_calls": [call]}
     row = {"messages": [{"role": "user", "content": "Where is it?"}, answer]}
-    path = jsonl(tmp_path, [row])
-    found = findings(path, Depth(evaluation=path, strict=False))
+    found = compared(tmp_path, [row], [row])
     assert "evaluation-rows-in-training" in found
     assert "evaluation-requests-in-training" not in found

@@ -65,7 +65,9 @@ def test_what_is_checked_is_said_with_the_next_step(check, name):
 
 
 def test_json_is_one_document(check):
-    """Standard output holds the document alone, also where a fault blocks every objective."""
+    """Standard output holds the document alone, also where a fault blocks every objective. --seq-len
+    names the rows over it, --eval those that stand in both files.
+    """
     code, out, err = check(ROWS, "--json")
     document = json.loads(out)
     assert (code, err, document["schema_version"], document["rows"]) == (0, "", 1, 60)
@@ -74,10 +76,6 @@ def test_json_is_one_document(check):
     document = json.loads(out)
     assert (code, document["kind"], document["objectives"]) == (2, "paired", [])
     assert document["findings"][0]["rows"] == [61]
-
-
-def test_lengths_and_evaluation_are_checked_by_flags(check):
-    """--seq-len names the rows over it, --eval those that stand in both files."""
     Path("b.jsonl").write_text(ROWS.splitlines()[0] + "\n")
     long = json.dumps({"question": "Long?", "answer": "very " * 400})
     _, out, _ = check(f"{ROWS}{long}\n", "--seq-len", "128", "--eval", "b.jsonl", "--json")

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -21,14 +22,11 @@ def texts_in(path):
     return [example.text for example in read_examples(path)]
 
 
-def spoken(messages):
-    return [(message.role, message.content) for message in messages]
-
-
 def seen(example):
     """What a row became, in plain values."""
+    turns = {part: getattr(example, part) for part in ("messages", "chosen", "rejected")}
     return {
-        **{part: spoken(getattr(example, part)) for part in ("messages", "chosen", "rejected")},
+        **{part: [(turn.role, turn.content) for turn in found] for part, found in turns.items()},
         **{key: getattr(example, key) for key in ("plain", "text", "label", "tools")},
         "weights": [message.weight for message in example.messages],
         "extra": [message.extra for message in example.messages],
@@ -97,11 +95,16 @@ def test_a_row_is_read_as_its_format_means_it(tmp_path, name):
 
 
 def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path):
-    """A conversation ends with an answer; what follows is cut and counted."""
+    """A conversation ends with an answer; what follows is cut and counted. Nobody who forgets to
+    count loses rows silently.
+    """
     skipped = SkippedRows()
     [example] = read_examples(jsonl(tmp_path, [{"messages": [USER, BOT, USER]}]), skipped=skipped)
     assert len(example.messages) == 2
     assert (skipped.shortened.count, skipped.shortened.rows) == (1, [1])
+    path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "Q", "answer": ""}])
+    with pytest.raises(InputError, match=r"1 of 2 rows: no answer to learn from \(row 2\)"):
+        list(read_examples(path))
 
 
 UNUSABLE: list[tuple[str, Any]] = [
@@ -127,37 +130,23 @@ UNUSABLE: list[tuple[str, Any]] = [
 )
 def test_unusable_rows_are_counted_with_their_number(tmp_path, reason, row):
     """Every row that cannot be used is counted by reason, with its row number."""
-    path = jsonl(tmp_path, [{"messages": [USER, BOT]}] * 2 + [row])
-    skipped = SkippedRows()
+    path, skipped = jsonl(tmp_path, [{"messages": [USER, BOT]}] * 2 + [row]), SkippedRows()
     assert [example.row for example in read_examples(path, skipped=skipped)] == [1, 2]
     assert (skipped.tallies, skipped.seen) == ({reason: Tally(1, [3])}, 3)
     assert "row 3" in skipped.lines()[0]
 
 
-def test_without_a_counter_an_unusable_row_is_an_error(tmp_path):
-    """Nobody who forgets to count loses rows silently."""
-    path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "Q", "answer": ""}])
-    with pytest.raises(InputError, match=r"1 of 2 rows: no answer to learn from \(row 2\)"):
-        list(read_examples(path))
-
-
-@pytest.mark.parametrize(("bad", "refused"), [(5, False), (6, True)])
+@pytest.mark.parametrize(
+    ("bad", "refused"),
+    [(5, nullcontext()), (6, pytest.raises(InputError, match="6 % of the rows cannot be used"))],
+)
 def test_more_than_five_percent_unusable_rows_are_refused(tmp_path, bad, refused):
     """Up to 5 % of the rows may be left out; one more is too many."""
     rows = [{"question": f"Q{index}", "answer": "" if index < bad else "A"} for index in range(100)]
     skipped = SkippedRows()
     assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 100 - bad
-    assert skipped.are_too_many is refused
-    if refused:
-        with pytest.raises(InputError, match="6 % of the rows cannot be used"):
-            skipped.raise_if_too_many("a.jsonl")
-
-
-def test_gzipped_files_read_like_others(tmp_path):
-    """A packed file is unpacked on the way, whatever its ending says."""
-    for name in ("a.jsonl.gz", "b.jsonl"):
-        (tmp_path / name).write_bytes(gzip.compress(b'{"question": "Q", "answer": "A"}\n'))
-        assert len(list(read_examples(tmp_path / name))) == 1
+    with refused:
+        skipped.raise_if_too_many("a.jsonl")
 
 
 DOCUMENTS = [f"Document {index}. " + "It goes on and on. " * 20 for index in range(5)]
@@ -194,18 +183,27 @@ def test_each_text_file_of_a_folder_is_one_document(tmp_path):
     assert texts_in(tmp_path)[:2] == ["One.", "Another."]
 
 
-def test_a_long_text_comes_in_pieces_that_make_the_whole(tmp_path):
-    """A book is handed on in pieces cut at paragraph ends; together they are the book."""
+def test_a_long_text_or_row_is_read_whole(tmp_path):
+    """A book is handed on in pieces cut at paragraph ends; together they are the book. Rows of
+    several megabytes in a list are put together across reads.
+    """
     book = "\n\n".join(f"Paragraph {index}: " + "so it went, " * 12 for index in range(1000))
     (tmp_path / "a.txt").write_text(book)
-    pieces = [example.text or "" for example in read_examples(tmp_path / "a.txt")]
+    pieces = texts_in(tmp_path / "a.txt")
     assert len(pieces) > 5
     assert max(map(len, pieces)) < 40_000
     assert "\n\n".join(pieces) == book
+    path = tmp_path / "a.json"
+    rows = [{"question": "Q", "answer": "é" * 3_000_000}, {"question": "R", "answer": "B"}]
+    path.write_text(json.dumps(rows))
+    sizes = [len(example.messages[1].content) for example in read_examples(path)]
+    assert sizes == [3_000_000, 1]
 
 
 def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path):
-    """Test and validation files are kept out of the training, and that is said."""
+    """Test and validation files are kept out of the training, and that is said. A packed file is
+    unpacked on the way, whatever its ending says.
+    """
     for name in ("train.jsonl", "test.jsonl"):
         jsonl(tmp_path, [{"question": "Q", "answer": "A"}], name)
     (tmp_path / "README.md").write_text("# About\n")
@@ -213,6 +211,9 @@ def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path):
     notes = "\n".join(recognise(tmp_path).notes)
     assert "test.jsonl" in notes
     assert "README.md" in notes
+    for name in ("a.jsonl.gz", "b.jsonl"):
+        (tmp_path / name).write_bytes(gzip.compress(b'{"question": "Q", "answer": "A"}\n'))
+        assert len(list(read_examples(tmp_path / name))) == 1
 
 
 def test_parquet_and_saved_datasets_read_like_jsonl(tmp_path):
@@ -232,15 +233,6 @@ def test_parquet_and_saved_datasets_read_like_jsonl(tmp_path):
         assert [example.messages for example in read_examples(tmp_path / name)] == expected, name
 
 
-def test_a_row_larger_than_the_window_is_read_whole(tmp_path):
-    """Rows of several megabytes in a list are put together across reads."""
-    path = tmp_path / "a.json"
-    rows = [{"question": "Q", "answer": "é" * 3_000_000}, {"question": "R", "answer": "B"}]
-    path.write_text(json.dumps(rows))
-    sizes = [len(example.messages[1].content) for example in read_examples(path)]
-    assert sizes == [3_000_000, 1]
-
-
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(str.strip)
 
 
@@ -255,14 +247,12 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, pairs, how):
     rows = [{"question": question, "answer": answer} for question, answer in pairs]
     if how == "csv":
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["question", "answer"], quoting=csv.QUOTE_ALL)
-            writer.writeheader()
-            writer.writerows(rows)
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("question", "answer"), *pairs])
     elif how == "jsonl":
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path.write_text("".join(lines), encoding="utf-8")
     else:
         path.write_text(json.dumps(rows, indent=2 if how == "indented" else None), encoding="utf-8")
-    assert [spoken(example.messages) for example in read_examples(path)] == [
+    assert [seen(example)["messages"] for example in read_examples(path)] == [
         [("user", question), ("assistant", answer)] for question, answer in pairs
     ]

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,7 +22,6 @@ ROW = '{"question": "Q", "answer": "A"}\n'
 def stand_in(tmp_path, monkeypatch):
     """A hub with one data set in the cache, `calls` that were made and a `size` of it."""
     folder = tmp_path / "cache" / "snapshot"
-    folder.mkdir(parents=True)
 
     def snapshot_download(repo, **options):
         found.calls.append({"repo": repo, **options})
@@ -38,7 +38,8 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "find_spec", lambda _name: object())
     monkeypatch.setattr(hub, "_fetched", {})
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    (tmp_path / "here").mkdir()
+    for place in (folder, tmp_path / "here"):
+        place.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     return found
 
@@ -51,7 +52,9 @@ def put(folder, **files):
 
 
 def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
-    """`owner/name` is fetched and profiled like a folder, or taken from the cache when offline."""
+    """`owner/name` is fetched and profiled like a folder, or taken from the cache when offline. What
+    is on the disk comes first.
+    """
     put(stand_in.folder, README="# A data set")
     put(stand_in.folder / "data", train=ROW * 3, test=ROW)
     found = profile("someone/some-data", Depth(strict=False))
@@ -61,6 +64,10 @@ def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert len(find_data("someone/data").files) == 1
     assert stand_in.calls[-1]["local_files_only"] is True
+    stand_in.calls.clear()
+    put(Path("someone/data"), a=ROW)
+    assert len(find_data("someone/data").files) == 1
+    assert stand_in.calls == []
 
 
 def test_several_configurations_have_to_be_told_apart(stand_in):
@@ -86,31 +93,25 @@ def test_a_huge_data_set_is_not_fetched_by_the_way(stand_in):
     assert stand_in.calls == []
 
 
-class RepositoryNotFoundError(Exception):
-    """As the hub's client raises it."""
+NOT_FOUND = type("RepositoryNotFoundError", (Exception,), {})  # as the hub's client raises it
 
 
 @pytest.mark.parametrize(
     ("raised", "error", "said"),
     [
-        (RepositoryNotFoundError("404"), InputError, "no such data set that you may read"),
+        (NOT_FOUND("404"), InputError, "no such data set that you may read"),
         (ConnectionError("no route to host"), MachineNotReady, "cannot be reached"),
     ],
 )
 def test_a_name_the_hub_does_not_know_is_an_input_error(stand_in, raised, error, said):
     """Not found, or not allowed, is for the user to repair; a dead network is the machine's."""
-
-    def fail(*_args, **_options):
-        raise raised
-
-    stand_in.snapshot_download = fail
+    stand_in.snapshot_download = Mock(side_effect=raised)
     with pytest.raises(error, match=said):
         find_data("someone/nothing")
 
 
-def test_without_the_package_the_line_to_install_is_named(tmp_path, monkeypatch):
+def test_without_the_package_the_line_to_install_is_named(stand_in, monkeypatch):
     """The core install has no hub client, and says so."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "find_spec", lambda _name: None)
     with pytest.raises(MachineNotReady, match=re.escape(install_line())):
         find_data("someone/data")
@@ -118,18 +119,9 @@ def test_without_the_package_the_line_to_install_is_named(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "./a/b",
-        "/a/b",
-        "~/a",
-        "train.jsonl",
-        "data/train.jsonl",
-        "a/b/c.csv",
-        "name",
-        "there/x",
-        "a b/c",
-    ],
-)
+    ["./a/b", "/a/b", "~/a", "train.jsonl", "data/train.jsonl", "a/b/c.csv", "name", "there/x",
+     "a b/c"],
+)  # fmt: skip
 def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     """What looks like a path, or lies in a folder that is there, asks nobody."""
     monkeypatch.chdir(tmp_path)
@@ -137,17 +129,7 @@ def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     assert not hub.is_hub_id(text)
 
 
-def test_a_folder_called_like_a_hub_name_is_the_folder(stand_in):
-    """What is on the disk comes first."""
-    put(Path("someone/data"), a=ROW)
-    assert len(find_data("someone/data").files) == 1
-    assert stand_in.calls == []
-
-
 # -------------------------------------------------------------------------- folders of teams
-
-
-ROW = '{"question": "Q", "answer": "A"}\n'
 
 
 def folder(where: Path, *names: str) -> Path:
@@ -178,18 +160,10 @@ def test_files_and_folders_are_teams_named_after_them(tmp_path):
         ("legal.jsonl",),
         ("a.md", "b.md"),
         ("dataset_dict.json", "a.jsonl", "b.jsonl"),
+        ("legal.jsonl", "Legal!.csv"),  # one team, so that one of them would be hidden
+        (),
     ],
 )
 def test_one_data_set_in_several_files_is_no_folder_of_teams(tmp_path, names):
-    """Splits, parts, documents and a single file belong together."""
-    assert team_files(folder(tmp_path, *names)) == {}
-
-
-def test_names_that_become_the_same_are_no_teams(tmp_path):
-    """Two files of one team would hide one of them."""
-    assert team_files(folder(tmp_path, "legal.jsonl", "Legal!.csv")) == {}
-
-
-def test_what_is_no_folder_holds_no_teams(tmp_path):
-    """A file, or nothing at all, is no folder of teams."""
-    assert team_files(tmp_path / "nothing") == {}
+    """Splits, parts, documents and a single file belong together; nothing at all is no folder."""
+    assert team_files(folder(tmp_path / "data", *names)) == {}

@@ -43,11 +43,16 @@ def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path):
     assert table(text, "rows_over", "tokens_cut_share", "packed_sequences")[128] == (1, 0.0, 3)
 
 
-def test_a_pair_is_as_long_as_its_longer_sequence(tmp_path):
-    """Request and the longer answer have to fit; what a trainer reads is both sequences."""
+def test_the_longest_row_is_counted_as_a_trainer_reads_it(tmp_path):
+    """Of a preference request and the longer answer have to fit; what a trainer reads is both
+    sequences. With a tokenizer and a sample the longest row is still the longest row.
+    """
     row = {"prompt": "p" * 40, "chosen": "c" * 80, "rejected": "r" * 120}
     tokens = profile(jsonl(tmp_path, [row])).tokens
     assert (tokens.longest, tokens.total) == (40, 30 + 40)
+    rows = [*([pair(5, 5)] * 2999), {"question": "w " * 5000, "answer": "x"}]
+    tokens = profile(jsonl(tmp_path, rows), count_tokens=lambda text: len(text.split())).tokens
+    assert tokens.longest == 5001
 
 
 def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
@@ -69,10 +74,9 @@ def planned(path):
     """seq_len and packing of the plan that the same data get: sft+lora on one GPU."""
     found = parse_composition("sft+lora")
     known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
-    answers = AnswerSet(
-        known={key: Answer(value=value, origin="flag") for key, value in known.items()}
-    )
-    situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=profile(path))
+    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
+    stated = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
+    situation = replace(stated, data=profile(path))
     facts = situation_facts(situation)
     return fit_stage(StageCase(load_rules(), situation, facts, found, found.chain[-1])).reasons
 
@@ -132,10 +136,3 @@ def test_a_sample_says_that_it_is_one(tmp_path):
     quick, whole = sequence_length(profile(path), None), suggested(path)
     assert "the longest row of the 2,000 measured" in quick.because
     assert "the longest row (" in whole["because"]
-
-
-def test_the_longest_row_is_counted_even_outside_the_sample(tmp_path):
-    """With a tokenizer and a sample the longest row is still the longest row."""
-    rows = [*([pair(5, 5)] * 2999), {"question": "w " * 5000, "answer": "x"}]
-    tokens = profile(jsonl(tmp_path, rows), count_tokens=lambda text: len(text.split())).tokens
-    assert tokens.longest == 5001

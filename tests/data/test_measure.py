@@ -18,7 +18,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.ground.yaml_files import read_yaml
-from advisor.methods import objectives
+from advisor.methods import methods, objectives
 from advisor.methods.model import DATA_KINDS
 from advisor.ruleset.facts import load_facts
 from tests.data.conftest import BOT, USER, findings, jsonl, pairs
@@ -29,12 +29,6 @@ def found(path, depth=None, **more):
     return {name: (one.severity, one.count) for name, one in findings(path, depth, **more).items()}
 
 
-def rows_found(path, name):
-    """Severity, count and rows of one finding."""
-    finding = findings(path, Depth())[name]
-    return finding.severity, finding.count, finding.rows
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
     """The last value of a key is kept: rows in which one was lost are named, nested ones too."""
@@ -43,8 +37,8 @@ def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
     rows[9] = '{"question": "Who?", "answer": "Me.", "about": {"by": 1, "by": 2}}'
     path = tmp_path / name
     path.write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]")
-    assert rows_found(path, "key-twice") == ("warning", 2, (4, 10))
-    finding = findings(path)["key-twice"]
+    finding = findings(path, Depth())["key-twice"]
+    assert (finding.severity, finding.count, finding.rows) == ("warning", 2, (4, 10))
     assert finding.blocks == ()
     assert "the last one is read, what stood before is lost (rows 4, 10)" in finding.text
     path.write_text(path.read_text().replace('"answer": "Lost.", ', "").replace('"by": 1, ', ""))
@@ -52,35 +46,37 @@ def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("row", "objectives"),
+    ("rows", "objectives"),
     [
-        ({"question": "Q", "answer": "A"}, {"sft"}),
-        ({"text": "A story."}, {"cpt"}),
-        ({"prompt": "Q", "chosen": "A", "rejected": "B"},
+        ([{"question": "Q", "answer": "A"}], {"sft"}),
+        ([{"text": "A story."}], {"cpt"}),
+        ([{"prompt": "Q", "chosen": "A", "rejected": "B"}],
          {"rm", "dpo", "ppo", "rloo", "kto", "orpo", "simpo", "sft"}),
-        ({"prompt": "Q", "ground_truth": "A"}, {"grpo", "rloo", "ppo"}),
+        ([{"prompt": "Q", "ground_truth": "A"}], {"grpo", "rloo", "ppo"}),
+        ([{"prompt": "Q", "completion": f"A{n}", "label": n != 5} for n in range(60)], {"kto"}),
     ],
 )  # fmt: skip
-def test_each_kind_can_train_its_objectives(tmp_path, row, objectives):
+def test_each_kind_can_train_its_objectives(tmp_path, rows, objectives):
     """Pairs train SFT, texts CPT, preferences their methods, checkable prompts reinforcement."""
-    assert set(profile(jsonl(tmp_path, [row])).objectives) == objectives
+    assert set(profile(jsonl(tmp_path, rows)).objectives) == objectives
 
 
 def test_lengths_are_characters_over_four_and_say_so(tmp_path):
     """Without a tokenizer a token is four characters, and percentiles are nearest ranks."""
     # Rows of 4, 40 and 400 characters: 1, 10 and 100 tokens.
-    rows = [{"question": "q" * half, "answer": "a" * half} for half in (2, 20, 200)]
-    tokens = profile(jsonl(tmp_path, rows)).tokens
+    halves = ((2, 2), (20, 20), (40, 360))
+    rows = [{"question": "q" * asked, "answer": "a" * said} for asked, said in halves]
+    found = profile(jsonl(tmp_path, rows))
+    tokens = found.tokens
     assert (tokens.total, tokens.mean, tokens.p50, tokens.longest) == (111, 37.0, 10, 100)
     assert tokens.sampled_rows is None
     assert tokens.counted_by.startswith("characters / 4 (approximation")
     assert tokens.histogram == ((16, 2), (32, 0), (64, 0), (128, 1))
-    assert tokens.request_mean == 18.7  # of 1, 5 and 50
+    assert tokens.request_mean == 5.3  # of 1, 5 and 10
+    longest = [found.measures[f"{part}_tokens"]["longest"] for part in ("request", "answer")]
+    assert longest == [10, 90]
     tokens = profile(jsonl(tmp_path, [{"text": "x" * 4 * size} for size in range(1, 101)])).tokens
     assert (tokens.p50, tokens.p90, tokens.p95, tokens.p99, tokens.longest) == (50, 90, 95, 99, 100)
-    measures = profile(jsonl(tmp_path, [{"question": "q" * 40, "answer": "a" * 400}])).measures
-    assert measures["request_tokens"]["longest"] == 10
-    assert measures["answer_tokens"]["longest"] == 100
 
 
 def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
@@ -101,13 +97,16 @@ def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
 
 
 def test_the_digest_is_that_of_the_bytes_and_the_sample_row_is_shown_in_roles(tmp_path):
-    """The digest is the sha256 any tool prints for the file."""
-    path = jsonl(tmp_path, [{"instruction": "Add.", "input": "1 2", "output": "3"}])
+    """The digest is the sha256 any tool prints for the file; columns without a role are named."""
+    rows = [{"instruction": f"Add {n}.", "input": "1 2", "output": "3", "internal_id": 1, "team": n}
+            for n in range(60)]  # fmt: skip
+    path = jsonl(tmp_path, rows)
     result = profile(path)
     assert result.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    said = [("user", "Add.\n\n1 2"), ("assistant", "3")]
+    said = [("user", "Add 0.\n\n1 2"), ("assistant", "3")]
     messages = [{"role": role, "content": content} for role, content in said]
     assert result.sample == {"row": 1, "messages": messages}
+    assert "internal_id, team" in findings(path)["unused-columns"].text
 
 
 def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
@@ -121,34 +120,29 @@ def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
     assert "row 3" in str(unusable(shown))
 
 
+THUMBS_UP = [{"prompt": f"Q{n}", "completion": f"A{n}", "label": True} for n in range(60)]
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
         ([{"question": "Q", "answer": ""}] * 5, "no row can be used"),
         ([{"question": f"Q{index}", "answer": "ok"} for index in range(60)],
          "every row has the same answer: 'ok'"),
+        (THUMBS_UP, "no answer is marked bad"),
     ],
 )  # fmt: skip
 def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
-    """Columns alone are no data, and where every answer is the same there is nothing to learn."""
+    """Columns alone are no data; where every answer is the same, or every thumb is up, there is
+    nothing to learn.
+    """
     with pytest.raises(InputError, match=says):
         profile(jsonl(tmp_path, rows))
 
 
-def test_feedback_of_one_kind_blocks_kto(tmp_path):
-    """Only thumbs up teach nothing."""
-    rows = [
-        {"prompt": f"Q{index}", "completion": f"A{index}", "label": True} for index in range(60)
-    ]
-    with pytest.raises(InputError, match="no answer is marked bad"):
-        profile(jsonl(tmp_path, rows))
-    rows[5]["label"] = False
-    assert profile(jsonl(tmp_path, rows)).objectives == ("kto",)
-
-
-def changed(*cells, count=60):
+def changed(*cells):
     """Sixty pairs, where (number, column, value) stands in for a cell."""
-    rows = pairs(count)
+    rows = pairs(60)
     for number, column, value in cells:
         rows[number - 1][column] = value
     return rows
@@ -206,12 +200,6 @@ def test_what_is_wrong_is_counted_and_named(tmp_path, name, rows, severity, coun
     assert bool(finding.blocks) == (severity == "error")
 
 
-def test_columns_without_a_role_are_named(tmp_path):
-    """What is not used is said."""
-    path = jsonl(tmp_path, [{**row, "internal_id": 1, "team": "x"} for row in pairs(60)])
-    assert "internal_id, team" in findings(path)["unused-columns"].text
-
-
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
     """Rows are counted exactly and measured on their beginning; --full and the check read all."""
     path = jsonl(
@@ -220,10 +208,10 @@ def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
     quick, whole = profile(path), profile(path, Depth(full=True))
     assert (quick.rows, whole.rows) == (12_000, 12_000)
     assert (quick.tokens.sampled_rows, whole.tokens.sampled_rows) == (2000, None)
-    assert abs(quick.tokens.total / whole.tokens.total - 1) < 0.01
+    assert quick.tokens.total == pytest.approx(whole.tokens.total, rel=0.01)
     said = {one.id: one.text for one in quick.findings}["measured-on-a-sample"]
     assert "first 2,000 of 12,000 rows" in said
-    assert not any(finding.id == "measured-on-a-sample" for finding in whole.findings)
+    assert "measured-on-a-sample" not in {finding.id for finding in whole.findings}
     with path.open("a") as file:
         file.write("{oops\n")
     assert profile(path).objectives == ("sft",)
@@ -233,16 +221,23 @@ def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
 
 
 def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
-    """The first rows of a sorted file hold one class; that blocks nothing, but is said."""
+    """The first rows of a sorted file hold one class or few; that blocks nothing, but is said. No
+    number of theirs is told as that of the file.
+    """
     rows = [{"text": f"Review {n} " + "word " * 80, "label": int(n >= 6000)} for n in range(12_000)]
     path = jsonl(tmp_path, rows)
     assert profile(path).objectives == ("sft", "classification")
     assert found(path)["constant-answer"] == ("warning", 2000)
+    rows = [{"text": f"message {n}", "category": f"class {n // 40}"} for n in range(3080)]
+    result = profile(jsonl(tmp_path, rows), Depth(whole=True))
+    assert result.measures["class_count"] == 77
+    assert "of 8 values" not in result.why
+    assert "its class in `category`" in result.why
 
 
 def test_rows_of_large_packed_files_are_an_estimate_and_say_so(tmp_path):
     """Where counting would mean reading all, the number of rows is called an estimate."""
-    answers = [hashlib.sha256(str(n).encode()).hexdigest() * 4 for n in range(40_000)]
+    answers = (hashlib.sha256(str(n).encode()).hexdigest() * 4 for n in range(40_000))
     lines = (f'{{"question": "Q{n}", "answer": "{text}"}}\n' for n, text in enumerate(answers))
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress("".join(lines).encode(), 1))
@@ -266,11 +261,8 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
 
 def labelled(folder, **counts):
     """A file with so many rows of each class."""
-    rows = [
-        {"text": f"Message number {number} about {label}", "label": label}
-        for label, count in counts.items()
-        for number in range(count)
-    ]
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    rows = [{"text": f"Message number {n}", "label": label} for n, label in enumerate(labels)]
     return jsonl(folder, rows)
 
 
@@ -294,19 +286,20 @@ def test_classes_are_counted_and_their_balance_judged(tmp_path):
     assert one.objectives == ()
 
 
-def test_turns_are_counted(tmp_path):
-    """Conversations with several answers, their mean and the longest."""
-    one = [USER, BOT]
+def test_turns_and_scripts_are_counted(tmp_path):
+    """Conversations with several answers, their mean and the longest; and rows in each script."""
     rows = [
-        {"messages": one},
-        {"messages": one * 3},
-        {"messages": [{"role": "system", "content": "Be kind."}, *one, *one]},
+        {"messages": [USER, BOT]},
+        {"messages": [USER, BOT] * 3},
+        {"messages": [{"role": "system", "content": "Be kind."}, USER, BOT, USER, BOT]},
     ]
     assert profile(jsonl(tmp_path, rows), Depth(strict=False)).measures["turns"] == {
         "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1,
-        "with_tools": 0,
-        "with_tool_calls": 0,
+        "with_tools": 0, "with_tool_calls": 0,
     }  # fmt: skip
+    path = jsonl(tmp_path, [{"text": "Hello there"}] * 3 + [{"text": "Привет"}] * 2)
+    scripts = [{"script": "Latin", "rows": 3}, {"script": "Cyrillic", "rows": 2}]
+    assert profile(path).measures["scripts"] == scripts
 
 
 def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
@@ -321,21 +314,30 @@ def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path
     """A PDF, a table or an image is counted and said, with the way to its text."""
     for number in range(6):
         (tmp_path / f"{number}.md").write_text(f"# Title {number}\n\n" + "a sentence. " * 50)
-    for name in ("more.pdf", "b.docx", "c.odt", "d.xlsx", "e.png", "f.JPG", "script.py"):
+    (tmp_path / "alone").mkdir()
+    for name in (
+        "more.pdf",
+        "b.docx",
+        "c.odt",
+        "d.xlsx",
+        "e.png",
+        "f.JPG",
+        "script.py",
+        "alone/1.pdf",
+    ):
         (tmp_path / name).write_bytes(b"%PDF-1.4")
+    with pytest.raises(InputError, match="pdftotext"):
+        profile(tmp_path / "alone")
+    (tmp_path / "alone" / "1.pdf").unlink()
     said = [one for one in profile(tmp_path).findings if one.id == "files-not-read"]
     assert [(one.severity, one.text.split(";")[0]) for one in said] == [
         ("warning", "not read: 1 .docx, 1 .odt, 1 .pdf"),
         ("warning", "not read: 1 .xlsx"),
         ("note", "not read: 1 .jpg, 1 .png"),
     ]
-    for part, words in zip(said, ("pdftotext", "CSV"), strict=False):
-        assert words in part.text
+    assert "pdftotext" in said[0].text
     assert "pandoc" in said[0].text
-    (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "one.pdf").write_bytes(b"%PDF-1.4")
-    with pytest.raises(InputError, match="pdftotext"):
-        profile(tmp_path / "alone")
+    assert "CSV" in said[1].text
 
 
 SHOUTING = """\
@@ -364,41 +366,15 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "script"),
     [
-        ("Hello", "Latin"),
-        ("Größe", "Latin"),
-        ("Привет, мир", "Cyrillic"),
-        ("Καλημέρα", "Greek"),
-        ("你好,世界", "Han"),
-        ("東京へようこそ", "Japanese"),
-        ("안녕하세요", "Hangul"),
-        ("مرحبا", "Arabic"),
-        ("שלום", "Hebrew"),
-        ("नमस्ते", "Devanagari"),
-        ("สวัสดี", "Thai"),
-        ("12 + 30 = 42", "none"),
-        ("🙂🙂", "none"),
-        ("Das Wort «мир» ist Russisch", "Latin"),
+        ("Hello", "Latin"), ("Größe", "Latin"), ("Привет, мир", "Cyrillic"), ("Καλημέρα", "Greek"),
+        ("你好,世界", "Han"), ("東京へようこそ", "Japanese"), ("안녕하세요", "Hangul"),
+        ("مرحبا", "Arabic"), ("שלום", "Hebrew"), ("नमस्ते", "Devanagari"), ("สวัสดี", "Thai"),
+        ("12 + 30 = 42", "none"), ("🙂🙂", "none"), ("Das Wort «мир» ist Russisch", "Latin"),
     ],
-)
+)  # fmt: skip
 def test_script_of_a_text(text, script):
     """Most letters decide."""
     assert script_of(text) == script
-
-
-def test_scripts_of_a_file_are_counted(tmp_path):
-    """The profile says how many rows are in which script."""
-    path = jsonl(tmp_path, [{"text": "Hello there"}] * 3 + [{"text": "Привет"}] * 2)
-    scripts = [{"script": "Latin", "rows": 3}, {"script": "Cyrillic", "rows": 2}]
-    assert profile(path).measures["scripts"] == scripts
-
-
-def test_a_sorted_file_has_all_its_classes_counted(tmp_path):
-    """The first rows hold few of the classes; no number of theirs is told as that of the file."""
-    rows = [{"text": f"message {n}", "category": f"class {n // 40}"} for n in range(3080)]
-    result = profile(jsonl(tmp_path, rows), Depth(whole=True))
-    assert result.measures["class_count"] == 77
-    assert "of 8 values" not in result.why
-    assert "its class in `category`" in result.why
 
 
 def test_one_class_written_in_two_ways_is_named_and_signs_keep_classes_apart(tmp_path):
@@ -415,51 +391,48 @@ def test_one_class_written_in_two_ways_is_named_and_signs_keep_classes_apart(tmp
 
 
 def test_every_objective_has_an_amount_with_a_source():
-    """No objective is left out, every source is known, and the numbers rise."""
+    """No objective is left out, every source is known, and the numbers rise; steps cite entries of
+    rules/sources.yaml, or of the objective's own file.
+    """
     assert set(data_requirements()) == {*objectives(), "classification"}
     for amount in data_requirements().values():
         assert 0 < amount.too_few <= amount.usual[0] < amount.usual[1]
         assert amount.sources
         assert all(source.title for source in amount.sources)
-
-
-def test_kinds_and_objectives_agree_with_the_rules():
-    """What a kind can train is what the objectives' own files say they train on."""
-    stated = {kind: set() for kind in DATA_KINDS}
-    files = sorted((rules_dir() / "objectives").glob("*.yaml"))
-    assert len(files) == len(objectives())
-    for path in files:
-        entry = read_yaml(path).data
-        for kind in entry["trains_on"]:
-            stated[kind].add(entry["id"])
-    assert {kind: set(trainable_on(kind)) for kind in DATA_KINDS} == stated
-    assert set(DATA_KINDS) == set(load_facts()["data_kind"].values) - {"none"}
-    assert all(trainable_on(kind) for kind in DATA_KINDS)
+    known = set(read_yaml(rules_dir() / "sources.yaml").data["sources"])
+    for one in methods().objectives.values():
+        cited = {*one.steps["sources"], *one.steps.get("classes", {}).get("sources", ())}
+        assert cited <= known | set(one.sources), one.id
 
 
 def test_what_is_too_little_is_told_by_objective():
     """Each objective that wants more rows, in words; of an unknown amount nothing."""
     found = shortages(rows=300, tokens=None)
-    assert (
-        found["dpo"] == "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"
-    )
+    few = "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"
+    assert found["dpo"] == few
     assert not {"sft", "grpo", "cpt"} & set(found)
     assert shortages(rows=None, tokens=None) == {}
+
+
+def test_kinds_and_objectives_agree_with_the_rules():
+    """What a kind can train is what the objectives' own files say they train on."""
+    entries = [read_yaml(path).data for path in (rules_dir() / "objectives").glob("*.yaml")]
+    assert len(entries) == len(objectives())
+    for kind in DATA_KINDS:
+        stated = {entry["id"] for entry in entries if kind in entry["trains_on"]}
+        assert stated
+        assert set(trainable_on(kind)) == stated
+    assert {kind for entry in entries for kind in entry["trains_on"]} <= set(DATA_KINDS)
+    assert set(DATA_KINDS) == set(load_facts()["data_kind"].values) - {"none"}
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (10, "too_few"),
-        (49, "too_few"),
-        (50, "thin"),
-        (499, "thin"),
-        (500, "usual"),
-        (10_000, "usual"),
-        (10_001, "plenty"),
-        (None, "unknown"),
+        (10, "too_few"), (49, "too_few"), (50, "thin"), (499, "thin"), (500, "usual"),
+        (10_000, "usual"), (10_001, "plenty"), (None, "unknown"),
     ],
-)
+)  # fmt: skip
 def test_rows_are_judged_against_the_range(rows, expected):
     """Below 50 examples is documented to fail, 500 to 10,000 is usual (rules/data/amounts.yaml)."""
     assert verdict(rows, data_requirements()["sft"]) == expected
@@ -467,18 +440,12 @@ def test_rows_are_judged_against_the_range(rows, expected):
 
 def test_text_is_counted_in_tokens():
     """Continued pre-training is measured in tokens, other objectives in rows."""
-    tokens = TokenStats(
-        total=200_000_000, mean=1, p50=1, p90=1, p95=1, p99=1, longest=1, counted_by="words"
-    )
+    sizes = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "longest"), 1)
+    tokens = TokenStats(total=200_000_000, **sizes, counted_by="words")
     profile = DataProfile(
-        path="a",
-        kind="raw_text",
-        format="text",
-        mapping={},
-        rows=7,
-        tokens=tokens,
+        path="a", kind="raw_text", format="text", mapping={}, rows=7, tokens=tokens,
         objectives=("cpt",),
-    )
+    )  # fmt: skip
     row = compare_amounts(profile)[0]
     assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
     assert in_words(row) == "200M tokens, within the usual 125M to 10B"

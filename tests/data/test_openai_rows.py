@@ -35,17 +35,9 @@ CALLS = {
     "old spelling": {"role": "assistant", "function_call": call("T1")["function"]},
 }
 # `functions` are wrapped as tools, and the turn of a `function` is that of a tool.
-OLD = [
-    USER, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"},
-]  # fmt: skip
 
 
 ASKED, REFUSED = ("user", USER["content"]), "I cannot do that."
-PAIR = {
-    "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
-    "preferred_output": [CALLS["no content"]],
-    "non_preferred_output": [{"role": "assistant", "content": "Many."}],
-}
 READ = {  # a row, and what is read in it
     # Calls are learned with or without a content beside them, and the functions come along.
     **{
@@ -55,8 +47,12 @@ READ = {  # a row, and what is read in it
         for name, turn in CALLS.items()
     },
     # `input` holds the turns and the functions; the preferred answer may be a call.
-    "pairs": (PAIR, {"tools": (TOOL,), "rejected": [("assistant", "Many.")],
-                     "chosen extra": [{"tool_calls": [call("T1")]}]}),
+    "pairs": (
+        {"input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
+         "preferred_output": [CALLS["no content"]],
+         "non_preferred_output": [{"role": "assistant", "content": "Many."}]},
+        {"tools": (TOOL,), "rejected": [("assistant", "Many.")],
+         "chosen extra": [{"tool_calls": [call("T1")]}]}),
     # A refusal is text that the assistant says.
     **{
         f"refusal {place}": ({"messages": [USER, {"role": "assistant", **turn}]},
@@ -79,8 +75,9 @@ def test_a_row_is_read_as_openai_means_it(tmp_path, name):
 
 
 def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
-    """Of both spellings, and all of several calls."""
-    path = jsonl(tmp_path, [{"messages": [*OLD, CALLS["two calls"]], "functions": [FUNCTION]}])
+    """Of both spellings, and all of several calls; the turn of a `function` is that of a tool."""
+    old = [USER, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"}]
+    path = jsonl(tmp_path, [{"messages": [*old, CALLS["two calls"]], "functions": [FUNCTION]}])
     (found,) = read_examples(path)
     assert found.tools == (TOOL,)
     assert found.messages[2].role == "tool"
@@ -120,7 +117,9 @@ def test_weights_are_read_however_they_are_written(weights, name):
 
 
 def test_items_with_references_say_how_to_practise_on_them(tmp_path):
-    """Reference fields of any name can be the right answer; nobody guesses which."""
+    """Reference fields of any name can be the right answer; nobody guesses which. OpenAI's old guide
+    left the prompt empty for texts to go on with.
+    """
     rows = [
         {"messages": [USER], "compliant": "yes", "rule": f"section {at}", "response_format": {}}
         for at in range(5)
@@ -132,10 +131,6 @@ def test_items_with_references_say_how_to_practise_on_them(tmp_path):
     stated = profile(path, mapping={"messages": "messages", "ground_truth": "compliant"})
     assert stated.kind == "prompts_with_verifier"
     assert "grpo" in stated.objectives
-
-
-def test_completions_without_prompts_are_plain_text(tmp_path):
-    """OpenAI's old guide left the prompt empty for texts to go on with."""
     rows = [{"prompt": "", "completion": f" A story of tyre {at}."} for at in range(5)]
     found = recognise(jsonl(tmp_path, rows))
     assert (found.kind, dict(found.mapping)) == ("raw_text", {"text": "completion"})
@@ -160,7 +155,7 @@ def test_what_holds_no_rows_is_refused_by_its_name(tmp_path, row, said):
     whole = tmp_path / "list.json"
     whole.write_text(json.dumps({"object": "list", "data": [row], "has_more": False}))
     for path in (jsonl(tmp_path, [row] * 3), whole):
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError) as caught:
             recognise(path)
         (fault,) = caught.value.faults
         assert said in fault.what

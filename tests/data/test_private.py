@@ -42,25 +42,22 @@ HARMLESS = [
 ]
 
 
-def look(text: str, row: int = 1) -> PrivateData:
+def look(text: str) -> PrivateData:
     """What a thorough check has seen after one row."""
     seen = PrivateData(Subject(kind="raw_text", thorough=True))
-    seen.see(SeenRow(Example(row=row, text=text), text, b"", 0, 0))
+    seen.see(SeenRow(Example(row=7, text=text), text, b"", 0, 0))
     return seen
 
 
 @pytest.mark.parametrize(("kind", "text"), SUSPICIOUS)
 def test_each_kind_is_suspected_and_never_shown(kind, text):
     """A text of each kind is counted, and what is shown of it holds none of its middle."""
-    seen = look(text, 7)
+    seen = look(text)
     (name,) = {f"secret-{kind}", f"personal-data-{kind}"} & set(seen.tallies)
     assert (seen.tallies[name].count, seen.tallies[name].rows) == (1, [7])
-    shown = seen.shown[name]
-    assert "*" in shown or "…" in shown
-    secret = {"password": "hunter2!x", "private-key": "MIIE"}.get(kind) or max(
-        text.split(), key=len
-    )
-    assert secret not in shown
+    assert "*" in seen.shown[name] or "…" in seen.shown[name]
+    secrets = {"password": "hunter2!x", "private-key": "MIIE"}
+    assert secrets.get(kind, max(text.split(), key=len)) not in seen.shown[name]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
@@ -83,13 +80,6 @@ def test_findings_name_kind_count_and_rows(tmp_path):
     assert "sk-abc123" not in text
     assert "anna.kovacs" not in text
     assert "sk-a****" in text
-
-
-def test_no_text_takes_long_to_look_through():
-    """A long row made of beginnings of tokens costs no more than its length."""
-    began_s = time.process_time()
-    look("eyJ-" * 50_000)
-    assert time.process_time() - began_s < 1
 
 
 # -------------------------------------------------------------------------- placeholders
@@ -154,36 +144,35 @@ def test_code_formulas_and_markup_are_left_alone(text):
     assert unfilled(text) == []
 
 
-def found_in(tmp_path, rows):
-    return findings(jsonl(tmp_path, rows)).get("placeholders-in-text")
-
-
 def test_many_are_a_warning_and_few_a_note(tmp_path):
-    """The share of the rows decides, and the finding counts rows, answers and each placeholder."""
+    """The share of the rows decides, and the finding counts rows, answers and each placeholder. A
+    request for a template is answered with placeholders.
+    """
     rows = [{"prompt": f"Who are you, {i}?", "completion": f"I am robot {i}."} for i in range(100)]
     for number in range(3):
         rows[number]["completion"] += " I am {{name}}."
     rows[3]["prompt"] += " Answer {question}."
-    few = found_in(tmp_path, rows)
+    few = findings(jsonl(tmp_path, rows))["placeholders-in-text"]
     assert (few.severity, few.count, few.rows) == ("note", 4, (1, 2, 3, 4))
     for said in ("4 of 100 rows", "3 of them in an answer", "{{name}} (3x), {question} (1x)"):
         assert said in few.text
     rows[4]["prompt"] += " Answer {question}."
-    assert found_in(tmp_path, rows).severity == "warning"
-
-
-def test_a_row_about_templates_is_left_alone(tmp_path):
-    """A request for a template is answered with placeholders."""
+    assert findings(jsonl(tmp_path, rows))["placeholders-in-text"].severity == "warning"
     rows = [
         {"prompt": f"Write e-mail template {i}.", "completion": f"Dear [Customer Name], {i}"}
         for i in range(60)
     ]
-    assert found_in(tmp_path, rows) is None
+    assert "placeholders-in-text" not in findings(jsonl(tmp_path, rows))
 
 
 @pytest.mark.parametrize(
-    "sign", ["\n", "\n ", " \n", "\t", "``` ", "print", "if x: ", "{{a ", "%(a"]
+    "sign", ["\n", "\n ", " \n", "\t", "``` ", "print", "if x: ", "{{a ", "%(a", "eyJ-"]
 )
 def test_a_long_text_is_looked_through_once(sign):
-    """No expression begins anew at each blank, line or word: this would take hours."""
-    assert unfilled("TODO " + sign * 100_000 + "end")[:1] == ["TODO"]
+    """No expression begins anew at each blank, line, word or beginning of a token: this would take
+    hours.
+    """
+    text, began_s = "TODO " + sign * 100_000 + "end", time.process_time()
+    assert unfilled(text)[:1] == ["TODO"]
+    look(text)
+    assert time.process_time() - began_s < 4

@@ -1,7 +1,6 @@
 """The model's own tokenizer and chat template, with a tokenizer made here: one token a word."""
 
 import json
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +40,7 @@ GENERATION = each_turn(
 def model(folder: Path, template: str | None) -> str:
     """A model folder with a tokenizer of one token a word."""
     where = folder / "model"
-    where.mkdir()
+    where.mkdir(exist_ok=True)
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
@@ -55,18 +54,13 @@ def model(folder: Path, template: str | None) -> str:
 
 def data(folder: Path, *, system: bool = False) -> str:
     """Sixty conversations of one question of four words and one answer of five."""
-    first = [{"role": "system", "content": "Be kind."}] if system else []
+    first = [("system", "Be kind.")] if system else []
     rows = [
-        {
-            "messages": [
-                *first,
-                {"role": "user", "content": f"What is number {number}?"},
-                {"role": "assistant", "content": f"That is the number {number}."},
-            ]
-        }
-        for number in range(60)
+        [*first, ("user", f"What is number {n}?"), ("assistant", f"That is the number {n}.")]
+        for n in range(60)
     ]
-    return str(jsonl(folder, rows))
+    turns = [[{"role": role, "content": text} for role, text in row] for row in rows]
+    return str(jsonl(folder, [{"messages": row} for row in turns]))
 
 
 def checked(folder: Path, template: str | None, *, system: bool = False):
@@ -85,7 +79,7 @@ def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("template", "found"),
+    ("template", "expected"),
     [
         (CHATML, None),
         (GENERATION, None),
@@ -105,13 +99,11 @@ def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", ("template-refuses-rows", "error")),
     ],
 )  # fmt: skip
-def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, found):
+def test_what_a_template_does_to_the_rows_is_said(tmp_path, template, expected):
     """Of all sixty rows; a template that takes every row is no finding."""
-    told = [
-        (one.id, one.severity, one.count)
-        for one in checked(tmp_path, template, system=True).findings
-    ]
-    assert told == ([(*found, 60)] if found else [])
+    found = checked(tmp_path, template, system=True).findings
+    told = [(one.id, one.severity, one.count) for one in found]
+    assert told == ([(*expected, 60)] if expected else [])
 
 
 def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_path):
@@ -120,22 +112,19 @@ def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_
     assert refused.rows[:2] == (1, 2)
     assert "Users not supported" in refused.text
     assert found.objectives == ()
-    shutil.rmtree(tmp_path / "model")
     found = checked(tmp_path, refusing("system", "System role not supported"), system=True)
     assert found.objectives
     assert found.tokens.p50 == (2 + 4 + 1) + (5 + 1)
 
 
-def test_a_missing_tokenizer_is_said_and_lengths_are_approximated(tmp_path):
-    """The page names what counted."""
+def test_a_tokenizer_that_is_not_at_hand_or_cannot_be_used_is_said(tmp_path, monkeypatch):
+    """The page names what counted, and a hub id is looked up in the cache, never fetched. The core
+    install has neither package; nothing ends in a traceback.
+    """
     found, _ = check_data(data(tmp_path), CheckOptions(model="nobody/nothing"))
     assert "approximation" in found.tokens.counted_by
     said = {finding.id: finding.text for finding in found.findings}
     assert "no folder with a tokenizer.json" in said["tokenizer-not-at-hand"]
-
-
-def test_a_missing_package_or_a_damaged_file_is_said(tmp_path, monkeypatch):
-    """The core install has neither package; nothing ends in a traceback."""
     folder = Path(model(tmp_path, "{% for m in messages %}"))
     for missing, says in (
         ("tokenizers", "tokenizers package is not installed"), ("jinja2", "jinja2 is not installed"),
@@ -147,10 +136,6 @@ def test_a_missing_package_or_a_damaged_file_is_said(tmp_path, monkeypatch):
     assert "is broken" in model_tokenizer(str(folder))[1]
     (folder / "tokenizer.json").write_text("{")
     assert "cannot be read" in model_tokenizer(str(folder))[1]
-
-
-def test_a_model_of_the_hub_cache_is_found(tmp_path, monkeypatch):
-    """A hub id is looked up in the cache, never fetched."""
     snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
     (snapshot / "tokenizer.json").write_text("{}")
@@ -167,19 +152,17 @@ THINKS = (
 
 def thinking(folder: Path, template: str, answer: str, **arguments: bool) -> dict[str, str]:
     """Finding -> its text, for sixty rows with this answer."""
-    path = jsonl(
-        folder, [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
-    )
+    rows = [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
     given = tuple(f"{key}={json.dumps(value)}" for key, value in arguments.items())
     options = CheckOptions(model=model(folder, template), full=True, template=given)
-    return {finding.id: finding.text for finding in check_data(str(path), options)[0].findings}
+    found = check_data(str(jsonl(folder, rows)), options)[0].findings
+    return {finding.id: finding.text for finding in found}
 
 
 def test_a_thinking_model_on_data_without_thoughts_is_a_warning(tmp_path):
     """It names the argument that switches the thoughts off; with it there is nothing to say."""
     found = thinking(tmp_path, THINKS, "It is")
     assert "Write `template: {enable_thinking: false}` into the plan" in found["no-thoughts"]
-    shutil.rmtree(tmp_path / "model")
     assert "no-thoughts" not in thinking(tmp_path, THINKS, "It is", enable_thinking=False)
 
 

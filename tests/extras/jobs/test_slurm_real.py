@@ -31,7 +31,7 @@ pytestmark = [
     ),
 ]
 LONG_S = 600  # on a busy machine a training needs a minute to start
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SAFETENSORS = "stages/*/adapter_model.safetensors"
 PLAN = """\
 version: 1
