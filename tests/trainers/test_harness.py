@@ -1,5 +1,5 @@
 """Benchmarks of a run: each model is loaded once for all of them, with the embeddings it has. The
-library itself is a stand-in; tests/extras/benchmarks/test_scores.py asks the real one.
+library itself is a stand-in; tests/extras/benchmarks/test_benchmarks.py asks the real one.
 """
 
 import json

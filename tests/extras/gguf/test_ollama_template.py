@@ -1,7 +1,12 @@
 """A model's chat template as Ollama's: the same text for every conversation, or refused."""
 
 import datetime
+import json
+import os
 import random
+import shutil
+import subprocess
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -66,13 +71,11 @@ def test_the_text_is_that_of_the_models_own_template(name, system, pairs, questi
 @pytest.mark.parametrize("name", STYLES)
 def test_a_template_writes_what_was_compared(name):
     """Questions in a row, an answer first or last, a first token that llama.cpp adds."""
-    _, ours = ALL[name]
-    shape = ours.shape.without("<s>")
+    shape, chance = ALL[name][1].shape.without("<s>"), random.Random(name)
     text = go_template(shape)
-    roles = ("system", "user", "assistant")
-    chance = random.Random(name)
     for turns in islice(conversations(shape, chance), 50):
-        mixed = [*turns, {"role": chance.choice(roles), "content": "more"}]
+        role = chance.choice(("system", "user", "assistant"))
+        mixed = [*turns, {"role": role, "content": "more"}]
         chance.shuffle(mixed)
         for one in (turns, mixed):
             assert read_template(text, one) == written_by_ollama(shape, one), one
@@ -89,43 +92,41 @@ def test_an_answer_can_be_continued(name):
 
 
 def test_the_first_token_is_left_to_llama_cpp():
-    """Where the file makes it put one in front, the template does not write it too."""
+    """Where the file makes it put one in front, the template does not write it too. A base model
+    without a template gets one that Ollama can write.
+    """
     text = go_template(ALL["llama_2"][1].shape.without("<s>"))
     turns = said(("u", "a"), ("a", "b"), ("u", "c"))
     assert read_template(text, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
+    plain = go_template(made("{{ bos_token }}" + PLAIN_TEMPLATE)[1].shape)
+    assert read_template(plain, said(("u", "Hello"))) == "<s>User: Hello\n\nAssistant:"
 
 
-def test_the_plain_template_of_the_trainers_can_be_served():
-    """A base model without a template gets one that Ollama can write."""
-    text = go_template(made("{{ bos_token }}" + PLAIN_TEMPLATE)[1].shape)
-    assert read_template(text, said(("u", "Hello"))) == "<s>User: Hello\n\nAssistant:"
+def real_templates(*names: str) -> dict[str, str]:
+    """Those of real families that TRL carries; without TRL none."""
+    found = find_spec("trl")
+    folders = found.submodule_search_locations if found else ()
+    files = [path for name in names for place in folders
+             for path in Path(place, "chat_templates").glob(f"{name}.jinja")]  # fmt: skip
+    return {path.stem: path.read_text("utf-8") for path in sorted(files)}
 
 
 @pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed")
 @pytest.mark.parametrize(
-    "names",
-    [("llama3_2", "qwen2_5", "gemma", "qwen3"), pytest.param(("*",), marks=pytest.mark.long)],
+    ("names", "least"),
+    [(("llama3_2", "qwen2_5", "gemma", "qwen3"), 4), pytest.param(("*",), 60, marks=pytest.mark.long)],
     ids=["four", "all"],
-)
-def test_the_templates_of_real_families_come_out_alike(names):
+)  # fmt: skip
+def test_the_templates_of_real_families_come_out_alike(names, least):
     """Of TRL's copies all are expressed but those that take messages in parts, for pictures."""
-    import trl
-
-    refused = set()
-    folder = Path(trl.__file__).parent / "chat_templates"
-    files = sorted(path for name in names for path in folder.glob(f"{name}.jinja"))
-    for path in files:
-        chat = ChatText(path.read_text("utf-8"), TOKENS)
+    sources, refused = real_templates(*names), set()
+    assert len(sources) >= least
+    for name, source in sources.items():
         try:
-            found = ollama_template(chat, today=TODAY)
+            assert made(source)[1].compared >= 200
         except NotExpressible:
-            refused.add(path.stem)
-        else:
-            assert found.compared >= 200
-    assert len(files) >= (4 if len(names) == 4 else 60)
-    assert {name.removesuffix("_training") for name in refused} <= {
-        "idefics3", "llava_next", "smolvlm",
-    }  # fmt: skip
+            refused.add(name.removesuffix("_training"))
+    assert refused <= {"idefics3", "llava_next", "smolvlm"}
 
 
 @pytest.mark.parametrize("why", REFUSED)
@@ -160,15 +161,10 @@ def test_what_is_lost_is_said(name, words):
     assert not ALL["chatml"][1].lost
 
 
-def test_a_switch_of_thoughts_is_as_the_plan_says():
-    """Ollama's `think` does not switch it; that is said, unless the plan gives the argument."""
-    _, fixed = made(STYLES["thinking"], fixed=["enable_thinking"])
-    assert "cannot be switched" in "\n".join(ALL["thinking"][1].lost)
-    assert "cannot be switched" not in "\n".join(fixed.lost)
-
-
 def test_thoughts_of_an_answer_are_marked():
-    """From `.Thinking` between its marks Ollama learns how this model marks its thoughts."""
+    """From `.Thinking` between its marks Ollama learns how this model marks its thoughts. Its `think`
+    does not switch them; that is said, unless the plan gives the argument.
+    """
     chat, ours = ALL["thinking"]
     asked, said = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     own = chat.write([asked, {**said, "reasoning_content": "hm"}], prompt=False)
@@ -176,6 +172,9 @@ def test_thoughts_of_an_answer_are_marked():
     assert own.startswith(read_template(text, [asked, {**said, "thinking": "hm"}]))
     assert "{{ if .Thinking }}<think>\n{{ .Thinking }}\n</think>\n\n{{ end }}" in text
     assert ".Thinking" not in go_template(ALL["chatml"][1].shape)
+    _, fixed = made(STYLES["thinking"], fixed=["enable_thinking"])
+    assert "cannot be switched" in "\n".join(ours.lost)
+    assert "cannot be switched" not in "\n".join(fixed.lost)
 
 
 @settings(max_examples=100, deadline=None)
@@ -192,3 +191,42 @@ def test_texts_in_quotes_are_as_go_writes_them():
     """Escapes by the language's specification, not by ours."""
     assert go_string('a"\\\n\u200b😀\x07') == '"a\\"\\\\\\n\\u200b😀\\u0007"'
     assert go_string("\U000e0001") == '"\\U000e0001"'
+
+
+# -------------------------------------------------------------------------- in Go itself
+
+
+@pytest.fixture(scope="module")
+def go(tmp_path_factory):
+    """Conversations -> their texts by Go."""
+    program = tmp_path_factory.mktemp("go") / "ollama_text"
+    environment = {**os.environ, "GOCACHE": str(program.parent / "cache"), "GO111MODULE": "off"}
+    source = Path(__file__).with_name("ollama_text.go")
+    subprocess.run(["go", "build", "-o", program, source], check=True, env=environment)
+
+    def texts(requests):
+        lines = "".join(json.dumps(request) + "\n" for request in requests)
+        done = subprocess.run([program], input=lines, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return texts
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go toolchain on PATH")
+def test_go_writes_what_was_compared(go):
+    """For every template that can be expressed: random conversations, answers to be continued. Needs
+    a Go toolchain on PATH (Debian: golang-go).
+    """
+    requests, expected, names = [], [], set()
+    for name, source in (STYLES | real_templates("*")).items():
+        with suppress(NotExpressible):
+            shape = made(source)[1].shape
+            names.add(name)
+            for turns in islice(conversations(shape, random.Random(name)), 40):
+                for one in (turns, [*turns, {"role": "assistant", "content": "yes"}]):
+                    requests.append({"template": go_template(shape), "messages": one})
+                    expected.append(written_by_ollama(shape, one))
+    assert len(names) >= len(STYLES)
+    for request, theirs, own in zip(requests, go(requests), expected, strict=True):
+        assert theirs == own, request
