@@ -21,6 +21,7 @@ from advisor.plan.read import read_plan
 from advisor.record.files import read_record
 from advisor.render.report import write_report
 from advisor.render.run import summary_lines
+from tests.data.conftest import jsonl, pairs
 from tests.launch.conftest import PLAN, run
 
 TASK = """\
@@ -84,11 +85,15 @@ def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, 
 
 
 def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, asked, capsys):
-    """Code 6, again on the next call; JSON holds run.json and the error."""
+    """Code 6, again on the next call; JSON holds run.json and the error. The first check tells the
+    functions that a task file names, and runs none.
+    """
+    (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
     asked(base=0.60, sft=0.40)
     found = run(output="out", on_end=write_report)
     assert show_run(found, as_json=True) == 6
     output = capsys.readouterr()
+    assert "benchmark own.yaml: runs your functions that own.yaml names" in output.err
     document = json.loads(output.out)
     assert document["status"] == "done"
     assert document["extras"]["benchmarks"]["changes"][0]["exceeds"]
@@ -104,14 +109,26 @@ def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, as
     assert "0.2: too much" in page
 
 
-def test_a_loss_that_chance_may_explain_counts_and_is_called_so(shop, asked):
-    """max_drop holds for the number that was measured; the error stands beside it."""
-    write_plan(shop, limit=8)
-    asked(base=0.5, sft=0.375)
-    found = run(output="out")
-    assert found.exit_code == 6
-    assert "often chance" in found.errors[0].text()
-    assert "chance alone may be the reason" in judged(found).text
+@pytest.mark.parametrize(
+    ("evaluation", "after", "max_steps", "code", "limit", "said"),
+    [
+        # max_drop holds for the number that was measured; the error stands beside it.
+        ({"limit": 8}, 0.375, None, 6, 8, "chance alone may be the reason"),
+        # 16 questions after two steps say nothing about the whole run.
+        ({}, 0.1, 2, 0, 16, ""),
+    ],
+)
+def test_a_loss_on_few_questions_is_judged_as_that(
+    shop, asked, evaluation, after, max_steps, code, limit, said
+):
+    """It counts and is called what chance may explain; a trial asks few and is not failed."""
+    write_plan(shop, **evaluation)
+    asked(base=0.5, sft=after)
+    found = run(output="out", max_steps=max_steps)
+    assert (noted_of(found.record).limit, found.exit_code) == (limit, code)
+    assert judged(found).status == "lost"
+    assert said in judged(found).text
+    assert code == 0 or "often chance" in found.errors[0].text()
 
 
 def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(shop, asked):
@@ -129,20 +146,16 @@ def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(sho
     assert calls(shop / "out") == ["base", "sft", "base sft", "base sft"]
 
 
-def test_a_benchmark_that_fails_ends_the_run_before_anything_is_trained(shop, asked, monkeypatch):
-    """Its own message is told; the next call begins with it."""
+def test_a_benchmark_that_fails_or_is_stopped_is_asked_by_the_next_call(shop, asked, monkeypatch):
+    """Before the training its own message is told, and nothing is trained; behind it the run is not
+    done, and the next call asks what is left and trains nothing.
+    """
     monkeypatch.setenv("STAND_IN_SCORES", "fails")
     with pytest.raises(InputError, match=r"no such column; nothing was trained yet"):
         run(output="out")
     assert read_record(shop / "out").stages[0].status != "done"
     asked(base=0.5)
     assert run(output="out").exit_code == 0
-    assert calls(shop / "out") == ["base", "base", "sft"]
-
-
-def test_an_evaluation_that_is_stopped_resumes_behind_the_training(shop, asked, monkeypatch):
-    """The run is not done; the next call asks what is left and trains nothing."""
-    run(output="out")
     shutil.rmtree(shop / "out" / "benchmarks" / "sft")
     monkeypatch.setenv("STAND_IN_SCORES", "stopped")
     with pytest.raises(Stopped):
@@ -151,22 +164,18 @@ def test_an_evaluation_that_is_stopped_resumes_behind_the_training(shop, asked, 
     asked(base=0.6)
     record = run(output="out").record
     assert (record.status, record.stages[0].status) == ("done", "done")
-    assert calls(shop / "out") == ["base", "sft", "sft", "sft"]
-
-
-def test_a_trial_asks_few_questions_and_is_not_failed(shop, asked):
-    """16 questions after two steps say nothing about the whole run."""
-    asked(base=0.5, sft=0.1)
-    found = run(output="out", max_steps=2)
-    assert (noted_of(found.record).limit, found.exit_code) == (16, 0)
-    assert judged(found).status == "lost"
+    assert calls(shop / "out") == ["base", "base", "sft", "sft", "sft"]
 
 
 def test_no_judge_asks_nothing(shop, asked, monkeypatch):
-    """--no-judge trains alone, and needs no harness."""
+    """--no-judge trains alone, and needs no harness. An estimate says that it leaves the questions
+    out: they are not read before a run.
+    """
     monkeypatch.setattr(measure, "harness_version", lambda: None)
     assert noted_of(run(output="out", judge=False).record) is None
     assert not (shop / "out" / "asked.txt").exists()
+    (found,) = estimate_plan(shop / "plan.yaml", None)
+    assert "the benchmarks of `evaluation` are not in these times" in found["warnings"]
 
 
 def test_each_module_of_several_tasks_is_asked(shop, asked):
@@ -190,10 +199,7 @@ def test_each_module_of_several_tasks_is_asked(shop, asked):
 # --------------------------------------------------------------------------- checks before a run
 
 
-NO_FILE, EMPTY = "there is no task file", "`tasks` is an empty list"
-
-
-SFT = "objective: sft"
+SFT, NO_FILE = "objective: sft", "there is no task file"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ SFT = "objective: sft"
     [
         ({"tasks": ["gone.yaml"]}, SFT, [NO_FILE]),
         ({"tasks": ["own.yml"]}, SFT, [NO_FILE, "did you mean 'own.yaml'?"]),
-        ({"tasks": []}, SFT, [EMPTY, "a text such as arc_easy"]),
+        ({"tasks": []}, SFT, ["`tasks` is an empty list", "a text such as arc_easy"]),
         ({"tasks": "arc_easy"}, SFT, ["`tasks` is 'arc_easy'", "a list that is not empty"]),
         *[({"max_drop": value}, SFT, ["max_drop"]) for value in (-0.1, 2, "much")],  # is a share
         # Results that do not write on.
@@ -224,21 +230,7 @@ def test_what_cannot_be_asked_is_refused_with_the_way_out(
         run(output="out")
     assert error.value.exit_code == (2 if evaluation else 4)
     assert not (shop / "out").exists()
-    assert all(part in error.value.text() for part in said)
-
-
-def test_functions_of_a_task_file_are_told_and_not_run(shop, asked, capsys):
-    """The check reads the file; the benchmark alone runs what it names."""
-    (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
-    run(output="out")
-    said = "benchmark own.yaml: runs your functions that own.yaml names"
-    assert said in capsys.readouterr().err
-
-
-def test_an_estimate_says_that_it_leaves_benchmarks_out(shop, asked):
-    """Their questions are not read before a run."""
-    (found,) = estimate_plan(shop / "plan.yaml", None)
-    assert "the benchmarks of `evaluation` are not in these times" in found["warnings"]
+    assert [part for part in said if part not in error.value.text()] == []
 
 
 def test_the_tested_range_is_that_of_the_extra():
@@ -254,11 +246,7 @@ def test_the_tested_range_is_that_of_the_extra():
 
 def answered(**changes):
     """What the harness returns for four questions, in its form."""
-    metrics = {"filter": "none", "metrics": ["acc", "acc_norm"], "acc": 1.0}
-    samples = [
-        {"doc_id": 3 - number, "acc_norm": value, **metrics}
-        for number, value in enumerate([0.0, 1.0, 1.0, 1.0])
-    ]
+    sample = {"filter": "none", "metrics": ["acc", "acc_norm"], "acc": 1.0}
     row = {
         "alias": "own", "acc,none": 1.0, "acc_stderr,none": 0.0, "acc_norm,none": 0.75,
         "acc_norm_stderr,none": 0.25,
@@ -269,23 +257,18 @@ def answered(**changes):
         "group_subtasks": {"own": []},
         "higher_is_better": {"own": {"acc": True, "acc_norm": True}},
         "n-samples": {"own": {"original": 60, "effective": 4}},
-        "samples": {"own": samples},
+        "samples": {
+            "own": [{**sample, "doc_id": n, "acc_norm": float(n < 3)} for n in (3, 2, 1, 0)]
+        },
         **changes,
     }
 
 
-FILTERED = {"exact_match,strict-match": 0.5, "exact_match,flexible-extract": 0.75}
-PERPLEXITY = {
-    "results": {"own": {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}},
-    "samples": {"own": [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]},
-    "higher_is_better": {"own": {"word_perplexity": False}},
-}
 PARTS = {"law": {"acc,none": 0.5}, "art": {"acc,none": 1.0}}
 GROUPED = {
     "group_subtasks": {"all": ["law", "art"]}, "samples": {},
     "n-samples": {name: {"original": 9, "effective": 2} for name in PARTS},
 }  # fmt: skip
-MEAN = {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}
 SCORES = {  # what the harness returns, and the scores in it
     # With the answers in the order of the questions, and the other metrics beside it.
     "the first metric of the benchmark's own list": ({}, [
@@ -293,13 +276,21 @@ SCORES = {  # what the harness returns, and the scores in it
          "values": (1.0, 1.0, 1.0, 0.0)}]),
     "no list": ({"configs": {}}, [{"metric": "acc"}]),
     # gsm8k has one metric under two filters.
-    "filters": ({"results": {"own": FILTERED}, "samples": {}}, [
-        {"metric": "exact_match (strict-match)", "values": None}]),
+    "filters": (
+        {"results": {"own": {"exact_match,strict-match": 0.5, "exact_match,flexible-extract": 0.75}},
+         "samples": {}},
+        [{"metric": "exact_match (strict-match)", "values": None}]),
     # It comes from all answers together: no difference question by question.
-    "perplexity": (PERPLEXITY, [{"values": None, "stderr": None, "higher_is_better": False}]),
+    "perplexity": (
+        {"results": {"own": {"word_perplexity,none": 20.0, "word_perplexity_stderr,none": "N/A"}},
+         "samples": {"own": [{"doc_id": 0, "filter": "none", "word_perplexity": (-3.0, 1)}]},
+         "higher_is_better": {"own": {"word_perplexity": False}}},
+        [{"values": None, "stderr": None, "higher_is_better": False}]),
     # mmlu has a mean; a group without one, and a tag, do not.
-    "a group with a mean": (GROUPED | {"results": PARTS | {"all": MEAN}}, [
-        {"benchmark": "all", "value": 0.75, "rows": 4}]),
+    "a group with a mean": (
+        GROUPED | {"results": PARTS | {
+            "all": {"alias": "all", "acc,none": 0.75, "acc_stderr,none": 0.1}}},
+        [{"benchmark": "all", "value": 0.75, "rows": 4}]),
     "a group without": (GROUPED | {"results": PARTS | {"all": {"alias": "all"}}}, [
         {"benchmark": "law"}, {"benchmark": "art"}]),
     # Nothing is taken for a score of 0.
@@ -362,9 +353,7 @@ def test_the_error_of_a_difference_is_that_of_pairs_where_there_are_any():
     assert pairs.is_noise
     alone = change_of(before, after)
     assert (alone.paired, alone.difference_stderr) == (False, pytest.approx(0.5))
-    change = change_of(
-        {"value": 0.9, "stderr": 0.01}, {"value": 0.5, "stderr": 0.01}, max_drop=None
-    )
+    change = change_of({"value": 0.9}, {"value": 0.5}, stderr=0.01, max_drop=None)
     assert (change.exceeds, change.is_lost) == (None, True)
 
 
@@ -376,7 +365,7 @@ model: {model}
 data: {{path: rows.jsonl}}
 stages:
   - {{name: sft, objective: sft, update: {update}, learning_rate: 0.01, max_steps: 2, micro_batch_size: 4, seq_len: 64, holdout: 0.2}}
-evaluation: {{tasks: [bench/choose.yaml, bench/write.yaml, bench/read.yaml], max_drop: {max_drop}}}
+evaluation: {{tasks: [bench/choose.yaml, bench/write.yaml, bench/read.yaml], max_drop: 0.5}}
 """
 COMMON = """\
 dataset_path: json
@@ -396,31 +385,37 @@ HARNESS_TASKS = {
 }
 
 
-def write_all(folder, model, update, *, max_drop=0.5):
-    """A plan with three benchmarks of its own: choices, written answers and read texts."""
-    rows = [{"question": f"What is {n}?", "answer": f"It is number {n}."} for n in range(20)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bench = folder / "bench"
+@pytest.fixture
+def harness(tmp_path, monkeypatch, tiny_model):
+    """Writes a plan with three benchmarks of its own, choices, written answers and read texts, for
+    the real harness.
+    """
+    lm_eval = pytest.importorskip("lm_eval")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    jsonl(tmp_path, pairs(20), "rows.jsonl")
+    bench = tmp_path / "bench"
     bench.mkdir()
     asked = [{"q": f"Name {n}", "c": [f"number {n}", "a house"], "a": n % 2} for n in range(12)]
-    (bench / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    jsonl(bench, asked, "rows.jsonl")
     for name, text in HARNESS_TASKS.items():
         (bench / f"{name}.yaml").write_text(f"task: {name}\n{COMMON}{text}")
-    (folder / "plan.yaml").write_text(
-        HARNESS_PLAN.format(model=model, update=update, max_drop=max_drop)
-    )
+
+    def write(update):
+        plan = HARNESS_PLAN.format(model=tiny_model, update=update)
+        (tmp_path / "plan.yaml").write_text(plan)
+        return lm_eval
+
+    return write
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("update", ["lora", "full", "adapter", "prefix", "ia3"])
 def test_every_kind_of_result_is_asked_by_the_real_harness(
-    tmp_path, monkeypatch, tiny_model, update
+    tmp_path, monkeypatch, tiny_model, harness, update
 ):
     """A second call asks nothing, and the scores are those of the harness by itself."""
-    lm_eval = pytest.importorskip("lm_eval")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    write_all(tmp_path, tiny_model, update)
+    lm_eval = harness(update)
     run = run_plan("plan.yaml", Options(output="out"))
     found = {change.benchmark: change for change in noted_of(run.record).changes}
     assert list(found) == ["choose", "write", "read"]
@@ -435,17 +430,13 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
     template = noted_of(run.record).chat_template
     plan = read_plan(tmp_path / "out" / "plan.yaml")
     for name, extra in (("base", ""), ("sft", f",peft={tmp_path / 'out' / 'stages' / 'sft'}")):
-        monkeypatch.chdir(tmp_path / "bench")
-        alone = lm_eval.simple_evaluate(
-            model="hf",
-            model_args=f"pretrained={tiny_model},dtype=float32{extra}",
-            tasks=["choose.yaml", "read.yaml"],
-            device="cpu",
-            batch_size=8,
-            apply_chat_template=template,
-            fewshot_as_multiturn=template,
-        )["results"]
-        monkeypatch.chdir(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path / "bench")
+            alone = lm_eval.simple_evaluate(
+                model="hf", model_args=f"pretrained={tiny_model},dtype=float32{extra}",
+                tasks=["choose.yaml", "read.yaml"], device="cpu", batch_size=8,
+                apply_chat_template=template, fewshot_as_multiturn=template,
+            )["results"]  # fmt: skip
         measured = AskedModels(plan, tmp_path / "out", run.record)
         found = {
             one.benchmark: one.value
@@ -457,14 +448,9 @@ def test_every_kind_of_result_is_asked_by_the_real_harness(
 
 
 @pytest.mark.long
-def test_a_benchmark_that_the_harness_refuses_ends_before_training(
-    tmp_path, monkeypatch, tiny_model
-):
+def test_a_benchmark_that_the_harness_refuses_ends_before_training(tmp_path, harness):
     """A column that is not there shows only when the questions are made."""
-    pytest.importorskip("lm_eval")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    write_all(tmp_path, tiny_model, "lora")
+    harness("lora")
     file = tmp_path / "bench" / "choose.yaml"
     file.write_text(file.read_text().replace("{{c}}", "{{no_such}}"))
     with pytest.raises(InputError, match=r"choose\.yaml: lm-evaluation-harness cannot run it"):

@@ -1,6 +1,7 @@
 """`advise export RUN --to ollama`: the Modelfile, what stands in it and why, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,26 +21,21 @@ class Taking:
     """Exports a run with a tool that writes files and proof.json as the real one does."""
 
     def __init__(self, folder: Path) -> None:
-        self.out, self.run, self.said, self.calls, self.code = (
-            folder / "out",
-            folder / "run",
-            [],
-            [],
-            0,
-        )
-        self.labels, self.begins, self.proof = ["sft"], False, {"faults": []}
+        self.out, self.run, self.said, self.calls = folder / "out", folder / "run", [], []
+        self.code, self.labels, self.begins, self.proof = 0, ["sft"], False, {"faults": []}
 
     def run_tool(self, *arguments: str) -> int:
         self.calls.append(arguments)
         if self.code == 0:
             self.out.mkdir(exist_ok=True)
-            files = []
-            for label in self.labels:
-                name = "shop-F16.gguf" if len(self.labels) == 1 else f"shop-{label}-F16.gguf"
-                (self.out / name).write_bytes(b"GGUF")
-                files.append(
-                    {"label": label, "file": name, "begins": self.begins, "proof": self.proof}
-                )
+            parts = {label: f"-{label}" if len(self.labels) > 1 else "" for label in self.labels}
+            files = [
+                {"label": label, "file": f"shop{part}-F16.gguf", "begins": self.begins,
+                 "proof": self.proof}
+                for label, part in parts.items()
+            ]  # fmt: skip
+            for file in files:
+                (self.out / file["file"]).write_bytes(b"GGUF")
             (self.out / "proof.json").write_text(json.dumps({"files": files}))
         return self.code
 
@@ -60,35 +56,24 @@ def take(tmp_path, monkeypatch):
     return Taking(tmp_path)
 
 
+# A value in quotes goes on to the closing ones at the end of a line.
+LINE = re.compile(r'^(?:PARAMETER )?([^ #\n]+) (?:"""(.*?)"""|"(.*?)"|([^\n]*))$', re.M | re.S)
+
+
 def read(path: Path) -> list[tuple[str, str]]:
-    """Its lines as Ollama's parser reads them: values in quotes go on to the closing ones."""
-    found, lines = [], path.read_text("utf-8").split("\n")
-    while lines:
-        line = lines.pop(0)
-        if not line or line.startswith("#"):
-            continue
-        name, _, value = line.partition(" ")
-        if name == "PARAMETER":
-            name, _, value = value.partition(" ")
-        for quotes in ('"""', '"'):
-            if value.startswith(quotes):
-                size = len(quotes)
-                while len(value) < 2 * size or not value.endswith(quotes):
-                    value += "\n" + lines.pop(0)
-                value = value[size:-size]
-                break
-        found.append((name, value))
-    return found
+    """Its lines as Ollama's parser reads them."""
+    return [(name, "".join(values)) for name, *values in LINE.findall(path.read_text("utf-8"))]
 
 
 def test_the_modelfile_of_a_result(take):
     """The file, the model's own template, and what ends an answer; there is no SYSTEM line."""
     write_run(take.run)
     lines = take(variant="Q8_0")
-    (tool, *arguments) = take.calls[0]
+    tool, *arguments = take.calls[0]
     assert (tool, arguments[-2:]) == ("gguf.export", ["--kind", "Q8_0"])
-    others = [line for line in lines if line[0] != "TEMPLATE"]
-    assert others == [("FROM", "./shop-F16.gguf"), ("stop", "<|im_end|>")]
+    assert [line for line in lines if line[0] != "TEMPLATE"] == [
+        ("FROM", "./shop-F16.gguf"), ("stop", "<|im_end|>"),
+    ]  # fmt: skip
     assert read_template(dict(lines)["TEMPLATE"], QUESTION) == (
         "<|im_start|>system\nYou are Kit.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -180,23 +165,18 @@ def test_parameters_are_those_that_the_result_says(tmp_path, config, seq_len, ex
     assert all(why for _, _, why in found)
 
 
-def test_a_file_that_was_not_compared_is_written_again(take):
-    """Exit code 0. With llama.cpp there is a proof; then nothing is overwritten."""
+@pytest.mark.parametrize("code", [0, 4, 5])
+def test_a_file_that_was_not_compared_is_written_again(take, code):
+    """What could not be written or differs has no Modelfile: what is not the model is not served.
+    With llama.cpp there is a proof; then nothing is overwritten.
+    """
     write_run(take.run)
-    take.proof = None
-    assert take()[0] == ("FROM", "./shop-F16.gguf")
-    take.proof = {"faults": []}
+    take.code, take.proof = code, None
+    assert take()[:1] == ([("FROM", "./shop-F16.gguf")] if code == 0 else [])
+    take.code, take.proof = 0, {"faults": []}
     take()
     with pytest.raises(InputError, match="already there"):
         take()
-
-
-@pytest.mark.parametrize("code", [4, 5])
-def test_what_could_not_be_written_or_differs_has_no_modelfile(take, code):
-    """What is not the model is not served."""
-    take.code = code
-    write_run(take.run)
-    assert take() == []
 
 
 @pytest.mark.parametrize("text", ["a", "a b", " a ", 'say "x"', "a\nb", 'ends with "', '"', "\n"])

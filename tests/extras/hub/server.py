@@ -73,15 +73,10 @@ class Requests(BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             return 200, {"warnings": [], "errors": []}
         if path.endswith("/info/lfs/objects/batch"):
-            uploads = [
-                {
-                    **one,
-                    "actions": {
-                        "upload": {"href": f"{hub.address}/store/{one['oid']}", "header": {}}
-                    },
-                }
-                for one in json.loads(body)["objects"]
-            ]
+            uploads = json.loads(body)["objects"]
+            for one in uploads:
+                place = {"href": f"{hub.address}/store/{one['oid']}", "header": {}}
+                one["actions"] = {"upload": place}
             return 200, {"transfer": "basic", "objects": uploads}
         return self.of_model(path.split("/")[3:], body)
 
@@ -104,16 +99,10 @@ class Requests(BaseHTTPRequestHandler):
             about = {"id": name, "private": repository["private"], "siblings": [], "tags": []}
             return 200, {**about, "sha": "0" * 40}
         if parts[2] == "preupload":
-            modes = {True: "lfs", False: "regular"}
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            files = [
-                {
-                    "path": path,
-                    "uploadMode": modes[path.endswith(".safetensors")],
-                    "shouldIgnore": False,
-                }
-                for path in paths
-            ]
+            files = json.loads(body)["files"]
+            for file in files:
+                is_large = file["path"].endswith(".safetensors")
+                file |= {"uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
             return 200, {"files": files}
         assert parts[2] == "commit", parts
         items = [json.loads(line) for line in body.decode().splitlines()]

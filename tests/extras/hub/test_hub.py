@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from advisor.plan.read import read_plan
 from advisor.record.files import read_record
 from advisor.render.report import write_report
 from tests.extras.hub.server import TOKEN, Hub
-from tests.launch.conftest import PLAN, run
+from tests.launch.conftest import FULL, PLAN, run
 
 pytest.importorskip("huggingface_hub", reason="needs the extra train")
 RESULT = {"adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json", "README.md"}
@@ -43,7 +44,10 @@ def hub(shop, monkeypatch):
     found.close()
 
 
-def done(**options):
+def done(push_to=None, **options):
+    """A run to its end, with its report; of a plan that pushes elsewhere."""
+    if push_to:
+        Path("plan.yaml").write_text(f"{PLAN}push_to: {push_to}\n")
     return run(on_end=write_report, **options)
 
 
@@ -66,8 +70,8 @@ def test_a_result_is_uploaded_once_with_its_card_and_nothing_else(shop, hub, cap
     digests = read_record(found.folder).input_digests
     (digest,) = (held for name, held in digests.items() if name.startswith("data"))
     assert f"its digest: {digest}" in card
-    for row in (shop / "train.jsonl").read_text().splitlines():
-        assert json.loads(row)["messages"][1]["content"] not in card
+    rows = map(json.loads, (shop / "train.jsonl").read_text().splitlines())
+    assert [row for row in rows if row["messages"][1]["content"] in card] == []
     record = (found.folder / "run.json").read_text()
     pushed = json.loads(record)["extras"]["hub"]["sft"]
     assert (pushed["repository"], len(pushed["commit"])) == ("mia/shop", 40)
@@ -98,24 +102,24 @@ def test_a_failed_upload_loses_nothing_and_the_next_call_only_uploads(
     assert "mia/shop" in again.record.extras["hub"]["sft"]["url"]
 
 
-def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub, capsys):
+def test_a_key_that_is_added_later_uploads_the_finished_result(shop, hub):
     """The run stays the same, and the plan in its folder has the key from then on."""
     (shop / "plan.yaml").write_text(PLAN)
     first = done()
     assert hub.asked == []
-    (shop / "plan.yaml").write_text(f"{PLAN}push_to: mia/other\n")
-    found = done()
+    found = done("mia/other")
     assert (found.folder, commits(hub, "mia/other")) == (first.folder, 1)
     assert read_plan(found.folder / "plan.yaml").extra_key("hub", "push_to") == "mia/other"
 
 
-@pytest.mark.parametrize("options", [{"max_steps": 2}, {"dry_run": True}])
-def test_a_trial_and_a_dry_run_upload_nothing(hub, capsys, options):
+@pytest.mark.parametrize(
+    ("options", "said"), [({"max_steps": 2}, True), ({"dry_run": True}, False)]
+)
+def test_a_trial_and_a_dry_run_upload_nothing(hub, capsys, options, said):
     """What is not the whole result stays here, and a trial says so."""
     assert done(**options).exit_code == 0
     assert hub.repositories == {}
-    said = "the results of a trial stay here" in capsys.readouterr().err
-    assert said == ("max_steps" in options)
+    assert ("the results of a trial stay here" in capsys.readouterr().err) is said
 
 
 def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
@@ -139,8 +143,7 @@ def test_a_result_whose_check_failed_stays_here(shop, hub, capsys, monkeypatch):
 def test_each_task_has_a_repository_and_an_open_one_is_named(shop, hub, capsys):
     """Each last result has one; who can read an existing one is said before, not changed."""
     tasks = "tasks: [{name: hr, data: {path: train.jsonl}}, {name: law, data: {path: train.jsonl}}]"
-    plan = PLAN.replace("data: {path: train.jsonl}", tasks).replace("update: lora", "update: full")
-    plan = re.sub(r"\n *rank:.*", "", plan)
+    plan = FULL.replace("data: {path: train.jsonl}", tasks)
     (shop / "plan.yaml").write_text(f"{plan}push_to: shop-team/answers\n")
     hr, law = (f"shop-team/answers-{name}" for name in ("hr", "law"))
     hub.repositories[law] = {"private": False, "commits": []}
@@ -170,9 +173,8 @@ def test_what_would_keep_it_from_uploading_is_said_before_training(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     hub.role = role
-    (shop / "plan.yaml").write_text(f"{PLAN}push_to: {owner}/shop\n")
     with pytest.raises(MachineNotReady, match=f"(?s){said}"):
-        done()
+        done(f"{owner}/shop")
     assert not (shop / "runs").exists()
 
 
@@ -181,7 +183,6 @@ def test_what_would_keep_it_from_uploading_is_said_before_training(
 )
 def test_a_name_that_is_no_repository_is_refused(shop, value):
     """The plan says owner/name."""
-    (shop / "plan.yaml").write_text(f"{PLAN}push_to: {value}\n")
     with pytest.raises(InputError, match="push_to") as error:
-        run()
+        done(value)
     assert "a text such as my-name/my-model" in error.value.text()

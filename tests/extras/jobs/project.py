@@ -35,13 +35,6 @@ tasks:
 TWO_MACHINES = "{device: cuda, processes: 8, nodes: 2, strategy: fsdp}"
 
 
-def write_program(path: Path, text: str) -> Path:
-    """A script of bash that can be started; returns its path."""
-    path.write_text(f"#!/bin/bash\n{text}\n")
-    path.chmod(0o755)
-    return path
-
-
 def write_rows(path: Path, count: int = 200) -> None:
     """Questions and answers, all different."""
     rng = random.Random(count)

@@ -19,10 +19,10 @@ from advisor.extras.jobs import fetch as fetching
 from advisor.extras.jobs import pack
 from advisor.extras.jobs.fetch import hub_names
 from advisor.extras.jobs.pack import make_bundle, product_files
-from advisor.extras.other_tools.tool import TOOLS
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.plan.read import read_plan
-from tests.extras.jobs.project import CONFIG, TASKS, write_program, write_project, write_rows
+from tests.extras.conftest import write_program
+from tests.extras.jobs.project import CONFIG, TASKS, write_project, write_rows
 from tests.fake_model import write_fake_model
 
 ROWS = '{"question": "What is 1?", "answer": "One."}\n' * 8
@@ -336,7 +336,7 @@ def test_the_script_stops_at_what_is_not_whole_or_not_there(project, python):
 def test_every_exporter_says_what_it_is():
     """Each form has a name, a line of help, and what it takes."""
     found = exporters()
-    assert {"bundle", "merged", *TOOLS} <= set(found)
+    assert {"bundle", "merged"} <= set(found)
     assert [exporter.NAME for exporter in found.values()] == list(found)
     for exporter in found.values():
         assert 0 < len(exporter.HELP) <= 62  # a line of `advise export --help`

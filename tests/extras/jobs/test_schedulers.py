@@ -19,7 +19,8 @@ from advisor.ground.errors import InputError
 from advisor.launch.folder import RunFolder
 from advisor.plan.read import read_plan
 from advisor.probe.catalogue import load_catalogue
-from tests.extras.jobs.project import DATA, TASKS, TWO_MACHINES, write_program, write_project
+from tests.extras.conftest import write_program
+from tests.extras.jobs.project import DATA, TASKS, TWO_MACHINES, write_project
 
 
 def job_of(folder, **plan):
@@ -64,11 +65,15 @@ def test_a_job_asks_for_the_machines_of_the_plan_and_for_the_time_of_the_estimat
 
 def test_a_plan_for_the_processor_asks_for_cores_and_memory(tmp_path):
     """There is no GPU in it, and no price."""
-    job = job_of(tmp_path, model="base", launch="{device: cpu}")
+    plan = {"model": "base", "launch": "{device: cpu}"}
+    job = job_of(tmp_path, **plan)
     asked = options(job.files["job.sbatch"])
     assert not any("gpu" in key for key in asked)
     assert int(asked["mem"].removesuffix("M")) > 2048
     assert "no price: it trains on the processor" in " ".join(job.about)
+    rented = sky_file(tmp_path, **plan)["resources"]
+    assert "accelerators" not in rented
+    assert all(rented[name].endswith("+") for name in ("cpus", "memory"))
 
 
 def test_a_time_that_nobody_knows_is_said_and_not_invented(tmp_path):
@@ -297,13 +302,6 @@ def test_tasks_are_launched_one_by_one(tmp_path):
     ]
     trained = Machine(tmp_path / "machine", job.files["sky.yaml"]).start([0], TASK="hr")
     assert trained.calls[0].endswith("plan.yaml --output RUNS/shop-hr --only hr")
-
-
-def test_a_plan_for_the_processor_rents_cores_and_memory(tmp_path):
-    """No accelerator is asked for."""
-    resources = sky_file(tmp_path, model="base", launch="{device: cpu}")["resources"]
-    assert "accelerators" not in resources
-    assert all(resources[name].endswith("+") for name in ("cpus", "memory"))
 
 
 def test_every_name_stands_for_gpus_of_the_catalogue(tmp_path):

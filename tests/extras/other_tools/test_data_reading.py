@@ -30,11 +30,6 @@ def read(folder, values, name="job.yaml"):
     return file, data_of(file)
 
 
-def trained(data):
-    """The data sets that are trained on."""
-    return [ref for ref in data if not ref.evaluates]
-
-
 def trl(**more):
     """A file of TRL."""
     return {"model_name_or_path": "m", "lora_r": 8, "output_dir": "o", **more}
@@ -133,17 +128,11 @@ def test_what_is_lost_or_missing_of_data_is_said(tmp_path, monkeypatch):
     assert data[0].place == "missing"
     assert "is not here" in file.faults[0].text
     assert file.faults[0].where.endswith("job.yaml:4:1")
-    file, data = read(tmp_path, trl(dataset_name="x/y", datasets=MIXTURE))
-    assert any(one.id == "key/dataset_name" for one in file.faults)
-    lost = {
-        kind: read(tmp_path, axolotl(datasets=[{"path": "a/b", "type": kind, "shards": 10}]))[1][
-            0
-        ].lost
-        for kind in ("alpaca", "strange.one", "chat_template")
-    }
-    assert {kind: len(one) for kind, one in lost.items()} == {
-        "alpaca": 2, "strange.one": 2, "chat_template": 1,
-    }  # fmt: skip
+    file, _ = read(tmp_path, trl(dataset_name="x/y", datasets=MIXTURE))
+    assert "key/dataset_name" in [one.id for one in file.faults]
+    for kind, lost in {"alpaca": 2, "strange.one": 2, "chat_template": 1}.items():
+        (ref,) = read(tmp_path, axolotl(datasets=[{"path": "a/b", "type": kind, "shards": 10}]))[1]
+        assert len(ref.lost) == lost, kind
     (ref,) = read(tmp_path, axolotl(datasets=[{"path": "s3://bucket/rows", "type": "alpaca"}]))[1]
     assert "another machine" in ref.why_not
     for name in ("a.jsonl", "b.jsonl", "c.json"):
@@ -183,18 +172,15 @@ INFO = {
 
 def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
     """Names joined by commas; columns, tags and ranking say the roles."""
-    texts = [{"body": "some text", "other": "x"}] * 3
     files = {
-        "pairs.json": PAIRS,
-        "talks.jsonl": CHATS,
-        "choices.jsonl": CHOICES,
-        "texts.jsonl": texts,
-    }
-    for name, rows in {**files, "dataset_info.json": INFO}.items():
+        "pairs.json": PAIRS, "talks.jsonl": CHATS, "choices.jsonl": CHOICES,
+        "texts.jsonl": [{"body": "some text", "other": "x"}] * 3, "dataset_info.json": INFO,
+    }  # fmt: skip
+    for name, rows in files.items():
         put(tmp_path / "data" / name, rows)
     names = "pairs, talks,choices,there,scope,seen,texts"
     _, data = read(tmp_path, llamafactory(dataset=names, eval_dataset="pairs"))
-    refs = {ref.named: ref for ref in trained(data)}
+    refs = {ref.named: ref for ref in data if not ref.evaluates}
     assert list(refs) == list(INFO)
     assert [ref.named for ref in data if ref.evaluates] == ["pairs"]
     assert refs["choices"].roles == {"question": "ask", "chosen": "good_one", "rejected": "bad_one"}
@@ -213,7 +199,7 @@ def test_llamafactory_names_its_data_in_a_file_of_their_own(tmp_path):
 def test_llamafactory_without_its_list_of_data(tmp_path):
     """Its built-in names stand for files of its own repository: said, and nothing guessed."""
     file, data = read(tmp_path, llamafactory(dataset="identity,alpaca_en_demo"))
-    assert [ref.place for ref in trained(data)] == ["missing", "missing"]
+    assert [ref.place for ref in data] == ["missing", "missing"]
     assert "dataset_info.json is not here" in data[0].why_not
     assert any("data/dataset_info.json" in note for note in file.notes)
     assert file.faults == []
