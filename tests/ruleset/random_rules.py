@@ -83,14 +83,9 @@ def rules(draw: Any, number: int) -> Rule:
         "set": {key: draw(st.integers(1, 2)) for key in draw(keys)},
         "warn": {"say": "mind the paint"},
     }[kind]
-    layer = draw(st.sampled_from(LAYERS))
-    return Rule(
-        id=f"{layer}/r{number}", table="colours", kind=kind, layer=layer,
-        tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()),
-        then=then,
-        because=f"reason {number}", sources=(),
-            spot=Spot(Document(f"random.yaml:{number + 1}:1", lambda: None)),
-    )  # fmt: skip
+    layer, tier = draw(st.sampled_from(LAYERS)), draw(st.sampled_from(list(TIERS)))
+    rule_id = f"{layer}/r{number}"
+    return coloured(rule_id, "", *draw(whens()), kind=kind, tier=tier, layer=layer, then=then)
 
 
 @st.composite
@@ -110,6 +105,17 @@ def made(several: tuple[Rule, ...], assume: tuple[Assumption, ...] = ()) -> Rule
     return Ruleset(
         facts=FACTS, tables={"colours": TABLE}, tiers=TIERS, layers=LAYERS[1:],
         rules={"colours": several}, disabled={}, sources={}, methods={}, digest="", assume=assume
+    )  # fmt: skip
+
+
+def coloured(
+    rule_id: str, outcome: str = "red", *when: Condition, kind: str = "recommend",
+    tier: str = "low", layer: str = "document", then: Mapping[str, Any] | None = None,
+) -> Rule:  # fmt: skip
+    return Rule(
+        id=rule_id, table="colours", kind=kind, layer=layer, when=when,
+        then=then or {"colour": outcome}, tier=tier if kind == "recommend" else "",
+        because=f"reason of {rule_id}", sources=(), spot=Spot(Document(rule_id, lambda: None)),
     )  # fmt: skip
 
 
@@ -142,32 +148,31 @@ def situations(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
             yield facts
 
 
-def firing(ruleset: Ruleset, facts: Mapping[str, Any]) -> list[Rule]:
+def firing(ruleset: Ruleset, facts: Mapping[str, Any], table: str = "colours") -> list[Rule]:
     return [
         rule
-        for rule in ruleset.rules["colours"]
+        for rule in ruleset.rules[table]
         if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)
     ]
 
 
-def outcomes(rule: Rule) -> list[str]:
-    named = rule.then["colour"]
-    return list(named) if isinstance(named, list) else [named]
-
-
 class Plain:
-    """One situation, read plainly."""
+    """One situation, read plainly: latest layer, highest tier, smallest id, less what is forbidden."""
 
-    def __init__(self, ruleset: Ruleset, facts: Mapping[str, Any]) -> None:
-        self.fired = firing(ruleset, facts)
+    def __init__(self, ruleset: Ruleset, facts: Mapping[str, Any], table: str = "colours") -> None:
+        concluded, layers = ruleset.tables[table].concludes, ["base", *ruleset.layers]
+        self.fired = firing(ruleset, facts, table)
+        forbidden = [rule.then[concluded] for rule in self.fired if rule.kind == "forbid"]
         self.forbidden = {
-            outcome for rule in self.fired if rule.kind == "forbid" for outcome in outcomes(rule)
+            outcome for one in forbidden for outcome in (one if isinstance(one, list) else [one])
         }
-        recommending = [rule for rule in self.fired if rule.kind == "recommend"]
-        recommending.sort(key=lambda rule: (-LAYERS.index(rule.layer), -TIERS[rule.tier], rule.id))
-        self.alive = [rule for rule in recommending if rule.then["colour"] not in self.forbidden]
-        self.ranking = list(dict.fromkeys(rule.then["colour"] for rule in self.alive))
-        self.wanted = list(dict.fromkeys(rule.then["colour"] for rule in recommending))
+        recommending = sorted(
+            (rule for rule in self.fired if rule.kind == "recommend"),
+            key=lambda rule: (-layers.index(rule.layer), -ruleset.tiers[rule.tier], rule.id),
+        )
+        self.alive = [rule for rule in recommending if rule.then[concluded] not in self.forbidden]
+        self.ranking = list(dict.fromkeys(rule.then[concluded] for rule in self.alive))
+        self.wanted = list(dict.fromkeys(rule.then[concluded] for rule in recommending))
         self.winner = self.alive[0] if self.alive else None
         self.ties = [
             r
@@ -176,16 +181,17 @@ class Plain:
             and (r.layer, r.tier) == (self.winner.layer, self.winner.tier)
             and r.then != self.winner.then
         ]
-        self.settings: dict[str, set[Any]] = {}
         self.setting_rules: dict[str, list[Rule]] = {}
         for key in KEYS:
             setting = [rule for rule in self.fired if rule.kind == "set" and key in rule.then]
-            if setting:
-                latest = max(LAYERS.index(rule.layer) for rule in setting)
+            latest = max((layers.index(rule.layer) for rule in setting), default=None)
+            if latest is not None:
                 self.setting_rules[key] = [
-                    rule for rule in setting if LAYERS.index(rule.layer) == latest
+                    rule for rule in setting if layers.index(rule.layer) == latest
                 ]
-                self.settings[key] = {rule.then[key] for rule in self.setting_rules[key]}
+        self.settings = {
+            key: {rule.then[key] for rule in rules} for key, rules in self.setting_rules.items()
+        }
 
 
 def told(scheme: str, facts: Mapping[str, Any]) -> dict[str, Any]:
