@@ -1,8 +1,9 @@
 """Small random rule sets, and what they mean when read plainly: every situation enumerated, no
-masks, no cells.
+masks, no cells; and files that somebody mistyped.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -210,3 +211,37 @@ def told(scheme: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 def ruled_out(rules: Iterable[Rule], scheme: str, facts: Mapping[str, Any]) -> bool:
     """Whether one of these rules of `allowed` holds for the scheme."""
     return any(rule.first_failing(told(scheme, facts)) is None for rule in rules)
+
+
+# --------------------------------------------------------------------------- files
+
+ODD = ["[]", "{}", "null", "true", "no", "on", "-1", "1e999", "0x" + "f" * 30, "'x'", "[[1]]",
+       "{a: {b: 1}}", "!!set {a}", "&a b", "*a", "2026-11-25", '"\\0"', "{gte: x}", "{gte: true}",
+       "{gt: 1, gte: 2}", "~", "|", "unknown", "[unknown, {}]", "{1: 2}", "? a", "'", "\t",
+       "\u2028", "😀", "<<", "9" * 400]  # fmt: skip
+TOKEN = re.compile(r"[\w./+-]+|\"[^\"]*\"|\[[^\[\]]*\]|\{[^{}]*\}")
+LOST = ["token", "token", "token", "characters", "line", "double", "cut"]
+
+
+@st.composite
+def mangled(draw: Any, text: str) -> str:
+    """The text with something replaced, lost or doubled in up to three places."""
+    for kind in draw(st.lists(st.sampled_from(LOST), min_size=1, max_size=3)):
+        at, lines, tokens = (
+            draw(st.integers(0, len(text))),
+            text.split("\n"),
+            [*TOKEN.finditer(text)],
+        )
+        if kind == "token" and tokens:
+            token = draw(st.sampled_from(tokens))
+            text = text[: token.start()] + draw(st.sampled_from(ODD)) + text[token.end() :]
+        elif kind == "characters":
+            rest = text[at + draw(st.integers(0, 3)) :]
+            text = text[:at] + draw(st.text(max_size=3)) + rest
+        elif kind == "cut":
+            text = text[:at]
+        else:
+            number = draw(st.integers(0, len(lines) - 1))
+            lines[number : number + 1] = [lines[number]] * (2 * (kind == "double"))
+            text = "\n".join(lines)
+    return text
