@@ -283,6 +283,15 @@ PAIRS = "".join(
 )
 
 
+def of_keys(value: Any, stored: Any) -> Any:
+    """The value with those keys alone that a stored one has: later versions may write more."""
+    if isinstance(value, dict) and isinstance(stored, dict):
+        return {key: of_keys(value[key], stored[key]) for key in stored if key in value}
+    if isinstance(value, list | tuple) and isinstance(stored, list):
+        return [of_keys(*pair) for pair in zip(value, stored, strict=True)]
+    return value
+
+
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
     """Run `advise ...` in a folder of its own; returns exit code, stdout, stderr."""
