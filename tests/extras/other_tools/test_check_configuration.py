@@ -4,17 +4,16 @@ UPDATE_GOLDEN=1 python -m pytest tests/extras/other_tools/test_check_configurati
 """
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from advisor.plan.read import read_plan
+from tests.conftest import golden
 from tests.data.conftest import BOT, USER, jsonl
 from tests.extras.other_tools.finding_cases import BASES
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 TRL = """\
 # Qwen on our tickets
 model_name_or_path: Qwen/Qwen2.5-7B-Instruct
@@ -67,10 +66,7 @@ def test_the_page_says_first_whether_it_fits_and_what_would(run, monkeypatch):
     assert output.startswith("Does not fit: it needs about ")
     assert "dtype: bfloat16" in " ".join(output.splitlines()[:3])
     assert "+dtype: bfloat16" in output
-    path = GOLDEN / "check_configuration_80.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(output)
-    assert output == path.read_text()
+    assert output == golden("check_configuration_80.txt", output)
     assert max(map(len, output.splitlines())) <= 80
     assert [run(TRL, "--gpu", gpu)[0] for gpu in ("H100", "RTX 3060", "unknown")] == [0, 3, 0]
 
