@@ -121,12 +121,12 @@ def test_free_disk_of_a_folder_to_come_and_the_kernel_of_wsl(tmp_path):
     assert any(note.startswith("WSL2") for note in notes)
 
 
-def amd_tree(
-    root: Path, *, gfx: int, vram: int, product: str | None = None, number: int = 0
-) -> Path:
+def amd_files(
+    *, gfx: int, vram: int, product: str | None = None, number: int = 0
+) -> dict[str, str]:
     nodes = "sys/class/kfd/kfd/topology/nodes"
     device = f"sys/class/drm/renderD{128 + number}/device"
-    files = {
+    return {
         f"{nodes}/0/properties": "cpu_cores_count 96\nsimd_count 0\nvendor_id 0\n",
         f"{nodes}/{1 + number}/properties": (
             f"simd_count 1216\nvendor_id 4098\ngfx_target_version {gfx}\n"
@@ -134,10 +134,8 @@ def amd_tree(
         ),
         f"{device}/mem_info_vram_total": f"{vram}\n",
         f"{device}/mem_info_vram_used": f"{1 * GIB}\n",
+        **({f"{device}/product_name": f"{product}\n"} if product else {}),
     }
-    if product:
-        files[f"{device}/product_name"] = product + "\n"
-    return tree(root, files)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def amd_tree(
 )
 def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path, gfx, vram, product, expected):
     """Free memory is what the kernel says, the rest is named as unseen; two alike are not guessed."""
-    found = system.probe_amd(amd_tree(tmp_path, gfx=gfx, vram=vram, product=product))
+    found = system.probe_amd(tree(tmp_path, amd_files(gfx=gfx, vram=vram, product=product)))
     (gpu,) = found.gpus
     assert (gpu.spec and gpu.spec.id) == expected
     assert expected or gpu.name == "AMD gfx90a"
@@ -162,14 +160,16 @@ def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path, gfx, vram, pro
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "inside the processor"),  # half a GiB of video memory
+        (
+            amd_files(gfx=110003, vram=GIB // 2),
+            "inside the processor",
+        ),  # half a GiB of video memory
         ({"sys/class/drm/card0/device/vendor": "0x1002\n"}, "compute driver"),
     ],
 )
 def test_what_is_no_usable_amd_gpu_is_said(tmp_path, files, said):
     """Graphics inside a processor, and a GPU whose compute driver is absent."""
-    root = tree(tmp_path, files) if files else amd_tree(tmp_path, gfx=110003, vram=GIB // 2)
-    found = system.probe_amd(root)
+    found = system.probe_amd(tree(tmp_path, files))
     assert found.gpus == ()
     assert any(said in note for note in found.notes)
 
@@ -189,7 +189,7 @@ def test_what_is_no_usable_amd_gpu_is_said(tmp_path, files, said):
 def test_amd_devices_are_those_that_rocm_shows(tmp_path, environ, indices):
     """ROCR_VISIBLE_DEVICES hides first; graphics inside the processor count as number 0."""
     for number, vram in enumerate((GIB // 2, 64 * GIB, 64 * GIB, 64 * GIB)):
-        amd_tree(tmp_path, gfx=90010, vram=vram, number=number)
+        tree(tmp_path, amd_files(gfx=90010, vram=vram, number=number))
     found = system.probe_amd(tmp_path, environ)
     assert [gpu.index for gpu in found.gpus] == indices
     assert any("hidden by" in note for note in found.notes) == bool(environ)
@@ -231,23 +231,20 @@ def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(
 # -------------------------------------------------------------------------- installed packages
 
 
-def installed(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def test_versions_agree_with_the_standard_library():
-    """Read from metadata folders, as importlib.metadata says, without loading PyTorch."""
-    assert installed_versions() == {name: installed(name) for name in PACKAGES}
+def test_versions_agree_with_the_standard_library(tmp_path):
+    """Read from metadata folders, as importlib.metadata says, without loading PyTorch; what is in no
+    folder is None, also beside similar names.
+    """
     before = "torch" in sys.modules
+    found = installed_versions()
     torch_build()
     assert ("torch" in sys.modules) is before
-
-
-def test_absent_packages_are_none(tmp_path):
-    """Nothing installed, a missing folder and similar names are None."""
+    assert set(found) == set(PACKAGES)
+    for name, version in found.items():
+        try:
+            assert importlib.metadata.version(name) == version
+        except importlib.metadata.PackageNotFoundError:
+            assert version is None
     for name in ("torchvision-0.27.0.dist-info", "torch_geometric-2.6.dist-info",
                  "torch-2.9.1.dist-info.bak"):  # fmt: skip
         (tmp_path / name).mkdir()
@@ -296,54 +293,50 @@ def build(version, cuda=None, hip=None):
 
 
 @pytest.mark.parametrize(
-    ("hardware", "torch"),
+    ("hardware", "torch", "said"),
     [
-        (MACHINE, build("2.13.0", "13.0")),
-        (MACHINE, build("2.9.1", "12.8")),  # a newer driver runs older CUDA
-        (OLD_DRIVER, build("2.9.1+cu128", "12.8")),  # minor version compatibility within CUDA 12
-        (replace(MACHINE, cuda_version=None), build("2.13.0", "13.0")),  # not known is no problem
+        # Where the build suits driver and GPU, or where that cannot be known, nothing is said.
+        (MACHINE, build("2.13.0", "13.0"), None),
+        (MACHINE, build("2.9.1", "12.8"), None),  # a newer driver runs older CUDA
+        (OLD_DRIVER, build("2.9.1+cu128", "12.8"), None),  # minor version compatibility in CUDA 12
+        (replace(MACHINE, cuda_version=None), build("2.13.0", "13.0"), None),  # not known
         # a what-if card needs no PyTorch here
-        (replace(MACHINE, origin="stated"), build("2.13.0+cpu")),
-        (replace(MACHINE, gpus=(), kind="cpu"), build("2.13.0+cpu")),
-        (of_capability(7, 0), build("2.14.0a0+gitabc", "13.0")),  # somebody's own build
-        (of_capability(7, 0), build("2.10.0", "12.8")),
-        (of_capability(12, 1), build("2.13.0", "13.0")),
-        (replace(MACHINE, kind="rocm"), build("2.13.0", hip="6.4")),
-    ],
-)  # fmt: skip
-def test_a_pytorch_that_can_use_the_card_is_no_problem(hardware, torch):
-    """Where the build suits driver and GPU, or where that cannot be known."""
-    assert cuda_problem(hardware, torch) is None
-
-
-@pytest.mark.parametrize(
-    ("hardware", "torch", "why", "install"),
-    [
-        (MACHINE, build("2.13.0+cpu"), "2.13.0+cpu (CPU build) cannot use it",
-         'pip install --force-reinstall "torch>=2.11"'),
-        (MACHINE, build("2.9.1+cpu"), "CPU build", 'pip install --force-reinstall "torch>=2.11"'),
-        (OLD_DRIVER, build("2.13.0+cpu"), "CPU build",
-         'pip install --force-reinstall "torch==2.10.*"'),  # CUDA 13 would not run there
+        (replace(MACHINE, origin="stated"), build("2.13.0+cpu"), None),
+        (replace(MACHINE, gpus=(), kind="cpu"), build("2.13.0+cpu"), None),
+        (of_capability(7, 0), build("2.14.0a0+gitabc", "13.0"), None),  # somebody's own build
+        (of_capability(7, 0), build("2.10.0", "12.8"), None),
+        (of_capability(12, 1), build("2.13.0", "13.0"), None),
+        (replace(MACHINE, kind="rocm"), build("2.13.0", hip="6.4"), None),
+        # What is wrong, and the one line to install.
+        (MACHINE, build("2.13.0+cpu"), ("2.13.0+cpu (CPU build) cannot use it",
+         'pip install --force-reinstall "torch>=2.11"')),
+        (MACHINE, build("2.9.1+cpu"),
+         ("CPU build", 'pip install --force-reinstall "torch>=2.11"')),
+        (OLD_DRIVER, build("2.13.0+cpu"), ("CPU build",
+         'pip install --force-reinstall "torch==2.10.*"')),  # CUDA 13 would not run there
         (OLD_DRIVER, build("2.13.0", "13.0"),
-         "550.54.14 runs CUDA up to 12.4 (updating it to 580 or newer helps too)",
-         'pip install --force-reinstall "torch==2.10.*"'),
+         ("550.54.14 runs CUDA up to 12.4 (updating it to 580 or newer helps too)",
+          'pip install --force-reinstall "torch==2.10.*"')),
         (replace(MACHINE, driver_version="470.82.01", cuda_version="11.4"), build("2.10.0", "12.8"),
-         "to 525 or newer", "first a driver to 525 or newer"),
-        (of_capability(7, 0, "Tesla V100"), build("2.13.0", "13.0"), "7.0) is too old",
-         "torch==2.10.*"),
-        (of_capability(12, 0, "RTX 5090"), build("2.7.0+cu126", "12.6"), "12.0) is too new",
-         "torch>=2.11"),
-        (of_capability(6, 1, "GTX 1080 Ti"), build("2.10.0", "12.8"), "6.1) is too old",
-         "CUDA 12.6 build"),
-        (MACHINE, build("2.9.1+rocm6.4", hip="6.4"), "ROCm 6.4 build", "torch>=2.11"),
-        (replace(MACHINE, kind="rocm"), build("2.13.0", "13.0"), "has no ROCm",
-         "ROCm build of 2.13.0"),
+         ("to 525 or newer", "first a driver to 525 or newer")),
+        (of_capability(7, 0, "Tesla V100"), build("2.13.0", "13.0"),
+         ("7.0) is too old", "torch==2.10.*")),
+        (of_capability(12, 0, "RTX 5090"), build("2.7.0+cu126", "12.6"),
+         ("12.0) is too new", "torch>=2.11")),
+        (of_capability(6, 1, "GTX 1080 Ti"), build("2.10.0", "12.8"),
+         ("6.1) is too old", "CUDA 12.6 build")),
+        (MACHINE, build("2.9.1+rocm6.4", hip="6.4"), ("ROCm 6.4 build", "torch>=2.11")),
+        (replace(MACHINE, kind="rocm"), build("2.13.0", "13.0"),
+         ("has no ROCm", "ROCm build of 2.13.0")),
     ],
 )  # fmt: skip
-def test_a_pytorch_that_cannot_use_the_card_is_named_with_its_cure(hardware, torch, why, install):
-    """What is wrong and the one line to install."""
+def test_a_pytorch_that_cannot_use_the_card_is_named_with_its_cure(hardware, torch, said):
+    """Each mismatch of build, driver and GPU, and no other."""
     problem = cuda_problem(hardware, torch)
-    assert hardware.gpus[0].name in problem
-    assert why in problem
-    assert install in problem.rpartition("Install")[2]
-    assert "http" not in problem
+    assert (problem is None) == (said is None)
+    if said:
+        why, install = said
+        assert hardware.gpus[0].name in problem
+        assert why in problem
+        assert install in problem.rpartition("Install")[2]
+        assert "http" not in problem

@@ -2,7 +2,9 @@
 from recorded machines.
 """
 
+import copy
 import ctypes
+from unittest.mock import ANY, Mock
 
 import pytest
 from msgspec.structs import replace
@@ -18,12 +20,18 @@ def gib(mib):
     return pytest.approx(mib / 1024, abs=0.001)
 
 
+# A recorded machine, changes of its first GPU, the environment; the machine as found, the first GPU
+# as found, and parts of the notes (with "no": what none says).
+
+
 VISIBLE, BY_SLOT = "CUDA_VISIBLE_DEVICES", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 KEPT = "advice leaves 1.0 GiB of its memory free"
 OTHERS = [{"pid": 0, "mib": 500}, {"pid": 4194001, "mib": 3000}]  # 0: who asks
 HIDDEN = [{"pid": 4194001, "mib": None}]
-# A recorded machine, changes of its first GPU, the environment; the machine as found, the first GPU
-# as found, and parts of the notes (with "no": what none says).
+OLD_NAMES = [slot and {**slot, "name": "NVIDIA A100-SXM4-80GB"}
+             for slot in recorded("a100_mig")["gpus"][0]["slices"]]  # fmt: skip
+# A recorded machine, changes of its first GPU, the environment (and the driver's library); the machine
+# as found, the first GPU as found, and parts of the notes (with "no": what none says).
 RECORDED = {
     "live memory and what others hold": (
         "one_rtx_4090", {}, {},
@@ -67,6 +75,9 @@ RECORDED = {
     "a slice behind an empty slot": ("a100_mig", {},
      {VISIBLE: "MIG-22222222-aaaa-5bbb-8ccc-dddddddddddd"}, {},
      {"mig_profile": "1g.10gb", "memory_total_gib": gib(9728)}, []),
+    # Where a slice is named like its parent, slices and memory give the profile.
+    "slices with an old name": ("a100_mig", {"slices": OLD_NAMES}, {}, {"gpus": [ANY]},
+     {"mig_profile": "3g.39gb", "catalogue": None}, []),
     "the whole beside a cut one": ("a100_mig", {}, {VISIBLE: "GPU-bbbb"}, {},
      {"mig_profile": None, "catalogue": "nvidia-a100-sxm4-80gb"}, []),
     # CUDA counts the fastest first and NVML by slot, so an index is doubtful.
@@ -80,26 +91,48 @@ RECORDED = {
      {"interconnect": "PCIe 3 x8", "notes": []}, {}, []),
     "no device": ("no_device", {}, {}, {"kind": "cpu", "driver_version": "550.90.07"}, {},
      ["an NVIDIA driver is loaded, but it has no card"]),
+    # A card that fell off the bus does not hide the healthy one.
+    "a lost one": ("lost_card", {}, {}, {"gpus": [ANY]}, {"catalogue": "nvidia-rtx-a6000"}, ["GPU 1 does not answer"]),
+    # A GPU whose every optional question fails is still a GPU with unknown facts.
+    "no name": ({"gpus": [{"errors": {"memory": 999, "processes": 999}}]}, {}, {},
+     {"driver_version": None, "gpus": [ANY]},
+     {"name": "NVIDIA GPU (no name reported)", "memory_total_gib": None, "bf16": None, "uuid": None,
+      "other_processes_gib": None, "compute_capability": None}, []),
+    # What an old driver lacks is left out; one that is too old and one that is broken are named.
+    "an old driver": ("one_rtx_4090", {}, {"library": "OLD_DRIVER"}, {"gpus": [ANY]},
+     {"memory_free_gib": gib(20156), "other_processes_gib": gib(3000)}, []),
+    "an ancient driver": ("one_rtx_4090", {}, {"library": "ANCIENT_DRIVER"}, {}, {}, ["too old"]),
+    "a broken driver": ("one_rtx_4090", {}, {"library": "BROKEN"}, {"kind": "cpu"}, {},
+     ["driver library is broken"]),
+    # Each error of nvmlInit becomes one sentence, and the CPU remains.
+    **{
+        f"code {code}": ({"gpus": [], "errors": {"init": code}}, {}, {}, {"kind": "cpu"}, {}, [said])
+        for code, said in (
+            (9, "installed but not loaded"), (18, "restart the machine"),
+            (4, "refuses this user access"), (12, "cannot be asked"), (999, "cannot be asked"),
+        )
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_machine_is_read(probed, name):
-    """Its GPUs, what connects them, what others hold, and what has to be said."""
+    """Its GPUs, what connects them, what others hold, and what has to be said, once."""
     machine, change, environ, whole, first, parts = RECORDED[name]
-    machine = recorded(machine)
+    machine = recorded(machine) if isinstance(machine, str) else copy.deepcopy(machine)
     for gpu in machine["gpus"][:1]:
         gpu.update(change)
     found = probed(machine, **environ)
     assert {key: found[key] for key in whole} == whole
     gpu = found["gpus"][0] if found["gpus"] else {}
     gpu = {**gpu, "catalogue": (gpu.get("catalogue") or {}).get("id")}
-    uuid = first.get("uuid", "")
-    assert gpu.get("uuid", "").startswith(uuid)
-    assert {key: gpu[key] for key in first} == (first | {"uuid": gpu["uuid"]} if uuid else first)
-    notes = "\n".join(found["notes"])
+    if uuid := first.get("uuid"):
+        assert gpu["uuid"].startswith(uuid)
+        gpu["uuid"] = uuid
+    assert {key: gpu[key] for key in first} == first
     for part in parts:
-        assert (part.removeprefix("no ") in notes) != part.startswith("no "), part
+        saying = [note for note in found["notes"] if part.removeprefix("no ") in note]
+        assert len(saying) == (0 if part.startswith("no ") else 1), part
 
 
 def test_every_one_of_eight_is_a_device(probed):
@@ -108,10 +141,6 @@ def test_every_one_of_eight_is_a_device(probed):
     assert {gpu["catalogue"]["id"] for gpu in gpus} == {"nvidia-h100-sxm5-80gb"}
     assert [gpu["index"] for gpu in gpus] == list(range(8))
     assert gpus[2]["memory_free_gib"] == gib(40123)
-
-
-def says(found, part):
-    return part in "\n".join(found["notes"])
 
 
 def test_a_container_gives_no_program_a_wrong_name(tmp_path):
@@ -124,103 +153,41 @@ def test_a_container_gives_no_program_a_wrong_name(tmp_path):
     assert process_name(42, tmp_path) == ""
 
 
-def test_an_old_mig_name_takes_its_profile_from_the_attributes(probed):
-    """Where a slice is named like its parent, slices and memory give the profile."""
-    machine = recorded("a100_mig")
-    machine["gpus"] = machine["gpus"][:1]
-    for device in filter(None, machine["gpus"][0]["slices"]):
-        device["name"] = "NVIDIA A100-SXM4-80GB"
-    (gpu,) = probed(machine)["gpus"]
-    assert (gpu["mig_profile"], gpu["catalogue"]) == ("3g.39gb", None)
-
-
 def test_shared_memory_falls_back_to_the_system(probed):
     """GB10 and Jetson report no memory of their own: the system's memory counts, with a note."""
     found = probed("gb10")
     (gpu,) = found["gpus"]
     assert gpu["memory_total_gib"] == found["ram_total_gib"] is not None
     assert gpu["catalogue"]["id"] == "nvidia-gb10"
-    assert says(found, "system's memory counts")
+    assert "system's memory counts" in "\n".join(found["notes"])
 
 
-def test_a_lost_card_is_left_out_and_named(probed):
-    """A card that fell off the bus does not hide the healthy one."""
-    found = probed("lost_card")
-    assert [gpu["catalogue"]["id"] for gpu in found["gpus"]] == ["nvidia-rtx-a6000"]
-    assert any(note.startswith("GPU 1 does not answer") for note in found["notes"])
+NO_LIBRARY = OSError("libnvidia-ml.so.1: cannot open shared object file: No such file or directory")
 
 
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        (9, "installed but not loaded"),
-        (18, "restart the machine"),
-        (4, "refuses this user access"),
-        (12, "cannot be asked"),
-        (999, "cannot be asked"),
-    ],
-)
-def test_a_driver_that_does_not_start_is_a_note(probed, code, said):
-    """Each error of nvmlInit becomes one sentence, and the CPU remains."""
-    found = probed({"gpus": [], "errors": {"init": code}})
-    assert found["kind"] == "cpu"
-    assert len([note for note in found["notes"] if said in note]) == 1
-
-
-def test_an_old_driver_still_tells_what_it_can(probed):
-    """What it lacks is left out; one that is too old and one that is broken are named."""
-    (gpu,) = probed("one_rtx_4090", library="OLD_DRIVER")["gpus"]
-    assert (gpu["memory_free_gib"], gpu["other_processes_gib"]) == (gib(20156), gib(3000))
-    assert says(probed("one_rtx_4090", library="ANCIENT_DRIVER"), "too old")
-    found = probed("one_rtx_4090", library="BROKEN")
-    assert found["kind"] == "cpu"
-    assert says(found, "driver library is broken")
-
-
-def test_a_missing_name_does_not_stop_the_probe(probed):
-    """A GPU whose every optional question fails is still a GPU with unknown facts."""
-    found = probed({"gpus": [{"errors": {"memory": 999, "processes": 999}}]})
-    (gpu,) = found["gpus"]
-    assert gpu["name"] == "NVIDIA GPU (no name reported)"
-    unknown = ("memory_total_gib", "other_processes_gib", "compute_capability", "bf16", "uuid")
-    assert [gpu[name] for name in unknown] == [None] * 5
-    assert found["driver_version"] is None
-
-
-@pytest.fixture
-def _no_driver(monkeypatch):
-    def refuse(name):
-        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
-
-    monkeypatch.setattr(ctypes, "CDLL", refuse)
-
-
-@pytest.mark.usefixtures("_no_driver")
-def test_no_driver_and_no_card_needs_no_words(tmp_path):
-    """A machine that has nothing of NVIDIA gets no note about NVIDIA."""
-    assert probe_nvidia(NO_GPU, {}, root=tmp_path).notes == ()
-
-
-@pytest.mark.usefixtures("_no_driver")
 @pytest.mark.parametrize(
     ("path", "content", "said"),
     [
         ("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n",
-         "plugged in (0000:01:00.0), but no NVIDIA driver"),
-        ("proc/driver/nvidia/version", "NVRM version: ...\n", "kernel driver is loaded"),
-        ("proc/device-tree/model", "NVIDIA Jetson Xavier NX\0", "cannot be asked"),
-        ("usr/lib/wsl/lib/libnvidia-ml.so.1", "", "LD_LIBRARY_PATH"),
+         ["plugged in (0000:01:00.0), but no NVIDIA driver"]),
+        ("proc/driver/nvidia/version", "NVRM version: ...\n", ["kernel driver is loaded"]),
+        ("proc/device-tree/model", "NVIDIA Jetson Xavier NX\0", ["cannot be asked"]),
+        ("usr/lib/wsl/lib/libnvidia-ml.so.1", "", ["LD_LIBRARY_PATH"]),
+        # A machine that has nothing of NVIDIA gets no note about NVIDIA.
+        ("proc/nothing/of/nvidia", "", []),
     ],
 )  # fmt: skip
-def test_traces_of_a_card_without_its_library_are_named(tmp_path, path, content, said):
+def test_traces_of_a_card_without_its_library_are_named(tmp_path, monkeypatch, path, content, said):
     """A missing driver or library, a Jetson and WSL2 each say what is missing."""
+    monkeypatch.setattr(ctypes, "CDLL", Mock(side_effect=NO_LIBRARY))
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(content)
     if path.endswith("vendor"):
         (file.parent / "class").write_text("0x030000\n")
-    (note,) = probe_nvidia(NO_GPU, {}, root=tmp_path).notes
-    assert said in note
+    notes = probe_nvidia(NO_GPU, {}, root=tmp_path).notes
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True)), notes
 
 
 # -------------------------------------------------------------------------- CUDA_VISIBLE_DEVICES
@@ -262,23 +229,20 @@ def test_the_list_is_read_as_cuda_reads_it(value, expected):
     assert [gpu.index for gpu in usable(THREE, {"CUDA_VISIBLE_DEVICES": value})[0]] == expected
 
 
-def notes_of(value):
-    return "\n".join(usable(THREE, {"CUDA_VISIBLE_DEVICES": value})[1])
-
-
 def test_what_is_hidden_is_named():
     """The note quotes the entry that ended the list and the GPUs it hides."""
     assert usable(THREE, {}) == ((A, B, C), ())
+    notes = "\n".join(usable(THREE, {VISIBLE: "0,9"})[1])
     for said in ("'9' names no device", "hidden", "GPU 1", "GPU 2"):
-        assert said in notes_of("0,9")
-    assert "CUDA_DEVICE_ORDER" not in notes_of("1")
+        assert said in notes
+    assert "CUDA_DEVICE_ORDER" not in "\n".join(usable(THREE, {VISIBLE: "1"})[1])
 
 
 def test_an_index_of_a_cut_card_is_its_first_slice():
     """The index of a GPU in MIG mode; without a slice there is nothing to use."""
     piece = replace(A, name="A MIG 1g.5gb", uuid="MIG-1", mig_profile="1g.5gb")
-    first = {"CUDA_VISIBLE_DEVICES": "0"}
-    assert usable([GpuBoard(gpu=A, mig_enabled=True, slices=(piece,))], first)[0] == (piece,)
-    gpus, notes = usable([GpuBoard(gpu=A, mig_enabled=True)], first)
+    cut = GpuBoard(gpu=A, mig_enabled=True, slices=(piece,))
+    assert usable([cut], {VISIBLE: "0"})[0] == (piece,)
+    gpus, notes = usable([GpuBoard(gpu=A, mig_enabled=True)], {VISIBLE: "0"})
     assert gpus == ()
     assert any("holds no slice" in note for note in notes)
