@@ -164,6 +164,35 @@ def child_of(shop, name="sft"):
     return int((folder / "pid").read_text())
 
 
+@pytest.fixture
+def at_work(shop):
+    """`at_work(mode, ...)`: a run in `out` whose trainer is at work, as its process and the number
+    of the trainer's; ended after the test.
+    """
+    started = []
+
+    def begin(mode="wait", **options):
+        started.append(start(shop, mode, output="out", **options))
+        return started[-1], child_of(shop)
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def record_of(folder="out"):
+    """What run.json says."""
+    return json.loads(Path(folder, "run.json").read_text())
+
+
+def flip(path):
+    """Turn a bit of the last byte: the file has other content and the same size."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 def wait_for(condition, seconds=20.0):
     """Wait until the condition holds, or fail."""
     deadline = time.monotonic() + seconds

@@ -1,5 +1,5 @@
-"""Runs that are killed, interrupted, started twice, or have no room: nothing stale, nothing
-half-written.
+"""Runs that are killed, interrupted, started twice, looked at, or have no room: nothing stale,
+nothing half-written.
 """
 
 import errno
@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from advisor.commands.training import follow
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import Disk
+from advisor.ground.progress import View, Wait, write_view
 from advisor.ground.types import ModelShape
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import disk_need
-from advisor.launch.folder import RunFolder
+from advisor.launch.folder import RunFolder, RunIsLive, read_live, refuse_live
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from advisor.probe.software import torch_build
@@ -30,6 +32,7 @@ from tests.launch.conftest import (
     command,
     gpu,
     machine,
+    record_of,
     refused,
     run,
     start,
@@ -37,23 +40,23 @@ from tests.launch.conftest import (
 )
 
 
-def state(shop):
-    return json.loads((shop / "out" / "run.json").read_text())
-
-
-def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
-    """kill -9 of `advise run` leaves no trainer and no stale lock; the next call resumes."""
-    parent = start(shop, "wait", output="out")
-    child = child_of(shop)
+def test_a_second_run_is_refused_and_a_killed_one_takes_its_trainer_along(at_work):
+    """Exit code 4 names the process at work, which goes on. kill -9 of it leaves no trainer and no
+    stale lock; the next call resumes.
+    """
+    parent, child = at_work()
+    told = rf"this run is at work already \(process {parent.pid}\)"
+    with pytest.raises(MachineNotReady, match=told):
+        run(output="out")
+    assert alive(child)
     parent.kill()
     parent.wait()
     wait_for(lambda: not alive(child), seconds=5)
-    assert state(shop)["status"] == "running"
+    assert record_of()["status"] == "running"
     began = time.monotonic()
     done = run(output="out")
     assert time.monotonic() - began < 8
-    assert done.status == "done"
-    assert done.record.attempts == 2
+    assert (done.status, done.record.attempts) == ("done", 2)
     assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
@@ -73,74 +76,54 @@ def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
     wait_for(lambda: not any(alive(pid) for pid in workers), seconds=40)
 
 
-def test_a_second_run_at_the_same_time_is_refused(shop):
-    """With exit code 4 and the process number of the one at work, which goes on."""
-    parent = start(shop, "wait", output="out")
-    child = child_of(shop)
-    try:
-        with pytest.raises(
-            MachineNotReady, match=rf"this run is at work already \(process {parent.pid}\)"
-        ):
-            run(output="out")
-        assert alive(child)
-        assert state(shop)["status"] == "running"
-    finally:
-        parent.terminate()
-        parent.wait()
-
-
 def signals(shop):
     """Which signals the trainer has heard."""
     return (shop / "out" / "stages" / "sft" / "signals").read_text().split()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
-    """Ctrl-C, SIGTERM and a closed terminal: heard once, status stopped, exit code 130."""
-    parent = start(shop, "wait", output="out")
-    child = child_of(shop)
-    parent.send_signal(number)
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGINT, "advise"), (signal.SIGTERM, "advise"), (signal.SIGHUP, "advise"),
+        (signal.SIGTERM, "trainer"),
+    ],
+)  # fmt: skip
+def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, whom):
+    """Ctrl-C, SIGTERM and a closed terminal, or a SIGTERM of the trainer alone: heard once, status
+    stopped, exit code 130.
+    """
+    parent, child = at_work()
+    os.kill(parent.pid if whom == "advise" else child, number)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 130, err
     assert "\n  resume with: advise run out\n" in err
     assert signals(shop) == ["15"]
     assert not alive(child)
-    assert state(shop)["status"] == "stopped"
-    assert state(shop)["stages"][0]["status"] == "stopped"
-    assert run(output="out").status == "done"
+    assert [record_of()["status"], record_of()["stages"][0]["status"]] == ["stopped"] * 2
+    done = run(output="out")
+    assert done.status == "done"
+    assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
-def on_terminal(shop):
-    """A run on a terminal, with the process of its trainer; closed streams are no error."""
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_terminal_stops_the_trainer_once_and_the_record_says_so(shop, is_closed):
+    """Ctrl-C goes to the whole foreground group, and the trainer is in a session of its own; on a
+    closed terminal nothing can be printed any more, and the trainer still gets to save.
+    """
     pexpect = pytest.importorskip("pexpect")
     prelude = "from advisor.ground.terminal import show_streams\nshow_streams()"
     (python, *words), env = command("wait", prelude=prelude, output="out")
     terminal = pexpect.spawn(python, words, cwd=str(shop), env=env, timeout=20)
-    return terminal, child_of(shop)
-
-
-def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
-    """The whole foreground group gets it; the trainer is in a session of its own."""
-    terminal, _ = on_terminal(shop)
-    terminal.sendintr()
-    terminal.wait()
-    assert terminal.exitstatus == 130
-    assert signals(shop) == ["15"]
-
-
-def test_a_closed_terminal_stops_the_run_and_the_record_says_so(shop):
-    """Nothing can be printed any more; the trainer still gets to save."""
-    terminal, child = on_terminal(shop)
-    os.close(terminal.child_fd)
-    wait_for(lambda: not alive(child))
-    wait_for(lambda: state(shop)["status"] == "stopped")
-    assert signals(shop) == ["15"]
-
-
-def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop):
-    """A trainer that ignores the first stop is ended by the second."""
-    parent = start(shop, "wait", output="out", extra_env={"STAND_IN_STUBBORN": "1"})
     child = child_of(shop)
+    _ = os.close(terminal.child_fd) if is_closed else terminal.sendintr()
+    wait_for(lambda: not alive(child) and record_of()["status"] == "stopped")
+    assert signals(shop) == ["15"]
+    assert is_closed or terminal.wait() == 130
+
+
+def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop, at_work):
+    """A trainer that ignores the first stop is ended by the second."""
+    parent, child = at_work(extra_env={"STAND_IN_STUBBORN": "1"})
     parent.send_signal(signal.SIGINT)
     wait_for((shop / "out" / "stages" / "sft" / "signals").exists)
     time.sleep(0.2)
@@ -148,36 +131,29 @@ def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop):
     parent.send_signal(signal.SIGINT)
     assert parent.wait(timeout=20) == 130
     assert not alive(child)
-    assert state(shop)["status"] == "stopped"
+    assert record_of()["status"] == "stopped"
 
 
-def test_nohup_stays_nohup(shop):
+def test_nohup_stays_nohup(at_work):
     """A run that was told to ignore the closing of the terminal ignores it."""
-    prelude = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
-    parent = start(shop, "wait", prelude=prelude, output="out")
-    child = child_of(shop)
-    try:
-        parent.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
-        assert parent.poll() is None
-        assert alive(child)
-    finally:
-        parent.kill()
-        parent.wait()
-        wait_for(lambda: not alive(child))
+    parent, child = at_work(prelude="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    parent.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert parent.poll() is None
+    assert alive(child)
 
 
-def test_a_trainer_killed_from_outside_fails_and_can_go_on(shop, monkeypatch):
+def test_a_trainer_killed_from_outside_fails_and_can_go_on(at_work):
     """kill -9 of the trainer alone leaves status failed with the next smaller setting; the next
     call resumes.
     """
-    parent = start(shop, "wait", output="out")
-    os.kill(child_of(shop), signal.SIGKILL)
+    parent, child = at_work()
+    os.kill(child, signal.SIGKILL)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 5
     assert "--set stages.sft.micro_batch_size=2" in err
     assert "another --output DIR" in err
-    assert state(shop)["status"] == "failed"
+    assert record_of()["status"] == "failed"
     assert run(output="out").status == "done"
 
 
@@ -231,17 +207,21 @@ def test_a_run_whose_disk_is_full_ends_with_the_command_that_resumes(shop, monke
         with pytest.raises(MachineNotReady) as caught:
             run(output="out")
     assert caught.value.text().endswith("\n  resume with: advise run out")
-    assert state(shop)["status"] == "failed"
+    assert record_of()["status"] == "failed"
     monkeypatch.setenv("STAND_IN", "ok")
     assert run("out").status == "done"
     assert not list((shop / "out").glob(".advise-tmp-*"))
 
 
-def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
+def test_a_place_without_room_or_permission_is_refused(shop, monkeypatch):
     """The needed space is estimated from the checkpoints and stated; nothing is written."""
-    monkeypatch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 100 * 2**20)
-    told = "0.10 GiB free on the disk, the run needs about 0.25 GiB"
-    assert told in refused(MachineNotReady, output="out")
+    assert "a file, and no folder" in refused(MachineNotReady, output="train.jsonl/out")
+    with monkeypatch.context() as patch:
+        patch.setattr("advisor.launch.checks.disk.free_bytes", lambda path: 100 * 2**20)
+        told = "0.10 GiB free on the disk, the run needs about 0.25 GiB"
+        assert told in refused(MachineNotReady, output="out")
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != shop)
+    assert "no permission to write here" in refused(MachineNotReady, output="out")
     assert not (shop / "out").exists()
 
 
@@ -274,13 +254,6 @@ def test_the_package_of_an_optimizer_is_asked_for():
     (fault,) = package_faults(machine, stages)
     assert "not installed: bitsandbytes" in fault.what
     assert "pip install" in fault.hint
-
-
-def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
-    """Where the system says that the place cannot be written."""
-    monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != shop)
-    assert "no permission to write here" in refused(MachineNotReady, output="out")
-    assert "a file, and no folder" in refused(MachineNotReady, output="train.jsonl/out")
 
 
 @pytest.mark.parametrize(
@@ -340,3 +313,68 @@ def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):
     (shop / "plan.yaml").write_text(PLAN + "launch: {device: cuda}\n")
     with pytest.raises(MachineNotReady, match="cannot use it"):
         run(hardware=machine(gpu(), origin="probed", cuda_version="13.0"))
+
+
+# --------------------------------------------------------------------------- a second look
+
+VIEW = View(
+    label="sft",
+    waits=[
+        Wait("training", 108, "steps", -20.0, 12, 0, "loss 1.234", 120.0),
+        Wait("generating answers", 64, "answers", -4.0, 16, 0),
+    ],
+    memory=(int(11.8 * 2**30), 24 * 2**30),
+    now_s=0.0,
+)
+SENTENCE = (
+    "stage sft (1 of 1): training: 12 of 108 steps, loss 1.234, 2 min left; generating answers: 16"
+    " of 64 answers, 4.0 answers/s, 12 s left; memory 11.8 of 24.0 GiB"
+)
+
+
+def test_a_run_that_is_at_work_is_shown_and_not_disturbed(shop, at_work, monkeypatch, capsys):
+    """How far it is comes from what the trainer says: inside a step, between two stages, and before
+    its first word. It goes on; who looked a moment too late gets it, to print what came of it.
+    """
+    parent, _ = at_work()
+    monkeypatch.setattr(time, "time", lambda: 1e9)  # no time passes for those who look
+    write_view(shop / "out", VIEW)
+    with pytest.raises(RunIsLive) as raised:
+        run(output="out")
+    assert follow(raised.value) is None
+    line, stop = capsys.readouterr().err.splitlines()
+    assert line == f"out is running (process {parent.pid}): {SENTENCE}"
+    assert stop.endswith(f"kill {parent.pid}")
+    assert follow(raised.value, as_json=True) is None
+    out = json.loads(capsys.readouterr().out)
+    assert out["status"] == "running"
+    assert out["progress"] == {
+        "process": parent.pid, "stage": "sft", "doing": ["training", "generating answers"],
+        "step": 12, "total": 108, "eta_s": 120.0, "memory_bytes": VIEW.memory[0],
+        "memory_limit_bytes": VIEW.memory[1], "text": SENTENCE,
+    }  # fmt: skip
+    seen = read_live(shop / "out")
+    assert (seen.process, seen.stage.name, seen.sentence) == (parent.pid, "sft", SENTENCE)
+    between = replace(seen, record=replace(seen.record, stages=()))
+    assert replace(between, view=None).sentence == "between two stages"
+    assert between.sentence.startswith("training: 12 of 108 steps")
+    for file in (shop / "out").glob(".advise-tmp-progress*"):
+        file.unlink()
+    seen = read_live(shop / "out")
+    assert seen.sentence == "stage sft (1 of 1): it has just begun"
+    assert seen.to_dict()["step"] is None
+    assert alive(parent.pid)
+    parent.terminate()
+    parent.communicate(timeout=20)
+    assert follow(raised.value).status == "stopped"
+
+
+def test_a_folder_nobody_works_in_is_no_live_run(shop, monkeypatch):
+    """Neither a finished run, nor a killed one whose lock file names a process that is gone."""
+    monkeypatch.setenv("STAND_IN", "ok")
+    assert run(output="out").status == "done"
+    assert read_live(shop / "out") is None
+    refuse_live(shop / "out")
+    (shop / "out" / ".lock").write_text(f"{os.getpid()}\n")
+    refuse_live(shop / "out")
+    assert read_live(shop / "missing") is None
