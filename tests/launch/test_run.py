@@ -1,10 +1,9 @@
-"""`advise run`: folders, resume, stages, tasks, trials and dry runs."""
+"""`advise run`: folders, resume, stages and their parts, tasks, trials and dry runs."""
 
 import json
 import os
 import re
 import shutil
-import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,17 +23,13 @@ from tests.launch.conftest import (
     SECOND,
     STAND_IN,
     TASKS,
-    child_of,
     fails,
+    record_of,
     refused,
     run,
     start,
     write_rows,
 )
-
-
-def record(folder):
-    return json.loads((folder / "run.json").read_text())
 
 
 def seen(folder, name="sft"):
@@ -52,7 +47,7 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
     """
     done = run()
     assert done.folder == shop / "runs" / f"shop-{plan_digest(read_plan('plan.yaml'))}"
-    found = record(done.folder)
+    found = record_of(done.folder)
     assert (found["status"], found["schema_version"]) == ("done", 1)
     stage = found["stages"][0]
     wanted = {
@@ -92,51 +87,40 @@ def test_a_folder_that_leads_out_of_the_run_is_refused(shop, name):
     assert sorted(victim.rglob("*")) == before
 
 
-def test_the_run_folder_itself_may_be_a_link(shop):
-    """Another disk holds it then, as a whole."""
+def test_the_run_folder_itself_may_be_a_link_and_its_lock_no_pipe(shop):
+    """Another disk holds it then, as a whole; a pipe would wait for whoever writes into it."""
     (shop / "elsewhere").mkdir()
     (shop / "out").symlink_to(shop / "elsewhere", target_is_directory=True)
-    run(output="out")
-    assert record(shop / "elsewhere")["status"] == "done"
-
-
-def test_a_lock_that_is_a_pipe_is_refused(shop):
-    """Reading it would wait for whoever writes into it."""
-    (shop / "out").mkdir()
     os.mkfifo(shop / "out" / ".lock")
     assert "out/.lock: is not a regular file" in refused(output="out")
+    (shop / "out" / ".lock").unlink()
+    run(output="out")
+    assert record_of("elsewhere")["status"] == "done"
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):
-    """It starts no trainer, and needs neither data nor model."""
-    first = run()
-    (first.folder / "stages" / "sft" / "seen.json").unlink()
-    before = (first.folder / "run.json").read_bytes()
-    shutil.rmtree(shop / "model")
-    (shop / "train.jsonl").unlink()
-    assert run().already_done
-    assert "is finished" in capsys.readouterr().err
-    assert (first.folder / "run.json").read_bytes() == before
-    assert not (first.folder / "stages" / "sft" / "seen.json").exists()
-
-
-def test_a_run_killed_behind_its_last_stage_is_finished(shop):
-    """Every stage is done and run.json still says running: the next call ends the run."""
+    """It starts no trainer, and needs neither data nor model. The next call ends a run that was
+    killed behind its last stage; and run.json alone does not make a stage done: its model must be
+    there.
+    """
     folder = run(output="out").folder
-    text = (folder / "run.json").read_text()
+    stage, text = folder / "stages" / "sft", (folder / "run.json").read_text()
     (folder / "run.json").write_text(text.replace('"status": "done"', '"status": "running"', 1))
     again = run(output="out")
     assert not again.already_done
     assert again.status == read_record(folder).status == "done"
+    shutil.rmtree(stage)
+    assert not run(output="out").already_done
+    assert (stage / "adapter_model.safetensors").exists()
+    (stage / "seen.json").unlink()
+    before = (folder / "run.json").read_bytes()
+    shutil.rmtree(shop / "model")
+    (shop / "train.jsonl").unlink()
+    capsys.readouterr()
     assert run(output="out").already_done
-
-
-def test_a_result_that_was_deleted_is_trained_again(shop):
-    """run.json alone does not make a stage done: its model must be there."""
-    first = run()
-    shutil.rmtree(first.folder / "stages" / "sft")
-    assert not run().already_done
-    assert (first.folder / "stages" / "sft" / "adapter_model.safetensors").exists()
+    assert "is finished" in capsys.readouterr().err
+    assert (folder / "run.json").read_bytes() == before
+    assert not (stage / "seen.json").exists()
 
 
 def test_an_edited_plan_gets_its_own_folder(shop):
@@ -204,25 +188,27 @@ def test_a_folder_that_holds_something_else_is_refused(shop, content):
 
 
 def test_stages_run_in_order_and_go_on_where_they_failed(shop, capsys):
-    """The next call trains the failed second one alone, and still calls it the second."""
+    """The next call trains the failed second one alone, and still calls it the second; by itself it
+    is refused while the stage that it starts from is not trained.
+    """
     (shop / "plan.yaml").write_text(PLAN + SECOND)
+    assert "starts from sft, which is not trained yet" in refused(only="second")
     said = fails("input@second", InputError)
     assert "stage second: row 3 has no answer\n  the hint" in said
     folder = next((shop / "runs").iterdir())
-    assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "failed"]
-    assert record(folder)["status"] == "failed"
-    assert record(folder)["stages"][1]["error"]["exit_code"] == 2
+    found = record_of(folder)
+    assert [stage["status"] for stage in found["stages"]] == ["done", "failed"]
+    assert (found["status"], found["stages"][1]["error"]["exit_code"]) == ("failed", 2)
     (folder / "stages" / "sft" / "seen.json").unlink()
     capsys.readouterr()
     done = run()
     said = capsys.readouterr().err
     assert "stage sft: already done" in said
     assert "stage second (2 of 2)" in said
-    assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "done"]
-    assert done.status == "done"
-    assert "error" not in record(folder)["stages"][1]
+    assert [stage.status for stage in done.record.stages] == ["done", "done"]
+    assert (done.status, done.record.attempts) == ("done", 2)
+    assert "error" not in record_of(folder)["stages"][1]
     assert not (folder / "stages" / "sft" / "seen.json").exists()
-    assert record(folder)["attempts"] == 2
 
 
 def test_tasks_are_trained_each_and_one_can_be_named(shop):
@@ -250,8 +236,8 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     monkeypatch.setenv("STAND_IN_COMPARES", end)
     with pytest.raises(Stopped) if status == "stopped" else nullcontext():
         run(output="run")
-    assert record(shop / "run")["status"] == status
-    assert record(shop / "run")["cross_evaluation"] is None
+    assert record_of("run")["status"] == status
+    assert record_of("run")["cross_evaluation"] is None
     monkeypatch.delenv("STAND_IN_COMPARES")
     done = run(output="run")
     assert done.record.status == "done"
@@ -261,12 +247,6 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
         path.unlink()
     monkeypatch.setenv("STAND_IN_COMPARES", "killed")
     assert run(output="run").record.cross_evaluation is None
-
-
-def test_only_refuses_a_stage_whose_start_is_missing(shop):
-    """A stage that starts from an untrained one says which to run first."""
-    (shop / "plan.yaml").write_text(PLAN + SECOND)
-    assert "starts from sft, which is not trained yet" in refused(only="second")
 
 
 def test_a_trial_is_capped_and_says_so(shop):
@@ -328,11 +308,10 @@ SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
 def test_a_failed_trainer_is_explained(shop, mode, kind, words):
     """With the exit code of its kind, and run.json says failed; the next call trains it."""
     said = fails(mode, kind)
-    for word in words:
-        assert word in said
+    assert [word for word in words if word not in said] == []
     folder = next((shop / "runs").iterdir())
     assert said.endswith(f"\n  resume with: advise run runs/{folder.name}")
-    assert (record(folder)["status"], record(folder)["stages"][0]["status"]) == ("failed", "failed")
+    assert [record_of(folder)["status"], record_of(folder)["stages"][0]["status"]] == ["failed"] * 2
     assert run().status == "done"
 
 
@@ -341,15 +320,6 @@ def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop):
     fails("oom", output="out")
     (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
     assert "without a readable result.json" in fails("no-result", output="out")
-
-
-def test_a_stopped_trainer_is_stopped_not_failed(shop):
-    """A trainer that somebody else ends by SIGTERM leaves the run stopped, exit code 130."""
-    parent = start(shop, "wait", output="out")
-    os.kill(child_of(shop), signal.SIGTERM)
-    assert parent.wait(timeout=20) == 130
-    assert record(shop / "out")["status"] == "stopped"
-    assert run(output="out").record.resolved["sft"].extra["resumed_from"] is True
 
 
 def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop):
@@ -378,3 +348,46 @@ def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):
     told = "stage sft: objective is '.sft', and sft in the plan"
     assert told in refused(plan="moved", output="moved")
     assert (shop / "moved" / "run.json").read_bytes() == before
+
+
+# --------------------------------------------------------------------------- training and judging
+# Of a stage that several processes train they are two children of `advise run`. The stand-in leaves
+# what several real processes leave.
+
+
+def parts(shop):
+    return (shop / "out" / "stages" / "sft" / "parts").read_text().split()
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted", "sizes"),
+    [
+        ("parts", ["whole", "judge"], []),
+        # Memory that runs out while judging: a smaller micro-batch, and nothing is trained again.
+        ("parts-memory", ["whole", "judge", "judge"], [2]),
+        # The judging finds that what was trained is of another plan.
+        ("parts-other", ["whole", "judge", "whole", "judge"], []),
+    ],
+)
+def test_the_training_comes_first_and_the_judging_after_it(shop, monkeypatch, mode, wanted, sizes):
+    """Two children, one result."""
+    monkeypatch.setenv("STAND_IN", mode)
+    record = run(output="out").record
+    assert (record.status, parts(shop)) == ("done", wanted)
+    assert [one.micro_batch_size for one in record.adjusted] == sizes
+
+
+def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop, monkeypatch):
+    """A failure is told as that of any trainer, and a stop between the two loses no step: the same
+    command judges, and trains nothing.
+    """
+    process = start(shop, "parts-stopped", output="out")
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == Stopped.exit_code
+    assert "stage sft: stopped before its result was judged: no step is lost" in said
+    assert record_of()["status"] == "stopped"
+    assert "the tuned model never stops" in fails("parts-fail", output="out")
+    assert record_of()["status"] == "failed"
+    monkeypatch.setenv("STAND_IN", "parts")
+    assert run("out").status == "done"
+    assert parts(shop) == ["whole", "judge", "judge"]
