@@ -7,6 +7,7 @@ import re
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import ClassVar
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -53,14 +54,20 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(shop, monkeypatch):
-    """A hub of this test, an empty cache, and a plan with a model of that hub."""
+def no_cache(shop, monkeypatch):
+    """An empty cache of hub models, and no login."""
+    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(shop, monkeypatch, no_cache):
+    """A hub of this test, and a plan with a model of that hub."""
     server = HTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     Hub.models, Hub.seen = {"org/tiny": ANSWER}, []
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
     yield Hub
@@ -126,27 +133,23 @@ def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeyp
 
 
 def test_a_cached_model_asks_nobody(hub, shop):
-    """With its weights in the cache nothing is downloaded, and the hub is not asked."""
-    write_fake_model(shop / "hub/hub/models--org--tiny/snapshots/abc", CONFIG)
+    """With its weights in the cache nothing is downloaded, and the hub is not asked. A configuration
+    alone is not the model: looking a model up leaves it there, and the weights are still to come.
+    """
+    snapshot = shop / "hub/hub/models--org--tiny/snapshots/abc"
+    write_fake_model(snapshot, CONFIG)
     said = said_by_run()
     assert "in the model cache already, nothing to download" in said
     assert "\nmodel cache:" not in f"\n{said}"
     assert hub.seen == []
-
-
-def test_a_configuration_alone_is_not_the_model(hub, shop):
-    """Looking a model up leaves its config.json in the cache: the weights are still to come."""
-    snapshot = shop / "hub/hub/models--org--tiny/snapshots/abc"
-    write_fake_model(snapshot, CONFIG)
     (snapshot / "model.safetensors").unlink()
     assert not has_weights("org/tiny", None)
     assert "4.0 GiB to download (the hub)" in said_by_run()
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
-    (snapshot / "one.safetensors").write_bytes(b"")
-    assert not has_weights("org/tiny", None)
-    (snapshot / "two.safetensors").write_bytes(b"")
-    assert has_weights("org/tiny", None)
+    for name, is_whole in (("one", False), ("two", True)):
+        (snapshot / f"{name}.safetensors").write_bytes(b"")
+        assert has_weights("org/tiny", None) is is_whole
 
 
 def test_a_model_that_the_hub_does_not_know_is_bad_input(hub):
@@ -157,20 +160,15 @@ def test_a_model_that_the_hub_does_not_know_is_bad_input(hub):
 
 def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     """It is sent to this machine or over https, never in the open."""
-    sent = []
-
-    class Opener:
-        def open(self, request, timeout):
-            sent.append((request.full_url, request.unredirected_hdrs))
-            raise OSError("not now")
-
+    opener = Mock(**{"open.side_effect": OSError("not now")})
     monkeypatch.setenv("HF_TOKEN", "some-token")
-    monkeypatch.setattr(hub_module.urllib.request, "build_opener", lambda *handlers: Opener())
+    monkeypatch.setattr(hub_module.urllib.request, "build_opener", lambda *handlers: opener)
     for endpoint in ("http://mirror.example", "https://mirror.example"):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         with pytest.raises(MachineNotReady):
             ask_hub(ModelNeed(model="org/tiny", what="model org/tiny"))
-    assert [bool(headers) for _, headers in sent] == [False, True]
+    sent = [bool(call.args[0].unredirected_hdrs) for call in opener.open.call_args_list]
+    assert sent == [False, True]
 
 
 # --------------------------------------------------------------------------- before a run
@@ -184,41 +182,32 @@ def here(shop, machine, plan=PLAN):
     return check_machine(read_plan("plan.yaml"), shop / "plan.yaml", machine)
 
 
-def test_a_plan_for_a_gpu_takes_a_machine_with_one(shop):
-    """Without the device, or with too few of them, it is another machine's plan."""
+def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop):
+    """Without the device, with too few of them or too little memory, it is another machine's plan.
+    Packages that are missing are no reason for one: the line that installs them is with them.
+    """
     on_gpu = PLAN + "launch: {device: cuda}\n"
-    found = here(shop, MACHINE, on_gpu)
     none = "the plan is for an NVIDIA GPU (launch.device: cuda), and this machine has no usable GPU"
-    assert found.other_machine == none
+    assert here(shop, MACHINE, on_gpu).other_machine == none
     assert here(shop, WITH_GPU, on_gpu).other_machine == ""
     two = on_gpu.replace("cuda", "cuda, processes: 2")
     wanted = "wants 2 processes, one per GPU, and 1 can be used"
     assert wanted in here(shop, WITH_GPU, two).other_machine
-    assert here(shop, MACHINE).other_machine == ""
-
-
-def test_a_plan_that_is_too_large_takes_another_machine(shop):
-    """The stage, its need and this machine's memory are named."""
-    large = PLAN.replace("model: model", "model: Qwen/Qwen3-32B") + "launch: {device: cuda}\n"
+    large = on_gpu.replace("model: model", "model: Qwen/Qwen3-32B")
     found = here(shop, machine(gpu(total=12, free=12, name="RTX 3060")), large)
     assert found.other_machine.startswith("stage sft needs about ")
     assert "GiB, and this machine has 1" in found.other_machine
-
-
-def test_missing_packages_can_be_mended_here(shop):
-    """They are no reason for another machine; the line that installs them is with them."""
-    bare = replace(MACHINE, software={})
-    found = here(shop, bare)
+    found = here(shop, MACHINE)
+    assert (found.other_machine, found.lacking) == ("", ())
+    found = here(shop, replace(MACHINE, software={}))
     assert found.other_machine == ""
     assert "packages that are not installed: torch" in found.lacking[0].what
     assert "pip install" in found.lacking[0].hint
-    assert here(shop, MACHINE).lacking == ()
 
 
-def test_the_download_is_known_before_it_starts(shop, monkeypatch):
+@pytest.mark.usefixtures("no_cache")
+def test_the_download_is_known_before_it_starts(shop):
     """A folder needs none; a hub model that is not cached is as large as its parameters."""
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     assert here(shop, MACHINE).download_bytes == 0
     hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
     assert 15 * GIB < hub.download_bytes < 16 * GIB
@@ -231,11 +220,9 @@ def test_the_download_is_known_before_it_starts(shop, monkeypatch):
     assert unknown.download_bytes is None
 
 
+@pytest.mark.usefixtures("no_cache")
 def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch):
     """The catalogue knows which models ask for it; a login may have access already."""
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
     gated = PLAN.replace("model: model", "model: meta-llama/Llama-3.1-8B")
     (fault,) = here(shop, MACHINE, gated).lacking
     assert fault.headline.startswith("model meta-llama/Llama-3.1-8B: its licence (llama3.1) must")
@@ -244,14 +231,16 @@ def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch)
     assert here(shop, MACHINE, gated).lacking == ()
 
 
-def test_a_trial_reads_about_fifty_rows(shop):
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        (PLAN, 13),  # 4 rows a step
+        (PLAN.replace("micro_batch_size: 4", "micro_batch_size: 8\n    grad_accum: 8"), 3),
+        (PLAN + "launch: {device: cuda, processes: 2}\n", 7),
+        (PLAN + SECOND.replace("}", ", micro_batch_size: 16}"), 4),
+    ],
+)
+def test_a_trial_reads_about_fifty_rows(shop, text, steps):
     """Its steps follow from the rows a step, and are never fewer than three."""
-
-    def steps(text):
-        (shop / "plan.yaml").write_text(text)
-        return trial_steps(read_plan("plan.yaml"))
-
-    assert steps(PLAN) == 13  # 4 rows a step
-    assert steps(PLAN.replace("micro_batch_size: 4", "micro_batch_size: 8\n    grad_accum: 8")) == 3
-    assert steps(PLAN + "launch: {device: cuda, processes: 2}\n") == 7
-    assert steps(PLAN + SECOND.replace("}", ", micro_batch_size: 16}")) == 4
+    (shop / "plan.yaml").write_text(text)
+    assert trial_steps(read_plan("plan.yaml")) == steps

@@ -4,7 +4,6 @@ import json
 import os
 import re
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -148,7 +147,10 @@ def installed(monkeypatch):
 
 
 def test_attention_without_its_package_is_refused(planned, installed, monkeypatch):
-    """flash_attention_2 needs flash-attn, or a kernels that transformers takes."""
+    """flash_attention_2 needs flash-attn, or a kernels that transformers takes; `auto`, which a rule
+    may set, must run on every machine.
+    """
+    preflight(planned, machine(gpu(0, 20)), more="    attention: auto\n    kernels: auto\n")
     more = "    attention: flash_attention_2\n    weights_dtype: bfloat16\n"
     with pytest.raises(MachineNotReady, match="needs the package flash-attn or kernels") as caught:
         preflight(planned, machine(gpu(0, 20)), more=more)
@@ -193,12 +195,6 @@ def test_fused_layers_without_a_gpu_are_told_before_anything_starts(planned, mon
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with nullcontext() if word == "liger" else pytest.raises(MachineNotReady, match=said):
         preflight(planned, machine(kind="cpu"), **keys)
-
-
-def test_auto_needs_nothing(planned, installed):
-    """What a rule sets must run on every machine."""
-    more = "    attention: auto\n    kernels: auto\n"
-    preflight(planned, machine(gpu(0, 20)), more=more)
 
 
 # --------------------------------------------------------------------------- memory
@@ -249,9 +245,12 @@ def test_too_little_free_memory_is_refused_with_who_holds_it(planned, monkeypatc
         " of 24.0 GiB"
     )
     assert fault.allowed == "other programs hold: python (process 4242) 18.0 GiB"
-    assert "wait for them or end them" in fault.hint
-    assert "--set stages.sft.micro_batch_size=2" in fault.hint
-    assert "advise run --dry-run" in fault.hint
+    for words in (
+        "wait for them or end",
+        "--set stages.sft.micro_batch_size=2",
+        "advise run --dry-run",
+    ):
+        assert words in fault.hint
     found = check(need(4.5, 5.5, 6))
     assert not found.lacking
     assert "it may run out of memory (other programs hold" in found.warnings[0]
@@ -263,11 +262,7 @@ def test_too_little_free_memory_is_refused_with_who_holds_it(planned, monkeypatc
     # A dry run counts instead of the estimate.
     assert check(need(18, 20, 22), {"sft": 4 * GIB}) == Checked(lacking=[], warnings=[])
     assert "measured by a dry run" in check(need(3, 4, 4.5), {"sft": 8 * GIB}).lacking[0].headline
-
-
-def test_unknown_free_memory_refuses_nothing(planned):
-    """A GPU that was named instead of probed has no free memory to check."""
-    planned()
+    # A GPU that was named instead of probed has no free memory to check.
     assert memory.check(expecting(need(30, 33, 36), gpu(0, None))) == Checked()
 
 
@@ -308,16 +303,19 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
 TWO = "device: cuda, processes: 2, strategy: fsdp"
 
 
-def test_a_plan_for_more_gpus_says_what_fewer_take(planned, shop, monkeypatch):
-    """How many are too few, and the line that runs it so, which reads as many rows a step."""
+def test_a_plan_for_more_gpus_says_what_fewer_take(planned, monkeypatch):
+    """How many are too few, and the line that runs it so, which reads as many rows a step. A row for
+    each process is the least there can be.
+    """
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    planned(launch=TWO)
     with pytest.raises(AdviseError) as caught:
-        run_checks(call_of(hardware=machine(gpu())))
+        preflight(planned, machine(gpu()), launch=TWO)
     (fault,) = (one for one in caught.value.faults if one.where == "launch.processes")
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
     settings = "--set launch.processes=1 --set launch.strategy=null --set stages.sft.grad_accum=2"
     assert settings in fault.hint
+    with pytest.raises(InputError, match="cannot be shared by 2000 processes"):
+        preflight(planned, machine(gpu()), processes=2000)
 
 
 @pytest.mark.parametrize(
@@ -357,30 +355,18 @@ def test_gpus_that_differ_are_told_with_the_one_that_binds(planned):
     assert uneven_gpus_warning(planned()[0], (gpu(), small)) == ""
 
 
-def test_fewer_rows_than_processes_are_refused(planned, shop, monkeypatch):
-    """A row for each process is the least there can be."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    planned(processes=2000)
-    with pytest.raises(InputError, match="cannot be shared by 2000 processes"):
-        run_checks(call_of(hardware=machine(gpu())))
-
-
-def test_what_saves_memory_is_something_that_can_be_started(planned, shop):
-    """No optimizer that a sharded stage refuses is offered where memory runs out."""
+def test_a_plan_is_estimated_as_it_is_started(planned, shop):
+    """Strategy, processes of all machines and offloading reach the estimate; no optimizer that a
+    sharded stage refuses is offered where memory runs out.
+    """
     plan, todo = planned(launch=TWO)
     shape = plan_shape(plan, shop / "plan.yaml")
-    estimator = StageEstimator(plan=plan, shape=shape, hardware=machine(gpu(), gpu()))
+    here = machine(gpu(), gpu())
+    estimator = StageEstimator(plan=plan, shape=shape, hardware=here)
     stage, smaller = todo[0].stage, replace(todo[0].stage, optimizer="adamw_8bit")
     assert estimator.peak_bytes(stage)
     assert estimator.peak_bytes(smaller) is None
     assert replace(estimator, plan=planned(processes=2)[0]).peak_bytes(smaller)
-
-
-def test_a_plan_is_estimated_as_it_is_started(planned):
-    """Strategy, processes of all machines and offloading reach the estimate."""
-    plan, todo = planned(
-        launch="device: cuda, processes: 4, nodes: 2, strategy: fsdp, offload: true"
-    )
-    shape = plan_shape(plan, Path("shop") / "plan.yaml")
-    device = plan_run(plan, todo[0].stage, shape, machine(gpu(), gpu())).device
+    launch = "device: cuda, processes: 4, nodes: 2, strategy: fsdp, offload: true"
+    device = plan_run(planned(launch=launch)[0], stage, shape, here).device
     assert (device.gpus, device.sharding, device.offloads) == (8, "fsdp", True)

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from contextlib import closing
 
 import pytest
 from msgspec.structs import replace
@@ -147,11 +148,8 @@ def machines(shop):
     plan = plan.replace("max_steps: 12", "max_steps: 120").replace("steps: 2", "steps: 10")
     (shop / "one.yaml").write_text(plan + ON_ONE)
     (shop / "plan.yaml").write_text(plan + ON_TWO)
-    made = Machines(shop, trainers=None)
-    yield made
-    for process in made.started:
-        process.kill()
-        process.wait()
+    with closing(Machines(shop, trainers=None)) as made:
+        yield made
 
 
 def weights(machines, folder):

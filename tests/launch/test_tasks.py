@@ -2,14 +2,13 @@
 of all on all; a task added later.
 """
 
-import json
 from pathlib import Path
 
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.launch import Options, run_plan
-from tests.launch.conftest import write_rows
+from tests.launch.conftest import record_of, write_rows
 
 PLAN = """\
 version: 1
@@ -41,7 +40,6 @@ def write_plan(folder: Path, model: Path, tasks, update="lora") -> Path:
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    quiet.said = []
     return tmp_path
 
 
@@ -49,10 +47,6 @@ def adapter(run, name):
     from safetensors.torch import load_file
 
     return load_file(run.folder / "stages" / name / "adapter_model.safetensors")
-
-
-def quiet(text):
-    quiet.said.append(text)
 
 
 @pytest.mark.slow
@@ -63,16 +57,15 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
     """The very weights, and the own task's loss is the lowest of the table."""
     import torch
 
+    said = []
     together = run_plan(
         write_plan(shop, tiny_model, ["legal", "hr"], update),
-        Options(output=shop / "together", say=quiet),
+        Options(output=shop / "together", say=said.append),
     )
     assert together.status == "done"
-    assert any("1 to 2 of 2" in line for line in quiet.said)
+    assert any("1 to 2 of 2" in line for line in said)
     for task in ("legal", "hr"):
-        alone = run_plan(
-            shop / "plan.yaml", Options(output=shop / f"alone-{task}", only=task, say=quiet)
-        )
+        alone = run_plan(shop / "plan.yaml", Options(output=shop / f"alone-{task}", only=task))
         for name, tensor in adapter(alone, f"sft-{task}").items():
             assert torch.equal(tensor, adapter(together, f"sft-{task}")[name]), name
     first, second = (stage.measured.peak_bytes for stage in together.record.stages)
@@ -88,9 +81,9 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
 @pytest.mark.slow
 def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     """It goes into the same folder; a changed task is refused."""
-    first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), Options(say=quiet))
+    first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]))
     before = {stage.name: stage.finished_at for stage in first.record.stages}
-    second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), Options(say=quiet))
+    second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]))
     assert second.folder == first.folder
     assert second.status == "done"
     after = {stage.name: stage.finished_at for stage in second.record.stages}
@@ -99,18 +92,16 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     plan = shop / "plan.yaml"
     plan.write_text(plan.read_text().replace("legal.jsonl", "sales.jsonl"))
     with pytest.raises(InputError, match="holds other tasks: legal"):
-        run_plan(plan, Options(say=quiet))
+        run_plan(plan)
 
 
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
     """A rank wider than the layers stops the second task; the first is done."""
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
-    text = plan.read_text().replace("hr.jsonl}", "hr.jsonl}, overrides: {rank: 4096}")
-    plan.write_text(text)
+    plan.write_text(plan.read_text().replace("hr.jsonl}", "hr.jsonl}, overrides: {rank: 4096}"))
     with pytest.raises((InputError, TrainingFailed)):
-        run_plan(plan, Options(output=shop / "run", say=quiet))
-    record = json.loads((shop / "run" / "run.json").read_text())
-    assert [stage["status"] for stage in record["stages"]] == ["done", "failed"]
+        run_plan(plan, Options(output=shop / "run"))
+    assert [stage["status"] for stage in record_of("run")["stages"]] == ["done", "failed"]
 
 
 def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_model):
@@ -120,7 +111,7 @@ def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_mo
         rows = ({"question": "Why? " * 200, "answer": f"Form {n}."} for n in range(30))
         write_rows(shop / f"{task}.jsonl", rows)
     with pytest.raises(InputError) as failed:
-        run_plan(plan, Options(output=shop / "run", say=quiet))
+        run_plan(plan, Options(output=shop / "run"))
     text = failed.value.text()
     assert "task hr: " in text
     assert "task sales: " in text

@@ -1,5 +1,5 @@
 """Memory that runs out: in which words, and what a stage does that is started again with a smaller
-micro-batch. tests/launch/test_out_of_memory.py starts it again.
+micro-batch. tests/launch/test_failures.py starts it again.
 """
 
 import pytest

@@ -1,5 +1,5 @@
 """A stage in two parts: trained and saved by one call, judged by another that reads what was saved.
-Both run here in one process; tests/launch/test_processes.py starts real ones.
+Both run here in one process; tests/launch/test_failures.py starts real ones.
 """
 
 import json

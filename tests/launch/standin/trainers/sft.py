@@ -44,7 +44,9 @@ def main():
     if mode.startswith("parts"):
         in_parts(folder, args.part, mode)
     if mode.startswith("room-") and micro_batch(folder, stage) > int(mode.rpartition("-")[2]):
-        (folder / "doing.json").write_text(json.dumps({"doing": os.environ["STAND_IN_DOING"]}))
+        (folder / "doing.json").write_text(
+            json.dumps({"doing": os.environ.get("STAND_IN_DOING", "training")})
+        )
         line = {"stage": "sft", "task": args.task, "step": 3}
         (args.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         mode = "sigkill" if "killed" in mode else "no room"
@@ -53,10 +55,8 @@ def main():
     match mode:
         case "wait":
             wait(folder)
-        case "sigkill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
+        case "sigkill" | "segfault":
+            os.kill(os.getpid(), signal.SIGKILL if mode == "sigkill" else signal.SIGSEGV)
         case "crash":
             sys.exit(1)
         case "disk":
@@ -65,10 +65,7 @@ def main():
     if SEVERAL and RANK != "0":
         return
     text = json.dumps(result(args, folder, stage, str(resolve_path(args.plan, plan.model))))
-    if mode == "nan":
-        text = text.replace("1.5", "NaN")
-    if mode == "half":
-        text = text[: len(text) // 2]
+    text = {"nan": text.replace("1.5", "NaN"), "half": text[: len(text) // 2]}.get(mode, text)
     if mode != "no-result":
         (folder / "result.json").write_text(text)
 
@@ -90,8 +87,9 @@ def note(folder, args):
         "cwd": os.getcwd(), "argv": sys.argv, "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "path": sys.path[:2], "file": __file__, "pid": os.getpid(), "rank": RANK or None,
     }  # fmt: skip
-    for name in ("WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME"):
-        seen[name] = os.environ.get(name)
+    seen |= {
+        name: os.environ.get(name) for name in ("WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME")
+    }
     (folder / f"seen{RANK}.json").write_text(json.dumps(seen))
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
@@ -119,11 +117,11 @@ def result(args, folder, stage, base):
     }  # fmt: skip
     if "STAND_IN_CHECKS" in os.environ:  # whether each check passed
         passed = json.loads(os.environ["STAND_IN_CHECKS"])
+        found["verdict"] = {"ok": all(passed)}
         found["checks"] = [
             {"name": f"c{number}", "ok": ok, "text": f"check {number} of the result"}
             for number, ok in enumerate(passed)
         ]
-        found["verdict"] = {"ok": all(passed)}
     return found | {"files": save(folder, base)}
 
 

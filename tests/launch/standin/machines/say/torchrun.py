@@ -22,7 +22,7 @@ def main():
     count = given.nproc_per_node
     world = {
         "WORLD_SIZE": str(given.nnodes * count), "LOCAL_WORLD_SIZE": str(count),
-        "TORCHELASTIC_RUN_ID": given.rdzv_id, "STAND_IN_MACHINES": "1",
+        "TORCHELASTIC_RUN_ID": given.rdzv_id,
     }  # fmt: skip
     workers = []
     for local in range(count):
@@ -37,11 +37,10 @@ def main():
     signal.signal(signal.SIGTERM, pass_on)
     while True:
         codes = [worker.poll() for worker in workers]
-        bad = [code for code in codes if code]
-        if bad:
+        if bad := next(filter(None, codes), 0):
             for worker in workers:
                 worker.kill()
-            return bad[0] if bad[0] > 0 else 128 - bad[0]
+            return bad if bad > 0 else 128 - bad
         if None not in codes:
             return 0
         time.sleep(0.02)
