@@ -192,8 +192,9 @@ def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeyp
     assert f"is missing: {second}" in refused(output="out")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     os.truncate(snapshot / first, 999)
-    (fault,) = refused(output="out").splitlines()
-    assert f"{snapshot / first}: is cut off: 999 bytes do not hold its header" in fault
+    said = refused(output="out")
+    assert said.startswith(f"{snapshot / first}: is cut off: 999 bytes do not hold its header")
+    assert "missing" not in said
 
 
 def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):

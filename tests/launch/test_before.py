@@ -144,7 +144,7 @@ def test_a_cached_model_asks_nobody(hub, shop):
     assert hub.seen == []
     (snapshot / "model.safetensors").unlink()
     assert not has_weights("org/tiny", None)
-    assert "4.0 GiB to download (the hub)" in said_by_run()
+    assert "4.0 GiB to download (the hub)" in said_by_run(output="other")
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     for name, is_whole in (("one", False), ("two", True)):

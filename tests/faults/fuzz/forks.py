@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,12 @@ def call(
             code = _in_child(run, folder, texts, limits)
         finally:
             os._exit(code)
-    hung = False
     waiter = os.pidfd_open(pid)
-    try:
-        if not select.select([waiter], [], [], limits.wall_s)[0]:
-            hung = True
-            os.kill(pid, signal.SIGKILL)
-        _, status, used = os.wait4(pid, 0)
-    finally:
-        os.close(waiter)
+    hung = not select.select([waiter], [], [], limits.wall_s)[0]
+    if hung:
+        os.kill(pid, signal.SIGKILL)
+    _, status, used = os.wait4(pid, 0)
+    os.close(waiter)
     out, err, told = (text.read_bytes() if text.exists() else b"" for text in texts)
     for text in texts:
         text.unlink(missing_ok=True)
@@ -123,12 +121,11 @@ def _in_child(
 ) -> int:
     os.setsid()
     streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in texts]
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (streams[0], 1), (streams[1], 2)):
-        os.dup2(source, target)
-    for stream, name in enumerate(("stdin", "stdout", "stderr")):
-        mode = "w" if stream else "r"
-        setattr(sys, name, open(stream, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sources = (os.open(os.devnull, os.O_RDONLY), *streams)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.dup2(sources[number], number)
+        mode = "w" if number else "r"
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
@@ -203,31 +200,23 @@ def faults(
     outcome: Outcome, arguments: Sequence[str], codes: Sequence[int], *, cpu_s: float = CPU_S
 ) -> list[str]:
     """What was not as promised; the first word says of which kind it is."""
-    found = []
-    if outcome.hung:
-        found.append("hang: it did not end")
-    elif outcome.code not in codes:
-        found.append(f"exit code {outcome.code}")
-    if outcome.cpu_s > cpu_s:
-        found.append(f"slow: {outcome.cpu_s:.1f} s of computing")
-    text = outcome.out.decode(errors="replace") + outcome.err.decode(errors="replace")
-    if "Traceback (most recent call last)" in text:
-        found.append("traceback")
-    if match := CONTROL.search(text):
-        around = text[max(0, match.start() - 30) : match.end() + 10]
-        found.append(f"control character in the output: {around!r}")
-    try:
-        (outcome.out + outcome.err).decode()
-    except UnicodeDecodeError:
-        found.append("output is no UTF-8")
-    found += [f"outside: {line}" for line in outcome.told[:3]]
-    if outcome.code == REFUSED and outcome.changed:
-        found.append(f"changed although refused: {', '.join(outcome.changed[:3])}")
-    if outcome.code in (2, 3, 4, 5) and not outcome.err.strip() and not outcome.out.strip():
-        found.append("silent")
+    output = outcome.out + outcome.err
+    text = output.decode(errors="replace")
+    around = (text[max(0, one.start() - 30) : one.end() + 10] for one in CONTROL.finditer(text))
+    changed = outcome.changed if outcome.code == REFUSED else ()
     asked = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
-    helped = {"-h", "--help", "--version"} & set(asked)
-    if "--json" in asked and not outcome.hung and not helped:
+    found = [
+        *(["hang: it did not end"] if outcome.hung else []),
+        *([f"exit code {outcome.code}"] if not outcome.hung and outcome.code not in codes else []),
+        *([f"slow: {outcome.cpu_s:.1f} s of computing"] if outcome.cpu_s > cpu_s else []),
+        *(["traceback"] if "Traceback (most recent call last)" in text else []),
+        *(f"control character in the output: {one!r}" for one in islice(around, 1)),
+        *(["output is no UTF-8"] if output.decode(errors="ignore").encode() != output else []),
+        *(f"outside: {line}" for line in outcome.told[:3]),
+        *([f"changed although refused: {', '.join(changed[:3])}"] if changed else []),
+        *(["silent"] if outcome.code in (2, 3, 4, 5) and not output.strip() else []),
+    ]
+    if "--json" in asked and not outcome.hung and not {"-h", "--help", "--version"} & set(asked):
         try:
             json.loads(outcome.out, parse_constant=lambda name: json.loads(f"not JSON: {name}"))
         except RecursionError:

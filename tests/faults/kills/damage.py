@@ -95,12 +95,7 @@ TEARS: dict[str, Callable[[Path], None]] = {
 
 
 def tear(name: str, how: str) -> Callable[[Path, Path], None]:
-    def do(project: Path, run: Path) -> None:
-        path = newest_checkpoint(run) / name
-        if path.exists():
-            TEARS[how](path)
-
-    return do
+    return lambda project, run: TEARS[how](newest_checkpoint(run) / name)
 
 
 def tear_result(how: str) -> Callable[[Path, Path], None]:
@@ -236,14 +231,11 @@ def try_damage(scene: Scene, damage: Damage, place: Path) -> Row:
         faults.append(f"exit code {code}: {last_lines(said)}")
     if damage.then == REFUSED:
         faults += ["accepted"] if code == 0 else []
-        changed = contents(run) != before
-        faults += ["checkpoints or results were changed"] if changed else []
+        faults += ["checkpoints or results were changed"] if contents(run) != before else []
     shutil.rmtree(place)
     lost = steps_lost(reached, [said]) if damage.then == RESUMES else None
-    return Row(
-        fault=damage.fault, where=scene.objective, moment=damage.moment, wrong=faults,
-        lost_steps=lost,
-    )  # fmt: skip
+    about = {"fault": damage.fault, "where": scene.objective, "moment": damage.moment}
+    return Row(**about, wrong=faults, lost_steps=lost)
 
 
 # --------------------------------------------------------------------------- a full disk
@@ -253,11 +245,8 @@ def try_damage(scene: Scene, damage: Damage, place: Path) -> Row:
 def small_disk(place: Path) -> Iterator[bool]:
     """A file system of its own in memory; False if this machine does not let us make one."""
     place.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(place)]
-    try:
-        made = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        made = False
+    mount = [shutil.which("mount") or "false", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs"]
+    made = subprocess.run([*mount, str(place)], capture_output=True, check=False).returncode == 0
     try:
         yield made
     finally:

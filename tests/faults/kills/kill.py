@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kills.processes import Command, Watch, send, send_group
+from tests.faults.kills.processes import Command, Watch, send
 from tests.faults.kills.scenes import SEVERAL, Scene, difference, result_of, stage_name
 from tests.faults.table import Row
 
@@ -68,15 +68,12 @@ class Moment:
     def wait(self, watch: Watch, command: Command) -> bool:
         """True once it has come; False if the run ended before."""
         until = time.monotonic() + RUNS_S
-        left, after = (self.nth, self.further) if self.pattern else (0, 0)
+        left = self.nth + self.further if self.pattern else 0
         matches = re.compile(self.pattern or "").match
-        while left > 0 or after > 0:
+        while left > 0:
             for path in watch.events(0.02):
-                if left > 0:
-                    left -= bool(matches(path))
-                else:
-                    after -= 1
-                if left <= 0 and after <= 0:
+                left -= bool(left <= self.further or matches(path))
+                if left <= 0:
                     break
             if command.process.poll() is not None or time.monotonic() > until:
                 return False
@@ -99,15 +96,11 @@ class Kill:
         """Send it; False if there was nobody any more."""
         trainers = command.trainers() if self.target != PARENT else []
         parent = command.process.pid
-        if self.target == GROUPS:
-            for pid in [parent, *trainers]:
-                send_group(pid, self.number)
-            return True
         chosen = {
-            PARENT: [parent], BOTH: [parent, *trainers], WORKER: trainers[-1:],
-            TRAINER: trainers[:1],
+            PARENT: [parent], BOTH: [parent, *trainers], GROUPS: [parent, *trainers],
+            WORKER: trainers[-1:], TRAINER: trainers[:1],
         }[self.target]  # fmt: skip
-        return sum(send(pid, self.number) for pid in chosen) > 0
+        return sum(send(pid, self.number, group=self.target == GROUPS) for pid in chosen) > 0
 
     def most_lost(self, scene: Scene) -> int:
         """Steps that may have to be trained again. A signal that is handled loses none; `advise`
@@ -120,18 +113,15 @@ class Kill:
         """What is not as promised about how `advise run` ended, and about what run.json says."""
         if code is None:
             return [f"it did not end within {ENDED_S:.0f} s"]
-        reached_parent = self.target in (PARENT, BOTH, GROUPS)
-        if self.number == signal.SIGKILL and reached_parent:
+        allowed: dict[int, Sequence[str | None]] = {130: ("stopped",)}
+        if self.number == signal.SIGKILL and self.target in (PARENT, BOTH, GROUPS):
             allowed = {-signal.SIGKILL: ("running", "stopped", "failed", None)}
         elif self.number == signal.SIGKILL:
             allowed = {5: ("failed",)}
-        else:
-            allowed = {130: ("stopped",)}
-            if status is None:  # nothing had been written yet
-                allowed = {130: (None,), -self.number: (None,)}
-        if code not in allowed:
-            return [f"exit code {code}, not {' or '.join(map(str, allowed))}"]
-        return [] if status in allowed[code] else [f"exit code {code}, but run.json says {status}"]
+        elif status is None:  # nothing had been written yet
+            allowed = {130: (None,), -self.number: (None,)}
+        is_sound = status in allowed.get(code, ())
+        return [] if is_sound else [f"exit code {code}, run.json says {status}, not {allowed}"]
 
 
 @dataclass(frozen=True)
@@ -168,10 +158,9 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
         said.append(command.output)
         if code == 0 or code is None:
             break
+    why = f"exit code {code}: {last_lines(said[-1])}"
     if code == 0:
         why = difference(scene.result, result_of(run))
-    else:
-        why = f"exit code {code}: {last_lines(command.output)}"
     rows = []
     for one in struck:
         faults = [*one.faults, *([f"in the end: {why}"] if why else [])]
@@ -180,13 +169,8 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
         lost = steps_lost(reached, said[one.call + 1 :])
         if lost > one.kill.most_lost(scene):
             faults.append(f"{lost} steps lost, not at most {one.kill.most_lost(scene)}")
-        moment = one.kill.moment.name
-        rows.append(
-            Row(
-                fault=str(one.kill), where=scene.objective, moment=moment, wrong=faults,
-                lost_steps=lost,
-            )
-        )  # fmt: skip
+        about = {"fault": str(one.kill), "where": scene.objective, "moment": one.kill.moment.name}
+        rows.append(Row(**about, wrong=faults, lost_steps=lost))
     return rows
 
 
@@ -199,8 +183,7 @@ def kill_once(scene: Scene, output: str, kill: Kill, call: int) -> tuple[Struck 
         command = scene.start(output)
         came = kill.moment.wait(watch, command) and kill.strike(command)
     code = command.wait(ENDED_S if came else RUNS_S)
-    left = command.wait_for_all(GONE_S)
-    status = status_of(run)
+    left, status = command.wait_for_all(GONE_S), status_of(run)
     command.end()
     if not came or (code == 0 and status == "done"):
         return None, command.output

@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.faults.table import ROOT
 
 MARK = "ADVISE_FAULTS_MARK"  # in the environment of every process of one run
@@ -44,22 +46,12 @@ class Command:
 
     def running(self) -> dict[int, str]:
         """Process number -> command line, of everything that belongs to this run and lives."""
-        wanted = f"{MARK}={self.mark}".encode()
-        found = {}
-        for entry in os.scandir("/proc"):
-            if not entry.name.isdigit():
-                continue
-            try:
-                environment = Path(entry.path, "environ").read_bytes()
-                if wanted not in environment.split(b"\0"):
-                    continue
-                words = Path(entry.path, "cmdline").read_bytes()
-                state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if state != "Z":
-                found[int(entry.name)] = words.replace(b"\0", b" ").decode(errors="replace")
-        return found
+        every = (one.info for one in psutil.process_iter(["pid", "cmdline", "environ", "status"]))
+        return {
+            one["pid"]: " ".join(one["cmdline"] or ())
+            for one in every
+            if (one["environ"] or {}).get(MARK) == self.mark and one["status"] != "zombie"
+        }
 
     def trainers(self) -> list[int]:
         """The child that trains; of several processes, the launcher first and then its workers."""
@@ -94,8 +86,10 @@ class Command:
 def advise(*arguments: str, folder: Path, log: Path) -> Command:
     """Start `advise ARGUMENTS` in a folder, in a process group of its own."""
     mark = uuid.uuid4().hex
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    env = {**os.environ, **own, "CUDA_VISIBLE_DEVICES": "", MARK: mark}
+    env = {
+        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "", MARK: mark,
+    }  # fmt: skip
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-c", START, *arguments],
@@ -109,19 +103,13 @@ def advise(*arguments: str, folder: Path, log: Path) -> Command:
     return Command(process, mark, log)
 
 
-def send(pid: int, number: int) -> bool:
-    """Send a signal; False if the process is gone."""
+def send(pid: int, number: int, *, group: bool = False) -> bool:
+    """Send a signal, to the process or to its whole group; False if the process is gone."""
     try:
-        os.kill(pid, number)
+        os.killpg(os.getpgid(pid), number) if group else os.kill(pid, number)
     except ProcessLookupError:
         return False
     return True
-
-
-def send_group(pid: int, number: int) -> None:
-    """Send it to the process's whole group."""
-    with suppress(ProcessLookupError):
-        os.killpg(os.getpgid(pid), number)
 
 
 # --------------------------------------------------------------------------- its folder

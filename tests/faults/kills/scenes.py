@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from tests.conftest import save_tiny_model
 from tests.distributed.models import DATA, REWARD
 from tests.faults.kills.processes import Command, Watch, advise
+from tests.launch.conftest import write_rows
 
 CLOCK = ("tokens_per_s", "memory_bytes", "seconds")  # and *_s: never twice the same
 SHORT = "micro_batch_size: 2, seq_len: 96, holdout: 0.1"
@@ -91,10 +92,6 @@ def fill(folder: Path) -> None:
 def plan_of(objective: str) -> Path:
     """The name of its plan's file."""
     return Path(re.sub(r"\W+", "-", objective) + ".yaml")
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @dataclass(frozen=True)

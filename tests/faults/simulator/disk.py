@@ -51,10 +51,8 @@ Change = list[tuple[Folder, str, Node | None]]
 def apply(change: Change) -> None:
     """It is safe."""
     for folder, name, node in change:
-        if node is None:
-            folder.safe.pop(name, None)
-        else:
-            folder.safe[name] = node
+        folder.safe.pop(name, None)
+        folder.safe |= {name: node} if node is not None else {}
 
 
 def full(path: Path) -> OSError:

@@ -11,10 +11,11 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -142,15 +143,16 @@ class Schedule:
     def change(self, kind: str) -> None:
         """Something happens between two attempts."""
         world = self.world
-        if kind == "moved project":
-            world.move()
-        elif kind == "damaged checkpoint":
-            if len(world.done) == 2 or not world.damage_newest():
+        has_begun = (world.run / "run.json").is_file()
+        match kind:
+            case "moved project":
+                world.move()
+            case "damaged checkpoint" if len(world.done) == 2 or not world.damage_newest():
                 return
-        elif kind == "other weights":
-            if not world.run.joinpath("run.json").is_file() or world.is_trained():
+            case "other weights" if not has_begun or world.is_trained():
                 return  # nothing would be trained with them
-            self.refuse_other_weights()
+            case "other weights":
+                self.refuse_other_weights()
         self.faults.append(kind)
 
     def refuse_other_weights(self) -> None:
@@ -222,10 +224,9 @@ class Starter(Struct, frozen=True):
             job = make_job(plan, stage=entry.stage.name, run=folder, folder=folder)
             try:
                 self.world.train(job)
-            except (AdviseError, OSError) as found:
-                error = found
-                if isinstance(found, OSError):
-                    error = MachineNotReady(f"{found.filename}: {found.strerror}")
+            except (AdviseError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = MachineNotReady(f"{error.filename}: {error.strerror}")
                 with suppress(AdviseError):
                     write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
                 return Ended(error.exit_code, isinstance(error, Stopped))
@@ -236,19 +237,17 @@ class Starter(Struct, frozen=True):
 def light_launcher() -> Iterator[None]:
     """The launcher without what looks at the machine: a schedule takes hundredths of a second."""
     stubs = {
-        "shape": None,
-        "gpus": ChosenGpus(),
-        "used": MACHINE,
-        "past": (NO_RUNS, ()),
+        "shape": None, "gpus": ChosenGpus(), "used": MACHINE, "past": (NO_RUNS, ()),
         "expected": defaultdict(Expected),
-    }
-    with ExitStack() as stack:
-        for name, stub in stubs.items():
-            stack.enter_context(mock.patch.object(Call, name, stub))
-        stack.enter_context(mock.patch.object(run, "run_checks", return_value=Checked()))
-        stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
-        stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
-        stack.enter_context(mock.patch.object(record_keeper, "RESERVE_BYTES", 99))
+    }  # fmt: skip
+    one_thread = nullcontext(SimpleNamespace(map=map))
+    with (
+        mock.patch.multiple(Call, **stubs),
+        mock.patch.object(run, "run_checks", return_value=Checked()),
+        mock.patch.object(futures, "ThreadPoolExecutor", return_value=one_thread),
+        mock.patch.object(prepare, "read_plan", plan_in),
+        mock.patch.object(record_keeper, "RESERVE_BYTES", 99),
+    ):
         yield
 
 
@@ -260,28 +259,15 @@ def plan_in(path: Path) -> Plan:
     return PLANS[text]
 
 
-class OneThread:
-    """Runs in this thread what would be run in several."""
-
-    def __init__(self, *_: Any) -> None: ...
-    def __enter__(self) -> OneThread:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def map(self, function: Any, *values: Any) -> Iterator[Any]:
-        return map(function, *values)
-
-
 def main() -> None:
     """Print what the schedules of so many seeds came to, from a first one on."""
     first, count = map(int, sys.argv[1:])
     counts = simulate(range(first, first + count))
     for kind, tried in counts.faults.items():
         about: dict[str, Any] = {"fault": f"simulated {kind}", "where": "stand-in trainer"}
-        survived = counts.survived[kind]
-        print_rows([Row(**about, count=survived)])
-        if tried > survived:
-            print_rows([Row(**about, count=tried - survived, wrong=counts.violations)])
+        lost = tried - counts.survived[kind]
+        broken = [Row(**about, count=lost, wrong=counts.violations)] if lost else []
+        print_rows([Row(**about, count=tried - lost), *broken])
 
 
 if __name__ == "__main__":
