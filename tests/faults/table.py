@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # for scratch files
 HEADER = ("fault", "where", "tried", "survived", "steps trained again")
 
 

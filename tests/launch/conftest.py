@@ -103,17 +103,22 @@ def machine(*gpus, kind="cuda", **more):
     return replace(MACHINE, **{"kind": kind, "origin": "stated", "gpus": gpus, **more})
 
 
-def run(plan="plan.yaml", **options):
-    """run_plan with the stand-in trainer on a machine without a GPU."""
-    return run_plan(plan, Options(**{"hardware": MACHINE, "trainers": STAND_IN, **options}))
+def run(plan="plan.yaml", *, text=None, mode=None, **options):
+    """run_plan with the stand-in trainer on a machine without a GPU: of the plan that is there, or
+    of this text; the trainer behaves as the mode says.
+    """
+    if text is not None:
+        Path(plan).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        if mode is not None:
+            patch.setenv("STAND_IN", mode)
+        return run_plan(plan, Options(**{"hardware": MACHINE, "trainers": STAND_IN, **options}))
 
 
 def fails(mode, kind=TrainingFailed, **options):
     """The text of the error with which a run ends whose stand-in trainer behaves so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAND_IN", mode)
-        with pytest.raises(kind) as caught:
-            run(**options)
+    with pytest.raises(kind) as caught:
+        run(mode=mode, **options)
     return caught.value.text()
 
 

@@ -37,8 +37,7 @@ def faults_of(shop, config=None, *, plan=PLAN):
     """The faults of a plan, and of a model with this config.json; nothing may have been written."""
     if config is not None:
         (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **config}))
-    (shop / "plan.yaml").write_text(plan)
-    text = refused(output="out")
+    text = refused(text=plan, output="out")
     assert not (shop / "out").exists()
     return text
 
@@ -186,8 +185,7 @@ def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeyp
     first, second = shard(snapshot, CONFIG)
     monkeypatch.setenv("HF_HUB_CACHE", str(shop / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
-    assert run().status == "done"
+    assert run(text=PLAN.replace("model: model", "model: org/tiny")).status == "done"
     (snapshot / second).unlink()
     assert f"is missing: {second}" in refused(output="out")
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -257,5 +255,4 @@ def test_a_mixture_has_experts_to_correct(shop):
     """As the refused dense model has not."""
     mixture = {"num_local_experts": 4, "num_experts_per_tok": 2, "model_type": "mixtral"}
     (shop / "model" / "config.json").write_text(json.dumps({**CONFIG, **mixture}))
-    (shop / "plan.yaml").write_text(EXPERTS)
-    assert run(output="there").exit_code == 0
+    assert run(text=EXPERTS, output="there").exit_code == 0

@@ -24,7 +24,7 @@ from advisor.record.smaller import changes, next_change, smaller_micro_batch
 from advisor.record.stage import ErrorRecord, error_of_rank
 from advisor.render.report import report_page
 from advisor.render.run import summary_lines
-from tests.launch.conftest import PLAN, record_of, run
+from tests.launch.conftest import PLAN, fails, record_of, run
 from tests.launch.test_real import shop as real_shop  # noqa: F401  (a fixture)
 
 MEMORY = ErrorRecord(
@@ -66,26 +66,28 @@ def stage(shop):
 
 
 def test_the_cause_is_told_and_not_what_followed_from_it():
-    """Lost connections and stops follow from another error; of several the earliest counts."""
+    """Lost connections and stops follow from another error; of several the earliest counts. What
+    every process says alike, such as a fault of the plan, needs no number.
+    """
     assert first_cause([LOST, STOP, MEMORY]).what == "process 3: out of memory: CUDA out of memory"
     later = replace(MEMORY, rank=2, what="later", at_s=13.0)
     assert first_cause([later, LOST, MEMORY]).rank == 3
     assert first_cause([STOP, LOST]) == LOST
     assert first_cause([STOP, replace(STOP, rank=2)]) == STOP
-
-
-def test_an_error_of_all_processes_names_none():
-    """What every process says alike, such as a fault of the plan, needs no number."""
     same = [replace(MEMORY, rank=rank, what="the plan is wrong") for rank in range(4)]
     assert first_cause(same).what == "the plan is wrong"
 
 
 def test_a_stage_that_names_itself_is_named_once(stage):
-    """Most faults of a plan begin with their stage; those of a library do not."""
+    """Most faults of a plan begin with their stage; those of a library do not. Errors of an earlier
+    attempt with more processes, which are forgotten, do not pass for this one's.
+    """
     for said in ("stage sft: trl: 'adam_beta1' is 9", "stage sft continues from x", "trl is 9"):
         leave(stage, replace(STOP, what=said, exit_code=2))
         error = explained(stage, code=2)
         assert error.faults[0].headline == f"stage sft: {said}".replace("sft: stage sft", "sft")
+    forget_errors(stage)
+    assert read_error(stage) is None
 
 
 KERNEL = ("ended by the kernel's out-of-memory killer", "micro_batch_size=2")
@@ -116,13 +118,6 @@ def test_what_processes_left_is_explained(stage, monkeypatch, left, code, kills,
     error = explained(stage, code=code, kills=kills)
     assert isinstance(error, kind)
     assert [word for word in words if word not in error.text()] == []
-
-
-def test_errors_of_an_earlier_attempt_are_forgotten(stage):
-    """Files of an earlier attempt with more processes do not pass for this one's."""
-    leave(stage, MEMORY)
-    forget_errors(stage)
-    assert read_error(stage) is None
 
 
 BREAK_ONE = """\
@@ -277,11 +272,10 @@ def stage_of(**keys):
 @pytest.mark.parametrize("mode", ["room-1", "room-killed-1"])
 def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
     """By its own word, or killed by the kernel: said with the line for the plan, and recorded."""
-    monkeypatch.setenv("STAND_IN", mode)
     counts = iter(range(100))
     monkeypatch.setattr(failure_report, "oom_kills", lambda: next(counts))
     monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: next(counts))
-    done = run(output="out")
+    done = run(mode=mode, output="out")
     assert done.status == "done"
     record = record_of()
     found = [
@@ -311,23 +305,18 @@ def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
 )
 def test_what_cannot_fit_ends_with_the_change_that_fits(shop, monkeypatch, doing, tries, hint):
     """Down to one row; memory that runs out while loading is no reason for a smaller one."""
-    monkeypatch.setenv("STAND_IN", "room-0")
     monkeypatch.setenv("STAND_IN_DOING", doing)
     said = []
-    with pytest.raises(OutOfMemory) as caught:
-        run(output="out", say=said.append)
-    assert caught.value.exit_code == 5
-    assert hint in caught.value.text()
+    assert hint in fails("room-0", OutOfMemory, output="out", say=said.append)
+    assert OutOfMemory.exit_code == 5
     assert sum(text.startswith("stage sft (1 of 1)") for text in said) == tries
 
 
 def test_a_killed_trainer_that_the_kernel_did_not_kill_is_not_started_again(shop, monkeypatch):
     """A person's kill -9 ends the run."""
-    monkeypatch.setenv("STAND_IN", "room-killed-1")
     monkeypatch.setattr(failure_report, "oom_kills", lambda: 7)
     monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: 7)
-    with pytest.raises(TrainingFailed, match="signal 9"):
-        run(output="out")
+    assert "signal 9" in fails("room-killed-1", output="out")
     assert not (shop / "out" / "stages" / "sft" / "adjusted.json").exists()
 
 

@@ -123,14 +123,21 @@ def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, plan,
     assert f"--set stages.sft.weights_dtype={dtype} --set stages.sft.precision=mixed" in said
 
 
-def test_a_driver_older_than_the_cuda_of_torch_is_refused(planned, monkeypatch):
+@pytest.mark.parametrize(
+    ("cuda", "driver", "words"),
+    [
+        ("13.0", "12.4", "needs a newer NVIDIA driver: 550"),
+        # Not replaced by the CPU for which this torch was built.
+        (None, "13.0", "cannot use it"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_refused(planned, monkeypatch, cuda, driver, words):
     """The GPU, the driver's CUDA and what to install, with exit code 4, before anything starts."""
-    build = software.TorchBuild(version="2.11.0", cuda="13.0", hip=None)
+    build = software.TorchBuild(version="2.11.0", cuda=cuda, hip=None)
     monkeypatch.setattr(software, "torch_build", lambda: build)
-    versions = {"cuda_version": "12.4", "driver_version": "550.90"}
-    here = machine(gpu(0, 20), origin="probed", **versions)
-    with pytest.raises(MachineNotReady, match="needs a newer NVIDIA driver: 550") as caught:
-        preflight(planned, here)
+    versions = {"cuda_version": driver, "driver_version": "550.90"}
+    with pytest.raises(MachineNotReady, match=words) as caught:
+        preflight(planned, machine(gpu(0, 20), origin="probed", **versions))
     assert "pip install" in caught.value.text()
     assert caught.value.exit_code == 4
 

@@ -62,8 +62,7 @@ def test_a_stage_that_begins_later_reads_what_the_run_began_with(shop):
     """With --only and data of its own: refused if these changed since the first stage began."""
     plan = PLAN.replace("data: {path: train.jsonl}\n", "")
     plan = plan.replace("objective: sft", "objective: sft\n    data: train.jsonl")
-    (shop / "plan.yaml").write_text(plan + SECOND.replace("}", ", data: hr.jsonl}"))
-    run(only="sft")
+    run(text=plan + SECOND.replace("}", ", data: hr.jsonl}"), only="sft")
     kept = (shop / "hr.jsonl").read_text()
     (shop / "hr.jsonl").write_text((shop / "train.jsonl").read_text())  # the first stage's
     for plan in ("plan.yaml", next((shop / "runs").iterdir())):
@@ -75,8 +74,8 @@ def test_a_stage_that_begins_later_reads_what_the_run_began_with(shop):
 def test_a_plan_with_another_path_is_another_run(shop, begun):
     """A renamed model folder: a run of its own, and the folder of the other one is refused."""
     (shop / "model").rename(shop / "smol")
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: smol"))
-    assert "its model, data or stages are not those of this plan" in refused(output=begun)
+    said = refused(text=PLAN.replace("model: model", "model: smol"), output=begun)
+    assert "its model, data or stages are not those of this plan" in said
     assert run().folder != begun
 
 
@@ -113,8 +112,7 @@ def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypat
     """A task stays trained in a moved project, also when its data changes afterwards; one that is
     left needs the data that it began with, and one with other data is refused.
     """
-    (shop / "plan.yaml").write_text(TASKS)
-    run(only="legal")
+    run(text=TASKS, only="legal")
     begun = break_off(only="hr")
     there = tmp_path_factory.mktemp("moved") / "shop"
     shop.rename(there)
@@ -127,14 +125,13 @@ def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypat
     (there / "train.jsonl").write_text(rows)
     more = TASKS.replace("}}]", "}}, {name: it, data: {path: it.jsonl}}]")
     (there / "it.jsonl").write_text(rows)
-    (there / "plan.yaml").write_text(more)
-    run(only="hr")
+    run(text=more, only="hr")
     done = run(only="it")
     assert done.folder == there / begun.relative_to(shop)
     assert [stage.status for stage in done.record.stages] == ["done", "done", "done"]
     assert done.record.input_digests["data ../../train.jsonl"] != sha256(there / "train.jsonl")
-    (there / "plan.yaml").write_text(more.replace("path: hr", "path: it"))
-    assert "holds other tasks: hr" in refused(output=done.folder)
+    said = refused(text=more.replace("path: hr", "path: it"), output=done.folder)
+    assert "holds other tasks: hr" in said
 
 
 def test_what_a_run_read_is_recorded_by_file(shop, begun):
@@ -166,8 +163,7 @@ def test_a_model_of_the_hub_counts_as_its_snapshot(shop, monkeypatch):
     (shop / "hub" / "models--owner--name" / "refs").mkdir()
     (shop / "hub" / "models--owner--name" / "refs" / "main").write_text("c0ffee")
     monkeypatch.setenv("HF_HUB_CACHE", str(shop / "hub"))
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: owner/name"))
-    begun = break_off()
+    begun = break_off(text=PLAN.replace("model: model", "model: owner/name"))
     assert set(record_of(begun)["input_files"]["model"]) >= {"config.json", "model.safetensors"}
     (snapshot / "config.json").write_text((snapshot / "config.json").read_text() + "\n")
     assert re.search(r"the model has changed .*config\.json has other content", refused())
@@ -213,8 +209,7 @@ def test_a_damaged_result_is_never_called_finished(shop, result, capsys, name, d
 
 def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
     """The second stage is refused, also by --only, while the first one's result is damaged."""
-    (shop / "plan.yaml").write_text(PLAN + SECOND)
-    run(output="out", only="sft")
+    run(text=PLAN + SECOND, output="out", only="sft")
     flip(shop / "out" / "stages" / "sft" / WEIGHTS)
     for only in (None, "second"):
         assert "the result of stage sft is damaged" in refused(output="out", only=only)

@@ -1,6 +1,5 @@
 """The launcher with the real trainer on a tiny model."""
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -71,8 +70,7 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record.resolved["sft"].options["rank"] == 4
     assert "torch" in done.record.versions
     text = "\n".join(summary_lines(done))
-    for words in SUMMARY:
-        assert words in text, text
+    assert [words for words in SUMMARY if words not in text] == [], text
     assert done.record.verdict == folder_verdict(done.folder, done.record)
     assert done.record.verdict.task.status in text
     assert "vllm serve" in (command := serve_command(done.record, [stage], done.folder))
@@ -97,8 +95,8 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
     measured = run_plan("plan.yaml", Options(dry_run=True))
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     text = "\n".join(summary_lines(measured))
-    for words in ("Measured, not trained", "memory", "measured", "expected", "in all", "room"):
-        assert words in text, text
+    told = ("Measured, not trained", "memory", "measured", "expected", "in all", "room")
+    assert [words for words in told if words not in text] == [], text
 
 
 ON_TWO_GPUS = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
@@ -153,8 +151,7 @@ def machines(shop):
 
 
 def weights(machines, folder):
-    file = machines.folder / folder / "stages" / "sft" / "adapter_model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return (machines.folder / folder / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.long

@@ -67,8 +67,7 @@ def test_a_rate_that_the_plan_leaves_out_is_told(shop, capsys):
     pairs = ({"prompt": f"{n}?", "chosen": f"Yes, {n}.", "rejected": "no"} for n in range(9))
     write_rows(shop / "train.jsonl", pairs)
     plan = PLAN.replace("objective: sft", "objective: dpo")
-    (shop / "plan.yaml").write_text(plan.replace("    learning_rate: 2e-4\n", ""))
-    run()
+    run(text=plan.replace("    learning_rate: 2e-4\n", ""))
     told = "warning: stage sft names no learning_rate and takes 0.0002"
     assert told in capsys.readouterr().err
 
@@ -126,8 +125,7 @@ def test_a_finished_run_is_left_alone(shop, capsys):
 def test_an_edited_plan_gets_its_own_folder(shop):
     """Another value is another run, by edit or by --set."""
     folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder, run(max_steps=3).folder}
-    (shop / "plan.yaml").write_text(PLAN.replace("2e-4", "1e-4"))
-    folders.add(run().folder)
+    folders.add(run(text=PLAN.replace("2e-4", "1e-4")).folder)
     assert len(folders) == 4
     assert all(path.name.startswith("shop-") for path in folders)
 
@@ -154,8 +152,8 @@ def test_paths_stay_as_they_were_written(shop, tmp_path_factory):
     copy = read_plan(far / "plan.yaml")
     assert not Path(copy.model).is_absolute()
     assert resolve_path(far / "plan.yaml", copy.model) == shop / "model"
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", f"model: {shop}/model"))
-    copy = read_plan(run().folder / "plan.yaml")
+    absolute = run(text=PLAN.replace("model: model", f"model: {shop}/model"))
+    copy = read_plan(absolute.folder / "plan.yaml")
     assert (copy.model, copy.data.path) == (str(shop / "model"), "../../train.jsonl")
 
 
@@ -191,8 +189,8 @@ def test_stages_run_in_order_and_go_on_where_they_failed(shop, capsys):
     """The next call trains the failed second one alone, and still calls it the second; by itself it
     is refused while the stage that it starts from is not trained.
     """
-    (shop / "plan.yaml").write_text(PLAN + SECOND)
-    assert "starts from sft, which is not trained yet" in refused(only="second")
+    said = refused(text=PLAN + SECOND, only="second")
+    assert "starts from sft, which is not trained yet" in said
     said = fails("input@second", InputError)
     assert "stage second: row 3 has no answer\n  the hint" in said
     folder = next((shop / "runs").iterdir())
@@ -213,8 +211,7 @@ def test_stages_run_in_order_and_go_on_where_they_failed(shop, capsys):
 
 def test_tasks_are_trained_each_and_one_can_be_named(shop):
     """Each task has its entry and folder; --only trains one task or stage, the rest waits."""
-    (shop / "plan.yaml").write_text(TASKS)
-    one = run(only="hr")
+    one = run(text=TASKS, only="hr")
     assert [(stage.name, stage.task, stage.status) for stage in one.record.stages] == [
         ("sft-legal", "legal", "pending"),
         ("sft-hr", "hr", "done"),
@@ -231,8 +228,7 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     shop, monkeypatch, end, status
 ):
     """And a module that is trained again makes the table old."""
-    (shop / "plan.yaml").write_text(TASKS)
-    run(output="run", only="legal")  # the stand-in trains one task in a process
+    run(text=TASKS, output="run", only="legal")  # the stand-in trains one task in a process
     monkeypatch.setenv("STAND_IN_COMPARES", end)
     with pytest.raises(Stopped) if status == "stopped" else nullcontext():
         run(output="run")
@@ -315,21 +311,17 @@ def test_a_failed_trainer_is_explained(shop, mode, kind, words):
     assert run().status == "done"
 
 
-def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop):
-    """A trainer that ends well but writes no result has failed."""
+def test_what_an_earlier_attempt_left_does_not_count(shop):
+    """A trainer that ends well but writes no result has failed. A plan that was refused is corrected
+    in the same folder, until there is a line of metrics: then the folder is that of its plan.
+    """
     fails("oom", output="out")
     (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
     assert "without a readable result.json" in fails("no-result", output="out")
-
-
-def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop):
-    """Until there is a line of metrics: then the folder is that of its plan."""
-    for plan in (PLAN, f"{PLAN}    seed: 7\n"):
-        (shop / "plan.yaml").write_text(plan)
-        assert "row 3 has no answer" in fails("input", InputError, output="out")
+    said = fails("input", InputError, text=f"{PLAN}    seed: 7\n", output="out")
+    assert "row 3 has no answer" in said
     (shop / "out" / "metrics.jsonl").write_text("{}\n")
-    (shop / "plan.yaml").write_text(PLAN)
-    assert "holds another run" in refused(output="out")
+    assert "holds another run" in refused(text=PLAN, output="out")
 
 
 def test_a_machine_without_the_extra_is_told_the_one_line(shop):
@@ -369,15 +361,14 @@ def parts(shop):
         ("parts-other", ["whole", "judge", "whole", "judge"], []),
     ],
 )
-def test_the_training_comes_first_and_the_judging_after_it(shop, monkeypatch, mode, wanted, sizes):
+def test_the_training_comes_first_and_the_judging_after_it(shop, mode, wanted, sizes):
     """Two children, one result."""
-    monkeypatch.setenv("STAND_IN", mode)
-    record = run(output="out").record
+    record = run(mode=mode, output="out").record
     assert (record.status, parts(shop)) == ("done", wanted)
     assert [one.micro_batch_size for one in record.adjusted] == sizes
 
 
-def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop, monkeypatch):
+def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop):
     """A failure is told as that of any trainer, and a stop between the two loses no step: the same
     command judges, and trains nothing.
     """
@@ -388,6 +379,5 @@ def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop, monkeypatch):
     assert record_of()["status"] == "stopped"
     assert "the tuned model never stops" in fails("parts-fail", output="out")
     assert record_of()["status"] == "failed"
-    monkeypatch.setenv("STAND_IN", "parts")
-    assert run("out").status == "done"
+    assert run("out", mode="parts").status == "done"
     assert parts(shop) == ["whole", "judge", "judge"]

@@ -100,10 +100,8 @@ def test_what_teaches_nothing(shop, runs, monkeypatch, case):
     """Where it is switched off, of a machine without a name, and of a run that failed."""
     if case == "off":
         monkeypatch.setenv("ADVISE_RUNS", "off")
-    if case == "failed":
-        monkeypatch.setenv("STAND_IN", "oom")
     with pytest.raises(AdviseError) if case == "failed" else nullcontext():
-        run(hardware=MACHINE if case == "no name" else HERE)
+        run(mode={"failed": "oom"}.get(case), hardware=MACHINE if case == "no name" else HERE)
     assert not runs.exists()
 
 

@@ -44,7 +44,7 @@ with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_st
 from tests.faults.fuzz import forks, seeds
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.run import KEPT, finished_run
-from tests.faults.table import Row, print_rows
+from tests.faults.table import IN_MEMORY, Row, print_rows
 
 LARGEST = 20_000  # bytes of an input
 NEWER = f"{seeds.CHECKPOINTS}/checkpoint-6/complete.json"
@@ -168,18 +168,14 @@ class Guided:
             self.found[place] = Row(fault="fuzzed input", where=name, wrong=wrong)
 
     def rows(self) -> list[Row]:
-        bad = Counter(row.where for row in self.found.values())
-        sound = [
-            Row(fault="fuzzed input", where=name, count=count - bad[name])
-            for name, count in self.tried.items()
-        ]
-        return [*sound, *self.found.values()]
+        sound = self.tried - Counter(row.where for row in self.found.values())
+        about = [{"where": name, "count": count} for name, count in sound.items()]
+        return [*(Row(fault="fuzzed input", **one) for one in about), *self.found.values()]
 
 
 def main() -> None:
     seed, count = map(int, sys.argv[1:])
-    shared = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
     os.environ |= {"HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub")}
     guided = Guided(folder)
 

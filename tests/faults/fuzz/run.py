@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.faults.fuzz import forks
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.seeds import ADVICE, Files, Target, around, targets
-from tests.faults.table import ROOT, Row, print_rows
+from tests.faults.table import IN_MEMORY, ROOT, Row, print_rows
 
 KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
 
@@ -62,22 +63,22 @@ def draw(target: Target, dice: random.Random) -> Case:
     form = dice.choice(target.forms)
     arguments = list(dice.choice(target.commands))
     name, content = target.file, b""
-    if form == "arguments":
-        arguments = mutated_arguments(seed, mutator, dice)
-    elif form == "file":
-        ending, content = seed
-        name = f"{name}{ending}"
-        content = mutator.data(content, [other for _, other in target.seeds])
-        arguments = [name if word == "DATA" else word for word in arguments]
-    elif form == "bytes":
-        content = mutator.data(seed, target.seeds)
-    elif form == "rows":
-        rows = mutator.value(seed, target.seeds)
-        lines = rows if isinstance(rows, list) else [rows]
-        content = b"".join(mutator.as_json(row).replace(b"\n", b" ") + b"\n" for row in lines[:400])
-    else:
-        value = mutator.value(seed, target.seeds)
-        content = mutator.as_yaml(value) if form == "yaml" else mutator.as_json(value)
+    match form:
+        case "arguments":
+            arguments = mutated_arguments(seed, mutator, dice)
+        case "file":
+            name += seed[0]
+            content = mutator.data(seed[1], [other for _, other in target.seeds])
+            arguments = [name if word == "DATA" else word for word in arguments]
+        case "bytes":
+            content = mutator.data(seed, target.seeds)
+        case "rows":
+            rows = mutator.value(seed, target.seeds)
+            lines = map(mutator.as_json, rows[:400] if isinstance(rows, list) else [rows])
+            content = b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines)
+        case "yaml" | "json":
+            value = mutator.value(seed, target.seeds)
+            content = mutator.as_yaml(value) if form == "yaml" else mutator.as_json(value)
     if form in ("yaml", "json", "rows") and dice.random() < 0.15:
         content = mutator.data(content, [content])
     files = target.around | ({name: content} if name else {})
@@ -92,14 +93,9 @@ def mutated_arguments(words: Sequence[str], mutator: Mutator, dice: random.Rando
     result = list(words)
     for _ in range(dice.choice((1, 1, 2, 3))):
         at = dice.randrange(len(result))
-        kind = dice.random()
-        if kind < 0.55:
-            result[at] = mutator.text(result[at])
-        elif kind < 0.7:
-            del result[at]
-        else:
-            word = result[at] if kind < 0.8 else mutator.text(dice.choice(words))
-            result.insert(at, word)
+        word, other = result[at], mutator.text(dice.choice(words))
+        changed, twice, before = [mutator.text(word)], [word, word], [other, word]
+        result[at : at + 1] = dice.choice([changed] * 11 + [[]] * 3 + [twice] * 2 + [before] * 4)
         result = result or ["--json"]
     safe = [word.replace("\0", "").encode("utf-8", "replace").decode()[:20_000] for word in result]
     return safe if safe[0] != "demo" else ["rules"]
@@ -110,26 +106,22 @@ def cases(
 ) -> Iterator[Case]:
     """So many inputs; first what reads rules and methods anew, before anything is loaded for good."""
     drawn = dice.choices(chosen, [target.weight for target in chosen], k=count)
-    is_warm = False
-    for target in sorted(drawn, key=lambda target: not target.cold):
-        if not target.cold and not is_warm:
-            warm(chosen, folder / "warm")
-            is_warm = True
-        yield draw(target, dice)
+    yield from (draw(target, dice) for target in drawn if target.cold)
+    warm(chosen, folder / "warm")
+    yield from (draw(target, dice) for target in drawn if not target.cold)
 
 
 def warm(chosen: Sequence[Target], folder: Path) -> None:
     """Read rules and catalogues once, so that the forks need not."""
     forks.fill(folder, around())
-    argv, nothing = sys.argv, io.StringIO()
+    nothing = io.StringIO()
     commands = [command for target in chosen if not target.cold for command in target.commands]
     with chdir(folder), redirect_stdout(nothing), redirect_stderr(nothing):
         for command in commands:
             if command and command[0] not in ("chat", "export", "checkpoint"):
-                sys.argv = ["advise", *command]
-                with suppress(SystemExit, Exception):
+                words = ["advise", *command]
+                with mock.patch.object(sys, "argv", words), suppress(SystemExit, Exception):
                     advise_main()
-    sys.argv = argv
     shutil.rmtree(folder)
     forks.settle()
 
@@ -172,8 +164,7 @@ def keep(name: str, case: Case, outcome: forks.Outcome) -> Path:
 
 def last_line(text: bytes) -> str:
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-    first = next((line for line in lines if "bug in advise" in line), None)
-    return (first or (lines[-1] if lines else ""))[:200]
+    return next((line for line in lines if "bug in advise" in line), (lines or [""])[-1])[:200]
 
 
 def finished_run(folder: Path) -> Files:
@@ -229,8 +220,7 @@ def read_results(name: str, *arguments: str, **_: Any) -> subprocess.CompletedPr
 
 def main() -> None:
     seed, count, *only = sys.argv[1:]
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
         folder = Path(name)
         every = targets(finished_run(folder / "made"))
         shutil.rmtree(folder / "made")

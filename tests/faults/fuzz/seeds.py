@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
 from tests.fake_model import llama_tensors
 from tests.faults.kills.scenes import DATA, PLANS, REWARD, plan_text
@@ -134,10 +136,8 @@ def rows_of(kind: str, count: int = 12) -> list[dict[str, Any]]:
 def plans() -> list[dict[str, Any]]:
     """The plans of the kills, with a model that is beside them, and one with keys of every kind."""
     found = [{"version": 1, **yaml.safe_load(plan_text(objective))} for objective in PLANS]
-    rich = json.loads(json.dumps(found[0]))
-    rich["stages"][0] |= RICH
-    rich |= {"template": {"enable_thinking": False}, "launch": {"device": "cpu", "processes": 1}}
-    return [*found, rich]
+    rich = {"template": {"enable_thinking": False}, "launch": {"device": "cpu", "processes": 1}}
+    return [*found, found[0] | rich | {"stages": [found[0]["stages"][0] | RICH]}]
 
 
 def rules() -> list[dict[str, Any]]:
@@ -151,29 +151,22 @@ def data_files() -> list[tuple[str, bytes]]:
     """(ending, content) of data of every kind and form."""
     chats, pairs, votes = map(rows_of, ("chats", "pairs", "votes"))
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["question", "answer"])
-    writer.writeheader()
-    for n in range(12):
-        writer.writerow({"question": f"What is {n}, please?", "answer": f"It is {n}.\nOf course."})
+    rows = ((f"What is {n}, please?", f"It is {n}.\nOf course.") for n in range(12))
+    csv.writer(table).writerows([("question", "answer"), *rows])
     sharegpt = [
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}
     ]
-    found = [
+    packed = io.BytesIO()
+    write_table(Table.from_pylist(pairs), packed)
+    return [
         *((".jsonl", jsonl(rows)) for rows in (chats, pairs, votes)),
         (".json", json.dumps(sharegpt * 8).encode()),
         (".json", json.dumps({"data": pairs}).encode()),
         (".csv", table.getvalue().encode()),
         (".tsv", table.getvalue().replace(",", "\t").encode()),
         (".txt", "\n\n".join(f"The shop sells tea number {n}." for n in range(40)).encode()),
+        (".parquet", packed.getvalue()),
     ]
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        return found
-    packed = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(pairs), packed)
-    return [*found, (".parquet", packed.getvalue())]
 
 
 def safetensors() -> bytes:
@@ -187,13 +180,12 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(end)
 
 
-def tokenizer() -> dict[str, Any]:
-    return {
-        "version": "1.0",
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<|im_end|>": 2}, "merges": []},
-        "added_tokens": [{"id": 2, "content": "<|im_end|>", "special": True}],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
-    }
+TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<|im_end|>": 2}, "merges": []},
+    "added_tokens": [{"id": 2, "content": "<|im_end|>", "special": True}],
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+}
 
 
 # Two whole checkpoints, of which the newer gets a mutated file.
@@ -262,7 +254,7 @@ def around() -> Files:
     return {
         "model/config.json": json.dumps(CONFIG).encode(),
         "model/model.safetensors": safetensors(),
-        "model/tokenizer.json": json.dumps(tokenizer()).encode(),
+        "model/tokenizer.json": json.dumps(TOKENIZER).encode(),
         **{f"{name}.jsonl": jsonl(rows_of(name)) for name in ("chats", "pairs", "votes", "texts")},
         "own.py": REWARD.encode(),
         "plan.yaml": yaml.safe_dump(plans()[0], sort_keys=False).encode(),
@@ -331,7 +323,7 @@ def targets(run_folder: Files) -> list[Target]:
             beside, codes=RUN, weight=1,
         ),
         Target(
-            "tokenizer", [tokenizer()], ("json",), "model/tokenizer.json",
+            "tokenizer", [TOKENIZER], ("json",), "model/tokenizer.json",
             [("check", "chats.jsonl", "--model", "./model"), ("run", "plan.yaml", "--output", "out")],
             beside, codes=RUN, weight=1,
         ),

@@ -38,7 +38,7 @@ from advisor.record.run import FinishedRun as RunValue
 from advisor.record.stage import ErrorRecord, Expected
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import STEPS, Violation, World, promise
-from tests.faults.table import Row, print_rows
+from tests.faults.table import IN_MEMORY, Row, print_rows
 from trainers.job.files import write_json
 from trainers.job.job import make_job
 
@@ -72,10 +72,8 @@ def simulate(seeds: Iterable[int], *, stop_early: bool = False) -> Counts:
         stop_early: End with the first violation.
     """
     counts = Counts()
-    memory = Path("/dev/shm")
-    place = memory if memory.is_dir() else None
     with (
-        tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=place) as name,
+        tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=IN_MEMORY) as name,
         light_launcher(),
     ):
         for seed in seeds:
