@@ -53,23 +53,25 @@ def costs(*words: str, folder: Path, count: int = 1) -> list[Cost]:
     """Of a Python command, started so many times at once in a folder."""
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     began = time.monotonic()
-    started = []
-    for _ in range(count):
-        texts = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
-        process = subprocess.Popen(
+    texts = [
+        [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
+        for _ in range(count)
+    ]
+    started = [
+        subprocess.Popen(
             [sys.executable, *words], cwd=folder, env=os.environ | own, stdin=subprocess.DEVNULL,
-            stdout=texts[0], stderr=texts[1],
-        )  # fmt: skip
-        started.append((process, texts))
+            stdout=out, stderr=err,
+        )
+        for out, err in texts
+    ]  # fmt: skip
     found = []
-    for process, texts in started:
+    for process, each in zip(started, texts, strict=True):
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        for text in texts:
-            text.seek(0)
+        out, err = (file.seek(0) or file.read() for file in each)
         found.append(
             Cost(
-                code=process.returncode, out=texts[0].read(), err=texts[1].read(),
+                code=process.returncode, out=out, err=err,
                 cpu_s=used.ru_utime + used.ru_stime, wall_s=time.monotonic() - began,
                 peak_bytes=used.ru_maxrss * 1024,  # Linux counts in KiB
             )
@@ -112,17 +114,14 @@ def departments(folder: Path, count: int = DEPARTMENTS) -> Row:
     against a plan with a quarter of them.
     """
     from tests.fake_model import write_fake_model
-    from tests.launch.conftest import CONFIG
+    from tests.launch.conftest import CONFIG, write_rows
 
     write_fake_model(folder / "model", CONFIG)
     (folder / "data").mkdir()
     for task in range(count):
-        lines = [
-            {"prompt": f"Question {n} for {task}?", "completion": f"Answer {n * (task + 3)}."}
-            for n in range(60)
-        ]
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        (folder / "data" / f"{task}.jsonl").write_text(text)
+        pairs = ((f"Question {n} for {task}?", f"Answer {n * (task + 3)}.") for n in range(60))
+        rows = ({"prompt": prompt, "completion": answer} for prompt, answer in pairs)
+        write_rows(folder / "data" / f"{task}.jsonl", rows)
     found: dict[str, list[Cost]] = {}
     for size in (max(1, count // 4), count):
         tasks = "".join(f"  dep-{task}: data/{task}.jsonl\n" for task in range(size))
@@ -158,10 +157,10 @@ def rows_checked(folder: Path, count: int = ROWS) -> Row:
     path, found = folder / "rows.jsonl", []
     for size in (count // 4, count):
         with path.open("w") as file:
-            for n in range(size):
-                file.write(
-                    f'{{"prompt": "What is {n} and {n}?", "completion": "It is {2 * n}."}}\n'
-                )
+            file.writelines(
+                f'{{"prompt": "What is {n} and {n}?", "completion": "It is {2 * n}."}}\n'
+                for n in range(size)
+            )
         found += costs("-m", "advisor", "check", "rows.jsonl", folder=folder)
     small, large = found
     wrong = [cost.err.strip()[-300:] for cost in found if cost.code != 0]

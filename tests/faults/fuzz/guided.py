@@ -41,9 +41,9 @@ with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_st
     from advisor.ruleset.load import load_rules
     from trainers.keep import checkpoint_store  # noqa: F401 - to be instrumented
 
-from tests.faults.fuzz import forks, seeds
+from tests.faults.fuzz import seeds
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.run import KEPT, finished_run
+from tests.faults.fuzz.run import CPU_S, KEPT, fill, finished_run
 from tests.faults.table import IN_MEMORY, Row, print_rows
 
 LARGEST = 20_000  # bytes of an input
@@ -63,7 +63,7 @@ def header_of(path: Path) -> None:
 def checkpoint_of(path: Path) -> None:
     folder = path.parents[2]
     content = path.read_bytes()
-    forks.fill(folder, seeds.checkpoint_files() | {NEWER: content})
+    fill(folder, seeds.checkpoint_files() | {NEWER: content})
     seeds.checkpoint_store(folder).newest(lambda text: None)
 
 
@@ -143,7 +143,7 @@ class Guided:
         name, file, read, _ = self.readers[data[0] % len(self.readers)] if data else self.readers[0]
         self.tried[name] += 1
         place = self.folder / "case"
-        forks.fill(place, {file: data[1:]})
+        fill(place, {file: data[1:]})
         began = time.process_time()
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -154,7 +154,7 @@ class Guided:
             raise
         except BaseException as error:
             self.keep(name, data[1:], "".join(traceback.format_exception(error)))
-        if time.process_time() - began > forks.CPU_S:
+        if time.process_time() - began > CPU_S:
             self.keep(name, data[1:], f"slow: {time.process_time() - began:.1f} s")
 
     def keep(self, name: str, content: bytes, what: str) -> None:
@@ -163,7 +163,7 @@ class Guided:
         if place not in self.found:
             kept = KEPT / f"guided-{name}-{len(self.found)}"
             kept.parent.mkdir(parents=True, exist_ok=True)
-            forks.fill(kept, {"file": content, "output": what.encode(errors="replace")})
+            fill(kept, {"file": content, "output": what.encode(errors="replace")})
             wrong = [what.strip().splitlines()[-1][:160], place[-160:], str(kept)]
             self.found[place] = Row(fault="fuzzed input", where=name, wrong=wrong)
 

@@ -19,13 +19,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.faults.fuzz import forks
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.run import Case, fuzz
+from tests.faults.fuzz.run import Case, Limits, fuzz
 from tests.faults.kills.scenes import DATA, fill, write_rows
 from tests.faults.table import print_rows
 
-LIMITS = forks.Limits(cpu_s=60, wall_s=240.0, memory_bytes=24 * 2**30)
+LIMITS = Limits(cpu_s=60, wall_s=240.0, memory_bytes=24 * 2**30)
 STAGE = {
     "update": "lora", "rank": 4, "learning_rate": 1e-3, "micro_batch_size": 2, "seq_len": 64,
     "holdout": 0,
@@ -95,12 +94,8 @@ def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
     """A value, four times of five one of the right type."""
     from trainers.step.settings import fits
 
-    value = odd_value(field, mutator)
-    for _ in range(40 if mutator.dice.random() < 0.8 else 0):
-        if fits(value, hint):
-            break
-        value = odd_value(field, mutator)
-    return value
+    drawn = [odd_value(field, mutator) for _ in range(40 if mutator.dice.random() < 0.8 else 1)]
+    return next((value for value in drawn if fits(value, hint)), drawn[-1])
 
 
 def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:

@@ -30,8 +30,7 @@ from tests.faults.kills.kill import (
     steps_lost,
     steps_reached,
 )
-from tests.faults.kills.processes import Watch
-from tests.faults.kills.scenes import Scene, difference, result_of
+from tests.faults.kills.scenes import Scene, Watch, difference, result_of
 from tests.faults.table import Row
 
 TORN = "torn newest checkpoint"

@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kills.processes import Command, Watch, send
-from tests.faults.kills.scenes import SEVERAL, Scene, difference, result_of, stage_name
+from tests.faults.kills.scenes import (
+    SEVERAL,
+    Command,
+    Scene,
+    Watch,
+    difference,
+    result_of,
+    send,
+    stage_name,
+)
 from tests.faults.table import Row
 
 PARENT, TRAINER, BOTH, GROUPS, WORKER = "advise", "trainer", "both", "process groups", "a worker"

@@ -36,8 +36,7 @@ from advisor.plan.model import Plan
 from advisor.record.run import ERROR
 from advisor.record.run import FinishedRun as RunValue
 from advisor.record.stage import ErrorRecord, Expected
-from tests.faults.simulator.disk import Crash
-from tests.faults.simulator.world import STEPS, Violation, World, promise
+from tests.faults.simulator.world import STEPS, Crash, Violation, World, promise
 from tests.faults.table import IN_MEMORY, Row, print_rows
 from trainers.job.files import write_json
 from trainers.job.job import make_job
