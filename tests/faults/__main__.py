@@ -3,8 +3,6 @@ table of what was tried, what was survived and how much work was lost, and ends 
 was not survived. docs/reliability.md says what is promised.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

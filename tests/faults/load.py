@@ -1,8 +1,6 @@
 """Load: many at once, many departments, many rows, many steps. Time may grow with the work, memory
-and logs may not. `python -m tests.faults` tries the sizes below, test_load.py smaller ones.
+and logs may not. `python -m tests.faults` tries the sizes below, test_short_forms.py smaller ones.
 """
-
-from __future__ import annotations
 
 import json
 import os

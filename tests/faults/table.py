@@ -1,7 +1,5 @@
 """The table of a run of faults, a row for each fault, and the processes that try some of them."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -47,7 +45,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

@@ -76,7 +76,6 @@ def shop(tmp_path, monkeypatch):
 
 
 def chat(question, answer):
-    """A row of messages."""
     asked, said = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
     return {"messages": [asked, said]}
 
@@ -99,7 +98,6 @@ def gpu(index=0, free=24.0, *, total=24, uuid=True, **more):
 
 
 def machine(*gpus, kind="cuda", **more):
-    """A machine with these GPUs."""
     return replace(MACHINE, **{"kind": kind, "origin": "stated", "gpus": gpus, **more})
 
 
@@ -199,7 +197,6 @@ def flip(path):
 
 
 def wait_for(condition, seconds=20.0):
-    """Wait until the condition holds, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -5,6 +5,7 @@ nothing half-written.
 import errno
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -237,8 +238,13 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
         assert found == pytest.approx(4_000_000 * copies, rel=1e-2)
 
 
-def test_the_package_of_an_optimizer_is_asked_for():
-    """Together with those of training, and with the command that installs them."""
+def test_the_packages_of_a_plan_are_asked_for(shop):
+    """Those of training and that of an optimizer together, with the command that installs them: the
+    one line, and no folder is made.
+    """
+    bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
+    assert re.search(r"pip install .*\[train\]", refused(MachineNotReady, hardware=bare))
+    assert not (shop / "runs").exists()
     there = dict.fromkeys(("torch", "transformers", "peft", "trl", "accelerate", "datasets"), "9")
     machine = replace(MACHINE, software=there)
     stages = [

@@ -176,7 +176,6 @@ WEIGHTS = "adapter_model.safetensors"
 
 @pytest.fixture
 def result(shop):
-    """The folder of the result of a finished run in `out`."""
     return run(output="out").folder / "stages" / "sft"
 
 

@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
 from advisor.plan.model import Plan
@@ -18,7 +16,6 @@ from advisor.record.files import read_record
 from advisor.record.run import DryRun
 from advisor.record.stage import Measured
 from tests.launch.conftest import (
-    MACHINE,
     PLAN,
     SECOND,
     STAND_IN,
@@ -41,11 +38,20 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_plan_is_trained_into_its_own_folder(shop):
+def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd):
     """The run goes to ./runs/<name>-<digest>, run.json holds expected beside measured, and nothing
-    else is left behind.
+    else is left behind. A hostile trainers/ or advisor/ is never imported, and stdout stays free.
     """
+    for name in ("trainers", "advisor", "path/trainers"):
+        (shop / name).mkdir(parents=True)
+        (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
+    monkeypatch.setenv("PYTHONPATH", "path")
     done = run()
+    assert seen(done.folder)["file"].startswith(str(STAND_IN))
+    assert seen(done.folder)["cuda"] == ""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "talk on the trainer's stdout" in captured.err
     assert done.folder == shop / "runs" / f"shop-{plan_digest(read_plan('plan.yaml'))}"
     found = record_of(done.folder)
     assert (found["status"], found["schema_version"]) == ("done", 1)
@@ -123,15 +129,24 @@ def test_a_finished_run_is_left_alone(shop, capsys):
 
 
 def test_an_edited_plan_gets_its_own_folder(shop):
-    """Another value is another run, by edit or by --set."""
-    folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder, run(max_steps=3).folder}
-    folders.add(run(text=PLAN.replace("2e-4", "1e-4")).folder)
+    """Another value is another run, by edit or by --set; so is a trial, of which --max-steps and
+    --no-judge reach the trainer and are recorded.
+    """
+    folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder}
+    trial = run(max_steps=3, judge=False)
+    assert seen(trial.folder)["argv"][-3:] == ["--no-judge", "--max-steps", "3"]
+    found = trial.record
+    assert (found.max_steps, found.judge, found.stages[0].steps) == (3, False, 3)
+    assert run(max_steps=3).already_done
+    folders |= {trial.folder, run(text=PLAN.replace("2e-4", "1e-4")).folder}
     assert len(folders) == 4
     assert all(path.name.startswith("shop-") for path in folders)
 
 
-def test_the_copy_of_the_plan_runs_by_itself(shop):
-    """It has --set applied, paths that hold from there, and the reasons."""
+def test_the_copy_of_the_plan_runs_by_itself(shop, tmp_path_factory):
+    """It has --set applied, paths that hold from there, and the reasons. Relative paths start from
+    the run folder, also from one far away; absolute ones stay.
+    """
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
@@ -144,10 +159,6 @@ def test_the_copy_of_the_plan_runs_by_itself(shop):
     assert run(first.folder / "plan.yaml").already_done
     assert run(first.folder).already_done
     assert run(first.folder / "plan.yaml", set_values=["stages.sft.rank=4"]).folder != first.folder
-
-
-def test_paths_stay_as_they_were_written(shop, tmp_path_factory):
-    """Relative ones start from the run folder, also from one far away; absolute ones stay."""
     far = run(output=tmp_path_factory.mktemp("far") / "out").folder
     copy = read_plan(far / "plan.yaml")
     assert not Path(copy.model).is_absolute()
@@ -245,15 +256,6 @@ def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
     assert run(output="run").record.cross_evaluation is None
 
 
-def test_a_trial_is_capped_and_says_so(shop):
-    """--max-steps and --no-judge reach the trainer and are recorded."""
-    trial = run(max_steps=3, judge=False)
-    assert seen(trial.folder)["argv"][-3:] == ["--no-judge", "--max-steps", "3"]
-    found = trial.record
-    assert (found.max_steps, found.judge, found.stages[0].steps) == (3, False, 3)
-    assert run(max_steps=3).already_done
-
-
 def test_a_dry_run_keeps_only_its_measurement(shop):
     """The folder holds nothing else, and the real run still starts in it."""
     measured = run(dry_run=True)
@@ -267,20 +269,6 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
     assert run().status == "done"
     assert isinstance(run(dry_run=True), DryRun)
     assert run().already_done
-
-
-def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
-    """A hostile trainers/ or advisor/ is never imported, and stdout stays free."""
-    for name in ("trainers", "advisor", "path/trainers"):
-        (shop / name).mkdir(parents=True)
-        (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
-    monkeypatch.setenv("PYTHONPATH", "path")
-    done = run()
-    assert seen(done.folder)["file"].startswith(str(STAND_IN))
-    assert seen(done.folder)["cuda"] == ""
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert "talk on the trainer's stdout" in captured.err
 
 
 SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
@@ -322,13 +310,6 @@ def test_what_an_earlier_attempt_left_does_not_count(shop):
     assert "row 3 has no answer" in said
     (shop / "out" / "metrics.jsonl").write_text("{}\n")
     assert "holds another run" in refused(text=PLAN, output="out")
-
-
-def test_a_machine_without_the_extra_is_told_the_one_line(shop):
-    """Without torch the error names the one line to install, and no folder is made."""
-    bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
-    assert re.search(r"pip install .*\[train\]", refused(MachineNotReady, hardware=bare))
-    assert not (shop / "runs").exists()
 
 
 def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):

@@ -8,8 +8,6 @@ finding, and so is one call that computes for more than five seconds. Files that
 told apart by their reader (safetensors, Parquet) are mutated as bytes, the others by their structure.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -139,7 +137,6 @@ class Guided:
         return (number + text)[:most]
 
     def one(self, data: bytes) -> None:
-        """Read it."""
         name, file, read, _ = self.readers[data[0] % len(self.readers)] if data else self.readers[0]
         self.tried[name] += 1
         place = self.folder / "case"

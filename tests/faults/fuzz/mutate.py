@@ -1,7 +1,5 @@
 """Mutations: of a value (answers, plans, records), of the text that holds it, and of plain bytes."""
 
-from __future__ import annotations
-
 import copy
 import datetime
 import json
@@ -120,7 +118,6 @@ class Mutator:
         return old
 
     def text(self, old: str) -> str:
-        """A text like another one."""
         at = self.dice.randrange(len(old) + 1)
         odd = self.dice.choice(TEXTS)
         changed = (

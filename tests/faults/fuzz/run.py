@@ -7,8 +7,6 @@ the command in a file `command`. A fork is fast, since everything is loaded befo
 has limits, and tells of every file that it writes and every connection that it tries.
 """
 
-from __future__ import annotations
-
 import gc
 import io
 import json

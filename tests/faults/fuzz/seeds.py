@@ -1,7 +1,5 @@
 """What is mutated: sound files of every kind that `advise` reads, and how it is asked to read them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -6,8 +6,6 @@ configurations, with odd values, for one step on a tiny model.
 Needs torch, which is loaded once; each input is trained in a fork.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import random

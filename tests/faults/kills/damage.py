@@ -3,8 +3,6 @@ damaged result, a full disk. Afterwards the same command ends as if nothing had 
 with an exit code of its own and leaves what it found.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import re
@@ -108,10 +106,9 @@ def swap_base(project: Path, run: Path) -> None:
         file.write(bytes(20_000))
 
 
-def change_rows(project: Path, run: Path) -> None:
-    """Change one word of the data, to another of the same length."""
-    path = project / "chats.jsonl"
-    path.write_text(path.read_text().replace("red", "sea", 1))
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Replace the first match of a pattern in the file."""
+    path.write_text(re.sub(old, new, path.read_text(), count=1))
 
 
 def move(project: Path, run: Path) -> Path:
@@ -122,7 +119,7 @@ def rename_model(project: Path, run: Path) -> None:
     """Rename the model's folder, and write its new name into the plan."""
     (project / "model").rename(project / "base")
     for plan in project.glob("*.yaml"):
-        plan.write_text(plan.read_text().replace("./model", "./base"))
+        rewrite(plan, r"\./model", "./base")
 
 
 def copy_model(project: Path, run: Path) -> None:
@@ -130,12 +127,6 @@ def copy_model(project: Path, run: Path) -> None:
     shutil.copytree(project / "model", project / "copy", copy_function=shutil.copyfile)
     shutil.rmtree(project / "model")
     (project / "copy").rename(project / "model")
-
-
-def mistaken_step(project: Path, run: Path) -> None:
-    """Let complete.json claim the last step."""
-    path = newest_checkpoint(run) / "complete.json"
-    path.write_text(re.sub(r'"step": ?\d+', '"step": 12', path.read_text()))
 
 
 def forget_lines(project: Path, run: Path) -> None:
@@ -147,6 +138,11 @@ def forget_lines(project: Path, run: Path) -> None:
 def flip_prepared(project: Path, run: Path) -> None:
     for path in (run / "prepared").glob("*.arrow"):
         flip(path)
+
+
+def mistaken_step(project: Path, run: Path) -> None:
+    """Let complete.json claim the last step."""
+    rewrite(newest_checkpoint(run) / "complete.json", r'"step": ?\d+', '"step": 12')
 
 
 def damages(objective: str) -> list[Damage]:
@@ -165,7 +161,12 @@ def damages(objective: str) -> list[Damage]:
         found += [
             Damage("renamed model folder", between, rename_model, REFUSED),
             Damage("copied model folder", between, copy_model),
-            Damage("other rows", between, change_rows, REFUSED),
+            Damage(
+                "other rows",
+                between,
+                lambda project, run: rewrite(project / "chats.jsonl", "red", "sea"),
+                REFUSED,
+            ),
             Damage("complete.json with another step", between, mistaken_step),
             Damage("metrics.jsonl with bytes of a power cut", between, forget_lines),
             Damage("prepared rows with one bit turned", between, flip_prepared),
@@ -290,7 +291,6 @@ def full_disk(scene: Scene, place: Path, dice: random.Random) -> list[Row]:
 
 
 def fill_up(path: Path) -> None:
-    """Take all the space that is left."""
     with path.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:

@@ -2,8 +2,6 @@
 about it; then whether the same command ends as if nothing had happened.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -134,8 +132,6 @@ class Kill:
 
 @dataclass(frozen=True)
 class Struck:
-    """What a kill left."""
-
     kill: Kill
     call: int  # which call of the command it struck, from 0
     reached: dict[str, int]  # stage -> step of its last line in metrics.jsonl

@@ -132,7 +132,6 @@ class Scene:
         return max(map(int, re.findall(r"save_steps: (\d+)", plan_text(self.objective))))
 
     def start(self, output: str, folder: Path | None = None) -> Command:
-        """`advise run` on its plan, in a run folder."""
         place = folder or self.folder
         log = place / f"{output}.log"
         return advise("run", str(self.plan), "--output", output, folder=place, log=log)
@@ -268,7 +267,6 @@ class Command:
         return list(left.values())
 
     def end(self) -> None:
-        """End whatever is left."""
         for pid in [self.process.pid, *self.running()]:
             send(pid, signal.SIGKILL)
         self.process.wait()

@@ -3,8 +3,6 @@
 python -m tests.faults.simulator.simulate FIRST COUNT
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile
@@ -138,7 +136,6 @@ class Schedule:
             disk.sync_everything()  # a while later
 
     def change(self, kind: str) -> None:
-        """Something happens between two attempts."""
         world = self.world
         has_begun = (world.run / "run.json").is_file()
         match kind:
@@ -188,7 +185,6 @@ class Schedule:
         self.world.check_finished()
 
     def attempt(self) -> RunValue:
-        """One call of `advise run`."""
         world = self.world
         accept = RecordKeeper.accept
 

@@ -320,7 +320,6 @@ def state_after(start: bytes, base: bytes, data: bytes, step: int) -> bytes:
 
 
 def promise(holds: object, text: str) -> None:
-    """Raise Violation if it does not hold."""
     if not holds:
         raise Violation(text)
 
@@ -464,7 +463,6 @@ class World:
         self.disk.changed_outside(path)
 
     def move(self) -> None:
-        """Rename the project's folder."""
         self.disk.adopt()
         moved = self.root / f"project-{self.random.randrange(10**6)}"
         self.project.rename(moved)

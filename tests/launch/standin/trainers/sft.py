@@ -82,7 +82,6 @@ FAILURES = {
 
 
 def note(folder, args):
-    """How it was started."""
     seen = {
         "cwd": os.getcwd(), "argv": sys.argv, "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "path": sys.path[:2], "file": __file__, "pid": os.getpid(), "rank": RANK or None,
@@ -100,7 +99,6 @@ def note(folder, args):
 
 
 def result(args, folder, stage, base):
-    """What result.json says."""
     found = {
         "status": "done", "steps": args.max_steps or 10, "loss_first": 3.0, "loss_last": 1.5,
         "duration_s": 2.0,
@@ -171,8 +169,6 @@ def micro_batch(folder, stage):
 
 
 def wait(folder):
-    """Until somebody stops it."""
-
     def stop(number, frame):
         with open(folder / "signals", "a") as file:
             file.write(f"{number}\n")
