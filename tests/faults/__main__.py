@@ -56,8 +56,7 @@ def main() -> int:
     for row in bad:
         print(f"\nNOT SURVIVED: {row.fault}, {row.where}, {row.moment}\n  {'; '.join(row.wrong)}")
     if given.write:
-        text = given.write.read_text("utf-8")
-        before, _, rest = text.partition(BEGIN)
+        before, _, rest = given.write.read_text("utf-8").partition(BEGIN)
         about = made_with("torch", "transformers", "trl", "peft")
         about += f"; seed {given.seed}, {minutes:.0f} minutes."
         written = f"{before}{BEGIN}\n{about}\n\n{table}{END}{rest.partition(END)[2]}"
@@ -145,11 +144,10 @@ def damaged(folder: Path, objective: str, step: int, torn: int, seed: int) -> li
     dice = random.Random(f"{seed} damage {objective}")
     tears = damage.tears(own / damage.STOPPED)
     chosen = [*damage.damages(objective), *dice.sample(tears, min(torn, len(tears)))]
-    rows = [
+    return [
         damage.try_damage(scene, one, folder / f"damaged-{objective}-{number}")
         for number, one in enumerate(chosen)
-    ]
-    return rows + damage.full_disk(scene, folder / f"disk-{objective}", dice)
+    ] + damage.full_disk(scene, folder / f"disk-{objective}", dice)
 
 
 def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> list[Row]:

@@ -87,13 +87,12 @@ def write_rows(path, rows):
 
 def gpu(index=0, free=24.0, *, total=24, uuid=True, **more):
     """An RTX 4090, or another GPU; memory in GiB, of which `free` may be None: not known."""
-    own = {"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more}
     return Gpu(
         memory_total_bytes=round(total * GIB),
         memory_free_bytes=None if free is None else round(free * GIB),
         uuid=f"GPU-{index}" if uuid else None,
         index=index,
-        **own,
+        **{"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more},
     )
 
 

@@ -6,6 +6,7 @@ anything is written, torch-free.
 import json
 import os
 import re
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import ClassVar
@@ -58,13 +59,11 @@ class Hub(BaseHTTPRequestHandler):
     seen: ClassVar[list] = []
 
     def do_GET(self):
-        type(self).seen.append((self.path, self.headers.get("Authorization")))
+        self.seen.append(self.path)
         name = self.path.removeprefix("/api/models/").split("?")[0].split("/revision/")[0]
-        found = self.models.get(name)
-        text = json.dumps(found).encode()
-        self.send_response(404 if found is None else 200)
+        self.send_response(200 if name in self.models else 404)
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(json.dumps(self.models.get(name)).encode())
 
     def log_message(self, *arguments):
         pass
@@ -169,10 +168,17 @@ def test_a_cached_model_asks_nobody(hub, shop):
         assert has_weights("org/tiny", None) is is_whole
 
 
-def test_a_model_that_the_hub_does_not_know_is_bad_input(hub):
-    """The name or the revision is wrong, or a login is missing."""
+def test_a_hub_that_does_not_help_is_told(hub, shop, monkeypatch):
+    """The name or the revision is wrong, or a login is missing: bad input. Where the hub cannot be
+    reached the run ends within seconds with exit code 4.
+    """
     hub.models = {}
-    assert "no such model that you may read" in refused()
+    assert "no such model that you may read" in refused(output="out")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    assert "the hub cannot be reached" in refused(MachineNotReady, output="out")
+    assert time.monotonic() - began < 7
+    assert not (shop / "out").exists()
 
 
 def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
@@ -223,8 +229,10 @@ def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop):
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_the_download_is_known_before_it_starts(shop):
-    """A folder needs none; a hub model that is not cached is as large as its parameters."""
+def test_download_and_licence_are_known_before_a_run(shop, monkeypatch):
+    """A folder needs no download; a hub model that is not cached is as large as its parameters. The
+    catalogue knows which licences must be accepted; a login may have access already.
+    """
     assert here(shop, MACHINE).download_bytes == 0
     hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
     assert 15 * GIB < hub.download_bytes < 16 * GIB
@@ -235,11 +243,6 @@ def test_the_download_is_known_before_it_starts(shop):
     assert hub.downloads[1].startswith("model cache: ")
     unknown = here(shop, MACHINE, PLAN.replace("model: model", "model: nobody/knows-this"))
     assert unknown.download_bytes is None
-
-
-@pytest.mark.usefixtures("no_cache")
-def test_a_licence_that_must_be_accepted_is_told_before_a_run(shop, monkeypatch):
-    """The catalogue knows which models ask for it; a login may have access already."""
     gated = PLAN.replace("model: model", "model: meta-llama/Llama-3.1-8B")
     (fault,) = here(shop, MACHINE, gated).lacking
     assert fault.headline.startswith("model meta-llama/Llama-3.1-8B: its licence (llama3.1) must")
@@ -346,8 +349,7 @@ def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
       - {reward_model: ./nowhere}
 """
     told = faults_of(shop, plan=PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}"))
-    defines = "own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'"
-    assert defines in told
+    assert "own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'" in told
     assert re.search(r"reward: no such file: .*other.py", told)
     assert re.search(r"schema: no such file: .*form.json", told)
     assert re.search(r"reward_model: .*nowhere holds no model", told)

@@ -109,15 +109,13 @@ def test_what_is_left_is_refused_exactly_if_the_whole_plan_is(kinds, cached, dat
 
 
 def test_reinforcement_without_a_reward_is_refused_before_it_starts(kinds):
-    """Questions alone teach nothing: something has to score the answers."""
+    """Questions alone teach nothing: something has to score the answers. For ppo they are no mistake;
+    raw text in an sft stage, which is trained on, is one perhaps.
+    """
     (found,) = faults(kinds, planned(kinds, ("ppo", "pairs", {})))
     assert "nothing says what reward an answer gets" in found
     assert faults(kinds, planned(kinds, ("ppo", "pairs", {"verifier": "exact"}))) == []
     assert faults(kinds, planned(kinds, ("grpo", "sums", {}))) == []
-
-
-def test_an_objective_that_was_perhaps_mistaken_is_named(kinds):
-    """Raw text in an sft stage is trained on, with a warning; questions for ppo are no mistake."""
     todo = planned(kinds, ("sft", "texts", {}), ("rm", "pairs", {}), ("ppo", "chats", {}))
     (warning,) = checked(kinds, todo).warnings
     assert warning.startswith("texts.jsonl holds raw text, and objective sft is meant for paired")

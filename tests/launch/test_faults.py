@@ -293,17 +293,6 @@ def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch
     assert not (shop / "out").exists()
 
 
-def test_an_unreachable_hub_is_told_quickly(shop, monkeypatch):
-    """Where the hub cannot be reached the run ends within seconds with exit code 4."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_HOME", str(shop / "hub"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    text, began = PLAN.replace("model: model", "model: org/tiny"), time.monotonic()
-    assert "the hub cannot be reached" in refused(MachineNotReady, text=text, output="out")
-    assert time.monotonic() - began < 7
-    assert not (shop / "out").exists()
-
-
 # --------------------------------------------------------------------------- a second look
 
 VIEW = View(

@@ -297,8 +297,7 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
     assert not (shop / "out").exists()
     assert run(output="out", hardware=here, dry_run=True).record.stages[0].measured is not None
     assert "warning: stage sft needs about 20.0 GiB" in capsys.readouterr().err
-    done = run(output="out", hardware=machine(gpu(0, 2), gpu(1, 23)))
-    assert done.status == "done"
+    assert run(output="out", hardware=machine(gpu(0, 2), gpu(1, 23))).status == "done"
     assert "GPU 1 (RTX 4090): 23.0 GiB free, no other of 2 GPUs has more" in capsys.readouterr().err
     seen = json.loads((shop / "out" / "stages" / "sft" / "seen.json").read_text())
     assert seen["cuda"] == "GPU-1"

@@ -50,8 +50,7 @@ def test_what_was_changed_in_place_is_noticed(shop, begun, name, change, what, s
     before = (begun / "run.json").read_bytes()
     change(path)
     said = refused()
-    told = f"the {what} has changed since this run began: {name} has other content{size}"
-    assert told in said
+    assert f"the {what} has changed since this run began: {name} has other content{size}" in said
     assert "put the old files back, or begin a new run with --output DIR" in said
     assert (begun / "run.json").read_bytes() == before
     path.write_bytes(old)

@@ -54,8 +54,10 @@ class Machines:
         self.started.append(process)
         return process
 
-    def both(self, **each):
-        return [self.start(node, **each) for node in (0, 1)]
+    def both(self, mode="ok", **each):
+        started = [self.start(node, mode=mode, **each) for node in (0, 1)]
+        self.trainers_at_work = [self.process(rank) for rank in (0, 1) if mode == "wait"]
+        return started
 
     def said(self, node):
         return (self.folder / f"node-{node}.txt").read_text()
@@ -100,36 +102,33 @@ def test_a_run_trains_on_two_machines_and_both_say_so(machines):
 def test_a_stop_of_one_machine_stops_all_with_the_same_code(machines):
     """SIGTERM of a machine that follows reaches the processes of all, once."""
     leader, follower = machines.both(mode="wait")
-    ranks = [machines.process(rank) for rank in range(2)]
     follower.send_signal(signal.SIGTERM)
     assert codes(leader, follower) == [130, 130]
     assert "stopped after step 3 of 9" in machines.said(0)
     assert "machine 0" in machines.said(1)
     assert record_of()["status"] == "stopped"
-    assert not any(map(alive, ranks))
+    assert not any(map(alive, machines.trainers_at_work))
 
 
 def test_a_machine_that_is_lost_ends_the_run_with_the_code_that_starts_it_again(machines):
     """The others notice at once, end their processes, and end with 75."""
     leader, follower = machines.both(mode="wait")
-    ranks = [machines.process(rank) for rank in range(2)]
     follower.kill()
     assert codes(leader) == [75]
     assert re.search(r"machine 1 \(.*\) was lost: its `advise run` is gone", machines.said(0))
     assert "resume with: advise run" in machines.said(0)
     assert record_of()["status"] == "stopped"
-    wait_for(lambda: not any(map(alive, ranks)))
+    wait_for(lambda: not any(map(alive, machines.trainers_at_work)))
 
 
 @pytest.mark.long
 def test_a_leader_that_is_lost_ends_those_that_follow_it_and_the_same_command_resumes(machines):
     """Killed, it says nothing any more; its own processes end with it."""
     leader, follower = machines.both(mode="wait")
-    ranks = [machines.process(rank) for rank in range(2)]
     leader.kill()
     assert codes(follower) == [75]
     assert f"machine 0 ({socket.gethostname()}) was lost" in machines.said(1)
-    wait_for(lambda: not any(map(alive, ranks)))
+    wait_for(lambda: not any(map(alive, machines.trainers_at_work)))
     assert codes(*machines.both()) == [0, 0]
     assert record_of()["status"] == "done"
 
@@ -152,9 +151,7 @@ def test_a_process_that_fails_on_one_machine_ends_all_and_is_named(machines, mod
 
 def test_faults_of_all_machines_come_together_before_anything_is_written(machines):
     """Another plan, other data, other flags: one error on all machines, exit code 2."""
-    leader = machines.start(0)
-    follower = machines.start(1, max_steps=3)
-    assert codes(leader, follower) == [2, 2]
+    assert codes(machines.start(0), machines.start(1, max_steps=3)) == [2, 2]
     assert "machine 1" in machines.said(0)
     assert all("not as on machine 0: --max-steps" in machines.said(node) for node in (0, 1))
     assert [file.name for file in (machines.folder / "out").iterdir()] == [".machines"]
@@ -200,10 +197,10 @@ def test_each_scheduler_says_where_this_machine_stands(environ, address, port):
 
 def test_one_machine_alone_asks_nobody():
     """A plan for one machine needs no variables, and those of a job on one do not matter."""
-    assert place_of(1, {}) is None
-    assert place_of(1, SLURM | {"SLURM_STEP_NUM_NODES": "1"}) is None
+    one_step = SLURM | {"SLURM_STEP_NUM_NODES": "1"}
     # A batch script of a job with several machines, which starts one command on one of them.
-    assert place_of(1, {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "8"}) is None
+    script = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "8"}
+    assert [place_of(1, environ) for environ in ({}, one_step, script)] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -307,8 +304,7 @@ def test_what_one_machine_finds_ends_all_with_its_code(tmp_path):
 def test_a_training_with_a_lost_machine_is_not_started(tmp_path):
     """A folder without its lock and without an end is of a machine that is gone."""
     with node_at(0, tmp_path) as leader:
-        lost = {"run": leader.run, "words": "machine 1 (gpu-b)", "agrees": True}
-        leave_note(tmp_path, 1, lost)
+        leave_note(tmp_path, 1, {"run": leader.run, "words": "machine 1 (gpu-b)", "agrees": True})
         with pytest.raises(NodeLost, match=r"machine 1 \(gpu-b\) was lost") as error:
             leader.train({}, lambda *_: pytest.fail("it was started"))
     assert error.value.exit_code == 75

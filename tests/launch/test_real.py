@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from msgspec.structs import replace
 
-from advisor.ground.errors import AdviseError, InputError, TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.launch import Options, run_plan
 from advisor.plan.model import Launch
 from advisor.plan.read import read_plan
@@ -19,7 +19,7 @@ from advisor.record.judge import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
 from tests.distributed.comparing import LIMIT, apart, left_by
-from tests.launch.conftest import chat, gpu, machine, record_of, wait_for, write_rows
+from tests.launch.conftest import chat, record_of, wait_for, write_rows
 from tests.launch.test_machines import Machines, codes
 from tests.trainers.runs import kinds_of_files
 from trainers.job.job import make_job
@@ -77,9 +77,8 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record.verdict.task.status in text
     assert "vllm serve" in (command := serve_command(done.record, [stage], done.folder))
     assert "--max-lora-rank 8" in command  # the least of vLLM's that holds rank 4
-    ask = ask_command(str(done.folder / stage.folder), stage.update)
     answer = subprocess.run(
-        shlex.split(ask),
+        shlex.split(ask_command(str(done.folder / stage.folder), stage.update)),
         cwd=shop,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -101,20 +100,12 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
     assert [words for words in told if words not in text] == [], text
 
 
-ON_TWO_GPUS = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
-
-
 @pytest.mark.slow
 def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
-    """Refused on one GPU; on the CPU two processes hold it together, with the losses of one."""
-    path = shop / "plan.yaml"
-    path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 3") + ON_TWO_GPUS)
-    with pytest.raises(AdviseError) as refused:
-        run_plan("plan.yaml", Options(hardware=machine(gpu(), origin="probed"), judge=False))
-    text = refused.value.text()
-    assert "wants 2 processes, one per GPU, and 1 can be used here" in text
-    assert "--set launch.processes=1 --set launch.strategy=null" in text
-    assert not (shop / "runs").exists()
+    """On the CPU two processes hold it together, with the losses of one."""
+    text = (shop / "plan.yaml").read_text().replace("max_steps: 12", "max_steps: 3")
+    on_two = "launch: {device: cuda, processes: 2, strategy: fsdp}\n"
+    (shop / "plan.yaml").write_text(text + on_two)
     done = run_plan("plan.yaml", Options(set_values=["launch.device=cpu"], judge=False))
     (stage,) = done.record.stages
     assert (done.status, stage.steps) == ("done", 3)
@@ -240,7 +231,7 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
 
 @pytest.mark.slow
 def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
-    """It goes into the same folder; a changed task is refused."""
+    """It goes into the same folder."""
     first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]))
     before = {stage.name: stage.finished_at for stage in first.record.stages}
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]))
@@ -249,10 +240,6 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     after = {stage.name: stage.finished_at for stage in second.record.stages}
     assert after | before == after
     assert set(second.record.cross_evaluation) == {"legal", "hr", "sales"}
-    plan = shop / "plan.yaml"
-    plan.write_text(plan.read_text().replace("legal.jsonl", "sales.jsonl"))
-    with pytest.raises(InputError, match="holds other tasks: legal"):
-        run_plan(plan)
 
 
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):

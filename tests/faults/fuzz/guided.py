@@ -49,8 +49,7 @@ NEWER = f"{seeds.CHECKPOINTS}/checkpoint-6/complete.json"
 
 
 def specs_of(path: Path) -> None:
-    text = path.read_text("utf-8", errors="replace")
-    run_specs(text, find_model=lambda *_, **__: (None, []))
+    run_specs(path.read_text("utf-8", errors="replace"), find_model=lambda *_, **__: (None, []))
 
 
 def header_of(path: Path) -> None:
@@ -60,8 +59,7 @@ def header_of(path: Path) -> None:
 
 def checkpoint_of(path: Path) -> None:
     folder = path.parents[2]
-    content = path.read_bytes()
-    fill(folder, seeds.checkpoint_files() | {NEWER: content})
+    fill(folder, seeds.checkpoint_files() | {NEWER: path.read_bytes()})
     seeds.checkpoint_store(folder).newest(lambda text: None)
 
 

@@ -191,8 +191,7 @@ def places_of(root: Any) -> Iterator[tuple[Any, Any]]:
     left = [root]
     while left:
         holder = left.pop()
-        keys = range(len(holder)) if isinstance(holder, list) else list(holder)
-        for key in keys:
+        for key in range(len(holder)) if isinstance(holder, list) else list(holder):
             yield holder, key
             if isinstance(holder[key], list | dict):
                 left.append(holder[key])

@@ -37,7 +37,7 @@ from tests.faults.fuzz.seeds import ADVICE, Files, Target, around, targets
 from tests.faults.table import IN_MEMORY, ROOT, Row, print_rows
 
 KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
-CPU_S = 5.0  # more is a fault
+CPU_S = 5.0
 FILE_BYTES = 256 * 2**20
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = (
@@ -54,13 +54,28 @@ KEPT_RULES = os.path.join(
 FREE = ("/dev/null", "/dev/tty", "/proc/self")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a call may use before it is ended."""
+def advise_main() -> None:
+    from advisor.cli import main
 
-    cpu_s: int = 15
-    wall_s: float = 60.0
-    memory_bytes: int = 4 * 2**30
+    main()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One input, and the command that reads it."""
+
+    what: str  # kind of input
+    files: Files
+    arguments: Sequence[str]
+    codes: Sequence[int] = ADVICE
+    env: Mapping[str, str] = field(default_factory=dict)
+    run: Callable[[], object] = advise_main
+    program: str = "advise"
+    most_cpu_s: int = 15  # more than these ends it
+    most_wall_s: float = 60.0
+    most_bytes: int = 4 * 2**30
+    cpu_s: float = CPU_S  # more is a fault
+    usual: str = "$^"  # pattern of what is no fault of this kind of input
 
 
 @dataclass(frozen=True)
@@ -76,28 +91,21 @@ class Outcome:
     changed: Sequence[str]  # files in its folder that are new, other or gone
 
 
-def call(
-    run: Callable[[], object],
-    folder: Path,
-    *,
-    arguments: Sequence[str],
-    env: Mapping[str, str],
-    limits: Limits = Limits(),
-) -> Outcome:
-    """What `run` does in a fork, in this folder, with these arguments."""
+def call(case: Case, folder: Path) -> Outcome:
+    """What the case's command does in a fork, in this folder."""
     before = snapshot(folder)
     texts = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "told")]
     pid = os.fork()
     if pid == 0:
         code = 99
         try:
-            os.environ.update(env)
-            sys.argv = ["advise", *arguments]
-            code = _in_child(run, folder, texts, limits)
+            os.environ.update(case.env)
+            sys.argv = ["advise", *case.arguments]
+            code = _in_child(case, folder, texts)
         finally:
             os._exit(code)
     waiter = os.pidfd_open(pid)
-    hung = not select.select([waiter], [], [], limits.wall_s)[0]
+    hung = not select.select([waiter], [], [], case.most_wall_s)[0]
     if hung:
         os.kill(pid, signal.SIGKILL)
     _, status, used = os.wait4(pid, 0)
@@ -132,9 +140,7 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> None:
         path.write_bytes(content)
 
 
-def _in_child(
-    run: Callable[[], object], folder: Path, texts: Sequence[Path], limits: Limits
-) -> int:
+def _in_child(case: Case, folder: Path, texts: Sequence[Path]) -> int:
     os.setsid()
     streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in texts]
     sources = (os.open(os.devnull, os.O_RDONLY), *streams)
@@ -143,14 +149,14 @@ def _in_child(
         mode = "w" if number else "r"
         setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (case.most_cpu_s, case.most_cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (case.most_bytes, case.most_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     os.chdir(folder)
     _tell_of(folder, streams[2])
     code = 0
     try:
-        run()
+        case.run()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1 if left.code else 0
     except BaseException:
@@ -212,19 +218,18 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 REFUSED = 2
 
 
-def faults(
-    outcome: Outcome, arguments: Sequence[str], codes: Sequence[int], *, cpu_s: float = CPU_S
-) -> list[str]:
+def faults(outcome: Outcome, case: Case) -> list[str]:
     """What was not as promised; the first word says of which kind it is."""
     output = outcome.out + outcome.err
     text = output.decode(errors="replace")
     around = (text[max(0, one.start() - 30) : one.end() + 10] for one in CONTROL.finditer(text))
     changed = outcome.changed if outcome.code == REFUSED else ()
-    asked = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
+    words = list(case.arguments)
+    asked = words[: words.index("--")] if "--" in words else words
     found = [
         *(["hang: it did not end"] if outcome.hung else []),
-        *([f"exit code {outcome.code}"] if not outcome.hung and outcome.code not in codes else []),
-        *([f"slow: {outcome.cpu_s:.1f} s of computing"] if outcome.cpu_s > cpu_s else []),
+        *([] if outcome.hung or outcome.code in case.codes else [f"exit code {outcome.code}"]),
+        *([f"slow: {outcome.cpu_s:.1f} s of computing"] if outcome.cpu_s > case.cpu_s else []),
         *(["traceback"] if "Traceback (most recent call last)" in text else []),
         *(f"control character in the output: {one!r}" for one in islice(around, 1)),
         *(["output is no UTF-8"] if output.decode(errors="ignore").encode() != output else []),
@@ -239,32 +244,10 @@ def faults(
             pass
         except ValueError as error:
             found.append(f"standard output is no JSON: {error}")
-    return found
+    return [one for one in found if not re.match(case.usual, one)]
 
 
 # --------------------------------------------------------------------------- inputs
-
-
-def advise_main() -> None:
-    from advisor.cli import main
-
-    main()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One input, and the command that reads it."""
-
-    what: str  # kind of input
-    files: Files
-    arguments: Sequence[str]
-    codes: Sequence[int] = ADVICE
-    env: Mapping[str, str] = field(default_factory=dict)
-    run: Callable[[], object] = advise_main
-    program: str = "advise"
-    limits: Limits = field(default_factory=Limits)
-    cpu_s: float = CPU_S
-    usual: str = "$^"  # pattern of what is no fault of this kind of input
 
 
 def draw(target: Target, dice: random.Random) -> Case:
@@ -345,9 +328,8 @@ def fuzz(tried: Iterable[Case], folder: Path, name: str) -> list[Row]:
     for number, case in enumerate(tried):
         place = folder / "case"
         fill(place, case.files)
-        outcome = call(case.run, place, arguments=case.arguments, env=case.env, limits=case.limits)
-        broken = faults(outcome, case.arguments, case.codes, cpu_s=case.cpu_s)
-        if broken := [one for one in broken if not re.match(case.usual, one)]:
+        outcome = call(case, place)
+        if broken := faults(outcome, case):
             kept = keep(f"{name}-{number}", case, outcome)
             wrong = [*broken, last_line(outcome.err), str(kept)]
             found.append(Row(fault="fuzzed input", where=case.what, moment=name, wrong=wrong))

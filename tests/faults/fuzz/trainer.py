@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.run import Case, Limits, fuzz
+from tests.faults.fuzz.run import Case, fuzz
 from tests.faults.kills.scenes import DATA, fill, write_rows
 from tests.faults.table import print_rows
 
-LIMITS = Limits(cpu_s=60, wall_s=240.0, memory_bytes=24 * 2**30)
 STAGE = {
     "update": "lora", "rank": 4, "learning_rate": 1e-3, "micro_batch_size": 2, "seq_len": 64,
     "holdout": 0,
@@ -63,7 +62,7 @@ def cases(project: Path, dice: random.Random, count: int) -> Iterator[Case]:
             arguments=[
                 name, "plan.yaml", "--stage", name, "--run", "out", "--max-steps", "1", "--no-judge",
             ],
-            run=train, program="python -m trainers", limits=LIMITS,
+            run=train, program="python -m trainers", most_cpu_s=60, most_wall_s=240.0, most_bytes=24 * 2**30,
             cpu_s=40.0,  # the fork, a model, a step and the checks of its result
             usual=USUAL,
         )  # fmt: skip

@@ -130,14 +130,6 @@ class Kill:
         return [] if is_sound else [f"exit code {code}, run.json says {status}, not {allowed}"]
 
 
-@dataclass(frozen=True)
-class Struck:
-    kill: Kill
-    call: int  # which call of the command it struck, from 0
-    reached: dict[str, int]  # stage -> step of its last line in metrics.jsonl
-    faults: Sequence[str]
-
-
 def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) -> list[Row]:
     """Kill one run again and again, then let it end; a row for each kill that struck.
 
@@ -145,12 +137,12 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
         output: Its run folder.
         most: Calls of the command after the last kill until it must be done.
     """
-    struck: list[Struck] = []
+    struck: list[tuple[dict[str, int], list[str]]] = []  # by the first calls, each with its kill
     said: list[str] = []  # by each call
     run = scene.folder / output
     run.mkdir()
     for kill in kills:
-        one, text = kill_once(scene, output, kill, len(said))
+        one, text = kill_once(scene, output, kill)
         said.append(text)
         if one is None:
             break
@@ -166,20 +158,23 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
     if code == 0:
         why = difference(scene.result, result_of(run))
     rows = []
-    for one in struck:
-        faults = [*one.faults, *([f"in the end: {why}"] if why else [])]
-        trained = starts(said[one.call])  # of the others nothing was lost by this kill
-        reached = {stage: step for stage, step in one.reached.items() if stage in trained}
-        lost = steps_lost(reached, said[one.call + 1 :])
-        if lost > one.kill.most_lost(scene):
-            faults.append(f"{lost} steps lost, not at most {one.kill.most_lost(scene)}")
-        about = {"fault": str(one.kill), "where": scene.objective, "moment": one.kill.moment.name}
+    for call, (kill, (steps, faults)) in enumerate(zip(kills, struck, strict=False)):
+        faults += [f"in the end: {why}"] if why else []
+        trained = starts(said[call])  # of the others nothing was lost by this kill
+        reached = {stage: step for stage, step in steps.items() if stage in trained}
+        lost, most_lost = steps_lost(reached, said[call + 1 :]), kill.most_lost(scene)
+        faults += [f"{lost} steps lost, not at most {most_lost}"] if lost > most_lost else []
+        about = {"fault": str(kill), "where": scene.objective, "moment": kill.moment.name}
         rows.append(Row(**about, wrong=faults, lost_steps=lost))
     return rows
 
 
-def kill_once(scene: Scene, output: str, kill: Kill, call: int) -> tuple[Struck | None, str]:
-    """Start or resume the run and end it; None if it was over before. And what it said."""
+def kill_once(
+    scene: Scene, output: str, kill: Kill
+) -> tuple[tuple[dict[str, int], list[str]] | None, str]:
+    """Start or resume the run and end it: which step of each stage it had reached, and what was not
+    as promised; None if it was over before. And what it said.
+    """
     run = scene.folder / output
     record = run / "run.json"
     before = record.read_bytes() if record.exists() else None
@@ -197,7 +192,7 @@ def kill_once(scene: Scene, output: str, kill: Kill, call: int) -> tuple[Struck 
     faults += [f"still alive: {words[:120]}" for words in left[:1]]
     if told := re.search(r"Traceback.*|[^\n]*this is a bug.*", command.output, re.S):
         faults.append(f"a traceback, or called a bug: {told[0][-600:]}")
-    return Struck(kill, call, steps_reached(run), faults), command.output
+    return (steps_reached(run), faults), command.output
 
 
 def status_of(run: Path) -> str | None:

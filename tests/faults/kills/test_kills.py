@@ -41,9 +41,8 @@ def test_a_run_killed_in_a_save_and_stopped_in_a_step_ends_the_same(project, tmp
     scene = make_scene(project, "sft")
     saves = [at for at, path in enumerate(scene.events) if "checkpoint-4" in path]
     before = sum("/checkpoints/" in path for path in scene.events[: saves[0]])
-    saving = Moment("", MOMENTS[SAVING][0], nth=before + len(saves) // 3)
     kills = [
-        Kill(signal.SIGKILL, BOTH, saving),
+        Kill(signal.SIGKILL, BOTH, Moment("", MOMENTS[SAVING][0], nth=before + len(saves) // 3)),
         Kill(signal.SIGTERM, PARENT, Moment("", MOMENTS[STEP][0], nth=3)),
     ]
     assert [row.wrong for row in survive(scene, "killed", kills)] == [[], []]

@@ -25,12 +25,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("objective", choices=["sft", "dpo"])
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--max-steps", type=int)
-    for name in ("stage", "task", "part"):
-        parser.add_argument(f"--{name}")
-    for name in ("dry-run", "no-judge"):
-        parser.add_argument(f"--{name}", action="store_true")
+    flag = {"action": "store_true"}
+    for name, keys in (
+        ("run", {"type": Path}), ("max-steps", {"type": int}), ("stage", {}), ("task", {}),
+        ("part", {}), ("dry-run", flag), ("no-judge", flag),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", **keys)
     args = parser.parse_args()
     plan = read_plan(args.plan)
     stage = plan.stage(args.stage)
@@ -162,10 +162,9 @@ def save(folder, base):
 
 def micro_batch(folder, stage):
     """As the plan says, or as it was adjusted."""
-    path = folder / "adjusted.json"
-    if not path.exists():
-        return stage.micro_batch_size
-    return json.loads(path.read_text())["adjusted"][-1]["micro_batch_size"]
+    if (path := folder / "adjusted.json").exists():
+        return json.loads(path.read_text())["adjusted"][-1]["micro_batch_size"]
+    return stage.micro_batch_size
 
 
 def wait(folder):
@@ -179,8 +178,7 @@ def wait(folder):
     signal.signal(signal.SIGINT, stop)
     (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / f"ready{RANK if SEVERAL else ''}").write_text("")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    for _ in range(1200):
         time.sleep(0.05)
 
 
