@@ -127,10 +127,8 @@ def killed(folder: Path, objective: str, kinds: list, seed: int) -> list[Row]:
         for turn in range(4 * count):  # some moments come too late
             dice = random.Random(f"{seed} {objective} {number} {turn}")
             most = min(IN_ONE_RUN, count - len(struck))
-            drawn = list(islice(draw_kills(scene, dice, some), most))
-            struck += (
-                survive(scene, f"run-{scene.plan.stem}-{number}-{turn}", drawn) if most else []
-            )
+            if drawn := list(islice(draw_kills(scene, dice, some), most)):
+                struck += survive(scene, f"run-{scene.plan.stem}-{number}-{turn}", drawn)
         rows += struck
     return rows
 

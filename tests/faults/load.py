@@ -186,18 +186,17 @@ def steps_trained(folder: Path, count: int = STEPS) -> Row:
     (cost,) = costs("-m", "advisor", "run", "plan.yaml", "--output", "run", folder=folder)
     if cost.code != 0:
         return _row(f"{count:,} steps", "sft", [cost.err.strip()[-300:]], "")
-    wrong = []
     text = (folder / "run" / "metrics.jsonl").read_text()
     memory = [json.loads(line)["memory_bytes"] for line in text.splitlines()]
-    grown = (memory[-1] - memory[len(memory) // 10]) / MIB
-    if grown > GROWN_MIB:
-        wrong.append(f"memory grew by {grown:.0f} MiB after the first tenth")
-    if len(memory) > MOST_LINES:
-        wrong.append(f"{len(memory):,} lines of metrics")
-    told = []
+    grown, told = (memory[-1] - memory[len(memory) // 10]) / MIB, []
+    checks = {
+        f"memory grew by {grown:.0f} MiB after the first tenth": grown > GROWN_MIB,
+        f"{len(memory):,} lines of metrics": len(memory) > MOST_LINES,
+    }
     for pattern, most in MOST_BYTES.items():
         size = max((path.stat().st_size for path in (folder / "run").glob(pattern)), default=0)
         told.append(f"{Path(pattern).name} {size / 1024:.0f} KiB")
-        wrong += [told[-1]] if size > most else []
+        checks[told[-1]] = size > most
+    wrong = [what for what, is_so in checks.items() if is_so]
     note = f"{cost.wall_s:.0f} s, memory {grown:+.1f} MiB after the first tenth; {', '.join(told)}"
     return _row(f"{count:,} steps", "sft", wrong, note)

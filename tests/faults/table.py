@@ -30,9 +30,8 @@ class Row:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table of docs/reliability.md: each fault with all its places in one line, and the sum."""
-    kinds: dict[str, list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(row.fault, []).append(row)
+    faults = dict.fromkeys(row.fault for row in rows)
+    kinds = {fault: [row for row in rows if row.fault == fault] for fault in faults}
     lines = []
     for fault, some in [*kinds.items(), ("all", rows)]:
         places = dict.fromkeys(row.where for row in some if some is not rows)

@@ -298,16 +298,15 @@ def test_a_failed_trainer_is_explained(shop, mode, kind, words):
 
 
 def test_what_an_earlier_attempt_left_does_not_count(shop):
-    """A trainer that ends well but writes no result has failed. A plan that was refused is corrected
-    in the same folder, until there is a line of metrics: then the folder is that of its plan.
+    """A plan that was refused is corrected in the same folder, until there is a line of metrics: then
+    the folder is that of its plan. A trainer that ends well but writes no result has failed.
     """
-    fails("oom", output="out")
-    (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
-    assert "without a readable result.json" in fails("no-result", output="out")
     for text in (PLAN, f"{PLAN}    seed: 7\n"):
         assert "row 3 has no answer" in fails("input", InputError, text=text, output="out")
     (shop / "out" / "metrics.jsonl").write_text("{}\n")
     assert "holds another run" in refused(text=PLAN, output="out")
+    (shop / "out" / "stages" / "sft" / "result.json").write_text("{}")
+    assert "without a readable result.json" in fails("no-result", text=text, output="out")
 
 
 def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):

@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -222,21 +221,23 @@ def faults(outcome: Outcome, case: Case) -> list[str]:
     """What was not as promised; the first word says of which kind it is."""
     output = outcome.out + outcome.err
     text = output.decode(errors="replace")
-    around = (text[max(0, one.start() - 30) : one.end() + 10] for one in CONTROL.finditer(text))
+    control = CONTROL.search(text)
+    around = text[max(0, control.start() - 30) : control.end() + 10] if control else ""
     changed = outcome.changed if outcome.code == REFUSED else ()
     words = list(case.arguments)
     asked = words[: words.index("--")] if "--" in words else words
-    found = [
-        *(["hang: it did not end"] if outcome.hung else []),
-        *([] if outcome.hung or outcome.code in case.codes else [f"exit code {outcome.code}"]),
-        *([f"slow: {outcome.cpu_s:.1f} s of computing"] if outcome.cpu_s > case.cpu_s else []),
-        *(["traceback"] if "Traceback (most recent call last)" in text else []),
-        *(f"control character in the output: {one!r}" for one in islice(around, 1)),
-        *(["output is no UTF-8"] if output.decode(errors="ignore").encode() != output else []),
-        *(f"outside: {line}" for line in outcome.told[:3]),
-        *([f"changed although refused: {', '.join(changed[:3])}"] if changed else []),
-        *(["silent"] if outcome.code in (2, 3, 4, 5) and not output.strip() else []),
-    ]
+    checks = {
+        "hang: it did not end": outcome.hung,
+        f"exit code {outcome.code}": not outcome.hung and outcome.code not in case.codes,
+        f"slow: {outcome.cpu_s:.1f} s of computing": outcome.cpu_s > case.cpu_s,
+        "traceback": "Traceback (most recent call last)" in text,
+        f"control character in the output: {around!r}": control,
+        "output is no UTF-8": output.decode(errors="ignore").encode() != output,
+        **{f"outside: {line}": True for line in outcome.told[:3]},
+        f"changed although refused: {', '.join(changed[:3])}": changed,
+        "silent": outcome.code in (2, 3, 4, 5) and not output.strip(),
+    }
+    found = [what for what, is_so in checks.items() if is_so]
     if "--json" in asked and not outcome.hung and not {"-h", "--help", "--version"} & set(asked):
         try:
             json.loads(outcome.out, parse_constant=lambda name: json.loads(f"not JSON: {name}"))

@@ -272,18 +272,16 @@ def full_disk(scene: Scene, place: Path, dice: random.Random) -> list[Row]:
                 fill_up(place / "filler")
         code = command.wait(RUNS_S)
         command.end()
-        faults, reached = [], steps_reached(run)
-        if code not in (4, 5) or "Traceback" in command.output:
-            faults.append(f"exit code {code}: {last_lines(command.output)}")
-        if status_of(run) != "failed":
-            faults.append(f"run.json says {status_of(run)}")
+        is_told = code in (4, 5) and "Traceback" not in command.output
+        faults = [] if is_told else [f"exit code {code}: {last_lines(command.output)}"]
+        faults += [] if status_of(run) == "failed" else [f"run.json says {status_of(run)}"]
+        reached = steps_reached(run)
         (place / "filler").unlink(missing_ok=True)
         code, said, more = told(scene, STOPPED, project)
-        faults += more
-        if code != 0:
-            faults.append(f"with room again: exit code {code}: {last_lines(said)}")
-        elif why := difference(scene.result, result_of(run)):
-            faults.append(f"in the end: {why}")
+        why = f"exit code {code}: {last_lines(said)}"
+        if code == 0:
+            why = difference(scene.result, result_of(run))
+        faults += [*more, *([f"with room again, in the end: {why}"] if why else [])]
     lost = steps_lost(reached, [said])
     return [
         Row(fault="full disk", where=scene.objective, moment=SAVING, wrong=faults, lost_steps=lost)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +242,8 @@ def steps_lost(reached: Mapping[str, int], later: Sequence[str]) -> int:
     return lost
 
 
-def last_lines(text: str, count: int = 3) -> str:
-    return " / ".join(text.strip().splitlines()[-count:])[:300]
+def last_lines(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[-3:])[:300]
 
 
 # --------------------------------------------------------------------------- by chance
@@ -253,8 +254,7 @@ def draw_kills(
 ) -> Iterator[Kill]:
     """Kills for one run, without end, by chance; those that end more come more often."""
     moments = MOMENTS | (BETWEEN_STAGES if scene.objective in STAGED else {})
-    attempt = 0
-    while True:
+    for attempt in count():
         number, target, _ = dice.choices(kinds, [kind[-1] for kind in kinds])[0]
         if scene.objective in SEVERAL and target == TRAINER and dice.random() < 0.6:
             target = WORKER
@@ -263,7 +263,6 @@ def draw_kills(
         if scene.objective == "ppo" and attempt == 0:  # behind its first checkpoint
             name, first = SAVING, 22 + dice.randint(0, 20)
         yield Kill(number, target, draw_moment(name, moments[name][0], scene, dice, attempt, first))
-        attempt += 1
 
 
 def draw_moment(
@@ -272,11 +271,11 @@ def draw_moment(
     """A moment of this kind. Later attempts have less before them, so their counts are smaller."""
     if pattern is None:
         return Moment(name, None, delay_s=dice.uniform(0.3, scene.seconds))
-    count = sum(bool(re.match(pattern, path)) for path in scene.events)
     if name == JUDGED:
         return Moment(name, pattern, delay_s=dice.uniform(0, JUDGING_S))
+    times = sum(bool(re.match(pattern, path)) for path in scene.events)
     if name == BETWEEN:
-        stages = 1 if attempt else dice.randint(1, max(1, count - 1))
+        stages = 1 if attempt else dice.randint(1, max(1, times - 1))
         return Moment(name, pattern, nth=stages, further=dice.randint(0, 8))
-    reached = max(1, count // (attempt + 2)) if name != START else count
+    reached = max(1, times // (attempt + 2)) if name != START else times
     return Moment(name, pattern, nth=max(first, dice.randint(1, reached)))

@@ -112,17 +112,17 @@ class Schedule:
     def strike(self, kind: str) -> None:
         """One attempt that something stops, unless it is over before."""
         self.faults.append(kind)
-        disk = self.world.disk
-        disk.restart()
-        if kind == "full disk":
-            disk.room = self.random.randrange(BYTES)
-        elif kind == "signal":
-            self.world.stops_in = self.random.randrange(1, 2 * STEPS)
-        else:
-            disk.crash_at = self.random.randrange(1, OPERATIONS)
+        disk, limits = self.world.disk, {}
+        match kind:
+            case "full disk":
+                limits = {"room": self.random.randrange(BYTES)}
+            case "signal":
+                self.world.stops_in = self.random.randrange(1, 2 * STEPS)
+            case _:
+                limits = {"crash_at": self.random.randrange(1, OPERATIONS)}
         self.world.tries_second_writer = self.random.random() < 0.1
         try:
-            self.attempt()
+            self.attempt(**limits)
         except Crash:
             if kind == "power cut":
                 disk.cut_power()
@@ -152,7 +152,6 @@ class Schedule:
     def refuse_other_weights(self) -> None:
         world = self.world
         world.swap_weights(world.random.randbytes(len(world.base)))
-        world.disk.restart()
         try:
             self.attempt()
             raise Violation("a run went on with other weights in the base model")
@@ -164,7 +163,6 @@ class Schedule:
         """A finished run with a damaged result is not called finished; its user follows the advice."""
         world = self.world
         path = world.damage_result()
-        world.disk.restart()
         try:
             self.attempt()
         except InputError as error:
@@ -175,7 +173,6 @@ class Schedule:
 
     def attempt_until_finished(self) -> None:
         for _ in range(MOST_ATTEMPTS):
-            self.world.disk.restart()
             try:
                 ended = self.attempt()
             except AdviseError as error:
@@ -184,9 +181,9 @@ class Schedule:
                 break
         self.world.check_finished()
 
-    def attempt(self) -> RunValue:
-        world = self.world
-        accept = RecordKeeper.accept
+    def attempt(self, **limits: int) -> RunValue:
+        world, accept = self.world, RecordKeeper.accept
+        world.disk.restart(**limits)
 
         def accepted(keeper: RecordKeeper, name: str, *args: Any, **keys: Any) -> None:
             accept(keeper, name, *args, **keys)

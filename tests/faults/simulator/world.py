@@ -100,10 +100,7 @@ class SimulatedDisk(Disk):
         self.root, self.random = root, random
         self.tree = Folder()
         self.changes: list[Change] = []
-        self.operations = 0  # so far, of this process
-        self.crash_at: int | None = None
-        self.room: int | None = None  # bytes until the disk is full
-        self.dead = False
+        self.restart()
         self.adopt()
         self.sync_everything()
 
@@ -120,14 +117,11 @@ class SimulatedDisk(Disk):
             self._set(path, Folder())
         self.sync(path.parent)
 
-    def write(self, path: Path, content: bytes) -> None:
-        self._write(path, content, b"")
-
     def append(self, path: Path, content: bytes) -> None:
         node = self._find(path)
-        self._write(path, content, node.content if isinstance(node, File) else b"")
+        self.write(path, content, node.content if isinstance(node, File) else b"")
 
-    def _write(self, path: Path, content: bytes, before: bytes) -> None:
+    def write(self, path: Path, content: bytes, before: bytes = b"") -> None:
         with self._operation() as torn:
             if torn:
                 content = content[: self.random.randrange(len(content) + 1)]
@@ -200,9 +194,11 @@ class SimulatedDisk(Disk):
         self.room -= wanted  # once it was full, nothing fits
         return taken
 
-    def restart(self) -> None:
-        """A new process begins on what is there now."""
-        self.dead, self.operations, self.crash_at, self.room = False, 0, None, None
+    def restart(self, crash_at: int | None = None, room: int | None = None) -> None:
+        """A new process begins on what is there now: to die in the middle of an operation, or with so
+        many bytes until the disk is full.
+        """
+        self.dead, self.operations, self.crash_at, self.room = False, 0, crash_at, room
 
     def cut_power(self) -> None:
         """Lose what was not safe, or a part of it, and put the real folder into that state."""
