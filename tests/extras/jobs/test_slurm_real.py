@@ -1,16 +1,22 @@
 """An exported job on a real Slurm: two machines on the loopback, real trainings on the processor.
 
-`python -m pytest -n0 -m long tests/extras/jobs/test_slurm_real.py`; skipped where Slurm is not installed.
+`python -m pytest -n0 -m long tests/extras/jobs/test_slurm_real.py`; skipped where Slurm is not installed
+(Debian and Ubuntu: `apt install slurmctld slurmd slurm-client munge`). The daemons listen on the loopback, their
+files are in a folder, and nothing of the system's own Slurm is read or changed.
 """
 
+import getpass
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -20,9 +26,10 @@ from advisor.extras.jobs.pack import make_bundle
 from advisor.extras.jobs.slurm import slurm_job
 from advisor.plan.read import read_plan
 from tests.extras.jobs.project import DATA, TASKS, write_rows
-from tests.extras.jobs.slurm_cluster import kill, missing_programs, running_cluster, wait
 
-MISSING = missing_programs()
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "srun")
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+MISSING = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
@@ -56,14 +63,18 @@ TWO_TASKS = TASKS.replace(DATA, "the rows.jsonl")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
-        cluster.environment |= {
-            "ADVISE_PYTHON": sys.executable,
-            "PYTHONPATH": str(ROOT),
-            "ADVISE_RUNS": "off",
+    """A cluster that is up, and down afterwards."""
+    found = Cluster(tmp_path_factory.mktemp("slurm"))
+    found.write()
+    try:
+        found.start()
+        found.environment |= {
+            "ADVISE_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "ADVISE_RUNS": "off",
             "OMP_NUM_THREADS": "1",
-        }
-        yield cluster
+        }  # fmt: skip
+        yield found
+    finally:
+        found.stop()
 
 
 def plan_in(folder, model, *, data=ONE, steps=150, launch="{device: cpu}"):
@@ -283,3 +294,149 @@ def test_a_shells_linter_finds_nothing(exported, data):
         text=True,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout
+
+
+# -------------------------------------------------------------------------- the cluster
+
+
+# cred_expire: how long a job that is queued again waits until the old one's credential is void.
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=batch_sched_delay=1,sched_interval=1
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=30
+MinJobAge=3600
+GresTypes=gpu
+"""
+NODE = """\
+NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={mib} \
+Gres=gpu:h100:2 State=UNKNOWN
+"""
+
+
+class Cluster:
+    """The daemons, and the commands that ask them."""
+
+    nodes = ("n1", "n2")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def write(self) -> None:
+        """The configuration, with ports that are free now."""
+        user, host = getpass.getuser(), socket.gethostname().partition(".")[0]
+        ports = free_ports(1 + len(self.nodes))
+        mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 3 // 4
+        text = CONFIGURATION.format(folder=self.folder, host=host, port=ports[0], user=user)
+        for name, port in zip(self.nodes, ports[1:], strict=True):
+            text += NODE.format(name=name, host=host, port=port, cpus=os.cpu_count(), mib=mib)
+            (self.folder / f"spool-{name}").mkdir()
+        text += f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES State=UP\n"
+        (self.folder / "state").mkdir()
+        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        # Files stand in for two GPUs: the scheduler gives them away and never opens them.
+        (self.folder / "gres.conf").write_text(
+            "".join(
+                f"NodeName={','.join(self.nodes)} Name=gpu Type=h100 File={file}\n"
+                for file in ("/dev/null", "/dev/zero")
+            )
+        )
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        self.folder.chmod(0o700)
+
+    def start(self) -> None:
+        """All daemons; returns when both machines are idle."""
+        at = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
+        self.call(
+            "munged", "--force", f"--key-file={self.folder / 'munge.key'}",
+            f"--socket={at['socket']}", f"--pid-file={at['pid']}", f"--log-file={at['log']}",
+            f"--seed-file={at['seed']}",
+        )  # fmt: skip
+        self.call("slurmctld")
+        for name in self.nodes:
+            self.call("slurmd", "-N", name)
+        wait(lambda: self.call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"])
+
+    def stop(self) -> None:
+        """What was started here, by its number."""
+        if (self.folder / "slurmctld.pid").exists():
+            with suppress(subprocess.CalledProcessError):
+                self.call("scancel", f"--user={getpass.getuser()}", "--signal=KILL", "--full")
+        for file in (*self.folder.glob("slurm*.pid"), self.folder / "munge.pid"):
+            kill(file, signal.SIGTERM)
+
+    def call(self, *command: str, cwd: Path | None = None, **more: str) -> str:
+        """What a command prints; `more` goes into its environment.
+
+        Raises CalledProcessError, with what it says, if it fails.
+        """
+        try:
+            return subprocess.run(
+                command, env=self.environment | more, cwd=cwd, capture_output=True, text=True,
+                timeout=60, check=True,
+            ).stdout  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
+
+    def submit(self, folder: Path, *arguments: str, **more: str) -> str:
+        """The number of a job: job.sbatch of the folder."""
+        command = ("sbatch", "--parsable", "job.sbatch", *arguments)
+        return self.call(*command, cwd=folder, **more).strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """JobState, Restarts, ExitCode, ... of a job."""
+        text = self.call("scontrol", "show", "job", "-o", number)
+        return dict(pair.partition("=")[::2] for pair in text.split() if "=" in pair)
+
+    def ended(self, number: str, *, within_s: float = 600) -> dict[str, str]:
+        """The job, once it has ended."""
+        going = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED"}
+        wait(lambda: self.job(number)["JobState"] not in going, within_s=within_s)
+        return self.job(number)
+
+
+def wait(is_so: Callable[[], bool], *, within_s: float = 60) -> None:
+    """Until it is so. Raises TimeoutError."""
+    end_s = time.monotonic() + within_s
+    while not is_so():
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"not within {within_s:g} s")
+        time.sleep(0.2)
+
+
+def kill(pid_file: Path, number: int) -> None:
+    """A signal to the process that a file names, if it is alive."""
+    with suppress(OSError, ValueError):
+        os.kill(int(pid_file.read_text()), number)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
