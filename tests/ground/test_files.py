@@ -30,27 +30,23 @@ def test_a_regular_file_is_read(tmp_path):
         assert bytes_of(one, most_bytes=8) == path.read_bytes()
 
 
+def endless(path, kind):
+    """A file that never ends."""
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "large"])
 def test_what_never_ends_is_refused(tmp_path, kind):
     """Under both names: an input that is wrong, and a file that cannot be read."""
     path = tmp_path / "a"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path.write_bytes(b"1234")
+    endless(path, kind) if kind != "large" else path.write_bytes(b"1234")
     for error in (InputError, OSError):
         with pytest.raises(error) as caught:
             bytes_of(path, most_bytes=3)
         expected = "is larger than 0 MiB" if kind == "large" else "is not a regular file"
         assert caught.value.strerror == expected
         assert f"{path}: {expected}" in caught.value.text()
-
-
-def test_a_folder_is_an_error_of_the_system(tmp_path):
-    """As where it is opened."""
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError):  # as where a folder is opened
         bytes_of(tmp_path)
 
 
@@ -75,12 +71,11 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_templat
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_a_model_folder_with_an_endless_file_ends(tmp_path, name, kind):
     """An answer and a check end, with 0 or 2, and never take more than some memory."""
-    folder = tmp_path / "model"
-    write_fake_model(folder, CONFIG)
-    (folder / name).unlink(missing_ok=True)
-    os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
-    rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(20)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "model" / name
+    write_fake_model(path.parent, CONFIG)
+    path.unlink(missing_ok=True)
+    endless(path, kind)
+    (tmp_path / "train.jsonl").write_text(PAIRS)
     done = subprocess.run(
         [*LIMITED, sys.executable, "-c", BOTH],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,

@@ -42,15 +42,52 @@ def faults(text, shape=GPU):
     return [fault.lines() for fault in check_shape(parse_yaml(text, name="gpus.yaml"), shape)]
 
 
-def test_what_has_the_shape_has_no_fault():
-    """Every kind of value, null where it may be, whole numbers also as 16.0."""
-    text = (
-        "name: T4\nmemory_gb: null\nlanes: 16.0\nvendor: nvidia\nunified: false\n"
-        'checked: "2026-11-25"\nrelease: "7.5"\nsizes: [1, 2.5]\ntasks: any\n'
-        "prices: {aws: 0.5}\nmore: {a: [null]}\n"
-    )
-    assert faults(text) == []
-    assert faults("name: T4\ntasks: [qa]\n") == []
+# Every kind of value, null where it may be, whole numbers also as 16.0.
+WHOLE = """\
+name: T4
+memory_gb: null
+lanes: 16.0
+vendor: nvidia
+unified: false
+checked: "2026-11-25"
+release: "7.5"
+sizes: [1, 2.5]
+tasks: any
+prices: {aws: 0.5}
+more: {a: [null]}
+"""
+KNOWN = (
+    "  known: checked, lanes, memory_gb, more, name, prices, release, sizes, tasks, unified, vendor"
+)
+MISSING = ["gpus.yaml:1:1: `name` is missing", "  a text"]
+ENTRIES = Keys(keys={"gpus": MapOf(of=GPU)})  # the fault stands at the entry's own name
+# Where a person states what is known, null says nothing; a required key is then missing.
+STATED = Keys(keys={"name": Text(), "rows": Number()}, required=("name",), nulls=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "expected"),
+    [
+        (WHOLE, GPU, []),
+        ("name: T4\ntasks: [qa]\n", GPU, []),
+        ("{name: qa, rows: null}", STATED, []),
+        ("{name: null}", STATED, [MISSING]),
+        (
+            "gpus:\n  t4: {vendor: nvidia}\n",
+            ENTRIES,
+            [["gpus.yaml:2:3: `name` is missing in 't4'", "  a text"]],
+        ),
+        # A misspelt key is never ignored, and the other faults come with it.
+        (
+            "vendor: amd\nnmae: T4\n",
+            GPU,
+            [["gpus.yaml:2:1: unknown key 'nmae'", KNOWN, "  did you mean 'name'?"], MISSING],
+        ),
+    ],
+)
+def test_all_faults_are_told_with_the_nearest_name(text, shape, expected):
+    """What has the shape has none."""
+    assert faults(text, shape) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,7 +149,7 @@ def test_what_has_the_shape_has_no_fault():
             "{name: a, vendor: null}",
             ["gpus.yaml:1:19: `vendor` is empty", "  one of amd, apple, nvidia"],
         ),
-        ("{vendor: amd}", ["gpus.yaml:1:1: `name` is missing", "  a text"]),
+        ("{vendor: amd}", MISSING),
         ("[]", ["gpus.yaml:1:1: the file is an empty list", f"  {GPU.words()}"]),
     ],
 )
@@ -121,32 +158,10 @@ def test_a_value_out_of_shape_is_told_with_its_place(text, lines):
     assert faults(text) == [lines]
 
 
-def test_an_unknown_key_is_a_fault_with_the_nearest_name():
-    """A misspelt key is never ignored, and the other faults come with it."""
-    (unknown, missing) = faults("vendor: amd\nnmae: T4\n")
-    assert unknown[0] == "gpus.yaml:2:1: unknown key 'nmae'"
-    assert unknown[2] == "  did you mean 'name'?"
-    assert missing[0] == "gpus.yaml:1:1: `name` is missing"
-
-
-def test_the_entry_that_lacks_a_key_is_named():
-    """In a map of entries the fault stands at the entry's own name."""
-    (fault,) = faults("gpus:\n  t4: {vendor: nvidia}\n", Keys(keys={"gpus": MapOf(of=GPU)}))
-    assert fault[0] == "gpus.yaml:2:3: `name` is missing in 't4'"
-
-
-def test_null_may_count_as_left_out():
-    """Where a person states what is known, null says nothing; a required key is then missing."""
-    shape = Keys(keys={"task": Text(), "rows": Number()}, required=("task",), nulls=True)
-    assert faults("{task: qa, rows: null}", shape) == []
-    assert faults("{task: null}", shape) == [["gpus.yaml:1:1: `task` is missing", "  a text"]]
-
-
 def test_a_value_without_lines_goes_by_its_name():
     """A flag, or JSON that came in a list, is named by its path."""
-    told = [
-        fault.headline for fault in check_shape(NamedValue("[2]", {"lanes": 0, "nam": "x"}), GPU)
-    ]
+    found = check_shape(NamedValue("[2]", {"lanes": 0, "nam": "x"}), GPU)
+    told = [fault.headline for fault in found]
     assert told == ["[2].lanes is 0", "[2]: unknown key 'nam'", "[2]: `name` is missing"]
     assert check_shape(NamedValue("--gpus", 0.5), Number(whole=True))[0].headline == "--gpus is 0.5"
 
@@ -158,8 +173,14 @@ def test_a_part_of_a_file_can_be_checked_alone():
     assert check_shape(document, GPU, ("gpus", 1))[0].headline == "gpus.yaml:3:6: unknown key 'nme'"
 
 
-def test_a_word_that_one_name_alone_begins_with_is_understood():
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (["chat_assistant", "qa"], "did you mean 'chat_assistant'?"),
+        (["chat_assistant", "chat_summariser"], ""),
+        (["chatter_box_of_words", "qa"], ""),
+    ],
+)
+def test_a_word_that_one_name_alone_begins_with_is_understood(known, said):
     """ "chat" is far from "chat_assistant" by its letters; of two such names neither is meant."""
-    assert did_you_mean("chat", ["chat_assistant", "qa"]) == "did you mean 'chat_assistant'?"
-    assert did_you_mean("chat", ["chat_assistant", "chat_summariser"]) == ""
-    assert did_you_mean("chat", ["chatter_box_of_words", "qa"]) == ""
+    assert did_you_mean("chat", known) == said
