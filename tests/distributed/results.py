@@ -19,8 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.cells import FSDP, LAST, Cell, write_plan
-from tests.distributed.comparing import Apart, Left, apart, left_by
+from tests.distributed.cells import FSDP, LAST, Apart, Cell, Left, apart, left_by, write_plan
 from tests.distributed.train import FAILED, REFUSED, TRAINED, outcome_file
 from trainers.keep.checkpoint_store import CHANGED
 
@@ -148,7 +147,12 @@ def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Cell, Result]:
         if judged["status"] != TRAINED:
             shared[plan].fail(f"judged: {judged['text']}")
     for result in found.values():
-        _compare(result, found)
+        other = found.get(result.cell.reference) if result.cell.reference else None
+        if result.left is not None and other is not None and other.left is not None:
+            try:
+                result.apart = apart(other.left, result.left)
+            except ValueError as error:
+                result.fail(f"it left something else: {error}")
     return found
 
 
@@ -188,26 +192,7 @@ def _result(cell: Cell, plan: Path, one: Mapping[str, Any]) -> Result:
     return result
 
 
-def _compare(result: Result, found: Mapping[Cell, Result]) -> None:
-    """Note how far it is from its reference, where both have trained."""
-    other = found.get(result.cell.reference) if result.cell.reference else None
-    if result.left is None or other is None or other.left is None:
-        return
-    try:
-        result.apart = apart(other.left, result.left)
-    except ValueError as error:
-        result.fail(f"it left something else: {error}")
-
-
-def reason(text: str) -> str:
-    """Why a plan is refused, without its own place and the way out."""
-    first = text.splitlines()[0]
-    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)", "", first).strip()
-
-
-def is_located(text: str) -> bool:
-    """Whether a refusal says where in the plan."""
-    return bool(re.match(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)", text))
+LOCATED = re.compile(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)")  # where in the plan
 
 
 def wrong(results: Iterable[Result]) -> list[str]:
@@ -219,7 +204,7 @@ def wrong(results: Iterable[Result]) -> list[str]:
         name = f"{one.cell.name}, {one.cell.world}"
         if one.status == FAILED:
             told.append(f"{name}: {one.text}")
-        elif one.status == REFUSED and not is_located(one.text):
+        elif one.status == REFUSED and not LOCATED.match(one.text):
             told.append(f"{name}: refused without a place: {one.text}")
         if one.far is not None and not one.far <= one.cell.limit:
             told.append(f"{name}: {one.far}, and at most {one.cell.limit} is allowed")

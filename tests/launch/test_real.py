@@ -18,7 +18,7 @@ from advisor.plan.read import read_plan
 from advisor.record.judge import folder_verdict
 from advisor.render.result_commands import ask_command, serve_command
 from advisor.render.run import summary_lines
-from tests.distributed.comparing import LIMIT, apart, left_by
+from tests.distributed.cells import LIMIT, apart, left_by
 from tests.launch.conftest import chat, record_of, wait_for, write_rows
 from tests.launch.test_machines import Machines, codes
 from tests.trainers.runs import kinds_of_files
