@@ -7,9 +7,10 @@ import json
 import os
 import re
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from threading import Thread
-from typing import ClassVar
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -52,23 +53,6 @@ ANSWER = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one answer for each model, which notes who asked."""
-
-    models: ClassVar[dict] = {}
-    seen: ClassVar[list] = []
-
-    def do_GET(self):
-        self.seen.append(self.path)
-        name = self.path.removeprefix("/api/models/").split("?")[0].split("/revision/")[0]
-        self.send_response(200 if name in self.models else 404)
-        self.end_headers()
-        self.wfile.write(json.dumps(self.models.get(name)).encode())
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def no_cache(shop, monkeypatch):
     """An empty cache of hub models, and no login."""
@@ -79,14 +63,21 @@ def no_cache(shop, monkeypatch):
 
 @pytest.fixture
 def hub(shop, monkeypatch, no_cache):
-    """A hub of this test, and a plan with a model of that hub."""
-    server = HTTPServer(("127.0.0.1", 0), Hub)
+    """A hub of this test, a plan with a model of that hub, the file of its answer about this model,
+    and the stand-in that hears of each question.
+    """
+    heard = Mock()
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", heard)
+    answering = partial(SimpleHTTPRequestHandler, directory=shop / "web")
+    server = HTTPServer(("127.0.0.1", 0), answering)
     Thread(target=server.serve_forever, daemon=True).start()
-    Hub.models, Hub.seen = {"org/tiny": ANSWER}, []
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
-    yield Hub
+    answer = shop / "web" / "api" / "models" / "org" / "tiny"
+    answer.parent.mkdir(parents=True)
+    answer.write_text(json.dumps(ANSWER))
+    yield SimpleNamespace(answer=answer, heard=heard)
     server.shutdown()
     server.server_close()
 
@@ -113,7 +104,7 @@ UNKNOWN = "download of unknown size, licence not known: see https://huggingface.
 )
 def test_a_run_says_what_it_downloads_and_under_which_licence(hub, answer, line):
     """And what it needs on which disk."""
-    hub.models = {"org/tiny": answer}
+    hub.answer.write_text(json.dumps(answer))
     said = said_by_run()
     assert re.search(rf"(?m)^model org/tiny: {re.escape(line)}", said)
     assert re.search(r"(?m)^model cache: .* on its disk$", said)
@@ -123,7 +114,8 @@ def test_a_run_says_what_it_downloads_and_under_which_licence(hub, answer, line)
 
 def test_a_gated_model_is_told_before_anything_starts(hub, shop, monkeypatch):
     """Without a login exit 4 with the two steps; with one it starts."""
-    hub.models = {"org/tiny": {**ANSWER, "gated": "manual", "cardData": {"license": "llama3.1"}}}
+    gated = {**ANSWER, "gated": "manual", "cardData": {"license": "llama3.1"}}
+    hub.answer.write_text(json.dumps(gated))
     text = refused(MachineNotReady, output="out")
     assert "its licence (llama3.1) must be accepted" in text
     assert "this machine is not logged in" in text
@@ -157,7 +149,7 @@ def test_a_cached_model_asks_nobody(hub, shop):
     said = said_by_run()
     assert "in the model cache already, nothing to download" in said
     assert "\nmodel cache:" not in f"\n{said}"
-    assert hub.seen == []
+    assert not hub.heard.called
     (snapshot / "model.safetensors").unlink()
     assert not has_weights("org/tiny", None)
     assert "4.0 GiB to download (the hub)" in said_by_run(output="other")
@@ -172,7 +164,7 @@ def test_a_hub_that_does_not_help_is_told(hub, shop, monkeypatch):
     """The name or the revision is wrong, or a login is missing: bad input. Where the hub cannot be
     reached the run ends within seconds with exit code 4.
     """
-    hub.models = {}
+    hub.answer.unlink()
     assert "no such model that you may read" in refused(output="out")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()

@@ -36,10 +36,9 @@ def runs(shop, monkeypatch):
 def measure(monkeypatch, **values):
     """What the stand-in's result says that it measured."""
 
-    def with_values(call, entry, found, **rest):
-        return NOTE(call, entry, replace(found, **values), **rest)
-
-    monkeypatch.setattr(teaching, "_note", with_values)
+    monkeypatch.setattr(
+        teaching, "_note", lambda *args, **keys: NOTE(*args[:2], replace(args[2], **values), **keys)
+    )
 
 
 def lines(path):

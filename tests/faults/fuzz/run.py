@@ -256,7 +256,7 @@ def draw(target: Target, dice: random.Random) -> Case:
     mutator = Mutator(dice)
     seed = dice.choice(target.seeds)
     form = dice.choice(target.forms)
-    arguments = list(dice.choice(target.commands))
+    arguments = dice.choice(target.commands).split()
     name, content = target.file, b""
     match form:
         case "arguments":
@@ -310,7 +310,7 @@ def warm(chosen: Sequence[Target], folder: Path) -> None:
     """Read rules and catalogues once, so that the forks need not."""
     fill(folder, around())
     nothing = io.StringIO()
-    commands = [command for target in chosen if not target.cold for command in target.commands]
+    commands = [words.split() for target in chosen if not target.cold for words in target.commands]
     with chdir(folder), redirect_stdout(nothing), redirect_stderr(nothing):
         for command in commands:
             if command and command[0] not in ("chat", "export", "checkpoint"):

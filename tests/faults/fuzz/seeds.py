@@ -39,7 +39,7 @@ class Target:
     seeds: Sequence[Any]  # values, or bytes where there is no structure to keep
     forms: Sequence[str]  # json, yaml: how a value is written
     file: str  # the name of the mutated file; of data: without its ending
-    commands: Sequence[Sequence[str]]
+    commands: Sequence[str]
     around: Files = field(default_factory=dict)  # sound files beside it
     codes: Sequence[int] = ADVICE
     weight: int = 1
@@ -269,96 +269,96 @@ def targets(run_folder: Files) -> list[Target]:
     return [
         Target(
             "answers", ANSWERS, both, "answers.yaml",
-            [("--json", "--answers", "answers.yaml"), ("--answers", "answers.yaml")],
+            ["--json --answers answers.yaml", "--answers answers.yaml"],
             beside, weight=5,
         ),
         Target(
             "plan", plans(), both, "plan.yaml",
             [
-                ("estimate", "plan.yaml"),
-                ("estimate", "plan.yaml", "--json"),
-                ("run", "plan.yaml", "--output", "out"),
-                ("run", "plan.yaml", "--output", "out", "--json"),
-                ("export", "plan.yaml", "--to", "bundle"),
-                ("export", "plan.yaml", "--to", "trl"),
-                ("export", "plan.yaml", "--to", "llamafactory"),
-                ("export", "plan.yaml", "--to", "axolotl"),
+                "estimate plan.yaml",
+                "estimate plan.yaml --json",
+                "run plan.yaml --output out",
+                "run plan.yaml --output out --json",
+                "export plan.yaml --to bundle",
+                "export plan.yaml --to trl",
+                "export plan.yaml --to llamafactory",
+                "export plan.yaml --to axolotl",
             ],
             beside, codes=RUN, weight=7,
         ),
         Target(
             "rules", rules(), ("yaml", "yaml", "json"), "own.yaml",
-            [("--json", "--task", "qa", "--rules", "own.yaml"), ("rules", "--rules", "own.yaml")],
+            ["--json --task qa --rules own.yaml", "rules --rules own.yaml"],
             beside, weight=2, cold=True,
         ),
         Target(
             "data rows", [rows_of(kind, 6) for kind in ("chats", "pairs", "votes")], ("rows",), "data.jsonl",
-            [("check", "data.jsonl"), ("check", "data.jsonl", "--json"), ("--json", "--data", "data.jsonl")],
+            ["check data.jsonl", "check data.jsonl --json", "--json --data data.jsonl"],
             beside, weight=5,
         ),
         Target(
             "data file", data_files(), ("file",), "data",
-            [("check", "DATA"), ("check", "DATA", "--json"), ("--json", "--task", "qa", "--data", "DATA")],
+            ["check DATA", "check DATA --json", "--json --task qa --data DATA"],
             beside, weight=6,
         ),
         Target(
             "configuration of another tool", CONFIGURATIONS, both, "config.yaml",
-            [("check", "config.yaml"), ("check", "config.yaml", "--json")],
+            ["check config.yaml", "check config.yaml --json"],
             beside, weight=2,
         ),
         Target(
             "config.json", [CONFIG], ("json",), "model/config.json",
             [
-                ("--json", "--task", "qa", "--model", "./model"),
-                ("estimate", "plan.yaml"),
-                ("run", "plan.yaml", "--output", "out"),
+                "--json --task qa --model ./model",
+                "estimate plan.yaml",
+                "run plan.yaml --output out",
             ],
             beside, codes=RUN, weight=4,
         ),
         Target(
             "model file", [safetensors()[:-1500], safetensors()], ("bytes",), "model/model.safetensors",
-            [("estimate", "plan.yaml"), ("run", "plan.yaml", "--output", "out")],
+            ["estimate plan.yaml", "run plan.yaml --output out"],
             beside, codes=RUN, weight=1,
         ),
         Target(
             "tokenizer", [TOKENIZER], ("json",), "model/tokenizer.json",
-            [("check", "chats.jsonl", "--model", "./model"), ("run", "plan.yaml", "--output", "out")],
+            ["check chats.jsonl --model ./model", "run plan.yaml --output out"],
             beside, codes=RUN, weight=1,
         ),
         Target(
             "run.json", [record], ("json",), "run/run.json",
             [
-                ("run", "plan.yaml", "--output", "run"),
-                ("run", "run"),
-                ("run", "plan.yaml", "--output", "run", "--json"),
-                ("chat", "run"),
-                ("export", "run", "--to", "merged"),
+                "run plan.yaml --output run",
+                "run run",
+                "run plan.yaml --output run --json",
+                "chat run",
+                "export run --to merged",
             ],
             with_run, codes=RUN, weight=5,
         ),
         Target(
             "checkpoint", checkpoint_records(), ("json",), "checkpoints/checkpoint-6/complete.json",
-            [("checkpoint",)], checkpoint_files(), codes=(0,), weight=2, run=read_checkpoint,
+            ["checkpoint"], checkpoint_files(), codes=(0,), weight=2, run=read_checkpoint,
         ),
         *(
             Target(
                 "checkpoint", [content.replace(b"%d", b"6")], ("bytes",), f"checkpoints/checkpoint-6/{name}",
-                [("checkpoint",)], checkpoint_files(), codes=(0,), weight=1, run=read_checkpoint,
+                ["checkpoint"], checkpoint_files(), codes=(0,), weight=1, run=read_checkpoint,
             )
             for name, content in SAVED_FILES.items()
         ),
         Target(
             "specs", SPECS, ("json",), "specs.json",
-            [("estimate", "--json", "--specs", "specs.json"), ("estimate", "--specs", "specs.json")],
+            ["estimate --json --specs specs.json", "estimate --specs specs.json"],
             beside, weight=4,
         ),
         Target(
             "methods", methods, ("yaml", "yaml", "json"), "methods/rules/objectives/own.yaml",
-            [("rules", "lora"), ("estimate", "plan.yaml"), ("--json", "--task", "qa")],
+            ["rules lora", "estimate plan.yaml", "--json --task qa"],
             beside, env={"ADVISE_METHODS": "methods"}, weight=1, cold=True,
         ),
         Target(
             "arguments", [list(words) for words in ARGUMENTS], ("arguments",), "",
-            [()], with_run, codes=RUN, weight=6,
+            [""], with_run, codes=RUN, weight=6,
         ),
     ]  # fmt: skip
