@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from contextlib import nullcontext
 
 import pytest
@@ -113,6 +112,13 @@ def preflight(planned, hardware, **keys):
     return run_checks(call_of(hardware=hardware))
 
 
+def told(planned, hardware, *, kind=MachineNotReady, **keys):
+    """The text of what is refused of the plan on this machine."""
+    with pytest.raises(kind) as caught:
+        preflight(planned, hardware, **keys)
+    return caught.value.text()
+
+
 @pytest.mark.parametrize(("plan", "dtype"), [(PLAN, "float16"), (FULL, "float32")])
 def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, plan, dtype):
     """Before anything starts: the GPU, its compute capability, and the values that it can run."""
@@ -132,14 +138,13 @@ def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, plan,
     ],
 )
 def test_a_gpu_that_torch_cannot_use_is_refused(planned, monkeypatch, cuda, driver, words):
-    """The GPU, the driver's CUDA and what to install, with exit code 4, before anything starts."""
+    """The GPU, the driver's CUDA and what to install, before anything starts."""
     build = software.TorchBuild(version="2.11.0", cuda=cuda, hip=None)
     monkeypatch.setattr(software, "torch_build", lambda: build)
     versions = {"cuda_version": driver, "driver_version": "550.90"}
-    with pytest.raises(MachineNotReady, match=words) as caught:
-        preflight(planned, machine(gpu(0, 20), origin="probed", **versions))
-    assert "pip install" in caught.value.text()
-    assert caught.value.exit_code == 4
+    text = told(planned, machine(gpu(0, 20), origin="probed", **versions))
+    assert words in text
+    assert "pip install" in text
 
 
 @pytest.fixture
@@ -159,13 +164,13 @@ def test_attention_without_its_package_is_refused(planned, installed, monkeypatc
     """
     preflight(planned, machine(gpu(0, 20)), more="    attention: auto\n    kernels: auto\n")
     more = "    attention: flash_attention_2\n    weights_dtype: bfloat16\n"
-    with pytest.raises(MachineNotReady, match="needs the package flash-attn or kernels") as caught:
-        preflight(planned, machine(gpu(0, 20)), more=more)
-    assert "pip install 'kernels>=0.18" in caught.value.text()
+    text = told(planned, machine(gpu(0, 20)), more=more)
+    assert "needs the package flash-attn or kernels" in text
+    assert "pip install 'kernels>=0.18" in text
     installed.add("kernels")
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.17.2")
-    with pytest.raises(MachineNotReady, match=r"kernels 0.17.2 is installed, and transformers tak"):
-        preflight(planned, machine(gpu(0, 20)), more=more)
+    found = "kernels 0.17.2 is installed, and transformers tak"
+    assert found in told(planned, machine(gpu(0, 20)), more=more)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.18.3")
     preflight(planned, machine(gpu(0, 20)), more=more)
 
@@ -186,9 +191,9 @@ def test_a_kernel_that_cannot_run_here_is_told_before_anything_starts(
 ):
     """A GPU too old, a package or a compiler that is missing: exit code 4, and what to do."""
     installed |= there
-    with pytest.raises(MachineNotReady, match=words) as caught:
-        preflight(planned, machine(gpu(0, 20)), more=f"    {more}\n")
-    assert re.search("--set stages|--set ", caught.value.text())
+    text = told(planned, machine(gpu(0, 20)), more=f"    {more}\n")
+    assert words in text
+    assert "--set " in text
 
 
 @pytest.mark.parametrize("word", ["liger", "hub"])
@@ -197,8 +202,7 @@ def test_fused_layers_without_a_gpu_are_told_before_anything_starts(planned, mon
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     keys = {"device": "cpu", "more": f"    kernels: {word}\n"}
     said = f"kernels is {word}, which needs a CUDA or ROCm GPU, and `launch.device` is cpu"
-    with pytest.raises(MachineNotReady, match=said):
-        preflight(planned, machine(kind="cpu"), **keys)
+    assert said in told(planned, machine(kind="cpu"), **keys)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with nullcontext() if word == "liger" else pytest.raises(MachineNotReady, match=said):
         preflight(planned, machine(kind="cpu"), **keys)
@@ -291,9 +295,8 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
     planned()
     monkeypatch.setattr(StageEstimator, "expect", lambda *_: need(18, 20, 22))
     here = machine(gpu(0, 2), replace(gpu(1, 5), other_processes=(BUSY,)))
-    with pytest.raises(MachineNotReady, match=r"GPU 1 \(RTX 4090\) has 5.0 GiB free") as caught:
-        run(output="out", hardware=here)
-    assert caught.value.exit_code == 4
+    text = refused(MachineNotReady, output="out", hardware=here)
+    assert "GPU 1 (RTX 4090) has 5.0 GiB free" in text
     assert not (shop / "out").exists()
     assert run(output="out", hardware=here, dry_run=True).record.stages[0].measured is not None
     assert "warning: stage sft needs about 20.0 GiB" in capsys.readouterr().err
@@ -320,8 +323,8 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, monkeypatch):
     assert "wants 2 processes, one per GPU, and 1 can be used here: 1 too few" in fault.what
     settings = "--set launch.processes=1 --set launch.strategy=null --set stages.sft.grad_accum=2"
     assert settings in fault.hint
-    with pytest.raises(InputError, match="cannot be shared by 2000 processes"):
-        preflight(planned, machine(gpu()), processes=2000)
+    text = told(planned, machine(gpu()), kind=InputError, processes=2000)
+    assert "cannot be shared by 2000 processes" in text
 
 
 @pytest.mark.parametrize(

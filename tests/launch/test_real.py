@@ -194,12 +194,6 @@ def write_plan(folder, model, tasks, update="lora"):
     return path
 
 
-def adapter(run, name):
-    from safetensors.torch import load_file
-
-    return load_file(run.folder / "stages" / name / "adapter_model.safetensors")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "update", ["lora", *(pytest.param(u, marks=pytest.mark.long) for u in ("adapter", "prefix"))]
@@ -207,6 +201,7 @@ def adapter(run, name):
 def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
     """The very weights, and the own task's loss is the lowest of the table."""
     import torch
+    from safetensors.torch import load_file
 
     said = []
     together = run_plan(
@@ -217,8 +212,10 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
     assert any("1 to 2 of 2" in line for line in said)
     for task in ("legal", "hr"):
         alone = run_plan(shop / "plan.yaml", Options(output=shop / f"alone-{task}", only=task))
-        for name, tensor in adapter(alone, f"sft-{task}").items():
-            assert torch.equal(tensor, adapter(together, f"sft-{task}")[name]), name
+        path = f"stages/sft-{task}/adapter_model.safetensors"
+        tensors = load_file(together.folder / path)
+        for name, tensor in load_file(alone.folder / path).items():
+            assert torch.equal(tensor, tensors[name]), name
     first, second = (stage.measured.peak_bytes for stage in together.record.stages)
     assert second > first / 2, "memory counts from before the base that both stand on"
     assert all(task in together.record.verdict.text for task in ("legal", "hr"))

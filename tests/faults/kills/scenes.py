@@ -76,16 +76,13 @@ def plan_text(objective: str) -> str:
     data, *stages = PLANS[objective]
     names = objective.split(">") if data and objective not in SEVERAL else ["sft"]
     tasks = ", ".join(f"{{name: {task}, data: {{path: {task}.jsonl}}}}" for task in SAID)
-    lines = [
-        "name: shop\nmodel: ./model",
-        f"data: {{path: {data}.jsonl}}" if data else f"tasks: [{tasks}]",
-        "stages:",
-    ]
+    found = f"data: {{path: {data}.jsonl}}" if data else f"tasks: [{tasks}]"
+    text = f"name: shop\nmodel: ./model\n{found}\nstages:\n"
     for name, keys in zip(names, stages, strict=True):
-        lines.append(f"  - {{name: {name}, objective: {name}, {keys}}}")
+        text += f"  - {{name: {name}, objective: {name}, {keys}}}\n"
     if objective in SEVERAL:
-        lines.append(f"launch: {{processes: 2, strategy: {SEVERAL[objective]}}}")
-    return "\n".join([*lines, ""])
+        text += f"launch: {{processes: 2, strategy: {SEVERAL[objective]}}}\n"
+    return text
 
 
 def fill(folder: Path) -> None:
