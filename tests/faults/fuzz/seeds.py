@@ -139,10 +139,8 @@ def plans() -> list[dict[str, Any]]:
 
 
 def rules() -> list[dict[str, Any]]:
-    found = [yaml.safe_load((ROOT / "examples/acme/acme.yaml").read_text())]
-    for tables in found[0]["tables"].values():
-        tables[:] = tables[:2]
-    return found
+    found = yaml.safe_load((ROOT / "examples/acme/acme.yaml").read_text())
+    return [found | {"tables": {name: rows[:2] for name, rows in found["tables"].items()}}]
 
 
 def data_files() -> list[tuple[str, bytes]]:
@@ -189,21 +187,19 @@ TOKENIZER: dict[str, Any] = {
 # Two whole checkpoints, of which the newer gets a mutated file.
 CHECKPOINTS = "checkpoints"
 SAVED = (3, 6)
-RANDOM_STATE = "random_state_0.safetensors"
 SAVED_FILES = {
     "adapter_model.safetensors": b"weights of step %d " * 20,
-    RANDOM_STATE: b'{"map": [[{"value": "python"}, {"value": %d}]]}',
+    "random_state_0.safetensors": b'{"map": [[{"value": "python"}, {"value": %d}]]}',
     "trainer_state.json": b'{"global_step": %d, "log_history": [{"loss": 1.5}], "epoch": 0.5}',
 }
 
 
 def checkpoint_store(folder: Path) -> CheckpointStore:
     """The store of the checkpoints below a folder."""
-    parts = {"base_model": "b", "rows": "r"}
-    settings = {"learning_rate": 1e-4, "seed": 42}
-    return CheckpointStore(
-        folder / CHECKPOINTS, Dependencies(parts=parts, settings=settings), {"torch": "2.13.0"}
+    needs = Dependencies(
+        parts={"base_model": "b", "rows": "r"}, settings={"learning_rate": 1e-4, "seed": 42}
     )
+    return CheckpointStore(folder / CHECKPOINTS, needs, {"torch": "2.13.0"})
 
 
 @cache
@@ -225,10 +221,8 @@ def checkpoint_files() -> dict[str, bytes]:
 
 def checkpoint_records() -> list[dict[str, Any]]:
     """complete.json of both."""
-    files = checkpoint_files()
-    return [
-        json.loads(files[f"{CHECKPOINTS}/checkpoint-{step}/{COMPLETE}"]) for step in reversed(SAVED)
-    ]
+    names = (f"{CHECKPOINTS}/checkpoint-{step}/{COMPLETE}" for step in reversed(SAVED))
+    return [json.loads(checkpoint_files()[name]) for name in names]
 
 
 def read_checkpoint() -> None:

@@ -15,6 +15,10 @@ from tests.faults.kills.scenes import fill, make_scene
 pytestmark = [pytest.mark.smoke, pytest.mark.train]
 
 
+def kill(number, target, moment, nth):
+    return harm.Kill(number, target, harm.Moment("", harm.MOMENTS[moment][0], nth=nth))
+
+
 @pytest.fixture
 def project(tmp_path):
     """A folder with a tiny model, data and a plan for each objective."""
@@ -31,12 +35,8 @@ def test_a_run_killed_in_a_save_and_stopped_in_a_step_ends_the_same(project, tmp
     saves = [at for at, path in enumerate(scene.events) if "checkpoint-4" in path]
     before = sum("/checkpoints/" in path for path in scene.events[: saves[0]])
     kills = [
-        harm.Kill(
-            signal.SIGKILL,
-            harm.BOTH,
-            harm.Moment("", harm.MOMENTS[harm.SAVING][0], nth=before + len(saves) // 3),
-        ),
-        harm.Kill(signal.SIGTERM, harm.PARENT, harm.Moment("", harm.MOMENTS[harm.STEP][0], nth=3)),
+        kill(signal.SIGKILL, harm.BOTH, harm.SAVING, before + len(saves) // 3),
+        kill(signal.SIGTERM, harm.PARENT, harm.STEP, 3),
     ]
     assert [row.wrong for row in harm.survive(scene, "killed", kills)] == [[], []]
     harm.stop_after(scene, harm.STOPPED, 6)
@@ -53,9 +53,7 @@ def test_a_run_killed_in_a_save_and_stopped_in_a_step_ends_the_same(project, tmp
 def test_ppo_resumes_from_its_own_checkpoint(project):
     """SIGKILL of all processes behind the first checkpoint of PPO."""
     scene = make_scene(project, "ppo")
-    kill = harm.Kill(
-        signal.SIGKILL, harm.GROUPS, harm.Moment("", harm.MOMENTS[harm.STEP][0], nth=6)
-    )
-    (row,) = harm.survive(scene, "killed", [kill])
+    kills = [kill(signal.SIGKILL, harm.GROUPS, harm.STEP, 6)]
+    (row,) = harm.survive(scene, "killed", kills)
     assert row.wrong == []
     assert row.lost_steps < 6
