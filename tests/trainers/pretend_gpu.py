@@ -60,7 +60,7 @@ def noted_device(tensor: torch.Tensor) -> torch.device | None:
 def note(tensor: torch.Tensor, device: torch.device) -> None:
     """Say where a tensor's storage is: torch keeps the attribute as long as the storage lives."""
     if not tensor.is_meta:
-        tensor.untyped_storage().noted_device = device  # type: ignore[attr-defined]
+        tensor.untyped_storage().noted_device = device
 
 
 def device_of(tensor: torch.Tensor) -> torch.device:

@@ -54,7 +54,7 @@ def write(folder: Path, path: Path, **keys):
     return loaded, tokenizer, tokens, *write_model(loaded, tokens, path, **keys)
 
 
-def read_tokens(folder: Path, vocab_size: int):
+def read_tokens(folder: Path, vocab_size: int = 400):
     return model.read_tokens(AutoTokenizer.from_pretrained(folder), folder, vocab_size)
 
 
@@ -74,6 +74,14 @@ def field(reader, key):
     return None if found is None else found.contents()
 
 
+def called(name: str) -> str:
+    """A weight's name in llama.cpp."""
+    *path, kind = name.split(".")
+    if path[1:2] == ["layers"]:
+        return f"blk.{path[2]}.{LAYER['.'.join(path[3:])]}.{kind}"
+    return f"{ENDS['.'.join(path)]}.{kind}"
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_weight_stands_in_the_file(family, tmp_path):
     """Under llama.cpp's names: rows reordered where it pairs neighbours, everything else as it
@@ -83,24 +91,18 @@ def test_every_weight_stands_in_the_file(family, tmp_path):
     loaded, *_, kind, note = write(folder, tmp_path / "out.gguf")
     assert (kind, "nothing is rounded" in note) == ("BF16", True)
     tensors, config = tensors_of(tmp_path / "out.gguf"), loaded.config
-    seen = set()
-    for name, weight in load_file(folder / "model.safetensors").items():
-        weight = weight.float()
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        parts = name.split(".")
-        if parts[1] == "layers":
-            called = f"blk.{parts[2]}.{LAYER['.'.join(parts[3:-1])]}.{parts[-1]}"
-        else:
-            called = f"{ENDS['.'.join(parts[:-1])]}.{parts[-1]}"
+    weights = load_file(folder / "model.safetensors")
+    if config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    named = {called(name): (name, weight.float()) for name, weight in weights.items()}
+    assert named.keys() == tensors.keys()
+    for place, (name, weight) in named.items():
         if family in NEIGHBOURS and ("q_proj" in name or "k_proj" in name):
             heads = 4 if "q_proj" in name else 2
             # Of a head the first row stands beside the first of its second half.
             pairs = weight.reshape(heads, 2, -1, weight.shape[1])
             weight = pairs.transpose(1, 2).reshape(weight.shape)
-        torch.testing.assert_close(values_of(tensors[called]), weight, rtol=0, atol=0)
-        seen.add(called)
-    assert seen == set(tensors)
+        torch.testing.assert_close(values_of(tensors[place]), weight, rtol=0, atol=0)
     reader = gguf.GGUFReader(tmp_path / "out.gguf")
     assert field(reader, "general.architecture") == family
     for key, value in settings(config).items():
@@ -124,28 +126,25 @@ def test_a_head_of_its_own_stands_in_the_file_whatever_the_configuration_says(tm
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kind", "said"),
+    ("dtype", "largest", "kind", "said"),
     [
-        (torch.float16, "F16", "already"),
-        (torch.bfloat16, "BF16", "already"),
-        (torch.float32, "F16", "rounded to F16"),
+        (torch.float16, 1.5, "F16", "already"),
+        (torch.bfloat16, 1.5, "BF16", "already"),
+        (torch.float32, 1.5, "F16", "rounded to F16"),
+        (torch.float32, 100_000.5, "BF16", "1e+05 is too large"),
     ],
-    ids=["float16", "bfloat16", "float32"],
+    ids=["float16", "bfloat16", "float32", "too-large"],
 )
-def test_sixteen_bits_are_those_that_lose_least(dtype, kind, said, tmp_path):
-    """The type of the weights themselves; of 32-bit ones F16, and what it costs is said."""
-    *_, found, note = write(tiny("llama", tmp_path / "model", dtype), tmp_path / "out.gguf")
-    assert (found, said in note) == (kind, True)
-
-
-def test_weights_too_large_for_f16_become_bfloat16(tmp_path):
-    """F16 ends at 65504."""
-    folder = tiny("llama", tmp_path / "model")
+def test_sixteen_bits_are_those_that_lose_least(dtype, largest, kind, said, tmp_path):
+    """The type of the weights themselves; of 32-bit ones F16 as far as it goes, which is to 65504,
+    and what it costs is said.
+    """
+    folder = tiny("llama", tmp_path / "model", dtype)
     weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"][0, 0] = 100_000.5
+    weights["model.embed_tokens.weight"][0, 0] = largest
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    *_, kind, note = write(folder, tmp_path / "out.gguf")
-    assert (kind, "1e+05 is too large" in note) == ("BF16", True)
+    *_, found, note = write(folder, tmp_path / "out.gguf")
+    assert (found, said in note) == (kind, True)
 
 
 def test_eight_bits_differ_by_at_most_half_a_step(tmp_path):
@@ -257,7 +256,7 @@ def test_ways_of_cutting_are_told_apart(name, folder):
     model = json.loads(raw.to_str())["model"] | {"ignore_merges": name == "llama-bpe"}
     (folder / "tokenizer.json").write_text(raw.to_str())
     change_tokenizer(folder, model=model)
-    assert read_tokens(folder, 400).values["tokenizer.ggml.pre"] == name
+    assert read_tokens(folder).values["tokenizer.ggml.pre"] == name
 
 
 def test_the_first_token_is_added_only_if_the_training_had_it(folder):
@@ -273,7 +272,7 @@ def test_the_first_token_is_added_only_if_the_training_had_it(folder):
         tokenizer.chat_template = template
         (folder / "chat_template.jinja").unlink(missing_ok=True)
         tokenizer.save_pretrained(folder)
-        found = read_tokens(folder, 400)
+        found = read_tokens(folder)
         assert found.begins is begins
         assert found.values["tokenizer.ggml.add_bos_token"] is begins
         assert found.values["tokenizer.ggml.add_eos_token"] is False
@@ -282,7 +281,7 @@ def test_the_first_token_is_added_only_if_the_training_had_it(folder):
 def test_all_tokens_that_end_an_answer_are_named(folder):
     """The tokenizer's own, and those that generation_config.json adds."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
-    found = read_tokens(folder, 400)
+    found = read_tokens(folder)
     assert found.ends == [2, 0]
     assert found.values["tokenizer.ggml.eot_token_id"] == 0
 
@@ -321,7 +320,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(part, change, said,
     before = json.loads((folder / "tokenizer.json").read_text())[part]
     change_tokenizer(folder, **{part: before | change})
     with pytest.raises(InputError, match=said) as error:
-        read_tokens(folder, 400)
+        read_tokens(folder)
     text = error.value.text()
     assert part == "model" or "gpt-2, smollm, qwen2, llama-bpe" in text
     assert "--to merged" in text
