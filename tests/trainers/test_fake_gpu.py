@@ -143,8 +143,7 @@ class Seen:
     state_dtypes: set[torch.dtype] = field(default_factory=set)
 
     def before(self, optimizer: Any, *_: Any) -> None:
-        inner = getattr(optimizer, "optimizer", optimizer)
-        for group in inner.param_groups:
+        for group in getattr(optimizer, "optimizer", optimizer).param_groups:
             for parameter in group["params"]:
                 self.parameters[id(parameter)] = parameter
                 where = f"a parameter of shape {tuple(parameter.shape)}"
@@ -244,8 +243,7 @@ def test_a_plan_for_a_gpu_trains_in_its_dtypes(
     assert seen.steps >= 2 or (seen.steps >= 1 and stage.weights_dtype == "float16")
     assert not seen.faults
     for model in models:  # PPO has no trainer, and its optimizer is given every part that trains
-        trained = {id(one) for one in model.parameters() if one.requires_grad}
-        assert trained == set(seen.parameters)
+        assert {id(one) for one in model.parameters() if one.requires_grad} == set(seen.parameters)
     sizes: dict[torch.dtype, int] = {}
     for parameter in seen.parameters.values():
         sizes[parameter.dtype] = sizes.get(parameter.dtype, 0) + parameter.numel()
@@ -259,8 +257,7 @@ def test_a_plan_for_a_gpu_trains_in_its_dtypes(
 def check_states(stage: Stage, seen: Seen, trained: torch.dtype) -> None:
     """The optimizer's states and the trained weights are as wide as the estimator says."""
     shape, _ = model_shape(MODEL)
-    expected = Run(stage=stage, model=shape)
-    assert trained.itemsize == expected.train_bytes
+    assert trained.itemsize == Run(stage=stage, model=shape).train_bytes
     wide = {dtype for dtype in seen.state_dtypes if dtype.itemsize > 1}
     if "8bit" in stage.optimizer:
         large = any(one.numel() >= LEAST_8BIT for one in seen.parameters.values())

@@ -135,8 +135,7 @@ def test_a_copy_of_compiled_layers_uses_its_own_weights(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    ids = torch.arange(6)[None]
-    assert other(input_ids=ids).logits.abs().max() > 0
+    assert other(input_ids=torch.arange(6)[None]).logits.abs().max() > 0
     assert "compile: nothing" in compile_layers(other)
 
 
@@ -164,6 +163,5 @@ def test_a_compiled_stage_trains_and_resumes_as_a_plain_one(make, tmp_path, monk
     trained(plain)
     stopped = make(**keys, compile=True, job_run=tmp_path / "compiled")
     break_at(3, stopped, monkeypatch)
-    result = trained(stopped)
-    assert result["resolved"]["compile"] is True
+    assert trained(stopped)["resolved"]["compile"] is True
     assert losses(stopped) == pytest.approx(losses(plain), rel=1e-4)

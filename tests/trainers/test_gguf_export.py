@@ -113,8 +113,7 @@ def test_tensors_that_transformers_leaves_out_are_counted(nowhere, tiny_model, t
     weights = load_file(base / "model.safetensors")
     more = {f"mtp.{name}.weight": weights["model.norm.weight"].clone() for name in ("norm", "fc")}
     save_file(weights | more, base / "model.safetensors", metadata={"format": "pt"})
-    run = lora_run(tmp_path / "run", base, {"legal": 1})
-    export(Job(run=run, out=tmp_path / "out", say=print))
+    export(Job(run=lora_run(tmp_path / "run", base, {"legal": 1}), out=tmp_path / "out", say=print))
     note = "since transformers does not read them (2 in all): mtp.fc.weight, mtp.norm.weight"
     assert note in capsys.readouterr().out
     assert any(note in one for one in recorded(tmp_path / "out")["notes"])
@@ -157,8 +156,7 @@ def test_a_full_disk_is_said_before_anything_is_computed(run, nowhere, tmp_path,
 
 def test_a_stopped_export_leaves_nothing(run, nowhere, tmp_path, monkeypatch):
     """Neither the file nor a half of it."""
-    stop = Mock(side_effect=KeyboardInterrupt)
-    monkeypatch.setattr("trainers.tools.gguf.model.numbers", stop)
+    monkeypatch.setattr("trainers.tools.gguf.model.numbers", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         export(Job(run=run, out=tmp_path / "out", say=print))
     assert names(tmp_path / "out") == []

@@ -61,10 +61,8 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(make, monkeypat
     found = trained(job)
     assert [line["step"] for line in metrics(job)] == [1, 3, 4, 5, 6]
     each = losses(single)
-    means = [each[0], sum(each[1:3]) / 2, *each[3:]]
-    assert losses(job) == pytest.approx(means, abs=1e-6)
-    ends = found["loss_first"], found["loss_last"]
-    assert ends == pytest.approx((each[0], each[5]), abs=1e-6)
+    assert losses(job) == pytest.approx([each[0], sum(each[1:3]) / 2, *each[3:]], abs=1e-6)
+    assert (found["loss_first"], found["loss_last"]) == pytest.approx((each[0], each[5]), abs=1e-6)
     clock = [line["elapsed_s"] for line in metrics(job)]
     assert clock == sorted(clock)
     assert found["measured"]["train_s"] >= clock[-1]
