@@ -12,17 +12,8 @@ import pytest
 from advisor.ground.progress import BYTES, Wait, board
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.plan.write import plan_text
-from tests.trainers.alignment import (
-    BETTER,
-    QUESTIONS,
-    REWARD,
-    WORSE,
-    keys_of,
-    stage_of,
-    stage_with,
-    trained,
-)
-from tests.trainers.runs import chat, write_rows
+from tests.trainers.alignment import BETTER, QUESTIONS, REWARD, WORSE, keys_of, stage_of, stage_with
+from tests.trainers.runs import chat, trained, write_rows
 from trainers.job.job import Job, make_job
 
 
@@ -147,8 +138,9 @@ def waits_heard() -> Iterator[list[tuple[str, int, int | None]]]:
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test fails if a stage loads a model."""
-    name = "trainers.start.loading.load_base"
-    monkeypatch.setattr(name, lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "trainers.start.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
+    )
 
 
 @pytest.fixture(scope="session")

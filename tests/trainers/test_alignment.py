@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from functools import partial
+from itertools import product
 
 import pytest
 
@@ -27,30 +28,27 @@ from tests.trainers.alignment import (
     UPDATES,
     WORSE,
     keys_of,
+    stage_of,
+)
+from tests.trainers.runs import (
+    look_before,
     losses,
     result_of,
-    stage_of,
     trained,
+    whole_and_broken,
+    write_rows,
 )
-from tests.trainers.runs import whole_and_broken, write_rows
 from trainers.rows.preference import PAIRS
 from trainers.rows.stage_rows import prepare_rows
 from trainers.stage import run as stage
 from trainers.start.loading import load_tokenizer
 from trainers.step import settings
 
+# Beside the loss, while it runs.
 SAID = {
-    "rm": "accuracy",
-    "dpo": "margins",
-    "kto": "kl",
-    "orpo": "margins",
-    "grpo": "reward",
+    "rm": "accuracy", "dpo": "margins", "kto": "kl", "orpo": "margins", "grpo": "reward",
     "rloo": "reward",
-}  # beside the loss, while it runs
-
-
-TABLE = [(objective, update) for objective in SAID for update in ("lora", "full")]
-TABLE += [(objective, update) for objective in ("orpo", "grpo") for update in ("adapter", "prefix")]
+}  # fmt: skip
 
 
 def go_on_from(job, folder):
@@ -59,7 +57,10 @@ def go_on_from(job, folder):
     return result_of(job)
 
 
-@pytest.mark.parametrize(("objective", "update"), TABLE)
+@pytest.mark.parametrize(
+    ("objective", "update"),
+    [*product(SAID, ("lora", "full")), *product(("orpo", "grpo"), ("adapter", "prefix"))],
+)
 def test_every_objective_trains_saves_and_loads(objective, update, trained_once):
     """Finite losses, a result that plain loading reproduces and that differs from where it started,
     no pickle, nothing of a second adapter; its files are recorded with their hashes.
@@ -80,8 +81,7 @@ def test_every_objective_trains_saves_and_loads(objective, update, trained_once)
     }
     said = (job.folder / "said.txt").read_text()
     assert re.search(rf"training: 1 of \d+ steps, loss \S+, {SAID[objective]} -?\d", said)
-    pickles_and_references = ("*.bin", "*.pt", "*.pth", "ref")
-    assert not [path for name in pickles_and_references for path in job.output.rglob(name)]
+    assert not [path for name in ("*.bin", "*.pt*", "ref") for path in job.output.rglob(name)]
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
         for number in range(60)
     ]
     result = trained(align("rm", max_steps=20, job_data=write_rows(tmp_path / "short.jsonl", rows)))
-    (check,) = [
-        check for check in result["checks"] if check["name"] == "scores-are-more-than-length"
-    ]
+    check = {one["name"]: one for one in result["checks"]}["scores-are-more-than-length"]
     assert not check["ok"]
     assert "preferring the shorter answer is right in 100.0%" in check["text"]
     length = result["evaluation"]["length"]
@@ -183,8 +181,7 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
     """Of a base without a padding token, single texts are scored at their last token: so are they
     in training.
     """
-    folder = tmp_path / "unpadded"
-    shutil.copytree(tiny_model, folder)
+    folder = shutil.copytree(tiny_model, tmp_path / "unpadded")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
     job = align("rm", max_steps=8, job_model=folder)
@@ -209,12 +206,10 @@ def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_pa
     """Under a score head, alone or going on from a prefix that writes: pairs are told apart, the
     saved one scores the same, its keys are what was trained.
     """
-    keys, earlier = UPDATES["prefix"], ()
-    if is_from_sft:
-        sft = trained_once("sft", "prefix")
-        go_on_from(sft, tmp_path)
-        earlier = (sft.stage,)
-    job = align("rm", earlier=earlier, learning_rate=2e-2, max_steps=20, **keys)
+    sft = trained_once("sft", "prefix")
+    go_on_from(sft, tmp_path)
+    earlier = (sft.stage,) if is_from_sft else ()
+    job = align("rm", earlier=earlier, learning_rate=2e-2, max_steps=20, **UPDATES["prefix"])
     assert [check["ok"] for check in trained(job)["checks"][:2]] == [True, True]
     assert losses(job)[-1] < losses(job)[0] - 0.1
     saved = load_file(job.output / "adapter_model.safetensors")
@@ -227,18 +222,16 @@ def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_pa
 # --------------------------------------------------------------------------- preferences
 
 
+MARGINS = {"kto": "log-probability of liked answers less that of others"}
+
+
 @pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])
 def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
     """The better answers of held-out rows become likelier against the worse ones, with an interval
     above zero.
     """
     result = trained(align(objective, max_steps=15))
-    name = (
-        "log-probability of liked answers less that of others"
-        if objective == "kto"
-        else "preference margin"
-    )
-    metric = result["evaluation"]["metrics"][name]
+    metric = result["evaluation"]["metrics"][MARGINS.get(objective, "preference margin")]
     assert metric["after"] > metric["before"] + 1
     assert metric["interval"][0] > 0
     assert result["verdict"]["word"] == "better"
@@ -254,15 +247,21 @@ def test_pairs_train_a_module_on_a_4_bit_base_in_both_precisions(objective, prec
     assert all(check["ok"] for check in result["checks"] if check["name"].startswith("saved"))
 
 
-@pytest.mark.parametrize("objective", ["dpo", "kto"])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(
+    ("objective", "before", "update"),
+    [
+        *((name, update, update) for name in ("dpo", "kto") for update in UPDATES),
+        ("dpo", "lora", "full"),
+    ],
+)
 def test_the_reference_is_the_model_as_the_stage_found_it(
-    objective, update, align, trained_once, tmp_path
+    objective, before, update, align, trained_once, tmp_path
 ):
     """Going on from an SFT stage, the first loss is that of two equal models, and the copy that was
-    compared with is not saved.
+    compared with is not saved. Full tuning that goes on from a LoRA compares with the merged model,
+    not with the base.
     """
-    sft = trained_once("sft", update)
+    sft = trained_once("sft", before)
     go_on_from(sft, tmp_path)
     job = align(objective, earlier=(sft.stage,), **UPDATES[update], max_steps=3, job_judge=False)
     result = trained(job)
@@ -272,15 +271,6 @@ def test_the_reference_is_the_model_as_the_stage_found_it(
     assert not (job.output / "ref").exists()
     saved = [path.name for path in job.output.glob("*.safetensors")]
     assert sum(name.startswith(("adapter_model", "model")) for name in saved) == 1
-
-
-def test_a_module_that_is_merged_is_the_reference_too(align, trained_once, tmp_path):
-    """Full tuning that goes on from a LoRA compares with the merged model, not with the base."""
-    sft = trained_once("sft")
-    go_on_from(sft, tmp_path)
-    job = align("dpo", earlier=(sft.stage,), **FULL, max_steps=2, job_judge=False)
-    trained(job)
-    assert losses(job)[0] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_kto_takes_answers_with_a_verdict(align, tmp_path):
@@ -363,24 +353,19 @@ def test_an_earlier_reward_model_is_nothing_to_write_with(align, trained_once, t
 
 OTHER_KEYS = {"beta": 0.3, "generations": 2, "response_tokens": 5, "clip_range": 0.1}
 NOT_OF_THE_CONFIG = {  # of rewards: test_rewards.py; of engines: rollouts/
-    "verifier",
-    "pattern",
-    "schema",
-    "overlong_tokens",
-    "ngram",
-    "reward_model",
-    "reward",
-    "rewards",
-    "rollouts",
-}
-CONFIGURED = [
-    (name, key)
-    for name in ("dpo", "kto", "orpo", "grpo", "rloo")
-    for key in sorted(set(key_specs().objectives[name].keys) - NOT_OF_THE_CONFIG)
-]
+    "verifier", "pattern", "schema", "overlong_tokens", "ngram", "reward_model", "reward",
+    "rewards", "rollouts",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("objective", "key"), CONFIGURED)
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        (name, key)
+        for name in ("dpo", "kto", "orpo", "grpo", "rloo")
+        for key in sorted(set(key_specs().objectives[name].keys) - NOT_OF_THE_CONFIG)
+    ],
+)
 def test_every_key_reaches_the_trainer(objective, key, align, monkeypatch):
     """Changing this key alone changes what TRL is configured with."""
     seen = []
@@ -424,15 +409,9 @@ def test_a_module_on_a_4_bit_base_goes_on_from_what_was_saved(objective, align, 
     earlier = (stage_of("sft", quantization="nf4"),)
     second = align(objective, earlier=earlier, name="second", max_steps=2, **keys)
     seen = {}
-
-    def begun(built):
-        seen.update(
-            {name: one.detach().clone() for name, one in built.trainer.model.named_parameters()}
-        )
-        return steps(built)
-
-    steps = stage.train_steps
-    monkeypatch.setattr(stage, "train_steps", begun)
+    look_before(monkeypatch, stage, "train_steps", lambda built: seen.update(
+        {name: one.detach().clone() for name, one in built.trainer.model.named_parameters()}
+    ))  # fmt: skip
     trained(second)
     for adapter in ("default", "ref") if objective == "dpo" else ("default",):
         for name, value in saved.items():

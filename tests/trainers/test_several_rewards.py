@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.methods.rewards import rollout_warnings
 from tests.conftest import examples
-from tests.trainers.alignment import SHORT
-from tests.trainers.runs import break_at, metrics, trained, write_rows
-from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
+from tests.trainers.alignment import OWN, SHORT, TWO, check_two_rewards
+from tests.trainers.runs import break_at, lines_of, metrics, trained, write_rows
 from trainers.rewards.rollout_log import MOST_LINES, SAMPLES, RolloutLog, sampled, shortened
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, filled
 from trainers.rewards.sources import load_user_reward, overlong_penalty, repetition_penalty

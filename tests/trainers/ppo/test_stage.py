@@ -21,11 +21,10 @@ from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_text
 from advisor.record.stage import Adjusted, Adjustment
 from advisor.render.report import report_page
-from tests.trainers.alignment import stage_of
+from tests.trainers.alignment import OWN, TWO, check_two_rewards, stage_of
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
 from tests.trainers.runs import lines_of, torchrun, write_rows
 from tests.trainers.runs import result_of as result
-from tests.trainers.two_rewards import OWN, TWO, check_two_rewards
 from trainers.job.job import JUDGE
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.ppo import math as formulas
