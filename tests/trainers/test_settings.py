@@ -37,7 +37,7 @@ OTHER: dict[str, Any] = {
 # double_quantization below; the objective chooses the program itself. `head` chooses another
 # program (test_encoder.py), keep, early_stopping, save_minutes and group_by_length act while it
 # trains (test_held_out_curve.py, test_stopping.py, test_batches.py); kernels and compile change
-# layers in place (test_fused_layers.py).
+# layers in place (test_kernels.py).
 ELSEWHERE = {
     "objective", "start_from", "data", "double_quantization", "options", "head", "keep",
     "early_stopping", "save_minutes", "group_by_length", "kernels", "compile",
