@@ -1,31 +1,39 @@
-"""What a proof of a GGUF file finds: a llama-server that answers as transformers did, and others
-that differ from it in one thing each; and llama.cpp itself, where it is installed: each family
-computes there what transformers computes, and a file with a mistake is noticed.
+"""Results of runs as GGUF files: what is written, how it is called, what is refused. What a proof of
+a file finds: a llama-server that answers as transformers did, and others that differ from it in one
+thing each; and llama.cpp itself, where it is installed: each family computes there what
+transformers computes, and a file with a mistake is noticed.
 
     ADVISE_LLAMA_CPP=FOLDER python -m pytest -n0 -m long tests/trainers/test_gguf_proof.py
 """
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
-pytest.importorskip("gguf")
-pytest.importorskip("torch")
+gguf = pytest.importorskip("gguf")
+torch = pytest.importorskip("torch")
 
-import torch
+from safetensors.torch import load_file, save_file
 
-from advisor.ground.errors import MachineNotReady
+from advisor.export.exporter import ExportRequest, exporters
+from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
+from tests.trainers.families import tiny
 from tests.trainers.test_gguf_files import write
 from tests.trainers.test_results import lora_run
-from tests.trainers.tiny_families import tiny
 from trainers.tools.gguf import model
-from trainers.tools.gguf import proof as proving
-from trainers.tools.gguf.export import Job, export
+from trainers.tools.gguf.export import Job, check_kind, export
 from trainers.tools.gguf.model import FAMILIES
 from trainers.tools.gguf.proof import (
+    AGREEMENT,
+    OTHERS,
     QUESTIONS,
+    VARIABLE,
     Answer,
     Proof,
     Reference,
@@ -76,20 +84,25 @@ def proof(
             "completion_probabilities": [{"id": forced, "top_logprobs": [{"id": best}]}],
         }
 
-    needed = proving.AGREEMENT.get(kind) or proving.AGREEMENT.get(kind[:4], proving.OTHERS)
+    needed = AGREEMENT.get(kind) or AGREEMENT.get(kind[:4], OTHERS)
     found = Proof(kind=kind, needed=needed, texts=2, prompts=1)
     compare(found, of, answered)
     return found
 
 
 def test_a_server_that_agrees_everywhere_proves_the_file():
-    """Every number of it is said, and recorded."""
+    """Every number of it is said, and recorded. A base model may write on for ever, in both: then
+    its end tokens alone prove it.
+    """
     assert proof(reference()).lines() == [
         "proved with llama.cpp, against transformers:",
         "  2 texts have the same tokens",
         "  100 of 100 tokens of 1 greedy answers are the same; needed: 95%",
         "  1 of 1 answers that end do so at the same token",
     ]
+    endless = proof(reference(stopped=False))
+    assert endless.faults == []
+    assert "0 of 0 answers that end" in endless.lines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -133,13 +146,6 @@ def test_few_other_tokens_are_allowed_by_type(count, gap, kind, fault):
     assert any(fault in one for one in found.faults) if fault else found.faults == []
 
 
-def test_a_model_that_ends_no_answer_is_proved_by_its_end_tokens():
-    """A base model may write on for ever, in both."""
-    found = proof(reference(stopped=False))
-    assert found.faults == []
-    assert "0 of 0 answers that end" in found.lines()[-1]
-
-
 # --------------------------------------------------------------------------- a program
 
 
@@ -155,15 +161,15 @@ def program(folder: Path, does: str = "", name: str = "llama-server") -> Path:
 @pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
 def test_llama_server_is_found_where_it_is_named_and_on_the_path(tmp_path, monkeypatch):
     """A machine without it has none, and no error; a wrong name is no reason to take another."""
-    monkeypatch.delenv(proving.VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert find_llama_server() is None
     on_path, named = program(tmp_path / "bin"), program(tmp_path / "build" / "bin")
     assert find_llama_server() == on_path
     for place in (named, tmp_path / "build"):
-        monkeypatch.setenv(proving.VARIABLE, str(place))
+        monkeypatch.setenv(VARIABLE, str(place))
         assert find_llama_server() == named
-    monkeypatch.setenv(proving.VARIABLE, str(tmp_path / "elsewhere"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
     with pytest.raises(MachineNotReady, match="there is no llama-server there"):
         find_llama_server()
 
@@ -180,9 +186,206 @@ def test_llama_server_is_found_where_it_is_named_and_on_the_path(tmp_path, monke
 )
 def test_a_server_that_crashes_or_hangs_is_a_fault_of_the_proof(tmp_path, monkeypatch, does, fault):
     """Not the end of the export: the file stays, under the name that says so."""
-    monkeypatch.setattr(proving, "LIMIT_S", 0.5)
+    monkeypatch.setattr("trainers.tools.gguf.proof.LIMIT_S", 0.5)
     found = prove(program(tmp_path, does), tmp_path / "x.gguf", reference(), "F16")
     assert re.search(fault, found.faults[0])
+
+
+# --------------------------------------------------------------------------- export
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    return lora_run(tmp_path_factory.mktemp("run"), tiny_model, {"legal": 1})
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    monkeypatch.setattr("trainers.tools.gguf.export.find_llama_server", lambda: None)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """llama-server is a stub that finds these faults; what transformers computes is what it
+    computes.
+    """
+    stub = SimpleNamespace(faults=[], kinds=[])
+
+    def prove(program, path, of, kind):
+        assert gguf.GGUFReader(path).tensors
+        stub.kinds.append(kind)
+        known = {"texts": 1, "prompts": len(of.answers), "faults": stub.faults}
+        return Proof(kind=kind, needed=0.95, **known)
+
+    monkeypatch.setattr("trainers.tools.gguf.export.prove", prove)
+    monkeypatch.setattr(
+        "trainers.tools.gguf.export.find_llama_server", lambda: Path("llama-server")
+    )
+    monkeypatch.setattr("trainers.tools.gguf.proof.LONGEST_ANSWER", 8)
+    monkeypatch.setattr("trainers.tools.gguf.proof.ANSWER_TOKENS", 4)
+    return stub
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def recorded(folder: Path) -> dict:
+    """What the proof of the only file says."""
+    (record,) = json.loads((folder / "proof.json").read_text())["files"]
+    return record
+
+
+def test_a_proved_file_has_a_record(run, engine, tmp_path, capsys):
+    """A second export does not overwrite it."""
+    job = Job(run=run, out=tmp_path / "out", say=print)
+    (file,) = export(job)
+    assert names(job.out) == ["proof.json", f"{run.name}-F16.gguf"]
+    text = capsys.readouterr().out
+    assert "merged into the original weights" in text
+    assert "proved with llama.cpp" in text
+    assert f"llama-server -m {file} --jinja" in text
+    record = recorded(job.out)
+    assert (record["proved"], record["kind"], record["proof"]["faults"]) == (True, "F16", [])
+    assert engine.kinds == ["F16"]  # whose limits hold
+    with pytest.raises(InputError, match="is already there"):
+        export(job)
+
+
+def test_a_file_that_differs_shows_in_the_name_and_the_exit_code(run, engine, tmp_path, capsys):
+    """Exit code 5, as for a merged model that differs; what differs is said."""
+    engine.faults.append("only 0.0% of 4 tokens are the same")
+    with pytest.raises(TrainingFailed, match=r"not the model: .*-Q8_0\.differs\.gguf") as error:
+        export(Job(run=run, out=tmp_path / "out", kind="Q8_0", say=print))
+    assert error.value.exit_code == 5
+    assert names(tmp_path / "out") == ["proof.json", f"{run.name}-Q8_0.differs.gguf"]
+    said = capsys.readouterr().out
+    assert "not the model: only 0.0%" in said
+    assert "serve it" not in said
+
+
+def test_without_llama_cpp_the_file_is_written_and_not_compared(
+    run, nowhere, tmp_path, request, capsys
+):
+    """That is said, with what to install; once it is there, the file is written again and
+    compared.
+    """
+    job = Job(run=run, out=tmp_path / "out", say=print)
+    (file,) = export(job)
+    assert names(job.out) == ["proof.json", f"{run.name}-F16.gguf"]
+    said = capsys.readouterr().out
+    assert "written; not compared with the trained model" in said
+    assert "install llama.cpp" in said.splitlines()[-1]
+    assert (recorded(job.out)["proved"], recorded(job.out)["proof"]) == (False, None)
+    request.getfixturevalue("engine")
+    assert export(job) == [file]
+    assert recorded(job.out)["proved"]
+
+
+def test_tensors_that_transformers_leaves_out_are_counted(nowhere, tiny_model, tmp_path, capsys):
+    """Layers that predict further tokens are in no GGUF file: that is said, and stays in the record."""
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    more = {f"mtp.{name}.weight": weights["model.norm.weight"].clone() for name in ("norm", "fc")}
+    save_file(weights | more, base / "model.safetensors", metadata={"format": "pt"})
+    export(Job(run=lora_run(tmp_path / "run", base, {"legal": 1}), out=tmp_path / "out", say=print))
+    note = "since transformers does not read them (2 in all): mtp.fc.weight, mtp.norm.weight"
+    assert note in capsys.readouterr().out
+    assert any(note in one for one in recorded(tmp_path / "out")["notes"])
+
+
+def test_each_task_becomes_a_model_of_its_own(nowhere, tiny_model, tmp_path):
+    """With `--only` one of them."""
+    run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})
+    export(Job(run=run, out=tmp_path / "out", say=print))
+    assert names(tmp_path / "out") == ["proof.json", "run-hr-F16.gguf", "run-legal-F16.gguf"]
+    export(Job(run=run, out=tmp_path / "one", say=print, only="hr"))
+    assert names(tmp_path / "one") == ["proof.json", "run-F16.gguf"]
+
+
+CANNOT = r"a GGUF file cannot hold it[\s\S]*serve it with transformers and PEFT"
+
+
+@pytest.mark.parametrize(
+    ("update", "only", "why"),
+    [
+        ("prefix", None, CANNOT),
+        ("adapter", None, CANNOT),
+        ("lora", "hr", r"no such result[\s\S]*legal"),
+    ],
+    ids=["prefix", "adapter", "not-there"],
+)
+def test_what_adds_layers_and_what_is_not_there_is_refused(
+    update, only, why, nowhere, tiny_model, tmp_path
+):
+    """With what can be done, or those that are there, before anything is written."""
+    run = lora_run(tmp_path / "run", tiny_model, {"legal": 1}, update=update)
+    with pytest.raises(InputError, match=why):
+        export(Job(run=run, out=tmp_path / "out", say=print, only=only))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_and_a_stop_leave_nothing(run, nowhere, tmp_path, monkeypatch):
+    """By the number of weights a disk is too full before anything is computed; of a stopped export
+    there is neither the file nor a half of it.
+    """
+    job, inside = Job(run=run, out=tmp_path / "out", say=print), "trainers.tools.gguf."
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{inside}export.free_bytes", lambda path: 1000)
+        with pytest.raises(MachineNotReady, match=r"needs about .* MiB, and 0\.0 MiB are free"):
+            export(job)
+    assert not job.out.exists()
+    monkeypatch.setattr(f"{inside}model.numbers", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        export(job)
+    assert names(job.out) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "why"),
+    [
+        ("Q4KM", InputError, r"unknown type of GGUF file 'Q4KM'[\s\S]*did you mean 'Q4_K_M'\?"),
+        ("Q4_K_M", MachineNotReady, r"Q4_K_M is made by llama[\s\S]*ollama create -q Q4_K_M"),
+    ],
+)
+def test_unknown_types_and_those_that_llama_cpp_makes_are_refused(
+    kind, fault, why, monkeypatch, tmp_path
+):
+    """With the nearest one, and the way without its program; 16 bit and Q8_0 need none."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_kind("Q8_0")
+    with pytest.raises(fault, match=why):
+        check_kind(kind)
+
+
+@pytest.mark.light
+@pytest.mark.parametrize("to", ["merged:Q8_0", "gguf:"])
+def test_a_variant_that_a_form_does_not_have_is_refused(call, to):
+    """Exit code 2."""
+    code, _, err = call("export", "--to", to)
+    assert (code, "has no variant" in err) == (2, True)
+
+
+@pytest.mark.light
+def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_path, monkeypatch):
+    """Temporary files are removed whatever became of it."""
+    monkeypatch.setattr("advisor.extras.gguf.extra.device_of", lambda folder: "cpu")
+    out, seen = tmp_path / "out", []
+
+    def killed(*arguments):
+        seen.append(arguments)
+        (out / ".advise-tmp-merged").mkdir(parents=True)
+        (out / ".advise-tmp-x.gguf").write_text("half")
+        raise KeyboardInterrupt
+
+    wanted = ExportRequest(
+        source=tmp_path, out=out, only="hr", say=print, run_tool=killed, variant="Q4_K_M"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        exporters()["gguf"].export(wanted)
+    assert not out.exists()
+    assert seen[0][0] == "gguf.export"
+    assert seen[0][-4:] == ("--kind", "Q4_K_M", "--only", "hr")
 
 
 # --------------------------------------------------------------------------- llama.cpp itself
@@ -233,33 +436,28 @@ def test_llama_cpp_computes_what_transformers_computes(family, keys, llama_cpp, 
     assert faults_of(llama_cpp, tmp_path, family, **keys) == []
 
 
-def wrong_pairs(monkeypatch):
-    monkeypatch.setattr(model, "NEIGHBOURS", tuple({*FAMILIES} - {*model.NEIGHBOURS}))
+def exchanged(name: str) -> str:
+    """The name of a tensor, with two matrices of a block exchanged."""
+    other = {"ffn_gate": "ffn_up", "ffn_up": "ffn_gate"}
+    return ".".join(other.get(part, part) for part in name.split("."))
 
 
-def wrong_norms(monkeypatch):
-    plain = model.numbers
-    monkeypatch.setattr(model, "numbers", lambda one, heads: plain(one, heads) + (one.dim() == 1))
-
-
-def wrong_names(monkeypatch):
-    plain, exchanged = model.tensors, {"ffn_gate": "ffn_up", "ffn_up": "ffn_gate"}
-
-    def other(loaded):
-        parts = ((name.split("."), tensor) for name, tensor in plain(loaded).items())
-        return {
-            ".".join(exchanged.get(part, part) for part in name): tensor for name, tensor in parts
-        }
-
-    monkeypatch.setattr(model, "tensors", other)
+# A name in model.py -> what stands there instead.
+MISTAKES = {
+    "NEIGHBOURS": lambda plain: tuple({*FAMILIES} - {*plain}),
+    "numbers": lambda plain: lambda one, heads: plain(one, heads) + (one.dim() == 1),
+    "tensors": lambda plain: (
+        lambda loaded: {exchanged(name): tensor for name, tensor in plain(loaded).items()}
+    ),
+}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mistake", [wrong_pairs, wrong_norms, wrong_names])
+@pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_file_with_a_mistake_is_not_proved(family, mistake, llama_cpp, tmp_path, monkeypatch):
     """Rows in the wrong order, other norms, two matrices exchanged: each shows."""
-    mistake(monkeypatch)
+    monkeypatch.setattr(model, mistake, MISTAKES[mistake](getattr(model, mistake)))
     faults = faults_of(llama_cpp, tmp_path, family)
     assert any("is sure" in fault or "are the same" in fault for fault in faults)
 
@@ -279,8 +477,7 @@ def test_each_task_is_a_model_that_is_proved(llama_cpp, tiny_model, tmp_path, ca
     """Each merged into the base that they share; llama.cpp computes them as PEFT does."""
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})
     export(Job(run=run, out=tmp_path / "out", say=print))
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["proof.json", "run-hr-F16.gguf", "run-legal-F16.gguf"]
+    assert names(tmp_path / "out") == ["proof.json", "run-hr-F16.gguf", "run-legal-F16.gguf"]
     assert capsys.readouterr().out.count("proved with llama.cpp") == 2
 
 
@@ -296,4 +493,4 @@ def test_a_smaller_file_of_llama_cpps_program_is_proved(
     monkeypatch.setenv("PATH", str(there), prepend=os.pathsep)
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1})
     (one,) = export(Job(run=run, out=tmp_path / "out", kind="Q4_K_M", say=print))
-    assert sorted(path.name for path in one.parent.iterdir()) == ["proof.json", "run-Q4_K_M.gguf"]
+    assert names(one.parent) == ["proof.json", "run-Q4_K_M.gguf"]
