@@ -243,21 +243,19 @@ def pretend_gpu(
     from trl.kernels import chunked_divergence, chunked_logprob
 
     calls = Calls(Operations())
-    about = SimpleNamespace(
-        name=name, total_memory=memory_bytes, major=capability[0], minor=capability[1],
-        multi_processor_count=108, gcnArchName="",
-    )  # fmt: skip
     state = torch.zeros(16, dtype=torch.uint8)
-    nothing = (
-        "set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed",
-        "manual_seed_all", "set_rng_state", "set_rng_state_all",
-    )  # fmt: skip
     values: dict[str, Any] = {
         "is_available": True, "device_count": 1, "current_device": 0,
         "max_memory_allocated": 2**20, "max_memory_reserved": 2**21, "memory_allocated": 2**20,
         "memory_reserved": 2**21, "mem_get_info": (memory_bytes, memory_bytes),
-        "get_device_capability": capability, "get_device_properties": about,
-        "get_device_name": name, **dict.fromkeys(nothing),
+        "get_device_capability": capability, "get_device_properties": SimpleNamespace(
+            name=name, total_memory=memory_bytes, major=capability[0], minor=capability[1],
+            multi_processor_count=108, gcnArchName="",
+        ),
+        "get_device_name": name, **dict.fromkeys((
+            "set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "manual_seed",
+            "manual_seed_all", "set_rng_state", "set_rng_state_all",
+        )),
     }  # fmt: skip
     answers: dict[str, Any] = {
         **{attribute: mock.Mock(return_value=value) for attribute, value in values.items()},
@@ -289,20 +287,21 @@ def pretend_gpu(
             for (_, dtype), (lists, places) in grouped(tensors, *args).items()
         }
 
-    random = [one for one in answers if "rng_state" in one or "seed" in one]
-    autocast = ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled",
-                "set_autocast_dtype")  # fmt: skip
     places = [
         (torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", by_noted_device),
         (clip_grad, "_group_tensors_by_device_and_dtype", by_noted_device),
         *((torch.cuda, attribute, value) for attribute, value in answers.items()),
-        *((torch.cuda.random, attribute, answers[attribute]) for attribute in random),
+        *((torch.cuda.random, name, answers[name]) for name in answers if "rng_state" in name),
+        *((torch.cuda.random, name, answers[name]) for name in ("manual_seed", "manual_seed_all")),
         (torch, "Generator", HostGenerator),
         (torch.version, "cuda", "12.8"),
         # The library found is the one for CPUs, which computes what the GPU's would.
         (loading, "bitsandbytes_faults", mock.Mock(return_value=[])),
         (torch.amp.autocast_mode.autocast, "__init__", autocast_init),
-        *((torch, attribute, about_host(getattr(torch, attribute))) for attribute in autocast),
+        (torch, "is_autocast_enabled", about_host(torch.is_autocast_enabled)),
+        (torch, "get_autocast_dtype", about_host(torch.get_autocast_dtype)),
+        (torch, "set_autocast_enabled", about_host(torch.set_autocast_enabled)),
+        (torch, "set_autocast_dtype", about_host(torch.set_autocast_dtype)),
         (safetensors.torch, "safe_open", open_file),
         # TRL's fused head in its version without Triton, whose kernels need a real GPU; and its
         # divergence with 16-bit products that are first made float32, as a CPU multiplies.

@@ -5,6 +5,7 @@ of processes, and exactly so in a run that resumes.
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from trainers import sft
 from trainers.keep.checkpoint_store import dependencies
 from trainers.rows.batches import Batches, Rounds
 from trainers.rows.packing import bins_of
-from trainers.start import kernels as attention
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
 
@@ -187,11 +187,8 @@ def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys)
     """A plan with both keys goes on without packing, with as many rows in a step, and says so; one
     with packing alone is refused, since a person asked for it.
     """
-
-    def seen(model, rows, *, stage, attention):
-        raise InputError(f"stage {stage}: packing cannot be used: rows see each other")
-
-    monkeypatch.setattr(attention, "check_packing", seen)
+    seen = InputError("stage sft: packing cannot be used: rows see each other")
+    monkeypatch.setattr("trainers.start.kernels.check_packing", Mock(side_effect=seen))
     keys = {"packing": True, "micro_batch_size": 1, "seq_len": 256, "max_steps": 2, "warmup": 0.0}
     with pytest.raises(InputError, match="rows see each other"):
         sft.train(make(**keys, job_judge=False))
@@ -199,8 +196,9 @@ def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys)
     said = capsys.readouterr().err
     assert "WARNING: packing cannot be used: rows see each other: rows of similar length" in said
     assert any("share a micro-batch instead" in note for note in result["data"]["notes"])
-    resolved, args = result["resolved"], result["resolved"]["trl"]
+    resolved = result["resolved"]
     assert (resolved["packing"], resolved["group_by_length"]) == (False, True)
+    args = resolved["trl"]
     per_step = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
     packed = 256 / (result["data"]["tokens"] / result["data"]["train_rows"])
     assert per_step == pytest.approx(packed, rel=0.25)

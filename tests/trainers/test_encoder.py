@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, pipeline
 
 from advisor.ground.errors import InputError
 from tests.trainers import runs
@@ -87,29 +87,23 @@ def test_texts_are_sorted_by_what_was_learned(trained, tiny_bert, bert, update):
     assert found["macro_f1_interval"][0] <= found["metrics"]["macro_f1"]["after"]
     assert all(check["ok"] for check in result["checks"])
     if update == "full":
-        from transformers import pipeline
-
         classify = pipeline("text-classification", str(job.output))
         assert classify("free prize now win win")[0]["label"] == "spam"
         assert classify("report meeting lunch friday")[0]["label"] == "ham"
 
 
-def test_one_class_is_no_task(trained, tmp_path):
-    """A file in which every row has the same class is refused with what to do."""
+def test_packing_and_a_single_class_are_refused(trained, tmp_path):
+    """A head cannot go with packed rows; a file in which every row has the same class is no task."""
+    with pytest.raises(InputError, match="packing"):
+        trained(packing=True)
     rows = [{"text": f"text {number}", "label": "same"} for number in range(40)]
     with pytest.raises(InputError, match=r"every row has the class|one class|few distinct"):
         trained(job_data=write_rows(tmp_path / "one.jsonl", rows))
 
 
-def test_what_a_head_cannot_go_with_is_refused(trained):
-    """Packing, before the model is loaded."""
-    with pytest.raises(InputError, match="packing"):
-        trained(packing=True)
-
-
-def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(trained, tiny_bert):
-    """It trains with the head, is saved with it and loaded again; an encoder keeps no keys and
-    values that a prefix could be.
+def test_modules_go_under_a_head_but_a_prefix_not_under_that_of_an_encoder(trained, tiny_bert):
+    """A prefix on a decoder and a bottleneck adapter on an encoder train with the head, are saved
+    with it and loaded again; an encoder keeps no keys and values that a prefix could be.
     """
     keys = {"update": "prefix", "prefix_tokens": 4, "max_steps": 20, "learning_rate": 2e-2}
     _, result = trained(**keys)
@@ -118,12 +112,6 @@ def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(trained
     why = "does not cache keys and values in every layer, so that a prefix has no place in it"
     with pytest.raises(InputError, match=why):
         trained(tiny_bert, **keys)
-
-
-def test_an_adapter_goes_under_a_head(trained, tiny_bert):
-    """A bottleneck adapter on an encoder trains with the head, is saved with it, and is loaded
-    again.
-    """
     _, result = trained(tiny_bert, update="adapter", bottleneck=8, max_steps=10)
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["evaluation"]["rows"] == 30

@@ -19,11 +19,11 @@ from trl import SFTConfig
 from advisor.ground.errors import InputError
 from advisor.plan.model import Launch
 from advisor.plan.write import plan_text
-from tests.trainers.alignment import FULL, REWARD, keys_of, result_of, stage_of, trained
+from tests.trainers.alignment import FULL, REWARD, keys_of, stage_of
 from tests.trainers.conftest import job_in
 from tests.trainers.families import byte_level
 from tests.trainers.moe import FAMILIES, tiny_mixture, train_all
-from tests.trainers.runs import break_at, same, torchrun, weights
+from tests.trainers.runs import break_at, result_of, same, torchrun, trained, weights
 from trainers import sft
 from trainers.evaluation.saved_result import _same_tensors
 from trainers.job.job import JUDGE, TRAIN
@@ -47,11 +47,7 @@ def generates(model, tokenizer):
 @pytest.fixture
 def moe(make, tiny_moe):
     """A job on the tiny mixture of experts."""
-
-    def build(**keys):
-        return make(**{"rank": 4, "max_steps": 2, **keys}, job_model=tiny_moe)
-
-    return build
+    return lambda **keys: make(**{"rank": 4, "max_steps": 2, **keys}, job_model=tiny_moe)
 
 
 def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
@@ -92,8 +88,8 @@ def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_ba
     saved, base = (
         json.loads((folder / "config.json").read_text()) for folder in (whole.output, tiny_moe)
     )
-    for key in ("output_router_logits", "router_aux_loss_coef"):
-        assert saved[key] == base[key]
+    kept = {"output_router_logits", "router_aux_loss_coef"}
+    assert {key: saved[key] for key in kept} == {key: base[key] for key in kept}
     again = AutoModelForCausalLM.from_pretrained(whole.output, dtype=torch.float32)
     assert generates(again, AutoTokenizer.from_pretrained(whole.output)).shape[0] == 2
 
@@ -176,11 +172,8 @@ def test_evaluation_is_the_plain_loss_without_other_processes(arguments, base_tr
     of the other processes, which are in training already.
     """
     trainer = base_trainer(**arguments)
-
-    def gather(*args):
-        raise AssertionError("a collective operation in an evaluation")
-
-    monkeypatch.setattr(trainer.accelerator, "gather_for_metrics", gather)
+    why = "a collective operation in an evaluation"
+    monkeypatch.setattr(trainer.accelerator, "gather_for_metrics", lambda *_: pytest.fail(why))
     trainer.model.eval()
     batch = batch_of()
     with torch.no_grad():
@@ -244,28 +237,27 @@ def test_layers_that_peft_refuses_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("keys", "match"),
+    ("model", "keys", "match"),
     [
-        ({"target_modules": ["q_proj", "gate"]}, "names no layer of this model: gate"),
-        ({"target_modules": "with-expert"}, "matches none"),
-        ({"target_modules": "with-experts", "dropout": 0.1}, "cannot have dropout"),
-        ({"target_modules": "with-experts", "peft": {"use_dora": True}}, "cannot have peft"),
+        ("dense", {}, "needs a mixture of experts"),
+        ("mixture", {"target_modules": ["q_proj", "gate"]}, "names no layer of this model: gate"),
+        ("mixture", {"target_modules": "with-expert"}, "matches none"),
+        ("mixture", {"dropout": 0.1}, "cannot have dropout"),
+        ("mixture", {"peft": {"use_dora": True}}, "cannot have peft"),
         (
-            {"target_modules": "with-experts", "peft": {"init_lora_weights": "orthogonal"}},
+            "mixture",
+            {"peft": {"init_lora_weights": "orthogonal"}},
             "added to one tensor of all of them",
         ),
     ],
 )
-def test_targets_that_cannot_be_had_are_bad_input(keys, match, moe):
-    """A router, a misspelt name, and what corrections of experts cannot be combined with."""
+def test_targets_that_cannot_be_had_are_bad_input(model, keys, match, make, moe):
+    """Experts of a dense model, a router, a misspelt name, and what corrections of experts cannot
+    be combined with.
+    """
+    build = moe if model == "mixture" else make
     with pytest.raises(InputError, match=match):
-        sft.train(moe(**keys))
-
-
-def test_a_dense_model_has_no_experts_to_correct(make):
-    """with-experts on a dense model is refused."""
-    with pytest.raises(InputError, match="needs a mixture of experts"):
-        sft.train(make(target_modules="with-experts"))
+        sft.train(build(**{"target_modules": "with-experts", **keys}))
 
 
 @pytest.mark.slow

@@ -6,10 +6,13 @@ import json
 import shutil
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from transformers import AutoModelForCausalLM
 
 from trainers.tools import harness
 
@@ -53,8 +56,6 @@ def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, t
     """A vocabulary that is padded stays so; a task file finds the data beside it; each answer is a
     file of its own, without the texts of its questions.
     """
-    from transformers import AutoModelForCausalLM
-
     padded = AutoModelForCausalLM.from_pretrained(tiny_model)
     rows = padded.config.vocab_size + 24
     padded.resize_token_embeddings(rows)
@@ -91,10 +92,7 @@ def asked_for(folder, model, *tasks):
 
 def test_what_the_library_raises_names_the_benchmark(asked, tiny_model, tmp_path, monkeypatch):
     """In error.json, with exit code 2."""
-
-    def refuse(**_):
-        raise KeyError("no_such")
-
+    refuse = Mock(side_effect=KeyError("no_such"))
     monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", refuse)
     assert asked_for(tmp_path, tiny_model, "arc_easy")[0] == 2
     said = json.loads((tmp_path / "benchmarks" / "error.json").read_text())
