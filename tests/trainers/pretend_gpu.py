@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pkgutil import resolve_name
 from traceback import walk_stack
@@ -29,6 +29,7 @@ import torch
 from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trainers.start import loading
 
@@ -68,15 +69,9 @@ def device_of(tensor: torch.Tensor) -> torch.device:
     return tensor.device if tensor.is_meta else noted_device(tensor) or HOST
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+def tensors_in(values: Any) -> list[torch.Tensor]:
     """The tensors among arguments or results, also in lists."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def asks_a_mask(func: Any, args: Any) -> bool:
@@ -130,14 +125,13 @@ class Operations(TorchDispatchMode):
         if name in INDEXING and device_of(args[0]) == GPU:
             values = args[2:3] if "put" in name else ()
             inputs = [(one, device_of(one)) for one in tensors_in((args[0], values))]
-        strict = name.startswith(STRICT)
-        for tensor, device in inputs:
-            if device == HOST and (strict or tensor.dim()):
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two"
-                    f" devices, cuda:0 and cpu! (aten.{name}: a host tensor of shape"
-                    f" {tuple(tensor.shape)}, {tensor.dtype})"
-                )
+        host = [tensor for tensor, device in inputs if device == HOST]
+        if wrong := [one for one in host if one.dim() or name.startswith(STRICT)]:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices,"
+                f" cuda:0 and cpu! (aten.{name}: a host tensor of shape {tuple(wrong[0].shape)},"
+                f" {wrong[0].dtype})"
+            )
 
 
 class Calls(TorchFunctionMode):

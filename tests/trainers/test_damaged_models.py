@@ -10,6 +10,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -255,12 +256,14 @@ def test_a_damaged_folder_is_refused_with_its_name(name, folder, job_on, monkeyp
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny_model, tmp_path_factory):
-    """The folder of a LoRA of the tiny model."""
-    folder = tmp_path_factory.mktemp("adapter")
+def saved(tiny_model, tmp_path_factory):
+    """The folder with a LoRA of the tiny model, and a reward model of it."""
+    folder = tmp_path_factory.mktemp("saved")
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     wanted = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
-    get_peft_model(base, wanted).save_pretrained(folder)
+    get_peft_model(base, wanted).save_pretrained(folder / "adapter")
+    scores = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    scores.save_pretrained(folder / "reward")
     return folder
 
 
@@ -292,29 +295,34 @@ ADAPTER_DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", ADAPTER_DAMAGES)
-def test_a_damaged_adapter_is_refused_with_its_name(name, adapter, job_on, tmp_path):
-    """An adapter that a stage continues from: PEFT would leave a missing tensor at its start."""
-    folder = shutil.copytree(adapter, tmp_path / "adapter")
-    ADAPTER_DAMAGES[name](folder)
-    job = job_on(start_from="./adapter", rank=2)
-    with pytest.raises(InputError, match=re.escape(str(folder))):
-        loading.load_model(job, CPU, load_update("lora"))
-    assert not (folder / "EXECUTED").exists()
+# Its head has to be in the file too: a new one would give scores at random.
+REWARD_DAMAGES = {
+    "weights cut": cut(WEIGHTS, 0.5),
+    "weights of other layers": config(num_hidden_layers=3),
+    "one layer gone": drop("layers.1."),
+    "head gone": drop("score"),
+}
 
 
 @pytest.mark.parametrize(
-    "damage", [cut(WEIGHTS, 0.5), config(num_hidden_layers=3), drop("layers.1."), drop("score")]
+    ("kind", "name"), [*product(["adapter"], ADAPTER_DAMAGES), *product(["reward"], REWARD_DAMAGES)]
 )
-def test_a_damaged_reward_model_is_refused(damage, tiny_model, job_on, tmp_path):
-    """Its head has to be in the file too: a new one would give scores at random."""
-    folder, job = tmp_path / "rm", job_on()
-    loader = AutoModelForSequenceClassification
-    loader.from_pretrained(tiny_model, num_labels=1).save_pretrained(folder)
-    load_reward_model(job, folder, CPU)
-    damage(folder)
+def test_a_damaged_adapter_or_reward_model_is_refused_with_its_name(
+    kind, name, saved, job_on, tmp_path
+):
+    """Of an adapter that a stage continues from PEFT would leave a missing tensor at its start."""
+    folder = shutil.copytree(saved / kind, tmp_path / kind)
+    loads = {
+        "adapter": lambda: loading.load_model(
+            job_on(start_from="./adapter", rank=2), CPU, load_update("lora")
+        ),
+        "reward": lambda: load_reward_model(job_on(), folder, CPU),
+    }
+    loads[kind]()
+    (ADAPTER_DAMAGES if kind == "adapter" else REWARD_DAMAGES)[name](folder)
     with pytest.raises(InputError, match=re.escape(str(folder))):
-        load_reward_model(job, folder, CPU)
+        loads[kind]()
+    assert not (folder / "EXECUTED").exists()
 
 
 FAMILIES = [

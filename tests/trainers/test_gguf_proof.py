@@ -294,11 +294,20 @@ def test_tensors_that_transformers_leaves_out_are_counted(nowhere, tiny_model, t
     assert any(note in one for one in recorded(tmp_path / "out")["notes"])
 
 
-def test_each_task_becomes_a_model_of_its_own(nowhere, tiny_model, tmp_path):
-    """With `--only` one of them."""
+@pytest.mark.parametrize(
+    ("program", "proved"), [("nowhere", 0), pytest.param("llama_cpp", 2, marks=pytest.mark.long)]
+)
+def test_each_task_becomes_a_model_of_its_own(
+    program, proved, tiny_model, tmp_path, request, capsys
+):
+    """Each merged into the base that they share, or with `--only` one of them; llama.cpp computes
+    them as PEFT does.
+    """
+    request.getfixturevalue(program)
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})
     export(Job(run=run, out=tmp_path / "out", say=print))
     assert names(tmp_path / "out") == ["proof.json", "run-hr-F16.gguf", "run-legal-F16.gguf"]
+    assert capsys.readouterr().out.count("proved with llama.cpp") == proved
     export(Job(run=run, out=tmp_path / "one", say=print, only="hr"))
     assert names(tmp_path / "one") == ["proof.json", "run-F16.gguf"]
 
@@ -470,15 +479,6 @@ def test_a_damaged_file_is_a_fault_of_the_proof(llama_cpp, tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     proof = prove(llama_cpp, path, reference_of(loaded, tokenizer, tokens), "BF16")
     assert "gguf" in proof.faults[0].lower() or "load" in proof.faults[0]
-
-
-@pytest.mark.long
-def test_each_task_is_a_model_that_is_proved(llama_cpp, tiny_model, tmp_path, capsys):
-    """Each merged into the base that they share; llama.cpp computes them as PEFT does."""
-    run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})
-    export(Job(run=run, out=tmp_path / "out", say=print))
-    assert names(tmp_path / "out") == ["proof.json", "run-hr-F16.gguf", "run-legal-F16.gguf"]
-    assert capsys.readouterr().out.count("proved with llama.cpp") == 2
 
 
 @pytest.mark.long
