@@ -23,12 +23,9 @@ REWARD = (
     " text in completions]\n"
 )
 SHORT = {
-    "response_tokens": 6,
-    "generations": 4,
-    "micro_batch_size": 2,
-    "reward": "own.py:score",
+    "response_tokens": 6, "generations": 4, "micro_batch_size": 2, "reward": "own.py:score",
     "max_steps": 3,
-}
+}  # fmt: skip
 FULL = {"update": "full", "learning_rate": 1e-3}
 UPDATES = {
     "lora": {},
@@ -47,9 +44,11 @@ def keys_of(objective: str, update: str = "lora", **keys: Any) -> dict[str, Any]
 
 def stage_of(objective: str, **keys: Any) -> Stage:
     """A stage on the pairs with these keys."""
-    small = {"max_steps": 6, "micro_batch_size": 4, "seq_len": 128, "holdout": 0.25}
-    own = {"name": objective, "objective": objective, "update": "lora", "learning_rate": 1e-2}
-    return stage_with({**own, **small, **keys})
+    small = {
+        "name": objective, "objective": objective, "update": "lora", "learning_rate": 1e-2,
+        "max_steps": 6, "micro_batch_size": 4, "seq_len": 128, "holdout": 0.25,
+    }  # fmt: skip
+    return stage_with({**small, **keys})
 
 
 def stage_with(keys: dict[str, Any]) -> Stage:

@@ -365,8 +365,10 @@ def test_a_quantised_base_and_one_of_other_weights_are_told_apart(job_on, folder
 def test_a_special_token_without_an_embedding_is_bad_input_if_it_is_used(folder, job_on):
     """Gemma 3 1B has one for pictures that it cannot read: it trains."""
     added = json.loads((folder / TOKENIZER).read_text())["added_tokens"]
-    extra = {"id": 400, "content": "<picture>", "special": True, "single_word": False}
-    extra |= {"lstrip": False, "rstrip": False, "normalized": False}
+    extra = {
+        "id": 400, "content": "<picture>", "special": True, "single_word": False, "lstrip": False,
+        "rstrip": False, "normalized": False,
+    }  # fmt: skip
     change(TOKENIZER, added_tokens=[*added, extra])(folder)
     assert model_faults(folder) == []
     tokenizer, model = load(job_on(folder))

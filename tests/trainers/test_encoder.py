@@ -38,10 +38,11 @@ def tiny_bert(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("tiny-bert")
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     raw.train_from_iterator(
         [" ".join(word for words in WORDS.values() for word in words), "0 1 2 3 4 5 6 7 8 9"],
-        trainers.WordPieceTrainer(vocab_size=120, special_tokens=special),
+        trainers.WordPieceTrainer(
+            vocab_size=120, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+        ),
     )
     raw.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -63,8 +64,10 @@ def tiny_bert(tmp_path_factory, tiny_model):
 @pytest.fixture
 def trained(make, labelled):
     """`trained(model, **keys)`: a stage that sorts, and what it says of itself."""
-    small = {"head": "classes", "holdout": 0.25, "micro_batch_size": 8, "seq_len": 32}
-    small |= {"max_steps": 60, "learning_rate": 3e-3, "job_data": labelled}
+    small = {
+        "head": "classes", "holdout": 0.25, "micro_batch_size": 8, "seq_len": 32, "max_steps": 60,
+        "learning_rate": 3e-3, "job_data": labelled,
+    }  # fmt: skip
 
     def train(model=None, **keys):
         job = make(**{**small, **({"job_model": model} if model else {}), **keys})

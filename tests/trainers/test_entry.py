@@ -54,10 +54,9 @@ def test_the_command_says_what_it_takes():
 
 def test_a_missing_library_is_said_with_the_line_that_installs_it():
     """Without the extra `train` the command ends with exit 4 before it reads anything."""
-    run = "import runpy, sys; sys.modules['numpy'] = None;"
-    run += " runpy.run_module('trainers', {}, '__main__')"
+    hidden = "import runpy, sys; sys.modules['numpy'] = None;"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", run],
+        [sys.executable, "-P", "-c", f"{hidden} runpy.run_module('trainers', {{}}, '__main__')"],
         env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 4

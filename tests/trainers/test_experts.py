@@ -196,8 +196,10 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     """all-linear and attention-and-shared leave routed experts alone, with-experts adds them, and
     routers stay as they are; plain PEFT loads the result.
     """
-    keys = {"rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False}
-    keys["target_modules"] = wanted
+    keys = {
+        "rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False,
+        "target_modules": wanted,
+    }  # fmt: skip
     stage = stage_of("sft", target_modules=wanted)
     base = tiny_mixture(family)
     experts = find_experts(base)

@@ -61,14 +61,9 @@ MACHINES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
 CLASSES = "classes"  # sft with `head: classes`
 OBJECTIVES = (*methods().objectives, CLASSES)
 SMALL = {
-    "response_tokens": 4,
-    "teacher": "model",
-    "generations": 2,
-    "reward": "own.py:score",
-    "prefix_tokens": 4,
-    "rank": 8,
-    "ppo_epochs": 1,
-}
+    "response_tokens": 4, "teacher": "model", "generations": 2, "reward": "own.py:score",
+    "prefix_tokens": 4, "rank": 8, "ppo_epochs": 1,
+}  # fmt: skip
 
 
 @cache
@@ -281,19 +276,21 @@ def test_a_model_left_on_the_host_is_found(
 
 
 SLOW = {("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
-WHOLE_RUNS = [
-    ("sft", "lora"),
-    *(
-        pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else pytest.mark.long)
-        for cell in product(
-            ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"),
-            ("full", "lora", "adapter", "prefix", "ia3"),
-        )
-    ),
-]
 
 
-@pytest.mark.parametrize(("objective", "update"), WHOLE_RUNS)
+@pytest.mark.parametrize(
+    ("objective", "update"),
+    [
+        ("sft", "lora"),
+        *(
+            pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else pytest.mark.long)
+            for cell in product(
+                ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"),
+                ("full", "lora", "adapter", "prefix", "ia3"),
+            )
+        ),
+    ],
+)
 def test_every_objective_runs_whole_on_the_gpu(
     align: Callable[..., Job], objective: str, update: str
 ) -> None:

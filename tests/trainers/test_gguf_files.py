@@ -162,8 +162,10 @@ def test_eight_bits_differ_by_at_most_half_a_step(tmp_path):
 
 def test_the_long_contexts_of_llama_3_keep_their_frequencies(tmp_path):
     """As a tensor of what each frequency is divided by: 1 for fast ones, the factor for slow ones."""
-    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
-    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    rope = {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    }  # fmt: skip
     write(tiny("llama", tmp_path / "model", rope_parameters=rope), tmp_path / "out.gguf")
     factors = values_of(tensors_of(tmp_path / "out.gguf")["rope_freqs.weight"])
     assert factors.shape == (16,)
