@@ -5,8 +5,6 @@
 prints each law that some situation breaks, with the answers that show it.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys

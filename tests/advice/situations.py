@@ -1,7 +1,5 @@
 """Random situations: what a person may state, with data files and models that are known offline."""
 
-from __future__ import annotations
-
 import json
 import random
 from contextlib import nullcontext

@@ -2,8 +2,6 @@
 length share a micro-batch.
 """
 
-from __future__ import annotations
-
 import random
 from types import SimpleNamespace
 

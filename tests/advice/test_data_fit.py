@@ -1,7 +1,5 @@
 """Data that do not suit the task are noticed before anything is advised."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Encoders and sequence-to-sequence models: known by their names, and advised for what they do."""
 
-from __future__ import annotations
-
 import random
 from itertools import product
 

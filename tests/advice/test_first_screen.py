@@ -1,7 +1,5 @@
 """The first screen of every answer: short, nothing said twice, and a next step that can be typed."""
 
-from __future__ import annotations
-
 import io
 import random
 import re

@@ -1,7 +1,5 @@
 """The first sentence of every answer: what to do, with which model and which data, in daily words."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from itertools import product

@@ -1,7 +1,5 @@
 """A comment in a plan agrees with the value beside it, also after --set."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """No answer shows what a fact is called inside: over many situations, in every form."""
 
-from __future__ import annotations
-
 import io
 import random
 import re

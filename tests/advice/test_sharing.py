@@ -1,7 +1,5 @@
 """How several GPUs share a training: chosen by the estimates of each way."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from functools import cache

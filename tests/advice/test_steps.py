@@ -1,7 +1,5 @@
 """Batch, epochs and held-out rows follow from the number of rows, for every objective."""
 
-from __future__ import annotations
-
 import json
 import random
 from itertools import product

@@ -1,7 +1,5 @@
 """Why not: one true sentence with the number that decided."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What would make a page contradict itself: sentences against the numbers and facts beside them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The formulas held to real modules: parameter counts, and bytes that autograd really keeps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

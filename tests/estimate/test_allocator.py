@@ -1,7 +1,5 @@
 """PyTorch's caching allocator: rules by hand, and properties of any sequence."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -2,8 +2,6 @@
 trains, on small models on the meta device.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any

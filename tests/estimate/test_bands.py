@@ -1,7 +1,5 @@
 """The band around an estimate: what widens it, and by how much (advisor/estimate/memory/bands.py)."""
 
-from __future__ import annotations
-
 import json
 import math
 

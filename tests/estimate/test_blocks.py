@@ -1,7 +1,5 @@
 """The table of saved tensors held to transformers' own layers, traced."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

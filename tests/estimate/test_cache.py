@@ -2,8 +2,6 @@
 micro-batches.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 

@@ -2,8 +2,6 @@
 base needs of each GPU while it is loaded.
 """
 
-from __future__ import annotations
-
 import pytest
 from msgspec.structs import replace
 

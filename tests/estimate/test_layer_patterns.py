@@ -1,7 +1,5 @@
 """Which mixer and which MLP each layer has, from the many ways in which config.json says it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Memory estimates against hand sums, published bytes, and what must hold for any setting."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

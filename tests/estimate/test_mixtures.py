@@ -4,8 +4,6 @@ trains.
 Expected numbers are products of the sizes in each model's config.json, written out here.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from advisor.estimate.time import Machine

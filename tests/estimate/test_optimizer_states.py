@@ -1,7 +1,5 @@
 """The bytes that optimizers keep: the estimate beside the optimizers themselves."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

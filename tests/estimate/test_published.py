@@ -2,8 +2,6 @@
 (tests/data_cases/memory.yaml) and speeds (tests/data_cases/throughput.yaml).
 """
 
-from __future__ import annotations
-
 import statistics
 
 import pytest

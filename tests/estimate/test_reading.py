@@ -1,7 +1,5 @@
 """How much of the data a stage reads, against the rows themselves."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

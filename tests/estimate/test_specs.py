@@ -1,7 +1,5 @@
 """Run specs: a list in, a list of the same length out, and no crash on anything."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

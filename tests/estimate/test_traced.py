@@ -6,8 +6,6 @@ wide model needs none. The layers are as wide as the published models', and few,
 time for each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The whole time of a stage by its parts."""
 
-from __future__ import annotations
-
 import pytest
 from msgspec.structs import replace
 

@@ -6,8 +6,6 @@ softmax and powers in 16 bit (`Wide`), PEFT asks whether CUDA's autocast is on, 
 turns an in-place `index_put_` into a copy.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
