@@ -7,52 +7,47 @@ from msgspec.structs import replace
 
 from advisor.estimate.memory.static import host_moments
 from advisor.ground.units import GIB
-from tests.estimate.specs import RunSpec, memory_estimate, run_of, shape
+from tests.estimate.specs import RunSpec, memory_estimate, run_of
 
-LLAMA_8B, LLAMA_70B = "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-70B"
-PARAMS_8B = 8_030_261_248  # as the hub counts them
+LLAMA_70B = "meta-llama/Llama-3.1-70B"
+WEIGHTS = 2 * 8_030_261_248  # of Llama 3.1 8B in bfloat16, as the hub counts them
 SHARDED = RunSpec(
     objective="sft", update="full", weights_dtype="bfloat16", precision="pure",
     optimizer="adamw_fused", micro_batch_size=1, seq_len=1024, gpus=8, sharding="fsdp",
 )  # fmt: skip
+LORA = {"update": "lora", "rank": 16, "precision": "mixed"}
+FOUR_BIT = replace(SHARDED, update="lora", quantization="nf4", precision="mixed")
 
 
-def moments(spec, model=LLAMA_8B, machines=1):
-    return {
-        one.name: one.size_bytes
-        for one in host_moments(run_of(spec, shape(model), machines=machines))
-    }
+def moments(spec, model="meta-llama/Llama-3.1-8B", machines=1):
+    found = host_moments(run_of(spec, model, machines=machines))
+    return {one.name: one.size_bytes for one in found}
 
 
-def test_base_is_whole_in_each_machine_while_it_is_loaded():
-    """2 bytes a weight, whatever is trained and however many machines there are."""
-    lora = replace(SHARDED, update="lora", precision="mixed")
-    for spec in (SHARDED, lora):
-        for machines in (1, 2):
-            assert moments(spec, machines=machines)["loading"] == 2 * PARAMS_8B
-
-
-def test_trained_weights_are_put_together_in_the_first_machine():
-    """All weights in bfloat16 where all are trained, and the adapters alone where they are."""
-    assert moments(SHARDED, machines=2)["saving"] == 2 * PARAMS_8B
-    lora = replace(SHARDED, update="lora", rank=16, precision="mixed")
-    assert moments(lora)["saving"] == 4 * 41_943_040  # rank 16 on all linear layers, float32
-
-
-def test_checkpoint_holds_parts_twice_while_they_are_written():
-    """A weight and two moments of it, 2 bytes each, shared out over the machines."""
-    assert moments(SHARDED)["checkpoint"] == 2 * 3 * 2 * PARAMS_8B
-    assert moments(SHARDED, machines=2)["checkpoint"] == 3 * 2 * PARAMS_8B
-
-
-def test_offloaded_weights_stay_beside_what_is_saved():
-    """Weights, gradients and two moments, 2 bytes each, and the weights once more; in a checkpoint
-    weights and moments once more, since they need no copy from a GPU.
-    """
-    offloaded = moments(replace(SHARDED, offload_weights=True))
-    assert offloaded["training"] == pytest.approx(4 * 2 * PARAMS_8B, rel=1e-6)
-    assert offloaded["checkpoint"] == pytest.approx(7 * 2 * PARAMS_8B, rel=1e-6)
-    assert offloaded["saving"] == pytest.approx(5 * 2 * PARAMS_8B, rel=1e-6)
+@pytest.mark.parametrize(
+    ("changed", "machines", "moment", "expected"),
+    [
+        # The base is whole in each machine while it is loaded, whatever is trained.
+        *((changed, machines, "loading", WEIGHTS) for changed in ({}, LORA) for machines in (1, 2)),
+        # All weights are put together in the first machine, and the adapters alone where they are
+        # trained: rank 16 on all linear layers, float32.
+        ({}, 2, "saving", WEIGHTS),
+        (LORA, 1, "saving", 4 * 41_943_040),
+        # A checkpoint holds parts twice while they are written: a weight and two moments of it,
+        # shared out over the machines.
+        ({}, 1, "checkpoint", 2 * 3 * WEIGHTS),
+        ({}, 2, "checkpoint", 3 * WEIGHTS),
+        # Offloaded weights, gradients and two moments stay beside the weights that are saved; in a
+        # checkpoint weights and moments stand once more, since they need no copy from a GPU.
+        ({"offload_weights": True}, 1, "training", 4 * WEIGHTS),
+        ({"offload_weights": True}, 1, "checkpoint", 7 * WEIGHTS),
+        ({"offload_weights": True}, 1, "saving", 5 * WEIGHTS),
+    ],
+)
+def test_machines_hold_so_much_in_each_moment(changed, machines, moment, expected):
+    """Bytes of the first machine."""
+    found = moments(replace(SHARDED, **changed), machines=machines)
+    assert found[moment] == pytest.approx(expected, rel=1e-6 if "offload_weights" in changed else 0)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +66,9 @@ def test_4_bit_base_is_whole_on_each_gpu_while_it_is_loaded():
     """
     # 80 layers of 855,638,016 linear weights; 128,256 x 8,192 twice.
     base = 80 * 855_638_016 * (0.5 + 1 / 64 + 4 / (64 * 256)) + 2 * 128_256 * 8_192 * 2
-    spec = replace(SHARDED, update="lora", quantization="nf4", precision="mixed")
-    needs = []
-    for gpus in (8, 64):
-        found = memory_estimate(replace(spec, gpus=gpus), shape(LLAMA_70B))
-        assert found.needed.name == "loading"
-        assert found.need_bytes > base > 34 * GIB
-        needs.append(found.need_bytes)
-    assert needs[0] == needs[1]
-    assert "loading" not in moments(spec, LLAMA_70B)  # quantised on the GPUs, tensor by tensor
-    theirs = memory_estimate(replace(spec, framework="fsdp-qlora"), shape(LLAMA_70B))
+    few, many = (memory_estimate(replace(FOUR_BIT, gpus=gpus), LLAMA_70B) for gpus in (8, 64))
+    assert few.needed.name == many.needed.name == "loading"
+    assert few.need_bytes == many.need_bytes > base > 34 * GIB
+    assert "loading" not in moments(FOUR_BIT, LLAMA_70B)  # quantised on the GPUs, tensor by tensor
+    theirs = memory_estimate(replace(FOUR_BIT, framework="fsdp-qlora"), LLAMA_70B)
     assert all(moment.name != "loading" for moment in theirs.moments)
