@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from advisor.estimate.blocks.layer import layers_of
-from advisor.estimate.model.architecture import shape_from_config
-from tests.estimate.specs import RunSpec, run_of
+from tests.estimate.specs import RunSpec, run_of, shape_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 
@@ -70,7 +69,7 @@ def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
             model = model.base_model.model
         with torch.autocast("cpu", torch.bfloat16, enabled=how != "full"):
             sizes[layers] = saved_bytes(model, tokens, torch)
-    shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
+    shape = shape_of(config.to_dict())
     kind = {"update": "full", "precision": "pure"} if how == "full" else {"precision": "mixed"}
     spec = RunSpec(rank=8, target_modules=how, gradient_checkpointing=False, **kind)
     run = run_of(spec, shape)
@@ -94,5 +93,5 @@ def test_lora_parameters_of_a_mixture_are_those_of_peft(family, targets, paramet
             peft.LoraConfig(r=8, target_modules=ATTENTION, target_parameters=parameters),
         )
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
+    shape = shape_of(config.to_dict())
     assert run_of(RunSpec(rank=8, target_modules=targets), shape).trainable == held

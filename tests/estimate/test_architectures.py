@@ -15,7 +15,7 @@ from advisor.estimate.model.structure import structure_of
 from advisor.estimate.targets import unknown_targets
 from advisor.methods.families import DECODER, SEQ2SEQ, kind_of_type
 from advisor.situation.catalogue import catalogue_entry, catalogue_ids
-from tests.estimate.specs import RunSpec, run_of
+from tests.estimate.specs import RunSpec, run_of, shape_of
 
 # No two sizes alike, so that one taken for another shows.
 SMALL: dict[str, Any] = {
@@ -191,7 +191,7 @@ def test_parameters_are_those_of_transformers(family):
     is needed than a ModelShape keeps.
     """
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
+    shape = shape_of(config)
     structure, dims = structure_of(shape), dims_of(shape)
     assert {
         "embedding": structure.embedding,
@@ -227,7 +227,7 @@ def test_lora_trains_what_the_trainers_adapt(family):
     from trainers.updates.lora import is_refused, linear_layers
 
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
+    shape = shape_of(config)
     modules, experts = dict(model.named_modules()), find_experts(model)
     names = linear_layers(model)
     taken = [
@@ -252,7 +252,7 @@ def test_all_linear_of_another_trainer_trains_what_peft_adapts(family):
     """
     peft = pytest.importorskip("peft")
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
+    shape = shape_of(config)
     choice = peft.LoraConfig(r=1, target_modules="all-linear")
     if layout_of(family).refused:
         with pytest.raises(ValueError, match="Mamba"):
@@ -280,7 +280,7 @@ def test_lora_on_named_layers_trains_what_peft_adapts(family):
     """By the end of a module's name, in every layer that has it."""
     peft = pytest.importorskip("peft")
     config, model = small_model(family)
-    shape = shape_from_config(config, family, origin="hub", source="")
+    shape = shape_of(config)
     choice = peft.LoraConfig(r=1, target_modules=list(NAMED[family]))
     model = peft.get_peft_model(model, choice)
     spec = RunSpec(rank=1, target_modules=NAMED[family])
@@ -292,7 +292,7 @@ def test_layers_that_a_model_lacks_are_unknown_targets():
     """DeepSeek has two query matrices, and Mamba no queries at all."""
     for family, config in (("deepseek_v3", LATENT), ("mamba2", {"mamba_n_heads": 4})):
         given = {**SMALL, **config, "model_type": family}
-        shape = shape_from_config(given, "x", origin="hub", source="")
+        shape = shape_of(given)
         spec = RunSpec(
             target_modules=("q_proj", "o_proj" if family == "deepseek_v3" else "in_proj")
         )
@@ -333,7 +333,7 @@ def test_attention_with_a_window_reads_its_window_alone():
         **SMALL, "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2,
         "sliding_window": 128,
     }  # fmt: skip
-    dims = dims_of(shape_from_config(config, "x", origin="hub", source=""))
+    dims = dims_of(shape_of(config))
     queries, keys_and_values = 4 * 24, 2 * 2 * 24
     assert dims.attended(1000) == 2 * queries * (1000 + 256)
     assert dims.attended(1000, whole=True) == 4 * queries * 1000

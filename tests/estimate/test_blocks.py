@@ -9,8 +9,8 @@ pytestmark = [pytest.mark.train]
 from advisor.estimate.blocks.layer import layer_memory
 from advisor.estimate.blocks.settings import ALL, BlockSettings
 from advisor.estimate.memory.activations import LOSS_SHIFTED_LABELS_BYTES
-from advisor.estimate.model.architecture import shape_from_config
 from advisor.estimate.model.dims import dims_of
+from tests.estimate.specs import shape_of
 from tests.estimate.traced_layers import (
     LENGTH,
     Alive,
@@ -120,7 +120,7 @@ def compare(family: str, settings: BlockSettings, model: Any) -> dict[str, float
     settings = settings._replace(seq_len=length)
     if settings.adapted and family in MIXERS_ALONE:
         settings = settings._replace(adapted=MIXERS)
-    shape = shape_from_config(config_of(family).to_dict(), family, origin="hub", source="")
+    shape = shape_of(config_of(family).to_dict())
     dims = dims_of(shape)
     found = [
         (kind.count, layer_memory(kind, dims.hidden, dims.family, settings)) for kind in dims.kinds
@@ -160,7 +160,7 @@ def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch
 
 
 def kept(settings: BlockSettings) -> float:
-    shape = shape_from_config(config_of("llama").to_dict(), "llama", origin="hub", source="")
+    shape = shape_of(config_of("llama").to_dict())
     dims = dims_of(shape)
     return layer_memory(dims.kinds[0], dims.hidden, dims.family, settings).kept
 

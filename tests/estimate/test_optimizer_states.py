@@ -1,21 +1,18 @@
 """The bytes that optimizers keep: the estimate beside the optimizers themselves."""
 
-from typing import Any
-
 import pytest
 from msgspec.structs import replace
 
 from advisor.estimate.memory.optimizer_states import orthogonal_flop, state_size, state_words
-from advisor.estimate.model.architecture import shape_from_config
 from advisor.methods.optimizers import OPTIMIZERS, optimizer, read_arguments
 from advisor.methods.stage import Stage
-from tests.estimate.specs import RunSpec, run_of
+from tests.estimate.specs import RunSpec, run_of, shape_of
 
 LLAMA = {
     "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 320,
     "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
 }  # fmt: skip
-SHAPE = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
+SHAPE = shape_of({**LLAMA, "model_type": "llama"})
 SPEC = RunSpec(update="full", precision="pure", weights_dtype="bfloat16")
 
 
@@ -27,14 +24,13 @@ def test_every_name_of_transformers_is_still_one_of_its_own():
     assert all(entry.source.startswith("https://") and entry.about for entry in OPTIMIZERS.values())
 
 
-def test_a_plan_may_use_the_names_of_transformers():
+@pytest.mark.parametrize(
+    ("name", "own"), [("adamw_torch_fused", "adamw_fused"), ("paged_adamw_32bit", "paged_adamw")]
+)
+def test_a_plan_may_use_the_names_of_transformers(name, own):
     """They become the plan's own: one name for one optimizer."""
-    for name, own in (("adamw_torch_fused", "adamw_fused"), ("paged_adamw_32bit", "paged_adamw")):
-        stage = Stage(
-            name="sft", objective="sft", update="lora", learning_rate=1e-4, optimizer=name
-        )
-        assert stage.optimizer == own
-        assert optimizer(name).name == own
+    stage = Stage(name="sft", objective="sft", update="lora", learning_rate=1e-4, optimizer=name)
+    assert stage.optimizer == optimizer(name).name == own
 
 
 @pytest.mark.parametrize(
@@ -65,16 +61,6 @@ def test_wrong_arguments_are_named(name, text, said):
         read_arguments(name, text)
 
 
-def held(optimizer_: Any) -> int:
-    """Bytes of all tensors that it keeps for weights, without look-up tables and counters."""
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer_.state.values()
-        for name, value in state.items()
-        if name != "step" and not name.startswith("qmap") and getattr(value, "ndim", 0)
-    )
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices])
 def test_an_optimizer_keeps_what_is_estimated(name, dtype):
@@ -95,8 +81,15 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
     model(input_ids=ids, labels=ids).loss.backward()
     made.step()
     spec = replace(SPEC, optimizer=name, weights_dtype=dtype)
-    shape = shape_from_config(model.config.to_dict(), "llama", origin="hub", source="")
-    assert held(made) == pytest.approx(state_size(run_of(spec, shape)), rel=1e-9)
+    # Of all tensors that are kept for weights, without look-up tables and counters.
+    held = sum(
+        value.numel() * value.element_size()
+        for state in made.state.values()
+        for key, value in state.items()
+        if key != "step" and not key.startswith("qmap") and getattr(value, "ndim", 0)
+    )
+    estimated = state_size(run_of(spec, shape_of(model.config.to_dict())))
+    assert held == pytest.approx(estimated, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from advisor.estimate.model.architecture import shape_from_config
-from tests.estimate.specs import RunSpec, memory_estimate, run_of
+from tests.estimate.specs import RunSpec, memory_estimate, run_of, shape_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 
@@ -135,9 +134,7 @@ def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
         update=update, rank=RANK, micro_batch_size=ROWS, seq_len=LENGTH, optimizer="adamw",
         gradient_checkpointing=checkpointing, loss="full", precision="pure", counter="allocated",
     )  # fmt: skip
-    estimated = memory_estimate(
-        spec, shape_from_config(config.to_dict(), family, origin="hub", source="")
-    )
+    estimated = memory_estimate(spec, shape_of(config.to_dict()))
     terms = {term.name: term.size_bytes for term in estimated.peak.terms}
     assert found["PARAM"] == terms["weights"] + terms.get("adapters", 0)
     # What is made inside the optimizer's step counts as the optimizer's: its state, and where the
@@ -162,7 +159,7 @@ def test_a_traced_step_of_float32_weights_has_the_estimated_peak():
         micro_batch_size=ROWS, seq_len=LENGTH, grad_accum=2, gradient_checkpointing=True,
         loss="full", counter="allocated",
     )  # fmt: skip
-    shape = shape_from_config(config.to_dict(), "mistral", origin="hub", source="")
+    shape = shape_of(config.to_dict())
     total = traced(config, "full", True, wide=True)["Total"]
     assert memory_estimate(spec, shape).peak_bytes == pytest.approx(total, rel=0.05)
 
@@ -202,7 +199,7 @@ def test_our_loss_on_the_cpu_holds_a_part_of_the_logits_three_times(share):
         with tracker:
             token_log_probs(states, Head(head), targets)[0].sum().backward()
     held = peak_of(tracker)["Total"]
-    shape = shape_from_config(config, "x", origin="hub", source="")
+    shape = shape_of(config)
     run = run_of(RunSpec(update="lora", seq_len=tokens, weights_dtype="float32"), shape, cpu=True)
     (term,) = loss_memory(run)
     assert term.size_bytes == pytest.approx(held - 4 * head.weight.numel(), rel=0.05)

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from advisor.estimate import whole_time as module
 from advisor.estimate.time import machine_of
-from advisor.estimate.types import TimeEstimate, WholeTime
+from advisor.estimate.types import TimeEstimate
 from advisor.estimate.whole_time import EvaluationRows, time_by_parts, total_time
 from advisor.ground.types import ModelShape
 from tests.estimate.specs import RunSpec, run_of
@@ -19,22 +19,21 @@ SPEC = RunSpec(micro_batch_size=4, seq_len=256, rank=8, weights_dtype="float32")
 LOOKED = EvaluationRows(rows=20, row_tokens=96, answer_tokens=56)
 
 
-def training(steps: int | None = None, low: float = 1.0, high: float = 1.0) -> TimeEstimate:
+MACHINE = machine_of(None, cpu_cores=2)
+
+
+def training(steps=1, low=1.0, high=1.0):
     """100 seconds of training."""
-    count = steps or 1
-    step_s = 100.0 / count
+    step_s = 100.0 / steps
     return TimeEstimate(
-        step_s=step_s, steps=count, tokens_per_s_per_gpu=1.0, because="",
+        step_s=step_s, steps=steps, tokens_per_s_per_gpu=1.0, because="",
         low_s=low * step_s, high_s=high * step_s,
     )  # fmt: skip
 
 
-MACHINE = machine_of(None, cpu_cores=2)
-
-
-def times_of(looked: EvaluationRows = LOOKED, **changed) -> WholeTime:
-    run = run_of(replace(SPEC, **changed), SMOLLM)
-    return time_by_parts(run, MACHINE, looked, training())
+def times_of(looked=LOOKED, *, model=SMOLLM, trained=None, **changed):
+    run = run_of(replace(SPEC, **changed), model)
+    return time_by_parts(run, MACHINE, looked, trained or training())
 
 
 def test_the_parts_are_those_of_a_measured_run():
@@ -54,9 +53,8 @@ def test_the_parts_are_those_of_a_measured_run():
 
 def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
     """50,000 rows of 96 tokens take ten seconds; held-out loss and checkpoints 5 % at most."""
-    looked = replace(LOOKED, all_rows=50_000)
-    hub = replace(SMOLLM, origin="catalogue")
-    times = time_by_parts(run_of(SPEC, hub), MACHINE, looked, training(50, 0.8, 1.5))
+    looked, hub = replace(LOOKED, all_rows=50_000), replace(SMOLLM, origin="catalogue")
+    times = times_of(looked, model=hub, trained=training(50, 0.8, 1.5))
     assert times.prepare_s == pytest.approx(9.6)
     assert 0 < times.save_s < times.evaluate_s == pytest.approx(5.0)
     assert times.download_s == pytest.approx(4 * 134_515_008 / 30e6)
@@ -65,10 +63,8 @@ def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
     half = times.with_training(50.0)
     assert half.total_s < times.total_s - 50.0
     assert half.low_s / half.total_s == pytest.approx(0.8)
-    local = time_by_parts(run_of(SPEC, SMOLLM), MACHINE, looked, training(50))
-    assert local.download_s == 0
-    quiet = replace(SPEC, evaluation=False)
-    assert time_by_parts(run_of(quiet, hub), MACHINE, looked, training()).evaluate_s == 0
+    assert times_of(looked, trained=training(50)).download_s == 0
+    assert times_of(looked, model=hub, evaluation=False).evaluate_s == 0
 
 
 def test_what_is_not_measured_takes_no_time():
@@ -82,14 +78,12 @@ def test_what_is_not_measured_takes_no_time():
     assert times_of(objective="rm").before_s < 1
 
 
-def test_no_more_than_the_trainers_measure_counts():
-    """Rows beyond the largest number that is looked at add nothing."""
-    assert times_of(replace(LOOKED, rows=64)) == times_of(replace(LOOKED, rows=10_000))
-
-
 def test_times_of_a_chain_add_up():
-    """Together they are known if each is."""
+    """Together they are known if each is. Rows beyond the largest number that is looked at add
+    nothing.
+    """
     one = times_of()
+    assert times_of(replace(LOOKED, rows=64)) == times_of(replace(LOOKED, rows=10_000))
     both = total_time([one, one])
     assert both.total_s == pytest.approx(2 * one.total_s)
     assert total_time([one, None]) is None
