@@ -8,6 +8,7 @@ prints each law that some situation breaks, with the answers that show it.
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from advisor.ruleset.judge import conditions_on
 from advisor.ruleset.space import cuts_of
 from advisor.situation.build import situation_of
 from advisor.situation.types import Situation
-from tests.advice.situations import RULES, UNKNOWN_MACHINE, stated
+from tests.advice.situations import RULES, UNKNOWN_MACHINE, drawn, stated
 
 CPU = Hardware(
     kind="cpu", origin="probed", cpu_cores=8, cpu_bf16=True, ram_total_bytes=32 * 2**30,
@@ -51,25 +52,17 @@ def random_known(rng: random.Random) -> dict[str, Any]:
     """What somebody states of a situation: fact -> value."""
     facts = load_facts()
     known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
-
-    def maybe(share: float, name: str, values: Any) -> None:
-        if rng.random() < share:
-            known[name] = rng.choice(list(values))
-
-    maybe(0.45, "budget", facts["budget"].values)
+    known |= drawn(rng, (0.45, "budget"))
     if "budget" not in known:
-        maybe(0.3, "budget_usd", DOLLARS)
-        maybe(0.2, "budget_hours", HOURS)
-    maybe(0.4, "depth", facts["depth"].values)
-    maybe(0.25, "serve_with", facts["serve_with"].values)
-    maybe(0.25, "priority", facts["priority"].values)
-    maybe(0.15, "n_tasks", (2, 5, 12))
-    maybe(0.15, "teacher", facts["teacher"].values)
-    maybe(0.55, "model", MODELS)
-    maybe(0.85, "gpu", (*GPUS, "none", "unknown"))
+        known |= drawn(rng, (0.3, "budget_usd", DOLLARS), (0.2, "budget_hours", HOURS))
+    known |= drawn(
+        rng, (0.4, "depth"), (0.25, "serve_with"), (0.25, "priority"),
+        (0.15, "n_tasks", (2, 5, 12)), (0.15, "teacher"), (0.55, "model", MODELS),
+        (0.85, "gpu", (*GPUS, "none", "unknown")),
+    )  # fmt: skip
     if known.get("gpu") in GPUS:
-        maybe(0.3, "gpus", (1, 2, 4, 8))
-    maybe(0.85, "data_kind", facts["data_kind"].values)
+        known |= drawn(rng, (0.3, "gpus", (1, 2, 4, 8)))
+    known |= drawn(rng, (0.85, "data_kind"))
     if known.get("data_kind", "none") != "none":
         if rng.random() < 0.8:
             known["data_rows"] = round(10 ** rng.uniform(0.5, 6.3))
@@ -84,13 +77,9 @@ def random_known(rng: random.Random) -> dict[str, Any]:
 
 def situation_for(known: Mapping[str, Any], machine: Hardware = UNKNOWN_MACHINE) -> Situation:
     """The situation of these answers; `gpu: none` is a machine of eight cores and 32 GiB."""
-    named = {
-        name: value
-        for name, value in known.items()
-        if not (name == "gpu" and value in ("none", "unknown"))
-    }
-    probed = CPU if known.get("gpu") == "none" else machine
-    return situation_of(stated(**named), probed=probed)
+    unnamed = known.get("gpu") in ("none", "unknown")
+    named = {name: value for name, value in known.items() if name != "gpu" or not unnamed}
+    return situation_of(stated(**named), probed=CPU if known.get("gpu") == "none" else machine)
 
 
 class Answered:
@@ -101,10 +90,7 @@ class Answered:
         case = open_case(situation or situation_for(known), RULES)
         self.decision: Decision = case.decision
         self.case = replace(case, concessions=self.decision.concessions)
-
-    @property
-    def composition(self) -> str:
-        return str(self.decision.composition)
+        self.composition = str(self.decision.composition)
 
     @property
     def suggested_params(self) -> float | None:
@@ -112,7 +98,7 @@ class Answered:
         one = self.case.situation
         return one.model.params if one.suggestion is not None and one.model is not None else None
 
-    def changed(self, **changes: Any) -> Answered | None:
+    def changed(self, **changes: Any) -> Any:
         """The same with other answers (None takes one away), or None where that is refused."""
         known = {**self.known, **changes}
         try:
@@ -150,13 +136,11 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
         more["GPUs"] = {"gpus": known.get("gpus", 1) * rng.choice((2, 4))}
     if "budget" in known:
         words = ("low", "medium", "high")
-        higher = words[words.index(known["budget"]) + 1 :]
-        if higher:
+        if higher := words[words.index(known["budget"]) + 1 :]:
             more["money in words"] = {"budget": rng.choice(higher)}
-    if "budget_usd" in known:
-        more["dollars"] = {"budget_usd": rng.choice((known["budget_usd"] * 3, None))}
-    if "budget_hours" in known:
-        more["hours"] = {"budget_hours": rng.choice((known["budget_hours"] * 3, None))}
+    for what, limit in (("dollars", "budget_usd"), ("hours", "budget_hours")):
+        if limit in known:
+            more[what] = {limit: rng.choice((known[limit] * 3, None))}
     if known.get("data_rows"):
         factor = rng.choice((1.5, 4, 20))
         more["rows"] = {"data_rows": round(known["data_rows"] * factor)}
@@ -345,13 +329,13 @@ def violations(seed: int) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 def main() -> None:
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    counted: dict[str, int] = {}
+    counted: Counter[str] = Counter()
     for seed in range(first, first + number):
         for what, how, known in violations(seed):
-            counted[what] = counted.get(what, 0) + 1
+            counted[what] += 1
             if counted[what] <= 6:
                 print(f"{seed} {what}: {how}\n    {json.dumps(known)}", flush=True)
-    print(f"{number} situations: {counted or 'no law is broken'}")
+    print(f"{number} situations: {dict(counted) or 'no law is broken'}")
 
 
 if __name__ == "__main__":

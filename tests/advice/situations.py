@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -50,15 +51,23 @@ def write_data(folder: Path) -> None:
     for name, row in FILES.items():
         with (folder / name).open("w") as file:
             for i in range(1200):
-                filled = {
-                    key: value.format(i=i) if isinstance(value, str) else bool(i % 2)
-                    for key, value in row.items()
-                }
-                file.write(json.dumps(filled) + "\n")
+                label = {"label": bool(i % 2)} if "label" in row else {}
+                filled = {key: str(value).format(i=i) for key, value in row.items()}
+                file.write(json.dumps(filled | label) + "\n")
     text = "\n\n".join(
         f"A paragraph about matter {i}, {'and more of it ' * 30}" for i in range(200)
     )
     (folder / "text.txt").write_text(text)
+
+
+def drawn(rng: random.Random, *rows: Any) -> dict[str, Any]:
+    """Of rows (share, fact, its values, if not all) what somebody states who states that share."""
+    facts = load_facts()
+    return {
+        name: rng.choice(list(*values or [facts[name].values]))
+        for share, name, *values in rows
+        if rng.random() < share
+    }
 
 
 def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> AnswerSet:
@@ -68,44 +77,34 @@ def random_answers(seed: int, data: Path | None = None, *, runnable: bool = Fals
     """
     rng, facts = random.Random(seed), load_facts()
     known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
-
-    def maybe(share: float, name: str, values: Any) -> None:
-        if rng.random() < share:
-            known[name] = rng.choice(list(values))
-
-    maybe(0.5, "budget", facts["budget"].values)
+    known |= drawn(rng, (0.5, "budget"))
     if "budget" not in known:
-        maybe(0.4, "budget_usd", (5, 20))
-    maybe(0.4, "depth", facts["depth"].values)
-    maybe(0.3, "serve_with", facts["serve_with"].values)
-    maybe(0.3, "priority", facts["priority"].values)
-    maybe(0.15, "n_tasks", (2, 5, 12))
-    maybe(1 if runnable else 0.7, "model", MODELS)
+        known |= drawn(rng, (0.4, "budget_usd", (5, 20)))
+    known |= drawn(
+        rng, (0.4, "depth"), (0.3, "serve_with"), (0.3, "priority"), (0.15, "n_tasks", (2, 5, 12)),
+        (1 if runnable else 0.7, "model", MODELS),
+    )  # fmt: skip
     known["gpu"] = rng.choice(GPUS)
     if known["gpu"] not in ("unknown", "none"):
-        maybe(0.3, "gpus", (2, 3, 8))
+        known |= drawn(rng, (0.3, "gpus", (2, 3, 8)))
     if data is not None and (runnable or rng.random() < 0.6):
         known["data_path"] = str(data / rng.choice([*FILES, "text.txt"]))
     else:
-        maybe(0.7, "data_kind", facts["data_kind"].values)
-        maybe(0.6, "data_rows", ROWS)
-        maybe(0.4, "data_tokens", TOKENS)
+        amounts = (0.6, "data_rows", ROWS), (0.4, "data_tokens", TOKENS)
+        known |= drawn(rng, (0.7, "data_kind"), *amounts)
     signals = [fact.id for fact in facts.values() if fact.signal]
-    stated = rng.sample(signals, rng.choice((0, 0, 1, 1, 2)))
+    said = rng.sample(signals, rng.choice((0, 0, 1, 1, 2)))
     denied = rng.sample(signals, rng.choice((0, 0, 0, 1)))
-    known |= {name: False for name in denied if name not in stated}
-    if stated:
-        known["signals"] = tuple(stated)
-    origin = rng.choice(("flag", "file", "asked"))
+    known |= {name: False for name in denied if name not in said}
+    if said:
+        known["signals"] = tuple(said)
+    return stated(rng.choice(("flag", "file", "asked")), **known)
+
+
+def stated(origin: Any = "flag", /, **known: Any) -> AnswerSet:
+    """These answers, given as flags or from elsewhere."""
     return AnswerSet(
         known={name: Answer(value=value, origin=origin) for name, value in known.items()}
-    )
-
-
-def stated(**known: Any) -> AnswerSet:
-    """These answers, given as flags."""
-    return AnswerSet(
-        known={name: Answer(value=value, origin="flag") for name, value in known.items()}
     )
 
 
@@ -145,3 +144,12 @@ def random_advice(
         return advice_on(situation_of(answers, probed=UNKNOWN_MACHINE), flips=flips)
     except InputError:
         return None
+
+
+def random_advices(
+    seeds: Iterable[int], data: Path | None, **how: bool
+) -> Iterator[tuple[int, Advice]]:
+    """Each seed with its random advice, where what was stated does not contradict itself."""
+    for seed in seeds:
+        if (advice := random_advice(seed, data, **how)) is not None:
+            yield seed, advice

@@ -16,9 +16,10 @@ from advisor.plan.comments import BY_SET, comments_after, comments_of
 from advisor.plan.keys import key_specs
 from advisor.plan.read import set_values
 from advisor.plan.write import plan_data, plan_text
-from tests.advice.situations import RULES, asked, fitted, random_advice
+from tests.advice.situations import RULES, asked, fitted, random_advices
 from tests.conftest import scaled
 
+WITH_PLANS = {"runnable": True, "flips": False}
 WORDS = {"one": 1, "once": 1, "two": 2, "twice": 2, "three": 3, "four": 4, "five": 5}
 COUNT = "|".join(WORDS)
 NUMBER = r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
@@ -109,10 +110,7 @@ def test_the_check_finds_what_it_is_for():
 def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
     """Whatever chose the value: a rule, a refusal, the fit search, the stage before."""
     stages = 0
-    for seed in range(batch, scaled(120), 6):
-        advice = random_advice(seed, situation_files, flips=False)
-        if advice is None:
-            continue
+    for seed, advice in random_advices(range(batch, scaled(120), 6), situation_files, flips=False):
         cards = max(1, len(advice.situation.hardware.gpus))
         for candidate in (advice.recommendation, *advice.alternatives):
             for stage in candidate.stages:
@@ -143,10 +141,7 @@ def test_what_is_said_of_a_micro_batch_is_true(situation_files):
     once save no time, the next larger one is no more than 5 % faster.
     """
     largest = no_faster = 0
-    for seed in range(scaled(120)):
-        advice = random_advice(seed, situation_files, runnable=True, flips=False)
-        if advice is None:
-            continue
+    for seed, advice in random_advices(range(scaled(120)), situation_files, **WITH_PLANS):
         for found, stage in ((one, stage) for one in advice.alternatives for stage in one.stages):
             plain = {key: chosen.value for key, chosen in stage.reasons.items()}
             micro = stage.reasons["micro_batch_size"]
@@ -195,14 +190,11 @@ COUNTS_STEPS = ("micro_batch_size", "grad_accum", "epochs", "max_steps", "holdou
 def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, situation_files):
     """Every other comment still agrees with its value, or says what it was chosen before."""
     changed_plans = 0
-    for seed in range(batch, scaled(280), 4):
-        rng = random.Random(seed)
-        advice = random_advice(seed, situation_files, runnable=True, flips=False)
-        if advice is None or not advice.recommendation.composition.chain:
+    for seed, advice in random_advices(range(batch, scaled(280), 4), situation_files, **WITH_PLANS):
+        rng, chosen = random.Random(seed), advice.recommendation
+        if not chosen.composition.chain or missing_for_plan(advice, chosen):
             continue
-        if missing_for_plan(advice, advice.recommendation):
-            continue
-        plan, comments = make_plan(advice, advice.recommendation, RULES)
+        plan, comments = make_plan(advice, chosen, RULES)
         keys = rng.sample(sorted(CHANGES), rng.choice((1, 1, 2, 3)))
         texts = [f"stages.0.{key}={rng.choice(CHANGES[key])}" for key in keys]
         try:
@@ -213,25 +205,20 @@ def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, situati
         found = comments_of(text, name="plan.yaml")
         stage = plan_data(changed, found)["stages"][0]
         before = plan_data(plan, comments)["stages"][0]
-        beside = {
-            place[2]: said
-            for place, said in found.items()
-            if place[:2] == ("stages", 0) and len(place) > 2
-        }
+        beside = {key: said for (*place, key), said in found.items() if place == ["stages", 0]}
         above = found["stages", 0].split("\n")[0]
         product = re.search(r"^([\d,]+) .* = (\d+) .* x (\d+) .* x (\d+) ", above)
         assert product, above
-        count, *factors = [int(number(part)) for part in product.groups()]
-        assert count == factors[0] * factors[1] * factors[2]
-        assert factors[0] == changed.stages[0].micro_batch_size
-        assert factors[1] == changed.stages[0].grad_accum
+        count, micro, accum, cards = (int(number(part)) for part in product.groups())
+        assert count == micro * accum * cards
+        assert micro == changed.stages[0].micro_batch_size
+        assert accum == changed.stages[0].grad_accum
         # The steps in all were those of the plan before.
         assert ("about" in above) <= all(
             stage[key] == before.get(key) for key in (*COUNTS_STEPS, "seq_len") if key in stage
         )
-        for key in stage:
-            if stage[key] != before.get(key):
-                assert beside[key] == BY_SET, (seed, key)
+        other = [key for key in stage if stage[key] != before.get(key)]
+        assert [key for key in other if beside[key] != BY_SET] == [], seed
         kept = {key: said for key, said in beside.items() if BY_SET not in said}
         wrong = list(disagreements(stage, kept, changed.launch.processes))
         assert not wrong, (seed, texts, wrong)

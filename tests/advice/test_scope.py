@@ -21,7 +21,7 @@ from tests.advice.situations import (
     UNKNOWN_MACHINE,
     advice_on,
     advised,
-    random_advice,
+    random_advices,
     random_answers,
     stated,
 )
@@ -118,12 +118,9 @@ def test_a_named_family_never_leads_to_training():
     that trains, no plan, no promised change, and a suggestion in its place only in words.
     """
     rng = random.Random(5)
-    names = list(OUTSIDE)
     for seed in range(scaled(60)):
-        known = dict(random_answers(seed).known)
-        name = rng.choice(names)
-        known["model"] = Answer(value=name, origin="flag")
-        known.pop("model_params_b", None)
+        name = rng.choice([*OUTSIDE])
+        known = {**random_answers(seed).known, "model": Answer(value=name, origin="flag")}
         task = known["task"].value
         if out_of_scope(name, task) is None:  # small embedding models sort texts
             assert task == "classification"
@@ -140,11 +137,8 @@ def test_a_named_family_never_leads_to_training():
 
 def test_a_text_model_is_never_another_tools_matter(situation_files):
     """Random situations with models of the catalogue never end at another tool."""
-    for seed in range(scaled(60)):
-        advice = random_advice(seed, situation_files)
-        if advice is None:
-            continue
-        assert "other_tool" not in advice.recommendation.composition.remedies
+    for seed, advice in random_advices(range(scaled(60)), situation_files):
+        assert "other_tool" not in advice.recommendation.composition.remedies, seed
 
 
 @pytest.mark.parametrize("gpu", ["TPU v5e", "Trainium", "Gaudi 2", "Ascend 910B"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from advisor.advice.why import GRADES, certainty_lines
-from tests.advice.situations import RULES, advised, asked, random_advice
+from tests.advice.situations import RULES, advised, asked, random_advices
 from tests.conftest import scaled
 
 SHOWN = [table.id for table in RULES.tables.values() if not table.per]
@@ -95,10 +95,7 @@ def test_a_machine_nobody_named_is_said_to_be_the_one_meant(call, monkeypatch):
 def test_evidence_is_that_of_the_weakest_rule_and_doubts_make_it_weak(situation_files):
     """Over random situations: the two scales say what their parts say."""
     strengths = set()
-    for seed in range(scaled(60)):
-        advice = random_advice(seed, situation_files)
-        if advice is None:
-            continue
+    for _, advice in random_advices(range(scaled(60)), situation_files):
         found = advice.certainty
         rules = [RULES.rule(rule_id) for rule_id in advice.decided_by]
         words = [GRADES[rule.confidence][0] for rule in rules]

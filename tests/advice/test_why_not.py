@@ -6,7 +6,7 @@ import pytest
 
 from advisor.advice.case import Case
 from advisor.advice.why_not import LosingOutcome
-from tests.advice.situations import RULES, advised, random_advice
+from tests.advice.situations import RULES, advised, random_advices
 from tests.conftest import scaled
 
 SUPPORT = {
@@ -119,11 +119,7 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
     would_come_first = LosingOutcome.would_come_first
     monkeypatch.setattr(LosingOutcome, "would_come_first", remember)
     checked = 0
-    for seed in range(batch, scaled(90), 6):
-        told.clear()
-        advice = random_advice(seed, None, flips=False)
-        if advice is None:
-            continue
+    for seed, advice in random_advices(range(batch, scaled(90), 6), None, flips=False):
         case = Case.build(advice.situation, RULES)
         for question, way in told:
             if any(RULES.facts[name].instance_of for name in way.change):
@@ -131,4 +127,5 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
             decision = case.with_answers(way.change).decision
             assert decision.facts[question.table.concludes] == question.outcome, (seed, way)
             checked += 1
+        told.clear()
     assert checked > scaled(10)
