@@ -26,14 +26,11 @@ READ = ("checkpoint_kind", "params_b", "gpus")  # read from the answers to `mode
 
 def domain(ruleset, fact_id):
     """Every value of a fact that some rule tells apart, and None."""
-    conditions = [
-        condition
-        for rules in ruleset.rules.values()
-        for rule in rules
-        for condition in rule.when
-        if condition.fact == fact_id
-    ]
-    return [cell.value for cell in cells_of(ruleset.facts[fact_id], conditions)]
+    conditions = (
+        condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when
+    )
+    asked = [condition for condition in conditions if condition.fact == fact_id]
+    return [cell.value for cell in cells_of(ruleset.facts[fact_id], asked)]
 
 
 def closed(ruleset, facts):
@@ -57,8 +54,7 @@ def possible(ruleset, facts):
 ASKED = [
     fact.id
     for fact in RULES.facts.values()
-    if fact.origin == "asked"
-    and fact.order is not None
+    if (fact.origin, fact.order is None) == ("asked", False)
     and fact.type in ("choice", "number", "flag")
 ]
 
