@@ -11,8 +11,6 @@ from advisor.advice.facts import can_be_stated, stated_values
 from tests.advice.situations import RULES, random_advices
 from tests.conftest import scaled
 
-START = ("--json", "--task", "qa", "--gpu", "unknown")
-
 
 def signal(*names):
     return tuple(part for name in names for part in ("--signal", name))
@@ -50,7 +48,7 @@ def signal(*names):
 )  # fmt: skip
 def test_what_cannot_be_stated_together_is_refused(call, flags, named):
     """With both sides, where they come from, and why."""
-    code, out, err = call(*START, *flags)
+    code, out, err = call("--json", "--task", "qa", "--gpu", "unknown", *flags)
     assert (code, bool(json.loads(out)["error"])) == (2, True)
     assert named in err
     assert "take one of them back" in err
@@ -120,7 +118,7 @@ def test_a_no_contradicts_no_other_no(call):
     """Except about what must be one of two."""
     signals = [fact.id for fact in RULES.facts.values() if fact.signal]
     denied = [f"{name}=no" for name in signals if name != "instruct_model_start"]
-    assert call(*START, *signal(*denied))[0] == 0
+    assert call("--json", "--task", "qa", "--gpu", "unknown", *signal(*denied))[0] == 0
 
 
 def test_no_change_is_promised_that_contradicts_what_was_stated(situation_files):

@@ -2,8 +2,6 @@
 
 import random
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pytest
 
@@ -24,7 +22,7 @@ WORDS = {"one": 1, "once": 1, "two": 2, "twice": 2, "three": 3, "four": 4, "five
 COUNT = "|".join(WORDS)
 NUMBER = r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
 # What a comment beside a key may say about its value: a number, or from one number to another.
-CLAIMS: Mapping[str, str] = {
+CLAIMS = {
     "epochs": rf"^(\d+) passes|\b({COUNT})(?: to ({COUNT}))? (?:pass|passes|times|documented)\b|\b(?:used|read) ({COUNT})\b",
     "rank": rf"\branks? (?:from )?{NUMBER}(?: to {NUMBER})?",
     "beta": rf"\bbeta between {NUMBER} and {NUMBER}|\bbeta {NUMBER}|, {NUMBER} is usual",
@@ -35,75 +33,67 @@ CLAIMS: Mapping[str, str] = {
 }
 
 
-def number(text: str) -> float:
+def number(text):
     return WORDS[text] if text in WORDS else float(text.replace(",", ""))
 
 
-def disagreements(
-    values: Mapping[str, Any], because: Mapping[str, str], cards: int
-) -> Iterator[str]:
-    """Each comment that names a number which the value beside it does not have."""
+def disagreements(values, because, cards):
+    """Each comment that says what the value beside it, or those beside that, deny."""
+    micro, accum = values["micro_batch_size"], values["grad_accum"]
+    held_out = re.match(r"([\d,]+) of ([\d,]+) rows", because.get("holdout", ""))
     for key, text in because.items():
-        value = values.get(key)
+        value, wrong = values.get(key), []
         claims = [
             [number(part) for part in match.groups() if part]
             for match in re.finditer(CLAIMS.get(key, r"(?!)"), text)
         ]
-        if claims and not any(min(claim) <= value <= max(claim) for claim in claims):
-            yield f"{key}: {value}  # {text}"
-        per_step = re.match(r"(\d+) rows? a step", text)
-        rows = values["micro_batch_size"] * values["grad_accum"] * cards
-        if per_step and int(per_step[1]) != rows:
-            yield f"{key}: {value}  # {text}, and {rows} are read"
-        found = re.match(r"([\d,]+) of ([\d,]+) rows(, a fifth)?", text)
-        if found:
+        if claims:
+            wrong.append(not any(min(claim) <= value <= max(claim) for claim in claims))
+        if found := re.match(r"(\d+) rows? a step", text):
+            wrong.append(int(found[1]) != micro * accum * cards)
+        if found := re.match(r"([\d,]+) of ([\d,]+) rows(, a fifth)?", text):
             held, of = number(found[1]), number(found[2])
-            if abs(held - value * of) > 0.5 + held / 1000 or (found[3] and held != of // 5):
-                yield f"{key}: {value}  # {text}"
-        steps = re.search(r"this leaves about ([\d,]+)|: about ([\d,]+) optimizer steps", text)
-        trained = _trained_rows(because)
-        if steps and trained and not values.get("packing"):
+            wrong.append(abs(held - value * of) > 0.5 + held / 1000)
+            wrong.append(found[3] and held != of // 5)
+        steps = re.search(r"(?:this leaves about ([\d,]+)|: about ([\d,]+) optimizer steps)", text)
+        if steps and held_out and not values.get("packing"):
+            trained = number(held_out[2]) - number(held_out[1])
             epochs = values.get("epochs", 1.0)
-            counted = steps_in(trained, per_step=rows, epochs=epochs)
-            if counted != number(steps[1] or steps[2]):
-                yield f"{key}: {value}  # {text}, and there are {counted} steps"
-        found = re.search(r"reads at most ([\d,]+) tokens", text)
-        if found and value != number(found[1]):
-            yield f"{key}: {value}  # {text}"
-        found = re.match(r"holds [^(]*\(([\d,]+) tokens", text)
-        if found and value < number(found[1]):
-            yield f"{key}: {value}  # {text}"
-        if (
-            ("the whole batch at once" in text and values["grad_accum"] != 1)
-            or (text.startswith("the smallest") and value != 1)
-            or ("recomputes activations" in text and value is not True)
-            or ("enough memory without recomputing" in text and value is not False)
-        ):
-            yield f"{key}: {value}  # {text}, in {values['grad_accum']} parts"
+            counted = steps_in(trained, per_step=micro * accum * cards, epochs=epochs)
+            wrong.append(counted != number(steps[1] or steps[2]))
+        if found := re.search(r"reads at most ([\d,]+) tokens", text):
+            wrong.append(value != number(found[1]))
+        if found := re.match(r"holds [^(]*\(([\d,]+) tokens", text):
+            wrong.append(value < number(found[1]))
+        wrong += [
+            "the whole batch at once" in text and accum != 1,
+            text.startswith("the smallest") and value != 1,
+            "recomputes activations" in text and value is not True,
+            "enough memory without recomputing" in text and value is not False,
+        ]
+        if any(wrong):
+            yield f"{key}: {value}  # {text}, with {micro} x {accum} rows, {cards} cards"
 
 
-def _trained_rows(because: Mapping[str, str]) -> float | None:
-    """The rows of a pass, by what is said of those held out."""
-    found = re.match(r"([\d,]+) of ([\d,]+) rows", because.get("holdout", ""))
-    return None if found is None else number(found[2]) - number(found[1])
-
-
-def test_the_check_finds_what_it_is_for():
+@pytest.mark.parametrize(
+    ("key", "value", "text", "agrees"),
+    [
+        ("epochs", 1.0, "few rows are read three times (sft/epochs-small)", False),
+        ("epochs", 4, "two passes are usual, one to three documented", False),
+        ("rank", 64, "rank 8 to 16 holds what up to about 10,000 rows teach", False),
+        ("grad_accum", 4, "16 rows a step: usual", False),
+        ("seq_len", 512, "holds the longest row (600 tokens)", False),
+        ("micro_batch_size", 2, "the whole batch at once", False),
+        ("epochs", 3, "5 passes instead of the usual 1", False),
+        ("holdout", 0.05, "18 of 91 rows, a fifth", False),
+        ("learning_rate", 1e-5, "rates between 5e-6 to 8e-6 are documented", False),
+        ("epochs", 3, "read three times", True),
+    ],
+)
+def test_the_check_finds_what_it_is_for(key, value, text, agrees):
     """What an earlier version wrote fails."""
-    batch = {"micro_batch_size": 2, "grad_accum": 4}
-    for key, value, text in (
-        ("epochs", 1.0, "few rows are read three times (sft/epochs-small)"),
-        ("epochs", 4, "two passes are usual, one to three documented"),
-        ("rank", 64, "rank 8 to 16 holds what up to about 10,000 rows teach"),
-        ("grad_accum", 4, "16 rows a step: usual"),
-        ("seq_len", 512, "holds the longest row (600 tokens)"),
-        ("micro_batch_size", 2, "the whole batch at once"),
-        ("epochs", 3, "5 passes instead of the usual 1"),
-        ("holdout", 0.05, "18 of 91 rows, a fifth"),
-        ("learning_rate", 1e-5, "rates between 5e-6 to 8e-6 are documented"),
-    ):
-        assert list(disagreements({**batch, key: value}, {key: text}, 1)), text
-    assert not list(disagreements({**batch, "epochs": 3}, {"epochs": "read three times"}, 1))
+    values = {"micro_batch_size": 2, "grad_accum": 4, key: value}
+    assert ([*disagreements(values, {key: text}, 1)] == []) is agrees
 
 
 @pytest.mark.parametrize("batch", range(6))
@@ -129,11 +119,11 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, situation_files):
     assert stages > scaled(100)
 
 
-def test_no_batch_is_smaller_than_the_trainer_takes():
+@pytest.mark.parametrize(("objective", "rows"), [("kto", 4), ("sft", 1)])
+def test_no_batch_is_smaller_than_the_trainer_takes(objective, rows):
     """KTO needs four rows in a micro-batch, also where fewer would fit better."""
     situation = asked(task="chat_assistant", model="Qwen/Qwen3-8B", gpu="RTX 4060 8GB")
-    for name, rows in (("kto", 4), ("sft", 1)):
-        assert fitted(f"{name}+qlora", situation).reasons["micro_batch_size"].value == rows
+    assert fitted(f"{objective}+qlora", situation).reasons["micro_batch_size"].value == rows
 
 
 def test_what_is_said_of_a_micro_batch_is_true(situation_files):

@@ -1,16 +1,17 @@
-"""Tests as data: the shipped scenarios hold, and every rule of every layer is noticed by one of
-them.
+"""Tests as data: the shipped scenarios hold, and every rule of every layer is noticed by one of them.
+And situations that experts answered in public: the advice keeps agreeing with them.
 """
 
 import pytest
 from msgspec.structs import replace
 
+from advisor import advise_document
 from advisor.advice.linting import lint_rules, read_scenarios, run_scenarios, shipped_scenarios
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import load_rules
-
-ALL = load_rules()
-GUIDE = load_rules(("document",))
+from tests.advice.public_situations import answers_of, compositions, read_situations, verdict_of
+from tests.advice.situations import GUIDE
+from tests.advice.situations import RULES as ALL
 
 
 @pytest.mark.parametrize("ruleset", [GUIDE, ALL], ids=["guide-alone", "guide-and-evidence"])
@@ -113,3 +114,59 @@ def test_faults_of_a_scenario_file_are_told_together(tmp_path):
         read_scenarios(file, ALL)
     for said in ("mine.yaml:2", "taskk", "evidence/pairs", "givn"):
         assert said in str(raised.value)
+
+
+# --------------------------------------------------------------------------- what experts answered
+
+# An expert ruled the recommendation out; docs/experts.md says what is thought of each.
+KNOWN_HARD_MISSES = {"p079", "p098"}
+
+
+@pytest.fixture(scope="module")
+def recommended():
+    return compositions()
+
+
+def test_most_recommendations_are_what_experts_said(recommended):
+    """And nothing is recommended that an expert ruled out."""
+    verdicts = {s["id"]: verdict_of(s, recommended[s["id"]]) for s in read_situations()}
+    missed = {name for name, verdict in verdicts.items() if verdict != "hit"}
+    assert 1 - len(missed) / len(verdicts) >= 0.85, missed
+    assert {name for name in missed if verdicts[name] == "hard miss"} <= KNOWN_HARD_MISSES
+
+
+def test_the_short_way_recommends_what_the_advice_does(recommended):
+    for situation in read_situations()[::15]:
+        document = advise_document(answers_of(situation))
+        assert document["recommendation"]["composition"] == recommended[situation["id"]]
+
+
+def test_the_set_is_sound():
+    situations = read_situations()
+    assert len(situations) >= 80
+    assert len({s["id"] for s in situations}) == len(situations)
+    assert len({s["source"]["url"] for s in situations}) == len(situations)
+    for situation in situations:
+        expert = situation["expert_answer"]
+        assert expert["accepted"], situation["id"]
+        assert all(ruled_out["reason"] for ruled_out in expert["rejected"]), situation["id"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "verdict"),
+    [
+        ("sft+*", "sft+lora", "hit"),
+        ("sft+*", "cpt>sft+lora", "miss"),
+        ("sft+*", "encoder:sft+full", "miss"),
+        ("sft+lora@per_task", "sft+lora", "miss"),
+        ("rag & sft+*", "sft+qlora & rag", "hit"),
+        ("rag", "rag & sft+lora", "miss"),
+        # A leading SFT may come or go.
+        ("sft>grpo+*", "grpo+lora", "hit"),
+        ("sft>grpo+*", "sft>grpo+lora", "hit"),
+        ("sft>grpo+*", "cpt+lora", "hard miss"),
+    ],
+)
+def test_compositions_are_compared_as_the_grammar_says(wanted, got, verdict):
+    expert = {"accepted": [wanted], "rejected": [{"method": "cpt+*", "reason": "no checks"}]}
+    assert verdict_of({"expert_answer": expert}, got) == verdict

@@ -22,8 +22,9 @@ def test_a_warning_of_a_table_is_shown_or_refused(call, tmp_path, table):
     """The rule of a file of one's own warns in the answer, once, with its id. A table that is asked
     for each scheme has nobody to warn, and the loader says so.
     """
-    (tmp_path / "own.yaml").write_text(FILE.format(table=table.id))
-    code, out, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", "own.yaml")
+    file = tmp_path / "own.yaml"
+    file.write_text(FILE.format(table=table.id))
+    code, out, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", file)
     if table.per:
         assert code == 2
         assert f"table '{table.id}' rules schemes out" in err

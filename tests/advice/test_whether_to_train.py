@@ -1,5 +1,5 @@
 """Whether to train at all, and on how much: properties over random facts. What a person states in
-other words, denies, or has too little of, never leads somewhere that nobody would go.
+other words, denies, or has too little of, never leads somewhere that nobody would go. And the laws of sanity.py.
 """
 
 import random
@@ -7,10 +7,11 @@ from itertools import islice, product
 
 import pytest
 
-from advisor.advice.case import decide
+from advisor.advice.case import Case, decide
 from advisor.data.amounts import data_requirements
 from advisor.ruleset.facts import signals
 from tests.advice.public_situations import recommended
+from tests.advice.sanity import random_known, situation_for, violations
 from tests.advice.situations import RULES, drawn
 from tests.conftest import scaled
 
@@ -229,3 +230,35 @@ def test_without_documents_functions_are_called_and_nothing_is_searched():
 def test_documents_are_searched_where_facts_come_from_them(kind, signals):
     answers = {"task": "tool_use", "data": {"kind": kind}, "signals": signals}
     assert recommended({"gpu": "unknown", **answers}) == "rag"
+
+
+# --------------------------------------------------------------------------- laws of sanity.py
+
+
+def broken_laws(seeds):
+    return [(seed, *broken) for seed in seeds for broken in violations(seed)]
+
+
+@pytest.mark.parametrize("block", range(4))  # so that several workers share them
+def test_no_situation_breaks_a_law(block):
+    """More is never worse, what is assumed may be said, flips come true, limits are kept."""
+    number = scaled(500) // 4
+    assert broken_laws(range(block * number, (block + 1) * number)) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("block", range(40))
+def test_no_situation_of_twenty_thousand_breaks_a_law(block):
+    """The same over situations that no shorter test draws."""
+    first = 100_000 + block * 500
+    assert broken_laws(range(first, first + 500)) == []
+
+
+@pytest.mark.parametrize("change", [{}, {"depth": "domain_knowledge"}, {"data_rows": 50}])
+def test_a_what_if_ends_where_the_whole_decision_does(change):
+    """It asks for fewer estimates, and comes to the same composition."""
+    for seed in range(scaled(150)):
+        situation = situation_for(random_known(random.Random(seed)))
+        case = Case.build(situation, RULES).with_suggestion()
+        asked, decided = (case.with_answers(change) for _ in range(2))
+        assert str(asked.composition) == str(decided.decision.composition), seed

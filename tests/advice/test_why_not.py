@@ -21,71 +21,48 @@ def why_not(**stated):
 
 
 def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit():
-    """The number is what is left of the memory, as a person takes the shown numbers apart."""
-    reason = why_not(**SUPPORT)["sft+qlora"]
-    spare = re.fullmatch(
-        r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\.",
-        reason.text,
-    )
-    assert spare
-    assert reason.rule == "evidence/module-on-4-bit"
+    """The number is what is left of the memory, as a person takes the shown numbers apart; what is
+    too big says both numbers.
+    """
     advice = advised(**SUPPORT)
     chosen = advice.recommendation
     assert str(chosen.composition) == "sft+lora"
     assert advice.decided_by[-1] == "evidence/lora-where-it-fits"
     need = chosen.estimate.memory.need_bytes / 2**30
     assert 15.3 < need < 21  # 8.2 billion weights of 2 bytes, and what a few rows take
+    found = {str(one.composition): one.because[0] for one in advice.alternatives}
+    reason, full = found["sft+qlora"], found["sft+full"]
+    said = r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\."
+    spare = re.fullmatch(said, reason.text)
     assert float(spare[1]) == pytest.approx(24.0 - need, abs=0.11)
-
-
-def test_what_is_too_big_says_both_numbers():
-    """A limit is a limit."""
-    reason = why_not(**SUPPORT)["sft+full"]
-    assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", reason.text)
-    assert reason.needs is not None
-    assert reason.has is not None
+    assert reason.rule == "evidence/module-on-4-bit"
+    assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", full.text)
+    assert None not in (full.needs, full.has)
 
 
 @pytest.mark.parametrize(
     ("stated", "composition", "text"),
     [
-        (
-            {},
-            "prompting",
-            "A good prompt would win if a prompt alone gave good enough answers; you have"
-            " not said so.",
-        ),
-        (
-            {},
-            "sft+prefix",
-            "Ranks below LoRA: LoRA comes near full performance for very little memory, and is the"
-            " most widely adopted method.",  # not: if you asked for another task
-        ),
-        (  # where a module holds the data, with how many they are
-            {"model": "HuggingFaceTB/SmolLM2-135M-Instruct"},
-            "sft+full",
-            "Ranks below LoRA: up to about a hundred thousand examples, LoRA on every linear layer"
-            " equals full fine-tuning for a fraction of the memory and disk (you have 1,500"
-            " examples).",
-        ),
+        ({}, "prompting", "A good prompt would win if a prompt alone gave good enough answers; you"
+         " have not said so."),
+        # Not: if you asked for another task.
+        ({}, "sft+prefix", "Ranks below LoRA: LoRA comes near full performance for very little memory,"
+         " and is the most widely adopted method."),
+        # Where a module holds the data, with how many they are.
+        ({"model": "HuggingFaceTB/SmolLM2-135M-Instruct"}, "sft+full", "Ranks below LoRA: up to about"
+         " a hundred thousand examples, LoRA on every linear layer equals full fine-tuning for a"
+         " fraction of the memory and disk (you have 1,500 examples)."),
         ({}, "sft+ia3", "None of the rules in use recommends it here."),
-        (
-            {"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
-            "sft+lora",
-            "Supervised fine-tuning would win if you had requests with the right answer;"
-            " you have pairs of a better and a worse answer.",
-        ),
-        (
-            {"task": "code"},
-            "cpt>sft+lora",
-            "Continued pre-training reads plain text by the hundred million tokens; you have none.",
-        ),
+        ({"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
+         "sft+lora", "Supervised fine-tuning would win if you had requests with the right answer; you"
+         " have pairs of a better and a worse answer."),
+        ({"task": "code"}, "cpt>sft+lora", "Continued pre-training reads plain text by the hundred"
+         " million tokens; you have none."),
     ],
-)
+)  # fmt: skip
 def test_a_change_is_named_that_a_person_can_make(stated, composition, text):
     """An answer before other data, two conditions at most, and what is so instead."""
-    given = {**SUPPORT, **stated}
-    found = why_not(**given)
+    found = why_not(**{**SUPPORT, **stated})
     match = next(reason for name, reason in found.items() if name.split("@")[0] == composition)
     assert match.text == text
 

@@ -58,9 +58,9 @@ def memory_estimate(spec, model, **device):
     return memory_of(run_of(spec, model, **device))
 
 
-def terms(spec, model, moment="optimizer step"):
+def terms(spec, model, moment="optimizer step", **device):
     """Name -> bytes of each term of one moment of a run, or of its peak."""
-    found = memory_estimate(spec, model)
+    found = memory_estimate(spec, model, **device)
     moments = {one.name: one for one in found.moments} | {"peak": found.peak}
     return {term.name: term.size_bytes for term in moments[moment].terms}
 

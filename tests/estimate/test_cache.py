@@ -39,92 +39,57 @@ def test_sizes_are_rounded_to_512_bytes(asked, rounded):
 @pytest.mark.parametrize(
     ("size", "segment"),
     [
-        (512, 2 * MIB),
-        (MIB, 2 * MIB),
-        (MIB + 512, 20 * MIB),
-        (10 * MIB - 512, 20 * MIB),
-        (10 * MIB, 10 * MIB),
-        (10 * MIB + 512, 12 * MIB),
-        (333 * MIB, 334 * MIB),
+        (512, 2), (MIB, 2), (MIB + 512, 20), (10 * MIB - 512, 20), (10 * MIB, 10),
+        (10 * MIB + 512, 12), (333 * MIB, 334),
     ],
-)
+)  # fmt: skip
 def test_segments_have_three_kinds_of_sizes(size, segment):
     """Small ones of 2 MiB, 20 MiB below 10 MiB, above that the size in steps of 2 MiB."""
-    assert segment_bytes(size) == segment
+    assert segment_bytes(size) == segment * MIB
 
 
-def test_small_requests_share_a_segment_and_large_ones_do_not_use_it():
-    """Two pools: a free half of a small segment serves no request above 1 MiB."""
-    device, reserved = CachingAllocator(), []
-    for size in (MIB, MIB, 1000):
-        block = device.allocate(size)
-        reserved.append(device.reserved_bytes // MIB)
-    device.free(block)
-    device.allocate(MIB + 1)
-    assert [*reserved, device.reserved_bytes // MIB] == [2, 2, 4, 24]
+LEAST = 512 / MIB
 
 
-def test_a_large_block_is_split_only_above_one_mebibyte_of_rest():
-    """should_split: the rest of 1 MiB stays with the tensor, more is a block of its own."""
-    device = CachingAllocator()
-    device.free(device.allocate(30 * MIB))
-    whole = device.allocate(29 * MIB)
-    assert (whole.size, device.allocated_bytes) == (30 * MIB, 30 * MIB)
-    device.free(whole)
-    part = device.allocate(29 * MIB - 512)
-    assert (part.size, device.reserved_bytes) == (29 * MIB - 512, 30 * MIB)
-
-
-def test_the_smallest_block_that_holds_it_is_taken():
-    """Best fit: 12 MiB go into the free 14, not into the free 40."""
-    device = CachingAllocator()
-    blocks = [device.allocate(size * MIB) for size in (40, 14, 30)]
-    for block in blocks[:2]:
-        device.free(block)
-    assert device.allocate(12 * MIB).address == blocks[1].address
-
-
-def test_cached_segments_are_given_back_when_memory_is_short():
-    """A request that does not fit any kept block frees the unused segments, and is tried again."""
-    device = CachingAllocator(100 * MIB)
-    held = device.allocate(30 * MIB)
-    device.free(device.allocate(60 * MIB))
-    assert device.reserved_bytes == 90 * MIB
-    device.allocate(64 * MIB)
-    assert (device.reserved_bytes, device.retries) == (94 * MIB, 1)
-    device.free(held)
-    with pytest.raises(OutOfMemory):
-        device.allocate(40 * MIB)
-
-
-def test_a_split_segment_cannot_be_given_back():
-    """One tensor in a segment keeps it: 40 MiB are free in two segments, 30 of them of no use."""
-    device = CachingAllocator(60 * MIB)
-    device.free(device.allocate(30 * MIB))
-    first = device.allocate(10 * MIB)  # in the segment of 30
-    second = device.allocate(20 * MIB)
-    third = device.allocate(30 * MIB)
-    device.free(second)
-    device.free(third)
-    assert device.allocated_bytes == 10 * MIB
-    with pytest.raises(OutOfMemory):
-        device.allocate(34 * MIB)
-    device.free(first)
-    device.allocate(34 * MIB)
-
-
-def test_an_expandable_segment_grows_by_pages_and_wastes_no_hole():
-    """Pages of 20 MiB are mapped behind the free end: what two segments could not hold, one does."""
-    device = CachingAllocator(80 * MIB, expandable=True)
-    first = device.allocate(30 * MIB)
-    assert device.reserved_bytes == 40 * MIB
-    device.free(first)
-    device.allocate(50 * MIB)
-    assert device.reserved_bytes == 60 * MIB
-    plain = CachingAllocator(80 * MIB)
-    plain.free(plain.allocate(30 * MIB))
-    plain.allocate(50 * MIB)
-    assert plain.reserved_bytes == 80 * MIB
+@pytest.mark.parametrize(
+    ("steps", "reserved", "allocated", "device"),
+    [
+        # Two pools: a free half of a small segment serves no request above 1 MiB.
+        ([1, 1, LEAST, -3, 1 + LEAST], [2, 2, 4, 4, 24], 3 + LEAST, {}),
+        # should_split: a rest of 1 MiB stays with the tensor, more is a block of its own.
+        ([30, -1, 29], [30, 30, 30], 30, {}),
+        ([30, -1, 29 - LEAST], [30, 30, 30], 29 - LEAST, {}),
+        # Best fit: 12 MiB go into the free 14, so that the free 40 stays whole.
+        ([40, 14, 30, -1, -2, 12, 40], [40, 54, 84, 84, 84, 84, 84], 82, {}),
+        # A request that fits no kept block frees the unused segments, and is tried again.
+        ([30, 60, -2, 64, -1, 40], [30, 90, 90, 94, 94, None], 64, {"limit_bytes": 100 * MIB}),
+        # One tensor in a segment keeps it: 40 MiB are free in two segments, 30 of them of no use.
+        ([30, -1, 10, 20, 30, -3, -4, 34, -2, 34], [30, 30, 30, 30, 60, 60, 60, None, 30, 34], 34,
+         {"limit_bytes": 60 * MIB}),
+        # Pages of 20 MiB are mapped behind the free end: what two segments hold, one does.
+        ([30, -1, 50], [40, 40, 60], 50, {"limit_bytes": 80 * MIB, "expandable": True}),
+        ([30, -1, 50], [30, 30, 80], 50, {"limit_bytes": 80 * MIB}),
+    ],
+    ids=["pools", "rest-kept", "rest-split", "best-fit", "given-back", "split-segment",
+         "expandable", "not-expandable"],
+)  # fmt: skip
+def test_requests_are_served_as_pytorch_does(steps, reserved, allocated, device):
+    """MiB are allocated one after the other, or the first, second, ... of them freed (-1, -2, ...);
+    None for a request that does not fit.
+    """
+    caching, blocks, found = CachingAllocator(**device), [], []
+    for step in steps:
+        try:
+            if step < 0:
+                caching.free(blocks[-step - 1])
+            else:
+                blocks.append(caching.allocate(round(step * MIB)))
+            found.append(caching.reserved_bytes / MIB)
+        except OutOfMemory:
+            found.append(None)
+    assert found == reserved
+    assert caching.allocated_bytes == allocated * MIB
+    assert caching.retries == (2 if None in reserved else 0)
 
 
 sizes = st.one_of(st.integers(0, 3000), st.integers(1, 3 * MIB), st.integers(1, 90 * MIB))

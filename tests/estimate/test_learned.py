@@ -57,14 +57,12 @@ def after(*runs, spec=SPEC, hardware=CPU):
 # ------------------------------------------------------------------------------ the arithmetic
 
 
-def test_no_runs_leave_the_formula():
-    """Without records nothing is changed and nothing is said."""
+def test_no_runs_leave_the_formula_and_one_odd_run_moves_nothing():
+    """Without records nothing is changed and nothing is said; among three runs that agree one that
+    does not is not heard.
+    """
     assert median([], MOST_MEMORY) == Ratio()
     assert after() == estimate(SPEC, MODEL, CPU, **ROWS)
-
-
-def test_one_odd_run_moves_nothing():
-    """Among three runs that agree one that does not is not heard."""
     assert median([0.9, 0.9, 0.9, 5.0], MOST_MEMORY).value == pytest.approx(0.9)
 
 

@@ -39,13 +39,11 @@ def cases():
     return found
 
 
-def test_every_published_case_has_an_answer(cases):
-    """No run that somebody measured is refused."""
-    assert [case.facts["id"] for case in cases if not case.answer.get("peak_gib")] == []
-
-
 def test_the_median_error_over_sources_is_below_ten_percent(cases):
-    """Each source counts once; the error of a source is its median."""
+    """No run that somebody measured is refused. Each source counts once; the error of a source is
+    its median.
+    """
+    assert [case.facts["id"] for case in cases if not case.answer.get("peak_gib")] == []
     found = summary(cases)
     assert found["median_error"] < 0.10
     assert found["within_20"] > 0.90
@@ -146,16 +144,13 @@ def test_the_median_speed_is_within_15_percent(times):
 
 
 def test_a_source_nobody_fitted_is_as_near(times):
-    """The two fitted rates without the source that is asked about."""
+    """The two fitted rates without the source that is asked about. Nine in ten measured steps lie
+    inside the band; and that says something: less than a factor of 2.3 wide.
+    """
     out = left_out()
     assert len(out) == len(times)
     assert over_sources(out) < 1.25
     assert within(out, 2.0) > 0.95
-
-
-def test_nine_in_ten_measured_steps_lie_inside_the_band():
-    """With the source left out; and the band says something: less than a factor of 2.3 wide."""
-    out = left_out()
     assert 0.88 <= statistics.mean(one.is_inside for one in out) <= 0.98
     assert statistics.median(one.high / one.low for one in out) < 2.3
 
@@ -163,8 +158,7 @@ def test_nine_in_ten_measured_steps_lie_inside_the_band():
 def test_no_source_is_needed_to_be_named(times):
     """Without the name of its framework a run's speed is estimated as well."""
     factors = []
-    for one in times:
-        run = one.run
+    for run in [one.run for one in times]:
         unknown = replace(run.run, trainer=trainer_of("unknown trainer", {}, None))
         found = time_estimate(unknown, run.machine)
         ratio = found.tokens_per_s_per_gpu / run.facts["tokens_per_s_per_gpu"]
