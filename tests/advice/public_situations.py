@@ -86,17 +86,12 @@ def examine() -> list[Outcome]:
     """Ask for the whole advice in every situation, in one process."""
     outcomes = []
     for situation in read_situations():
-        recommendation = advise_document(answers_of(situation))["recommendation"]
-        composition = recommendation["composition"]
-        outcomes.append(
-            Outcome(
-                situation=situation,
-                composition=composition,
-                verdict=verdict_of(situation, composition),
-                evidence=recommendation["evidence"],
-                strength=recommendation["strength"],
-            )
+        found = advise_document(answers_of(situation))["recommendation"]
+        composition, evidence, strength = (
+            found[key] for key in ("composition", "evidence", "strength")
         )
+        verdict = verdict_of(situation, composition)
+        outcomes.append(Outcome(situation, composition, verdict, evidence, strength))
     return outcomes
 
 
@@ -112,27 +107,18 @@ def compositions() -> dict[str, str]:
     return {situation["id"]: recommended(answers_of(situation)) for situation in read_situations()}
 
 
-def hit_rate(outcomes: list[Outcome]) -> float:
-    """The share of hits, 0 to 1."""
-    return sum(outcome.verdict == "hit" for outcome in outcomes) / len(outcomes)
-
-
 def groups(outcomes: list[Outcome]) -> Iterator[tuple[str, list[Outcome]]]:
     """The rows of the table: all, both halves, then by the experts' confidence and kind,
     and by the evidence and strength that the advice states."""
     yield "all", outcomes
     yield "even ids", [outcome for outcome in outcomes if outcome.even]
     yield "odd ids", [outcome for outcome in outcomes if not outcome.even]
-    for confidence in ("high", "medium", "low"):
-        yield (
-            f"expert's confidence {confidence}",
-            [outcome for outcome in outcomes if outcome.situation["confidence"] == confidence],
-        )
-    for kind in sorted({outcome.situation["evidence_kind"] for outcome in outcomes}):
-        yield (
-            kind.replace("_", " "),
-            [outcome for outcome in outcomes if outcome.situation["evidence_kind"] == kind],
-        )
+    for value in ("high", "medium", "low"):
+        members = [one for one in outcomes if one.situation["confidence"] == value]
+        yield f"expert's confidence {value}", members
+    for kind in sorted({one.situation["evidence_kind"] for one in outcomes}):
+        members = [one for one in outcomes if one.situation["evidence_kind"] == kind]
+        yield kind.replace("_", " "), members
     for name in ("evidence", "strength"):
         for value in sorted({getattr(outcome, name) for outcome in outcomes}):
             yield f"{name} {value}", [o for o in outcomes if getattr(o, name) == value]
@@ -142,8 +128,9 @@ def table(outcomes: list[Outcome]) -> str:
     """The table as Markdown."""
     lines = ["| situations | number | agree | ruled out |", "| --- | --- | --- | --- |"]
     for name, members in groups(outcomes):
-        ruled_out = sum(outcome.verdict == "hard miss" for outcome in members)
-        lines.append(f"| {name} | {len(members)} | {hit_rate(members):.0%} | {ruled_out} |")
+        said = [outcome.verdict for outcome in members]
+        hits, ruled_out = said.count("hit") / len(said), said.count("hard miss")
+        lines.append(f"| {name} | {len(said)} | {hits:.0%} | {ruled_out} |")
     return "\n".join(lines)
 
 

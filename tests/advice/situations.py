@@ -25,13 +25,9 @@ from advisor.situation.types import Situation
 RULES, GUIDE = load_rules(), load_rules(("document",))
 UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
 MODELS = (
-    "Qwen/Qwen3-8B",
-    "Qwen/Qwen3-0.6B",
-    "meta-llama/Llama-3.1-8B-Instruct",
-    "meta-llama/Llama-3.1-70B",
-    "Qwen/Qwen3-30B-A3B",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-)
+    "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.1-70B", "Qwen/Qwen3-30B-A3B", "HuggingFaceTB/SmolLM2-135M-Instruct",
+)  # fmt: skip
 GPUS = ("unknown", "RTX 4090", "RTX 3090", "A100 80GB", "T4", "RTX 4060 8GB", "none")
 ROWS = (20, 300, 1500, 30_000, 200_000)
 TOKENS = (50_000, 1_500_000, 30_000_000)

@@ -11,7 +11,6 @@ import pytest
 from advisor.api import advise_document
 from advisor.ground.errors import InputError
 from advisor.ground.types import Answer, AnswerSet
-from advisor.methods.kernels import never_tried
 from advisor.methods.optimizers import optimizer
 from advisor.render.advice_json import advice_document
 from advisor.situation.build import situation_of
@@ -61,12 +60,6 @@ def test_four_bit_is_for_what_does_not_fit_otherwise_on_a_mac(model, composition
     assert str(advice.recommendation.composition) == composition
     said = any("mlx_lm.convert -q" in warning for warning in advice.warnings)
     assert said or composition == "sft+lora"
-
-
-@pytest.mark.parametrize("kind", ["cuda", "cpu", "unknown"])
-def test_other_gpus_have_no_such_warning(kind):
-    """NVIDIA's and the processor are what was tried."""
-    assert never_tried(kind, "nf4") == ()
 
 
 LONG = "rows of 90,000 words"

@@ -52,7 +52,7 @@ def test_a_remedy_has_a_first_step(call, name):
 
 
 def test_every_remedy_of_the_gate_has_a_file_and_steps():
-    """The flags, signals and answers that they name exist."""
+    """The flags, signals and answers that they name exist; an unknown one is told with them."""
     answered = {name for names, _ in REMEDIES_OF_GATE.values() for name in names}
     # The last resort where nothing fits has its ways out, and another tool steps of its own.
     assert answered | {"smaller_model", OTHER_TOOL} == set(remedies())
@@ -70,6 +70,8 @@ def test_every_remedy_of_the_gate_has_a_file_and_steps():
         assert set(one.again) - {"signals"} <= set(facts)
         assert one.again["data_path"] in one.write
         assert one.again["data_path"] in one.helps_then
+    with pytest.raises(InputError, match="prompting, rag"):
+        remedy("hoping")
 
 
 def test_what_must_stay_in_the_house_is_not_sent_out(call):
@@ -91,32 +93,26 @@ def test_which_half_does_what(call):
     assert steps_of(call, *TRAINED)[1] == []
 
 
-def test_an_unknown_remedy_is_told():
-    """With those there are."""
-    with pytest.raises(InputError, match="prompting, rag"):
-        remedy("hoping")
-
-
 @pytest.mark.parametrize("flags", [("--json",), ()])
 def test_a_plan_asked_for_where_nothing_is_trained(call, tmp_path, flags):
-    """Exit code 3 with the whole answer, and no file."""
-    code, out, err = call(*flags, "--gpu", "unknown", *LEADS_TO["rag"], "--plan", "p.yaml")
+    """Exit code 3 with the whole answer, and no file; `advise run` says the same, and starts
+    nothing.
+    """
+    asked = (*flags, "--gpu", "unknown", *LEADS_TO["rag"])
+    code, out, err = call(*asked, "--plan", "p.yaml")
     assert (code, (tmp_path / "p.yaml").exists()) == (3, False)
     assert "trains nothing" in err
+    code, of_run, err = call("run", *asked)
+    assert code == 3
+    assert "nothing was started" in err
     if flags:
         document = json.loads(out)
         assert document["plan"] is None
         assert "trains nothing" in document["missing"][0]
+        assert json.loads(of_run)["recommendation"]["composition"] == "rag"
     else:
         assert "No training is needed" in out
         assert "advise check examples.jsonl" in out
-
-
-def test_a_run_asked_for_where_nothing_is_trained(call):
-    """`advise run` says the same, and starts nothing."""
-    code, out, err = call("run", "--json", "--gpu", "unknown", *LEADS_TO["rag"])
-    assert (code, json.loads(out)["recommendation"]["composition"]) == (3, "rag")
-    assert "nothing was started" in err
 
 
 def test_why_prints_the_whole_answer(call):

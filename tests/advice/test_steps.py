@@ -57,6 +57,10 @@ def test_rows_become_enough_steps(objective, classes, update):
         now = (batch.value, -epochs.value, held)
         assert all(map(le, before, now)), (rows, before, now)
         before = now
+    # What is not known changes no setting.
+    settings = settings_by_rule(RULES, {"params_b": 8} | axes_of(objective, update, None))
+    found = settings_for_rows(settings, aim, None, multiple=1)
+    assert found.settings == {key: settings[key] for key in (BATCH, "epochs")}
 
 
 @pytest.mark.parametrize("wanted", [32, 64, 256, 500])
@@ -66,14 +70,6 @@ def test_held_out_rows_are_at_most_a_fifth(wanted):
         held = held_out(rows, wanted)
         assert held <= min(rows / 5, 1000)
         assert held >= wanted or held == rows // 5
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_without_rows_nothing_changes(objective):
-    """What is not known changes no setting."""
-    settings = settings_by_rule(RULES, {"params_b": 8} | axes_of(objective, "lora", None))
-    found = settings_for_rows(settings, aim_of(objective, classes=False), None, multiple=1)
-    assert found.settings == {key: settings[key] for key in (BATCH, "epochs")}
 
 
 def test_what_a_layer_of_ones_own_sets_stays():

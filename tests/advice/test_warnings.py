@@ -77,6 +77,8 @@ def test_free_gpus_are_named_where_a_processor_would_train_alone(call, more, nam
     said = " ".join(json.loads(out)["warnings"])
     assert code == 0
     assert (("Kaggle (2 x T4" if named else "cost nothing") in said) is named
+    # NVIDIA's and the processor are what was tried.
+    assert ("never run on an A" in said) is ("M3 Max" in more)
 
 
 @pytest.mark.parametrize(("more", "is_guessed"), [((), True), (("--gpu", "none"), False)])

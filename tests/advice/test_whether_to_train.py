@@ -232,9 +232,6 @@ def test_documents_are_searched_where_facts_come_from_them(kind, signals):
     assert recommended({"gpu": "unknown", **answers}) == "rag"
 
 
-# --------------------------------------------------------------------------- laws of sanity.py
-
-
 def broken_laws(seeds):
     return [(seed, *broken) for seed in seeds for broken in violations(seed)]
 

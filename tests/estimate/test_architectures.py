@@ -413,12 +413,20 @@ def test_keys_by_which_single_layers_differ_are_noted(key):
 
 
 @pytest.mark.parametrize(
-    "config", [{"kv_lora_rank": [1]}, {"mamba_n_groups": {"a": 1}}, {"per_layer_config": [1]}]
-)
-def test_sizes_that_are_no_numbers_are_refused(config):
-    """A list where one number is expected describes no model, and that is said."""
-    with pytest.raises(ConfigError, match="describe no model"):
-        shape_of({**PLAIN, **config, "model_type": "llama"})
+    ("config", "said"),
+    [
+        ({"kv_lora_rank": [1]}, "describe no model"),
+        ({"mamba_n_groups": {"a": 1}}, "describe no model"),
+        ({"per_layer_config": [1]}, "describe no model"),
+        ({"model_type": ["a"]}, "model_type is"),
+        ({"model_type": "roc_bert", "hidden_size": 3, "num_attention_heads": 12, "head_dim": None},
+         "12 attention heads do not divide a hidden_size of 3"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_describes_no_model_is_refused(config, said):
+    """A list where one number or a name is expected, or more heads than numbers."""
+    with pytest.raises(ConfigError, match=said):
+        shape_of({**PLAIN, "model_type": "llama", **config})
 
 
 def test_kinds_of_layers_add_up_in_every_catalogued_model():

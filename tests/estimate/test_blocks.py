@@ -9,7 +9,6 @@ turns an in-place `index_put_` into a copy.
 
 import weakref
 from contextlib import contextmanager
-from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
@@ -33,14 +32,6 @@ from tests.estimate.specs import shape_of
 pytestmark = [pytest.mark.train]
 
 ROWS, LENGTH = 8, 64
-
-
-class Traced(NamedTuple):
-    """Bytes per token of one layer: saved, saved beside its input, and the backward pass's peak."""
-
-    kept: float
-    kept_inside: float
-    backward: float
 
 
 class Alive(TorchDispatchMode):
@@ -118,19 +109,19 @@ def layers_of(model):
     return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
 
 
-def trace(model, *, vocab, mixed, length=LENGTH, padded=False):
-    """Each layer of a model in bytes per token: the difference between two batches, so that what
-    does not grow with the batch (gradients of weights, positions) drops out.
+def trace(model, mixed, length, padded):
+    """What each layer of a model saves, saves beside its input, and the peaks of its backward pass,
+    in bytes per token: the difference between two batches, so that what does not grow with the batch
+    (gradients of weights, positions) drops out.
     """
     rows = ROWS * LENGTH // length
     few, many = (
-        run_layers(model, torch.randint(5, vocab, (count, length)), mixed, padded)
+        run_layers(model, torch.randint(5, VOCAB, (count, length)), mixed, padded)
         for count in (rows, 2 * rows)
     )
-    tokens = rows * length
     return [
-        Traced(*((after - before) / tokens for before, after in zip(one, two, strict=True)))
-        for one, two in zip(few, many, strict=True)
+        [(after - before) / (rows * length) for before, after in zip(one, two, strict=True)]
+        for one, two in zip(zip(*few, strict=True), zip(*many, strict=True), strict=True)
     ]
 
 
@@ -284,25 +275,24 @@ def with_lora(model, family):
     return peft.get_peft_model(model, lora)
 
 
+def dims_of_family(family):
+    return dims_of(shape_of(config_of(family).to_dict()))
+
+
 def compare(family, settings, model):
     """Derived / traced, over all layers: what they keep, and the worst backward pass."""
-    length = LONG.get(family, LENGTH)
-    traced = trace(
-        model, vocab=VOCAB, mixed=settings.autocast, length=length, padded=settings.masked
-    )
+    length, dims = LONG.get(family, LENGTH), dims_of_family(family)
+    kept, inside, backward = trace(model, settings.autocast, length, settings.masked)
     settings = settings._replace(seq_len=length)
     if settings.adapted and family in MIXERS_ALONE:
         settings = settings._replace(adapted=MIXERS)
-    shape = shape_of(config_of(family).to_dict())
-    dims = dims_of(shape)
     found = [
         (kind.count, layer_memory(kind, dims.hidden, dims.family, settings)) for kind in dims.kinds
     ]
     return {
-        "kept": sum(n * one.kept for n, one in found) / sum(one.kept for one in traced),
-        "kept inside": sum(n * one.kept_inside for n, one in found)
-        / sum(one.kept_inside for one in traced),
-        "backward": max(one.backward for _, one in found) / max(one.backward for one in traced),
+        "kept": sum(n * one.kept for n, one in found) / sum(kept),
+        "kept inside": sum(n * one.kept_inside for n, one in found) / sum(inside),
+        "backward": max(one.backward for _, one in found) / max(backward),
     }
 
 
@@ -328,14 +318,12 @@ def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch
     settings = CASES["lora-autocast"]._replace(masked=True, **ON_THE_CPU)
     found = compare("llama", settings, with_lora(model_of("llama", settings), "llama"))
     assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.05)
-    plain, masked = (kept(settings._replace(masked=one)) for one in (False, True))
+    dims = dims_of_family("llama")
+    plain, masked = (
+        layer_memory(dims.kinds[0], dims.hidden, dims.family, settings._replace(masked=one)).kept
+        for one in (False, True)
+    )
     assert masked - plain == 2 * LENGTH + 2 * 2 * (4 - 2) * 24  # heads of keys and values, each 24
-
-
-def kept(settings):
-    shape = shape_of(config_of("llama").to_dict())
-    dims = dims_of(shape)
-    return layer_memory(dims.kinds[0], dims.hidden, dims.family, settings).kept
 
 
 def linear4bit(model, *, prepared):

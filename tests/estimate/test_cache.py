@@ -2,8 +2,10 @@
 beyond the allocated peak: by simulated runs, and by the lengths of micro-batches.
 """
 
+import math
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -144,9 +146,6 @@ def test_the_same_sequence_again_reserves_nothing_more(sequence):
     assert peaks[1] == peaks[2]
 
 
-# --- the simulated step --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("checkpointed", [True, False])
 @pytest.mark.parametrize("loss_share", [0.0, 0.25, 0.75])
 def test_a_simulated_step_peaks_where_the_formula_says(checkpointed, loss_share):
@@ -203,9 +202,6 @@ def test_the_table_is_what_the_simulation_says(expandable, checkpointed, ratio, 
     assert (cache_table.LOSS_SHARES, cache_table.GRADIENT_RATIOS) == (LOSS_SHARES, GRADIENT_RATIOS)
 
 
-# --- lookups -------------------------------------------------------------------------------------
-
-
 @examples(3)
 @given(
     expandable=st.booleans(), checkpointed=st.booleans(), share=st.floats(0, 1),
@@ -220,9 +216,6 @@ def test_factors_stay_within_those_that_were_simulated(expandable, checkpointed,
         assert min(column) - 1e-9 <= value <= max(column) + 1e-9
     at = cache_factors(**on, loss_share=LOSS_SHARES[2], gradient_ratio=0.0)
     assert at == pytest.approx(rows[2])
-
-
-# --- records -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("seq_len", "rows_at_once"), [(2048, 1), (2048, 8), (1500, 1), (700, 4)])
@@ -255,26 +248,17 @@ def test_one_length_has_no_records():
 
 def test_what_is_assumed_of_unknown_lengths_lies_between_rows_cut_and_left_out():
     """3 % of lognormal rows above the longest: those numbers stand beside UNKNOWN."""
-    normal = statistics.NormalDist()
-    found = []
+    normal, edges = statistics.NormalDist(), [2048 * step // 40 for step in range(1, 41)]
+    cuts, left = [], []
     for deviation in (0.6, 0.9):
         top = deviation * normal.inv_cdf(0.97)
-        edges = [2048 * step // 40 for step in range(1, 41)]
-        shares = [
-            normal.cdf((statistics.math.log(edge / 2048) + top) / deviation) for edge in edges
-        ]
-        counts = [
-            round(1000 * (share - below))
-            for share, below in zip(shares, [0.0, *shares[:-1]], strict=True)
-        ]
+        shares = [normal.cdf((math.log(edge / 2048) + top) / deviation) for edge in edges]
+        counts = [round(1000 * (share - below)) for below, share in pairwise([0.0, *shares])]
         left_out = tuple(zip(edges, counts, strict=True))
-        cut = (*left_out, (8192, 30))
-        found.append([records(each, seq_len=2048, rows_at_once=1).mean for each in (cut, left_out)])
-    cuts, left = zip(*found, strict=True)
+        left.append(records(left_out, seq_len=2048, rows_at_once=1).mean)
+        cuts.append(records((*left_out, (8192, 30)), seq_len=2048, rows_at_once=1).mean)
     assert max(cuts) < UNKNOWN.mean < min(left)
-    assert UNKNOWN.mean == pytest.approx(
-        (statistics.mean(cuts) + statistics.mean(left)) / 2, abs=0.2
-    )
+    assert UNKNOWN.mean == pytest.approx(statistics.mean((*cuts, *left)), abs=0.2)
 
 
 # --- in an estimate ------------------------------------------------------------------------------

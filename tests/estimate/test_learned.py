@@ -1,20 +1,11 @@
-"""What runs of a machine teach: the median of measured / expected of its model and method."""
+"""What runs of a machine teach: the past_runs.median of measured / expected of its model and method."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from advisor.estimate.past_runs import (
-    MOST_MEMORY,
-    TERM,
-    PastRun,
-    PastRuns,
-    Ratio,
-    Reading,
-    machine_name,
-    median,
-)
+from advisor.estimate import past_runs
 from advisor.ground.types import Hardware
 from tests.conftest import examples
 from tests.estimate.specs import RunSpec, estimate, hardware_with, shape
@@ -38,45 +29,39 @@ def run_of(spec=SPEC, model=MODEL, hardware=CPU, *, memory=1.0, time=1.0, **chan
     counters = ("rss_growth",) if hardware.kind == "cpu" else ("allocated", "reserved")
     size = found.memory.peak_bytes - int(0.7 * 2**30)
     readings = [
-        Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
+        past_runs.Reading(counter=one, expected_bytes=size, measured_bytes=round(memory * size))
         for one in counters
     ]
     fields = {
-        "machine": machine_name(hardware), "family": known.architecture, "params": known.params,
+        "machine": past_runs.machine_name(hardware), "family": known.architecture, "params": known.params,
         "objective": spec.objective, "update": spec.update, "quantization": spec.quantization,
         "sharding": spec.sharding, "steps": 100, "memory": tuple(readings),
         "expected_step_s": found.step_s, "measured_step_s": time * found.step_s,
     }  # fmt: skip
-    return PastRun(**{**fields, **changes})
+    return past_runs.PastRun(**{**fields, **changes})
 
 
 def after(*runs, spec=SPEC, hardware=CPU):
-    return estimate(spec, MODEL, hardware, past=PastRuns(runs), **ROWS)
-
-
-# ------------------------------------------------------------------------------ the arithmetic
+    return estimate(spec, MODEL, hardware, past=past_runs.PastRuns(runs), **ROWS)
 
 
 def test_no_runs_leave_the_formula_and_one_odd_run_moves_nothing():
     """Without records nothing is changed and nothing is said; among three runs that agree one that
     does not is not heard.
     """
-    assert median([], MOST_MEMORY) == Ratio()
+    assert past_runs.median([], past_runs.MOST_MEMORY) == past_runs.Ratio()
     assert after() == estimate(SPEC, MODEL, CPU, **ROWS)
-    assert median([0.9, 0.9, 0.9, 5.0], MOST_MEMORY).value == pytest.approx(0.9)
+    assert past_runs.median([0.9, 0.9, 0.9, 5.0], past_runs.MOST_MEMORY).value == pytest.approx(0.9)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12), st.randoms())
 @examples(2)
 def test_the_median_is_within_its_bounds_in_any_order(ratios, random):
     """Whatever records say, an estimate moves at most three times; their order does not matter."""
-    found = median(ratios, MOST_MEMORY)
-    assert found == median(random.sample(ratios, len(ratios)), MOST_MEMORY)
-    assert 1 / MOST_MEMORY <= found.value <= MOST_MEMORY
+    found = past_runs.median(ratios, past_runs.MOST_MEMORY)
+    assert found == past_runs.median(random.sample(ratios, len(ratios)), past_runs.MOST_MEMORY)
+    assert 1 / past_runs.MOST_MEMORY <= found.value <= past_runs.MOST_MEMORY
     assert found.runs == len(ratios)
-
-
-# ------------------------------------------------------------------------------ what counts
 
 
 @pytest.mark.parametrize(
@@ -124,7 +109,7 @@ def test_runs_of_this_machine_correct_memory_and_speed(hardware):
     width = [one.memory.need_high_bytes / one.memory.need_bytes for one in (taught, plain)]
     assert width[0] == pytest.approx(width[1])
     assert taught.learned.sentence.startswith("3 runs here: memory x 0.8")
-    assert [term.name for term in taught.memory.peak.terms][-1] == TERM
+    assert [term.name for term in taught.memory.peak.terms][-1] == past_runs.TERM
     assert sum(t.size_bytes for t in taught.memory.peak.terms) == taught.memory.peak.total_bytes
 
 

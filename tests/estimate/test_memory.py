@@ -123,151 +123,116 @@ ON_CPU = {
     "weights_dtype": "float32",
 }  # fmt: skip
 LOGITS = {"logits and loss": 3 * 2048 * 49_152 * 4}
-SUMS = {
+SUMS = [
     # IBM's fms-acceleration measured 67.459 GiB at 8 x 4096 tokens: 10 bytes x 7.24 billion.
-    "full tuning of Mistral 7B in bf16 peaks at ten bytes a parameter": (
-        {**FULL, "model": MISTRAL, "precision": "pure", "optimizer": "adamw", "packing": True,
-         "micro_batch_size": 8, "seq_len": 4096, "loss": "fused",
-         "framework": "fms-hf-tuning (TRL SFTTrainer)"},
-        {"peak": pytest.approx(67.459 * GIB, rel=0.002)},
-    ),
-    "a fused step holds weights, gradients and two moments, and no foreach temporaries": (
-        {**FULL, "optimizer": "adamw_fused", "micro_batch_size": 1, "seq_len": 16}, {EVERY: 8 * ALL},
-    ),
-    "with the optimizer in the backward pass only one layer's gradients exist at a time": (
-        {**FULL, "optimizer_in_backward": True, "micro_batch_size": 1, "seq_len": 16},
-        {"gradients": at_most(ALL * 2 / 20)},
-    ),
+    ("full tuning of Mistral 7B in bf16 peaks at ten bytes a parameter",
+     {**FULL, "model": MISTRAL, "precision": "pure", "optimizer": "adamw", "packing": True,
+      "micro_batch_size": 8, "seq_len": 4096, "loss": "fused",
+      "framework": "fms-hf-tuning (TRL SFTTrainer)"},
+     {"peak": pytest.approx(67.459 * GIB, rel=0.002)}),
+    ("a fused step holds weights, gradients and two moments, and no foreach temporaries",
+     {**FULL, "optimizer": "adamw_fused", "micro_batch_size": 1, "seq_len": 16}, {EVERY: 8 * ALL}),
+    ("with the optimizer in the backward pass only one layer's gradients exist at a time",
+     {**FULL, "optimizer_in_backward": True, "micro_batch_size": 1, "seq_len": 16},
+     {"gradients": at_most(ALL * 2 / 20)}),
     # 32 layers x 16 x 26,624 numbers, in float32.
-    "LoRA of rank 16 on q, k, v, o keeps two moments and a gradient": (
-        {"model": MISTRAL, "rank": 16, "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
-        {"adapters": 4 * 13_631_488, "optimizer state": 8 * 13_631_488, "gradients": 4 * 13_631_488},
-    ),
+    ("LoRA of rank 16 on q, k, v, o keeps two moments and a gradient",
+     {"model": MISTRAL, "rank": 16, "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
+     {"adapters": 4 * 13_631_488, "optimizer state": 8 * 13_631_488, "gradients": 4 * 13_631_488}),
     # fsdp_qlora's profile printed 2.311 GB (decimal) after loading bf16 weights.
-    "a custom LLaMA of a billion parameters is loaded as published": (
-        {**FULL, "model": ONE_BILLION}, {"weights": pytest.approx(2.311e9, rel=0.016)},
-    ),
-    "nf4: half a byte of linear weights, scales, and the rest in 16 bit": (
-        NF4,
-        {"weights": LINEAR // 2, "quantisation constants": round(LINEAR * (1 / 64 + 4 / 16384)),
-         "weights left unquantised": 2 * (EMBEDDINGS + NORMS)},
-    ),
-    "without double quantization a float32 scale per 64 weights": (
-        {**NF4, "double_quantization": False}, {"quantisation constants": LINEAR // 16},
-    ),
-    "PEFT's preparation turns what is not quantised into float32": (
-        {**NF4, "kbit_prepared": True}, {"weights left unquantised": 4 * (EMBEDDINGS + NORMS)},
-    ),
+    ("a custom LLaMA of a billion parameters is loaded as published",
+     {**FULL, "model": ONE_BILLION}, {"weights": pytest.approx(2.311e9, rel=0.016)}),
+    ("nf4: half a byte of linear weights, scales, and the rest in 16 bit",
+     NF4,
+     {"weights": LINEAR // 2, "quantisation constants": round(LINEAR * (1 / 64 + 4 / 16384)),
+      "weights left unquantised": 2 * (EMBEDDINGS + NORMS)}),
+    ("without double quantization a float32 scale per 64 weights",
+     {**NF4, "double_quantization": False}, {"quantisation constants": LINEAR // 16}),
+    ("PEFT's preparation turns what is not quantised into float32",
+     {**NF4, "kbit_prepared": True}, {"weights left unquantised": 4 * (EMBEDDINGS + NORMS)}),
     # `python -m tests.distributed --memory` counts as many.
-    "a divided reference keeps the dtype of the plan, pure": (
-        {**FULL_DPO, "precision": "pure"}, {"reference model": 8_190_735_360},
-    ),
-    "a divided reference keeps the dtype of the plan, mixed": (
-        {**FULL_DPO, "precision": "mixed"}, {"reference model": 8_190_735_360},
-    ),
-    "ZeRO-2 of DeepSpeed holds two buckets": (
-        {**DEEPSPEED, "sharding": "zero2"}, {"communication buckets": 2 * 2 * 500_000_000},
-    ),
-    "ZeRO-3 holds three": (
-        {**DEEPSPEED, "sharding": "zero3"}, {"communication buckets": 3 * 2 * 500_000_000},
-    ),
+    ("a divided reference keeps the dtype of the plan, pure",
+     {**FULL_DPO, "precision": "pure"}, {"reference model": 8_190_735_360}),
+    ("a divided reference keeps the dtype of the plan, mixed",
+     {**FULL_DPO, "precision": "mixed"}, {"reference model": 8_190_735_360}),
+    ("ZeRO-2 of DeepSpeed holds two buckets",
+     {**DEEPSPEED, "sharding": "zero2"}, {"communication buckets": 2 * 2 * 500_000_000}),
+    ("ZeRO-3 holds three",
+     {**DEEPSPEED, "sharding": "zero3"}, {"communication buckets": 3 * 2 * 500_000_000}),
     # Qwen's README: 43.5 GiB at every length, of 1.84 billion parameters: 22 bytes, buckets, context.
-    "DeepSpeed on one device has its float32 copies": (
-        ON_ONE_DEVICE,
-        {HELD_BY_ZERO: pytest.approx(22 * shape("Qwen/Qwen-1_8B-Chat").params),
-         "communication buckets": 2_000_000_000},
-    ),
+    ("DeepSpeed on one device has its float32 copies",
+     ON_ONE_DEVICE,
+     {HELD_BY_ZERO: pytest.approx(22 * shape("Qwen/Qwen-1_8B-Chat").params),
+      "communication buckets": 2_000_000_000}),
     # sub_group_size is 1e9: a device's share of a 70B model is stepped on in parts.
-    "ZeRO-3 steps on one group of float32 gradients at a time": (
-        {**FULL, "model": "meta-llama/Llama-3.1-70B", "framework": "DeepSpeed", "gpus": 8,
-         "sharding": "zero3", "fp32_master_weights": True, "optimizer": "adamw"},
-        {"float32 gradients": 4_000_000_000},
-    ),
+    ("ZeRO-3 steps on one group of float32 gradients at a time",
+     {**FULL, "model": "meta-llama/Llama-3.1-70B", "framework": "DeepSpeed", "gpus": 8,
+      "sharding": "zero3", "fp32_master_weights": True, "optimizer": "adamw"},
+     {"float32 gradients": 4_000_000_000}),
     # For an optimizer on the host.
-    "ColossalAI's ZeRO keeps a shard of gradients until its step": (
-        COLOSSAL, {"gradients": pytest.approx(6_738_415_616 * 2 / 4, rel=0.001)},
-    ),
-    "DeepSpeed moves gradients as they come": (
-        {**COLOSSAL, "framework": "DeepSpeed"}, {"gradients": None},
-    ),
-    "transformers' own AdamW steps on one parameter at a time": (
-        {**ADAM, "optimizer": "adamw_hf"}, {"optimizer temporaries": 2 * 128256 * 2048},
-    ),
-    "PyTorch's on lists of all": (
-        {**ADAM, "optimizer": "adamw"}, {"optimizer temporaries": 2 * 1_235_814_400},
-    ),
-    "and twice before 2.1": (
-        {**ADAM, "optimizer": "adamw", "library_versions": {"torch": "2.0.1"}},
-        {"optimizer temporaries": 4 * 1_235_814_400},
-    ),
-    "frozen weights in one flat parameter with adapters have gradients of the whole layer": (
-        FLAT, {"first gradients": 2 * dims_of(shape(LLAMA)).layer_params * 2},
-    ),
-    "accelerate wraps adapters for themselves": (
-        {**FLAT, "framework": "fms-hf-tuning"}, {"first gradients": None},
-    ),
-    "under no_sync gradients of earlier micro-batches are whole": (
-        NO_SYNC, {"gradients of earlier micro-batches": pytest.approx(12.1 * GIB, rel=0.02)},
-    ),
-    "and adapters' own where they are wrapped for themselves": (
-        {**NO_SYNC, "framework": "transformers"},
-        {"gradients of earlier micro-batches": at_most(0.02 * 12.1 * GIB)},
-    ),
-    "of one micro-batch there is no earlier one": (
-        {**NO_SYNC, "grad_accum": 1}, {"gradients of earlier micro-batches": None},
-    ),
-    "who adds gradients up in parts keeps none": (
-        {**NO_SYNC, **TORCHTUNE}, {"gradients of earlier micro-batches": None},
-    ),
-    "FSDP 2 with offload holds a unit's gradient and what is on its way": (
-        OFFLOADED, {"peak": pytest.approx(21 * GIB, rel=0.15)},
-    ),
-    "half weights of a sharded base need no copies": ({**WIDE, **IN_16_BIT}, {COPIES: None}),
+    ("ColossalAI's ZeRO keeps a shard of gradients until its step",
+     COLOSSAL, {"gradients": pytest.approx(6_738_415_616 * 2 / 4, rel=0.001)}),
+    ("DeepSpeed moves gradients as they come",
+     {**COLOSSAL, "framework": "DeepSpeed"}, {"gradients": None}),
+    ("transformers' own AdamW steps on one parameter at a time",
+     {**ADAM, "optimizer": "adamw_hf"}, {"optimizer temporaries": 2 * 128256 * 2048}),
+    ("PyTorch's on lists of all",
+     {**ADAM, "optimizer": "adamw"}, {"optimizer temporaries": 2 * 1_235_814_400}),
+    ("and twice before 2.1",
+     {**ADAM, "optimizer": "adamw", "library_versions": {"torch": "2.0.1"}},
+     {"optimizer temporaries": 4 * 1_235_814_400}),
+    ("frozen weights in one flat parameter with adapters have gradients of the whole layer",
+     FLAT, {"first gradients": 2 * dims_of(shape(LLAMA)).layer_params * 2}),
+    ("accelerate wraps adapters for themselves",
+     {**FLAT, "framework": "fms-hf-tuning"}, {"first gradients": None}),
+    ("under no_sync gradients of earlier micro-batches are whole",
+     NO_SYNC, {"gradients of earlier micro-batches": pytest.approx(12.1 * GIB, rel=0.02)}),
+    ("and adapters' own where they are wrapped for themselves",
+     {**NO_SYNC, "framework": "transformers"},
+     {"gradients of earlier micro-batches": at_most(0.02 * 12.1 * GIB)}),
+    ("of one micro-batch there is no earlier one",
+     {**NO_SYNC, "grad_accum": 1}, {"gradients of earlier micro-batches": None}),
+    ("who adds gradients up in parts keeps none",
+     {**NO_SYNC, **TORCHTUNE}, {"gradients of earlier micro-batches": None}),
+    ("FSDP 2 with offload holds a unit's gradient and what is on its way",
+     OFFLOADED, {"peak": pytest.approx(21 * GIB, rel=0.15)}),
+    ("half weights of a sharded base need no copies", {**WIDE, **IN_16_BIT}, {COPIES: None}),
     # More rows in a batch add no logits.
-    "PPO scores a part of the tokens": (
-        {**PPO, "moment": START},
-        {"last hidden states": 6 * 4096 * 8 * 512, "logits and loss": 3 * 2048 * 128_256 * 4},
-    ),
-    "PPO writes 32 answers at a time": (
-        WRITES, {"keys and values of answers": 32 * 512 * 32 * 2 * 1024 * 2},
-    ),
-    "PPO writes no more answers than there are": (
-        {**WRITES, "grad_accum": 1}, {"keys and values of answers": 8 * 512 * 32 * 2 * 1024 * 2},
-    ),
-    **{
-        f"a state of {optimizer} is not counted on the device": (
-            {**FULL, "model": QWEN, "optimizer": optimizer}, {"optimizer state": None},
-        )
-        for optimizer in ("paged_adamw", "paged_adamw_8bit", "adamw_cpu")
-    },
+    ("PPO scores a part of the tokens",
+     {**PPO, "moment": START},
+     {"last hidden states": 6 * 4096 * 8 * 512, "logits and loss": 3 * 2048 * 128_256 * 4}),
+    ("PPO writes 32 answers at a time",
+     WRITES, {"keys and values of answers": 32 * 512 * 32 * 2 * 1024 * 2}),
+    ("PPO writes no more answers than there are",
+     {**WRITES, "grad_accum": 1}, {"keys and values of answers": 8 * 512 * 32 * 2 * 1024 * 2}),
+    *((f"a state of {optimizer} is not counted on the device",
+       {**FULL, "model": QWEN, "optimizer": optimizer}, {"optimizer state": None})
+      for optimizer in ("paged_adamw", "paged_adamw_8bit", "adamw_cpu")),
     # On adapters the reference is the base with the adapter off.
-    "DPO on adapters holds no second model": (
-        {"model": QWEN, "objective": "dpo"}, {"reference model": None},
-    ),
-    "full DPO does": (
-        {"model": QWEN, "objective": "dpo", **FULL}, {"reference model": 2 * 8_190_735_360},
-    ),
-    "on the CPU weights take 4 bytes and there is no CUDA context": (
-        {"model": SMOLLM, "cpu": True, "moment": "peak", "counter": "nvidia-smi"},
-        {"weights": 4 * 134_515_008, "CUDA context": None,
-         "Python and libraries": pytest.approx(GIB, abs=GIB - 1)},
-    ),
+    ("DPO on adapters holds no second model",
+     {"model": QWEN, "objective": "dpo"}, {"reference model": None}),
+    ("full DPO does",
+     {"model": QWEN, "objective": "dpo", **FULL}, {"reference model": 2 * 8_190_735_360}),
+    ("on the CPU weights take 4 bytes and there is no CUDA context",
+     {"model": SMOLLM, "cpu": True, "moment": "peak", "counter": "nvidia-smi"},
+     {"weights": 4 * 134_515_008, "CUDA context": None,
+      "Python and libraries": pytest.approx(GIB, abs=GIB - 1)}),
     # 4 x 128 tokens: what a laptop has, not what a server has.
-    "a LoRA step of SmolLM2-135M on the CPU peaks as measured": (
-        {"model": SMOLLM, "cpu": True, "rank": 16, "micro_batch_size": 4, "seq_len": 128,
-         "gradient_checkpointing": False},
-        {"peak": pytest.approx(2.1 * GIB, abs=0.9 * GIB)},
-    ),
-    "the CPU holds the logits of two thousand tokens": (ON_CPU, LOGITS),
-    "whatever trains": ({**ON_CPU, **FULL}, LOGITS),
-    "and however many there are": ({**ON_CPU, "micro_batch_size": 2}, LOGITS),
-}  # fmt: skip
+    ("a LoRA step of SmolLM2-135M on the CPU peaks as measured",
+     {"model": SMOLLM, "cpu": True, "rank": 16, "micro_batch_size": 4, "seq_len": 128,
+      "gradient_checkpointing": False},
+     {"peak": pytest.approx(2.1 * GIB, abs=0.9 * GIB)}),
+    ("the CPU holds the logits of two thousand tokens", ON_CPU, LOGITS),
+    ("whatever trains", {**ON_CPU, **FULL}, LOGITS),
+    ("and however many there are", {**ON_CPU, "micro_batch_size": 2}, LOGITS),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SUMS)
-def test_a_term_is_what_a_sum_by_hand_or_a_publication_says(name):
+@pytest.mark.parametrize(
+    ("given", "expected"), [row[1:] for row in SUMS], ids=[row[0] for row in SUMS]
+)
+def test_a_term_is_what_a_sum_by_hand_or_a_publication_says(given, expected):
     """To the byte, or as near as a measured number is; None where there is no such term."""
-    given, expected = SUMS[name]
     assert {what: bytes_of(what, given) for what in expected} == expected
 
 

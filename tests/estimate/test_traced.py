@@ -9,6 +9,7 @@ time for each.
 
 from contextlib import contextmanager
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,13 +36,6 @@ WIDE = {
     "mistral": {"vocab_size": 32_768, "hidden_size": 4096, "intermediate_size": 14_336,
     "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
 }  # fmt: skip
-
-
-class Nothing:
-    """Stands for the gradient hook of a frozen parameter, which MemTracker would ask for."""
-
-    def remove(self):
-        """There is nothing to take off."""
 
 
 @contextmanager
@@ -96,9 +90,10 @@ def traced(config, update, checkpointing, *, wide=False):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, **({"fused": True} if wide else {"foreach": True}))
         tracker = MemTracker()
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                tracker._param_to_grad_hook_handles[parameter] = (Nothing(), Nothing())
+        # In place of the gradient hooks of frozen parameters, which MemTracker would ask for.
+        nothing = SimpleNamespace(remove=lambda: None)
+        for parameter in [one for one in model.parameters() if not one.requires_grad]:
+            tracker._param_to_grad_hook_handles[parameter] = (nothing, nothing)
         tracker.track_external(model, optimizer)
         ids = torch.randint(0, config.vocab_size, (ROWS, LENGTH))
         accumulated = 2 if wide else 1

@@ -103,21 +103,21 @@ def test_the_numbers_are_those_of_the_trainers():
     from trainers.evaluation import generation, loss, pairs
     from trainers.keep import held_out_curve, progress
 
-    assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
-    assert (module.SAMPLES, module.LONGEST_SAMPLE) == (loss.SAMPLES, loss.LONGEST_SAMPLE)
-    assert module.GENERATION_S == generation.GENERATION_S
-    assert module.FEWEST_TOGETHER == generation.FEWEST_TOGETHER
-    assert len(generation.GENERAL.read_text().splitlines()) == module.GENERAL
-    assert (module.TIMES_MEASURED, module.MOST_ROWS, module.LARGEST_SHARE) == (
-        held_out_curve.MOST_TIMES, held_out_curve.MOST_ROWS, held_out_curve.LARGEST_SHARE,
-    )  # fmt: skip
-    assert module.LARGEST_SHARE == progress.LARGEST_SHARE
-    assert (module.TRIAL_ROWS, module.TRIAL_SAMPLES, module.TRIAL_GENERAL) == (
-        generation.TRIAL_ROWS, generation.TRIAL_SAMPLES, generation.TRIAL_GENERAL,
-    )  # fmt: skip
-    assert (module.PROMPTS, module.TRIAL_PROMPTS) == (
-        pairs.HELD_OUT_PROMPTS, pairs.TRIAL_PROMPTS,
-    )  # fmt: skip
+    theirs = {
+        "HELD_OUT_ROWS": loss.HELD_OUT_ROWS, "SAMPLES": loss.SAMPLES,
+        "LONGEST_SAMPLE": loss.LONGEST_SAMPLE, "GENERATION_S": generation.GENERATION_S,
+        "FEWEST_TOGETHER": generation.FEWEST_TOGETHER,
+        "GENERAL": len(generation.GENERAL.read_text().splitlines()),
+        "TIMES_MEASURED": held_out_curve.MOST_TIMES, "MOST_ROWS": held_out_curve.MOST_ROWS,
+        "LARGEST_SHARE": held_out_curve.LARGEST_SHARE, "TRIAL_ROWS": generation.TRIAL_ROWS,
+        "TRIAL_SAMPLES": generation.TRIAL_SAMPLES, "TRIAL_GENERAL": generation.TRIAL_GENERAL,
+        "PROMPTS": pairs.HELD_OUT_PROMPTS, "TRIAL_PROMPTS": pairs.TRIAL_PROMPTS,
+    }  # fmt: skip
+    assert {name: getattr(module, name) for name in theirs} == theirs
+    assert (pairs.HELD_OUT, progress.LARGEST_SHARE) == (
+        loss.HELD_OUT_ROWS,
+        held_out_curve.LARGEST_SHARE,
+    )
 
 
 # --------------------------------------------------------------------------- rows that are read
