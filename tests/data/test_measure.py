@@ -24,11 +24,6 @@ from advisor.ruleset.facts import load_facts
 from tests.data.conftest import BOT, USER, findings, jsonl, pairs
 
 
-def found(path, depth=None, **more):
-    """Id -> severity and count of each finding."""
-    return {name: (one.severity, one.count) for name, one in findings(path, depth, **more).items()}
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
     """The last value of a key is kept: rows in which one was lost are named, nested ones too."""
@@ -116,7 +111,8 @@ def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
         profile(path)
     shown = profile(path, Depth(strict=False))
     assert shown.objectives == ()
-    assert found(path)["row-without-answer"] == ("error", 1)
+    finding = findings(path)["row-without-answer"]
+    assert (finding.severity, finding.count) == ("error", 1)
     assert "row 3" in str(unusable(shown))
 
 
@@ -148,6 +144,12 @@ def changed(*cells):
     return rows
 
 
+def labelled(**counts):
+    """So many rows of each class."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    return [{"text": f"Message number {n}", "label": label} for n, label in enumerate(labels)]
+
+
 def chats(*others):
     """Conversations, where (number, messages) stands in for one."""
     rows = [
@@ -169,7 +171,12 @@ BETTER = [
 ]
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 SEEN = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]}
-FOUND = [  # finding, rows, severity, count, numbers of rows where it has some
+RARE = labelled(billing=90, rare=2, rarer=1)
+SPELT = labelled(
+    **{"Card lost": 20, "card_lost": 10},
+    **dict.fromkeys(("CARD-LOST", "Ham", "ham!", "C", "C++", "C#", "-1", "1"), 9),
+)
+FOUND = [  # finding, rows, severity, count, numbers of rows where it has some, and texts of it
     ("row-without-answer", changed((10, "answer", ""), (20, "answer", None)), "warning", 2, (10, 20)),
     ("template-marks-in-text", changed((7, "answer", "Sure.<|im_end|>")), "warning", 1, (7,)),
     ("mojibake", changed((7, "answer", "The cafÃ© is open.")), "warning", 1, (7,)),
@@ -184,20 +191,31 @@ FOUND = [  # finding, rows, severity, count, numbers of rows where it has some
     ("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4, (2, 4, 6, 8)),
     # Where the better answer is nearly always the longer one, length may be what is learned.
     ("chosen-is-longer", BETTER, "note", 60, None),
+    # Rare classes, and one twenty times another.
+    ("rare-classes", RARE, "warning", 2, None,
+     ["2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)"]),
+    ("unbalanced-classes", RARE, "note", 90, None),
+    # One class written in two ways: capitals, spaces, underscores and hyphens. C, C++ and C# are
+    # three languages, and -1 is not 1.
+    ("labels-spelt-alike", SPELT, "warning", 2, None,
+     ["'Ham' (9) / 'ham!' (9)", "'Card lost' (20) / 'card_lost' (10) / 'CARD-LOST' (9)"]),
     # Pictures are not trained on.
     ("media-columns", [{**row, "images": ["1.jpg"]} for row in pairs(60)], "warning", 1, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "severity", "count", "numbers"), FOUND, ids=[case[0] for case in FOUND]
+    ("name", "rows", "severity", "count", "numbers", "texts"),
+    [(*case, ())[:6] for case in FOUND],
+    ids=[case[0] for case in FOUND],
 )
-def test_what_is_wrong_is_counted_and_named(tmp_path, name, rows, severity, count, numbers):
+def test_what_is_wrong_is_counted_and_named(tmp_path, name, rows, severity, count, numbers, texts):
     """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
     finding = findings(jsonl(tmp_path, rows))[name]
     assert (finding.severity, finding.count) == (severity, count)
     assert numbers in (None, finding.rows)
     assert bool(finding.blocks) == (severity == "error")
+    assert [text for text in texts if text not in finding.text] == []
 
 
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
@@ -225,9 +243,10 @@ def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
     number of theirs is told as that of the file.
     """
     rows = [{"text": f"Review {n} " + "word " * 80, "label": int(n >= 6000)} for n in range(12_000)]
-    path = jsonl(tmp_path, rows)
-    assert profile(path).objectives == ("sft", "classification")
-    assert found(path)["constant-answer"] == ("warning", 2000)
+    result = profile(jsonl(tmp_path, rows))
+    assert result.objectives == ("sft", "classification")
+    (said,) = (one for one in result.findings if one.id == "constant-answer")
+    assert (said.severity, said.count) == ("warning", 2000)
     rows = [{"text": f"message {n}", "category": f"class {n // 40}"} for n in range(3080)]
     result = profile(jsonl(tmp_path, rows), Depth(whole=True))
     assert result.measures["class_count"] == 77
@@ -259,30 +278,18 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
     assert time.process_time() - started < 0.4
 
 
-def labelled(folder, **counts):
-    """A file with so many rows of each class."""
-    labels = [label for label, count in counts.items() for _ in range(count)]
-    rows = [{"text": f"Message number {n}", "label": label} for n, label in enumerate(labels)]
-    return jsonl(folder, rows)
-
-
 def test_classes_are_counted_and_their_balance_judged(tmp_path):
-    """Rare classes and one twenty times another are said; a single class teaches nothing."""
-    path = labelled(tmp_path, billing=90, rare=2, rarer=1)
-    result, seen = profile(path), found(path)
+    """A class twenty times another is said; a single class teaches nothing."""
+    result = profile(jsonl(tmp_path, labelled(billing=90, rare=2, rarer=1)))
     assert [tuple(one.values()) for one in result.measures["classes"]] == [
         ("billing", 90), ("rare", 2), ("rarer", 1),
     ]  # fmt: skip
     assert result.objectives == ("sft", "classification")
-    assert seen["rare-classes"] == ("warning", 2)
-    assert seen["unbalanced-classes"] == ("note", 90)
-    rare = "2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)"
-    assert rare in findings(path)["rare-classes"].text
     for balanced in ({"a": 40, "b": 30}, {"a": 3, "b": 4}):  # 3 and 4: too few to tell
-        said = found(labelled(tmp_path, **balanced))
+        said = findings(jsonl(tmp_path, labelled(**balanced)))
         assert not {"unbalanced-classes", "rare-classes"} & set(said)
     mapping = {"text": "text", "label": "label"}
-    one = profile(labelled(tmp_path, a=60), depth=Depth(strict=False), mapping=mapping)
+    one = profile(jsonl(tmp_path, labelled(a=60)), depth=Depth(strict=False), mapping=mapping)
     assert one.objectives == ()
 
 
@@ -305,9 +312,10 @@ def test_turns_and_scripts_are_counted(tmp_path):
 def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
     """Beyond the rows that are kept for comparison the rest is compared with those; that is said."""
     monkeypatch.setattr("advisor.data.checks.repeats.COMPARED_ROWS", 50)
-    seen = found(jsonl(tmp_path, [*pairs(100), pairs(1)[0]]))
-    assert seen["not-all-rows-compared"] == ("note", 50)
-    assert seen["duplicate-rows"][1] == 1
+    seen = findings(jsonl(tmp_path, [*pairs(100), pairs(1)[0]]))
+    beyond = seen["not-all-rows-compared"]
+    assert (beyond.severity, beyond.count) == ("note", 50)
+    assert seen["duplicate-rows"].count == 1
 
 
 def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path):
@@ -358,8 +366,8 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
     """A file in the folder of checks is a check: its findings stand among those of the others."""
     (tmp_path / "shouting.py").write_text(SHOUTING)
     monkeypatch.setattr(checks, "__path__", [*checks.__path__, str(tmp_path)])
-    path = jsonl(tmp_path, [*pairs(60), {"question": "HELLO?", "answer": "YES."}])
-    shouting = findings(path)["shouting"]
+    rows = [*pairs(60), {"question": "HELLO?", "answer": "YES."}]
+    shouting = findings(jsonl(tmp_path, rows))["shouting"]
     assert (shouting.text, shouting.rows) == ("1 row in capitals (row 61)", (61,))
 
 
@@ -375,16 +383,6 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
 def test_script_of_a_text(text, script):
     """Most letters decide."""
     assert script_of(text) == script
-
-
-def test_one_class_written_in_two_ways_is_named_and_signs_keep_classes_apart(tmp_path):
-    """Capitals, spaces, underscores and hyphens; C, C++ and C# are three languages, -1 is not 1."""
-    counts = dict.fromkeys(("CARD-LOST", "Ham", "ham!", "C", "C++", "C#", "-1", "1"), 9)
-    path = labelled(tmp_path, **{"Card lost": 20, "card_lost": 10}, **counts)
-    finding = findings(path)["labels-spelt-alike"]
-    assert (finding.severity, finding.count) == ("warning", 2)
-    assert "'Ham' (9) / 'ham!' (9)" in finding.text
-    assert "'Card lost' (20) / 'card_lost' (10) / 'CARD-LOST' (9)" in finding.text
 
 
 # -------------------------------------------------------------------------- how much an objective wants

@@ -111,9 +111,9 @@ def test_the_modelfile_of_a_result(take):
 def test_each_department_has_its_own_modelfile(take):
     """Of a model of its own."""
     take.labels = ["legal", "hr"]
-    write_run(take.run, tasks=("legal", "hr"))
+    write_run(take.run, tasks=take.labels)
     take()
-    for task in ("legal", "hr"):
+    for task in take.labels:
         assert ("FROM", f"./shop-{task}-F16.gguf") in read(take.out / f"{task}.Modelfile")
         assert f"  ask it:   ollama run shop-{task}" in take.said
 
@@ -140,36 +140,31 @@ def test_no_end_token_is_missing(take, template, ends, stops):
     assert sorted(found) == sorted(stops | ({"### user"} if template is PLAIN else set()))
 
 
-@pytest.mark.parametrize("template", list(REFUSED.values()))
-def test_a_template_that_ollama_cannot_write_is_refused_before_the_work(take, template):
-    """With two ways out."""
-    write_run(take.run, template=template)
-    with pytest.raises(InputError, match="cannot be written for Ollama") as found:
-        take()
-    assert "llama-server with --jinja" in found.value.faults[0].hint
-    assert not take.calls
-
-
-def test_a_result_that_cannot_chat_is_refused(take):
-    """An end that is no token would never stop, and a model of raw text has no template."""
+def test_a_result_that_cannot_chat_or_be_written_is_refused_before_the_work(take):
+    """An end that is no token would never stop, and a model of raw text has no template; of a
+    template that Ollama cannot write there are two ways out.
+    """
     write_tokenizer(write_run(take.run) / "stages" / "sft", ends=77)
     with pytest.raises(InputError, match="ends answers with token 77"):
         take()
     take.run = write_run(take.run.with_name("raw"), template=None)
     with pytest.raises(InputError, match="has no chat template"):
         take()
+    take.run = write_run(take.run.with_name("mistral"), template=REFUSED["in another order"])
+    with pytest.raises(InputError, match="cannot be written for Ollama") as found:
+        take()
+    assert "llama-server with --jinja" in found.value.faults[0].hint
     assert not take.calls
 
 
-@pytest.mark.parametrize("begins", [False, True])
-def test_the_first_token_is_written_once(take, begins):
+@pytest.mark.parametrize(("begins", "first"), [(False, "<|im_start|>"), (True, "")])
+def test_the_first_token_is_written_once(take, begins, first):
     """By llama.cpp if the file says so, else by the template."""
     stage = write_run(take.run, template=LLAMA_2) / "stages" / "sft"
     config = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     (stage / "tokenizer_config.json").write_text(json.dumps(config))
     take.begins = begins
-    own = ("" if begins else "<|im_start|>") + "[INST] Hello [/INST]"
-    assert read_template(dict(take())["TEMPLATE"], QUESTION) == own
+    assert read_template(dict(take())["TEMPLATE"], QUESTION) == f"{first}[INST] Hello [/INST]"
 
 
 @pytest.mark.parametrize(
@@ -331,11 +326,11 @@ def test_the_templates_of_real_families_come_out_alike(names, least):
     assert refused <= {"idefics3", "llava_next", "smolvlm"}
 
 
-@pytest.mark.parametrize("why", REFUSED)
-def test_a_template_that_no_fixed_texts_make_is_refused(why):
+@pytest.mark.parametrize(("why", "source"), REFUSED.items())
+def test_a_template_that_no_fixed_texts_make_is_refused(why, source):
     """With the reason."""
     with pytest.raises(NotExpressible, match=why):
-        made(REFUSED[why])
+        made(source)
 
 
 def test_a_wrong_text_is_found():
@@ -389,10 +384,13 @@ def test_fixed_texts_come_back(text):
     assert all(character in "\n\t " or character.isprintable() for character in code)
 
 
-def test_texts_in_quotes_are_as_go_writes_them():
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [('a"\\\n\u200b😀\x07', '"a\\"\\\\\\n\\u200b😀\\u0007"'), ("\U000e0001", '"\\U000e0001"')],
+)
+def test_texts_in_quotes_are_as_go_writes_them(text, written):
     """Escapes by the language's specification, not by ours."""
-    assert go_string('a"\\\n\u200b😀\x07') == '"a\\"\\\\\\n\\u200b😀\\u0007"'
-    assert go_string("\U000e0001") == '"\\U000e0001"'
+    assert go_string(text) == written
 
 
 # -------------------------------------------------------------------------- in Go itself
