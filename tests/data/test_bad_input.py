@@ -52,23 +52,25 @@ def error_of(path: Path | str) -> str:
 
 
 PICTURES = {f"{index}.png": b"\x89PNG\r\n" for index in range(3)}
-PLACES = [  # what is in a folder (a link as "-> target"), what is asked for, and what is said
-    # The nearest name, else the data files of the folder; a folder that is missing too.
-    ({"train.jsonl": GOOD}, "trian.jsonl", "did you mean"),
-    ({"train.jsonl": GOOD}, "train.json", "train.jsonl"),
-    ({"support.csv": GOOD}, "zzzz.jsonl", "support.csv"),
-    ({"train.jsonl": GOOD}, "nowhere/deep/a.jsonl", "does not exist either"),
-    # A loop of links cannot be opened; a broken link names what it points at.
-    ({"a.jsonl": "-> a.jsonl"}, "a.jsonl", "cannot be opened"),
-    ({"a.jsonl": "-> gone.jsonl"}, "a.jsonl", "gone.jsonl"),
-    # Pictures are no text, and a table beside texts could mean two things.
-    (PICTURES, "", "found 3 .png"),
-    ({}, "", "it is empty"),
-    ({"a.jsonl": GOOD, "chapter.txt": "Once upon a time"}, "", "mixes kinds"),
-]
 
 
-@pytest.mark.parametrize(("there", "asked", "says"), PLACES)
+@pytest.mark.parametrize(
+    ("there", "asked", "says"),
+    [  # what is in a folder (a link as "-> target"), what is asked for, and what is said
+        # The nearest name, else the data files of the folder; a folder that is missing too.
+        ({"train.jsonl": GOOD}, "trian.jsonl", "did you mean"),
+        ({"train.jsonl": GOOD}, "train.json", "train.jsonl"),
+        ({"support.csv": GOOD}, "zzzz.jsonl", "support.csv"),
+        ({"train.jsonl": GOOD}, "nowhere/deep/a.jsonl", "does not exist either"),
+        # A loop of links cannot be opened; a broken link names what it points at.
+        ({"a.jsonl": "-> a.jsonl"}, "a.jsonl", "cannot be opened"),
+        ({"a.jsonl": "-> gone.jsonl"}, "a.jsonl", "gone.jsonl"),
+        # Pictures are no text, and a table beside texts could mean two things.
+        (PICTURES, "", "found 3 .png"),
+        ({}, "", "it is empty"),
+        ({"a.jsonl": GOOD, "chapter.txt": "Once upon a time"}, "", "mixes kinds"),
+    ],
+)
 def test_a_place_without_data_is_answered_with_what_is_there(tmp_path, there, asked, says):
     """A name that is near, a link that leads nowhere, a folder of something else."""
     for name, content in there.items():

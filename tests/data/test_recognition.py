@@ -162,10 +162,11 @@ REFUSED: dict[str, tuple[list[Any], list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_rows_that_are_not_clear_are_refused_with_the_way_to_say_what_they_are(tmp_path, name):
+@pytest.mark.parametrize(("rows", "says"), REFUSED.values(), ids=REFUSED)
+def test_rows_that_are_not_clear_are_refused_with_the_way_to_say_what_they_are(
+    tmp_path, rows, says
+):
     """Nothing is guessed: the error names what was seen, the nearest names and the option."""
-    rows, says = REFUSED[name]
     with pytest.raises(InputError) as caught:
         recognise(jsonl(tmp_path, rows))
     assert [words for words in says if words not in str(caught.value)] == []
@@ -409,15 +410,17 @@ def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
 
 
 NAN = float("nan")
-NO_VALUES = [
-    ([{"instruction": "Add.", "input": NAN, "output": "3"},
-      {"instruction": "Add.", "input": "", "output": NAN}], ["Add.", "3"], {"row-without-answer": [2]}),
-    ([{"messages": [USER, {**BOT, "weight": weight}]} for weight in (1, -1, "high")],
-     ["Hi", "Hello"], {"weight-is-no-number": [2, 3]}),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rows", "read", "left_out"), NO_VALUES)
+@pytest.mark.parametrize(
+    ("rows", "read", "left_out"),
+    [
+        ([{"instruction": "Add.", "input": NAN, "output": "3"},
+          {"instruction": "Add.", "input": "", "output": NAN}], ["Add.", "3"], {"row-without-answer": [2]}),
+        ([{"messages": [USER, {**BOT, "weight": weight}]} for weight in (1, -1, "high")],
+         ["Hi", "Hello"], {"weight-is-no-number": [2, 3]}),
+    ],
+)  # fmt: skip
 def test_cells_and_weights_that_are_no_values_are_counted_as_that(tmp_path, rows, read, left_out):
     """NaN is neither an answer nor a context; a wrong weight is no broken conversation."""
     skipped = SkippedRows()

@@ -63,19 +63,21 @@ PEOPLE = {
     "Eingang": [f"03.{month:02d}.2026" for month in range(1, 10)], "Bürger": ["Huber", "Groß"],
 }  # fmt: skip
 LETTERS = PEOPLE | {"Schreiben": [ASKED]}
-CLEAR = [  # columns, and what they are taken for
-    ({"user_input": [ASKED], "output_good": [REPLIED], "output_bad": ["No {0}."]},
-     "question=user_input chosen=output_good rejected=output_bad"),
-    ({"Frage": ["Ist {0} gerade?"], "Antwort": ["Ja", "Nein"]}, "question=Frage answer=Antwort"),
-    # The same questions come again and again.
-    (PEOPLE | {"Anfrage": [f"Wann hat das Amt {n} geöffnet?" for n in range(6)],
-     "Antwort": [REPLIED], "Zuständig": ["Amt 32", "Amt 21"]}, "question=Anfrage answer=Antwort"),
-    # The only column called a category is the category.
-    (LETTERS | {"Kategorie": ["Müll", "Ausweis"]}, "text=Schreiben label=Kategorie"),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("columns", "roles"), CLEAR)
+@pytest.mark.parametrize(
+    ("columns", "roles"),
+    [  # columns, and what they are taken for
+        ({"user_input": [ASKED], "output_good": [REPLIED], "output_bad": ["No {0}."]},
+         "question=user_input chosen=output_good rejected=output_bad"),
+        ({"Frage": ["Ist {0} gerade?"], "Antwort": ["Ja", "Nein"]}, "question=Frage answer=Antwort"),
+        # The same questions come again and again.
+        (PEOPLE | {"Anfrage": [f"Wann hat das Amt {n} geöffnet?" for n in range(6)],
+         "Antwort": [REPLIED], "Zuständig": ["Amt 32", "Amt 21"]}, "question=Anfrage answer=Antwort"),
+        # The only column called a category is the category.
+        (LETTERS | {"Kategorie": ["Müll", "Ausweis"]}, "text=Schreiben label=Kategorie"),
+    ],
+)  # fmt: skip
 def test_names_and_cells_together_are_clear(tmp_path, columns, roles):
     """Better and worse answers, short ones, repeated questions, and one category."""
     found = recognise(jsonl(tmp_path, rows_of(columns)))

@@ -305,21 +305,23 @@ on_demand_usd_per_h:
 
 
 GEFORCE, NUMBER = "hardware/nvidia-geforce.yaml", '"obs:43555651248"'
-FAULTY = [  # a file of one's own, its text or what is changed in it, and what is said
-    # A citation is a key of sources.yaml or a link; a number of somebody's index is neither.
-    (GEFORCE, ("sources: [unlinked, tpu]", f"sources: [{NUMBER}, tpu]"),
-     ["`sources[0]` is 'obs:43555651248'"]),
-    (GEFORCE, ("source: vast-v8b", f"source: {NUMBER}"), ["`source` is 'obs:43555651248'"]),
-    # Unknown GPU, unknown provider and a price that is none come together.
-    ("prices/ours.yaml", WRONG,
-     ["rules/prices/ours.yaml:3:", "did you mean 'nvidia-rtx-4090'?", "unknown provider 'nobody'",
-      "`runpod` is 'free'"]),
-    ("hardware/ours.yaml", "version: 1\nvendor: nvidia\ngpus:\n  nvidia-new:\n    name: New\n",
-     ["rules/hardware/ours.yaml:4:3: `memory` is missing in"]),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text", "said"), FAULTY)
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [  # a file of one's own, its text or what is changed in it, and what is said
+        # A citation is a key of sources.yaml or a link; a number of somebody's index is neither.
+        (GEFORCE, ("sources: [unlinked, tpu]", f"sources: [{NUMBER}, tpu]"),
+         ["`sources[0]` is 'obs:43555651248'"]),
+        (GEFORCE, ("source: vast-v8b", f"source: {NUMBER}"), ["`source` is 'obs:43555651248'"]),
+        # Unknown GPU, unknown provider and a price that is none come together.
+        ("prices/ours.yaml", WRONG,
+         ["rules/prices/ours.yaml:3:", "did you mean 'nvidia-rtx-4090'?", "unknown provider 'nobody'",
+          "`runpod` is 'free'"]),
+        ("hardware/ours.yaml", "version: 1\nvendor: nvidia\ngpus:\n  nvidia-new:\n    name: New\n",
+         ["rules/hardware/ours.yaml:4:3: `memory` is missing in"]),
+    ],
+)  # fmt: skip
 def test_a_faulty_file_is_refused_at_its_place(own_rules, name, text, said):
     """With all of its faults, each with what is allowed."""
     file = own_rules / name

@@ -96,10 +96,9 @@ LIMITS = {  # files; total and free memory, cores, and what is said of each
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_the_limits_of_a_process_count(tmp_path, name):
+@pytest.mark.parametrize(("files", "memory", "cores", "said"), LIMITS.values(), ids=LIMITS)
+def test_the_limits_of_a_process_count(tmp_path, files, memory, cores, said):
     """Of any control group above it; without one the machine's own memory and cores."""
-    files, memory, cores, said = LIMITS[name]
     root = tree(tmp_path, files)
     *found, memory_note = system.usable_memory(root)
     found_cores, core_note = system.usable_cores(root)
@@ -453,10 +452,11 @@ RECORDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_recorded_machine_is_read(probed, name):
+@pytest.mark.parametrize(
+    ("machine", "change", "environ", "whole", "first", "parts"), RECORDED.values(), ids=RECORDED
+)
+def test_a_recorded_machine_is_read(probed, machine, change, environ, whole, first, parts):
     """Its GPUs, what connects them, what others hold, and what has to be said, once."""
-    machine, change, environ, whole, first, parts = RECORDED[name]
     machine = recorded(machine) if isinstance(machine, str) else copy.deepcopy(machine)
     for gpu in machine["gpus"][:1]:
         gpu.update(change)

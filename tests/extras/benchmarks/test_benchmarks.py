@@ -298,10 +298,9 @@ SCORES = {  # what the harness returns, and the scores in it
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_the_number_that_counts_is_read(name):
+@pytest.mark.parametrize(("changes", "expected"), SCORES.values(), ids=SCORES)
+def test_the_number_that_counts_is_read(changes, expected):
     """Which metric, of what, and whether it is a mean of answers."""
-    changes, expected = SCORES[name]
     found = scores_of(answered(**changes))
     assert [
         {key: getattr(score, key) for key in wanted}

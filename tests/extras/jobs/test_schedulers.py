@@ -184,21 +184,23 @@ def cluster(tmp_path, script):
 
 FURTHER = {"STEP": "mkdir -p runs/shop; echo row >>runs/shop/metrics.jsonl"}
 CANCELLED = {"STATE": "COMPLETING", "SLURM_JOB_END_TIME": "4000000000"}
-QUEUED = [  # codes of the training, each with its environment, and how often the job is queued again
-    # Done, bad input, nothing fits, machine not ready, too much lost, a bug.
-    *[([(code, {})], 0) for code in (0, 2, 3, 4, 6, 70)],
-    # Stopped: three starts in a row without a further line of metrics.jsonl end it.
-    *[([(code, FURTHER)] * 4 + [(code, {})] * 3, 6) for code in (130, 75, 137, 143)],
-    # A second failure is final, also with a stop between them.
-    ([(5, {}), (130, {}), (5, {})], 2),
-    # Slurm says of a cancelled job that it is completing; so it does of one whose machine or time
-    # was lost.
-    ([(130, CANCELLED)], 0),
-    ([(130, CANCELLED | {"SLURM_JOB_END_TIME": "1"})], 1),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("submits", "queued"), QUEUED)
+@pytest.mark.parametrize(
+    ("submits", "queued"),
+    [  # codes of the training, each with its environment, and how often the job is queued again
+        # Done, bad input, nothing fits, machine not ready, too much lost, a bug.
+        *[([(code, {})], 0) for code in (0, 2, 3, 4, 6, 70)],
+        # Stopped: three starts in a row without a further line of metrics.jsonl end it.
+        *[([(code, FURTHER)] * 4 + [(code, {})] * 3, 6) for code in (130, 75, 137, 143)],
+        # A second failure is final, also with a stop between them.
+        ([(5, {}), (130, {}), (5, {})], 2),
+        # Slurm says of a cancelled job that it is completing; so it does of one whose machine or time
+        # was lost.
+        ([(130, CANCELLED)], 0),
+        ([(130, CANCELLED | {"SLURM_JOB_END_TIME": "1"})], 1),
+    ],
+)  # fmt: skip
 def test_what_gets_further_is_queued_again(cluster, submits, queued):
     """What would only fail again is not; the job's code is that of the training."""
     for code, more in submits:
@@ -378,18 +380,20 @@ def machine(tmp_path):
 
 
 FURTHER_IN_BUCKET = {"STEP": "mkdir -p RUNS/shop; echo row >>RUNS/shop/metrics.jsonl"}
-STARTS = [  # starts of the job: codes of its trainings, the environment, and the code that it keeps
-    # SkyPilot starts a job again for 75 alone.
-    *[[([code], {}, code)] for code in (0, 2, 3, 4, 6, 70)],
-    # Three starts in a row without a further step end it with the code of the training.
-    *[[*[([code], FURTHER_IN_BUCKET, 75)] * 3, *[([code], {}, 75)] * 2, ([code], {}, code)]
-      for code in (130, 75, 137, 143)],
-    # A failed training is tried once more, also where another machine goes on with it.
-    [([5, 0], {}, 0), ([5], {}, 5)],
-]  # fmt: skip
 
 
-@pytest.mark.parametrize("starts", STARTS)
+@pytest.mark.parametrize(
+    "starts",
+    [  # starts of the job: codes of its trainings, the environment, and the code that it keeps
+        # SkyPilot starts a job again for 75 alone.
+        *[[([code], {}, code)] for code in (0, 2, 3, 4, 6, 70)],
+        # Three starts in a row without a further step end it with the code of the training.
+        *[[*[([code], FURTHER_IN_BUCKET, 75)] * 3, *[([code], {}, 75)] * 2, ([code], {}, code)]
+          for code in (130, 75, 137, 143)],
+        # A failed training is tried once more, also where another machine goes on with it.
+        [([5, 0], {}, 0), ([5], {}, 5)],
+    ],
+)  # fmt: skip
 def test_what_gets_further_asks_to_be_started_again(machine, starts):
     """What would only fail again keeps its code."""
     for codes, more, kept in starts:

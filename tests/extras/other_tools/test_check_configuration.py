@@ -117,27 +117,29 @@ template: TEMPLATE
 output_dir: out
 """
 TEMPLATE, SAVED = "template/of-another-family", "lora_modules_to_save"
-READ = [  # a file, places in its document with their values, and an id that is found or (not) is not
-    # TRL makes a list of one name of a text: `all-linear` alone means the same.
-    (TRL + "lora_target_modules: all-linear\n", {"plan.target_modules": "all-linear"},
-     "not key/lora_target_modules"),
-    # A file for pairs is one of dpo or of reward: its own comment tells which.
-    (f"# Start:  trl reward --config trl.yaml\n{TRL}", {"command": "reward"}, ""),
-    (TRL, {"command": "sft"}, ""),
-    # A variant of the right template is none of another family.
-    (LLAMA_FACTORY.replace("TEMPLATE", "qwen"), {"changes.template": "llama3"}, TEMPLATE),
-    (LLAMA_FACTORY.replace("TEMPLATE", "llama3"), {"changes.template": None}, f"not {TEMPLATE}"),
-    (LLAMA_FACTORY.replace("TEMPLATE", "llama3_nothink"), {"changes.template": None},
-     f"not {TEMPLATE}"),
-    # Copies of the embeddings and of the output matrix: 2 x 152,064 x 3,584 weights of Qwen2.5-7B,
-    # by its config.json.
-    (TRL + f"{SAVED}: [embed_tokens, lm_head]\n", {"copies": "1,089,994,752 x"},
-     "lora/whole-embeddings"),
-    (TRL + f"{SAVED}: [lm_head]\n", {"copies": "544,997,376 x"}, "lora/whole-embeddings"),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "values", "finding"), READ)
+@pytest.mark.parametrize(
+    ("text", "values", "finding"),
+    [  # a file, places in its document with their values, and an id that is found or (not) is not
+        # TRL makes a list of one name of a text: `all-linear` alone means the same.
+        (TRL + "lora_target_modules: all-linear\n", {"plan.target_modules": "all-linear"},
+         "not key/lora_target_modules"),
+        # A file for pairs is one of dpo or of reward: its own comment tells which.
+        (f"# Start:  trl reward --config trl.yaml\n{TRL}", {"command": "reward"}, ""),
+        (TRL, {"command": "sft"}, ""),
+        # A variant of the right template is none of another family.
+        (LLAMA_FACTORY.replace("TEMPLATE", "qwen"), {"changes.template": "llama3"}, TEMPLATE),
+        (LLAMA_FACTORY.replace("TEMPLATE", "llama3"), {"changes.template": None}, f"not {TEMPLATE}"),
+        (LLAMA_FACTORY.replace("TEMPLATE", "llama3_nothink"), {"changes.template": None},
+         f"not {TEMPLATE}"),
+        # Copies of the embeddings and of the output matrix: 2 x 152,064 x 3,584 weights of Qwen2.5-7B,
+        # by its config.json.
+        (TRL + f"{SAVED}: [embed_tokens, lm_head]\n", {"copies": "1,089,994,752 x"},
+         "lora/whole-embeddings"),
+        (TRL + f"{SAVED}: [lm_head]\n", {"copies": "544,997,376 x"}, "lora/whole-embeddings"),
+    ],
+)  # fmt: skip
 def test_a_file_is_understood_as_its_tool_does(document, text, values, finding):
     """What is meant, what it takes, and what is said of it."""
     _, found = document(text)

@@ -196,26 +196,28 @@ chat_template_jinja: |
   {% endfor %}
 # the end
 """
-CASES = [
-    ({"micro_batch_size": 1}, "micro_batch_size: 1 # too much\n"),
-    ({"gradient_checkpointing": True}, "gradient_checkpointing: true\n"),
-    ({"learning_rate": 2e-5}, "# the end\nlearning_rate: 2.0e-05\n"),
-    ({"sequence_len": None}, "micro_batch_size: 8 # too much\nlora_target_modules:\n"),
-    ({"lora_target_modules": ["all"]}, "lora_target_modules: [all]\ngradient_checkpointing:\n"),
-    ({"lora_target_modules": None}, "sequence_len: 8192\ngradient_checkpointing:\n"),
-    ({"fsdp_config.version": 1}, "fsdp_config: {offload_params: true, version: 1}\n"),
-    ({"fsdp_config.version": None}, "fsdp_config: {offload_params: true}\n"),
-    ({"fsdp_config.offload_params": None}, "fsdp_config: {version: 2}\n"),
-    ({"fsdp_config.reshard": "yes"}, "version: 2, reshard: 'yes'}\n"),
-    ({"eval_strategy": "no"}, "eval_strategy: 'no'\n"),
-    ({"gradient_checkpointing.inner": 1}, "gradient_checkpointing: {inner: 1}\n"),
-    ({"model_config.rope": 2}, "model_config: {rope: 2}\n"),
-    ({"chat_template_jinja": None}, "version: 2}\n"),
-    ({"absent": None}, "# the end\n"),
-]
 
 
-@pytest.mark.parametrize(("changes", "part"), CASES)
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"micro_batch_size": 1}, "micro_batch_size: 1 # too much\n"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing: true\n"),
+        ({"learning_rate": 2e-5}, "# the end\nlearning_rate: 2.0e-05\n"),
+        ({"sequence_len": None}, "micro_batch_size: 8 # too much\nlora_target_modules:\n"),
+        ({"lora_target_modules": ["all"]}, "lora_target_modules: [all]\ngradient_checkpointing:\n"),
+        ({"lora_target_modules": None}, "sequence_len: 8192\ngradient_checkpointing:\n"),
+        ({"fsdp_config.version": 1}, "fsdp_config: {offload_params: true, version: 1}\n"),
+        ({"fsdp_config.version": None}, "fsdp_config: {offload_params: true}\n"),
+        ({"fsdp_config.offload_params": None}, "fsdp_config: {version: 2}\n"),
+        ({"fsdp_config.reshard": "yes"}, "version: 2, reshard: 'yes'}\n"),
+        ({"eval_strategy": "no"}, "eval_strategy: 'no'\n"),
+        ({"gradient_checkpointing.inner": 1}, "gradient_checkpointing: {inner: 1}\n"),
+        ({"model_config.rope": 2}, "model_config: {rope: 2}\n"),
+        ({"chat_template_jinja": None}, "version: 2}\n"),
+        ({"absent": None}, "# the end\n"),
+    ],
+)
 def test_one_place_changes_and_the_rest_stays(changes, part):
     """Comments are still there, and the new text reads as the change says."""
     new = edited(AXOLOTL, changes)
@@ -383,10 +385,9 @@ NAMED = {  # a configuration, and what is known of each data set that it names
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, name):
+@pytest.mark.parametrize(("values", "expected"), NAMED.values(), ids=NAMED)
+def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, values, expected):
     """Where it is, its roles, and what cannot be carried."""
-    values, expected = NAMED[name]
     for file in ("rows.jsonl", "b.jsonl", "parts/a.jsonl", "parts/b.jsonl"):
         put(tmp_path / file, PAIRS)
     _, data = read_data(tmp_path, values)

@@ -67,26 +67,28 @@ def test_every_key_of_the_file_ends_in_one_list():
 
 
 BITS, BOTH = {"use_peft": True, "load_in_4bit": True}, ["wandb", "tensorboard"]
-CARRIED = [  # keys of TRL, ours (None: not there), and why some are lost
-    # Trackers that a plan knows, also as a list; of others, and of an upload, the way out.
-    ({"report_to": BOTH}, {"trackers": BOTH}, {}),
-    ({"report_to": "none"}, {"trackers": []}, {}),
-    ({"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"}, {},
-     {"report_to": "trl: {report_to", "push_to_hub": "push_to: owner/name",
-      "hub_model_id": "push_to: owner/name"}),
-    # An unknown key with the near miss; an optimizer with the names that a plan may give.
-    ({"ddp_backend": "gloo", "lora_alphas": 4}, {},
-     {"ddp_backend": "not a key that is known here", "lora_alphas": "did you mean lora_alpha?"}),
-    *[({"optim": name}, {"optimizer": None}, {"optim": "adamw_8bit"})
-      for name in ("galore_adamw", "lion_8bit", "ademamix")],
-    # 4 bits are two keys there and one here.
-    (BITS, {"quantization": "nf4"}, {}),
-    (BITS | {"bnb_4bit_quant_type": "fp4"}, {"quantization": None},
-     {"load_in_4bit": "bnb_4bit_quant_type: fp4"}),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("theirs", "ours", "lost"), CARRIED)
+@pytest.mark.parametrize(
+    ("theirs", "ours", "lost"),
+    [  # keys of TRL, ours (None: not there), and why some are lost
+        # Trackers that a plan knows, also as a list; of others, and of an upload, the way out.
+        ({"report_to": BOTH}, {"trackers": BOTH}, {}),
+        ({"report_to": "none"}, {"trackers": []}, {}),
+        ({"report_to": "neptune", "push_to_hub": True, "hub_model_id": "a/b"}, {},
+         {"report_to": "trl: {report_to", "push_to_hub": "push_to: owner/name",
+          "hub_model_id": "push_to: owner/name"}),
+        # An unknown key with the near miss; an optimizer with the names that a plan may give.
+        ({"ddp_backend": "gloo", "lora_alphas": 4}, {},
+         {"ddp_backend": "not a key that is known here", "lora_alphas": "did you mean lora_alpha?"}),
+        *[({"optim": name}, {"optimizer": None}, {"optim": "adamw_8bit"})
+          for name in ("galore_adamw", "lion_8bit", "ademamix")],
+        # 4 bits are two keys there and one here.
+        (BITS, {"quantization": "nf4"}, {}),
+        (BITS | {"bnb_4bit_quant_type": "fp4"}, {"quantization": None},
+         {"load_in_4bit": "bnb_4bit_quant_type: fp4"}),
+    ],
+)  # fmt: skip
 def test_what_a_plan_has_no_word_for_is_told_and_not_carried(theirs, ours, lost):
     """Each key ends in a value of ours, or in a reason with the way out."""
     found = trl({"model_name_or_path": "m", **theirs})

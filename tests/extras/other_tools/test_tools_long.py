@@ -23,12 +23,6 @@ from tests.extras.other_tools.finding_cases import CASES
 pytestmark = pytest.mark.long
 
 # Refused when the model, the tokenizer or the data are there.
-LATER = (
-    "answers-of-no-conversation", "adapter-on-the-head", "padding-free-cuts-nothing",
-    "packing-without-length", "selective-of-nothing", "router-of-no-mixture",
-    "exo-without-smoothing", "weighting-of-aot", "divergence-of-loss", "reference-of-lora",
-    "reference-kept-and-moved", "kto-one-row", "kto-order",
-)  # fmt: skip
 TRAINED = {  # command -> settings, trainer, rows of one kind
     "sft": ("SFTConfig", "SFTTrainer", {"prompt": "w1 w2", "completion": "w3"}),
     "dpo": ("DPOConfig", "DPOTrainer", {"prompt": "w1", "chosen": "w2", "rejected": "w3"}),
@@ -85,7 +79,15 @@ def trainer_says(folder, case):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "answers-of-no-conversation", "adapter-on-the-head", "padding-free-cuts-nothing",
+        "packing-without-length", "selective-of-nothing", "router-of-no-mixture",
+        "exo-without-smoothing", "weighting-of-aot", "divergence-of-loss", "reference-of-lora",
+        "reference-kept-and-moved", "kto-one-row", "kto-order",
+    ],
+)  # fmt: skip
 def test_a_trainer_of_trl_refuses_what_needs_a_model(name, tiny):
     """What no parser sees is refused when the trainer is built."""
     wrong, right = CASES[f"trl/{name}"]
