@@ -14,15 +14,15 @@ import yaml
 
 from advisor.extras.other_tools.files import write_files
 from benchmarks.side_by_side import tools
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     {"prompt": f"What is {a} plus {a}?", "completion": f"{a} plus {a} is {2 * a}."}
     for a in range(8)
 ]
-AXOLOTL = "ADVISE_AXOLOTL"  # environment: a Python that has Axolotl
+AXOLOTL = os.environ.get("ADVISE_AXOLOTL")  # a Python that has Axolotl
 ENVIRONMENT = {
     **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false",
     "PYTHONPATH": str(ROOT), "DISABLE_VERSION_CHECK": "1",
@@ -40,7 +40,8 @@ def plan_of(folder, model, **keys):
     }  # fmt: skip
     plan = {
         "version": 1, "name": "two", "model": str(model), "data": {"path": "rows.jsonl"},
-        "stages": [stage], "launch": {"device": "cpu"},
+        "stages": [{key: value for key, value in stage.items() if value is not None}],
+        "launch": {"device": "cpu"},
     }  # fmt: skip
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -60,8 +61,8 @@ def loss_of_ours(path):
     """The first loss of `advise run`."""
     command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
     run(command, path.parent)
-    first = (path.parent / "run" / "metrics.jsonl").read_text().splitlines()[0]
-    return json.loads(first)["loss"]
+    lines = (path.parent / "run" / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[0])["loss"]
 
 
 def loss_of_theirs(tool_id, path):
@@ -127,25 +128,24 @@ def test_answers_are_learned_with_what_the_template_writes_behind_them(tool_id, 
     assert math.isclose(loss_of_theirs(tool_id, path), total / count, abs_tol=2e-3)
 
 
+@pytest.mark.skipif(not AXOLOTL, reason="ADVISE_AXOLOTL names no Python with Axolotl")
 @pytest.mark.parametrize(
-    "keys", [{}, {"loss_on": "all"}, {"quantization": "nf4"}, {"update": "full"}]
+    "keys",
+    [
+        {},
+        {"loss_on": "all"},
+        {"quantization": "nf4"},
+        {"update": "full", "rank": None, "alpha": None},
+    ],
 )
 def test_axolotl_takes_every_key_of_an_exported_file(keys, tmp_path):
     """Its own model accepts the values; keys that it does not know it would drop without a word."""
-    python = os.environ.get(AXOLOTL)
-    if not python:
-        pytest.skip(f"{AXOLOTL} names no Python with Axolotl")
-    if keys.get("update") == "full":
-        keys = {**keys, "rank": None, "alpha": None}
     path = plan_of(tmp_path, "org/Model-1B", **keys)
-    plan = yaml.safe_load(path.read_text())
-    plan["stages"][0] = {key: one for key, one in plan["stages"][0].items() if one is not None}
-    path.write_text(yaml.safe_dump(plan, sort_keys=False))
     job = write_files("axolotl", path, tmp_path / "out", only=None).jobs[0]
     code = (
         "import sys, yaml; from axolotl.utils.schemas.config import AxolotlInputConfig as C;"
         "v = yaml.safe_load(open(sys.argv[1])); C(**v);"
         "print([key for key in v if key not in C.model_fields])"
     )
-    done = run([python, "-c", code, job.file], tmp_path / "out")
+    done = run([AXOLOTL, "-c", code, job.file], tmp_path / "out")
     assert done.stdout.strip().splitlines()[-1] == "[]"

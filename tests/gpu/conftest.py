@@ -31,12 +31,10 @@ def why_not(needs_gpus: int) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent != Path(__file__).parent:
-            continue
-        item.add_marker("gpu")
-        reason = why_not(2 if item.get_closest_marker("two_gpus") else 1)
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("gpu")
+            if reason := why_not(2 if item.get_closest_marker("two_gpus") else 1):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
@@ -49,10 +47,9 @@ def on_gpu(make: Callable[..., Any]) -> Callable[..., Any]:
     def build(**keys: Any) -> Any:
         narrow = "bfloat16" if has_bf16 else "float16"
         dtype = "float32" if keys.get("update") == "full" else narrow
-        model = keys.pop("model", None)
+        other = {"model": str(keys.pop("model"))} if "model" in keys else {}
         job = make(**{"weights_dtype": dtype, "precision": "mixed", "job_judge": False, **keys})
-        plan = structs.replace(job.plan, launch=Launch(device="cuda"))
-        return replace(job, plan=plan if model is None else structs.replace(plan, model=str(model)))
+        return replace(job, plan=structs.replace(job.plan, launch=Launch(device="cuda"), **other))
 
     return build
 

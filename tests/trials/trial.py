@@ -16,7 +16,6 @@ PEOPLE = Path(__file__).parent / "people"
 MENU = "What now"
 BEGINS = "Working it out"  # the line before an answer
 MOST_QUESTIONS = 40
-COMMAND = re.compile(r"^\s*(\$ )?(advise|tar|scp|ollama|curl|pip|python|hf) \S")
 
 
 class DeadEnd(Exception):
@@ -27,22 +26,10 @@ class DeadEnd(Exception):
 class Trial:
     """What came of it."""
 
-    questions: list[str] = field(default_factory=list)
     answer: list[str] = field(default_factory=list)  # between the last question and the menu
     screen: list[str] = field(default_factory=list)  # what stands on the screen at the menu
     printed: list[str] = field(default_factory=list)
     dead_ends: list[str] = field(default_factory=list)
-
-    @property
-    def whole_answer_is_visible(self) -> bool:
-        """Whether the answer's first line stands on the screen together with the menu."""
-        first = next(line for line in self.answer if line.strip())
-        return first in self.screen and any(MENU in line for line in self.screen)
-
-    @property
-    def next_step_is_visible(self) -> bool:
-        """Whether a command, or a menu with what to do, stands on the screen at the end."""
-        return any(COMMAND.match(line) or MENU in line for line in self.screen)
 
 
 def people() -> list[str]:
@@ -62,15 +49,13 @@ def write_files(about: Mapping[str, Any], folder: Path) -> None:
     for name, file in (about.get("files") or {}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(file, str):
-            file = {"text": file}
-        lines = [file.get("text", "")]
+        file = {"text": file} if isinstance(file, str) else file
         each = file["line"] if isinstance(file.get("line"), list) else [file.get("line", "")]
-        lines += [
-            each[n % len(each)].replace("{n}", str(n)) + "\n" for n in range(file.get("rows", 0))
-        ]
-        text = "".join(lines).replace("\n", file.get("newline", "\n"))
-        path.write_bytes(text.encode(file.get("encoding", "utf-8")))
+        lines = (each[n % len(each)].replace("{n}", str(n)) for n in range(file.get("rows", 0)))
+        text = file.get("text", "") + "".join(f"{line}\n" for line in lines)
+        path.write_bytes(
+            text.replace("\n", file.get("newline", "\n")).encode(file.get("encoding", "utf-8"))
+        )
 
 
 def run(
@@ -89,14 +74,13 @@ def run(
             _answer_all(terminal, about.get("answers") or {}, trial)
         except DeadEnd as fault:
             trial.dead_ends.append(str(fault))
-        trial.printed = terminal.printed
         trial.screen = terminal.visible
         for label in about.get("menu") or []:
             if not (terminal.choose(label) or _chosen_below(terminal, label)):
                 trial.dead_ends.append(f"no entry of the menu is called {label}")
                 break
             terminal.wait_for_prompt()
-            trial.printed = terminal.printed
+        trial.printed = terminal.printed
     return trial
 
 
@@ -110,6 +94,7 @@ def _chosen_below(terminal: Terminal, label: str) -> bool:
 
 def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> None:
     """Answer each question until the menu stands there."""
+    before: list[str] = []
     for _ in range(MOST_QUESTIONS):
         terminal.wait_for_prompt()
         asked = terminal.prompt
@@ -121,10 +106,10 @@ def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) ->
             if terminal.is_over:
                 raise DeadEnd("the wizard ended")
             return
-        if trial.questions[-2:] == [asked, asked]:
+        if before[-2:] == [asked, asked]:
             raise DeadEnd(f"asked three times: {asked}")
         _answer(terminal, asked, answers)
-        trial.questions.append(asked)
+        before.append(asked)
     raise DeadEnd("the questions never end")
 
 
