@@ -38,8 +38,9 @@ GPU = Keys(
 
 
 def faults(text, shape=GPU):
-    """What is wrong, each fault as its lines."""
-    return [fault.lines() for fault in check_shape(parse_yaml(text, name="gpus.yaml"), shape)]
+    """What is wrong, each fault with its lines."""
+    found = check_shape(parse_yaml(text, name="gpus.yaml"), shape)
+    return ["\n".join(fault.lines()) for fault in found]
 
 
 # Every kind of value, null where it may be, whole numbers also as 16.0.
@@ -59,7 +60,7 @@ more: {a: [null]}
 KNOWN = (
     "  known: checked, lanes, memory_gb, more, name, prices, release, sizes, tasks, unified, vendor"
 )
-MISSING = ["gpus.yaml:1:1: `name` is missing", "  a text"]
+MISSING = "gpus.yaml:1:1: `name` is missing\n  a text"
 ENTRIES = Keys(keys={"gpus": MapOf(of=GPU)})  # the fault stands at the entry's own name
 # Where a person states what is known, null says nothing; a required key is then missing.
 STATED = Keys(keys={"name": Text(), "rows": Number()}, required=("name",), nulls=True)
@@ -75,13 +76,13 @@ STATED = Keys(keys={"name": Text(), "rows": Number()}, required=("name",), nulls
         (
             "gpus:\n  t4: {vendor: nvidia}\n",
             ENTRIES,
-            [["gpus.yaml:2:3: `name` is missing in 't4'", "  a text"]],
+            ["gpus.yaml:2:3: `name` is missing in 't4'\n  a text"],
         ),
         # A misspelt key is never ignored, and the other faults come with it.
         (
             "vendor: amd\nnmae: T4\n",
             GPU,
-            [["gpus.yaml:2:1: unknown key 'nmae'", KNOWN, "  did you mean 'name'?"], MISSING],
+            [f"gpus.yaml:2:1: unknown key 'nmae'\n{KNOWN}\n  did you mean 'name'?", MISSING],
         ),
     ],
 )
@@ -91,71 +92,53 @@ def test_all_faults_are_told_with_the_nearest_name(text, shape, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "lines"),
+    ("text", "said"),
     [
-        ("{name: 4090}", ["gpus.yaml:1:8: `name` is 4090", "  a text", "  quote it"]),
-        ("{name: ''}", ["gpus.yaml:1:8: `name` is empty", "  a text"]),
-        ("{name: a, memory_gb: 0}", ["gpus.yaml:1:22: `memory_gb` is 0", "  a number above 0"]),
-        (
-            "{name: a, lanes: 1.5}",
-            ["gpus.yaml:1:18: `lanes` is 1.5", "  a whole number from 1 to 16"],
-        ),
+        ("{name: 4090}", "gpus.yaml:1:8: `name` is 4090\n  a text\n  quote it"),
+        ("{name: ''}", "gpus.yaml:1:8: `name` is empty\n  a text"),
+        ("{name: a, memory_gb: 0}", "gpus.yaml:1:22: `memory_gb` is 0\n  a number above 0"),
+        ("{name: a, lanes: 1.5}", "gpus.yaml:1:18: `lanes` is 1.5\n  a whole number from 1 to 16"),
         (
             "{name: a, lanes: true}",
-            ["gpus.yaml:1:18: `lanes` is true", "  a whole number from 1 to 16"],
+            "gpus.yaml:1:18: `lanes` is true\n  a whole number from 1 to 16",
         ),
         (
             "{name: a, vendor: nvida}",
-            [
-                "gpus.yaml:1:19: `vendor` is 'nvida'",
-                "  one of amd, apple, nvidia",
-                "  did you mean 'nvidia'?",
-            ],
+            "gpus.yaml:1:19: `vendor` is 'nvida'\n"
+            "  one of amd, apple, nvidia\n  did you mean 'nvidia'?",
         ),
-        ("{name: a, unified: 1}", ["gpus.yaml:1:20: `unified` is 1", "  true or false"]),
+        ("{name: a, unified: 1}", "gpus.yaml:1:20: `unified` is 1\n  true or false"),
         (
             '{name: a, checked: "2026-13-30"}',
-            ["gpus.yaml:1:20: `checked` is '2026-13-30'", "  a text such as 2026-11-25, in quotes"],
+            "gpus.yaml:1:20: `checked` is '2026-13-30'\n  a text such as 2026-11-25, in quotes",
         ),
         (
             "{name: a, release: 12.8}",
-            ["gpus.yaml:1:20: `release` is 12.8", '  a text such as "12.8"', "  quote it"],
+            'gpus.yaml:1:20: `release` is 12.8\n  a text such as "12.8"\n  quote it',
         ),
         (
             "{name: a, sizes: [1]}",
-            [
-                "gpus.yaml:1:18: `sizes` is a list",
-                "  a list of 2 values, each a number of at least 0",
-            ],
+            "gpus.yaml:1:18: `sizes` is a list\n  a list of 2 values, each a number of at least 0",
         ),
-        (
-            "{name: a, sizes: [1, -1]}",
-            ["gpus.yaml:1:22: `sizes[1]` is -1", "  a number of at least 0"],
-        ),
-        ("{name: a, tasks: [1]}", ["gpus.yaml:1:19: `tasks[0]` is 1", "  a text", "  quote it"]),
+        ("{name: a, sizes: [1, -1]}", "gpus.yaml:1:22: `sizes[1]` is -1\n  a number of at least 0"),
+        ("{name: a, tasks: [1]}", "gpus.yaml:1:19: `tasks[0]` is 1\n  a text\n  quote it"),
         (
             "{name: a, tasks: anny}",
-            [
-                "gpus.yaml:1:18: `tasks` is 'anny'",
-                "  any, or a list that is not empty, each value a text",
-                "  did you mean 'any'?",
-            ],
+            "gpus.yaml:1:18: `tasks` is 'anny'\n"
+            "  any, or a list that is not empty, each value a text\n  did you mean 'any'?",
         ),
-        (
-            "{name: a, prices: {AWS: 1}}",
-            ["gpus.yaml:1:20: the name is 'AWS'", "  a text such as aws"],
-        ),
+        ("{name: a, prices: {AWS: 1}}", "gpus.yaml:1:20: the name is 'AWS'\n  a text such as aws"),
         (
             "{name: a, vendor: null}",
-            ["gpus.yaml:1:19: `vendor` is empty", "  one of amd, apple, nvidia"],
+            "gpus.yaml:1:19: `vendor` is empty\n  one of amd, apple, nvidia",
         ),
         ("{vendor: amd}", MISSING),
-        ("[]", ["gpus.yaml:1:1: the file is an empty list", f"  {GPU.words()}"]),
+        ("[]", f"gpus.yaml:1:1: the file is an empty list\n  {GPU.words()}"),
     ],
 )
-def test_a_value_out_of_shape_is_told_with_its_place(text, lines):
+def test_a_value_out_of_shape_is_told_with_its_place(text, said):
     """What stands there and where, what is allowed, the nearest known value."""
-    assert faults(text) == [lines]
+    assert faults(text) == [said]
 
 
 def test_a_value_without_lines_goes_by_its_name():
