@@ -6,8 +6,6 @@ processes, and measure the memory of divided stages.
 The tables of a whole run are docs/strategies.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -41,9 +39,23 @@ from tests.faults.table import made_with, table
 
 
 def main() -> int:
-    given = arguments()
-    began = time.monotonic()
-    chosen = [cell for cell in all_cells() if not given.memory and cell.is_any_of(given.only)]
+    parser = argparse.ArgumentParser(prog="python -m tests.distributed", description=__doc__)
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="cells of an objective, an update, a strategy, a precision or a setting",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", action="store_true", help="the memory of divided stages alone, without cells"
+    )
+    parser.add_argument("--folder", type=Path, help="for scratch files")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="write the tables into this page"
+    )
+    given = parser.parse_args()
+    if given.only and (given.write or given.memory):
+        parser.error("--write and --memory need all cells: leave --only out")
+    began, only = time.monotonic(), set(given.only)
+    chosen = [] if given.memory else [cell for cell in all_cells() if not only or cell.words & only]
     with tempfile.TemporaryDirectory(prefix="advise-strategies-", dir=given.folder) as name:
         folder = Path(name)
         fill(folder)
@@ -62,25 +74,6 @@ def main() -> int:
     for fault in faults:
         print(f"\nNOT AS IT SHOULD BE: {fault}")
     return 1 if faults else 0
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.distributed", description=__doc__)
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME",
-        help="cells of an objective, an update, a strategy, a precision or a setting",
-    )  # fmt: skip
-    parser.add_argument(
-        "--memory", action="store_true", help="the memory of divided stages alone, without cells"
-    )
-    parser.add_argument("--folder", type=Path, help="for scratch files")
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help="write the tables into this page"
-    )
-    given = parser.parse_args()
-    if given.only and (given.write or given.memory):
-        parser.error("--write and --memory need all cells: leave --only out")
-    return given
 
 
 # --------------------------------------------------------------------------- the page
@@ -161,20 +154,16 @@ def page(found: Mapping[Cell, Result]) -> str:
 def _shown(one: Result, reasons: dict[str, int]) -> str:
     """A cell: how far from its reference, or the number of the reason why it is refused."""
     if one.status == REFUSED:
-        number = reasons.setdefault(reason(one.text), len(reasons) + 1)
-        return f"[{number}]"
+        # Without its own place and the way out.
+        place = r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)"
+        why = re.sub(place, "", one.text.splitlines()[0]).strip()
+        return f"[{reasons.setdefault(why, len(reasons) + 1)}]"
     if one.status != TRAINED:
         return "FAILED"
     if one.cell.begins_anew:
         return "begins anew, and says why"
     far = "trained" if one.far is None else f"{one.far:.0e}" if one.far else "0"
     return f"{far}*" if one.cell.samples and one.cell.count > 1 else far
-
-
-def reason(text: str) -> str:
-    """Why a plan is refused, without its own place and the way out."""
-    first = text.splitlines()[0]
-    return re.sub(r"^\S+\.yaml:\d+:\d+: |^stage \w+: | \(stage \w+\)", "", first).strip()
 
 
 if __name__ == "__main__":

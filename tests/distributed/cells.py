@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -167,10 +167,10 @@ class Cell:
         how = ONE if self.strategy == ONE else f"{self.strategy}, {self.processes} processes"
         return f"{how}, after {self.after.world}" if self.after else how
 
-    def is_any_of(self, words: Collection[str]) -> bool:
-        """Whether one of the words names it, or there is none."""
-        mine = {self.strategy, self.update, self.objective, self.precision, self.setting}
-        return not words or bool(mine & set(words))
+    @property
+    def words(self) -> set[str]:
+        """What it may be chosen by."""
+        return {self.strategy, self.update, self.objective, self.precision, self.setting}
 
     @property
     def more(self) -> Setting:

@@ -2,8 +2,6 @@
 and its pages of memory while the base is loaded.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """The models and the rows that cells are trained with."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run folders as a finished run leaves them, small enough to write in a test."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

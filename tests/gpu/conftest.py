@@ -1,7 +1,5 @@
 """What needs a CUDA GPU: `python -m pytest -m gpu`. Without one each test says why it is skipped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec

@@ -3,8 +3,6 @@ the estimate expected is what was measured, the row for docs/gpu.md, and rollout
 ADVISE_VLLM_PYTHON names the interpreter of an environment that has one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -2,8 +2,6 @@
 and messages for the person.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

@@ -1,7 +1,5 @@
 """How fast GPUs reach each other, by the kind of their link."""
 
-from __future__ import annotations
-
 import pytest
 
 from advisor.methods.links import link_speeds

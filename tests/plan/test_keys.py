@@ -132,30 +132,33 @@ OTHERS = {
 }
 
 
-def faults_of(stage="", above=""):
-    """What is wrong with a plan that has these lines."""
-    keys = f"{{name: sft, objective: sft, update: lora, learning_rate: 1.0e-4{stage}}}"
-    text = f"version: 1\nmodel: a/b\ndata: {{path: a/b}}\n{above}stages: [{keys}]\n"
+BESIDE = "learning_rate: 1.0e-4\nnum_train_epochs: 2\n"
+MISPLACED = [
+    *(
+        (f", {theirs}: 1", "", [(f"unknown key '{theirs}'", said)])
+        for theirs, said in OTHERS.items()
+    ),
+    # Other tools have one level of keys; a plan has stages.
+    (
+        "",
+        BESIDE,
+        [
+            ("plan.yaml:4:1: unknown key 'learning_rate'", "is written into it: stages: [{...}]"),
+            ("unknown key 'num_train_epochs'", "did you mean 'epochs'?"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("inside", "above", "told"), MISPLACED)
+def test_a_key_of_another_trainer_leads_to_ours(inside, above, told):
+    """The key of this plan, the line to write, who decides, or where it belongs."""
+    keys = f"{{name: sft, objective: sft, update: lora, learning_rate: 1.0e-4{inside}}}"
     with pytest.raises(InputError) as caught:
-        plan_of(text)
-    return caught.value.faults
-
-
-@pytest.mark.parametrize("theirs", OTHERS)
-def test_a_key_of_another_trainer_leads_to_ours(theirs):
-    """The key of this plan, the line to write, or who decides."""
-    (fault,) = faults_of(f", {theirs}: 1")
-    assert fault.what == f"unknown key '{theirs}'"
-    assert OTHERS[theirs] in fault.hint
-
-
-def test_a_key_that_stands_beside_the_stages_is_told_where_it_belongs():
-    """Other tools have one level of keys; a plan has stages."""
-    first, second = faults_of(above="learning_rate: 1.0e-4\nnum_train_epochs: 2\n")
-    assert first.what == "unknown key 'learning_rate'"
-    assert "is written into it: stages: [{...}]" in first.hint
-    assert second.hint == "did you mean 'epochs'?"
-    assert first.where.endswith("plan.yaml:4:1")
+        plan_of(f"version: 1\nmodel: a/b\ndata: {{path: a/b}}\n{above}stages: [{keys}]\n")
+    for fault, (what, hint) in zip(caught.value.faults, told, strict=True):
+        assert fault.headline.endswith(what)
+        assert hint in fault.hint
 
 
 def test_every_line_that_is_offered_can_be_written():
@@ -188,7 +191,9 @@ PARTS = """\
 
 
 def test_rewards_are_parts_with_weights_and_names():
-    """Without a weight a part counts once, without a name it goes by its source."""
+    """Without a weight a part counts once, without a name it goes by its source. Files of functions and
+    folders of models move along; the name of a stage is no path.
+    """
     plan = plan_of(REWARDS + PARTS)
     options = plan.stages[2].options
     assert [(part.name, part.weight, part.source) for part in reward_parts(options)] == [
@@ -199,6 +204,9 @@ def test_rewards_are_parts_with_weights_and_names():
         ("rm", 1.0, "reward_model"),
         ("theirs", 1.0, "reward_model"),
     ]
+    moved = with_paths(plan, lambda path: f"/there/{path}").stages[2].options
+    values = [part.value for part in reward_parts(moved)]
+    assert values[3:] == ["/there/own/scores.py:judge", "rm", "/there/../their/rm"]
     odd = [{"reward_model": "../my rm/"}, {"reward_model": ".."}]
     assert [part.name for part in reward_parts({"rewards": odd})] == ["my-rm", "reward_model"]
     assert (models_that_score(options), entries(plan)[2].needs) == (2, ("sft", "rm"))
@@ -214,13 +222,6 @@ def test_the_short_form_is_one_part():
     assert reward_parts({}) == ()
     assert entries(plan_of(REWARDS + "    beta: 0.1\n"))[2].scored_by == ("rm",)
     assert entries(plan_of(REWARDS + "    verifier: exact\n"))[2].scored_by == ()
-
-
-def test_paths_in_rewards_move_along():
-    """Files of functions and folders of models do; the name of a stage is no path."""
-    moved = with_paths(plan_of(REWARDS + PARTS), lambda path: f"/there/{path}")
-    values = [part.value for part in reward_parts(moved.stages[2].options)]
-    assert values[3:] == ["/there/own/scores.py:judge", "rm", "/there/../their/rm"]
 
 
 def test_files_of_rewards_are_inputs_of_the_run(tmp_path):

@@ -1,7 +1,5 @@
 """People who never saw the product go through the wizard, on a small and on a large screen."""
 
-from __future__ import annotations
-
 import pytest
 
 pytest.importorskip("pexpect")

@@ -1,7 +1,5 @@
 """One trial: a person with files and answers, from the first question to the next step."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
