@@ -6,9 +6,8 @@ The situations and the grammar of the answers are in `tests/data_cases/situation
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -22,8 +21,7 @@ PER_TASK = "@per_task"
 CHAINS_WITH_OPTIONAL_SFT = ("dpo", "kto", "grpo")
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One situation, what was recommended, and how that compares with the experts."""
 
     situation: Mapping[str, Any]
@@ -31,11 +29,6 @@ class Outcome:
     verdict: str
     evidence: str
     strength: str
-
-    @property
-    def even(self) -> bool:
-        """Whether it belongs to the half that may be looked at while mending rules."""
-        return int(self.situation["id"][1:]) % 2 == 0
 
 
 def read_situations() -> list[dict[str, Any]]:
@@ -111,8 +104,9 @@ def groups(outcomes: list[Outcome]) -> Iterator[tuple[str, list[Outcome]]]:
     """The rows of the table: all, both halves, then by the experts' confidence and kind,
     and by the evidence and strength that the advice states."""
     yield "all", outcomes
-    yield "even ids", [outcome for outcome in outcomes if outcome.even]
-    yield "odd ids", [outcome for outcome in outcomes if not outcome.even]
+    # Even ids are the half that may be looked at while mending rules.
+    for half, odd in (("even ids", 0), ("odd ids", 1)):
+        yield half, [one for one in outcomes if int(one.situation["id"][1:]) % 2 == odd]
     for value in ("high", "medium", "low"):
         members = [one for one in outcomes if one.situation["confidence"] == value]
         yield f"expert's confidence {value}", members

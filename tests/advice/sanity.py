@@ -9,7 +9,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -118,9 +118,6 @@ def is_lower(after: Answered, before: Answered) -> bool:
     return UPWARDS.index(other.scheme) < UPWARDS.index(one.scheme)
 
 
-Law = Callable[[Answered, random.Random], Iterator[tuple[str, str]]]
-
-
 def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """More memory, GPUs, money, hours or rows lead to no lower scheme, and not to nothing fits.
 
@@ -201,12 +198,8 @@ def one_row_more(answer: Answered, rng: random.Random) -> Iterator[tuple[str, st
 
 def a_denial_is_no_statement(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Denying a signal leads nowhere that neither saying nothing nor a rule about the denial does."""
-    facts = load_facts()
-    unstated = [
-        fact
-        for fact in facts.values()
-        if fact.signal and fact.id not in (*answer.known, *TWO_SIDED)
-    ]
+    said = {*answer.known, *TWO_SIDED}
+    unstated = [fact for fact in load_facts().values() if fact.signal and fact.id not in said]
     if not unstated:
         return
     fact = rng.choice(unstated)
@@ -274,12 +267,9 @@ def flips_come_true(answer: Answered, rng: random.Random) -> Iterator[tuple[str,
     """A change that is promised leads to the promised answer."""
     if rng.random() > 0.125:
         return
-    facts = {fact.answer or fact.id: fact.id for fact in load_facts().values()}
+    facts = {fact.answer or fact.id: fact.id for fact in load_facts().values()} | {"gpu": "gpu"}
     for flip in find_flips(answer.case, answer.decision):
-        change = {
-            "gpu" if name == "gpu" else facts.get(name, name): value
-            for name, value in flip.change.items()
-        }
+        change = {facts.get(name, name): value for name, value in flip.change.items()}
         if {"params_b", "checkpoint_kind"} & set(change):
             continue  # of a model, not of an answer
         if "gpu" in change:
@@ -301,16 +291,10 @@ def nothing_fits_means_nothing(answer: Answered, rng: random.Random) -> Iterator
             yield "a smaller model", f"while {one} fits"
 
 
-LAWS: tuple[Law, ...] = (
-    more_never_hurts,
-    what_is_assumed_may_be_said,
-    one_row_more,
-    a_denial_is_no_statement,
-    free_memory_does_not_count,
-    limits_are_kept,
-    flips_come_true,
-    nothing_fits_means_nothing,
-)
+LAWS = (
+    more_never_hurts, what_is_assumed_may_be_said, one_row_more, a_denial_is_no_statement,
+    free_memory_does_not_count, limits_are_kept, flips_come_true, nothing_fits_means_nothing,
+)  # fmt: skip
 
 
 def violations(seed: int) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

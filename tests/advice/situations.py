@@ -32,14 +32,11 @@ GPUS = ("unknown", "RTX 4090", "RTX 3090", "A100 80GB", "T4", "RTX 4060 8GB", "n
 ROWS = (20, 300, 1500, 30_000, 200_000)
 TOKENS = (50_000, 1_500_000, 30_000_000)
 FILES = {  # name -> one row, of every kind that a stage learns from
-    "paired.jsonl": {
-        "prompt": "Where is parcel {i}?",
-        "completion": "It is on its way, number {i}.",
-    },
+    "paired.jsonl": {"prompt": "Where is parcel {i}?", "completion": "It is on its way, number {i}."},
     "preference.jsonl": {"prompt": "Question {i}?", "chosen": "Good {i}.", "rejected": "Bad {i}."},
     "feedback.jsonl": {"prompt": "Question {i}?", "completion": "Answer {i}.", "label": True},
     "problems.jsonl": {"prompt": "What is {i} plus {i}?", "answer": "{i}"},
-}
+}  # fmt: skip
 
 
 def write_data(folder: Path) -> None:

@@ -60,20 +60,15 @@ FAULTS = {
     "gpu": ("gpu: {name: RTX 4090, count: 0}", ("--gpu", "RTX 4090", "--gpus", 0), "is 0"),
     "unknown gpu": (None, ("--gpu", "RTX 9090"), "unknown GPU 'RTX 9090'"),
     "data": ("data: {path: none.jsonl}", ("--data", "none.jsonl"), "none.jsonl: no such file"),
-    "signals": (
-        "signals: {prompt_meets_quality_bar: true, prompting_tried: false}",
-        signal("prompt_meets_quality_bar", "prompting_tried=no"),
-        "this cannot be",
-    ),
+    "signals": ("signals: {prompt_meets_quality_bar: true, prompting_tried: false}",
+                signal("prompt_meets_quality_bar", "prompting_tried=no"), "this cannot be"),
     "priority": ("priority: speeed", ("--priority", "speeed"), "did you mean 'speed'"),
-    "tasks": (
-        "tasks: {a: a.jsonl, b: b.jsonl}\nn_tasks: 5",
-        ("--tasks", "a=a.jsonl", "--tasks", "b=b.jsonl", "--n-tasks", 5),
-        "n_tasks is 5, but 2 tasks are named",
-    ),
+    "tasks": ("tasks: {a: a.jsonl, b: b.jsonl}\nn_tasks: 5",
+              ("--tasks", "a=a.jsonl", "--tasks", "b=b.jsonl", "--n-tasks", 5),
+              "n_tasks is 5, but 2 tasks are named"),
     "task": ("task: qua", ("--task", "qua"), "did you mean 'qa'"),
     "model": ("model: [a, b]", ("--model", ""), "model"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(scaled(12)))

@@ -6,6 +6,7 @@ that takes.
 import json
 import random
 from itertools import product
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -265,14 +266,10 @@ def test_what_is_chosen_is_nearly_as_fast_as_what_fits_and_needs_least(found):
 def test_no_trial_is_asked_about_twice(found):
     """No trial is estimated or timed twice: thousands of searches stand behind an answer."""
     trials, need, pace, limit = found
-    costs, paces = [], []
-    fastest_that_fits(
-        trials,
-        cost_of=lambda one: (costs.append(one), cost(need[one], limit))[1],
-        pace_of=lambda one: (paces.append(one), pace[one])[1],
-        on_cpu=True,
-        trains_all=True,
-    )
+    cost_of = Mock(side_effect=lambda one: cost(need[one], limit))
+    pace_of = Mock(side_effect=pace.__getitem__)
+    fastest_that_fits(trials, cost_of=cost_of, pace_of=pace_of, on_cpu=True, trains_all=True)
+    costs, paces = ([call.args for call in one.call_args_list] for one in (cost_of, pace_of))
     assert len(costs) <= len(set(costs)) + 1  # the whole batch at once may be asked about again
     assert len(paces) == len(set(paces))
 

@@ -158,7 +158,13 @@ def test_a_question_is_asked_where_it_may_matter(layers, facts, question, opened
     assert still_matters(LAYERS[layers], facts, question, opened) is matters
 
 
-def test_only_a_remedy_is_left_where_nothing_may_be_trained():
+def test_what_is_settled_is_the_chain_and_the_modules():
+    """Pairs for support lead to one chain whatever is open; nothing known does not. Only a remedy is
+    left where nothing may be trained.
+    """
+    facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
+    assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
+    assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None
     assert not may_train(RULES, NO_DATA, ANY)
     assert may_train(RULES, {**STYLE, "prompting_tried": False}, ["model", "gpu"])
 
@@ -176,10 +182,3 @@ def test_nothing_is_over_a_limit_that_nobody_set():
         for fit in ("fits", "tight", "too_big")
     )  # fmt: skip
     assert still_matters(RULES, facts, "serve_with", ["serve_with"]) == brute
-
-
-def test_what_is_settled_is_the_chain_and_the_modules():
-    """Pairs for support lead to one chain whatever is open; nothing known does not."""
-    facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
-    assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
-    assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None

@@ -1,6 +1,5 @@
 """How several GPUs share a training: chosen by the estimates of each way."""
 
-import itertools
 import re
 from functools import cache
 
@@ -106,14 +105,12 @@ def test_offloading_is_for_what_fits_in_no_other_way():
 @pytest.mark.parametrize(
     ("chain", "model", "gpu"),
     [
-        *itertools.product(
-            ("sft>rm>ppo+lora", "ppo+qlora", "sft>rm>ppo+full"),
-            ("Qwen/Qwen3-32B",),
-            ("RTX 4090", "A100 SXM4 80GB"),
-        ),
+        *((chain, "Qwen/Qwen3-32B", gpu)
+          for chain in ("sft>rm>ppo+lora", "ppo+qlora", "sft>rm>ppo+full")
+          for gpu in ("RTX 4090", "A100 SXM4 80GB")),
         ("encoder:sft+full", "google/flan-t5-large", "RTX 4060"),  # a plan could not be started
     ],
-)
+)  # fmt: skip
 def test_some_trainings_are_never_sharded(chain, model, gpu, concessions):
     """PPO, a chain that holds it, and an encoder with a decoder, whatever fits."""
     found = ways(chain, model, gpu, 8, concessions=concessions)

@@ -17,8 +17,7 @@ from advisor.plan.read import read_plan
 from tests.advice.situations import RULES, asked, fitted
 from tests.conftest import scaled
 
-OBJECTIVES = tuple(methods().objectives)
-CLASSES = (*((name, False) for name in OBJECTIVES), ("sft", True))
+CLASSES = (*((name, False) for name in methods().objectives), ("sft", True))
 
 
 def following(objective, classes, rows, *, update="lora", multiple=1, **changes):

@@ -287,10 +287,8 @@ def test_layers_that_a_model_lacks_are_unknown_targets(family, config, other):
     assert unknown_targets(run_of(RunSpec(target_modules=("q_proj", other)), shape)) == ("q_proj",)
 
 
-NOT_COUNTED = {
-    # Its published count has an output matrix of its own.
-    "tiiuae/falcon-7b", "THUDM/chatglm-6b",
-}  # fmt: skip
+# Their published count has an output matrix of its own.
+NOT_COUNTED = {"tiiuae/falcon-7b", "THUDM/chatglm-6b"}
 # The indexer of sparse attention and lightning attention are left out.
 ROUGHLY_COUNTED = {"deepseek_v32", "glm_moe_dsa", "minimax"}
 

@@ -185,8 +185,6 @@ def _layer(layer, args, kwargs, mixed):
     return total, total - kept.get(leaf.untyped_storage()._cdata, 0), counted.peak
 
 
-# --------------------------------------------------------------------------- the layers
-
 VOCAB, RANK = 320, 4
 # Widths that no other is a multiple of, so that no term can stand for another.
 SIZES = {

@@ -26,9 +26,6 @@ LLAMA = "meta-llama/Llama-3.1-8B"
 EVEN = tuple((128 * step, 50) for step in range(1, 17))  # rows of even lengths up to 2,048 tokens
 
 
-# --- the allocator itself -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("asked", "rounded"),
     [(0, 512), (1, 512), (512, 512), (513, 1024), (5 * MIB + 1, 5 * MIB + 512)],
@@ -238,10 +235,7 @@ def test_expected_records_are_those_of_drawn_orders(seq_len, rows_at_once):
     assert found.mean == pytest.approx(statistics.mean(sums), abs=0.15)
     inside = statistics.mean(found.low - 0.05 <= one <= found.high + 0.05 for one in sums)
     assert inside >= 0.75
-
-
-def test_one_length_has_no_records():
-    """Also where all rows are cut to one, or a micro-batch holds most rows."""
+    # One length has none, also where all rows are cut to it, or a micro-batch holds most rows.
     assert records(((2048, 100),), seq_len=16, rows_at_once=1).mean == pytest.approx(0, abs=0.05)
     assert records(EVEN, seq_len=2048, rows_at_once=500) is NONE
 
@@ -260,8 +254,6 @@ def test_what_is_assumed_of_unknown_lengths_lies_between_rows_cut_and_left_out()
     assert max(cuts) < UNKNOWN.mean < min(left)
     assert UNKNOWN.mean == pytest.approx(statistics.mean((*cuts, *left)), abs=0.2)
 
-
-# --- in an estimate ------------------------------------------------------------------------------
 
 RAGGED = RunSpec(
     framework="transformers Trainer", counter="reserved", micro_batch_size=4, seq_len=2048,

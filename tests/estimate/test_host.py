@@ -51,12 +51,10 @@ def test_machines_hold_so_much_in_each_moment(changed, machines, moment, expecte
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"sharding": "ddp"}, {"framework": "torchtune"}, {"gpus": 1, "sharding": None}],
-    ids=["each GPU holds a whole model", "another trainer", "one GPU"],
+    "changed", [{"sharding": "ddp"}, {"framework": "torchtune"}, {"gpus": 1, "sharding": None}]
 )
 def test_nothing_is_said_where_nothing_is_divided_by_our_trainers(changed):
-    """Others read and save a model in ways of their own."""
+    """A whole model on each GPU, or one GPU; others read and save a model in ways of their own."""
     assert moments(replace(SHARDED, **changed)) == {}
 
 

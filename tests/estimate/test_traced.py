@@ -205,8 +205,6 @@ def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
     assert held / (tokens * words) == pytest.approx(activations.CPU_TILE_BYTES, rel=0.05)
 
 
-# --------------------------------------------------------------------------- mixtures of experts
-
 SMALL = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 160, "vocab_size": 320,

@@ -120,9 +120,6 @@ def test_the_numbers_are_those_of_the_trainers():
     )
 
 
-# --------------------------------------------------------------------------- rows that are read
-
-
 def stats(lengths, *, sides=1):
     counts = sorted({length: lengths.count(length) for length in lengths}.items())
     total = sides * sum(lengths)
