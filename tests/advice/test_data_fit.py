@@ -14,8 +14,6 @@ from advisor.situation.data import misfit, row_words
 ASKED = "My order {0} has not arrived yet. Can you tell me where it is?"
 REPLIED = "Thank you for writing. Order {0} left our warehouse and arrives in two days."
 PROGRAM = "def total_{0}(rows):\n    return sum(row.price for row in rows)\n"
-FORM = '{{"order": {0}, "city": "Bonn"}}'
-CALL = '{{"name": "find_order", "arguments": {{"number": {0}}}}}'
 
 
 def write(folder, rows, name="rows"):
@@ -39,8 +37,8 @@ ROWS = {
     ],
     "replies": pairs(REPLIED),
     "code": pairs(PROGRAM),
-    "forms": pairs(FORM),
-    "calls": pairs(CALL),
+    "forms": pairs('{{"order": {0}, "city": "Bonn"}}'),
+    "calls": pairs('{{"name": "find_order", "arguments": {{"number": {0}}}}}'),
     "short answers": [
         {"question": ASKED.format(n), "answer": ("spam", "no spam")[n % 2]} for n in range(300)
     ],

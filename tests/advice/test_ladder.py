@@ -132,8 +132,6 @@ def test_no_money_at_all_is_a_machine_of_ones_own():
     assert any("a budget of $0" in warning for warning in free.warnings)
 
 
-# --------------------------------------------------------------------------- formats
-
 FLOAT32 = ("float32", "mixed", "adamw_fused")
 SPLIT = ("bfloat16", "pure", "adamw_split")
 STOCHASTIC = ("bfloat16", "pure", "adamw_stochastic")

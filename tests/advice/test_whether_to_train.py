@@ -1,5 +1,6 @@
 """Whether to train at all, and on how much: properties over random facts. What a person states in
-other words, denies, or has too little of, never leads somewhere that nobody would go. And the laws of sanity.py.
+other words, denies, or has too little of, never leads somewhere that nobody would go. And the laws
+of sanity.py.
 """
 
 import random
@@ -21,11 +22,8 @@ TOKENS = (600, 20_000, 60_000, 2_400_000, 2_600_000, 200_000_000, 2_000_000_000)
 LOOKED_UP = ("facts_change_often", "needs_citations", "access_control", "factual_accuracy_required")
 # The floor below which nothing is trained on data of a kind: that of the objective for it.
 FLOORS = {
-    "paired": "sft",
-    "preference": "dpo",
-    "unpaired_feedback": "kto",
-    "prompts_with_verifier": "grpo",
-}
+    "paired": "sft", "preference": "dpo", "unpaired_feedback": "kto", "prompts_with_verifier": "grpo",
+}  # fmt: skip
 
 
 def random_facts(rng, **fixed):

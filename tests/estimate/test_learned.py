@@ -1,4 +1,4 @@
-"""What runs of a machine teach: the past_runs.median of measured / expected of its model and method."""
+"""What runs of a machine teach: the median of measured / expected of its model and method."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,6 @@ from tests.conftest import examples
 from tests.estimate.specs import RunSpec, estimate, hardware_with, shape
 
 MODEL, ROWS = "HuggingFaceTB/SmolLM2-135M-Instruct", {"tokens_total": 10**6, "rows_total": 5000}
-
 CPU = Hardware(
     kind="cpu", origin="probed", cpu_model="A Processor", cpu_cores=2, ram_total_bytes=2**36,
     software={"torch": "2.9.1+cpu"},

@@ -123,13 +123,8 @@ def test_the_median_speed_is_within_15_percent(times):
     assert accuracy_time.within(times, 1.5) > 0.9
     assert accuracy_time.within(times, 2.0) > 0.97
     assert accuracy_time.over_sources(times) < 1.25
-    assert (
-        max(
-            accuracy_time.median_factor(group)
-            for group in accuracy_time.by(times, accuracy_time.source_of).values()
-        )
-        < 1.7
-    )
+    groups = accuracy_time.by(times, accuracy_time.source_of).values()
+    assert max(map(accuracy_time.median_factor, groups)) < 1.7
 
 
 def test_a_source_nobody_fitted_is_as_near(times):

@@ -25,8 +25,6 @@ SMOLLM = ModelShape(
 )  # fmt: skip
 SPEC = RunSpec(micro_batch_size=4, seq_len=256, rank=8, weights_dtype="float32")
 LOOKED = EvaluationRows(rows=20, row_tokens=96, answer_tokens=56)
-
-
 MACHINE = machine_of(None, cpu_cores=2)
 
 
@@ -53,10 +51,8 @@ def test_the_parts_are_those_of_a_measured_run():
     assert 74 / 2.4 < times.before_s < 74 * 1.5
     assert 103 / 2.4 < times.after_s < 103 * 1.5
     assert times.train_s == 100.0
-    beside = times.prepare_s + times.evaluate_s + times.save_s
-    assert times.total_s == pytest.approx(
-        times.load_s + times.before_s + times.train_s + times.after_s + beside
-    )
+    parts = ("load_s", "before_s", "train_s", "after_s", "prepare_s", "evaluate_s", "save_s")
+    assert times.total_s == pytest.approx(sum(getattr(times, part) for part in parts))
 
 
 def test_tokenising_held_out_loss_checkpoints_and_a_download_count():
