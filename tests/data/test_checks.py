@@ -1,5 +1,5 @@
-"""Checks of rows: those that say nearly the same, in one file and in the rows that are held out; secrets,
-personal data and placeholders that nobody filled in.
+"""Checks of rows: what is wrong in them; those that say nearly the same, in one file and in the rows that are
+held out; secrets, personal data and placeholders that nobody filled in.
 """
 
 import random
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from advisor.data import profile
+from advisor.data import checks, profile
 from advisor.data.checks import RandomSample, SeenRow, Subject
 from advisor.data.checks.placeholders import unfilled
 from advisor.data.checks.private import PrivateData
@@ -15,14 +15,180 @@ from advisor.data.checks.repeats import SAMPLED_ROWS, resemblance, sketch
 from advisor.data.example import Example
 from advisor.data.measure import Depth
 from advisor.ground.errors import InputError
-from tests.data.conftest import findings, jsonl, pairs
+from tests.data.conftest import BOT, USER, findings, jsonl, labelled, pairs
 
-THOROUGH = Depth(thorough=True)
 WORDS = [f"word{number}" for number in range(2000)]
 
 
 def sentence(seed: int, length: int = 40) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=length))
+
+
+# -------------------------------------------------------------------------- findings of one file
+
+
+def changed(*cells):
+    """Sixty pairs, where (number, column, value) stands in for a cell."""
+    rows = pairs(60)
+    for number, column, value in cells:
+        rows[number - 1][column] = value
+    return rows
+
+
+def chats(*others):
+    """Conversations, where (number, messages) stands in for one."""
+    rows = [
+        {"messages": [{**USER, "content": f"Hi {n}"}, {**BOT, "content": f"Hello {n}"}]}
+        for n in range(60)
+    ]
+    for number, messages in others:
+        rows[number - 1] = {"messages": messages}
+    return rows
+
+
+def robots(named, asked):
+    """A hundred pairs: so many first answers have a placeholder, and so many questions after them."""
+    return [
+        {"prompt": f"Who are you, {n}?" + " Answer {question}." * (named <= n < named + asked),
+         "completion": f"I am robot {n}." + " I am {{name}}." * (n < named)}
+        for n in range(100)
+    ]  # fmt: skip
+
+
+THOROUGH, AT_100, AT_300 = {"thorough": True}, {"seq_len": 100}, {"seq_len": 300}
+REPEATED = [
+    *pairs(60), *pairs(2), {"question": "What is 2?", "answer": "Two."},
+    *({"question": f"May I {n}?", "answer": "I cannot help."} for n in range(40)),
+]  # fmt: skip
+BETTER = [
+    {"prompt": f"Q{n}", "chosen": "long answer " * 3 + str(n), "rejected": "short"}
+    for n in range(60)
+]
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+SEEN = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]}
+RARE = labelled(billing=90, rare=2, rarer=1)
+SPELT = labelled(
+    **{"Card lost": 20, "card_lost": 10},
+    **dict.fromkeys(("CARD-LOST", "Ham", "ham!", "C", "C++", "C#", "-1", "1"), 9),
+)
+PRICES = [
+    {"question": f"What is the price of {sentence(n, 5)}?", "answer": f"It is {n}."}
+    for n in range(60)
+]
+SHOUTED = {"question": PRICES[3]["question"].upper(), "answer": "It is 3"}
+TWINS = [" ".join([*sentence(n).split()[:-2], "other", "end"]) for n in (10, 20)]
+# Rows of 30 tokens; one of 210 with a long answer, one with a long question.
+LONG = [
+    {"question": "q" * 4 * asked, "answer": "a" * 4 * said}
+    for asked, said in [(10, 20)] * 18 + [(10, 200), (200, 10)]
+]
+
+
+def case(name, rows, severity, count, numbers=None, texts=(), depth=None):
+    """A finding in these rows, the numbers of rows where it has some, and texts of it."""
+    return pytest.param(name, rows, severity, count, numbers, texts, depth or {}, id=name)
+
+
+FOUND = [
+    case("row-without-answer", changed((10, "answer", ""), (20, "answer", None)), "warning", 2, (10, 20)),
+    case("template-marks-in-text", changed((7, "answer", "Sure.<|im_end|>")), "warning", 1, (7,)),
+    case("mojibake", changed((7, "answer", "The cafÃ© is open.")), "warning", 1, (7,)),
+    case("nul-character", changed((7, "answer", "a\x00b")), "warning", 1, (7,)),
+    case("very-long-rows", changed((7, "answer", "long " * 8000)), "warning", 1, (7,)),
+    case("very-long-requests", changed((60, "question", "q" * 4 * 9000)), "warning", 1, (60,)),
+    case("duplicate-rows", REPEATED, "warning", 2, (61, 62)),
+    case("same-request-other-answer", REPEATED, "note", 1, None),
+    case("repeated-answer", REPEATED, "warning", 40, None),
+    # Other capitals and punctuation are told from an exact repeat, and found in the whole file.
+    case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,)),
+    case("duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (62,), [], THOROUGH),
+    case("near-duplicate-rows", [*PRICES, SHOUTED, PRICES[4]], "warning", 1, (61,), [], THOROUGH),
+    # Two words of forty are changed.
+    case("similar-rows", [{"text": text} for text in (*map(sentence, range(60)), *TWINS)], "note", 2,
+     (61, 62), ["row 61 is like row 11, row 62 is like row 21"], THOROUGH),
+    # Two answers in a row, or a conversation that begins with one, break some templates.
+    case("turns-do-not-alternate", chats((3, [BOT, USER, BOT])), "warning", 1, (3,)),
+    case("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4, (2, 4, 6, 8)),
+    # Where the better answer is nearly always the longer one, length may be what is learned.
+    case("chosen-is-longer", BETTER, "note", 60, None),
+    # Rare classes, and one twenty times another.
+    case("rare-classes", RARE, "warning", 2, None,
+     ["2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)"]),
+    case("unbalanced-classes", RARE, "note", 90, None),
+    # One class written in two ways: capitals, spaces, underscores and hyphens. C, C++ and C# are
+    # three languages, and -1 is not 1.
+    case("labels-spelt-alike", SPELT, "warning", 2, None,
+     ["'Ham' (9) / 'ham!' (9)", "'Card lost' (20) / 'card_lost' (10) / 'CARD-LOST' (9)"]),
+    # The share of the rows decides, and the finding counts rows, answers and each placeholder.
+    case("placeholders-in-text", robots(3, 1), "note", 4, (1, 2, 3, 4),
+     ["4 of 100 rows", "3 of them in an answer", "{{name}} (3x), {question} (1x)"]),
+    case("placeholders-in-text", robots(3, 2), "warning", 5, (1, 2, 3, 4, 5)),
+    # Which rows a run would stop at, and which have nothing left to learn.
+    case("rows-over-length", LONG, "warning", 2, (19, 20), ["a run stops at them"], AT_100),
+    case("requests-fill-the-length", LONG, "warning", 1, (20,), [], AT_100),
+    # Pictures are not trained on.
+    case("media-columns", [{**row, "images": ["1.jpg"]} for row in pairs(60)], "warning", 1, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "rows", "severity", "count", "numbers", "texts", "depth"), FOUND)
+def test_what_is_wrong_is_counted_and_named(
+    tmp_path, name, rows, severity, count, numbers, texts, depth
+):
+    """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
+    finding = findings(jsonl(tmp_path, rows), Depth(strict=False, **depth))[name]
+    assert (finding.severity, finding.count) == (severity, count)
+    assert numbers in (None, finding.rows)
+    assert bool(finding.blocks) == (severity == "error")
+    assert [text for text in texts if text not in finding.text] == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "absent"),
+    [
+        # Advice does not pay for near duplicates: the quick profile looks for exact repeats alone.
+        ([*PRICES, SHOUTED], {}, "near-duplicate-rows"),
+        # A common opening makes no twins.
+        ([{"question": f"Please tell me about {sentence(n, 30)}", "answer": sentence(n + 1000, 30)}
+          for n in range(200)], THOROUGH, ""),
+        (labelled(a=40, b=30), {}, "unbalanced-classes rare-classes"),
+        (labelled(a=3, b=4), {}, "unbalanced-classes rare-classes"),  # too few to tell
+        # A request for a template is answered with placeholders.
+        ([{"prompt": f"Write e-mail template {n}.", "completion": f"Dear [Customer Name], {n}"}
+          for n in range(60)], {}, "placeholders-in-text"),
+        (LONG, AT_300, "rows-over-length"),
+    ],
+)  # fmt: skip
+def test_what_is_in_order_is_no_finding(tmp_path, rows, depth, absent):
+    """Neither these, nor any where none is named."""
+    found = set(findings(jsonl(tmp_path, rows), Depth(strict=False, **depth)))
+    assert found & (set(absent.split()) or found) == set()
+
+
+SHOUTING = """\
+from advisor.data.checks import RowCheck
+
+
+class Shouting(RowCheck):
+    place = 1
+    says = {'shouting': ('note', '{rows} in capitals')}
+
+    def see(self, row):
+        if row.text.isupper():
+            self.tallies['shouting'].add(row.number)
+"""
+
+
+def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
+    """A file in the folder of checks is a check: its findings stand among those of the others."""
+    (tmp_path / "shouting.py").write_text(SHOUTING)
+    monkeypatch.setattr(checks, "__path__", [*checks.__path__, str(tmp_path)])
+    rows = [*pairs(60), {"question": "HELLO?", "answer": "YES."}]
+    shouting = findings(jsonl(tmp_path, rows))["shouting"]
+    assert (shouting.text, shouting.rows) == ("1 row in capitals (row 61)", (61,))
+
+
+# -------------------------------------------------------------------------- rows that are alike
 
 
 def test_resemblance_is_the_share_of_three_word_sequences():
@@ -43,38 +209,6 @@ def test_resemblance_is_the_share_of_three_word_sequences():
     assert estimate == pytest.approx(898 / (998 + 998 - 898), abs=0.12)
 
 
-def test_rows_typed_differently_are_near_duplicates(tmp_path):
-    """Other capitals and punctuation are found in the whole file, and told from an exact repeat. The
-    quick profile, which advice pays for, looks for exact repeats alone.
-    """
-    rows = [
-        {"question": f"What is the price of {sentence(n, 5)}?", "answer": f"It is {n}."}
-        for n in range(60)
-    ]
-    rows += [{"question": rows[3]["question"].upper(), "answer": "It is 3"}, rows[4]]
-    path = jsonl(tmp_path, rows)
-    near, exact = {"near-duplicate-rows": (1, (61,))}, {"duplicate-rows": (1, (62,))}
-    for depth, expected in ((THOROUGH, near | exact), (None, exact)):
-        found = findings(path, depth).items()
-        assert {
-            name: (one.count, one.rows) for name, one in found if "duplicate" in name
-        } == expected
-
-
-def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
-    """Rows with two words of forty changed are named with their twins; a common opening is none."""
-    rows = [{"text": sentence(number)} for number in range(60)]
-    rows += [{"text": " ".join([*rows[n]["text"].split()[:-2], "other", "end"])} for n in (10, 20)]
-    found = findings(jsonl(tmp_path, rows), THOROUGH)["similar-rows"]
-    assert (found.count, found.rows) == (2, (61, 62))
-    assert "row 61 is like row 11, row 62 is like row 21" in found.text
-    rows = [
-        {"question": f"Please tell me about {sentence(n, 30)}", "answer": sentence(n + 1000, 30)}
-        for n in range(200)
-    ]
-    assert findings(jsonl(tmp_path, rows), THOROUGH) == {}
-
-
 def test_a_large_file_is_compared_on_a_sample_of_flat_size():
     """Beyond the sample's size rows replace others at random, the same ones every time."""
     first, second = RandomSample(SAMPLED_ROWS), RandomSample(SAMPLED_ROWS)
@@ -91,10 +225,7 @@ def test_a_large_file_is_compared_on_a_sample_of_flat_size():
 
 
 def pair(number, **more):
-    row = {
-        "question": f"What is the number after {number}?",
-        "answer": f"The number is {number + 1}.",
-    }
+    row = {"question": f"What is the number after {number}?", "answer": f"It is {number + 1}."}
     return row | more
 
 
@@ -109,7 +240,7 @@ def compared(folder, held, rows=ROWS):
 
 def test_rows_in_both_files_are_counted_and_named(tmp_path):
     """A repeated row, one typed differently, and a repeated question are told apart."""
-    typed = {"question": "what is the number after 5", "answer": "THE NUMBER IS 6"}
+    typed = {"question": "what is the number after 5", "answer": "IT IS 6"}
     found = compared(tmp_path, [pair(3), pair(100), typed, pair(7, answer="Eight.")])
     same, asked = (found[f"evaluation-{what}-in-training"] for what in ("rows", "requests"))
     assert (same.severity, same.count, same.rows) == ("warning", 2, (4, 6))
@@ -283,27 +414,6 @@ def test_a_placeholder_is_found_as_it_is_written(text, found):
 def test_code_formulas_and_markup_are_left_alone(text):
     """What holds the same signs rightly is no placeholder."""
     assert unfilled(text) == []
-
-
-def test_many_are_a_warning_and_few_a_note(tmp_path):
-    """The share of the rows decides, and the finding counts rows, answers and each placeholder. A
-    request for a template is answered with placeholders.
-    """
-    rows = [{"prompt": f"Who are you, {i}?", "completion": f"I am robot {i}."} for i in range(100)]
-    for number in range(3):
-        rows[number]["completion"] += " I am {{name}}."
-    rows[3]["prompt"] += " Answer {question}."
-    few = findings(jsonl(tmp_path, rows))["placeholders-in-text"]
-    assert (few.severity, few.count, few.rows) == ("note", 4, (1, 2, 3, 4))
-    for said in ("4 of 100 rows", "3 of them in an answer", "{{name}} (3x), {question} (1x)"):
-        assert said in few.text
-    rows[4]["prompt"] += " Answer {question}."
-    assert findings(jsonl(tmp_path, rows))["placeholders-in-text"].severity == "warning"
-    rows = [
-        {"prompt": f"Write e-mail template {i}.", "completion": f"Dear [Customer Name], {i}"}
-        for i in range(60)
-    ]
-    assert "placeholders-in-text" not in findings(jsonl(tmp_path, rows))
 
 
 @pytest.mark.parametrize(

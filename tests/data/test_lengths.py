@@ -12,13 +12,12 @@ from advisor.advice.search.rows import sequence_length
 from advisor.advice.search.settings import StageCase
 from advisor.commands.check import check_data
 from advisor.data import profile
-from advisor.data.measure import Depth
 from advisor.ground.types import Answer, AnswerSet
 from advisor.methods.composition import parse_composition
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
-from tests.data.conftest import findings, jsonl, pairs
+from tests.data.conftest import jsonl, pairs
 
 
 def pair(request_tokens: int, answer_tokens: int) -> dict[str, object]:
@@ -56,17 +55,6 @@ def test_the_longest_row_is_counted_as_a_trainer_reads_it(tmp_path):
     rows = [*([pair(5, 5)] * 2999), {"question": "w " * 5000, "answer": "x"}]
     tokens = profile(jsonl(tmp_path, rows), count_tokens=lambda text: len(text.split())).tokens
     assert tokens.longest == 5001
-
-
-def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
-    """`--seq-len` says which rows a run would stop at, and which have nothing left to learn."""
-    path = jsonl(tmp_path, [pair(10, 20)] * 18 + [pair(10, 200), pair(200, 10)])
-    found = findings(path, Depth(seq_len=100))
-    over = found["rows-over-length"]
-    assert (over.severity, over.count, over.rows) == ("warning", 2, (19, 20))
-    assert "a run stops at them" in over.text
-    assert found["requests-fill-the-length"].rows == (20,)
-    assert "rows-over-length" not in findings(path, Depth(seq_len=300))
 
 
 def suggested(path):

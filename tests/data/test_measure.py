@@ -10,7 +10,7 @@ import time
 import pytest
 
 from advisor.commands.check import check_data
-from advisor.data import checks, profile, unusable
+from advisor.data import profile, unusable
 from advisor.data.amounts import compare_amounts, data_requirements, in_words, shortages, verdict
 from advisor.data.checks.languages import script_of
 from advisor.data.measure import Depth, trainable_on
@@ -21,7 +21,7 @@ from advisor.ground.yaml_files import read_yaml
 from advisor.methods import methods, objectives
 from advisor.methods.model import DATA_KINDS
 from advisor.ruleset.facts import load_facts
-from tests.data.conftest import BOT, USER, findings, jsonl, pairs
+from tests.data.conftest import BOT, USER, findings, jsonl, labelled, pairs
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -136,88 +136,6 @@ def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
         profile(jsonl(tmp_path, rows))
 
 
-def changed(*cells):
-    """Sixty pairs, where (number, column, value) stands in for a cell."""
-    rows = pairs(60)
-    for number, column, value in cells:
-        rows[number - 1][column] = value
-    return rows
-
-
-def labelled(**counts):
-    """So many rows of each class."""
-    labels = [label for label, count in counts.items() for _ in range(count)]
-    return [{"text": f"Message number {n}", "label": label} for n, label in enumerate(labels)]
-
-
-def chats(*others):
-    """Conversations, where (number, messages) stands in for one."""
-    rows = [
-        {"messages": [{**USER, "content": f"Hi {n}"}, {**BOT, "content": f"Hello {n}"}]}
-        for n in range(60)
-    ]
-    for number, messages in others:
-        rows[number - 1] = {"messages": messages}
-    return rows
-
-
-REPEATED = [
-    *pairs(60), *pairs(2), {"question": "What is 2?", "answer": "Two."},
-    *({"question": f"May I {n}?", "answer": "I cannot help."} for n in range(40)),
-]  # fmt: skip
-BETTER = [
-    {"prompt": f"Q{n}", "chosen": "long answer " * 3 + str(n), "rejected": "short"}
-    for n in range(60)
-]
-IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-SEEN = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]}
-RARE = labelled(billing=90, rare=2, rarer=1)
-SPELT = labelled(
-    **{"Card lost": 20, "card_lost": 10},
-    **dict.fromkeys(("CARD-LOST", "Ham", "ham!", "C", "C++", "C#", "-1", "1"), 9),
-)
-FOUND = [  # finding, rows, severity, count, numbers of rows where it has some, and texts of it
-    ("row-without-answer", changed((10, "answer", ""), (20, "answer", None)), "warning", 2, (10, 20)),
-    ("template-marks-in-text", changed((7, "answer", "Sure.<|im_end|>")), "warning", 1, (7,)),
-    ("mojibake", changed((7, "answer", "The cafÃ© is open.")), "warning", 1, (7,)),
-    ("nul-character", changed((7, "answer", "a\x00b")), "warning", 1, (7,)),
-    ("very-long-rows", changed((7, "answer", "long " * 8000)), "warning", 1, (7,)),
-    ("very-long-requests", changed((60, "question", "q" * 4 * 9000)), "warning", 1, (60,)),
-    ("duplicate-rows", REPEATED, "warning", 2, (61, 62)),
-    ("same-request-other-answer", REPEATED, "note", 1, None),
-    ("repeated-answer", REPEATED, "warning", 40, None),
-    # Two answers in a row, or a conversation that begins with one, break some templates.
-    ("turns-do-not-alternate", chats((3, [BOT, USER, BOT])), "warning", 1, (3,)),
-    ("content-not-text", chats(*((n, [SEEN, BOT]) for n in (2, 4, 6, 8))), "error", 4, (2, 4, 6, 8)),
-    # Where the better answer is nearly always the longer one, length may be what is learned.
-    ("chosen-is-longer", BETTER, "note", 60, None),
-    # Rare classes, and one twenty times another.
-    ("rare-classes", RARE, "warning", 2, None,
-     ["2 of 3 classes have fewer than 8 rows: 'rarer' (1), 'rare' (2)"]),
-    ("unbalanced-classes", RARE, "note", 90, None),
-    # One class written in two ways: capitals, spaces, underscores and hyphens. C, C++ and C# are
-    # three languages, and -1 is not 1.
-    ("labels-spelt-alike", SPELT, "warning", 2, None,
-     ["'Ham' (9) / 'ham!' (9)", "'Card lost' (20) / 'card_lost' (10) / 'CARD-LOST' (9)"]),
-    # Pictures are not trained on.
-    ("media-columns", [{**row, "images": ["1.jpg"]} for row in pairs(60)], "warning", 1, None),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "rows", "severity", "count", "numbers", "texts"),
-    [(*case, ())[:6] for case in FOUND],
-    ids=[case[0] for case in FOUND],
-)
-def test_what_is_wrong_is_counted_and_named(tmp_path, name, rows, severity, count, numbers, texts):
-    """Rows without an answer, repeated or conspicuous ones, and what may be learned amiss."""
-    finding = findings(jsonl(tmp_path, rows))[name]
-    assert (finding.severity, finding.count) == (severity, count)
-    assert numbers in (None, finding.rows)
-    assert bool(finding.blocks) == (severity == "error")
-    assert [text for text in texts if text not in finding.text] == []
-
-
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
     """Rows are counted exactly and measured on their beginning; --full and the check read all."""
     path = jsonl(
@@ -279,15 +197,12 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
 
 
 def test_classes_are_counted_and_their_balance_judged(tmp_path):
-    """A class twenty times another is said; a single class teaches nothing."""
+    """Each with its rows; a single class teaches nothing."""
     result = profile(jsonl(tmp_path, labelled(billing=90, rare=2, rarer=1)))
     assert [tuple(one.values()) for one in result.measures["classes"]] == [
         ("billing", 90), ("rare", 2), ("rarer", 1),
     ]  # fmt: skip
     assert result.objectives == ("sft", "classification")
-    for balanced in ({"a": 40, "b": 30}, {"a": 3, "b": 4}):  # 3 and 4: too few to tell
-        said = findings(jsonl(tmp_path, labelled(**balanced)))
-        assert not {"unbalanced-classes", "rare-classes"} & set(said)
     mapping = {"text": "text", "label": "label"}
     one = profile(jsonl(tmp_path, labelled(a=60)), depth=Depth(strict=False), mapping=mapping)
     assert one.objectives == ()
@@ -346,29 +261,6 @@ def test_documents_that_are_not_read_are_named_with_a_way_to_their_text(tmp_path
     assert "pdftotext" in said[0].text
     assert "pandoc" in said[0].text
     assert "CSV" in said[1].text
-
-
-SHOUTING = """\
-from advisor.data.checks import RowCheck
-
-
-class Shouting(RowCheck):
-    place = 1
-    says = {'shouting': ('note', '{rows} in capitals')}
-
-    def see(self, row):
-        if row.text.isupper():
-            self.tallies['shouting'].add(row.number)
-"""
-
-
-def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
-    """A file in the folder of checks is a check: its findings stand among those of the others."""
-    (tmp_path / "shouting.py").write_text(SHOUTING)
-    monkeypatch.setattr(checks, "__path__", [*checks.__path__, str(tmp_path)])
-    rows = [*pairs(60), {"question": "HELLO?", "answer": "YES."}]
-    shouting = findings(jsonl(tmp_path, rows))["shouting"]
-    assert (shouting.text, shouting.rows) == ("1 row in capitals (row 61)", (61,))
 
 
 @pytest.mark.parametrize(
