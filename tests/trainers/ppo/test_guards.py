@@ -15,11 +15,6 @@ def told(*changes, before=3):
     return {finding.name: finding for finding in watch.found}
 
 
-def test_nothing_is_told_of_a_run_that_goes_well():
-    """Numbers like those of the start raise nothing."""
-    assert told({}, {}) == told() == {}
-
-
 @pytest.mark.parametrize(
     ("changes", "name", "stops"),
     [
@@ -37,21 +32,25 @@ def test_each_trouble_has_its_name_and_says_what_to_change(changes, name, stops)
     assert found[name].hint
 
 
-def test_a_rare_reward_is_not_a_constant_one():
-    """Four updates without a difference are borne, and one answer that differs ends the count."""
-    assert told(*[{"reward_spread": 0.0}] * 4) == {}
-    assert told(*[{"reward_spread": 0.0}] * 4, {"reward_spread": 0.1}, {"reward_spread": 0.0}) == {}
+SAME = [{"reward_spread": 0.0}] * 4
+
+
+@pytest.mark.parametrize("lines", [[], [{}, {}], SAME, [*SAME, {"reward_spread": 0.1}, *SAME[:1]]])
+def test_nothing_is_told_of_a_run_that_goes_well(lines):
+    """Numbers like those of the start raise nothing. A rare reward is not a constant one: four
+    updates without a difference are borne, and one answer that differs ends the count.
+    """
+    assert told(*lines) == {}
 
 
 def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
     """16 prompts: 4 won and 12 lost is 2 standard errors below even; 6 and 10 is 1."""
-
-    def gamed(first, now, wins, losses):
+    for first, now, wins, losses, gamed in (
+        (0.1, 0.5, 4, 12, True),
+        (0.1, 0.5, 6, 10, False),
+        (0.5, 0.4, 4, 12, False),
+        (0.1, 0.5, 0, 4, False),
+    ):
         line = {"reward": now, "holdout_wins": wins, "holdout_losses": losses}
-        return is_gamed(line, first)
-
-    assert gamed(0.1, 0.5, wins=4, losses=12)
-    assert not gamed(0.1, 0.5, wins=6, losses=10)
-    assert not gamed(0.5, 0.4, wins=4, losses=12)
-    assert not gamed(0.1, 0.5, wins=0, losses=4)
+        assert is_gamed(line, first) is gamed
     assert list(told({"reward": 0.9, "holdout_wins": 1, "holdout_losses": 15})) == ["gamed"]

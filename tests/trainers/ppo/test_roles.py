@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
 from tests.trainers.ppo.modules import UPDATES, save_module
+from tests.trainers.rollouts.vllm_stand_in import scored
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
 from trainers.ppo.rollout import batches_of
 from trainers.rollouts import Answers
@@ -28,27 +29,21 @@ CPU = torch.device("cpu")
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def batch():
-    (found,) = batches_of(TEXTS, 3, pad_id=0, device="cpu")
+def batch(texts=TEXTS):
+    (found,) = batches_of(texts, 3, pad_id=0, device="cpu")
     return found
 
 
 def alone_log_probs(model):
     """What a plain model finds for each answer token, text by text without padding."""
-    found = []
-    for row in batch().rows:
-        prompt, answer = TEXTS.prompts[row], TEXTS.ids[row]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].float()
-        table = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        found.append(table[range(len(answer)), answer])
-    return torch.cat(found)
+    found = scored(model.eval(), TEXTS, 1.0)
+    return torch.tensor([one for row in batch().rows for one in found[row]])
 
 
 def alone_scores(model):
     texts = [torch.tensor([[*TEXTS.prompts[row], *TEXTS.ids[row]]]) for row in batch().rows]
     with torch.no_grad():
-        return torch.stack([model(input_ids=text).logits[0, 0] for text in texts])
+        return torch.stack([model.eval()(input_ids=text).logits[0, 0] for text in texts])
 
 
 @pytest.fixture
@@ -103,13 +98,13 @@ def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_p
     assert notes == ["policy, reference, reward and value share one base"]
     assert len(roles.models()) == 1
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
-    said = alone_log_probs(loaded.eval())
+    said = alone_log_probs(loaded)
     loaded = AutoPeftModelForSequenceClassification.from_pretrained(
         tmp_path / "rm", num_labels=1, dtype=torch.float32
     )
-    check_said(roles, said, alone_scores(loaded.eval()))
+    check_said(roles, said, alone_scores(loaded))
     base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
-    assert (said - alone_log_probs(base.eval())).abs().max() > 0.01
+    assert (said - alone_log_probs(base)).abs().max() > 0.01
 
     def all_said():
         with torch.no_grad():
@@ -117,20 +112,15 @@ def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_p
             return says | {VALUE: roles.values(batch()), REWARD: roles.scores(batch())}
 
     before = all_said()
-    for role in (POLICY, VALUE):
-        for parameter in roles.trained(role).values():
-            parameter.requires_grad_(True)
-    loss = roles.log_probs(POLICY, batch(), 1.0)[0].sum()
-    loss.backward()
+    trained = [
+        one.requires_grad_() for role in (POLICY, VALUE) for one in roles.trained(role).values()
+    ]
+    roles.log_probs(POLICY, batch(), 1.0)[0].sum().backward()
     roles.values(batch()).sum().backward()
-    trained = [parameter for role in (POLICY, VALUE) for parameter in roles.trained(role).values()]
     assert all(parameter.grad is not None for parameter in trained)
     torch.optim.SGD(trained, lr=0.01).step()
-    after = all_said()
-    for role in (REFERENCE, REWARD):
-        assert torch.equal(before[role], after[role])
-    for role in (POLICY, VALUE):
-        assert not torch.equal(before[role], after[role])
+    stayed = [role for role, said in all_said().items() if torch.equal(before[role], said)]
+    assert stayed == [REFERENCE, REWARD]
 
 
 def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(built, make, tmp_path):
@@ -141,37 +131,29 @@ def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(built, make, tmp_pa
     roles, notes = built("lora", "lora", "lora", quantization="nf4")
     assert notes == ["policy, reference, reward and value share one base"]
     job = make(quantization="nf4")
-    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft").eval())
+    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft"))
     base = load_base(job, CPU, head="SequenceClassification", num_labels=1)
-    check_said(roles, said, alone_scores(PeftModel.from_pretrained(base, tmp_path / "rm").eval()))
+    check_said(roles, said, alone_scores(PeftModel.from_pretrained(base, tmp_path / "rm")))
 
 
 def test_the_value_starts_as_the_reward_model(built):
     """The value at the place where the reward model reads its score is that score."""
     roles, _ = built("lora", "lora", "lora")
+    texts = [[*prompt, *ids] for prompt, ids in zip(TEXTS.prompts, TEXTS.ids, strict=True)]
     # Of an answer the last value stands before its last token: cut there, a text is scored where
     # its last value was.
-    shorter = Answers(
-        [[*prompt, *answer[:-1]] for prompt, answer in zip(TEXTS.prompts, TEXTS.ids, strict=True)],
-        [[3]] * 3,
-        [False] * 3,
-    )
-    (one,) = batches_of(shorter, 3, pad_id=0, device="cpu")
-    cut = Answers(
-        [prompt[:-1] for prompt in shorter.prompts],
-        [[prompt[-1]] for prompt in shorter.prompts],
-        [False] * 3,
-    )
-    (other,) = batches_of(cut, 3, pad_id=0, device="cpu")
+    values = Answers([text[:-1] for text in texts], [[3]] * 3, [False] * 3)
+    scores = Answers([text[:-2] for text in texts], [text[-2:-1] for text in texts], [False] * 3)
     with torch.no_grad():
-        torch.testing.assert_close(roles.values(one), roles.scores(other), **EXACT)
+        found, wanted = roles.values(batch(values)), roles.scores(batch(scores))
+    torch.testing.assert_close(found, wanted, **EXACT)
 
 
 def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_model):
     """A new module on the base: the reference is the base alone, and the policy begins there."""
     roles, _ = built("lora", None, "lora")
     base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
-    check_said(roles, alone_log_probs(base.eval()))
+    check_said(roles, alone_log_probs(base))
 
 
 def test_update_full_takes_four_models(built, tmp_path):
@@ -181,7 +163,7 @@ def test_update_full_takes_four_models(built, tmp_path):
     roles, notes = built("full", "full", "full")
     assert notes == ["4 models in memory: policy, reference, reward, value"]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
-    check_said(roles, alone_log_probs(loaded.eval()))
+    check_said(roles, alone_log_probs(loaded))
     with torch.no_grad():
         assert roles.values(batch()).shape == (14,)
 
@@ -211,6 +193,5 @@ def test_the_score_is_read_at_the_last_token_that_is_no_padding():
     """
     ids = torch.tensor([[5, 6, 2, 2], [7, 2, 8, 9]])
     attention = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
-    assert last_tokens(ids, attention, 2).tolist() == [1, 3]
-    assert last_tokens(ids, attention, None).tolist() == [2, 3]
-    assert last_tokens(ids, attention, 0).tolist() == [2, 3]
+    found = {pad: last_tokens(ids, attention, pad).tolist() for pad in (2, None, 0)}
+    assert found == {2: [1, 3], None: [2, 3], 0: [2, 3]}

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM
 
+from tests.trainers.rollouts.vllm_stand_in import scored
 from trainers.ppo.rollout import (
     answer_log_probs,
     batches_of,
@@ -46,10 +47,12 @@ def test_answers_end_at_the_first_stop_token_and_keep_it(model):
     """A stop token is the last of its answer; an answer without one has the full length."""
     answers = write(model, stops=[2, 10, 11, 12, 13], limit=20)
     assert any(answers.ended)
-    for ids, ended in zip(answers.ids, answers.ended, strict=True):
-        assert (ids[-1] in (2, 10, 11, 12, 13)) is ended
-        assert not set(ids[:-1]) & {2, 10, 11, 12, 13}
-        assert ended or len(ids) == 20
+    stops = {2, 10, 11, 12, 13}
+    assert [ids[-1] in stops for ids in answers.ids] == answers.ended
+    assert not any(stops & set(ids[:-1]) for ids in answers.ids)
+    assert all(
+        ended or len(ids) == 20 for ids, ended in zip(answers.ids, answers.ended, strict=True)
+    )
 
 
 def test_parts_hold_prompts_of_similar_length(model, monkeypatch):
@@ -76,8 +79,8 @@ def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
     """At a vocabulary of 152,000 words the host takes 110 tokens at a time, a GPU 2,048; of a small
     vocabulary both take all that 64 MiB hold.
     """
-    assert [tokens_at_once(152_064, device) for device in ("cpu", "cuda")] == [110, 2048]
-    assert [tokens_at_once(4096, device) for device in ("cpu", "cuda")] == [4096, 4096]
+    found = [tokens_at_once(words, on) for words in (152_064, 4096) for on in ("cpu", "cuda")]
+    assert found == [110, 2048, 4096, 4096]
 
 
 def test_log_probs_are_those_of_the_plain_model(model):
@@ -89,11 +92,9 @@ def test_log_probs_are_those_of_the_plain_model(model):
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
         found = [answer_log_probs(model, batch, 1.0)[0] for batch in batches]
-        table = scatter_answers(batches, found)
-        for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
-            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
-            wanted = logits.log_softmax(-1)[range(len(ids)), ids]
-            torch.testing.assert_close(table[row, : len(ids)], wanted, rtol=0, atol=1e-5)
+    table = scatter_answers(batches, found).tolist()
+    for row, wanted in zip(table, scored(model, answers, 1.0), strict=True):
+        assert row[: len(wanted)] == pytest.approx(wanted, rel=0, abs=1e-5)
 
 
 def test_a_model_s_own_generation_settings_take_no_part(model, monkeypatch):

@@ -1,6 +1,5 @@
 """A PPO stage from plan to result: it learns, resumes, and says what goes wrong."""
 
-import json
 import os
 import signal
 from dataclasses import replace
@@ -12,8 +11,6 @@ from msgspec import structs
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file
-
 from advisor.ground.errors import InputError, Stopped, TrainingFailed
 from advisor.ground.signals import receiving
 from advisor.launch import Options, run_plan
@@ -23,8 +20,9 @@ from advisor.record.stage import Adjusted, Adjustment
 from advisor.render.report import report_page
 from tests.trainers.alignment import OWN, TWO, check_two_rewards, stage_of
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
-from tests.trainers.runs import lines_of, torchrun, write_rows
+from tests.trainers.runs import lines_of, torchrun, weights, write_rows
 from tests.trainers.runs import result_of as result
+from trainers.job.files import read_json, write_json
 from trainers.job.job import JUDGE
 from trainers.keep.checkpoint_store import CheckpointStore
 from trainers.ppo import math as formulas
@@ -44,11 +42,19 @@ def learned(job):
     return rewards[0], sum(rewards[-3:]) / 3
 
 
-def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
+WHOLE = {"update": "full", "learning_rate": 1e-3, "value_learning_rate": 1e-3, **UPDATES["full"]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "keys"),
+    [(14, {}), pytest.param(20, WHOLE, marks=pytest.mark.slow)],
+    ids=["lora", "full"],
+)
+def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys, make):
     """Share of the letter x in the answers: from under 0.1 to over 0.8 in fourteen updates; KL is
     reported, held-out prompts gain too.
     """
-    job = make(max_steps=14, holdout=0.2)
+    job = make(max_steps=steps, holdout=0.2, **keys)
     train(job)
     first, last = learned(job)
     assert first < 0.1
@@ -63,19 +69,8 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
     sample = found["evaluation"]["samples"][0]
     assert "x" in sample["tuned"]
     assert sample["reward_after"] > sample["reward_before"]
-    assert found["steps"] == 14
-    assert found["resolved"]["one_base"] is True
-
-
-@pytest.mark.slow
-def test_it_learns_with_all_weights(make):
-    """The toy task by full fine-tuning."""
-    rates = {"learning_rate": 1e-3, "value_learning_rate": 1e-3}
-    job = make(max_steps=20, update="full", job_judge=False, **UPDATES["full"], **rates)
-    train(job)
-    first, last = learned(job)
-    assert first < 0.1
-    assert last > 0.8
+    assert found["steps"] == steps
+    assert found["resolved"]["one_base"] is not bool(keys)
 
 
 @pytest.mark.parametrize(
@@ -108,23 +103,19 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     """Before any step the policy is the one that wrote: no token's probability differs by a bit,
     with recomputed activations too.
     """
-    first = []  # of each update: what its first minibatch returns
+    moved, first = [], []  # of each minibatch; where those of an update begin
     real, learn = Learner.gradients, Learner.learn
 
     def gradients(self, *given):
         found = real(self, *given)
-        first[-1].append(found["step_kl"])
+        moved.append(found["step_kl"])
         return found
 
-    def begin(self, experience):
-        first.append([])
-        return learn(self, experience)
-
-    monkeypatch.setattr(Learner, "learn", begin)
+    monkeypatch.setattr(Learner, "learn", lambda *given: first.append(len(moved)) or learn(*given))
     monkeypatch.setattr(Learner, "gradients", gradients)
     for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
         train(make(max_steps=2, job_judge=False, **keys))
-    assert [update[0] for update in first] == [0.0] * 4
+    assert [moved[place] for place in first] == [0.0] * 4
 
 
 RESUMED = {
@@ -161,8 +152,8 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     train(broken)
     assert metrics(broken.run) == metrics(whole.run)
     assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
-    written = [(job.output / "rollouts.jsonl").read_bytes() for job in (broken, whole)]
-    assert written[0] == written[1]
+    files = [job.output / "rollouts.jsonl" for job in (broken, whole)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
@@ -178,9 +169,9 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
     train(whole)
     real = PPOTrainer.update
 
-    def update(self, prompts, **options):
+    def update(*prompts, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, prompts, **options)
+        return real(*prompts, **options)
 
     with monkeypatch.context() as patch, receiving(broken.process.stop.receive):
         patch.setattr(PPOTrainer, "update", update)
@@ -218,8 +209,7 @@ def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypa
 
 def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
     """A loss that is not finite ends training with nothing saved from it, in a trial too."""
-    real = formulas.value_losses
-    monkeypatch.setattr(formulas, "value_losses", lambda *values: real(*values) * float("nan"))
+    monkeypatch.setattr(formulas, "value_losses", lambda value, *_: value * float("nan"))
     job = make(job_judge=False, job_max_steps=2)
     with pytest.raises(TrainingFailed, match="the loss became nan at step 1"):
         train(job)
@@ -262,16 +252,16 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
     """dry_run.json holds peak memory, the time of an update, and the tokens of the longest batch
     with answers of full length; no module is saved.
     """
-    tokens = []
+    found = []
     for answer in (6, 12):
         job = make(job_dry_run=True, max_steps=20, response_tokens=answer)
         train(job)
-        found = json.loads((job.output / "dry_run.json").read_text())
-        tokens.append(found["batch_tokens"])
-    assert found["measured"]["peak_bytes"] > 0
-    assert found["measured"]["step_s"] > 0
-    assert found["steps"] == 20
-    assert tokens[1] - tokens[0] == 16 * (12 - 6)  # a micro-batch of 16 prompts
+        found.append(read_json(job.output / "dry_run.json"))
+    assert found[1]["measured"]["peak_bytes"] > 0
+    assert found[1]["measured"]["step_s"] > 0
+    assert found[1]["steps"] == 20
+    # A micro-batch of 16 prompts.
+    assert found[1]["batch_tokens"] - found[0]["batch_tokens"] == 16 * (12 - 6)
     assert not list(job.output.glob("*.safetensors"))
 
 
@@ -279,10 +269,9 @@ def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_pa
     """sft > rm > ppo: the policy starts from sft, the rewards are those of rm and of a function,
     all on one base; the policy alone is saved.
     """
-    base, lora = Path(make().base_model), UPDATES["lora"]
-    for name, seed, scores in (("sft", 1, False), ("rm", 2, True)):
-        folder = tmp_path / "run" / "stages" / name
-        save_module(base, folder, "lora", seed=seed, scores=scores)
+    base, lora, stages = Path(make().base_model), UPDATES["lora"], tmp_path / "run" / "stages"
+    save_module(base, stages / "sft", "lora", seed=1, scores=False)
+    save_module(base, stages / "rm", "lora", seed=2, scores=True)
     before = [stage_of(name, **lora) for name in ("sft", "rm")]
     rewards = [{"reward": "scores.py:share", "weight": 2}, {"reward_model": "rm"}]
     job = make(before=before, start_from="sft", reward=None, rewards=rewards, **lora)
@@ -341,9 +330,9 @@ def test_two_processes_learn_like_one(make, tmp_path):
     assert first < 0.1
     assert last > 0.8
     assert last == pytest.approx(one, abs=0.15)
-    looked = [line for line in metrics(job.run) if "holdout_wins" in line]
-    assert len(looked) == 3
-    assert looked[-1]["holdout_wins"] == 6
+    wins = [line["holdout_wins"] for line in metrics(job.run) if "holdout_wins" in line]
+    assert len(wins) == 3
+    assert wins[-1] == 6
     train(replace(job, part=JUDGE))
     found = result(job)
     assert found["resolved"]["prompts_an_update"] == 32
@@ -352,22 +341,17 @@ def test_two_processes_learn_like_one(make, tmp_path):
 
 def test_an_update_that_starts_again_in_parts_learns_the_same(make, tmp_path, monkeypatch):
     """Parts of the same minibatches of the same answers give the same weights but for rounding."""
-
-    def at_once(self, rows, limit):
-        return len(rows)  # fewer would draw other random numbers
-
-    monkeypatch.setattr(TransformersEngine, "rows_at_once", at_once)
+    # Fewer at once would draw other random numbers.
+    monkeypatch.setattr(TransformersEngine, "rows_at_once", lambda self, rows, limit: len(rows))
     keys = {"max_steps": 1, "warmup": 0.0, "job_judge": False, "grad_accum": 2, "minibatches": 2}
     whole, parts = (make(**keys, job_run=tmp_path / name) for name in ("whole", "parts"))
     train(whole)
     size = parts.stage.micro_batch_size
     kept = Adjusted(adjusted=(Adjustment(micro_batch_size=size // 4, grad_accum=4),))
     parts.output.mkdir(parents=True)
-    (parts.output / "adjusted.json").write_text(json.dumps(kept.to_dict()))
+    write_json(parts.output / "adjusted.json", kept.to_dict())
     train(parts)
-    found, wanted = (load_file(job.output / "adapter_model.safetensors") for job in (parts, whole))
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-5)
 
 
 def test_ppo_learns_from_two_rewards(make, tmp_path):
@@ -441,12 +425,9 @@ def test_every_key_changes_the_run(make, tmp_path):
 
     plain = numbers("plain")
     assert numbers("again") == plain
-    same = []
-    for key, value in OTHER.items():
-        keys = {key: value, **({"reward": None} if key == "verifier" else {})}
-        if numbers(key, **keys) == plain:
-            same.append(key)
-    assert same == []
+    changed = {key: {key: value} for key, value in OTHER.items()}
+    changed["verifier"]["reward"] = None
+    assert [key for key, keys in changed.items() if numbers(key, **keys) == plain] == []
 
 
 # --------------------------------------------------------------------------- a chain
@@ -471,10 +452,9 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    names = [a + b for a in "abcdefgh" for b in "klmno"]
     rows = [
         {"prompt": f"where is {name}", "chosen": f"{name} is here", "rejected": f"no {name}"}
-        for name in names
+        for name in (a + b for a in "abcdefgh" for b in "klmno")
     ]
     write_rows(tmp_path / "pairs.jsonl", rows)
     (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(toy_model)))
@@ -482,21 +462,17 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     def ran(**options):
         return run_plan("plan.yaml", Options(output="run", **options)).record
 
-    def statuses(record):
-        return [(stage.name, stage.status) for stage in record.stages]
-
     with pytest.raises(InputError, match="starts from sft"):
         ran(only="ppo", judge=False)
-    assert statuses(ran(only="sft", judge=False)) == [
-        ("sft", "done"), ("rm", "pending"), ("ppo", "pending"),
-    ]  # fmt: skip
+    statuses = {stage.name: stage.status for stage in ran(only="sft", judge=False).stages}
+    assert statuses == {"sft": "done", "rm": "pending", "ppo": "pending"}
     with pytest.raises(InputError, match="is scored by rm"):
         ran(only="ppo", judge=False)
     assert ran(only="ppo", dry_run=True).stages[0].why == "needs rm, which is not trained yet"
     ran(only="rm")
     assert ran(only="ppo", dry_run=True).stages[0].measured.peak_bytes > 0
     done = ran()
-    assert statuses(done) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
+    assert [stage.status for stage in done.stages] == ["done"] * 3
     resolved = done.resolved["ppo"]
     assert resolved.start_from.endswith("stages/sft")
     assert resolved.extra["reward"] == "the reward is the model rm"
