@@ -110,7 +110,7 @@ def test_all_wrong_values_are_told_at_once(fault):
     text = fault(trl=trl, peft=peft)
     # What only the constructor knows comes before the model is loaded, too.
     assert "peft: 'layers_pattern'" in fault(peft={"layers_pattern": "layers"})
-    for words in (
+    wanted = (
         "trl: 'neftune_noise_alpha' is 'high'",
         "float | None",
         "trl: 'adam_beta1' is a list",
@@ -124,9 +124,63 @@ def test_all_wrong_values_are_told_at_once(fault):
         "peft: 'rank_pattern' is 5",
         "peft: 'bias' is 'some'",
         "Literal['none', 'all', 'lora_only']",
-    ):
-        assert words in text
+    )
+    assert [words for words in wanted if words not in text] == []
     assert "max_grad_norm" not in text
+
+
+OWNED_BY_LORA = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "task_type", "peft_type",
+    "inference_mode", "base_model_name_or_path",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {
+                "trl": {"max_grad_nrom": 1.0, "learning_rate": 1.0, "max_length": 3, "bf16": True},
+                "peft": {"use_dorra": True, **dict.fromkeys(OWNED_BY_LORA)},
+            },
+            [
+                "did you mean 'max_grad_norm'?",
+                "'learning_rate' is set by the plan's own key learning_rate",
+                "'max_length' is set by the plan's own key seq_len",
+                "'bf16' is set by the plan's own key weights_dtype and precision",
+                "did you mean 'use_dora'?",
+                "'r' is set by the plan's own key rank",
+                *(f"'{key}' is set by the plan's own key" for key in OWNED_BY_LORA),
+            ],
+        ),
+        (
+            {"update": "adapter", "peft": {"activaton": "gelu", "bottleneck": 3, "scale": 0}},
+            [
+                "did you mean 'activation'?",
+                "'bottleneck' is set by the plan's own key bottleneck",
+                "scale is 0",
+            ],
+        ),
+        (  # What else a prefix refuses: tests/plan/test_read.py.
+            {"update": "prefix", "peft": {"prefix_projection": True, "num_virtual_tokens": 3}},
+            [
+                "'prefix_projection' is set by the plan's own key prefix_text",
+                "'num_virtual_tokens' is set by the plan's own key prefix_tokens",
+            ],
+        ),
+        (
+            {"update": "full", "weights_dtype": "float16", "peft": {"use_dora": True}},
+            ["float16 weights cannot be trained in place", "'peft' has no effect"],
+        ),
+    ],
+    ids=["lora", "adapter", "prefix", "full"],
+)
+def test_typos_and_keys_that_the_plan_owns_are_refused(keys, said, fault):
+    """All of a stage at once, under each update: a key with two homes would make one of them a
+    lie.
+    """
+    text = fault(**keys)
+    assert [words for words in said if words not in text] == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bottleneck adapters through the trainer."""
+"""Bottleneck adapters through the trainer, and what they share with prefixes."""
 
 import pytest
 
@@ -12,36 +12,45 @@ from tests.trainers.runs import losses, trained, whole_and_broken
 from trainers.job.job import make_job
 from trainers.updates import load_update
 
+OF_A_PLACE = 2 * 64 * 16 + 16 + 64  # parameters of a bottleneck of 16 beside a layer 64 wide
+
 
 @pytest.mark.parametrize(
-    ("keys", "places"),
+    ("keys", "parameters", "falls_by"),
     [
-        ({"placement": "houlsby"}, 4),
-        ({"placement": "pfeiffer"}, 2),
+        ({"placement": "houlsby"}, 4 * OF_A_PLACE, 0.2),
+        ({"placement": "pfeiffer"}, 2 * OF_A_PLACE, 0.2),
         # Of one layer, on a 4-bit base, with keys of the config itself.
         (
             {
                 "placement": "parallel", "quantization": "nf4",
                 "peft": {"activation": "gelu", "layers": [1], "scale": 2.0},
             },
-            1,
+            OF_A_PLACE,
+            0.1,
+        ),
+        # Tokens, keys and values, layers, two heads of 16.
+        (
+            {"update": "prefix", "prefix_tokens": 10, "learning_rate": 5e-2, "bottleneck": None},
+            10 * 2 * 2 * 32,
+            0.0,
         ),
     ],
-    ids=lambda value: value.get("placement") if isinstance(value, dict) else "",
+    ids=["houlsby", "pfeiffer", "parallel", "prefix"],
 )  # fmt: skip
-def test_it_learns_and_loads_in_plain_peft(keys, places, make):
-    """Each placement lowers the loss, passes its checks, and loads after `import
+def test_it_learns_and_loads_in_plain_peft(keys, parameters, falls_by, make):
+    """Each placement, and a prefix, lowers the loss, passes its checks, and loads after `import
     advisor.peft_adapter`.
     """
-    job = make(update="adapter", bottleneck=16, max_steps=15, **keys)
+    job = make(**{"update": "adapter", "bottleneck": 16, "max_steps": 15, **keys})
     result = trained(job)
-    assert result["loss_last"] < result["loss_first"] - 0.1 * min(places, 2)
+    assert result["loss_last"] < result["loss_first"] - falls_by
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     found = result["resolved"]
-    told = {"peft_type": "BOTTLENECK", **keys.get("peft", {})}
-    assert told.items() <= found["peft"].items()
+    kind = "PREFIX_TUNING" if job.stage.update == "prefix" else "BOTTLENECK"
+    assert {"peft_type": kind, **keys.get("peft", {})}.items() <= found["peft"].items()
     assert found["trainable_dtype"] == "float32"
-    assert found["trainable_parameters"] == places * (2 * 64 * 16 + 16 + 64)
+    assert found["trainable_parameters"] == parameters
     names = {path.name for path in job.output.glob("adapter*")}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
     ids = AutoTokenizer.from_pretrained(job.output)("hello", return_tensors="pt")["input_ids"]
@@ -63,38 +72,20 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
     """
     first = make(update="adapter", bottleneck=8, max_steps=6, job_judge=False)
     trained(first)
-    refused = {
-        "wider": (
-            "adapter",
-            {"bottleneck": 9},
-            "bottleneck is 9, the adapter it continues from has 8",
-        ),
-        "low": ("lora", {}, "continues from a BOTTLENECK adapter"),
-        "whole": ("full", {}, "continues from a bottleneck adapter, which cannot be merged"),
-    }
-    others = [
-        replace(first.stage, name=name, start_from="sft", update=update, options=options)
-        for name, (update, options, _) in refused.items()
-    ]
-    plan = replace(first.plan, stages=(first.stage, replace(first.stage, name="more"), *others))
 
-    def train(name):
-        return trained(make_job(plan, stage=name, run=first.run, folder=tmp_path, judge=False))
+    def train_more(**keys):
+        more = replace(first.stage, name="more", start_from="sft", **keys)
+        plan = replace(first.plan, stages=(first.stage, more))
+        return trained(make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False))
 
-    assert train("more")["loss_first"] < losses(first)[0]
-    for name, (_, _, said) in refused.items():
+    assert train_more()["loss_first"] < losses(first)[0]
+    for update, options, said in (
+        ("adapter", {"bottleneck": 9}, "bottleneck is 9, the adapter it continues from has 8"),
+        ("lora", {}, "continues from a BOTTLENECK adapter"),
+        ("full", {}, "continues from a bottleneck adapter, which cannot be merged"),
+    ):
         with pytest.raises(InputError, match=said):
-            train(name)
-
-
-def test_typos_owned_keys_and_wrong_values_are_refused(make, unloaded):
-    """Before the model loads."""
-    with pytest.raises(InputError) as caught:
-        trained(make(update="adapter", peft={"activaton": "gelu", "bottleneck": 3, "scale": 0}))
-    text = str(caught.value)
-    assert "did you mean 'activation'?" in text
-    assert "'bottleneck' is set by the plan's own key bottleneck" in text
-    assert "scale is 0" in text
+            train_more(update=update, options=options)
 
 
 def test_a_layer_the_model_lacks_is_bad_input(make):
@@ -111,10 +102,9 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     job = make(update=update, start_from=str(elsewhere))
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    config = LlamaConfig(
-        vocab_size=300, num_attention_heads=4, max_position_embeddings=512, **sizes
+    other = AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=300, num_attention_heads=4, max_position_embeddings=512, **sizes)
     )
-    other = AutoModelForCausalLM.from_config(config)
     module = load_update(update).peft_config(job.stage, job.options, other)
     get_peft_model(other, module).save_pretrained(elsewhere)
     with pytest.raises(InputError, match=r"elsewhere,? .*does not fit .*tiny-model"):

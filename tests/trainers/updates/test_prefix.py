@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from msgspec import structs
-from peft import AutoPeftModelForCausalLM, get_peft_model
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 from advisor.ground.errors import InputError, TrainingFailed
@@ -16,20 +16,6 @@ from trainers.job.job import make_job
 from trainers.rows.stage_rows import prepare_rows
 from trainers.start import loading
 from trainers.updates import load_update, prefix
-
-
-def test_it_learns_and_loads_in_plain_peft(make):
-    """A prefix lowers the loss, passes its checks, and AutoPeftModelForCausalLM loads it."""
-    job = make(update="prefix", prefix_tokens=10, learning_rate=5e-2, max_steps=15)
-    result = trained(job)
-    assert result["loss_last"] < result["loss_first"]
-    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
-    # Tokens, keys and values, layers, two heads of 16.
-    assert result["resolved"]["trainable_parameters"] == 10 * 2 * 2 * 32
-    ids = AutoTokenizer.from_pretrained(job.output)("hello", return_tensors="pt")["input_ids"]
-    model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(job.plan.model, dtype=torch.float32)
-    assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits)
 
 
 def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
@@ -97,16 +83,6 @@ def test_a_stage_goes_on_from_a_prefix_whatever_that_started_from(make, tmp_path
     plan = structs.replace(first.plan, stages=(first.stage, more))
     job = make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False)
     assert trained(job)["loss_first"] < losses(first)[0]
-
-
-def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, unloaded):
-    """Other starts than real activations: all faults at once, each with the way out (what else a
-    prefix refuses: tests/plan/test_read.py).
-    """
-    with pytest.raises(InputError) as caught:
-        trained(make(update="prefix", peft={"prefix_projection": True, "num_virtual_tokens": 3}))
-    for key, own in (("prefix_projection", "text"), ("num_virtual_tokens", "tokens")):
-        assert f"'{key}' is set by the plan's own key prefix_{own}" in str(caught.value)
 
 
 def test_too_few_tokens_or_positions_are_refused(make, tmp_path, chats):
