@@ -18,6 +18,7 @@ from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.fitting import prepare_stage_rows
+from tests.trainers.runs import chat
 from tests.trainers.test_masks import FEW, SAID
 from trainers.rows import ANSWERS, Templater
 from trainers.rows.conversation import PROMPTS
@@ -77,12 +78,12 @@ def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
     """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each
     answer ends with the token that ends a turn.
     """
-    family, tokenizer = FAMILIES[name], family_tokenizer(name)
+    tokenizer = family_tokenizer(name)
     (row,) = pair_rows(preference(question, *answers), Templater(tokenizer))
     for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
-        whole = tokenizer.decode([*row.prompt_ids, *ids])
-        assert whole.endswith(family.last(said))
-        assert tokenizer.decode(ids).endswith(family.last(said).lstrip())
+        end = FAMILIES[name].last(said)
+        assert tokenizer.decode([*row.prompt_ids, *ids]).endswith(end)
+        assert tokenizer.decode(ids).endswith(end.lstrip())
     assert question in tokenizer.decode(row.prompt_ids)
 
 
@@ -91,26 +92,16 @@ def test_pairs_are_the_tokens_that_trl_would_make():
     end after the last turn, which no model writes.
     """
     tokenizer = family_tokenizer("smollm")
-    example = preference("Where is my parcel?", "On its way.", "No idea.")
-    (row,) = pair_rows(example, Templater(tokenizer))
-    turns = {
-        side: [
-            {"role": "user", "content": "Where is my parcel?"},
-            {"role": "assistant", "content": said},
-        ]
-        for side, said in (("chosen", "On its way."), ("rejected", "No idea."))
-    }
-    theirs = extract_prompt(turns)
+    asked, said = "Where is my parcel?", ("On its way.", "No idea.")
+    (row,) = pair_rows(preference(asked, *said), Templater(tokenizer))
+    turns = [chat(asked, answer)["messages"] for answer in said]
+    theirs = extract_prompt(dict(zip(("chosen", "rejected"), turns, strict=True)))
     prompt_ids = _tokenize(tokenizer, theirs["prompt"], add_generation_prompt=True)["input_ids"]
     assert list(row.prompt_ids) == prompt_ids
-    for side in ("chosen", "rejected"):
+    line_end = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    for side, ours in (("chosen", row.chosen_ids), ("rejected", row.rejected_ids)):
         whole = _tokenize(tokenizer, theirs["prompt"] + theirs[side])["input_ids"]
-        assert whole[: len(prompt_ids)] == prompt_ids
-        ours = list(getattr(row, f"{side}_ids"))
-        assert (
-            whole[len(prompt_ids) :]
-            == ours + tokenizer("\n", add_special_tokens=False)["input_ids"]
-        )
+        assert whole == [*prompt_ids, *ours, *line_end]
 
 
 def test_the_template_is_applied_once():
@@ -119,10 +110,10 @@ def test_the_template_is_applied_once():
     """
     for name in ("llama3", "gemma", "mistral"):
         tokenizer = family_tokenizer(name)
-        (row,) = pair_rows(preference("Well?", "Yes.", "No."), Templater(tokenizer))
-        for ids in (*reward_columns([row])["chosen_ids"], *reward_columns([row])["rejected_ids"]):
+        table = reward_columns(pair_rows(preference("Well?", "Yes.", "No."), Templater(tokenizer)))
+        for ids in (*table["chosen_ids"], *table["rejected_ids"]):
             assert ids[0] == tokenizer.bos_token_id
-            assert Counter(ids)[tokenizer.bos_token_id] == 1
+            assert ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_pairs_that_are_none_are_counted_and_named(prepared):
@@ -131,8 +122,7 @@ def test_pairs_that_are_none_are_counted_and_named(prepared):
     """
     good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
     same = preference("Well?", "yes ", "yes ", row=60)
-    other = question("Well?", row=61, chosen=(says("yes"),))
-    data = prepared([*good, same, other], PAIRS)
+    data = prepared([*good, same, question("Well?", row=61, chosen=(says("yes"),))], PAIRS)
     assert (len(data.train), data.dropped) == (59, 2)
     assert has_note(data, "both answers are the same", "row 60")
     assert has_note(data, "no pair", "row 61")
@@ -176,22 +166,19 @@ def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
     """Answers with a verdict become prompt, completion and label; a pair becomes two of them with
     one prompt.
     """
-    liked = question("Well?", says("Yes."), row=1, good=True)
-    disliked = question("Well?", says("Go away."), row=2, good=False)
-    data = prepared([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], FEEDBACK)
-    told = [
-        (row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train
+    examples = [
+        question("Well?", says("Yes."), row=1, good=True),
+        question("Well?", says("Go away."), row=2, good=False),
+        preference("Now?", "Soon.", "Never.", row=3),
     ]
-    assert told == [
-        (1, "Yes.<|im_end|>", True),
-        (2, "Go away.<|im_end|>", False),
-        (3, "Soon.<|im_end|>", True),
-        (3, "Never.<|im_end|>", False),
-    ]
-    columns = feedback_columns(data.train)
-    assert columns["KL_completion_ids"] == [
-        list(data.train[place].completion_ids) for place in (3, 0, 1, 2)
-    ]
+    rows = prepared(examples, FEEDBACK).train
+    said = [tiny_tokenizer.decode(row.completion_ids).removesuffix("<|im_end|>") for row in rows]
+    assert said == ["Yes.", "Go away.", "Soon.", "Never."]
+    assert [(row.number, row.label) for row in rows] == [
+        (1, True), (2, False), (3, True), (3, False),
+    ]  # fmt: skip
+    others = [list(rows[place].completion_ids) for place in (3, 0, 1, 2)]
+    assert feedback_columns(rows)["KL_completion_ids"] == others
 
 
 def test_answers_that_people_rejected_are_not_taught(prepared):
@@ -268,9 +255,8 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
         for number in range(30)
     ]
     data = prepared(examples, CLASSES, tokenizer=tokenizer)
-    names = class_names(row.name for row in data.train)
-    assert names == ["1", "2", "10"]
-    table = class_columns(data.train, numbers={name: place for place, name in enumerate(names)})
+    assert class_names(row.name for row in data.train) == ["1", "2", "10"]
+    table = class_columns(data.train, numbers={"1": 0, "2": 1, "10": 2})
     assert tokenizer.decode(table["input_ids"][0]) == "<bos> text 0"
     assert table["labels"][:3] == [1, 2, 0]
 
@@ -303,6 +289,9 @@ def test_contradictions_of_classes_are_counted(prepared):
 # --------------------------------------------------------------------------- kept, and TRL
 
 
+PAIR = ("chosen_ids", "rejected_ids")
+
+
 @pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])
 def test_trls_trainers_take_the_rows_as_they_are(
     objective, prepared, tiny_model, tiny_tokenizer, tmp_path
@@ -314,12 +303,12 @@ def test_trls_trainers_take_the_rows_as_they_are(
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
         for number in range(8)
     ]
-    data = prepared(examples, FEEDBACK if objective == "kto" else PAIRS)
-    config, trainer_class, table = {
-        "dpo": (DPOConfig, DPOTrainer, preference_columns),
-        "rm": (RewardConfig, RewardTrainer, reward_columns),
-        "kto": (KTOConfig, KTOTrainer, feedback_columns),
+    kind, sides, config, trainer_class, table = {
+        "dpo": (PAIRS, PAIR, DPOConfig, DPOTrainer, preference_columns),
+        "rm": (PAIRS, PAIR, RewardConfig, RewardTrainer, reward_columns),
+        "kto": (FEEDBACK, ("completion_ids",), KTOConfig, KTOTrainer, feedback_columns),
     }[objective]
+    data = prepared(examples, kind)
     loader, extra = AutoModelForCausalLM, {}
     if objective == "rm":
         loader, extra = AutoModelForSequenceClassification, {"num_labels": 1}
@@ -335,7 +324,6 @@ def test_trls_trainers_take_the_rows_as_they_are(
     )
     batch = next(iter(trainer.get_train_dataloader()))
     first = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
-    sides = ("completion_ids",) if objective == "kto" else ("chosen_ids", "rejected_ids")
     assert first in [[*row.prompt_ids, *getattr(row, side)] for row in data.train for side in sides]
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 

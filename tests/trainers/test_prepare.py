@@ -41,13 +41,6 @@ def chat(*turns: str, row: int = 1, weights: tuple[float, ...] = (1.0,) * 10) ->
     return Example(row=row, messages=tuple(Message(*turn) for turn in said))
 
 
-def without(tokenizer, template: str | None = None):
-    """A copy of it with that template in place of its own."""
-    other = deepcopy(tokenizer)
-    other.chat_template = template
-    return other
-
-
 def learned_text(tokenizer, row: Row) -> str:
     return tokenizer.decode([label for label in row.labels if label != IGNORED])
 
@@ -70,12 +63,6 @@ def test_exactly_the_answers_with_a_weight_are_learned(tokenizer, answers):
     assert all(turn in tokenizer.decode(row.input_ids) for turn in turns)
 
 
-def test_loss_on_all_learns_everything(tokenizer):
-    """loss_on: all puts every token into the loss."""
-    (row,) = tokenise([chat("One?", "First.")], Templater(tokenizer, learn_all=True))
-    assert row.labels == row.input_ids
-
-
 def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tokenizer):
     """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come
     with it.
@@ -89,10 +76,10 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     """Where the template does not end an answer, the end token is added and counted, so that the
     model learns to stop.
     """
-    bare = without(
-        tokenizer,
+    bare = deepcopy(tokenizer)
+    bare.chat_template = (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
-        " add_generation_prompt %}assistant: {% endif %}",
+        " add_generation_prompt %}assistant: {% endif %}"
     )
     templater = Templater(bare)
     (row,) = tokenise([chat("One?", "First.")], templater)
@@ -101,25 +88,51 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     assert any("which the chat template leaves out" in note for note in templater.notes)
 
 
-def test_without_a_template_the_stated_plain_one_is_used_and_kept(tokenizer):
-    """A base model's tokenizer gets the plain template, which is then saved with the result."""
-    base = without(tokenizer)
-    templater = Templater(base)
-    (row,) = tokenise([chat("One?", "First.")], templater)
-    assert tokenizer.decode(row.input_ids) == "User: One?\n\nAssistant: First.<|im_end|>\n\n"
-    assert learned_text(base, row) == " First.<|im_end|>"
+@pytest.mark.parametrize(
+    ("example", "read", "learned", "keys"),
+    [
+        (
+            chat("One?", "First."),
+            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+            " First.<|im_end|>",
+            {},
+        ),
+        (
+            structs.replace(chat("Tea:", " green"), plain=True),
+            "Tea: green<|im_end|>",
+            " green<|im_end|>",
+            {},
+        ),
+        (
+            Example(row=1, text="Is it broken?", label="complaint"),
+            "User: Is it broken?\n\nAssistant: complaint<|im_end|>\n\n",
+            " complaint<|im_end|>",
+            {},
+        ),
+        (
+            chat("One?", "First."),
+            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+            "User: One?\n\nAssistant: First.<|im_end|>\n\n",
+            {"learn_all": True},
+        ),
+    ],
+    ids=["chat", "prompt and completion", "label", "loss on all"],
+)
+def test_without_a_template_the_stated_plain_one_is_used_and_kept(
+    example, read, learned, keys, tokenizer
+):
+    """A base model's tokenizer gets the plain template, which is then saved with the result; a label
+    is the answer to its text. Nothing is put around a plain prompt and its completion, of which the
+    completion and the end token are learned.
+    """
+    base = deepcopy(tokenizer)
+    base.chat_template = None
+    templater = Templater(base, **keys)
+    (row,) = tokenise([example], templater)
+    assert base.decode(row.input_ids) == read
+    assert learned_text(base, row) == learned
     assert base.chat_template
     assert "plain" in templater.template_source
-
-
-def test_prompt_and_completion_without_a_template_stay_as_written(tokenizer):
-    """Plain prompt and completion: the completion and the end token are learned, nothing is put
-    around them.
-    """
-    base = without(tokenizer)
-    (row,) = tokenise([structs.replace(chat("Tea:", " green"), plain=True)], Templater(base))
-    assert base.decode(row.input_ids) == "Tea: green<|im_end|>"
-    assert learned_text(base, row) == " green<|im_end|>"
 
 
 def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
@@ -133,13 +146,6 @@ def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
     assert [label for row in fit.rows for label in row.labels[1:]] == list(rows[0].input_ids)[1:]
     assert all(2 <= row.tokens <= 32 for row in fit.rows)
     assert rows[0].input_ids[-1] == tokenizer.eos_token_id
-
-
-def test_a_label_becomes_the_answer(tokenizer):
-    """Classification rows are questions whose answer is the label."""
-    example = Example(row=1, text="The cup is broken", label="complaint")
-    (row,) = tokenise([example], Templater(tokenizer))
-    assert learned_text(tokenizer, row) == "complaint<|im_end|>"
 
 
 # --------------------------------------------------------------------------- length
@@ -161,11 +167,16 @@ def test_a_few_long_rows_are_left_out_and_too_many_stop_the_run():
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
     assert (len(fit.rows), fit.dropped) == (19, 1)
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
-    many = r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
-    with pytest.raises(InputError, match=many):
-        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
-    with pytest.raises(InputError, match="no row fits into seq_len 8"):
-        fit_rows(rows_of(20, 30), seq_len=8, truncation="drop")
+    for sizes, keys, said in (
+        (
+            [*[5] * 18, 20, 30],
+            {"seq_len": 10, "truncation": "stop", "cut": cut_row},
+            r"2 of 20 rows are longer than seq_len 10 .*the longest has 30",
+        ),
+        ([20, 30], {"seq_len": 8, "truncation": "drop"}, "no row fits into seq_len 8"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fit_rows(rows_of(*sizes), **keys)
 
 
 QUICK = examples(3, derandomize=True)
@@ -183,8 +194,7 @@ def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
     assert [label for piece in found for label in piece.labels[1:] if label != IGNORED] == ids[1:]
     assert all(2 <= piece.tokens <= seq_len and piece.learned >= 1 for piece in found)
     for piece in found:
-        first = piece.input_ids[0]
-        assert list(piece.input_ids) == list(range(first, first + piece.tokens))
+        assert [token - piece.input_ids[0] for token in piece.input_ids] == [*range(piece.tokens)]
 
 
 @pytest.mark.light
@@ -198,12 +208,11 @@ def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
     """Every row is kept, cut or counted as dropped; what is kept fits and has something to
     learn.
     """
-    rows = []
+    rows = [sequence(0, [1, 2], [IGNORED, 2])]
     for place, (length, answer) in enumerate(lengths, 1):
-        ids = list(range(length))
+        ids = range(length)
         labels = [IGNORED if at < max(1, length - answer) else at for at in ids]
         rows.append(sequence(place, ids, labels))
-    rows.append(replace(rows[0], number=0, input_ids=[1, 2], labels=[IGNORED, 2]))
     fit = fit_rows(rows, seq_len=seq_len, truncation=truncation, cut=cut_row)
     assert len(fit.rows) + fit.dropped == len(rows)
     assert all(row.tokens <= seq_len and row.learned for row in fit.rows)
@@ -305,22 +314,22 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     """
     data = tmp_path / "copy.jsonl"
     data.write_bytes(chats.read_bytes())
-    names = []
-    for is_changed in (False, True):
-        own = change if is_changed and isinstance(change, dict) else {}
-        job = make(**{"seq_len": 64, "job_data": data, **own})
-        tokenizer = load_tokenizer(job)
-        if is_changed and change == "data":
-            data.write_bytes(chats.read_bytes().replace(b"kettle", b"teapot"))
-        elif is_changed and change == "template":
-            tokenizer.chat_template += "{# another #}"
-        elif is_changed and change == "mapping":
-            mapped = structs.replace(job.data, mapping={"messages": "messages"})
-            job = replace(job, entry=structs.replace(job.entry, data=mapped))
-        prepare_rows(job, tokenizer)
-        (file,) = (job.run / "prepared").glob("*.json")
-        names.append(file.name)
-    assert names[0] != names[1]
+    job = make(seq_len=64, job_data=data)
+    tokenizer = load_tokenizer(job)
+    prepare_rows(job, tokenizer)
+    (before,) = (job.run / "prepared").glob("*.json")
+    if change == "data":
+        data.write_bytes(chats.read_bytes().replace(b"kettle", b"teapot"))
+    elif change == "template":
+        tokenizer.chat_template += "{# another #}"
+    elif change == "mapping":
+        mapped = structs.replace(job.data, mapping={"messages": "messages"})
+        job = replace(job, entry=structs.replace(job.entry, data=mapped))
+    else:
+        job = make(**{"seq_len": 64, "job_data": data, **change})
+    prepare_rows(job, tokenizer)
+    (after,) = (job.run / "prepared").glob("*.json")
+    assert after.name != before.name
 
 
 def prepared(job) -> Prepared:
@@ -337,14 +346,11 @@ def test_a_broken_file_is_prepared_again(damage, make):
     (file,) = (job.run / "prepared").glob("*-rows.arrow")
     whole = file.read_bytes()
     token = whole.index(ids_of(first.train[0].input_ids).tobytes())
-    changed = {
-        "cut": whole[:-200],
-        "bit": whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :],
-        "checksum": whole,
-    }
-    file.write_bytes(changed[damage])
     if damage == "checksum":
         file.with_name(file.name.replace("-rows.arrow", ".json")).unlink()
+    else:
+        bit = whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :]
+        file.write_bytes({"cut": whole[:-200], "bit": bit}[damage])
     assert prepared(job) == first
     assert file.read_bytes() == whole
     assert prepared(job) == first
@@ -355,15 +361,12 @@ def test_the_plain_template_comes_back_with_the_rows(make):
     that it is saved with the result.
     """
     job = make(seq_len=64)
-    templates = []
-    for _ in range(2):
-        tokenizer = load_tokenizer(job)
+    tokenizers = [load_tokenizer(job) for _ in range(2)]
+    for tokenizer in tokenizers:
         tokenizer.chat_template = None
-        data = prepare_rows(job, tokenizer)
-        templates.append(tokenizer.chat_template)
-    assert templates[0] == templates[1]
-    assert "Assistant:" in templates[0]
-    assert data.template.startswith("plain")
+        assert prepare_rows(job, tokenizer).template.startswith("plain")
+        assert "Assistant:" in tokenizer.chat_template
+    assert tokenizers[0].chat_template == tokenizers[1].chat_template
 
 
 # --------------------------------------------------------------------------- read through datasets
@@ -401,15 +404,18 @@ def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
 
     expected = Dataset.from_dict(columns(Groups(ROWS)))
     for made in (rows_dataset(Groups(ROWS), columns), copied_dataset(Groups(ROWS), columns)):
-        assert made.column_names == expected.column_names
-        assert len(made) == len(ROWS)
-        assert made[3] == expected[3]
-        assert made[2:5] == expected[2:5]
-        assert made.__getitems__([5, 1]) == expected.__getitems__([5, 1])
-        assert list(made) == list(expected)
-        assert made.remove_columns(["labels"])[0] == expected.remove_columns(["labels"])[0]
-        assert list(made["labels"]) == list(expected["labels"])
-        assert list(made.select([4, 0])) == list(expected.select([4, 0]))
+        for look in (
+            lambda table: table.column_names,
+            len,
+            lambda table: table[3],
+            lambda table: table[2:5],
+            lambda table: table.__getitems__([5, 1]),
+            list,
+            lambda table: table.remove_columns(["labels"])[0],
+            lambda table: list(table["labels"]),
+            lambda table: list(table.select([4, 0])),
+        ):
+            assert look(made) == look(expected)
 
 
 def test_each_answer_has_the_one_before_it_in_its_batch():
