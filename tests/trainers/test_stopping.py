@@ -1,19 +1,41 @@
-"""A trainer that is asked to stop: the step is finished and saved, and the next call goes on."""
+"""A stage that does not run in one go. Asked to stop, it finishes and saves its step, and the next call
+goes on; out of memory, it is started again with a smaller micro-batch
+(tests/launch/test_out_of_memory.py starts it); in two parts, one call trains and another judges
+(tests/launch/test_processes.py starts real ones).
+"""
 
+import json
 import os
 import re
 import signal
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.signals import receiving
-from tests.trainers.runs import write_rows
-from tests.trainers.test_sft import plan_file
-from trainers.__main__ import main
+from advisor.record.files import trained_record
+from advisor.record.stage import Adjusted, Adjustment, Times
+from tests.trainers.alignment import REWARD, SHORT, keys_of
+from tests.trainers.conftest import plan_file
+from tests.trainers.runs import break_at, losses, result_of, same, trained, weights, write_rows
+from trainers import sft
+from trainers.__main__ import main, parse_arguments, part_of
+from trainers.evaluation.generation import TextEvaluator
 from trainers.job import job as process
-from trainers.job.files import read_json
+from trainers.job.files import read_json, write_json
+from trainers.job.job import JUDGE, TRAIN
+from trainers.job.libraries import lack_of_memory
 from trainers.keep.progress import LARGEST_SHARE, RunCallback, SaveClock
+from trainers.keep.results import read_trained, together
 from trainers.stage import load
 
 KEYS = {"max_steps": 4, "save_steps": 100, "dropout": 0.1, "holdout": 0}
@@ -213,3 +235,263 @@ def test_a_run_saves_by_the_clock(tmp_path, tiny_model, whole):
     plan = plan_file(tmp_path, tiny_model, rows, **{**KEYS, "max_steps": 2, "save_minutes": 1e-6})
     assert train(plan, tmp_path / "run") == 0
     assert checkpoints(tmp_path / "run" / "stages" / "sft") == ["checkpoint-1", "checkpoint-2"]
+
+
+# --------------------------------------------------------------------------- out of memory
+
+NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
+
+
+def adjust(job, rows):
+    """Leave what the launcher leaves before it starts the stage again."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    whole = job.entry.stage.effective_batch_size
+    change = Adjustment(micro_batch_size=rows, grad_accum=whole // rows)
+    write_json(job.output / "adjusted.json", Adjusted(adjusted=(change,)).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("objective", "keys"),
+    [
+        ("sft", {"dropout": 0.1}),
+        ("sft", {"packing": True, "seq_len": 96}),
+        ("dpo", {}),
+        ("kto", {}),
+        ("rm", {}),
+        ("grpo", {**SHORT, "beta": 0.1}),
+        pytest.param("orpo", {}, marks=pytest.mark.slow),
+        pytest.param("rloo", SHORT, marks=pytest.mark.slow),
+    ],
+    ids=["sft", "packed", "dpo", "kto", "rm", "grpo", "orpo", "rloo"],
+)
+def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
+    align, make, tmp_path, capsys, objective, keys
+):
+    """With half the micro-batch and twice the accumulation: the same weights and losses. Answers that
+    are drawn fewer at a time are other answers.
+    """
+    (tmp_path / "own.py").write_text(REWARD)
+    keys = {**keys, "max_steps": 2, "warmup": 0.0, "job_judge": False}
+
+    def build(size, name):
+        sizes = {"micro_batch_size": size, "grad_accum": 16 // size, "job_run": tmp_path / name}
+        given = {**keys, **sizes}
+        return make(**given) if objective == "sft" else align(objective, **given)
+
+    planned, again = build(4, "planned"), build(8, "again")
+    trained(planned)
+    adjust(again, 4)
+    capsys.readouterr()
+    result = trained(again)
+    found, wanted = weights(again), weights(planned)
+    assert found.keys() == wanted.keys()
+    if objective in ("grpo", "rloo"):
+        assert len(losses(again)) == len(losses(planned)) == 2
+    else:
+        assert same(found, wanted)
+        assert losses(again) == losses(planned)
+    said = "micro_batch_size is 4 instead of 8, with the same effective batch size"
+    assert said in capsys.readouterr().err
+    assert result["resolved"]["trl"]["per_device_train_batch_size"] == 4
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_it_resumes_from_the_checkpoint_of_the_larger_micro_batch(
+    make, tmp_path, monkeypatch, capsys, grouped
+):
+    """With the rows that the steps to come had anyway, also where rows of similar length share a
+    micro-batch: weights as of a run that had room, but for rounding.
+    """
+    keys = {"micro_batch_size": 8, "grad_accum": 1, "max_steps": 6, "save_steps": 2}
+    whole, broken = (
+        make(**keys, group_by_length=grouped, job_judge=False, job_run=tmp_path / name)
+        for name in ("whole", "broken")
+    )
+    sft.train(whole)
+    break_at(3, broken, monkeypatch)
+    adjust(broken, 2)
+    capsys.readouterr()
+    sft.train(broken)
+    assert "resuming after step 2" in capsys.readouterr().err
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(broken)[name], value, rtol=0, atol=1e-5)
+
+
+def test_another_plan_begins_with_its_own_micro_batch(make, tmp_path, capsys):
+    """What was left beside another effective batch size is of another plan."""
+    job = make(micro_batch_size=8, grad_accum=1, max_steps=2, job_judge=False)
+    adjust(make(micro_batch_size=8, grad_accum=4), 4)
+    sft.train(job)
+    assert "micro_batch_size is" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(NO_ROOM),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("NCCL error: Cuda failure 2 'out of memory'"),
+        RuntimeError("unable to mmap 538 bytes from file <model>: Cannot allocate memory (12)"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_memory_runs_out_in_many_words(error):
+    """Of torch, its libraries and the system; other errors are none."""
+    assert lack_of_memory(error)
+    outer = RuntimeError("in a worker")
+    outer.__cause__ = error
+    assert "in a worker" not in lack_of_memory(outer)
+    assert not lack_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not lack_of_memory(OSError(28, "No space left on device"))
+
+
+# --------------------------------------------------------------------------- in two parts
+
+CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
+JUDGED = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What evaluators measured, in order: (part of the stage, before or after)."""
+    seen, original = [], TextEvaluator._measure
+
+    def measure(self, *, bounded=True):
+        seen.append((self.job.part, "before" if bounded else "after"))
+        return original(self, bounded=bounded)
+
+    monkeypatch.setattr(TextEvaluator, "_measure", measure)
+    return seen
+
+
+def in_part(job, part):
+    return replace(job, part=part)
+
+
+def without_clock(job):
+    """The result without what differs between two runs of the same: the clock and the folder."""
+    found = {key: value for key, value in result_of(job).items() if key not in CLOCK}
+    found = json.loads(json.dumps(found).replace(str(job.run), "RUN"))
+    found["evaluation"].pop("seconds")
+    found.get("held_out", {}).pop("seconds", None)
+    # Evaluating leaves its padding in the tokenizer of the process that also saves.
+    found["files"].pop("tokenizer.json")
+    return found
+
+
+def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
+    """Losses, evaluation, checks, verdict and the saved weights are equal; the training measures
+    nothing beside its steps, and the base is measured once, also if judging is broken off.
+    """
+    one = make(job_run=tmp_path / "one", **JUDGED)
+    trained(one)
+    measured.clear()
+    two = make(job_run=tmp_path / "two", **JUDGED)
+    sft.train(in_part(two, TRAIN))
+    assert not measured
+    assert not (two.output / "result.json").exists()
+    record = read_json(trained_record(two.output))
+    assert (record["status"], record["processes"], record["evaluation"]) == ("running", 1, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        gone = Mock(side_effect=TrainingFailed("the server of a reward is gone"))
+        patch.setattr(TextEvaluator, "evaluate_tuned", gone)
+        with pytest.raises(TrainingFailed, match="is gone"):
+            sft.train(in_part(two, JUDGE))
+    assert trained_record(two.output).is_file()  # judging goes on, training does not
+    sft.train(in_part(two, JUDGE))
+    assert measured == [(JUDGE, "before"), (JUDGE, "after")]
+    assert without_clock(two) == without_clock(one)
+    assert not trained_record(two.output).parent.exists()
+
+
+def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys):
+    """The trained model's own answer decides: other weights on the disk are no result, and the next
+    attempt saves those of the last checkpoint without training a step. With `--no-judge` the saved
+    result is loaded and compared, and nothing else.
+    """
+    job = make(job_judge=False)
+    sft.train(in_part(job, TRAIN))
+    path = job.output / "adapter_model.safetensors"
+    good = path.read_bytes()
+    other = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
+    save_file(other, path, metadata={"format": "pt"})
+    with pytest.raises(TrainingFailed, match="is not the trained model"):
+        sft.train(in_part(job, JUDGE))
+    assert not trained_record(job.output).exists()
+    capsys.readouterr()
+    sft.train(in_part(job, TRAIN))
+    said = capsys.readouterr().err
+    assert "resuming after step 3 of 3" in said
+    assert "training: " not in said
+    assert path.read_bytes() == good
+    result = trained(in_part(job, JUDGE))
+    assert not measured
+    assert (result["status"], result["evaluation"]) == ("done", None)
+    names = [check["name"] for check in result["checks"]]
+    assert names[:2] == ["saved-model-is-the-trained-one", "changes-the-base-model"]
+    assert all(check["ok"] for check in result["checks"])
+
+
+@pytest.mark.parametrize("what", ["settings", "answer", "record"])
+def test_a_training_that_does_not_belong_to_the_plan_is_forgotten(make, capsys, what):
+    """A record of other settings, or a damaged one, is not judged: the stage is trained again."""
+    job = make(job_judge=False, max_steps=1)
+    sft.train(in_part(job, TRAIN))
+    record = trained_record(job.output)
+    if what == "settings":
+        job = make(job_judge=False, max_steps=1, learning_rate=5e-3)
+    elif what == "answer":
+        record.with_name("answer.safetensors").write_bytes(b"")
+    else:
+        record.write_text("{")
+    assert (read_trained(job.output) is None) == (what != "settings")
+    sft.train(in_part(job, JUDGE))
+    assert "again" in capsys.readouterr().err
+    assert not record.parent.exists()
+    assert not (job.output / "result.json").exists()
+
+
+def test_several_processes_train_and_one_judges(make, monkeypatch):
+    """torchrun's processes train without being told; judging is refused to several."""
+
+    def part(*flags):
+        words = ["sft", "plan.yaml", "--stage", "sft", "--run", "out", *flags]
+        return part_of(parse_arguments(words))
+
+    assert (part(), part("--part", "judge"), part("--part", "train")) == (None, JUDGE, TRAIN)
+    assert make().part is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (part(), make().part) == (None, TRAIN)
+    with pytest.raises(InputError, match="for one process, and there are 2"):
+        part("--part", "judge")
+
+
+def test_the_times_of_both_parts_are_added():
+    """Both load a model; only one trains, and only one measures the base."""
+    one = Times(total_s=9.0, load_s=4.0, train_s=5.0)
+    other = Times(total_s=4.5, load_s=3.0, before_s=1.0, after_s=0.5)
+    expected = Times(total_s=13.5, load_s=7.0, before_s=1.0, train_s=5.0, after_s=0.5)
+    assert together(one, other) == expected
+    assert together(None, other) == other
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("update", ["lora", "adapter", "prefix", "full"])
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "simpo", "rm", "grpo", "rloo", "ppo"])
+def test_every_objective_comes_to_the_same_in_two_parts(objective, update, align, trained_once):
+    """Whatever is trained, the judging builds it again and finds what one process finds."""
+    two = align(objective, **keys_of(objective, update))
+    train = import_module(f"trainers.{objective}").train
+    train(in_part(two, TRAIN))
+    train(in_part(two, JUDGE))
+    assert without_clock(two) == without_clock(trained_once(objective, update))

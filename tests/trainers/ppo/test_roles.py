@@ -10,7 +10,7 @@ from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassificatio
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
-from tests.trainers.ppo.modules import UPDATES, save_module
+from tests.trainers.ppo.conftest import UPDATES, save_module
 from tests.trainers.rollouts.vllm_stand_in import scored
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens
 from trainers.ppo.rollout import batches_of

@@ -1,9 +1,12 @@
-"""A PPO stage from plan to result: it learns, resumes, and says what goes wrong."""
+"""A PPO stage from plan to result: it learns, resumes, comes to the same in two parts, and says what
+goes wrong.
+"""
 
 import os
 import signal
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,17 +19,20 @@ from advisor.ground.signals import receiving
 from advisor.launch import Options, run_plan
 from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_text
+from advisor.record.files import trained_record
 from advisor.record.stage import Adjusted, Adjustment
 from advisor.render.report import report_page
 from tests.trainers.alignment import OWN, TWO, check_two_rewards, stage_of
-from tests.trainers.ppo.modules import UPDATES, metrics, save_module
+from tests.trainers.ppo.conftest import UPDATES, metrics, save_module
 from tests.trainers.runs import lines_of, torchrun, weights, write_rows
 from tests.trainers.runs import result_of as result
+from tests.trainers.test_stopping import without_clock
+from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.files import read_json, write_json
-from trainers.job.job import JUDGE
+from trainers.job.job import JUDGE, TRAIN
 from trainers.keep.checkpoint_store import CheckpointStore
+from trainers.ppo import loop, objective, roles, train
 from trainers.ppo import math as formulas
-from trainers.ppo import roles, train
 from trainers.ppo.learning import Learner
 from trainers.ppo.loop import PPOTrainer
 from trainers.ppo.objective import PPO
@@ -481,3 +487,59 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     assert "pair_accuracy" in done.stages[1].evaluation.metrics
     report = report_page(done, folder=Path("run"), plan_text="", metrics=())
     assert "the reward is the model rm" in report
+
+
+# --------------------------------------------------------------------------- in two parts
+
+
+def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):
+    """The training answers held-out prompts on its way as one process does, and evaluates neither
+    the policy before it nor the trained one; the judging comes to the same numbers.
+    """
+    keys = {"max_steps": 3, "holdout": 0.2}
+    one = make(job_run=tmp_path / "one", **keys)
+    train(one)
+    measured = []
+    original = RewardEvaluator._measure
+
+    def measure(self, **keys):
+        measured.append(self.job.part)
+        return original(self, **keys)
+
+    monkeypatch.setattr(RewardEvaluator, "_measure", measure)
+    two = make(job_run=tmp_path / "two", **keys)
+    train(replace(two, part=TRAIN))
+    assert not measured
+    assert trained_record(two.output).is_file()
+    train(replace(two, part=JUDGE))
+    assert measured == [JUDGE, JUDGE]
+    assert without_clock(two) == without_clock(one)
+    assert not trained_record(two.output).exists()
+
+    def wins(job):
+        lines = metrics(job.run)
+        return [(line["holdout_wins"], line["holdout_losses"]) for line in lines[:-1]]
+
+    assert len(wins(one)) == 2
+    assert wins(two) == wins(one)
+
+
+def test_processes_share_the_prompts_that_are_answered_on_the_way(make, monkeypatch):
+    """Each process answers its own prompts before training and during it, and counts with the
+    others: an unchanged policy neither wins nor loses.
+    """
+    job = replace(make(holdout=0.2), part=TRAIN)
+    with Parts("ppo", shown=False) as parts:
+        loaded = load_stage(job, PPO(), parts)
+    monkeypatch.setattr(objective, "process_count", lambda: 5)
+    shares = []
+    for rank in range(5):
+        monkeypatch.setattr(objective, "process_rank", lambda rank=rank: rank)
+        ppo = build_stage(loaded, processes=1).trainer
+        shares.append([row.number for row in ppo.held_out])
+        ppo.scores_before = ppo.held_out_scores()
+        assert ppo.look() == {"holdout_wins": 0, "holdout_losses": 0}
+    assert sorted(chain(*shares)) == [row.number for row in loaded.data.holdout]
+    assert len(shares[0]) == 3
+    monkeypatch.setattr(loop, "over_processes", lambda *_: [7.0, 2.0])
+    assert ppo.look() == {"holdout_wins": 7, "holdout_losses": 2}
