@@ -161,10 +161,13 @@ def test_checkpoints_of_other_settings_are_not_resumed(make, monkeypatch, capsys
 
 
 def test_an_adapter_without_effect_fails(make, tmp_path):
-    """A run whose adapter does nothing is a failure, not a success; under --max-steps a warning."""
+    """A run whose adapter does nothing is a failure, not a success; under --max-steps a warning. A
+    prefix differs from the base by its start, and training has to change it.
+    """
     keys = {"warmup": 0.5, "job_judge": False}  # the first step is at learning rate 0
-    with pytest.raises(TrainingFailed, match="has no effect"):
-        sft.train(make(max_steps=1, scheduler="linear", **keys))
+    for update in ("lora", "prefix"):
+        with pytest.raises(TrainingFailed, match="has no effect"):
+            sft.train(make(update=update, max_steps=1, scheduler="linear", **keys))
     result = trained(make(max_steps=5, **keys, job_max_steps=1, job_run=tmp_path / "capped"))
     assert [check["ok"] for check in result["checks"]][:2] == [True, False]
 

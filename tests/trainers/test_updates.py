@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
 
-from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError
 from tests.trainers.fitting import sequence
 from tests.trainers.rollouts.vllm_stand_in import scored
 from tests.trainers.runs import losses, trained, weights, whole_and_broken
@@ -45,14 +45,42 @@ def test_a_module_scheme_without_its_config_is_refused(monkeypatch):
         load_update("lora")
 
 
-def test_a_rank_larger_than_every_layer_is_bad_input(make):
-    """Rank 65 on layers 64 wide is refused with the widest one named; named targets count alone."""
-    for keys, said in (
-        ({"rank": 65}, r"every layer it would correct: the widest is 64 \(\w+_proj\)"),
-        ({"rank": 33, "target_modules": ["v_proj"]}, r".*: the widest is 32 \(v_proj\)"),
-    ):
-        with pytest.raises(InputError, match=f"rank {keys['rank']} is larger than {said}"):
-            trained(make(**keys))
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"rank": 65},
+            r"rank 65 is larger than every layer it would correct: the widest is 64 \(\w+",
+        ),
+        (
+            {"rank": 33, "target_modules": ["v_proj"]},  # named targets count alone
+            r"rank 33 is larger than .*: the widest is 32 \(v_proj\)",
+        ),
+        (
+            {"update": "adapter", "peft": {"layers": [7]}},
+            "layers names 7, but LlamaForCausalLM has layers 0 to 1",
+        ),
+        (
+            {"update": "prefix", "prefix_tokens": 200, "seq_len": 100, "holdout": 0.8},
+            r"answers of all rows have \d+ tokens, prefix_tokens is 200",
+        ),
+        (
+            {"update": "prefix", "prefix_tokens": 500},
+            "prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512",
+        ),
+        (
+            {"update": "prefix", "prefix_tokens": 5, "prefix_text": "Answer shortly."},
+            r"prefix_text has \d\d tokens, prefix_tokens is 5",
+        ),
+    ],
+    ids=["rank", "rank of targets", "layer", "rows for a prefix", "positions", "prefix_text"],
+)
+def test_sizes_that_the_model_or_the_rows_lack_are_bad_input(keys, said, make):
+    """A rank larger than every layer, a layer that is not there, a prefix longer than all rows
+    together, than the model has positions for, or shorter than its text: with the numbers.
+    """
+    with pytest.raises(InputError, match=said):
+        trained(make(**keys))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -80,24 +108,32 @@ def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
     assert not tied or torch.equal(found, again.get_output_embeddings().weight)
 
 
+DORA = {"use_dora": True, "rank_pattern": {"q_proj": 2}}
+PREFIX = {"update": "prefix", "rank": None, "learning_rate": 5e-2, "max_steps": 12}
+
+
 @pytest.mark.parametrize(
-    ("passed", "quantization"),
+    "keys",
     [
-        ({"use_dora": True, "rank_pattern": {"q_proj": 2}}, None),
-        ({"use_dora": True, "rank_pattern": {"q_proj": 2}}, "nf4"),
-        ({"init_lora_weights": "orthogonal", "trainable_token_indices": [1, 2]}, None),
+        {"peft": DORA},
+        {"peft": DORA, "quantization": "nf4"},
+        {"peft": {"init_lora_weights": "orthogonal", "trainable_token_indices": [1, 2]}},
+        {**PREFIX, "attention": "eager", "weights_dtype": "bfloat16"},
+        {**PREFIX, "attention": "sdpa", "quantization": "nf4"},
     ],
 )
-def test_variants_of_peft_go_through(passed, quantization, make):
-    """DoRA, another start, ranks by layer and the rows of new tokens arrive verbatim, learn, and what
-    was saved is what was trained.
+def test_variants_of_peft_bases_and_attention_go_through(keys, make):
+    """DoRA, another start, ranks by layer and the rows of new tokens arrive verbatim; a prefix stands
+    on 16-bit and 4-bit bases in either attention. They learn, and what was saved is what was
+    trained.
     """
-    job = make(rank=4, peft=passed, quantization=quantization, max_steps=8)
-    result = trained(job)
+    job = make(**{"rank": 4, "max_steps": 8, **keys})
+    result, passed = trained(job), keys.get("peft", {})
     assert passed.items() <= result["resolved"]["peft"].items()
     assert passed.items() <= read_json(job.output / "adapter_config.json").items()
     assert result["loss_last"] < result["loss_first"]
     assert all(check["ok"] for check in result["checks"][:2])
+    assert result["resolved"]["trainable_dtype"] == "float32"
 
 
 @pytest.mark.parametrize(
@@ -243,32 +279,44 @@ def test_a_broken_run_resumes_with_the_same_losses(own, make, monkeypatch):
     assert losses(broken) == losses(whole)
 
 
-def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path):
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        (
+            {"update": "adapter", "bottleneck": 8, "max_steps": 6},
+            {
+                ("adapter", 9): "bottleneck is 9, the adapter it continues from has 8",
+                ("lora", None): "continues from a BOTTLENECK adapter",
+                ("full", None): "continues from a bottleneck adapter, which cannot be merged",
+            },
+        ),
+        (
+            {
+                "update": "prefix", "prefix_tokens": 20, "prefix_text": "Answer shortly.",
+                "learning_rate": 5e-2,
+            },
+            {},
+        ),
+    ],
+    ids=["adapter", "prefix"],
+)  # fmt: skip
+def test_a_stage_goes_on_from_the_module_before_and_full_cannot(keys, refused, make, tmp_path):
     """A second adapter stage continues the first; another bottleneck is refused; so is `full`,
-    since nothing can be merged.
+    since nothing can be merged. A prefix is continued whatever it started from.
     """
-    first = make(update="adapter", bottleneck=8, max_steps=6, job_judge=False)
+    first = make(**keys, job_judge=False)
     trained(first)
 
-    def train_more(**keys):
-        more = structs.replace(first.stage, name="more", start_from="sft", **keys)
+    def train_more(**changes):
+        more = structs.replace(first.stage, name="more", start_from="sft", **changes)
         plan = structs.replace(first.plan, stages=(first.stage, more))
         return trained(make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False))
 
     assert train_more()["loss_first"] < losses(first)[0]
-    for update, options, said in (
-        ("adapter", {"bottleneck": 9}, "bottleneck is 9, the adapter it continues from has 8"),
-        ("lora", {}, "continues from a BOTTLENECK adapter"),
-        ("full", {}, "continues from a bottleneck adapter, which cannot be merged"),
-    ):
+    for (update, bottleneck), said in refused.items():
+        options = {"bottleneck": bottleneck} if bottleneck else {}
         with pytest.raises(InputError, match=said):
             train_more(update=update, options=options)
-
-
-def test_a_layer_the_model_lacks_is_bad_input(make):
-    """Layer 7 of a model with two layers is exit 2 with the range."""
-    with pytest.raises(InputError, match="layers names 7, but LlamaForCausalLM has layers 0 to 1"):
-        trained(make(update="adapter", peft={"layers": [7]}))
 
 
 @pytest.mark.parametrize("update", ["adapter", "lora", "prefix"])
@@ -320,9 +368,7 @@ def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
 
 
 def test_a_prompt_of_ones_own_can_be_the_start(make):
-    """prefix_text is taken in full, rows fill what is left, and a text that is too long is refused
-    with the length it needs.
-    """
+    """prefix_text is taken in full, and rows fill what is left."""
     text = "Answer shortly."
     job = make(update="prefix", prefix_tokens=40, prefix_text=text)
     tokenizer = loading.load_tokenizer(job)
@@ -342,34 +388,6 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
         mine = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         expected = base(input_ids=torch.cat([torch.tensor([front]), ids], dim=1)).logits[:, 40:]
     assert torch.allclose(mine, expected, atol=1e-5)
-    long = f"prefix_text has {len(given)} tokens, prefix_tokens is 5"
-    with pytest.raises(InputError, match=long):
-        trained(make(update="prefix", prefix_tokens=5, prefix_text=text))
-
-
-def test_a_stage_goes_on_from_a_prefix_whatever_that_started_from(make, tmp_path):
-    """The second of two stages with the same prefix_text trains the prefix of the first."""
-    keys = {"prefix_tokens": 20, "prefix_text": "Answer shortly.", "learning_rate": 5e-2}
-    first = make(update="prefix", max_steps=3, job_judge=False, **keys)
-    trained(first)
-    more = structs.replace(first.stage, name="more", start_from="sft")
-    plan = structs.replace(first.plan, stages=(first.stage, more))
-    job = make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False)
-    assert trained(job)["loss_first"] < losses(first)[0]
-
-
-def test_too_few_tokens_or_positions_are_refused(make, tmp_path, chats):
-    """A prefix longer than all rows together, or than the model has positions for, is bad input
-    with the numbers.
-    """
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(chats.read_text().splitlines(keepends=True)[:5]))
-    short = r"answers of all rows have \d+ tokens, prefix_tokens is 200"
-    with pytest.raises(InputError, match=short):
-        trained(make(update="prefix", prefix_tokens=200, seq_len=100, job_data=few))
-    far = "prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512"
-    with pytest.raises(InputError, match=far):
-        trained(make(update="prefix", prefix_tokens=500))
 
 
 def test_a_model_without_a_cache_of_keys_has_no_place_for_a_prefix(make):
@@ -380,27 +398,3 @@ def test_a_model_without_a_cache_of_keys_has_no_place_for_a_prefix(make):
     job = make(update="prefix")
     with pytest.raises(InputError, match="MambaForCausalLM does not cache keys and values"):
         load_update("prefix").peft_config(job.stage, job.options, mamba)
-
-
-@pytest.mark.parametrize(
-    ("attention", "base"),
-    [("eager", {"weights_dtype": "bfloat16"}), ("sdpa", {"quantization": "nf4"})],
-)
-def test_bases_and_attention_it_was_tested_with(attention, base, make):
-    """16-bit and 4-bit bases, either attention: it learns, and what was saved is what was
-    trained.
-    """
-    keys = {"attention": attention, "learning_rate": 5e-2, "max_steps": 12, **base}
-    result = trained(make(update="prefix", **keys))
-    assert result["loss_last"] < result["loss_first"]
-    assert result["checks"][0]["ok"]
-    assert result["resolved"]["trainable_dtype"] == "float32"
-
-
-def test_a_prefix_that_was_not_trained_fails(make):
-    """Differing from the base is not enough, since the start does that: training itself must have
-    changed something.
-    """
-    keys = {"max_steps": 1, "warmup": 0.5, "scheduler": "linear", "job_judge": False}
-    with pytest.raises(TrainingFailed, match="has no effect"):
-        trained(make(update="prefix", **keys))

@@ -150,10 +150,18 @@ def test_the_value_starts_as_the_reward_model(built):
 
 
 def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_model):
-    """A new module on the base: the reference is the base alone, and the policy begins there."""
-    roles, _ = built("lora", None, "lora")
+    """A new module on the base: the reference is the base alone, and the policy begins there. A
+    reward model that was trained whole keeps its own base, while the others share theirs; that is
+    said.
+    """
+    roles, notes = built("lora", None, "full")
     base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
     check_said(roles, alone_log_probs(base))
+    assert "loaded beside" in notes[0]
+    assert len(roles.models()) == 2
+    assert roles.parts[REWARD].head is None
+    with torch.no_grad():
+        assert (roles.values(batch()) == 0).all()
 
 
 def test_update_full_takes_four_models(built, tmp_path):
@@ -166,18 +174,6 @@ def test_update_full_takes_four_models(built, tmp_path):
     check_said(roles, alone_log_probs(loaded))
     with torch.no_grad():
         assert roles.values(batch()).shape == (14,)
-
-
-def test_a_reward_model_of_another_kind_is_loaded_beside(built):
-    """A reward model that was trained whole keeps its own base, while the others share theirs; that
-    is said.
-    """
-    roles, notes = built("lora", "lora", "full")
-    assert "loaded beside" in notes[0]
-    assert len(roles.models()) == 2
-    assert roles.parts[REWARD].head is None
-    with torch.no_grad():
-        assert (roles.values(batch()) == 0).all()
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(make, tiny_model, tmp_path):
