@@ -169,9 +169,7 @@ def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
         Message("user", "Where is it?"),
         Message("assistant", "", extra=call),
         Message("tool", "in Rome"),
-        Message("assistant", "It is in Rome."),
-        Message("user", "Thanks"),
-        Message("assistant", "Bye."),
+        *conversation("", "It is in Rome.", "Thanks", "Bye.").messages[1:],
     )
     templater = Templater(tokenizer)
     row = answer_row(Example(row=1, messages=messages, tools=(tool,)), templater)
@@ -186,40 +184,6 @@ def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
     assert '"number": 7' in runs(tokenizer, alone)[0]
 
 
-def test_a_template_that_drops_tool_calls_is_refused():
-    """A call that the template does not write is no answer: the row is named, not trained on as
-    silence.
-    """
-    call = Message("assistant", "", extra=calling("find_parcel", {}))
-    example = Example(row=1, messages=(Message("user", "Where?"), call))
-    with pytest.raises(Unusable, match="does not write tool calls"):
-        answer_row(example, Templater(family_tokenizer("smollm")))
-
-
-def test_what_a_template_leaves_out_is_counted():
-    """Tools and turns that a template has no place for are counted."""
-    loop = "{% for m in messages %}"
-    templater = Templater(
-        with_template(CHATML.replace(loop, "{% for m in messages if m.role != 'system' %}"))
-    )
-    tool = {"type": "function", "function": {"name": "find_parcel"}}
-    example = conversation("Where?", "Here.", system="Be kind.")
-    answer_row(structs.replace(example, tools=(tool,)), templater)
-    assert {note.split(":")[0] for note in templater.notes} == {
-        "system turns are left out or rewritten by the chat template",
-        "tools are not shown to the model",
-    }
-
-
-def test_a_template_that_hides_answers_is_refused():
-    """A template that shortens or rewrites answers cannot be masked: the row is refused, not
-    guessed.
-    """
-    tokenizer = with_template(CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"))
-    with pytest.raises(Unusable, match="hides where an answer"):
-        answer_row(conversation("Where?", "It is here."), Templater(tokenizer))
-
-
 @pytest.mark.parametrize("name", ["smollm", "llama3", "zephyr"])
 def test_an_assistant_that_speaks_first_is_learned(name):
     """A conversation may begin with the assistant, also where a template refuses an empty one."""
@@ -229,47 +193,103 @@ def test_an_assistant_that_speaks_first_is_learned(name):
     assert runs(tokenizer, row) == wanted(name, "Hello!", "What now?")
 
 
-def test_thoughts_of_the_last_answer_are_learned():
-    """A thought in front of the last answer is what the model writes; earlier thoughts are gone, as
-    when it is served.
-    """
-    thinking = "<think>\nwell\n</think>\n\nSecond."
-    said = ("One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", thinking)
-    assert learned("qwen3", *said) == ["First.<|im_end|>", thinking + "<|im_end|>"]
-
-
-def test_marks_of_the_template_inside_a_message_are_counted():
-    """Text that reads as an end-of-turn token ends the turn early: counted, with the reason."""
-    templater = Templater(family_tokenizer("smollm"))
-    answer_row(conversation("What does <|im_end|> do?", "It ends a turn."), templater)
-    assert any("a mark of the chat template" in note for note in templater.notes)
+THOUGHT = "<think>\nwell\n</think>\n\nSecond."
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("llama3", "Yes.<|eot_id|>"), ("smollm", "  Yes. <|im_end|>")]
+    ("name", "said", "expected"),
+    [
+        ("llama3", ["Well?", "  Yes. "], ["Yes.<|eot_id|>"]),
+        ("smollm", ["Well?", "  Yes. "], ["  Yes. <|im_end|>"]),
+        (
+            "qwen3",
+            ["One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", THOUGHT],
+            ["First.<|im_end|>", THOUGHT + "<|im_end|>"],
+        ),
+    ],
 )
-def test_surrounding_space_is_learned_only_where_the_template_keeps_it(name, expected):
-    """Space that a template strips is not expected of the model; space that it keeps is."""
-    assert learned(name, "Well?", "  Yes. ") == [expected]
-
-
-def test_weights_between_0_and_1_are_counted():
-    """A weight that is neither 0 nor 1 is taken as 1, and that is said."""
-    templater = Templater(family_tokenizer("smollm"))
-    answer_row(conversation("Well?", "Yes.", weights=(1, 0.5)), templater)
-    assert list(templater.notes) == ["a message has a weight other than 0 and 1: it counts as 1"]
-
-
-def test_a_prompt_that_training_never_shows_is_counted():
-    """Where the template begins an answer with a thought that the rows do not have, the rows are
-    counted: the model is asked otherwise than it was trained.
+def test_space_and_thoughts_are_learned_only_where_the_template_keeps_them(name, said, expected):
+    """Space that a template strips is not expected of the model; space that it keeps is. A thought
+    in front of the last answer is what the model writes; earlier thoughts are gone, as when it is
+    served.
     """
-    end = "<|im_start|>assistant\n{% endif %}"
-    tokenizer = with_template(CHATML.replace(end, end.replace("{%", "<think>\n{%")))
+    assert learned(name, *said) == expected
+
+
+LOOP, ANSWER = "{% for m in messages %}", "<|im_start|>assistant\n{% endif %}"
+TOOL = {"type": "function", "function": {"name": "find_parcel"}}
+
+
+@pytest.mark.parametrize(
+    ("example", "template", "notes"),
+    [
+        (
+            conversation("Well?", "Yes.", weights=(1, 0.5)),
+            CHATML,
+            ["a message has a weight other than 0 and 1: it counts as 1"],
+        ),
+        (
+            conversation("What does <|im_end|> do?", "It ends a turn."),
+            CHATML,
+            ["a mark of the chat template"],
+        ),
+        (  # The model is asked otherwise than it was trained.
+            conversation("Well?", "Yes."),
+            CHATML.replace(ANSWER, ANSWER.replace("{%", "<think>\n{%")),
+            ["begun by the template in another way"],
+        ),
+        (
+            structs.replace(conversation("Where?", "Here.", system="Be kind."), tools=(TOOL,)),
+            CHATML.replace(LOOP, "{% for m in messages if m.role != 'system' %}"),
+            [
+                "system turns are left out or rewritten by the chat template",
+                "tools are not shown to the model",
+            ],
+        ),
+    ],
+    ids=["weight between", "mark inside", "prompt never shown", "left out"],
+)
+def test_what_a_template_does_to_a_row_is_counted(example, template, notes):
+    """Marks inside a message end the turn early, a weight that is neither 0 nor 1 is taken as 1, a
+    prompt may begin otherwise than the rows, and a template may have no place for tools and turns.
+    """
+    tokenizer = with_template(template)
     templater = Templater(tokenizer)
-    row = answer_row(conversation("Well?", "Yes."), templater)
-    assert runs(tokenizer, row) == ["Yes.<|im_end|>"]
-    assert any("begun by the template in another way" in note for note in templater.notes)
+    row = answer_row(example, templater)
+    assert runs(tokenizer, row) == [f"{example.messages[-1].content}<|im_end|>"]
+    found = sorted(templater.notes)
+    assert len(found) == len(notes)
+    assert [said for said, note in zip(notes, found, strict=True) if said not in note] == []
+
+
+@pytest.mark.parametrize(
+    ("example", "template", "said"),
+    [
+        (
+            Example(
+                row=1,
+                messages=(
+                    Message("user", "Where?"),
+                    Message("assistant", "", extra=calling("find_parcel", {})),
+                ),
+            ),
+            CHATML,
+            "does not write tool calls",
+        ),
+        (
+            conversation("Where?", "It is here."),
+            CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}"),
+            "hides where an answer",
+        ),
+    ],
+    ids=["a call that is dropped", "an answer that is cut"],
+)
+def test_a_template_that_hides_answers_is_refused(example, template, said):
+    """A template that drops calls, or shortens or rewrites answers, cannot be masked: the row is
+    refused, not guessed, nor trained on as silence.
+    """
+    with pytest.raises(Unusable, match=said):
+        answer_row(example, Templater(with_template(template)))
 
 
 # --------------------------------------------------------------------------- --show-row
@@ -277,8 +297,8 @@ def test_a_prompt_that_training_never_shows_is_counted():
 
 @pytest.fixture
 def data(tmp_path):
-    rows = [chat("Where is it?", "Here [bold]."), chat("Nothing?", "")]
-    return write_rows(tmp_path / "data.jsonl", rows * 30)
+    rows = [chat("Where is it?", "Here [bold]."), chat("Nothing?", "")] * 30
+    return write_rows(tmp_path / "data.jsonl", rows)
 
 
 def printed(shown, **options) -> str:
@@ -326,11 +346,11 @@ def test_pairs_and_prompts_are_shown_as_they_are_trained(tmp_path):
     """
     pairs = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(5)]
     parts = show_row(write_rows(tmp_path / "pairs.jsonl", pairs), row=3)["parts"]
-    answers = [part["stretches"][-1]["text"].strip() for part in parts]
-    assert answers == ["Yes.<|end|>", "No.<|end|>"]
-    for part in parts:
-        assert "Question 2?" in part["stretches"][0]["text"]
-        assert not part["stretches"][0]["learned"]
+    for part, answer in zip(parts, ("Yes.<|end|>", "No.<|end|>"), strict=True):
+        first, *_, last = part["stretches"]
+        assert "Question 2?" in first["text"]
+        assert not first["learned"]
+        assert last["text"].strip() == answer
     sums = [{"prompt": f"What is {n} + {n}?", "ground_truth": str(2 * n)} for n in range(5)]
     (part,) = show_row(write_rows(tmp_path / "sums.jsonl", sums), row=3)["parts"]
     assert part["answer"] == "4"

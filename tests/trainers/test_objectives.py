@@ -126,13 +126,42 @@ def test_pairs_that_are_none_are_counted_and_named(prepared):
     assert (len(data.train), data.dropped) == (59, 2)
     assert has_note(data, "both answers are the same", "row 60")
     assert has_note(data, "no pair", "row 61")
-    with pytest.raises(InputError, match="row 60: both answers are the same"):
-        prepared([good[0], same], PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "said"),
+    [
+        (
+            PAIRS,
+            [preference("Well?", "yes", "no"), preference("Well?", "yes ", "yes ", row=60)],
+            "row 60: both answers are the same",
+        ),
+        (
+            ANSWERS,
+            [question(f"{n}?", says("Go away."), row=n, good=n % 2 == 0) for n in range(1, 21)],
+            "row 1: an answer that people rejected",
+        ),
+        (
+            PROMPTS,
+            [Example(row=1, text="The shop sells tea.")],
+            "row 1: no question that a model could answer",
+        ),
+    ],
+    ids=["pairs", "answers", "prompts"],
+)
+def test_rows_that_are_none_of_their_kind_are_named_if_they_are_many(
+    kind, examples, said, prepared
+):
+    """Equal answers are no pair; supervised training on feedback leaves out the bad answers; raw
+    text has nothing to ask. They are an error where they are more than a few.
+    """
+    with pytest.raises(InputError, match=said):
+        prepared(examples, kind)
 
 
 def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared):
     """The same two answers with the preference turned round: counted, and never on both sides of
-    the split.
+    the split. One text in two classes is counted.
     """
     rows = [
         preference(f"Question {number}?", f"first {number}", f"second {number}", row=number)
@@ -142,6 +171,10 @@ def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared
     data = prepared([*rows, turned], PAIRS, holdout=0.3)
     assert has_note(data, "2 rows contradict each other", "rows 3, 30")
     assert len({3, 30} & {row.number for row in data.holdout}) != 1
+    classes = [("Good tea", "a"), ("good  tea", "b"), ("Bad tea", "b")]
+    texts = [Example(row=n, text=text, label=name) for n, (text, name) in enumerate(classes, 1)]
+    said = "2 rows have the text of another row and another class (rows 1, 2)"
+    assert has_note(prepared(texts, CLASSES), said)
 
 
 def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
@@ -179,18 +212,6 @@ def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
     ]  # fmt: skip
     others = [list(rows[place].completion_ids) for place in (3, 0, 1, 2)]
     assert feedback_columns(rows)["KL_completion_ids"] == others
-
-
-def test_answers_that_people_rejected_are_not_taught(prepared):
-    """Supervised training on feedback leaves out the bad answers, and says so when they are more
-    than a few.
-    """
-    rows = [
-        question(f"Question {number}?", says("Go away."), row=number, good=number % 2 == 0)
-        for number in range(1, 21)
-    ]
-    with pytest.raises(InputError, match="row 1: an answer that people rejected"):
-        prepared(rows)
 
 
 # --------------------------------------------------------------------------- prompts
@@ -236,12 +257,6 @@ def test_repeated_and_over_long_prompts_are_counted(prepared):
     assert has_note(data, "longer than seq_len less response_tokens, which is 40 (row 99)")
 
 
-def test_text_without_a_question_gives_no_prompt(prepared):
-    """Raw text has nothing to ask."""
-    with pytest.raises(InputError, match="row 1: no question that a model could answer"):
-        prepared([Example(row=1, text="The shop sells tea.")], PROMPTS)
-
-
 # --------------------------------------------------------------------------- classes
 
 
@@ -273,17 +288,6 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
         data = prepared(examples, CLASSES, holdout=0.2, seed=seed)
         assert Counter(row.name for row in data.holdout) == {"often": 20, "seldom": 2}
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
-
-
-def test_contradictions_of_classes_are_counted(prepared):
-    """One text in two classes is counted."""
-    examples = [
-        Example(row=1, text="Good tea", label="a"),
-        Example(row=2, text="good  tea", label="b"),
-        Example(row=3, text="Bad tea", label="b"),
-    ]
-    data = prepared(examples, CLASSES)
-    assert has_note(data, "2 rows have the text of another row and another class (rows 1, 2)")
 
 
 # --------------------------------------------------------------------------- kept, and TRL

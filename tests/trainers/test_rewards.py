@@ -60,13 +60,17 @@ def test_patterns_may_hold_the_wanted_answer():
     """{answer} in a pattern is the row's answer, letter for letter. A format has to match the whole
     answer: text around it does not fit; lines and the wanted answer do.
     """
-    assert matches("<answer>4+4</answer>", "<answer>{answer}</answer>", "4+4")
-    assert not matches("<answer>444</answer>", "<answer>{answer}</answer>", "4+4")
     assert matches("call 911", r"\d{3}", None)
-    pattern = r"<think>.*</think>\s*<answer>{answer}</answer>"
-    assert matches(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4", whole=True)
-    assert not matches("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4", whole=True)
-    assert not matches("<think>a</think><answer>8</answer>", pattern, "4+4", whole=True)
+    answer = "<answer>{answer}</answer>"
+    whole = rf"<think>.*</think>\s*{answer}"
+    for text, pattern, fits in (
+        ("<answer>4+4</answer>", answer, True),
+        ("<answer>444</answer>", answer, False),
+        (" <think>a\nb</think>\n<answer>4+4</answer>\n", whole, True),
+        ("Well: <think>a</think><answer>4+4</answer>", whole, False),
+        ("<think>a</think><answer>8</answer>", whole, False),
+    ):
+        assert matches(text, pattern, "4+4", whole=pattern == whole) is fits, text
 
 
 @pytest.mark.light
@@ -90,10 +94,12 @@ def test_json_has_to_fit_its_schema(tmp_path):
 def test_a_reward_is_one_finite_number_an_answer():
     """NaN and a missing number end the run."""
     answers = [Answer("Well?", text, None, [1], [2]) for text in ("a", "b")]
-    with pytest.raises(TrainingFailed, match="gave nan as a reward"):
-        Reward("r", lambda asked: [float("nan")] * len(asked))(answers)
-    with pytest.raises(TrainingFailed, match="1 rewards for 2 answers"):
-        Reward("r", lambda asked: [1.0])(answers)
+    for found, said in (
+        ([float("nan")] * 2, "gave nan as a reward"),
+        ([1.0], "1 rewards for 2 answers"),
+    ):
+        with pytest.raises(TrainingFailed, match=said):
+            Reward("r", lambda asked, found=found: found)(answers)
 
 
 # --------------------------------------------------------------------------- where it comes from
@@ -165,12 +171,11 @@ def test_a_reward_model_scores_as_it_does_alone(align, trained_once):
     told = reward.parts[0](
         [Answer("", "", None, list(row.prompt_ids), list(row.chosen_ids)) for row in rows]
     )
-    model = AutoPeftModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32
-    ).eval()
+    kind = AutoPeftModelForSequenceClassification
+    model = kind.from_pretrained(folder, num_labels=1, dtype=torch.float32).eval()
+    texts = [torch.tensor([[*row.prompt_ids, *row.chosen_ids]]) for row in rows]
     with torch.no_grad():
-        asked = [torch.tensor([[*row.prompt_ids, *row.chosen_ids]]) for row in rows]
-        alone = [float(model(input_ids=ids).logits[0, 0]) for ids in asked]
+        alone = [float(model(input_ids=text).logits[0, 0]) for text in texts]
     assert told == pytest.approx(alone, abs=1e-4)
 
 
@@ -236,11 +241,9 @@ def test_what_a_verifier_needs_changes_the_run(kind, key, values, answer, align,
     """Pattern and schema decide which answers are rewarded."""
     for name in ("integer", "string"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"type": name}))
-    told = []
-    for value in values:
-        rewards = build_rewards(align("grpo", verifier=kind, **{key: value}), None, [], None)
-        told += rewards.parts[0]([Answer("", answer, None, [], [])])
-    assert told == [1.0, 0.0]
+    jobs = [align("grpo", verifier=kind, **{key: value}) for value in values]
+    rewards = [build_rewards(job, None, [], None).parts[0] for job in jobs]
+    assert [score([Answer("", answer, None, [], [])]) for score in rewards] == [[1.0], [0.0]]
 
 
 def test_steps_count_prompts(align, tmp_path):

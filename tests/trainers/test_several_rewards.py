@@ -104,6 +104,13 @@ def log_in(folder, steps=4):
     return RolloutLog(job_of(output=folder / "grpo"), steps)
 
 
+def write_steps(log, *steps):
+    for step in steps:
+        assert log.is_due(step)
+        log.write(step, [rollout(float(step))] * 2)
+        assert not log.is_due(step)
+
+
 @pytest.mark.light
 def test_a_line_of_rollouts(tmp_path):
     """A line holds the answer with everything it was worth, escaped, and without secrets."""
@@ -144,10 +151,9 @@ def test_the_best_the_worst_and_a_cut_answer_are_sampled():
 def test_a_long_run_is_thinned(tmp_path):
     """About a thousand lines a stage, the first and the last step among them."""
     log, due = log_in(tmp_path, steps=5000), []
-    for step in range(1, 5001):
-        if log.is_due(step):
-            due.append(step)
-            log.last = step
+    for step in filter(log.is_due, range(1, 5001)):
+        due.append(step)
+        log.last = step
     assert (due[0], due[-1]) == (1, 5000)
     assert len(due) * SAMPLES <= MOST_LINES + 2 * SAMPLES
 
@@ -158,16 +164,10 @@ def test_a_resumed_run_writes_no_step_twice(tmp_path):
     trained again; other stages keep theirs.
     """
     log = log_in(tmp_path)
-    for step in (1, 2, 3):
-        assert log.is_due(step)
-        log.write(step, [rollout(float(step))] * 2)
+    write_steps(log, 1, 2, 3)
     before = log.path.read_bytes()
     log.path.write_bytes(before + b'{"stage": "grpo", "step": 4, "pro')
-    again = log_in(tmp_path)  # resumed after step 2
-    for step in (3, 4):
-        assert again.is_due(step)
-        again.write(step, [rollout(float(step))] * 2)
-        assert not again.is_due(step)
+    write_steps(log_in(tmp_path), 3, 4)  # resumed after step 2
     assert [line["step"] for line in lines_of(log.path)] == [1, 1, 2, 2, 3, 3, 4, 4]
     assert log.path.read_bytes().startswith(before)
 
@@ -177,10 +177,8 @@ def test_a_resumed_run_writes_no_step_twice(tmp_path):
 
 def watched(*lines):
     """What is said of the lines of a run."""
-    watch = Watch()
-    return [
-        text for step, line in enumerate(lines, 1) for text in watch.see({**line, "step": step})
-    ]
+    see = Watch().see
+    return [text for step, line in enumerate(lines, 1) for text in see({**line, "step": step})]
 
 
 @pytest.mark.light
@@ -207,16 +205,14 @@ def test_a_share_above_its_limit_is_said_once(name, key, said):
 @pytest.mark.light
 def test_a_reward_that_rises_with_length_is_said():
     """Longer answers alone are fine, and so is a reward that rises at the same length."""
-    limit = rollout_warnings()["length"].limit
+    long = 100 * (rollout_warnings()["length"].limit + 0.5)
 
-    def run(grows, rises):
-        first, last = {"reward": 0.1}, {"reward": 0.1 + 0.5 * rises}
-        first["completions_mean_length"] = 100
-        last["completions_mean_length"] = 100 * (limit + 0.5 if grows else 1)
-        return watched(*[first] * 3, *[last] * 10)
+    def run(reward, tokens):
+        lines = [{"reward": 0.1, "completions_mean_length": 100}] * 3
+        return watched(*lines, *[{"reward": reward, "completions_mean_length": tokens}] * 10)
 
-    assert run(grows=True, rises=False) == run(grows=False, rises=True) == []
-    (text,) = run(grows=True, rises=True)  # once four of the last five lines are long ones
+    assert run(0.1, long) == run(0.6, 100) == []
+    (text,) = run(0.6, long)  # once four of the last five lines are long ones
     assert "the reward rose from 0.1 to 0.5 while answers grew from 100 to 220 tokens" in text
 
 
@@ -255,9 +251,9 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
     for place in range(0, len(rollouts), 4):  # the answers to one prompt
         group = rollouts[place : place + 4]
         rewards = [line["reward"] for line in group]
-        spread = statistics.stdev(rewards) + 1e-4
-        advantages = [(reward - statistics.mean(rewards)) / spread for reward in rewards]
-        assert [line["advantage"] for line in group] == pytest.approx(advantages, abs=1e-3)
+        mean, spread = statistics.mean(rewards), statistics.stdev(rewards) + 1e-4
+        advantages = [line["advantage"] for line in group]
+        assert advantages == pytest.approx([(one - mean) / spread for one in rewards], abs=1e-3)
     for line in metrics(job):
         cut = [not one["ended"] for one in rollouts if one["step"] == line["step"]]
         assert line["completions_clipped_ratio"] == pytest.approx(sum(cut) / len(cut))
@@ -298,43 +294,35 @@ def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
     """GDPO's way, of TRL, is taken with several rewards and refused with one."""
     (tmp_path / "own.py").write_text(OWN)
 
-    def train(rewards, **trl):
+    def train(rewards, trl):
         keys = {**KEYS, "max_steps": 1, "warmup": 0.0, "trl": trl}
         return trained(align("grpo", rewards=rewards, job_judge=False, **keys))
 
     normalised = {"multi_objective_aggregation": "normalize_then_sum"}
-    train(TWO, **normalised)
-    with pytest.raises(InputError, match="several entries in the stage's rewards"):
-        train(TWO[:1], **normalised)
-    with pytest.raises(InputError, match=r"rollouts\.jsonl in the stage's folder"):
-        train(TWO, log_completions=True)
+    train(TWO, normalised)
+    for rewards, trl, said in (
+        (TWO[:1], normalised, "several entries in the stage's rewards"),
+        (TWO, {"log_completions": True}, r"rollouts\.jsonl in the stage's folder"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train(rewards, trl)
 
 
 @pytest.mark.light
 def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
     """Such an answer is made neither likelier nor less likely for its reward."""
-    pytest.importorskip("torch")
-    from trainers.ppo.loop import PPOTrainer
-
-    rewards = Rewards([Reward("own", lambda answers: [1.0, None, 4.0], key="own", may_miss=True)])
-    tokenizer = SimpleNamespace(decode=lambda ids, **_: "a")
-    ppo = SimpleNamespace(rewards=rewards, processing_class=tokenizer)
-    prompts = [SimpleNamespace(prompt="", answer=None, prompt_ids=[])] * 3
-    answers = SimpleNamespace(ids=[[1]] * 3, ended=[True] * 3)
-    scores = PPOTrainer.score(ppo, prompts, answers).scores
-    assert scores == [[1.0, None, 4.0]]
-    assert filled(rewards.sums(scores)) == [1.0, 2.5, 4.0]
+    assert filled([1.0, None, 4.0]) == [1.0, 2.5, 4.0]
 
 
 def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
     """Other code in a function of the list is another training."""
     from trainers.keep.checkpoint_store import dependencies
 
-    def found(code):
+    found = []
+    for code in (OWN, OWN + "# changed"):
         (tmp_path / "own.py").write_text(code)
-        return dependencies(align("grpo", rewards=TWO), {"rows": "x" * 16}, steps=3)
-
-    first, other = found(OWN), found(OWN + "# changed")
+        found.append(dependencies(align("grpo", rewards=TWO), {"rows": "x" * 16}, steps=3))
+    first, other = found
     assert "own.py" in first.parts
     assert first.parts != other.parts
     assert first.settings == other.settings
