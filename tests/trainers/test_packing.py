@@ -6,6 +6,7 @@ similar length share a micro-batch.
 import random
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -56,20 +57,15 @@ def tiny(name: str, attention: str = "sdpa"):
 
 def rows_of(lengths, seed: int = 0) -> list[Row]:
     draw = random.Random(seed)
-    return [
-        sequence(place, [draw.randrange(3, 96) for _ in range(length)])
-        for place, length in enumerate(lengths, 1)
-    ]
+    texts = [[draw.randrange(3, 96) for _ in range(length)] for length in lengths]
+    return [sequence(place, ids) for place, ids in enumerate(texts, 1)]
 
 
 def largest_difference(model, rows) -> float:
+    texts = [row.input_ids for row in rows]
     with torch.no_grad():
-        together = packed_logits(model, [row.input_ids for row in rows])
-        alone = [
-            model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
-            for row in rows
-        ]
-    return float((together - torch.cat(alone)).abs().max())
+        alone = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0] for ids in texts]
+        return float((packed_logits(model, texts) - torch.cat(alone)).abs().max())
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -81,16 +77,11 @@ def test_a_packed_row_has_the_logits_of_the_row_alone(name, attention):
     assert largest_difference(tiny(name, attention), rows_of([7, 1, 17, 2, 5])) < 2e-5
 
 
-def test_any_lengths_in_any_order_are_kept_apart():
+@examples(0.8, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
+def test_any_lengths_in_any_order_are_kept_apart(lengths, seed):
     """Whatever the lengths, nothing of one row reaches another."""
-    model = tiny("llama")
-
-    @examples(0.8, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
-    def check(lengths, seed):
-        assert largest_difference(model, rows_of(lengths, seed)) < 2e-5
-
-    check()
+    assert largest_difference(tiny("llama"), rows_of(lengths, seed)) < 2e-5
 
 
 def test_lines_of_a_batch_are_padded_without_being_seen():
@@ -142,35 +133,34 @@ def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
     """A model may be packed in each dtype, though 16-bit log-probabilities of a packed row differ
     from those of the row alone by a step of rounding.
     """
-    model = sharp(dtype)
-    rows = rows_of([23, 31, 40, 61])
-    check_packing(model, rows, stage="cpt", attention="sdpa")
     # Nor does it matter how much the model makes of its context.
     deaf = tiny("llama").to(getattr(torch, dtype))
     for parameter in deaf.model.layers.parameters():
         parameter.data.zero_()
-    check_packing(deaf, rows, stage="cpt", attention="sdpa")
+    for model in (sharp(dtype), deaf):
+        check_packing(model, rows_of([23, 31, 40, 61]), stage="cpt", attention="sdpa")
 
 
-@pytest.mark.parametrize("layers", [None, {1}], ids=["everywhere", "in-one-layer"])
+def ignores_positions(model):
+    forward = model.forward
+    model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
+    return model
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [looks_across, lambda model: looks_across(model, {1}), ignores_positions],
+    ids=["everywhere", "in-one-layer", "no-positions"],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_model_that_looks_across_rows_is_refused(dtype, layers):
-    """A model that lets rows see each other, be it in a single layer, is not packed: the refusal
-    names the way out.
+def test_a_model_that_looks_across_rows_is_refused(dtype, spoil):
+    """A model that lets rows see each other, be it in a single layer, or makes nothing of positions
+    and cannot tell where a row begins, is not packed: the refusal names the way out.
     """
-    model = looks_across(sharp(dtype), layers)
+    model = spoil(sharp(dtype))
     with pytest.raises(InputError, match="lets packed rows see each other") as caught:
         check_packing(model, rows_of([23, 31, 40]), stage="sft", attention="sdpa")
     assert caught.value.faults[0].hint == "set packing: false"
-
-
-def test_a_model_that_ignores_positions_is_refused():
-    """A model that makes nothing of positions cannot tell where a row begins."""
-    model = sharp("bfloat16")
-    forward = model.forward
-    model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
-    with pytest.raises(InputError, match="lets packed rows see each other"):
-        check_packing(model, rows_of([5, 6, 9]), stage="sft", attention="sdpa")
 
 
 @pytest.mark.long
@@ -238,8 +228,8 @@ def test_rows_are_packed_where_attention_takes_the_gpu_alone(divided, flash):
 
 def test_the_first_layers_hold_each_kind():
     """Two layers, or as many as hold one of each kind; lists by layer are cut as well."""
-    assert first_layers(LlamaConfig(num_hidden_layers=30)).num_hidden_layers == 2
-    assert first_layers(LlamaConfig(num_hidden_layers=1)).num_hidden_layers == 1
+    found = [first_layers(LlamaConfig(num_hidden_layers=n)).num_hidden_layers for n in (30, 1)]
+    assert found == [2, 1]
     mixed = first_layers(Gemma3TextConfig(num_hidden_layers=26))
     assert mixed.num_hidden_layers == len(mixed.layer_types) == 6
     assert set(mixed.layer_types) == {"sliding_attention", "full_attention"}
@@ -249,10 +239,7 @@ def test_rows_that_are_not_packed_keep_to_what_memory_had_room_for(make, monkeyp
     """After a restart with a quarter of the sequences a quarter of the rows go through the model
     together, and an optimizer step learns as many as before.
     """
-
-    def refuse(*_, **__):
-        raise InputError("stage sft: packing cannot be used: rows see each other")
-
+    refuse = Mock(side_effect=InputError("stage sft: packing cannot be used: rows see each other"))
     monkeypatch.setattr(attention, "check_packing", refuse)
     job = make(packing=True, group_by_length=True, seq_len=32, micro_batch_size=4, grad_accum=2)
     data = Prepared(train=rows_of([8] * 64), holdout=[], rows=64)

@@ -26,7 +26,16 @@ from advisor.record.files import trained_record
 from advisor.record.stage import Adjusted, Adjustment, Times
 from tests.trainers.alignment import REWARD, SHORT, keys_of
 from tests.trainers.conftest import plan_file
-from tests.trainers.runs import break_at, losses, result_of, same, trained, weights, write_rows
+from tests.trainers.runs import (
+    break_at,
+    chat,
+    losses,
+    result_of,
+    same,
+    trained,
+    weights,
+    write_rows,
+)
 from trainers import sft
 from trainers.__main__ import main, parse_arguments, part_of
 from trainers.evaluation.generation import TextEvaluator
@@ -64,20 +73,11 @@ def checkpoints(stage: Path) -> list[str]:
 def whole(tmp_path_factory, tiny_model):
     """The adapter of a run that nobody stopped, and its plan."""
     folder = tmp_path_factory.mktemp("whole")
-    rows = [
-        {"prompt": f"Where is {n}?", "completion": f"Order {n} is on its way."} for n in range(24)
-    ]
+    rows = (chat(f"Where is {n}?", f"Order {n} is on its way.") for n in range(24))
     data = write_rows(folder / "rows.jsonl", rows)
     plan = plan_file(folder, tiny_model, data, **KEYS)
     assert train(plan, folder / "run") == 0
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
-
-
-def said(stage: Path) -> str:
-    """What error.json says of a stop."""
-    error = read_json(stage / "error.json")
-    assert error["exit_code"] == 130
-    return error["what"]
 
 
 def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(tmp_path, whole, monkeypatch, capsys):
@@ -91,30 +91,44 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(tmp_path, whole, mo
         signal_in_step(2, patch, *together)
         assert train(plan, tmp_path) == 130
     assert checkpoints(stage) == ["checkpoint-2"]
-    assert said(stage) == "stopped after step 2 of 4, with a checkpoint"
+    error = read_json(stage / "error.json")
+    assert (error["exit_code"], error["what"]) == (
+        130,
+        "stopped after step 2 of 4, with a checkpoint",
+    )
     assert train(plan, tmp_path) == 0
     assert "resuming after step 2" in capsys.readouterr().err
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_second_signal_ends_at_once(tmp_path, whole, monkeypatch):
-    """A signal that comes later than together with the first one does not wait for a checkpoint."""
-    monkeypatch.setattr(process, "TOGETHER_S", 0.0)
-    signal_in_step(2, monkeypatch, signal.SIGTERM, signal.SIGTERM)
+def while_it_loads(patch):
+    patch.setattr(load, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP))
+
+
+def again_in_a_step(patch):
+    patch.setattr(process, "TOGETHER_S", 0.0)
+    signal_in_step(2, patch, signal.SIGTERM, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (while_it_loads, "stopped while it was loading: no step is lost"),
+        (again_in_a_step, "steps since the last checkpoint are lost"),
+    ],
+)
+def test_outside_of_the_steps_and_by_a_second_signal_a_stop_is_at_once(
+    stop, said, tmp_path, whole, monkeypatch
+):
+    """While the model is loaded there is nothing to save, and a signal that comes later than
+    together with the first one does not wait for a checkpoint; the message says so.
+    """
+    stop(monkeypatch)
     assert train(whole[0], tmp_path) == 130
     stage = tmp_path / "stages" / "sft"
     assert checkpoints(stage) == []
-    assert "steps since the last checkpoint are lost" in said(stage)
-
-
-def test_outside_of_the_steps_a_stop_is_at_once(tmp_path, whole, monkeypatch):
-    """While the model is loaded there is nothing to save; the message says so."""
-    monkeypatch.setattr(
-        load, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP)
-    )
-    assert train(whole[0], tmp_path) == 130
-    assert said(tmp_path / "stages" / "sft") == "stopped while it was loading: no step is lost"
+    assert said in read_json(stage / "error.json")["what"]
 
 
 def test_a_stop_in_the_last_step_leaves_the_checks_to_the_next_call(tmp_path, whole, monkeypatch):
@@ -125,7 +139,7 @@ def test_a_stop_in_the_last_step_leaves_the_checks_to_the_next_call(tmp_path, wh
         assert train(plan, tmp_path) == 130
     stage = tmp_path / "stages" / "sft"
     assert not (stage / "result.json").exists()
-    assert "the result is not checked yet" in said(stage)
+    assert "the result is not checked yet" in read_json(stage / "error.json")["what"]
     assert train(plan, tmp_path) == 0
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
 
@@ -162,10 +176,10 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     """Several tasks in one process: what is finished stays, the task at work is saved, and the rest
     waits for the next call.
     """
-    names = ("hr", "it", "law")
-    text, data = whole[0].read_text(), whole[0].parent / "rows.jsonl"
-    each = "".join(f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in names)
-    plan = tmp_path / "plan.yaml"
+    text, data, plan = whole[0].read_text(), whole[0].parent / "rows.jsonl", tmp_path / "plan.yaml"
+    each = "".join(
+        f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in ("hr", "it", "law")
+    )
     plan.write_text(re.sub(r"^data:.*\n(  .*\n)*", "", text, flags=re.M) + f"tasks:\n{each}")
     begun = []
     original = RunCallback.on_train_begin
@@ -177,8 +191,7 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RunCallback, "on_train_begin", on_train_begin)
-    tasks = [f"--task={name}" for name in names]
-    assert train(plan, tmp_path / "run", *tasks) == 130
+    assert train(plan, tmp_path / "run", "--task=hr", "--task=it", "--task=law") == 130
     stages = tmp_path / "run" / "stages"
     assert begun == ["hr", "it"]
     assert (stages / "sft-hr" / "result.json").is_file()
@@ -210,11 +223,13 @@ def test_checkpoints_come_after_steps_or_minutes_whichever_is_first():
     """`save_steps: 50`, `save_minutes: 10`: steps of 6 s reach 50 first, steps of 60 s the 10
     minutes; without minutes, steps alone count.
     """
-    fast = Clock(step_s=6, save_s=1, steps=200, every=50, is_asked=True, minutes=10.0)
-    slow = Clock(step_s=60, save_s=1, steps=49, every=50, is_asked=True, minutes=10.0)
-    assert fast.saved == [50, 100, 150, 200]
-    assert slow.saved == [10, 20, 30, 40]
-    assert Clock(step_s=60, save_s=1, steps=49, every=50, is_asked=True, minutes=None).saved == []
+    for step_s, steps, minutes, saved in (
+        (6, 200, 10.0, [50, 100, 150, 200]),
+        (60, 49, 10.0, [10, 20, 30, 40]),
+        (60, 49, None, []),
+    ):
+        keys = {"steps": steps, "every": 50, "is_asked": True, "minutes": minutes}
+        assert Clock(step_s=step_s, save_s=1, **keys).saved == saved
 
 
 @pytest.mark.light
@@ -245,8 +260,8 @@ NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
 def adjust(job, rows):
     """Leave what the launcher leaves before it starts the stage again."""
     job.output.mkdir(parents=True, exist_ok=True)
-    whole = job.entry.stage.effective_batch_size
-    change = Adjustment(micro_batch_size=rows, grad_accum=whole // rows)
+    size = job.entry.stage.effective_batch_size
+    change = Adjustment(micro_batch_size=rows, grad_accum=size // rows)
     write_json(job.output / "adjusted.json", Adjusted(adjusted=(change,)).to_dict())
 
 
@@ -283,12 +298,10 @@ def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
     adjust(again, 4)
     capsys.readouterr()
     result = trained(again)
-    found, wanted = weights(again), weights(planned)
-    assert found.keys() == wanted.keys()
-    if objective in ("grpo", "rloo"):
-        assert len(losses(again)) == len(losses(planned)) == 2
-    else:
-        assert same(found, wanted)
+    assert weights(again).keys() == weights(planned).keys()
+    assert len(losses(again)) == len(losses(planned)) == 2
+    if objective not in ("grpo", "rloo"):
+        assert same(weights(again), weights(planned))
         assert losses(again) == losses(planned)
     said = "micro_batch_size is 4 instead of 8, with the same effective batch size"
     assert said in capsys.readouterr().err
@@ -313,8 +326,7 @@ def test_it_resumes_from_the_checkpoint_of_the_larger_micro_batch(
     capsys.readouterr()
     sft.train(broken)
     assert "resuming after step 2" in capsys.readouterr().err
-    for name, value in weights(whole).items():
-        torch.testing.assert_close(weights(broken)[name], value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights(broken), weights(whole), rtol=0, atol=1e-5)
 
 
 def test_another_plan_begins_with_its_own_micro_batch(make, tmp_path, capsys):
@@ -379,8 +391,8 @@ def in_part(job, part):
 
 def without_clock(job):
     """The result without what differs between two runs of the same: the clock and the folder."""
-    found = {key: value for key, value in result_of(job).items() if key not in CLOCK}
-    found = json.loads(json.dumps(found).replace(str(job.run), "RUN"))
+    text = json.dumps({key: one for key, one in result_of(job).items() if key not in CLOCK})
+    found = json.loads(text.replace(str(job.run), "RUN"))
     found["evaluation"].pop("seconds")
     found.get("held_out", {}).pop("seconds", None)
     # Evaluating leaves its padding in the tokenizer of the process that also saves.
@@ -423,8 +435,9 @@ def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys
     sft.train(in_part(job, TRAIN))
     path = job.output / "adapter_model.safetensors"
     good = path.read_bytes()
-    other = {name: tensor * 1.5 for name, tensor in load_file(path).items()}
-    save_file(other, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor * 1.5 for name, tensor in load_file(path).items()}, path, {"format": "pt"}
+    )
     with pytest.raises(TrainingFailed, match="is not the trained model"):
         sft.train(in_part(job, JUDGE))
     assert not trained_record(job.output).exists()
@@ -437,9 +450,9 @@ def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys
     result = trained(in_part(job, JUDGE))
     assert not measured
     assert (result["status"], result["evaluation"]) == ("done", None)
-    names = [check["name"] for check in result["checks"]]
-    assert names[:2] == ["saved-model-is-the-trained-one", "changes-the-base-model"]
-    assert all(check["ok"] for check in result["checks"])
+    checks = {check["name"]: check["ok"] for check in result["checks"]}
+    assert list(checks)[:2] == ["saved-model-is-the-trained-one", "changes-the-base-model"]
+    assert all(checks.values())
 
 
 @pytest.mark.parametrize("what", ["settings", "answer", "record"])
@@ -465,8 +478,8 @@ def test_several_processes_train_and_one_judges(make, monkeypatch):
     """torchrun's processes train without being told; judging is refused to several."""
 
     def part(*flags):
-        words = ["sft", "plan.yaml", "--stage", "sft", "--run", "out", *flags]
-        return part_of(parse_arguments(words))
+        command = ("sft", "plan.yaml", "--stage", "sft", "--run", "out")
+        return part_of(parse_arguments([*command, *flags]))
 
     assert (part(), part("--part", "judge"), part("--part", "train")) == (None, JUDGE, TRAIN)
     assert make().part is None
@@ -480,9 +493,8 @@ def test_the_times_of_both_parts_are_added():
     """Both load a model; only one trains, and only one measures the base."""
     one = Times(total_s=9.0, load_s=4.0, train_s=5.0)
     other = Times(total_s=4.5, load_s=3.0, before_s=1.0, after_s=0.5)
-    expected = Times(total_s=13.5, load_s=7.0, before_s=1.0, train_s=5.0, after_s=0.5)
-    assert together(one, other) == expected
-    assert together(None, other) == other
+    both = Times(total_s=13.5, load_s=7.0, before_s=1.0, train_s=5.0, after_s=0.5)
+    assert (together(one, other), together(None, other)) == (both, other)
 
 
 @pytest.mark.long
