@@ -112,19 +112,19 @@ def tools(monkeypatch, tmp_path):
 
 def test_triton_needs_a_compiler_and_the_header_files_of_python(tools, monkeypatch, tmp_path):
     """A slim container lacks one of them, and the first step would fail."""
-    why = kernels.why_no_triton
-    assert why() == ""
-    tools["gcc"] = None
-    assert "no C compiler" in why()
-    tools["clang"] = "/usr/bin/clang"
-    assert why() == ""
-    monkeypatch.setenv("CC", "icc")
-    assert why() == "CC names icc, which is not there"
-    monkeypatch.delenv("CC")
-    (tmp_path / "include" / "Python.h").unlink()
-    assert "Python.h is missing" in why()
-    tools["triton"] = None
-    assert "triton is not installed" in why()
+    for change, why in (
+        (lambda: None, ""),
+        (lambda: tools.update(gcc=None), "no C compiler"),
+        (lambda: tools.update(clang="/usr/bin/clang"), ""),
+        (lambda: monkeypatch.setenv("CC", "icc"), "CC names icc, which is not there"),
+        (lambda: monkeypatch.delenv("CC"), ""),
+        ((tmp_path / "include" / "Python.h").unlink, "Python.h is missing"),
+        (lambda: tools.update(triton=None), "triton is not installed"),
+    ):
+        change()
+        said = kernels.why_no_triton()
+        assert why in said
+        assert bool(said) is bool(why)
 
 
 def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypatch):
@@ -154,8 +154,8 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     """'undefined symbol' becomes: which package, with which torch, and what to do."""
     job = make(attention="flash_attention_2", weights_dtype="bfloat16")
     (fault,) = dtype_faults(job, GPU)
-    package = "needs the package flash-attn or kernels: the package flash-attn is not"
-    assert package in fault.headline
+    said = "needs the package flash-attn or kernels: the package flash-attn is not"
+    assert said in fault.headline
     assert fault.hint.startswith("pip install 'kernels>=0.18")
     symbol = "flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi"
     (tmp_path / "flash_attn.py").write_text(f"raise ImportError({symbol!r})\n")
@@ -208,11 +208,13 @@ def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
     job = make()
-    memory = entry.explain_error(RuntimeError("NCCL error: Cuda failure 2 'out of memory'"), job)
-    assert memory.faults[0].headline.startswith("out of memory")
-    lost = entry.explain_error(RuntimeError("[gloo/pair.cc:534] Connection closed by peer"), job)
-    assert isinstance(lost, TrainingFailed)
-    for error, is_lost in ((memory, None), (lost, True)):
+    for text, what, is_lost in (
+        ("NCCL error: Cuda failure 2 'out of memory'", "out of memory", None),
+        ("[gloo/pair.cc:534] Connection closed by peer", "", True),
+    ):
+        error = entry.explain_error(RuntimeError(text), job)
+        assert isinstance(error, TrainingFailed)
+        assert error.faults[0].headline.startswith(what)
         assert entry.record_failure(job, error) == 5
         record = read_json(job.output / "error-rank3.json")
         assert (record["rank"], record.get("lost_others")) == (3, is_lost)
@@ -295,35 +297,28 @@ def two_gpus(monkeypatch):
     return have
 
 
-def model_on_no_device():
-    """(the model, its bytes)."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
-    with torch.device("meta"):
-        config = transformers.LlamaConfig(vocab_size=256, num_attention_heads=4, **sizes)
-        model = transformers.LlamaForCausalLM(config)
-    return model, sum(one.numel() * one.element_size() for one in model.parameters())
-
-
 def judging(device=GPU, part=JUDGE):
     """Where a model goes, as arguments of from_pretrained."""
     return spread(types.SimpleNamespace(part=part), device)
-
-
-def placed(model):
-    """Module -> GPU, as transformers places them on GPUs that are not there."""
-    arguments = judging()
-    return _get_device_map(model, arguments["device_map"], arguments["max_memory"], None)
 
 
 def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(two_gpus):
     """The first layers are on the first GPU, with the embeddings; no block is divided, and nothing
     goes to the host or the disk.
     """
-    model, size = model_on_no_device()
-    two_gpus(int(1.5 * size / WEIGHTS_SHARE))
-    assert set(placed(model).values()) == {0}
-    two_gpus(int(0.7 * size / WEIGHTS_SHARE))
-    found = placed(model)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
+    with torch.device("meta"):
+        config = transformers.LlamaConfig(vocab_size=256, num_attention_heads=4, **sizes)
+        model = transformers.LlamaForCausalLM(config)
+    size = sum(one.nbytes for one in model.parameters())
+
+    def placed(share):
+        """Module -> GPU, as transformers places them on GPUs that are not there."""
+        two_gpus(int(share * size / WEIGHTS_SHARE))
+        return _get_device_map(model, *judging().values(), None)
+
+    assert set(placed(1.5).values()) == {0}
+    found = placed(0.7)
     assert set(found.values()) == {0, 1}
     assert found["model.embed_tokens"] == 0
     layers = [found[f"model.layers.{number}"] for number in range(8)]
@@ -336,9 +331,9 @@ def test_only_judging_on_several_gpus_spreads_a_model(two_gpus, monkeypatch):
     """Training, a CPU and a single GPU have their model where they always had it."""
     two_gpus(2**30)
     assert judging()
-    assert not any((judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))))
+    assert [judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))] == [{}] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert not judging()
+    assert judging() == {}
 
 
 # --------------------------------------------------------------------------- before a division

@@ -174,6 +174,12 @@ def test_a_few_long_rows_are_left_out_and_too_many_stop_the_run():
             r"2 of 20 rows are longer than seq_len 10 .*the longest has 30",
         ),
         ([20, 30], {"seq_len": 8, "truncation": "drop"}, "no row fits into seq_len 8"),
+        # To cut them would leave prompts alone, and losses of 0.0 or NaN.
+        (
+            [20, 30],
+            {"seq_len": 8, "truncation": "truncate", "cut": cut_row},
+            "no row fits into seq_len 8",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             fit_rows(rows_of(*sizes), **keys)

@@ -23,7 +23,7 @@ from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch
 from tests.trainers.conftest import plan_file
 from tests.trainers.families import LLAMA3, family_tokenizer
-from tests.trainers.runs import break_at, chat, losses, metrics, same, trained, weights, write_rows
+from tests.trainers.runs import break_at, losses, metrics, same, trained, weights, write_rows
 from trainers import sft
 from trainers.__main__ import main
 from trainers.job import libraries
@@ -255,8 +255,8 @@ def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path, keys):
     assert same(*found)
 
 
-def test_failures_leave_a_record_and_their_exit_code(command, capsys):
-    """error.json holds what, allowed, hint and the exit code, and stderr says the same."""
+def test_failures_leave_a_record_and_their_exit_code(command, unloaded, capsys):
+    """Before a model is loaded. error.json holds what, allowed, hint and the exit code, and stderr says the same."""
     code, record = command(seq_len=8)
     assert (code, record["exit_code"], record["kind"]) == (2, 2, "InputError")
     assert "longer than seq_len 8" in record["what"]
@@ -289,19 +289,6 @@ def test_out_of_memory_names_the_next_smaller_setting(command):
 LONG = "Where is my parcel with the red kettle and the blue cup? " * 12
 
 
-def test_3_truncation_that_would_remove_every_answer_stops_before_training(
-    make, tmp_path, unloaded
-):
-    """All prompts are longer than seq_len: no loss of 0.0 or NaN, but an error that says so before
-    a model is loaded.
-    """
-    data = write_rows(
-        tmp_path / "data.jsonl", [chat(f"{number} {LONG}", "Yes.") for number in range(10)]
-    )
-    with pytest.raises(InputError, match="no row fits into seq_len 64"):
-        sft.train(make(job_data=data, seq_len=64, truncation="truncate"))
-
-
 def test_6_the_end_token_is_learned_even_where_it_pads(make):
     """Padding equals the end token: in the batches that the trainer makes, the end of every answer
     still has its label, and padding has none.
@@ -315,23 +302,18 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape == batch["labels"].shape
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
-    for labels in batch["labels"].tolist():
-        assert [label for label in labels if label != IGNORED][-1] == end
+    learned = [[one for one in labels if one != IGNORED] for labels in batch["labels"].tolist()]
+    assert {labels[-1] for labels in learned} == {end}
 
 
 def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     """The token that ends a turn in training is among the tokens at which the saved model stops,
     also if its config named another; the template that was used is saved beside it.
     """
-    load = loading.load_base
-
-    def other_end(*args, **kwargs):
-        model = load(*args, **kwargs)
-        model.generation_config.eos_token_id = 0
-        return model
-
-    monkeypatch.setattr(loading, "load_base", other_end)
     job = make(update="full", learning_rate=1e-3, max_steps=2, job_judge=False)
+    model = loading.load_base(job, torch.device("cpu"))
+    model.generation_config.eos_token_id = 0
+    monkeypatch.setattr(loading, "load_base", lambda *_, **__: model)
     sft.train(job)
     own, saved = loading.load_tokenizer(job), AutoTokenizer.from_pretrained(job.output)
     assert saved.chat_template == own.chat_template
