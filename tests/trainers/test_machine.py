@@ -66,8 +66,8 @@ def loads(monkeypatch):
     [(None, "CausalLM"), ("nf4", "CausalLM"), ("int8", "SequenceClassification")],
 )
 def test_weights_are_read_straight_into_the_gpu(make, loads, quantization, head):
-    """Eight processes must not hold eight copies of the model in the host's memory first; on the CPU
-    nothing is placed.
+    """Eight processes must not hold eight copies of the model in the host's memory first; on the
+    CPU nothing is placed.
     """
     job = make(quantization=quantization)
     load_base(job, GPU, head=head)

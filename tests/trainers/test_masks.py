@@ -1,5 +1,5 @@
-"""Masks under the chat templates of many model families: exactly what the assistant says is learned;
-and `advise check DATA --show-row N`, which shows it.
+"""Masks under the chat templates of many model families: exactly what the assistant says is
+learned; and `advise check DATA --show-row N`, which shows it.
 """
 
 import io
@@ -135,8 +135,8 @@ def test_an_answer_is_not_taken_for_the_same_one_of_weight_0(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_row_begins_as_a_server_asks_and_ends_the_turn(name):
-    """The sample prompt is the template's own text for an answer to come; the last learned token is a
-    special one, which generation is told to stop at.
+    """The sample prompt is the template's own text for an answer to come; the last learned token is
+    a special one, which generation is told to stop at.
     """
     tokenizer = family_tokenizer(name)
     templater = Templater(tokenizer)
@@ -366,8 +366,8 @@ def test_control_characters_of_a_row_do_not_reach_the_terminal(tmp_path):
 
 
 def test_the_check_command_shows_a_row_that_a_process_of_its_own_reads(data, tiny_model, call):
-    """`advise check DATA --show-row N --model M` prints the row, and one JSON document with --json; a
-    row that is not there is the user's error.
+    """`advise check DATA --show-row N --model M` prints the row, and one JSON document with --json;
+    a row that is not there is the user's error.
     """
     code, out, _ = call("check", data, "--show-row", 1, "--model", tiny_model)
     assert code == 0

@@ -107,8 +107,8 @@ def built(job, name, *, steps=1):
 
 
 def fixed_answers(monkeypatch, trainer_class):
-    """Let the engine and TRL's own trainer write the same answers to the same prompts, whatever the batch; the numbers
-    of prompts that each call was for.
+    """Let the engine and TRL's own trainer write the same answers to the same prompts, whatever the
+    batch; the numbers of prompts that each call was for.
     """
     calls = []
 
@@ -398,8 +398,8 @@ def test_what_a_module_trains_is_float32(dtype, head, labels, lora, tiny_model, 
 
 @pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW), "sft"])
 def test_what_is_trained_whole_on_a_16_bit_base_loads_as_it_was_checked(name, job_of):
-    """A head on a bfloat16 base, or embeddings, train in float32 and are rounded once, when training
-    ends.
+    """A head on a bfloat16 base, or embeddings, train in float32 and are rounded once, when
+    training ends.
     """
     own = {"train_embeddings": True, "job_judge": False} if name == "sft" else {}
     job = job_of(
@@ -424,8 +424,9 @@ LIE = {
 
 @pytest.mark.parametrize("kind", LIE)
 def test_a_small_update_has_its_own_size_in_products(kind):
-    """Products start as they were, the same in each process that loads the model, and an update of a hundredth of a step moves the 16-bit weights
-    by as much on average; without this by nothing, or by a step.
+    """Products start as they were, the same in each process that loads the model, and an update of
+    a hundredth of a step moves the 16-bit weights by as much on average; without this by nothing,
+    or by a step.
     """
     layer = torch.nn.Linear(256, 512).requires_grad_(False)
     weight = 0.05 * torch.randn(512, 256, generator=torch.Generator().manual_seed(0))

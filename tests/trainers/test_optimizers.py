@@ -1,5 +1,5 @@
-"""Every optimizer of the plan: built, saved and resumed to the bit, and refused where it does not go.
-Full fine-tuning with each keeps the small updates that bfloat16 weights would round away.
+"""Every optimizer of the plan: built, saved and resumed to the bit, and refused where it does not
+go. Full fine-tuning with each keeps the small updates that bfloat16 weights would round away.
 """
 
 from __future__ import annotations

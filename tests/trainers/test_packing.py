@@ -1,6 +1,6 @@
-"""Packed rows come out as they do alone, in every kind of attention that runs here. Packing is tried
-on the device, of a model before it is divided on its first layers; where it cannot be had, rows of
-similar length share a micro-batch.
+"""Packed rows come out as they do alone, in every kind of attention that runs here. Packing is
+tried on the device, of a model before it is divided on its first layers; where it cannot be had,
+rows of similar length share a micro-batch.
 """
 
 import random

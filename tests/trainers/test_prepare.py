@@ -121,9 +121,9 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
 def test_without_a_template_the_stated_plain_one_is_used_and_kept(
     example, read, learned, keys, tokenizer
 ):
-    """A base model's tokenizer gets the plain template, which is then saved with the result; a label
-    is the answer to its text. Nothing is put around a plain prompt and its completion, of which the
-    completion and the end token are learned.
+    """A base model's tokenizer gets the plain template, which is then saved with the result; a
+    label is the answer to its text. Nothing is put around a plain prompt and its completion, of
+    which the completion and the end token are learned.
     """
     base = deepcopy(tokenizer)
     base.chat_template = None
@@ -161,8 +161,8 @@ def rows_of(*lengths: int) -> list[Row]:
 
 @pytest.mark.light
 def test_a_few_long_rows_are_left_out_and_too_many_stop_the_run():
-    """truncation: stop leaves out up to 5 % of the rows, and counts them; more, or all, are an error
-    that says how many and how long.
+    """truncation: stop leaves out up to 5 % of the rows, and counts them; more, or all, are an
+    error that says how many and how long.
     """
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
     assert (len(fit.rows), fit.dropped) == (19, 1)

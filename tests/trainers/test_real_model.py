@@ -103,8 +103,8 @@ def test_it_learns_the_house_style(keys, tmp_path, smollm):
     ],
 )
 def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smollm):
-    """A pass or two over sixty rows lower the held-out loss, every check passes, and plain PEFT in a
-    new process answers as the shop does.
+    """A pass or two over sixty rows lower the held-out loss, every check passes, and plain PEFT in
+    a new process answers as the shop does.
     """
     folder = learned(tmp_path, smollm, 1.0, rows=60, seq_len=256, holdout=0.1, **keys)
     said = subprocess.run(

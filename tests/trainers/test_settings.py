@@ -1,6 +1,6 @@
-"""Every key of a stage changes what the trainer does: a key that nothing reads would be a lie in the
-plan. `trl:` and `peft:`: keys of the plan's own and keys that cannot act are refused with the reason,
-and wrong values are told before a model is loaded.
+"""Every key of a stage changes what the trainer does: a key that nothing reads would be a lie in
+the plan. `trl:` and `peft:`: keys of the plan's own and keys that cannot act are refused with the
+reason, and wrong values are told before a model is loaded.
 """
 
 import dataclasses

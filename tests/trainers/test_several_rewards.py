@@ -1,5 +1,5 @@
-"""Several weighted rewards, rollouts.jsonl, which says what they were given for, and what is said, or
-stops a run, given the numbers of its updates.
+"""Several weighted rewards, rollouts.jsonl, which says what they were given for, and what is said,
+or stops a run, given the numbers of its updates.
 """
 
 import json
@@ -339,8 +339,6 @@ def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):
 
 # --------------------------------------------------------------------------- what stops a run
 
-pytestmark = pytest.mark.light
-
 FINE = {"kl": 0.1, "reward": 0.5, "reward_spread": 0.2, "entropy": 2.0, "response_tokens": 40.0}
 
 
@@ -350,6 +348,7 @@ def told(*changes, before=3):
     return {finding.name: finding for finding in watch.found}
 
 
+@pytest.mark.light
 @pytest.mark.parametrize(
     ("changes", "name", "stops"),
     [
@@ -370,6 +369,7 @@ def test_each_trouble_has_its_name_and_says_what_to_change(changes, name, stops)
 SAME = [{"reward_spread": 0.0}] * 4
 
 
+@pytest.mark.light
 @pytest.mark.parametrize("lines", [[], [{}, {}], SAME, [*SAME, {"reward_spread": 0.1}, *SAME[:1]]])
 def test_nothing_is_told_of_a_run_that_goes_well(lines):
     """Numbers like those of the start raise nothing. A rare reward is not a constant one: four
@@ -378,6 +378,7 @@ def test_nothing_is_told_of_a_run_that_goes_well(lines):
     assert told(*lines) == {}
 
 
+@pytest.mark.light
 def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
     """16 prompts: 4 won and 12 lost is 2 standard errors below even; 6 and 10 is 1."""
     for first, now, wins, losses, gamed in (

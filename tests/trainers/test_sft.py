@@ -256,7 +256,9 @@ def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path, keys):
 
 
 def test_failures_leave_a_record_and_their_exit_code(command, unloaded, capsys):
-    """Before a model is loaded. error.json holds what, allowed, hint and the exit code, and stderr says the same."""
+    """Before a model is loaded. error.json holds what, allowed, hint and the exit code, and stderr
+    says the same.
+    """
     code, record = command(seq_len=8)
     assert (code, record["exit_code"], record["kind"]) == (2, 2, "InputError")
     assert "longer than seq_len 8" in record["what"]
@@ -338,8 +340,9 @@ def test_7_a_template_of_another_model_is_noticed(tiny_model):
 
 
 def test_16_what_is_guessed_and_what_is_dropped_is_said(make, tmp_path, capsys):
-    """Questions and answers under names of another language are taken as such, and the log says so and where
-    to say which is which; rows that are left out are counted, on the screen and in result.json.
+    """Questions and answers under names of another language are taken as such, and the log says so
+    and where to say which is which; rows that are left out are counted, on the screen and in
+    result.json.
     """
     rows = [
         {

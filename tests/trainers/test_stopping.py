@@ -1,5 +1,5 @@
-"""A stage that does not run in one go. Asked to stop, it finishes and saves its step, and the next call
-goes on; out of memory, it is started again with a smaller micro-batch
+"""A stage that does not run in one go. Asked to stop, it finishes and saves its step, and the next
+call goes on; out of memory, it is started again with a smaller micro-batch
 (tests/launch/test_out_of_memory.py starts it); in two parts, one call trains and another judges
 (tests/launch/test_processes.py starts real ones).
 """
@@ -282,8 +282,8 @@ def adjust(job, rows):
 def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
     align, make, tmp_path, capsys, objective, keys
 ):
-    """With half the micro-batch and twice the accumulation: the same weights and losses. Answers that
-    are drawn fewer at a time are other answers.
+    """With half the micro-batch and twice the accumulation: the same weights and losses. Answers
+    that are drawn fewer at a time are other answers.
     """
     (tmp_path / "own.py").write_text(REWARD)
     keys = {**keys, "max_steps": 2, "warmup": 0.0, "job_judge": False}

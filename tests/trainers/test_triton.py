@@ -1,11 +1,11 @@
-"""Liger's norm, rotary embedding and gated MLP, which a run on a GPU uses, give the numbers of plain
-torch, under Triton's interpreter.
+"""Liger's norm, rotary embedding and gated MLP, which a run on a GPU uses, give the numbers of
+plain torch, under Triton's interpreter.
 
-Triton is 300 MB and no part of an installation for the CPU, so these tests need a line of their
-own (docs/gpu.md):
+Triton is 300 MB and no part of an installation for the CPU, so these tests need a line of their own
+(docs/gpu.md):
 
-    pip install triton liger-kernel
-    TRITON_INTERPRET=1 python -m pytest -n0 tests/trainers/test_triton.py
+pip install triton liger-kernel TRITON_INTERPRET=1 python -m pytest -n0
+tests/trainers/test_triton.py
 """
 
 import os

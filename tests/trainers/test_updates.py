@@ -1,6 +1,6 @@
-"""LoRA, bottleneck adapters and prefixes through the trainer. LoRA well set: its scale, its rank against
-the layers, trained embeddings, and PEFT's variants through `peft:`. What adapters and prefixes share,
-and how a prefix starts from real activations and is refused where it cannot work.
+"""LoRA, bottleneck adapters and prefixes through the trainer. LoRA well set: its scale, its rank
+against the layers, trained embeddings, and PEFT's variants through `peft:`. What adapters and
+prefixes share, and how a prefix starts from real activations and is refused where it cannot work.
 """
 
 import dataclasses
@@ -123,8 +123,8 @@ PREFIX = {"update": "prefix", "rank": None, "learning_rate": 5e-2, "max_steps": 
     ],
 )
 def test_variants_of_peft_bases_and_attention_go_through(keys, make):
-    """DoRA, another start, ranks by layer and the rows of new tokens arrive verbatim; a prefix stands
-    on 16-bit and 4-bit bases in either attention. They learn, and what was saved is what was
+    """DoRA, another start, ranks by layer and the rows of new tokens arrive verbatim; a prefix
+    stands on 16-bit and 4-bit bases in either attention. They learn, and what was saved is what was
     trained.
     """
     job = make(**{"rank": 4, "max_steps": 8, **keys})
@@ -183,7 +183,9 @@ def test_what_other_engines_cannot_apply_is_noticed(options, is_ok, said, tmp_pa
     ids=["corrected", "whole", "tokens"],
 )
 def test_what_is_trained_of_the_output_layer_is_evaluated(keys, tiny_model):
-    """The log-probabilities of rows are those of the model's own logits, whatever is put on its head."""
+    """The log-probabilities of rows are those of the model's own logits, whatever is put on its
+    head.
+    """
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     if "lm_head" in str(keys):  # no longer the embeddings
         model.config.tie_word_embeddings = False

@@ -1,7 +1,7 @@
-"""What is told of a stage while it runs. Each long part says how far it is, whatever the objective: the
-trainers run with a board that hears of every item, and a part that generated, scored or measured many
-items in silence would show as a wait without steps, or as a jump. The plan's trackers have what
-metrics.jsonl has, also after an interruption.
+"""What is told of a stage while it runs. Each long part says how far it is, whatever the objective:
+the trainers run with a board that hears of every item, and a part that generated, scored or
+measured many items in silence would show as a wait without steps, or as a jump. The plan's trackers
+have what metrics.jsonl has, also after an interruption.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ ENDS_EARLY = {"generating answers", "learning from the answers", "this step"}
 
 
 def check(waits, *names):
-    """Each of them was heard, counted without long jumps, and reached its end; what of it was heard:
-    wait -> (how far, of how many).
+    """Each of them was heard, counted without long jumps, and reached its end; what of it was
+    heard: wait -> (how far, of how many).
     """
     heard = defaultdict(list)
     for what, done, total in waits:
@@ -302,7 +302,9 @@ def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monke
 
 
 def read_wandb(folder):
-    """(step -> numbers, names of the settings, kinds of records, exit code, the bytes) of an offline run."""
+    """(step -> numbers, names of the settings, kinds of records, exit code, the bytes) of an
+    offline run.
+    """
     from wandb.proto import wandb_internal_pb2 as records
 
     (path,) = folder.glob("*.wandb")

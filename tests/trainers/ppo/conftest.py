@@ -1,5 +1,5 @@
-"""PPO stages on a toy model, trained in this process, and modules with random weights on it, saved as
-stages leave them.
+"""PPO stages on a toy model, trained in this process, and modules with random weights on it, saved
+as stages leave them.
 """
 
 from collections.abc import Callable

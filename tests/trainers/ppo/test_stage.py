@@ -1,5 +1,5 @@
-"""A PPO stage from plan to result: it learns, resumes, comes to the same in two parts, and says what
-goes wrong.
+"""A PPO stage from plan to result: it learns, resumes, comes to the same in two parts, and says
+what goes wrong.
 """
 
 import os

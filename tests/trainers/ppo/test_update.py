@@ -1,6 +1,6 @@
-"""What an update of PPO is made of: answers and their log-probabilities, the formulas against numbers
-worked out by hand, and the optimizer: what `trl:` sets of it, which weights decay, and how processes
-agree.
+"""What an update of PPO is made of: answers and their log-probabilities, the formulas against
+numbers worked out by hand, and the optimizer: what `trl:` sets of it, which weights decay, and how
+processes agree.
 """
 
 from __future__ import annotations
