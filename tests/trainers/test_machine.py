@@ -69,8 +69,7 @@ def test_weights_are_read_straight_into_the_gpu(make, loads, quantization, head)
     """Eight processes must not hold eight copies of the model in the host's memory first; on the
     CPU nothing is placed.
     """
-    job = make(quantization=quantization)
-    load_base(job, GPU, head=head)
+    load_base(make(quantization=quantization), GPU, head=head)
     load_base(make(), torch.device("cpu"))
     assert loads[0]["device_map"] == {"": GPU}
     assert "moved" not in loads[0]

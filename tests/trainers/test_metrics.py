@@ -88,8 +88,7 @@ def test_noise_around_nothing_is_not_distinguishable_and_says_what_would_be():
     assert noise.word == "not distinguishable"
     told = float(verdict({"reward": noise})[1].rsplit(" ", 1)[1])
     assert told == pytest.approx((high - low) / 2, rel=0.1)
-    few = compare([1.0, 2.0], [1.1, 1.9], higher_is_better=False)
-    said = verdict({"held-out loss": few})[1]
+    said = verdict({"held-out loss": compare([1.0, 2.0], [1.1, 1.9], higher_is_better=False)})[1]
     assert said.endswith("on 2 held-out rows, which are too few to tell")
 
 

@@ -493,8 +493,7 @@ def test_float32_weights_train_under_flash_attention(name, job_of, flash_like):
     """
     keys = {"weights_dtype": "float32", "precision": "mixed", "attention": flash_like}
     own = {"packing": True} if name == "sft" else {}
-    job = job_of(name, **keys, **own, max_steps=2, micro_batch_size=4, holdout=0.25)
-    result = trained(job)
+    result = trained(job_of(name, **keys, **own, max_steps=2, micro_batch_size=4, holdout=0.25))
     assert result["checks"][0]["ok"]
     assert result["evaluation"]["rows"] >= 0
 

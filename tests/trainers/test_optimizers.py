@@ -105,8 +105,7 @@ def test_four_steps_are_two_and_two_more_after_a_checkpoint(name, dtype, tmp_pat
     whole = Tiny().to(getattr(torch, dtype))
     whole.norm.float()  # as a value head stays
     broken, start = deepcopy(whole), deepcopy(whole)
-    made = built(name, whole, dtype)
-    steps_of(made, whole, range(4))
+    steps_of(built(name, whole, dtype), whole, range(4))
 
     first = built(name, broken, dtype)
     steps_of(first, broken, range(2))
@@ -126,8 +125,7 @@ def test_muon_moves_matrices_as_torch_does_and_the_rest_as_adamw():
     torch.manual_seed(0)
     ours = Tiny()
     theirs = deepcopy(ours)
-    made = built("muon", ours, "float32")
-    steps_of(made, ours, range(3))
+    steps_of(built("muon", ours, "float32"), ours, range(3))
 
     matrices = [theirs.q_proj.weight, theirs.down_proj.weight]
     muon = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -235,8 +233,7 @@ def paged_over(parameter: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """bitsandbytes' own paged AdamW, whose buffers carry the mark of paged memory: without a GPU
     there is no managed memory to make them in.
     """
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    found = bitsandbytes.optim.PagedAdamW32bit([parameter], lr=1e-3)
+    found = pytest.importorskip("bitsandbytes").optim.PagedAdamW32bit([parameter], lr=1e-3)
 
     def paged(p: Any, dtype: Any = torch.float32) -> Any:
         buffer = torch.zeros_like(p, dtype=dtype)
@@ -400,8 +397,7 @@ def test_the_second_moment_does_not_stall():
         parameter = torch.nn.Parameter(torch.zeros(4000, dtype=dtype))
         optimizer = optimizer_over(parameter, kind, 1e-5)
         for step in range(300):
-            size = 1e-3 if step < 20 else 1e-4
-            parameter.grad = torch.full((4000,), size, dtype=dtype)
+            parameter.grad = torch.full((4000,), 1e-3 if step < 20 else 1e-4, dtype=dtype)
             optimizer.step()
         moments.append(float(optimizer.state[parameter]["exp_avg_sq"].float().mean()))
     exact, *rounded = moments

@@ -139,8 +139,7 @@ def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
     """Raw text longer than seq_len becomes several sequences; every token but the very first is
     learned exactly once.
     """
-    text = "The shop sells tea. " * 40
-    rows = tokenise([Example(row=1, text=text)], Templater(tokenizer))
+    rows = tokenise([Example(row=1, text="The shop sells tea. " * 40)], Templater(tokenizer))
     fit = fit_rows(rows, seq_len=32, truncation="stop")
     assert fit.split == 1
     assert [label for row in fit.rows for label in row.labels[1:]] == list(rows[0].input_ids)[1:]
@@ -427,8 +426,7 @@ def test_the_dataset_gives_what_a_copy_of_all_columns_would_give():
 def test_each_answer_has_the_one_before_it_in_its_batch():
     """The batches that a trainer fetches give the prompt the answer of the row before it."""
     rows = [Feedback(number, ids_of([1]), ids_of([number]), True, "", "") for number in range(9)]
-    made = rows_dataset(rows, feedback_columns)
-    batch = made.__getitems__([4, 5, 6, 7])
+    batch = rows_dataset(rows, feedback_columns).__getitems__([4, 5, 6, 7])
     assert [one["KL_completion_ids"] for one in batch] == [[7], [4], [5], [6]]
 
 

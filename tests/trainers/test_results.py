@@ -138,8 +138,7 @@ def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
     files is never written over.
     """
     out = tmp_path / "out"
-    lines = export(run, out, only="legal", device=CPU)
-    assert "the original weights (float32)" in lines[0]
+    assert "the original weights (float32)" in export(run, out, only="legal", device=CPU)[0]
     gap = json.loads((out / "merge.json").read_text())["gaps"][0]
     assert gap["greatest"] < 1e-3
     assert gap["same_choice"] == 1.0

@@ -98,8 +98,7 @@ def test_the_key_changes_the_run(key, make, basis, monkeypatch):
     """Changing this key alone changes what is loaded, prepared or configured; nothing changes it
     if no key does.
     """
-    keys = {} if key in (None, "name") else {key: OTHER[key]}
-    job = make(**BASIS | keys)
+    job = make(**BASIS | ({} if key in (None, "name") else {key: OTHER[key]}))
     if key == "name":
         job = replace(job, entry=structs.replace(job.entry, name="another"))
     assert (effects(job, monkeypatch) != basis) is (key is not None)
@@ -444,5 +443,4 @@ def test_what_a_library_refuses_names_the_keys(make):
     assert "trl: torch_compile_backend, peft: lora_bias): Expecting value" in told.text()
     assert "trainer-error.log" in told.text()
     assert explain_error(library, make()).exit_code == 70
-    ours = raised(list, idle_faults("trl", None, None))
-    assert explain_error(ours, job).exit_code == 70
+    assert explain_error(raised(list, idle_faults("trl", None, None)), job).exit_code == 70

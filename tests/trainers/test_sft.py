@@ -319,8 +319,7 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     sft.train(job)
     own, saved = loading.load_tokenizer(job), AutoTokenizer.from_pretrained(job.output)
     assert saved.chat_template == own.chat_template
-    stops = read_json(job.output / "generation_config.json")["eos_token_id"]
-    assert own.eos_token_id in stops
+    assert own.eos_token_id in read_json(job.output / "generation_config.json")["eos_token_id"]
     assert read_json(job.output / "result.json")["resolved"]["stop_tokens_added"] == ["<|im_end|>"]
 
 

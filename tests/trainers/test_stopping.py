@@ -74,8 +74,7 @@ def whole(tmp_path_factory, tiny_model):
     """The adapter of a run that nobody stopped, and its plan."""
     folder = tmp_path_factory.mktemp("whole")
     rows = (chat(f"Where is {n}?", f"Order {n} is on its way.") for n in range(24))
-    data = write_rows(folder / "rows.jsonl", rows)
-    plan = plan_file(folder, tiny_model, data, **KEYS)
+    plan = plan_file(folder, tiny_model, write_rows(folder / "rows.jsonl", rows), **KEYS)
     assert train(plan, folder / "run") == 0
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 

@@ -102,8 +102,7 @@ def test_several_processes_prepare_the_same_file(
         if not template:
             tokenizer.chat_template = None
         data = in_memory(prepared_in(job, tmp_path / name, kind, tokenizer))
-        files = (tmp_path / name / "prepared").iterdir()
-        kept = {file.name: file.read_bytes() for file in files}
+        kept = {file.name: file.read_bytes() for file in (tmp_path / name / "prepared").iterdir()}
         found.append((data, tokenizer.chat_template, kept))
     assert found[0] == found[1]
     assert len(kept) == 3  # nothing temporary is left

@@ -217,8 +217,7 @@ def test_without_room_for_a_second_model_saved_tensors_are_compared(
     update, keys, said, make, monkeypatch, capsys
 ):
     """With those in memory; an adapter is not loaded beside itself. Each says how it starts."""
-    room = "trainers.evaluation.saved_result._room_for_second"
-    monkeypatch.setattr(room, lambda *_: False)
+    monkeypatch.setattr("trainers.evaluation.saved_result._room_for_second", lambda *_: False)
     (check, *_) = trained(make(update=update, max_steps=2, job_judge=False, **keys))["checks"]
     assert check["ok"]
     assert "the saved tensors are those in memory" in check["text"]

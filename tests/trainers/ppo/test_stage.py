@@ -290,8 +290,7 @@ def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_pa
         assert model not in (0.0, own)
         assert line["reward"] == pytest.approx(2 * own + model, abs=1e-4)
     assert resolved["start_from"].endswith("stages/sft")
-    saved = [path.name for path in job.output.glob("*.safetensors")]
-    assert saved == ["adapter_model.safetensors"]
+    assert [path.name for path in job.output.glob("*.safetensors")] == ["adapter_model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -365,8 +364,7 @@ def test_ppo_learns_from_two_rewards(make, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     job = make(rewards=TWO, reward=None, verifier=None, max_steps=3, response_tokens=6)
     train(job)
-    rollouts = check_two_rewards(job, result(job))
-    assert sum(line["advantage"] for line in rollouts) != 0
+    assert sum(line["advantage"] for line in check_two_rewards(job, result(job))) != 0
 
 
 # --------------------------------------------------------------------------- every key
@@ -517,8 +515,7 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
     assert not trained_record(two.output).exists()
 
     def wins(job):
-        lines = metrics(job.run)
-        return [(line["holdout_wins"], line["holdout_losses"]) for line in lines[:-1]]
+        return [(line["holdout_wins"], line["holdout_losses"]) for line in metrics(job.run)[:-1]]
 
     assert len(wins(one)) == 2
     assert wins(two) == wins(one)

@@ -417,8 +417,7 @@ def test_every_prompt_is_answered_once_before_any_is_answered_again():
     """Ten prompts in updates of four: two and a half updates see each once; the next pass has
     another order.
     """
-    starts = range(0, 20, 4)
-    seen = [one for at in starts for one in shuffled(range(10), range(at, at + 4), seed=1)]
+    seen = [one for at in range(0, 20, 4) for one in shuffled(range(10), range(at, at + 4), seed=1)]
     assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
     assert seen[:10] != seen[10:20]
 

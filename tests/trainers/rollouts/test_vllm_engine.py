@@ -60,8 +60,7 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
     if sends == "adapter":
         config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
         model, part = get_peft_model(model, config), "lora_B"
-    client = VLLMClient(server.url, 30)
-    found, note = open_server(client, needs(tiny_model), stage="x")
+    found, note = open_server(VLLMClient(server.url, 30), needs(tiny_model), stage="x")
     assert note == f"answers come from vLLM 0.33.0 at {server.url}"
     engine = VLLMEngine(found, lambda: nullcontext(model), sends=sends, run=tmp_path, stage="x")
     for _ in range(2):
@@ -218,8 +217,7 @@ def test_importance_weights_are_ratios_up_to_two():
     """exp(0.5), no knowledge, cut at 2, and nothing beyond the end of an answer."""
     old = torch.tensor([[-1.0, -1.0, -1.0, 0.0]])
     drawn = torch.tensor([[-1.5, math.nan, -3.0, 9.0]])
-    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    weights, mismatch, capped = importance_weights(old, drawn, mask)
+    weights, mismatch, capped = importance_weights(old, drawn, torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
     assert weights.tolist() == [[pytest.approx(math.exp(0.5)), 1.0, 2.0, 0.0]]
     assert mismatch.item() == pytest.approx((0.5 + 0 + 2.0) / 3)
     assert capped.item() == pytest.approx(1 / 3)
