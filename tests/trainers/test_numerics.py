@@ -314,9 +314,8 @@ def test_layers_of_different_sizes_are_counted_one_by_one():
     wide = {**sizes, **heads, **kinds, "num_kv_shared_layers": 0}
     gemma4 = transformers.Gemma4TextConfig(**wide, intermediate_size=32, global_head_dim=16)
     assert per_token(gemma4) == 2 * 2 * (8 + 16) + 8 * 16 + 3 * 32
-    gemma3n = transformers.Gemma3nTextConfig(
-        **wide, intermediate_size=[32, 64], activation_sparsity_pattern=[0.0, 0.0]
-    )
+    own = {"intermediate_size": [32, 64], "activation_sparsity_pattern": [0.0, 0.0]}
+    gemma3n = transformers.Gemma3nTextConfig(**wide, **own)
     assert per_token(gemma3n) == 2 * 2 * (8 + 8) + 8 * 16 + 3 * 64
     mamba = transformers.MambaConfig(**sizes)
     assert per_token(mamba) == 8 * 16 + 3 * mamba.intermediate_size

@@ -3,6 +3,7 @@ as stages leave them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,35 +126,30 @@ UPDATES = {
 }
 
 
-def module_config(update: str, task_type: str) -> Any:
-    """A PEFT config of an update scheme."""
-    from peft import LoraConfig, PrefixTuningConfig
-
-    from advisor.peft_adapter import BottleneckConfig
-
-    if update == "lora":
-        return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type=task_type)
-    if update == "adapter":
-        return BottleneckConfig(bottleneck=8, placement="houlsby", task_type=task_type)
-    return PrefixTuningConfig(
-        num_virtual_tokens=4, num_layers=2, num_attention_heads=2, token_dim=16, task_type=task_type
-    )
-
-
 def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: int) -> Path:
     """A module (or a whole model) with random weights in `folder`, with the base's tokenizer: one
     that writes, or one that scores, for so many labels.
     """
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, PrefixTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    from advisor.peft_adapter import BottleneckConfig
+
+    heads = {"num_layers": 2, "num_attention_heads": 2, "token_dim": 16}
+    configs = {
+        "lora": partial(LoraConfig, r=4, lora_alpha=8, target_modules="all-linear"),
+        "adapter": partial(BottleneckConfig, bottleneck=8, placement="houlsby"),
+        "prefix": partial(PrefixTuningConfig, num_virtual_tokens=4, **heads),
+    }
     torch.manual_seed(seed)
     extra = {"num_labels": int(scores)} if scores else {}
     loader = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     model: Any = loader.from_pretrained(base, dtype=torch.float32, **extra)
     if update != "full":
-        model = get_peft_model(model, module_config(update, "SEQ_CLS" if scores else "CAUSAL_LM"))
+        model = get_peft_model(
+            model, configs[update](task_type="SEQ_CLS" if scores else "CAUSAL_LM")
+        )
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advisor.ground.errors import InputError
@@ -88,23 +88,25 @@ def check_said(roles, said, scored=None):
             roles.values(batch())
 
 
-@pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
-def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_path, update):
+@pytest.mark.parametrize(
+    ("update", "keys"),
+    [("lora", {}), ("adapter", {}), ("prefix", {}), ("lora", {"quantization": "nf4"})],
+    ids=["lora", "adapter", "prefix", "4-bit"],
+)
+def test_roles_on_one_base_are_the_models_they_stand_for(built, make, tmp_path, update, keys):
     """Reference and policy say what the SFT module loaded alone says, the reward what the reward
-    module loaded alone says. A step of policy and value changes both; reference and reward stay to
-    the bit, and so does the base.
+    module loaded alone says, on an nf4 base as on one of 16 or 32 bits. A step of policy and value
+    changes both; reference and reward stay to the bit, and so does the base.
     """
-    roles, notes = built(update, update, update)
+    roles, notes = built(update, update, update, **keys)
     assert notes == ["policy, reference, reward and value share one base"]
     assert len(roles.models()) == 1
-    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
-    said = alone_log_probs(loaded)
-    loaded = AutoPeftModelForSequenceClassification.from_pretrained(
-        tmp_path / "rm", num_labels=1, dtype=torch.float32
-    )
-    check_said(roles, said, alone_scores(loaded))
-    base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
-    assert (said - alone_log_probs(base)).abs().max() > 0.01
+    job = make(**keys)
+    base = alone_log_probs(load_base(job, CPU))
+    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft"))
+    scoring = load_base(job, CPU, head="SequenceClassification", num_labels=1)
+    check_said(roles, said, alone_scores(PeftModel.from_pretrained(scoring, tmp_path / "rm")))
+    assert (said - base).abs().max() > 0.01
 
     def all_said():
         with torch.no_grad():
@@ -121,19 +123,6 @@ def test_roles_on_one_base_are_the_models_they_stand_for(built, toy_model, tmp_p
     torch.optim.SGD(trained, lr=0.01).step()
     stayed = [role for role, said in all_said().items() if torch.equal(before[role], said)]
     assert stayed == [REFERENCE, REWARD]
-
-
-def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(built, make, tmp_path):
-    """On one nf4 base as on one of 16 or 32 bits: the reference is the SFT module on such a base,
-    the reward is the reward module on one.
-    """
-    pytest.importorskip("bitsandbytes")
-    roles, notes = built("lora", "lora", "lora", quantization="nf4")
-    assert notes == ["policy, reference, reward and value share one base"]
-    job = make(quantization="nf4")
-    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, CPU), tmp_path / "sft"))
-    base = load_base(job, CPU, head="SequenceClassification", num_labels=1)
-    check_said(roles, said, alone_scores(PeftModel.from_pretrained(base, tmp_path / "rm")))
 
 
 def test_the_value_starts_as_the_reward_model(built):
