@@ -11,6 +11,7 @@ from msgspec import structs
 torch = pytest.importorskip("torch")
 
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
 
 from advisor.ground.errors import InputError
@@ -33,8 +34,8 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):
         job = make(rank=16, alpha=8.0, rslora=rslora)
         model = loading.load_base(job, torch.device("cpu"))
         config = load_update("lora").peft_config(job.stage, job.options, model)
-        layers = [one for one in get_peft_model(model, config).modules() if hasattr(one, "scaling")]
-        assert layers
+        modules = get_peft_model(model, config).modules()
+        layers = [module for module in modules if isinstance(module, LoraLayer)]
         assert {layer.scaling["default"] for layer in layers} == {scale}
 
 
