@@ -28,6 +28,14 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model: Path) -> Any:
+    """The tiny model's; shared, so not to be changed."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="session")
 def tiny_moe(once: Callable[[str, Callable[[Path], object]], Path], tiny_model: Path) -> Path:
     """The folder of a random two-layer Qwen3-MoE: four experts, two for each token."""
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.data_utils import extract_prompt
 from trl.trainer.dpo_trainer import _tokenize
@@ -45,11 +45,6 @@ def says(text: str) -> Message:
 
 def preference(asked: str, chosen: str, rejected: str, row: int = 1) -> Example:
     return question(asked, row=row, chosen=(says(chosen),), rejected=(says(rejected),))
-
-
-@pytest.fixture(scope="module")
-def tiny_tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture

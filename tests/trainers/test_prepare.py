@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -29,13 +28,6 @@ from trainers.rows.stage_rows import prepare_rows
 from trainers.start.loading import load_tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
 def chat(*turns: str, row: int = 1, weights: tuple[float, ...] = (1.0,) * 10) -> Example:
     said = zip(("user", "assistant") * 5, turns, weights, strict=False)
     return Example(row=row, messages=tuple(Message(*turn) for turn in said))
@@ -47,7 +39,7 @@ def learned_text(tokenizer, row: Row) -> str:
 
 @settings(max_examples=25)  # each renders a template several times
 @given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=5))
-def test_exactly_the_answers_with_a_weight_are_learned(tokenizer, answers):
+def test_exactly_the_answers_with_a_weight_are_learned(tiny_tokenizer, answers):
     """Whatever the order of weights 0 and 1, what is learned is the answers of weight 1, each with
     its end; the whole conversation is read.
     """
@@ -56,27 +48,27 @@ def test_exactly_the_answers_with_a_weight_are_learned(tokenizer, answers):
     wanted = "".join(f"Say {at}.<|im_end|>" for at, learn in enumerate(answers) if learn)
     if not wanted:
         with pytest.raises(InputError, match="no token to learn"):
-            tokenise([chat(*turns, weights=weights)], Templater(tokenizer))
+            tokenise([chat(*turns, weights=weights)], Templater(tiny_tokenizer))
         return
-    (row,) = tokenise([chat(*turns, weights=weights)], Templater(tokenizer))
-    assert learned_text(tokenizer, row) == wanted
-    assert all(turn in tokenizer.decode(row.input_ids) for turn in turns)
+    (row,) = tokenise([chat(*turns, weights=weights)], Templater(tiny_tokenizer))
+    assert learned_text(tiny_tokenizer, row) == wanted
+    assert all(turn in tiny_tokenizer.decode(row.input_ids) for turn in turns)
 
 
-def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tokenizer):
+def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tiny_tokenizer):
     """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come
     with it.
     """
     silent = chat("Two?", "Second.", row=7, weights=(1, 0))
     with pytest.raises(InputError, match=r"row 7: no token to learn[\s\S]*row 9: neither"):
-        tokenise([chat("One?", "First."), silent, Example(row=9)], Templater(tokenizer))
+        tokenise([chat("One?", "First."), silent, Example(row=9)], Templater(tiny_tokenizer))
 
 
-def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
+def test_a_template_without_end_of_turn_gets_the_end_token(tiny_tokenizer):
     """Where the template does not end an answer, the end token is added and counted, so that the
     model learns to stop.
     """
-    bare = deepcopy(tokenizer)
+    bare = deepcopy(tiny_tokenizer)
     bare.chat_template = (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
         " add_generation_prompt %}assistant: {% endif %}"
@@ -119,13 +111,13 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     ids=["chat", "prompt and completion", "label", "loss on all"],
 )
 def test_without_a_template_the_stated_plain_one_is_used_and_kept(
-    example, read, learned, keys, tokenizer
+    example, read, learned, keys, tiny_tokenizer
 ):
     """A base model's tokenizer gets the plain template, which is then saved with the result; a
     label is the answer to its text. Nothing is put around a plain prompt and its completion, of
     which the completion and the end token are learned.
     """
-    base = deepcopy(tokenizer)
+    base = deepcopy(tiny_tokenizer)
     base.chat_template = None
     templater = Templater(base, **keys)
     (row,) = tokenise([example], templater)
@@ -135,16 +127,16 @@ def test_without_a_template_the_stated_plain_one_is_used_and_kept(
     assert example.plain or "plain" in templater.template_source
 
 
-def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
+def test_raw_text_is_learned_whole_and_cut_into_pieces(tiny_tokenizer):
     """Raw text longer than seq_len becomes several sequences; every token but the very first is
     learned exactly once.
     """
-    rows = tokenise([Example(row=1, text="The shop sells tea. " * 40)], Templater(tokenizer))
+    rows = tokenise([Example(row=1, text="The shop sells tea. " * 40)], Templater(tiny_tokenizer))
     fit = fit_rows(rows, seq_len=32, truncation="stop")
     assert fit.split == 1
     assert [label for row in fit.rows for label in row.labels[1:]] == list(rows[0].input_ids)[1:]
     assert all(2 <= row.tokens <= 32 for row in fit.rows)
-    assert rows[0].input_ids[-1] == tokenizer.eos_token_id
+    assert rows[0].input_ids[-1] == tiny_tokenizer.eos_token_id
 
 
 # --------------------------------------------------------------------------- length

@@ -16,7 +16,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import numpy
-from transformers import AutoTokenizer
 
 from advisor.data import read_examples, recognise
 from advisor.data.example import Example
@@ -127,11 +126,6 @@ def preparation(tokenizer, kind=ALONE, holdout=0.0) -> Preparation:
     return Preparation(templater=Templater(tokenizer), limits=LIMITS, holdout=holdout, kind=kind)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
 @pytest.mark.parametrize(
     ("text", "error", "match"),
     [
@@ -141,16 +135,16 @@ def tokenizer(tiny_model):
     ],
 )
 def test_a_row_that_fails_in_a_worker_ends_all_with_its_own_error(
-    text, error, match, tokenizer, two_processes, tmp_path
+    text, error, match, tiny_tokenizer, two_processes, tmp_path
 ):
     """The first one in the order of the file, as with one process; no worker and no file stays."""
     examples = [Example(row=row, text=text if row in (37, 41) else "") for row in range(1, 60)]
     with pytest.raises(error, match=match):
-        preparation(tokenizer).write(tmp_path / "rows.json", examples)
+        preparation(tiny_tokenizer).write(tmp_path / "rows.json", examples)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stop_ends_the_workers(tokenizer, two_processes, tmp_path):
+def test_a_stop_ends_the_workers(tiny_tokenizer, two_processes, tmp_path):
     """Ctrl-C, which the workers leave to their parent, ends them and removes what was kept."""
 
     def examples():
@@ -163,7 +157,7 @@ def test_a_stop_ends_the_workers(tokenizer, two_processes, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        preparation(tokenizer).write(tmp_path / "rows.json", examples())
+        preparation(tiny_tokenizer).write(tmp_path / "rows.json", examples())
     assert not list(tmp_path.iterdir())
 
 
@@ -183,12 +177,12 @@ def kill_at(moment: int) -> None:
         setattr(Disk, name, killing(getattr(Disk, name)))
 
 
-def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tokenizer, tmp_path):
+def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tiny_tokenizer, tmp_path):
     """Killed before each thing that is done to a file: what is read afterwards is all of it, as
     undisturbed, or nothing.
     """
     examples = [Example(row=row, text="") for row in range(1, 9)]
-    prepares, path = preparation(tokenizer, holdout=0.3), tmp_path / "rows.json"
+    prepares, path = preparation(tiny_tokenizer, holdout=0.3), tmp_path / "rows.json"
     prepares.write(path, examples, "digest")
     whole = in_memory(prepares.read(path, "digest"))
     outcomes, status = [], -1
@@ -229,7 +223,7 @@ def build_counted(example, templater):
     return [CountedRow(*(getattr(row, field.name) for field in fields(Row)))]
 
 
-def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):
+def test_many_rows_are_never_all_in_memory(tiny_tokenizer, tmp_path, monkeypatch):
     """Of twenty thousand rows no more than those of a batch are objects at one time: while they are
     built, written, digested, packed and read for a training step. The same for what is kept of them
     on the way.
@@ -239,7 +233,7 @@ def test_many_rows_are_never_all_in_memory(tokenizer, tmp_path, monkeypatch):
     kind = replace(ALONE, row=CountedRow, build=build_counted)
     examples = (Example(row=row, text="") for row in range(1, 20_001))
     CountedRow.alive = CountedRow.most = 0
-    prepares = preparation(tokenizer, kind, holdout=0.1)
+    prepares = preparation(tiny_tokenizer, kind, holdout=0.1)
     prepares.write(tmp_path / "rows.json", examples, "digest")
     data = prepares.read(tmp_path / "rows.json", "digest")
     assert (len(data.train), len(data.holdout)) == (18_000, 2_000)

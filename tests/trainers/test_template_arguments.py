@@ -313,19 +313,19 @@ TOOL = {
 
 def rows_with_calls() -> list[Example]:
     """Each calls a function, reads its result and answers."""
-    found = []
-    for number in range(1, 6):
+    result = {"tool_call_id": "abcdefghi", "name": "track_parcel"}
+
+    def messages(number):
         function = {"name": "track_parcel", "arguments": {"id": str(number)}}
         call = {"type": "function", "id": "abcdefghi", "function": function}
-        result = {"tool_call_id": "abcdefghi", "name": "track_parcel"}
-        messages = (
+        return (
             Message("user", f"Where is parcel {number}?"),
             Message("assistant", "", extra={"tool_calls": [call]}),
             Message("tool", f"Depot {number}", extra=result),
             Message("assistant", f"It is in depot {number}."),
         )
-        found.append(Example(row=number, messages=messages, tools=(TOOL,)))
-    return found
+
+    return [Example(row=n, messages=messages(n), tools=(TOOL,)) for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -84,15 +84,21 @@ def test_sizes_that_the_model_or_the_rows_lack_are_bad_input(keys, said, make):
         trained(make(**keys))
 
 
+def plain_or_untied(folder, *, tied):
+    """The tiny model, whose output layer may be no longer its embeddings."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
     """train_embeddings trains them and the output layer whole, stores them in the adapter, and
     plain PEFT loads them.
     """
-    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    if not tied:
-        base.config.tie_word_embeddings = False
-        base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
+    base = plain_or_untied(tiny_model, tied=tied)
     folder = tmp_path / "base"
     base.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
@@ -187,10 +193,7 @@ def test_what_is_trained_of_the_output_layer_is_evaluated(keys, tiny_model):
     """The log-probabilities of rows are those of the model's own logits, whatever is put on its
     head.
     """
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    if "lm_head" in str(keys):  # no longer the embeddings
-        model.config.tie_word_embeddings = False
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model = plain_or_untied(tiny_model, tied="lm_head" not in str(keys))
     config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **keys)
     model = get_peft_model(model, config).eval()
     for one in model.parameters():
