@@ -34,6 +34,8 @@ from trainers.rows.preference import (
 from trainers.rows.row import Unusable
 from trainers.stage.trl_trainer import with_ours
 
+PAIR = ("chosen_ids", "rejected_ids")
+
 
 def question(asked: str, *more: Message, row: int = 1, **keys) -> Example:
     return Example(row=row, messages=(Message("user", asked), *more), **keys)
@@ -71,7 +73,8 @@ def has_note(data, *words):
 @given(question=SAID, answers=st.lists(SAID, min_size=2, max_size=2, unique=True))
 def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
     """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each
-    answer ends with the token that ends a turn.
+    answer ends with the token that ends a turn. A token that begins a text stands once at its
+    beginning, also in TRL's reward columns.
     """
     tokenizer = family_tokenizer(name)
     (row,) = pair_rows(preference(question, *answers), Templater(tokenizer))
@@ -79,6 +82,11 @@ def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
         end = FAMILIES[name].last(said)
         assert tokenizer.decode([*row.prompt_ids, *ids]).endswith(end)
         assert tokenizer.decode(ids).endswith(end.lstrip())
+    table = reward_columns([row])
+    if name in ("llama3", "gemma", "mistral"):  # the template is applied once
+        begins = tokenizer.bos_token_id
+        texts = [ids for side in PAIR for ids in table[side]]
+        assert [(ids[0], ids.count(begins)) for ids in texts] == [(begins, 1)] * 2
     assert question in tokenizer.decode(row.prompt_ids)
 
 
@@ -97,18 +105,6 @@ def test_pairs_are_the_tokens_that_trl_would_make():
     for side, ours in (("chosen", row.chosen_ids), ("rejected", row.rejected_ids)):
         whole = _tokenize(tokenizer, theirs["prompt"] + theirs[side])["input_ids"]
         assert whole == [*prompt_ids, *ours, *line_end]
-
-
-def test_the_template_is_applied_once():
-    """A token that begins a text stands once at its beginning, in pairs and in TRL's reward
-    columns.
-    """
-    for name in ("llama3", "gemma", "mistral"):
-        tokenizer = family_tokenizer(name)
-        table = reward_columns(pair_rows(preference("Well?", "Yes.", "No."), Templater(tokenizer)))
-        for ids in (*table["chosen_ids"], *table["rejected_ids"]):
-            assert ids[0] == tokenizer.bos_token_id
-            assert ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_pairs_that_are_none_are_counted_and_named(prepared):
@@ -286,9 +282,6 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
 
 
 # --------------------------------------------------------------------------- kept, and TRL
-
-
-PAIR = ("chosen_ids", "rejected_ids")
 
 
 @pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])

@@ -16,14 +16,13 @@ torch = pytest.importorskip("torch")
 
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
-from trl import SFTTrainer
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch
 from tests.trainers.conftest import plan_file
 from tests.trainers.families import LLAMA3, family_tokenizer
-from tests.trainers.runs import break_at, losses, metrics, same, trained, weights, write_rows
+from tests.trainers.runs import break_at, losses, same, trained, weights, write_rows
 from trainers import sft
 from trainers.__main__ import main
 from trainers.job import libraries
@@ -34,7 +33,6 @@ from trainers.rows import IGNORED, Templater
 from trainers.rows.conversation import answer_row
 from trainers.say.progress import Parts
 from trainers.stage.load import build_trainer, load_stage
-from trainers.stage.trl_trainer import SFT
 from trainers.start import loading
 
 
@@ -73,23 +71,6 @@ def test_qlora_trains_on_the_cpu(make):
     assert result["loss_last"] < result["loss_first"]
     assert result["resolved"]["trainable_dtype"] == "float32"
     assert result["resolved"]["double_quantization"] is True
-
-
-def test_our_loss_is_trls_loss(make, monkeypatch):
-    """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
-    job = make(max_steps=2, job_judge=False)
-    trained(job)
-
-    def by_trl(self, model, inputs, *args, **kwargs):
-        inputs.pop("answer_places", None)
-        return SFTTrainer.compute_loss(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(SFT, "compute_loss", by_trl)
-    trl = make(max_steps=2, job_judge=False, job_run=job.run.parent / "trl")
-    trained(trl)
-    assert losses(job) == pytest.approx(losses(trl), rel=1e-5)
-    ours, theirs = ([line["grad_norm"] for line in metrics(one)] for one in (job, trl))
-    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):

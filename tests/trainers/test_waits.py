@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
+from unittest.mock import Mock, call
 
 import pytest
 from msgspec import structs
@@ -22,7 +22,6 @@ import transformers
 
 from advisor.extras.trackers.extra import TrackerKeys, tracker_faults
 from advisor.ground.progress import BYTES, board, track
-from advisor.plan.read import read_plan
 from tests.trainers.alignment import SHORT
 from tests.trainers.conftest import waits_heard
 from tests.trainers.runs import break_at, metrics, trained, write_rows
@@ -350,27 +349,15 @@ def blocks(content, taken):
 @pytest.mark.light
 def test_a_tracker_that_fails_is_left_out_and_the_stage_goes_on(make, monkeypatch, capsys):
     """Whatever a service raises is said once; a service that works gets everything."""
-
-    class Broken:
-        def log(self, numbers, step):
-            raise OSError("no route to host")
-
-    class Kept:
-        seen: ClassVar = []
-
-        def log(self, numbers, step):
-            self.seen.append((step, numbers))
-
-        def finish(self):
-            self.seen.append("end")
-
-    kinds = {"wandb": Broken, "tensorboard": Kept}
-    monkeypatch.setattr(trackers, "open_tracker", lambda job, name, after: kinds[name]())
+    broken, kept = Mock(**{"log.side_effect": OSError("no route to host")}), Mock()
+    kinds = {"wandb": broken, "tensorboard": kept}
+    monkeypatch.setattr(trackers, "open_tracker", lambda job, name, after: kinds[name])
     found = Trackers(tracked(make(), "wandb", "tensorboard"))
     for step in (1, 2):
         found.log({"stage": "sft", "task": None, "step": step, "steps": 2, "loss": 0.5}, after=0)
     found.close()
-    assert Kept.seen == [(1, {"loss": 0.5}), (2, {"loss": 0.5}), "end"]
+    logged = [call.log({"loss": 0.5}, step=step) for step in (1, 2)]
+    assert kept.method_calls == [*logged, call.finish()]
     said = capsys.readouterr().err
     assert said.count("no route to host") == 1
     assert "wandb gets nothing more of this stage" in said
@@ -387,22 +374,12 @@ def test_a_tracker_learns_nothing_of_data_or_folders(make):
     assert str(job.folder) not in json.dumps(found)
 
 
-PLAN = """\
-model: {model}
-data: {{path: rows.jsonl}}
-trackers: [{names}]
-stages: [{{name: sft, objective: sft, update: lora, learning_rate: 1e-4}}]
-"""
-
-
 @pytest.mark.light
 def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
     """A package that is not installed, with the line that installs it; wandb without a login, with
     the two ways out. Neither needs the network.
     """
-    path = tmp_path / "plan.yaml"
-    path.write_text(PLAN.format(model="m/m", names="tensorboard, wandb"))
-    keys = read_plan(path).extra_key("trackers", "trackers")
+    names = ("tensorboard", "wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -412,11 +389,11 @@ def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
     ):
         is_installed = "advisor.extras.trackers.extra._is_installed"
         monkeypatch.setattr(is_installed, lambda name, found=installed: found)
-        (fault,) = tracker_faults(keys)
+        (fault,) = tracker_faults(names)
         assert what in fault.what
         assert hint in fault.hint
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert list(tracker_faults(keys)) == []
+    assert list(tracker_faults(names)) == []
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert list(tracker_faults(keys)) == []
+    assert list(tracker_faults(names)) == []
