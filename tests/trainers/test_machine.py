@@ -90,9 +90,6 @@ def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads,
     assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
 
 
-# --------------------------------------------------------------------------- kernels
-
-
 @pytest.fixture
 def tools(monkeypatch, tmp_path):
     """A machine with triton, gcc and Python.h; a test takes one away."""
@@ -179,9 +176,6 @@ def test_a_bitsandbytes_without_a_library_for_the_gpu_is_refused(make, gpu_with_
     assert dtype_faults(make(), GPU) == []
 
 
-# --------------------------------------------------------------------------- several GPUs
-
-
 def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
     """With eight visible GPUs and one process, transformers would split each batch over all
     (nn.DataParallel); here one is used.
@@ -197,9 +191,6 @@ def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
     config = settings.build_config(TrainingArguments, arguments, job)
     assert config.n_gpu == 1
     assert config.train_batch_size == job.stage.micro_batch_size
-
-
-# --------------------------------------------------------------------------- errors of one process
 
 
 def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
@@ -282,9 +273,6 @@ def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(main
     assert ("ZeroDivisionError" in done.stderr) == (main == "1 / 0")
 
 
-# --------------------------------------------------------------------------- a model over both
-
-
 @pytest.fixture
 def two_gpus(monkeypatch):
     """`two_gpus(free)`: two GPUs, each with that much free memory."""
@@ -333,9 +321,6 @@ def test_only_judging_on_several_gpus_spreads_a_model(two_gpus, monkeypatch):
     assert [judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))] == [{}] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert judging() == {}
-
-
-# --------------------------------------------------------------------------- before a division
 
 
 def with_copies(folder, *names, tied=False):

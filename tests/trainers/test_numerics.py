@@ -128,9 +128,6 @@ def fixed_answers(monkeypatch, trainer_class):
     return calls
 
 
-# --------------------------------------------------------------------------- accumulation
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch):
     """Sixteen rows at once and eight times two rows are one step: the same loss, and gradients of
@@ -149,9 +146,6 @@ def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch
     loose = name in ("kto", "orpo")
     assert found[1] == pytest.approx(found[0], rel=0.15 if loose else 2e-3, abs=1e-5)
     assert found[0][1] > 1e-4
-
-
-# --------------------------------------------------------------------------- against plain TRL
 
 
 def beside_plain(job, name, folder, *, steps, kind, config, arguments, **parts):
@@ -261,9 +255,6 @@ def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypat
     assert expected[1] > 1e-3
 
 
-# --------------------------------------------------------------------------- rollouts
-
-
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
     """One call writes the answers to all prompts of an optimizer step, or as many whole groups as
@@ -342,9 +333,6 @@ def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatc
     assert not any(one.requires_grad for one in trainer.ref_model.parameters())
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert lines[0]["grad_norm"] > 0
-
-
-# --------------------------------------------------------------------------- 16-bit modules
 
 
 TIED = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
@@ -463,9 +451,6 @@ def test_the_first_updates_count_in_both_precisions(align, smollm, tmp_path):
     assert margins["pure"] / 2 < margins["mixed"] < 2 * margins["pure"]
 
 
-# --------------------------------------------------------------------------- flash attention
-
-
 @pytest.fixture
 def flash_like(monkeypatch):
     """An attention that refuses float32 as flash attention does, by name in transformers."""
@@ -506,9 +491,6 @@ def test_float32_alone_is_refused_under_flash_attention(job_of, flash_like):
     job = job_of("sft", weights_dtype="float32", precision="pure", attention=flash_like)
     with pytest.raises(InputError, match="computes in 16 bits"):
         trained(job)
-
-
-# --------------------------------------------------------------------------- the saved result
 
 
 def test_flat_distributions_are_compared_too():

@@ -65,9 +65,6 @@ def has_note(data, *words):
     return any(all(word in note for word in words) for note in data.notes)
 
 
-# --------------------------------------------------------------------------- pairs
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 @FEW
 @given(question=SAID, answers=st.lists(SAID, min_size=2, max_size=2, unique=True))
@@ -183,9 +180,6 @@ def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
     assert (row.number, row.tokens, data.truncated, data.dropped) == (1, 40, 1, 2)
 
 
-# --------------------------------------------------------------------------- feedback
-
-
 def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
     """Answers with a verdict become prompt, completion and label; a pair becomes two of them with
     one prompt.
@@ -203,9 +197,6 @@ def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
     ]  # fmt: skip
     others = [list(rows[place].completion_ids) for place in (3, 0, 1, 2)]
     assert feedback_columns(rows)["KL_completion_ids"] == others
-
-
-# --------------------------------------------------------------------------- prompts
 
 
 def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
@@ -248,9 +239,6 @@ def test_repeated_and_over_long_prompts_are_counted(prepared):
     assert has_note(data, "longer than seq_len less response_tokens, which is 40 (row 99)")
 
 
-# --------------------------------------------------------------------------- classes
-
-
 def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template(prepared):
     """Names of classes become numbers in the order of their names, or of their values; texts get
     the tokenizer's own special tokens.
@@ -279,9 +267,6 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
         data = prepared(examples, CLASSES, holdout=0.2, seed=seed)
         assert Counter(row.name for row in data.holdout) == {"often": 20, "seldom": 2}
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
-
-
-# --------------------------------------------------------------------------- kept, and TRL
 
 
 @pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])

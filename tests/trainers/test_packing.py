@@ -183,8 +183,6 @@ def test_smollm_may_be_packed_in_every_dtype(smollm):
         assert leak(looks_across(model, {15}), rows[:2])
 
 
-# --------------------------------------------------------------------------- tried on the device
-
 FLASH = "refuses-the-host"
 
 

@@ -139,9 +139,6 @@ def test_raw_text_is_learned_whole_and_cut_into_pieces(tiny_tokenizer):
     assert rows[0].input_ids[-1] == tiny_tokenizer.eos_token_id
 
 
-# --------------------------------------------------------------------------- length
-
-
 def rows_of(*lengths: int) -> list[Row]:
     """Rows of given lengths whose last token is learned."""
     return [
@@ -218,9 +215,6 @@ def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
     assert bool(fit.truncated) == any("were cut" in note for note in fit.notes)
 
 
-# --------------------------------------------------------------------------- split and packing
-
-
 @pytest.mark.light
 def test_the_seed_changes_which_rows_are_held_out():
     """As many of them with each."""
@@ -276,9 +270,6 @@ def test_packing_never_predicts_the_first_token_of_a_row():
     for labels, sizes in zip(table["labels"], table["seq_lengths"], strict=True):
         assert len(labels) == sum(sizes)
         assert all(labels[sum(sizes[:place])] == IGNORED for place in range(len(sizes)))
-
-
-# --------------------------------------------------------------------------- kept in the run folder
 
 
 def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
@@ -365,8 +356,6 @@ def test_the_plain_template_comes_back_with_the_rows(make):
         assert "Assistant:" in tokenizer.chat_template
     assert tokenizers[0].chat_template == tokenizers[1].chat_template
 
-
-# --------------------------------------------------------------------------- read through datasets
 
 ROWS = tuple(sequence(n, ids_of(range(n, n + 2 + n % 3)), prompt="") for n in range(1, 8))
 

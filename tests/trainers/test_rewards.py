@@ -27,8 +27,6 @@ from trainers.start.loading import load_tokenizer
 
 OWN = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
 
-# --------------------------------------------------------------------------- verifiers
-
 
 @pytest.mark.light
 @pytest.mark.parametrize(
@@ -100,9 +98,6 @@ def test_a_reward_is_one_finite_number_an_answer():
     ):
         with pytest.raises(TrainingFailed, match=said):
             Reward("r", lambda asked, found=found: found)(answers)
-
-
-# --------------------------------------------------------------------------- where it comes from
 
 
 @pytest.mark.parametrize(
@@ -177,9 +172,6 @@ def test_a_reward_model_scores_as_it_does_alone(align, trained_once):
     with torch.no_grad():
         alone = [float(model(input_ids=text).logits[0, 0]) for text in texts]
     assert told == pytest.approx(alone, abs=1e-4)
-
-
-# --------------------------------------------------------------------------- what it teaches
 
 
 def question(number):

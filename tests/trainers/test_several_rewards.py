@@ -22,8 +22,6 @@ from trainers.rewards.watch import Watch, differ_check, is_gamed, rewards_in, wa
 
 KEYS = {key: value for key, value in SHORT.items() if key != "reward"}
 
-# --------------------------------------------------------------------------- the sum
-
 NUMBERS = st.floats(-1e3, 1e3)
 COUNT = st.shared(st.integers(1, 4))
 
@@ -60,9 +58,6 @@ def test_answers_that_nothing_scores_end_the_run():
         check_scored([None, None])
 
 
-# --------------------------------------------------------------------------- built-in rewards
-
-
 @pytest.mark.light
 @pytest.mark.parametrize("tokens", [0, 1, 80, 81, 90, 99, 100, 120])
 def test_the_length_penalty_is_that_of_dapo(tokens):
@@ -86,9 +81,6 @@ def test_the_length_penalty_is_that_of_dapo(tokens):
 def test_the_repetition_penalty_is_the_share_of_repeated_sequences(text, ngram, penalty):
     """Counted by hand: of three sequences `go go go` two are repeated."""
     assert repetition_penalty(text, ngram=ngram) == pytest.approx(penalty)
-
-
-# --------------------------------------------------------------------------- rollouts.jsonl
 
 
 def rollout(reward=0.0, **other):
@@ -172,9 +164,6 @@ def test_a_resumed_run_writes_no_step_twice(tmp_path):
     assert log.path.read_bytes().startswith(before)
 
 
-# --------------------------------------------------------------------------- warnings
-
-
 def watched(*lines):
     """What is said of the lines of a run."""
     see = Watch().see
@@ -235,9 +224,6 @@ def test_a_reward_that_was_constant_over_the_run_is_named():
     _, (fine,) = rewards_in([{"rewards/long/mean": 0.0}], silent)
     assert fine.ok
     assert rewards_in(lines, rewards[:1]) == ((), [])
-
-
-# --------------------------------------------------------------------------- in training
 
 
 def test_grpo_learns_from_two_rewards(align, tmp_path):
@@ -336,8 +322,6 @@ def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):
     with pytest.raises(TrainingFailed, match=r"own\.py:leaves failed: SystemExit: 3"):
         score([Answer("a", "b", None, [], [])])
 
-
-# --------------------------------------------------------------------------- what stops a run
 
 FINE = {"kl": 0.1, "reward": 0.5, "reward_spread": 0.2, "entropy": 2.0, "response_tokens": 40.0}
 

@@ -247,9 +247,6 @@ def test_many_rows_are_never_all_in_memory(tiny_tokenizer, tmp_path, monkeypatch
     assert 512 <= CountedRow.most < 1024
 
 
-# --------------------------------------------------------------------------- several ranks
-
-
 def test_only_the_main_process_prepares(job, tmp_path, monkeypatch):
     """The others read what it wrote, however long they have to wait for it."""
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -304,8 +301,6 @@ def test_rows_of_one_text_with_two_marks_are_contrary():
     of = numpy.array(rows, [("number", "i8"), ("text", "u8"), ("mark", "u8")])
     assert preparing.contrary_rows(of) == [1, 3]
 
-
-# --------------------------------------------------------------------------- ten million
 
 # Of this many short rows all are prepared, and a few steps trained.
 ROWS = int(os.environ.get("ADVISE_TEST_ROWS", 10_000_000))

@@ -298,8 +298,6 @@ def test_thoughts_that_the_template_leaves_out_are_told(name, kept):
     assert ("leaves them out: they are not learned" in " ".join(data.notes)) is not kept
 
 
-# --------------------------------------------------------------------------- calls of functions
-
 TEMPLATES = (
     "qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3", "llama3_1", "gemma", "gemma3", "phi3",
     "lfm2", "deepseek_r1_distill", "glm4moe", "nemotron_3_nano",

@@ -159,9 +159,6 @@ def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model
         open_server(VLLMClient(server.url, 5), needs(tiny_model), stage="x")
 
 
-# --------------------------------------------------------------------------- stages
-
-
 @pytest.fixture
 def stage(align, server):
     """A stage of three steps whose answers come from the server."""
