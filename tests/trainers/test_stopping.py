@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
@@ -79,68 +80,66 @@ def whole(tmp_path_factory, tiny_model):
     return plan, (folder / "run" / "stages" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(tmp_path, whole, monkeypatch, capsys):
-    """The step is finished and saved, exit code 130. The next call ends with the weights of an
-    unbroken run, to the bit.
-    """
-    plan, weights = whole
-    stage = tmp_path / "stages" / "sft"
-    with monkeypatch.context() as patch:
-        together = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)  # are one request
-        signal_in_step(2, patch, *together)
-        assert train(plan, tmp_path) == 130
-    assert checkpoints(stage) == ["checkpoint-2"]
-    error = read_json(stage / "error.json")
-    assert (error["exit_code"], error["what"]) == (
-        130,
-        "stopped after step 2 of 4, with a checkpoint",
-    )
-    assert train(plan, tmp_path) == 0
-    assert "resuming after step 2" in capsys.readouterr().err
-    assert (stage / "adapter_model.safetensors").read_bytes() == weights
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def while_it_loads(patch):
-    patch.setattr(load, "load_tokenizer", lambda job, **_: os.kill(os.getpid(), signal.SIGHUP))
-
-
-def again_in_a_step(patch):
-    patch.setattr(process, "TOGETHER_S", 0.0)
-    signal_in_step(2, patch, signal.SIGTERM, signal.SIGTERM)
+LOADING = None  # in place of a step: outside of them
 
 
 @pytest.mark.parametrize(
-    ("stop", "said"),
+    ("step", "signals", "together_s", "saved", "said"),
     [
-        (while_it_loads, "stopped while it was loading: no step is lost"),
-        (again_in_a_step, "steps since the last checkpoint are lost"),
+        # Together they are one request.
+        (
+            2,
+            [signal.SIGINT, signal.SIGHUP, signal.SIGTERM],
+            process.TOGETHER_S,
+            ["checkpoint-2"],
+            "stopped after step 2 of 4, with a checkpoint",
+        ),
+        # One that comes later than together with the first one does not wait for a checkpoint.
+        (2, [signal.SIGTERM] * 2, 0.0, [], "steps since the last checkpoint are lost"),
+        # The next call checks the result and trains nothing.
+        (
+            4,
+            [signal.SIGTERM],
+            process.TOGETHER_S,
+            ["checkpoint-4"],
+            "the result is not checked yet",
+        ),
+        # There is nothing to save.
+        (
+            LOADING,
+            [signal.SIGHUP],
+            process.TOGETHER_S,
+            [],
+            "stopped while it was loading: no step is lost",
+        ),
     ],
+    ids=["in a step", "by a second signal", "in the last step", "while it loads"],
 )
-def test_outside_of_the_steps_and_by_a_second_signal_a_stop_is_at_once(
-    stop, said, tmp_path, whole, monkeypatch
+def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
+    step, signals, together_s, saved, said, tmp_path, whole, monkeypatch, capsys
 ):
-    """While the model is loaded there is nothing to save, and a signal that comes later than
-    together with the first one does not wait for a checkpoint; the message says so.
+    """The step is finished and saved, exit code 130, and the message says so. The next call ends
+    with the weights of an unbroken run, to the bit.
     """
-    stop(monkeypatch)
-    assert train(whole[0], tmp_path) == 130
-    stage = tmp_path / "stages" / "sft"
-    assert checkpoints(stage) == []
-    assert said in read_json(stage / "error.json")["what"]
-
-
-def test_a_stop_in_the_last_step_leaves_the_checks_to_the_next_call(tmp_path, whole, monkeypatch):
-    """The last step is saved as always; the next call checks the result and trains nothing."""
     plan, weights = whole
-    with monkeypatch.context() as patch:
-        signal_in_step(4, patch, signal.SIGTERM)
-        assert train(plan, tmp_path) == 130
     stage = tmp_path / "stages" / "sft"
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "TOGETHER_S", together_s)
+        if step is LOADING:
+            patch.setattr(load, "load_tokenizer", lambda *_, **__: os.kill(os.getpid(), *signals))
+        else:
+            signal_in_step(step, patch, *signals)
+        assert train(plan, tmp_path) == 130
+    assert checkpoints(stage) == saved
+    error = read_json(stage / "error.json")
+    assert error["exit_code"] == 130
+    assert said in error["what"]
     assert not (stage / "result.json").exists()
-    assert "the result is not checked yet" in read_json(stage / "error.json")["what"]
+    capsys.readouterr()
     assert train(plan, tmp_path) == 0
+    assert (f"resuming after step {step}" in capsys.readouterr().err) is bool(saved)
     assert (stage / "adapter_model.safetensors").read_bytes() == weights
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, whole, monkeypatch):
@@ -175,11 +174,10 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     """Several tasks in one process: what is finished stays, the task at work is saved, and the rest
     waits for the next call.
     """
-    text, data, plan = whole[0].read_text(), whole[0].parent / "rows.jsonl", tmp_path / "plan.yaml"
-    each = "".join(
-        f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in ("hr", "it", "law")
-    )
-    plan.write_text(re.sub(r"^data:.*\n(  .*\n)*", "", text, flags=re.M) + f"tasks:\n{each}")
+    data, plan = whole[0].parent / "rows.jsonl", tmp_path / "plan.yaml"
+    tasks = [f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in ("hr", "it", "law")]
+    text = re.sub(r"^data:.*\n(  .*\n)*", "", whole[0].read_text(), flags=re.M)
+    plan.write_text("".join([text, "tasks:\n", *tasks]))
     begun = []
     original = RunCallback.on_train_begin
 
@@ -286,13 +284,13 @@ def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
     """
     (tmp_path / "own.py").write_text(REWARD)
     keys = {**keys, "max_steps": 2, "warmup": 0.0, "job_judge": False}
+    keys.pop("micro_batch_size", None)
 
-    def build(size, name):
-        sizes = {"micro_batch_size": size, "grad_accum": 16 // size, "job_run": tmp_path / name}
-        given = {**keys, **sizes}
-        return make(**given) if objective == "sft" else align(objective, **given)
-
-    planned, again = build(4, "planned"), build(8, "again")
+    build = make if objective == "sft" else partial(align, objective)
+    planned, again = (
+        build(**keys, micro_batch_size=size, grad_accum=16 // size, job_run=tmp_path / name)
+        for size, name in ((4, "planned"), (8, "again"))
+    )
     trained(planned)
     adjust(again, 4)
     capsys.readouterr()
@@ -330,9 +328,8 @@ def test_it_resumes_from_the_checkpoint_of_the_larger_micro_batch(
 
 def test_another_plan_begins_with_its_own_micro_batch(make, tmp_path, capsys):
     """What was left beside another effective batch size is of another plan."""
-    job = make(micro_batch_size=8, grad_accum=1, max_steps=2, job_judge=False)
     adjust(make(micro_batch_size=8, grad_accum=4), 4)
-    sft.train(job)
+    sft.train(make(micro_batch_size=8, grad_accum=1, max_steps=2, job_judge=False))
     assert "micro_batch_size is" not in capsys.readouterr().err
 
 
