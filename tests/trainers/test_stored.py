@@ -15,7 +15,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy
 
 from advisor.data import read_examples, recognise
 from advisor.data.example import Example
@@ -293,13 +292,6 @@ def test_a_failure_of_an_earlier_start_is_forgotten(tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.job.machine.os.getppid", Mock(side_effect=[7, 7, 1, 1, 1]))
     with pytest.raises(ConnectionLost, match="launcher"):
         wait_for(file, lambda: None)
-
-
-def test_rows_of_one_text_with_two_marks_are_contrary():
-    """All rows of such a text, in the order of the file, and no others."""
-    rows = [(1, 7, 1), (2, 8, 1), (3, 7, 2), (4, 9, 1), (5, 8, 1)]
-    of = numpy.array(rows, [("number", "i8"), ("text", "u8"), ("mark", "u8")])
-    assert preparing.contrary_rows(of) == [1, 3]
 
 
 # Of this many short rows all are prepared, and a few steps trained.

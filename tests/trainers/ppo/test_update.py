@@ -29,6 +29,7 @@ from trainers.ppo.math import (
     approximate_kl,
     explained_variance,
     generalized_advantages,
+    importance_weights,
     kl_penalty,
     masked_mean,
     masked_variance,
@@ -126,6 +127,13 @@ FORMULAS = {
     "some values explain a part": (
         lambda: explained_variance(tensor([0.5, 2, 3.5, 0]), RETURNS, FIRST_THREE),
         number(0.75),
+    ),
+    # exp(0.5), no knowledge, cut at 2, and nothing beyond the end of an answer.
+    "importance weights are ratios up to two": (
+        lambda: importance_weights(
+            tensor([-1.0, -1, -1, 0]), tensor([-1.5, math.nan, -3, 9]), FIRST_THREE
+        ),
+        (tensor([math.exp(0.5), 1, 2, 0]), number((0.5 + 0 + 2) / 3), number(1 / 3)),
     ),
     "returns that do not vary count 0": (
         lambda: explained_variance(RETURNS, torch.ones_like(RETURNS), FIRST_THREE),

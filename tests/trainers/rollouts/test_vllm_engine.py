@@ -1,6 +1,5 @@
 """The engine `vllm`, against a server of our own that speaks vLLM's addresses and generates."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from tests.trainers.alignment import keys_of
 from tests.trainers.pretend_gpu import note, pretend_gpu
 from tests.trainers.rollouts.vllm_stand_in import StandIn, scored
 from tests.trainers.runs import metrics, trained
-from trainers.ppo.math import importance_weights
 from trainers.rollouts import Sampling
 from trainers.rollouts.vllm_engine import OpenServer, VLLMEngine, open_server, write_weights
 
@@ -208,16 +206,6 @@ def test_answers_of_another_policy_are_corrected_and_counted(name, stage, server
     assert line["correction_capped"] == 1
     if name == "grpo":  # TRL leaves out answers of which the ratio is that far off
         assert line["grad_norm"] == 0
-
-
-def test_importance_weights_are_ratios_up_to_two():
-    """exp(0.5), no knowledge, cut at 2, and nothing beyond the end of an answer."""
-    old = torch.tensor([[-1.0, -1.0, -1.0, 0.0]])
-    drawn = torch.tensor([[-1.5, math.nan, -3.0, 9.0]])
-    weights, mismatch, capped = importance_weights(old, drawn, torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
-    assert weights.tolist() == [[pytest.approx(math.exp(0.5)), 1.0, 2.0, 0.0]]
-    assert mismatch.item() == pytest.approx((0.5 + 0 + 2.0) / 3)
-    assert capped.item() == pytest.approx(1 / 3)
 
 
 def test_a_server_that_dies_ends_the_run_which_resumes(stage, server):
