@@ -61,23 +61,17 @@ def loads(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(
-    ("quantization", "head"),
-    [(None, "CausalLM"), ("nf4", "CausalLM"), ("int8", "SequenceClassification")],
-)
-def test_weights_are_read_straight_into_the_gpu(make, loads, quantization, head):
-    """Eight processes must not hold eight copies of the model in the host's memory first; on the
-    CPU nothing is placed.
+def test_weights_are_read_straight_into_the_gpu(make, loads, tmp_path):
+    """Eight processes must not hold eight copies of the model in the host's memory first. The models
+    beside the trained one, too: rewards, what is checked, chat and merge. On the CPU nothing is
+    placed.
     """
-    load_base(make(quantization=quantization), GPU, head=head)
-    load_base(make(), torch.device("cpu"))
-    assert loads[0]["device_map"] == {"": GPU}
-    assert "moved" not in loads[0]
-    assert "device_map" not in loads[1]
-
-
-def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
-    """The models beside the trained one, too: rewards, what is checked, chat and merge."""
+    for keys, head in (
+        ({}, "CausalLM"),
+        ({"quantization": "nf4"}, "CausalLM"),
+        ({"quantization": "int8"}, "SequenceClassification"),
+    ):
+        load_base(make(**keys), GPU, head=head)
     job = make()
     numbers = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     config = {"model_type": "llama", "num_attention_heads": 2, "vocab_size": 16, **numbers}
@@ -87,7 +81,10 @@ def test_a_reward_model_and_a_result_are_read_straight_into_the_gpu(make, loads,
     write_fake_model(tmp_path, config)
     result = Result(label="x", folder=tmp_path, base=str(tmp_path), job=job)
     load_whole(result, str(tmp_path), "cuda:0")
-    assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
+    assert [options["device_map"] for options in loads] == [{"": GPU}] * 5
+    assert not any("moved" in options for options in loads[:3])
+    load_base(job, torch.device("cpu"))
+    assert "device_map" not in loads[-1]
 
 
 @pytest.fixture

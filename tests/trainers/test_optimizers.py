@@ -2,8 +2,6 @@
 go. Full fine-tuning with each keeps the small updates that bfloat16 weights would round away.
 """
 
-from __future__ import annotations
-
 import importlib.metadata as metadata
 import types
 from copy import deepcopy

@@ -356,18 +356,15 @@ def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     rows = prepare_rows(job, AutoTokenizer.from_pretrained(tiny_model)).train
 
-    def loss(front):
-        total, count = 0.0, 0
-        for row in rows:
-            labels = [-100] * len(front) + list(row.labels)
-            learned = sum(label != -100 for label in labels[1:])
-            ids = torch.tensor([[*front, *row.input_ids]])
-            with torch.no_grad():
-                total += float(base(input_ids=ids, labels=torch.tensor([labels])).loss) * learned
-            count += learned
-        return total / count
+    answers = [[label for label in row.labels if label != -100] for row in rows]
+    starts = [next(place for place, one in enumerate(row.labels) if one != -100) for row in rows]
+    asked = [list(row.input_ids[:start]) for row, start in zip(rows, starts, strict=True)]
 
-    prompt = [label for row in rows for label in row.labels if label != -100][:17]
+    def loss(front):
+        texts = Answers([[*front, *ids] for ids in asked], answers, [True] * len(rows))
+        return -sum(map(sum, scored(base, texts, 1.0))) / sum(map(len, answers))
+
+    prompt = [token for ids in answers for token in ids][:17]
     assert first == pytest.approx(loss(prompt), abs=1e-4)
     assert abs(first - loss([])) > 1e-3
 

@@ -4,8 +4,6 @@ measured many items in silence would show as a wait without steps, or as a jump.
 have what metrics.jsonl has, also after an interruption.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import defaultdict

@@ -3,8 +3,6 @@ numbers worked out by hand, and the optimizer: what `trl:` sets of it, which wei
 processes agree.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 from types import SimpleNamespace
