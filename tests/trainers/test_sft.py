@@ -106,9 +106,8 @@ def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_pa
     small = make(**keys | {"micro_batch_size": 2, "grad_accum": 2}, job_run=tmp_path / "moved")
     moved = replace(small, plan=structs.replace(small.plan, model=str(tmp_path / "model-2")))
     found = libraries.check_versions(quantized=False)
-    monkeypatch.setattr(
-        "trainers.stage.load.check_versions", lambda **_: {**found, "torch": "9.9.9"}
-    )
+    versions = {**found, "torch": "9.9.9"}
+    monkeypatch.setattr("trainers.stage.load.check_versions", lambda **_: versions)
     capsys.readouterr()
     result = trained(moved)
     said = capsys.readouterr().err
@@ -298,11 +297,11 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     model = loading.load_base(job, torch.device("cpu"))
     model.generation_config.eos_token_id = 0
     monkeypatch.setattr(loading, "load_base", lambda *_, **__: model)
-    sft.train(job)
+    resolved = trained(job)["resolved"]
     own, saved = loading.load_tokenizer(job), AutoTokenizer.from_pretrained(job.output)
     assert saved.chat_template == own.chat_template
     assert own.eos_token_id in read_json(job.output / "generation_config.json")["eos_token_id"]
-    assert read_json(job.output / "result.json")["resolved"]["stop_tokens_added"] == ["<|im_end|>"]
+    assert resolved["stop_tokens_added"] == ["<|im_end|>"]
 
 
 def test_7_a_template_of_another_model_is_noticed(tiny_model):
@@ -337,8 +336,7 @@ def test_16_what_is_guessed_and_what_is_dropped_is_said(make, tmp_path, capsys):
     job = make(
         job_data=data, seq_len=64, truncation="drop", max_steps=2, warmup=0.0, job_judge=False
     )
-    sft.train(job)
-    found = read_json(job.output / "result.json")["data"]
+    found = trained(job)["data"]
     assert found["train_rows"] + found["holdout_rows"] + found["dropped"] == found["rows"] == 20
     said = capsys.readouterr().err
     assert "2 of 20 rows were left out: longer than seq_len 64 (rows 19, 20)" in said

@@ -24,8 +24,7 @@ from advisor.record.stage import Adjusted, Adjustment
 from advisor.render.report import report_page
 from tests.trainers.alignment import OWN, TWO, check_two_rewards, stage_of
 from tests.trainers.ppo.conftest import UPDATES, metrics, save_module
-from tests.trainers.runs import lines_of, torchrun, weights, write_rows
-from tests.trainers.runs import result_of as result
+from tests.trainers.runs import lines_of, result_of, torchrun, trained, weights, write_rows
 from tests.trainers.test_stopping import without_clock
 from trainers.evaluation.pairs import RewardEvaluator
 from trainers.job.files import read_json, write_json
@@ -61,14 +60,13 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys,
     reported, held-out prompts gain too.
     """
     job = make(max_steps=steps, holdout=0.2, **keys)
-    train(job)
+    found = trained(job)
     first, last = learned(job)
     assert first < 0.1
     assert last > 0.8
     lines = metrics(job.run)
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert lines[-1]["kl"] > 0.5
-    found = result(job)
     reward = found["evaluation"]["metrics"]["reward"]
     assert reward["word"] == "better"
     assert reward["interval"][0] > 0.5
@@ -76,7 +74,7 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys,
     assert "x" in sample["tuned"]
     assert sample["reward_after"] > sample["reward_before"]
     assert found["steps"] == steps
-    assert found["resolved"]["one_base"] is not bool(keys)
+    assert (found["resolved"]["one_base"] is True) is not bool(keys)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +93,9 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
         roles, "apply_head", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
     )
     keys = {**UPDATES[update], "update": update, "precision": precision}
-    job = make(**keys, micro_batch_size=4, grad_accum=1)
-    train(job)
+    result = trained(make(**keys, micro_batch_size=4, grad_accum=1))
     assert kinds == {torch.float32}
-    checks = {check["name"]: check for check in result(job)["checks"]}
+    checks = {check["name"]: check for check in result["checks"]}
     saved = checks["saved-model-is-the-trained-one"]
     assert saved["ok"]
     assert "(limit 0.001)" in saved["text"]
@@ -157,7 +154,8 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     assert len(metrics(broken.run)) < keys["max_steps"]
     train(broken)
     assert metrics(broken.run) == metrics(whole.run)
-    assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
+    ends = [result_of(job)["evaluation"]["metrics"] for job in (broken, whole)]
+    assert ends[0] == ends[1]
     files = [job.output / "rollouts.jsonl" for job in (broken, whole)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -192,9 +190,9 @@ def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
     """The first ones, which guards compare with, every n-th, and the last."""
     monkeypatch.setattr("trainers.step.settings.MOST_LINES", 1)
     job = make(max_steps=7, save_steps=7, grad_accum=1, job_judge=False, holdout=0)
-    train(job)
+    loss = trained(job)["loss_last"]
     assert [line["step"] for line in metrics(job.run)] == [1, 2, 3, 6, 7]
-    assert result(job)["loss_last"] == metrics(job.run)[-1]["loss"]
+    assert loss == metrics(job.run)[-1]["loss"]
 
 
 def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypatch):
@@ -205,9 +203,8 @@ def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypa
         "trainers.ppo.objective.stop_ids", lambda model: [model.config.vocab_size - 1]
     )
     keys = {"max_steps": 6, "job_max_steps": 6, "grad_accum": 1, "job_judge": False}
-    job = make(reward="scores.py:same", **keys)
-    train(job)
-    told = {check["name"]: check for check in result(job)["checks"]}
+    result = trained(make(reward="scores.py:same", **keys))
+    told = {check["name"]: check for check in result["checks"]}
     assert not told["rollouts-constant-reward"]["ok"]
     assert "got the same reward (0.5)" in told["rollouts-constant-reward"]["text"]
     assert "response_tokens" in told["rollouts-cut"]["text"]
@@ -281,8 +278,7 @@ def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_pa
     before = [stage_of(name, **lora) for name in ("sft", "rm")]
     rewards = [{"reward": "scores.py:share", "weight": 2}, {"reward_model": "rm"}]
     job = make(before=before, start_from="sft", reward=None, rewards=rewards, **lora)
-    train(job)
-    resolved = result(job)["resolved"]
+    resolved = trained(job)["resolved"]
     words = "weighted sum: 2 x the user's own code: scores.py:share; 1 x the model rm"
     assert resolved["reward"].endswith(words)
     for line in lines_of(job.output / "rollouts.jsonl"):
@@ -338,8 +334,7 @@ def test_two_processes_learn_like_one(make, tmp_path):
     wins = [line["holdout_wins"] for line in metrics(job.run) if "holdout_wins" in line]
     assert len(wins) == 3
     assert wins[-1] == 6
-    train(replace(job, part=JUDGE))
-    found = result(job)
+    found = trained(replace(job, part=JUDGE))
     assert found["resolved"]["prompts_an_update"] == 32
     assert found["evaluation"]["metrics"]["reward"]["word"] == "better"
 
@@ -363,8 +358,7 @@ def test_ppo_learns_from_two_rewards(make, tmp_path):
     """Each reward is logged, sampled and recorded; a score that is missing is left out."""
     (tmp_path / "own.py").write_text(OWN)
     job = make(rewards=TWO, reward=None, verifier=None, max_steps=3, response_tokens=6)
-    train(job)
-    assert sum(line["advantage"] for line in check_two_rewards(job, result(job))) != 0
+    assert sum(line["advantage"] for line in check_two_rewards(job, trained(job))) != 0
 
 
 # --------------------------------------------------------------------------- every key

@@ -13,12 +13,11 @@ from msgspec.structs import replace
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from advisor.methods.optimizers import OPTIMIZERS
 from tests.trainers.rollouts.vllm_stand_in import scored
-from trainers.job.files import read_json
+from tests.trainers.runs import trained, weights
 from trainers.ppo import train
 from trainers.ppo.learning import Learner, PPOArguments, make_optimizer, rate_share, set_rates
 from trainers.ppo.loop import shuffled
@@ -355,12 +354,13 @@ def test_clipping_acts_and_is_recorded(make):
         max_steps=1, ppo_epochs=1, job_judge=False, optimizer="sgd", learning_rate=0.5, warmup=0.0,
         trl={"max_grad_norm": 0.001},
     )  # fmt: skip
-    train(job)
-    saved = load_file(job.output / "adapter_model.safetensors")
+    resolved = trained(job)["resolved"]
     # These halves of a LoRA start at zero.
-    moved = sum(float((one**2).sum()) for name, one in saved.items() if "lora_B" in name) ** 0.5
+    moved = (
+        sum(float((one**2).sum()) for name, one in weights(job).items() if "lora_B" in name) ** 0.5
+    )
     assert 0.00025 < moved <= 0.0005 * 1.001
-    assert read_json(job.output / "result.json")["resolved"]["max_grad_norm"] == 0.001
+    assert resolved["max_grad_norm"] == 0.001
 
 
 @pytest.mark.parametrize("keep_mean", [False, True])
