@@ -270,26 +270,17 @@ def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(main
     assert ("ZeroDivisionError" in done.stderr) == (main == "1 / 0")
 
 
-@pytest.fixture
-def two_gpus(monkeypatch):
-    """`two_gpus(free)`: two GPUs, each with that much free memory."""
-
-    def have(free_bytes):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free_bytes, 2**40))
-
-    return have
-
-
 def judging(device=GPU, part=JUDGE):
     """Where a model goes, as arguments of from_pretrained."""
     return spread(types.SimpleNamespace(part=part), device)
 
 
-def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(two_gpus):
+def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(monkeypatch):
     """The first layers are on the first GPU, with the embeddings; no block is divided, and nothing
-    goes to the host or the disk.
+    goes to the host or the disk. Training, a CPU and a single GPU have their model where they always
+    had it.
     """
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
     with torch.device("meta"):
         config = transformers.LlamaConfig(vocab_size=256, num_attention_heads=4, **sizes)
@@ -298,7 +289,8 @@ def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spr
 
     def placed(share):
         """Module -> GPU, as transformers places them on GPUs that are not there."""
-        two_gpus(int(share * size / WEIGHTS_SHARE))
+        free_bytes = int(share * size / WEIGHTS_SHARE)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free_bytes, 2**40))
         return _get_device_map(model, *judging().values(), None)
 
     assert set(placed(1.5).values()) == {0}
@@ -309,12 +301,6 @@ def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spr
     assert layers == sorted(layers)
     assert is_spread(types.SimpleNamespace(hf_device_map=found))
     assert not is_spread(types.SimpleNamespace(hf_device_map={"": 0}))
-
-
-def test_only_judging_on_several_gpus_spreads_a_model(two_gpus, monkeypatch):
-    """Training, a CPU and a single GPU have their model where they always had it."""
-    two_gpus(2**30)
-    assert judging()
     assert [judging(part=TRAIN), judging(part=None), judging(torch.device("cpu"))] == [{}] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert judging() == {}

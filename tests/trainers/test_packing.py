@@ -187,18 +187,6 @@ FLASH = "refuses-the-host"
 
 
 @pytest.fixture
-def divided(make, monkeypatch):
-    """`divided(**keys)`: (a job, its model on the host as before a division)."""
-    monkeypatch.setattr(attention, "reads_once", lambda job: True)
-
-    def build(**keys):
-        job = make(weights_dtype="bfloat16", **keys)
-        return job, loading.load_base(job, torch.device("cpu"))
-
-    return build
-
-
-@pytest.fixture
 def flash():
     """An attention that takes tensors of the GPU alone, as flash attention does."""
     plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
@@ -215,10 +203,12 @@ def flash():
         table._global_mapping.pop(FLASH)
 
 
-def test_rows_are_packed_where_attention_takes_the_gpu_alone(divided, flash):
+def test_rows_are_packed_where_attention_takes_the_gpu_alone(make, flash, monkeypatch):
     """A plan for several GPUs that packs rows with flash attention is tried, and stays packed."""
+    monkeypatch.setattr(attention, "reads_once", lambda job: True)
+    job = make(weights_dtype="bfloat16", packing=True, attention=FLASH)
     with pretend_gpu():
-        job, model = divided(packing=True, attention=FLASH)
+        model = loading.load_base(job, torch.device("cpu"))  # on the host, as before a division
         data = SimpleNamespace(train=rows_of([9, 12]))
         assert unpacked_if_seen(job, data, model, GPU) == (job, data)
         assert next(model.parameters()).device.type == "cpu"

@@ -77,7 +77,7 @@ def logits(model, tokenizer):
 
 def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
     """Each module answers as it does alone, the base as untouched, in any order, and the base is in
-    memory once.
+    memory once. The same run twice would give two voices of one name.
     """
     loaded = load_results(results_of(run), CPU)
     assert len(set(map(id, loaded.models.values()))) == 1
@@ -89,6 +89,8 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
         with loaded.use(label) as (model, tokenizer):
             assert torch.equal(logits(model, tokenizer), logits(alone[label], tokenizer)), label
     assert not torch.allclose(logits(alone["legal"], tokenizer), logits(alone["hr"], tokenizer))
+    with pytest.raises(InputError, match="two results are called"):
+        load_results([*results_of(run), *results_of(run)], CPU)
 
 
 def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
@@ -166,12 +168,6 @@ def test_what_cannot_be_merged_says_why(tmp_path, tiny_model, update, said):
     with pytest.raises(InputError, match=said):
         export(folder, tmp_path / "out", only=None, device=CPU)
     assert not (tmp_path / "out").exists()
-
-
-def test_two_results_of_one_name_are_refused(run):
-    """The same run twice would give two voices of one name."""
-    with pytest.raises(InputError, match="two results are called"):
-        load_results([*results_of(run), *results_of(run)], CPU)
 
 
 def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_path, tiny_model):

@@ -35,13 +35,6 @@ from trainers.start.loading import load_tokenizer
 
 
 @pytest.fixture
-def small_batches(monkeypatch):
-    """Record batches of a few rows, and pages that are given back all the time."""
-    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 4)
-    monkeypatch.setattr(sequences, "READ_AT_ONCE", 3)
-
-
-@pytest.fixture
 def two_processes(monkeypatch):
     """Two workers build all rows but the first few."""
     for name, value in (("CHUNK_EXAMPLES", 4), ("ALONE_ROWS", 5), ("builders", lambda: 2)):
@@ -61,10 +54,12 @@ def prepared_in(job, folder, kind, tokenizer=None):
 
 
 @pytest.mark.parametrize("kind", [ANSWERS, PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
-def test_rows_are_read_as_they_were_built(kind, job, tmp_path, small_batches):
+def test_rows_are_read_as_they_were_built(kind, job, tmp_path, monkeypatch):
     """In every field and number, at every place and in slices, whichever row is read first; a row
     that is read is one of its kind.
     """
+    monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 4)  # record batches of a few rows
+    monkeypatch.setattr(sequences, "READ_AT_ONCE", 3)  # pages are given back all the time
     found = prepared_in(job, tmp_path / "one", kind)
     templater = Templater(load_tokenizer(job))
     built = kind.rows(read_examples(recognise(str(job.data_path))), templater, LeftOut())
