@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 pytest.importorskip("torch")
 
@@ -268,9 +267,6 @@ def test_loaded_states_are_paged_and_the_same(tmp_path, monkeypatch):
 # --------------------------------------------------------------------------- small updates
 
 WEIGHTS, STEPS = 20_000, 100
-STAGE = Stage(
-    name="sft", objective="sft", update="full", weights_dtype="bfloat16", learning_rate=1e-5
-)
 
 
 def optimizer_over(parameter: Any, kind: str, rate: float) -> Any:
@@ -495,7 +491,7 @@ def test_the_warning_says_how_many_weights_stay(rate):
     assert shares["adamw_split"] == shares["adamw_stochastic"] == shares["sgd"] == 0.0
     assert shares["muon"] > 0.5
     plain, _ = stepped("plain", rate, steps=20)
-    stated = rounded_away(replace(STAGE, learning_rate=rate, optimizer="adamw"))
+    stated = rounded_away(stage("adamw", learning_rate=rate))
     assert stated == pytest.approx(1 - share_moved(plain), abs=0.03)
 
 
@@ -513,7 +509,7 @@ def test_a_plan_that_rounds_updates_away_is_told_so(make, capsys):
         {"optimizer": "adamw_split"}, {"weights_dtype": "float32"}, {"learning_rate": 3e-3},
         {"update": "lora"},
     ):  # fmt: skip
-        assert rounding_warning(replace(STAGE, **other)) is None
+        assert rounding_warning(stage("adamw", **{"learning_rate": 1e-5, **other})) is None
 
 
 # --------------------------------------------------------------------------- whole stages

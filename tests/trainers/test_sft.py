@@ -18,7 +18,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 
 from advisor.data.example import Example, Message
-from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
+from advisor.ground.errors import MachineNotReady, TrainingFailed
 from advisor.plan.model import Launch
 from tests.trainers.conftest import plan_file
 from tests.trainers.families import LLAMA3, family_tokenizer
@@ -165,18 +165,6 @@ def test_a_dry_run_measures_and_saves_nothing(make):
     assert record["steps"] == 50
     assert record["evaluation_loss"] > 0
     assert not list(job.run.rglob("*.safetensors"))
-
-
-def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(align, trained_once, tmp_path):
-    """A second stage continues the first one's adapter, and another rank is refused."""
-    first = trained_once("sft")
-    shutil.copytree(first.run, tmp_path / "run")
-    keys = {"earlier": (first.stage,), "name": "more", "job_judge": False}
-    result = trained(align("sft", **keys, max_steps=1, job_max_steps=1))
-    assert result["resolved"]["start_from"] == str(tmp_path / "run" / "stages" / "sft")
-    assert result["loss_first"] < losses(first)[0]
-    with pytest.raises(InputError, match="rank is 8, the adapter it continues from has 16"):
-        sft.train(align("sft", **keys, rank=8))
 
 
 def test_a_plan_for_a_gpu_is_refused_without_one(make):

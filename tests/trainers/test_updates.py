@@ -290,10 +290,14 @@ def test_a_broken_run_resumes_with_the_same_losses(own, make, monkeypatch):
         (
             {"update": "adapter", "bottleneck": 8, "max_steps": 6},
             {
-                ("adapter", 9): "bottleneck is 9, the adapter it continues from has 8",
+                ("adapter", "bottleneck"): "bottleneck is 9, the adapter it continues from has 8",
                 ("lora", None): "continues from a BOTTLENECK adapter",
                 ("full", None): "continues from a bottleneck adapter, which cannot be merged",
             },
+        ),
+        (
+            {"update": "lora", "rank": 16},
+            {("lora", "rank"): "rank is 9, the adapter it continues from has 16"},
         ),
         (
             {
@@ -303,11 +307,11 @@ def test_a_broken_run_resumes_with_the_same_losses(own, make, monkeypatch):
             {},
         ),
     ],
-    ids=["adapter", "prefix"],
+    ids=["adapter", "lora", "prefix"],
 )  # fmt: skip
 def test_a_stage_goes_on_from_the_module_before_and_full_cannot(keys, refused, make, tmp_path):
-    """A second adapter stage continues the first; another bottleneck is refused; so is `full`,
-    since nothing can be merged. A prefix is continued whatever it started from.
+    """A second adapter stage continues the first; another bottleneck, or rank, is refused; so is
+    `full`, since nothing can be merged. A prefix is continued whatever it started from.
     """
     first = make(**keys, job_judge=False)
     trained(first)
@@ -317,11 +321,12 @@ def test_a_stage_goes_on_from_the_module_before_and_full_cannot(keys, refused, m
         plan = structs.replace(first.plan, stages=(first.stage, more))
         return trained(make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False))
 
-    assert train_more()["loss_first"] < losses(first)[0]
-    for (update, bottleneck), said in refused.items():
-        options = {"bottleneck": bottleneck} if bottleneck else {}
+    result = train_more()
+    assert result["resolved"]["start_from"] == str(first.output)
+    assert result["loss_first"] < losses(first)[0]
+    for (update, size), said in refused.items():
         with pytest.raises(InputError, match=said):
-            train_more(update=update, options=options)
+            train_more(update=update, options={size: 9} if size else {})
 
 
 @pytest.mark.parametrize("update", ["adapter", "lora", "prefix"])
