@@ -322,9 +322,7 @@ def ties(model):
 
 
 def test_what_was_tied_is_tied_again_and_nothing_else(tiny_model):
-    """Moving a model takes its ties apart. transformers' own way to tie them fails at copies that
-    train.
-    """
+    """Moving a model takes its ties apart; transformers' way to tie fails at copies that train."""
     model = with_copies(tiny_model, "embed_tokens", "lm_head", tied=True)
     before = ties(model)
     assert before

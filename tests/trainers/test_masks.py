@@ -324,9 +324,7 @@ def test_the_learned_part_stands_between_marks_or_is_coloured_on_a_terminal(data
 
 
 def test_without_a_model_the_plain_template_is_shown(data):
-    """No model named: the mask is shown in the plain template, which is said, and tokens are not
-    counted.
-    """
+    """The mask is shown in the plain template, which is said, and tokens are not counted."""
     shown = show_row(data, row=1)
     assert shown["template"].startswith("no model was named")
     assert shown["parts"][0]["tokens"] is None

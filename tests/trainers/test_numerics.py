@@ -233,9 +233,7 @@ def test_ten_steps_are_those_of_plain_trl(
 
 
 def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypatch):
-    """With the same answers, loss, gradient norm and rewards of a step are those of TRL's
-    GRPOTrainer.
-    """
+    """With the same answers, loss, gradient norm and rewards are those of TRL's GRPOTrainer."""
     fixed_answers(monkeypatch, GRPOTrainer)
 
     def score(prompts, completions, **others):
@@ -257,9 +255,7 @@ def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
-    """One call writes the answers to all prompts of an optimizer step, or as many whole groups as
-    fit into memory.
-    """
+    """One call writes the answers of an optimizer step, or as many whole groups as memory holds."""
     calls = fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
     # Two prompts with 4 answers each fit, as the plan says, and 3 more.
     for most, wanted in ((64, [2 * 4 * 4]), (3, [11, 11, 10])):

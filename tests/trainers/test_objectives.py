@@ -105,9 +105,7 @@ def test_pairs_are_the_tokens_that_trl_would_make():
 
 
 def test_pairs_that_are_none_are_counted_and_named(prepared):
-    """Equal answers, a missing answer and an answer to another question are left out with their row
-    numbers.
-    """
+    """Equal answers and a missing answer are left out with their row numbers."""
     good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
     same = preference("Well?", "yes ", "yes ", row=60)
     data = prepared([*good, same, question("Well?", row=61, chosen=(says("yes"),))], PAIRS)
@@ -181,9 +179,7 @@ def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
 
 
 def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
-    """Answers with a verdict become prompt, completion and label; a pair becomes two of them with
-    one prompt.
-    """
+    """Answers with a verdict become prompt, completion and label; a pair becomes two of them."""
     examples = [
         question("Well?", says("Yes."), row=1, good=True),
         question("Well?", says("Go away."), row=2, good=False),
@@ -256,9 +252,7 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
 
 
 def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
-    """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its
-    share.
-    """
+    """A rare class is not lost to the hold-out rows; one of a hundred is held out in its share."""
     examples = [
         Example(row=number, text=f"text {number}", label="often" if number < 100 else "seldom")
         for number in range(110)
@@ -273,9 +267,7 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(prepared):
 def test_trls_trainers_take_the_rows_as_they_are(
     objective, prepared, tiny_model, tiny_tokenizer, tmp_path
 ):
-    """A step of TRL's trainer on our rows has the tokens we prepared, and a loss that is a
-    number.
-    """
+    """A step of TRL's trainer on our rows has the tokens we prepared, and a finite loss."""
     examples = [
         preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
         for number in range(8)
@@ -306,9 +298,7 @@ def test_trls_trainers_take_the_rows_as_they_are(
 
 
 def test_a_conversation_that_the_template_refuses_is_no_pair():
-    """A pair whose conversation the template cannot write is refused with the template's own
-    words.
-    """
+    """A pair whose conversation the template cannot write is refused in its own words."""
     tokenizer = family_tokenizer("gemma")
     answers = {"chosen": (says("Yes."),), "rejected": (says("No."),)}
     example = question("Well?", Message("user", "Now?"), **answers)

@@ -408,9 +408,7 @@ def test_two_halves_are_one_float32_number():
 
 
 def test_stochastic_rounding_is_right_on_average():
-    """A number a quarter of the way to the next goes there in a quarter of the cases, whatever its
-    sign.
-    """
+    """A number a quarter of the way to the next goes there in a quarter of cases, of any sign."""
     random = torch.Generator().manual_seed(2)
     noise = torch.randint(-(2**31), 2**31, (40_000,), dtype=torch.int32, generator=random)
     for value in (1 + 0.25 * 2**-7, -1 - 0.25 * 2**-7):

@@ -71,9 +71,7 @@ def largest_difference(model, rows) -> float:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", TINY)
 def test_a_packed_row_has_the_logits_of_the_row_alone(name, attention):
-    """Rows of lengths 1 to 17 in one sequence: the logits are those of each row alone, sliding
-    windows included.
-    """
+    """In one sequence the logits are those of each row alone, sliding windows included."""
     assert largest_difference(tiny(name, attention), rows_of([7, 1, 17, 2, 5])) < 2e-5
 
 
@@ -85,9 +83,7 @@ def test_any_lengths_in_any_order_are_kept_apart(lengths, seed):
 
 
 def test_lines_of_a_batch_are_padded_without_being_seen():
-    """Bins of different lengths stand in lines of their own; padding has no label and changes no
-    logit.
-    """
+    """Bins stand in lines of their own; padding has no label and changes no logit."""
     model = tiny("llama")
     groups = [tuple(rows_of([9, 4])), tuple(rows_of([6, 3]))]
     table = dataset_columns(groups, lengths=True)

@@ -56,9 +56,7 @@ def test_exactly_the_answers_with_a_weight_are_learned(tiny_tokenizer, answers):
 
 
 def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tiny_tokenizer):
-    """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come
-    with it.
-    """
+    """A row whose answers all have weight 0 stops the run; all faulty rows are named together."""
     silent = chat("Two?", "Second.", row=7, weights=(1, 0))
     with pytest.raises(InputError, match=r"row 7: no token to learn[\s\S]*row 9: neither"):
         tokenise([chat("One?", "First."), silent, Example(row=9)], Templater(tiny_tokenizer))
@@ -199,9 +197,7 @@ def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
     truncation=st.sampled_from(["drop", "truncate"]),
 )
 def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
-    """Every row is kept, cut or counted as dropped; what is kept fits and has something to
-    learn.
-    """
+    """Every row is kept, cut or counted as dropped; what is kept fits and has a token to learn."""
     rows = [sequence(0, [1, 2], [IGNORED, 2])]
     for place, (length, answer) in enumerate(lengths, 1):
         ids = range(length)
@@ -273,9 +269,7 @@ def test_packing_never_predicts_the_first_token_of_a_row():
 
 
 def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
-    """A second call takes the rows from the run folder, equal in every field, and does not read the
-    data again.
-    """
+    """A second call takes equal rows from the run folder, and does not read the data again."""
     job = make(seq_len=64)
     first = prepared(job)
     monkeypatch.setattr(stage_rows, "read_examples", lambda *_, **__: pytest.fail("prepared again"))
@@ -297,9 +291,7 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     ],
 )
 def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tmp_path):
-    """Another length, split, mask, file content or chat template is another file; the stage's old
-    one goes.
-    """
+    """Another length, split, mask, content or chat template is another file; the old one goes."""
     data = tmp_path / "copy.jsonl"
     data.write_bytes(chats.read_bytes())
     job = make(seq_len=64, job_data=data)

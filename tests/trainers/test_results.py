@@ -94,9 +94,7 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
 
 
 def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
-    """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new
-    forgets.
-    """
+    """Every module by default, /use one, /base the untrained model, unknown: told, /new forgets."""
     talk = ChatSession(load_results(results_of(run), CPU), max_new_tokens=4)
     talk.ask("hello")
     said = capsys.readouterr().out
@@ -115,9 +113,7 @@ def test_a_talk_goes_to_the_voices_that_are_on(run, capsys):
 
 
 def test_questions_come_from_a_pipe(run, monkeypatch, capsys):
-    """One question a line, answers on standard output; an unknown --with is an error with the names
-    there are.
-    """
+    """One question a line, answers on stdout; an unknown --with is an error with the names."""
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
     assert chat_main([str(run), "--with", "legal", "--max-new-tokens", "3"]) == 0
     assert "2 results on 1 base" in capsys.readouterr().err
@@ -161,9 +157,7 @@ def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
     ],
 )
 def test_what_cannot_be_merged_says_why(tmp_path, tiny_model, update, said):
-    """Whole models, bottleneck adapters and prefixes are refused before anything is loaded or
-    written.
-    """
+    """Whole models, adapters and prefixes are refused before anything is loaded or written."""
     folder = lora_run(tmp_path / "r", tiny_model, {"x": 1}, update=update)
     with pytest.raises(InputError, match=said):
         export(folder, tmp_path / "out", only=None, device=CPU)

@@ -73,9 +73,7 @@ def test_patterns_may_hold_the_wanted_answer():
 
 @pytest.mark.light
 def test_json_has_to_fit_its_schema(tmp_path):
-    """Valid JSON of the form counts, also in a code block; other JSON, text around it and broken
-    JSON do not.
-    """
+    """JSON of the form counts, also in a code block; other or broken JSON or text around do not."""
     path = tmp_path / "schema.json"
     keys = {"type": "object", "required": ["name"], "additionalProperties": False}
     path.write_text(json.dumps({**keys, "properties": {"name": {"type": "string"}}}))
@@ -116,18 +114,14 @@ def test_a_reward_is_one_finite_number_an_answer():
     ],
 )
 def test_a_reward_that_cannot_be_is_refused(keys, match, align, tmp_path):
-    """Missing, double, misspelt and unfitting sources of reward are errors before a model is
-    loaded.
-    """
+    """Missing, double, misspelt and unfitting sources are errors before a model is loaded."""
     (tmp_path / "own.py").write_text(REWARD)
     with pytest.raises(InputError, match=match):
         trained(align("grpo", **OWN, **keys))
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(align, tiny_model, trained_once, tmp_path):
-    """Token ids mean something else to it: refused before training, as is a folder that writes
-    instead of scoring.
-    """
+    """Token ids mean something else to it. A folder that writes and does not score is refused."""
     from transformers import AutoTokenizer
 
     other = tmp_path / "rm"
@@ -152,9 +146,7 @@ def test_a_reward_model_without_a_padding_token_scores_text_by_text():
 
 
 def test_a_reward_model_scores_as_it_does_alone(align, trained_once):
-    """The reward of an answer is what the reward model, loaded plainly, says of prompt and
-    answer.
-    """
+    """A reward is what the reward model, loaded plainly, says of prompt and answer."""
     import torch
     from peft import AutoPeftModelForSequenceClassification
 
@@ -239,9 +231,7 @@ def test_what_a_verifier_needs_changes_the_run(kind, key, values, answer, align,
 
 
 def test_steps_count_prompts(align, tmp_path):
-    """An epoch uses every prompt once: thirty prompts, two at once, twice gathered, are eight
-    steps.
-    """
+    """An epoch uses each prompt once: thirty, two at once and twice gathered, are eight steps."""
     (tmp_path / "own.py").write_text(REWARD)
     own = {"max_steps": None, "generations": 2, "grad_accum": 2, "response_tokens": 2}
     job = align("grpo", **{**SHORT, **own}, job_judge=False)

@@ -118,9 +118,7 @@ def stage(make, backwards, models, tiny_model):
     ids=["t5", "bart"],
 )
 def test_outputs_are_learned(stage, name, loader, keys, fall):
-    """The held-out loss falls, every check of the saved result holds, and plain loading writes what
-    was learned.
-    """
+    """The held-out loss falls, every check holds, and plain loading writes what was learned."""
     job = stage(name, **keys)
     result = trained(job)
     found = result["evaluation"]

@@ -95,9 +95,7 @@ def basis(make, monkeypatch):
 
 @pytest.mark.parametrize("key", [None, *OTHER])
 def test_the_key_changes_the_run(key, make, basis, monkeypatch):
-    """Changing this key alone changes what is loaded, prepared or configured; nothing changes it
-    if no key does.
-    """
+    """This key alone changes what is loaded, prepared or configured; without one nothing does."""
     job = make(**BASIS | ({} if key in (None, "name") else {key: OTHER[key]}))
     if key == "name":
         job = replace(job, entry=structs.replace(job.entry, name="another"))

@@ -328,9 +328,7 @@ def rows_with_calls() -> list[Example]:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_check_and_trainers_agree_on_tool_calls(name, tiny_model, tmp_path):
-    """Rows that the trainers refuse for their calls, or that the template refuses, are those that
-    advice warns of.
-    """
+    """Rows that trainers or the template refuse for their calls are those that advice warns of."""
     if name not in published():
         pytest.skip(f"this version of trl has no {name}")
     folder = with_template(tiny_model, tmp_path / "model", published()[name])

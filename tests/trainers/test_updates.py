@@ -190,9 +190,7 @@ def test_what_other_engines_cannot_apply_is_noticed(options, is_ok, said, tmp_pa
     ids=["corrected", "whole", "tokens"],
 )
 def test_what_is_trained_of_the_output_layer_is_evaluated(keys, tiny_model):
-    """The log-probabilities of rows are those of the model's own logits, whatever is put on its
-    head.
-    """
+    """Log-probabilities are those of the model's own logits, whatever is put on its head."""
     model = plain_or_untied(tiny_model, tied="lm_head" not in str(keys))
     config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **keys)
     model = get_peft_model(model, config).eval()
@@ -331,9 +329,7 @@ def test_a_stage_goes_on_from_the_module_before_and_full_cannot(keys, refused, m
 
 @pytest.mark.parametrize("update", ["adapter", "lora", "prefix"])
 def test_the_module_of_another_base_is_bad_input(update, make, tmp_path):
-    """Going on from a module of a base with other sizes is exit 2 with what does not fit, whatever
-    the update.
-    """
+    """Going on from a module of a base with other sizes is exit 2 with what does not fit."""
     elsewhere = tmp_path / "elsewhere"
     job = make(update=update, start_from=str(elsewhere))
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -350,9 +346,7 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path):
 
 
 def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
-    """The first loss is that of the plain model with the answers of the first training rows in
-    front of each row.
-    """
+    """The first loss is that of the plain model with the first answers in front of each row."""
     job = make(
         update="prefix", prefix_tokens=17, micro_batch_size=30, holdout=0.0, max_steps=1, warmup=0.0,
         job_judge=False, job_max_steps=1,

@@ -154,9 +154,7 @@ def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_mod
 
 
 def test_update_full_takes_four_models(built, tmp_path):
-    """Policy and reference are the SFT model, reward and value the reward model, four in memory;
-    and that is said.
-    """
+    """Policy and reference are the SFT model, reward and value the reward model; that is said."""
     roles, notes = built("full", "full", "full")
     assert notes == ["4 models in memory: policy, reference, reward, value"]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sft", dtype=torch.float32)
@@ -173,9 +171,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(make, tiny_model, tmp_pa
 
 
 def test_the_score_is_read_at_the_last_token_that_is_no_padding():
-    """Padding and end token the same: the one before the end; no padding token: the last of the
-    text.
-    """
+    """Padding and end token the same: the one before the end; no padding token: the last one."""
     ids = torch.tensor([[5, 6, 2, 2], [7, 2, 8, 9]])
     attention = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     found = {pad: last_tokens(ids, attention, pad).tolist() for pad in (2, None, 0)}

@@ -196,9 +196,7 @@ def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
 
 
 def test_a_trial_is_told_what_would_stop_a_run_and_what_to_change(make, monkeypatch):
-    """The same score for every answer, and hardly an answer that ends: after five updates a trial
-    warns of both.
-    """
+    """One score for every answer, and hardly one that ends: after five updates it warns of both."""
     monkeypatch.setattr(  # the model draws all of its tokens about equally often
         "trainers.ppo.objective.stop_ids", lambda model: [model.config.vocab_size - 1]
     )
@@ -220,9 +218,7 @@ def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
 
 
 def test_a_step_whose_scaled_gradient_is_infinite_is_left_out(make, monkeypatch):
-    """In float16 the scaler tries smaller scales: the run goes on, and its line says what became of
-    the gradient.
-    """
+    """In float16 the scaler tries smaller scales: the run goes on; its line has the gradient."""
     monkeypatch.setattr("trainers.step.settings.autocast_dtype", lambda *_: "float16")
     scaler = partial(torch.amp.GradScaler, init_scale=2.0**127, backoff_factor=2.0**-119)
     monkeypatch.setattr(torch.amp, "GradScaler", scaler)
@@ -445,9 +441,7 @@ stages:
 
 @pytest.mark.smoke
 def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
-    """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what
-    is left.
-    """
+    """--only runs one stage; PPO asks for those it needs by name; a last call does what is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rows = [

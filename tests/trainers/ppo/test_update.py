@@ -231,9 +231,7 @@ def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
 
 
 def test_log_probs_are_those_of_the_plain_model(model):
-    """log softmax of the model's own logits at the place before each token, whatever the padding
-    of its batch.
-    """
+    """log softmax of the model's own logits before each token, whatever the padding."""
     answers = write(model)
     batches = batches_of(answers, 2, pad_id=0, device="cpu")
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
@@ -329,9 +327,7 @@ def test_trl_sets_the_optimizer_of_ppo(stage):
 
 @pytest.mark.parametrize("name", [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices])
 def test_ppo_takes_the_same_optimizers(name, stage):
-    """Each is built over policy and value with a rate of its own, which the schedule sets, and
-    steps.
-    """
+    """Each is built over policy and value, steps, and has their rates, which the schedule sets."""
     found = roles()
     chosen = replace(stage, optimizer=name, learning_rate=0.1)
     optimizer = make_optimizer(chosen, {"value_learning_rate": 0.05}, found, PPOArguments())
@@ -420,9 +416,7 @@ def test_the_device_is_read_once_an_inner_step(make, monkeypatch):
 
 
 def test_every_prompt_is_answered_once_before_any_is_answered_again():
-    """Ten prompts in updates of four: two and a half updates see each once; the next pass has
-    another order.
-    """
+    """Ten prompts in updates of four: each once in two and a half; then in another order."""
     seen = [one for at in range(0, 20, 4) for one in shuffled(range(10), range(at, at + 4), seed=1)]
     assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
     assert seen[:10] != seen[10:20]
