@@ -1,7 +1,7 @@
 """A stage that does not run in one go. Asked to stop, it finishes and saves its step, and the next
 call goes on; out of memory, it is started again with a smaller micro-batch
-(tests/launch/test_out_of_memory.py starts it); in two parts, one call trains and another judges
-(tests/launch/test_processes.py starts real ones).
+(tests/launch/test_failures.py starts it); in two parts, one call trains and another judges
+(tests/launch/test_failures.py starts real ones).
 """
 
 import json
