@@ -67,10 +67,9 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STAND_IN", raising=False)
     write_fake_model(tmp_path / "model", CONFIG)
-    rows = (chat(f"What is {n}?", f"It is number {n} of five.") for n in range(5))
-    write_rows(tmp_path / "train.jsonl", rows)
-    text = (tmp_path / "train.jsonl").read_text()
-    (tmp_path / "hr.jsonl").write_text(text.replace("number", "form"))
+    for name, what in (("train", "number"), ("hr", "form")):
+        rows = (chat(f"What is {n}?", f"It is {what} {n} of five.") for n in range(5))
+        write_rows(tmp_path / f"{name}.jsonl", rows)
     (tmp_path / "plan.yaml").write_text(PLAN)
     return tmp_path
 

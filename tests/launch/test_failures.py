@@ -142,10 +142,11 @@ def two(shop, tiny_model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def build(code, *, max_steps, save_steps=100, holdout=0):
-        plan = PLAN.replace("model: model", f"model: {tiny_model}")
-        plan += f"    max_steps: {max_steps}\n    save_steps: {save_steps}\n    seq_len: 128\n"
-        plan += f"    holdout: {holdout}\nlaunch: {{processes: 2, strategy: ddp}}\n"
-        (shop / "plan.yaml").write_text(plan)
+        (shop / "plan.yaml").write_text(
+            PLAN.replace("model: model", f"model: {tiny_model}")
+            + f"    max_steps: {max_steps}\n    save_steps: {save_steps}\n    seq_len: 128\n"
+            f"    holdout: {holdout}\nlaunch: {{processes: 2, strategy: ddp}}\n"
+        )
         (shop / "own" / "sitecustomize.py").write_text(code)
         return shop / "out" / "stages" / "sft" / "checkpoints"
 

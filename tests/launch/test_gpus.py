@@ -21,7 +21,7 @@ from advisor.plan.read import read_plan
 from advisor.probe import software
 from advisor.record.stage import Expected
 from advisor.situation.of_plan import plan_run, plan_shape
-from tests.launch.conftest import FULL, GIB, PLAN, call_of, gpu, machine, refused, run
+from tests.launch.conftest import FULL, GIB, PLAN, RANK, call_of, gpu, machine, refused, run
 
 BUSY = GpuProcess(pid=4242, name="python", memory_bytes=18 * GIB)
 
@@ -328,26 +328,23 @@ def test_a_plan_for_more_gpus_says_what_fewer_take(planned, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("launch", "stage", "words", "way_out"),
+    ("launch", "plan", "words", "way_out"),
     [
-        ("processes: 2, strategy: fsdp", {"objective: sft": "objective: ppo"}, "objective ppo",
-         "grpo"),
-        ("processes: 2, strategy: fsdp", {"rank: 8": "quantization: int8\n    rank: 8"},
+        ("processes: 2, strategy: fsdp", PLAN.replace("objective: sft", "objective: ppo"),
+         "objective ppo", "grpo"),
+        ("processes: 2, strategy: fsdp", PLAN.replace(RANK, f"    quantization: int8\n{RANK}"),
          "quantization int8", "nf4"),
-        ("processes: 2, strategy: fsdp", {"rank: 8": "optimizer: paged_adamw_8bit\n    rank: 8"},
+        ("processes: 2, strategy: fsdp", PLAN.replace(RANK, f"    optimizer: paged_adamw_8bit\n{RANK}"),
          "optimizer paged_adamw_8bit", "adamw_fused"),
-        ("processes: 2, strategy: ddp, offload: true", {}, "`offload` has an effect with", "fsdp"),
-        ("strategy: fsdp", {}, "`strategy` has no effect", "processes"),
-        ("processes: 2, device: mps", {}, "an Apple GPU trains by itself", "1"),
+        ("processes: 2, strategy: ddp, offload: true", PLAN, "`offload` has an effect with", "fsdp"),
+        ("strategy: fsdp", PLAN, "`strategy` has no effect", "processes"),
+        ("processes: 2, device: mps", PLAN, "an Apple GPU trains by itself", "1"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_shared_is_refused_at_its_place(planned, launch, stage, words, way_out):
+def test_what_cannot_be_shared_is_refused_at_its_place(planned, launch, plan, words, way_out):
     """One located fault with the way out; the same is refused to advice (rules/strategies.yaml)."""
-    text = PLAN
-    for old, new in stage.items():
-        text = text.replace(old, new)
     with pytest.raises(InputError) as caught:
-        planned(launch=launch if "device" in launch else f"device: cuda, {launch}", plan=text)
+        planned(launch=launch if "device" in launch else f"device: cuda, {launch}", plan=plan)
     (fault,) = [one for one in caught.value.faults if words in one.what]
     assert fault.where.startswith("plan.yaml:")
     assert way_out in f"{fault.allowed} {fault.hint}"

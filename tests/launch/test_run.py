@@ -184,15 +184,16 @@ def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
 def test_a_folder_that_holds_something_else_is_refused(shop, content):
     """Exit code 2 with the next step, and nothing is touched."""
     out = shop / "out"
-    if content == "run":
-        run(output=out, set_values=["stages.sft.rank=4"])
-    elif content == "trial":
-        run(output=out, max_steps=2)
-    elif content == "file":
-        out.write_text("x")
-    else:
-        out.mkdir()
-        (out / ("run.json" if content == "broken" else "thesis.txt")).write_text("{")
+    match content:
+        case "run":
+            run(output=out, set_values=["stages.sft.rank=4"])
+        case "trial":
+            run(output=out, max_steps=2)
+        case "file":
+            out.write_text("x")
+        case "files" | "broken":
+            out.mkdir()
+            (out / ("run.json" if content == "broken" else "thesis.txt")).write_text("{")
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     assert "--output DIR" in refused(output=out)
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
