@@ -41,7 +41,7 @@ with atheris.instrument_imports(include=["advisor", "trainers.keep.checkpoint_st
 
 from tests.faults.fuzz import seeds
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.run import CPU_S, KEPT, fill, finished_run
+from tests.faults.fuzz.run import KEPT, fill, finished_run
 from tests.faults.table import IN_MEMORY, Row, print_rows
 
 LARGEST = 20_000  # bytes of an input
@@ -149,7 +149,7 @@ class Guided:
             raise
         except BaseException as error:
             self.keep(name, data[1:], "".join(traceback.format_exception(error)))
-        if time.process_time() - began > CPU_S:
+        if time.process_time() - began > seeds.CPU_S:
             self.keep(name, data[1:], f"slow: {time.process_time() - began:.1f} s")
 
     def keep(self, name: str, content: bytes, what: str) -> None:

@@ -23,20 +23,19 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from tests.faults.fuzz.mutate import Mutator
-from tests.faults.fuzz.seeds import ADVICE, Files, Target, around, targets
+from tests.faults.fuzz.seeds import Files, Target, advise_main, around, targets
 from tests.faults.table import IN_MEMORY, ROOT, Row, print_rows
 
 KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
-CPU_S = 5.0
 FILE_BYTES = 256 * 2**20
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = (
@@ -53,28 +52,13 @@ KEPT_RULES = os.path.join(
 FREE = ("/dev/null", "/dev/tty", "/proc/self")
 
 
-def advise_main() -> None:
-    from advisor.cli import main
-
-    main()
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Case:
     """One input, and the command that reads it."""
 
-    what: str  # kind of input
+    of: Target
     files: Files
     arguments: Sequence[str]
-    codes: Sequence[int] = ADVICE
-    env: Mapping[str, str] = field(default_factory=dict)
-    run: Callable[[], object] = advise_main
-    program: str = "advise"
-    most_cpu_s: int = 15  # more than these ends it
-    most_wall_s: float = 60.0
-    most_bytes: int = 4 * 2**30
-    cpu_s: float = CPU_S  # more is a fault
-    usual: str = "$^"  # pattern of what is no fault of this kind of input
 
 
 @dataclass(frozen=True)
@@ -98,13 +82,13 @@ def call(case: Case, folder: Path) -> Outcome:
     if pid == 0:
         code = 99
         try:
-            os.environ.update(case.env)
+            os.environ.update(case.of.env)
             sys.argv = ["advise", *case.arguments]
             code = _in_child(case, folder, texts)
         finally:
             os._exit(code)
     waiter = os.pidfd_open(pid)
-    hung = not select.select([waiter], [], [], case.most_wall_s)[0]
+    hung = not select.select([waiter], [], [], case.of.most_wall_s)[0]
     if hung:
         os.kill(pid, signal.SIGKILL)
     _, status, used = os.wait4(pid, 0)
@@ -148,14 +132,14 @@ def _in_child(case: Case, folder: Path, texts: Sequence[Path]) -> int:
         mode = "w" if number else "r"
         setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-    resource.setrlimit(resource.RLIMIT_CPU, (case.most_cpu_s, case.most_cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (case.most_bytes, case.most_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (case.of.most_cpu_s, case.of.most_cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (case.of.most_bytes, case.of.most_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     os.chdir(folder)
     _tell_of(folder, streams[2])
     code = 0
     try:
-        case.run()
+        case.of.run()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1 if left.code else 0
     except BaseException:
@@ -228,8 +212,8 @@ def faults(outcome: Outcome, case: Case) -> list[str]:
     asked = words[: words.index("--")] if "--" in words else words
     checks = {
         "hang: it did not end": outcome.hung,
-        f"exit code {outcome.code}": not outcome.hung and outcome.code not in case.codes,
-        f"slow: {outcome.cpu_s:.1f} s of computing": outcome.cpu_s > case.cpu_s,
+        f"exit code {outcome.code}": not outcome.hung and outcome.code not in case.of.codes,
+        f"slow: {outcome.cpu_s:.1f} s of computing": outcome.cpu_s > case.of.cpu_s,
         "traceback": "Traceback (most recent call last)" in text,
         f"control character in the output: {around!r}": control,
         "output is no UTF-8": output.decode(errors="ignore").encode() != output,
@@ -245,7 +229,7 @@ def faults(outcome: Outcome, case: Case) -> list[str]:
             pass
         except ValueError as error:
             found.append(f"standard output is no JSON: {error}")
-    return [one for one in found if not re.match(case.usual, one)]
+    return [one for one in found if not re.match(case.of.usual, one)]
 
 
 # --------------------------------------------------------------------------- inputs
@@ -276,11 +260,7 @@ def draw(target: Target, dice: random.Random) -> Case:
             content = mutator.as_yaml(value) if form == "yaml" else mutator.as_json(value)
     if form in ("yaml", "json", "rows") and dice.random() < 0.15:
         content = mutator.data(content, [content])
-    files = target.around | ({name: content} if name else {})
-    return Case(
-        what=target.name, files=files, arguments=arguments, codes=target.codes, env=target.env,
-        run=target.run or advise_main,
-    )  # fmt: skip
+    return Case(target, target.around | ({name: content} if name else {}), arguments)
 
 
 def mutated_arguments(words: Sequence[str], mutator: Mutator, dice: random.Random) -> list[str]:
@@ -333,9 +313,9 @@ def fuzz(tried: Iterable[Case], folder: Path, name: str) -> list[Row]:
         if broken := faults(outcome, case):
             kept = keep(f"{name}-{number}", case, outcome)
             wrong = [*broken, last_line(outcome.err), str(kept)]
-            found.append(Row(fault="fuzzed input", where=case.what, moment=name, wrong=wrong))
+            found.append(Row(fault="fuzzed input", where=case.of.name, moment=name, wrong=wrong))
         else:
-            counts[case.what] += 1
+            counts[case.of.name] += 1
     sound = [
         Row(fault="fuzzed input", where=what, moment=name, count=count)
         for what, count in counts.items()
@@ -348,7 +328,7 @@ def keep(name: str, case: Case, outcome: Outcome) -> Path:
     kept = KEPT / name
     kept.parent.mkdir(parents=True, exist_ok=True)
     fill(kept, case.files)
-    command = f"{case.program} {shlex.join(case.arguments)}\n"
+    command = f"{case.of.program} {shlex.join(case.arguments)}\n"
     (kept / "command").write_text(command, errors="replace")
     (kept / "output").write_bytes(outcome.out[-4000:] + b"\n-----\n" + outcome.err[-6000:])
     return kept

@@ -27,8 +27,15 @@ CONFIG: dict[str, Any] = LARGER | {
     "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "vocab_size": 32,
 }  # fmt: skip
+CPU_S = 5.0
 ADVICE = (0, 2, 3, 4)
 RUN = (*ADVICE, 5, 130)
+
+
+def advise_main() -> None:
+    from advisor.cli import main
+
+    main()
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,13 @@ class Target:
     weight: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     cold: bool = False  # rules and methods are read anew
-    run: Callable[[], object] | None = None  # instead of advise's own main
+    run: Callable[[], object] = advise_main
+    program: str = "advise"
+    most_cpu_s: int = 15  # more than these ends it
+    most_wall_s: float = 60.0
+    most_bytes: int = 4 * 2**30
+    cpu_s: float = CPU_S  # more is a fault
+    usual: str = "$^"  # pattern of what is no fault of this kind of input
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:

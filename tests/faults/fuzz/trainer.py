@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.faults.fuzz.mutate import Mutator
 from tests.faults.fuzz.run import Case, fuzz
+from tests.faults.fuzz.seeds import Target
 from tests.faults.kills.scenes import DATA, fill, write_rows
 from tests.faults.table import print_rows
 
@@ -42,6 +43,20 @@ OWN = (
 Field = tuple[dataclasses.Field[Any], Any]  # with its type
 
 
+def train() -> None:
+    from trainers.__main__ import main
+
+    raise SystemExit(main(sys.argv[1:]))
+
+
+TARGET = Target(
+    "trl and peft values", (), (), "plan.yaml", (), codes=(0, 2, 4, 5), run=train,
+    program="python -m trainers", most_cpu_s=60, most_wall_s=240.0, most_bytes=24 * 2**30,
+    cpu_s=40.0,  # the fork, a model, a step and the checks of its result
+    usual=USUAL,
+)  # fmt: skip
+
+
 def cases(project: Path, dice: random.Random, count: int) -> Iterator[Case]:
     """Plans with odd values of one to three keys each, for one step."""
     mutator = Mutator(dice)
@@ -57,15 +72,8 @@ def cases(project: Path, dice: random.Random, count: int) -> Iterator[Case]:
             stage.setdefault(kind, {})[field.name] = fitting(field, hint, mutator)
         data = {"path": str(project / f"{ROWS[name]}.jsonl")}
         plan = {"name": "shop", "model": str(project / "model"), "data": data, "stages": [stage]}
-        yield Case(
-            what="trl and peft values", files={"plan.yaml": mutator.as_yaml(plan)}, codes=(0, 2, 4, 5),
-            arguments=[
-                name, "plan.yaml", "--stage", name, "--run", "out", "--max-steps", "1", "--no-judge",
-            ],
-            run=train, program="python -m trainers", most_cpu_s=60, most_wall_s=240.0, most_bytes=24 * 2**30,
-            cpu_s=40.0,  # the fork, a model, a step and the checks of its result
-            usual=USUAL,
-        )  # fmt: skip
+        words = f"{name} plan.yaml --stage {name} --run out --max-steps 1 --no-judge"
+        yield Case(TARGET, {"plan.yaml": mutator.as_yaml(plan)}, words.split())
 
 
 @cache
@@ -105,12 +113,6 @@ def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:
     if kind < 0.8 and is_plain:
         return mutator.near(default)
     return mutator.value(default if is_plain else 1, [1, "x"])
-
-
-def train() -> None:
-    from trainers.__main__ import main
-
-    raise SystemExit(main(sys.argv[1:]))
 
 
 def main() -> None:

@@ -140,17 +140,17 @@ class SimulatedDisk(Disk):
         if not f"{path}/".startswith(f"{self.root}/"):
             return
         with self._operation():
-            node = self._find(path)
-            if isinstance(node, File):
-                node.safe = node.content
-            elif isinstance(node, Folder):
-                self._adopt(node, path)
-                for change in list(self.changes):
-                    if any(folder is node for folder, *_ in change):
-                        apply(change)
-                        self.changes.remove(change)
-            else:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            match node := self._find(path):
+                case File():
+                    node.safe = node.content
+                case Folder():
+                    self._adopt(node, path)
+                    for change in list(self.changes):
+                        if any(folder is node for folder, *_ in change):
+                            apply(change)
+                            self.changes.remove(change)
+                case _:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
     def rename(self, source: Path, target: Path) -> None:
         with self._operation():
