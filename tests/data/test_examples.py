@@ -312,7 +312,9 @@ def test_a_row_is_read_as_its_format_means_it(tmp_path, row, expected):
 
 
 def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
-    """Of both spellings, and all of several calls; the turn of a `function` is that of a tool."""
+    """Of both spellings, and all of several calls; the turn of a `function` is that of a tool. A row
+    is as long as what the model reads: its functions and calls too.
+    """
     old = [TYRES, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"}]
     path = jsonl(tmp_path, [{"messages": [*old, CALLS["two calls"]], "functions": [FUNCTION]}])
     (found,) = read_examples(path)
@@ -322,10 +324,6 @@ def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
     calls = [line.split("calls ")[1].strip() for line in shown.splitlines() if "calls " in line]
     assert {"get_stock", "get_stock, get_stock"} <= set(calls)
     assert "1 function on offer" in shown
-
-
-def test_functions_declared_and_called_count_into_the_length(tmp_path):
-    """A row is as long as what the model reads: its functions and calls too."""
     row = {"messages": [TYRES, CALLS["no content"]]}
     bare, with_tools = (
         profile(jsonl(tmp_path, [one]), Depth(strict=False)).tokens.longest

@@ -208,8 +208,10 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
     assert time.process_time() - started < 0.4
 
 
-def test_classes_are_counted_and_their_balance_judged(tmp_path):
-    """Each with its rows; a single class teaches nothing."""
+def test_classes_turns_and_scripts_are_counted(tmp_path):
+    """Each with its rows; a single class teaches nothing. Of conversations with several answers the
+    mean and the longest.
+    """
     result = profile(jsonl(tmp_path, labelled(billing=90, rare=2, rarer=1)))
     assert [tuple(one.values()) for one in result.measures["classes"]] == [
         ("billing", 90), ("rare", 2), ("rarer", 1),
@@ -218,10 +220,6 @@ def test_classes_are_counted_and_their_balance_judged(tmp_path):
     mapping = {"text": "text", "label": "label"}
     one = profile(jsonl(tmp_path, labelled(a=60)), depth=Depth(strict=False), mapping=mapping)
     assert one.objectives == ()
-
-
-def test_turns_and_scripts_are_counted(tmp_path):
-    """Conversations with several answers, their mean and the longest; and rows in each script."""
     rows = [
         {"messages": [USER, BOT]},
         {"messages": [USER, BOT] * 3},
@@ -307,15 +305,6 @@ def test_every_objective_has_an_amount_with_a_source():
         assert cited <= known | set(one.sources), one.id
 
 
-def test_what_is_too_little_is_told_by_objective():
-    """Each objective that wants more rows, in words; of an unknown amount nothing."""
-    found = shortages(rows=300, tokens=None)
-    few = "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"
-    assert found["dpo"] == few
-    assert not {"sft", "grpo", "cpt"} & set(found)
-    assert shortages(rows=None, tokens=None) == {}
-
-
 def test_kinds_and_objectives_agree_with_the_rules():
     """What a kind can train is what the objectives' own files say they train on."""
     entries = [read_yaml(path).data for path in (rules_dir() / "objectives").glob("*.yaml")]
@@ -341,7 +330,9 @@ def test_rows_are_judged_against_the_range(rows, expected):
 
 
 def test_text_is_counted_in_tokens():
-    """Continued pre-training is measured in tokens, other objectives in rows."""
+    """Continued pre-training is measured in tokens, other objectives in rows. Each that wants more
+    says so in words; of an unknown amount there is nothing to say.
+    """
     sizes = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "longest"), 1)
     tokens = TokenStats(total=200_000_000, **sizes, counted_by="words")
     profile = DataProfile(
@@ -352,6 +343,11 @@ def test_text_is_counted_in_tokens():
     assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
     assert in_words(row) == "200M tokens, within the usual 125M to 10B"
     assert row["sources"]
+    found = shortages(rows=300, tokens=None)
+    few = "300 rows are too few: below 500 it seldom works; 5,000 to 60,000 are usual"
+    assert found["dpo"] == few
+    assert not {"sft", "grpo", "cpt"} & set(found)
+    assert shortages(rows=None, tokens=None) == {}
 
 
 # -------------------------------------------------------------------------- sequence lengths

@@ -111,22 +111,20 @@ FORMATS: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-def test_a_sample_decides_not_the_first_row(tmp_path):
-    """An odd first row does not change what the file is."""
+@pytest.mark.parametrize("count", [2, 400])
+def test_rows_of_a_second_format_are_counted(tmp_path, count):
+    """They are told as what they lack, whether or not the sample holds them; an odd first row does
+    not change what the file is.
+    """
+    rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
+    path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
+    with pytest.raises(InputError, match=f"{count} of {2 * count} rows: nothing in it"):
+        profile(path)
     rows = [{"exported": "today"}, *({"question": f"Q{n}", "answer": f"A{n}"} for n in range(30))]
     path, skipped = jsonl(tmp_path, rows), SkippedRows()
     assert recognise(path).format == "question_answer"
     assert len(list(read_examples(path, skipped=skipped))) == 30
     assert skipped.total == 1
-
-
-@pytest.mark.parametrize("count", [2, 400])
-def test_rows_of_a_second_format_are_counted(tmp_path, count):
-    """They are told as what they lack, whether or not the sample holds them."""
-    rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
-    path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
-    with pytest.raises(InputError, match=f"{count} of {2 * count} rows: nothing in it"):
-        profile(path)
 
 
 REFUSED: dict[str, tuple[list[Any], list[str]]] = {

@@ -148,11 +148,17 @@ CALLS_LOST, THOUGHTS_LOST = r"tool calls.*20 of 40 rows", r"thoughts beside.*10 
         ("meta-llama/Llama-3.1-8B-Instruct", [THOUGHTS_LOST]),
     ],
 )
-def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, model, lost):
-    """Its family counts where no file is at hand; single questions fit every template."""
+def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, call, model, lost):
+    """Its family counts where no file is at hand, also for `advise check DATA --model M`; single
+    questions fit every template.
+    """
     told = warnings_of(rows, model)
     assert len(told) == len(lost)
     assert all(re.search(*both) for both in zip(lost, told, strict=True)), told
+    found = json.loads(call("check", rows, "--model", model, "--json")[1])["findings"]
+    said = "\n".join(one["text"] for one in found if one["id"] == "template-of-family")
+    assert bool(said) == bool(lost)
+    assert [part for part in lost if not re.search(part, said)] == []
     plain = write_rows(tmp_path / "plain.jsonl", range(2, 400, 4))
     assert not warnings_of(plain, "HuggingFaceTB/SmolLM2-135M-Instruct")
 
@@ -215,14 +221,6 @@ def test_what_is_said_of_a_family_is_measured(family):
     for key, messages in TRIED.items():
         if (said := getattr(family, key)) is not None:
             assert writes_all(messages, (TOOL,) if key == "tools" else ()) is said, key
-
-
-def test_check_tells_it_too(no_models, rows, call):
-    """`advise check DATA --model M` names the rows, also where only the model's name is known."""
-    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    _, out, _ = call("check", rows, "--model", model, "--json")
-    found = {one["id"]: one["text"] for one in json.loads(out)["findings"]}
-    assert "20 of 40 rows" in found["template-of-family"]
 
 
 # -------------------------------------------------------------------------- with the model's own tokenizer

@@ -474,25 +474,13 @@ def test_a_recorded_machine_is_read(probed, machine, change, environ, whole, fir
 
 
 def test_every_one_of_eight_is_a_device(probed):
-    """With its own index and memory."""
+    """With its own index and memory. GB10 and Jetson report no memory of their own: the system's
+    memory counts, with a note.
+    """
     gpus = probed("eight_h100")["gpus"]
     assert {gpu["catalogue"]["id"] for gpu in gpus} == {"nvidia-h100-sxm5-80gb"}
     assert [gpu["index"] for gpu in gpus] == list(range(8))
     assert gpus[2]["memory_free_gib"] == gib(40123)
-
-
-def test_a_container_gives_no_program_a_wrong_name(tmp_path):
-    """The driver tells the machine's process numbers, which mean others in a container."""
-    for pid, name in ((1, "systemd"), (42, "python")):
-        (tmp_path / f"proc/{pid}").mkdir(parents=True)
-        (tmp_path / f"proc/{pid}/comm").write_text(f"{name}\n")
-    assert (process_name(42, tmp_path), process_name(43, tmp_path)) == ("python", "")
-    (tmp_path / "proc/1/comm").write_text("bash\n")
-    assert process_name(42, tmp_path) == ""
-
-
-def test_shared_memory_falls_back_to_the_system(probed):
-    """GB10 and Jetson report no memory of their own: the system's memory counts, with a note."""
     found = probed("gb10")
     (gpu,) = found["gpus"]
     assert gpu["memory_total_gib"] == found["ram_total_gib"] is not None
@@ -500,30 +488,33 @@ def test_shared_memory_falls_back_to_the_system(probed):
     assert "system's memory counts" in "\n".join(found["notes"])
 
 
+def test_a_container_gives_no_program_a_wrong_name(tmp_path):
+    """The driver tells the machine's process numbers, which mean others in a container."""
+    tree(tmp_path, {"proc/1/comm": "systemd\n", "proc/42/comm": "python\n"})
+    assert (process_name(42, tmp_path), process_name(43, tmp_path)) == ("python", "")
+    tree(tmp_path, {"proc/1/comm": "bash\n"})
+    assert process_name(42, tmp_path) == ""
+
+
 NO_LIBRARY = OSError("libnvidia-ml.so.1: cannot open shared object file: No such file or directory")
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "said"),
+    ("files", "said"),
     [
-        ("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n",
+        ({"sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n",
+          "sys/bus/pci/devices/0000:01:00.0/class": "0x030000\n"},
          ["plugged in (0000:01:00.0), but no NVIDIA driver"]),
-        ("proc/driver/nvidia/version", "NVRM version: ...\n", ["kernel driver is loaded"]),
-        ("proc/device-tree/model", "NVIDIA Jetson Xavier NX\0", ["cannot be asked"]),
-        ("usr/lib/wsl/lib/libnvidia-ml.so.1", "", ["LD_LIBRARY_PATH"]),
-        # A machine that has nothing of NVIDIA gets no note about NVIDIA.
-        ("proc/nothing/of/nvidia", "", []),
+        ({"proc/driver/nvidia/version": "NVRM version: ...\n"}, ["kernel driver is loaded"]),
+        ({"proc/device-tree/model": "NVIDIA Jetson Xavier NX\0"}, ["cannot be asked"]),
+        ({"usr/lib/wsl/lib/libnvidia-ml.so.1": ""}, ["LD_LIBRARY_PATH"]),
+        ({}, []),  # a machine that has nothing of NVIDIA gets no note about NVIDIA
     ],
 )  # fmt: skip
-def test_traces_of_a_card_without_its_library_are_named(tmp_path, monkeypatch, path, content, said):
+def test_traces_of_a_card_without_its_library_are_named(tmp_path, monkeypatch, files, said):
     """A missing driver or library, a Jetson and WSL2 each say what is missing."""
     monkeypatch.setattr(ctypes, "CDLL", Mock(side_effect=NO_LIBRARY))
-    file = tmp_path / path
-    file.parent.mkdir(parents=True)
-    file.write_text(content)
-    if path.endswith("vendor"):
-        (file.parent / "class").write_text("0x030000\n")
-    notes = probe_nvidia(NO_GPU, {}, root=tmp_path).notes
+    notes = probe_nvidia(NO_GPU, {}, root=tree(tmp_path, files)).notes
     assert len(notes) == len(said)
     assert all(part in note for part, note in zip(said, notes, strict=True)), notes
 

@@ -193,14 +193,18 @@ def test_a_name_that_a_shell_or_tar_reads_otherwise_is_refused(project, name):
 
 
 def test_names_on_the_hub_are_fetched_there(project):
-    """A hub model stays a name; how its licence is accepted is said, with the page."""
-    write_plan(model="Qwen/Qwen3-0.6B")
+    """A hub model stays a name; how its licence is accepted is said, with the page. Of several
+    machines each is started by the variables that `advise run` reads without a scheduler.
+    """
+    write_plan(model="Qwen/Qwen3-0.6B", device="cuda, processes: 8, nodes: 2, strategy: fsdp")
     made = packed()
     assert plan_in(made).model == "Qwen/Qwen3-0.6B"
     said = (made.folder / "README.txt").read_text()
     left_out = "Not in it: model Qwen/Qwen3-0.6B (licence apache-2.0), which is downloaded there."
     assert left_out in said
     assert "HF_TOKEN" not in said
+    assert "NNODES=2 MASTER_ADDR=" in said
+    assert "2 machines each with 8 NVIDIA GPUs" in said
     for owner, name in (("meta-llama", "Llama-3.1-8B"), ("nobody", "knows-it")):
         write_plan(model=f"{owner}/{name}")
         lines = [line for line in packed(f"{owner}.tgz").lines() if "HF_TOKEN" in line]
@@ -225,8 +229,10 @@ def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatc
         packed("other")
 
 
-def test_links_and_odd_names_become_plain_files(project):
-    """A link is carried as the file it leads to; a loop ends; what is hidden stays here."""
+def test_links_and_odd_names_become_plain_files(project, monkeypatch):
+    """A link is carried as the file it leads to; a loop ends; what is hidden stays here. A file that
+    changes meanwhile is named, and nothing is left of the bundle.
+    """
     rows = project / "rows"
     rows.mkdir()
     (rows / "loop").symlink_to(rows)
@@ -236,6 +242,17 @@ def test_links_and_odd_names_become_plain_files(project):
     (found,) = (packed().folder / "data" / "rows").rglob("*")
     assert (found.name, found.is_symlink()) == ("_-a_b.jsonl", False)
     assert found.read_text() == ROWS
+    copy = pack.shutil.copyfile
+
+    def change(source, place):
+        copy(source, place)
+        if source.name == "train.jsonl":
+            source.write_text(source.read_text() + "{}")
+
+    monkeypatch.setattr(pack.shutil, "copyfile", change)
+    with pytest.raises(InputError, match="changed while it was packed"):
+        packed("out")
+    assert not (project / "out").exists()
 
 
 def test_the_product_travels_as_a_source_tree():
@@ -426,21 +443,6 @@ def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_p
     assert (python.parent / "advise").is_file()
 
 
-def test_data_that_change_meanwhile_are_said(project, monkeypatch):
-    """The file is named, and nothing is left of the bundle."""
-    copy = pack.shutil.copyfile
-
-    def change(source, place):
-        copy(source, place)
-        if source.name == "train.jsonl":
-            source.write_text(source.read_text() + "{}")
-
-    monkeypatch.setattr(pack.shutil, "copyfile", change)
-    with pytest.raises(InputError, match="changed while it was packed"):
-        packed("out")
-    assert not (project / "out").exists()
-
-
 # -------------------------------------------------------------------------- what is downloaded
 
 
@@ -488,11 +490,3 @@ def test_set_up_needs_no_gpu_and_downloads_once(project, python, device, expecte
     if not expected:
         assert calls(python) == ["-P -m advisor.extras.jobs.fetch plan.yaml"]
         assert (folder / ".fetched").read_text().startswith(f"{folder}/hub\n")
-
-
-def test_a_bundle_for_several_machines_says_how_each_is_started(project):
-    """By the variables that `advise run` reads without a scheduler."""
-    write_plan(device="cuda, processes: 8, nodes: 2, strategy: fsdp")
-    text = (packed().folder / "README.txt").read_text()
-    assert "NNODES=2 MASTER_ADDR=" in text
-    assert "2 machines each with 8 NVIDIA GPUs" in text

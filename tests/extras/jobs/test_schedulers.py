@@ -87,16 +87,6 @@ def test_a_time_that_nobody_knows_is_said_and_not_invented(tmp_path):
     assert re.search("Time: not known.*the data cannot be read", about)
 
 
-def test_tasks_are_an_array_with_a_run_folder_each(tmp_path):
-    """Each number of the array trains one task by its name."""
-    script = script_of(tmp_path, data=TASKS)
-    asked = options(script)
-    assert (asked["array"], asked["output"]) == ("0-1", "%x-%A_%a.out")
-    cluster = Cluster(tmp_path / "cluster", script)
-    assert cluster.submit(0, array=1).returncode == 0
-    assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-hr", "--only", "hr"]
-
-
 @pytest.mark.parametrize(
     ("launch", "said"),
     [
@@ -209,16 +199,23 @@ def test_what_gets_further_is_queued_again(cluster, submits, queued):
 
 
 @pytest.mark.parametrize(("name", "queued"), [("TERM", ["requeue 12_1"]), ("INT", [])])
-def test_a_signal_to_the_job_reaches_the_training_and_its_code_counts(tmp_path, name, queued):
-    """TERM comes before the time limit; INT is a person who wants it saved and ended."""
-    cluster = Cluster(tmp_path, script_of(tmp_path / "project", data=TASKS))
+def test_tasks_are_an_array_and_a_signal_to_one_reaches_its_training(tmp_path, name, queued):
+    """Each number of the array trains one task by its name. TERM comes before the time limit; INT is
+    a person who wants it saved and ended; the code is that of the training.
+    """
+    script = script_of(tmp_path / "project", data=TASKS)
+    asked = options(script)
+    assert (asked["array"], asked["output"]) == ("0-1", "%x-%A_%a.out")
+    cluster = Cluster(tmp_path, script)
     step = (
         "trap 'kill $!; exit 130' TERM; echo $$ >step.pid; /bin/sleep 20 & "
         f"kill -{name} $PPID; wait"
     )
     assert cluster.submit(0, array=1, STEP=step).returncode == 130
+    assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-hr", "--only", "hr"]
     assert cluster.log("scancel") == ["--signal=TERM 12_1"]
     assert cluster.log("scontrol") == queued
+    assert cluster.submit(0, array=1).returncode == 0
 
 
 def test_a_run_that_another_process_still_holds_is_tried_again_later(cluster):
@@ -292,7 +289,7 @@ def test_one_machine_keeps_its_run_in_a_bucket(tmp_path):
 
 
 def test_tasks_are_launched_one_by_one(tmp_path):
-    """Each is a job of its own, with a run folder of its own."""
+    """Each is a job of its own, with a run folder of its own; so is a trial: --env MAX_STEPS=10."""
     job = task_of_sky(tmp_path, data=TASKS)
     (line,) = job.commands
     write_program(tmp_path / "sky", 'printf "%s|" "$@" >>"$LOG"; echo >>"$LOG"')
@@ -302,8 +299,13 @@ def test_tasks_are_launched_one_by_one(tmp_path):
     assert log.read_text().splitlines() == [
         f"jobs|launch|-d|-y|-n|shop-{name}|--env|TASK={name}|sky.yaml|" for name in ("legal", "hr")
     ]
-    trained = Machine(tmp_path / "machine", job.files["sky.yaml"]).start([0], TASK="hr")
-    assert trained.calls[0].endswith("plan.yaml --output RUNS/shop-hr --only hr")
+    machine = Machine(tmp_path / "machine", job.files["sky.yaml"])
+    for environment, said in (
+        ({"TASK": "hr"}, "plan.yaml --output RUNS/shop-hr --only hr"),
+        ({"TASK": "hr", "MAX_STEPS": "10"},
+         "plan.yaml --output RUNS/shop-hr-trial --only hr --max-steps 10"),
+    ):  # fmt: skip
+        assert machine.start([0], **environment).calls[0].endswith(said)
 
 
 def test_every_name_stands_for_gpus_of_the_catalogue(tmp_path):
@@ -399,12 +401,6 @@ def test_what_gets_further_asks_to_be_started_again(machine, starts):
     for codes, more, kept in starts:
         machine.start(codes, **more)
         assert (machine.code, len(machine.calls)) == (kept, len(codes))
-
-
-def test_a_trial_in_a_bucket_has_a_run_folder_of_its_own(machine):
-    """--env MAX_STEPS=10."""
-    machine.start([0], MAX_STEPS="10")
-    assert machine.calls[0].endswith("--output RUNS/shop-trial --max-steps 10")
 
 
 @pytest.mark.long

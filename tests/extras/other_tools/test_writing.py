@@ -168,18 +168,6 @@ def test_every_row_is_written_once_and_held_out_rows_are_a_file_of_their_own(
     assert all((asked in str(train)) != (asked in str(test)) for asked, _ in QUESTIONS)
 
 
-def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
-    """What somebody edited stays."""
-    path = plan_file(tmp_path, stage("sft"))
-    write("trl", path)
-    edited = tmp_path / "out" / "trl.yaml"
-    edited.write_text("learning_rate: 1\n")
-    with pytest.raises(InputError, match="nothing is overwritten"):
-        write("trl", path)
-    assert edited.read_text() == "learning_rate: 1\n"
-    assert not list(tmp_path.glob(".*"))
-
-
 @pytest.mark.parametrize(
     ("tool_id", "made", "said"),
     [
@@ -205,14 +193,19 @@ def test_what_a_tool_cannot_hold_is_refused_with_the_way_out(tool_id, made, said
 
 
 def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
-    """The second stage starts from the merged result of the first."""
-    write("trl", plan_file(tmp_path, stage("sft"), stage("dpo"), data="preference"), "two")
-    first, second = (
-        written_values(tmp_path / "two", f"trl.{name}.yaml") for name in ("1-sft", "2-dpo")
-    )
+    """The second stage starts from the merged result of the first. What somebody edited stays."""
+    path = plan_file(tmp_path, stage("sft"), stage("dpo"), data="preference")
+    write("trl", path, "two")
+    files = [tmp_path / "two" / f"trl.{name}.yaml" for name in ("1-sft", "2-dpo")]
+    first, second = (yaml.safe_load(file.read_text("utf-8")) for file in files)
     assert first["output_dir"] == "out/1-sft"
     assert second["model_name_or_path"] == "out/1-sft-merged"
-    assert "merge_and_unload" in (tmp_path / "two" / "trl.2-dpo.yaml").read_text()
+    assert "merge_and_unload" in files[1].read_text()
+    files[0].write_text("learning_rate: 1\n")
+    with pytest.raises(InputError, match="nothing is overwritten"):
+        write("trl", path, "two")
+    assert files[0].read_text() == "learning_rate: 1\n"
+    assert not list(tmp_path.glob(".*"))
     tasks = [{"name": name, "data": {"path": "pairs.jsonl"}} for name in ("legal", "hr")]
     path = plan_file(tmp_path, stage("sft"), tasks=tasks)
     files = [job.file for job in write("llamafactory", path, "tasks").jobs]
@@ -222,17 +215,10 @@ def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
     assert [job.file for job in write("axolotl", path, "one", "hr").jobs] == ["axolotl.hr.yaml"]
 
 
-def test_a_conversation_with_several_answers_teaches_all_of_them(tmp_path):
-    """TRL gets a row for each answer."""
-    write("trl", plan_file(tmp_path, stage("sft", holdout=0.0), data="chat"))
-    rows = rows_in(tmp_path / "out")
-    assert len(rows) == 2 * len(QUESTIONS)
-    assert {len(row["prompt"]) for row in rows} == {2, 4}
-    assert written_values(tmp_path / "out", "trl.yaml")["completion_only_loss"] is True
-
-
 def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
-    """A few are left out with a count; of many, nothing is written."""
+    """A few are left out with a count; of many, nothing is written. TRL gets a row for each answer of
+    a conversation.
+    """
     path = plan_file(tmp_path, stage("sft", holdout=0.0))
     called = {**BOT, "content": "", "tool_calls": [{"function": {"name": "add"}}]}
     plain, row = ({"messages": [USER, one]} for one in (BOT, called))
@@ -245,6 +231,11 @@ def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
     assert not (tmp_path / "many").exists()
     write("trl", path, "all")
     assert len(rows_in(tmp_path / "all")) == 40
+    write("trl", plan_file(tmp_path, stage("sft", holdout=0.0), data="chat"), "chat")
+    rows = rows_in(tmp_path / "chat")
+    assert len(rows) == 2 * len(QUESTIONS)
+    assert {len(row["prompt"]) for row in rows} == {2, 4}
+    assert written_values(tmp_path / "chat", "trl.yaml")["completion_only_loss"] is True
 
 
 @pytest.mark.parametrize("tool_id", TOOLS)
