@@ -18,7 +18,6 @@ from tests.methods.method_files import line_of, write_objective, write_update
 from tests.ruleset.random_rules import mangled
 
 SHIPPED = methods()
-KEYS = "{steps: {type: integer, min: 1, max: 9, default: 3}}"
 
 
 def of_own(root):
@@ -52,7 +51,7 @@ WHOLE = {
 
 def test_a_file_of_its_own_is_a_method(tmp_path):
     """What a folder of one's own brings stands behind the project's methods, by its `order`."""
-    write_objective(tmp_path, "heart", keys=KEYS, pairs="true")
+    write_objective(tmp_path, "heart", keys=WHOLE["keys"], pairs="true")
     write_update(tmp_path, "bias", **WHOLE)
     found = of_own(tmp_path)
     assert list(found.objectives) == [*SHIPPED.objectives, "heart"]
@@ -169,7 +168,6 @@ def test_all_faults_of_a_file_come_together(tmp_path):
     assert [words for words in said if words not in caught.value.text()] == []
 
 
-TAKEN = "a file estimate/methods/lora.py exists already"
 # The name of an update, a file that is written besides, and what is said of it.
 ALONE = [
     # An empty file or a list is one fault, not one for each key that it lacks.
@@ -189,7 +187,12 @@ ALONE = [
         for name in ("lora", "sft", "qlora")
     ),
     # Which of two files counts is never a matter of which folder comes first.
-    ("bias", "estimate/methods/lora.py", "def trainable_params(run): ...\n", rf"{TAKEN}\n.*ROOT"),
+    (
+        "bias",
+        "estimate/methods/lora.py",
+        "def trainable_params(run): ...\n",
+        "a file estimate/methods/lora.py exists already\n.*ROOT",
+    ),
 ]
 
 

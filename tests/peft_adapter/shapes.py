@@ -82,10 +82,11 @@ def inputs(rows: int = 2, tokens: int = 7) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def randomise(model: Any, adapter: str = "default", seed: int = 5) -> None:
-    """Give an adapter weights under which it does something."""
+def randomised(model: Any, adapter: str = "default", seed: int = 5) -> Any:
+    """The model, its adapter with weights under which it does something."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if f".{adapter}." in name:
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return model

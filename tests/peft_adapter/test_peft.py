@@ -47,12 +47,13 @@ from tests.peft_adapter.shapes import (
     LAYERS,
     config_of,
     inputs,
-    randomise,
+    randomised,
     task_type,
     tiny,
 )
 from trainers.start.loading import keep_weights_unpacked
 
+GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 PLACEMENTS = ("houlsby", "pfeiffer", "parallel")
 
 
@@ -90,7 +91,7 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_can_be_switched_off(nam
     trained = {key: one for key, one in model.named_parameters() if one.requires_grad}
     assert sum(one.numel() for one in trained.values()) == places * (2 * HIDDEN * 5 + 5 + HIDDEN)
     assert torch.equal(logits(model), base)
-    randomise(model)
+    randomised(model)
     assert (logits(model) - base).abs().max() > 1e-2
     with model.disable_adapter():
         assert torch.equal(logits(model), base)
@@ -126,8 +127,7 @@ def test_the_logits_are_those_of_the_formula_put_in_by_hand(name, placement):
     """Hooks on a plain model that add A(h) to the sublayer's output, or A(x) of the MLP's input,
     give the same logits.
     """
-    model = with_adapter(name, placement=placement)
-    randomise(model)
+    model = randomised(with_adapter(name, placement=placement))
     layers = iter([module for module in model.modules() if isinstance(module, BottleneckLayer)])
     plain, seen = tiny(name), {}
     modules = dict(plain.named_modules())
@@ -154,13 +154,11 @@ def test_the_logits_are_those_of_the_formula_put_in_by_hand(name, placement):
 @pytest.mark.parametrize("name", [*DECODERS])
 def test_generation_with_the_cache_equals_generation_without(name):
     """An adapter acts on the token it is given, so cached decoding says the same."""
-    model = with_adapter(name, placement="parallel" if name != "opt" else "houlsby")
-    randomise(model)
-    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    model = randomised(with_adapter(name, placement="parallel" if name != "opt" else "houlsby"))
     with torch.no_grad():
         assert torch.equal(
-            model.generate(**inputs(), use_cache=True, **settings),
-            model.generate(**inputs(), use_cache=False, **settings),
+            model.generate(**inputs(), use_cache=True, **GREEDY),
+            model.generate(**inputs(), use_cache=False, **GREEDY),
         )
 
 
@@ -229,8 +227,7 @@ def test_it_is_saved_and_loaded_in_pefts_layout(base, tmp_path):
     """adapter_config.json and one safetensors file; PeftModel and AutoPeftModel give the same
     logits again.
     """
-    model = adapted(loaded(base), activation="silu", scale=2.0, layers=[0, 2])
-    randomise(model)
+    model = randomised(adapted(loaded(base), activation="silu", scale=2.0, layers=[0, 2]))
     folder = tmp_path / "adapter"
     model.save_pretrained(folder)
     names = {path.name for path in folder.iterdir()}
@@ -265,8 +262,7 @@ def test_a_new_process_loads_it_after_the_import_alone(base, tmp_path):
     """`import advisor.peft_adapter` is all a program needs; without it PEFT does not know the
     type.
     """
-    model = adapted(loaded(base))
-    randomise(model)
+    model = randomised(adapted(loaded(base)))
     model.save_pretrained(tmp_path / "adapter")
     torch.save(logits(model), tmp_path / "logits.pt")  # a test's own scratch file
     done = subprocess.run(
@@ -283,8 +279,7 @@ def test_two_adapters_on_one_base_are_each_as_alone(tmp_path):
     alone = {}
     settings = {"one": {"placement": "houlsby"}, "two": {"placement": "parallel", "bottleneck": 7}}
     for seed, (name, chosen) in enumerate(settings.items(), 1):
-        model = adapted(**chosen)
-        randomise(model, seed=seed)
+        model = randomised(adapted(**chosen), seed=seed)
         model.save_pretrained(tmp_path / name)
         alone[name] = logits(model)
     both = PeftModel.from_pretrained(tiny("llama"), tmp_path / "one", adapter_name="one").eval()
@@ -312,8 +307,7 @@ def test_the_adapter_in_use_alone_is_trained():
 
 def test_merging_is_refused_with_the_reason_and_unloading_gives_the_base():
     """It cannot be merged, and says so; unload() takes it out again."""
-    model = adapted()
-    randomise(model)
+    model = randomised(adapted())
     for merge in (model.merge_and_unload, model.merge_adapter):
         with pytest.raises(ValueError, match="cannot be merged: there is an activation"):
             merge()
@@ -360,7 +354,7 @@ def test_on_a_16_bit_base_the_adapter_stays_in_float32(base, dtype):
     model = adapted(loaded(base, dtype=dtype))
     assert {one.dtype for one in model.parameters() if one.requires_grad} == {torch.float32}
     assert torch.equal(logits(model), plain)
-    randomise(model)
+    randomised(model)
     assert not torch.equal(logits(model), plain)
 
 
@@ -397,8 +391,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(reentrant, pla
     """Recomputing in the backward pass changes neither."""
 
     def step(checkpointing):
-        model = adapted(placement=placement)
-        randomise(model)
+        model = randomised(adapted(placement=placement))
         model.train()
         if checkpointing:
             model.enable_input_require_grads()
@@ -415,8 +408,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(reentrant, pla
 
 def test_dropout_acts_in_training_alone():
     """With dropout two training passes differ, two evaluations do not."""
-    model = adapted(dropout=0.5)
-    randomise(model)
+    model = randomised(adapted(dropout=0.5))
     assert torch.equal(logits(model), logits(model))
     model.train()
     assert not torch.equal(logits(model), logits(model))
@@ -429,8 +421,8 @@ def test_post_norm_encoders_take_both_kinds_in_one_order():
     model, alone = (with_adapter("bert", placement=one) for one in ("houlsby", "parallel"))
     model.add_adapter("beside", BottleneckConfig(bottleneck=4, placement="parallel"))
     model.set_adapter("beside")
-    randomise(model, "beside")
-    randomise(alone)
+    randomised(model, "beside")
+    randomised(alone)
     assert torch.equal(logits(model.eval()), logits(alone))
     with pytest.raises(UnsupportedModel, match="add the other one first"):
         alone.add_adapter("inside", BottleneckConfig(bottleneck=4, placement="houlsby"))
@@ -446,7 +438,6 @@ def test_importing_twice_registers_once():
 # --------------------------------------------------------------------------- prefixes
 
 LENGTH = 5
-GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
 def prefixed(name):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.ground.errors import InputError
-from advisor.methods import methods, schemes, update, updates
+from advisor.methods import schemes, update, updates
 from advisor.methods.model import SERVERS
 from advisor.ruleset.judge import CompiledTable, fires, judge
 from advisor.ruleset.load import load_rules
@@ -22,7 +23,6 @@ from tests.ruleset.random_rules import coloured, ruled_out
 RULES = load_rules()
 FITS = tuple(RULES.facts["fits"].values)
 MODULES = {name for name in updates() if update(name).is_module}
-OF_SCHEMES = {name: scheme.update for name, scheme in schemes().items()}
 
 
 def overlay(folder, table, *rules, more=""):
@@ -82,12 +82,27 @@ def test_a_bare_fits_is_about_the_scheme_of_the_rule(tmp_path, scheme, fits):
 
 
 @pytest.mark.parametrize(
-    ("fits", "is_out"), [("tight fits", True), ("fits fits", False), ("tight too_big", False)]
+    ("entry", "facts", "is_out"),
+    [
+        # All schemes of a map have to fit so.
+        (FITS_OF_TWO, {"fits_lora": "tight", "fits_qlora": "fits"}, True),
+        (FITS_OF_TWO, {"fits_lora": "fits", "fits_qlora": "fits"}, False),
+        (FITS_OF_TWO, {"fits_lora": "tight", "fits_qlora": "too_big"}, False),
+        # No server is stated, or one that no method's file names.
+        *(
+            (
+                ("allowed", rule("{loads_there: unknown, scheme: full}")),
+                {"serve_with": server},
+                server not in SERVERS,
+            )
+            for server in (None, "other", *SERVERS)
+        ),
+    ],
 )
-def test_all_schemes_of_a_map_have_to_fit_so(tmp_path, fits, is_out):
-    """The rule fires where each of them does."""
-    facts = dict(zip(("fits_lora", "fits_qlora"), fits.split(), strict=True))
-    assert ("full" in judge(overlay(tmp_path, *FITS_OF_TWO), "rank", facts).forbidden) == is_out
+def test_a_scheme_is_ruled_out_where_all_conditions_hold(tmp_path, entry, facts, is_out):
+    """An unknown value is asked for like any other."""
+    rules = judge(overlay(tmp_path, *entry), "rank", facts).forbidden.get("full", ())
+    assert ("acme/r0" in [rule.id for rule in rules]) == is_out
 
 
 WHICH = r"'fits' of which scheme\?[\s\S]*fits: \{lora: tight\}"
@@ -161,7 +176,7 @@ def test_a_scheme_is_ruled_out_where_its_file_names_no_such_server(scheme, serve
     """Out only where the method's file lists others, and one that any file lists is stated."""
     facts = {} if server is None else {"serve_with": server}
     rules = judge(RULES, "rank", facts).forbidden.get(scheme, ())
-    serves = methods().updates[OF_SCHEMES[scheme]].serves
+    serves = update(schemes()[scheme].update).serves
     assert set(SERVERS) < set(RULES.facts["serve_with"].values)
     out = server in SERVERS and server not in serves
     assert ("evidence/not-loaded-there" in [rule.id for rule in rules]) == out
@@ -238,8 +253,7 @@ def test_a_rule_that_says_what_others_say_is_reported_once(tmp_path):
         ("acme/r2", "warning", "redundant"),
     ]
     texts = {one.rule: one.text for one in report.findings if one.id == "redundant"}
-    assert "base/too-big" in texts["acme/r0"]
-    assert "base/over-budget" in texts["acme/r0"]
+    assert {"base/too-big", "base/over-budget"} <= set(re.findall(r"[\w/-]+", texts["acme/r0"]))
     assert texts["acme/r2"].startswith("changes nothing: evidence/not-loaded-there already")
 
 
@@ -279,14 +293,6 @@ def of_one_scheme(scheme):
     }
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
-
-
-def test_an_unknown_value_is_asked_for_like_any_other(tmp_path):
-    """It holds where no server is stated, or one that no method's file names."""
-    found = overlay(tmp_path, "allowed", rule("{loads_there: unknown, scheme: prefix}"))
-    for server in (None, "other", *SERVERS):
-        rules = judge(found, "rank", {"serve_with": server}).forbidden.get("prefix", ())
-        assert ("acme/r0" in [rule.id for rule in rules]) == (server not in SERVERS)
 
 
 # --------------------------------------------------------------------------- a company's file

@@ -67,16 +67,11 @@ def attempt(path: Path) -> str:
     return said
 
 
-@pytest.fixture
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("rules")
-
-
-def test_an_overlay_adds_rules_of_its_own(folder):
+def test_an_overlay_adds_rules_of_its_own(tmp_path):
     """A company's file becomes the last layer, with what it switches off and the reason for it. All
     files below are made of it.
     """
-    path = folder / "acme.yaml"
+    path = tmp_path / "acme.yaml"
     path.write_text(WHOLE)
     assert attempt(path) == ""
     rules = load_rules(overlays=(path,))
@@ -93,9 +88,9 @@ def test_every_shipped_rule_has_a_short_reason():
     assert all(rule.because and rule.sources and len(rule.because) <= 160 for rule in rules)
 
 
-def test_all_values_but_some_are_named_with_not(folder):
+def test_all_values_but_some_are_named_with_not(tmp_path):
     """`{not: ...}` holds for values that the same file adds, never for what is not known."""
-    path = folder / "mine.yaml"
+    path = tmp_path / "mine.yaml"
     path.write_text(
         "overlay: mine\nvalues: {task: {poems: {label: Write poems}}}\ntables:\n  chain:\n"
         "    - {id: mine/all-but, tier: usual, when: {task: {not: [qa, code]}}, then: {chain: sft},"
@@ -104,16 +99,16 @@ def test_all_values_but_some_are_named_with_not(folder):
     (condition,) = load_rules(overlays=(path,)).rule("mine/all-but").when
     held = [condition.holds(task) for task in ("poems", "classification", "qa", "code", None)]
     assert held == [True, True, False, False, False]
-    misspelt = folder / "misspelt.yaml"
+    misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(path.read_text().replace("qa, code", "qa, cod"))
     assert re.search(r"(?s)value of 'task' 'cod'.*did you mean 'code'", attempt(misspelt))
 
 
 @examples(5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(mangled(WHOLE).map(str.encode), st.binary(max_size=200)))
-def test_any_change_of_a_file_and_any_bytes_are_an_input_error_or_fine(folder, raw):
+def test_any_change_of_a_file_and_any_bytes_are_an_input_error_or_fine(tmp_path, raw):
     """Never a traceback, always the file's name."""
-    path = folder / f"f{abs(hash(raw))}.yaml"
+    path = tmp_path / f"f{abs(hash(raw))}.yaml"
     path.write_bytes(raw)
     attempt(path)
 
@@ -134,9 +129,9 @@ scenarios:
 
 @examples(0.8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mangled(SCENARIOS))
-def test_any_change_of_a_scenario_is_a_finding_or_fine(folder, text):
+def test_any_change_of_a_scenario_is_a_finding_or_fine(tmp_path, text):
     """Whatever stands in scenarios of one's own, the linter reports and does not break."""
-    path = folder / "scenarios.yaml"
+    path = tmp_path / "scenarios.yaml"
     path.write_text(text, encoding="utf-8")
     load_rules.cache_clear()
     findings = lint_rules(SHIPPED_LAYERS, (path,)).report.findings
@@ -167,10 +162,10 @@ KEYS = [
 
 @pytest.mark.parametrize(("old", "new"), KEYS, ids=[old[:25] for old, _ in KEYS])
 @pytest.mark.parametrize("wrong", ["[[1]]", "{a: [1]}", "-0.5"])
-def test_a_wrong_type_is_located_under_every_key(folder, old, new, wrong):
+def test_a_wrong_type_is_located_under_every_key(tmp_path, old, new, wrong):
     """A list of lists, a map or a fraction where a rule file has a key: file, line and column."""
     assert old in WHOLE
-    path = folder / "acme.yaml"
+    path = tmp_path / "acme.yaml"
     path.write_text(WHOLE.replace(old, new.replace("{}", wrong, 1)))
     said = attempt(path)
     if old != "about: what the rules of this file are for":
@@ -261,11 +256,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=[name[:40] for name in REFUSED])
-def test_a_wrong_or_hostile_file_is_refused_with_its_name(folder, text, said):
+def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said):
     """Each typo, and each known way to break a reader of rules: the right words, the file's name and
     the nearest known one, in no time.
     """
-    path = folder / "acme.yaml"
+    path = tmp_path / "acme.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     start = time.process_time()
     answer = attempt(path)
@@ -283,9 +278,9 @@ def test_a_wrong_or_hostile_file_is_refused_with_its_name(folder, text, said):
     ],
     ids=["missing", "folder", "binary", "list"],
 )
-def test_the_command_exits_with_2_and_works_again_without_the_file(call, folder, make, said):
+def test_the_command_exits_with_2_and_works_again_without_the_file(call, tmp_path, make, said):
     """With the file's name; without it the built-in rules answer as before."""
-    path = folder / "acme.yaml"
+    path = tmp_path / "acme.yaml"
     make(path)
     asked = ("--json", "--task", "qa", "--gpu", "unknown")
     code, _, err = call(*asked, "--rules", path)
@@ -294,9 +289,9 @@ def test_the_command_exits_with_2_and_works_again_without_the_file(call, folder,
     assert call(*asked)[0] == 0
 
 
-def test_the_linter_reports_an_unreadable_file_as_findings(call, folder):
+def test_the_linter_reports_an_unreadable_file_as_findings(call, tmp_path):
     """`advise rules lint` on a broken file: place, line and caret as for any finding, exit 2."""
-    path = folder / "acme.yaml"
+    path = tmp_path / "acme.yaml"
     path.write_text("overlay: acme\ntabels: {}\n")
     code, out, _ = call("rules", "lint", "--rules", path)
     assert code == 2

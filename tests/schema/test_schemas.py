@@ -35,13 +35,8 @@ DRAFT_07 = {
 
 
 @pytest.fixture(scope="module")
-def rules():
-    return load_rules()
-
-
-@pytest.fixture(scope="module")
-def made(rules):
-    return schemas(rules)
+def made():
+    return schemas(load_rules())
 
 
 def resolved(part, schema):
@@ -131,8 +126,9 @@ def test_schemas_keep_to_what_older_editors_know(made):
         assert set(keywords(schema)) <= DRAFT_07, name
 
 
-def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(rules, made):
+def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(made):
     """An editor offers each input of a step, and for a choice each value and `unknown`."""
+    rules = load_rules()
     for schema in (made["layer"], made["axis"]):
         steps = {f"table.{table.id}": table.inputs for table in rules.tables.values()}
         for name in steps.keys() & schema["$defs"].keys():
@@ -192,18 +188,13 @@ for own, shipped in (
     PLAIN = PLAIN.replace(own, shipped)
 
 
-@pytest.fixture(scope="module")
-def layer_validator(made):
-    return jsonschema.Draft7Validator(made["layer"])
-
-
-def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_path):
+def test_the_layer_schema_accepts_what_the_loader_accepts(made, tmp_path):
     """An overlay with every kind of entry fits both, and so does one that adds no names."""
     overlay = tmp_path / "acme.yaml"
     for text in (OVERLAY, PLAIN):
         overlay.write_text(text)
         load_rules(overlays=(overlay,))
-        layer_validator.validate(read_yaml(overlay).data)
+        jsonschema.validate(read_yaml(overlay).data, made["layer"], jsonschema.Draft7Validator)
 
 
 @pytest.mark.parametrize(
@@ -244,17 +235,17 @@ def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_p
         (", because: \"We own the cards.\"", ""),
     ],
 )  # fmt: skip
-def test_the_layer_schema_marks_typical_mistakes(layer_validator, old, new):
+def test_the_layer_schema_marks_typical_mistakes(made, old, new):
     """A wrong fact, value, tier, key or shape is marked while it is typed."""
     text = PLAIN if old in PLAIN else OVERLAY
     assert text.count(old) == 1
     data = parse_yaml(text.replace(old, new), name="overlay").data
-    assert not layer_validator.is_valid(data)
+    assert not jsonschema.Draft7Validator(made["layer"]).is_valid(data)
 
 
-def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
+def test_the_facts_schema_marks_a_comma_that_splits_a_label():
     """`label: Looked up, with a form` without quotes is two keys, the second of them nobody's."""
-    validator = jsonschema.Draft7Validator(facts_schema(rules.facts))
+    validator = jsonschema.Draft7Validator(facts_schema(load_rules().facts))
     text = (
         "version: 1\nfacts: {x: {type: choice, origin: asked, values: {a: {label: %s, help: h}}}}"
     )
