@@ -57,14 +57,6 @@ def run(command, folder):
     return done
 
 
-def loss_of_ours(path):
-    """The first loss of `advise run`."""
-    command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
-    run(command, path.parent)
-    lines = (path.parent / "run" / "metrics.jsonl").read_text().splitlines()
-    return json.loads(lines[0])["loss"]
-
-
 def loss_of_theirs(tool_id, path):
     """The first loss that the tool logs, at its own start command's file."""
     folder = path.parent / tool_id
@@ -85,7 +77,10 @@ def test_the_first_loss_of_an_exported_file_is_ours(tool_id, tmp_path, smollm):
     """Where every token is learned, the same tokens are learned by both."""
     model = tools.in_float32(smollm, tmp_path / "model")
     path = plan_of(tmp_path, model, loss_on="all")
-    ours = loss_of_ours(path)
+    command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
+    run(command, tmp_path)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ours = json.loads(lines[0])["loss"]
     if tool_id == "llamafactory":
         # transformers divides by all labels; the first of each row is one, and is never predicted.
         tokens = sum(len(made.input_ids) for made in rows_as_ours(model))

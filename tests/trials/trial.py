@@ -16,10 +16,6 @@ BEGINS = "Working it out"  # the line before an answer
 MOST_QUESTIONS = 40
 
 
-class DeadEnd(Exception):
-    """Where a person comes no further."""
-
-
 @dataclass(kw_only=True)
 class Trial:
     """What came of it."""
@@ -68,10 +64,8 @@ def run(
     about, trial = person(name), Trial()
     write_files(about, folder)
     with Terminal([], folder, columns=columns, rows=rows, environment=environment) as terminal:
-        try:
-            _answer_all(terminal, about.get("answers") or {}, trial)
-        except DeadEnd as fault:
-            trial.dead_ends.append(str(fault))
+        if why := _answer_all(terminal, about.get("answers") or {}, trial):
+            trial.dead_ends.append(why)
         trial.screen = terminal.visible
         for label in about.get("menu") or []:
             if not (terminal.choose(label) or _chosen_below(terminal, label)):
@@ -90,8 +84,8 @@ def _chosen_below(terminal: Terminal, label: str) -> bool:
     return terminal.choose(label)
 
 
-def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> None:
-    """Answer each question until the menu stands there."""
+def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) -> str:
+    """Answer each question until the menu stands there; returns why it never does."""
     before: list[str] = []
     for _ in range(MOST_QUESTIONS):
         terminal.wait_for_prompt()
@@ -101,18 +95,17 @@ def _answer_all(terminal: Terminal, answers: Mapping[str, Any], trial: Trial) ->
             end = next((n for n, line in enumerate(lines) if MENU in line), len(lines))
             start = max((n + 1 for n, line in enumerate(lines[:end]) if BEGINS in line), default=0)
             trial.answer = lines[start:end]
-            if terminal.is_over:
-                raise DeadEnd("the wizard ended")
-            return
+            return "the wizard ended" if terminal.is_over else ""
         if before[-2:] == [asked, asked]:
-            raise DeadEnd(f"asked three times: {asked}")
-        _answer(terminal, asked, answers)
+            return f"asked three times: {asked}"
+        if why := _answer(terminal, asked, answers):
+            return why
         before.append(asked)
-    raise DeadEnd("the questions never end")
+    return "the questions never end"
 
 
-def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> None:
-    """Answer as the person does; what they have no answer to they do not know."""
+def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> str:
+    """Answer as the person does; what they have no answer to they do not know. Returns why it cannot be."""
     for words, answer in answers.items():
         if re.search(words, asked, re.IGNORECASE):
             # A text alone is chosen from a list, or typed where there is none.
@@ -120,7 +113,8 @@ def _answer(terminal: Terminal, asked: str, answers: Mapping[str, Any]) -> None:
             if not terminal.pointed:
                 terminal.press(str(either["type"]), "enter")
             elif not terminal.choose(str(either["choose"])):
-                raise DeadEnd(f"{asked}: no choice begins with {either['choose']!r}")
-            return
+                return f"{asked}: no choice begins with {either['choose']!r}"
+            return ""
     if not (terminal.pointed and terminal.choose("I don't know")):
         terminal.press("enter")
+    return ""
