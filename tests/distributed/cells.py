@@ -325,8 +325,7 @@ def apart(one: Left, other: Left) -> Apart:
         raise ValueError(f"{len(one.losses)} and {len(other.losses)} losses")
     if one.weights.keys() != other.weights.keys():
         raise ValueError(f"other tensors: {sorted(one.weights.keys() ^ other.weights.keys())[:3]}")
-    pairs = zip(one.losses, other.losses, strict=True)
-    loss = max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)
+    loss = max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(one.losses, other.losses, strict=True))
     weight = max(
         float((value.float() - other.weights[name].float()).abs().max())
         for name, value in one.weights.items()

@@ -91,8 +91,7 @@ def measure(folder: Path, cells: Iterable[Cell]) -> list[Measured]:
     shutil.copytree(folder / MODEL, folder / LARGE)
     config = AutoConfig.from_pretrained(folder / MODEL)
     config.update(SIZE)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder / LARGE)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / LARGE)
     measured = []
     for count, group in groupby(cells, lambda cell: cell.count):
         mine = {write_plan(folder, cell): cell for cell in group}

@@ -79,8 +79,7 @@ def test_the_first_loss_of_an_exported_file_is_ours(tool_id, tmp_path, smollm):
     path = plan_of(tmp_path, model, loss_on="all")
     command = [sys.executable, "-m", "advisor", "run", path.name, "--no-judge", "--output", "run"]
     run(command, tmp_path)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ours = json.loads(lines[0])["loss"]
+    ours = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     if tool_id == "llamafactory":
         # transformers divides by all labels; the first of each row is one, and is never predicted.
         tokens = sum(len(made.input_ids) for made in rows_as_ours(model))

@@ -188,8 +188,7 @@ SFT = "objective: sft, learning_rate: 1.0e-4, max_steps: 4, seq_len: 128"
 def run(folder: Path, model: Path, data: Path, stage: str, launch: str = "processes: 1") -> Any:
     plan = folder / "plan.yaml"
     plan.write_text(PLAN.format(model=model, data=data, stage=stage, launch=launch))
-    done = run_plan(plan, Options(output=folder / "run", judge=False, say=lambda text: None))
-    return done.record
+    return run_plan(plan, Options(output=folder / "run", judge=False, say=lambda text: None)).record
 
 
 @pytest.mark.parametrize("name", list(KEYS))

@@ -7,8 +7,7 @@ from advisor.probe.catalogue import find_gpu
 
 
 def reach(gpu: str, interconnect: str | None = None):
-    spec = find_gpu(gpu).spec
-    return link_speeds(spec.link, interconnect)
+    return link_speeds(find_gpu(gpu).spec.link, interconnect)
 
 
 @pytest.mark.parametrize(

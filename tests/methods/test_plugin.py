@@ -58,8 +58,7 @@ def call(folder, tmp_path, monkeypatch):
     rows = [{"prompt": f"Question {i}?", "completion": f"A good answer {i}."} for i in range(60)]
     pairs = [{"prompt": row["prompt"], "chosen": "yes", "rejected": "no"} for row in rows]
     for name, listed in (("pairs", rows), ("prefer", pairs)):
-        text = "".join(json.dumps(row) + "\n" for row in listed)
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
 
     def run(*arguments, code=0, own=folder):
         done = subprocess.run(
@@ -157,8 +156,7 @@ def test_a_rate_that_nothing_sets_is_asked_of_its_file(call, tmp_path):
     said = call(*ASKED, *CHOOSE, "sft+still", code=2, own=own)
     assert f"{update}:1:5: no rule sets a learning_rate for sft" in said
     assert not (tmp_path / "plan.yaml").exists()
-    found = json.loads(call(*ASKED, own=own))
-    assert found["recommendation"]["composition"] == "sft+lora"
+    assert json.loads(call(*ASKED, own=own))["recommendation"]["composition"] == "sft+lora"
     objective = write_objective(own, "soul")
     said = call("rules", "lint", "--json", code=2, own=own)
     assert f"{objective}:1:5: no rule sets a learning_rate for soul where" in said
@@ -173,8 +171,7 @@ def test_its_rules_say_where_they_stand(call, folder):
 
 def test_without_the_folder_it_is_unknown(call):
     """Nothing stays behind: another process knows the project's methods alone."""
-    said = call(*ASKED, *CHOOSE, "sft+bias", code=2, own="")
-    assert "unknown scheme 'bias'" in said
+    assert "unknown scheme 'bias'" in call(*ASKED, *CHOOSE, "sft+bias", code=2, own="")
 
 
 def test_a_preference_objective_names_its_own_rate(call, tmp_path):

@@ -277,8 +277,7 @@ def test_the_batch_is_told_in_words_and_the_steps_where_they_are_known():
     assert notes(steps=1234)[0] == f"{BATCH}; about 1,234 steps in all."
     assert notes(noted(max_steps=30), steps=1234)[0] == f"{BATCH}; 30 steps in all (max_steps)."
     assert notes(noted(packing=True))[0].startswith("16 sequences a step")
-    alone = replace(NOTED, launch=Launch(device="cpu"))
-    assert notes(alone)[0].endswith("x 1 process.")
+    assert notes(replace(NOTED, launch=Launch(device="cpu")))[0].endswith("x 1 process.")
 
 
 @pytest.mark.parametrize(
@@ -306,8 +305,7 @@ def test_what_a_run_does_without_a_key_is_said(keys, said):
 
 def test_what_does_not_concern_a_stage_is_left_out():
     """Of a model that sorts, of a second stage, and of a task with its own batch."""
-    said = "\n".join(notes(noted(options={"head": "classes"})))
-    assert re.findall("template|Loss", said) == []
+    assert re.findall("template|Loss", "\n".join(notes(noted(options={"head": "classes"})))) == []
     assert "Chat template: the model's own." in notes(instruct=True)
     (second,) = noted(name="more", micro_batch_size=1, seed=3).stages
     lines = notes(replace(NOTED, stages=(*NOTED.stages, second)), 1)

@@ -159,8 +159,7 @@ def test_the_last_stage_of_each_task_is_its_result():
     """A task's later stage takes the place of its earlier one; stages without a task are one."""
     names = {"early-legal": "legal", "sft": None, "sft-legal": "legal", "sft-hr": "hr"}
     stages = [StageRecord.from_dict({**STAGE, "name": name, "task": names[name]}) for name in names]
-    last = [stage.name for stage in last_of_each_task(stages)]
-    assert last == ["sft-legal", "sft", "sft-hr"]
+    assert [stage.name for stage in last_of_each_task(stages)] == ["sft-legal", "sft", "sft-hr"]
 
 
 def test_an_error_is_recorded_with_all_its_faults():

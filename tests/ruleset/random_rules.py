@@ -231,8 +231,7 @@ def mangled(draw: Any, text: str) -> str:
             token = draw(st.sampled_from(tokens))
             text = text[: token.start()] + draw(st.sampled_from(ODD)) + text[token.end() :]
         elif kind == "characters":
-            rest = text[at + draw(st.integers(0, 3)) :]
-            text = text[:at] + draw(st.text(max_size=3)) + rest
+            text = text[:at] + draw(st.text(max_size=3)) + text[at + draw(st.integers(0, 3)) :]
         elif kind == "cut":
             text = text[:at]
         else:

@@ -265,8 +265,7 @@ def test_too_many_cases_are_refused_at_the_files_own_rule(tmp_path):
         )
     ]
     found = report(tmp_path, acme("size", *rules, more=f"facts:\n{facts}{inputs}")).findings
-    places = [finding.at for finding in found if finding.id == "too-many-cases"]
-    assert places == ["acme.yaml:4:12"]
+    assert [finding.at for finding in found if finding.id == "too-many-cases"] == ["acme.yaml:4:12"]
 
 
 def test_the_last_line_counts_what_was_proved(tmp_path):
@@ -409,8 +408,7 @@ def test_every_catalogue_is_dated(name):
         for paths in found
         for path in paths
     }
-    day = datetime.date(2036, 1, 1)
-    assert list(past_their_date({name: CATALOGUES[name]}, files.items(), day))
+    assert list(past_their_date({name: CATALOGUES[name]}, files.items(), datetime.date(2036, 1, 1)))
 
 
 def test_the_linter_tells_what_is_past_its_date(monkeypatch):

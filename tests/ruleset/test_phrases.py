@@ -151,5 +151,4 @@ def test_a_fact_of_a_users_file_needs_no_phrase(tmp_path):
             "version: 1\noverlay: own\nfacts: {holds_customer_data: {type: flag, origin: asked,"
             f' signal: true, ask: "Do the examples hold customers\' data? (names)"{extra}}}}}\n'
         )
-        rules = load_rules(overlays=(path,))
-        assert says(rules.facts["holds_customer_data"], True) == said
+        assert says(load_rules(overlays=(path,)).facts["holds_customer_data"], True) == said

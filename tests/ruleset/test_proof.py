@@ -233,8 +233,7 @@ def test_cells_read_like_sentences():
 def test_a_rule_that_wins_only_where_others_are_forbidden_is_alive():
     """The last of a ranking counts as soon as prohibitions can take away what stands above it."""
     above, last = rule("document/a", "red", tier="high"), rule("document/b", "green")
-    never_wins = prove(made((above, last)), "colours").never_wins
-    assert [idle.rule for idle in never_wins] == [last]
+    assert [idle.rule for idle in prove(made((above, last)), "colours").never_wins] == [last]
     forbid = rule("acme/no", "red", over("size", 1), kind="forbid", layer="acme")
     assert not prove(made((above, last, forbid)), "colours").never_wins
 
