@@ -41,16 +41,18 @@ from tests.launch.conftest import (
     run,
 )
 
-FILES = {
-    "config.json": 600, "model-1.safetensors": 3 * GIB, "model-2.safetensors": GIB,
-    "tokenizer.json": 400, "original/consolidated.pth": 99 * GIB, "model.bin": 50 * GIB,
-    "README.md": 5000,
-}  # fmt: skip
 ANSWER = {
     "gated": False,
     "cardData": {"license": "apache-2.0"},
-    "siblings": [{"rfilename": name, "size": size} for name, size in FILES.items()],
-}
+    "siblings": [
+        {"rfilename": name, "size": size}
+        for name, size in (
+            ("config.json", 600), ("model-1.safetensors", 3 * GIB), ("model-2.safetensors", GIB),
+            ("tokenizer.json", 400), ("original/consolidated.pth", 99 * GIB),
+            ("model.bin", 50 * GIB), ("README.md", 5000),
+        )
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -466,7 +468,6 @@ def test_no_catalogued_model_is_refused():
 
 # --------------------------------------------------------------------------- what no loading gives
 
-NF4 = PLAN.replace(RANK, f"    quantization: nf4\n{RANK}")
 EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
 
 
@@ -474,7 +475,8 @@ EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
     ("plan", "config", "words", "hint"),
     [
         *(
-            (NF4, {"quantization_config": {"quant_method": method}},
+            (PLAN.replace(RANK, f"    quantization: nf4\n{RANK}"),
+             {"quantization_config": {"quant_method": method}},
              f"stored in {method}, which cannot be quantised a second time", "quantization: null")
             for method in ("mxfp4", "fp8")
         ),

@@ -89,7 +89,6 @@ def test_a_stage_that_names_itself_is_named_once(stage):
     assert read_error(stage) is None
 
 
-KERNEL = ("ended by the kernel's out-of-memory killer", "micro_batch_size=2")
 CONNECTION = ("the connection to another process was lost",)
 
 
@@ -107,7 +106,8 @@ CONNECTION = ("the connection to another process was lost",)
         # by now?
         ((LOST, STOP), 1, None, TrainingFailed, CONNECTION),
         ((LOST, STOP), 1, 8, TrainingFailed, CONNECTION),
-        ((LOST, STOP), 1, 7, TrainingFailed, KERNEL),
+        ((LOST, STOP), 1, 7, TrainingFailed,
+         ("ended by the kernel's out-of-memory killer", "micro_batch_size=2")),
     ],
 )  # fmt: skip
 def test_what_processes_left_is_explained(stage, monkeypatch, left, code, kills, kind, words):

@@ -43,7 +43,6 @@ def planned(shop):
 OLD = gpu(0, 31, total=32, bf16=False, compute_capability=(7, 0), name="V100")
 BY_NUMBER = (gpu(0, 3, uuid=False), gpu(1, 20, uuid=False))
 FOUR = (gpu(0, 3), gpu(1, 20), gpu(2, 23.5), gpu(3, 1))
-PCI = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +57,7 @@ PCI = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         ((OLD, gpu(1, 10)), {"more": "    weights_dtype: bfloat16\n"}, "", "GPU-1",
          "GPU 0 (V100) has no bfloat16"),
         # Numbers count among the GPUs that the user's own list shows, so its words are kept.
-        (BY_NUMBER, {}, "", PCI, ""),
+        (BY_NUMBER, {}, "", {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, ""),
         (BY_NUMBER, {}, "5,3", "3", ""),
         (BY_NUMBER, {}, "MIG-a,MIG-b", "MIG-b", ""),
     ],

@@ -21,8 +21,6 @@ from advisor.launch.folder import RunFolder
 from advisor.launch.machines import NodeRank, find_place, machines_of, refuse_differences, versions
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, alive, command, record_of, wait_for
 
-PRELUDE = "from advisor.launch import machines\nmachines.FAIL_S = 1.0"
-
 
 class Machines:
     """Processes that stand for the machines of one run."""
@@ -48,7 +46,8 @@ class Machines:
             **(environ or {}),
         }  # fmt: skip
         options = {"output": "out", "trainers": self.trainers, **options}
-        words, env = command(mode, prelude=PRELUDE, extra_env=extra, **options)
+        lost_soon = "from advisor.launch import machines\nmachines.FAIL_S = 1.0"
+        words, env = command(mode, prelude=lost_soon, extra_env=extra, **options)
         with (self.folder / f"node-{node}.txt").open("w") as said:
             process = subprocess.Popen(words, cwd=self.folder, env=env, stdout=said, stderr=said)
         self.started.append(process)

@@ -274,13 +274,12 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
     assert run().already_done
 
 
-SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
-
-
 @pytest.mark.parametrize(
     ("mode", "kind", "words"),
     [
-        ("sigkill", TrainingFailed, ["out-of-memory killer", SMALLER]),
+        ("sigkill", TrainingFailed,
+         ["out-of-memory killer",
+          "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"]),
         ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "run again with --set stages.sft."]),
         ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
         ("crash", TrainingFailed, ["exit code 1"]),
@@ -291,7 +290,7 @@ SMALLER = "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
         ("full", MachineNotReady, ["the disk is full", "free some space"]),
         ("input", InputError, ["row 3 has no answer", "the hint"]),
     ],
-)
+)  # fmt: skip
 def test_a_failed_trainer_is_explained(shop, mode, kind, words):
     """With the exit code of its kind, and run.json says failed; the next call trains it."""
     said = fails(mode, kind)

@@ -124,7 +124,6 @@ CONFIGURATIONS: list[dict[str, Any]] = [
         "datasets": [{"path": "json", "data_files": "chats.jsonl"}], "dtype": "bfloat16",
     },
 ]  # fmt: skip
-METHOD_FILES = ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
 ARGUMENTS = (
     ("--json", "--task", "qa", "--budget", "usd=20,hours=6", "--gpu", "RTX 4090", "--gpus", "2"),
     ("--json", "--data", "chats.jsonl", "--model", "./model", "--signal", "prompting_tried"),
@@ -270,7 +269,10 @@ def targets(run_folder: Files) -> list[Target]:
     """Everything that is fuzzed. `run_folder` holds the files of a finished run named `run`."""
     beside = around()
     record = json.loads(run_folder["run/run.json"])
-    methods = [yaml.safe_load((ROOT / name).read_text()) for name in METHOD_FILES]
+    methods = [
+        yaml.safe_load((ROOT / name).read_text())
+        for name in ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
+    ]
     both = ("json", "yaml", "yaml")
     with_run = {**beside, **run_folder}
     return [
