@@ -20,7 +20,6 @@ from advisor.wizard.prompts import (
     ask_typed,
     choice_lines,
     prompt_lines,
-    terminal_ui,
 )
 from advisor.wizard.saved import state_path
 from advisor.wizard.walk import DONT_KNOW, Question, questions
@@ -79,16 +78,6 @@ def test_no_choice_is_wider_than_the_terminal(fact, width):
         assert max(len(first) + 3, *map(len, others), 0) <= max(width, 24)
         assert " ".join([first, *map(str.strip, others)]) == f"{value.label} – {value.help}"
     assert max(map(len, prompt_lines(f"10. {fact.ask}", width).split("\n"))) <= max(width, 22)
-
-
-def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
-    """Where the cursor cannot move, the same questions come as numbers and lines."""
-    monkeypatch.setenv("TERM", "dumb")
-    assert type(terminal_ui(Console())).__name__ == "PlainUi"
-    lines = iter(["99", "six", "6", "train.jsonl"])
-    monkeypatch.setattr("builtins.input", lambda: next(lines))
-    answers = answers_of(terminal_ui(Console()), "data_path")
-    assert known(answers) == {"task": "generation", "data_path": "train.jsonl"}
 
 
 ASK = """

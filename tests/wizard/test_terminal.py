@@ -34,9 +34,9 @@ def start(terminal, tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text("{}\n")
     home = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "xterm"}
 
-    def driver(*arguments, rows=40, columns=80, **more):
-        words = [str(DRIVER), "scenario_5", *arguments]
-        return terminal(sys.executable, words, env={**home, **more}, rows=rows, columns=columns)
+    def driver(rows=40, columns=80, **more):
+        env = {**home, **more}
+        return terminal(sys.executable, [str(DRIVER)], env=env, rows=rows, columns=columns)
 
     return driver
 
@@ -60,7 +60,7 @@ def ended(child) -> int:
 
 def test_from_the_first_question_to_the_run(start):
     """Probe, questions, first screen, menu, run: one way through, exit 0."""
-    child = start("--plan")
+    child = start()
     talk(
         child,
         ("This machine has NVIDIA GeForce RTX 4090", ""),
@@ -95,7 +95,7 @@ def test_ctrl_c_keeps_the_answers_for_the_next_start(start, tmp_path):
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "vt100"}, {"TERM": "linux"}])
 def test_other_terminals_work(start, environment):
     """Without colour and on older terminals the same keys lead to the same end."""
-    child = start("--plan", **environment)
+    child = start(**environment)
     read = talk(child, *ALL, ("other methods: in the menu", ""))
     if "NO_COLOR" in environment:
         assert not re.search(r"\x1b\[(?:[0-9]+;)*3[0-9]m", read)
@@ -105,10 +105,12 @@ def test_other_terminals_work(start, environment):
 
 def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
     """In linear order, without one escape sequence: what a screen reader reads from top to end."""
-    child = start("--plan", TERM="dumb")
+    child = start(TERM="dumb")
     number = "Number from 1 to %s.*: "
     read = talk(
         child,
+        (number % 13, "99\r"),
+        (number % 13, "six\r"),
         (number % 13, "13\r"),
         ("What do you want it to do better.*" + number % 13, "6\r"),
         (f"{DATA}.*> ", "train.jsonl\r"),
@@ -132,7 +134,7 @@ def test_a_small_window_that_changes_its_size(start):
     """A window of 12 lines scrolls its choices, and a new size in the middle of a question does no
     harm.
     """
-    child = start("--plan", rows=12, columns=40)
+    child = start(rows=12, columns=40)
     child.expect("What should the model do")
     child.setwinsize(8, 30)
     child.send(DOWN * 3)
