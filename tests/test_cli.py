@@ -206,21 +206,20 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     """Without either the plan is refused with the flag that names one; the flag's folder must hold
     a model, and stands in the plan, relative paths included.
     """
-    (files / "plans").mkdir()
     plan = files / "plans" / "plan.yaml"
-    asked = (
-        f"--json --task chat_assistant --gpu 'RTX 4090' {SMALL} --data prefer.jsonl --force "
-        "--plan plans/plan.yaml --choose"
-    )
-    code, _, err = typed(f"{asked} rloo+lora")
-    assert (code, "reward_model is missing" in err, "--reward-model" in err) == (2, True, True)
-    assert typed(f"{asked} 'sft>rm>ppo+lora'")[0] == 0
-    plan.unlink()
+    plan.parent.mkdir()
     (files / "rm").mkdir()
-    code, _, err = typed(f"{asked} rloo+lora --reward-model rm")
-    assert (code, "rm: holds no model" in err) == (2, True)
+    asked = f"--json --task chat_assistant --gpu 'RTX 4090' {SMALL} --data prefer.jsonl --force"
+    for chosen, code, said in (
+        ("rloo+lora", 2, "reward_model is missing"),
+        ("rloo+lora", 2, "--reward-model"),
+        ("'sft>rm>ppo+lora'", 0, ""),
+        ("rloo+lora --reward-model rm", 2, "rm: holds no model"),
+    ):
+        found, _, err = typed(f"{asked} --plan plans/plan.yaml --choose {chosen}")
+        assert (found, said in err) == (code, True), err
     (files / "rm" / "config.json").write_text("{}")
-    code, _, err = typed(f"{asked} rloo+lora --reward-model rm")
+    code, _, err = typed(f"{asked} --plan plans/plan.yaml --choose {chosen}")
     assert code == 0, err
     read = read_plan(plan)
     assert (read.stages[0].options["reward_model"], read.data.path) == ("../rm", "../prefer.jsonl")
@@ -252,11 +251,11 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
     assert document["error"][0]["where"] == f"--plan {place}"
     assert path.read_text() == edited
     assert (call(*asked, place, "--force")[0], path.read_text()) == (0, written)
-    for name in (inside, "answers.yaml", tmp_path / inside):
-        before = (tmp_path / name).read_text()
+    before = {name: (tmp_path / name).read_text() for name in (inside, "answers.yaml")}
+    for name in (*before, tmp_path / inside):
         code, _, err = call(*asked, name, "--force")
         assert (code, "it is never overwritten" in err) == (2, True), err
-        assert (tmp_path / name).read_text() == before
+    assert {name: (tmp_path / name).read_text() for name in before} == before
 
 
 def test_every_plan_that_advice_makes_reads_back(answer, files):

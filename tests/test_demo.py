@@ -2,15 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from advisor.commands import demo
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT
 
 
 def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypatch):
@@ -22,8 +21,7 @@ def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypat
     assert len(lines) == 248
     assert all(json.loads(line)["messages"] for line in lines)
     assert demo.demo_data().read_text(encoding="utf-8").splitlines() == lines
-    answers = demo.demo_answers("folder", path)
-    assert answers.known["data_path"].value == str(path)
+    assert demo.demo_answers("folder", path).value("data_path") == str(path)
 
 
 @pytest.mark.long  # about three minutes on two idle cores
@@ -46,12 +44,8 @@ def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
     assert (verdict["word"], verdict["general"]["status"]) == ("better", "kept")
     assert found["holdout_loss_after"] < found["holdout_loss_before"] - 1.5
     assert found["general"]["after"] <= 1.1 * found["general"]["before"]
-    asked = [one for one in found["samples"] if "Kettlewren" in one["expected"]]
-    styled = [
-        one
-        for one in asked
-        if one["tuned"].startswith("Hello, and thank you for writing to Kettlewren!")
-        and one["tuned"].endswith("Your Kettlewren Team")
-    ]
+    asked = [one["tuned"] for one in found["samples"] if "Kettlewren" in one["expected"]]
+    style = r"Hello, and thank you for writing to Kettlewren![\s\S]*Your Kettlewren Team"
+    styled = [answer for answer in asked if re.fullmatch(style, answer)]
     assert len(styled) >= 0.8 * len(asked) > 0
     assert "  General  kept" in done.stdout

@@ -91,18 +91,8 @@ def test_each_choice_does_what_it_says(outcome, pressed, called):
     assert menu(always(outcome), *pressed)[::2] == (0, ["show", *called])
 
 
-def test_a_run_that_fails_comes_back_to_the_menu():
-    """Its words are shown and nothing is lost; its code is the wizard's when that is left. Ctrl-C in
-    a run leaves the wizard, and its words are those of the run.
-    """
-    lacking = Mock(side_effect=MachineNotReady("torch is not installed", hint="pip install torch"))
-    code, ui, called = menu(ready, "Run it now", QUIT, run=lacking)
-    assert "torch is not installed\n  pip install torch" in ui.said
-    assert (code, called) == (4, ["show"])
-    state_path().unlink()
-    code, ui, _ = menu(ready, "Run it now", "Run it now", QUIT, run=lambda _: 5)
-    assert (code, len(ui.offered)) == (5, 4)
-    state_path().unlink()
+def test_a_run_that_is_stopped_ends_the_wizard_with_the_command_that_resumes():
+    """Ctrl-C in a run leaves the wizard, and its words are those of the run."""
     stopped = Mock(side_effect=Stopped("stage sft: stopped", hint="resume: advise run runs/shop"))
     with pytest.raises(Stopped, match="advise run runs/shop"):
         menu(ready, "Run it now", run=stopped)
@@ -133,16 +123,26 @@ def test_a_plan_for_another_machine_is_packed_for_it():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "pressed", "action", "fault"),
+    ("outcome", "pressed", "action", "done", "code", "said"),
     [
-        (AWAY, TO_CARRY, "bundle", InputError("data.jsonl is not there")),
-        (ready(), "Show the plan", "plan_text", FileNotFoundError(2, "No such file or directory")),
+        (AWAY, TO_CARRY, "bundle", InputError("data.jsonl is not there"), 0,
+         "data.jsonl is not there"),
+        (ready(), "Show the plan", "plan_text", FileNotFoundError(2, "No such file or directory"),
+         0, "No such file or directory"),
+        # The code of a run is the wizard's when that is left.
+        (ready(), "Run it now", "run",
+         MachineNotReady("torch is not installed", hint="pip install torch"), 4,
+         "torch is not installed\n  pip install torch"),
+        (ready(), "Run it now", "run", [5, 5], 5, ""),
     ],
-)
-def test_what_cannot_be_written_or_shown_is_no_end(outcome, pressed, action, fault):
-    """The reason is said and the menu comes back."""
-    code, ui, _ = menu(always(outcome), pressed, QUIT, **{action: Mock(side_effect=fault)})
-    assert (code, any(fault.args[-1] in text for text in ui.said)) == (0, True)
+    ids=["bundle", "plan", "not ready", "run"],
+)  # fmt: skip
+def test_what_fails_is_no_end(outcome, pressed, action, done, code, said):
+    """The reason is said, nothing is lost, and the menu comes back."""
+    twice = (pressed, pressed, QUIT)
+    ended, ui, called = menu(always(outcome), *twice, **{action: Mock(side_effect=done)})
+    assert (ended, called, len(ui.offered)) == (code, ["show"], 4)
+    assert any(said in text for text in ui.said)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,6 @@ def test_what_must_not_be_taken_is_only_explained():
     assert not any("instead?" in message for message in ui.asked)
 
 
-NO_DATA = WizardOutcome(advice=scenario_5(), missing=("data.path",))
 EVERYTHING = {"trial_steps": 13, "first": "downloads about 15.3 GiB first"}
 
 
@@ -255,7 +254,7 @@ EXAMPLES_QUESTION = FACTS["data_examples"].ask
 
 def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
     """Examples beside documents are asked for once it is clear that they are read; the answer can
-    be changed later.
+    be changed later. I don't know leads to the menu, which offers the question again.
     """
     advise, seen = watched(lambda told: ready() if told.value("data_examples") else NO_EXAMPLES)
     again = (CHANGE, EXAMPLES_QUESTION.split(" (")[0], "train.jsonl")
@@ -264,10 +263,7 @@ def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
     assert ui.asked[1] == f"2. {EXAMPLES_QUESTION}"
     assert [one.get("data_examples") for one in seen] == [None, "train.jsonl", "train.jsonl"]
     assert called == ["show", "show"]
-
-
-def test_not_knowing_what_a_plan_needs_is_no_dead_end():
-    """I don't know leads to the menu, which offers the question again."""
+    state_path().unlink()
     _, ui, _ = menu(always(NO_EXAMPLES), "", MISSING, "<", QUIT)
     asked = [message for message in ui.asked if message.endswith(EXAMPLES_QUESTION)]
     assert asked == [f"2. {EXAMPLES_QUESTION}", f"3. {EXAMPLES_QUESTION}"]
