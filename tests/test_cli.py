@@ -154,12 +154,6 @@ def test_a_denied_signal_is_in_the_line_to_type(typed, tmp_path):
     assert [one for one in commands for word in words if word not in one] == []
 
 
-def test_limits_go_together(answer):
-    """Of two limits both are kept; of what is typed twice see below."""
-    facts = answer("--task qa --gpu unknown --budget usd=5 --budget hours=3")["situation"]["facts"]
-    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
-
-
 def test_the_time_of_several_tasks_is_that_of_all_their_examples(answer, tmp_path):
     """Each task's rows are read once, whichever task has the longest row; stated amounts are of all
     tasks together.
@@ -323,10 +317,13 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, files
 
 
 def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
-    """`--map question=COL answer=COL` is kept in the plan."""
+    """`--map question=COL answer=COL` is kept in the plan; of two limits both are kept."""
     (tmp_path / "odd.jsonl").write_text(rows(foo="What is {}?", bar="It is {}."))
     asked = f"--task qa --gpu none {SMALL} --data odd.jsonl --map question=foo answer=bar"
-    assert answer(asked)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
+    document = answer(f"{asked} --budget usd=5 --budget hours=3")
+    assert document["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
+    facts = document["situation"]["facts"]
+    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
 
 
 @pytest.mark.parametrize(

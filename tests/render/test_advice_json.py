@@ -60,9 +60,7 @@ def check_contract(document):
     jsonschema.validate(document, SCHEMA)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     found, outside = document["recommendation"], document["out_of_scope"]
-    assert found["composition"]
-    assert found["because"]
-    assert found["decided_by"]
+    assert [key for key in ("composition", "because", "decided_by") if not found[key]] == []
     assert found["evidence"] in ("high", "medium", "low")
     assert found["strength"] in ("strong", "weak")
     assert bool(outside) == ("other_tool" in found["remedies"])
@@ -104,11 +102,9 @@ def test_documents_of_odd_situations_keep_to_the_contract(stated):
 def test_the_schema_notices_a_missing_key():
     """A document without one of its keys is refused: the schema is not empty words."""
     document = advice_document(scenario_5(), plan=None, missing=[])
-    for key in document:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(
-                {name: value for name, value in document.items() if name != key}, SCHEMA
-            )
+    validator = jsonschema.Draft7Validator(SCHEMA)
+    without = [{name: document[name] for name in document if name != key} for key in document]
+    assert [one for one in without if validator.is_valid(one)] == []
 
 
 def test_an_answer_is_written_in_parts():
@@ -206,7 +202,7 @@ def test_estimates_carry_three_significant_digits(value, expected):
 
 def test_stated_data_and_unknown_data_look_alike():
     """What was only said stands in the same keys as what was measured; the sample row of the data
-    stays at home.
+    stays at home. Sizes of the machine are in GiB.
     """
     stated, measured = document_of(scenario_4())["data"], document_of(scenario_5())["data"]
     assert set(stated) == set(measured)
@@ -216,10 +212,6 @@ def test_stated_data_and_unknown_data_look_alike():
     assert document_of(remedy_alone())["data"]["origin"] == "unknown"
     assert "support/train.jsonl" in json.dumps(measured)
     assert "secret question" not in json.dumps(document_of(scenario_5()))
-
-
-def test_hardware_speaks_gib():
-    """Sizes of the machine are in GiB."""
     card = document_of(scenario_3())["hardware"]["gpus"][0]
     assert (card["memory_total_gib"], card["memory_free_gib"]) == (24, 22.5)
 

@@ -54,15 +54,25 @@ def test_a_question_is_asked_only_where_it_applies(replies, asked, not_asked):
     assert not set(not_asked.split()) & order
 
 
-def test_the_teams_own_files_spare_the_questions_they_answer():
-    """Who names each team's file is asked neither for their number nor for one file; a file named
-    before is dropped.
-    """
-    answers, order = walked(
-        {"task": "multi_department", "tasks": {"legal": "a.jsonl"}}, asked_set(data_path="x.jsonl")
-    )
-    assert not {"n_tasks", "data_path", "data_kind", "data_rows"} & set(order)
-    assert answers.value("data_path") is None
+@pytest.mark.parametrize(
+    ("before", "replies", "after", "spared"),
+    [
+        # Who names each team's file is asked neither for their number nor for one file; a file
+        # named before is dropped.
+        ({"data_path": "x.jsonl"}, {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
+         {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
+         {"n_tasks", "data_path", "data_kind", "data_rows"}),
+        # A reply for several facts sets and clears them together.
+        ({"gpu": "RTX 4090", "gpus": 2}, {"gpu": Several(values={"gpu": None, "gpus": None})},
+         {}, set()),
+    ],
+    ids=["teams", "several"],
+)  # fmt: skip
+def test_an_answer_can_settle_several_questions(before, replies, after, spared):
+    """It clears what was said before."""
+    answers, order = walked(replies, asked_set(**before))
+    assert known(answers) == after
+    assert not spared & set(order)
 
 
 def test_flags_and_files_are_not_asked_again():
@@ -112,13 +122,6 @@ def test_a_question_is_one_fact_and_is_left_out_where_it_does_not_matter():
     assert walked({"task": "qa"}, facts=facts)[1][:2] == ["colour", "task"]
     _, order = walked({"task": "qa"}, relevant=lambda fact, *_: fact == "budget")
     assert order == ["task", "budget"]
-
-
-def test_several_facts_can_be_answered_at_once():
-    """A reply for several facts sets and clears them together."""
-    before = asked_set(gpu="RTX 4090", gpus=2)
-    replies = {"task": DONT_KNOW, "gpu": Several(values={"gpu": None, "gpus": None})}
-    assert known(walked(replies, before)[0]) == {}
 
 
 def test_what_refines_a_choice_waits_for_the_examples():
