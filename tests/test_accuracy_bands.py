@@ -63,10 +63,9 @@ def test_widths_of_a_source_left_out_do_not_know_it():
     """The farthest source does not widen the band that it is asked about."""
     rows = [*sources(8), *[run("far", 0.9)] * 4]
     without = fitted_without_each({KNOWN: rows})
-    assert without["far"][KNOWN][1] == pytest.approx(0.08)
-    assert without["s1"][KNOWN][1] == pytest.approx(0.9)
-    assert not is_inside(rows[-1], without["far"])
-    assert is_inside(rows[-1], without["s1"])
+    for left_out, width, inside in (("far", 0.08, False), ("s1", 0.9, True)):
+        assert without[left_out][KNOWN][1] == pytest.approx(width)
+        assert is_inside(rows[-1], without[left_out]) is inside
 
 
 def test_quantiles_lie_between_neighbours():
@@ -93,10 +92,16 @@ def test_taking_a_fact_away_leaves_the_rest():
     assert without_trainer(spec) == {**spec, "framework": "unknown trainer"}
 
 
-def test_the_memory_of_a_gpu_is_the_source_s_or_the_catalogue_s():
-    assert gpu_gib({"card_gib": 24, "gpu": "NVIDIA A100-80GB"}) == 24
-    assert gpu_gib({"gpu": "NVIDIA A100-SXM4-80GB"}) == pytest.approx(80, rel=0.02)
-    assert gpu_gib({}) is None
+@pytest.mark.parametrize(
+    ("facts", "gib"),
+    [
+        ({"card_gib": 24, "gpu": "NVIDIA A100-80GB"}, 24),
+        ({"gpu": "NVIDIA A100-SXM4-80GB"}, pytest.approx(80, rel=0.02)),
+        ({}, None),
+    ],
+)
+def test_the_memory_of_a_gpu_is_the_source_s_or_the_catalogue_s(facts, gib):
+    assert gpu_gib(facts) == gib
 
 
 def test_widths_are_written_between_their_marks(tmp_path):

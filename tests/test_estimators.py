@@ -14,7 +14,7 @@ from benchmarks.calculators import Calculator, calculators
 from benchmarks.calculators.accelerate import arguments as accelerate
 from benchmarks.calculators.fitcheck import arguments as fitcheck
 from benchmarks.calculators.ftuneai import arguments as ftuneai
-from benchmarks.calculators.job import Job, job_of, shared
+from benchmarks.calculators.job import job_of, shared
 from benchmarks.calculators.soup import arguments as soup
 from benchmarks.estimators import VARIABLE, Side, asked, record, shared_names
 from tools.generate.accuracy import Case, published
@@ -37,21 +37,14 @@ def case(**given: Any) -> dict[str, Any]:
     return {**published()["defaults"], **plain, "target_modules": ["q_proj", "v_proj"], **given}
 
 
-def job(**given: Any) -> Job:
-    found = job_of(case(**given), SHAPE)
-    assert isinstance(found, Job)
-    return found
-
-
-def said(arguments: dict[str, Any] | str) -> dict[str, Any]:
-    assert isinstance(arguments, dict), arguments
-    return arguments
+def job(**given: Any) -> Any:
+    return job_of(case(**given), SHAPE)
 
 
 def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
     """Under the names that each calculator documents."""
     one = job(optimizer="adamw_8bit")
-    told = said(fitcheck(one))
+    told = fitcheck(one)
     layers = told.pop("config")["num_hidden_layers"]
     assert (told.pop("gpu"), told.pop("params"), layers) == ("t4", 6738415616, 32)
     assert told["training"] == {
@@ -59,7 +52,7 @@ def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
         "optimizer_dtype": "bf16", "batch_size": 2, "seq_len": 512, "lora_rank": 8,
         "grad_checkpoint": True, "flash_attn": True, "lora_targets": ["q_proj", "v_proj"],
     }  # fmt: skip
-    assert said(ftuneai(one))["words"] == {
+    assert ftuneai(one)["words"] == {
         "method": "qlora", "quantization": "4bit", "optimizer": "adam_8bit",
         "lora_target": "attention", "sharding": "none",
     }  # fmt: skip
@@ -67,7 +60,7 @@ def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
         "quantization": "4bit", "optimizer": "adamw_bnb_8bit", "peft": "qlora",
         "model_params_b": pytest.approx(6.738, abs=1e-3),
     }  # fmt: skip
-    assert said(soup(one)).items() >= expected.items()
+    assert soup(one).items() >= expected.items()
     assert isinstance(accelerate(one), str)
 
 
@@ -89,24 +82,24 @@ def test_fused_projections_become_the_seven_usual_names(
     """Qwen's c_attn is queries, keys and values; what a calculator has no name for is left out."""
     one = job(target_modules=targets)
     assert one.targets == names
-    assert said(ftuneai(one))["words"]["lora_target"] == nearest
+    assert ftuneai(one)["words"]["lora_target"] == nearest
 
 
 def test_full_training_in_float32_keeps_its_bytes():
     """Adam's moments have the dtype of the weights, and accelerate is told 4 bytes a parameter."""
     pure, single = job(**FULL), job(**FULL, weights_dtype="float32")
-    assert said(fitcheck(pure))["training"]["optimizer_dtype"] == "bf16"
-    assert said(fitcheck(pure))["training"]["lora_rank"] is None
-    assert said(accelerate(pure)) == {"size_bytes": 26953662464, "precision": "bfloat16"}
-    assert said(fitcheck(single))["training"]["precision"] == "fp32"
-    assert said(accelerate(single))["precision"] == "float32"
+    assert fitcheck(pure)["training"]["optimizer_dtype"] == "bf16"
+    assert fitcheck(pure)["training"]["lora_rank"] is None
+    assert accelerate(pure) == {"size_bytes": 26953662464, "precision": "bfloat16"}
+    assert fitcheck(single)["training"]["precision"] == "fp32"
+    assert accelerate(single)["precision"] == "float32"
 
 
 def test_several_gpus_are_told_only_where_there_are_words_for_them():
     """A sharded run goes to the one calculator that knows sharding; the others are not asked."""
     several = job(gpus=4, sharding="fsdp")
-    assert said(ftuneai(several))["words"]["sharding"] == "fsdp"
-    assert said(ftuneai(several))["config"]["num_gpus"] == 4
+    assert ftuneai(several)["words"]["sharding"] == "fsdp"
+    assert ftuneai(several)["config"]["num_gpus"] == 4
     assert fitcheck(several) == soup(several) == "one GPU only"
 
 

@@ -83,10 +83,14 @@ def page(tmp_path):
 
 
 def test_it_needs_no_network_and_runs_nothing(page):
-    """No script, no link, no picture from elsewhere; what came from the data is escaped."""
+    """No script, no link, no picture from elsewhere; what came from the data is escaped. Loss and
+    learning rate of this stage are drawn; a value that was never logged has no picture.
+    """
     assert re.findall(r"(?i)<script|<[^>]*\b(?:src|href)\s*=", page) == []
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "default-src 'none'" in page
+    assert page.count('<figure class="plot">') == 2
+    assert "Training loss from 4 at step 0 to 2 at step 2" in page
 
 
 @pytest.mark.parametrize(
@@ -101,12 +105,6 @@ def test_it_says_what_the_record_says(page, said):
     versions.
     """
     assert said in page
-
-
-def test_curves_are_drawn_from_the_stage_s_own_metrics(page):
-    """Loss and learning rate of this stage; a value that was never logged has no picture."""
-    assert page.count('<figure class="plot">') == 2
-    assert "Training loss from 4 at step 0 to 2 at step 2" in page
 
 
 def test_the_held_out_loss_is_drawn_with_the_training_loss(tmp_path):
