@@ -85,42 +85,43 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", [*FILES, COMPLETE])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, damage):
-    """Whatever happened to whichever file: the warning names it, and nothing is lost."""
-    DAMAGE[damage](store.folder / "checkpoint-6" / name)
-    step, said = look(store)
-    assert step == 3
-    assert re.match(rf"checkpoint-6 .*{name}.*, and is not used$", said[0])
-    write(store, 9)
-    assert names(store) == ["checkpoint-3", "checkpoint-9"]
-    assert look(store) == (9, [])
-
-
 def nest(path, depth):
     record = path.read_text("utf-8").rstrip().removesuffix("}")
     path.write_text(record + ', "deep": ' + "[" * depth + "]" * depth + "}", "utf-8")
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "change", "words"),
     [
-        (partial(edit, step=9), "is not what was written"),  # would end the run untrained
-        (partial(edit, step="x"), "is not what was written"),
-        (partial(edit, depends_on={}), "is not what was written"),
-        (partial(edit, files={}), "is not what was written"),
+        *(
+            pytest.param(name, change, name, id=f"{name}-{damage}")
+            for name in [*FILES, COMPLETE]
+            for damage, change in DAMAGE.items()
+        ),
+        (COMPLETE, partial(edit, step=9), "is not what was written"),  # would end the run untrained
+        (COMPLETE, partial(edit, step="x"), "is not what was written"),
+        (COMPLETE, partial(edit, depends_on={}), "is not what was written"),
+        (COMPLETE, partial(edit, files={}), "is not what was written"),
         # Also one that the parser still takes, and what walks its values does not.
-        *((partial(nest, depth=depth), COMPLETE) for depth in (300, 600, 900, 5000)),
-        (lambda path: path.parent.rename(path.parents[1] / "checkpoint-9"), "that of step 6"),
+        *((COMPLETE, partial(nest, depth=depth), COMPLETE) for depth in (300, 600, 900, 5000)),
+        (
+            COMPLETE,
+            lambda path: path.parent.rename(path.parents[1] / "checkpoint-9"),
+            "that of step 6",
+        ),
     ],
 )
-def test_an_edited_record_and_another_name_are_not_believed(store, change, words):
-    """Neither a damaged one; the folder's name and complete.json have to agree."""
-    change(store.folder / "checkpoint-6" / COMPLETE)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, change, words):
+    """Whatever happened to whichever file: the warning names it, and nothing is lost. Neither an
+    edited record is believed; the folder's name and complete.json have to agree.
+    """
+    change(store.folder / "checkpoint-6" / name)
     step, said = look(store)
     assert step == 3
-    assert words in said[0]
+    assert re.match(rf"checkpoint-[69] .*{words}.*, and is not used$", said[0])
+    write(store, 9)
+    assert names(store) == ["checkpoint-3", "checkpoint-9"]
+    assert look(store) == (9, [])
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ class Seen:
             self.parameters[id(parameter)] = parameter
             gradient = parameter.grad
             if parameter.device != GPU or gradient is None:
-                self.faults.add(f"{parameter.shape} on {parameter.device}, gradient {gradient}")
+                has = "no" if gradient is None else "a"
+                self.faults.add(f"{parameter.shape} on {parameter.device} with {has} gradient")
             elif (gradient.dtype, gradient.device) != (parameter.dtype, GPU):
                 there = f"a gradient of {gradient.dtype} on {gradient.device}"
                 self.faults.add(f"{parameter.shape}, {parameter.dtype}, has {there}")

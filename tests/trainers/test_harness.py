@@ -14,13 +14,8 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM
 
+from tests.trainers.test_results import plan_of
 from trainers.tools import harness
-
-PLAN = (
-    "version: 1\nname: x\nmodel: {model}\ndata: {{path: d.jsonl}}\n"
-    "stages: [{{name: sft, objective: sft, update: lora, learning_rate: 1e-4}}]\n"
-    "launch: {{device: cpu}}\n"
-)
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, t
 
 def asked_for(folder, model, *tasks):
     """Benchmarks of the base of a run in this folder: the exit code, and the file of each answer."""
-    (folder / "plan.yaml").write_text(PLAN.format(model=model))
+    (folder / "plan.yaml").write_text(plan_of(model, more="launch: {device: cpu}"))
     files = [folder / "benchmarks" / f"{number}.json" for number in range(len(tasks))]
     wanted = [
         {"name": "base", "task": task, "to": str(file)}
