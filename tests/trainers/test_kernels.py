@@ -323,7 +323,7 @@ def test_copies_and_evaluation_of_compiled_layers_are_as_they_are(model):
     with torch.no_grad():
         model(input_ids=torch.arange(6)[None])
     assert not torch._dynamo.utils.counters["stats"]
-    other = copy.deepcopy(model)
+    other = copy.deepcopy(model.train())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
