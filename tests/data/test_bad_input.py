@@ -51,9 +51,6 @@ def error_of(path: Path | str) -> str:
     return str(read.value)
 
 
-PICTURES = {f"{index}.png": b"\x89PNG\r\n" for index in range(3)}
-
-
 @pytest.mark.parametrize(
     ("there", "asked", "says"),
     [  # what is in a folder (a link as "-> target"), what is asked for, and what is said
@@ -66,7 +63,7 @@ PICTURES = {f"{index}.png": b"\x89PNG\r\n" for index in range(3)}
         ({"a.jsonl": "-> a.jsonl"}, "a.jsonl", "cannot be opened"),
         ({"a.jsonl": "-> gone.jsonl"}, "a.jsonl", "gone.jsonl"),
         # Pictures are no text, and a table beside texts could mean two things.
-        (PICTURES, "", "found 3 .png"),
+        ({f"{index}.png": b"\x89PNG\r\n" for index in range(3)}, "", "found 3 .png"),
         ({}, "", "it is empty"),
         ({"a.jsonl": GOOD, "chapter.txt": "Once upon a time"}, "", "mixes kinds"),
     ],

@@ -394,17 +394,6 @@ def suggested(path):
     return check_data(str(path))[1]["suggested"]
 
 
-def planned(path):
-    """seq_len and packing of the plan that the same data get: sft+lora on one GPU."""
-    found = parse_composition("sft+lora")
-    known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
-    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
-    stated = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
-    situation = replace(stated, data=profile(path))
-    facts = situation_facts(situation)
-    return fit_stage(StageCase(load_rules(), situation, facts, found, found.chain[-1])).reasons
-
-
 @pytest.mark.parametrize(
     "rows",
     [
@@ -416,9 +405,17 @@ def planned(path):
     ],
 )
 def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
-    """The page and the plan are decided by the same functions, whatever the rows."""
+    """The page and the plan, here sft+lora on one GPU, are decided by the same functions, whatever
+    the rows.
+    """
     path = jsonl(tmp_path, rows)
-    page, plan = suggested(path), planned(path)
+    found = parse_composition("sft+lora")
+    known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
+    answers = {key: Answer(value=value, origin="flag") for key, value in known.items()}
+    stated = situation_of(AnswerSet(known=answers), probed=UNKNOWN_MACHINE)
+    situation = replace(stated, data=profile(path))
+    case = StageCase(load_rules(), situation, situation_facts(situation), found, found.chain[-1])
+    page, plan = suggested(path), fit_stage(case).reasons
     assert (page["seq_len"], page["packing"]) == (plan["seq_len"].value, plan["packing"].value)
     assert page["because"] == plan["seq_len"].because
     assert plan["packing"].because.startswith(page["packing_because"])

@@ -185,12 +185,11 @@ CALLS = Message(
     extra={"tool_calls": [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]},
 )  # fmt: skip
 RESULT = Message("tool", "Depot 1", extra={"tool_call_id": "abcdefghi", "name": "track_parcel"})
-INSIDE = Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")
 BESIDE = Message("assistant", "In the depot.", extra={"reasoning_content": "It was sent"})
 TRIED = {  # what a family is said to write, and a conversation that needs it
     "tools": (ASKED, CALLS, RESULT, ANSWER),
     "system": (Message("system", "Be kind."), ASKED, ANSWER),
-    "thoughts": (ASKED, INSIDE),
+    "thoughts": (ASKED, Message("assistant", "<think>\nIt was sent\n</think>\n\nIn the depot.")),
     "reasoning": (ASKED, BESIDE),
 }
 
