@@ -59,21 +59,15 @@ SLOW = pytest.mark.slow
 def sixteen(tmp_path_factory):
     """Sixteen rows for every kind of objective: pairs, chats, classes; of different lengths."""
     folder = tmp_path_factory.mktemp("sixteen")
-    texts = [
-        (
-            f"{QUESTIONS[n % 5]}, order {n}?" + " please" * (n % 4),
-            "Thank you for writing." + " We look at it." * (n % 3),
-            n,
-        )
-        for n in range(ROWS)
-    ]
+    asked = [f"{QUESTIONS[n % 5]}, order {n}?" + " please" * (n % 4) for n in range(ROWS)]
+    said = ["Thank you for writing." + " We look at it." * (n % 3) for n in range(ROWS)]
     rows = {
-        "pairs": [{"prompt": q, "chosen": a, "rejected": f"Go away {n}."} for q, a, n in texts],
-        "chats": [{"prompt": q, "completion": a} for q, a, _ in texts],
-        "classes": [{"text": q, "label": "ab"[n % 2]} for q, _, n in texts],
+        "pairs": lambda n: {"prompt": asked[n], "chosen": said[n], "rejected": f"Go away {n}."},
+        "chats": lambda n: {"prompt": asked[n], "completion": said[n]},
+        "classes": lambda n: {"text": asked[n], "label": "ab"[n % 2]},
     }
-    for name, own in rows.items():
-        write_rows(folder / f"{name}.jsonl", own)
+    for name, row in rows.items():
+        write_rows(folder / f"{name}.jsonl", map(row, range(ROWS)))
     return folder
 
 
@@ -398,13 +392,10 @@ def test_what_is_trained_whole_on_a_16_bit_base_loads_as_it_was_checked(name, jo
     assert name != "sft" or "at most 0 " in said
 
 
-TIE = 0x8000  # bits of a float32 exactly between two bfloat16 numbers
-
-
 # Weights that lie on bfloat16 numbers, exactly between two, or as float16 has them.
 LIE = {
     "bfloat16": lambda on: on.to(torch.bfloat16).float(),
-    "between": lambda on: (LIE["bfloat16"](on).view(torch.int32) + TIE).view(torch.float32),
+    "between": lambda on: (LIE["bfloat16"](on).view(torch.int32) + 0x8000).view(torch.float32),
     "float16": lambda on: on.half().float(),
 }
 

@@ -354,17 +354,14 @@ ROWS = tuple(sequence(n, ids_of(range(n, n + 2 + n % 3)), prompt="") for n in ra
 
 @pytest.mark.light
 def test_picked_rows_are_those_of_all_parts_in_the_order_asked_for():
-    """Places run through all parts, one after the other; lengths come in the same order."""
+    """Places run through all parts, one after the other; lengths come in the same order. Groups of
+    one row have its length, and flattened they are the rows themselves.
+    """
     picked = Picked([ROWS[:3], ROWS[3:]], [6, 0, 3])
     assert list(picked) == [ROWS[6], ROWS[0], ROWS[3]] == [picked[place] for place in range(3)]
     assert lengths(picked).tolist() == [len(row.input_ids) for row in picked]
     assert list(picked[1:]) == [ROWS[0], ROWS[3]]
     assert list(values_of(picked, "number")) == [7, 1, 4]
-
-
-@pytest.mark.light
-def test_single_rows_are_groups_of_one():
-    """Groups of one row have its length, and flattened they are the rows themselves."""
     groups = Groups(ROWS)
     assert groups[2] == (ROWS[2],)
     assert list(groups) == [(one,) for one in ROWS]
