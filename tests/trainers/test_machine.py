@@ -87,24 +87,18 @@ def test_weights_are_read_straight_into_the_gpu(make, loads, tmp_path):
     assert "device_map" not in loads[-1]
 
 
-@pytest.fixture
-def tools(monkeypatch, tmp_path):
-    """A machine with triton, gcc and Python.h; a test takes one away."""
+def test_triton_needs_a_compiler_and_the_header_files_of_python(monkeypatch, tmp_path):
+    """A slim container lacks triton, gcc or Python.h, and the first step would fail."""
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "Python.h").touch()
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
-    found = {"triton": True, "gcc": "/usr/bin/gcc"}
-    monkeypatch.setattr(installed, "find_spec", lambda name: found.get(name))
-    monkeypatch.setattr(installed.shutil, "which", lambda name: found.get(Path(name).name))
+    tools = {"triton": True, "gcc": "/usr/bin/gcc"}
+    monkeypatch.setattr(installed, "find_spec", lambda name: tools.get(name))
+    monkeypatch.setattr(installed.shutil, "which", lambda name: tools.get(Path(name).name))
     monkeypatch.setattr(
         installed.sysconfig, "get_paths", lambda: {"include": str(tmp_path / "include")}
     )
-    return found
-
-
-def test_triton_needs_a_compiler_and_the_header_files_of_python(tools, monkeypatch, tmp_path):
-    """A slim container lacks one of them, and the first step would fail."""
     for change, why in (
         (lambda: None, ""),
         (lambda: tools.update(gcc=None), "no C compiler"),

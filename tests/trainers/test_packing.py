@@ -34,16 +34,19 @@ SMALL = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
 WINDOW = {"sliding_window": 4}
-SIX_LAYERS = {"head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, **WINDOW}
-ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-OTHER_NAMES = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 TINY = {
     "llama": ("LlamaConfig", SMALL),
     "mistral": ("MistralConfig", SMALL | WINDOW),
     "qwen3": ("Qwen3Config", SMALL | {"head_dim": 8}),
-    "gemma3": ("Gemma3TextConfig", SMALL | SIX_LAYERS),
-    "phi3": ("Phi3Config", SMALL | ENDS),
-    "gpt2": ("GPT2Config", OTHER_NAMES),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**SMALL, **WINDOW, "head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6},
+    ),
+    "phi3": ("Phi3Config", SMALL | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
+    "gpt2": (
+        "GPT2Config",
+        {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    ),
 }
 
 

@@ -113,11 +113,11 @@ def build_alone(example, templater):
 
 
 ALONE: Kind[Row] = Kind(name="answers", row=Row, build=build_alone, cut=cut_row)
-LIMITS = Limits(seq_len=8, truncation="stop", seed=1)
 
 
 def preparation(tokenizer, kind=ALONE, holdout=0.0) -> Preparation:
-    return Preparation(templater=Templater(tokenizer), limits=LIMITS, holdout=holdout, kind=kind)
+    limits = Limits(seq_len=8, truncation="stop", seed=1)
+    return Preparation(templater=Templater(tokenizer), limits=limits, holdout=holdout, kind=kind)
 
 
 @pytest.mark.parametrize(

@@ -204,13 +204,10 @@ def test_what_is_trained_of_the_output_layer_is_evaluated(keys, tiny_model):
     assert log_prob_sums(model, rows, 0, at_once=2) == pytest.approx(wanted, abs=1e-3)
 
 
-NARROW = "rank 64 is larger than the width of some layers (k_proj 32, v_proj 32)"
-
-
 @pytest.mark.parametrize(
     ("update", "keys", "said"),
     [
-        ("lora", {"rank": 64}, NARROW),
+        ("lora", {"rank": 64}, "64 is larger than the width of some layers (k_proj 32, v_proj 32)"),
         ("prefix", {"prefix_tokens": 4}, "the prefix starts from the keys and values"),
         ("full", {}, "rows to train on"),
     ],

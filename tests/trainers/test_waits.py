@@ -40,8 +40,6 @@ ALWAYS = {
     "checking the saved result",
 }
 ANSWERS = {"sample answers", "generating answers"}
-LONGEST_JUMP = 32  # items between two signs of life
-ENDS_EARLY = {"generating answers", "learning from the answers", "this step"}
 
 
 def check(waits, *names):
@@ -54,11 +52,12 @@ def check(waits, *names):
     assert set(names) - set(heard) == set()
     for what, seen in heard.items():
         jumps = [after - before for (before, _), (after, _) in pairwise(seen)]
-        longest = CHUNK_EXAMPLES if what == "reading and tokenising" else LONGEST_JUMP
+        # Items between two signs of life.
+        longest = CHUNK_EXAMPLES if what == "reading and tokenising" else 32
         assert max(jumps, default=0) <= longest, what
     counted = {what for what, seen in heard.items() if any(total for _, total in seen)}
     assert counted >= {"training", "reading weights"}
-    for what in counted - ENDS_EARLY:
+    for what in counted - {"generating answers", "learning from the answers", "this step"}:
         assert any(done == total for done, total in heard[what]), what
     return heard
 
