@@ -257,10 +257,9 @@ def test_commands_and_flags_exist(page, options):
 
 def rooms_shown(package):
     """The rooms in each row of a table of docs/architecture.md."""
-    text = page_text("docs/architecture.md")
-    table = text.partition(f"## The rooms of {package}/")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
-    return [tuple(re.findall(r"`(\w+)`", row)) for row in rows]
+    page = page_text("docs/architecture.md")
+    table = page.partition(f"## The rooms of {package}/")[2].partition("\n## ")[0]
+    return [tuple(re.findall(r"`(\w+)`", row)) for row in re.findall(r"(?m)^\| (`[^|]+) \|", table)]
 
 
 def test_the_rooms_are_those_of_the_layer_test():

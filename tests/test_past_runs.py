@@ -43,14 +43,17 @@ def runs_in(path):
 # ------------------------------------------------------------------------------ where it is
 
 
-def test_the_file_stands_in_the_data_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [("{}/data", "data/finetune-advisor"), ("data", ".local/share/finetune-advisor")],
+    ids=["set", "relative"],
+)
+def test_the_file_stands_in_the_data_folder(tmp_path, monkeypatch, data, place):
     """$XDG_DATA_HOME, or ~/.local/share where that is not set or is relative."""
     monkeypatch.delenv("ADVISE_RUNS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert past_runs_path() == tmp_path / "data" / "finetune-advisor" / "runs.jsonl"
-    monkeypatch.setenv("XDG_DATA_HOME", "data")
-    assert past_runs_path() == tmp_path / ".local/share/finetune-advisor/runs.jsonl"
+    monkeypatch.setenv("XDG_DATA_HOME", data.format(tmp_path))
+    assert past_runs_path() == tmp_path / place / "runs.jsonl"
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", "no", "0"])
@@ -146,8 +149,7 @@ def test_any_bytes_are_read(tmp_path_factory, content):
 def test_what_a_killed_process_left_is_closed_off(path):
     """Half a line at the end spoils neither the next line nor those before it."""
     note_past_run(RUN)
-    whole = path.read_bytes()
-    path.write_bytes(whole + whole[:100])
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:100])
     assert note_past_run(RUN) == ""
     assert runs_in(path) == [RUN, RUN]
 
