@@ -104,14 +104,43 @@ def test_pairs_are_the_tokens_that_trl_would_make():
         assert whole == [*prompt_ids, *ours, *line_end]
 
 
-def test_pairs_that_are_none_are_counted_and_named(prepared):
-    """Equal answers and a missing answer are left out with their row numbers."""
-    good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
-    same = preference("Well?", "yes ", "yes ", row=60)
-    data = prepared([*good, same, question("Well?", row=61, chosen=(says("yes"),))], PAIRS)
-    assert (len(data.train), data.dropped) == (59, 2)
-    assert has_note(data, "both answers are the same", "row 60")
-    assert has_note(data, "no pair", "row 61")
+LONG_PROMPT = preference("the shop sells tea " * 40, "yes", "no", row=99)
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "counts", "notes"),
+    [
+        (
+            PAIRS,
+            [
+                *(preference(f"Question {n}?", "yes", "no", row=n) for n in range(1, 60)),
+                preference("Well?", "yes ", "yes ", row=60),
+                question("Well?", row=61, chosen=(says("yes"),)),
+            ],
+            (59, 2),
+            [("both answers are the same", "row 60"), ("no pair", "row 61")],
+        ),
+        (
+            PROMPTS,
+            [*(preference(f"Ask {n // 2}?", f"a {n}", "b", row=n) for n in range(40)), LONG_PROMPT],
+            (20, 21),
+            [
+                ("20 rows left out: repeated prompts",),
+                ("longer than seq_len less response_tokens, which is 40 (row 99)",),
+            ],
+        ),
+    ],
+    ids=["pairs", "prompts"],
+)
+def test_rows_that_are_none_of_their_kind_are_counted_and_named(
+    kind, examples, counts, notes, prepared
+):
+    """Equal answers, a missing answer, a prompt that comes again and one that leaves no room for an
+    answer are left out, with a count and their row numbers; prompts are never cut.
+    """
+    data = prepared(examples, kind, seq_len=40, truncation="truncate")
+    assert (len(data.train), data.dropped) == counts
+    assert [words for words in notes if not has_note(data, *words)] == []
 
 
 @pytest.mark.parametrize(
@@ -218,21 +247,6 @@ def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
     for row in data.train:
         asked = f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
         assert tiny_tokenizer.decode(row.prompt_ids) == asked
-
-
-def test_repeated_and_over_long_prompts_are_counted(prepared):
-    """A prompt that comes again, and one that leaves no room for an answer, are left out with a
-    count; prompts are never cut.
-    """
-    examples = [
-        preference(f"Question {number // 2}?", f"a {number}", "b", row=number)
-        for number in range(40)
-    ]
-    examples.append(preference("the shop sells tea " * 40, "yes", "no", row=99))
-    data = prepared(examples, PROMPTS, seq_len=40, truncation="truncate")
-    assert (len(data.train), data.dropped) == (20, 21)
-    assert "20 rows left out: repeated prompts" in data.notes
-    assert has_note(data, "longer than seq_len less response_tokens, which is 40 (row 99)")
 
 
 def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template(prepared):

@@ -20,6 +20,7 @@ from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, fill
 from trainers.rewards.sources import load_user_reward, overlong_penalty, repetition_penalty
 from trainers.rewards.watch import Watch, differ_check, is_gamed, rewards_in, watching
 
+pytestmark = pytest.mark.light  # what uses a model needs torch all the same
 KEYS = {key: value for key, value in SHORT.items() if key != "reward"}
 
 NUMBERS = st.floats(-1e3, 1e3)
@@ -31,7 +32,6 @@ def as_many(one):
     return COUNT.flatmap(lambda count: st.lists(one, min_size=count, max_size=count))
 
 
-@pytest.mark.light
 @examples(1)
 @given(
     st.lists(as_many(st.none() | NUMBERS), min_size=1, max_size=5), as_many(NUMBERS.filter(bool))
@@ -50,7 +50,6 @@ def test_the_sum_is_that_of_trl(answers, weights):
     assert [value is None for value in ours] == tensor.isnan().all(1).tolist()
 
 
-@pytest.mark.light
 def test_answers_that_nothing_scores_end_the_run():
     """If every reward gives None to every answer there is nothing to learn from."""
     check_scored([None, 0.0])
@@ -58,7 +57,6 @@ def test_answers_that_nothing_scores_end_the_run():
         check_scored([None, None])
 
 
-@pytest.mark.light
 @pytest.mark.parametrize("tokens", [0, 1, 80, 81, 90, 99, 100, 120])
 def test_the_length_penalty_is_that_of_dapo(tokens):
     """Equation 13 of DAPO, as TRL computes it."""
@@ -67,7 +65,6 @@ def test_the_length_penalty_is_that_of_dapo(tokens):
     assert [overlong_penalty(tokens, limit=100, overlong=20)] == pytest.approx(theirs)
 
 
-@pytest.mark.light
 @pytest.mark.parametrize(
     ("text", "ngram", "penalty"),
     [
@@ -103,7 +100,6 @@ def write_steps(log, *steps):
         assert not log.is_due(step)
 
 
-@pytest.mark.light
 def test_a_line_of_rollouts(tmp_path):
     """A line holds the answer with everything it was worth, escaped, and without secrets."""
     secret = "hf_" + "a" * 34
@@ -117,7 +113,6 @@ def test_a_line_of_rollouts(tmp_path):
     )
 
 
-@pytest.mark.light
 @pytest.mark.parametrize("text", ["x" * 9000, "漢" * 9000, "\x1b" * 9000, '"' * 9000])
 def test_long_texts_lose_their_middle(text):
     """The line stays within its size, and says how much was left out."""
@@ -127,7 +122,6 @@ def test_long_texts_lose_their_middle(text):
     assert (short[0], short[-1]) == (text[0], text[-1])
 
 
-@pytest.mark.light
 def test_the_best_the_worst_and_a_cut_answer_are_sampled():
     """Whatever else is taken, these are, and no more than asked for."""
     answers = [rollout(place % 7, ended=place != 33) for place in range(50)]
@@ -139,7 +133,6 @@ def test_the_best_the_worst_and_a_cut_answer_are_sampled():
     assert sampled([rollout(None), rollout(None)]) == [0, 1]
 
 
-@pytest.mark.light
 def test_a_long_run_is_thinned(tmp_path):
     """About a thousand lines a stage, the first and the last step among them."""
     log, due = log_in(tmp_path, steps=5000), []
@@ -150,7 +143,6 @@ def test_a_long_run_is_thinned(tmp_path):
     assert len(due) * SAMPLES <= MOST_LINES + 2 * SAMPLES
 
 
-@pytest.mark.light
 def test_a_resumed_run_writes_no_step_twice(tmp_path):
     """What a killed attempt wrote after its checkpoint is removed, half a line and steps that are
     trained again; other stages keep theirs.
@@ -170,7 +162,6 @@ def watched(*lines):
     return [text for step, line in enumerate(lines, 1) for text in see({**line, "step": step})]
 
 
-@pytest.mark.light
 @pytest.mark.parametrize(
     ("name", "key", "said"),
     [
@@ -191,7 +182,6 @@ def test_a_share_above_its_limit_is_said_once(name, key, said):
     assert f"{limit.limit + 0.1:.0%}" in text
 
 
-@pytest.mark.light
 def test_a_reward_that_rises_with_length_is_said():
     """Longer answers alone are fine, and so is a reward that rises at the same length."""
     long = 100 * (rollout_warnings()["length"].limit + 0.5)
@@ -205,7 +195,6 @@ def test_a_reward_that_rises_with_length_is_said():
     assert "the reward rose from 0.1 to 0.5 while answers grew from 100 to 220 tokens" in text
 
 
-@pytest.mark.light
 def test_a_reward_that_was_constant_over_the_run_is_named():
     """Also if only an earlier attempt of a resumed run saw it vary."""
     rewards = [Reward("verifier exact", None, key="exact"), Reward("own", None, key="own")]
@@ -260,6 +249,7 @@ def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
     assert rollouts[:8] == before[:8]
 
 
+@pytest.mark.train
 def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
     """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
     told answers apart then is not constant.
@@ -294,7 +284,6 @@ def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
             train(rewards, trl)
 
 
-@pytest.mark.light
 def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
     """Such an answer is made neither likelier nor less likely for its reward."""
     assert filled([1.0, None, 4.0]) == [1.0, 2.5, 4.0]
@@ -315,6 +304,7 @@ def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
     assert first.settings["rewards"][1]["weight"] == -0.5
 
 
+@pytest.mark.train
 def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):
     """`sys.exit(3)` would end the trainer with the code that says that nothing fits."""
     (tmp_path / "own.py").write_text("import sys\n\ndef leaves(**_):\n    sys.exit(3)\n")
@@ -332,7 +322,6 @@ def told(*changes, before=3):
     return {finding.name: finding for finding in watch.found}
 
 
-@pytest.mark.light
 @pytest.mark.parametrize(
     ("changes", "name", "stops"),
     [
@@ -353,7 +342,6 @@ def test_each_trouble_has_its_name_and_says_what_to_change(changes, name, stops)
 SAME = [{"reward_spread": 0.0}] * 4
 
 
-@pytest.mark.light
 @pytest.mark.parametrize("lines", [[], [{}, {}], SAME, [*SAME, {"reward_spread": 0.1}, *SAME[:1]]])
 def test_nothing_is_told_of_a_run_that_goes_well(lines):
     """Numbers like those of the start raise nothing. A rare reward is not a constant one: four
@@ -362,7 +350,6 @@ def test_nothing_is_told_of_a_run_that_goes_well(lines):
     assert told(*lines) == {}
 
 
-@pytest.mark.light
 def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
     """16 prompts: 4 won and 12 lost is 2 standard errors below even; 6 and 10 is 1."""
     for first, now, wins, losses, gamed in (
