@@ -94,17 +94,15 @@ class Setting:
     )
 
 
-def _optimizer(name: str, **keys: Any) -> Setting:
-    return Setting({"optimizer": name, **keys}, "full", rounded=bool(keys))
-
-
 HALF = {"weights_dtype": "bfloat16"}
 SETTINGS: Mapping[str, Setting] = {
-    **{name: _optimizer(name) for name in ("adamw_fused", "sgd", "adafactor")},
+    **{name: Setting({"optimizer": name}, "full") for name in ("adamw_fused", "sgd", "adafactor")},
     "adamw_8bit": Setting({"optimizer": "adamw_8bit"}, "full", rounded=True),  # its states
     "muon": Setting({"optimizer": "muon"}, "full", rounded=True),  # its matrix products
-    "adamw_split, bfloat16": _optimizer("adamw_split", **HALF),
-    "adamw_stochastic, bfloat16": _optimizer("adamw_stochastic", **HALF),
+    **{
+        f"{name}, bfloat16": Setting({"optimizer": name, **HALF}, "full", rounded=True)
+        for name in ("adamw_split", "adamw_stochastic")
+    },
     "bfloat16 weights": Setting(HALF, "full", rounded=True),
     "bfloat16 base": Setting(HALF, "lora", rounded=True),
     "bfloat16, nf4": Setting(HALF, "lora, nf4", rounded=True),
