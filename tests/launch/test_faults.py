@@ -14,13 +14,14 @@ import pytest
 from msgspec.structs import replace
 
 from advisor.commands.training import follow
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import InputError, MachineNotReady, Stopped
 from advisor.ground.files import Disk
 from advisor.ground.progress import View, Wait, write_view
 from advisor.ground.types import ModelShape
 from advisor.launch.checks.packages import package_faults
 from advisor.launch.expected import disk_need
 from advisor.launch.folder import RunFolder, RunIsLive, read_live, refuse_live
+from advisor.launch.record_keeper import RecordKeeper
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from tests.launch.conftest import (
@@ -152,6 +153,22 @@ def test_a_trainer_killed_from_outside_fails_and_can_go_on(at_work):
     assert "--set stages.sft.micro_batch_size=2" in err
     assert "another --output DIR" in err
     assert record_of()["status"] == "failed"
+    assert run(output="out").status == "done"
+
+
+def test_a_stop_while_the_first_record_is_written_is_recorded(shop, monkeypatch):
+    """run.json does not go on to say that the run is running."""
+    save = RecordKeeper.save
+
+    def stopped(keeper):
+        monkeypatch.setattr(RecordKeeper, "save", save)
+        save(keeper)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecordKeeper, "save", stopped)
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        run(output="out")
+    assert record_of()["status"] == "stopped"
     assert run(output="out").status == "done"
 
 
