@@ -43,8 +43,7 @@ def test_a_width_covers_nine_in_ten_sources_and_one_more_for_few():
     """
     assert fitted({KNOWN: sources(19)})[KNOWN] == pytest.approx((0.18, 0.19))
     assert fitted({KNOWN: sources(5)})[KNOWN] == pytest.approx((0.05, 0.05))
-    rows = sources(19) + [run("s1", 0.0)] * 1000
-    assert farthest(rows, {KNOWN: (0.18, 0.19)}, 0) <= 1
+    assert farthest(sources(19) + [run("s1", 0.0)] * 1000, {KNOWN: (0.18, 0.19)}, 0) <= 1
 
 
 def test_a_doubt_adds_the_width_that_its_runs_need_in_squares():

@@ -273,8 +273,7 @@ def test_every_plan_that_is_chosen_reads_back(typed, files, chain, scheme):
     """No chosen composition gets a launch file that its own reader refuses: settings keep to what a
     method refuses, and no two stages share a name.
     """
-    is_text = chain.startswith("cpt")
-    data = "text.txt --examples pairs.jsonl" if is_text else "prefer.jsonl"
+    data = "text.txt --examples pairs.jsonl" if chain.startswith("cpt") else "prefer.jsonl"
     asked = f"--task other --gpu 'A100 80GB' {SMALL} --data {data} --force --plan plan.yaml"
     code, _, err = typed(f"--json {asked} --choose '{chain}+{scheme}'")
     assert code == 0, err

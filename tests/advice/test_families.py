@@ -162,8 +162,7 @@ def test_naming_a_small_model_never_yields_a_chain_for_a_decoder():
             assert found.chain == ("sft",)
             writes = ("customer_service", "chat_assistant", "generation", "code", "reasoning")
             assert kind == SEQ2SEQ or stated["task"] not in writes, stated
-            stages = advice.recommendation.stages
-            assert (stages[0].stage.learning_rate) > 0
+            assert advice.recommendation.stages[0].stage.learning_rate > 0
             assert isinstance(missing_for_plan(advice, advice.recommendation), list)
     assert trained > scaled(120) / 6
     assert refused <= {ENCODER}

@@ -60,8 +60,7 @@ def test_what_is_recommended_holds_its_experts_in_16_bit(model, experts, gpu, ro
             assert f"{experts / GIB:.1f} GiB of it for experts that stay in 16 bit" in said
         return
     assert str(advice.recommendation.composition) == wanted
-    need = advice.recommendation.estimate.memory.need_bytes
-    assert experts < need <= room
+    assert experts < advice.recommendation.estimate.memory.need_bytes <= room
     assert advice.recommendation.estimate.is_likely
 
 
@@ -89,8 +88,7 @@ def test_a_checkpoint_in_mxfp4_is_trained_in_16_bit(answers):
     assert "cannot be quantised a second time" in four_bit.because[0].text
     assert str(advice.recommendation.composition) == "sft+lora"
     assert any("written out in 16 bit" in warning for warning in advice.warnings)
-    settings = advice.recommendation.stages[0].reasons
-    assert settings["attention"].value == "eager"
+    assert advice.recommendation.stages[0].reasons["attention"].value == "eager"
 
 
 @pytest.mark.parametrize(

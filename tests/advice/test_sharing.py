@@ -29,8 +29,7 @@ def costs(model, gpu, gpus, nodes=1, rows=20_000):
 
 
 def ways(composition, *machine, concessions=NO_CONCESSIONS, **more):
-    found = costs(*machine, **more)
-    return found.ways_of(parse_composition(composition), concessions)
+    return costs(*machine, **more).ways_of(parse_composition(composition), concessions)
 
 
 @pytest.mark.parametrize("gpus", [2, 8])

@@ -62,8 +62,7 @@ def answer(facts):
 def situations(count, **fixed):
     """Random facts that do not contradict each other, with what is answered to them."""
     facts = (random_facts(random.Random(seed), **fixed) for seed in range(10 * scaled(count)))
-    found = islice(filter(possible, facts), scaled(count))
-    return ((one, answer(one)) for one in found)
+    return ((one, answer(one)) for one in islice(filter(possible, facts), scaled(count)))
 
 
 def test_denying_a_signal_is_not_stating_another():

@@ -31,8 +31,7 @@ def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit():
     found = {str(one.composition): one.because[0] for one in advice.alternatives}
     reason, full = found["sft+qlora"], found["sft+full"]
     said = r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\."
-    spare = re.fullmatch(said, reason.text)
-    assert float(spare[1]) == pytest.approx(24.0 - need, abs=0.11)
+    assert float(re.fullmatch(said, reason.text)[1]) == pytest.approx(24.0 - need, abs=0.11)
     assert reason.rule == "evidence/module-on-4-bit"
     assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", full.text)
     assert None not in (full.needs, full.has)

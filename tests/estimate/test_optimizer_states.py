@@ -75,8 +75,7 @@ def test_an_optimizer_keeps_what_is_estimated(name, dtype):
         name="sft", objective="sft", update="full", learning_rate=1e-4, optimizer=name,
         weights_dtype=dtype,
     )  # fmt: skip
-    groups = [{"params": [*model.parameters()], "weight_decay": 0.0}]
-    made = make(stage, groups, [model])
+    made = make(stage, [{"params": [*model.parameters()], "weight_decay": 0.0}], [model])
     ids = torch.randint(0, 320, (1, 8))
     model(input_ids=ids, labels=ids).loss.backward()
     made.step()

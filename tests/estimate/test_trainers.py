@@ -154,8 +154,7 @@ def test_an_unknown_trainer_says_what_was_guessed():
 def test_without_the_names_of_trainers_the_error_stays_within_1_4_times():
     """What is known of single trainers does not carry the accuracy."""
     named = summary(answered("cases"))["median_error"]
-    unnamed = summary(answered("cases", without_trainer))["median_error"]
-    assert unnamed <= 1.4 * named
+    assert summary(answered("cases", without_trainer))["median_error"] <= 1.4 * named
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,7 @@ def test_times_of_a_chain_add_up():
     """
     one = times_of()
     assert times_of(replace(LOOKED, rows=64)) == times_of(replace(LOOKED, rows=10_000))
-    both = total_time([one, one])
-    assert both.total_s == pytest.approx(2 * one.total_s)
+    assert total_time([one, one]).total_s == pytest.approx(2 * one.total_s)
     assert total_time([one, None]) is None
 
 

@@ -185,8 +185,7 @@ def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypat
 def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
     """No row is lost from the picture."""
     histogram = [(16, 3), (32, 0), (64, 4), (128, 5), (256, 1), (512, 2), (1024, 8), (2048, 9)]
-    found = few_bins(histogram)
-    assert found == [(128, 12), (256, 1), (512, 2), (1024, 8), (2048, 9)]
+    assert few_bins(histogram) == [(128, 12), (256, 1), (512, 2), (1024, 8), (2048, 9)]
     assert few_bins([(16, 3)]) == [(16, 3)]
 
 
