@@ -100,9 +100,7 @@ def machine(*gpus, kind="cuda", **more):
 
 
 def run(plan="plan.yaml", *, text=None, mode=None, **options):
-    """run_plan with the stand-in trainer on a machine without a GPU: of the plan that is there, or
-    of this text; the trainer behaves as the mode says.
-    """
+    """run_plan with the stand-in trainer in this mode, without a GPU, of `plan` or of this text."""
     if text is not None:
         Path(plan).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
@@ -167,9 +165,7 @@ def child_of(shop, name="sft"):
 
 @pytest.fixture
 def at_work(shop):
-    """`at_work(mode, ...)`: a run in `out` whose trainer is at work, as its process and the number
-    of the trainer's; ended after the test.
-    """
+    """`at_work(mode, ...)`: a run in `out` at work, as its process and its trainer's number."""
     started = []
 
     def begin(mode="wait", **options):

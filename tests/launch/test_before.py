@@ -1,7 +1,4 @@
-"""What is said before a run starts: of a hub model its download, licence, gate and the room in the
-cache; whether this machine can run a plan; and a model that is not what it says is refused before
-anything is written, torch-free.
-"""
+"""What is said or refused before a run starts: downloads, licences, machines, damaged models."""
 
 import json
 import os
@@ -65,9 +62,7 @@ def no_cache(shop, monkeypatch):
 
 @pytest.fixture
 def hub(shop, monkeypatch, no_cache):
-    """A hub of this test, a plan with a model of that hub, the file of its answer about this model,
-    and the stand-in that hears of each question.
-    """
+    """A hub of this test, its answer about the plan's model, and what hears each question."""
     heard = Mock()
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", heard)
     answering = partial(SimpleHTTPRequestHandler, directory=shop / "web")
@@ -143,9 +138,7 @@ def test_a_full_disk_of_the_cache_is_told_before_the_download(hub, shop, monkeyp
 
 
 def test_a_cached_model_asks_nobody(hub, shop):
-    """With its weights in the cache nothing is downloaded, and the hub is not asked. A configuration
-    alone is not the model: looking a model up leaves it there, and the weights are still to come.
-    """
+    """The hub is not asked once the weights are cached; a configuration alone is not the model."""
     snapshot = shop / "hub/hub/models--org--tiny/snapshots/abc"
     write_fake_model(snapshot, CONFIG)
     said = said_by_run()
@@ -163,9 +156,7 @@ def test_a_cached_model_asks_nobody(hub, shop):
 
 
 def test_a_hub_that_does_not_help_is_told(hub, shop, monkeypatch):
-    """The name or the revision is wrong, or a login is missing: bad input. Where the hub cannot be
-    reached the run ends within seconds with exit code 4.
-    """
+    """A wrong name or missing login is bad input; an unreachable hub is exit code 4, in seconds."""
     hub.answer.unlink()
     assert "no such model that you may read" in refused(output="out")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -200,9 +191,7 @@ def here(shop, machine, plan=PLAN):
 
 
 def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop):
-    """Without the device, with too few of them or too little memory, it is another machine's plan.
-    Packages that are missing are no reason for one: the line that installs them is with them.
-    """
+    """Missing packages are told with the line that installs them, not as another machine's plan."""
     on_gpu = PLAN + "launch: {device: cuda}\n"
     none = "the plan is for an NVIDIA GPU (launch.device: cuda), and this machine has no usable GPU"
     assert here(shop, MACHINE, on_gpu).other_machine == none
@@ -224,9 +213,7 @@ def test_a_plan_for_another_machine_is_told_from_what_can_be_mended_here(shop):
 
 @pytest.mark.usefixtures("no_cache")
 def test_download_and_licence_are_known_before_a_run(shop, monkeypatch):
-    """A folder needs no download; a hub model that is not cached is as large as its parameters. The
-    catalogue knows which licences must be accepted; a login may have access already.
-    """
+    """A hub model that is not cached is as large as its parameters; a login may have access."""
     assert here(shop, MACHINE).download_bytes == 0
     hub = here(shop, MACHINE, PLAN.replace("model: model", "model: Qwen/Qwen3-8B"))
     assert 15 * GIB < hub.download_bytes < 16 * GIB
@@ -294,9 +281,7 @@ def faults_of(shop, config=None, *, plan=PLAN):
 
 
 def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(shop):
-    """The weights are cut off, and the tokenizer's file; so are the adapter that a stage starts from
-    and the reward model that scores it.
-    """
+    """Weights, tokenizer, a stage's adapter and its reward model are all checked."""
     (shop / "mine").mkdir()
     (shop / "mine" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (shop / "mine" / "adapter_model.safetensors").write_bytes(b"\x08")

@@ -72,9 +72,7 @@ def faults(folder, todo):
 
 
 def test_a_file_is_checked_for_every_stage_that_reads_it(kinds):
-    """A file that suits the first stage and not the second is refused before the first begins; sft,
-    rm and ppo are accepted as a whole, and by what is left after each stage.
-    """
+    """A file that suits the first stage and not the second is refused before the first begins."""
     todo = planned(kinds, ("sft", "chats", {}), ("dpo", "chats", {}))
     assert faults(kinds, todo) == [
         "chats.jsonl: cannot train objective dpo: it holds paired (messages)"
@@ -109,9 +107,7 @@ def test_what_is_left_is_refused_exactly_if_the_whole_plan_is(kinds, cached, dat
 
 
 def test_reinforcement_without_a_reward_is_refused_before_it_starts(kinds):
-    """Questions alone teach nothing: something has to score the answers. For ppo they are no mistake;
-    raw text in an sft stage, which is trained on, is one perhaps.
-    """
+    """Questions alone teach nothing: something has to score the answers."""
     (found,) = faults(kinds, planned(kinds, ("ppo", "pairs", {})))
     assert "nothing says what reward an answer gets" in found
     assert faults(kinds, planned(kinds, ("ppo", "pairs", {"verifier": "exact"}))) == []

@@ -1,7 +1,4 @@
-"""A trainer that fails: which error of several processes is the cause, and what the person reads. One
-that runs out of memory is started again with a smaller micro-batch, and what cannot be made smaller
-is told with the change that fits.
-"""
+"""A trainer that fails: which error is the cause, and the smaller micro-batch after no memory."""
 
 import json
 
@@ -66,9 +63,7 @@ def stage(shop):
 
 
 def test_the_cause_is_told_and_not_what_followed_from_it():
-    """Lost connections and stops follow from another error; of several the earliest counts. What
-    every process says alike, such as a fault of the plan, needs no number.
-    """
+    """Lost connections and stops follow from another error, and of several the earliest counts."""
     assert first_cause([LOST, STOP, MEMORY]).what == "process 3: out of memory: CUDA out of memory"
     assert first_cause([replace(MEMORY, rank=2, what="later", at_s=13.0), LOST, MEMORY]).rank == 3
     assert first_cause([STOP, LOST]) == LOST
@@ -78,9 +73,7 @@ def test_the_cause_is_told_and_not_what_followed_from_it():
 
 
 def test_a_stage_that_names_itself_is_named_once(stage):
-    """Most faults of a plan begin with their stage; those of a library do not. Errors of an earlier
-    attempt with more processes, which are forgotten, do not pass for this one's.
-    """
+    """Most faults of a plan begin with their stage; errors of an earlier attempt do not count."""
     for said in ("stage sft: trl: 'adam_beta1' is 9", "stage sft continues from x", "trl is 9"):
         leave(stage, replace(STOP, what=said, exit_code=2))
         error = explained(stage, code=2)
@@ -335,9 +328,7 @@ def test_what_the_kernel_killed_is_seen_behind_a_launcher(shop, monkeypatch):
 
 
 def test_what_gets_smaller_trains_the_same():
-    """The largest divisor of at most half a micro-batch, and never below what the objective takes. An
-    optimizer that keeps less, where all weights train: modules have small states.
-    """
+    """Next is the largest divisor of at most half a micro-batch, else a smaller optimizer."""
     assert [smaller_micro_batch(size) for size in (1, 2, 3, 6, 7, 12)] == [None, 1, 1, 3, 1, 6]
     kto = stage_of(objective="kto", micro_batch_size=16, grad_accum=2)
     found = [change.values for change in changes(kto) if "micro_batch_size" in change.values]

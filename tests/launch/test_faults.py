@@ -1,6 +1,4 @@
-"""Runs that are killed, interrupted, started twice, looked at, or have no room: nothing stale,
-nothing half-written.
-"""
+"""Runs killed, interrupted, started twice or looked at leave nothing stale or half-written."""
 
 import errno
 import json
@@ -41,9 +39,7 @@ from tests.launch.conftest import (
 
 
 def test_a_second_run_is_refused_and_a_killed_one_takes_its_trainer_along(at_work):
-    """Exit code 4 names the process at work, which goes on. kill -9 of it leaves no trainer and no
-    stale lock; the next call resumes.
-    """
+    """Exit code 4 names the run at work; a killed one leaves no trainer and no stale lock."""
     parent, child = at_work()
     told = f"this run is at work already (process {parent.pid})"
     assert told in refused(MachineNotReady, output="out")
@@ -88,9 +84,7 @@ def signals(shop):
     ],
 )  # fmt: skip
 def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, whom):
-    """Ctrl-C, SIGTERM and a closed terminal, or a SIGTERM of the trainer alone: heard once, status
-    stopped, exit code 130.
-    """
+    """Each way to stop is heard once, with status stopped and exit code 130."""
     parent, child = at_work()
     os.kill(parent.pid if whom == "advise" else child, number)
     _, err = parent.communicate(timeout=20)
@@ -106,9 +100,7 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, at_work, number, 
 
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_a_terminal_stops_the_trainer_once_and_the_record_says_so(shop, is_closed):
-    """Ctrl-C goes to the whole foreground group, and the trainer is in a session of its own; on a
-    closed terminal nothing can be printed any more, and the trainer still gets to save.
-    """
+    """A closed terminal takes no more text, and the trainer, in its own session, still saves."""
     pexpect = pytest.importorskip("pexpect")
     prelude = "from advisor.ground.terminal import show_streams\nshow_streams()"
     (python, *words), env = command("wait", prelude=prelude, output="out")
@@ -143,9 +135,7 @@ def test_nohup_stays_nohup(at_work):
 
 
 def test_a_trainer_killed_from_outside_fails_and_can_go_on(at_work):
-    """kill -9 of the trainer alone leaves status failed with the next smaller setting; the next
-    call resumes.
-    """
+    """kill -9 of the trainer alone is told with the next smaller setting; the next call resumes."""
     parent, child = at_work()
     os.kill(child, signal.SIGKILL)
     _, err = parent.communicate(timeout=20)
@@ -255,9 +245,7 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
 
 
 def test_the_packages_of_a_plan_are_asked_for(shop):
-    """Those of training and that of an optimizer together, with the command that installs them: the
-    one line, and no folder is made.
-    """
+    """Packages of training and of an optimizer are asked for in one line that installs both."""
     bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
     assert re.search(r"pip install .*\[train\]", refused(MachineNotReady, hardware=bare))
     assert not (shop / "runs").exists()
@@ -327,9 +315,7 @@ SENTENCE = (
 
 
 def test_a_run_that_is_at_work_is_shown_and_not_disturbed(shop, at_work, monkeypatch, capsys):
-    """How far it is comes from what the trainer says: inside a step, between two stages, and before
-    its first word. It goes on; who looked a moment too late gets it, to print what came of it.
-    """
+    """Another call says how far the run is, or how it ended if it did meanwhile."""
     parent, _ = at_work()
     monkeypatch.setattr(time, "time", lambda: 1e9)  # no time passes for those who look
     write_view(shop / "out", VIEW)

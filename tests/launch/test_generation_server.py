@@ -1,6 +1,4 @@
-"""The vLLM server of a stage: what is missing is said first, and it is started, waited for and
-ended with the stage.
-"""
+"""The vLLM server of a stage is checked first, and started, waited for and ended with it."""
 
 import json
 import os

@@ -158,9 +158,7 @@ def installed(monkeypatch):
 
 
 def test_attention_without_its_package_is_refused(planned, installed, monkeypatch):
-    """flash_attention_2 needs flash-attn, or a kernels that transformers takes; `auto`, which a rule
-    may set, must run on every machine.
-    """
+    """flash_attention_2 needs a package that has it; `auto`, which a rule may set, needs none."""
     preflight(planned, machine(gpu(0, 20)), more="    attention: auto\n    kernels: auto\n")
     more = "    attention: flash_attention_2\n    weights_dtype: bfloat16\n"
     text = told(planned, machine(gpu(0, 20)), more=more)
@@ -312,9 +310,7 @@ TWO = "device: cuda, processes: 2, strategy: fsdp"
 
 
 def test_a_plan_for_more_gpus_says_what_fewer_take(planned, monkeypatch):
-    """How many are too few, and the line that runs it so, which reads as many rows a step. A row for
-    each process is the least there can be.
-    """
+    """The refusal has the line that runs it on fewer GPUs with as many rows a step."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(AdviseError) as caught:
         preflight(planned, machine(gpu()), launch=TWO)
@@ -361,9 +357,7 @@ def test_gpus_that_differ_are_told_with_the_one_that_binds(planned):
 
 
 def test_a_plan_is_estimated_as_it_is_started(planned, shop):
-    """Strategy, processes of all machines and offloading reach the estimate; no optimizer that a
-    sharded stage refuses is offered where memory runs out.
-    """
+    """Strategy, processes of all machines and offloading reach the estimate and its way out."""
     plan, todo = planned(launch=TWO)
     shape = plan_shape(plan, shop / "plan.yaml")
     here = machine(gpu(), gpu())

@@ -1,7 +1,4 @@
-"""`advise run` on several machines: here processes that meet on the loopback, with stand-ins for
-trainers and launcher; test_real.py trains. Which machine this one is, and what machines say to each
-other in the run folder.
-"""
+"""`advise run` on several machines: processes that meet on the loopback, with stand-ins."""
 
 import json
 import os

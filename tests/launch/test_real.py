@@ -1,6 +1,4 @@
-"""The launcher with the real trainer on a tiny model: one run, two machines, and many departments in
-one process, with one base and a module each, which equal trainings of their own.
-"""
+"""The launcher with the real trainer on a tiny model: one run, two machines, many departments."""
 
 import os
 import shlex

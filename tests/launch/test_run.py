@@ -1,7 +1,4 @@
-"""`advise run`: folders, resume, stages and their parts, tasks, trials and dry runs. A run is resumed
-with the files that it began with, wherever its project lies; what changed is named. It is checked
-before it is called finished, and no stage starts from a damaged result.
-"""
+"""`advise run`: folders, resuming, stages and their parts, tasks, trials and dry runs."""
 
 import hashlib
 import json
@@ -43,9 +40,7 @@ def seen(folder, name="sft"):
 
 
 def test_a_plan_is_trained_into_its_own_folder(shop, monkeypatch, capfd):
-    """The run goes to ./runs/<name>-<digest>, run.json holds expected beside measured, and nothing
-    else is left behind. A hostile trainers/ or advisor/ is never imported, and stdout stays free.
-    """
+    """The folder is named after plan and digest, and a hostile trainers/ is never imported."""
     for name in ("trainers", "advisor", "path/trainers"):
         (shop / name).mkdir(parents=True)
         (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
@@ -106,10 +101,7 @@ def test_the_run_folder_itself_may_be_a_link_and_its_lock_no_pipe(shop):
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):
-    """It starts no trainer, and needs neither data nor model. The next call ends a run that was
-    killed behind its last stage; and run.json alone does not make a stage done: its model must be
-    there.
-    """
+    """It needs neither trainer, data nor model; but run.json alone does not make a stage done."""
     folder = run(output="out").folder
     stage, text = folder / "stages" / "sft", (folder / "run.json").read_text()
     (folder / "run.json").write_text(text.replace('"status": "done"', '"status": "running"', 1))
@@ -131,9 +123,7 @@ def test_a_finished_run_is_left_alone(shop, capsys):
 
 
 def test_an_edited_plan_gets_its_own_folder(shop):
-    """Another value is another run, by edit or by --set; so is a trial, of which --max-steps and
-    --no-judge reach the trainer and are recorded.
-    """
+    """Another value is another run, by edit or by --set, and so is a trial."""
     folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder}
     trial = run(max_steps=3, judge=False)
     assert seen(trial.folder)["argv"][-3:] == ["--no-judge", "--max-steps", "3"]
@@ -146,9 +136,7 @@ def test_an_edited_plan_gets_its_own_folder(shop):
 
 
 def test_the_copy_of_the_plan_runs_by_itself(shop, tmp_path_factory):
-    """It has --set applied, paths that hold from there, and the reasons. Relative paths start from
-    the run folder, also from one far away; absolute ones stay.
-    """
+    """It has --set applied, the reasons, and relative paths that start from the run folder."""
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
@@ -200,9 +188,7 @@ def test_a_folder_that_holds_something_else_is_refused(shop, content):
 
 
 def test_stages_run_in_order_and_go_on_where_they_failed(shop, capsys):
-    """The next call trains the failed second one alone, and still calls it the second; by itself it
-    is refused while the stage that it starts from is not trained.
-    """
+    """The next call trains the failed stage alone, and none before the stage it starts from."""
     said = refused(text=PLAN + SECOND, only="second")
     assert "starts from sft, which is not trained yet" in said
     said = fails("input@second", InputError)
@@ -302,9 +288,7 @@ def test_a_failed_trainer_is_explained(shop, mode, kind, words):
 
 
 def test_what_an_earlier_attempt_left_does_not_count(shop):
-    """A plan that was refused is corrected in the same folder, until there is a line of metrics: then
-    the folder is that of its plan. A trainer that ends well but writes no result has failed.
-    """
+    """A refused plan may be corrected in its folder until there is a line of metrics."""
     for text in (PLAN, f"{PLAN}    seed: 7\n"):
         assert "row 3 has no answer" in fails("input", InputError, text=text, output="out")
     (shop / "out" / "metrics.jsonl").write_text("{}\n")
@@ -351,9 +335,7 @@ def test_the_training_comes_first_and_the_judging_after_it(shop, mode, wanted, s
 
 
 def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop):
-    """A failure is told as that of any trainer, and a stop between the two loses no step: the same
-    command judges, and trains nothing.
-    """
+    """Neither a failure nor a stop between the two parts loses a trained step."""
     process = start(shop, "parts-stopped", output="out")
     said = process.communicate(timeout=60)[1]
     assert process.returncode == Stopped.exit_code
@@ -459,9 +441,7 @@ def test_a_copy_of_the_project_is_resumed_where_it_is(shop, begun, tmp_path_fact
 
 
 def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypatch):
-    """A task stays trained in a moved project, also when its data changes afterwards; one that is
-    left needs the data that it began with, and one with other data is refused.
-    """
+    """A trained task stays so in a moved project; one still to train needs its first data."""
     run(text=TASKS, only="legal")
     begun = break_off(only="hr")
     there = tmp_path_factory.mktemp("moved") / "shop"
@@ -485,9 +465,7 @@ def test_departments_are_moved_and_gain_others(shop, tmp_path_factory, monkeypat
 
 
 def test_what_a_run_read_is_recorded_by_file(shop, begun):
-    """run.json holds digest, size and the times of each file. A run of an earlier version, whose
-    record does not say it, is not trained further: refused by name. A finished one stays finished.
-    """
+    """A run of an earlier version, whose record lacks the files, is not trained further."""
     old = record_of(begun)
     held = old.pop("input_files")
     assert set(held) == {"model", "data ../../train.jsonl"}
@@ -566,9 +544,7 @@ def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
 
 
 def test_results_are_read_only_if_they_were_touched(result, monkeypatch, capsys):
-    """Gigabytes are not hashed at each call: files older than the end of their stage are known.
-    Settings of the tokenizer, which people adapt, are told, and the run stays finished.
-    """
+    """Gigabytes are not hashed at each call; an adapted tokenizer is told, and does no harm."""
     reads, original = [], earlier.file_digest
     monkeypatch.setattr(
         earlier, "file_digest", lambda path: reads.append(path.name) or original(path)

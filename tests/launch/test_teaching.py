@@ -77,9 +77,7 @@ def test_a_dry_run_teaches_too(shop, runs):
 
 
 def test_a_run_teaches_only_what_it_knows(shop, runs, monkeypatch):
-    """One that did not say its largest batch teaches time alone: its peak could mean anything. Rows
-    that were not counted teach no time: a step is expected to hold the longest of them.
-    """
+    """A peak without its largest batch could mean anything, and time needs counted rows."""
     with monkeypatch.context() as patch:
         measure(patch, largest_batch_tokens=None)
         run(hardware=HERE, output="one")
@@ -127,9 +125,7 @@ def stats(**changes):
 
 
 def test_an_expectation_counts_rows_as_long_as_the_data_are(shop):
-    """Memory follows the longest row of the data, not a seq_len above it; below it, seq_len. Of what
-    was measured it is asked about as many tokens as one micro-batch had.
-    """
+    """Memory follows the longest row of the data where that is shorter than seq_len."""
     plan = read_plan(shop / "plan.yaml")
     entry, llama = entries(plan)[0], plan_shape(plan, shop / "plan.yaml")
     run = plan_run(plan, plan.stages[0], llama, HERE)

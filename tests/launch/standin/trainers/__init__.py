@@ -1,6 +1,4 @@
-"""The rest of the real package, such as the launcher of several processes. Of several machines that
-is one of our own, which needs no torch.
-"""
+"""The rest of the real package; its launcher for several machines is one that needs no torch."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""A launcher of several processes as torchrun is one, for the arguments that `advise run` gives it.
-It passes SIGTERM on, and ends with the exit code of the process that failed first.
-"""
+"""Stands in for torchrun: passes SIGTERM on, and ends with the exit code of the first to fail."""
 
 import argparse
 import os
