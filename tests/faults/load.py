@@ -1,6 +1,4 @@
-"""Load: many at once, many departments, many rows, many steps. Time may grow with the work, memory
-and logs may not. `python -m tests.faults` tries the sizes below, test_short_forms.py smaller ones.
-"""
+"""Load: time may grow with the work, memory and logs may not; test_short_forms.py runs a part."""
 
 import json
 import os
@@ -108,9 +106,7 @@ def at_once(folder: Path, count: int = AT_ONCE) -> Row:
 
 
 def departments(folder: Path, count: int = DEPARTMENTS) -> Row:
-    """A plan with so many departments: advice, estimate, and everything before the first trainer,
-    against a plan with a quarter of them.
-    """
+    """Advice, estimate and checks of so many departments, against a plan with a quarter of them."""
     from tests.fake_model import write_fake_model
     from tests.launch.conftest import CONFIG, write_rows
 

@@ -1,7 +1,4 @@
-"""What the fuzzers have found, each as the smallest input that showed it; and load in short form:
-`python -m tests.faults` tries a hundred at once, two hundred departments, ten million rows and twenty
-thousand steps.
-"""
+"""What fuzzers have found, each as the smallest input that showed it; and load in short form."""
 
 import io
 import json

@@ -91,9 +91,7 @@ def readers(run: seeds.Files) -> list[Reader]:
 
 
 class Guided:
-    """Calls a reader with what libFuzzer gives, and keeps what must not be: one finding for each
-    place in our code.
-    """
+    """Calls a reader with what libFuzzer gives, and keeps one finding a place in our code."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,5 +1,4 @@
-"""The trainer with values of TRL's and PEFT's own keys that nobody expects: each field of their
-configurations, with odd values, for one step on a tiny model.
+"""The trainer with odd values in each field of TRL's and PEFT's configurations, for one step.
 
     python -m tests.faults.fuzz.trainer SEED COUNT
 

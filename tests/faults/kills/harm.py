@@ -1,8 +1,4 @@
-"""Kills of a real `advise run`: what was ended how and when, whether the run told the truth about it,
-and whether the same command ends as if nothing had happened. And damage to what a stopped or finished
-run left: moved folders, torn checkpoints, another base, a damaged result, a full disk. Afterwards the
-command does the same, or refuses with an exit code of its own and leaves what it found.
-"""
+"""Kills of a real `advise run` and damage to what it left: it tells the truth and ends the same."""
 
 import json
 import os
@@ -137,12 +133,7 @@ class Kill:
 
 
 def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) -> list[Row]:
-    """Kill one run again and again, then let it end; a row for each kill that struck.
-
-    Args:
-        output: Its run folder.
-        most: Calls of the command after the last kill until it must be done.
-    """
+    """Kill one run again and again, then let it end; a row for each kill that struck."""
     struck: list[tuple[dict[str, int], list[str]]] = []  # by the first calls, each with its kill
     said: list[str] = []  # by each call
     run = scene.folder / output
@@ -178,9 +169,7 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
 def kill_once(
     scene: Scene, output: str, kill: Kill
 ) -> tuple[tuple[dict[str, int], list[str]] | None, str]:
-    """Start or resume the run and end it: which step of each stage it had reached, and what was not
-    as promised; None if it was over before. And what it said.
-    """
+    """Start or resume a run and end it: the steps reached and faults, or None; what it said."""
     run = scene.folder / output
     record = run / "run.json"
     before = record.read_bytes() if record.exists() else None
@@ -234,12 +223,7 @@ def starts(said: str) -> dict[str, int]:
 
 
 def steps_lost(reached: Mapping[str, int], later: Sequence[str]) -> int:
-    """Optimizer steps that were done and then done again.
-
-    Args:
-        reached: Stage -> the step that a call of the command had reached.
-        later: What the calls after it said.
-    """
+    """Optimizer steps that one call of the command had `reached` and a `later` one did again."""
     lost = 0
     for stage, step in reached.items():
         again = (begun[stage] for said in later if stage in (begun := starts(said)))
@@ -512,9 +496,7 @@ def small_disk(place: Path) -> Iterator[bool]:
 
 
 def full_disk(scene: Scene, place: Path, dice: random.Random) -> list[Row]:
-    """The disk becomes full while the run is writing; run.json says `failed`; once there is room
-    the same command ends as if nothing had happened. No row where no small disk can be made.
-    """
+    """A full disk fails the run, which ends soundly given room; no row without a small disk."""
     with small_disk(place) as made:
         if not made:
             return []

@@ -1,7 +1,5 @@
-"""Plans that train a tiny random model in about a second, one for each objective that is killed, and
-what an uninterrupted run of each leaves. Its processes: started as a person would, found by what they
-carry, and ended by signals; and what happens in its folder, as it happens: a kill that is meant to
-fall into a save of some milliseconds cannot wait for a poll.
+"""Plans that train in a second, their processes, and what happens in a run folder as it happens:
+a kill that is meant to fall into a save of some milliseconds cannot wait for a poll.
 """
 
 from __future__ import annotations
@@ -135,10 +133,7 @@ class Scene:
 
 
 def make_scene(folder: Path, objective: str) -> Scene:
-    """The scene, once the plan has trained without interruption.
-
-    Raises RuntimeError if it does not train.
-    """
+    """The scene, once its plan has trained without interruption; a RuntimeError if it fails."""
     scene = Scene(folder, objective)
     run = folder / scene.whole
     run.mkdir()
@@ -156,9 +151,7 @@ def make_scene(folder: Path, objective: str) -> Scene:
 
 
 def result_of(run: Path) -> dict[str, Any]:
-    """What must be equal in a run that was interrupted: the bytes of the weights, every number of
-    metrics.jsonl but those of the clock, and what run.json says of losses and evaluations.
-    """
+    """What an interruption must not change: weights by the byte, and numbers but the clock's."""
     record = json.loads((run / "run.json").read_text("utf-8"))
     order = [stage["name"] for stage in record["stages"]]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]

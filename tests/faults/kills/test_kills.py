@@ -27,10 +27,7 @@ def project(tmp_path):
 
 
 def test_a_run_killed_in_a_save_and_stopped_in_a_step_ends_the_same(project, tmp_path):
-    """SIGKILL while the second checkpoint is written, then SIGTERM: exit code 130 and `stopped`; the
-    last call ends with the same bytes. So it does where the newest checkpoint is torn and the folder
-    has moved.
-    """
+    """The bytes are the same also where the newest checkpoint is torn and the folder has moved."""
     scene = make_scene(project, "sft")
     saves = [at for at, path in enumerate(scene.events) if "checkpoint-4" in path]
     before = sum("/checkpoints/" in path for path in scene.events[: saves[0]])

@@ -1,7 +1,4 @@
-"""Schedules of faults from seeds, and how many were survived:
-
-python -m tests.faults.simulator.simulate FIRST COUNT
-"""
+"""Survive schedules of faults from seeds: python -m tests.faults.simulator.simulate FIRST COUNT."""
 
 import shutil
 import sys
@@ -63,11 +60,7 @@ class Counts:
 
 
 def simulate(seeds: Iterable[int], *, stop_early: bool = False) -> Counts:
-    """Run the schedule of each seed, in memory where the machine has such a place.
-
-    Args:
-        stop_early: End with the first violation.
-    """
+    """Run the schedule of each seed, in memory where the machine has such a place."""
     counts = Counts()
     with (
         tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=IN_MEMORY) as name,

@@ -1,6 +1,4 @@
-"""One project on a simulated disk: a plan of two stages, what has been promised to its user so far,
-and a training whose every state is known beforehand. The disk loses what was not synced: crashes,
-torn writes and a full disk, all from a seed.
+"""One project on a simulated disk: its plan, its promises, a known training; faults from a seed.
 
 What programs see lies in a real folder, so that any code may read it. Beside it, a model of the
 disk notes what is safe: the content of a file since it was synced, the names in a folder since the
@@ -89,12 +87,7 @@ def full(path: Path) -> OSError:
 
 
 class SimulatedDisk(Disk):
-    """The disk of everything below one folder.
-
-    Args:
-        root: The folder.
-        random: Decides what a power cut leaves.
-    """
+    """The disk of everything below `root`; `random` decides what a power cut leaves."""
 
     def __init__(self, root: Path, random: Random) -> None:
         self.root, self.random = root, random
@@ -195,9 +188,7 @@ class SimulatedDisk(Disk):
         return taken
 
     def restart(self, crash_at: int | None = None, room: int | None = None) -> None:
-        """A new process begins on what is there now: to die in the middle of an operation, or with so
-        many bytes until the disk is full.
-        """
+        """A new process, to die inside an operation or to have so many bytes of disk."""
         self.dead, self.operations, self.crash_at, self.room = False, 0, crash_at, room
 
     def cut_power(self) -> None:
