@@ -1,6 +1,4 @@
-"""The trainings: a plan for each strategy, update and objective, in both precisions; for settings of
-a stage; and for other numbers of processes. What each left, and how far two of them are apart.
-"""
+"""The trainings, by strategy, update, objective and setting, and how far two of them are apart."""
 
 from __future__ import annotations
 
@@ -251,11 +249,7 @@ def world_cells() -> Iterator[Cell]:
 
 
 def write_plan(folder: Path, cell: Cell) -> Path:
-    """The plan of a cell, whose optimizer step has as many rows on any number of processes.
-
-    Args:
-        folder: Where the models and rows lie.
-    """
+    """The plan of a cell, of as many rows a step on any number of processes; data in `folder`."""
     lesson = LESSONS[cell.objective]
     keys = {**cell.more.keys, **cell.keys}
     model = keys.pop("model", lesson.model)

@@ -1,6 +1,4 @@
-"""Memory of divided stages beside the estimate: what each process holds, counted from its tensors,
-and its pages of memory while the base is loaded.
-"""
+"""Memory of divided stages by tensors, and pages while the base loads, beside the estimate."""
 
 import re
 import shutil

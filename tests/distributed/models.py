@@ -47,9 +47,7 @@ DATA: Mapping[str, Callable[[int], dict[str, Any]]] = {
 
 
 def fill(folder: Path) -> None:
-    """Write the rows, and random models: the tiny one, the same with other weights and with an output
-    layer of its own, a mixture of experts, an encoder, and one with a decoder.
-    """
+    """Write the rows and the random models: decoders, a mixture, an encoder, an encoder-decoder."""
     import torch
     import transformers as hf
 

@@ -1,6 +1,4 @@
-"""Cells that are trained: trained, refused or failed, and how far each is from the same training in
-one process.
-"""
+"""Cells trained, refused or failed, and how far each is from the same training in one process."""
 
 import json
 import os
@@ -57,13 +55,7 @@ class Result:
 def train_plans(
     plans: Sequence[Path], processes: int, *, judge: bool = False
 ) -> dict[Path, dict[str, Any]]:
-    """Plan -> what became of it, trained by so many processes. Processes that end or hang at a plan
-    are started again for the plans behind it.
-
-    Args:
-        plans: Each into a folder beside it.
-        judge: Check what was trained and saved.
-    """
+    """Plan -> what became of it; ended or hung processes are started again for the rest."""
     for plan in plans:
         outcome_file(plan).unlink(missing_ok=True)
     left, found = list(plans), {}
@@ -119,10 +111,7 @@ def train_alone(plans: Sequence[Path], *, judge: bool = False) -> dict[Path, dic
 
 
 def train_cells(folder: Path, cells: Iterable[Cell]) -> dict[Cell, Result]:
-    """Train the cells, those of a strategy and a number of processes by one start, and those that
-    resume from others' checkpoints behind them; compare, and let one process judge what several
-    have saved.
-    """
+    """Train the cells, grouped by processes, those that resume last; compare and judge them."""
     found: dict[Cell, Result] = {}
 
     def order(cell: Cell) -> tuple[bool, int, str]:
@@ -194,9 +183,7 @@ LOCATED = re.compile(r"(\S+\.yaml:\d+:\d+|launch\.\w+|stage \w+)")  # where in t
 
 
 def wrong(results: Iterable[Result]) -> list[str]:
-    """What may not be: a plan that failed, a refusal without a place, and losses or weights that
-    are far from the reference's.
-    """
+    """What may not be: failed plans, refusals without a place, numbers far from the reference's."""
     told = []
     for one in results:
         name = f"{one.cell.name}, {one.cell.world}"
