@@ -54,9 +54,7 @@ def on_gpu(make: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose modules of rank 256 are large enough that bitsandbytes pages their
-    states: 100,000 parameters in a matrix.
-    """
+    """A random model with matrices of 100,000 parameters at rank 256, which bitsandbytes pages."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("wide-model")

@@ -1,7 +1,4 @@
-"""Training on a real GPU: what the pretended one of tests/trainers cannot show. With `advise run`: what
-the estimate expected is what was measured, the row for docs/gpu.md, and rollouts by a real vLLM:
-ADVISE_VLLM_PYTHON names the interpreter of an environment that has one.
-"""
+"""Training on a real GPU; ADVISE_VLLM_PYTHON is an interpreter with vLLM for real rollouts."""
 
 import json
 import os
@@ -131,9 +128,7 @@ def test_every_optimizer_trains_and_resumes(
 def test_paged_states_are_paged_again_after_a_resume(
     on_gpu: Any, trainers: list[Any], wide_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run with a paged optimizer that was stopped ends like one that was not, with its states in
-    memory that can move to the host.
-    """
+    """A stopped run ends like one that was not, with states in memory that can move to the host."""
     whole, stopped = whole_and_broken(
         on_gpu, 2, monkeypatch, model=wide_model, rank=256, optimizer="paged_adamw", max_steps=4,
         save_steps=1,
@@ -216,9 +211,7 @@ def test_two_gpus_train_like_one(tmp_path: Path, tiny_model: Path, chats: Path) 
 def test_a_stage_learns_from_the_answers_of_vllm(
     tmp_path: Path, smollm: Path, chats: Path, objective: str, update: str
 ) -> None:
-    """The server starts on the same GPU, gets the weights of each step, and computes nearly the
-    same probabilities as the trainer.
-    """
+    """A server on the same GPU gets each step's weights; its probabilities are nearly ours."""
     (tmp_path / "own.py").write_text(REWARD)
     own = (
         f"objective: {objective}, learning_rate: 1.0e-5, max_steps: 3, seq_len: 256,"
