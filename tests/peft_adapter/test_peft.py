@@ -1,7 +1,4 @@
-"""Bottleneck adapters find their place in every architecture, do exactly what the papers say there, and
-behave like any other PEFT method: saved, loaded, switched, refused. Generation behind a prefix says
-what the model says behind the real prompt.
-"""
+"""Bottleneck adapters and prefixes act as papers say, in any architecture, as PEFT methods do."""
 
 import json
 import subprocess
@@ -81,10 +78,7 @@ def logits(model):
 
 @pytest.mark.parametrize(("name", "placement"), every(ALL))
 def test_a_new_adapter_changes_nothing_and_a_trained_one_can_be_switched_off(name, placement):
-    """Before training the logits are the base's, bit for bit; afterwards they differ, and without
-    the adapter they are the base's again. Each place has a down and an up matrix with biases,
-    2·H·D + D + H numbers; a backward pass reaches each of them, and nothing else.
-    """
+    """Each place trains two matrices with biases, 2·H·D + D + H numbers, and nothing else."""
     base = logits(tiny(name))
     model = with_adapter(name, placement=placement, bottleneck=5, activation="gelu")
     places = LAYERS * (2 if placement == "houlsby" else 1)
@@ -124,9 +118,7 @@ SUBLAYERS = {
 
 @pytest.mark.parametrize(("name", "placement"), every(SUBLAYERS))
 def test_the_logits_are_those_of_the_formula_put_in_by_hand(name, placement):
-    """Hooks on a plain model that add A(h) to the sublayer's output, or A(x) of the MLP's input,
-    give the same logits.
-    """
+    """Hooks that add A(h) to the sublayer's output, or A(x) of the MLP's input, give the same."""
     model = randomised(with_adapter(name, placement=placement))
     layers = iter([module for module in model.modules() if isinstance(module, BottleneckLayer)])
     plain, seen = tiny(name), {}
@@ -224,9 +216,7 @@ def loaded(folder, **options):
 
 
 def test_it_is_saved_and_loaded_in_pefts_layout(base, tmp_path):
-    """adapter_config.json and one safetensors file; PeftModel and AutoPeftModel give the same
-    logits again.
-    """
+    """adapter_config.json and one safetensors file hold all that PEFT needs for the same logits."""
     model = randomised(adapted(loaded(base), activation="silu", scale=2.0, layers=[0, 2]))
     folder = tmp_path / "adapter"
     model.save_pretrained(folder)
@@ -259,9 +249,7 @@ print(torch.equal(model(**inputs()).logits, torch.load(logits)))
 
 
 def test_a_new_process_loads_it_after_the_import_alone(base, tmp_path):
-    """`import advisor.peft_adapter` is all a program needs; without it PEFT does not know the
-    type.
-    """
+    """`import advisor.peft_adapter` is all a program needs for PEFT to know the type."""
     model = randomised(adapted(loaded(base)))
     model.save_pretrained(tmp_path / "adapter")
     torch.save(logits(model), tmp_path / "logits.pt")  # a test's own scratch file
@@ -273,9 +261,7 @@ def test_a_new_process_loads_it_after_the_import_alone(base, tmp_path):
 
 
 def test_two_adapters_on_one_base_are_each_as_alone(tmp_path):
-    """set_adapter switches between adapters of different placement and size; deleting one leaves
-    the other.
-    """
+    """Adapters of different placement and size are switched, and deleting one leaves the other."""
     alone = {}
     settings = {"one": {"placement": "houlsby"}, "two": {"placement": "parallel", "bottleneck": 7}}
     for seed, (name, chosen) in enumerate(settings.items(), 1):
@@ -346,10 +332,7 @@ def test_bad_settings_are_refused_together(settings, match):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_on_a_16_bit_base_the_adapter_stays_in_float32(base, dtype):
-    """As with LoRA: small updates would be lost in 16 bit.
-
-    The base's logits are untouched until it is trained.
-    """
+    """As with LoRA, small updates would be lost in 16 bit."""
     plain = logits(loaded(base, dtype=dtype))
     model = adapted(loaded(base, dtype=dtype))
     assert {one.dtype for one in model.parameters() if one.requires_grad} == {torch.float32}
@@ -359,9 +342,7 @@ def test_on_a_16_bit_base_the_adapter_stays_in_float32(base, dtype):
 
 
 def test_on_a_4_bit_base(base, tmp_path):
-    """A base quantised to nf4 keeps its logits under a new adapter, trains, and gives the trained
-    logits again after loading.
-    """
+    """An nf4 base keeps its logits under a new adapter, which trains and loads exactly."""
     pytest.importorskip("bitsandbytes")
 
     def four_bit():
@@ -415,9 +396,7 @@ def test_dropout_acts_in_training_alone():
 
 
 def test_post_norm_encoders_take_both_kinds_in_one_order():
-    """In BERT a sequential adapter sits inside the place of a parallel one: the other order is
-    refused with the reason.
-    """
+    """In BERT a sequential adapter sits inside the place of a parallel one, so it comes second."""
     model, alone = (with_adapter("bert", placement=one) for one in ("houlsby", "parallel"))
     model.add_adapter("beside", BottleneckConfig(bottleneck=4, placement="parallel"))
     model.set_adapter("beside")
@@ -441,9 +420,7 @@ LENGTH = 5
 
 
 def prefixed(name):
-    """A tiny model with the keys and values of a prompt as its prefix, the plain model, and the
-    prompt.
-    """
+    """A tiny model with a prompt's keys and values as prefix, the plain model, and the prompt."""
     model, prompt = tiny(name), inputs(1, LENGTH)["input_ids"]
     with torch.no_grad():
         cache = model(input_ids=prompt, use_cache=True).cache
@@ -484,9 +461,7 @@ def test_it_generates_what_the_prompted_model_generates(name):
 
 
 def test_a_prefix_is_switched_off_and_works_with_beams_and_samples():
-    """disable_adapter takes the prefix out of generation too; beam search and several samples a row
-    work behind it.
-    """
+    """disable_adapter holds in generation, and beams and several samples a row have the prefix."""
     tuned, model, _ = prefixed("llama")
     sampled = {**GREEDY, "do_sample": True, "num_return_sequences": 2}
     with torch.no_grad():
