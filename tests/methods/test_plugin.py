@@ -124,9 +124,7 @@ def test_what_is_chosen_by_hand_gets_a_plan(call, tmp_path, chosen, rate, epochs
 
 
 def test_its_own_key_is_read_bounded_and_counted(call):
-    """The key that its file declares is one of the stage, and its arithmetic sees it: five vectors a
-    layer, of a plan as of flags.
-    """
+    """The key that its file declares belongs to the stage, and its arithmetic sees it."""
     call(*ASKED, *CHOOSE, "sft+bias")
     path = Path("plan.yaml")
     text = path.read_text()
@@ -148,9 +146,7 @@ def test_its_own_key_is_read_bounded_and_counted(call):
 
 
 def test_a_rate_that_nothing_sets_is_asked_of_its_file(call, tmp_path):
-    """Where no rule and no default gives a learning rate, the plan says which file lacks it. An
-    objective that learns given texts may take its update's, and is asked all the same.
-    """
+    """The plan says which file lacks a learning rate that no rule and no default gives."""
     own = tmp_path / "own"
     update = write_update(own, "still", order="901")
     said = call(*ASKED, *CHOOSE, "sft+still", code=2, own=own)
