@@ -1,6 +1,4 @@
-"""Keys of one method come from its own rule file; several rewards are parts with weights; and every
-path of a plan, and nothing else, is found where a plan is copied or written elsewhere.
-"""
+"""Keys of one method, rewards as parts with weights, and every path of a plan, however copied."""
 
 import json
 import re
@@ -191,9 +189,7 @@ PARTS = """\
 
 
 def test_rewards_are_parts_with_weights_and_names():
-    """Without a weight a part counts once, without a name it goes by its source. Files of functions and
-    folders of models move along; the name of a stage is no path.
-    """
+    """Without a weight a part counts once, and without a name it goes by its source."""
     plan = plan_of(REWARDS + PARTS)
     options = plan.stages[2].options
     assert [(part.name, part.weight, part.source) for part in reward_parts(options)] == [

@@ -49,9 +49,7 @@ TASKS = GOOD.replace(
 
 
 def test_a_good_plan_is_read_with_method_keys_in_options():
-    """Keys of the update and of the objective are options, the rest fields; a learning rate that is
-    left out is that of the update's file; remote code is off unless the plan says otherwise.
-    """
+    """Keys of the update and the objective are options, the rest fields; remote code is off."""
     read = plan_of(GOOD)
     stage = read.stage("sft")
     assert stage.options == {"rank": 8, "loss_on": "all"}

@@ -1,6 +1,4 @@
-"""Plans are written short, with reasons, and read back as they were. The lines above a stage are true
-of its keys, those beside values are read back, also after a change; a rate that is borrowed is told.
-"""
+"""Plans are written short, with reasons that are true of their keys, and read back as they were."""
 
 import os
 import re
