@@ -39,9 +39,7 @@ def stored(name):
 
 @pytest.mark.parametrize(("name", "kind"), STORED)
 def test_a_record_of_the_previous_version_is_read_and_loses_nothing(name, kind):
-    """Every key and every value is there again when the file is written anew, and the schema accepts
-    both; a wrong type it does not.
-    """
+    """Written anew, the file has every key and value again, and the schema accepts both."""
     document = stored(name)
     again = json.loads(json.dumps(kind.from_dict(document).to_dict()))
     assert json.dumps(of_keys(again, document)) == json.dumps(document)
@@ -127,9 +125,7 @@ def test_every_fault_of_a_file_comes_at_once(tmp_path):
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
-    """A file has null for what is not known; only what few stages have is left out. No file is no
-    record, which is no error.
-    """
+    """A file has null for what is not known, and no file is no record, which is no error."""
     assert read_record(tmp_path) is None
     assert read_part(StageResult, tmp_path / "result.json") is None
     record = RunRecord.from_dict(RUN)

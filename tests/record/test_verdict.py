@@ -1,6 +1,4 @@
-"""The verdict on a run: learned, lost, next; worked out from records made by hand. Command lines for
-the next run: each `--set` that is printed changes the run it is printed for.
-"""
+"""The verdict on a run made by hand, and a next command whose every `--set` changes that run."""
 
 import itertools
 import json
