@@ -101,8 +101,7 @@ def compositions() -> dict[str, str]:
 
 
 def groups(outcomes: list[Outcome]) -> Iterator[tuple[str, list[Outcome]]]:
-    """The rows of the table: all, both halves, then by the experts' confidence and kind,
-    and by the evidence and strength that the advice states."""
+    """Rows of the table: all, both halves, and groups by what experts and the advice state."""
     yield "all", outcomes
     # Even ids are the half that may be looked at while mending rules.
     for half, odd in (("even ids", 0), ("odd ids", 1)):

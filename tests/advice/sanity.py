@@ -159,9 +159,7 @@ def more_never_hurts(answer: Answered, rng: random.Random) -> Iterator[tuple[str
 
 
 def what_is_assumed_may_be_said(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """One GPU, one task, the suggested model: stating what was assumed changes nothing, and of the
-    model no fact either.
-    """
+    """Stating one GPU, one task, the suggested model or a fact of it changes nothing."""
     known, situation = answer.known, answer.case.situation
     assumed: dict[str, dict[str, Any]] = {}
     if known.get("gpu") in GPUS and "gpus" not in known:
@@ -237,9 +235,7 @@ def free_memory_does_not_count(answer: Answered, rng: random.Random) -> Iterator
 
 
 def limits_are_kept(answer: Answered, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """What is recommended fits its numbers: memory, dollars and hours as stated. A limit takes a
-    part of the data and not a smaller model, and one that is suggested fits by its upper end.
-    """
+    """What is recommended fits every stated limit, by fewer rows rather than a smaller model."""
     usd, hours = answer.known.get("budget_usd"), answer.known.get("budget_hours")
     if usd is not None or hours is not None:
         free = answer.changed(budget_usd=None, budget_hours=None)

@@ -64,10 +64,7 @@ def drawn(rng: random.Random, *rows: Any) -> dict[str, Any]:
 
 
 def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> AnswerSet:
-    """What somebody states; with a folder of data files often one of them instead of its kind.
-
-    `runnable`: always with a model and a data file, so that most answers have a plan.
-    """
+    """What somebody states, often with one of `data`'s files; `runnable`: with model and file."""
     rng, facts = random.Random(seed), load_facts()
     known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
     known |= drawn(rng, (0.5, "budget"))
@@ -129,9 +126,7 @@ def fitted(composition: str, situation: Situation) -> FittedStage:
 def random_advice(
     seed: int, data: Path | None, *, runnable: bool = False, flips: bool = True
 ) -> Advice | None:
-    """The advice on random_answers, computed once in a process for all tests that read it; None
-    where what was stated contradicts itself.
-    """
+    """The advice on random_answers, computed once a process; None if they contradict themselves."""
     try:
         answers = random_answers(seed, data, runnable=runnable)
         return advice_on(situation_of(answers, probed=UNKNOWN_MACHINE), flips=flips)

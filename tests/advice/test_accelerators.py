@@ -1,6 +1,4 @@
-"""Apple and AMD GPUs: nothing of NVIDIA's on such a page, only what runs there in the plan, and what
-was never tried is said. And when another training engine is named.
-"""
+"""Apple and AMD GPUs: pages and plans name only what runs there and say what was never tried."""
 
 import json
 import random
@@ -23,9 +21,7 @@ AMD = ("RX 7900 XTX", "MI300X")
 
 @pytest.mark.parametrize("gpus", [APPLE, AMD], ids=["apple", "amd"])
 def test_nothing_of_nvidia_on_the_page(gpus):
-    """No context, no generation and no optimizer that another maker's GPU does not have, in any
-    answer; and a warning wherever something is trained. One in four says what would change it.
-    """
+    """No answer names what only NVIDIA's GPUs have, and every training there has a warning."""
     rng = random.Random(3)
     trained = 0
     for seed in range(scaled(80)):

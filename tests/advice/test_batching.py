@@ -1,6 +1,4 @@
-"""Rows share a sequence where that keeps the batch that the rules ask for; else rows of similar
-length share a micro-batch.
-"""
+"""Rows share a sequence where the rules' batch is kept; else similar lengths share a batch."""
 
 import random
 from collections import Counter
@@ -82,10 +80,7 @@ def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
     ],
 )
 def test_elsewhere_rows_of_similar_length_share_a_batch(case):
-    """On the CPU, for models that carry a state, where a GPU's share of a step is less than a
-    sequence, with a prefix, and for rows of one length: the batch counts rows, as the rule says. One
-    short line tells it where it matters.
-    """
+    """Where rows are not packed the batch counts rows, and one line says so if it matters."""
     values, stage = fitted(**case)
     assert not values.get("packing")
     assert values["group_by_length"] is True

@@ -1,6 +1,4 @@
-"""What contradicts itself is refused, all of it in one message; and nothing is promised that
-contradicts what was stated.
-"""
+"""Contradictions are refused, all in one message, and no answer contradicts what was stated."""
 
 import json
 import random

@@ -74,9 +74,7 @@ UNSUITED = [
 
 @pytest.mark.parametrize(("task", "rows"), SUITED)
 def test_data_that_suit_the_task_need_no_words(tmp_path, task, rows):
-    """Nothing is said where the rows are what the task learns from; nor of three answers, of which
-    nobody can tell whether they are categories.
-    """
+    """Rows that suit the task need no words, nor do three answers, too few to be categories."""
     assert misfit(task, profile(write(tmp_path, ROWS[rows]))) is None
     assert misfit("classification", profile(write(tmp_path, ROWS["replies"][:3]))) is None
 

@@ -81,9 +81,7 @@ def test_every_architecture_of_the_list_has_its_kind():
     ],
 )  # fmt: skip
 def test_sizes_by_word(name, params):
-    """A word of the name gives the size, counted as transformers counts it; else the usual one, or
-    the nearer of base and large.
-    """
+    """A word of the name gives the size as transformers counts it; else the usual or nearer one."""
     shape, warnings = model_shape(name)
     assert shape.params == params
     assert name != "BERT" or "usual size" in warnings[0]
@@ -202,9 +200,7 @@ def test_labels_want_an_encoder_whatever_the_budget(budget, rows, more, expected
     ],
 )  # fmt: skip
 def test_the_suggested_encoder_reads_the_language_of_the_data(text, model, tmp_path):
-    """English texts get the English encoder, all others one of many languages; where nobody said
-    which language, the English one names the other.
-    """
+    """English texts get the English encoder, all others a multilingual one, named beside it."""
     path = tmp_path / "labels.csv"
     rows = "".join(f'"{text.format(i=i)}",{"late" if i % 2 else "lost"}\n' for i in range(80))
     path.write_text(f"text,label\n{rows}", encoding="utf-8")

@@ -1,6 +1,4 @@
-"""The first screen of every answer: short, nothing said twice, and a next step that can be typed. And
-its first sentence: what to do, with which model and which data, in daily words.
-"""
+"""The first screen of every answer: short, in daily words, nothing twice, a next step to type."""
 
 import io
 import random
@@ -117,9 +115,7 @@ def test_the_check_finds_what_it_is_for():
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_every_answer_has_a_first_screen(batch):
-    """At most 40 lines of 80 columns, in every situation there is; of ten answers that train
-    something nine have at most 25.
-    """
+    """Every answer has at most 40 lines of 80 columns, and nine in ten trainings at most 25."""
     lengths = []
     for advice in answers(batch):
         assert not faults(advice), advice.situation.answers
@@ -173,9 +169,7 @@ def sentence_faults(text):
 
 @pytest.mark.parametrize("kind", [None, *load_facts()["data_kind"].values])
 def test_every_composition_is_said_in_daily_words(kind):
-    """Each chain, scheme and remedy, whatever the data, for one task and for several, alone and
-    beside remedies: no placeholder, no word twice, no code.
-    """
+    """Every chain, scheme and remedy is said without placeholders, repeated words or code."""
     known = product((None, 1200, 2_500_000), (None, True))
     beside = ("", "rag & ", "prompting & ", "tool_use & ")
     every = product(beside, load_facts()["chain"].values, schemes(), ("", "@per_task"), [*known])

@@ -56,9 +56,7 @@ def test_a_scenario_is_answered_as_the_guide_does(stated, layers):
 
 
 def test_every_method_of_the_guide_is_answered_for():
-    """Each appears as the recommendation or with a reason why not; what does not fit is ruled out by
-    two numbers.
-    """
+    """Each is recommended or has a reason why not, which is two numbers for what does not fit."""
     document = answer("--task customer_service --budget low --gpu 'RTX 4090' --model Qwen/Qwen3-8B")
     said = [one["composition"] for one in (document["recommendation"], *document["alternatives"])]
     for scheme in ("full", "adapter", "lora", "qlora", "prefix"):

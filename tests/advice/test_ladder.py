@@ -1,7 +1,4 @@
-"""What gives way before a model counts as too big: settings and formats first, then rows, never
-silently. And which micro-batch is chosen: nearly as fast as any that fits, with as little memory as
-that takes.
-"""
+"""Settings, formats, then rows give way, never silently; a micro-batch is fast in little memory."""
 
 import json
 import random
@@ -168,10 +165,7 @@ def formats(stage):
     ],
 )  # fmt: skip
 def test_the_memory_decides_the_format(composition, model, gpu, wanted, fits):
-    """float32 weights where they fit, else bfloat16 weights in two halves, else bfloat16 weights
-    rounded at random; never bfloat16 weights with an optimizer that rounds updates away. In which
-    precision a processor computes depends on the processor.
-    """
+    """float32 weights if they fit, else two bfloat16 halves, else bfloat16 rounded at random."""
     stage = fitted_on(model, gpu, composition)
     assert (formats(stage), stage.cost.fits) == (wanted, fits)
     assert formats(fitted_on("Qwen/Qwen3-4B", "none"))[::2] == ("float32", "adamw_fused")
@@ -216,9 +210,7 @@ def cost(need_gib, limit_gib):
 
 @st.composite
 def searches(draw):
-    """Trials with what they need and how long a row takes: more rows need more, recomputing less;
-    a larger micro-batch is seldom slower, recomputing never faster.
-    """
+    """Trials: more rows need more and are no slower; recomputing needs less and is no faster."""
     base, row, again = draw(st.floats(1, 60)), draw(st.floats(0.05, 10)), draw(st.floats(0.02, 1))
     launches, slower = draw(st.floats(0, 4)), draw(st.floats(1, 1.5))
     trials = trials_of(16, MICRO_BATCHES, recompute=True)

@@ -66,9 +66,7 @@ def test_what_is_recommended_holds_its_experts_in_16_bit(model, experts, gpu, ro
 
 @pytest.mark.parametrize(("model", "gpu"), [*RUNS, ("Qwen/Qwen3-8B", "A100 80GB")])
 def test_a_plan_corrects_attention_and_shared_layers(model, gpu, answers):
-    """Its LoRA leaves experts and router alone, says so, and its base is not quantised; a dense
-    model has all its linear layers corrected.
-    """
+    """LoRA leaves experts and router alone and says so; a dense model has all layers corrected."""
     document = advise_document({**answers, "model": model, "gpu": {"name": gpu}})
     (stage,) = document["plan"]["stages"]
     mixes = model in EXPERTS

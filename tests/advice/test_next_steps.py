@@ -1,6 +1,4 @@
-"""Each remedy leads somewhere: a first step to paste, a way at home and one at a provider, what it
-costs, how to tell that it is not enough, and what helps then.
-"""
+"""Each remedy: a step to paste, at home and hosted, its cost, its measure, and what helps then."""
 
 import json
 import shlex
@@ -33,9 +31,7 @@ def steps_of(call, *flags):
 
 @pytest.mark.parametrize("name", LEADS_TO)
 def test_a_remedy_has_a_first_step(call, name):
-    """Local and hosted, with commands, cost, a score, and a line to come back with; on the page in a
-    dozen lines or so at 80 columns, whole commands on lines of their own.
-    """
+    """Both ways have whole commands to paste, a cost and a score, in a dozen lines or so."""
     composition, (steps,) = steps_of(call, *LEADS_TO[name])
     assert composition == name
     assert [way["where"] for way in steps["ways"]] == ["local", "hosted"]
@@ -94,9 +90,7 @@ def test_which_half_does_what(call):
 
 @pytest.mark.parametrize("flags", [("--json",), ()])
 def test_a_plan_asked_for_where_nothing_is_trained(call, tmp_path, flags):
-    """Exit code 3 with the whole answer, and no file; `advise run` says the same, and starts
-    nothing.
-    """
+    """It is exit code 3 with the whole answer and no file; `advise run` too starts nothing."""
     asked = (*flags, "--gpu", "unknown", *LEADS_TO["rag"])
     code, out, err = call(*asked, "--plan", "p.yaml")
     assert (code, (tmp_path / "p.yaml").exists()) == (3, False)

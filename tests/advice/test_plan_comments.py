@@ -127,9 +127,7 @@ def test_no_batch_is_smaller_than_the_trainer_takes(objective, rows):
 
 
 def test_what_is_said_of_a_micro_batch_is_true(situation_files):
-    """Of the largest that leaves so much free the next larger one leaves less; where more rows at
-    once save no time, the next larger one is no more than 5 % faster.
-    """
+    """The next larger one leaves less memory free than said, or is no more than 5 % faster."""
     largest = no_faster = 0
     for seed, advice in random_advices(range(scaled(120)), situation_files, **WITH_PLANS):
         for found, stage in ((one, stage) for one in advice.alternatives for stage in one.stages):

@@ -1,6 +1,4 @@
-"""Which questions may be left out: never one that could matter, by comparison with every
-completion.
-"""
+"""Questions that cannot matter may be left out, by comparison with every completion."""
 
 import random
 from itertools import product
@@ -159,9 +157,7 @@ def test_a_question_is_asked_where_it_may_matter(layers, facts, question, opened
 
 
 def test_what_is_settled_is_the_chain_and_the_modules():
-    """Pairs for support lead to one chain whatever is open; nothing known does not. Only a remedy is
-    left where nothing may be trained.
-    """
+    """Pairs for support lead to one chain whatever is open, no data to remedies alone."""
     facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
     assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
     assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None

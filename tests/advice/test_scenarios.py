@@ -1,6 +1,4 @@
-"""Tests as data: the shipped scenarios hold, and every rule of every layer is noticed by one of them.
-And situations that experts answered in public: the advice keeps agreeing with them.
-"""
+"""Scenarios hold, one notices each rule, and the advice agrees with what experts said in public."""
 
 import pytest
 from msgspec.structs import replace
@@ -35,9 +33,7 @@ def unnoticed_rules(ruleset, scenarios):
 
 
 def test_dropping_any_rule_breaks_a_scenario():
-    """A rule that can be dropped unnoticed is not tested; some act without evidence alone. Rows are
-    told apart in messages by their ids.
-    """
+    """Every rule is tested: none can be dropped unnoticed, beside the evidence or without it."""
     scenarios = [shipped_scenarios(ruleset) for ruleset in (GUIDE, ALL)]
     names = [scenario.id for each in scenarios for scenario in each]
     assert len(names) == len(set(names))

@@ -1,6 +1,4 @@
-"""Which weights move, and whether the base is quantised (that more of anything never brings a lower
-scheme is a law in sanity.py).
-"""
+"""Which weights move, and whether the base is quantised (that more never lowers it: sanity.py)."""
 
 from itertools import product
 
@@ -32,10 +30,7 @@ def test_a_newcomer_with_little_money_gets_lora_where_it_fits(card):
 
 @pytest.mark.parametrize("origin", ["probed", "stated"])
 def test_a_known_gpu_alone_keeps_the_guides_answer(origin):
-    """Task and budget are what two scenarios of the guide state. As long as nothing is said of the
-    data, what fits is not known of a suggestion, on a probed GPU as on a named one; the reasons
-    say why.
-    """
+    """With no word about the data, what fits a suggestion is unknown, and the reasons say so."""
     named = {"task": "qa", "budget": "low", "gpu": "RTX 4090"}
     probed = replace(asked(**named).hardware, origin="probed")
     if origin == "probed":

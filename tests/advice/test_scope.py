@@ -1,6 +1,4 @@
-"""What this tool does not train is said, with where to go; what it trains is never refused by its
-name.
-"""
+"""What this tool cannot train is said, with where to go; what it can is never refused by name."""
 
 import json
 import random
@@ -83,9 +81,7 @@ INSIDE = (
 
 @pytest.mark.parametrize(("name", "kind"), [*OUTSIDE.items(), *((name, None) for name in INSIDE)])
 def test_what_a_name_tells(name, kind):
-    """Each kind is recognised by its names, alone or inside a description. A word that also names a
-    model, a comparison, or a text model beside it: in scope.
-    """
+    """Each kind is recognised in a description, unless the word also names a model or compares."""
     found = out_of_scope(name)
     assert (found and found.kind) == kind
     if found is not None:
@@ -94,9 +90,7 @@ def test_what_a_name_tells(name, kind):
 
 
 def test_no_text_model_of_the_catalogue_is_refused():
-    """Every catalogued model is in scope by its id and by its short name, but for those whose
-    configuration is of another kind; the short way for ids says what the patterns say.
-    """
+    """Catalogued models are in scope by id and short name, unless their model_type is not."""
     types = {name for kind in scope_file()["kinds"] for name in kind.get("model_types", ())}
     checked = 0
     for hub_id in catalogue_ids():
@@ -111,9 +105,7 @@ def test_no_text_model_of_the_catalogue_is_refused():
 
 
 def test_a_named_family_never_leads_to_training():
-    """Whatever else is stated, a model out of scope is answered by another tool: no composition
-    that trains, no plan, no promised change, and a suggestion in its place only in words.
-    """
+    """A model out of scope leads to another tool, and to no training, plan or promised change."""
     rng = random.Random(5)
     for seed in range(scaled(60)):
         name = rng.choice([*OUTSIDE])

@@ -1,6 +1,4 @@
-"""No answer shows what a fact is called inside, or contradicts itself: over many situations, in every
-form.
-"""
+"""No answer, in any form, shows what a fact is called inside, or contradicts itself."""
 
 import io
 import random

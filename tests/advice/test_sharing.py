@@ -36,9 +36,7 @@ def ways(composition, *machine, concessions=NO_CONCESSIONS, **more):
 @pytest.mark.parametrize("gpu", ["RTX 4090", "A100 PCIe 80GB", "H100 SXM5 80GB"])
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-32B"])
 def test_no_other_way_that_fits_is_much_faster(model, gpu, gpus):
-    """Whatever is chosen, a way that fits as well is faster by no more than speeds are known: nine in
-    ten steps took no longer than 1.45 times the estimate (advisor/estimate/time/step.py).
-    """
+    """No way that fits is faster by more than speeds are known (estimate/time/step.py: 1.45)."""
     for composition in ("sft+lora", "sft+full", "sft+qlora"):
         chosen, *others = ways(composition, model, gpu, gpus)
         for other in others:
@@ -117,9 +115,7 @@ def test_some_trainings_are_never_sharded(chain, model, gpu, concessions):
 
 
 def test_several_machines_share_a_network():
-    """Two machines of eight H100 reach each other as fast as a network of 400 Gbit/s lets them;
-    machines that cannot share the GPUs are refused.
-    """
+    """Two machines of eight H100 share 400 Gbit/s; those that cannot share GPUs are refused."""
     one, two = (costs("Qwen/Qwen3-8B", "H100 SXM5 80GB", 16, nodes).situation for nodes in (1, 2))
     alone, shared = (hardware_machine(each.hardware).link_s(1e9, 16) ** -1 for each in (one, two))
     assert shared == pytest.approx(0.6 * 50)

@@ -41,9 +41,7 @@ def many_rows(seed):
 @pytest.mark.parametrize(("objective", "classes"), CLASSES)
 @pytest.mark.parametrize("update", ["lora", "full"])
 def test_rows_become_enough_steps(objective, classes, update):
-    """Unless the smallest batch and the most epochs are used up. Batch and held-out rows never fall
-    as rows grow, and epochs never rise.
-    """
+    """Too few steps remain only with the smallest batch and the most epochs, whatever the rows."""
     aim = aim_of(objective, classes=classes)
     assert aim, f"rules/objectives/{objective}.yaml has no steps"
     before = (0, -1000, 0)

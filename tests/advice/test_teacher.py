@@ -37,9 +37,7 @@ def situation(**keys):
     ],
 )
 def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
-    """A choice, the older signals and the name of a model all tell it; nothing stated tells
-    nothing, and a model of another vocabulary or too large for the GPU can only write texts.
-    """
+    """A choice, older signals or a model's name tell it; a misfit can only write texts."""
     assert situation_facts(situation(**keys)).get("teacher") == teacher
 
 
@@ -89,9 +87,7 @@ def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):
 
 
 def test_requests_alone_are_enough_for_a_teacher_to_run(tmp_path):
-    """A file of requests without answers, which only --map tells from a mistake, counts as no
-    examples: with a teacher to run it is distilled on, without one nothing is learned or checked.
-    """
+    """Requests without answers count as no examples: only with a teacher are they learned from."""
     data = tmp_path / "requests.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"Where is {n}?"}) + "\n" for n in range(60)))
     mapping = {"question": "prompt"}

@@ -19,9 +19,7 @@ tables:
 
 @pytest.mark.parametrize("table", RULES.tables.values(), ids=lambda table: table.id)
 def test_a_warning_of_a_table_is_shown_or_refused(call, tmp_path, table):
-    """The rule of a file of one's own warns in the answer, once, with its id. A table that is asked
-    for each scheme has nobody to warn, and the loader says so.
-    """
+    """A rule of one's own warns once, with its id; a table asked for each scheme refuses it."""
     file = tmp_path / "own.yaml"
     file.write_text(FILE.format(table=table.id))
     code, out, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", file)

@@ -1,7 +1,4 @@
-"""Whether to train at all, and on how much: properties over random facts. What a person states in
-other words, denies, or has too little of, never leads somewhere that nobody would go. And the laws
-of sanity.py.
-"""
+"""Whether to train at all, and on how much: properties over random facts and laws of sanity.py."""
 
 import random
 from itertools import islice, product
@@ -66,9 +63,7 @@ def situations(count, **fixed):
 
 
 def test_denying_a_signal_is_not_stating_another():
-    """A no leads where saying nothing leads: no shipped rule asks for one, except that whoever says
-    that a prompt was not good enough has tried one.
-    """
+    """A no leads where silence leads, except that a prompt that was not enough was tried."""
     asked_for = {
         condition.fact
         for rules in RULES.rules.values()
@@ -118,9 +113,7 @@ def nothing_is_trained_below_the_floor_of_its_kind(facts, composition):
 
 
 def judgements_and_checks_are_kept_where_facts_are_looked_up(facts, composition):
-    """A search gives the facts; what was liked, or can be checked, still trains the manner. What a
-    program checks in code and reasoning is not looked up.
-    """
+    """Beside a search, likes and checks still train the manner; checked code is not looked up."""
     kind = facts.get("data_kind")
     looked_up = any(facts.get(name) for name in LOOKED_UP)
     if kind not in ("preference", "unpaired_feedback", "prompts_with_verifier") or not looked_up:

@@ -19,9 +19,7 @@ NOTHING = {**dict.fromkeys(SUPPORT), "task": "other"}
 
 
 def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit():
-    """The number is what is left of the memory, as a person takes the shown numbers apart; what is
-    too big says both numbers.
-    """
+    """The memory left is the difference of the shown numbers; what is too big shows both."""
     advice = advised(**SUPPORT)
     chosen = advice.recommendation
     assert str(chosen.composition) == "sft+lora"
