@@ -1,6 +1,4 @@
-"""Everything a data file can be that is not data: each is one clear error, never a traceback, never a hang. And
-files as office programs save them.
-"""
+"""Whatever file is no data is one clear error, never a traceback or a hang."""
 
 import csv
 import gzip
@@ -138,9 +136,7 @@ def test_a_file_that_is_no_data_says_what_it_is_and_where_it_breaks(tmp_path, na
 
 
 def test_fifo_is_refused_without_opening_it(tmp_path, monkeypatch):
-    """A pipe or a device is refused by its kind, also inside a folder and as an option's file; so is
-    what may not be read, and a data set of the hub that is not at hand, with what saves it.
-    """
+    """A pipe, a device or what may not be read is refused by its kind, wherever it is named."""
     os.mkfifo(tmp_path / "a.jsonl")
     assert "FIFO" in error_of(tmp_path / "a.jsonl")
     good = write(tmp_path, "b.jsonl", GOOD)
@@ -157,9 +153,7 @@ def test_fifo_is_refused_without_opening_it(tmp_path, monkeypatch):
 
 
 def test_folder_that_links_to_itself_is_read_once_and_nothing_is_changed(tmp_path):
-    """A linked folder that leads back is entered once. Files are opened for reading only, and nothing
-    is left beside them.
-    """
+    """A link that leads back is entered once; reading leaves every file and folder as it was."""
     path = jsonl(tmp_path, pairs(3))
     (tmp_path / "again").symlink_to(tmp_path)
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
@@ -172,9 +166,7 @@ def test_folder_that_links_to_itself_is_read_once_and_nothing_is_changed(tmp_pat
 
 
 def test_faulty_lines_come_together_and_good_rows_are_still_read(tmp_path):
-    """Every broken line is named at once as file:line:column, those of a table too. A caller that
-    collects faults gets every readable row.
-    """
+    """Every broken line is named at once by its place; who collects faults gets the other rows."""
 
     def faults_of(path):
         with pytest.raises(InputError) as caught:

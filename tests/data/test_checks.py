@@ -1,6 +1,4 @@
-"""Checks of rows: what is wrong in them; those that say nearly the same, in one file and in the rows that are
-held out; secrets, personal data and placeholders that nobody filled in.
-"""
+"""Checks of rows: faults, near copies, rows held out, secrets, personal data, placeholders."""
 
 import random
 import time
@@ -192,9 +190,7 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
 
 
 def test_resemblance_is_the_share_of_three_word_sequences():
-    """Nine of eleven sequences in common is 9 / 11, counted by hand: one word of the last position
-    differs by one sequence a side.
-    """
+    """Counted by hand: another last word differs by one sequence a side, so 9 of 11 are shared."""
     # 12 words have ten sequences; changing the last word changes one: nine in common, eleven in
     # all.
     left, right = b"a b c d e f g h i j k l", b"a b c d e f g h i j k m"
@@ -260,9 +256,7 @@ def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
 
 
 def test_all_of_a_large_file_is_compared(tmp_path):
-    """A sample of the beginning would miss the row at the end. Calls are part of a row on both
-    sides.
-    """
+    """No sample is taken: a copy in the last row is found, and calls are part of a row."""
     rows = [
         {"question": f"Question {n} " + "x" * 500, "answer": f"Answer {n}"} for n in range(10_000)
     ]
@@ -420,9 +414,7 @@ def test_code_formulas_and_markup_are_left_alone(text):
     "sign", ["\n", "\n ", " \n", "\t", "``` ", "print", "if x: ", "{{a ", "%(a", "eyJ-"]
 )
 def test_a_long_text_is_looked_through_once(sign):
-    """No expression begins anew at each blank, line, word or beginning of a token: this would take
-    hours.
-    """
+    """No expression starts anew at each blank, word or token, which would take hours."""
     text, began_s = "TODO " + sign * 100_000 + "end", time.process_time()
     assert unfilled(text)[:1] == ["TODO"]
     look(text)

@@ -89,9 +89,7 @@ READ = {  # a row, and what is read in it
 
 
 def test_turns_after_the_last_answer_are_left_out_and_counted(tmp_path):
-    """A conversation ends with an answer; what follows is cut and counted. Nobody who forgets to
-    count loses rows silently.
-    """
+    """A conversation ends with an answer; what follows is cut, and never without a count."""
     skipped = SkippedRows()
     [example] = read_examples(jsonl(tmp_path, [{"messages": [USER, BOT, USER]}]), skipped=skipped)
     assert len(example.messages) == 2
@@ -178,9 +176,7 @@ def test_each_text_file_of_a_folder_is_one_document(tmp_path):
 
 
 def test_a_long_text_or_row_is_read_whole(tmp_path):
-    """A book is handed on in pieces cut at paragraph ends; together they are the book. Rows of
-    several megabytes in a list are put together across reads.
-    """
+    """A book is cut at paragraph ends and loses nothing; rows of megabytes are read in pieces."""
     book = "\n\n".join(f"Paragraph {index}: " + "so it went, " * 12 for index in range(1000))
     (tmp_path / "a.txt").write_text(book)
     pieces = texts_in(tmp_path / "a.txt")
@@ -195,9 +191,7 @@ def test_a_long_text_or_row_is_read_whole(tmp_path):
 
 
 def test_a_folder_with_a_training_split_leaves_the_others_out(tmp_path):
-    """Test and validation files are kept out of the training, and that is said. A packed file is
-    unpacked on the way, whatever its ending says.
-    """
+    """Test and validation files stay out of the training, which is said; packed files are read."""
     for name in ("train.jsonl", "test.jsonl"):
         jsonl(tmp_path, [{"question": "Q", "answer": "A"}], name)
     (tmp_path / "README.md").write_text("# About\n")
@@ -312,9 +306,7 @@ def test_a_row_is_read_as_its_format_means_it(tmp_path, row, expected):
 
 
 def test_old_functions_are_tools_and_the_page_names_what_a_turn_calls(tmp_path):
-    """Of both spellings, and all of several calls; the turn of a `function` is that of a tool. A row
-    is as long as what the model reads: its functions and calls too.
-    """
+    """Both spellings mean tools, and functions and calls count in the length of a row."""
     old = [TYRES, CALLS["old spelling"], {"role": "function", "name": "get_stock", "content": "4"}]
     path = jsonl(tmp_path, [{"messages": [*old, CALLS["two calls"]], "functions": [FUNCTION]}])
     (found,) = read_examples(path)
@@ -352,9 +344,7 @@ def test_weights_are_read_however_they_are_written(weights, name):
 
 
 def test_items_with_references_say_how_to_practise_on_them(tmp_path):
-    """Reference fields of any name can be the right answer; nobody guesses which. OpenAI's old guide
-    left the prompt empty for texts to go on with.
-    """
+    """The right answer may be a field of any name, so the page says how to name it."""
     rows = [
         {"messages": [TYRES], "compliant": "yes", "rule": f"section {at}", "response_format": {}}
         for at in range(5)
@@ -366,6 +356,7 @@ def test_items_with_references_say_how_to_practise_on_them(tmp_path):
     stated = profile(path, mapping={"messages": "messages", "ground_truth": "compliant"})
     assert stated.kind == "prompts_with_verifier"
     assert "grpo" in stated.objectives
+    # OpenAI's old guide left the prompt empty for texts to go on with.
     rows = [{"prompt": "", "completion": f" A story of tyre {at}."} for at in range(5)]
     found = recognise(jsonl(tmp_path, rows))
     assert (found.kind, dict(found.mapping)) == ("raw_text", {"text": "completion"})

@@ -45,9 +45,7 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def test_a_hub_name_is_read_from_the_hub(stand_in, monkeypatch):
-    """`owner/name` is fetched and profiled like a folder, or taken from the cache when offline. What
-    is on the disk comes first.
-    """
+    """`owner/name` is fetched, or taken from the cache when offline, unless it is on the disk."""
     files = {"README.md": "# A data set", "data/train.jsonl": ROW * 3, "data/test.jsonl": ROW}
     put(stand_in.folder, files)
     found = profile("someone/some-data", Depth(strict=False))
@@ -76,9 +74,7 @@ def test_several_configurations_have_to_be_told_apart(stand_in):
 
 
 def test_a_huge_data_set_is_not_fetched_by_the_way(stand_in, monkeypatch):
-    """Beyond 5 GiB the error says how to fetch it on purpose; the core install has no hub client,
-    and says so.
-    """
+    """Beyond 5 GiB the error says how to fetch it, without a hub client what to install."""
     stand_in.size = 40 << 30
     with pytest.raises(InputError, match="40 GiB") as caught:
         find_data("someone/huge")

@@ -1,6 +1,4 @@
-"""The profile of a file: numbers, what it can train, and how much that wants; sequence lengths: what one would cut,
-what the lengths suggest; and `advise check`, which says so.
-"""
+"""The profile of a file: numbers, what it can train, what lengths cut; `advise check` says so."""
 
 import gzip
 import hashlib
@@ -141,9 +139,7 @@ THUMBS_UP = [{"prompt": f"Q{n}", "completion": f"A{n}", "label": True} for n in 
     ],
 )  # fmt: skip
 def test_a_file_without_an_answer_to_learn_is_refused(tmp_path, rows, says):
-    """Columns alone are no data; where every answer is the same, or every thumb is up, there is
-    nothing to learn.
-    """
+    """Columns alone teach nothing, nor do rows that all have one answer or all a thumb up."""
     with pytest.raises(InputError, match=says):
         profile(jsonl(tmp_path, rows))
 
@@ -169,9 +165,7 @@ def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
 
 
 def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
-    """The first rows of a sorted file hold one class or few; that blocks nothing, but is said. No
-    number of theirs is told as that of the file.
-    """
+    """First rows of one class block nothing, are said, and give no number for the whole file."""
     rows = [{"text": f"Review {n} " + "word " * 80, "label": int(n >= 6000)} for n in range(12_000)]
     result = profile(jsonl(tmp_path, rows))
     assert result.objectives == ("sft", "classification")
@@ -209,9 +203,7 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
 
 
 def test_classes_turns_and_scripts_are_counted(tmp_path):
-    """Each with its rows; a single class teaches nothing. Of conversations with several answers the
-    mean and the longest.
-    """
+    """Classes with their rows (one class teaches nothing), turns of conversations, and scripts."""
     result = profile(jsonl(tmp_path, labelled(billing=90, rare=2, rarer=1)))
     assert [tuple(one.values()) for one in result.measures["classes"]] == [
         ("billing", 90), ("rare", 2), ("rarer", 1),
@@ -291,9 +283,7 @@ def test_script_of_a_text(text, script):
 
 
 def test_every_objective_has_an_amount_with_a_source():
-    """No objective is left out, every source is known, and the numbers rise; steps cite entries of
-    rules/sources.yaml, or of the objective's own file.
-    """
+    """Each objective has rising amounts and steps, with sources that exist."""
     assert set(data_requirements()) == {*objectives(), "classification"}
     for amount in data_requirements().values():
         assert 0 < amount.too_few <= amount.usual[0] < amount.usual[1]
@@ -330,9 +320,7 @@ def test_rows_are_judged_against_the_range(rows, expected):
 
 
 def test_text_is_counted_in_tokens():
-    """Continued pre-training is measured in tokens, other objectives in rows. Each that wants more
-    says so in words; of an unknown amount there is nothing to say.
-    """
+    """Amounts are tokens for continued pre-training, else rows; known shortages are in words."""
     sizes = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "longest"), 1)
     tokens = TokenStats(total=200_000_000, **sizes, counted_by="words")
     profile = DataProfile(
@@ -379,9 +367,7 @@ def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path):
 
 
 def test_the_longest_row_is_counted_as_a_trainer_reads_it(tmp_path):
-    """Of a preference request and the longer answer have to fit; what a trainer reads is both
-    sequences. With a tokenizer and a sample the longest row is still the longest row.
-    """
+    """The longer answer of a preference must fit, both are read; a sample keeps the longest row."""
     row = {"prompt": "p" * 40, "chosen": "c" * 80, "rejected": "r" * 120}
     tokens = profile(jsonl(tmp_path, [row])).tokens
     assert (tokens.longest, tokens.total) == (40, 30 + 40)
@@ -405,9 +391,7 @@ def suggested(path):
     ],
 )
 def test_length_and_packing_are_the_plans_with_the_same_reasons(tmp_path, rows):
-    """The page and the plan, here sft+lora on one GPU, are decided by the same functions, whatever
-    the rows.
-    """
+    """The page and the plan decide them alike, whatever the rows, here sft+lora on one GPU."""
     path = jsonl(tmp_path, rows)
     found = parse_composition("sft+lora")
     known = {"task": "other", "model": "Qwen/Qwen3-8B", "gpu": "A100 80GB"}
@@ -520,9 +504,7 @@ def test_what_is_checked_is_said_with_the_next_step(check, name):
 
 
 def test_json_is_one_document(check):
-    """Standard output holds the document alone, also where a fault blocks every objective. --seq-len
-    names the rows over it, --eval those that stand in both files.
-    """
+    """Standard output is the document alone, with rows for findings, also if all is blocked."""
     code, out, err = check(ROWS, "--json")
     document = json.loads(out)
     assert (code, err, document["schema_version"], document["rows"]) == (0, "", 1, 60)

@@ -113,9 +113,7 @@ FORMATS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("count", [2, 400])
 def test_rows_of_a_second_format_are_counted(tmp_path, count):
-    """They are told as what they lack, whether or not the sample holds them; an odd first row does
-    not change what the file is.
-    """
+    """They are told by what they lack, in the sample or not; an odd first row changes nothing."""
     rows = [{"messages": [{"role": "user", "content": f"{n}"}, BOT]} for n in range(count)]
     path = jsonl(tmp_path, rows + [{"instruction": "Add.", "output": "3"}] * count)
     with pytest.raises(InputError, match=f"{count} of {2 * count} rows: nothing in it"):
@@ -260,9 +258,7 @@ def test_what_stands_beside_the_texts_does_not_change_the_format(tmp_path, rows,
 
 
 def test_csv_and_tsv_are_recognised_with_any_common_delimiter(tmp_path):
-    """Comma, semicolon and tab files read alike. A cell may hold a conversation as JSON, and a
-    verdict as a word.
-    """
+    """Commas, semicolons and tabs read alike; a cell holds a conversation as JSON or a verdict."""
     for name, comma in (("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t")):
         path = tmp_path / name
         text = f'question{comma}answer\r\n"What, then?"{comma}"A ""quoted""\nanswer"\r\n'
@@ -377,9 +373,7 @@ def test_known_layouts_are_recognised_and_read(tmp_path, rows, name, roles):
 
 
 def test_lists_in_a_cell_are_learned_from_or_handed_on_whole(tmp_path):
-    """Of several right answers the first is learned, and the profile counts them; every test of a
-    problem reaches the reward, as JSON.
-    """
+    """Of several right answers the first is learned; all tests of a problem reach the reward."""
     rows = [
         {"question": f"Q{n}", "answer": ["Yes", "Sure"] if n < 5 else [f"No {n}"]}
         for n in range(60)

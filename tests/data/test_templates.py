@@ -1,6 +1,4 @@
-"""Chat templates: whether one holds the data, tried where it is at hand and by family where it is not; lengths by
-the model's own tokenizer, with one made here: one token a word.
-"""
+"""Whether a chat template holds the data (tried, else by family), and lengths by its tokenizer."""
 
 import json
 import re
@@ -149,9 +147,7 @@ CALLS_LOST, THOUGHTS_LOST = r"tool calls.*20 of 40 rows", r"thoughts beside.*10 
     ],
 )
 def test_a_name_alone_tells_by_its_family(tmp_path, no_models, rows, call, model, lost):
-    """Its family counts where no file is at hand, also for `advise check DATA --model M`; single
-    questions fit every template.
-    """
+    """Without files a model's family counts, also for `check`; single questions fit every one."""
     told = warnings_of(rows, model)
     assert len(told) == len(lost)
     assert all(re.search(*both) for both in zip(lost, told, strict=True)), told
@@ -327,9 +323,7 @@ def test_what_the_template_refuses_blocks_training_and_what_is_moved_counts(tmp_
 
 
 def test_a_tokenizer_that_is_not_at_hand_or_cannot_be_used_is_said(tmp_path, monkeypatch):
-    """The page names what counted, and a hub id is looked up in the cache, never fetched. The core
-    install has neither package; nothing ends in a traceback.
-    """
+    """The page names what counted; a hub id is never fetched, and nothing ends in a traceback."""
     found, _ = check_data(data(tmp_path), CheckOptions(model="nobody/nothing"))
     assert "approximation" in found.tokens.counted_by
     said = {finding.id: finding.text for finding in found.findings}

@@ -134,9 +134,7 @@ def test_two_texts_that_nothing_tells_apart_are_not_guessed(tmp_path):
 
 
 def test_nested_columns_are_found_and_read(tmp_path):
-    """Objects inside objects are looked into, and read under their path. A name is looked for as it
-    is before it is taken for a path.
-    """
+    """Objects in objects are read under their path, unless a column has that very name."""
     rows = [
         {
             "id": n,
