@@ -45,9 +45,7 @@ def hardware_with(gpu, count=1, **more):
 
 
 def run_of(spec, model, *, cpu=False, device=None, device_bytes=None, machines=1, **rows) -> Run:
-    """The run that a spec describes, of a model (a shape, or a name) on this device, with these
-    rows.
-    """
+    """The run of a spec, of a model (a shape or a name), on this device, with these rows."""
     given = {key: getattr(spec, key) for key, *_ in KEYS} | dict(spec.options)
     on = Device(is_cpu=cpu, gpu=device, memory_bytes=device_bytes, machines=machines)
     run = run_of_spec(given, shape(model) if isinstance(model, str) else model, on)

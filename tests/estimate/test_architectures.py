@@ -186,10 +186,7 @@ def parts_of(model: Any) -> dict[str, int]:
 @pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_transformers(family):
-    """A small model of each family has exactly the counted parameters: in all, and those of its
-    embeddings, linear layers, and routed experts with routers. No other number of its config.json
-    is needed than a ModelShape keeps.
-    """
+    """A small model of each family has the parameters counted from a ModelShape, part by part."""
     config, model = small_model(family)
     shape = shape_of(config)
     structure, dims = structure_of(shape), dims_of(shape)
@@ -219,9 +216,7 @@ def trained(model: Any) -> int:
 @pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_trains_what_the_trainers_adapt(family):
-    """LoRA of rank 1 on all linear layers trains their inputs and outputs: of those that our
-    trainers take, and where they take all, of those that PEFT does.
-    """
+    """Rank 1 trains inputs and outputs of the layers that our trainers take: if all, PEFT's."""
     peft = pytest.importorskip("peft")
     from trainers.updates.experts import find_experts
     from trainers.updates.lora import is_refused, linear_layers
@@ -385,9 +380,7 @@ HALF = ["sliding_attention", "full_attention"] * 4
     ],
 )  # fmt: skip
 def test_a_configuration_says_what_each_layer_is(family, config, what, letters):
-    """One letter per layer. How it mixes: attention, sliding, latent, delta, Mamba, convolution, ...;
-    its MLP: dense, wide, experts, both, or none.
-    """
+    """One letter a layer says how it mixes (attention, sliding, ...), one which MLP it has."""
     given = {**PLAIN, **config, "model_type": family}
     shape = shape_of({key: value for key, value in given.items() if value is not NOT_THERE})
     assert getattr(shape, what) == letters
@@ -428,9 +421,7 @@ def test_a_configuration_that_describes_no_model_is_refused(config, said):
 
 
 def test_kinds_of_layers_add_up_in_every_catalogued_model():
-    """Each layer is of one kind, every kind has parameters, and a token passes through no more than
-    there are. No family is counted as a plain decoder but those that transformers has no code for.
-    """
+    """Kinds have layers and parameters; only families without transformers' code count as plain."""
     entries = {hub_id: catalogue_entry(hub_id) for hub_id in catalogue_ids()}
     types = {entry.get("model_type") for entry in entries.values()}
     assert types - layouts().keys() == {"deepseek_v4"}

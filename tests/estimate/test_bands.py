@@ -1,6 +1,4 @@
-"""The band around an estimate: what widens it (advisor/estimate/memory/bands.py), what it decides
-against the memory there is, and the batch that would fit.
-"""
+"""The band around an estimate: what widens it, what it decides, and the batch that would fit."""
 
 import json
 import math
@@ -58,9 +56,7 @@ def test_each_doubt_widens_the_band_or_leaves_it(doubts, more):
     ],
 )
 def test_what_is_not_known_of_a_run_is_named(changed, model, doubts):
-    """Each thing that is unknown or hard to predict is among the doubts, and nothing else is. Low
-    and high are the estimate at both ends of their band.
-    """
+    """Exactly what is unknown or hard to predict is a doubt; low and high are ends of its band."""
     found = memory_estimate(replace(SPEC, **changed), model)
     assert found.doubts == doubts
     below, above = band(doubts)

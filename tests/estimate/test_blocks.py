@@ -297,9 +297,7 @@ def compare(family, settings, model):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_layer_keeps_what_autograd_saves(family, case):
-    """Tensors saved by the layers of a small model, and the peak of a layer's backward pass, are
-    those that were traced, within a twentieth.
-    """
+    """What a layer saves, and its backward pass's peak, are those traced, within a twentieth."""
     settings = CASES[case]._replace(**ON_THE_CPU)
     model = model_of(family, settings)
     model = model if settings.trains else with_lora(model, family)
@@ -308,9 +306,7 @@ def test_a_layer_keeps_what_autograd_saves(family, case):
 
 
 def test_a_padded_batch_keeps_a_mask_and_repeated_keys_in_each_layer(monkeypatch):
-    """Where rows are padded, SDPA is given a mask: each layer keeps it in the scores' dtype, and
-    keys and values once for each query head.
-    """
+    """SDPA with a mask keeps it in the scores' dtype, and keys and values per query head."""
     monkeypatch.setitem(SIZES, "num_attention_heads", 4)
     monkeypatch.setitem(SIZES, "num_key_value_heads", 2)  # a single one is repeated as a view
     settings = CASES["lora-autocast"]._replace(masked=True, **ON_THE_CPU)
@@ -363,9 +359,7 @@ class Product(torch.autograd.Function):
 @pytest.mark.parametrize("prepared", [False, True], ids=["16-bit-norms", "prepared"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 def test_a_quantised_layer_keeps_what_autograd_saves(family, prepared, autocast):
-    """bitsandbytes casts inputs to 16 bit and outputs back, so that a residual stream in float32
-    makes every tensor between float32.
-    """
+    """bitsandbytes casts to 16 bit and back; a float32 residual keeps tensors between float32."""
     wide = 4 if prepared else 2
     settings = BlockSettings(
         trains=False, adapted=frozenset((ALL,)), rank=RANK, quantised=True, autocast=autocast,
@@ -377,9 +371,7 @@ def test_a_quantised_layer_keeps_what_autograd_saves(family, prepared, autocast)
 
 
 def test_a_loss_on_whole_logits_holds_twelve_bytes_of_each():
-    """transformers' loss on 16-bit logits: in the backward pass log-softmax, the gradient it is
-    given and the one it makes, each in float32.
-    """
+    """In the backward pass: log-softmax, the gradient given and the one made, each in float32."""
     from transformers.loss.loss_utils import ForCausalLMLoss
 
     tokens, vocab = 128, 1000
@@ -394,9 +386,7 @@ def test_a_loss_on_whole_logits_holds_twelve_bytes_of_each():
 
 
 def test_autocast_keeps_a_cast_of_each_frozen_float32_weight():
-    """Beyond what grows with the batch, a layer of a float32 base with adapters saves its linear
-    weights in 16 bit.
-    """
+    """Beside what grows with the batch, a float32 base saves its linear weights in 16 bit."""
     model = with_lora(model_of("llama", CASES["full-float32-autocast"]), "llama")
     layer = layers_of(model)[1]
     rows = [

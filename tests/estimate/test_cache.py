@@ -1,6 +1,4 @@
-"""PyTorch's caching allocator (tools/caching.py), by hand and in any sequence; and what it keeps
-beyond the allocated peak: by simulated runs, and by the lengths of micro-batches.
-"""
+"""PyTorch's caching allocator (tools/caching.py), and what it keeps beyond the allocated peak."""
 
 import math
 import random
@@ -73,9 +71,7 @@ LEAST = 512 / MIB
          "expandable", "not-expandable"],
 )  # fmt: skip
 def test_requests_are_served_as_pytorch_does(steps, reserved, allocated, device):
-    """MiB are allocated one after the other, or the first, second, ... of them freed (-1, -2, ...);
-    None for a request that does not fit.
-    """
+    """MiB to allocate in turn, or -1 to free the first; None if a request does not fit."""
     caching, blocks, found = CachingAllocator(**device), [], []
     for step in steps:
         try:
@@ -99,9 +95,7 @@ sequences = st.lists(st.one_of(sizes, st.integers(0, 50).map(lambda n: -1 - n)),
 @examples(4)
 @given(sequence=sequences, limit=st.sampled_from([None, 200 * MIB]), expandable=st.booleans())
 def test_any_sequence_keeps_the_books(sequence, limit, expandable):
-    """Allocated is at most reserved, reserved at most the limit; freeing all leaves nothing
-    allocated, blocks as large as their segments, and nothing reserved once the cache is emptied.
-    """
+    """Allocated <= reserved <= the limit; once all is freed and emptied, nothing is reserved."""
     device, held = CachingAllocator(limit, expandable=expandable), []
     for step in sequence:
         if step >= 0:
@@ -160,10 +154,7 @@ RANDOM = [round(4096 * share) for share in draws()[0][0]]  # lengths
 
 
 def test_fixed_shapes_reserve_little_more_than_is_allocated_and_random_ones_much():
-    """Reserved over allocated of LoRA on a small model with recomputed layers: 1.04 to 1.2 at one
-    length (as published runs of fixed shapes), well above at random lengths, and again little where
-    segments expand.
-    """
+    """Reserved is 1.04 to 1.2 of allocated at one length, as in published runs of fixed shapes."""
     fixed, ragged, expanding = (
         peaks(SIMULATED.training, lengths, expandable=on)
         for lengths, on in (([4096] * 12, False), (RANDOM, False), (RANDOM, True))
@@ -174,9 +165,7 @@ def test_fixed_shapes_reserve_little_more_than_is_allocated_and_random_ones_much
 
 
 def test_a_run_of_random_lengths_goes_through_on_less_than_it_reserves():
-    """Cached segments are given back: a fifth of what comes and goes above the allocated peak is
-    enough for what without limit reserves more than twice of it.
-    """
+    """Cached segments are given back, so that far less suffices than is reserved without limit."""
     free, passing = peaks(SIMULATED.training, RANDOM), 4096 * SIMULATED.passing
     assert free.reserved > free.allocated + 2 * passing
     bounded = peaks(SIMULATED.training, RANDOM, limit_bytes=round(free.allocated + 0.25 * passing))
@@ -217,9 +206,7 @@ def test_factors_stay_within_those_that_were_simulated(expandable, checkpointed,
 
 @pytest.mark.parametrize(("seq_len", "rows_at_once"), [(2048, 1), (2048, 8), (1500, 1), (700, 4)])
 def test_expected_records_are_those_of_drawn_orders(seq_len, rows_at_once):
-    """The sum over micro-batches longer than all before, without the last, in 600 random orders of
-    the same rows.
-    """
+    """The sum of micro-batches longer than all before, but for the last, over 600 random orders."""
     source, sums = random.Random(7), []
     lows = [128 * step for step in range(16)]
     lows[0] = 64
@@ -294,9 +281,7 @@ def test_a_counter_of_tensors_shows_no_cache(counter):
 
 
 def test_gathered_weights_stay_cached_on_their_own_stream():
-    """A block serves the stream it was made on, so that a GPU under FSDP keeps what it gathers of
-    two layers beside the loss, whose peak it is not part of.
-    """
+    """A block serves its own stream: FSDP keeps two layers' gathered weights beside the loss."""
     spec = replace(
         RAGGED, update="full", lengths=(), packing=True, gpus=8, sharding="fsdp",
         micro_batch_size=8,
@@ -308,9 +293,7 @@ def test_gathered_weights_stay_cached_on_their_own_stream():
 
 
 def test_of_an_unknown_trainer_the_cache_is_halfway_between_both():
-    """Whether its segments expand is a guess: for batches of one length the mean of what both
-    keep.
-    """
+    """Whether segments expand is a guess: at one length, the mean of what both keep."""
     plain, expanding, guessed = (
         cache_factors(
             expandable=on, recomputed=1.0, loss_share=0.5, gradient_ratio=0.0, guessed=guess

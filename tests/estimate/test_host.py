@@ -1,6 +1,4 @@
-"""What a divided model needs of the machines' own memory, against sums by hand, and what a 4-bit
-base needs of each GPU while it is loaded.
-"""
+"""What a divided model needs of the machines' memory, and what loading a 4-bit base takes a GPU."""
 
 import pytest
 from msgspec.structs import replace
@@ -59,9 +57,7 @@ def test_nothing_is_said_where_nothing_is_divided_by_our_trainers(changed):
 
 
 def test_4_bit_base_is_whole_on_each_gpu_while_it_is_loaded():
-    """More GPUs make no difference to it: the need is never below 4.1 bits a weight and 16 bits of
-    embeddings and output.
-    """
+    """On any number of GPUs it needs 4.1 bits a weight, and 16 bits of embeddings and output."""
     # 80 layers of 855,638,016 linear weights; 128,256 x 8,192 twice.
     base = 80 * 855_638_016 * (0.5 + 1 / 64 + 4 / (64 * 256)) + 2 * 128_256 * 8_192 * 2
     few, many = (memory_estimate(replace(FOUR_BIT, gpus=gpus), LLAMA_70B) for gpus in (8, 64))

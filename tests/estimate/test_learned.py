@@ -45,9 +45,7 @@ def after(*runs, spec=SPEC, hardware=CPU):
 
 
 def test_no_runs_leave_the_formula_and_one_odd_run_moves_nothing():
-    """Without records nothing is changed and nothing is said; among three runs that agree one that
-    does not is not heard.
-    """
+    """Without records nothing changes or is said, and one odd run beside three is not heard."""
     assert past_runs.median([], past_runs.MOST_MEMORY) == past_runs.Ratio()
     assert after() == estimate(SPEC, MODEL, CPU, **ROWS)
     assert past_runs.median([0.9, 0.9, 0.9, 5.0], past_runs.MOST_MEMORY).value == pytest.approx(0.9)
@@ -113,9 +111,7 @@ def test_runs_of_this_machine_correct_memory_and_speed(hardware):
 
 
 def test_fixed_parts_are_not_scaled():
-    """Interpreter and CUDA context are no part of what a run's counter reads, and stay. Nor is a
-    spec corrected that names another framework.
-    """
+    """Interpreter and CUDA context are in no run's counter; other frameworks are not corrected."""
     ran = run_of(memory=0.5)
     plain, taught = after(), after(ran)
     fixed = next(t.size_bytes for t in plain.memory.peak.terms if t.name == "Python and libraries")

@@ -24,9 +24,7 @@ LAYER, WRITING = "backward pass through one layer", "generating answers"
 
 
 def bytes_of(what, *given):
-    """What a run holds: its peak, its need, or a term (or several together) of a moment, None where
-    it has no such term. A run spec, and the model, moment and device of it.
-    """
+    """A run's peak, need, or the term or terms of a moment; None if it has no such term."""
     spec = {"model": LLAMA, "moment": STEP, "cpu": False}
     for one in given:
         spec |= one
@@ -317,9 +315,7 @@ def test_one_setting_takes_so_many_bytes_more(what, spec, without, least, most):
 
 
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
-    """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py
-    says.
-    """
+    """The estimate takes parts of tokens and numbers of answers from trainers/ppo/rollout.py."""
     from advisor.estimate.memory.activations import PART_GPU_TOKENS, PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import LOGIT_BYTES
@@ -360,9 +356,7 @@ def test_counters_are_ordered():
 
 
 def test_a_guessed_shape_widens_the_band_and_says_so():
-    """A model known by its size alone has a wider band and its note among the warnings; a parameter
-    count alone gives no memory estimate here.
-    """
+    """A size alone gives a wider band and a warning; a parameter count alone gives no estimate."""
     known, wide = (memory_estimate(RunSpec(), name) for name in (QWEN, "SomeModel 9B"))
     assert wide.high_bytes / wide.peak_bytes > known.high_bytes / known.peak_bytes
     assert any("guessed" in warning for warning in wide.warnings)
@@ -414,9 +408,7 @@ specs = st.builds(
     memory_gib=st.sampled_from([8, 16, 24, 48, 80, 192]),
 )  # fmt: skip
 def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu, memory_gib):
-    """No term is negative or NaN, the peak is the sum of its terms, and the band encloses it. Less
-    memory changes the reading and not the need, which is at most the uncapped reading.
-    """
+    """Terms sum to the peak inside the band; less memory changes the reading, never the need."""
     free = memory_estimate(spec, name, cpu=cpu)
     assert all(
         math.isfinite(term.size_bytes) and term.size_bytes >= 0 and term.because
@@ -441,18 +433,14 @@ def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu, memory_gib
     sharding=st.sampled_from(["zero2", "zero3", "fsdp"]),
 )  # fmt: skip
 def test_memory_grows_with_batch_length_and_rank_and_shrinks_with_gpus(spec, name, more, sharding):
-    """A larger batch, a longer sequence or a higher rank never holds fewer tensors, nor needs less
-    memory, to 1 %: what the allocator loses is tabulated. Cached blocks may become fewer, since
-    larger tensors fill them. Dividing the model over devices never holds more tensors on each than a
-    whole copy, nor do more devices; what an allocator keeps beside them may not follow.
-    """
+    """Larger batches, lengths and ranks never hold fewer tensors, nor more devices more on each."""
     for larger in (
         {"micro_batch_size": spec.micro_batch_size + more}, {"seq_len": spec.seq_len + 64 * more},
         {"rank": (spec.rank or 16) + more},
     ):  # fmt: skip
         found, plain = (memory_estimate(one, name) for one in (replace(spec, **larger), spec))
-        assert found.need_bytes >= 0.99 * plain.need_bytes
-        if spec.counter in ("allocated", "active"):
+        assert found.need_bytes >= 0.99 * plain.need_bytes  # the allocator's loss is tabulated
+        if spec.counter in ("allocated", "active"):  # larger tensors may fill cached blocks
             assert found.peak_bytes >= plain.peak_bytes
     whole, four, eight = (
         peak(replace(spec, counter="allocated", gpus=gpus, sharding=how), name)
@@ -465,9 +453,8 @@ def test_memory_grows_with_batch_length_and_rank_and_shrinks_with_gpus(spec, nam
 @examples(2)
 @given(spec=specs, name=st.sampled_from(MODELS))
 def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
-    """For the same shape and batch with checkpointing, the tensors of QLoRA <= LoRA <= full. What
-    an allocator keeps beside them may not follow, nor copies of trained embeddings of a tiny model.
-    """
+    """For one shape and batch, with checkpointing, the tensors of QLoRA <= LoRA <= full."""
+    # What an allocator keeps, and a tiny model's copies of trained embeddings, may not follow.
     spec = replace(
         spec, counter="allocated", options={}, objective="sft", gradient_checkpointing=True,
         sharding=None, gpus=1, optimizer="adamw", rank=16,
@@ -481,9 +468,7 @@ def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
 
 @pytest.mark.parametrize(("counter", "most"), [("reserved", 79.45 - 0.6), ("nvidia-smi", 79.45)])
 def test_a_reading_never_exceeds_the_gpu_and_the_need_does(counter, most):
-    """CUDA hands out about 79.3 GiB of an 80 GB A100 (PyTorch's messages), and a counter of the
-    allocator shows no context; full tuning of 70B needs several times that.
-    """
+    """CUDA hands out some 79.3 GiB of 80 GB (PyTorch's messages); an allocator shows no context."""
     gpu = find_gpu("A100-SXM4-80GB").spec
     spec = RunSpec(update="full", counter=counter)
     found = memory_estimate(spec, "meta-llama/Llama-3.3-70B-Instruct", device=gpu)
@@ -509,9 +494,7 @@ def test_cached_blocks_are_given_back_before_a_run_fails():
 
 @pytest.mark.parametrize("memory_gib", [None, 24, 80])
 def test_a_reading_over_many_lengths_has_a_band_above_zero(memory_gib):
-    """An epoch of 50,000 short rows and a few long ones leaves a cache of several times the need,
-    most of which may not come; the lower end stays above zero.
-    """
+    """Of a cache of several times the need most may not come, yet the lower end is above zero."""
     spec = RunSpec(
         loss="full", micro_batch_size=4, seq_len=8192, lengths=((500, 50_000), (8192, 10)),
         framework="ms-swift", counter="reserved",

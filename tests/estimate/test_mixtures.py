@@ -72,9 +72,7 @@ def test_names_of_a_dense_mlp_mean_shared_experts_in_a_mixture():
 
 
 def test_corrections_of_experts_are_written_out_in_each_pass():
-    """Without recomputing, the sum of weights and corrections is kept for all experts: 54 GiB more
-    for Qwen3-30B-A3B; with it, that of one layer and its gradient.
-    """
+    """All experts' are kept (54 GiB for Qwen3-30B-A3B); with recomputing, those of one layer."""
     layers, hidden, experts, width, _ = MODELS[QWEN]
     one_layer = experts * (3 * hidden * width + 16 * (2 * hidden + 3 * width)) * 2
     kept, again, plain = (
@@ -96,9 +94,7 @@ def test_a_mixture_known_by_its_sizes_keeps_its_experts_too():
 
 
 def test_a_step_takes_the_time_of_the_active_parameters():
-    """Qwen3-30B-A3B computes with 3.3 of its 30.5 billion, so its step is nearer to that of a 4B
-    than of a 32B.
-    """
+    """Qwen3-30B-A3B computes with 3.3 of 30.5 billion, so it is nearer to a 4B than to a 32B."""
     a100 = Machine(
         flops=200e12, bytes_per_s=1.6e12, link_bytes_per_s=1.8e11, launch_share=1.0, note="A100"
     )

@@ -104,9 +104,7 @@ def test_states_per_weight(name, per_weight):
 
 
 def test_making_matrices_orthogonal_is_counted():
-    """By hand: five steps of 4 m n^2 + 2 n^3 for the seven matrices of each layer; no other
-    optimizer multiplies matrices.
-    """
+    """By hand: five steps of 4 m n^2 + 2 n^3 for each layer's seven matrices, for Muon alone."""
     square, half, wide = (128, 128), (64, 128), (128, 192)
     one_layer = sum(
         count * (4 * long * short**2 + 2 * short**3)

@@ -1,6 +1,4 @@
-"""Estimates against what other people measured and published: peaks of memory
-(tests/data_cases/memory.yaml) and speeds (tests/data_cases/throughput.yaml).
-"""
+"""Estimates against peaks and speeds that others published (memory.yaml, throughput.yaml)."""
 
 import statistics
 
@@ -23,9 +21,7 @@ def cases():
 
 
 def test_the_median_error_over_sources_is_below_ten_percent(cases):
-    """No run that somebody measured is refused. Each source counts once; the error of a source is
-    its median.
-    """
+    """Each source counts once, by its median, and no run that somebody measured is refused."""
     assert [case.facts["id"] for case in cases if not case.answer.get("peak_gib")] == []
     found = accuracy.summary(cases)
     assert found["median_error"] < 0.10
@@ -37,16 +33,12 @@ def test_the_median_error_over_sources_is_below_ten_percent(cases):
     "source", ["fms-acceleration", "litgpt-config-hub", "litgpt-resource-tables"]
 )
 def test_allocated_bytes_of_fully_described_runs_are_met(cases, source):
-    """Where the counter is torch's own and the configuration whole, nearly every run is met within
-    20 %.
-    """
+    """With torch's own counter and a whole configuration nearly every run is within 20 %."""
     assert accuracy.share(by_source(cases)[source], accuracy.near) > 0.95
 
 
 def test_the_band_holds_nine_in_ten_measured_peaks(cases):
-    """`low_gib` to `high_gib` holds 88 to 97 % of the runs, also where each source counts once, and
-    is narrow enough to be of use.
-    """
+    """It holds 88 to 97 % of runs, also with each source counted once, and is narrow enough."""
     groups = by_source(cases).values()
     inside = statistics.mean(map(is_inside_printed, cases))
     by_group = statistics.mean(statistics.mean(map(is_inside_printed, rows)) for rows in groups)
@@ -57,9 +49,7 @@ def test_the_band_holds_nine_in_ten_measured_peaks(cases):
 
 
 def test_the_band_holds_most_peaks_of_sources_that_were_left_out():
-    """What `python -m benchmarks refit --write` recorded: widths fitted without a source hold nine
-    in ten of its runs, also with its trainer unknown.
-    """
+    """As `python -m benchmarks refit --write` found: nine in ten runs, also of unknown trainers."""
     recorded = published()["left_out"]
     for which in ("named", "unnamed"):
         assert recorded[which]["inside_by_source"] >= 0.88
@@ -75,9 +65,7 @@ def test_the_band_holds_most_peaks_of_which_less_is_known(doubt):
 
 
 def test_the_widths_of_bands_are_about_those_that_the_cases_give():
-    """Formulas change; `python -m benchmarks refit --write` then fits the widths again. It refits
-    other constants without each source, too, which moves a width by a tenth or two.
-    """
+    """`python -m benchmarks refit --write` fits them; other constants move one by a tenth or so."""
     found = accuracy_bands.fitted(accuracy_bands.all_distances())
     for doubt in WIDTHS:
         doubts = () if doubt == KNOWN else (doubt,)
@@ -128,9 +116,7 @@ def test_the_median_speed_is_within_15_percent(times):
 
 
 def test_a_source_nobody_fitted_is_as_near(times):
-    """The two fitted rates without the source that is asked about. Nine in ten measured steps lie
-    inside the band; and that says something: less than a factor of 2.3 wide.
-    """
+    """Rates fitted without a source put nine in ten of its steps in a band less than 2.3 wide."""
     out = accuracy_time.left_out()
     assert len(out) == len(times)
     assert accuracy_time.over_sources(out) < 1.25

@@ -1,6 +1,4 @@
-"""Generating the answers of reinforcement learning: by the trainer or a server, and the server's
-memory; and what a distillation holds beside its student. Times are in test_time.py.
-"""
+"""Generating by trainer or server, its memory, and what a distillation holds beside its student."""
 
 import pytest
 from msgspec.structs import replace

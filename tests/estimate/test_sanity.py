@@ -54,19 +54,13 @@ def test_bands_hold_their_estimate_and_readings_stay_on_the_gpu(spec, name, gpu)
 @examples(4)
 @given(spec=SPECS, name=st.sampled_from(MODELS))
 def test_one_token_or_one_row_more_moves_the_need_a_little(spec, name):
-    """The simulated allocator's table has no steps: one token of 500 and more adds a few hundredths
-    at most, and takes next to nothing away; nor does one row. A histogram that says all rows are as
-    long as `seq_len` changes nothing for our trainers.
-
-    Without evaluation, with fused layers, or with a module's states in 8 bit no run needs more.
-    Whole models are left out there: their embeddings keep states in float32, of bfloat16 weights.
-    """
+    """One more token or row adds a few hundredths at most; no evaluation or fusing adds nothing."""
 
     def need(**settings):
         return memory_estimate(replace(spec, **settings), name).need_bytes
 
     assert need(evaluation=False) <= need(evaluation=True)
-    if spec.update != "full":
+    if spec.update != "full":  # embeddings keep states in float32, of bfloat16 weights
         assert need(optimizer="adamw_8bit") <= 1.02 * need(optimizer="adamw") + 16 * MIB
     assert need(kernels="liger") <= 1.01 * need(kernels="none") + 16 * MIB
     ours = {"framework": None, "lengths": ()}

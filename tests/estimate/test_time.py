@@ -21,9 +21,7 @@ SCOUT, ANY_MIXTURE = (
 
 
 def timed(*given):
-    """The time of a run spec that also names its model and machine (Qwen3-8B on an H100, if not),
-    and what is known of its `rows`.
-    """
+    """The time of a run spec, by default of Qwen3-8B on an H100, and what is known of `rows`."""
     spec = {"model": "Qwen/Qwen3-8B", "on": H100, "rows": {}}
     for one in given:
         spec |= one
@@ -258,9 +256,7 @@ def test_a_step_reads_so_many_tokens(spec, tokens):
 
 
 def test_the_run_takes_steps_times_step():
-    """1,000 rows in micro-batches of 2 with accumulation 4 on one device are 125 steps; an unknown
-    number of tokens gives no duration, rather than a guess.
-    """
+    """1,000 rows in batches of 2 x 4 are 125 steps; unknown tokens give no time, not a guess."""
     spec = {**SMALL, "micro_batch_size": 2, "grad_accum": 4}
     result = timed(spec, {"rows": {"tokens_total": 200_000, "rows_total": 1000}})
     assert result.steps == 125
@@ -278,9 +274,7 @@ def test_money_is_hours_times_cards_times_price():
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "rm"])
 def test_both_sequences_of_a_pair_take_time(objective):
-    """As many steps as of rows of one sequence, each of two passes' worth of tokens; longer ones, of
-    2000, are cut at 512.
-    """
+    """A pair takes one row's steps, each with two passes' tokens; pairs of 2000 are cut at 512."""
     spec = {"on": A100, "micro_batch_size": 16, "seq_len": 512, "gradient_checkpointing": True}
     one, two, cut = (
         timed(spec, {"objective": name, "rows": {"tokens_total": tokens, "rows_total": 1000}})

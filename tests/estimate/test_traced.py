@@ -40,9 +40,7 @@ WIDE = {
 
 @contextmanager
 def fake(model):
-    """Within, the parameters and buffers of a model on the meta device are tensors of the CPU that
-    have no storage.
-    """
+    """Within, parameters and buffers of a meta model are CPU tensors that have no storage."""
     with FakeTensorMode():
         made = {}  # tied weights stay one
         for module in model.modules():

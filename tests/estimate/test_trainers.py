@@ -1,6 +1,4 @@
-"""Trainers as stated traits (rules/trainers/): which one a description names, at which version, and
-what is taken where none is named.
-"""
+"""Trainers as stated traits (rules/trainers/): which one is named, at which version, or assumed."""
 
 import re
 
@@ -20,9 +18,7 @@ from tools.generate.accuracy import answered, summary, without_trainer
 
 
 def test_each_trait_is_stated_by_a_file_and_read_by_a_formula():
-    """A trait that no formula reads, that no file could state, or that exists for nobody, is a
-    mistake.
-    """
+    """A trait that no formula reads, that no file could state, or that nobody has is a mistake."""
     files = (resources.PACKAGE / "estimate").rglob("*.py")
     read = re.findall(r"trainer\[[\"'](\w+)", "\n".join(path.read_text("utf-8") for path in files))
     assert set(read) == set(TRAITS)

@@ -1,6 +1,4 @@
-"""The whole time of a stage by its parts, and how much of the data it reads, against the rows
-themselves.
-"""
+"""A stage's whole time by its parts, and how much data it reads, against the rows themselves."""
 
 import pytest
 from hypothesis import given
@@ -83,9 +81,7 @@ def test_what_is_not_measured_takes_no_time():
 
 
 def test_times_of_a_chain_add_up():
-    """Together they are known if each is. Rows beyond the largest number that is looked at add
-    nothing.
-    """
+    """Together they are known if each is, and rows beyond the most looked at add nothing."""
     one = times_of()
     assert times_of(replace(LOOKED, rows=64)) == times_of(replace(LOOKED, rows=10_000))
     assert total_time([one, one]).total_s == pytest.approx(2 * one.total_s)
