@@ -1,6 +1,4 @@
-"""Benchmarks around a training: asked before and after, compared with what the plan allows; which number of
-lm-evaluation-harness counts, and that every kind of result can be asked, with the real harness.
-"""
+"""Benchmarks before and after a training: which numbers count, what a plan allows, real ones."""
 
 import json
 import shutil
@@ -85,9 +83,7 @@ def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, 
 
 
 def test_a_larger_loss_ends_with_its_own_exit_code_and_the_result_stays(shop, asked, capsys):
-    """Code 6, again on the next call; JSON holds run.json and the error. The first check tells the
-    functions that a task file names, and runs none.
-    """
+    """Code 6, on the next call too, with run.json; a task's own functions are named, never run."""
     (shop / "own.yaml").write_text(f"{TASK}process_results: !function own.score\n")
     asked(base=0.60, sft=0.40)
     found = run(output="out", on_end=write_report)
@@ -147,9 +143,7 @@ def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(sho
 
 
 def test_a_benchmark_that_fails_or_is_stopped_is_asked_by_the_next_call(shop, asked, monkeypatch):
-    """Before the training its own message is told, and nothing is trained; behind it the run is not
-    done, and the next call asks what is left and trains nothing.
-    """
+    """Before the training nothing is trained; after it the next call asks what is left, no more."""
     monkeypatch.setenv("STAND_IN_SCORES", "fails")
     with pytest.raises(InputError, match=r"no such column; nothing was trained yet"):
         run(output="out")
@@ -168,9 +162,7 @@ def test_a_benchmark_that_fails_or_is_stopped_is_asked_by_the_next_call(shop, as
 
 
 def test_no_judge_asks_nothing(shop, asked, monkeypatch):
-    """--no-judge trains alone, and needs no harness. An estimate says that it leaves the questions
-    out: they are not read before a run.
-    """
+    """--no-judge needs no harness, and an estimate says that it leaves benchmarks out."""
     monkeypatch.setattr(measure, "harness_version", lambda: None)
     assert noted_of(run(output="out", judge=False).record) is None
     assert not (shop / "out" / "asked.txt").exists()
@@ -386,9 +378,7 @@ HARNESS_TASKS = {
 
 @pytest.fixture
 def harness(tmp_path, monkeypatch, tiny_model):
-    """Writes a plan with three benchmarks of its own, choices, written answers and read texts, for
-    the real harness.
-    """
+    """Writes a plan with benchmarks of choices, written answers and texts for the real harness."""
     lm_eval = pytest.importorskip("lm_eval")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

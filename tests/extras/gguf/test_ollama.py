@@ -1,6 +1,4 @@
-"""`advise export RUN --to ollama`: the Modelfile, what stands in it and why, and what is refused; a model's chat
-template as Ollama's writes the same text for every conversation, or is refused.
-"""
+"""`advise export --to ollama`: the Modelfile and why, refusals, and templates of the same text."""
 
 import datetime
 import json
@@ -232,9 +230,7 @@ def test_no_end_token_is_missing(take, template, ends, stops):
 
 
 def test_a_result_that_cannot_chat_or_be_written_is_refused_before_the_work(take):
-    """An end that is no token would never stop, and a model of raw text has no template; of a
-    template that Ollama cannot write there are two ways out.
-    """
+    """An end that is no token never stops, and raw text has no template: both have ways out."""
     write_tokenizer(write_run(take.run) / "stages" / "sft", ends=77)
     with pytest.raises(InputError, match="ends answers with token 77"):
         take()
@@ -278,9 +274,7 @@ def test_parameters_are_those_that_the_result_says(tmp_path, config, seq_len, ex
 
 @pytest.mark.parametrize("code", [0, 4, 5])
 def test_a_file_that_was_not_compared_is_written_again(take, code):
-    """What could not be written or differs has no Modelfile: what is not the model is not served.
-    With llama.cpp there is a proof; then nothing is overwritten.
-    """
+    """What is not the model is not served; what llama.cpp proved is not overwritten."""
     write_run(take.run)
     take.code, take.proof = code, None
     assert take()[:1] == ([("FROM", "./shop-F16.gguf")] if code == 0 else [])
@@ -380,9 +374,7 @@ def test_an_answer_can_be_continued(name):
 
 
 def test_the_first_token_is_left_to_llama_cpp():
-    """Where the file makes it put one in front, the template does not write it too. A base model
-    without a template gets one that Ollama can write.
-    """
+    """A template does not repeat the file's first token; a base model gets a plain template."""
     text = go_template(ALL["llama_2"][1].shape.without("<s>"))
     turns = spoken(("u", "a"), ("a", "b"), ("u", "c"))
     assert read_template(text, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
@@ -450,9 +442,7 @@ def test_what_is_lost_is_said(name, words):
 
 
 def test_thoughts_of_an_answer_are_marked():
-    """From `.Thinking` between its marks Ollama learns how this model marks its thoughts. Its `think`
-    does not switch them; that is spoken, unless the plan gives the argument.
-    """
+    """Ollama learns the marks from `.Thinking`; `think` cannot switch them, which is said."""
     chat, ours = ALL["thinking"]
     asked, spoken = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     own = chat.write([asked, {**spoken, "reasoning_content": "hm"}], prompt=False)
@@ -506,9 +496,7 @@ def go(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go toolchain on PATH")
 def test_go_writes_what_was_compared(go):
-    """For every template that can be expressed: random conversations, answers to be continued. Needs
-    a Go toolchain on PATH (Debian: golang-go).
-    """
+    """Random conversations in every template, by a Go toolchain on PATH (Debian: golang-go)."""
     requests, expected, names = [], [], set()
     for name, source in (STYLES | real_templates("*")).items():
         with suppress(NotExpressible):

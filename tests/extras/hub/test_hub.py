@@ -1,6 +1,4 @@
-"""Results on the hub: uploaded once, by one key of the plan, if their checks passed; a failed upload
-loses nothing.
-"""
+"""Results on the hub: one key uploads once, after the checks, and a failed upload loses nothing."""
 
 import base64
 import hashlib
@@ -195,9 +193,7 @@ TOKEN = "the-token-of-mia"
 
 
 class Hub(ThreadingHTTPServer):
-    """A stand-in for the model hub: repositories in memory, for the user mia of the organisation
-    shop-team.
-    """
+    """A model hub with repositories in memory, for the user mia of the organisation shop-team."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Requests)

@@ -135,9 +135,7 @@ def held(archive):
 
 
 def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
-    """Model, data and product are in it; files of one name do not collide; reasons stay. Folder and
-    archive hold the same bytes, again for the same plan; SHA256SUMS names all but the plan.
-    """
+    """Folder and archive hold the same bytes of model, data and product, and again for a plan."""
     first = packed()
     assert (first.folder, first.archive.name) == (project / "shop-bundle", "shop-bundle.tar.gz")
     plan, inside = plan_in(first), held(first.archive)
@@ -193,9 +191,7 @@ def test_a_name_that_a_shell_or_tar_reads_otherwise_is_refused(project, name):
 
 
 def test_names_on_the_hub_are_fetched_there(project):
-    """A hub model stays a name; how its licence is accepted is said, with the page. Of several
-    machines each is started by the variables that `advise run` reads without a scheduler.
-    """
+    """A hub model stays a name, with its licence's page; machines start by their variables."""
     write_plan(model="Qwen/Qwen3-0.6B", device="cuda, processes: 8, nodes: 2, strategy: fsdp")
     made = packed()
     assert plan_in(made).model == "Qwen/Qwen3-0.6B"
@@ -230,9 +226,7 @@ def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatc
 
 
 def test_links_and_odd_names_become_plain_files(project, monkeypatch):
-    """A link is carried as the file it leads to; a loop ends; what is hidden stays here. A file that
-    changes meanwhile is named, and nothing is left of the bundle.
-    """
+    """Links are carried as files, hidden ones stay; a file that changes leaves no bundle."""
     rows = project / "rows"
     rows.mkdir()
     (rows / "loop").symlink_to(rows)
@@ -325,9 +319,7 @@ def test_the_script_runs_under_any_shell_in_any_folder(project, python, tmp_path
 
 
 def test_the_script_stops_at_what_is_not_whole_or_not_there(project, python):
-    """Nothing is started: a changed file is named, a GPU without its driver, and a Python that is
-    too old.
-    """
+    """A changed file, a GPU without driver or an old Python is named, and nothing is started."""
     tools = project / "tools"
     tools.mkdir()
     for name in ("bash", "dirname", "sha256sum", "cmp", "cat"):
@@ -460,9 +452,7 @@ def test_what_the_hub_has_is_what_the_plan_names_and_the_folder_lacks(tmp_path):
 def test_models_are_fetched_with_what_a_run_reads_and_weights_in_a_pickle_last(
     project, monkeypatch
 ):
-    """The plan's revision counts; pickled weights are fetched only where there are no others. What
-    cannot be had is named, with the way out.
-    """
+    """The plan's revision is fetched, pickled weights if no others; a failure names a way out."""
     write_plan(model="Qwen/Qwen3-8B", more="revision: abc\n")
     refused = OSError("401 Client Error")
     with_weights, without = str(project / "base"), str(project)

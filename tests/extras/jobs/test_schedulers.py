@@ -200,9 +200,7 @@ def test_what_gets_further_is_queued_again(cluster, submits, queued):
 
 @pytest.mark.parametrize(("name", "queued"), [("TERM", ["requeue 12_1"]), ("INT", [])])
 def test_tasks_are_an_array_and_a_signal_to_one_reaches_its_training(tmp_path, name, queued):
-    """Each number of the array trains one task by its name. TERM comes before the time limit; INT is
-    a person who wants it saved and ended; the code is that of the training.
-    """
+    """Each number trains one task; TERM means a time limit, INT a person, and its code is kept."""
     script = script_of(tmp_path / "project", data=TASKS)
     asked = options(script)
     assert (asked["array"], asked["output"]) == ("0-1", "%x-%A_%a.out")
@@ -247,9 +245,7 @@ def test_a_run_that_is_just_ending_is_waited_for(cluster):
 
 
 def test_a_trial_has_a_run_folder_of_its_own(cluster, tmp_path):
-    """Options behind job.sbatch are those of `advise run`; blanks and quotes arrive as they are. A
-    job from another folder is bad input: it says where it belongs, and is not queued again.
-    """
+    """Options after job.sbatch reach `advise run` as they are; elsewhere it is bad input, once."""
     more = ["--max-steps", "3", "--set", 'stages.0.data=it\'s a "file".jsonl']
     assert cluster.submit(0, *more).returncode == 0
     assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-trial", *more]
@@ -319,9 +315,7 @@ def test_every_name_stands_for_gpus_of_the_catalogue(tmp_path):
 
 
 def test_what_cannot_be_rented_is_refused_with_the_way_out(tmp_path):
-    """A GPU of another vendor; and several machines, as a bucket does not show to one at once what
-    another has written.
-    """
+    """Other vendors' GPUs, and several machines: a bucket shows one's writes to others late."""
     with pytest.raises(InputError, match=r"launch\.device is cuda"):
         task_of_sky(tmp_path, "MI300X")
     with pytest.raises(InputError, match=r"launch\.nodes: .*all of them write to") as refused:

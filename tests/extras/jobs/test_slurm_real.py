@@ -388,10 +388,7 @@ class Cluster:
             kill(file, signal.SIGTERM)
 
     def call(self, *command: str, cwd: Path | None = None, **more: str) -> str:
-        """What a command prints; `more` goes into its environment.
-
-        Raises CalledProcessError, with what it says, if it fails.
-        """
+        """What a command prints, with `more` in its environment; raises if it fails."""
         try:
             return subprocess.run(
                 command, env=self.environment | more, cwd=cwd, capture_output=True, text=True,

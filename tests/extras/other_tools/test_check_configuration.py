@@ -74,9 +74,7 @@ def ids(found):
 
 
 def test_the_page_says_first_whether_it_fits_and_what_would(run, monkeypatch):
-    """Exit code 3 and the smallest change in the tool's words; 0 where it fits or nobody knows. The
-    rest of the page stands in the file, line by line.
-    """
+    """Exit code 3 with the smallest change in the tool's words; 0 if it fits or nobody knows."""
     monkeypatch.setenv("COLUMNS", "80")
     code, output = run(TRL, "--gpu", "RTX 3090")
     assert code == 3
@@ -211,9 +209,7 @@ def test_it_is_carried_over_to_a_plan(run, document):
 
 
 def test_room_for_answers_comes_on_top_of_the_request(document):
-    """TRL's files for GRPO limit the answer alone. With a smaller batch of answers the prompts of a
-    step stay: half the answers at a time, and twice the steps between.
-    """
+    """TRL's GRPO limits the answer alone; a smaller batch keeps a step's prompts by more steps."""
     text = TRL + "max_completion_length: 256\nnum_generations: 8\n"
     _, found = document(text, "H100", "--plan", "plan.yaml")
     assert found["command"] == "grpo"

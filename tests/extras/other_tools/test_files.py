@@ -1,6 +1,4 @@
-"""Files of other tools: which tool one is for, by its keys, and never a data file; a change keeps what nobody
-changed: comments, order, style, line ends; and what a configuration trains on.
-"""
+"""Files of other tools: whose they are by their keys, what a change keeps, what they train on."""
 
 import json
 from functools import partial
@@ -242,9 +240,7 @@ def test_json_keeps_its_indentation():
 
 
 def test_lines_that_nobody_changed_keep_their_form():
-    """Also behind a key that goes, where a comment is about what comes next. A value that an anchor
-    shares would change in two places: what takes a hand is not edited.
-    """
+    """Comments stay with the key they speak of; a value that an anchor shares is not edited."""
     text = "base_model:  m   # two blanks\nbf16: True\ntokens: {\n  a: b }\nlora_r: 8\n"
     new = edited(text, {"lora_r": 16, "bf16": None})
     assert new == text.replace("bf16: True\n", "").replace("8", "16")
@@ -398,9 +394,7 @@ def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, values, expect
 
 
 def test_what_is_lost_or_missing_of_data_is_said(tmp_path, monkeypatch):
-    """Files are looked for beside the configuration and in the current folder; a folder with others
-    in it is no set of them.
-    """
+    """Files are sought beside the configuration and here; a folder with others is no data set."""
     monkeypatch.chdir(tmp_path)
     rows = put(tmp_path / "data" / "rows.jsonl", PAIRS)
     (ref,) = read_data(

@@ -1,6 +1,4 @@
-"""Keys of another tool: each becomes one of ours and back or ends in a reason, and rules say what is wrong
-with it.
-"""
+"""Keys of another tool: each becomes ours and back or has a reason why not, and rules judge it."""
 
 import re
 from collections import defaultdict
@@ -203,9 +201,7 @@ def test_conditions(name, wanted, expected):
 
 
 def test_every_rule_has_an_id_of_its_own_and_sources_that_exist():
-    """An id of rules/sources.yaml or a link; places in texts are names that conditions may ask, and
-    are filled in as a person writes them. Of what is said errors come first, and each once.
-    """
+    """Sources are known ids or links, places are filled in, and errors come first, each once."""
     rules = [*general_rules(), *(rule for name in TOOLS for rule in tool_named(name).findings)]
     assert len(rules) == len({rule["id"] for rule in rules}) > 100
     sources = {

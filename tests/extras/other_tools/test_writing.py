@@ -1,6 +1,4 @@
-"""A plan becomes another tool's file: nothing is lost but what is named, nothing is overwritten,
-and what the tool cannot hold is refused.
-"""
+"""A plan becomes another tool's file: losses are named, and what it cannot hold is refused."""
 
 import json
 
@@ -216,9 +214,7 @@ def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
 
 
 def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
-    """A few are left out with a count; of many, nothing is written. TRL gets a row for each answer of
-    a conversation.
-    """
+    """A few are left out and counted, many refuse; TRL has a row for each answer."""
     path = plan_file(tmp_path, stage("sft", holdout=0.0))
     called = {**BOT, "content": "", "tool_calls": [{"function": {"name": "add"}}]}
     plain, row = ({"messages": [USER, one]} for one in (BOT, called))
@@ -255,9 +251,7 @@ def test_trackers_and_the_hub_are_written_in_the_tools_own_words(tool_id, tmp_pa
 
 @pytest.mark.parametrize("tool_id", HELD)
 def test_a_file_looks_as_it_was_looked_at(tool_id, tmp_path):
-    """Header and values of one plan, exactly as they were read and approved. Each tool has an
-    exporter.
-    """
+    """Header and values of one plan are exactly as approved, and each tool has an exporter."""
     assert set(TOOLS) == set(HELD) <= set(exporters())
     made = stage(
         "sft", quantization="nf4", rank=16, alpha=32, weights_dtype="bfloat16", precision="mixed",

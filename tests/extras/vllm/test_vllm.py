@@ -54,9 +54,7 @@ def words(folder: Path, *arguments: str) -> list[str]:
 
 
 def test_departments_share_one_base(take, departments):
-    """One server holds the base once and a module for each task, under the task's name. It gets the
-    ends of the answers of every result: the base's own may lack a token.
-    """
+    """One server holds the base, each task's module by name, and every result's end tokens."""
     for task, ends in (("legal", 2), ("hr", [0, 2])):
         config = {"eos_token_id": ends, "temperature": 0.5}
         (departments[task] / "generation_config.json").write_text(json.dumps(config))
@@ -166,9 +164,7 @@ def test_keys_that_vllm_passes_over_are_reasons_to_merge(tmp_path, config, match
 
 
 def test_what_ends_an_export_leaves_nothing_behind(tmp_path, take):
-    """A folder is whole or not there: a full disk or Ctrl-C takes the half away. One with something
-    in it stays as it is.
-    """
+    """A folder is whole or not there after a full disk or Ctrl-C; what was in it stays."""
 
     def stopped():
         with made_beside(tmp_path / "served") as work:
