@@ -1,6 +1,4 @@
-"""PPO stages on a toy model, trained in this process, and modules with random weights on it, saved
-as stages leave them.
-"""
+"""PPO stages on a toy model, trained in this process, and random modules as stages save them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -59,9 +57,7 @@ TOY = {
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a random two-layer Llama that knows thirty characters: of its answers about a
-    thirtieth is the letter x.
-    """
+    """A random two-layer Llama of thirty characters: about a thirtieth of its answers is x."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -103,9 +99,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(toy_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of a ppo stage on the toy model: keys of the stage, of the job after `job_`; `before`
-    holds earlier stages.
-    """
+    """A job of a ppo stage: keys are the stage's, or after `job_` the job's; `before`: stages."""
     (tmp_path / "scores.py").write_text(SCORES)
 
     def build(*, before: Any = (), **keys: Any) -> Job:
@@ -127,9 +121,7 @@ UPDATES = {
 
 
 def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: int) -> Path:
-    """A module (or a whole model) with random weights in `folder`, with the base's tokenizer: one
-    that writes, or one that scores, for so many labels.
-    """
+    """A random module or whole model with the base's tokenizer, which scores if it has `scores`."""
     import torch
     from peft import LoraConfig, PrefixTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer

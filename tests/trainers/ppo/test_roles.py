@@ -48,9 +48,7 @@ def alone_scores(model):
 
 @pytest.fixture
 def built(make, toy_model, tmp_path):
-    """`built(update, sft, rm)`: the roles, and what was said of them, of a stage that starts from a
-    random SFT module and has a random reward model, each of such an update or, without one, none.
-    """
+    """`built(update, sft, rm)`: a stage's roles on modules of these updates, and what was said."""
 
     def build(update, sft, rm, **keys):
         start = sft and save_module(toy_model, tmp_path / "sft", sft, seed=1, scores=False)
@@ -94,10 +92,7 @@ def check_said(roles, said, scored=None):
     ids=["lora", "adapter", "prefix", "4-bit"],
 )
 def test_roles_on_one_base_are_the_models_they_stand_for(built, make, tmp_path, update, keys):
-    """Reference and policy say what the SFT module loaded alone says, the reward what the reward
-    module loaded alone says, on an nf4 base as on one of 16 or 32 bits. A step of policy and value
-    changes both; reference and reward stay to the bit, and so does the base.
-    """
+    """Each role says what its module says alone; a step changes policy and value, nothing else."""
     roles, notes = built(update, update, update, **keys)
     assert notes == ["policy, reference, reward and value share one base"]
     assert len(roles.models()) == 1
@@ -139,10 +134,7 @@ def test_the_value_starts_as_the_reward_model(built):
 
 
 def test_without_a_module_to_start_from_the_base_is_the_reference(built, toy_model):
-    """A new module on the base: the reference is the base alone, and the policy begins there. A
-    reward model that was trained whole keeps its own base, while the others share theirs; that is
-    said.
-    """
+    """A reward model that was trained whole keeps its own base, and the log says so."""
     roles, notes = built("lora", None, "full")
     base = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
     check_said(roles, alone_log_probs(base))

@@ -1,6 +1,4 @@
-"""A PPO stage from plan to result: it learns, resumes, comes to the same in two parts, and says
-what goes wrong.
-"""
+"""A PPO stage from plan to result: it learns, resumes, runs in parts, and says what goes wrong."""
 
 import os
 import signal
@@ -56,9 +54,7 @@ WHOLE = {"update": "full", "learning_rate": 1e-3, "value_learning_rate": 1e-3, *
     ids=["lora", "full"],
 )
 def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys, make):
-    """Share of the letter x in the answers: from under 0.1 to over 0.8 in fourteen updates; KL is
-    reported, held-out prompts gain too.
-    """
+    """The share of the letter x rises from under 0.1 to over 0.8 in fourteen updates."""
     job = make(max_steps=steps, holdout=0.2, **keys)
     found = trained(job)
     first, last = learned(job)
@@ -84,9 +80,7 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(steps, keys,
 def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
     make, monkeypatch, update, precision
 ):
-    """Two updates under each scheme; the checks on the saved module or model pass. Under autocast
-    too, values and scores have every digit.
-    """
+    """Values and scores have every digit, under autocast too."""
     kinds = set()
     real = roles.apply_head
     monkeypatch.setattr(
@@ -103,9 +97,7 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(
 
 
 def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
-    """Before any step the policy is the one that wrote: no token's probability differs by a bit,
-    with recomputed activations too.
-    """
+    """Before any step no token's probability differs by a bit, with recomputed activations too."""
     moved, first = [], []  # of each minibatch; where those of an update begin
     real, learn = Learner.gradients, Learner.learn
 
@@ -132,10 +124,7 @@ RESUMED = {
 
 
 def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
-    """Stopped right behind its first checkpoint: the next call goes on from there, and every number
-    of every update is that of an unbroken run, and so is every answer in rollouts.jsonl; held-out
-    answers are compared with those before any training.
-    """
+    """Every number and answer is an unbroken run's; held-out ones are compared from the start."""
     keys = {**RESUMED, "max_steps": 4, "reward": "scores.py:early"}
     whole = make(**keys, job_run=tmp_path / "whole")
     train(whole)
@@ -162,9 +151,7 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
 def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatch, optimizer):
-    """A signal in an update: it is finished and saved, though no checkpoint was due, and the next
-    call goes on from there to the weights of an unbroken run, under any optimizer.
-    """
+    """An update is finished and saved though no checkpoint was due, under any optimizer."""
     keys = {
         **RESUMED, "max_steps": 3, "save_steps": 9, "job_judge": False, "holdout": 0,
         "optimizer": optimizer,
@@ -230,9 +217,7 @@ def test_a_step_whose_scaled_gradient_is_infinite_is_left_out(make, monkeypatch)
 
 
 def test_as_many_answers_fit_whichever_role_was_used_last(make):
-    """The engine counts the optimizer of policy and value from the start: a run that resumes draws
-    the same random numbers.
-    """
+    """The engine counts both optimizers from the start, so a resumed run draws the same numbers."""
     with Parts("ppo", shown=False) as parts:
         ppo = build_stage(load_stage(make(job_judge=False), PPO(), parts), processes=1).trainer
     trained = [one for role in (POLICY, VALUE) for one in ppo.roles.trained(role).values()]
@@ -248,9 +233,7 @@ def test_a_policy_far_from_its_start_stops_the_run(make):
 
 
 def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
-    """dry_run.json holds peak memory, the time of an update, and the tokens of the longest batch
-    with answers of full length; no module is saved.
-    """
+    """Memory, time and tokens are those of the longest batch with answers of full length."""
     found = []
     for answer in (6, 12):
         job = make(job_dry_run=True, max_steps=20, response_tokens=answer)
@@ -265,9 +248,7 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
 
 
 def test_the_reward_model_of_the_stage_before_scores_beside_another(make, tmp_path):
-    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm and of a function,
-    all on one base; the policy alone is saved.
-    """
+    """sft > rm > ppo share one base, a function scores too, and the policy alone is saved."""
     base, lora, stages = Path(make().base_model), UPDATES["lora"], tmp_path / "run" / "stages"
     save_module(base, stages / "sft", "lora", seed=1, scores=False)
     save_module(base, stages / "rm", "lora", seed=2, scores=True)
@@ -313,10 +294,7 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
 
 @pytest.mark.slow
 def test_two_processes_learn_like_one(make, tmp_path):
-    """Two gloo processes on the CPU, each with half the prompts of an update: the same task is
-    learned, with the same weights in both. They share out the held-out prompts on their way, and
-    another process judges what they saved.
-    """
+    """Both end with the same weights, share held-out prompts, and another process judges them."""
     alone = make(max_steps=11, grad_accum=2, job_judge=False)
     train(alone)
     job = make(max_steps=11, grad_accum=1, holdout=0.1, job_run=tmp_path / "two")
@@ -479,9 +457,7 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
 
 
 def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):
-    """The training answers held-out prompts on its way as one process does, and evaluates neither
-    the policy before it nor the trained one; the judging comes to the same numbers.
-    """
+    """The training answers held-out prompts on its way alone; the judging gets the same numbers."""
     keys = {"max_steps": 3, "holdout": 0.2}
     one = make(job_run=tmp_path / "one", **keys)
     train(one)
@@ -510,9 +486,7 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch
 
 
 def test_processes_share_the_prompts_that_are_answered_on_the_way(make, monkeypatch):
-    """Each process answers its own prompts before training and during it, and counts with the
-    others: an unchanged policy neither wins nor loses.
-    """
+    """Each counts with the others, and an unchanged policy neither wins nor loses."""
     job = replace(make(holdout=0.2), part=TRAIN)
     with Parts("ppo", shown=False) as parts:
         loaded = load_stage(job, PPO(), parts)

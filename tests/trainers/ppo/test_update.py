@@ -1,7 +1,4 @@
-"""What an update of PPO is made of: answers and their log-probabilities, the formulas against
-numbers worked out by hand, and the optimizer: what `trl:` sets of it, which weights decay, and how
-processes agree.
-"""
+"""What an update of PPO is made of: answers, formulas by hand, optimizer, agreeing processes."""
 
 import math
 from contextlib import nullcontext
@@ -148,9 +145,7 @@ def test_the_formulas_by_hand(name):
 
 @pytest.mark.parametrize(("keys", "mean"), [({}, 0), ({"keep_mean": True}, 3)])
 def test_whitening_gives_mean_zero_and_variance_one(keys, mean):
-    """1, 3, 5 become -sqrt(3/2), 0, sqrt(3/2), about their own mean if it is kept; what does not
-    count becomes 0.
-    """
+    """1, 3, 5 become -sqrt(3/2), 0, sqrt(3/2), about their own mean if it is kept; the rest 0."""
     root = math.sqrt(1.5)
     wanted = tensor([mean - root, mean], [mean + root, 0])
     torch.testing.assert_close(whiten(VALUES, MASK, **keys), wanted, atol=1e-6, rtol=0)
@@ -203,9 +198,7 @@ def test_answers_end_at_the_first_stop_token_and_keep_it(model):
 
 
 def test_parts_hold_prompts_of_similar_length(model, monkeypatch):
-    """Answers in parts: the longest prompts first, each answer back in its place, greedy ones the
-    same as all at once.
-    """
+    """The longest prompts come first, and each answer is back in its place, as if all at once."""
     engine, greedy = engine_of(model), Sampling(limit=6, stops=[2], temperature=0)
     together = engine.generate(PROMPTS, greedy)
     lengths, real = [], module.generate_batch
@@ -223,9 +216,7 @@ def test_parts_hold_prompts_of_similar_length(model, monkeypatch):
 
 
 def test_a_gpu_gets_parts_of_so_many_tokens_that_it_is_busy():
-    """At a vocabulary of 152,000 words the host takes 110 tokens at a time, a GPU 2,048; of a small
-    vocabulary both take all that 64 MiB hold.
-    """
+    """Of a small vocabulary both take all that 64 MiB hold; of a large one a GPU takes more."""
     found = [tokens_at_once(words, on) for words in (152_064, 4096) for on in ("cpu", "cuda")]
     assert found == [110, 2048, 4096, 4096]
 
@@ -243,9 +234,7 @@ def test_log_probs_are_those_of_the_plain_model(model):
 
 
 def test_a_model_s_own_generation_settings_take_no_part(model, monkeypatch):
-    """top_k 1 and a repetition penalty in the model's settings would draw from another
-    distribution: they are set aside, and stay as they were.
-    """
+    """top_k or a repetition penalty of the model would draw from another distribution."""
     before = write(model)
     monkeypatch.setattr(model.generation_config, "top_k", 1)
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.5)
@@ -293,9 +282,7 @@ def stage(make):
 
 
 def test_norms_and_biases_do_not_decay(stage):
-    """Weight decay pulls matrices alone, as under transformers' Trainer; every trained parameter is
-    in one group of its role.
-    """
+    """Weight decay pulls matrices alone, as under transformers' Trainer, in groups by role."""
     found = roles()
     optimizer = make_optimizer(stage, {"value_learning_rate": 5e-4}, found, PPOArguments())
     for role, rate in ((POLICY, 1e-3), (VALUE, 5e-4)):
@@ -310,9 +297,7 @@ def test_norms_and_biases_do_not_decay(stage):
 
 
 def test_trl_sets_the_optimizer_of_ppo(stage):
-    """`trl: {adam_beta1, adam_beta2, adam_epsilon}` reach the optimizer, ours among them; without
-    them they are transformers' defaults.
-    """
+    """Betas and epsilon of `trl:` reach every optimizer, ours among them."""
     given = PPOArguments(adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6)
     for name in ("adamw_fused", "adamw_stochastic", "adamw_split"):
         optimizer = make_optimizer(
@@ -343,9 +328,7 @@ def test_ppo_takes_the_same_optimizers(name, stage):
 
 
 def test_clipping_acts_and_is_recorded(make):
-    """One plain step at rate 0.5 with `trl: {max_grad_norm: 0.001}` moves the policy by at most
-    0.0005, and result.json says what was set.
-    """
+    """A plain step of rate 0.5 clipped at 0.001 moves the policy by at most 0.0005."""
     job = make(
         max_steps=1, ppo_epochs=1, job_judge=False, optimizer="sgd", learning_rate=0.5, warmup=0.0,
         trl={"max_grad_norm": 0.001},
@@ -361,9 +344,7 @@ def test_clipping_acts_and_is_recorded(make):
 
 @pytest.mark.parametrize("keep_mean", [False, True])
 def test_processes_whiten_over_all_their_tokens(keep_mean):
-    """Two processes with different rewards scale by the mean and variance of all tokens, as one
-    process with all of them does; each by its own would hide which answers were better.
-    """
+    """Whitening each process by its own numbers would hide which answers were better."""
     random = torch.Generator().manual_seed(0)
     values = torch.randn(4, 6, generator=random) + torch.tensor([[3.0], [3], [0], [0]])
     mask = (torch.rand(4, 6, generator=random) > 0.3).float()
@@ -433,9 +414,7 @@ def test_every_prompt_is_answered_once_before_any_is_answered_again():
     ],
 )
 def test_learning_rates(scheduler, warmup, shares):
-    """Ten updates, two of warm-up: 1/3, 2/3, 1, then down by eighths; constant stays; cosine is
-    half way at the middle, and its last update still learns.
-    """
+    """Of ten updates two warm up, cosine is half way at the middle, and the last still learns."""
     count = len(shares)
     found = [rate_share(step, count, warmup=warmup, scheduler=scheduler) for step in range(count)]
     assert found == pytest.approx(shares)

@@ -49,9 +49,7 @@ def changed(model, part):
 
 @pytest.mark.parametrize("sends", ["adapter", "weights"])
 def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_model, tmp_path):
-    """Their log-probabilities are those of the policy before and after a step; the folders that
-    the weights travelled in are removed.
-    """
+    """Folders in which the weights travelled are removed."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     part = "mlp.up_proj"
@@ -80,9 +78,7 @@ def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_mode
 
 
 def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatch):
-    """Rounded to bfloat16 on their way to the host, they take the room of one tensor on the GPU,
-    and tied ones are written once.
-    """
+    """Rounded on their way, weights take one tensor's room on the GPU, and tied ones go once."""
     with pretend_gpu():
         model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).to("cuda")
         largest = max(one.numel() for one in model.parameters())
@@ -123,9 +119,7 @@ def test_whole_weights_leave_the_gpu_one_by_one(tiny_model, tmp_path, monkeypatc
 def test_a_server_that_lacks_something_is_refused_before_anything_loads(
     wrong, expected, server, tiny_model
 ):
-    """The message names the server, what it lacks, the line that starts a fitting one, and the
-    engine that needs none.
-    """
+    """The message names what it lacks, the line that starts one, and the engine that needs none."""
     for name, value in wrong.items():
         setattr(server, name, value)
     with pytest.raises(MachineNotReady, match=expected) as error:
@@ -175,9 +169,7 @@ def stage(align, server):
     ("name", "update"), [("grpo", "full"), ("rloo", "lora"), ("ppo", "lora"), ("ppo", "full")]
 )
 def test_a_stage_learns_from_the_answers_of_a_server(name, update, stage, server):
-    """The weights reach the server in every step: its probabilities are the trainer's, although a
-    step moves them far. The gradient is not zero, and the adapter and its folder are gone.
-    """
+    """The server gets the weights of every step, though a step moves its probabilities far."""
     full = update == "full"
     job = stage(name, update)
     trained(job)
@@ -195,9 +187,7 @@ def test_a_stage_learns_from_the_answers_of_a_server(name, update, stage, server
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
 def test_answers_of_another_policy_are_corrected_and_counted(name, stage, server):
-    """A server whose probabilities are a seventh of the trainer's: the mismatch is recorded, and
-    the importance weights are cut.
-    """
+    """A server with a seventh of our probabilities has a recorded mismatch and cut weights."""
     server.shifted = -2.0
     job = stage(name, job_max_steps=1)
     trained(job)
@@ -209,9 +199,7 @@ def test_answers_of_another_policy_are_corrected_and_counted(name, stage, server
 
 
 def test_a_server_that_dies_ends_the_run_which_resumes(stage, server):
-    """The error names stage and server, the checkpoint stays, and the same call with a server that
-    runs again goes on behind it.
-    """
+    """The error names stage and server, and the same call goes on once a server runs again."""
     server.dies_at = 9  # each step asks for the answers to four prompts in four requests
     job = stage("ppo", save_steps=1)
     with pytest.raises(TrainingFailed, match=r"stage ppo: the vLLM server at .* does not answer"):
