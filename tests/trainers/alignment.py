@@ -1,6 +1,4 @@
-"""Preference data and stages on a tiny model, for the tests of alignment and of rewards; and what a
-run with two rewards has to leave.
-"""
+"""Preference data and stages on a tiny model, and what a run with two rewards has to leave."""
 
 from typing import Any
 

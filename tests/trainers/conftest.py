@@ -61,9 +61,7 @@ def apart(keys: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, **job: Any) -> Job:
-    """The job of the last stage, in the folder `run` below the given one unless the job says
-    otherwise.
-    """
+    """The job of the last stage, in `run` below the given folder unless the job says otherwise."""
     plan = Plan(name="test", model=str(model), data=PlanData(path=str(data)), stages=stages)
     return make_job(plan, stage=stages[-1].name, folder=folder, **{"run": folder / "run", **job})
 
@@ -116,9 +114,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of one stage of a chain beside a reward own.py:score; keys of the job begin with job_,
-    `earlier` are the stages before it.
-    """
+    """A job of a stage with own.py:score; job_ keys are the job's, `earlier` the stages before."""
     (tmp_path / "own.py").write_text(REWARD)
 
     def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
@@ -155,10 +151,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained_once(
     once: Callable[[str, Callable[[Path], object]], Path], tiny_model: Path, pairs: Path
 ) -> Callable[..., Job]:
-    """`trained_once(objective, update)`: the job of a stage that is trained once for all tests that
-    look at it, on the pairs. They change nothing in its folder; said.txt is what it said, and
-    heard.json its waits: (what, done, total), each time that one was heard.
-    """
+    """`trained_once(objective, update)`: a stage trained once for tests that leave it alone."""
 
     def job_of(objective: str, update: str = "lora") -> Job:
         stage = stage_of(objective, **keys_of(objective, update))

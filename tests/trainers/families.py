@@ -1,8 +1,4 @@
-"""Small tokenizers with chat templates built like those of well-known model families, and small
-random models of each family that GGUF knows.
-
-The templates are our own wording of their structure.
-"""
+"""Small tokenizers and random models like those of known families, with templates of our words."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -48,9 +44,7 @@ def byte_level(
 
 
 def piece_level(special: tuple[str, ...], *, eos: str, bos: str) -> Any:
-    """A tokenizer over pieces in which a space belongs to the word behind it, with bytes for the
-    rest, as Llama 2, Mistral, Gemma and Phi-3 have.
-    """
+    """A tokenizer over pieces that begin with their space, and bytes, as Llama 2 and Gemma have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -194,9 +188,7 @@ TAGGED_WHOLE = TAGGED.replace("{% endgeneration %}", "<|im_end|>\n{% endgenerati
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: its kind of tokenizer, its template, and what its model has to write for an
-    answer: the text before it, and the token that ends it.
-    """
+    """A model family: its tokenizer, its template, the text before an answer and the end token."""
 
     build: Callable[[], Any]
     template: str
@@ -320,13 +312,7 @@ def sizes(family: str) -> dict[str, int]:
 
 
 def tiny(family: str, folder: Path, dtype: Any = None, *, louder: float = 1.0, **keys: Any) -> Path:
-    """The folder of a random model of a family.
-
-    Args:
-        dtype: Of the weights; default: float32.
-        louder: Matrices are multiplied by it. Those of a new model are so small that attention
-            hardly matters.
-    """
+    """The folder of a random model; `louder` multiplies its matrices, so that attention matters."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

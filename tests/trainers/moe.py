@@ -57,9 +57,7 @@ def tiny_mixture(family: str, **changed: Any) -> Any:
 
 
 def train_all(plans: Sequence[Path], *, part: str | None = None) -> None:
-    """Train the one stage of each plan into a folder beside it, in this process, which may be one
-    of several.
-    """
+    """Train each plan's one stage into a folder beside it, in this process, maybe of several."""
     for path in plans:
         plan = read_plan(path)
         (stage,) = plan.stages

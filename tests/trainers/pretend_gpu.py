@@ -75,9 +75,7 @@ def tensors_in(values: Any) -> list[torch.Tensor]:
 
 
 def asks_a_mask(func: Any, args: Any) -> bool:
-    """Whether an operation takes or writes what a mask chooses, of which the host has to know how
-    much it is: CUDA calls `nonzero` below the dispatcher. One value is written without.
-    """
+    """Whether an operation asks how much a mask chooses, which CUDA does below the dispatcher."""
     if func._opname not in INDEXING or ("put" in func._opname and args[2].numel() == 1):
         return False
     return any(one.dtype in (torch.bool, torch.uint8) for one in tensors_in(args[1:2]))
@@ -320,9 +318,7 @@ def pretend_gpu(
 def open_file(
     file: Any, framework: str, device: Any = "cpu", **rest: Any
 ) -> Iterator[SimpleNamespace]:
-    """An open file of weights whose tensors come to the device that was asked for: the library
-    itself would pin memory for a GPU.
-    """
+    """Weights for the asked device: the library itself would pin memory for a GPU."""
     with safetensors.safe_open(file, framework, device="cpu", **rest) as found:
         there = as_device(device)
         yield SimpleNamespace(

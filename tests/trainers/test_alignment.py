@@ -1,6 +1,4 @@
-"""Reward models and preference training on a tiny model: what each learns, what it leaves behind,
-and what it refuses.
-"""
+"""Reward models and preference training: what each learns, leaves behind and refuses."""
 
 import json
 import math
@@ -62,9 +60,7 @@ def go_on_from(job, folder):
     [*product(SAID, ("lora", "full")), *product(("orpo", "grpo"), ("adapter", "prefix"))],
 )
 def test_every_objective_trains_saves_and_loads(objective, update, trained_once):
-    """Finite losses, a result that plain loading reproduces and that differs from where it started,
-    no pickle, nothing of a second adapter; its files are recorded with their hashes.
-    """
+    """Plain loading gives what was trained, its files are hashed, and no pickle is left."""
     job = trained_once(objective, update)
     result = result_of(job)
     assert result["status"] == "done"
@@ -88,9 +84,7 @@ def test_every_objective_trains_saves_and_loads(objective, update, trained_once)
     ("objective", "update"), [("sft", "lora"), ("dpo", "lora"), ("rm", "full"), ("grpo", "lora")]
 )
 def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, update, align):
-    """Autocast around the trained model's forward is no difference between it and what was
-    saved.
-    """
+    """Autocast around the trained model is no difference from what was saved."""
     keys = keys_of(objective, update, max_steps=2, weights_dtype="float32", precision="mixed")
     result = trained(align(objective, **keys, job_judge=False))
     assert result["resolved"]["autocast"] == "bfloat16"
@@ -107,9 +101,7 @@ def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, 
     ids=["lora", "full", "adapter", "qlora"],
 )
 def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
-    """Better answers score higher on held-out pairs, and plain loading with one label gives the
-    scores of the judge.
-    """
+    """Held-out pairs are told apart, and plain loading with one label gives the judge's scores."""
     job = align("rm", max_steps=20, **update)
     result = trained(job)
     found = result["evaluation"]
@@ -139,9 +131,7 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
 
 
 def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
-    """Pairs whose better answer is always the shorter one: the scores learn it, and the check says
-    that length would do.
-    """
+    """A check says that length would do where the better answer is always the shorter one."""
     rows = [
         {
             "prompt": f"{QUESTIONS[number % 5]} {number}?",
@@ -159,9 +149,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
 
 
 def test_a_reward_model_goes_on_from_the_stage_before(align, trained_once, tmp_path):
-    """Its module begins as that of the stage before where both have one form, at the base with a
-    note where they do not.
-    """
+    """Its module begins as the earlier one of the same form, else at the base with a note."""
     sft = trained_once("sft")
     go_on_from(sft, tmp_path)
     still = {"learning_rate": 1e-9, "scheduler": "constant", "warmup": 0.0, "max_steps": 1}
@@ -178,9 +166,7 @@ def test_a_reward_model_goes_on_from_the_stage_before(align, trained_once, tmp_p
 
 
 def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
-    """Of a base without a padding token, single texts are scored at their last token: so are they
-    in training.
-    """
+    """Without a padding token single texts are scored at their last token, in training too."""
     folder = shutil.copytree(tiny_model, tmp_path / "unpadded")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
@@ -203,9 +189,7 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("is_from_sft", [False, True], ids=["from-the-base", "from-sft"])
 def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_path):
-    """Under a score head, alone or going on from a prefix that writes: pairs are told apart, the
-    saved one scores the same, its keys are what was trained.
-    """
+    """A prefix under a score head, new or trained to write, learns and is saved as trained."""
     sft = trained_once("sft", "prefix")
     go_on_from(sft, tmp_path)
     earlier = (sft.stage,) if is_from_sft else ()
@@ -227,9 +211,7 @@ MARGINS = {"kto": "log-probability of liked answers less that of others"}
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])
 def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
-    """The better answers of held-out rows become likelier against the worse ones, with an interval
-    above zero.
-    """
+    """Better answers of held-out rows gain on the worse ones, with an interval above zero."""
     result = trained(align(objective, max_steps=15))
     metric = result["evaluation"]["metrics"][MARGINS.get(objective, "preference margin")]
     assert metric["after"] > metric["before"] + 1
@@ -257,10 +239,7 @@ def test_pairs_train_a_module_on_a_4_bit_base_in_both_precisions(objective, prec
 def test_the_reference_is_the_model_as_the_stage_found_it(
     objective, before, update, align, trained_once, tmp_path
 ):
-    """Going on from an SFT stage, the first loss is that of two equal models, and the copy that was
-    compared with is not saved. Full tuning that goes on from a LoRA compares with the merged model,
-    not with the base.
-    """
+    """The first loss is that of two equal models, also for full tuning that merged a LoRA."""
     sft = trained_once("sft", before)
     go_on_from(sft, tmp_path)
     job = align(objective, earlier=(sft.stage,), **UPDATES[update], max_steps=3, job_judge=False)
@@ -301,9 +280,7 @@ def test_a_broken_dpo_stage_goes_on_where_it_was(align, monkeypatch):
 
 
 def test_one_preference_file_serves_the_whole_chain(align, trained_once, tmp_path):
-    """The same file gives answers to sft, pairs to rm and dpo, prompts to rloo, whose reward is the
-    rm stage before it.
-    """
+    """It gives answers to sft, pairs to rm and dpo, and prompts to rloo, which rm rewards."""
     results = [go_on_from(trained_once(name), tmp_path) for name in ("sft", "rm", "dpo")]
     own = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
     job = align("rloo", earlier=(stage_of("sft"), stage_of("rm")), max_steps=2, **own)
@@ -386,9 +363,7 @@ def test_every_key_reaches_the_trainer(objective, key, align, monkeypatch):
 
 
 def test_a_reward_that_never_differs_is_told(align, tmp_path):
-    """All answers got the same: the run fails saying so, and so does the next attempt, which has
-    no step left to train.
-    """
+    """The run fails saying so, and so does the next attempt, with no step left to train."""
     code = "def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n"
     (tmp_path / "own.py").write_text(code)
     why = r"learned: reward own\.py:score never told .* apart, and gave 1 to"
@@ -399,9 +374,7 @@ def test_a_reward_that_never_differs_is_told(align, tmp_path):
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
 def test_a_module_on_a_4_bit_base_goes_on_from_what_was_saved(objective, align, monkeypatch):
-    """TRL rounds such a module to bfloat16 as it is made; a stage that continues one begins, and
-    has its reference, at the float32 weights of the file.
-    """
+    """Model and reference have the file's float32 weights, although TRL rounds new modules."""
     keys = {"quantization": "nf4", "job_judge": False}
     first = align("sft", max_steps=2, **keys)
     trained(first)

@@ -1,6 +1,4 @@
-"""Losses in parts: log-probabilities of learned tokens without whole logits
-(trainers/step/answer_loss.py), and evaluation in batches by tokens.
-"""
+"""Log-probabilities of learned tokens without whole logits, and evaluation by tokens."""
 
 import random
 import types
@@ -103,9 +101,7 @@ def test_places_are_those_that_predict_a_learned_token():
 
 
 def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
-    """CUDA finds out how much a mask chooses below the dispatcher: reading by a mask and writing
-    other than one value holds the host up, and so did TRL's head, twice a micro-batch.
-    """
+    """CUDA counts what a mask chooses below the dispatcher, and the host waits for the number."""
     labels = torch.tensor([[IGNORED, 5, 6, IGNORED], [IGNORED, IGNORED, 7, 8]])
     places = answer_places(labels)
     layer = torch.nn.Linear(16, 200)

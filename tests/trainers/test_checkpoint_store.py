@@ -1,6 +1,4 @@
-"""Which checkpoint a run goes on from: whole and unaltered ones alone, and never other settings; and
-what goes into one.
-"""
+"""A run goes on from a whole, unaltered checkpoint of its settings; and what goes into one."""
 
 import errno
 import json
@@ -112,9 +110,7 @@ def nest(path, depth):
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(store, name, change, words):
-    """Whatever happened to whichever file: the warning names it, and nothing is lost. Neither an
-    edited record is believed; the folder's name and complete.json have to agree.
-    """
+    """A warning names the file; an edited record is not believed, nor a folder of another name."""
     change(store.folder / "checkpoint-6" / name)
     step, said = look(store)
     assert step == 3
@@ -164,9 +160,7 @@ def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, c
     ],
 )
 def test_other_processes_and_an_upgrade_go_on_and_are_told(store, changed, words):
-    """Checkpoints of another number of processes or version of torch are used; the difference is
-    said.
-    """
+    """Another number of processes or version of torch is said, and the checkpoint used."""
     step, said = look(replace(store, **changed))
     assert step == 6
     assert all(word in said[0] for word in words)
@@ -186,9 +180,7 @@ EARLY = type("Early", (Dependencies,), {
     ids=["other-rows", "early-form"],
 )
 def test_it_never_says_from_the_beginning_and_goes_on(store, written, why):
-    """A newer checkpoint of other settings, or of an earlier version, is named, and the older one of
-    these is used.
-    """
+    """A newer checkpoint of other settings or of an earlier version is named and passed over."""
     shutil.copytree(store.folder / "checkpoint-3", store.folder.parent / "three")
     write(replace(store, dependencies=written), 9)
     assert look(store)[0] is None
@@ -216,9 +208,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.mark.parametrize("error", [NO_SPACE, SafetensorError("I/O error 28")])
 def test_what_did_not_fit_on_the_disk_is_removed(store, error, monkeypatch):
-    """There is then room to record the failure, and the checkpoints before it stay. What one takes
-    is said: as much as the one before it, or more than there is of the first; and what can be freed.
-    """
+    """Earlier checkpoints stay; the error says what room one takes and what can be freed."""
     first = replace(store, folder=store.folder.parent / "first")
     for where, half, takes in ((store, 4, "about 0.0 MiB"), (first, 2**20, "more than 1.0 MiB")):
         (where.begin(9) / "half").write_bytes(b"x" * half)
@@ -248,9 +238,7 @@ def test_the_checkpoint_of_the_best_step_stays(store):
 
 
 def test_an_error_of_the_disk_that_passes_destroys_no_checkpoint(store):
-    """What cannot be read now may be sound: it is used once it can be read, also where the run has
-    come to the same step meanwhile.
-    """
+    """What cannot be read now may be sound, and is used once it can be read."""
     sick = replace(store, disk=Mock(wraps=DISK))
     sick.disk.digest.side_effect = chain(
         [OSError(errno.EIO, "Input/output error")], repeat(DEFAULT)
@@ -267,9 +255,7 @@ def test_an_error_of_the_disk_that_passes_destroys_no_checkpoint(store):
 
 
 def test_random_numbers_are_others_only_after_another_number_of_processes(tmp_path):
-    """Without the file of this process a checkpoint of as many processes is an error; one of
-    another number is gone on from with numbers that follow from seed, step and process.
-    """
+    """They then follow from seed, step and process; among as many, a missing file is an error."""
     place, drawn = tmp_path / "checkpoint-3", []
     place.mkdir()
     (place / COMPLETE).write_text(json.dumps({"processes": 1}))
@@ -283,9 +269,7 @@ def test_random_numbers_are_others_only_after_another_number_of_processes(tmp_pa
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
-    """Numbers, texts and tensors of every kind, in one file that says so in its header; and what is
-    neither is an error.
-    """
+    """Numbers, texts and tensors of every kind fit in one file; anything else is an error."""
     shared = torch.arange(3)
     value = {
         "kinds": [1, 0.5, float("inf"), None, True, "é", [[], {}]],
@@ -330,9 +314,7 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch, m
 
 @pytest.mark.parametrize("value", [[0.5, -1.25], {"asked": ["é", None], "loss": 3.75}])
 def test_an_evaluation_that_was_kept_counts_only_if_it_is_unaltered(tmp_path, value):
-    """A number that a disk has changed would become a false verdict; the base is then evaluated
-    again.
-    """
+    """A number that a disk has changed would become a false verdict."""
     path = tmp_path / "before.json"
     keep_value(path, "mark", value)
     assert kept_value(path, "mark") == value

@@ -1,6 +1,4 @@
-"""Continued pre-training: whole documents are held out, general text is mixed in, perplexity falls,
-too little text is refused.
-"""
+"""Continued pre-training: held-out documents, mixed-in general text, refusal of too little."""
 
 import pytest
 
@@ -38,9 +36,7 @@ def read(make):
 
 @pytest.mark.parametrize(("update", "rate"), [("full", 3e-3), ("lora", 2e-2)])
 def test_perplexity_of_held_out_documents_falls(read, tmp_path, update, rate):
-    """Documents that were not trained on become likelier, with an interval that excludes zero; no
-    answers are generated.
-    """
+    """Unseen documents become likelier, with an interval without zero; no answers are generated."""
     found = trained(read(corpus(tmp_path), update=update, learning_rate=rate))
     evaluation = found["evaluation"]
     assert evaluation["perplexity_after"] < evaluation["perplexity_before"]

@@ -1,7 +1,4 @@
-"""Whatever is wrong with a model's folder is exit code 2 with its name, whoever finds it: the check
-of the files, or the libraries that load a model which was just downloaded and never checked. Code
-that comes with a model runs only if the plan says so, and nobody is asked.
-"""
+"""A faulty model folder is exit code 2 by name, whoever finds it; its code runs only if allowed."""
 
 import json
 import os
@@ -351,9 +348,7 @@ def test_no_undamaged_family_is_refused(family, job_on, tmp_path):
 
 
 def test_a_quantised_base_and_one_of_other_weights_are_told_apart(job_on, folder):
-    """Weights that bitsandbytes quantises as they load are all there; a scale that is left over
-    says that quantised weights were read as plain ones.
-    """
+    """A left-over scale says that quantised weights were read as plain ones."""
     pytest.importorskip("bitsandbytes")
     loading.load_base(job_on(quantization="nf4", weights_dtype="bfloat16"), CPU)
     names = [f"model.layers.{layer}.self_attn.q_proj.weight_scale_inv" for layer in (0, 1)]
@@ -398,9 +393,7 @@ def test_a_pickle_of_tensors_alone_is_read_and_has_to_be_complete(folder, job_on
 
 @pytest.fixture(scope="module")
 def with_code(tiny_model, once):
-    """A model of a type that transformers does not know, its code and its tokenizer's beside it.
-    Each file of code makes a file `ran` in its folder.
-    """
+    """A model of an unknown type with code of its own, each file of which makes a file `ran`."""
 
     def fill(folder):
         model = folder / "model"

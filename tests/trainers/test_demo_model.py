@@ -37,9 +37,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):
-    """The first call converts, later calls find the folder; nothing else stays in the cache. A copy
-    that lacks a file is made anew.
-    """
+    """Nothing else stays in the cache, and a copy that lacks a file is made anew."""
     monkeypatch.setattr(demo_model, "convert", convert)
     assert demo_model.main(["--cache", str(tmp_path / "cache"), "--wheel", str(wheel)]) == 0
     folder = Path(capsys.readouterr().out.strip())
@@ -54,9 +52,7 @@ def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monke
 
 
 def test_what_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
-    """Another checksum is exit 4, and so is a full disk in the middle of the conversion. When pip
-    fails, or is not there, its own words stand above ours, with the way round it.
-    """
+    """A bad checksum or full disk is exit 4; pip's own words come before ours and the way round."""
     cache, bad = tmp_path / "cache", tmp_path / "bad.whl"
     with pytest.raises(InputError, match="no such file"):
         demo_model.demo_model(cache, wheel=bad)

@@ -70,9 +70,7 @@ def lesson(make, teacher):
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("by", [Distance.in_tiles, Distance.in_slices, Distance.__call__])
 def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
-    """In tiles of TRL's kernel and in slices of tokens, value and gradient are those of GKD's loss
-    on whole logits.
-    """
+    """In tiles or in slices, value and gradient are those of GKD's loss on whole logits."""
     from trl.experimental.gkd import GKDTrainer
 
     monkeypatch.setattr("trainers.teachers.trainer.SLICE_LOGITS", 64)  # two tokens each
@@ -163,9 +161,7 @@ def test_every_update_distils(keys, lesson):
 
 
 def test_a_broken_run_resumes_with_the_same_weights(lesson, monkeypatch):
-    """What the student writes depends on the seed and the step alone: a resumed run has the losses
-    of an unbroken one, and its result every bit.
-    """
+    """What the student writes depends on seed and step alone, so a result is equal to the bit."""
     keys = {"on_policy": 0.5, "grad_accum": 2, "micro_batch_size": 2, "dropout": 0.1}
     whole, broken = whole_and_broken(lesson, 5, monkeypatch, **keys)
     assert losses(broken) == losses(whole)
@@ -189,9 +185,7 @@ def test_another_teacher_starts_anew(lesson, teacher, tmp_path, capsys, monkeypa
 def test_the_base_of_a_module_is_a_teacher_in_one_copy(
     align, trained_once, tiny_model, monkeypatch, tmp_path
 ):
-    """A module that goes on from an earlier stage is drawn back to its own base, which is loaded
-    once; the divergence starts above zero and falls.
-    """
+    """A module is drawn back to its own base, loaded once: the divergence is positive and falls."""
     earlier = trained_once("sft")
     shutil.copytree(earlier.run, tmp_path / "run")
     monkeypatch.setattr(
@@ -207,9 +201,7 @@ def test_the_base_of_a_module_is_a_teacher_in_one_copy(
 
 
 def test_a_server_generates_the_students_answers(lesson, tiny_model):
-    """With `rollouts: vllm` the weights go to the server before each step that the student answers,
-    and in no other.
-    """
+    """`rollouts: vllm` hands over weights before those steps that the student answers."""
     with StandIn(tiny_model) as server:
         job = lesson(rollouts="vllm", on_policy=0.5, max_steps=4, job_judge=False)
         launch = Launch(vllm=VLLMServer(url=server.url))
@@ -219,9 +211,7 @@ def test_a_server_generates_the_students_answers(lesson, tiny_model):
 
 
 def test_a_process_that_asks_nothing_hands_over_weights_with_the_others():
-    """All processes wait until the server has the weights: also one whose rows have no room for an
-    answer. None does in a step without answers of the student.
-    """
+    """All processes wait for the server, unless the step has no answers of the student."""
     trainer = Mock(stage=SimpleNamespace(seq_len=8))
     for features in ([{"input_ids": [5] * 8, "labels": [-100] * 4 + [5] * 4}], []):
         assert Distilling.answer(trainer, features) == features
@@ -239,9 +229,7 @@ def problems(tmp_path):
 
 
 def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
-    """Requests without answers are answered by the teacher once, kept in the run folder, counted,
-    and after a crash only those are written that are missing.
-    """
+    """Answers are kept in the run folder, and after a crash only missing ones are written."""
     monkeypatch.setattr("trainers.teachers.teacher.BLOCK", 4)
     keys = {"on_policy": 0.0, "job_data": problems, "max_steps": 2, "holdout": 0.25}
     whole = trained(lesson(**keys))
@@ -297,9 +285,7 @@ def test_the_rows_of_tasks_are_looked_at_before_any_teacher_answers(lesson, prob
 
 
 def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, problems):
-    """Where the student answers every request of training itself, the teacher writes the answers
-    that are measured on, and no others.
-    """
+    """The student answers every request of training itself."""
     result = trained(lesson(on_policy=1.0, job_data=problems, max_steps=2, holdout=0.25))
     notes = result["data"]["notes"]
     assert any(note.startswith("the teacher wrote 3 answers") for note in notes)
@@ -312,9 +298,7 @@ def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, prob
 
 @pytest.mark.usefixtures("unloaded")
 def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp_path):
-    """A teacher whose tokens have other numbers cannot correct the student's; the error says what
-    to do instead.
-    """
+    """A teacher whose tokens have other numbers cannot correct; the error says what to do."""
     other = shutil.copytree(teacher, tmp_path / "other")
     content = json.loads((other / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
@@ -339,8 +323,6 @@ def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp
     ids=["none", "no-folder", "no-room", "loss-type", "server"],
 )
 def test_what_cannot_be_distilled_is_said_before_the_model_loads(keys, message, lesson):
-    """A stage without a teacher, a teacher that is not there, answers longer than the rows, and
-    another loss.
-    """
+    """A missing teacher, answers longer than the rows and another loss are refused."""
     with pytest.raises(InputError, match=message):
         distill.train(lesson(**keys))

@@ -1,6 +1,4 @@
-"""Sorting texts into classes: encoders and small decoders, whole and as a module, judged and loaded
-by plain transformers.
-"""
+"""Sorting texts into classes by encoders and small decoders, read by plain transformers."""
 
 import random
 
@@ -32,9 +30,7 @@ def labelled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_bert(tmp_path_factory, tiny_model):
-    """A random two-layer BERT with a word-piece-like tokenizer that has a padding token and no end
-    token.
-    """
+    """A random two-layer BERT whose tokenizer has a padding token and no end token."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
@@ -78,9 +74,7 @@ def trained(make, labelled):
 
 @pytest.mark.parametrize(("bert", "update"), [(True, "full"), (True, "lora"), (False, "full")])
 def test_texts_are_sorted_by_what_was_learned(trained, tiny_bert, bert, update):
-    """Held-out texts are called by their class, with intervals and a confusion table; plain loading
-    gives the class names.
-    """
+    """Held-out texts are called by their class, and plain loading gives the names of classes."""
     keys = {"learning_rate": 8e-3, "max_steps": 120} if update != "full" else {}
     job, result = trained(tiny_bert if bert else None, update=update, **keys)
     found = result["evaluation"]
@@ -105,9 +99,7 @@ def test_packing_and_a_single_class_are_refused(trained, tmp_path):
 
 
 def test_modules_go_under_a_head_but_a_prefix_not_under_that_of_an_encoder(trained, tiny_bert):
-    """A prefix on a decoder and a bottleneck adapter on an encoder train with the head, are saved
-    with it and loaded again; an encoder keeps no keys and values that a prefix could be.
-    """
+    """An encoder keeps no keys and values that a prefix could be."""
     keys = {"update": "prefix", "prefix_tokens": 4, "max_steps": 20, "learning_rate": 2e-2}
     _, result = trained(**keys)
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]

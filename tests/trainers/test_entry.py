@@ -68,9 +68,7 @@ def test_a_missing_library_is_said_with_the_line_that_installs_it():
 def test_faults_of_later_stages_are_told_before_the_first_one_trains(
     tmp_path, tiny_model, capsys, monkeypatch
 ):
-    """A chain does not train for hours and then end on a key of its last stage; all are told
-    together. Somebody else's recipe is not asked, since it might begin to train.
-    """
+    """All faults come together; somebody else's recipe is not asked, since it might train."""
     common = {"update": "lora", "learning_rate": 1e-3, "seq_len": 64, "max_steps": 1}
     stages = [
         {"name": "sft", "objective": "sft", **common},
@@ -111,9 +109,7 @@ NO_CODE = ("PeftModel", "PeftConfig", "LoraConfig", "GenerationConfig", "origina
 
 @pytest.mark.light
 def test_every_load_says_whether_code_may_run():
-    """Each call of ours that can run a model's code passes `trust_remote_code`, by name or in the
-    options that its function builds.
-    """
+    """Each call of ours that can run a model's code passes `trust_remote_code`."""
     paths = [path for name in ("advisor", "trainers") for path in (ROOT / name).rglob("*.py")]
     sources = {path.relative_to(ROOT): path.read_text("utf-8") for path in paths}
     loads = [

@@ -51,9 +51,7 @@ def moe(make, tiny_moe):
 
 
 def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
-    """LoRA on a mixture corrects attention alone, is compared with the base by loss and answers,
-    and is the same model in PEFT and as W + BA; anybody's generate works on a padded batch.
-    """
+    """LoRA on a mixture corrects attention alone, and is the same model in PEFT and as W + BA."""
     job = moe()
     result = trained(job)
     said = capsys.readouterr().err
@@ -72,10 +70,8 @@ def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
 def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_base(
     moe, tiny_moe, monkeypatch, tmp_path, capsys
 ):
-    """Full tuning trains with the load-balancing loss. transformers holds all experts in one tensor
-    and saves each by itself: what reads a checkpoint, or a result to judge it, gets the trained
-    ones and not those of the base. config.json is silent about routers like that of the base, so
-    that plain generate works on a padded batch.
+    """transformers holds all experts in one tensor and saves each by itself, so what reads them
+    must get the trained ones; without routers in config.json, plain generate takes a padded batch.
     """
     keys = {**FULL, "save_steps": 1, "max_steps": 3, "job_judge": False}
     whole, broken = (moe(**keys, job_run=tmp_path / name) for name in ("whole", "broken"))
@@ -95,9 +91,7 @@ def test_a_whole_mixture_is_resumed_judged_and_saved_with_the_settings_of_its_ba
 
 
 def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path):
-    """Whatever its config says, a model in memory can generate; what is saved has the base's own
-    settings, although TRL changes the weight of the loss.
-    """
+    """A model in memory can generate, and what is saved has the base's own settings."""
     model = silence_routers(tiny_mixture("mixtral", output_router_logits=True))
     assert model.config.output_router_logits is False
     model.config.router_aux_loss_coef = 0.0
@@ -146,9 +140,7 @@ def batch_of():
 
 
 def test_training_adds_the_balancing_loss(base_trainer):
-    """The loss of the tokens, and the model's own balancing loss times its weight, which
-    accumulated steps share.
-    """
+    """The model's own loss times its weight is added once, shared by accumulated steps."""
     trainer = base_trainer()
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 4
@@ -168,9 +160,7 @@ def test_training_adds_the_balancing_loss(base_trainer):
 
 @pytest.mark.parametrize("arguments", [{}, {"label_smoothing_factor": 0.1}, {"loss_type": "dft"}])
 def test_evaluation_is_the_plain_loss_without_other_processes(arguments, base_trainer, monkeypatch):
-    """The held-out loss is that of the tokens alone, whatever training adds to it, and asks nothing
-    of the other processes, which are in training already.
-    """
+    """It counts the tokens alone and asks nothing of processes that are in training already."""
     trainer = base_trainer(**arguments)
     why = "a collective operation in an evaluation"
     monkeypatch.setattr(trainer.accelerator, "gather_for_metrics", lambda *_: pytest.fail(why))
@@ -193,9 +183,7 @@ def test_evaluation_is_the_plain_loss_without_other_processes(arguments, base_tr
     ],
 )
 def test_lora_never_corrects_a_router(family, wanted, tmp_path):
-    """all-linear and attention-and-shared leave routed experts alone, with-experts adds them, and
-    routers stay as they are; plain PEFT loads the result.
-    """
+    """Only with-experts adds routed experts, and plain PEFT loads the result."""
     keys = {
         "rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False,
         "target_modules": wanted,
@@ -254,9 +242,7 @@ def test_layers_that_peft_refuses_are_left_out():
     ],
 )
 def test_targets_that_cannot_be_had_are_bad_input(model, keys, match, make, moe):
-    """Experts of a dense model, a router, a misspelt name, and what corrections of experts cannot
-    be combined with.
-    """
+    """A dense model's experts, routers, misspelt names and unfit combinations are refused."""
     build = moe if model == "mixture" else make
     with pytest.raises(InputError, match=match):
         sft.train(build(**{"target_modules": "with-experts", **keys}))
@@ -267,9 +253,7 @@ def test_targets_that_cannot_be_had_are_bad_input(model, keys, match, make, moe)
 def test_every_objective_is_judged_whatever_number_of_processes_trained_it(
     processes, tiny_moe, pairs, tmp_path
 ):
-    """SFT with full weights, DPO and GRPO of a mixture by one process and by two, whose results
-    another one judges: what is saved loads and generates.
-    """
+    """What one process or two have saved loads and generates in another."""
     (tmp_path / "own.py").write_text(REWARD)
     jobs, plans = {}, []
     for name, update in (("sft", "full"), ("dpo", "lora"), ("grpo", "lora")):

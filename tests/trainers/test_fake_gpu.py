@@ -1,11 +1,8 @@
-"""Whole stages on a pretended GPU, from loading to the check of the saved result; and the plans that
-advice writes for GPUs, trained for two steps: every objective under every update, in each of the
-dtypes that GPUs are given.
+"""Whole stages on a pretended GPU, and two steps of the plans that advice writes for GPUs.
 
 The tensors are real CPU tensors of a tiny model, not torch's fake ones: generation, held-out
-evaluation and bitsandbytes read values, which a fake tensor does not have. From the plan come
-dtypes, precision, optimizer, quantization, packing, recomputation and the options of the method;
-sizes are cut to what a CPU does at once. pretend_gpu.py says what this cannot show.
+evaluation and bitsandbytes read values, which a fake tensor does not have. Sizes are cut to what a
+CPU does at once; pretend_gpu.py says what this cannot show.
 """
 
 from __future__ import annotations
@@ -73,9 +70,7 @@ def advice_for(gpu: str) -> Any:
 
 
 def small_stage(objective: str, scheme: str, machine: str) -> Stage:
-    """The stage of the plan that advice writes for this machine, in sizes for a test. Paged
-    optimizers ask CUDA for memory, so the same ones without pages take their place.
-    """
+    """The stage that advice writes, in test size, without pages, which ask CUDA for memory."""
     gpu, _, changes = MACHINES[machine]
     advice, ruleset = advice_for(gpu)
     chain = "sft" if objective == CLASSES else objective
@@ -179,11 +174,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Seen, list[Any]]]:
 
 
 def cell(objective: str, scheme: str, machine: str) -> Any:
-    """A cell in its suite. The machines take turns, so that each objective and each scheme
-    meets each of them.
-
-    Default: every scheme for sft, and one for each other objective. Slow: two more for each. Long:
-    the rest.
+    """A cell in its suite: the default has every scheme for sft and one for each other objective,
+    slow two more of each, long the rest; machines take turns, so that each meets all.
     """
     first, second = OBJECTIVES.index(objective), list(schemes()).index(scheme)
     marks: Any = pytest.mark.slow if (first + second) % 3 == 1 else pytest.mark.long
@@ -212,9 +204,7 @@ def on_gpu(job: Job) -> Job:
 def test_a_plan_for_a_gpu_trains_in_its_dtypes(
     objective: str, scheme: str, machine: str, folder: Path, tmp_path: Path, watch: Any
 ) -> None:
-    """Two steps and an evaluation of what a plan says run without a fault of dtype or device; all
-    that is trained is float32 unless the plan says pure, and states have the dtype of the estimate.
-    """
+    """All that trains is float32 unless the plan says pure, and states are as estimated."""
     seen, models = watch
     stage = small_stage(objective, scheme, machine)
     data = objective if objective in ("sft", "cpt", CLASSES) else "pairs"
@@ -260,10 +250,7 @@ def train(job: Job) -> dict[str, Any]:
 def test_a_model_left_on_the_host_is_found(
     make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a model loaded and not moved, a stage would fail here as it would on a GPU.
-
-    accelerate would still move it as training starts, so that is switched off, too.
-    """
+    """A model that is not moved fails as on a GPU, once accelerate is kept from moving it."""
     original = loading.load_base
 
     def on_host(job: Job, device: Any, *args: Any, **rest: Any) -> Any:
@@ -295,9 +282,7 @@ SLOW = {("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
 def test_every_objective_runs_whole_on_the_gpu(
     align: Callable[..., Job], objective: str, update: str
 ) -> None:
-    """Evaluation before, training, checkpoint, saving, reloading, evaluation after: all of it on
-    the plan's device, for every objective under every update.
-    """
+    """From the evaluation before to that after, all is on the plan's device, under every update."""
     result = train(align(objective, **keys_of(objective, update, **GPU_KEYS, max_steps=2)))
     assert result["resolved"]["device"] == "cuda:0"
     assert result["resolved"]["autocast"] == "bfloat16"
@@ -318,9 +303,7 @@ def test_a_run_resumes_on_the_gpu(
 
 
 def test_a_dry_run_forgives_a_step_that_the_scaler_skips(make: Callable[..., Job]) -> None:
-    """The first scale of a float16 loss is a guess: gradients that overflow with it are no failure
-    of a dry run, as they are none of a run.
-    """
+    """The first scale of a float16 loss is a guess, which may overflow."""
     job = make(weights_dtype="float16", precision="mixed", job_dry_run=True)
     with scaled_by(2.0**100), pretend_gpu(capability=(7, 5)):
         import_module("trainers.sft").train(on_gpu(job))
@@ -342,10 +325,7 @@ def test_a_dry_run_forgives_a_step_that_the_scaler_skips(make: Callable[..., Job
 def test_nothing_holds_the_gpu_up(
     keys: dict[str, Any], looks: int, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two lines of metrics the host never waits for the GPU: not for batches, counts, norms
-    or optimizers. transformers alone does, to see which mask attention needs: twice for a padded
-    micro-batch, once for a packed one.
-    """
+    """Only transformers waits, for attention's mask: twice a padded micro-batch, else once."""
     monkeypatch.setattr(settings, "LOGGED_LINES", 1)
     ends: list[int] = []
     with pretend_gpu() as calls:

@@ -1,6 +1,4 @@
-"""GGUF files of small random models of each family: every tensor, setting and token stands in them
-as llama.cpp reads it.
-"""
+"""GGUF files of small random models of each family, in every part as llama.cpp reads it."""
 
 import inspect
 import json
@@ -82,9 +80,7 @@ def called(name: str) -> str:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_weight_stands_in_the_file(family, tmp_path):
-    """Under llama.cpp's names: rows reordered where it pairs neighbours, everything else as it
-    was.
-    """
+    """Rows are reordered where llama.cpp pairs neighbours, and everything else is as it was."""
     folder = tiny(family, tmp_path / "model", torch.bfloat16)
     loaded, *_, kind, note = write(folder, tmp_path / "out.gguf")
     assert (kind, "nothing is rounded" in note) == ("BF16", True)
@@ -109,9 +105,7 @@ def test_every_weight_stands_in_the_file(family, tmp_path):
 
 
 def test_a_head_of_its_own_stands_in_the_file_whatever_the_configuration_says(tmp_path):
-    """transformers does not tie two matrices that differ, and llama.cpp takes the embeddings where
-    there is no other.
-    """
+    """Matrices that differ are not tied; without a head llama.cpp would take the embeddings."""
     folder = tiny("llama", tmp_path / "model", tie_word_embeddings=True)
     path = folder / "model.safetensors"
     weights = load_file(path)
@@ -134,9 +128,7 @@ def test_a_head_of_its_own_stands_in_the_file_whatever_the_configuration_says(tm
     ids=["float16", "bfloat16", "float32", "too-large"],
 )
 def test_sixteen_bits_are_those_that_lose_least(dtype, largest, kind, said, tmp_path):
-    """The type of the weights themselves; of 32-bit ones F16 as far as it goes, which is to 65504,
-    and what it costs is said.
-    """
+    """Weights keep their 16-bit type; 32-bit ones become F16 up to 65504, and the cost is said."""
     folder = tiny("llama", tmp_path / "model", dtype)
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][0, 0] = largest
@@ -189,9 +181,7 @@ def change_tokenizer(folder: Path, **parts) -> None:
 
 
 def test_what_a_configuration_says_of_yarn_stands_in_the_file():
-    """Under llama.cpp's names. It multiplies its own attention factor (1 + 0.1 ln of the factor) by
-    the one in the file; what is as by default is not written.
-    """
+    """llama.cpp multiplies its own attention factor, 1 + 0.1 ln factor, by the one in the file."""
 
     def yarn(**own):
         rope = {
@@ -268,9 +258,7 @@ def test_the_first_token_is_added_only_if_the_training_had_it(folder):
 
 
 def test_all_ends_are_named_and_rows_of_embeddings_without_a_token(folder):
-    """The tokenizer's own end, and those that generation_config.json adds. Models have more rows
-    than tokens; llama.cpp wants a name for each.
-    """
+    """llama.cpp wants a name for each row of embeddings and each end token."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     found = read_tokens(folder, 410)
     assert found.ends == [2, 0]
@@ -327,9 +315,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(part, change, said,
     ],
 )
 def test_a_family_or_a_setting_that_is_not_supported_is_refused(family, keys, said):
-    """Such a setting would load in llama.cpp, and answer wrongly. Of a family those are named that
-    are supported, and the way out: a plain model and llama.cpp's own converter.
-    """
+    """It would answer wrongly in llama.cpp; the error names the supported ones and a way out."""
     config = AutoConfig.for_model(family, **{**sizes(family), **keys})
     with pytest.raises(InputError, match=said):
         check_family(config, "model")

@@ -1,9 +1,6 @@
-"""Results of runs as GGUF files: what is written, how it is called, what is refused. What a proof of
-a file finds: a llama-server that answers as transformers did, and others that differ from it in one
-thing each; and llama.cpp itself, where it is installed: each family computes there what
-transformers computes, and a file with a mistake is noticed.
+"""Results of runs as GGUF files, and what a proof finds, by stubs and by llama.cpp if installed.
 
-    ADVISE_LLAMA_CPP=FOLDER python -m pytest -n0 -m long tests/trainers/test_gguf_proof.py
+ADVISE_LLAMA_CPP=FOLDER python -m pytest -n0 -m long tests/trainers/test_gguf_proof.py
 """
 
 import json
@@ -67,9 +64,7 @@ def proof(
     ends=END.__eq__,
     choice=lambda at, token: token,
 ) -> Proof:
-    """Of a server that computes what the reference holds but for what is said: the tokens of a
-    text, whether a token ends an answer, and what comes at a place.
-    """
+    """The proof by a server that is as the reference but for these tokens, ends and choices."""
 
     def answered(path, asked):
         if path == "/tokenize":
@@ -91,9 +86,7 @@ def proof(
 
 
 def test_a_server_that_agrees_everywhere_proves_the_file():
-    """Every number of it is said, and recorded. A base model may write on for ever, in both: then
-    its end tokens alone prove it.
-    """
+    """Every number is recorded, and a base model that never stops is proved by its end tokens."""
     assert proof(reference()).lines() == [
         "proved with llama.cpp, against transformers:",
         "  2 texts have the same tokens",
@@ -118,9 +111,7 @@ def test_a_server_that_agrees_everywhere_proves_the_file():
     ids=["other-tokens", "no-stop", "early-stop"],
 )  # fmt: skip
 def test_other_tokens_a_missing_stop_and_one_inside_an_answer_are_faults(server, fault):
-    """Both readings of a text are named: that is how a tokenizer is mended. An answer that never
-    ends is what people report most; the other would be cut.
-    """
+    """Both readings of a text are named, since that is how a tokenizer is mended."""
     found = proof(reference(), **server)
     assert found.faults[0].startswith(fault)
     assert found.lines()[0].startswith(f"not the model: {fault[:8]}")
@@ -206,9 +197,7 @@ def nowhere(monkeypatch):
 
 @pytest.fixture
 def engine(monkeypatch):
-    """llama-server is a stub that finds these faults; what transformers computes is what it
-    computes.
-    """
+    """A stub of llama-server that finds these faults and computes what transformers computes."""
     stub = SimpleNamespace(faults=[], kinds=[])
 
     def prove(program, path, of, kind):
@@ -267,9 +256,7 @@ def test_a_file_that_differs_shows_in_the_name_and_the_exit_code(run, engine, tm
 def test_without_llama_cpp_the_file_is_written_and_not_compared(
     run, nowhere, tmp_path, request, capsys
 ):
-    """That is said, with what to install; once it is there, the file is written again and
-    compared.
-    """
+    """The run says what to install, and writes the file again to compare it once it is there."""
     job = Job(run=run, out=tmp_path / "out", say=print)
     (file,) = export(job)
     assert names(job.out) == ["proof.json", f"{run.name}-F16.gguf"]
@@ -300,9 +287,7 @@ def test_tensors_that_transformers_leaves_out_are_counted(nowhere, tiny_model, t
 def test_each_task_becomes_a_model_of_its_own(
     program, proved, tiny_model, tmp_path, request, capsys
 ):
-    """Each merged into the base that they share, or with `--only` one of them; llama.cpp computes
-    them as PEFT does.
-    """
+    """Each, or one by `--only`, is merged into their base, and computed as PEFT computes it."""
     request.getfixturevalue(program)
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1, "hr": 2})
     export(Job(run=run, out=tmp_path / "out", say=print))
@@ -335,9 +320,7 @@ def test_what_adds_layers_and_what_is_not_there_is_refused(
 
 
 def test_a_full_disk_and_a_stop_leave_nothing(run, nowhere, tmp_path, monkeypatch):
-    """By the number of weights a disk is too full before anything is computed; of a stopped export
-    there is neither the file nor a half of it.
-    """
+    """The number of weights says beforehand that a disk is too full; a stop leaves no half file."""
     job, inside = Job(run=run, out=tmp_path / "out", say=print), "trainers.tools.gguf."
     with monkeypatch.context() as patch:
         patch.setattr(f"{inside}export.free_bytes", lambda path: 1000)
@@ -439,9 +422,7 @@ CASES = [
     ("family", "keys"), CASES, ids=[f"{name}-{'-'.join(keys)}" for name, keys in CASES]
 )
 def test_llama_cpp_computes_what_transformers_computes(family, keys, llama_cpp, tmp_path):
-    """The same tokens, the same answers, the same ends; in eight bits at as many places as the
-    limit asks for.
-    """
+    """Tokens, answers and ends agree; in eight bits at as many places as the limit asks."""
     assert faults_of(llama_cpp, tmp_path, family, **keys) == []
 
 
@@ -486,9 +467,7 @@ def test_a_damaged_file_is_a_fault_of_the_proof(llama_cpp, tmp_path):
 def test_a_smaller_file_of_llama_cpps_program_is_proved(
     llama_cpp, tiny_model, tmp_path, monkeypatch
 ):
-    """What llama-quantize writes is compared like our own; nothing else is left. The one here
-    copies.
-    """
+    """What llama-quantize writes, here a copy, is compared like our own file."""
     there = program(tmp_path / "bin", 'cp "$1" "$2"', "llama-quantize").parent
     monkeypatch.setenv("PATH", str(there), prepend=os.pathsep)
     run = lora_run(tmp_path / "run", tiny_model, {"legal": 1})

@@ -1,6 +1,4 @@
-"""Benchmarks of a run: each model is loaded once for all of them, with the embeddings it has. The
-library itself is a stand-in; tests/extras/benchmarks/test_benchmarks.py asks the real one.
-"""
+"""Benchmarks of a run by a stand-in; extras/benchmarks/test_benchmarks.py asks the real library."""
 
 import json
 import shutil
@@ -48,9 +46,7 @@ def asked(monkeypatch):
 
 
 def test_a_model_is_loaded_once_for_all_benchmarks_as_it_is(asked, tiny_model, tmp_path):
-    """A vocabulary that is padded stays so; a task file finds the data beside it; each answer is a
-    file of its own, without the texts of its questions.
-    """
+    """A padded vocabulary stays, a task file finds its data, and answers have no question texts."""
     padded = AutoModelForCausalLM.from_pretrained(tiny_model)
     rows = padded.config.vocab_size + 24
     padded.resize_token_embeddings(rows)

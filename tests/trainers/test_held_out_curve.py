@@ -1,6 +1,4 @@
-"""Held-out loss during training: how often, on what, what it leaves alone, and what follows from
-it; and lines of metrics and loader processes on a GPU, tried on the CPU with the GPU's settings.
-"""
+"""Held-out loss on the way, what follows from it, and a GPU's lines and loaders on the CPU."""
 
 import math
 import random
@@ -87,9 +85,7 @@ def curve_of(job):
 def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
     rows, steps, tokens, is_wanted, found
 ):
-    """Every tenth of the run, on as many rows as 5 % of its computation pay for; in a short run
-    less often, and in a shorter one only if the plan asks.
-    """
+    """A short run evaluates less often, and a shorter one only if the plan asks."""
     rows = [SimpleNamespace(tokens=count) for count in rows]
     keys = {"forward": 0.5, "micro": 4, "wanted": is_wanted}
     expected = found and Schedule(*found[:2], pytest.approx(found[2]))
@@ -97,9 +93,7 @@ def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
 
 
 def test_looking_costs_a_third_of_full_training_and_more_beside_a_reference(make, align):
-    """A forward pass is a third of training on a row, a half with a module; DPO's reference runs in
-    both.
-    """
+    """A forward pass is a third of training, half with a module; DPO's reference runs in both."""
     jobs = {
         "full": make(update="full"), "lora": make(), "dpo": align("dpo", update="full"),
         "recomputed": make(update="full", gradient_checkpointing=True),
@@ -115,17 +109,13 @@ def test_looking_costs_a_third_of_full_training_and_more_beside_a_reference(make
      (10, 4, 2, 8, 4), (3, 8, 1, 3, 3), (1, 8, 2, 1, 1)],
 )  # fmt: skip
 def test_every_process_has_full_micro_batches(rows, micro, processes, count, batch):
-    """As many of the rows as fill micro-batches of one size, of more than half of those that are
-    trained on: then the mean of their losses is that of the rows.
-    """
+    """Full micro-batches of one size make the mean of their losses that of the rows."""
     assert even_count(rows, micro, processes) == count
     assert even_batch(count // processes, micro) == batch
 
 
 def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
-    """Weights and training losses are equal to the bit with evaluations and without, dropout
-    included. The last value is what plain PEFT and transformers compute for the result.
-    """
+    """Weights and losses are equal to the bit, with dropout; plain PEFT gives the last value."""
     plain = make(**SHORT, dropout=0.2)
     watched = make(**SHORT, dropout=0.2, early_stopping=50, job_run=tmp_path / "watched")
     for job in (plain, watched):
@@ -145,9 +135,7 @@ def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "rm", "orpo"])
 def test_pairs_are_measured_by_their_own_loss_without_a_trace(objective, align, trained_once):
-    """The same holds for the losses of TRL's trainers, whose statistics of the training stay as
-    they were; DPO and KTO begin with the loss of a model that is its own reference.
-    """
+    """TRL's statistics of training stay; DPO and KTO begin at the loss of their own reference."""
     job = align(objective, early_stopping=50, job_judge=False)
     trained(job)
     plain = trained_once(objective)
@@ -166,9 +154,7 @@ def test_pairs_are_measured_by_their_own_loss_without_a_trace(objective, align, 
 
 
 def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
-    """`keep: best` goes back to the evaluation with the lowest loss; each evaluation has a line in
-    metrics.jsonl, however few steps have one.
-    """
+    """`keep: best` goes back to the lowest loss; each evaluation has a line in metrics.jsonl."""
     job = overfit(keep="best", trl={"logging_steps": 7})
     seen = {}
     look_before(monkeypatch, SFT, "evaluate", lambda trainer, **_: seen.update({
@@ -192,9 +178,7 @@ def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
 
 
 def test_training_stops_when_the_held_out_loss_does(overfit, capsys):
-    """`early_stopping: 2` ends the run after the second evaluation in a row that is not lower; the
-    last weights stay the result unless the plan says otherwise.
-    """
+    """`early_stopping: 2` ends after two evaluations that are not lower; the last weights stay."""
     job = overfit(early_stopping=2)
     result = trained(job)
     steps, values = zip(*curve_of(job), strict=True)
@@ -213,9 +197,7 @@ def test_training_stops_when_the_held_out_loss_does(overfit, capsys):
 
 
 def test_a_run_resumes_with_its_best_step_and_its_patience(overfit, monkeypatch, tmp_path):
-    """A killed run ends as one that was not: same curve, same stop, same weights. It may have
-    passed its best step since the last checkpoint, or have ended without a result.
-    """
+    """A killed run ends as one that was not, also past its best step or without a result."""
     keys = {"keep": "best", "early_stopping": 2, "save_steps": 5}
     whole, early, late = (overfit(**keys, job_run=tmp_path / name) for name in "abc")
     trained(whole)
@@ -270,16 +252,12 @@ GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
     ],
 )
 def test_a_gpu_is_asked_for_a_line_every_few_steps(device, lines):
-    """On the CPU each step has a line; a run on a GPU has at least fifty, or each of its steps. A
-    long run has a log of bounded size, whatever it runs on.
-    """
+    """A run on a GPU has at least fifty lines or all its steps, and any log is of bounded size."""
     assert {steps: settings.log_every(device, steps) for steps in lines} == lines
 
 
 def test_a_gpu_gets_its_batches_from_other_processes(monkeypatch):
-    """Two per process where there is a core for them; none on the CPU, and none that would have to
-    be handed the rows by pickle.
-    """
+    """Two per process that cores allow; none on the CPU or for rows that travel by pickle."""
     monkeypatch.setattr(settings, "usable_cores", lambda: 16)
     monkeypatch.setattr(settings.multiprocessing, "get_start_method", lambda: "fork")
     assert (settings.loader_workers(GPU), settings.loader_workers(CPU)) == (2, 0)
@@ -297,11 +275,7 @@ def like_a_gpu(monkeypatch):
 
 
 def test_lines_of_several_steps_are_their_means_and_resume_equal(make, monkeypatch, tmp_path):
-    """The first step, each third, each saved and the last have a line; a line holds the mean of its
-    steps, the first and the last of their step alone. The clock and the seconds of training go on
-    over an interruption, and the parts of the attempt are its whole time. With loader processes,
-    interrupted and resumed, the weights are bit for bit the same.
-    """
+    """The clock and its parts go on over an interruption, and weights are the same to the bit."""
     keys = {"max_steps": 6, "save_steps": 4, "dropout": 0.1, "job_judge": False}
     single = make(**keys, job_run=tmp_path / "single")
     monkeypatch.setattr("trainers.keep.progress.KEPT_LOGS", 2)

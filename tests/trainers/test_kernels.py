@@ -1,7 +1,4 @@
-"""Kernels of a model: `attention: auto` takes the flash attention that a machine has and that gives
-the right numbers, else sdpa; fused kernels of layers go into a model, or the run says why not;
-compiled layers train as plain ones do.
-"""
+"""Kernels of a model: flash attention that works, fused layers or why not, compiled layers."""
 
 import copy
 import re
@@ -127,9 +124,7 @@ PLAIN = {"update": "full", "weights_dtype": "float32", "precision": "mixed"}
 def test_auto_takes_the_fastest_flash_attention_that_works(
     there, keys, capability, chosen, said, packed, has
 ):
-    """For packed rows; a kernel that fails is passed over, and the run says why, in one line. On a
-    processor it is always sdpa.
-    """
+    """A kernel that fails is passed over and the run says why; a processor always gets sdpa."""
     has(**(there if isinstance(there, dict) else dict.fromkeys(there, varlen)))
     found = choice(packed(**keys), capability)
     assert found[0] == chosen
@@ -159,9 +154,7 @@ def test_heads_of_two_widths_keep_to_sdpa(packed, has, tmp_path):
 
 
 def test_checkpoints_depend_on_the_word_in_the_plan(packed, has, capsys):
-    """A package that is installed between a stop and a resume does not throw checkpoints away; the
-    record holds what was used.
-    """
+    """A package installed between a stop and a resume throws no checkpoint away."""
     has(flash_attention_2=varlen)
     with pretend_gpu():
         chosen = with_attention(packed(), GPU)
@@ -293,9 +286,7 @@ def losses_and_gradients(model, widths):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_train_as_plain_ones(model, checkpointing):
-    """With LoRA, and with and without checkpointing: the same losses and gradients. The layers are
-    traced and run by torch.compile's front end; its code generation is the slow test's.
-    """
+    """torch.compile's front end gives plain losses and gradients; the slow test generates code."""
     model = get_peft_model(
         model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     )
@@ -315,9 +306,7 @@ def test_compiled_layers_train_as_plain_ones(model, checkpointing):
 
 
 def test_copies_and_evaluation_of_compiled_layers_are_as_they_are(model):
-    """A frozen reference must not follow the trained model. Answers grow by a token at a time:
-    nothing is compiled for them.
-    """
+    """A frozen reference stays, and nothing is compiled for answers that grow by a token."""
     compile_layers(model.eval(), backend="eager")
     torch._dynamo.utils.counters.clear()
     with torch.no_grad():
@@ -334,9 +323,7 @@ def test_copies_and_evaluation_of_compiled_layers_are_as_they_are(model):
 @pytest.mark.long
 @pytest.mark.skipif(bool(why_no_torch_compile("cpu")), reason=why_no_torch_compile("cpu"))
 def test_a_compiled_stage_trains_and_resumes_as_a_plain_one(make, tmp_path, monkeypatch):
-    """With torch's own code generation: the losses of the plain stage, also after a crash. Rows of
-    one length, so that there is one kind of input to compile for.
-    """
+    """Torch's own generated code gives the plain losses, also after a crash."""
     keys = {
         "update": "full", "learning_rate": 1e-3, "max_steps": 4, "save_steps": 2, "seq_len": 48,
         "truncation": "truncate", "holdout": 0, "job_judge": False,

@@ -1,7 +1,4 @@
-"""What a trainer does on a GPU, seen without one: where weights go, which kernels it uses, what it
-refuses before the model loads, and what a model needs before it is divided among processes.
-tests/distributed divides some.
-"""
+"""What a trainer does on a GPU, seen without one; tests/distributed divides models."""
 
 import os
 import subprocess
@@ -62,10 +59,7 @@ def loads(monkeypatch):
 
 
 def test_weights_are_read_straight_into_the_gpu(make, loads, tmp_path):
-    """Eight processes must not hold eight copies of the model in the host's memory first. The models
-    beside the trained one, too: rewards, what is checked, chat and merge. On the CPU nothing is
-    placed.
-    """
+    """Eight processes must not hold eight copies of any model in the host's memory first."""
     for keys, head in (
         ({}, "CausalLM"),
         ({"quantization": "nf4"}, "CausalLM"),
@@ -168,9 +162,7 @@ def test_a_bitsandbytes_without_a_library_for_the_gpu_is_refused(make, gpu_with_
 
 
 def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
-    """With eight visible GPUs and one process, transformers would split each batch over all
-    (nn.DataParallel); here one is used.
-    """
+    """transformers would split each batch over eight visible GPUs (nn.DataParallel)."""
 
     def eight(self):
         self._n_gpu = 8
@@ -270,10 +262,7 @@ def judging(device=GPU, part=JUDGE):
 
 
 def test_a_judged_model_that_fits_on_one_gpu_stays_there_and_a_larger_one_is_spread(monkeypatch):
-    """The first layers are on the first GPU, with the embeddings; no block is divided, and nothing
-    goes to the host or the disk. Training, a CPU and a single GPU have their model where they always
-    had it.
-    """
+    """The first layers are with the embeddings; no block is divided or goes to host or disk."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
     with torch.device("meta"):
@@ -340,9 +329,7 @@ def test_each_parameter_has_memory_of_its_own(tiny_model):
 
 
 def test_what_trains_under_mixed_precision_needs_no_copy(tiny_model):
-    """Parameters of a process that reads no weights are float32 where accelerate would copy them,
-    and tied ones stay one.
-    """
+    """A process without weights has float32 where accelerate would copy; tied ones stay one."""
     model = AutoModelForCausalLM.from_pretrained(
         tiny_model, dtype=torch.bfloat16, device_map={"": "meta"}
     )

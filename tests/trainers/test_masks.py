@@ -1,6 +1,4 @@
-"""Masks under the chat templates of many model families: exactly what the assistant says is
-learned; and `advise check DATA --show-row N`, which shows it.
-"""
+"""Exactly what the assistant says is learned, under many templates; and `check --show-row`."""
 
 import io
 import json
@@ -78,9 +76,7 @@ def with_template(template: str):
 @FEW
 @given(turns=st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3), system=st.none() | SAID)
 def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
-    """Whatever is said: each run of learned tokens reads as the answer and the token that ends it,
-    and nothing else is learned.
-    """
+    """Each run of learned tokens reads as an answer and the token that ends it."""
     tokenizer, answers = family_tokenizer(name), [answer for _, answer in turns]
     said = [text for turn in turns for text in turn]
     example = conversation(*said, system=system if FAMILIES[name].system else None)
@@ -91,9 +87,7 @@ def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_long_chat_is_learned_as_a_short_one_with_few_renderings(name, monkeypatch):
-    """Of twenty answers exactly each is learned; the chat is rendered no more often than one of
-    ten, where the template writes all turns alike.
-    """
+    """A template that writes all turns alike renders twenty answers no more often than ten."""
     render, renderings = Templater.render, []
     monkeypatch.setattr(
         Templater, "render", lambda *args, **keys: renderings.append(1) or render(*args, **keys)
@@ -135,9 +129,7 @@ def test_an_answer_is_not_taken_for_the_same_one_of_weight_0(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_row_begins_as_a_server_asks_and_ends_the_turn(name):
-    """The sample prompt is the template's own text for an answer to come; the last learned token is
-    a special one, which generation is told to stop at.
-    """
+    """The last learned token is a special one, which generation is told to stop at."""
     tokenizer = family_tokenizer(name)
     templater = Templater(tokenizer)
     row = answer_row(conversation("Where is it?", "Here."), templater)
@@ -157,10 +149,7 @@ def calling(name, arguments):
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.tools])
 def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
-    """Calls are what the assistant says; what the tool returns is read only.
-
-    Arguments given as JSON text are written once, not quoted twice.
-    """
+    """Arguments given as JSON text are written once, not quoted twice."""
     tokenizer = family_tokenizer(name)
     call = calling("find_parcel", '{"number": 7}')
     about = {"name": "find_parcel", "description": "looks", "parameters": {}}
@@ -209,10 +198,7 @@ THOUGHT = "<think>\nwell\n</think>\n\nSecond."
     ],
 )
 def test_space_and_thoughts_are_learned_only_where_the_template_keeps_them(name, said, expected):
-    """Space that a template strips is not expected of the model; space that it keeps is. A thought
-    in front of the last answer is what the model writes; earlier thoughts are gone, as when it is
-    served.
-    """
+    """The last answer's thought is learned; earlier ones are gone, as when the model is served."""
     assert learned(name, *said) == expected
 
 
@@ -250,9 +236,7 @@ TOOL = {"type": "function", "function": {"name": "find_parcel"}}
     ids=["weight between", "mark inside", "prompt never shown", "left out"],
 )
 def test_what_a_template_does_to_a_row_is_counted(example, template, notes):
-    """Marks inside a message end the turn early, a weight that is neither 0 nor 1 is taken as 1, a
-    prompt may begin otherwise than the rows, and a template may have no place for tools and turns.
-    """
+    """It counts marks inside messages, odd weights, other prompts, and missing tools or turns."""
     tokenizer = with_template(template)
     templater = Templater(tokenizer)
     row = answer_row(example, templater)
@@ -285,9 +269,7 @@ def test_what_a_template_does_to_a_row_is_counted(example, template, notes):
     ids=["a call that is dropped", "an answer that is cut"],
 )
 def test_a_template_that_hides_answers_is_refused(example, template, said):
-    """A template that drops calls, or shortens or rewrites answers, cannot be masked: the row is
-    refused, not guessed, nor trained on as silence.
-    """
+    """A row whose calls or answers a template changes is refused, not guessed or learned empty."""
     with pytest.raises(Unusable, match=said):
         answer_row(example, Templater(with_template(template)))
 
@@ -308,9 +290,7 @@ def printed(shown, **options) -> str:
 
 
 def test_the_learned_part_stands_between_marks_or_is_coloured_on_a_terminal(data, tiny_model):
-    """Where there is no colour, what is learned stands between double brackets, the rest as the
-    template writes it; on a terminal it is green, and no marks are put into the text.
-    """
+    """Double brackets mark what is learned where there is no colour; on a terminal it is green."""
     shown = show_row(data, row=1, model=str(tiny_model))
     (part,) = shown["parts"]
     assert part["learned_tokens"] < part["tokens"]
@@ -339,9 +319,7 @@ def test_a_row_that_is_left_out_says_why(data):
 
 
 def test_pairs_and_prompts_are_shown_as_they_are_trained(tmp_path):
-    """A pair shows both answers behind their prompt; a question with a verifiable answer shows the
-    prompt and the answer beside it.
-    """
+    """A pair shows both answers behind their prompt; a question shows its answer beside it."""
     pairs = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(5)]
     parts = show_row(write_rows(tmp_path / "pairs.jsonl", pairs), row=3)["parts"]
     for part, answer in zip(parts, ("Yes.<|end|>", "No.<|end|>"), strict=True):
@@ -364,9 +342,7 @@ def test_control_characters_of_a_row_do_not_reach_the_terminal(tmp_path):
 
 
 def test_the_check_command_shows_a_row_that_a_process_of_its_own_reads(data, tiny_model, call):
-    """`advise check DATA --show-row N --model M` prints the row, and one JSON document with --json;
-    a row that is not there is the user's error.
-    """
+    """With --json it is one document, and a row that is not there is the user's error."""
     code, out, _ = call("check", data, "--show-row", 1, "--model", tiny_model)
     assert code == 0
     assert "[[Here [bold].<|im_end|>]]" in out

@@ -1,6 +1,4 @@
-"""Scores against values worked out by hand, intervals against their known behaviour, verdicts in
-words.
-"""
+"""Scores against values by hand, intervals against known behaviour, verdicts in words."""
 
 import random
 from types import SimpleNamespace
@@ -77,9 +75,7 @@ def test_a_mean_per_token_counts_a_long_row_more():
 
 
 def test_noise_around_nothing_is_not_distinguishable_and_says_what_would_be():
-    """Its interval is around zero; of fifty rows the difference that would have been seen is named,
-    and two rows tell nothing.
-    """
+    """Fifty rows name the difference that would have been seen, and two rows tell nothing."""
     draw = random.Random(3)
     before = [draw.gauss(0, 1) for _ in range(50)]
     noise = compare(before, [value + draw.gauss(0, 0.5) for value in before], higher_is_better=True)
@@ -94,9 +90,7 @@ def test_noise_around_nothing_is_not_distinguishable_and_says_what_would_be():
 
 @pytest.mark.parametrize("rows", [3, 5, 16, 40])
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows):
-    """Of 400 experiments with a true difference of 0.3, the 95 % interval misses it in about one of
-    twenty, also with few rows.
-    """
+    """A 95 % interval misses a true difference in about one experiment of twenty."""
     draw, missed = random.Random(rows), 0
     for _ in range(400):
         weights = [draw.randint(20, 80) for _ in range(rows)]

@@ -1,6 +1,4 @@
-"""Losses, gradients and dtypes are the right ones: with accumulation, in 16 bits, under flash
-attention, and against plain TRL on the same rows.
-"""
+"""Losses, gradients and dtypes: accumulated, in 16 bits, by flash attention, beside plain TRL."""
 
 import itertools
 import math
@@ -101,9 +99,7 @@ def built(job, name, *, steps=1):
 
 
 def fixed_answers(monkeypatch, trainer_class):
-    """Let the engine and TRL's own trainer write the same answers to the same prompts, whatever the
-    batch; the numbers of prompts that each call was for.
-    """
+    """Let the engine and TRL write the same answers; gives how many prompts each call was for."""
     calls = []
 
     def generate(prompt_ids):
@@ -124,9 +120,7 @@ def fixed_answers(monkeypatch, trainer_class):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch):
-    """Sixteen rows at once and eight times two rows are one step: the same loss, and gradients of
-    the same size, for every objective.
-    """
+    """Sixteen rows at once and eight times two are one step, for every objective."""
     if name in ("grpo", "rloo"):
         fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
     found = []
@@ -143,12 +137,7 @@ def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch
 
 
 def beside_plain(job, name, folder, *, steps, kind, config, arguments, **parts):
-    """(what our trainer logs of the job, what a trainer of TRL does on the same rows from the same weights).
-
-    Args:
-        config: The class of the plain one's arguments, which are written without our settings.
-        parts: Of the plain trainer; a function of our rows for its data.
-    """
+    """What our trainer logs, and what TRL's of `config` and `parts` does from the same weights."""
     trainer, lines = built(job, name, steps=steps)
     start = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
     peft_config = trainer.model.peft_config["default"]
@@ -213,9 +202,7 @@ def answer_columns(rows):
 def test_ten_steps_are_those_of_plain_trl(
     name, own, kind, config, arguments, columns, job_of, tmp_path
 ):
-    """Loss and gradient norm of ten steps are those of TRL's own trainer on the same tokens, although
-    ours leaves out entropy, accuracy and unlearned positions.
-    """
+    """Loss and gradient norm are TRL's own, although ours leaves out unlearned positions."""
     mine, plain = beside_plain(
         job_of(name, **COMPARED, max_steps=10, **own), name, tmp_path / "plain", steps=10,
         kind=kind, config=config, arguments={"max_length": None, **arguments}, columns=columns,
@@ -285,9 +272,7 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
 
 
 def test_layers_of_different_sizes_are_counted_one_by_one():
-    """Gemma 4 has heads of two widths and Gemma 3n a width for each MLP; Mamba keeps nothing more
-    for a longer text.
-    """
+    """Gemma 4 has two widths of heads, Gemma 3n one per MLP; Mamba keeps no more for long texts."""
 
     def per_token(config):
         model = SimpleNamespace(config=config, parameters=lambda: iter([torch.zeros(1)]))
@@ -308,9 +293,7 @@ def test_layers_of_different_sizes_are_counted_one_by_one():
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatch):
-    """The reference model of a model that is trained whole is a frozen copy of it: nothing is
-    loaded a second time.
-    """
+    """It is a frozen copy of the model that is trained whole."""
     module = import_module(f"trl.trainer.{name}_trainer")
     load = Mock(side_effect=AssertionError("the reference model was loaded again"))
     monkeypatch.setattr(module, "create_model_from_path", load)
@@ -338,9 +321,7 @@ TIED = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
 )
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_what_a_module_trains_is_float32(dtype, head, labels, lora, tiny_model, tmp_path):
-    """A head or embeddings trained beside a module on a 16-bit base are float32: the loss scaler of
-    float16 takes them, small updates are not lost, and what is saved is what is in memory.
-    """
+    """So float16's loss scaler takes heads and embeddings, and small updates are not lost."""
     half = getattr(torch, dtype)
     torch.manual_seed(0)
     kind = getattr(transformers, f"AutoModelFor{head}")
@@ -379,9 +360,7 @@ def test_what_a_module_trains_is_float32(dtype, head, labels, lora, tiny_model, 
 
 @pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW), "sft"])
 def test_what_is_trained_whole_on_a_16_bit_base_loads_as_it_was_checked(name, job_of):
-    """A head on a bfloat16 base, or embeddings, train in float32 and are rounded once, when
-    training ends.
-    """
+    """A head or embeddings train in float32 and are rounded once, when training ends."""
     own = {"train_embeddings": True, "job_judge": False} if name == "sft" else {}
     job = job_of(
         name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4, **own
@@ -402,10 +381,7 @@ LIE = {
 
 @pytest.mark.parametrize("kind", LIE)
 def test_a_small_update_has_its_own_size_in_products(kind):
-    """Products start as they were, the same in each process that loads the model, and an update of
-    a hundredth of a step moves the 16-bit weights by as much on average; without this by nothing,
-    or by a step.
-    """
+    """A hundredth of a rounding step moves 16-bit weights by as much on average, not by nothing."""
     layer = torch.nn.Linear(256, 512).requires_grad_(False)
     weight = 0.05 * torch.randn(512, 256, generator=torch.Generator().manual_seed(0))
     layer.weight.copy_(LIE[kind](weight))
@@ -423,9 +399,7 @@ def test_a_small_update_has_its_own_size_in_products(kind):
 
 @SLOW
 def test_the_first_updates_count_in_both_precisions(align, smollm, tmp_path):
-    """Full DPO of the real model at a small learning rate: after two updates the margin in mixed
-    precision is that of float32 within a factor of two.
-    """
+    """At a small rate the margin in mixed precision is float32's within a factor of two."""
     margins = {}
     for precision in ("pure", "mixed"):
         job = align(
@@ -463,9 +437,7 @@ def flash_like(monkeypatch):
     "name", ["sft", pytest.param("rm", marks=SLOW), pytest.param("dpo", marks=SLOW), "grpo"]
 )
 def test_float32_weights_train_under_flash_attention(name, job_of, flash_like):
-    """With float32 weights and mixed precision, packing's check, the evaluation before and after,
-    sample answers, rollouts and the check of the saved result run under flash attention.
-    """
+    """Evaluation, rollouts and the checks of packing and of the saved result do so as well."""
     keys = {"weights_dtype": "float32", "precision": "mixed", "attention": flash_like}
     own = {"packing": True} if name == "sft" else {}
     result = trained(job_of(name, **keys, **own, max_steps=2, micro_batch_size=4, holdout=0.25))

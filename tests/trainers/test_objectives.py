@@ -69,10 +69,7 @@ def has_note(data, *words):
 @FEW
 @given(question=SAID, answers=st.lists(SAID, min_size=2, max_size=2, unique=True))
 def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
-    """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each
-    answer ends with the token that ends a turn. A token that begins a text stands once at its
-    beginning, also in TRL's reward columns.
-    """
+    """The prompt is the same tokens for both, answers end their turn, and a text begins once."""
     tokenizer = family_tokenizer(name)
     (row,) = pair_rows(preference(question, *answers), Templater(tokenizer))
     for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
@@ -88,9 +85,7 @@ def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
 
 
 def test_pairs_are_the_tokens_that_trl_would_make():
-    """On a template that both write in the same way, the columns are TRL's own, but for the line
-    end after the last turn, which no model writes.
-    """
+    """They are, but for the line end after the last turn, which no model writes."""
     tokenizer = family_tokenizer("smollm")
     asked, said = "Where is my parcel?", ("On its way.", "No idea.")
     (row,) = pair_rows(preference(asked, *said), Templater(tokenizer))
@@ -135,9 +130,7 @@ LONG_PROMPT = preference("the shop sells tea " * 40, "yes", "no", row=99)
 def test_rows_that_are_none_of_their_kind_are_counted_and_named(
     kind, examples, counts, notes, prepared
 ):
-    """Equal answers, a missing answer, a prompt that comes again and one that leaves no room for an
-    answer are left out, with a count and their row numbers; prompts are never cut.
-    """
+    """Prompts are never cut, and a prompt that leaves no room for an answer is left out."""
     data = prepared(examples, kind, seq_len=40, truncation="truncate")
     assert (len(data.train), data.dropped) == counts
     assert [words for words in notes if not has_note(data, *words)] == []
@@ -167,17 +160,13 @@ def test_rows_that_are_none_of_their_kind_are_counted_and_named(
 def test_rows_that_are_none_of_their_kind_are_named_if_they_are_many(
     kind, examples, said, prepared
 ):
-    """Equal answers are no pair; supervised training on feedback leaves out the bad answers; raw
-    text has nothing to ask. They are an error where they are more than a few.
-    """
+    """More than a few bad answers, equal ones or texts with nothing to ask are an error."""
     with pytest.raises(InputError, match=said):
         prepared(examples, kind)
 
 
 def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared):
-    """The same two answers with the preference turned round: counted, and never on both sides of
-    the split. One text in two classes is counted.
-    """
+    """A preference turned round never stands on the other side of the split."""
     rows = [
         preference(f"Question {number}?", f"first {number}", f"second {number}", row=number)
         for number in range(1, 21)
@@ -193,9 +182,7 @@ def test_pairs_that_contradict_each_other_are_counted_and_stay_together(prepared
 
 
 def test_cutting_a_pair_keeps_something_of_both_answers(prepared):
-    """truncation: truncate cuts both answers; where nothing or nothing different would be left, the
-    pair is left out and counted.
-    """
+    """A pair of which nothing, or nothing different, would be left is left out and counted."""
     long = "the shop sells tea " * 20
     examples = [
         preference("Well?", "yes " + long, "no " + long, row=1),
@@ -225,9 +212,7 @@ def test_feedback_keeps_its_verdicts(prepared, tiny_tokenizer):
 
 
 def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
-    """Pairs, answers, feedback, classes and verifiable questions all give their question, ready for
-    an answer, and what may be compared with it.
-    """
+    """Each kind gives its question, ready for an answer, and what may be compared with it."""
     examples = [
         preference("One?", "first", "second", row=1),
         question("Two?", says("Because."), row=2),
@@ -250,9 +235,7 @@ def test_prompts_come_from_any_kind_of_data(prepared, tiny_tokenizer):
 
 
 def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template(prepared):
-    """Names of classes become numbers in the order of their names, or of their values; texts get
-    the tokenizer's own special tokens.
-    """
+    """Classes go in the order of names or values, texts get the tokenizer's special tokens."""
     tokenizer = family_tokenizer("gemma")
     examples = [
         Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3])
@@ -326,9 +309,7 @@ def test_a_conversation_that_the_template_refuses_is_no_pair():
 def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none(
     kind, name, prepared
 ):
-    """Models without system turns get the text with the first question, in rows, pairs and prompts
-    alike, and the rows are counted.
-    """
+    """Rows, pairs and prompts get it alike, and the rows are counted."""
     tokenizer = family_tokenizer("gemma")
     messages = (Message("system", "Be kind."), Message("user", "Well?"))
     answers = {"chosen": (says("Yes."),), "rejected": (says("No."),)}

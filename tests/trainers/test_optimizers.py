@@ -1,6 +1,4 @@
-"""Every optimizer of the plan: built, saved and resumed to the bit, and refused where it does not
-go. Full fine-tuning with each keeps the small updates that bfloat16 weights would round away.
-"""
+"""Every optimizer is built, saved and resumed to the bit, or refused; small updates survive."""
 
 import importlib.metadata as metadata
 import types
@@ -204,9 +202,7 @@ def test_a_name_that_no_plan_can_give_is_refused(name):
 
 
 def test_what_is_said_of_learning_rates_and_of_slow_steps():
-    """Of the optimizer whose rate is not AdamW's, and on a GPU without Triton of steps that are
-    slower; else nothing.
-    """
+    """A rate that is not AdamW's and slow steps on a GPU without Triton are told, nothing else."""
     rate = "learning rate 0.0002 under sgd: no rate"
     slow = "adamw_split is not compiled, because the package triton is not installed"
     for name, device, said in (
@@ -222,9 +218,7 @@ def test_what_is_said_of_learning_rates_and_of_slow_steps():
 
 
 def paged_over(parameter: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """bitsandbytes' own paged AdamW, whose buffers carry the mark of paged memory: without a GPU
-    there is no managed memory to make them in.
-    """
+    """bitsandbytes' paged AdamW with buffers marked as paged: managed memory needs a GPU."""
     found = pytest.importorskip("bitsandbytes").optim.PagedAdamW32bit([parameter], lr=1e-3)
 
     def paged(p: Any, dtype: Any = torch.float32) -> Any:
@@ -275,9 +269,7 @@ def optimizer_over(parameter: Any, kind: str, rate: float) -> Any:
 
 
 def stepped(kind: str, rate: float, steps: int = STEPS) -> tuple[Any, Any]:
-    """(the change of all weights that training goes on with, of the weights that the model sees),
-    in float32.
-    """
+    """The changes, in float32, of the weights training goes on with and of those the model sees."""
     random = torch.Generator().manual_seed(0)
     start = (torch.randn(WEIGHTS, generator=random) * 0.02).bfloat16()
     direction = torch.randn(WEIGHTS, generator=random) * 3e-5
@@ -306,9 +298,7 @@ direction_of = partial(torch.cosine_similarity, dim=0)
     [(1e-5, 0.2, 0.4, 0.7), (5e-7, 0.02, 0.1, 0.2)],
 )
 def test_what_each_format_keeps(rate, plain_moves, plain_turns, rounded_turns):
-    """At 1e-5 plain bfloat16 moves 15 % of the weights, at 5e-7 one in a hundred; two halves move
-    all of them as float32 does, and random rounding goes the right way on average.
-    """
+    """Two halves move all weights as float32 does, and random rounding is right on average."""
     wanted, _ = stepped("float32", rate)
     assert share_moved(wanted) > 0.999
     plain, _ = stepped("plain", rate)
@@ -345,10 +335,7 @@ def run_of(kind: str) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["split", "stochastic"])
 def test_no_step_is_compiled_anew(kind, monkeypatch):
-    """Neither a step nor a learning rate compiles anew: there is code for the first size, for any
-    other, and for float32. The numbers are those of plain code; torch's front end fuses one product
-    with a sum, which rounds once less.
-    """
+    """Code is made for the first size, any other, and float32; a fused product rounds once less."""
     monkeypatch.setattr(own_optimizers, "CHUNK", 64)
     plain = run_of(kind)
     torch._dynamo.reset()
@@ -376,9 +363,7 @@ def test_weights_in_float32_move_as_torchs_adamw_moves_them():
 
 
 def test_the_second_moment_does_not_stall():
-    """After gradients have become ten times smaller, a bfloat16 second moment follows them down as
-    a float32 one does.
-    """
+    """A bfloat16 second moment follows gradients ten times smaller as a float32 one does."""
     moments = []
     for kind in ("float32", "split", "stochastic"):
         dtype = torch.float32 if kind == "float32" else torch.bfloat16
@@ -416,9 +401,7 @@ def test_stochastic_rounding_is_right_on_average():
 
 
 def test_processes_round_alike_whatever_they_drew_before():
-    """Weights stay equal in all processes: the noise follows from seed, step and parameter, and
-    drawing it changes no other random number.
-    """
+    """Noise follows from seed, step and parameter, and changes no other random number."""
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -436,9 +419,7 @@ def test_processes_round_alike_whatever_they_drew_before():
 
 @pytest.mark.parametrize("kind", ["split", "stochastic"])
 def test_the_estimate_counts_every_byte_of_the_state(kind):
-    """The optimizer keeps 6 and 4 bytes a weight, as the estimate of memory says, and computes as
-    many weights at once.
-    """
+    """The optimizer keeps 6 and 4 bytes a weight, and computes as many weights at once."""
     parameter = torch.nn.Parameter(torch.zeros(1000).bfloat16())
     optimizer = optimizer_over(parameter, kind, 1e-5)
     parameter.grad = torch.ones_like(parameter)
@@ -452,9 +433,7 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
 
 @pytest.mark.parametrize("optimizer", ["adamw_fused", "adamw_split"])
 def test_the_settings_of_a_gpu_plan_move_every_weight(optimizer, make, tiny_model):
-    """A run with a usual plan's learning rate moves more than 99 % of the weights; the checkpoint
-    of two halves holds what its bfloat16 result cannot show. Mixed precision computes in 16 bit.
-    """
+    """A usual rate moves 99 % of them, and both halves keep what a bfloat16 result cannot show."""
     halves = optimizer == "adamw_split"
     dtype, precision = ("bfloat16", "pure") if halves else ("float32", "mixed")
     job = make(
@@ -479,9 +458,7 @@ def test_the_settings_of_a_gpu_plan_move_every_weight(optimizer, make, tiny_mode
 
 @pytest.mark.parametrize("rate", [2e-5, 1e-5, 5e-7])
 def test_the_warning_says_how_many_weights_stay(rate):
-    """The stated share is what a plain AdamW leaves in place, within three points; other optimizers
-    leave none there, or as many.
-    """
+    """The share that a plain AdamW leaves in place is stated within three points."""
     pure = {"learning_rate": 1e-5, "precision": "pure"}
     shares = {name: rounded_away(stage(name, **pure)) for name in OPTIMIZERS}
     assert shares["adamw_split"] == shares["adamw_stochastic"] == shares["sgd"] == 0.0
@@ -492,9 +469,7 @@ def test_the_warning_says_how_many_weights_stay(rate):
 
 
 def test_a_plan_that_rounds_updates_away_is_told_so(make, capsys):
-    """bfloat16 weights with a plain AdamW run, with a warning before and in the result that says
-    how much is lost and what to set; other formats, and large rates, are left alone.
-    """
+    """A warning before and in the result says how much is lost, and what to set."""
     keys = {"update": "full", "weights_dtype": "bfloat16", "learning_rate": 2e-5, "max_steps": 1}
     result = trained(make(**keys, job_max_steps=1, job_judge=False))
     told = capsys.readouterr().err
@@ -533,9 +508,7 @@ def test_each_optimizer_trains_and_is_recorded(optimizer, changes, make):
 
 
 def test_a_broken_run_ends_with_the_same_weights(make, monkeypatch):
-    """Four steps at once, and two, a crash and two more: the same losses and the same file, bit for
-    bit, though bits are rounded at random.
-    """
+    """Losses and file are the same bit for bit, though bits are rounded at random."""
     whole, broken = whole_and_broken(
         make, 3, monkeypatch, update="full", optimizer="adamw_stochastic", weights_dtype="bfloat16",
         learning_rate=3e-3, max_steps=4, save_steps=2,

@@ -1,7 +1,4 @@
-"""Packed rows come out as they do alone, in every kind of attention that runs here. Packing is
-tried on the device, of a model before it is divided on its first layers; where it cannot be had,
-rows of similar length share a micro-batch.
-"""
+"""Packed rows come out as they do alone, or rows of similar length share a micro-batch."""
 
 import random
 from dataclasses import replace
@@ -104,9 +101,7 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
 
 
 def sharp(dtype: str):
-    """A tiny Llama that looks at its context, with logits near 30, as those of a real model are:
-    in bfloat16 they are multiples of 0.125.
-    """
+    """A tiny Llama with logits near 30 as real ones have, in bfloat16 multiples of 0.125."""
     model = tiny("llama")
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -129,9 +124,7 @@ def looks_across(model, layers=None):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
-    """A model may be packed in each dtype, though 16-bit log-probabilities of a packed row differ
-    from those of the row alone by a step of rounding.
-    """
+    """16-bit log-probabilities of a packed row differ by a step of rounding from the row alone."""
     # Nor does it matter how much the model makes of its context.
     deaf = tiny("llama").to(getattr(torch, dtype))
     for parameter in deaf.model.layers.parameters():
@@ -153,9 +146,7 @@ def ignores_positions(model):
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_model_that_looks_across_rows_is_refused(dtype, spoil):
-    """A model that lets rows see each other, be it in a single layer, or makes nothing of positions
-    and cannot tell where a row begins, is not packed: the refusal names the way out.
-    """
+    """One such layer, or no use of positions, is enough; the refusal names the way out."""
     model = spoil(sharp(dtype))
     with pytest.raises(InputError, match="lets packed rows see each other") as caught:
         check_packing(model, rows_of([23, 31, 40]), stage="sft", attention="sdpa")
@@ -164,9 +155,7 @@ def test_a_model_that_looks_across_rows_is_refused(dtype, spoil):
 
 @pytest.mark.long
 def test_smollm_may_be_packed_in_every_dtype(smollm):
-    """The real model is packed in float32, bfloat16 and float16; with one of its 30 layers looking
-    across rows it is not.
-    """
+    """With one of its 30 layers looking across rows the real model may not be packed."""
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     texts = [
         "The kettle is an old device. It heats water until the steam makes it whistle.",
@@ -223,9 +212,7 @@ def test_the_first_layers_hold_each_kind():
 
 
 def test_rows_that_are_not_packed_keep_to_what_memory_had_room_for(make, monkeypatch):
-    """After a restart with a quarter of the sequences a quarter of the rows go through the model
-    together, and an optimizer step learns as many as before.
-    """
+    """After a restart with a quarter of the sequences a step still learns as many rows."""
     refuse = Mock(side_effect=InputError("stage sft: packing cannot be used: rows see each other"))
     monkeypatch.setattr(attention, "check_packing", refuse)
     job = make(packing=True, group_by_length=True, seq_len=32, micro_batch_size=4, grad_accum=2)

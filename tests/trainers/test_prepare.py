@@ -40,9 +40,7 @@ def learned_text(tokenizer, row: Row) -> str:
 @settings(max_examples=25)  # each renders a template several times
 @given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=5))
 def test_exactly_the_answers_with_a_weight_are_learned(tiny_tokenizer, answers):
-    """Whatever the order of weights 0 and 1, what is learned is the answers of weight 1, each with
-    its end; the whole conversation is read.
-    """
+    """Answers of weight 1 are learned, each with its end, and the whole conversation is read."""
     turns = [turn for at in range(len(answers)) for turn in (f"Ask {at}?", f"Say {at}.")]
     weights = tuple(weight for learn in answers for weight in (1, learn))
     wanted = "".join(f"Say {at}.<|im_end|>" for at, learn in enumerate(answers) if learn)
@@ -63,9 +61,7 @@ def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tiny_tokenizer
 
 
 def test_a_template_without_end_of_turn_gets_the_end_token(tiny_tokenizer):
-    """Where the template does not end an answer, the end token is added and counted, so that the
-    model learns to stop.
-    """
+    """The end token is added and counted, so that the model learns to stop."""
     bare = deepcopy(tiny_tokenizer)
     bare.chat_template = (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
@@ -111,10 +107,7 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tiny_tokenizer):
 def test_without_a_template_the_stated_plain_one_is_used_and_kept(
     example, read, learned, keys, tiny_tokenizer
 ):
-    """A base model's tokenizer gets the plain template, which is then saved with the result; a
-    label is the answer to its text. Nothing is put around a plain prompt and its completion, of
-    which the completion and the end token are learned.
-    """
+    """Nothing is put around a plain prompt and its completion, which is learned with its end."""
     base = deepcopy(tiny_tokenizer)
     base.chat_template = None
     templater = Templater(base, **keys)
@@ -126,9 +119,7 @@ def test_without_a_template_the_stated_plain_one_is_used_and_kept(
 
 
 def test_raw_text_is_learned_whole_and_cut_into_pieces(tiny_tokenizer):
-    """Raw text longer than seq_len becomes several sequences; every token but the very first is
-    learned exactly once.
-    """
+    """Every token but the very first is learned exactly once."""
     rows = tokenise([Example(row=1, text="The shop sells tea. " * 40)], Templater(tiny_tokenizer))
     fit = fit_rows(rows, seq_len=32, truncation="stop")
     assert fit.split == 1
@@ -147,9 +138,7 @@ def rows_of(*lengths: int) -> list[Row]:
 
 @pytest.mark.light
 def test_a_few_long_rows_are_left_out_and_too_many_stop_the_run():
-    """truncation: stop leaves out up to 5 % of the rows, and counts them; more, or all, are an
-    error that says how many and how long.
-    """
+    """`truncation: stop` leaves out and counts up to 5 %; the error says how many and how long."""
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
     assert (len(fit.rows), fit.dropped) == (19, 1)
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
@@ -178,9 +167,7 @@ QUICK = examples(3, derandomize=True)
 @QUICK
 @given(length=st.integers(2, 200), seq_len=st.integers(2, 40))
 def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
-    """Every token of a text but its first is learned exactly once, each piece has something to
-    predict, and stands in its context.
-    """
+    """Each piece has something to predict, and stands in its context."""
     ids = list(range(1000, 1000 + length))
     found = list(split_text(sequence(1, ids, document=True), seq_len))
     assert [label for piece in found for label in piece.labels[1:] if label != IGNORED] == ids[1:]
@@ -236,9 +223,7 @@ def rows_from(pairs) -> list[Row]:
 @QUICK
 @given(PAIRS, st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.85]), st.integers(0, 5))
 def test_what_says_the_same_is_never_on_both_sides(pairs, share, seed):
-    """Rows equal but for case, space and ways to write a letter stay together; no row is lost; some
-    rows are always trained on.
-    """
+    """Rows equal but for case, space and ways to write a letter stay together; none is lost."""
     rows = rows_from(pairs)
     train, held = split_rows(rows, share=share, seed=seed)
     assert sorted(row.number for row in (*train, *held)) == [row.number for row in rows]
@@ -318,9 +303,7 @@ def prepared(job) -> Prepared:
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "checksum"])
 def test_a_broken_file_is_prepared_again(damage, make):
-    """A file that was cut short by a full disk, or in which one bit has changed, is no reason to
-    fail, nor to train on half of it or on other tokens.
-    """
+    """A file that is cut short or has one changed bit is neither an error nor trained on."""
     job = make(seq_len=64)
     first = prepared(job)
     (file,) = (job.run / "prepared").glob("*-rows.arrow")
@@ -337,9 +320,7 @@ def test_a_broken_file_is_prepared_again(damage, make):
 
 
 def test_the_plain_template_comes_back_with_the_rows(make):
-    """A tokenizer without a template gets the plain one also when the rows were prepared before, so
-    that it is saved with the result.
-    """
+    """Rows prepared before bring it too, so that it is saved with the result."""
     job = make(seq_len=64)
     tokenizers = [load_tokenizer(job) for _ in range(2)]
     for tokenizer in tokenizers:
@@ -354,9 +335,7 @@ ROWS = tuple(sequence(n, ids_of(range(n, n + 2 + n % 3)), prompt="") for n in ra
 
 @pytest.mark.light
 def test_picked_rows_are_those_of_all_parts_in_the_order_asked_for():
-    """Places run through all parts, one after the other; lengths come in the same order. Groups of
-    one row have its length, and flattened they are the rows themselves.
-    """
+    """Places run through all parts; groups of one row have its length and flatten to the rows."""
     picked = Picked([ROWS[:3], ROWS[3:]], [6, 0, 3])
     assert list(picked) == [ROWS[6], ROWS[0], ROWS[3]] == [picked[place] for place in range(3)]
     assert lengths(picked).tolist() == [len(row.input_ids) for row in picked]

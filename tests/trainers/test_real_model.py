@@ -1,6 +1,4 @@
-"""Real trainers by the real command: every update teaches the real 135M model the house style, and
-`advise run` trains adapters and prefixes from plan to an answer.
-"""
+"""Every update teaches the real 135M model a style, and `advise run` goes to an answer."""
 
 import json
 import os
@@ -37,12 +35,7 @@ for question in questions:
 
 
 def learned(folder, model, gain, *, rows=None, **keys):
-    """Where the result of a stage is, whose held-out loss has fallen by `gain` and whose checks
-    pass.
-
-    Args:
-        rows: Of the demonstration; None: all.
-    """
+    """The result of a stage on so many `rows`, whose loss has fallen by `gain` and checks pass."""
     (folder / "train.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:rows]))
     stage = {"name": "sft", "objective": "sft", "micro_batch_size": 2, **keys}
     plan = folder / "plan.json"
@@ -101,9 +94,7 @@ def test_it_learns_the_house_style(keys, tmp_path, smollm):
     ],
 )
 def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smollm):
-    """A pass or two over sixty rows lower the held-out loss, every check passes, and plain PEFT in
-    a new process answers as the shop does.
-    """
+    """Sixty rows lower the held-out loss, and plain PEFT answers as the shop does."""
     folder = learned(tmp_path, smollm, 1.0, rows=60, seq_len=256, holdout=0.1, **keys)
     said = subprocess.run(
         [sys.executable, "-c", ANSWER, str(folder), *QUESTIONS],
@@ -133,9 +124,7 @@ KEYS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("update", KEYS)
 def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeypatch):
-    """It trains, passes its checks, writes a report; the printed line answers; the estimate counts
-    the parameters that were trained.
-    """
+    """The printed line answers, and the estimate counts the parameters that were trained."""
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

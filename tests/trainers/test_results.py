@@ -76,9 +76,7 @@ def logits(model, tokenizer):
 
 
 def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
-    """Each module answers as it does alone, the base as untouched, in any order, and the base is in
-    memory once. The same run twice would give two voices of one name.
-    """
+    """Each answers as alone, in any order; the same run twice would give two voices of a name."""
     loaded = load_results(results_of(run), CPU)
     assert len(set(map(id, loaded.models.values()))) == 1
     assert loaded.labels == [BASE, "legal", "hr"]
@@ -132,9 +130,7 @@ def test_the_newest_run_is_the_one_that_ended_last(tmp_path, tiny_model):
 
 
 def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
-    """Merging changes nothing on held-out rows; the folder loads as a plain model; a folder with
-    files is never written over.
-    """
+    """Merging changes nothing on held-out rows, and never writes over a folder with files."""
     out = tmp_path / "out"
     assert "the original weights (float32)" in export(run, out, only="legal", device=CPU)[0]
     gap = json.loads((out / "merge.json").read_text())["gaps"][0]

@@ -1,6 +1,4 @@
-"""Rewards: built-in verifiers, reward models, functions of one's own; and what they teach by GRPO
-and RLOO.
-"""
+"""Rewards by verifiers, reward models and own functions, and what GRPO and RLOO learn."""
 
 import json
 import random
@@ -47,17 +45,13 @@ OWN = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batc
     ],
 )
 def test_the_final_answer_decides(said, wanted, right):
-    """What stands after ####, in the last box, the last number, or all of it; numbers by value,
-    texts without case.
-    """
+    """It is what stands after ####, in the last box, the last number, or all; numbers by value."""
     assert same_answer(said, wanted) is right
 
 
 @pytest.mark.light
 def test_patterns_may_hold_the_wanted_answer():
-    """{answer} in a pattern is the row's answer, letter for letter. A format has to match the whole
-    answer: text around it does not fit; lines and the wanted answer do.
-    """
+    """{answer} is the row's answer, letter for letter; a format has to match the whole answer."""
     assert matches("call 911", r"\d{3}", None)
     answer = "<answer>{answer}</answer>"
     whole = rf"<think>.*</think>\s*{answer}"
@@ -195,9 +189,7 @@ def undecided(tiny_model, tmp_path_factory) -> Path:
     ],
 )
 def test_the_exact_verifier_raises_the_reward(objective, own, said, align, undecided, tmp_path):
-    """A model that says yes one time in three learns to say it: the reward rises in training and on
-    held-out prompts. It needs no key where every row has an answer.
-    """
+    """A model that says yes one time in three learns to, without a key where rows have answers."""
     rows = [{"prompt": question(number), "ground_truth": "yes"} for number in range(40)]
     job = align(
         objective, job_data=write_rows(tmp_path / "asked.jsonl", rows), job_model=undecided,

@@ -1,6 +1,4 @@
-"""Sequence-to-sequence models: trained whole and with LoRA on inputs and outputs, judged, resumed,
-and loaded by plain transformers and PEFT.
-"""
+"""Sequence-to-sequence models, whole and by LoRA, as plain transformers and PEFT load them."""
 
 import random
 from functools import partial
@@ -153,9 +151,7 @@ def test_the_loss_is_a_mean_over_the_tokens_of_a_step(stage, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_losses(stage, monkeypatch):
-    """After a crash it resumes from its last checkpoint, and each loss is that of a run that was
-    never stopped. What it saved is what plain loading reads.
-    """
+    """After a crash each loss is that of an unbroken run, and plain loading reads the result."""
     make = partial(stage, "bart", save_steps=2, max_steps=6)
     whole, broken = whole_and_broken(make, 5, monkeypatch, job_judge=True)
     assert losses(broken) == losses(whole)
@@ -191,17 +187,13 @@ def test_only_the_output_counts_and_both_texts_are_closed(models, backwards):
     ],
 )
 def test_what_does_not_go_with_an_encoder_and_a_decoder_is_refused(name, keys, said, stage):
-    """Packing and prefixes, and a model that is none. NLLB's kind wants both languages, and a wrong
-    one is refused with the nearest.
-    """
+    """NLLB's kind wants both languages, and a wrong one is refused with the nearest."""
     with pytest.raises(InputError, match=said):
         sft.train(stage(name, **keys))
 
 
 def test_a_model_of_many_languages_is_told_which(stage):
-    """The input carries the language that is read, the output that which is written; and that one
-    the result writes.
-    """
+    """The input carries the language that is read, the output and the result that written."""
     job = stage("nllb", source_language="eng_Latn", target_language="deu_Latn", max_steps=8)
     tokenizer, data = prepare(job, Seq2Seq())
     row = data.train[0]

@@ -1,7 +1,4 @@
-"""Every key of a stage changes what the trainer does: a key that nothing reads would be a lie in
-the plan. `trl:` and `peft:`: keys of the plan's own and keys that cannot act are refused with the
-reason, and wrong values are told before a model is loaded.
-"""
+"""Every key of a stage changes what the trainer does; others are refused before a model loads."""
 
 import dataclasses
 import inspect
@@ -180,9 +177,7 @@ def test_each_declared_key_changes_the_config(update, make):
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_every_update_answers_the_same_questions(update, make):
-    """The module has what the Protocol asks, owned fields exist in its config class, and each is a
-    field or key that exists.
-    """
+    """A module has what the Protocol asks, and owned fields exist in its config class."""
     module = load_update(update)
     assert {"PLAN_KEYS", "CONFIG", "faults", "arguments", "start"} <= set(vars(module))
     stage = make(update=update).stage
@@ -359,9 +354,7 @@ OWNED_BY_LORA = (
     ids=["lora", "adapter", "prefix", "full", "float16", "flash", "paged"],
 )
 def test_typos_owned_keys_and_what_the_device_cannot_do_are_refused(keys, said, fault):
-    """All of a stage at once, under each update: a key with two homes would make one of them a lie.
-    A plan that asks the CPU for what only a card can do gets a sentence, not a crash.
-    """
+    """They are told together; a key with two homes would make one of them a lie."""
     text = fault(**keys)
     assert [words for words in said if words not in text] == []
 
@@ -422,9 +415,7 @@ def test_what_only_the_library_refuses_is_bad_input(make, keys):
 
 
 def test_what_a_library_refuses_names_the_keys(make):
-    """An error inside a library is that of the keys that were passed on; without such keys, and
-    where our own code fails, it stays a bug.
-    """
+    """An error with passed-on keys is theirs; without such keys, or in our code, it is a bug."""
 
     def raised(call, *given):
         with pytest.raises(Exception, match=r"[a-z]") as caught:

@@ -1,6 +1,4 @@
-"""Several weighted rewards, rollouts.jsonl, which says what they were given for, and what is said,
-or stops a run, given the numbers of its updates.
-"""
+"""Several weighted rewards, rollouts.jsonl, and what is said of, or stops, a run by its numbers."""
 
 import json
 import statistics
@@ -37,9 +35,7 @@ def as_many(one):
     st.lists(as_many(st.none() | NUMBERS), min_size=1, max_size=5), as_many(NUMBERS.filter(bool))
 )
 def test_the_sum_is_that_of_trl(answers, weights):
-    """The sum that PPO and the evaluation take is the one that TRL trains on: rewards that score an
-    answer count for it, and an answer that none scores has no sum.
-    """
+    """Rewards that score an answer count for it, and an answer that none scores has no sum."""
     torch = pytest.importorskip("torch")
     scores = [[float("nan") if score is None else score for score in own] for own in answers]
     tensor = torch.tensor(scores, dtype=torch.float64)
@@ -144,9 +140,7 @@ def test_a_long_run_is_thinned(tmp_path):
 
 
 def test_a_resumed_run_writes_no_step_twice(tmp_path):
-    """What a killed attempt wrote after its checkpoint is removed, half a line and steps that are
-    trained again; other stages keep theirs.
-    """
+    """What a killed attempt wrote after its checkpoint is removed; other stages keep theirs."""
     log = log_in(tmp_path)
     write_steps(log, 1, 2, 3)
     before = log.path.read_bytes()
@@ -216,9 +210,7 @@ def test_a_reward_that_was_constant_over_the_run_is_named():
 
 
 def test_grpo_learns_from_two_rewards(align, tmp_path):
-    """A verifier and a function with a weight below 0: both are logged, sampled and recorded, and a
-    score that is missing is left out.
-    """
+    """Both are logged, sampled and recorded, one below 0; a score that is missing is left out."""
     (tmp_path / "own.py").write_text(OWN)
     job = align("grpo", rewards=TWO, **KEYS)
     result = trained(job)
@@ -236,9 +228,7 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
 
 
 def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
-    """So does RLOO; killed before its last step, it resumes from the checkpoint before, and no step
-    has its answers twice in rollouts.jsonl.
-    """
+    """Killed before its last step, it resumes without a step twice in rollouts.jsonl."""
     (tmp_path / "own.py").write_text(OWN)
     job = align("rloo", rewards=TWO, save_steps=1, **KEYS)
     break_at(2, job, monkeypatch)
@@ -251,9 +241,7 @@ def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
 
 @pytest.mark.train
 def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path, capsys):
-    """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
-    told answers apart then is not constant.
-    """
+    """Lines of metrics.jsonl from before count for warnings and for constant rewards."""
     line = {"stage": "grpo", "task": None, "loss": 0.0, "reward_std": 0.1}
     cut = {"completions_clipped_ratio": 0.9}
     write_rows(tmp_path / "metrics.jsonl", [{**line, "step": step, **cut} for step in range(1, 5)])
@@ -344,9 +332,7 @@ SAME = [{"reward_spread": 0.0}] * 4
 
 @pytest.mark.parametrize("lines", [[], [{}, {}], SAME, [*SAME, {"reward_spread": 0.1}, *SAME[:1]]])
 def test_nothing_is_told_of_a_run_that_goes_well(lines):
-    """Numbers like those of the start raise nothing. A rare reward is not a constant one: four
-    updates without a difference are borne, and one answer that differs ends the count.
-    """
+    """A rare reward is not a constant one: four updates without a difference are borne."""
     assert told(*lines) == {}
 
 

@@ -1,6 +1,4 @@
-"""Supervised fine-tuning of a tiny model, in this process; and what users of other trainers suffer
-from, built as they meet it: each is an error or a number here.
-"""
+"""Supervised fine-tuning of a tiny model, and what users of other trainers suffer from."""
 
 import errno
 import math
@@ -37,9 +35,7 @@ from trainers.start import loading
 
 
 def test_lora_learns_and_loads_in_plain_peft(make, monkeypatch):
-    """A LoRA stage lowers the loss, records everything, sends no usage ping, and leaves an adapter
-    that plain PEFT loads and that changes the base.
-    """
+    """It records everything, sends no usage ping, and leaves an adapter that changes the base."""
     monkeypatch.setattr(
         "trl.trainer.base_trainer.send_telemetry", lambda *_, **__: pytest.fail("telemetry")
     )
@@ -87,10 +83,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
 
 
 def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_path, tiny_model):
-    """The run folder and the model's have other names, an optimizer step is cut into smaller
-    micro-batches, torch is another version, and the newest checkpoint and a line of metrics.jsonl
-    are damaged: the one before is used, with the same rows.
-    """
+    """A moved, split run under another torch goes on from the checkpoint before a damaged one."""
     keys = {"max_steps": 10, "save_steps": 2, "job_judge": False}
     whole = make(**keys)
     trained(whole)
@@ -141,9 +134,7 @@ def test_checkpoints_of_other_settings_are_not_resumed(make, monkeypatch, capsys
 
 
 def test_an_adapter_without_effect_fails(make, tmp_path):
-    """A run whose adapter does nothing is a failure, not a success; under --max-steps a warning. A
-    prefix differs from the base by its start, and training has to change it.
-    """
+    """Under --max-steps it is a warning; training has to change a prefix from its start."""
     keys = {"warmup": 0.5, "job_judge": False}  # the first step is at learning rate 0
     for update in ("lora", "prefix"):
         with pytest.raises(TrainingFailed, match="has no effect"):
@@ -153,9 +144,7 @@ def test_an_adapter_without_effect_fails(make, tmp_path):
 
 
 def test_a_dry_run_measures_and_saves_nothing(make):
-    """Two steps on the longest batch and one evaluation batch; memory, its kind, and time come
-    back, no weights do.
-    """
+    """Two steps on the longest batch and an evaluation give memory and time, no weights."""
     job = make(grad_accum=4, max_steps=50, job_dry_run=True)
     sft.train(job)
     record = read_json(job.output / "dry_run.json")
@@ -192,9 +181,7 @@ def test_a_disk_that_is_full_at_the_last_file_of_a_checkpoint_says_so(make, monk
 
 @pytest.fixture
 def command(tiny_model, chats, tmp_path, monkeypatch):
-    """`command(train=None, **keys)`: the exit code of the command for a stage, and its error.json;
-    a given function takes the place of the training.
-    """
+    """`command(train=None, **keys)`: exit code and error.json of a stage, with `train` if given."""
 
     def run(train=None, **keys):
         plan = plan_file(tmp_path, tiny_model, chats, **keys)
@@ -211,9 +198,7 @@ def command(tiny_model, chats, tmp_path, monkeypatch):
     [{"train_embeddings": True}, {"update": "prefix", "peft": {"modules_to_save": ["norm"]}}],
 )
 def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path, keys):
-    """What the task before has trained of the base itself, such as its embeddings, is none of the
-    next one's: the same task comes to the same weights twice in one process.
-    """
+    """The same task has the same weights twice in a process, with trained embeddings too."""
     process, found = Process(bases={}), []
     for name in ("one", "two"):
         job = make(**keys, job_run=tmp_path / name)
@@ -227,9 +212,7 @@ def test_a_task_begins_from_the_base_as_it_was_loaded(make, tmp_path, keys):
 def test_failures_leave_a_record_and_their_exit_code(
     told, times, command, unloaded, monkeypatch, capsys
 ):
-    """Before a model is loaded. error.json holds what, allowed, hint and the exit code, and stderr
-    says the same, unless `advise run` is to show error.json.
-    """
+    """error.json and stderr say the same, unless `advise run` is to show the file."""
     monkeypatch.setenv("ADVISE_TELLS_ERRORS", told)
     code, record = command(seq_len=8)
     assert (code, record["exit_code"], record["kind"]) == (2, 2, "InputError")
@@ -239,9 +222,7 @@ def test_failures_leave_a_record_and_their_exit_code(
 
 
 def test_bugs_have_a_log_and_lack_of_memory_the_next_smaller_setting(command):
-    """What nobody foresaw is exit 70 and names the file with the traceback. Out of memory is exit 5
-    with the setting that changes the result least.
-    """
+    """A bug is exit 70 with a traceback; no memory is 5 with what changes the result least."""
 
     def full(job):
         job.enter(TRAINING)
@@ -261,9 +242,7 @@ LONG = "Where is my parcel with the red kettle and the blue cup? " * 12
 
 
 def test_6_the_end_token_is_learned_even_where_it_pads(make):
-    """Padding equals the end token: in the batches that the trainer makes, the end of every answer
-    still has its label, and padding has none.
-    """
+    """Where padding equals the end token, ends of answers have labels and padding has none."""
     callback = TrainerCallback()
     callback.store = None  # no checkpoints
     loaded = load_stage(make(seq_len=64, holdout=0.0), sft.SFT(), Parts("sft", shown=False))
@@ -278,9 +257,7 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
 
 
 def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
-    """The token that ends a turn in training is among the tokens at which the saved model stops,
-    also if its config named another; the template that was used is saved beside it.
-    """
+    """The saved model stops at the trained turn's end, whatever its config named before."""
     job = make(update="full", learning_rate=1e-3, max_steps=2, job_judge=False)
     model = loading.load_base(job, torch.device("cpu"))
     model.generation_config.eos_token_id = 0
@@ -293,9 +270,7 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
 
 
 def test_7_a_template_of_another_model_is_noticed(tiny_model):
-    """A Llama 3 template on a tokenizer that does not know its marks: the marks are named, and
-    answers still end with a real end token.
-    """
+    """Marks that the tokenizer does not know are named, and answers end with a real end token."""
     other = AutoTokenizer.from_pretrained(tiny_model)
     other.chat_template = LLAMA3
     example = Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")))
@@ -308,10 +283,7 @@ def test_7_a_template_of_another_model_is_noticed(tiny_model):
 
 
 def test_16_what_is_guessed_and_what_is_dropped_is_said(make, tmp_path, capsys):
-    """Questions and answers under names of another language are taken as such, and the log says so
-    and where to say which is which; rows that are left out are counted, on the screen and in
-    result.json.
-    """
+    """The log says which columns were guessed and how to set them; left-out rows are counted."""
     rows = [
         {
             "anfrage": f"Question {number}, is it so? " + LONG * (number >= 18),

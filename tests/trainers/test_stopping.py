@@ -1,8 +1,4 @@
-"""A stage that does not run in one go. Asked to stop, it finishes and saves its step, and the next
-call goes on; out of memory, it is started again with a smaller micro-batch
-(tests/launch/test_failures.py starts it); in two parts, one call trains and another judges
-(tests/launch/test_failures.py starts real ones).
-"""
+"""A stage that stops and resumes, starts again with less memory, or runs in two parts."""
 
 import json
 import os
@@ -118,9 +114,7 @@ LOADING = None  # in place of a step: outside of them
 def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
     step, signals, together_s, saved, said, tmp_path, whole, monkeypatch, capsys
 ):
-    """The step is finished and saved, exit code 130, and the message says so. The next call ends
-    with the weights of an unbroken run, to the bit.
-    """
+    """The step is finished, exit code 130 said, and the next call ends equal to the bit."""
     plan, weights = whole
     stage = tmp_path / "stages" / "sft"
     with monkeypatch.context() as patch:
@@ -154,9 +148,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, whole, monkeyp
 
 @pytest.mark.light
 def test_a_forked_reader_of_data_survives_the_first_signal():
-    """Who signals all processes must not take the rows away from the step that is finished; the
-    second signal ends the reader, which torch may have to.
-    """
+    """The step that is finished needs its rows; a second signal ends the reader."""
     read, write = os.pipe()
     with receiving(process.StopRequest().receive):
         reader = os.fork()
@@ -171,9 +163,7 @@ def test_a_forked_reader_of_data_survives_the_first_signal():
 
 
 def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch):
-    """Several tasks in one process: what is finished stays, the task at work is saved, and the rest
-    waits for the next call.
-    """
+    """The task at work is saved, and the rest waits for the next call."""
     data, plan = whole[0].parent / "rows.jsonl", tmp_path / "plan.yaml"
     tasks = [f"  - {{name: {name}, data: {{path: {data}}}}}\n" for name in ("hr", "it", "law")]
     text = re.sub(r"^data:.*\n(  .*\n)*", "", whole[0].read_text(), flags=re.M)
@@ -217,9 +207,7 @@ class Clock:
 
 @pytest.mark.light
 def test_checkpoints_come_after_steps_or_minutes_whichever_is_first():
-    """`save_steps: 50`, `save_minutes: 10`: steps of 6 s reach 50 first, steps of 60 s the 10
-    minutes; without minutes, steps alone count.
-    """
+    """Steps of 6 s reach `save_steps: 50` first, steps of 60 s reach `save_minutes: 10`."""
     for step_s, steps, minutes, saved in (
         (6, 200, 10.0, [50, 100, 150, 200]),
         (60, 49, 10.0, [10, 20, 30, 40]),
@@ -279,9 +267,7 @@ def adjust(job, rows):
 def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
     align, make, tmp_path, capsys, objective, keys
 ):
-    """With half the micro-batch and twice the accumulation: the same weights and losses. Answers
-    that are drawn fewer at a time are other answers.
-    """
+    """Half the micro-batch with twice the accumulation trains the same, but for drawn answers."""
     (tmp_path / "own.py").write_text(REWARD)
     keys = {**keys, "max_steps": 2, "warmup": 0.0, "job_judge": False}
     keys.pop("micro_batch_size", None)
@@ -309,9 +295,7 @@ def test_a_stage_that_starts_again_trains_as_if_it_was_planned_so(
 def test_it_resumes_from_the_checkpoint_of_the_larger_micro_batch(
     make, tmp_path, monkeypatch, capsys, grouped
 ):
-    """With the rows that the steps to come had anyway, also where rows of similar length share a
-    micro-batch: weights as of a run that had room, but for rounding.
-    """
+    """The steps to come keep their rows, grouped or not: weights are equal but for rounding."""
     keys = {"micro_batch_size": 8, "grad_accum": 1, "max_steps": 6, "save_steps": 2}
     whole, broken = (
         make(**keys, group_by_length=grouped, job_judge=False, job_run=tmp_path / name)
@@ -397,9 +381,7 @@ def without_clock(job):
 
 
 def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
-    """Losses, evaluation, checks, verdict and the saved weights are equal; the training measures
-    nothing beside its steps, and the base is measured once, also if judging is broken off.
-    """
+    """The training measures nothing beside its steps, and the base is measured once in all."""
     one = make(job_run=tmp_path / "one", **JUDGED)
     trained(one)
     measured.clear()
@@ -423,10 +405,7 @@ def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, measured):
 
 
 def test_what_the_disk_changed_is_noticed_and_saved_again(make, measured, capsys):
-    """The trained model's own answer decides: other weights on the disk are no result, and the next
-    attempt saves those of the last checkpoint without training a step. With `--no-judge` the saved
-    result is loaded and compared, and nothing else.
-    """
+    """The next attempt saves the checkpoint's weights; `--no-judge` only loads and compares."""
     job = make(job_judge=False)
     sft.train(in_part(job, TRAIN))
     path = job.output / "adapter_model.safetensors"

@@ -55,9 +55,7 @@ def prepared_in(job, folder, kind, tokenizer=None):
 
 @pytest.mark.parametrize("kind", [ANSWERS, PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
 def test_rows_are_read_as_they_were_built(kind, job, tmp_path, monkeypatch):
-    """In every field and number, at every place and in slices, whichever row is read first; a row
-    that is read is one of its kind.
-    """
+    """Every field and number is equal, whichever row or slice is read first."""
     monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 4)  # record batches of a few rows
     monkeypatch.setattr(sequences, "READ_AT_ONCE", 3)  # pages are given back all the time
     found = prepared_in(job, tmp_path / "one", kind)
@@ -172,9 +170,7 @@ def kill_at(moment: int) -> None:
 
 
 def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tiny_tokenizer, tmp_path):
-    """Killed before each thing that is done to a file: what is read afterwards is all of it, as
-    undisturbed, or nothing.
-    """
+    """What is read after a kill before each step of a file is all of it or nothing."""
     examples = [Example(row=row, text="") for row in range(1, 9)]
     prepares, path = preparation(tiny_tokenizer, holdout=0.3), tmp_path / "rows.json"
     prepares.write(path, examples, "digest")
@@ -218,10 +214,7 @@ def build_counted(example, templater):
 
 
 def test_many_rows_are_never_all_in_memory(tiny_tokenizer, tmp_path, monkeypatch):
-    """Of twenty thousand rows no more than those of a batch are objects at one time: while they are
-    built, written, digested, packed and read for a training step. The same for what is kept of them
-    on the way.
-    """
+    """Of twenty thousand rows no more than a batch are objects at a time, whatever is done."""
     monkeypatch.setattr(preparing, "CHUNK_EXAMPLES", 512)
     monkeypatch.setattr(preparing, "builders", lambda: 1)
     kind = replace(ALONE, row=CountedRow, build=build_counted)
@@ -272,9 +265,7 @@ def test_a_main_process_that_fails_leaves_nobody_waiting(make, tmp_path, monkeyp
 
 
 def test_a_failure_of_an_earlier_start_is_forgotten(tmp_path, monkeypatch):
-    """The main process removes what it said of the file before. A process whose parent is another
-    one than before waits for nothing.
-    """
+    """The main process removes its old message; a process of another parent waits for nothing."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     file = tmp_path / "rows.arrow"
     with pytest.raises(ValueError, match="first"), others_wait_for(file):
@@ -328,9 +319,7 @@ print(json.dumps({"own_bytes": peaks[0], "worker_bytes": peaks[1]}))
 
 @pytest.mark.long
 def test_ten_million_rows_take_flat_memory(tiny_model: Path, tmp_path: Path):
-    """The process that trains never holds more than its libraries and a hundred bytes a row, and no
-    worker more than the libraries; the result counts every row.
-    """
+    """The trainer holds its libraries and at most a hundred bytes a row, a worker no rows."""
     data = tmp_path / "rows.jsonl"
     with data.open("w") as file:
         rows = (chat(f"What is item {row}?", f"It is number {row * 7}.") for row in range(ROWS))

@@ -54,9 +54,7 @@ def processes(monkeypatch):
 
 
 def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkeypatch):
-    """Each of two answers every second block, and both come to the answers of one process. A second
-    call asks nobody; a third asks for the blocks alone that are missing or damaged.
-    """
+    """Each answers every second block; later calls ask only for missing or damaged blocks."""
     teacher = Teacher()
     both = processes(tmp_path / "two", teacher)
     assert sorted(teacher.asked) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]

@@ -67,9 +67,7 @@ def written(source, **arguments):
 
 
 def test_a_stored_argument_writes_what_a_passed_one_writes():
-    """A template with an argument in front of it writes as the original does if the caller passes
-    that argument; a caller who passes another value still gets that.
-    """
+    """A caller who passes another value still gets that."""
     told_apart = 0
     for name in ("qwen3", "qwen3_6", "glm4moe", "gemma4", "nemotron_3_nano"):
         source = published()[name]
@@ -141,9 +139,7 @@ def test_an_argument_that_the_template_does_not_read_is_refused(thinker, make, u
 
 
 def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
-    """Training rows, the prompts to be answered, prepared rows, the checkpoint's fingerprint and
-    the name of the run all change with the argument.
-    """
+    """Rows, prompts, prepared files, fingerprint and the run's name change with it."""
     seen = []
     for template in ({}, OFF):
         job = thinker(template)
@@ -173,9 +169,7 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
 
 
 def test_the_result_carries_the_argument(thinker):
-    """Whoever loads the result gets the same prompts: chat, transformers, a second stage, and vLLM
-    by the template that the command names; the model card says so.
-    """
+    """Chat, transformers, a second stage and vLLM get the same prompts; the model card says so."""
     job = thinker(OFF)
     resolved = trained(job)["resolved"]
     tokenizer = AutoTokenizer.from_pretrained(job.output)

@@ -1,11 +1,9 @@
-"""Liger's norm, rotary embedding and gated MLP, which a run on a GPU uses, give the numbers of
-plain torch, under Triton's interpreter.
+"""Liger's norm, rotary embedding and gated MLP give plain torch's numbers, under an interpreter.
 
-Triton is 300 MB and no part of an installation for the CPU, so these tests need a line of their own
-(docs/gpu.md):
+Triton is 300 MB and no part of an installation for the CPU (docs/gpu.md):
 
-pip install triton liger-kernel TRITON_INTERPRET=1 python -m pytest -n0
-tests/trainers/test_triton.py
+    pip install triton liger-kernel
+    TRITON_INTERPRET=1 python -m pytest -n0 tests/trainers/test_triton.py
 """
 
 import os
@@ -96,9 +94,7 @@ def numbers(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_liger_gives_the_numbers_of_the_plain_layers(name, dtype, make, capsys):
-    """Norm, rotary embedding and gated MLP of the architectures that it covers: outputs, and the
-    gradients of embeddings and norms.
-    """
+    """Outputs agree, and gradients of embeddings and norms, in the architectures it covers."""
     model = small(name).to(dtype)
     plain = numbers(model)
     fuse_layers(model, make(kernels="liger"), CPU)
@@ -108,9 +104,7 @@ def test_liger_gives_the_numbers_of_the_plain_layers(name, dtype, make, capsys):
 
 
 def test_liger_keeps_less_for_the_backward_pass(make):
-    """The activated gate is computed again, and a norm keeps no float32 copy: what the estimate of
-    `kernels: liger` takes off.
-    """
+    """The gate is computed again and a norm keeps no float32 copy, as `kernels: liger` says."""
     kept = []
     model = small("Llama").to(torch.float16)
     for parameter in model.parameters():

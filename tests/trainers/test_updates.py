@@ -1,7 +1,4 @@
-"""LoRA, bottleneck adapters and prefixes through the trainer. LoRA well set: its scale, its rank
-against the layers, trained embeddings, and PEFT's variants through `peft:`. What adapters and
-prefixes share, and how a prefix starts from real activations and is refused where it cannot work.
-"""
+"""LoRA, bottleneck adapters and prefixes through the trainer: settings, variants, refusals."""
 
 import dataclasses
 
@@ -77,9 +74,7 @@ def test_a_module_scheme_without_its_config_is_refused(monkeypatch):
     ids=["rank", "rank of targets", "layer", "rows for a prefix", "positions", "prefix_text"],
 )
 def test_sizes_that_the_model_or_the_rows_lack_are_bad_input(keys, said, make):
-    """A rank larger than every layer, a layer that is not there, a prefix longer than all rows
-    together, than the model has positions for, or shorter than its text: with the numbers.
-    """
+    """Ranks, layers and prefixes that do not fit are told with the numbers."""
     with pytest.raises(InputError, match=said):
         trained(make(**keys))
 
@@ -95,9 +90,7 @@ def plain_or_untied(folder, *, tied):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
-    """train_embeddings trains them and the output layer whole, stores them in the adapter, and
-    plain PEFT loads them.
-    """
+    """train_embeddings trains them and the output layer whole, inside the adapter."""
     base = plain_or_untied(tiny_model, tied=tied)
     folder = tmp_path / "base"
     base.save_pretrained(folder)
@@ -130,10 +123,7 @@ PREFIX = {"update": "prefix", "rank": None, "learning_rate": 5e-2, "max_steps": 
     ],
 )
 def test_variants_of_peft_bases_and_attention_go_through(keys, make):
-    """DoRA, another start, ranks by layer and the rows of new tokens arrive verbatim; a prefix
-    stands on 16-bit and 4-bit bases in either attention. They learn, and what was saved is what was
-    trained.
-    """
+    """Variants arrive verbatim; a prefix learns on 16-bit and 4-bit bases in either attention."""
     job = make(**{"rank": 4, "max_steps": 8, **keys})
     result, passed = trained(job), keys.get("peft", {})
     assert passed.items() <= result["resolved"]["peft"].items()
@@ -155,9 +145,7 @@ def test_variants_of_peft_bases_and_attention_go_through(keys, make):
     ],
 )
 def test_starts_that_cannot_be_had_are_bad_input(start, rank, quantization, match, make, unloaded):
-    """A way to start the matrices that changes the base or needs more than this trainer does is
-    refused, in one line, before a model is loaded.
-    """
+    """A start that changes the base or needs more is refused before a model is loaded."""
     with pytest.raises(InputError, match=match) as caught:
         trained(make(rank=rank, peft={"init_lora_weights": start}, quantization=quantization))
     assert len(caught.value.faults) == 1
@@ -252,9 +240,7 @@ OF_A_PLACE = 2 * 64 * 16 + 16 + 64  # parameters of a bottleneck of 16 beside a 
     ids=["houlsby", "pfeiffer", "parallel", "prefix"],
 )  # fmt: skip
 def test_it_learns_and_loads_in_plain_peft(keys, parameters, falls_by, make):
-    """Each placement, and a prefix, lowers the loss, passes its checks, and loads after `import
-    advisor.peft_adapter`.
-    """
+    """Each placement and a prefix load after `import advisor.peft_adapter`."""
     job = make(**{"update": "adapter", "bottleneck": 16, "max_steps": 15, **keys})
     result = trained(job)
     assert result["loss_last"] < result["loss_first"] - falls_by
@@ -305,9 +291,7 @@ def test_a_broken_run_resumes_with_the_same_losses(own, make, monkeypatch):
     ids=["adapter", "lora", "prefix"],
 )  # fmt: skip
 def test_a_stage_goes_on_from_the_module_before_and_full_cannot(keys, refused, make, tmp_path):
-    """A second adapter stage continues the first; another bottleneck, or rank, is refused; so is
-    `full`, since nothing can be merged. A prefix is continued whatever it started from.
-    """
+    """Another bottleneck or rank is refused, and `full` too, since nothing can be merged."""
     first = make(**keys, job_judge=False)
     trained(first)
 

@@ -119,9 +119,7 @@ def test_our_overrides_take_what_the_library_passes():
 
 
 def test_a_run_folder_holds_no_pickle(trained_once):
-    """Every file is safetensors, Arrow, plain numbers or text by what it holds: whatever
-    transformers adds to a checkpoint next is noticed.
-    """
+    """Files are judged by what they hold, whatever transformers adds to a checkpoint next."""
     job = trained_once("dpo")
     kept = [path for path in job.checkpoints.rglob("*") if path.is_file()]
     assert COMPLETE in {path.name for path in kept}

@@ -1,8 +1,4 @@
-"""What is told of a stage while it runs. Each long part says how far it is, whatever the objective:
-the trainers run with a board that hears of every item, and a part that generated, scored or
-measured many items in silence would show as a wait without steps, or as a jump. The plan's trackers
-have what metrics.jsonl has, also after an interruption.
-"""
+"""Every long part says how far it is, and the plan's trackers have what metrics.jsonl has."""
 
 import json
 import time
@@ -43,9 +39,7 @@ ANSWERS = {"sample answers", "generating answers"}
 
 
 def check(waits, *names):
-    """Each of them was heard, counted without long jumps, and reached its end; what of it was
-    heard: wait -> (how far, of how many).
-    """
+    """Each was heard, without long jumps, to its end; wait -> (how far, of how many)."""
     heard = defaultdict(list)
     for what, done, total in waits:
         heard[what].append((done, total))
@@ -249,9 +243,7 @@ def events(job):
 
 
 def test_tensorboard_has_the_numbers_of_metrics_also_after_a_crash(make, monkeypatch):
-    """A stage that crashed behind its checkpoint goes on in the same run: each step is there once,
-    as metrics.jsonl has it. A dry run leaves nothing.
-    """
+    """Each step is in the one run once, as metrics.jsonl has it; a dry run leaves nothing."""
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     job = tracked(make(**KEYS), "tensorboard")
     sft.train(replace(job, dry_run=True))
@@ -270,9 +262,7 @@ def test_tensorboard_has_the_numbers_of_metrics_also_after_a_crash(make, monkeyp
 
 @pytest.mark.long
 def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monkeypatch):
-    """Both attempts are one run of wandb, kept in the run folder, with the numbers of metrics.jsonl
-    and without anything of the machine.
-    """
+    """Both attempts are one run of the run folder, with nothing of the machine."""
     pytest.importorskip("wandb", reason="needs wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     job = tracked(make(**KEYS), "wandb")
@@ -298,9 +288,7 @@ def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monke
 
 
 def read_wandb(folder):
-    """(step -> numbers, names of the settings, kinds of records, exit code, the bytes) of an
-    offline run.
-    """
+    """(step -> numbers, names of settings, kinds of records, exit code, bytes) of a run."""
     from wandb.proto import wandb_internal_pb2 as records
 
     (path,) = folder.glob("*.wandb")
@@ -325,9 +313,7 @@ def read_wandb(folder):
 
 
 def blocks(content, taken):
-    """The records of a log in LevelDB's format: blocks of 32 KiB, each part with a checksum, a
-    length and a kind (1 whole, 2 first, 3 middle, 4 last).
-    """
+    """Records of a log in LevelDB's format: blocks of 32 KiB, where kind 1 or 4 ends a record."""
     place, parts = 0, b""
     while place + 7 <= len(content):
         left = 2**15 - (place + taken) % 2**15
@@ -373,9 +359,7 @@ def test_a_tracker_learns_nothing_of_data_or_folders(make):
 
 @pytest.mark.light
 def test_what_a_tracker_lacks_is_said_before_a_run(tmp_path, monkeypatch):
-    """A package that is not installed, with the line that installs it; wandb without a login, with
-    the two ways out. Neither needs the network.
-    """
+    """A missing package or login is told with what to do about it, without the network."""
     names = ("tensorboard", "wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
