@@ -1,6 +1,4 @@
-"""Files of anybody's are read within limits; files of our own are never written through somebody
-else's link, and never open to everybody.
-"""
+"""Anybody's files are read within limits; ours follow nobody's link and are not open to all."""
 
 import json
 import os

@@ -1,6 +1,4 @@
-"""What a wait shows: in a log, on a terminal, and to those who look at a run folder;
-and messages for the person.
-"""
+"""What a wait shows in logs, on terminals and in a run folder, and messages for the person."""
 
 import gzip
 import io
@@ -243,9 +241,7 @@ COMMAND = "advise run plan.yaml --output runs/a-folder-with-a-name-as-long-as-th
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 @pytest.mark.parametrize("text", [SENTENCE, f"  {COMMAND}", f"resume with: {COMMAND}"])
 def test_a_message_is_broken_between_words_on_a_terminal(monkeypatch, stream, text):
-    """No word is cut in two, and none is lost; a command is copied, and a log is read by programs:
-    both stay on one line.
-    """
+    """No word is cut or lost; commands, and lines of a log that programs read, stay on one line."""
     shown = terminal(monkeypatch, kind=stream)
     monkeypatch.setenv("COLUMNS", "40")
     print_message(text)

@@ -1,6 +1,4 @@
-"""A stub of NVIDIA's driver library, compiled once a session, and a way to probe a recorded machine
-with it in a child process.
-"""
+"""A stub of NVIDIA's driver library, compiled once a session, to probe recorded machines with."""
 
 import json
 import os

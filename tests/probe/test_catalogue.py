@@ -1,6 +1,4 @@
-"""The GPU catalogue: what it says, how a probed device and a typed name find their entry, and what an hour
-costs; and hardware that a person states.
-"""
+"""The GPU catalogue: entries, how probed and typed names find them, prices, stated hardware."""
 
 import shutil
 import subprocess
@@ -32,9 +30,7 @@ from advisor.probe.gpu_files import catalogue_gpus, not_supported
 
 
 def test_the_catalogue_is_whole():
-    """Some two hundred of three vendors, read by the strict reader. bf16 begins with capability 8.0,
-    and nothing measured exceeds the dense peak.
-    """
+    """Some two hundred GPUs: bf16 begins with capability 8.0, and no measurement exceeds a peak."""
     cards = load_catalogue()
     assert len(cards) >= 200
     assert {spec.vendor for spec in cards.values()} == {"nvidia", "amd", "apple"}
@@ -223,10 +219,7 @@ UNKNOWN = [  # name and stated memory, and the GiB that are planned with
     [*TYPED, *((name, given, None, plans, ANY) for name, given, plans in UNKNOWN)],
 )
 def test_a_typed_name_finds_its_card(name, memory_gib, expected, plans_gib, warns):
-    """Ids, driver names and plain words find one, with what its driver shows; without a size the
-    smaller variant is taken, and whatever was chosen is said. Another GPU is not taken for a known
-    one, and a size is enough of a description.
-    """
+    """Ids, driver names and plain words find a GPU, without a size the smaller, which is said."""
     match = find_gpu(name, memory_gib=memory_gib)
     assert (match.spec and match.spec.id) == expected
     found_gib = match.memory_bytes and match.memory_bytes / GIB
@@ -465,9 +458,7 @@ def test_a_gpu_too_old_for_todays_pytorch_is_told_which_one(name, needs):
 
 
 def test_none_is_the_processor_of_this_machine():
-    """`none` plans with this machine's memory and cores, in whatever case it is written. A probed
-    machine without its GPUs keeps memory and software and loses what concerned them.
-    """
+    """`none` plans with this machine's memory and cores, and drops only what concerned GPUs."""
     for name in ("none", "None"):
         hardware, warnings = stated_hardware(name, from_flag=True)
         assert (hardware.kind, hardware.origin) == ("cpu", "stated")

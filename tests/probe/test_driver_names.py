@@ -312,9 +312,7 @@ EVERY = list(load_catalogue())
 
 @pytest.mark.parametrize("gpu_id", EVERY)
 def test_every_gpu_is_found_by_each_of_its_names(gpu_id):
-    """In any case, with and without the vendor, as a flag and as probed, with its memory. A laptop's
-    name without the word is another GPU, which has another speed.
-    """
+    """In any case, as flag or probed, with its memory; a laptop's is another, slower GPU."""
     gpu = catalogue_gpus()[gpu_id]
     for name in (gpu_id, gpu.name, *gpu.names):
         for written in (name, name.upper(), name.removeprefix("NVIDIA ").removeprefix("AMD ")):

@@ -1,7 +1,4 @@
-"""Cores, memory and disk within the limits that hold for a process, from recorded /proc and /sys trees;
-installed packages, and whether the installed PyTorch can use the GPU. The real path of pynvml through ctypes
-against a compiled stub of the driver, that answers from recorded machines.
-"""
+"""Cores, memory, disk and packages from recorded trees, and pynvml against a compiled stub."""
 
 import copy
 import ctypes
@@ -237,9 +234,7 @@ def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(
 
 
 def test_versions_agree_with_the_standard_library(tmp_path):
-    """Read from metadata folders, as importlib.metadata says, without loading PyTorch; what is in no
-    folder is None, also beside similar names.
-    """
+    """As importlib.metadata says, without loading PyTorch; what is in no folder is None."""
     before = "torch" in sys.modules
     found = installed_versions()
     torch_build()
@@ -474,9 +469,7 @@ def test_a_recorded_machine_is_read(probed, machine, change, environ, whole, fir
 
 
 def test_every_one_of_eight_is_a_device(probed):
-    """With its own index and memory. GB10 and Jetson report no memory of their own: the system's
-    memory counts, with a note.
-    """
+    """Each has its index and memory; GB10 and Jetson have the system's, with a note."""
     gpus = probed("eight_h100")["gpus"]
     assert {gpu["catalogue"]["id"] for gpu in gpus} == {"nvidia-h100-sxm5-80gb"}
     assert [gpu["index"] for gpu in gpus] == list(range(8))

@@ -108,9 +108,7 @@ def test_the_schema_notices_a_missing_key():
 
 
 def test_an_answer_is_written_in_parts():
-    """Composition, stages with quantization apart, reasons and estimate stand where scripts look for
-    them; what rules a candidate out says what it needs, what there is, and in which unit.
-    """
+    """Scripts find stages, reasons and estimate, and what each candidate ruled out would need."""
     document = document_of(scenario_5())
     recommendation = document["recommendation"]
     assert recommendation["composition"] == "sft+qlora"
@@ -201,9 +199,7 @@ def test_estimates_carry_three_significant_digits(value, expected):
 
 
 def test_stated_data_and_unknown_data_look_alike():
-    """What was only said stands in the same keys as what was measured; the sample row of the data
-    stays at home. Sizes of the machine are in GiB.
-    """
+    """Stated and measured data have the same keys, sizes are GiB, and the sample row stays here."""
     stated, measured = document_of(scenario_4())["data"], document_of(scenario_5())["data"]
     assert set(stated) == set(measured)
     assert (stated["origin"], stated["kind"], stated["rows"]) == ("stated", "preference", 40_000)

@@ -50,9 +50,7 @@ def keys(words: str) -> set[str]:
 
 
 def test_json_has_everything_that_was_found_and_measured(pairs_path):
-    """Every key of the contract: what it is, how sure, what was measured, how much each objective
-    wants and what is suggested; and it survives JSON.
-    """
+    """Every key of the contract is there, with how sure it is, and survives JSON."""
     assert set(profile_json(profile(pairs_path))) == keys(
         "schema_version path kind format mapping rows tokens objectives findings digest sample"
     )
@@ -159,9 +157,7 @@ def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name):
 
 
 def test_the_page_fits_a_screen_however_much_there_is_to_say(tmp_path, monkeypatch):
-    """Of many findings, objectives, classes and lengths the first are shown and the rest counted;
-    the next command is the last line.
-    """
+    """The first of many are shown and the rest counted; the next command is the last line."""
     monkeypatch.chdir(tmp_path)
     rows = [
         {
@@ -191,9 +187,7 @@ def test_bins_that_hold_nothing_are_left_out_and_the_shortest_share_one():
 
 @pytest.mark.parametrize("width", [24, 40, 50, 60, 80])
 def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
-    """Every length and count stands whole on the page; where the table is too wide, its rows become
-    sentences.
-    """
+    """Every length and count stands whole: rows of a table that is too wide become sentences."""
     rows = (
         {
             "question": f"What is {n}? " + "word " * (5 if n % 400 else 90_000),

@@ -40,9 +40,7 @@ def shown(hardware: Hardware, width: int = 80) -> str:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_screen_fits_its_width_without_colour(width: int) -> None:
-    """Every fact of the machine is on the screen, no line is wider than the terminal, and no colour
-    code is needed.
-    """
+    """Every fact of the machine is shown, no line is too wide, and no colour code is needed."""
     text = shown(MACHINE, width)
     assert max(map(len, text.splitlines())) <= width
     assert "\x1b" not in text
@@ -63,9 +61,7 @@ def test_the_line_to_install_can_be_copied() -> None:
 
 
 def test_like_cards_are_one_line_and_show_the_fullest() -> None:
-    """Eight cards of a kind are counted, with the free memory of the fullest, which is what a run
-    can plan with.
-    """
+    """Eight are counted, with the free memory of the fullest, which a run can plan with."""
     cards = tuple(
         replace(CARD, index=index, memory_free_bytes=(20 - index) * GIB, other_processes_bytes=None)
         for index in range(8)
@@ -110,9 +106,7 @@ def test_what_is_absent_or_unknown_is_said(hardware: Hardware, says: str) -> Non
 
 
 def test_json_has_units_in_its_keys_and_null_for_unknown() -> None:
-    """Sizes are GiB by name of the key, what is not known is null, and the document survives a
-    round trip.
-    """
+    """Sizes are GiB by their key, unknowns are null, and the document survives a round trip."""
     document = json.loads(json.dumps(probe_json(MACHINE)))
     assert document["schema_version"] == 1
     (gpu,) = document["gpus"]

@@ -1,6 +1,4 @@
-"""The report of a run: one file that needs nothing else, says what run.json says, and survives
-strange content.
-"""
+"""The report of a run: one file that needs no other, says what run.json says, and stays whole."""
 
 from __future__ import annotations
 
@@ -83,9 +81,7 @@ def page(tmp_path):
 
 
 def test_it_needs_no_network_and_runs_nothing(page):
-    """No script, no link, no picture from elsewhere; what came from the data is escaped. Loss and
-    learning rate of this stage are drawn; a value that was never logged has no picture.
-    """
+    """No script, link or picture from elsewhere; data are escaped, and only logged values drawn."""
     assert re.findall(r"(?i)<script|<[^>]*\b(?:src|href)\s*=", page) == []
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "default-src 'none'" in page
@@ -101,16 +97,12 @@ def test_it_needs_no_network_and_runs_nothing(page):
     ],
 )  # fmt: skip
 def test_it_says_what_the_record_says(page, said):
-    """Verdict, expected beside measured, intervals, notes, samples, warnings, lines to paste,
-    versions.
-    """
+    """The page has each part of the record, from the verdict to the versions."""
     assert said in page
 
 
 def test_the_held_out_loss_is_drawn_with_the_training_loss(tmp_path):
-    """Both are in one picture, the lowest point of the held-out loss is marked, and the page says
-    which weights were kept. Lines without the value do not matter.
-    """
+    """Both share a picture with the lowest held-out loss marked, and kept weights are named."""
     held = {
         "every": 2, "rows": 6, "best_step": 2, "best_loss": 1.5, "last_step": 6, "last_loss": 2.5,
         "kept_step": 2, "planned_steps": 9, "stopped_early": True, "waited": 2,
@@ -132,10 +124,7 @@ def test_the_held_out_loss_is_drawn_with_the_training_loss(tmp_path):
 
 
 def test_two_lines_are_told_apart_without_colour():
-    """One is dashed with round points, each has its name and last value at its end, and labels
-    whose lines end close together are moved apart. Text is text of the page, which keeps its size
-    on a phone: nothing is written inside the drawing.
-    """
+    """Lines differ in dashes and named ends; text stands outside the drawing to keep its size."""
     line = Line(name="Training loss", points=[(1, 4.0), (10, 1.80)])
     beside = Line(name="Held-out loss", points=[(5, 2.5), (10, 1.82)])
     page = "".join(map(html_of, line_chart(line, beside=beside)))
@@ -219,9 +208,7 @@ def test_a_card_says_how_to_load_merge_and_serve(tmp_path):
 
 
 def test_report_and_cards_are_written_beside_the_results(tmp_path):
-    """report.html in the run folder, README.md with front matter in each finished stage; a cut last
-    line of the metrics is no matter.
-    """
+    """The run has report.html and each finished stage README.md, even if the metrics are cut."""
     (tmp_path / "stages" / "sft").mkdir(parents=True)
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"stage": "sft", "task": null, "step": 1, "loss": 1.0}\n{"stage": "sf')
@@ -246,9 +233,7 @@ def test_a_card_says_what_cannot_be_done_with_a_result(update):
 
 
 def test_a_curve_keeps_every_spike():
-    """Thinning keeps the lowest and the highest of each span; non-finite values are left out; one
-    point is no curve.
-    """
+    """Thinning keeps each span's lowest and highest finite values; one point is no curve."""
     points = [(float(step), 1.0) for step in range(10_000)]
     points[5_678] = (5_678.0, 99.0)
     assert max(value for _, value in thin(points)) == 99.0
@@ -301,9 +286,7 @@ def test_each_reward_has_a_row_and_a_picture():
 
 
 def test_a_chat_begins_with_the_verdict(tmp_path, capsys):
-    """The same three lines as everywhere, on standard error; answers alone go to standard output. A
-    record that cannot be read is no reason not to talk: chat itself says what is wrong.
-    """
+    """Its three lines go to standard error; an unreadable record is left for chat to explain."""
     (tmp_path / "run.json").write_text(json.dumps(RECORD))
     greet(tmp_path)
     out, err = capsys.readouterr()

@@ -49,9 +49,7 @@ def text(document, **options):
 
 
 def test_a_finished_run_shows_before_after_and_expected_beside_measured():
-    """Loss, held-out loss and perplexity, memory and time beside what was expected, findings, the
-    result's place, next commands.
-    """
+    """Loss, perplexity, memory and time stand beside what was expected, then what comes next."""
     found = text(record())
     said = (
         "Done: shop, in /runs/shop-1",
@@ -114,9 +112,7 @@ LONG = {
 
 
 def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
-    """At most 25 lines with all that can be said; the verdict comes once, before everything else,
-    and the rest is where the last lines say.
-    """
+    """At most 25 lines: the verdict once and first, then where the rest is."""
     (tmp_path / "stages" / "sft").mkdir(parents=True)
     for name in ("report.html", "stages/sft/README.md"):
         (tmp_path / name).write_text("x")
@@ -145,9 +141,7 @@ def test_a_run_of_one_stage_is_told_on_one_screen(tmp_path):
     ],
 )
 def test_the_forms_of_a_result_are_named_where_there_are_any(change, forms):
-    """The command is a line of its own, the other forms stand below it; a result that no other
-    program holds has none.
-    """
+    """The command has its own line, other forms below, and none if no other program holds it."""
     found = re.findall(r".*advise export.*\n.*", text(record(**change)))
     assert [one.partition(" --to ollama\n")[2] for one in found] == (
         [f"  or with {forms}"] if forms else []
@@ -213,9 +207,7 @@ STOPPED = {"stopped_early": True, "best_loss": 1.0, "best_step": 5, "fell": 0.5}
     ],
 )
 def test_what_to_do_next_fits_the_plan(tmp_path, keys, max_steps, held_out, words):
-    """Longer training is the key that decides on it; a trial goes on as the whole plan, elsewhere,
-    and is not told to train longer; nor is a run that stopped early.
-    """
+    """A run may train longer by a key unless it stopped early; a trial becomes the whole plan."""
     folder = tmp_path / "shop"
     folder.mkdir()
     stage = f"  - name: sft\n    objective: sft\n    update: lora{keys}\n"

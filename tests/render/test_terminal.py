@@ -71,9 +71,7 @@ GOLDENS = [(name, 80, part) for name in EXAMPLES for part in ("first", "whole")]
 
 @pytest.mark.parametrize(("name", "width", "part"), [*GOLDENS, ("scenario_5", 120, "whole")])
 def test_pages_look_as_they_were_looked_at(name, width, part):
-    """Each kind of answer prints exactly the first screen and the whole answer that were read and
-    approved.
-    """
+    """Each kind of answer prints exactly the first screen and whole answer that were approved."""
     plan_path = "plan.yaml" if name.startswith("scenario") else None
     first = part == "first"
     text = printed(EXAMPLES[name](), width=width, plan_path=plan_path, first=first)
@@ -112,9 +110,7 @@ def texts_of_first_screen(advice, width):
 @pytest.mark.parametrize("width", [20, 40, 64, 80, 120])
 @pytest.mark.parametrize("name", [*EXAMPLES, "injected"])
 def test_no_width_loses_text(name, width, first):
-    """Every word is printed at every width, and no line is wider than the terminal, but for
-    commands: those are copied, so that they stay whole.
-    """
+    """Every word is printed, and no line is too wide but a command, which is copied whole."""
     advice = {**EXAMPLES, "injected": injected}[name]()
     text = printed(advice, width=width, first=first)
     wanted, commands = (texts_of_first_screen if first else texts_of_page)(advice, width)
@@ -127,9 +123,7 @@ def test_no_width_loses_text(name, width, first):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_colour_adds_nothing_but_colour(monkeypatch, first):
-    """With and without colour the words and the marks are the same. NO_COLOR leaves no colour in the
-    output of a terminal, and a dumb one gets plain text.
-    """
+    """Words and marks are the same with colour and without, as by NO_COLOR or a dumb terminal."""
     plain = printed(scenario_5(), first=first)
     coloured = printed(scenario_5(), first=first, force_terminal=True, color_system="truecolor")
     assert "\x1b[" in coloured
@@ -142,9 +136,7 @@ def test_colour_adds_nothing_but_colour(monkeypatch, first):
 
 
 def test_a_terminal_without_the_signs_gets_others():
-    """Where stars and long dashes cannot be encoded, plain signs stand in for them and nothing
-    fails.
-    """
+    """Where stars and long dashes cannot be encoded, plain signs replace them and nothing fails."""
     raw = io.BytesIO()
     console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=80)
     print_advice(scenario_4(), console)
@@ -175,9 +167,7 @@ def test_on_a_small_screen_the_answer_leaves_room_for_the_menu(make):
 
 
 def test_what_may_end_the_run_is_told_first():
-    """Which of several models is meant, then a name nobody knows, then what was never tried; how a
-    name was read comes last, and what the screen says in another place is no warning there.
-    """
+    """First the model that is meant, unknown or untried; last how a name was read; none twice."""
     ordered = (
         "model: 'qwen' may mean Qwen/Qwen3-8B, Qwen/Qwen3-4B: name one of them",
         "'qwen8b' is not a model we know by that name; taken as Qwen/Qwen3-8B",
@@ -305,18 +295,14 @@ def test_an_amount_is_compared_with_its_limit():
 
 
 def test_a_signal_is_listed_once():
-    """A signal that the wizard asked for is shown by its own answer, not again in the list of
-    signals.
-    """
+    """A signal that the wizard asked for is shown by its own answer, not listed again."""
     told = answers(task="qa", facts_change_often=True, signals=("facts_change_often",))
     text = printed(changed(scenario_5(), situation={"answers": told}))
     assert " ".join(text.split()).count("the facts change every few weeks") == 1
 
 
 def test_an_unknown_model_is_why_time_is_unknown():
-    """Where the model is a name nobody can size, the sentences say that, not what the estimator
-    calls it.
-    """
+    """A name that nobody can size is named in the sentences, not what the estimator calls it."""
     unknown = {"duration_s": None, "unknown": ("model: its size is not known",)}
     advice = changed(scenario_5(), estimate=unknown, situation={"model": None})
     assert time_line(advice) == "Not known: the size of the model is not known."
