@@ -1,6 +1,4 @@
-"""Small random rule sets, and what they mean when read plainly: every situation enumerated, no
-masks, no cells; and files that somebody mistyped.
-"""
+"""Random small rule sets, read plainly by enumerating every situation, and files mistyped."""
 
 import itertools
 import re

@@ -260,9 +260,7 @@ def test_a_rule_that_says_what_others_say_is_reported_once(tmp_path):
 @examples(1)
 @given(st.lists(allowed_rules(), min_size=1, max_size=3))
 def test_without_what_is_called_redundant_everything_is_ruled_out_as_before(several):
-    """The others rule out the same schemes, and no rule is left that could go too; one that no scheme
-    in any situation satisfies is unreachable.
-    """
+    """The rest rules out the same, and none of it can go; what nothing satisfies is unreachable."""
     several = [replace(one, id=f"acme/r{number}") for number, one in enumerate(several)]
     proof = prove(with_allowed(*several, ranked=()), "rank")
     idle = {found.rule.id for found in proof.redundant}

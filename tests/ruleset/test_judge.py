@@ -1,7 +1,4 @@
-"""The judge: masks say what a plain reading of the rules says, of the shipped rules and of rule sets
-that nobody wrote; changes of form that must not change an answer; and two rule sets side by side,
-whose differences are those that an enumeration of every situation finds.
-"""
+"""The judge against plain reading: masks, changes of form, and the differences of two rule sets."""
 
 import random
 from itertools import product

@@ -1,6 +1,4 @@
-"""Each kind of finding, provoked by a small file: its words, its place to the column, its caret and
-its hint; and what is said of catalogues that are past their date.
-"""
+"""Each kind of finding, by a small file: words, place, caret and hint; catalogues past a date."""
 
 import datetime
 import json
@@ -301,9 +299,7 @@ def test_the_shipped_rules_have_no_error_and_are_proved_quickly(layers):
 
 
 def test_a_file_with_errors_is_reported_as_json_and_decides_nothing(tmp_path, call):
-    """For scripts: every finding with file, line and column, and what was proved. Advice is refused
-    with the same place.
-    """
+    """Every finding has file, line and column, beside what was proved; advice is refused there."""
     path = tmp_path / "acme.yaml"
     path.write_text(acme("rank", NO_WAY_OUT))
     code, out, _ = call("rules", "lint", "--json", "--rules", path)
@@ -323,9 +319,7 @@ def test_a_file_with_errors_is_reported_as_json_and_decides_nothing(tmp_path, ca
 
 
 def test_warnings_about_a_file_are_said_once(tmp_path):
-    """A rule that is not used is told the first time only. Shipped rules are proved by the linter and
-    the tests, not at every start.
-    """
+    """An unused rule is told the first time only; shipped rules are not proved at every start."""
     path = tmp_path / "acme.yaml"
     say = "{id: acme/x, kind: warn, when: {}, then: {say: hello}, because: x, sources: [guide]"
     path.write_text(acme("rank", f"{say}, status: expired}}"))

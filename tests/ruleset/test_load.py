@@ -1,6 +1,4 @@
-"""Rule files: what they add, and what is refused. Whatever one holds: a located error and exit code 2,
-quickly, and the built-in rules work afterwards.
-"""
+"""Rule files: what they add and what is refused, with its place, quickly and without harm."""
 
 import re
 import time
@@ -68,9 +66,7 @@ def attempt(path: Path) -> str:
 
 
 def test_an_overlay_adds_rules_of_its_own(tmp_path):
-    """A company's file becomes the last layer, with what it switches off and the reason for it. All
-    files below are made of it.
-    """
+    """A company's file becomes the last layer; files below are made of it."""
     path = tmp_path / "acme.yaml"
     path.write_text(WHOLE)
     assert attempt(path) == ""
@@ -257,9 +253,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=[name[:40] for name in REFUSED])
 def test_a_wrong_or_hostile_file_is_refused_with_its_name(tmp_path, text, said):
-    """Each typo, and each known way to break a reader of rules: the right words, the file's name and
-    the nearest known one, in no time.
-    """
+    """Each typo or attack on a reader of rules is told with file and nearest name, in no time."""
     path = tmp_path / "acme.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     start = time.process_time()

@@ -1,6 +1,4 @@
-"""The proof says what enumerating every situation says, and its boxes are true and as general as
-they claim. What it takes for impossible is so: the assumptions against the estimates they speak of.
-"""
+"""A proof says what enumerating every situation says, and its boxes and assumptions are true."""
 
 import itertools
 from functools import cache
@@ -298,11 +296,7 @@ def estimated(draw):
 @examples(5)
 @given(estimated(), st.sampled_from(CHAINS))
 def test_a_base_in_4_bit_never_needs_more(situation, chain):
-    """On no size, GPU, number of GPUs, chain, amount of data or budget: where LoRA or full
-    fine-tuning fits, QLoRA does, unless the checkpoint cannot be quantised again, or the model has
-    to be divided: each GPU loads a 4-bit base whole. Nor does what is estimated contradict an
-    assumption.
-    """
+    """QLoRA fits where LoRA or full does, unless the base cannot be quantised or is divided."""
     facts = situation_facts(situation)
     fits = Case.build(situation, RULES).coarse_fits(chain)
     again = situation.model.stored is None

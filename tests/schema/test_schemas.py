@@ -1,6 +1,4 @@
-"""The JSON Schemas say what the loaders do, and `advise rules lint` reads every file below rules/ that
-a command reads.
-"""
+"""JSON Schemas say what the loaders do, and `advise rules lint` reads all files of rules/."""
 
 import json
 import re
@@ -47,9 +45,7 @@ def resolved(part, schema):
 
 
 def test_every_shipped_file_names_its_schema_and_fits_it(made):
-    """The first line leads into rules/schema/, and that schema accepts the file; so it is with those
-    examples that have such a line.
-    """
+    """Its first line leads into rules/schema/, and the schema there accepts it; so do examples."""
     shipped = {
         path: path.read_text(encoding="utf-8").partition("\n")[0]
         for folder in (rules_dir(), ROOT / "examples")
@@ -72,9 +68,7 @@ def test_every_shipped_file_names_its_schema_and_fits_it(made):
 
 
 def test_schemas_are_written_where_they_are_looked_for(call, made, tmp_path):
-    """`advise rules schema --out DIR` writes every schema, whole; where it cannot, it says so with the
-    way out, as for whatever else cannot be written.
-    """
+    """`advise rules schema --out DIR` writes each schema whole, or says what to do if it cannot."""
     code, out, _ = call("rules", "schema", "--out", tmp_path / "new")
     written = sorted((tmp_path / "new").iterdir())
     assert (code, len(written)) == (0, len(made))
