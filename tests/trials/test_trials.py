@@ -22,9 +22,7 @@ TRIALS = [
 
 @pytest.mark.parametrize(("name", "columns", "rows"), TRIALS)
 def test_nobody_is_sent_away_and_the_answer_is_on_one_screen(name, columns, rows, tmp_path):
-    """No dead end; an answer of at most forty lines with a command to type, and with the words that
-    this person has to see.
-    """
+    """At most forty lines, with a command to type and the words that this person has to see."""
     trial = run(name, tmp_path, columns=columns, rows=rows)
     assert trial.dead_ends == []
     assert 0 < len(trial.answer) <= MOST_LINES, "\n".join(trial.answer)

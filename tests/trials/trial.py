@@ -37,9 +37,7 @@ def person(name: str) -> dict[str, Any]:
 
 
 def write_files(about: Mapping[str, Any], folder: Path) -> None:
-    """The files that a person brings; `rows` repeats a line with its number in place of {n}, or
-    several lines in turn.
-    """
+    """The files that a person brings; `rows` repeats lines in turn with a number for each {n}."""
     for name, file in (about.get("files") or {}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -92,9 +92,7 @@ def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any]
     ],
 )
 def test_the_card_is_this_one_another_none_or_not_known(replies, expected):
-    """This machine leaves the card to the probe; a name, a count and a memory size are read from
-    one line.
-    """
+    """This machine leaves it to the probe; a name, count and memory are read from one line."""
     assert asked_about_gpu(*replies)[0] == expected
 
 
@@ -103,17 +101,13 @@ def test_the_card_is_this_one_another_none_or_not_known(replies, expected):
     [(CPU, ["Use this machine", "Another card"]), (UNKNOWN_HARDWARE, ["Another card", "No GPU"])],
 )
 def test_a_machine_without_a_card_is_not_asked_twice(hardware, offered):
-    """Where the probe found no card, "no GPU" is no choice of its own; where nothing is
-    known, "this machine" is none.
-    """
+    """If a probe found none, "no GPU" is no choice; if nothing is known, "this machine" is not."""
     ui = asked_about_gpu("I don't know", hardware=hardware)[1]
     assert ui.offered[-1] == [*offered, "I don't know", "Back"]
 
 
 def test_an_unknown_card_is_asked_for_again_and_no_memory_suggested():
-    """A card that nobody knows is typed again, by a near name or with its memory; no flag and no
-    size that somebody might copy stands in it.
-    """
+    """It is typed again, by a near name or its memory, with no flag or size to copy."""
     _, ui = asked_about_gpu("Another card", "RTX 4095", "RTX 4095 24 GB")
     said = " ".join((*ui.said[:-1], *ui.asked[2:]))
     assert "No card called RTX 4095 is known here. Did you mean RTX 4090" in said

@@ -89,9 +89,7 @@ def found(values: dict[str, Any], task: str | None = None) -> list[str]:
 
 
 def test_a_guess_is_a_question_with_a_row_shown(tmp_path):
-    """Each column is shown with its value, and the guess is the first choice. What was understood
-    then is said: count, kind and one row, request before answer.
-    """
+    """Columns have values and the guess is first; then count, kind and a row are said."""
     path = tickets(tmp_path)
     ui = ScriptedUi(path, YES)
     reply = answered(ui)
@@ -180,9 +178,7 @@ def test_an_answer_given_before_is_offered_first_or_goes(tmp_path):
 
 
 def test_rows_that_hold_a_category_can_change_the_task(tmp_path):
-    """Categories where replies are wanted become a question, with a row; a file of categories is no
-    file of requests with the right answer.
-    """
+    """Categories where replies are wanted are asked about, and are no right answers to requests."""
     path = categories(tmp_path)
     ui = ScriptedUi(path, "Sort texts into categories")
     reply = answered(ui)

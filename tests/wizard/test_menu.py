@@ -33,9 +33,7 @@ def menu(
     earlier: AnswerSet | None = None,
     **actions: Any,
 ) -> tuple[int, ScriptedUi, list[Any]]:
-    """The closing menu, after the one question about the task unless that was answered earlier; exit
-    code, what was said, what was called.
-    """
+    """The closing menu, after the task's question if needed: exit code, words and calls."""
     called: list[Any] = []
     results = {"run": 0, "trial": 0, "bundle": ["Wrote it.", "  scp it HOST:"]}
     given = {
@@ -213,9 +211,7 @@ EVERYTHING = {"trial_steps": 13, "first": "downloads about 15.3 GiB first"}
     ],
 )
 def test_the_menu_fits_one_screen_and_offers_a_run_where_there_is_one(outcome, can_run):
-    """With everything that can be offered it takes a line for each choice, and fewer than 24; Run
-    it now is offered only for a complete plan that trains and fits, here.
-    """
+    """A line a choice, under 24; Run it now only for a whole plan that trains and fits here."""
     options = list(menu_options(outcome, askable=3, skipped=12, mattering=10))
     assert not [one for one in options if "\n" in choice_lines(one, 80)]
     assert len(options) < 22
@@ -253,9 +249,7 @@ EXAMPLES_QUESTION = FACTS["data_examples"].ask
 
 
 def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
-    """Examples beside documents are asked for once it is clear that they are read; the answer can
-    be changed later. I don't know leads to the menu, which offers the question again.
-    """
+    """Examples beside documents are asked for when they are read, and can be changed later."""
     advise, seen = watched(lambda told: ready() if told.value("data_examples") else NO_EXAMPLES)
     again = (CHANGE, EXAMPLES_QUESTION.split(" (")[0], "train.jsonl")
     checks = Checks(data_examples=lambda text: None)
@@ -270,9 +264,7 @@ def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
 
 
 def test_a_what_if_is_tried_and_taken_back():
-    """Choosing a change re-answers its question and recommends anew, as another answer does; the
-    last one counts at the next start.
-    """
+    """A change re-answers its question and recommends anew; the last counts at the next start."""
     advise, seen = watched()
     _, _, called = menu(
         advise,
@@ -297,9 +289,7 @@ def test_the_ways_out_are_lines_to_type():
 
 
 def test_what_was_not_asked_can_be_answered():
-    """The questions left out are put in order; back from the first of them leaves them. Ctrl-C in
-    a question keeps the answers.
-    """
+    """Questions left out come in order; back from the first leaves, Ctrl-C keeps the answers."""
     told = AnswerSet(known={"task": Answer(value="generation", origin="asked")})
     left = [fact for fact in questions(FACTS) if applies(fact, told, FACTS)][1:]
     not_asked = "Answer what was not asked"
@@ -349,9 +339,7 @@ def test_ctrl_c_in_the_menu_saves_too():
 
 
 def test_the_plan_of_a_conversation_replaces_nobody_elses_file(tmp_path, monkeypatch):
-    """The wizard writes its own launch file anew after every answer; a file that was there, and its
-    own once it was edited, is left alone.
-    """
+    """It writes its own plan after every answer, but no older file, nor its own once edited."""
     monkeypatch.chdir(tmp_path)
     Path("plan.yaml").write_text("somebody's")
     plan = Plan(

@@ -53,9 +53,7 @@ TEXTS = DOWN * 5 + ENTER  # the sixth task
     ids=["arrows", "enter", "mended", "back"],
 )  # fmt: skip
 def test_keys_give_answers(keys, fact, expected):
-    """Down, up and Enter take the choice that is pointed at; a typed answer is asked for again
-    until it can be read.
-    """
+    """Down, up and Enter take a choice; what cannot be read is asked for again."""
     assert known(through_pipe(keys, fact)) == expected
 
 
@@ -111,9 +109,7 @@ def test_the_first_question_needs_nothing_heavy():
 
 
 def test_a_plain_prompt_keeps_what_was_answered(monkeypatch):
-    """Enter alone keeps an answer given before, which such a terminal cannot show to be edited; a
-    text that was refused is never kept so.
-    """
+    """Enter keeps an earlier answer, which such a terminal cannot edit, but no refused text."""
     ui = PlainUi(Console(file=io.StringIO()))
     monkeypatch.setattr("builtins.input", lambda: "")
     for keep, kept in ((True, "a.jsonl"), (False, "")):

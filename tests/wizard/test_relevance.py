@@ -41,9 +41,7 @@ def facts_of(answers):
 
 
 def put(replies, relevance=None):
-    """The answers and the questions, in order, of somebody who answers so and knows nothing
-    else.
-    """
+    """Answers and questions in order, of somebody who answers so and knows nothing else."""
     return walked(replies, facts=RULES.facts, relevant=relevance or Relevance(RULES, facts_of))
 
 
@@ -65,9 +63,7 @@ def test_whoever_knows_nothing_is_asked_thirteen_questions_at_most():
 
 
 def test_no_more_is_asked_than_matters():
-    """Without examples nothing is trained: neither money nor model nor card is asked for. Facts that
-    change, without examples to learn a manner from, are looked up, and that is all.
-    """
+    """If nothing is trained (no examples, or looked up), neither money, model nor card is asked."""
     _, order = put({"task": "generation", "data_kind": "none"})
     assert not {"budget", "model", "gpu", "serve_with", "priority"} & set(order)
     settled = {"data_kind": "raw_text", "facts_change_often": True, "prompting_tried": False}
@@ -85,9 +81,7 @@ def test_who_has_a_model_that_scores_is_asked_where_it_is():
 
 
 def test_a_question_is_asked_for_the_one_behind_it():
-    """Whether instructions were tried changes nothing by itself, but whether they were good enough
-    does.
-    """
+    """Whether instructions were tried matters only for whether they were good enough."""
     relevance, answers = Relevance(RULES, facts_of), asked_set(task="qa", data_path="x")
     opened = open_questions(RULES.facts, answers, ("task", "data_path"))
     assert relevance("prompting_tried", answers, opened)
@@ -95,9 +89,7 @@ def test_a_question_is_asked_for_the_one_behind_it():
 
 
 def test_what_fits_is_estimated_once_everything_it_needs_is_answered():
-    """The estimate is asked for after the card, for the chain that is settled, and once for the
-    same answers.
-    """
+    """It is estimated after the card, for the settled chain, and once for equal answers."""
     estimate = Mock(return_value=NOT_KNOWN)
     put(SUPPORT, Relevance(RULES, facts_of, estimate))
     calls = {(*call.args[1:], call.args[0].value("gpu")) for call in estimate.call_args_list}
@@ -105,9 +97,7 @@ def test_what_fits_is_estimated_once_everything_it_needs_is_answered():
 
 
 def test_every_way_through_the_questions_ends_as_if_all_were_asked():
-    """Over random situations the composition is that of answering every question, after half as
-    many.
-    """
+    """In random situations half as many questions lead to the same composition."""
     found = list(rounds(RULES, scaled(150), seed=11))
     assert len(found) == scaled(150)
     assert [one for one in found if one.composition != one.in_full] == []

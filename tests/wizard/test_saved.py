@@ -25,9 +25,7 @@ def told(**values: object) -> AnswerSet:
 
 
 def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
-    """Stopped in the middle: exit 130, a private file, and the next round goes on where this one
-    was; a question answered by "I don't know" is not put again.
-    """
+    """Exit 130 leaves a private file; the next round goes on and asks no "I don't know" again."""
     with pytest.raises(Stopped, match="your answers are saved in") as stopped:
         answers_of(ScriptedUi("Write texts", "train.jsonl", None))
     assert stopped.value.exit_code == 130
@@ -93,9 +91,7 @@ def test_nothing_answered_saves_nothing():
     ],
 )
 def test_a_file_that_cannot_be_used_is_said_and_ignored(content, said):
-    """Saved answers that cannot be read never stop the wizard, and are never dropped without a
-    word.
-    """
+    """Saved answers that cannot be read never stop the wizard, and are not dropped silently."""
     state_path().parent.mkdir(parents=True)
     state_path().write_text(content)
     saved, problem = load_answers(FACTS)

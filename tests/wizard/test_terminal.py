@@ -77,9 +77,7 @@ def test_from_the_first_question_to_the_run(start):
 
 
 def test_ctrl_c_keeps_the_answers_for_the_next_start(start, tmp_path):
-    """Exit 130 saying where the answers are; the next start goes on with them, and the end of input
-    is like Ctrl-C.
-    """
+    """Exit 130 says where they are, the next start goes on, and end of input is alike."""
     child = start()
     talk(child, TEXTS, (DATA, CTRL_C), ("your answers are saved in", ""))
     assert ended(child) == 130
@@ -131,9 +129,7 @@ def test_a_dumb_terminal_leads_from_the_first_question_to_the_run(start):
 
 
 def test_a_small_window_that_changes_its_size(start):
-    """A window of 12 lines scrolls its choices, and a new size in the middle of a question does no
-    harm.
-    """
+    """12 lines scroll the choices, and a new size amid a question does no harm."""
     child = start(rows=12, columns=40)
     child.expect("What should the model do")
     child.setwinsize(8, 30)

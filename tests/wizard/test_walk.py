@@ -17,9 +17,7 @@ from tests.wizard.scripted import FACTS, ScriptedUi, answers_of, asked_set, know
 
 
 def test_questions_come_in_the_order_of_the_facts_file():
-    """The walk follows `order`, whatever the order in the file. Yes to a yes-or-no
-    question lists the signal, I don't know leaves the fact out.
-    """
+    """It follows `order`; yes lists a signal, and I don't know leaves the fact out."""
     answers, order = walked({"task": "qa", "facts_change_often": True})
     numbers = [FACTS[fact].order for fact in order]
     assert numbers == sorted(numbers)
@@ -46,9 +44,7 @@ def test_questions_come_in_the_order_of_the_facts_file():
     ],
 )
 def test_a_question_is_asked_only_where_it_applies(replies, asked, not_asked):
-    """Of several teams alone their number; of a file neither kind nor number; who does not know
-    what examples look like may still know how many; some follow from an answer.
-    """
+    """Teams alone give a number, a file neither kind nor number; unknown kinds can be counted."""
     order = set(walked(replies)[1])
     assert set(asked.split()) <= order
     assert not set(not_asked.split()) & order
@@ -111,9 +107,7 @@ def test_an_answer_that_no_longer_applies_is_dropped():
 
 
 def test_a_question_is_one_fact_and_is_left_out_where_it_does_not_matter():
-    """Nothing else has to know a new fact. A question whose answer cannot change the outcome is not
-    put; the task always is.
-    """
+    """A new fact is enough, and only the task is asked if no answer can change the outcome."""
     values = {"red": Value(label="Red", help="like blood")}
     extra = Fact(
         id="colour", type="choice", origin="asked", values=values, order=5, ask="Which colour?"
@@ -181,10 +175,7 @@ QUESTIONS = questions(FACTS)
 
 @pytest.mark.parametrize("fact", QUESTIONS, ids=lambda fact: fact.id)
 def test_a_newcomer_can_read_the_question(fact):
-    """Neither it nor a choice names a method or a term of machine learning; each choice has a line
-    of help, and what not knowing means is said. It refers to nothing that scrolled away, and fits
-    a terminal of 80 columns and 24 lines.
-    """
+    """No jargon, a line of help a choice, what not knowing means, and 80 x 24 characters."""
     values = fact.values.values()
     texts = [part for value in values for part in (value.label, value.help, value.such_as)]
     assert [one for one in (fact.ask, fact.unknown, *texts) if JARGON.search(one.lower())] == []
