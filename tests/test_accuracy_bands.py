@@ -38,9 +38,7 @@ def sources(count: int, *doubts: str, scale: float = 0.01) -> list[Distance]:
 
 
 def test_a_width_covers_nine_in_ten_sources_and_one_more_for_few():
-    """Rank (n + 1) p of n: the 18th of 19 below, the 19th above; of five, the farthest. A source
-    counts once: a thousand rows of one do not outvote the others.
-    """
+    """Rank (n + 1) p of n, each source once: the 18th of 19 below, the 19th above, the 5th of 5."""
     assert fitted({KNOWN: sources(19)})[KNOWN] == pytest.approx((0.18, 0.19))
     assert fitted({KNOWN: sources(5)})[KNOWN] == pytest.approx((0.05, 0.05))
     assert farthest(sources(19) + [run("s1", 0.0)] * 1000, {KNOWN: (0.18, 0.19)}, 0) <= 1

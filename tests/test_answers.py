@@ -54,9 +54,7 @@ def test_an_answers_file_is_lossless(signals):
 
 
 def test_a_signal_says_yes_or_no():
-    """A map of signals reads true and false; a denied one is a known fact, until a flag says that
-    it is so.
-    """
+    """A map of signals reads true and false, and a denied one is known until a flag says yes."""
     answers, _ = from_text(
         "task: qa\nsignals: {rag_tried: true, needs_citations: true, prompt_meets_quality_bar:"
         " false, access_control: false, latency_critical: null}\n"
@@ -150,9 +148,7 @@ def test_what_was_meant_is_said(line, hint):
 
 
 def test_flags_win_over_the_file():
-    """A flag replaces the file's answer, and a new card drops the old card's memory; usd=20,hours=6
-    are limits, not a level.
-    """
+    """A flag replaces the file's answer, also the old card's memory; usd=20,hours=6 are limits."""
     file, _ = from_text("task: qa\nbudget: low\ngpu: {name: RTX 4090, vram_gib: 24}\n")
     flags = answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS)
     merged = merge_answers(file, flags)

@@ -122,9 +122,7 @@ print(json.dumps([chosen, document["plan"]["model"], len(page.sections) > 3, nea
 
 
 def test_an_answer_needs_no_other_package(tmp_path):
-    """A data file is read, a model looked up, a plan made and a misspelt value corrected with every
-    package but PyYAML and msgspec out of reach.
-    """
+    """Data, model, plan and misspelt values need no package but PyYAML and msgspec."""
     (tmp_path / "rows.jsonl").write_text(PAIRS)
     data = {"task": "customer_service", "data": str(tmp_path / "rows.jsonl"), "depth": "style"}
     chosen, model, sections, near = json.loads(python(ALONE, json.dumps({**QUESTION, **data})))

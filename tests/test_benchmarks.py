@@ -1,7 +1,4 @@
-"""`python -m benchmarks gpu` and `peers`: settings, rows, what counts as training, and tables.
-
-What trains is replaced here; the slow test trains a tiny model on the CPU with nothing replaced.
-"""
+"""`python -m benchmarks gpu` and `peers`: what trains is replaced, but for a slow test's model."""
 
 import importlib
 import json
@@ -73,9 +70,7 @@ def measure(tmp_path, page):
 
 
 def test_each_kernel_has_a_row_beside_the_plain_one():
-    """One key of the plan differs from the plain row; what a machine lacks is left out with the
-    reason, and a kernel for Hopper on an older GPU.
-    """
+    """One key differs from the plain row; what a machine or older GPU lacks has a reason."""
     rows = [case for case in gpu.CASES if case.kernel]
     plain = rows[0].keys
     for case in rows[1:]:
@@ -106,9 +101,7 @@ def test_every_method_is_measured_and_written(measure, page):
 
 
 def test_a_second_call_does_only_what_is_left(measure, capsys):
-    """Finished rows are kept in a file; one that failed is tried again, other settings begin anew.
-    With no time left nothing is started, and the next call is said to resume.
-    """
+    """Finished rows are kept, failed ones tried again; out of time it says how to resume."""
     only = ("--only", "lora", "--only", "dpo")
     assert measure(Children(fails={"dpo"}), *only) == 1
     for arguments, code, commands in (

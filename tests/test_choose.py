@@ -95,9 +95,7 @@ REMEDIES = [  # answers that train nothing
 @pytest.mark.parametrize("line", REMEDIES, ids=lambda line: line[:60])
 @pytest.mark.parametrize("command", ["--json --plan plan.yaml", "run --json"])
 def test_the_hint_that_trains_all_the_same_makes_a_plan(call, tmp_path, line, command):
-    """Exit code 3 with the whole answer, and the options that it names make a plan as they stand,
-    once their files are there.
-    """
+    """Exit code 3 names options that make a plan as they stand, once their files are there."""
     files = tmp_path / "FILES"
     files.mkdir()
     pair = '{{"prompt": "Is shop {} open?", "chosen": "Yes, until six.", "rejected": "No idea."}}\n'

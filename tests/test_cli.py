@@ -79,9 +79,7 @@ def test_json_is_one_document_and_messages_go_to_stderr(typed):
 @pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
 @pytest.mark.parametrize("task", ["chat_assistant", "reasoning", "generation"])
 def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
-    """A model that only reads and sorts is refused for a task whose answer is text, with one that
-    writes; for sorting it is taken.
-    """
+    """A model that only reads is taken for sorting; for text, one that writes is named."""
     asked = f"--model {model} --data-kind paired --gpu 'RTX 4090' --task"
     code, out, err = typed(f"--json {asked} {task}")
     assert (code, "recommendation" in json.loads(out)) == (2, False)
@@ -92,9 +90,7 @@ def test_an_encoder_is_not_taken_to_write(typed, answer, model, task):
 
 
 def test_advice_warns_of_little_data_as_the_check_does(typed, answer, tmp_path):
-    """A stage that wants more data than there are says so, for a file as for a stated amount. Beside
-    documents the examples are counted, not the documents.
-    """
+    """A stage says if examples are few, in a file or stated; documents do not count as examples."""
     (tmp_path / "few.jsonl").write_text(
         rows(30, prompt="Is {} odd?", completion="Count to {}, see.")
     )
@@ -123,18 +119,14 @@ def test_advice_warns_of_little_data_as_the_check_does(typed, answer, tmp_path):
     [(10**9, ["200,000 tokens on average are longer than the 1,024"]), (10**6, [])],
 )
 def test_rows_longer_than_what_is_read_are_told(answer, tokens, said):
-    """Time and cost count what fits; of stated rows that are longer on average the answer says
-    so.
-    """
+    """Time and cost count what fits, and the answer says if stated rows are longer on average."""
     asked = f"--task qa {MODEL} --data-kind paired --data-rows 5000 --data-tokens {tokens}"
     found = [text for text in answer(asked)["warnings"] if "longer than" in text]
     assert [words in text for words, text in zip(said, found, strict=True)] == [True] * len(said)
 
 
 def test_departments_miss_their_files_alone(answer):
-    """One module a team needs a file a team, not one file for all. What a model's name seems to say
-    only warns: what was stated counts.
-    """
+    """One module a team needs a file a team; a model's name only warns against what was stated."""
     assert answer(f"--task multi_department --n-tasks 2 {MODEL}")["missing"] == ["tasks"]
     stated = answer(f"--task qa {MODEL} --signal base_model_untuned")["warnings"]
     assert "follows instructions already; you said otherwise, and that counts" in " ".join(stated)
@@ -155,9 +147,7 @@ def test_a_denied_signal_is_in_the_line_to_type(typed, tmp_path):
 
 
 def test_the_time_of_several_tasks_is_that_of_all_their_examples(answer, tmp_path):
-    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all
-    tasks together.
-    """
+    """Each task's rows are read once, whichever is longest; stated amounts are of all tasks."""
     long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"
     (tmp_path / "small.jsonl").write_text(PAIRS + long)
     parts = (PAIRS.replace("What is", f"{part}: what is") for part in range(50))
@@ -177,9 +167,7 @@ def test_the_time_of_several_tasks_is_that_of_all_their_examples(answer, tmp_pat
 
 
 def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(typed, answer, tmp_path):
-    """The whole time that advice says is that of all tasks as the estimate of its plan says it of
-    each, without loading their base again.
-    """
+    """Advice gives the whole time of all tasks as their plan's estimate does, with one load."""
     names = ("legal", "sales", "hr")
     for name in names:
         form = {"prompt": f"{name}, question {{}}?", "completion": f"In {name} it takes {{}} days."}
@@ -197,9 +185,7 @@ def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(typed, 
 
 
 def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(typed, files):
-    """Without either the plan is refused with the flag that names one; the flag's folder must hold
-    a model, and stands in the plan, relative paths included.
-    """
+    """Without either the plan is refused; the named folder must hold a model and is in the plan."""
     plan = files / "plans" / "plan.yaml"
     plan.parent.mkdir()
     (files / "rm").mkdir()
@@ -222,9 +208,7 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
 
 @pytest.mark.parametrize("data", ["pairs.jsonl", "rows"])
 def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
-    """A launch file that is there is left alone unless it says the same or --force is given; what
-    the plan is made from is never replaced, nor what lies in a folder of data.
-    """
+    """A file stays unless it says the same or --force is given; data and inputs always stay."""
     (tmp_path / "rows").mkdir()
     inside = "rows/pairs.jsonl" if data == "rows" else data
     (tmp_path / inside).write_text(PAIRS)
@@ -253,9 +237,7 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path, data):
 
 
 def test_every_plan_that_advice_makes_reads_back(answer, files):
-    """Whatever the task, budget and card, the launch file passes its own reader, and holds what was
-    recommended.
-    """
+    """Whatever the task, budget and card, its launch file holds the recommendation and is read."""
     tasks = ("qa", "generation", "domain_expertise", "chat_assistant", "other")
     cards = ("Tesla T4", "A100 80GB", "none", "unknown")
     for place, (task, budget, gpu) in enumerate(itertools.product(tasks, ("low", "high"), cards)):
@@ -270,9 +252,7 @@ def test_every_plan_that_advice_makes_reads_back(answer, files):
     "chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"]
 )
 def test_every_plan_that_is_chosen_reads_back(typed, files, chain, scheme):
-    """No chosen composition gets a launch file that its own reader refuses: settings keep to what a
-    method refuses, and no two stages share a name.
-    """
+    """Settings keep to what a method refuses, and no two stages share a name."""
     data = "text.txt --examples pairs.jsonl" if chain.startswith("cpt") else "prefer.jsonl"
     asked = f"--task other --gpu 'A100 80GB' {SMALL} --data {data} --force --plan plan.yaml"
     code, _, err = typed(f"--json {asked} --choose '{chain}+{scheme}'")
@@ -336,9 +316,7 @@ def test_a_mapping_makes_odd_columns_usable(answer, tmp_path):
     ],
 )  # fmt: skip
 def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, written):
-    """Here where it trains here; where the GPUs are in another machine it is carried there, and the
-    file's header and its line of the strategy say how it starts and why.
-    """
+    """It says if it starts here or is carried to other GPUs, and how and why it shares them."""
     _, _, err = typed(f"--json --task qa --data pairs.jsonl {machine} --plan plan.yaml")
     assert said in err
     text = (files / "plan.yaml").read_text()
@@ -348,9 +326,7 @@ def test_a_written_plan_says_how_it_is_started(typed, files, machine, said, writ
 
 
 def test_a_model_without_weights_is_refused_before_anything_is_written(typed, files):
-    """A folder with a configuration alone can be advised on, and a run says what is missing, with
-    no run folder left behind.
-    """
+    """A configuration alone is advised on; a run says what is missing and leaves no folder."""
     write_fake_model(files / "m", CONFIG)
     (files / "m" / "model.safetensors").unlink()
     (files / "m" / "tokenizer.json").unlink()
@@ -387,9 +363,7 @@ def test_a_model_without_weights_is_refused_before_anything_is_written(typed, fi
     ],
 )
 def test_bad_input_is_a_clear_error(typed, tmp_path, line, said):
-    """Exit code 2, what is wrong and the next step on stderr, no traceback, no new file; with
-    --json see tests/test_json_errors.py.
-    """
+    """Exit code 2, what is wrong and what next, on stderr (--json: tests/test_json_errors.py)."""
     (tmp_path / "answers.yaml").write_text("tsk: qa\n")
     code, out, err = typed(line)
     assert (code, out) == (2, "")
@@ -399,9 +373,7 @@ def test_bad_input_is_a_clear_error(typed, tmp_path, line, said):
 
 
 def test_every_command_says_in_the_list_what_its_own_help_says(call):
-    """The line in `advise --help` is the first sentence of the command's own help, and every module
-    that defines a command is in the list.
-    """
+    """The line in `advise --help` is the first sentence of each command's own help."""
     listed = " ".join(call("--help")[1].split())
     for name, line in COMMANDS.items():
         command = advise.get_command(click.Context(advise), name)
@@ -441,9 +413,7 @@ def shell(line, folder):
 
 @pytest.mark.parametrize("command", ["rules", "--help", "--json --task qa --gpu unknown"])
 def test_a_reader_that_leaves_early_is_no_failure(command, tmp_path):
-    """`advise ... | head` ends quietly with exit code 0, in text as in JSON. A full disk behind
-    standard output is exit code 4, with one sentence.
-    """
+    """`advise ... | head` ends quietly with exit code 0; a full disk is one sentence and code 4."""
     assert shell(f"advise {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path) == (0, "")
     if os.path.exists("/dev/full"):
         said = "the output: no space left to write it\n  free some space, or choose another place\n"
@@ -470,9 +440,7 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path):
 def test_what_the_system_refuses_is_told_apart_from_bugs(
     call, monkeypatch, tmp_path, number, readable, code, said
 ):
-    """A missing permission, a full disk or an impossible name says so with its file; a file of ours
-    that is missing is a bug.
-    """
+    """Permissions, full disks and bad names say their file; a missing file of ours is a bug."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("os.access", lambda *_: readable)
     refused = OSError(number, os.strerror(number), str(tmp_path / "file"))

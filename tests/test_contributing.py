@@ -137,9 +137,7 @@ CHECKS = {
 
 
 def test_every_recipe_is_checked():
-    """No recipe of the page goes untested, and every block of one stands where a test finds it. A
-    GPU, a price, a model and a task are one entry; a method is two or three new files.
-    """
+    """No recipe is untested: a GPU, price, model or task is one entry, a method a few new files."""
     assert set(RECIPES) == {*CHECKS, STAGE_KEY}
     for recipe, text in RECIPES.items():
         steps = list(STEP.finditer(text))

@@ -26,9 +26,7 @@ def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypat
 
 @pytest.mark.long  # about three minutes on two idle cores
 def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
-    """The whole command on the real model: better at the task, general ability kept, with a rise of
-    the general loss of at most a tenth; new answers open and end as the shop's do.
-    """
+    """On the real model it answers as the shop does, with a general loss at most a tenth higher."""
     done = subprocess.run(
         [sys.executable, "-m", "advisor", "demo", "--output", str(tmp_path / "run")],
         cwd=tmp_path,

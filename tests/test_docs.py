@@ -1,6 +1,4 @@
-"""The pages are true: the README's lines run, links lead somewhere, flags and commands exist, and the
-rooms are those that the layer test keeps.
-"""
+"""Pages are true: lines run, links and commands exist, and rooms are those of the layer test."""
 
 import os
 import re
@@ -53,10 +51,7 @@ def run_advise(arguments, folder, **others):
 
 
 def test_there_are_exactly_two_set_up_lines():
-    """One runs the demo, one runs the tests, and CI calls the second; the page fits on three
-    screens, the rest is on its own pages. The table of commands names each command that exists, and
-    no other.
-    """
+    """One runs the demo, one the tests, as CI does; the page is short and lists all commands."""
     assert len(TEXT.splitlines()) <= 120
     assert [line.endswith(("advise demo", "-m pytest")) for line in SETUP] == [True, True]
     assert SETUP[0].endswith("advise demo")
@@ -80,10 +75,7 @@ output_dir: out
 
 
 def prepare(folder, model=None):
-    """Fill a folder with the files that the README's commands name.
-
-    Without a model they are about one that advice can be given on and nobody can train.
-    """
+    """Fill a folder with files that the README names; without a model none that can be trained."""
     if model is None:
         model = folder / "model"
         write_fake_model(model, CONFIG)
@@ -263,9 +255,7 @@ def rooms_shown(package):
 
 
 def test_the_rooms_are_those_of_the_layer_test():
-    """docs/architecture.md lists the rooms that exist, in the order in which they may import, and
-    every folder of trainers/.
-    """
+    """docs/architecture.md lists the rooms in their order, and every folder of trainers/."""
     there = {path.name.removesuffix(".py") for path in (ROOT / "advisor").iterdir()}
     # The first line of the order is the package itself.
     rooms = [tuple(room for room in line if room in there) for line in ORDER[1:]]

@@ -1,6 +1,4 @@
-"""The company's rules in examples/: proved, tested by their own examples and scenarios, and
-obeyed.
-"""
+"""The company's rules in examples/ are proved, tested by their own examples, and obeyed."""
 
 import json
 import shlex
@@ -32,9 +30,7 @@ def answer(*arguments, **more):
 
 
 def test_the_company_file_is_proved_and_its_own_tests_hold():
-    """`advise rules lint` finds neither error nor warning, and runs its examples and scenarios. What
-    the file disables no longer exists, with the reason kept.
-    """
+    """`advise rules lint` finds nothing, and what the file disables is gone, with its reason."""
     done = run("rules", "lint")
     assert done.exit_code == 0, done.output
     found = lint_rules(SHIPPED_LAYERS, (ACME,))
@@ -48,9 +44,7 @@ def test_the_company_file_is_proved_and_its_own_tests_hold():
 
 
 def test_the_shipped_answer_would_be_full_tuning():
-    """Without the company's file this question is answered with full tuning, so the file has
-    something to forbid.
-    """
+    """Without the company's file the answer is full tuning, so there is something to forbid."""
     larger = [*LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"]
     found = answer(*larger, rules=())
     verdicts = {one["composition"]: one.get("verdict")
@@ -59,9 +53,7 @@ def test_the_shipped_answer_would_be_full_tuning():
 
 
 def test_full_tuning_stays_forbidden_even_with_force(monkeypatch):
-    """The prohibition is told with its reason, and --choose with --force is refused with exit code
-    2. ADVISE_RULES does what --rules does.
-    """
+    """--choose with --force is exit code 2 with the reason; ADVISE_RULES does as --rules."""
     document = answer(*LAW)
     full = next(item for item in document["alternatives"] if item["composition"].endswith("+full"))
     assert full["verdict"] == "forbidden"
@@ -76,9 +68,7 @@ def test_full_tuning_stays_forbidden_even_with_force(monkeypatch):
 
 
 def test_little_money_means_qlora():
-    """A low budget is answered with QLoRA by the company's rule, where the shipped rules would take
-    LoRA on a card that holds it.
-    """
+    """A low budget means QLoRA by the company's rule, where shipped rules take a LoRA that fits."""
     question = shlex.split(
         "--task generation --data-kind paired --data-rows 4000 --budget low "
         "--gpu 'RTX 4090' --model Qwen/Qwen3-4B-Instruct-2507"
@@ -89,9 +79,7 @@ def test_little_money_means_qlora():
 
 
 def test_a_fact_of_the_companys_own_can_be_stated():
-    """--signal takes the new fact: the rule decides, the warning is said, and the stage reads the
-    data once.
-    """
+    """--signal takes the new fact: its rule decides and warns, and data are read once."""
     question = shlex.split(
         "--task customer_service --depth style --data-kind paired --data-rows 4000 "
         "--gpu 'RTX 4090' --model Qwen/Qwen3-8B --signal contains_customer_data"

@@ -47,9 +47,7 @@ def test_what_a_rule_changes_is_not_committed():
 
 
 def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, capsys):
-    """`--check` exits with 1 and names the file; without it the file is written, the page of a step
-    that no longer exists goes, and the next check passes.
-    """
+    """`--check` exits with 1 and names files; writing repairs them and drops pages of no step."""
     for name in ("docs", "rules"):
         (tmp_path / name).mkdir()
     (tmp_path / "rules" / "gone.md").write_text("x")
@@ -79,9 +77,7 @@ def changed_pages(rules, **changes):
 
 
 def test_a_changed_reason_changes_its_page_and_no_other(rules, pages):
-    """A page shows what its rules say, so a page that nobody made anew is noticed. A reason with a
-    pipe, an angle bracket or a line break does not break the table.
-    """
+    """A page shows what its rules say, even with a pipe, angle bracket or line break in it."""
     anew, page = changed_pages(rules, because="either | or\n<b>more")
     assert [name for name in pages if pages[name] != anew[name]] == [page]
     (line,) = (line for line in anew[page].splitlines() if "either" in line)
@@ -184,9 +180,7 @@ def test_the_picture_shows_every_step_fact_and_outcome(rules):
 
 
 def test_a_new_rule_or_method_leaves_the_picture_as_it_is(rules, pages):
-    """It shows steps and facts: no rule is counted and no scheme is named. The same rules give the
-    same bytes, whatever order a dictionary has.
-    """
+    """It shows steps and facts, no counts or schemes, and has the same bytes for the same rules."""
     fewer = replace(rules, rules={table: listed[1:] for table, listed in rules.rules.items()})
     turned = replace(rules, sources=dict(reversed(rules.sources.items())))
     assert picture(fewer) == picture(turned) == picture(rules)

@@ -1,6 +1,4 @@
-"""Text of other people in everything that is printed or written to be read: a value, a name, a path,
-a library's message. It is shown, it never acts.
-"""
+"""Text of others that is printed or written (values, names, paths, messages) shows, never acts."""
 
 from __future__ import annotations
 

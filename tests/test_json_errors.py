@@ -141,9 +141,7 @@ def faults_in(out):
     ids=CASES,
 )
 def test_what_goes_wrong_is_one_document(call, inputs, tmp_path, arguments, expected):
-    """Every fault with what, where, what is allowed and the next step; the same on stderr, and no
-    new file.
-    """
+    """Every fault says what, where, what is allowed and what next, as stderr does; no new file."""
     before = sorted(tmp_path.iterdir())
     code, out, err = call(*arguments.split())
     where, said = expected

@@ -1,7 +1,4 @@
-"""The rooms of the project: imports run one way, nothing imports in a circle, advice stays light.
-
-Every import counts: at the top of a module, inside a function, and those for type checkers alone.
-"""
+"""Rooms import one way (in functions and for types too), never in a circle; advice stays light."""
 
 import ast
 import shlex
@@ -58,9 +55,7 @@ def room(module):
 
 
 def imported(path, known):
-    """Every module that a file imports; of `from a import b` it is a.b if there is such a
-    module.
-    """
+    """Every module that a file imports; of `from a import b` it is a.b if that is a module."""
     package = ".".join(path.relative_to(ROOT).parent.parts)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -216,10 +211,7 @@ HELP = [f"{name} --help" for name in ("run", "demo", "chat", "export", "check", 
 
 @pytest.mark.parametrize("line", [f"--json {ASKED}", "--help", "probe --json", *HELP])
 def test_a_command_loads_no_more_than_it_needs(line):
-    """No command imports torch or anything like it before it trains; `advise --json` pays for
-    neither pydantic nor rich nor questionary. An answer loads what it needs of advisor/, and not
-    what commands, launch or data do; and what it loads only falls.
-    """
+    """No command loads torch before it trains, and what an answer loads of advisor/ only falls."""
     command = [sys.executable, "-c", LOAD, *shlex.split(line)]
     for _ in range(1 + line.startswith("--json")):  # what is read of rules/ is kept by then
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

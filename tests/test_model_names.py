@@ -1,6 +1,4 @@
-"""Names of models -> which known model is meant, how large it is, what is said of what is not
-known.
-"""
+"""Names of models: which known one is meant, its size, and what is said of what is not known."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ IDS = [*catalogue_ids()]
 
 
 def test_every_name_resolves_to_itself_in_any_spelling():
-    """With its organisation in any case, and without it in any case and with any separator. Hub ids
-    ignore case: an id stands in the catalogue once, whatever its case.
-    """
+    """In any case, with its organisation or with any separator; hub ids ignore case."""
     assert len({hub_id.lower() for hub_id in IDS}) == len(IDS)
     shared = Counter(map(squashed, IDS))
     for hub_id in IDS:
@@ -127,9 +123,7 @@ def test_a_letter_too_few_is_put_right():
     ],
 )
 def test_a_name_says_what_is_held_and_what_is_used(name, held, active):
-    """Sizes in thousands of millions; a name that states only what one token uses states no
-    size.
-    """
+    """Sizes are in thousands of millions, and one of what a token uses is no size."""
     found = size_of(name, None)
     sizes = [found.params, found.active] if held else [found.params]
     stated = [held, active] if held else [None]
@@ -272,9 +266,7 @@ AS_SAID = {
 
 @pytest.mark.parametrize("typed", [*AS_SAID, *MISSPELT])
 def test_a_name_as_people_say_it_offers_real_models(typed):
-    """A family, a size or a version in any order; what follows instructions comes first. A typo is
-    put right, and marked as put right.
-    """
+    """A family, size or version in any order offers instruct models first; typos are marked."""
     meant = look_up_name(typed)
     first = (AS_SAID | MISSPELT)[typed]
     assert (meant.id, meant.near[0].id) == (None, first)
@@ -311,9 +303,7 @@ def test_a_name_that_is_like_none_offers_none(typed):
 
 
 def test_models_on_this_machine_come_first_and_say_so(tmp_path):
-    """What was downloaded is known by its name, with its weights or without, and is a neighbour of
-    what is misspelt.
-    """
+    """Downloads are known by name, with weights or without, and are neighbours of a misspelling."""
     for name in ("acme/Mistral-Support-7B", "acme/only-config"):
         snapshot = tmp_path / f"hub/models--{name.replace('/', '--')}/snapshots/1"
         snapshot.mkdir(parents=True)
@@ -327,9 +317,7 @@ def test_models_on_this_machine_come_first_and_say_so(tmp_path):
 
 
 def test_what_is_to_know_of_a_neighbour_is_said():
-    """Who chooses a gated model learns it before the download. A vision model is never offered, and
-    a closed one is taken: the answer says where to go.
-    """
+    """A gated model says so, a vision model is never offered, a closed one says where to go."""
     about = {model.id: model.about for model in look_up_name("llama 8b").near}
     assert "access on request" in about["meta-llama/Llama-3.1-8B-Instruct"]
     assert not any("-VL-" in model.id for model in look_up_name("qwen3 8b").near)
@@ -347,9 +335,7 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
 
 
 def test_an_unknown_hub_id_is_looked_up(tmp_path, monkeypatch):
-    """Found on the hub it is that model; else why not is said, and near names are offered. Nobody is
-    told that a model does not exist where the hub was not asked.
-    """
+    """Found, it is that model; else the reason and near names: no hub asked is no proof of none."""
     assert "the hub was not asked (offline)" in look_up_name("acme/new-model").note
     monkeypatch.delenv("HF_HUB_OFFLINE")
     config = tmp_path / "config.json"
@@ -384,9 +370,7 @@ def test_why_the_hub_gave_no_configuration(monkeypatch, raised, said):
 
 
 def test_a_description_is_told_real_names():
-    """A name without a size is warned about. By flag "llama 8b" has the shape of Llama itself, and no
-    thoughts of a model distilled into it.
-    """
+    """A name without a size warns; "llama 8b" is Llama's own, not a model distilled into it."""
     situation = advise({"task": "qa", "model": "mistral", "gpu": "none"}).situation
     assert "model" in situation.unknown
     said = " ".join(situation.warnings)

@@ -1,6 +1,4 @@
-"""Nothing talks to the network unless a person named something that is there: with a model folder and
-a data file of this machine, no address is looked up and no connection is opened.
-"""
+"""Nothing reaches the network unless a person named what is there: local files connect nowhere."""
 
 import os
 import re
@@ -82,9 +80,7 @@ LOCAL = {
 
 @pytest.mark.parametrize("line", LOCAL.values(), ids=LOCAL)
 def test_what_is_local_opens_no_connection(call, tmp_path, refused, monkeypatch, line):
-    """Also where the hub is allowed: a folder is a folder, and is looked up nowhere. With
-    HF_HUB_OFFLINE=1 a model of the hub is not looked up either.
-    """
+    """A folder is looked up nowhere, nor a model of the hub with HF_HUB_OFFLINE=1."""
     if line != UNKNOWN:
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     _lay_out(tmp_path)
@@ -100,9 +96,7 @@ def _lay_out(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_its_chat_and_its_export_open_no_connection(tmp_path, tiny_model):
-    """Training on a model folder and local rows, with the hub allowed: nothing in Python and, where
-    strace is there, nothing below Python reaches for another machine.
-    """
+    """With the hub allowed, neither Python nor, by strace, anything below reaches elsewhere."""
     _lay_out(tmp_path)
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "guard").mkdir()

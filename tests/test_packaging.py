@@ -1,6 +1,4 @@
-"""The wheel: one import package, its rules and trainers inside, and a user's own `trainers/` never
-in the way.
-"""
+"""The wheel: one package with rules and trainers inside; a user's `trainers/` is not in its way."""
 
 import json
 import os
@@ -49,9 +47,7 @@ def environment(home, wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A clean environment with the wheel; third-party packages are those of this environment, by a
-    path file after its own.
-    """
+    """A clean environment with the wheel, and this one's other packages by a path file after it."""
     home = tmp_path_factory.mktemp("clean")
     (environment(home, wheel) / "borrowed.pth").write_text(str(HERE))
     return home
@@ -139,9 +135,7 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
 
 
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
-    """The core install answers, also about a file that is not UTF-8; asking it to train is exit
-    code 4 with the one line that installs the rest.
-    """
+    """The core answers, also on a file not in UTF-8; training is code 4 with the install line."""
     row = '{{"question": "Здравствуйте, где посылка {0}?", "answer": "Она в пути, номер {0}."}}\n'
     text = "".join(row.format(n) for n in range(60))
     (tmp_path / "train.jsonl").write_bytes(text.encode("cp1251"))

@@ -69,9 +69,7 @@ def test_it_can_be_switched_off(word, tmp_path, monkeypatch):
 
 
 def test_what_is_written_is_read(path):
-    """Two runs make two lines, for this user alone. Nothing of the model's name, the data, the user
-    or the machine's name is written. Deleting the file unlearns everything, and is no fault.
-    """
+    """Runs are lines for this user alone, without names or data, and deleting them unlearns all."""
     assert note_past_run(RUN) == ""
     assert note_past_run(replace(RUN, params=1)) == ""
     assert runs_in(path) == [RUN, replace(RUN, params=1)]
@@ -216,9 +214,7 @@ def test_a_huge_file_is_read_from_its_end(path, monkeypatch):
 
 
 def test_a_process_killed_while_it_appends_costs_its_own_line_alone(path):
-    """Killed at any moment it leaves a file that takes the next line, and of its own at most the
-    half that reached the disk, which is counted: the kernel ends a write between two pages.
-    """
+    """It costs at most half its line, counted: the kernel ends a write between two pages."""
     note_past_run(RUN)
     for kills in (1, 2, 3):
         size = path.stat().st_size
@@ -257,9 +253,7 @@ def noted(*, machine, memory=0.9, time=2.0, counters=("allocated", "reserved")):
 
 
 def test_advice_says_what_runs_here_changed(call, path):
-    """On the first screen, with what is alike on the whole page (`--why`), and in JSON beside the
-    estimate, where a term makes the sum. Runs of one GPU say nothing of another.
-    """
+    """It stands on the first screen, with why in --why and JSON; other GPUs' runs say nothing."""
     asked = ("--json", *ADVICE, "--gpu", "A100 80GB")
     other = ("--json", *ADVICE, "--gpu", "RTX 4090")
     plain = json.loads(call(*asked)[1])["recommendation"]["estimate"]
@@ -282,9 +276,7 @@ def test_advice_says_what_runs_here_changed(call, path):
 
 
 def test_a_spec_is_corrected_where_it_names_the_gpu(call, path):
-    """`advise estimate` says so in JSON and in text; a spec of another framework, of another GPU or
-    of none gets the formula.
-    """
+    """`advise estimate` says so; another framework, another GPU or none gets the formula."""
     flags = ("estimate", *SPEC, "--gpu", "L4")
     before = json.loads(call(*flags, "--json")[1])
     noted(machine=find_gpu("L4").spec.name, memory=1.2)

@@ -136,9 +136,7 @@ def test_without_a_terminal_the_missing_task_is_named(folder):
 
 
 def test_the_first_line_of_the_readme_leaves_the_program_on_the_path(folder):
-    """What follows in the README begins with `advise`: pip and the demo are played, the shell and
-    the environment are real.
-    """
+    """Later lines begin with `advise`: pip and demo are played, shell and environment are real."""
     (folder / CALLED).unlink()
     for name, body in {
         "bin/python3": f'exec {shlex.quote(sys.executable)} "$@" --without-pip',
@@ -151,9 +149,7 @@ def test_the_first_line_of_the_readme_leaves_the_program_on_the_path(folder):
 
 
 def test_lines_name_the_program_as_it_was_called(folder):
-    """Where `advise` is not on the path, what is printed and what errors hint begins as the line
-    did that was typed; where it is, with `advise`.
-    """
+    """Lines begin as the line typed did if `advise` is not on the path, else with `advise`."""
     assert next_line("chats.jsonl").startswith(f"{CALLED} --task ")
     assert f"`{CALLED}` asks the questions" in ended(f"{CALLED} run")[2]
     path = f"{Path(CALLED).parent.resolve()}:/usr/bin:/bin"
@@ -193,9 +189,7 @@ def trained(folder: Path) -> FinishedRun:
 
 
 def test_the_lines_after_a_training_are_commands(folder, played):
-    """Every `advise` line of the closing screen is taken by a shell, and holds nothing else; the
-    same of report.html: a block holds one line, alternatives stand outside of it.
-    """
+    """Each `advise` line of the screen and block of report.html is one command a shell takes."""
     run = trained(folder)
     lines = "\n".join(summary_lines(run))
     page = report_page(run.record, folder=run.folder, plan_text="", metrics=())

@@ -24,18 +24,14 @@ from tests.conftest import ROOT
     ],
 )  # fmt: skip
 def test_rules_can_be_listed_and_explained(call, line, words):
-    """`advise rules` lists, `advise rules ID` explains with its source, METHOD says what it does; a
-    remedy is explained like a method: how one begins, and the rules that lead to it.
-    """
+    """`advise rules` lists rules; with an id, a method or a remedy it explains, with sources."""
     code, out, _ = call(*line.split())
     text = out + " ".join(out.split())
     assert (code, [one for one in words if one not in text]) == (0, [])
 
 
 def test_rules_diff_names_the_situations_that_change(call, monkeypatch):
-    """`advise rules diff A B`: the step, the condition, the rules and an example with both answers,
-    as text and as data.
-    """
+    """`advise rules diff A B` gives step, condition, rules and an example with both answers."""
     compare, known = linting.compare_answers, {}
 
     def compared(*sets):

@@ -95,9 +95,7 @@ def test_a_mixture_knows_what_one_token_uses(name, billions):
     ],
 )
 def test_gemma4_is_counted_layer_by_layer(name, held, active):
-    """As transformers 5.24 builds the text towers: global layers with other heads, shared keys and
-    values, wide MLPs, embeddings of each layer.
-    """
+    """As transformers 5.24 builds text towers: other heads, shared keys and values, wide MLPs."""
     shape, _ = model_shape(f"google/gemma-4-{name}")
     assert (shape.params, shape.active_params, shape.note) == (held, active, "text tower only")
 
@@ -110,9 +108,7 @@ HELD_TWICE = ("tiiuae/falcon-7b",)
 
 
 def test_every_catalogue_entry_has_a_shape_and_a_source():
-    """Each entry under rules/models/ loads to a shape; where it states dimensions, the parameters
-    they make are its total, within 2 %.
-    """
+    """Each entry loads to a shape, whose dimensions make its total of parameters within 2 %."""
     compared = 0
     for hub_id in catalogue_ids():
         path = rules_dir() / "models" / f"{hub_id.split('/')[0].lower()}.yaml"
@@ -166,9 +162,7 @@ def test_a_name_without_a_size_is_unknown(name):
 
 
 def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
-    """It decides beside an unknown name; a known model's size counts, and a size that contradicts it is named; roundings such as 8 for
-    8.19 are none.
-    """
+    """It decides for unknown names only; a contradiction is named, a rounding (8 for 8.19) not."""
     assert model_shape("our own model", params_b=2.5)[0].params == 2_500_000_000
     shape, warnings = model_shape("Qwen/Qwen3-8B", params_b=70)
     assert shape.params == pytest.approx(8.19e9, rel=0.001)
@@ -181,9 +175,7 @@ def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
 
 
 def test_guessed_shapes_grow_and_their_heads_divide():
-    """Interpolated decoders get wider and deeper with size, and key-value heads divide the
-    heads.
-    """
+    """Interpolated decoders get wider and deeper with size, and key-value heads divide heads."""
     sizes = (0.05, 0.135, 0.3, 0.5, 1, 1.5, 3, 7, 9, 13, 20, 34, 70, 120, 400, 1000)
     shapes = [shape_from_size(int(billions * 1e9), "x") for billions in sizes]
     assert [shape for shape in shapes if shape.heads % shape.kv_heads] == []
@@ -192,9 +184,7 @@ def test_guessed_shapes_grow_and_their_heads_divide():
 
 
 def test_a_folder_is_read_and_its_weights_counted(tmp_path):
-    """config.json gives the dimensions, safetensors headers the exact number of parameters; elements
-    of quantised tensors are none: the configuration counts then.
-    """
+    """Headers give parameters, except of quantised tensors: there config.json counts."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     expected = model_shape(str(tmp_path))[0].params
     weights = tmp_path / "model.safetensors"
@@ -263,9 +253,7 @@ def test_what_was_counted_and_how_is_noted(given, said):
 
 
 def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
-    """Without `online` an unknown hub id stays unknown; with it a failure is a warning, not a
-    crash. Offline nothing is downloaded, and a cached config.json serves.
-    """
+    """Only with `online` is an id looked up, a failure warns, and offline the cache serves."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     download = Mock(return_value=(None, "some/unknown: the hub could not be reached"))
@@ -308,9 +296,7 @@ def test_the_name_says_whether_a_model_follows_instructions(name, expected):
     ],
 )
 def test_the_largest_that_fits_is_suggested(task, limit, untuned, model):
-    """With a reason; where none fits the smallest is named and why it is too large. Those to fall
-    back on follow no instructions either, if that is where somebody starts.
-    """
+    """If none fits the smallest is named, too large; a start without instructions stays so."""
     found = suggest_model(task, limit, untuned=untuned)
     assert (found.model, bool(found.because)) == (model, True)
     assert "still larger" in suggest_model(task, 0.01).because
@@ -322,9 +308,7 @@ def test_the_largest_that_fits_is_suggested(task, limit, untuned, model):
 
 
 def test_every_suggestion_has_size_licence_source_and_an_entry():
-    """What is suggested, what it falls back on and what is named beside it is catalogued, with its
-    source, its size, and the licence that the table states, one that allows commercial use.
-    """
+    """Suggestions and fallbacks are catalogued, under a licence that allows commercial use."""
     table = suggested_models()
     rows = [*table["models"], *table["encoders"]]
     others = [

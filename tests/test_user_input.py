@@ -1,6 +1,4 @@
-"""Nothing that a person can write, and nothing that a file can hold, is a bug of ours: exit code 2,
-with the place and the next step.
-"""
+"""Nothing that a person or a file can say is a bug of ours: exit code 2, place and next step."""
 
 import json
 import os

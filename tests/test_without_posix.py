@@ -69,9 +69,7 @@ def test_advice_needs_no_posix(advise, line):
 
 
 def test_training_without_posix_says_where_it_runs(advise, tmp_path):
-    """A plan is written; `advise run` on Windows says that training runs under WSL2, and starts
-    nothing.
-    """
+    """A plan is written, but `advise run` on Windows starts nothing and names WSL2."""
     done = advise(PLAN)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plan.yaml").read_text(encoding="utf-8").startswith("#")
@@ -81,9 +79,7 @@ def test_training_without_posix_says_where_it_runs(advise, tmp_path):
 
 
 def test_the_memory_of_windows_is_what_its_call_fills_in(monkeypatch):
-    """GlobalMemoryStatusEx gets a structure of 64 bytes with its length, as its page says. Linux and
-    macOS say their memory otherwise.
-    """
+    """GlobalMemoryStatusEx gets 64 bytes with their length, as its page says; others differ."""
 
     def fill(reference):
         status = reference._obj

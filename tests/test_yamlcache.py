@@ -1,6 +1,4 @@
-"""Shipped files from the cache are what parsing gives, positions included; a broken cache is no
-matter.
-"""
+"""Shipped files from the cache are as parsed, with positions; a broken cache is no matter."""
 
 import json
 import os
@@ -65,9 +63,7 @@ def test_a_broken_cache_is_read_past(kept, content):
 
 
 def test_a_changed_file_is_never_taken_from_the_cache(folder, tmp_path, monkeypatch):
-    """The name of what is kept follows from the bytes. Where the cache lies in a file nothing is
-    kept, and everything is read.
-    """
+    """A kept file's name follows from its bytes; where nothing can be kept all is read."""
     file = tmp_path / "a.yaml"
     for number in (1, 2):
         file.write_text(f"a: {number}\n")
