@@ -57,7 +57,7 @@ def tiny_mixture(family: str, **changed: Any) -> Any:
 
 
 def train_all(plans: Sequence[Path], *, part: str | None = None) -> None:
-    """Train each plan's one stage into a folder beside it, in this process, maybe of several."""
+    """Train each plan's stage into a folder beside it, in this process, maybe one of several."""
     for path in plans:
         plan = read_plan(path)
         (stage,) = plan.stages

@@ -101,7 +101,7 @@ def test_places_are_those_that_predict_a_learned_token():
 
 
 def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
-    """CUDA counts what a mask chooses below the dispatcher, and the host waits for the number."""
+    """CUDA counts what a mask chooses below the dispatcher; TRL's head did twice a micro-batch."""
     labels = torch.tensor([[IGNORED, 5, 6, IGNORED], [IGNORED, IGNORED, 7, 8]])
     places = answer_places(labels)
     layer = torch.nn.Linear(16, 200)

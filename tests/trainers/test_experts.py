@@ -140,7 +140,7 @@ def batch_of():
 
 
 def test_training_adds_the_balancing_loss(base_trainer):
-    """The model's own loss times its weight is added once, shared by accumulated steps."""
+    """The model's balancing loss times its weight is shared by accumulated steps."""
     trainer = base_trainer()
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 4

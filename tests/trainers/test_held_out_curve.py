@@ -257,7 +257,7 @@ def test_a_gpu_is_asked_for_a_line_every_few_steps(device, lines):
 
 
 def test_a_gpu_gets_its_batches_from_other_processes(monkeypatch):
-    """Two per process that cores allow; none on the CPU or for rows that travel by pickle."""
+    """Two per process where there are cores; none on the CPU, or for rows that travel by pickle."""
     monkeypatch.setattr(settings, "usable_cores", lambda: 16)
     monkeypatch.setattr(settings.multiprocessing, "get_start_method", lambda: "fork")
     assert (settings.loader_workers(GPU), settings.loader_workers(CPU)) == (2, 0)

@@ -433,7 +433,7 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
 
 @pytest.mark.parametrize("optimizer", ["adamw_fused", "adamw_split"])
 def test_the_settings_of_a_gpu_plan_move_every_weight(optimizer, make, tiny_model):
-    """A usual rate moves 99 % of them, and both halves keep what a bfloat16 result cannot show."""
+    """A usual rate moves over 99 %, and two halves keep what a bfloat16 result cannot show."""
     halves = optimizer == "adamw_split"
     dtype, precision = ("bfloat16", "pure") if halves else ("float32", "mixed")
     job = make(

@@ -222,7 +222,7 @@ def test_failures_leave_a_record_and_their_exit_code(
 
 
 def test_bugs_have_a_log_and_lack_of_memory_the_next_smaller_setting(command):
-    """A bug is exit 70 with a traceback; no memory is 5 with what changes the result least."""
+    """A bug is exit 70 with a traceback, lack of memory exit 5 with what changes least."""
 
     def full(job):
         job.enter(TRAINING)

@@ -114,7 +114,7 @@ LOADING = None  # in place of a step: outside of them
 def test_a_stopped_run_saves_and_goes_on_to_the_same_weights(
     step, signals, together_s, saved, said, tmp_path, whole, monkeypatch, capsys
 ):
-    """The step is finished, exit code 130 said, and the next call ends equal to the bit."""
+    """The step is finished, the exit code is 130, and the next call ends equal to the bit."""
     plan, weights = whole
     stage = tmp_path / "stages" / "sft"
     with monkeypatch.context() as patch:

@@ -170,7 +170,7 @@ def kill_at(moment: int) -> None:
 
 
 def test_a_kill_at_any_moment_leaves_nothing_that_is_taken_for_whole(tiny_tokenizer, tmp_path):
-    """What is read after a kill before each step of a file is all of it or nothing."""
+    """After a kill before any step of writing, what is read is all of the file or nothing."""
     examples = [Example(row=row, text="") for row in range(1, 9)]
     prepares, path = preparation(tiny_tokenizer, holdout=0.3), tmp_path / "rows.json"
     prepares.write(path, examples, "digest")

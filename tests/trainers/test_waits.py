@@ -39,7 +39,7 @@ ANSWERS = {"sample answers", "generating answers"}
 
 
 def check(waits, *names):
-    """Each was heard, without long jumps, to its end; wait -> (how far, of how many)."""
+    """Each wait was heard without long jumps up to its end: wait -> (how far, of how many)."""
     heard = defaultdict(list)
     for what, done, total in waits:
         heard[what].append((done, total))
@@ -262,7 +262,7 @@ def test_tensorboard_has_the_numbers_of_metrics_also_after_a_crash(make, monkeyp
 
 @pytest.mark.long
 def test_wandb_offline_has_the_numbers_of_metrics_also_after_a_crash(make, monkeypatch):
-    """Both attempts are one run of the run folder, with nothing of the machine."""
+    """Both attempts are one wandb run, kept in the run folder, without anything of the machine."""
     pytest.importorskip("wandb", reason="needs wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     job = tracked(make(**KEYS), "wandb")

@@ -124,7 +124,7 @@ RESUMED = {
 
 
 def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
-    """Every number and answer is an unbroken run's; held-out ones are compared from the start."""
+    """Every number, and every answer in rollouts.jsonl, is that of an unbroken run."""
     keys = {**RESUMED, "max_steps": 4, "reward": "scores.py:early"}
     whole = make(**keys, job_run=tmp_path / "whole")
     train(whole)
@@ -457,7 +457,7 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
 
 
 def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):
-    """The training answers held-out prompts on its way alone; the judging gets the same numbers."""
+    """The training evaluates only on its way, and the judging comes to the same numbers."""
     keys = {"max_steps": 3, "holdout": 0.2}
     one = make(job_run=tmp_path / "one", **keys)
     train(one)

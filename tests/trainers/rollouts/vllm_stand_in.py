@@ -1,4 +1,4 @@
-"""A server that answers as `vllm serve` 0.33 does, with transformers, adapters and weights."""
+"""A server that answers as `vllm serve` 0.33 does, and really generates, with transformers."""
 
 import json
 import sys
