@@ -99,7 +99,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(toy_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of a ppo stage: keys are the stage's, or after `job_` the job's; `before`: stages."""
+    """A ppo stage's job after the stages `before`: keys are the stage's, with `job_` the job's."""
     (tmp_path / "scores.py").write_text(SCORES)
 
     def build(*, before: Any = (), **keys: Any) -> Job:

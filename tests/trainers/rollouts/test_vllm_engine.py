@@ -49,7 +49,7 @@ def changed(model, part):
 
 @pytest.mark.parametrize("sends", ["adapter", "weights"])
 def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_model, tmp_path):
-    """Folders in which the weights travelled are removed."""
+    """Their log-probabilities are the policy's, and folders that carried weights are removed."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     part = "mlp.up_proj"
