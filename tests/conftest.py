@@ -185,10 +185,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run folders in parallel as with `-n auto`; single files and tests, and --pdb, in one process.
-
-    An option in pyproject.toml would do the same but make `-p no:xdist` an error.
-    """
+    """Run folders in parallel as with `-n auto`, but files, tests and --pdb in one process."""
+    # An option in pyproject.toml would do the same but make `-p no:xdist` an error.
     option = config.option
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
         return

@@ -53,7 +53,7 @@ def test_the_shipped_answer_would_be_full_tuning():
 
 
 def test_full_tuning_stays_forbidden_even_with_force(monkeypatch):
-    """--choose with --force is exit code 2 with the reason; ADVISE_RULES does as --rules."""
+    """--choose with --force is exit code 2 with the reason; ADVISE_RULES does what --rules does."""
     document = answer(*LAW)
     full = next(item for item in document["alternatives"] if item["composition"].endswith("+full"))
     assert full["verdict"] == "forbidden"

@@ -123,7 +123,7 @@ def test_a_letter_too_few_is_put_right():
     ],
 )
 def test_a_name_says_what_is_held_and_what_is_used(name, held, active):
-    """Sizes are in thousands of millions, and one of what a token uses is no size."""
+    """Sizes are in thousands of millions; a name that states only what a token uses has none."""
     found = size_of(name, None)
     sizes = [found.params, found.active] if held else [found.params]
     stated = [held, active] if held else [None]
@@ -335,7 +335,7 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
 
 
 def test_an_unknown_hub_id_is_looked_up(tmp_path, monkeypatch):
-    """Found, it is that model; else the reason and near names: no hub asked is no proof of none."""
+    """Found, it is that model; else why not and near names, and no claim without asking the hub."""
     assert "the hub was not asked (offline)" in look_up_name("acme/new-model").note
     monkeypatch.delenv("HF_HUB_OFFLINE")
     config = tmp_path / "config.json"

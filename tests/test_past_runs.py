@@ -253,7 +253,7 @@ def noted(*, machine, memory=0.9, time=2.0, counters=("allocated", "reserved")):
 
 
 def test_advice_says_what_runs_here_changed(call, path):
-    """It stands on the first screen, with why in --why and JSON; other GPUs' runs say nothing."""
+    """It is on the first screen, in full with --why and in JSON; other GPUs' runs say nothing."""
     asked = ("--json", *ADVICE, "--gpu", "A100 80GB")
     other = ("--json", *ADVICE, "--gpu", "RTX 4090")
     plain = json.loads(call(*asked)[1])["recommendation"]["estimate"]

@@ -296,7 +296,7 @@ def test_the_name_says_whether_a_model_follows_instructions(name, expected):
     ],
 )
 def test_the_largest_that_fits_is_suggested(task, limit, untuned, model):
-    """If none fits the smallest is named, too large; a start without instructions stays so."""
+    """If none fits the smallest is named as too large; an untuned start keeps to untuned ones."""
     found = suggest_model(task, limit, untuned=untuned)
     assert (found.model, bool(found.because)) == (model, True)
     assert "still larger" in suggest_model(task, 0.01).because

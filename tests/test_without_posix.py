@@ -79,7 +79,7 @@ def test_training_without_posix_says_where_it_runs(advise, tmp_path):
 
 
 def test_the_memory_of_windows_is_what_its_call_fills_in(monkeypatch):
-    """GlobalMemoryStatusEx gets 64 bytes with their length, as its page says; others differ."""
+    """GlobalMemoryStatusEx gets 64 bytes with their length, as its page says; Linux has none."""
 
     def fill(reference):
         status = reference._obj

@@ -1,7 +1,4 @@
-"""Every family of `layouts.py` held to transformers' own modules: parameters by part, and what LoRA
-trains, on small models on the meta device. And which mixer and which MLP each layer has, from the
-many ways in which config.json says it.
-"""
+"""Every family of `layouts.py` held to transformers' modules: parameters, LoRA, kinds of layers."""
 
 import math
 import re

@@ -253,9 +253,7 @@ def cached(found, name="cache of other lengths"):
 
 
 def test_lengths_that_differ_raise_the_reading_and_its_band_and_hardly_the_need():
-    """Packed rows have one length. A cache of other lengths is given back when memory is short. Our
-    own runs expand their segments (advisor/launch/trainer_process.py): lengths cost nothing.
-    """
+    """Cached lengths are given back when short; our runs expand segments (trainer_process.py)."""
     ragged, packed, own = (
         memory_estimate(replace(RAGGED, **changed), LLAMA)
         for changed in ({}, {"packing": True}, {"framework": None})

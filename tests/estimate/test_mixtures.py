@@ -56,9 +56,7 @@ def test_every_expert_is_counted_as_it_is_stored(model, spec, least, most):
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_lora_trains_attention_unless_experts_are_named(name, word):
-    """rank x (in + out): of attention's matrices, and with `with-experts` of both tensors of each
-    expert; `all-linear` means attention and shared layers.
-    """
+    """rank x (in + out), of attention and shared layers, and of both expert tensors if named."""
     layers, hidden, experts, width, attention = MODELS[name]
     routed = experts * ((hidden + 2 * width) + (width + hidden)) * (word == "with-experts")
     trainable = run_of(RunSpec(rank=16, target_modules=word), name).trainable

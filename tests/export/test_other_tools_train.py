@@ -1,6 +1,4 @@
-"""Two steps of an exported file by the tool itself, on the real model: the first loss is that of
-`advise run`. Each tool comes from an environment of its own.
-"""
+"""Two steps of an export by the tool itself, in its own environment: `advise run`'s first loss."""
 
 import json
 import math

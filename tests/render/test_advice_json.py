@@ -199,7 +199,7 @@ def test_estimates_carry_three_significant_digits(value, expected):
 
 
 def test_stated_data_and_unknown_data_look_alike():
-    """Stated and measured data have the same keys, sizes are GiB, and the sample row stays here."""
+    """Stated and measured data have the same keys, sizes are GiB; the sample row stays at home."""
     stated, measured = document_of(scenario_4())["data"], document_of(scenario_5())["data"]
     assert set(stated) == set(measured)
     assert (stated["origin"], stated["kind"], stated["rows"]) == ("stated", "preference", 40_000)

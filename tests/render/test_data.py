@@ -1,8 +1,6 @@
 """A data profile as JSON and as a page.
 
-Golden files in tests/golden/; write them anew after looking at the change:
-
-UPDATE_GOLDEN=1 python -m pytest tests/render/test_data.py
+After a look at the change: UPDATE_GOLDEN=1 python -m pytest tests/render/test_data.py
 """
 
 from __future__ import annotations

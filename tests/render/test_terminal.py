@@ -1,6 +1,6 @@
-"""The printed page. Golden files in tests/golden/; write them anew after looking at the change:
+"""The printed page.
 
-UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
+After a look at the change: UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ def test_the_shipped_rules_have_no_error_and_are_proved_quickly(layers):
 
 
 def test_a_file_with_errors_is_reported_as_json_and_decides_nothing(tmp_path, call):
-    """Every finding has file, line and column, beside what was proved; advice is refused there."""
+    """Every finding has its place, beside what was proved; advice is refused with that place."""
     path = tmp_path / "acme.yaml"
     path.write_text(acme("rank", NO_WAY_OUT))
     code, out, _ = call("rules", "lint", "--json", "--rules", path)

@@ -211,7 +211,7 @@ EVERYTHING = {"trial_steps": 13, "first": "downloads about 15.3 GiB first"}
     ],
 )
 def test_the_menu_fits_one_screen_and_offers_a_run_where_there_is_one(outcome, can_run):
-    """A line a choice, under 24; Run it now only for a whole plan that trains and fits here."""
+    """Each choice is a line, under 24 in all; Run it now needs a whole plan that fits here."""
     options = list(menu_options(outcome, askable=3, skipped=12, mattering=10))
     assert not [one for one in options if "\n" in choice_lines(one, 80)]
     assert len(options) < 22

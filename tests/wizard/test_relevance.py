@@ -63,7 +63,7 @@ def test_whoever_knows_nothing_is_asked_thirteen_questions_at_most():
 
 
 def test_no_more_is_asked_than_matters():
-    """If nothing is trained (no examples, or looked up), neither money, model nor card is asked."""
+    """Without examples neither money, model nor GPU is asked for; with facts to look up, little."""
     _, order = put({"task": "generation", "data_kind": "none"})
     assert not {"budget", "model", "gpu", "serve_with", "priority"} & set(order)
     settled = {"data_kind": "raw_text", "facts_change_often": True, "prompting_tried": False}

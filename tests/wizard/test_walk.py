@@ -44,7 +44,7 @@ def test_questions_come_in_the_order_of_the_facts_file():
     ],
 )
 def test_a_question_is_asked_only_where_it_applies(replies, asked, not_asked):
-    """Teams alone give a number, a file neither kind nor number; unknown kinds can be counted."""
+    """A file answers kind and number of rows; who does not know their kind may know how many."""
     order = set(walked(replies)[1])
     assert set(asked.split()) <= order
     assert not set(not_asked.split()) & order
@@ -107,7 +107,7 @@ def test_an_answer_that_no_longer_applies_is_dropped():
 
 
 def test_a_question_is_one_fact_and_is_left_out_where_it_does_not_matter():
-    """A new fact is enough, and only the task is asked if no answer can change the outcome."""
+    """Nothing else has to know a new fact; it is asked if it can matter, the task always."""
     values = {"red": Value(label="Red", help="like blood")}
     extra = Fact(
         id="colour", type="choice", origin="asked", values=values, order=5, ask="Which colour?"
@@ -175,7 +175,7 @@ QUESTIONS = questions(FACTS)
 
 @pytest.mark.parametrize("fact", QUESTIONS, ids=lambda fact: fact.id)
 def test_a_newcomer_can_read_the_question(fact):
-    """No jargon, a line of help a choice, what not knowing means, and 80 x 24 characters."""
+    """It has no jargon, helps with each choice, says what not knowing means, and fits 80 x 24."""
     values = fact.values.values()
     texts = [part for value in values for part in (value.label, value.help, value.such_as)]
     assert [one for one in (fact.ask, fact.unknown, *texts) if JARGON.search(one.lower())] == []

@@ -1,4 +1,4 @@
-"""Benchmarks before and after a training: which numbers count, what a plan allows, real ones."""
+"""Benchmarks around a training: which numbers count, what a plan allows, and the real harness."""
 
 import json
 import shutil

@@ -230,7 +230,7 @@ def test_no_end_token_is_missing(take, template, ends, stops):
 
 
 def test_a_result_that_cannot_chat_or_be_written_is_refused_before_the_work(take):
-    """An end that is no token never stops, and raw text has no template: both have ways out."""
+    """An end that is no token would never stop; a template Ollama cannot write has a way out."""
     write_tokenizer(write_run(take.run) / "stages" / "sft", ends=77)
     with pytest.raises(InputError, match="ends answers with token 77"):
         take()

@@ -135,7 +135,7 @@ def held(archive):
 
 
 def test_a_bundle_holds_what_the_plan_needs_under_relative_paths(project):
-    """Folder and archive hold the same bytes of model, data and product, and again for a plan."""
+    """Model, data and product are the same bytes in folder and archive, and for the same plan."""
     first = packed()
     assert (first.folder, first.archive.name) == (project / "shop-bundle", "shop-bundle.tar.gz")
     plan, inside = plan_in(first), held(first.archive)
@@ -226,7 +226,7 @@ def test_a_reward_of_ones_own_travels_and_its_secrets_do_not(project, monkeypatc
 
 
 def test_links_and_odd_names_become_plain_files(project, monkeypatch):
-    """Links are carried as files, hidden ones stay; a file that changes leaves no bundle."""
+    """Links are carried as files and hidden files stay here; one that changes leaves no bundle."""
     rows = project / "rows"
     rows.mkdir()
     (rows / "loop").symlink_to(rows)

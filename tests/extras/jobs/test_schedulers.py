@@ -245,7 +245,7 @@ def test_a_run_that_is_just_ending_is_waited_for(cluster):
 
 
 def test_a_trial_has_a_run_folder_of_its_own(cluster, tmp_path):
-    """Options after job.sbatch reach `advise run` as they are; elsewhere it is bad input, once."""
+    """Options reach `advise run` as they are; a job from another folder is bad input, once."""
     more = ["--max-steps", "3", "--set", 'stages.0.data=it\'s a "file".jsonl']
     assert cluster.submit(0, *more).returncode == 0
     assert cluster.trained() == ["plan.yaml", "--output", "runs/shop-trial", *more]
@@ -315,7 +315,7 @@ def test_every_name_stands_for_gpus_of_the_catalogue(tmp_path):
 
 
 def test_what_cannot_be_rented_is_refused_with_the_way_out(tmp_path):
-    """Other vendors' GPUs, and several machines: a bucket shows one's writes to others late."""
+    """Other vendors' GPUs, and several machines, as a bucket does not show them writes at once."""
     with pytest.raises(InputError, match=r"launch\.device is cuda"):
         task_of_sky(tmp_path, "MI300X")
     with pytest.raises(InputError, match=r"launch\.nodes: .*all of them write to") as refused:

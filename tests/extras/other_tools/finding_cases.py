@@ -1,4 +1,4 @@
-"""For each rule about a configuration, keys that it speaks of and keys that it does not (BASES)."""
+"""For each rule about a configuration, keys beside BASES of which it speaks, and others."""
 
 # What a small file that is right holds. In a case, null takes a key away.
 BASES = {

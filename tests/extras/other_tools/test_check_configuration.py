@@ -1,5 +1,4 @@
-"""`advise check` of another tool's configuration, as a person runs it; files made to harm end in an answer or a
-refusal, soon, and tell no secret.
+"""`advise check` of another tool's configuration; harmful files end soon and tell no secret.
 
 UPDATE_GOLDEN=1 python -m pytest tests/extras/other_tools/test_check_configuration.py
 """
