@@ -148,7 +148,7 @@ def test_what_was_meant_is_said(line, hint):
 
 
 def test_flags_win_over_the_file():
-    """A flag replaces the file's answer, also the old card's memory; usd=20,hours=6 are limits."""
+    """A flag replaces the file's answer, a new card its memory; usd and hours are limits."""
     file, _ = from_text("task: qa\nbudget: low\ngpu: {name: RTX 4090, vram_gib: 24}\n")
     flags = answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS)
     merged = merge_answers(file, flags)

@@ -157,7 +157,7 @@ def test_a_question_is_asked_where_it_may_matter(layers, facts, question, opened
 
 
 def test_what_is_settled_is_the_chain_and_the_modules():
-    """Pairs for support lead to one chain whatever is open, no data to remedies alone."""
+    """Pairs for support lead to one chain whatever is open; without data only a remedy is left."""
     facts = {**STYLE, "n_tasks": 1, "facts_change_often": False, "prompting_tried": False}
     assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
     assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None

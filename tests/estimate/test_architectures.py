@@ -183,7 +183,7 @@ def parts_of(model: Any) -> dict[str, int]:
 @pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_transformers(family):
-    """A small model of each family has the parameters counted from a ModelShape, part by part."""
+    """A small model of each family has exactly the parameters counted from its ModelShape."""
     config, model = small_model(family)
     shape = shape_of(config)
     structure, dims = structure_of(shape), dims_of(shape)
@@ -213,7 +213,7 @@ def trained(model: Any) -> int:
 @pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_trains_what_the_trainers_adapt(family):
-    """Rank 1 trains inputs and outputs of the layers that our trainers take: if all, PEFT's."""
+    """Rank 1 trains inputs and outputs of what our trainers take, and of what PEFT does if all."""
     peft = pytest.importorskip("peft")
     from trainers.updates.experts import find_experts
     from trainers.updates.lora import is_refused, linear_layers

@@ -315,7 +315,7 @@ def test_one_setting_takes_so_many_bytes_more(what, spec, without, least, most):
 
 
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
-    """The estimate takes parts of tokens and numbers of answers from trainers/ppo/rollout.py."""
+    """Logits of part of the tokens and as many answers at a time as trainers/ppo/rollout.py."""
     from advisor.estimate.memory.activations import PART_GPU_TOKENS, PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import LOGIT_BYTES

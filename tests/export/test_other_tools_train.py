@@ -1,4 +1,4 @@
-"""Two steps of an export by the tool itself, in its own environment: `advise run`'s first loss."""
+"""Two steps by the tool itself, in its own environment, begin with the loss of `advise run`."""
 
 import json
 import math

@@ -312,7 +312,7 @@ EVERY = list(load_catalogue())
 
 @pytest.mark.parametrize("gpu_id", EVERY)
 def test_every_gpu_is_found_by_each_of_its_names(gpu_id):
-    """In any case, as flag or probed, with its memory; a laptop's is another, slower GPU."""
+    """In any case, as flag or probed, with its memory; a laptop's is another, of other speed."""
     gpu = catalogue_gpus()[gpu_id]
     for name in (gpu_id, gpu.name, *gpu.names):
         for written in (name, name.upper(), name.removeprefix("NVIDIA ").removeprefix("AMD ")):

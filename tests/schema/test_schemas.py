@@ -1,4 +1,4 @@
-"""JSON Schemas say what the loaders do, and `advise rules lint` reads all files of rules/."""
+"""Schemas say what loaders do, and `advise rules lint` reads every file that a command reads."""
 
 import json
 import re

@@ -289,7 +289,7 @@ def test_the_ways_out_are_lines_to_type():
 
 
 def test_what_was_not_asked_can_be_answered():
-    """Questions left out come in order; back from the first leaves, Ctrl-C keeps the answers."""
+    """Questions left out come in order; back from the first leaves them, Ctrl-C keeps answers."""
     told = AnswerSet(known={"task": Answer(value="generation", origin="asked")})
     left = [fact for fact in questions(FACTS) if applies(fact, told, FACTS)][1:]
     not_asked = "Answer what was not asked"

@@ -143,7 +143,7 @@ def test_other_benchmarks_are_asked_of_a_finished_run_without_training_again(sho
 
 
 def test_a_benchmark_that_fails_or_is_stopped_is_asked_by_the_next_call(shop, asked, monkeypatch):
-    """Before the training nothing is trained; after it the next call asks what is left, no more."""
+    """If it fails before, nothing is trained; if after, the next call asks only what is left."""
     monkeypatch.setenv("STAND_IN_SCORES", "fails")
     with pytest.raises(InputError, match=r"no such column; nothing was trained yet"):
         run(output="out")

@@ -191,7 +191,7 @@ def test_a_name_that_a_shell_or_tar_reads_otherwise_is_refused(project, name):
 
 
 def test_names_on_the_hub_are_fetched_there(project):
-    """A hub model stays a name, with its licence's page; machines start by their variables."""
+    """A hub model stays a name, with its licence's page; several machines start by variables."""
     write_plan(model="Qwen/Qwen3-0.6B", device="cuda, processes: 8, nodes: 2, strategy: fsdp")
     made = packed()
     assert plan_in(made).model == "Qwen/Qwen3-0.6B"

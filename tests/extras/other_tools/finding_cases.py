@@ -1,4 +1,4 @@
-"""For each rule about a configuration, keys beside BASES of which it speaks, and others."""
+"""For each rule about a configuration, keys (beside BASES) that make it speak or keep silent."""
 
 # What a small file that is right holds. In a case, null takes a key away.
 BASES = {

@@ -208,7 +208,7 @@ def test_it_is_carried_over_to_a_plan(run, document):
 
 
 def test_room_for_answers_comes_on_top_of_the_request(document):
-    """TRL's GRPO limits the answer alone; a smaller batch keeps a step's prompts by more steps."""
+    """TRL's GRPO limits the answer alone; a smaller batch has more accumulation, same prompts."""
     text = TRL + "max_completion_length: 256\nnum_generations: 8\n"
     _, found = document(text, "H100", "--plan", "plan.yaml")
     assert found["command"] == "grpo"

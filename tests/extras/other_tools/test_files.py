@@ -394,7 +394,7 @@ def test_each_data_set_is_found_with_what_is_said_of_it(tmp_path, values, expect
 
 
 def test_what_is_lost_or_missing_of_data_is_said(tmp_path, monkeypatch):
-    """Files are sought beside the configuration and here; a folder with others is no data set."""
+    """Data are sought beside the configuration and in the current folder, not in mixed ones."""
     monkeypatch.chdir(tmp_path)
     rows = put(tmp_path / "data" / "rows.jsonl", PAIRS)
     (ref,) = read_data(

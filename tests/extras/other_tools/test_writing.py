@@ -214,7 +214,7 @@ def test_stages_are_a_chain_of_files_and_tasks_have_one_each(tmp_path):
 
 
 def test_rows_that_a_tool_cannot_hold_are_refused_or_counted(tmp_path):
-    """A few are left out and counted, many refuse; TRL has a row for each answer."""
+    """A few are left out with a count, many stop the export; TRL gets a row for each answer."""
     path = plan_file(tmp_path, stage("sft", holdout=0.0))
     called = {**BOT, "content": "", "tool_calls": [{"function": {"name": "add"}}]}
     plain, row = ({"messages": [USER, one]} for one in (BOT, called))
