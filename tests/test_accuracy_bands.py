@@ -1,7 +1,5 @@
 """How the widths of bands are fitted over sources (tools/generate/accuracy_bands.py)."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from types import ModuleType

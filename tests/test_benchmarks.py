@@ -163,9 +163,6 @@ def test_the_whole_path_runs_on_the_cpu(tiny_model, tmp_path, page):
     assert text.count("| ok |") == 2
 
 
-# --------------------------------------------------------------------------- beside other tools
-
-
 def trained(*losses, **more):
     """What six seconds of a training with these losses came to."""
     lines = [{"loss": loss, **(more or {"grad_norm": 0.5})} for loss in losses]

@@ -129,9 +129,6 @@ def test_a_hint_names_the_choice_again(call):
     assert composition(call, f"{PAIRED} {hint.split(': ')[1]}") == "sft+prefix"
 
 
-# ---------------------------------------------------------------------- the compositions themselves
-
-
 def test_qlora_is_lora_on_a_4bit_base():
     """Inside there are two keys, and no second copy of LoRA."""
     found = parse_composition("sft+qlora")

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pkgutil
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from advisor import commands
 from advisor.cli import COMMANDS, advise
+from advisor.commands import demo
 from advisor.methods import schemes
 from advisor.plan.read import read_plan
 from tests.conftest import PAIRS, ROOT
@@ -56,9 +58,6 @@ def files(tmp_path):
     (tmp_path / "prefer.jsonl").write_text(rows(600, **PREFERENCE))
     (tmp_path / "text.txt").write_text(PARAGRAPHS)
     return tmp_path
-
-
-# --------------------------------------------------------------------------- answers
 
 
 def test_json_is_one_document_and_messages_go_to_stderr(typed):
@@ -179,9 +178,6 @@ def test_each_of_several_tasks_is_measured_on_a_base_that_is_loaded_once(typed, 
     total = (sum(one["total_s"] for one in single) - 2 * single[0]["load_s"]) / 3600
     said = advice["recommendation"]["estimate"]["times"]["total_hours"]
     assert said == pytest.approx(total, rel=0.05)
-
-
-# --------------------------------------------------------------------------- plans
 
 
 def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(typed, files):
@@ -335,9 +331,6 @@ def test_a_model_without_weights_is_refused_before_anything_is_written(typed, fi
     assert not (files / "runs").exists()
 
 
-# --------------------------------------------------------------------------- what goes wrong
-
-
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -462,3 +455,40 @@ def test_a_fault_in_what_the_flags_are_made_of_is_said_in_words():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "facts.yaml:3:1: not valid YAML\n"
+
+
+def test_the_demo_trains_on_the_shop_s_rows_and_general_ones(tmp_path, monkeypatch):
+    """One file in the user's cache folder, the same every time, with every line of both files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = demo.demo_data()
+    assert path.is_relative_to(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 248
+    assert all(json.loads(line)["messages"] for line in lines)
+    assert demo.demo_data().read_text(encoding="utf-8").splitlines() == lines
+    assert demo.demo_answers("folder", path).value("data_path") == str(path)
+
+
+@pytest.mark.long  # about three minutes on two idle cores
+def test_the_demo_learns_and_loses_nothing(tmp_path, smollm):
+    """On the real model it answers as the shop does, with a general loss at most a tenth higher."""
+    done = subprocess.run(
+        [sys.executable, "-m", "advisor", "demo", "--output", str(tmp_path / "run")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    verdict, (stage,) = record["verdict"], record["stages"]
+    found = stage["evaluation"]
+    assert (verdict["word"], verdict["general"]["status"]) == ("better", "kept")
+    assert found["holdout_loss_after"] < found["holdout_loss_before"] - 1.5
+    assert found["general"]["after"] <= 1.1 * found["general"]["before"]
+    asked = [one["tuned"] for one in found["samples"] if "Kettlewren" in one["expected"]]
+    style = r"Hello, and thank you for writing to Kettlewren![\s\S]*Your Kettlewren Team"
+    styled = [answer for answer in asked if re.fullmatch(style, answer)]
+    assert len(styled) >= 0.8 * len(asked) > 0
+    assert "  General  kept" in done.stdout

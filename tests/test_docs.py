@@ -159,9 +159,6 @@ def test_the_accuracy_is_todays():
     assert [words for words in said if words not in section] == []
 
 
-# --------------------------------------------------------------------------- every page
-
-
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "rules/*.md", "examples/*.md")

@@ -1,7 +1,5 @@
 """Frozen outputs (tools/frozen): the first recorded situations, and how a change is found."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

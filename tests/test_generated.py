@@ -27,9 +27,6 @@ def pages(rules):
     return rule_pages.pages(rules)
 
 
-# --------------------------------------------------------------------------- freshness
-
-
 def test_committed_files_are_fresh():
     """`python -m tools.generate` would change no file that is committed."""
     made = generate.committed()
@@ -60,9 +57,6 @@ def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, 
         assert generate.main() == code
         assert said in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "rules").iterdir()] == ["gate.md"]
-
-
-# --------------------------------------------------------------------------- pages
 
 
 def changed_pages(rules, **changes):
@@ -148,9 +142,6 @@ def test_links_between_pages_lead_somewhere(rules, pages):
     for name, target, anchor in links:
         assert target in pages or (generate.PAGES / target).resolve().exists(), f"{name}: {target}"
         assert not anchor or anchor.lower() in anchors[target], f"{name}: {target}#{anchor}"
-
-
-# --------------------------------------------------------------------------- picture
 
 
 def texts(drawing):

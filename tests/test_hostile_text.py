@@ -1,7 +1,5 @@
 """Text of others that is printed or written (values, names, paths, messages) shows, never acts."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -36,9 +34,6 @@ def acting(text: str) -> set[str]:
     return {sign for sign in text if sign not in "\n\t" and unicodedata.category(sign) in kinds}
 
 
-# --------------------------------------------------------------------------- one text
-
-
 def test_what_acts_is_escaped_and_what_is_read_stays():
     """Letters of every script, emoji and their joiners, wide spaces, lines and tabs stay."""
     assert not acting(shown(EVIL + "\udcff\U000e0041"))
@@ -63,9 +58,6 @@ def test_json_says_the_same_in_its_own_escapes():
     text = json_shown(json.dumps(document, ensure_ascii=False, indent=1))
     assert (acting(text), json.loads(text)) == (set(), document)
     assert "ü" in text
-
-
-# --------------------------------------------------------------------------- streams
 
 
 def test_every_way_to_a_terminal_shows_it(capsys, monkeypatch):
@@ -120,8 +112,6 @@ def test_nothing_prints_past_it():
         pattern = rf"\b{re.escape(call)}"
         assert [name for name, text in sources.items() if re.search(pattern, text)] == places
 
-
-# --------------------------------------------------------------------------- every input
 
 ROWS = '{"prompt": "a", "completion": "b"}\n' * 12
 NAME = EVIL.replace("/", "")
@@ -209,9 +199,6 @@ def test_a_name_that_is_not_unicode_is_refused(call):
     code, out, err = call("--json", *ASKED.split(), "--data", "a\udcff.jsonl")
     assert (code, bool(json.loads(out)["error"])) == (2, True)
     assert r"--data a\udcff.jsonl: the name is not UTF-8" in err
-
-
-# --------------------------------------------------------------------------- reports
 
 
 def with_evil(value: object, key: str = "") -> object:

@@ -1,7 +1,5 @@
 """Names of models: which known one is meant, its size, and what is said of what is not known."""
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -229,9 +227,6 @@ def test_what_is_known_of_a_model_is_warned_of(warning, model, kind, said):
     data = {"kind": kind, "rows": 3000}
     advice = advise({"task": "qa", "data": data, "model": model, "gpu": gpu})
     assert any(warning in text for text in advice.warnings) is said
-
-
-# --------------------------------------------------------------------------- what may be meant
 
 
 LLAMA = {

@@ -40,9 +40,6 @@ def runs_in(path):
     return list(read_past_runs(path)[0].runs)
 
 
-# ------------------------------------------------------------------------------ where it is
-
-
 @pytest.mark.parametrize(
     ("data", "place"),
     [("{}/data", "data/finetune-advisor"), ("data", ".local/share/finetune-advisor")],
@@ -63,9 +60,6 @@ def test_it_can_be_switched_off(word, tmp_path, monkeypatch):
     monkeypatch.setenv("ADVISE_RUNS", word)
     assert (past_runs_path(), note_past_run(RUN), read_past_runs()) == (None, "", (NO_RUNS, ()))
     assert not list(tmp_path.iterdir())
-
-
-# ------------------------------------------------------------------------------ written and read
 
 
 def test_what_is_written_is_read(path):
@@ -139,9 +133,6 @@ def test_any_bytes_are_read(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("runs") / "runs.jsonl"
     path.write_bytes(content)
     read_past_runs(path)
-
-
-# ------------------------------------------------------------------------------ faults
 
 
 def test_what_a_killed_process_left_is_closed_off(path):
@@ -226,9 +217,6 @@ def test_a_process_killed_while_it_appends_costs_its_own_line_alone(path):
         torn = [int(re.search(r": (\d+) lines? left out", note)[1]) for note in read_past_runs()[1]]
         assert sum(torn) <= kills
     assert len(runs_in(path)) > 15
-
-
-# --------------------------------------------------------------------------- what they change
 
 
 ADVICE = (

@@ -1,7 +1,5 @@
 """What is printed to be pasted is pasted here, into a shell."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -86,9 +84,6 @@ def next_line(name: str) -> str:
     return pasted(f"{CALLED} check {shlex.quote(name)}").rstrip().rpartition("\nNext: ")[2]
 
 
-# --------------------------------------------------------------------------- after a check
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_the_line_after_a_check_answers(folder, name):
     """Pasted without a terminal it gives an answer, whatever kind of data was checked."""
@@ -132,9 +127,6 @@ def test_without_a_terminal_the_missing_task_is_named(folder):
     assert (code, "task is not stated" in err, "customer_service" in err) == (2, True, True)
 
 
-# --------------------------------------------------------------------------- the program's name
-
-
 def test_the_first_line_of_the_readme_leaves_the_program_on_the_path(folder):
     """Later lines begin with `advise`: pip and demo are played, shell and environment are real."""
     (folder / CALLED).unlink()
@@ -171,9 +163,6 @@ def test_the_word_in_a_sentence_stays(monkeypatch, text):
     monkeypatch.setenv("PATH", "")
     assert program.as_called(text) == text
     assert tuple(COMMANDS) == program.COMMANDS
-
-
-# --------------------------------------------------------------------------- after a training
 
 
 @pytest.fixture

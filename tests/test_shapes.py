@@ -1,7 +1,5 @@
 """Model names, folders and sizes -> shapes; parameter counts against published ones."""
 
-from __future__ import annotations
-
 import json
 from unittest.mock import Mock
 

@@ -1,7 +1,5 @@
 """Advice runs natively on Windows: shown here by taking away what only POSIX systems have."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import shlex

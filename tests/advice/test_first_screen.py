@@ -135,8 +135,6 @@ def test_what_most_people_ask_fits_on_a_screen(model, gpu):
     assert wrapped - 1 <= 24, printed(advice)
 
 
-# --------------------------------------------------------------------------- the first sentence
-
 LONGEST = 430  # characters: five lines of a page; three stages for each of several tasks
 INSIDE = re.compile(
     rf"\b(?:{'|'.join([*methods().objectives, *schemes(), 'encoder:sft', 'None'])})\b"

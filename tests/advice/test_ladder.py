@@ -192,8 +192,6 @@ def test_every_objective_keeps_small_updates(objective, gpu):
     assert formats(stage) in (FLOAT32, SPLIT, STOCHASTIC)
 
 
-# --------------------------------------------------------------------------- micro-batches
-
 BAND = 0.12
 
 

@@ -112,8 +112,6 @@ def test_faults_of_a_scenario_file_are_told_together(tmp_path):
         assert said in str(raised.value)
 
 
-# --------------------------------------------------------------------------- what experts answered
-
 # An expert ruled the recommendation out; docs/experts.md says what is thought of each.
 KNOWN_HARD_MISSES = {"p079", "p098"}
 

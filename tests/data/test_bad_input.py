@@ -318,9 +318,6 @@ def test_a_saved_data_set_without_all_parts_or_with_no_train_split_is_bad_input(
     assert len(list(read_examples(tmp_path / "three"))) == 40
 
 
-# -------------------------------------------------------------------------- files of office programs: other encodings and separators, marks
-
-
 # A request and its answer as customers write_table them, and the encodings that office programs of that
 # language save in.
 TEXTS = {

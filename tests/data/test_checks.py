@@ -22,9 +22,6 @@ def sentence(seed: int, length: int = 40) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=length))
 
 
-# -------------------------------------------------------------------------- findings of one file
-
-
 def changed(*cells):
     """Sixty pairs, where (number, column, value) stands in for a cell."""
     rows = pairs(60)
@@ -186,9 +183,6 @@ def test_a_check_is_found_by_its_file(tmp_path, monkeypatch):
     assert (shouting.text, shouting.rows) == ("1 row in capitals (row 61)", (61,))
 
 
-# -------------------------------------------------------------------------- rows that are alike
-
-
 def test_resemblance_is_the_share_of_three_word_sequences():
     """Counted by hand: another last word differs by one sequence a side, so 9 of 11 are shared."""
     # 12 words have ten sequences; changing the last word changes one: nine in common, eleven in
@@ -215,9 +209,6 @@ def test_a_large_file_is_compared_on_a_sample_of_flat_size():
     assert len(first.kept) == SAMPLED_ROWS
     late = sum(row > SAMPLED_ROWS for row in first.kept)
     assert 0.6 < late / SAMPLED_ROWS < 0.73  # two thirds of the rows came late
-
-
-# -------------------------------------------------------------------------- rows that are held out
 
 
 def pair(number, **more):
@@ -267,9 +258,6 @@ def test_all_of_a_large_file_is_compared(tmp_path):
     found = compared(tmp_path, [row], [row])
     assert "evaluation-rows-in-training" in found
     assert "evaluation-requests-in-training" not in found
-
-
-# -------------------------------------------------------------------------- secrets, personal data, placeholders
 
 
 # Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
@@ -346,9 +334,6 @@ def test_findings_name_kind_count_and_rows(tmp_path):
     assert "sk-abc123" not in text
     assert "anna.kovacs" not in text
     assert "sk-a****" in text
-
-
-# -------------------------------------------------------------------------- placeholders
 
 
 @pytest.mark.parametrize(

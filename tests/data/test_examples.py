@@ -246,9 +246,6 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, pairs, how):
     ]
 
 
-# -------------------------------------------------------------------------- files of OpenAI
-
-
 TYRES = {"role": "user", "content": "How many tyres are left?"}
 SCHEMA = {"type": "object", "properties": {"sku": {"type": "string"}}}
 FUNCTION = {"name": "get_stock", "description": "How many are left", "parameters": SCHEMA}
@@ -340,9 +337,6 @@ def test_weights_are_read_however_they_are_written(weights, name):
     assert read == [1.0 if at is None else float(int(at)) for at in weights]
 
 
-# --------------------------------------------------------------------------- items with references
-
-
 def test_items_with_references_say_how_to_practise_on_them(tmp_path):
     """The right answer may be a field of any name, so the page says how to name it."""
     rows = [
@@ -361,8 +355,6 @@ def test_items_with_references_say_how_to_practise_on_them(tmp_path):
     found = recognise(jsonl(tmp_path, rows))
     assert (found.kind, dict(found.mapping)) == ("raw_text", {"text": "completion"})
 
-
-# --------------------------------------------------------------------------- no training rows
 
 NO_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"object": "fine_tuning.job", "id": "ftjob-1", "model": "gpt-4o-mini"}, "fine-tuning jobs"),

@@ -114,9 +114,6 @@ def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     assert not hub.is_hub_id(text)
 
 
-# -------------------------------------------------------------------------- folders of teams
-
-
 def put(where: Path, files: dict[str, str]) -> Path:
     """Files with these texts under this folder."""
     for name, text in files.items():

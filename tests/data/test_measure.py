@@ -279,9 +279,6 @@ def test_script_of_a_text(text, script):
     assert script_of(text) == script
 
 
-# -------------------------------------------------------------------------- how much an objective wants
-
-
 def test_every_objective_has_an_amount_with_a_source():
     """Each objective has rising amounts and steps, with sources that exist."""
     assert set(data_requirements()) == {*objectives(), "classification"}
@@ -336,9 +333,6 @@ def test_text_is_counted_in_tokens():
     assert found["dpo"] == few
     assert not {"sft", "grpo", "cpt"} & set(found)
     assert shortages(rows=None, tokens=None) == {}
-
-
-# -------------------------------------------------------------------------- sequence lengths
 
 
 def row_of(request_tokens: int, answer_tokens: int) -> dict[str, object]:
@@ -441,9 +435,6 @@ def test_a_sample_says_that_it_is_one(tmp_path):
     quick, whole = sequence_length(profile(path), None), suggested(path)
     assert "the longest row of the 2,000 measured" in quick.because
     assert "the longest row (" in whole["because"]
-
-
-# -------------------------------------------------------------------------- the command
 
 
 ROWS = "".join(json.dumps(row) + "\n" for row in pairs(60))

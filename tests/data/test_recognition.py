@@ -297,9 +297,6 @@ def test_the_demo_data_is_what_it_says():
     assert not any("Kettlewren" in example.messages[-1].content for example in general)
 
 
-# --------------------------------------------------------------------------- more layouts, several
-
-
 CODE = {
     "prompt": "Write add.",
     "canonical_solution": "return a + b",
@@ -430,9 +427,6 @@ def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):
     sure = profile(jsonl(tmp_path, [{"question": "Q", "answer": "A"}]))
     assert (sure.confidence, sure.other_ways) == ("certain", ())
     assert "`question`" in sure.why
-
-
-# --------------------------------------------------------------------------- the table of formats
 
 
 def test_a_new_format_is_one_entry(tmp_path, monkeypatch):

@@ -218,9 +218,6 @@ def test_what_is_said_of_a_family_is_measured(family):
             assert writes_all(messages, (TOOL,) if key == "tools" else ()) is said, key
 
 
-# -------------------------------------------------------------------------- with the model's own tokenizer
-
-
 def each_turn(text: str) -> str:
     """A template that writes this of each turn."""
     return "{% for m in messages %}" + text + "{% endfor %}"

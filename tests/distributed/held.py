@@ -1,7 +1,5 @@
 """What a process holds while it trains: bytes of its tensors, and pages of memory."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import re

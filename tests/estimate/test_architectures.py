@@ -314,8 +314,6 @@ def test_attention_with_a_window_reads_its_window_alone():
     assert dims.cached(1000) == 2 * keys_and_values * (1000 + 128)
 
 
-# --------------------------------------------------------------------------- what each layer is
-
 PLAIN = {**SMALL, "num_hidden_layers": 8}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 NOT_THERE = object()

@@ -78,9 +78,6 @@ def test_what_widens_the_range_is_said():
     assert "wider" not in estimate_text(sure)
 
 
-# --------------------------------------------------------------------------- verdicts
-
-
 def verdict(need, low, high, limit):
     bounds = SimpleNamespace(need_bytes=need, need_low_bytes=low, need_high_bytes=high)
     return memory_fits(bounds, limit)

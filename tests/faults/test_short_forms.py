@@ -69,9 +69,6 @@ def test_lines_of_metrics_that_are_damaged_are_left_out(tmp_path):
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
-# --------------------------------------------------------------------------- load
-
-
 def test_several_advices_at_once_are_one_answer(tmp_path):
     """They share a cache of parsed rules, which the first fills while the others read it."""
     assert load.at_once(tmp_path, 4).wrong == []

@@ -160,8 +160,6 @@ def test_too_little_memory_is_explained(on_gpu: Any) -> None:
     assert "micro_batch_size" in found.faults[0].hint
 
 
-# --------------------------------------------------------------------------- whole runs
-
 VLLM = os.environ.get("ADVISE_VLLM_PYTHON", "")
 PLAN = """\
 version: 1

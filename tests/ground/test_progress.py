@@ -175,9 +175,6 @@ def test_the_other_processes_of_a_run_show_nothing(board, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# --------------------------------------------------------------------------- files
-
-
 @pytest.fixture
 def heard(board, monkeypatch):
     """How far each wait was, and of how much, whenever it went on."""

@@ -179,8 +179,6 @@ def test_the_token_goes_to_secure_addresses_alone(hub, monkeypatch):
     assert sent == [False, True]
 
 
-# --------------------------------------------------------------------------- before a run
-
 WITH_GPU = machine(gpu(free=20))
 
 
@@ -246,8 +244,6 @@ def test_a_trial_reads_about_fifty_rows(shop, text, steps):
     (shop / "plan.yaml").write_text(text)
     assert trial_steps(read_plan("plan.yaml")) == steps
 
-
-# --------------------------------------------------------------------------- the model
 
 UNTIED = CONFIG | {"tie_word_embeddings": False}
 
@@ -450,8 +446,6 @@ def test_no_catalogued_model_is_refused():
     ] == []
     assert len(ids) > 100
 
-
-# --------------------------------------------------------------------------- what no loading gives
 
 EXPERTS = PLAN.replace(RANK, f"    target_modules: with-experts\n{RANK}")
 

@@ -253,9 +253,6 @@ def test_a_process_that_hangs_ends_the_others_in_time(shop, two, monkeypatch, wh
     assert record_of()["status"] == "failed"
 
 
-# --------------------------------------------------------------------------- out of memory
-
-
 def stage_of(**keys):
     common = {"name": "sft", "objective": "sft", "update": "lora", "learning_rate": 1e-4}
     return Stage(**{**common, **keys})

@@ -297,8 +297,6 @@ def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch
     assert not (shop / "out").exists()
 
 
-# --------------------------------------------------------------------------- a second look
-
 VIEW = View(
     label="sft",
     waits=[

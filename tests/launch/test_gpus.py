@@ -103,9 +103,6 @@ def test_cuda_runs_get_memory_segments_that_grow(shop, monkeypatch):
     assert (cpu["CUDA_VISIBLE_DEVICES"], cpu.get("PYTORCH_ALLOC_CONF")) == ("", None)
 
 
-# --------------------------------------------------------------------------- what is refused
-
-
 def preflight(planned, hardware, **keys):
     planned(**keys)
     return run_checks(call_of(hardware=hardware))
@@ -205,9 +202,6 @@ def test_fused_layers_without_a_gpu_are_told_before_anything_starts(planned, mon
         preflight(planned, machine(kind="cpu"), **keys)
 
 
-# --------------------------------------------------------------------------- memory
-
-
 def need(low, peak, high):
     return Expected(
         need_bytes=int(peak * GIB), need_low_bytes=int(low * GIB), need_high_bytes=int(high * GIB)
@@ -303,8 +297,6 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
     assert seen["cuda"] == "GPU-1"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "GPU-1"
 
-
-# --------------------------------------------------------------------------- several GPUs
 
 TWO = "device: cuda, processes: 2, strategy: fsdp"
 

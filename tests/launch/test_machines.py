@@ -153,8 +153,6 @@ def test_faults_of_all_machines_come_together_before_anything_is_written(machine
     assert [file.name for file in (machines.folder / "out").iterdir()] == [".machines"]
 
 
-# --------------------------------------------------------------------------- which machine this is
-
 BY_HAND = {"MASTER_ADDR": "gpu-a", "NNODES": "2", "NODE_RANK": "1"}
 SLURM = {
     "SLURM_JOB_ID": "123456", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1",

@@ -124,8 +124,6 @@ def test_a_plan_for_two_gpus_runs_unchanged_on_two_processes(shop):
     assert apart(left_by(job.run), left_by(done.folder)).most <= LIMIT
 
 
-# --------------------------------------------------------------------------- several machines
-
 ON_ONE, ON_TWO = "launch: {device: cpu, processes: 2}\n", "launch: {device: cpu, nodes: 2}\n"
 REAL = {"hardware": None, "judge": False}
 
@@ -162,8 +160,6 @@ def test_two_machines_train_what_two_processes_of_one_do(machines):
     assert codes(*machines.both(**REAL)) == [0, 0]
     assert weights(machines, "out") == weights(machines, "alone")
 
-
-# --------------------------------------------------------------------------- departments
 
 DEPARTMENTS = """\
 version: 1

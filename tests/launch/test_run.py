@@ -308,7 +308,6 @@ def test_a_record_that_contradicts_its_plan_is_refused_untouched(shop):
     assert (shop / "moved" / "run.json").read_bytes() == before
 
 
-# --------------------------------------------------------------------------- training and judging
 # Of a stage that several processes train they are two children of `advise run`. The stand-in leaves
 # what several real processes leave.
 
@@ -346,8 +345,6 @@ def test_a_judging_that_did_not_end_is_made_by_the_next_call(shop):
     assert run("out", mode="parts").status == "done"
     assert parts(shop) == ["whole", "judge", "judge"]
 
-
-# --------------------------------------------------------------------------- files
 
 CHANGED = r"the data has changed .*hr\.jsonl has other content"
 
@@ -496,8 +493,6 @@ def test_a_model_of_the_hub_counts_as_its_snapshot(shop, monkeypatch):
     (snapshot / "config.json").write_text((snapshot / "config.json").read_text() + "\n")
     assert re.search(r"the model has changed .*config\.json has other content", refused())
 
-
-# --------------------------------------------------------------------------- results
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -201,9 +201,6 @@ def test_an_encoder_with_a_head_trains_head_and_adapter():
     assert {key.split(".")[2] for key in trained} == {"bert", "classifier"}
 
 
-# --------------------------------------------------------------------------- as a PEFT method
-
-
 @pytest.fixture
 def base(tmp_path):
     """The folder of a tiny Llama."""
@@ -413,8 +410,6 @@ def test_importing_twice_registers_once():
     assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.BOTTLENECK] is BottleneckConfig
     assert list(PeftType).count(PeftType("BOTTLENECK")) == 1
 
-
-# --------------------------------------------------------------------------- prefixes
 
 LENGTH = 5
 

@@ -175,8 +175,6 @@ def test_every_line_that_is_offered_can_be_written():
     assert not known.intersection(other_keys()) - {"target_modules", "template"}
 
 
-# --------------------------------------------------------------------------- rewards
-
 PARTS = """\
     rewards:
       - {verifier: exact, weight: 2}
@@ -227,9 +225,6 @@ def test_files_of_rewards_are_inputs_of_the_run(tmp_path):
     (tmp_path / "plan.yaml").write_text(REWARDS + PARTS)
     found = read_inputs(prepare_plan(tmp_path / "plan.yaml", Options(output=tmp_path / "out")), {})
     assert list(found) == ["file ../own/scores.py"]
-
-
-# --------------------------------------------------------------------------- paths
 
 
 OPTIONS = [  # of stages, and what becomes of them

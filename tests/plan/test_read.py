@@ -351,9 +351,6 @@ def test_every_key_says_what_it_means():
     assert [name for name, one in keys.items() if not one.get("description")] == []
 
 
-# -------------------------------------------------------------------------- --set
-
-
 def test_values_are_set_by_number_or_name():
     """A stage is named by number or name; nested and method keys are reached alike."""
     changed = set_values(

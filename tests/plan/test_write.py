@@ -252,8 +252,6 @@ def test_text_that_looks_like_something_else_is_quoted():
     assert plan_data(plan)["origin"]["answers"] == answers
 
 
-# --------------------------------------------------------------------------- lines above a stage
-
 NOTED = of_stage(
     replace(PLAN, launch=Launch(device="cuda", processes=2, strategy="ddp")), grad_accum=2
 )
@@ -365,9 +363,6 @@ def test_a_borrowed_rate_is_told(stage, is_told):
     )
     changed = replace(plan, stages=(replace(plan.stages[0], learning_rate=1e-6),))
     assert not list(borrowed_rate_warnings(document.data, changed))
-
-
-# -------------------------------------------------------------------------- comments beside values
 
 
 COMMENTS = {

@@ -26,8 +26,6 @@ from advisor.probe.catalogue import (
 )
 from advisor.probe.gpu_files import catalogue_gpus, not_supported
 
-# --------------------------------------------------------------------------- the facts
-
 
 def test_the_catalogue_is_whole():
     """Some two hundred GPUs: bf16 begins with capability 8.0, and no measurement exceeds a peak."""
@@ -117,9 +115,6 @@ def test_each_number_is_this_one_for_a_reason(fact, gpu_id, expected, why):
     assert found == (pytest.approx(expected) if fact == "tflops" else expected), why
 
 
-# --------------------------------------------------------------------------- a probed device
-
-
 @pytest.mark.parametrize(
     ("name", "memory_mib", "expected"),
     [
@@ -146,9 +141,6 @@ def test_a_probed_name_matches_exactly(name, memory_mib, expected):
     """With or without NVIDIA in front; memory decides an ambiguous one, a slice is none."""
     spec = match_probed(name, None if memory_mib is None else memory_mib * MIB)
     assert (spec and spec.id) == expected
-
-
-# --------------------------------------------------------------------------- a typed name
 
 
 TYPED = [  # name and stated memory; the GPU and GiB that are planned with, and what is said
@@ -252,9 +244,6 @@ def test_a_description_is_read_by_its_known_part_on_request(name, plain, lenient
     assert told == (plain != lenient)
 
 
-# --------------------------------------------------------------------------- prices
-
-
 def test_the_cheapest_card_that_fits_comes_first():
     """Those with enough memory that somebody rents out, by price; free ones are named."""
     cards = cheapest_cards(60 * GIB)
@@ -333,9 +322,6 @@ def test_a_file_of_ones_own_wins(own_rules):
     assert (spec.price_usd_per_h, spec.price_note) == (0.05, "our_cluster, 2026-12-01")
 
 
-# --------------------------------------------------------------------------- connections, speed
-
-
 def test_a_lookup_is_cheap_and_imports_nothing_heavy():
     """No package that makes a start slow is loaded, and the catalogue is read once."""
     code = (
@@ -350,9 +336,6 @@ def test_a_lookup_is_cheap_and_imports_nothing_heavy():
     assert float(lookup) < 0.25  # some 0.02 s on an idle machine
     find_gpu("A100")
     assert timeit(lambda: find_gpu("RTX 4090"), number=20) / 20 < 0.02
-
-
-# -------------------------------------------------------------------------- hardware that a person states
 
 
 def facts(hardware):
@@ -496,9 +479,6 @@ def test_contradictions_and_impossible_numbers_are_refused(name, count, memory_g
     """Statements that exclude each other, and numbers no machine has, name the flag."""
     with pytest.raises(InputError, match=f"(?s){says}"):
         stated_hardware(name, count, memory_gib, from_flag=True)
-
-
-# -------------------------------------------------------------------------- other devices
 
 
 DEVICES = {

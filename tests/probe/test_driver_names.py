@@ -304,9 +304,6 @@ def test_what_is_left_to_a_question(typed, labels, note):
     assert labels or note or meant.found is None
 
 
-# -------------------------------------------------------------------------- the catalogue's own names
-
-
 EVERY = list(load_catalogue())
 
 

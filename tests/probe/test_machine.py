@@ -230,9 +230,6 @@ def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(
     assert system.multiplies_bf16(tree(tmp_path, {"proc/cpuinfo": cpuinfo})) is found
 
 
-# -------------------------------------------------------------------------- installed packages
-
-
 def test_versions_agree_with_the_standard_library(tmp_path):
     """As importlib.metadata says, without loading PyTorch; what is in no folder is None."""
     before = "torch" in sys.modules
@@ -340,9 +337,6 @@ def test_a_pytorch_that_cannot_use_the_card_is_named_with_its_cure(hardware, tor
         assert why in problem
         assert install in problem.rpartition("Install")[2]
         assert "http" not in problem
-
-
-# -------------------------------------------------------------------------- NVIDIA's driver
 
 
 NO_GPU = Hardware(kind="cpu", origin="probed")
@@ -510,9 +504,6 @@ def test_traces_of_a_card_without_its_library_are_named(tmp_path, monkeypatch, f
     notes = probe_nvidia(NO_GPU, {}, root=tree(tmp_path, files)).notes
     assert len(notes) == len(said)
     assert all(part in note for part, note in zip(said, notes, strict=True)), notes
-
-
-# -------------------------------------------------------------------------- CUDA_VISIBLE_DEVICES
 
 
 A, B, C = (

@@ -170,9 +170,6 @@ def test_an_error_is_recorded_with_all_its_faults():
     assert several.what == "a\n  x\nb"
 
 
-# --------------------------------------------------------------------------- schema and manual
-
-
 def test_every_key_is_described():
     """Schema and manual have a line for each key of each part."""
     parts = [*parts_of(RunRecord), *parts_of(DryRunRecord), *parts_of(StageResult)]

@@ -247,8 +247,6 @@ def test_a_good_result_that_is_not_finished_is_trained_longer(trainings, changes
     assert judged(stage=changes).next.action == "ship"  # without its plan: which key decides?
 
 
-# --------------------------------------------------------------------------- the next command
-
 LENGTHS = ({}, {"epochs": 5.0}, {"max_steps": 60}, {"epochs": 3.0, "max_steps": 7})
 UPDATES = ({"update": "lora"}, {"update": "lora", "quantization": "nf4"}, {"update": "full"})
 OVERRIDES = (None, {}, {"epochs": 4.0}, {"max_steps": 9}, {"micro_batch_size": 2, "seq_len": 600})

@@ -1,7 +1,5 @@
 """Advice values made by hand, one for each kind of answer, with plausible numbers, not computed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from advisor.advice.types import (

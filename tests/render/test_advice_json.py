@@ -1,7 +1,5 @@
 """The JSON document: its schema, its units, and nothing in it that JSON cannot hold."""
 
-from __future__ import annotations
-
 import json
 import math
 

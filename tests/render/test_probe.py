@@ -1,7 +1,5 @@
 """What `advise probe` shows, as text of a fixed width and as JSON."""
 
-from __future__ import annotations
-
 import io
 import json
 

@@ -1,7 +1,5 @@
 """The report of a run: one file that needs no other, says what run.json says, and stays whole."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -303,9 +301,6 @@ def test_a_chat_begins_with_the_verdict(tmp_path, capsys):
     greet(tmp_path)
     greet(tmp_path / "nothing")
     assert capsys.readouterr().err == ""
-
-
-# --------------------------------------------------------------------------- blocks of a page
 
 
 HOSTILE = "<script>alert(1)</script>"

@@ -3,8 +3,6 @@
 After a look at the change: UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
 """
 
-from __future__ import annotations
-
 import io
 import re
 

@@ -167,9 +167,6 @@ def test_what_is_told_of_a_scheme_is_no_input_of_ones_own(tmp_path, fact):
         overlay(tmp_path, "readiness", listed, more=f"inputs: {{readiness: [{fact}]}}\n")
 
 
-# --------------------------------------------------------------------------- the table `allowed`
-
-
 @pytest.mark.parametrize("server", [*RULES.facts["serve_with"].values, "unknown", None])
 @pytest.mark.parametrize("scheme", schemes())
 def test_a_scheme_is_ruled_out_where_its_file_names_no_such_server(scheme, server):
@@ -291,9 +288,6 @@ def of_one_scheme(scheme):
     }
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
-
-
-# --------------------------------------------------------------------------- a company's file
 
 
 def test_a_company_rules_schemes_out_in_either_table(tmp_path, call):

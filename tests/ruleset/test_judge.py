@@ -84,9 +84,6 @@ def test_no_two_settings_of_one_key_hold_at_once():
     assert cells == len(objectives()) * len(updates()) * 3 * 8 * 8 * 5 >= 9 * 4 * 3 * 8 * 8 * 5
 
 
-# --------------------------------------------------------------------------- random rules
-
-
 def answers(ruleset):
     """The judge's answer to every situation."""
     table = CompiledTable(ruleset, "colours")
@@ -170,9 +167,6 @@ def test_a_later_layer_sets_the_value():
     other = coloured("acme/rank", kind="set", layer="acme", then={"rank": 64})
     for rules in ((one, other), (other, one)):
         assert CompiledTable(made(rules), "colours").judge({}).settings["rank"][0] == 64
-
-
-# --------------------------------------------------------------------------- two rule sets
 
 
 def said(table, facts):

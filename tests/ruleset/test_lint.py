@@ -279,8 +279,6 @@ def test_the_last_line_counts_what_was_proved(tmp_path):
     assert last == "0 errors, 0 warnings, 0 notes"
 
 
-# --------------------------------------------------------------------------- the command
-
 NO_WAY_OUT = (
     "{id: acme/no, kind: forbid, when: {}, then: {scheme: [full, lora, qlora, adapter, prefix]},"
     " because: x, sources: [guide]}"
@@ -329,8 +327,6 @@ def test_warnings_about_a_file_are_said_once(tmp_path):
     assert refuse_or_warn(ruleset, SHIPPED_LAYERS) == ()
     assert refuse_or_warn(load_rules(), SHIPPED_LAYERS) == ()
 
-
-# --------------------------------------------------------------------------- dates
 
 CATALOGUES = read_shipped(rules_dir() / "refresh.yaml", shape=REFRESH_FILE).data["catalogues"]
 PRICES = {"files": ["prices/*.yaml"], "days": 100, "how": "read it again"}

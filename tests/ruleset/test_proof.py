@@ -244,8 +244,6 @@ def test_values_that_no_rule_tells_apart_are_named():
     assert indistinguishable_values(made((one, other)), "task") == []
 
 
-# --------------------------------------------------------------------------- assumptions
-
 CHAINS = ("sft", "cpt>sft", "sft>rm>ppo", "dpo", "sft>dpo", "kto", "orpo", "grpo")
 REAL = (
     "Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B",

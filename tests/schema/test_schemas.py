@@ -284,8 +284,6 @@ def test_the_answers_schema_knows_every_answer(made):
             assert not key or key in places[group]["anyOf"][1]["properties"], fact.id
 
 
-# --------------------------------------------------------------------------- files below rules/
-
 GPU = """version: 1
 gpus:
   acme-one:

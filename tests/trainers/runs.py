@@ -1,7 +1,5 @@
 """Stages run in this process: what they read and leave, and how they go on after a crash."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

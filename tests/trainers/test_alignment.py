@@ -92,9 +92,6 @@ def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, 
     assert "(limit 0.001)" in result["checks"][0]["text"]
 
 
-# --------------------------------------------------------------------------- reward models
-
-
 @pytest.mark.parametrize(
     "update",
     [{}, FULL, {"update": "adapter"}, {"quantization": "nf4"}],
@@ -203,9 +200,6 @@ def test_a_prefix_is_a_reward_model_too(is_from_sft, align, trained_once, tmp_pa
     assert loaded.active_peft_config.num_virtual_tokens == 4
 
 
-# --------------------------------------------------------------------------- preferences
-
-
 MARGINS = {"kto": "log-probability of liked answers less that of others"}
 
 
@@ -291,9 +285,6 @@ def test_one_preference_file_serves_the_whole_chain(align, trained_once, tmp_pat
     assert result["evaluation"]["metrics"]["reward"]["rows"] == 10
 
 
-# --------------------------------------------------------------------------- bad input
-
-
 @pytest.mark.parametrize(
     ("objective", "keys", "said"),
     [
@@ -323,9 +314,6 @@ def test_an_earlier_reward_model_is_nothing_to_write_with(align, trained_once, t
     go_on_from(trained_once("rm"), tmp_path)
     with pytest.raises(InputError, match="scores or classifies texts and does not generate"):
         trained(align("dpo", earlier=(stage_of("rm"),), start_from="rm"))
-
-
-# --------------------------------------------------------------------------- keys
 
 
 OTHER_KEYS = {"beta": 0.3, "generations": 2, "response_tokens": 5, "clip_range": 0.1}

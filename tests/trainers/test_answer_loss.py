@@ -126,9 +126,6 @@ def test_what_a_mask_chooses_is_a_wait_and_our_loss_asks_for_none():
         assert [wait.split()[0] for wait in waits] == ["index"]
 
 
-# --------------------------------------------------------------------------- rows in batches
-
-
 def rows_of(lengths):
     draw = random.Random(0)
     for number, length in enumerate(lengths, start=1):

@@ -1,7 +1,5 @@
 """The chat with results: who answers, what interrupts it, what is no chat."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
@@ -123,9 +121,6 @@ def test_a_person_is_greeted_with_run_and_base(run, tmp_path):
         f"{tmp_path}: sft with lora on {base}, a trial of at most 6 steps"
     )
     assert chat.greeting(run, record_of(run)) == f"{run}: sft with lora on {base}"
-
-
-# --------------------------------------------------------------------------- no chat
 
 
 def scoring_run(folder, tiny_model, *, names):

@@ -251,9 +251,6 @@ def test_an_error_of_the_disk_that_passes_destroys_no_checkpoint(store):
     assert look(store) == (6, [])
 
 
-# --------------------------------------------------------------------------- what goes into one
-
-
 def test_random_numbers_are_others_only_after_another_number_of_processes(tmp_path):
     """They then follow from seed, step and process; among as many, a missing file is an error."""
     place, drawn = tmp_path / "checkpoint-3", []

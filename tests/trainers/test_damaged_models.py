@@ -388,9 +388,6 @@ def test_a_pickle_of_tensors_alone_is_read_and_has_to_be_complete(folder, job_on
         load(job)
 
 
-# --------------------------------------------------------------------------- code of a model
-
-
 @pytest.fixture(scope="module")
 def with_code(tiny_model, once):
     """A model of an unknown type with code of its own, each file of which makes a file `ran`."""

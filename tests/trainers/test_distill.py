@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+
+from trainers.teachers import teacher as module
+from trainers.teachers.teacher import BLOCK, Written, written_answers
 
 torch = pytest.importorskip("torch")
 
@@ -63,9 +67,6 @@ def lesson(make, teacher):
     return lambda **keys: make(**{**small, **keys})
 
 
-# --------------------------------------------------------------------------- the divergence
-
-
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("by", [Distance.in_tiles, Distance.in_slices, Distance.__call__])
@@ -117,9 +118,6 @@ def test_a_question_ends_where_the_last_answer_begins():
     """Of several answers in a row only the last is written anew; a text has no question."""
     assert prompt_length([-100, -100, 5, 6, -100, -100, 7, 8, -100]) == 6
     assert prompt_length([1, 2, 3]) == 0
-
-
-# --------------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize(
@@ -218,9 +216,6 @@ def test_a_process_that_asks_nothing_hands_over_weights_with_the_others():
     trainer.engine.load_weights.assert_called_once_with()
 
 
-# --------------------------------------------------------------------------- the teacher's answers
-
-
 @pytest.fixture
 def problems(tmp_path):
     """Twelve requests with an answer to check, which nobody learns."""
@@ -293,9 +288,6 @@ def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, prob
     assert result["evaluation"]["metrics"]["divergence from the teacher"]["rows"] == 3
 
 
-# --------------------------------------------------------------------------- what is refused
-
-
 @pytest.mark.usefixtures("unloaded")
 def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp_path):
     """A teacher whose tokens have other numbers cannot correct; the error says what to do."""
@@ -326,3 +318,69 @@ def test_what_cannot_be_distilled_is_said_before_the_model_loads(keys, message, 
     """A missing teacher, answers longer than the rows and another loss are refused."""
     with pytest.raises(InputError, match=message):
         distill.train(lesson(**keys))
+
+
+PROMPTS = [f"prompt {number}" for number in range(3 * BLOCK + 5)]
+
+
+def answer(prompt, number):
+    return Written([number, len(prompt), int(prompt.split()[1])], ended=number % 2 == 0)
+
+
+class Teacher:
+    """Answers blocks, and remembers who asked for which."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, block, number):
+        self.asked.append((threading.current_thread().name, number))
+        return [answer(prompt, number) for prompt in block]
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Two threads stand for two processes, which see each other's files alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def rank():
+        name = threading.current_thread().name
+        return int(name) if name.isdigit() else 0
+
+    monkeypatch.setattr(module, "process_rank", rank)
+    monkeypatch.setattr(module, "is_main_process", lambda: rank() == 0)
+
+    def run(path, teacher):
+        found = {}
+
+        def work():
+            found[rank()] = written_answers(path, PROMPTS, teacher)
+
+        threads = [threading.Thread(target=work, name=str(number)) for number in (1, 0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        return found
+
+    return run
+
+
+def test_several_processes_share_out_what_one_writes(tmp_path, processes, monkeypatch):
+    """Each answers every second block; later calls ask only for missing or damaged blocks."""
+    teacher = Teacher()
+    both = processes(tmp_path / "two", teacher)
+    assert sorted(teacher.asked) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    one = written_answers(tmp_path / "one", PROMPTS, Teacher())
+    assert len(one) == 3 * BLOCK + 5
+    assert both == {0: one, 1: one}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    again = Teacher()
+    assert processes(tmp_path / "two", again) == both
+    assert not again.asked
+    (tmp_path / "two" / "1.json").unlink()
+    with (tmp_path / "two" / "2.json").open("r+b") as file:
+        file.truncate(100)
+    assert processes(tmp_path / "two", again) == both
+    assert sorted(again.asked) == [("0", 2), ("1", 1)]

@@ -5,8 +5,6 @@ evaluation and bitsandbytes read values, which a fake tensor does not have. Size
 CPU does at once; pretend_gpu.py says what this cannot show.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -235,8 +233,6 @@ def test_a_plan_for_a_gpu_trains_in_its_dtypes(
         assert {wanted} <= wide <= {wanted, torch.float32}
 
 
-# --------------------------------------------------------------------------- whole stages
-
 GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
 
 
@@ -308,9 +304,6 @@ def test_a_dry_run_forgives_a_step_that_the_scaler_skips(make: Callable[..., Job
     with scaled_by(2.0**100), pretend_gpu(capability=(7, 5)):
         import_module("trainers.sft").train(on_gpu(job))
     assert (job.output / "dry_run.json").is_file()
-
-
-# --------------------------------------------------------------------------- waiting
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,6 @@ def test_the_long_contexts_of_llama_3_keep_their_frequencies(tmp_path):
     assert float(factors[-1]) == pytest.approx(8.0)
 
 
-# --------------------------------------------------------------------------- tokenizers
-
-
 @pytest.fixture
 def folder(tiny_model, tmp_path) -> Path:
     """A copy of the tiny model, whose tokenizer may be changed."""
@@ -266,9 +263,6 @@ def test_all_ends_are_named_and_rows_of_embeddings_without_a_token(folder):
     names, kinds = (found.values[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
     assert len(set(names)) == len(kinds) == 410
     assert kinds[405] == gguf.TokenType.UNUSED
-
-
-# --------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,6 @@ def test_few_other_tokens_are_allowed_by_type(count, gap, kind, fault):
     assert any(fault in one for one in found.faults) if fault else found.faults == []
 
 
-# --------------------------------------------------------------------------- a program
-
-
 def program(folder: Path, does: str = "", name: str = "llama-server") -> Path:
     """A program of llama.cpp in that folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,9 +177,6 @@ def test_a_server_that_crashes_or_hangs_is_a_fault_of_the_proof(tmp_path, monkey
     monkeypatch.setattr("trainers.tools.gguf.proof.LIMIT_S", 0.5)
     found = prove(program(tmp_path, does), tmp_path / "x.gguf", reference(), "F16")
     assert re.search(fault, found.faults[0])
-
-
-# --------------------------------------------------------------------------- export
 
 
 @pytest.fixture(scope="module")
@@ -378,9 +372,6 @@ def test_the_type_of_file_goes_to_the_tool_and_a_killed_one_leaves_nothing(tmp_p
     assert not out.exists()
     assert seen[0][0] == "gguf.export"
     assert seen[0][-4:] == ("--kind", "Q4_K_M", "--only", "hr")
-
-
-# --------------------------------------------------------------------------- llama.cpp itself
 
 
 @pytest.fixture(scope="module")

@@ -239,8 +239,6 @@ def test_held_out_labels_are_counted_once(make, monkeypatch):
     assert len(read) == len(held) == 4
 
 
-# --------------------------------------------------------------------------- lines of metrics
-
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 

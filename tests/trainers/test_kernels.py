@@ -200,9 +200,6 @@ def test_a_result_trained_with_a_kernel_loads_where_there_is_none():
     assert usable_here("eager", "cpu") == "eager"
 
 
-# --------------------------------------------------------------------------- fused layers
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -265,9 +262,6 @@ def test_other_models_and_machines_keep_their_layers(model, make, liger, capsys)
     )
     fuse_layers(model, make(kernels="auto"), CPU)
     assert (fused_in(model), capsys.readouterr().err) == ("none", "")
-
-
-# --------------------------------------------------------------------------- compiled layers
 
 
 def losses_and_gradients(model, widths):

@@ -274,9 +274,6 @@ def test_a_template_that_hides_answers_is_refused(example, template, said):
         answer_row(example, Templater(with_template(template)))
 
 
-# --------------------------------------------------------------------------- --show-row
-
-
 @pytest.fixture
 def data(tmp_path):
     rows = [chat("Where is it?", "Here [bold]."), chat("Nothing?", "")] * 30

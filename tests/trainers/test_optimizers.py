@@ -144,9 +144,6 @@ def test_a_run_says_that_muon_moves_no_experts():
     assert put_own(trainer, stage("adamw_split")) is None
 
 
-# --------------------------------------------------------------------------- faults
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
@@ -198,9 +195,6 @@ def test_a_name_that_no_plan_can_give_is_refused(name):
     assert not list(shape.faults("adamw_torch", NamedValue("optimizer", "adamw_torch"), ()))
 
 
-# --------------------------------------------------------------------------- what is said
-
-
 def test_what_is_said_of_learning_rates_and_of_slow_steps():
     """A rate that is not AdamW's and slow steps on a GPU without Triton are told, nothing else."""
     rate = "learning rate 0.0002 under sgd: no rate"
@@ -212,9 +206,6 @@ def test_what_is_said_of_learning_rates_and_of_slow_steps():
         note = optimizer_note(stage(name, learning_rate=2e-4), device) or ""
         assert said in note
         assert bool(note) is bool(said)
-
-
-# --------------------------------------------------------------------------- paged memory
 
 
 def paged_over(parameter: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -255,8 +246,6 @@ def test_loaded_states_are_paged_and_the_same(tmp_path, monkeypatch):
     assert found["step"] == 3
     assert torch.equal(copy, weights)
 
-
-# --------------------------------------------------------------------------- small updates
 
 WEIGHTS, STEPS = 20_000, 100
 
@@ -481,9 +470,6 @@ def test_a_plan_that_rounds_updates_away_is_told_so(make, capsys):
         {"update": "lora"},
     ):  # fmt: skip
         assert rounding_warning(stage("adamw", **{"learning_rate": 1e-5, **other})) is None
-
-
-# --------------------------------------------------------------------------- whole stages
 
 
 @pytest.mark.parametrize(

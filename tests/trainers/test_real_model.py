@@ -106,8 +106,6 @@ def test_the_trained_style_survives_reload_in_a_new_process(keys, tmp_path, smol
         assert answer.startswith("Hello, and thank you for writing to")
 
 
-# --------------------------------------------------------------------------- advise run
-
 PLAN = """\
 name: shop
 model: MODEL

@@ -148,8 +148,6 @@ def test_a_gpu_multiplies_in_tf32_under_mixed_precision_alone(make):
             assert torch.get_float32_matmul_precision() == products
 
 
-# --------------------------------------------------------------------------- of updates
-
 UPDATES = sorted(methods().updates)
 OF_UPDATES = {
     "adapter": {"bottleneck": 9, "placement": "houlsby", "dropout": 0.25},
@@ -193,9 +191,6 @@ def test_only_an_update_is_taken_for_one():
     """What update schemes share lies beside them, and is none."""
     with pytest.raises(InputError, match=f"trainers exist for: {', '.join(UPDATES)}$"):
         load_update("experts")
-
-
-# --------------------------------------------------------------------------- passed on to the libraries
 
 
 def test_the_list_names_fields_that_exist():

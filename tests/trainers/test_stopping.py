@@ -186,9 +186,6 @@ def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch)
     assert not (stages / "sft-law").exists()
 
 
-# --------------------------------------------------------------------------- when to save
-
-
 class Clock:
     """A run whose steps and saves take so long, on a clock of its own."""
 
@@ -236,8 +233,6 @@ def test_a_run_saves_by_the_clock(tmp_path, tiny_model, whole):
     assert train(plan, tmp_path / "run") == 0
     assert checkpoints(tmp_path / "run" / "stages" / "sft") == ["checkpoint-1", "checkpoint-2"]
 
-
-# --------------------------------------------------------------------------- out of memory
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
 
@@ -345,8 +340,6 @@ def test_memory_runs_out_in_many_words(error):
     assert not lack_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     assert not lack_of_memory(OSError(28, "No space left on device"))
 
-
-# --------------------------------------------------------------------------- in two parts
 
 CLOCK = ("times", "duration_s", "measured", "launch")  # and memory
 JUDGED = {"dropout": 0.1, "holdout": 0.25, "keep": "best", "max_steps": 4}

@@ -211,8 +211,6 @@ def test_without_room_for_a_second_model_saved_tensors_are_compared(
     assert said in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------- adapters
-
 OF_A_PLACE = 2 * 64 * 16 + 16 + 64  # parameters of a bottleneck of 16 beside a layer 64 wide
 
 
@@ -321,9 +319,6 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path):
     get_peft_model(other, module).save_pretrained(elsewhere)
     with pytest.raises(InputError, match=r"elsewhere,? .*does not fit .*tiny-model"):
         trained(job)
-
-
-# --------------------------------------------------------------------------- prefixes
 
 
 def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):

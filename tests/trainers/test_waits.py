@@ -126,9 +126,6 @@ def test_what_may_take_minutes_is_shown(objective, keys, rows, names, align, tin
     assert objective != "ppo" or len(answers) > 2
 
 
-# --------------------------------------------------------------------------- parts of a stage
-
-
 def test_a_part_is_said_and_is_a_wait(capsys):
     """What goes on inside it is a wait inside; the steps are a wait of their own."""
     with Parts("sft", shown=True) as parts:
@@ -157,9 +154,6 @@ def test_an_error_leaves_no_wait_behind():
             if place == 8:
                 raise ValueError("in the midst")
     assert board.waits == []
-
-
-# --------------------------------------------------------------------------- of the libraries
 
 
 @pytest.fixture
@@ -205,8 +199,6 @@ def test_the_libraries_are_watched_once_they_are_quiet():
     assert huggingface_hub.utils.tqdm.is_watched
     assert transformers.utils.logging.set_tqdm_hook(watch_loading) is watch_loading
 
-
-# --------------------------------------------------------------------------- trackers
 
 KEYS = {"max_steps": 4, "save_steps": 2, "job_judge": False}
 

@@ -1,7 +1,5 @@
 """A wizard around hand-made advice, for the tests that drive it in a real terminal."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A wizard without a terminal: answers from a list, and what was asked, said and offered."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -134,9 +134,6 @@ def test_the_probe_is_shown_before_the_first_question():
     assert asked_about_gpu("Use this machine")[1].said[0] == machine_lines(PROBED_4090)[0]
 
 
-# ---------------------------------------------------------------------- which model to start from
-
-
 NEAR = (NamedModel(id="Qwen/Qwen3-8B", about="8.19B parameters"),)
 
 

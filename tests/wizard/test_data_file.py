@@ -1,7 +1,5 @@
 """After a data file is named: columns become a question, unsuited rows too, a folder the teams."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

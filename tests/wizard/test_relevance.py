@@ -104,9 +104,6 @@ def test_every_way_through_the_questions_ends_as_if_all_were_asked():
     assert sum(one.asked for one in found) < 0.65 * sum(one.of for one in found)
 
 
-# --------------------------------------------------------------------------- what is open
-
-
 def test_a_question_that_waits_for_an_answer_is_open_as_long_as_the_answer_is():
     """It goes with the question it waits for, over several steps."""
     waits = {"a": {}, "b": {"a": (True,)}, "c": {"b": (True,)}}

@@ -1,7 +1,5 @@
 """The wizard in a real pseudo-terminal, around hand-made advice (tests/wizard/driver.py)."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

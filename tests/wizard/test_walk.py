@@ -128,9 +128,6 @@ def test_what_refines_a_choice_waits_for_the_examples():
     assert for_now(FACTS, None) is None
 
 
-# --------------------------------------------------------------------------- what if
-
-
 @pytest.mark.parametrize(
     ("before", "change", "after"),
     [
@@ -158,9 +155,6 @@ def test_only_what_can_be_answered_can_be_tried(effort, can):
     """Other data, or another task, is nothing that a person can choose now."""
     to = parse_composition("sft+lora")
     assert can_be_tried(Flip(change={"budget": "high"}, to=to, effort=effort, text="")) is can
-
-
-# ---------------------------------------------------------------------- as a newcomer reads them
 
 
 JARGON = re.compile(

@@ -64,9 +64,6 @@ def write_plan(shop, **evaluation):
     (shop / "plan.yaml").write_text(f"{PLAN}evaluation: {json.dumps(keys)}\n")
 
 
-# --------------------------------------------------------------------------- before and after
-
-
 def test_the_base_is_asked_before_training_and_the_result_after_it(shop, asked, capsys):
     """Each model once; a gain and a loss below max_drop end the command with 0."""
     asked(base=0.60, sft=0.59)
@@ -188,9 +185,6 @@ def test_each_module_of_several_tasks_is_asked(shop, asked):
     assert judged(found).status == "mixed"
 
 
-# --------------------------------------------------------------------------- checks before a run
-
-
 SFT, NO_FILE = "objective: sft", "there is no task file"
 
 
@@ -231,9 +225,6 @@ def test_the_tested_range_is_that_of_the_extra():
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"]["eval"] == ["lm-eval>=0.4.13,<0.4.14"]
     assert "lm_eval==0.4.13" in (root / "constraints-tested.txt").read_text().splitlines()
-
-
-# -------------------------------------------------------------------------- scores of the harness
 
 
 def answered(**changes):
@@ -300,9 +291,6 @@ def test_the_number_that_counts_is_read(changes, expected):
     ] == expected
 
 
-# --------------------------------------------------------------------------- before and after
-
-
 def change_of(before, after, *, max_drop=0.02, **both):
     """The comparison of two scores."""
     scores = [[Score(benchmark="own", metric="m", **one, **both)] for one in (before, after)]
@@ -347,8 +335,6 @@ def test_the_error_of_a_difference_is_that_of_pairs_where_there_are_any():
     change = change_of({"value": 0.9}, {"value": 0.5}, stderr=0.01, max_drop=None)
     assert (change.exceeds, change.is_lost) == (None, True)
 
-
-# --------------------------------------------------------------------------- the real harness
 
 HARNESS_PLAN = """\
 name: asked

@@ -125,9 +125,6 @@ REFUSED = {
 }
 
 
-# -------------------------------------------------------------------------- the Modelfile
-
-
 QUESTION = [{"role": "user", "content": "Hello"}]
 
 
@@ -310,9 +307,6 @@ def test_an_end_token_cannot_write_lines_of_a_modelfile(take, end):
     assert lines == ["FROM ./m"]
 
 
-# -------------------------------------------------------------------------- the template
-
-
 TODAY = datetime.date(2026, 1, 2)
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -472,9 +466,6 @@ def test_fixed_texts_come_back(text):
 def test_texts_in_quotes_are_as_go_writes_them(text, written):
     """Escapes by the language's specification, not by ours."""
     assert go_string(text) == written
-
-
-# -------------------------------------------------------------------------- in Go itself
 
 
 @pytest.fixture(scope="module")

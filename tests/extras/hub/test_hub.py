@@ -186,9 +186,6 @@ def test_a_name_that_is_no_repository_is_refused(shop, value):
     assert "a text such as my-name/my-model" in error.value.text()
 
 
-# -------------------------------------------------------------------------- the hub
-
-
 TOKEN = "the-token-of-mia"
 
 

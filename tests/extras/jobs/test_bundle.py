@@ -262,9 +262,6 @@ def test_the_product_travels_as_a_source_tree():
     assert not any(name.startswith("rules/schema/") for name in names)
 
 
-# --------------------------------------------------------------------------- the script
-
-
 @pytest.fixture
 def python(tmp_path):
     """A stand-in for an environment that holds everything: notes how it was called."""
@@ -337,9 +334,6 @@ def test_the_script_stops_at_what_is_not_whole_or_not_there(project, python):
         assert code == 4
         assert said in told
     assert not (python.parent / "calls").exists()
-
-
-# --------------------------------------------------------------------------- the command
 
 
 def test_every_exporter_says_what_it_is():
@@ -433,9 +427,6 @@ def test_the_product_of_a_bundle_builds_the_wheel_of_the_checkout(project, tmp_p
     assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in own}
     assert any("torch" in one and "extra == 'train'" in one.replace('"', "'") for one in requires)
     assert (python.parent / "advise").is_file()
-
-
-# -------------------------------------------------------------------------- what is downloaded
 
 
 def test_what_the_hub_has_is_what_the_plan_names_and_the_folder_lacks(tmp_path):

@@ -254,9 +254,6 @@ def test_a_trial_has_a_run_folder_of_its_own(cluster, tmp_path):
     assert "cd FOLDER && sbatch job.sbatch" in found.stderr
 
 
-# -------------------------------------------------------------------------- SkyPilot
-
-
 # An environment that holds skypilot: its packages do not go with those of the trainers.
 SKY_PYTHON = os.environ.get("ADVISE_SKYPILOT_PYTHON", "")
 

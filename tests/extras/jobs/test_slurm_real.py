@@ -296,9 +296,6 @@ def test_a_shells_linter_finds_nothing(exported, data):
     assert found.returncode == 0, found.stdout
 
 
-# -------------------------------------------------------------------------- the cluster
-
-
 # cred_expire: how long a job that is queued again waits until the old one's credential is void.
 CONFIGURATION = """\
 ClusterName=test

@@ -264,9 +264,6 @@ def test_what_should_fit_is_not_changed_again(document):
     assert set(again["changes"]).isdisjoint({*said["change"], "sequence_len"})
 
 
-# -------------------------------------------------------------------------- files made to harm
-
-
 TRL_KEYS = {
     "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "dataset_name": "acme/x", "use_peft": True,
     "learning_rate": 1e-4, "lora_r": 16,
@@ -377,9 +374,6 @@ def test_numbers_beyond_measure_are_not_carried(tmp_path, tool, key, value):
     assert said(written(tmp_path, f"{text}{key}: {value}\n"))
 
 
-# --------------------------------------------------------------------------- secrets
-
-
 @pytest.mark.parametrize("tool", FILES)
 def test_a_secret_of_a_file_is_shown_nowhere(tmp_path, tool):
     """By its key, by one around it, by its form, behind a misspelt key beside it."""
@@ -423,9 +417,6 @@ def test_what_the_machine_holds_is_not_read(tmp_path, monkeypatch, name):
     assert "${DATABASE_URL}" in found
 
 
-# --------------------------------------------------------------------------- what data are named
-
-
 def test_a_pattern_over_a_whole_disk_ends(tmp_path, soon):
     """The last part of a path alone may be a pattern, which finds its files."""
     (tmp_path / "data").mkdir()
@@ -452,9 +443,6 @@ def test_data_that_are_none_are_told(tmp_path, soon, tool, named):
     written(tmp_path, {"d": {"file_name": named}}, "dataset_info.json")
     for more in ({}, {next(iter(values)): named}):
         assert said(written(tmp_path, values | more))
-
-
-# --------------------------------------------------------------------------- mutations
 
 
 @pytest.mark.parametrize(

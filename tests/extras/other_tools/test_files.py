@@ -86,9 +86,6 @@ def test_other_files_are_refused_with_what_can_be_done(tmp_path, values, hint):
     assert hint in fault.hint
 
 
-# -------------------------------------------------------------------------- command lines
-
-
 LLAMAFACTORY = """\
 #!/bin/bash
 CUDA_VISIBLE_DEVICES=0,1 llamafactory-cli train \\
@@ -168,9 +165,6 @@ def test_other_scripts_are_refused(tmp_path, text):
     with pytest.raises(InputError, match="nothing in it starts a tool") as caught:
         read(tmp_path, text, name="train.py")
     assert "give the values as such a file" in caught.value.faults[0].hint
-
-
-# -------------------------------------------------------------------------- changes of a file
 
 
 AXOLOTL = """\
@@ -290,9 +284,6 @@ def test_a_misspelt_key_is_renamed_at_its_place(changes, expected):
     """A key taken away with a new one behind it keeps its line, its comment and its number."""
     text = "lora_rnak: 1.0e-4  # why\nother: 2\n"
     assert edited(text, changes, {"lora_rnak": "lora_rank"}) == expected
-
-
-# -------------------------------------------------------------------------- the data that a file names
 
 
 PAIRS = [{"instruction": "a", "input": "", "output": "b"}] * 3

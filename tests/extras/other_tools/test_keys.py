@@ -171,9 +171,6 @@ def test_hints_for_misspelt_plan_keys_say_the_same():
     assert [one for one in stated if one[0] not in meant[one[1:]]] == []
 
 
-# -------------------------------------------------------------------------- rules about configurations
-
-
 KNOWN = Known(
     values={"a": 1, "m": {"b": None}, "l": [{"t": "sharegpt"}, {"r": ["user"]}]},
     defaults={"c": 3, "a": 2},
@@ -214,9 +211,6 @@ def test_every_rule_has_an_id_of_its_own_and_sources_that_exist():
         for name, severity in (("b", "note"), ("a", "error"), ("b", "note"))
     ]
     assert [one.id for one in worst_first(some)] == ["a", "b"]
-
-
-# -------------------------------------------------------------------------- each rule
 
 
 RULES = {rule["id"]: rule for name in TOOLS for rule in tool_named(name).findings}

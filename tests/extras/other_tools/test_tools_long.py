@@ -96,9 +96,6 @@ def test_a_trainer_of_trl_refuses_what_needs_a_model(name, tiny):
         assert trainer_says(tiny, right) == ""
 
 
-# -------------------------------------------------------------------------- the tools' own files
-
-
 VARIABLE = "ADVISE_TOOL_EXAMPLES"
 LEAST = {"llamafactory": 50, "axolotl": 250}  # files of a training
 

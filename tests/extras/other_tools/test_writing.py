@@ -86,8 +86,6 @@ def rows_in(folder, name="train"):
     return [json.loads(line) for line in text.splitlines()]
 
 
-# --------------------------------------------------------------------------- round trip
-
 CHOICES = {
     "learning_rate": [1e-5, 2e-4, 0.001], "epochs": [1.0, 2.5, 3.0], "max_steps": [None, 7],
     "warmup": [0.0, 0.03, 0.1], "scheduler": ["linear", "cosine", "constant"],
@@ -149,9 +147,6 @@ def test_what_comes_back_from_a_tools_file_is_the_plan_but_for_what_was_named(
     }
     assert {key: back.get(key) for key in expected} == expected
     assert all(tool.has(key, job.command) for key in values)
-
-
-# --------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(("tool_id", "objective"), [(t, o) for t in HELD for o in HELD[t]])

@@ -335,8 +335,6 @@ def test_ppo_learns_from_two_rewards(make, tmp_path):
     assert sum(line["advantage"] for line in check_two_rewards(job, trained(job))) != 0
 
 
-# --------------------------------------------------------------------------- every key
-
 BASE = {
     "max_steps": 3,
     "kl_coef": 0.5,
@@ -402,8 +400,6 @@ def test_every_key_changes_the_run(make, tmp_path):
     assert [key for key, keys in changed.items() if numbers(key, **keys) == plain] == []
 
 
-# --------------------------------------------------------------------------- a chain
-
 KEYS = "update: lora, rank: 4, max_steps: 6, micro_batch_size: 4, seq_len: 96, holdout: 0.2"
 PLAN = f"""\
 name: shop
@@ -451,9 +447,6 @@ def test_one_stage_at_a_time(tmp_path, monkeypatch, toy_model):
     assert "pair_accuracy" in done.stages[1].evaluation.metrics
     report = report_page(done, folder=Path("run"), plan_text="", metrics=())
     assert "the reward is the model rm" in report
-
-
-# --------------------------------------------------------------------------- in two parts
 
 
 def test_two_parts_come_to_the_result_of_one_process(make, tmp_path, monkeypatch):

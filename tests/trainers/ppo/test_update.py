@@ -163,8 +163,6 @@ def test_a_fixed_price_of_kl_stays_and_an_adaptive_one_follows_the_target():
         assert coefficient.value == pytest.approx(wanted)
 
 
-# --------------------------------------------------------------------------- answers
-
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 
 
@@ -251,9 +249,6 @@ def test_tables_and_batches_are_each_others_inverse():
     table = scatter_answers([batch], [torch.arange(1.0, 5.0)])
     assert table.tolist() == [[2.0, 3.0, 4.0], [1.0, 0.0, 0.0]]
     assert gather_answers(table, batch).tolist() == [1.0, 2.0, 3.0, 4.0]
-
-
-# --------------------------------------------------------------------------- the optimizer
 
 
 class Block(torch.nn.Module):
